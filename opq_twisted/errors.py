@@ -1,0 +1,45 @@
+"""What can go wrong, in words that a box owner or an operator can read."""
+
+
+class OpqError(Exception):
+    """Something that a person can cause or mend: its text is one sentence that says what to do."""
+
+
+class InvalidName(OpqError):
+    """A name does not follow the template `opq-box-update-VERSION.tar.bz2`."""
+
+
+class BuildFailed(OpqError):
+    """An update could not be built."""
+
+
+class ArchiveRefused(OpqError):
+    """An archive is damaged, hostile, or not the update its name promises."""
+
+
+class NoRoom(OpqError):
+    """The disk has too little room for the next step of an update."""
+
+
+class ConfigInvalid(OpqError):
+    """The box's configuration cannot be used; the text names the key."""
+
+
+class ServerFailed(OpqError):
+    """The update server cannot be reached, or answers what no update server would."""
+
+
+class DownloadFailed(OpqError):
+    """An archive did not arrive, or is not what the server promised."""
+
+
+class UnsignedRefused(OpqError):
+    """The release is not signed, and the box's configuration does not allow that."""
+
+
+class InstallFailed(OpqError):
+    """`install_update.sh` could not be run, failed, or took too long."""
+
+
+class RebootFailed(OpqError):
+    """The box could not be asked to reboot."""

@@ -1,0 +1,1 @@
+"""What an update is, and what the server, the box and the builder must agree about."""

@@ -1,0 +1,33 @@
+"""Tell a whole bzip2 file from one whose upload goes on or was cut off, in two small reads."""
+
+import os
+
+_HEADERS = tuple(b"BZh%d" % level for level in range(1, 10))
+_BLOCK_OR_END = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))
+_END_OF_STREAM = 0x177245385090
+_TAIL_LENGTH = 11
+
+
+def is_whole(fd: int, size: int) -> bool:
+    """
+    Whether the file of `size` bytes begins and ends as a bzip2 file does.
+
+    A stream ends with a 48-bit mark and a 32-bit checksum at any bit offset, then zeros up to the next
+    byte: always within the last 11 bytes. This is no integrity check; it finds uploads that were cut off.
+
+    :raises OSError: when the file cannot be read.
+    """
+    head = os.pread(fd, 10, 0)
+    if not head.startswith(_HEADERS) or not head[4:].startswith(_BLOCK_OR_END):
+        return False
+    length = min(size, _TAIL_LENGTH)
+    tail = os.pread(fd, length, size - length)
+    return len(tail) == length and _ends_stream(int.from_bytes(tail, "big"))
+
+
+def _ends_stream(tail: int) -> bool:
+    return any(
+        tail & ((1 << padding) - 1) == 0
+        and (tail >> (32 + padding)) & ((1 << 48) - 1) == _END_OF_STREAM
+        for padding in range(8)
+    )

@@ -1,0 +1,1 @@
+"""The update server: HTTP over a watched directory of archives."""

@@ -1,0 +1,1 @@
+"""The unit tests: `python -m twisted.trial tests`."""
