@@ -1,3 +1,3 @@
-"""Updates the software of OPQ Boxes: what a release is, the server that offers it, the box that takes it."""
+"""Updates the software of OPQ Boxes: the release, the server and the box."""
 
 __version__ = "0.1.0"

@@ -5,6 +5,15 @@ class OpqError(Exception):
     """Something that a person can cause or mend: its text is one sentence that says what to do."""
 
 
+class CannotStart(SystemExit, OpqError):
+    """
+    A service cannot start; the process ends with the sentence on standard error and status 1.
+
+    A SystemExit, so that no traceback is printed; an Exception, because twistd tells the parent of
+    a daemon of nothing else, and the parent would wait for ever.
+    """
+
+
 class InvalidName(OpqError):
     """A name does not follow the template `opq-box-update-VERSION.tar.bz2`."""
 
@@ -23,6 +32,10 @@ class NoRoom(OpqError):
 
 class ConfigInvalid(OpqError):
     """The box's configuration cannot be used; the text names the key."""
+
+
+class UpdateInProgress(OpqError):
+    """An update is under way already; the text names its stage."""
 
 
 class ServerFailed(OpqError):

@@ -1,0 +1,219 @@
+"""What is offered now: an immutable snapshot of the updates directory."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from attrs import field, frozen
+from twisted.logger import Logger
+
+from opq_twisted.errors import InvalidName
+from opq_twisted.release.bzip2 import is_whole
+from opq_twisted.release.name import UpdateName
+
+#: What tells one state of a file from another: device, inode, size, mtime and ctime (nanoseconds).
+Identity = tuple[int, int, int, int, int]
+
+
+class NotOffered(Exception):
+    """A file in the updates directory is no update; its text says why."""
+
+
+@frozen
+class Archive:
+    """A whole archive, as it was when it was last looked at."""
+
+    name: UpdateName
+    path: Path
+    size: int
+    modified_ns: int
+    identity: Identity
+
+
+@frozen
+class Snapshot:
+    """The archives offered at one moment, oldest version first."""
+
+    archives: tuple[Archive, ...] = ()
+    by_name: Mapping[str, Archive] = field(factory=lambda: MappingProxyType({}), repr=False)
+
+    @property
+    def newest(self) -> Archive | None:
+        """The archive with the highest version."""
+        return self.archives[-1] if self.archives else None
+
+
+@frozen
+class Reading:
+    """What one look at the whole directory found."""
+
+    archives: Mapping[str, Archive]
+    refused: Mapping[str, str]
+
+
+class Catalog:
+    """
+    Knows the archives in one directory.
+
+    Resources read `snapshot`, which is replaced in a single assignment; an answer is never half old
+    and half new.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        #: The archives on offer.
+        self.snapshot = Snapshot()
+        #: Why the directory cannot be read, as a sentence; None while it can.
+        self.problem: str | None = None
+        #: Called with the new snapshot after each change.
+        self.observers: list[Callable[[Snapshot], None]] = []
+        self._archives: dict[str, Archive] = {}
+        self._refused: dict[str, str] = {}
+
+    def look(self, names: Iterable[str]) -> None:
+        """Look again at these names only: something happened to them."""
+        for name in names:
+            self._archives.pop(name, None)
+            try:
+                self._archives[name] = inspect(self.directory, name)
+            except NotOffered as reason:
+                self._report({name: str(reason)})
+                self._refused[name] = str(reason)
+            except FileNotFoundError:
+                self._refused.pop(name, None)
+            else:
+                self._refused.pop(name, None)
+        self._publish()
+
+    def read(self) -> Reading:
+        """
+        Look at the whole directory, opening only what is new or changed; safe to call in a thread.
+
+        :raises OSError: when the directory cannot be read.
+        """
+        return read_directory(self.directory, self.snapshot.by_name)
+
+    def adopt(self, reading: Reading, touched: Iterable[str] = ()) -> None:
+        """Make what `read` found the truth, but for the names that were touched while it read."""
+        self._report(reading.refused)
+        self._archives = dict(reading.archives)
+        self._refused = dict(reading.refused)
+        self.problem = None
+        self.look(touched)
+
+    def lost(self, error: OSError) -> None:
+        """Remember that the directory cannot be read; what was known goes on being offered."""
+        problem = f"Cannot read the updates directory {self.directory}: {error.strerror}."
+        if problem != self.problem:
+            self._log.error("{problem}", problem=problem)
+        self.problem = problem
+
+    def rescan(self) -> None:
+        """Look at the whole directory now."""
+        try:
+            reading = self.read()
+        except OSError as error:
+            self.lost(error)
+        else:
+            self.adopt(reading)
+
+    def _publish(self) -> None:
+        archives = tuple(sorted(self._archives.values(), key=lambda archive: archive.name.version))
+        if archives == self.snapshot.archives:
+            return
+        self.snapshot = Snapshot(archives, MappingProxyType(dict(self._archives)))
+        for observer in self.observers:
+            with self._log.failuresHandled("{observer} failed", observer=observer):
+                observer(self.snapshot)
+
+    def _report(self, refused: Mapping[str, str]) -> None:
+        for name, reason in refused.items():
+            if self._refused.get(name) != reason:
+                self._log.warn("{name!r} is not offered: {reason}", name=name, reason=reason)
+
+
+def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
+    """
+    Look at every name in a directory; a file that is unchanged since it was `known` is not opened.
+
+    :raises OSError: when the directory cannot be read.
+    """
+    archives: dict[str, Archive] = {}
+    refused: dict[str, str] = {}
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                before = known.get(entry.name)
+                if (
+                    before is not None
+                    and identify(entry.stat(follow_symlinks=False)) == before.identity
+                ):
+                    archives[entry.name] = before
+                else:
+                    archives[entry.name] = inspect(directory, entry.name)
+            except NotOffered as reason:
+                refused[entry.name] = str(reason)
+            except FileNotFoundError:
+                continue
+    return Reading(archives, refused)
+
+
+def inspect(directory: Path, name: str) -> Archive:
+    """
+    Look at one name in the directory.
+
+    :raises NotOffered: when it is no update that can be served.
+    :raises FileNotFoundError: when nothing of that name is there, or it is not meant for us.
+    """
+    if name.startswith(".") or name == "tuf":
+        # Uploads under way have such names, and the signed metadata lives in tuf/.
+        raise FileNotFoundError(name)
+    try:
+        parsed = UpdateName.parse(name)
+    except InvalidName:
+        raise NotOffered("its name does not follow opq-box-update-VERSION.tar.bz2") from None
+    try:
+        path, fd = open_inside(directory, name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NotOffered(f"it cannot be opened: {error.strerror}") from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotOffered("it is not a regular file")
+        if not is_whole(fd, status.st_size):
+            raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
+        return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
+    except OSError as error:
+        raise NotOffered(f"it cannot be read: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def open_inside(directory: Path, name: str) -> tuple[Path, int]:
+    """
+    Open a file for reading, following a link only within the directory.
+
+    :raises NotOffered: for a link that leads out of the directory, or nowhere.
+    :raises OSError: when it cannot be opened.
+    """
+    # Without O_NONBLOCK the opening of a FIFO would wait for its writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    path = directory / name
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+        if not path.is_relative_to(os.path.realpath(directory)):
+            raise NotOffered("it is a link that leads out of the directory")
+        if not path.exists():
+            raise NotOffered("it is a link that leads nowhere")
+    return path, os.open(path, flags)
+
+
+def identify(status: os.stat_result) -> Identity:
+    """Tell this state of a file from any other."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

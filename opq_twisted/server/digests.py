@@ -1,0 +1,74 @@
+"""The sha-256 of each archive: computed once, off the reactor, so that nobody waits for it."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from opq_twisted.server.catalog import Archive, Identity, Snapshot, identify
+
+_CHUNK = 1024 * 1024
+
+InThread = Callable[..., Deferred[bytes | None]]
+
+
+class Digests(Service):
+    """Knows the digests of the archives that were asked for, and of the newest one."""
+
+    _log = Logger()
+
+    def __init__(self, in_thread: InThread = deferToThread) -> None:
+        self._in_thread = in_thread
+        self._known: dict[Identity, bytes | None] = {}
+        self._one_at_a_time = DeferredLock()
+        self._stopping = threading.Event()
+
+    def known(self, archive: Archive) -> bytes | None:
+        """The archive's sha-256 (32 bytes), or None while it is being computed."""
+        return self._known.get(archive.identity)
+
+    def want(self, archive: Archive) -> None:
+        """Compute the archive's digest, unless that was done or is being done."""
+        if archive.identity not in self._known:
+            self._known[archive.identity] = None
+            Deferred.fromCoroutine(self._compute(archive))
+
+    def catalog_changed(self, snapshot: Snapshot) -> None:
+        """Forget archives that are gone, and get the newest one's digest before it is asked for."""
+        offered = {archive.identity for archive in snapshot.archives}
+        self._known = {key: value for key, value in self._known.items() if key in offered}
+        if snapshot.newest is not None:
+            self.want(snapshot.newest)
+
+    def stopService(self) -> None:
+        """Let a thread that is hashing a large archive end at once."""
+        super().stopService()
+        self._stopping.set()
+
+    async def _compute(self, archive: Archive) -> None:
+        with self._log.failuresHandled("the digest of {name} failed", name=archive.name):
+            async with self._one_at_a_time:
+                digest = await self._in_thread(sha256_of, archive, self._stopping)
+            if archive.identity in self._known:
+                self._known[archive.identity] = digest
+
+
+def sha256_of(archive: Archive, stopping: threading.Event) -> bytes | None:
+    """
+    Read the archive; None when it is no longer the same file, or when there is no time left.
+
+    :raises OSError: when it cannot be read.
+    """
+    sha256 = hashlib.sha256()
+    with archive.path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            if stopping.is_set():
+                return None
+            sha256.update(chunk)
+        unchanged = identify(os.fstat(file.fileno())) == archive.identity
+    return sha256.digest() if unchanged else None

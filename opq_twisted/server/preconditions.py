@@ -1,0 +1,54 @@
+"""Conditional requests, as RFC 9110 section 13 has them."""
+
+import re
+
+from twisted.web.http import NOT_MODIFIED, PRECONDITION_FAILED, stringToDatetime
+from twisted.web.server import Request
+
+_ENTITY_TAG = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+def evaluate(request: Request, etag: bytes, modified: int | None = None) -> int | None:
+    """
+    Decide in the order of RFC 9110 section 13.2.2 whether a GET or HEAD goes on.
+
+    :param etag: the representation's strong entity tag, quotes included.
+    :param modified: when it last changed, in seconds since the epoch; None when nobody knows.
+    :returns: 412, 304, or None to go on.
+    """
+    if_match = _header(request, b"If-Match")
+    if if_match is not None:
+        if not _matches(if_match, etag, weakly=False):
+            return PRECONDITION_FAILED
+    elif modified is not None:
+        limit = _date(request, b"If-Unmodified-Since")
+        if limit is not None and modified > limit:
+            return PRECONDITION_FAILED
+    if_none_match = _header(request, b"If-None-Match")
+    if if_none_match is not None:
+        return NOT_MODIFIED if _matches(if_none_match, etag, weakly=True) else None
+    since = _date(request, b"If-Modified-Since")
+    if since is not None and modified is not None and modified <= since:
+        return NOT_MODIFIED
+    return None
+
+
+def _header(request: Request, name: bytes) -> bytes | None:
+    values = request.requestHeaders.getRawHeaders(name)
+    return None if values is None else b", ".join(values)
+
+
+def _matches(header: bytes, etag: bytes, *, weakly: bool) -> bool:
+    """Compare entity tags weakly or strongly (RFC 9110, section 8.8.3.2)."""
+    if header.strip() == b"*":
+        return True
+    return any(tag == etag and (weakly or not weak) for weak, tag in _ENTITY_TAG.findall(header))
+
+
+def _date(request: Request, name: bytes) -> int | None:
+    """An HTTP date in seconds since the epoch; an invalid one counts as not sent."""
+    header = _header(request, name)
+    try:
+        return None if header is None else stringToDatetime(header)
+    except (ValueError, IndexError, KeyError):
+        return None
