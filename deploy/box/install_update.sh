@@ -1,0 +1,309 @@
+#!/bin/sh
+# Install the release beside this script: a first install and an update are the same thing.
+#
+# Every folder beside this script, wheels/ excepted, is a component. What is done with each:
+#
+#   COMPONENT/                   is copied to OPQ_PREFIX/releases/VERSION/COMPONENT
+#   COMPONENT/systemd/*.service  are installed and enabled; a /opt/opq/ in them becomes OPQ_PREFIX/
+#   COMPONENT/install.sh         (executable, optional) is run for what cannot live in a folder, as
+#                                a kernel or a firmware flash, with this environment and in the
+#                                copied folder. It must be idempotent: an interrupted install is
+#                                run again. It runs once the release is whole, so that it may use
+#                                all of it, and before any service is stopped, so that its failing
+#                                leaves the box at work as it was. In a sandbox it is not run.
+#
+# The agent's Python packages come from wheels/, for a box may have no internet.
+#
+# OPQ_PREFIX     where releases live                                        /opt/opq
+# OPQ_STATE_DIR  the agent's state, for install.sh scripts                  /var/lib/opq/updater
+# OPQ_VERSION    the release that the caller expects here                   (any)
+# OPQ_REBOOT     no: the agent runs this, and reboots the box itself        yes
+# OPQ_SYSTEMD    no: a sandbox, touch nothing outside OPQ_PREFIX; auto: so  auto
+#                where systemd does not run or the user is not root
+# OPQ_PYTHON     makes the virtual environment, or does its work            python3
+#                where the update has no wheels/
+#
+# A release is whole once it has its VERSION, which is written last. Only the rename of
+# OPQ_PREFIX/current makes it live. OPQ_PREFIX/previous leads through current, so that the same
+# rename changes both.
+
+set -eu
+umask 022
+export LC_ALL=C
+
+export OPQ_PREFIX="${OPQ_PREFIX:-/opt/opq}"
+export OPQ_STATE_DIR="${OPQ_STATE_DIR:-/var/lib/opq/updater}"
+export OPQ_REBOOT="${OPQ_REBOOT:-yes}"
+export OPQ_SYSTEMD="${OPQ_SYSTEMD:-auto}"
+export OPQ_PYTHON="${OPQ_PYTHON:-python3}"
+AGENT=box-configuration-daemon
+CONFIG=/etc/opq/opqbox_config.json
+UNITS=/etc/systemd/system
+# Later scripts find the units of earlier ones by this line: it must stay as it is.
+MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" for changes.'
+
+explained=no
+
+say() {
+    echo "$*"
+}
+
+fail() {
+    echo "install_update.sh: $*" >&2
+    explained=yes
+    exit 1
+}
+
+explain_exit() {
+    if [ "$1" -ne 0 ] && [ "$explained" = no ]; then
+        echo "install_update.sh: stopped by the error above: mend it and run this script again." >&2
+    fi
+}
+
+# Give a finished file its name, which stands for the old file or the new one, whole, at any time.
+put_in_place() {
+    sync "$1"
+    mv -fT "$1" "$2"
+    sync "${2%/*}"
+}
+
+check_inputs() {
+    case $OPQ_PREFIX in
+        /*) ;;
+        *) fail "OPQ_PREFIX must be an absolute path, not $OPQ_PREFIX." ;;
+    esac
+    case $OPQ_REBOOT in
+        yes | no) ;;
+        *) fail "OPQ_REBOOT must be yes or no, not $OPQ_REBOOT." ;;
+    esac
+    case $OPQ_SYSTEMD in
+        auto | no) ;;
+        *) fail "OPQ_SYSTEMD must be auto or no, not $OPQ_SYSTEMD." ;;
+    esac
+    for part in VERSION "$AGENT"; do
+        [ -e "$part" ] || fail "there is no $part beside this script: unpack the whole archive."
+    done
+    version=$(cat VERSION)
+    case $version in
+        '' | 0* | *[!0-9]*) fail "VERSION must hold seconds since the epoch, not '$version'." ;;
+    esac
+    if [ "${OPQ_VERSION:-$version}" != "$version" ]; then
+        fail "this is release $version, but OPQ_VERSION asks for $OPQ_VERSION: unpack that one."
+    fi
+    export OPQ_VERSION="$version"
+    release=$OPQ_PREFIX/releases/$version
+}
+
+decide_on_services() {
+    if [ "$OPQ_SYSTEMD" = no ]; then
+        reason="OPQ_SYSTEMD is no"
+    elif [ ! -d /run/systemd/system ]; then
+        reason="systemd does not run here"
+    elif [ "$(id -u)" -ne 0 ]; then
+        reason="this is not root"
+    else
+        managed=yes
+        case $OPQ_PREFIX in
+            *[!A-Za-z0-9/._-]*)
+                fail "a unit file needs an OPQ_PREFIX of letters, digits, /._-, not $OPQ_PREFIX."
+                ;;
+        esac
+        return
+    fi
+    managed=no
+    say "Leaving services and all else outside $OPQ_PREFIX alone, and not rebooting: $reason."
+}
+
+take_lock() {
+    mkdir -p "$OPQ_PREFIX/releases"
+    exec 9>"$OPQ_PREFIX/.install.lock"
+    flock --nonblock 9 || fail "another install is under way in $OPQ_PREFIX: wait for it."
+}
+
+is_live_and_whole() {
+    [ "$(readlink "$OPQ_PREFIX/current")" = "releases/$version" ] && [ -f "$release/VERSION" ]
+}
+
+# Without its VERSION what an interruption leaves is no release any more.
+remove_release() {
+    rm -f "$1/VERSION"
+    rm -rf "$1"
+}
+
+build_release() {
+    say "Building release $version."
+    # A whole one that is not live is not trusted either: files rot on SD cards.
+    remove_release "$release"
+    mkdir "$release"
+    copy_components
+    make_environment
+    try_agent
+    if [ -L "$OPQ_PREFIX/current" ]; then
+        live=$(readlink "$OPQ_PREFIX/current")
+        ln -s "../${live##*/}" "$release/.previous"
+    fi
+    echo "$version" >"$release/.VERSION.new"
+    sync -f "$release"
+    put_in_place "$release/.VERSION.new" "$release/VERSION"
+}
+
+# Not cp -p: tar, run by root, keeps owners that mean nothing on this box.
+copy_components() {
+    for folder in */; do
+        component=${folder%/}
+        if [ "$component" != wheels ]; then
+            say "Copying $component."
+            cp -R "$component" "$release/$component"
+        fi
+    done
+}
+
+make_environment() {
+    if [ ! -d wheels ]; then
+        say "No wheels in this update: the agent will use the machine's own Python packages."
+        return
+    fi
+    say "Installing the agent's Python packages."
+    "$OPQ_PYTHON" -m venv "$release/venv" ||
+        fail "$OPQ_PYTHON made no virtual environment: on Raspberry Pi OS install python3-venv."
+    "$release/venv/bin/python" -m pip --isolated --quiet --disable-pip-version-check install \
+        --no-index --find-links wheels --no-cache-dir --requirement "$AGENT/requirements.txt" ||
+        fail "wheels/ lacks what the agent needs on this machine: build the update for it."
+    # Relative, as current is: OPQ_PREFIX may be moved.
+    "$release/venv/bin/python" -c '
+import os, sys, sysconfig
+packages = sysconfig.get_path("purelib")
+with open(os.path.join(packages, "opq-box.pth"), "w") as file:
+    print(os.path.relpath(sys.argv[1], packages), file=file)
+' "$release/$AGENT"
+}
+
+# A box whose agent cannot start is lost. This also writes the cache of twistd's plugins.
+try_agent() {
+    "$release/$AGENT/bin/opq-box-agent" --help >/dev/null ||
+        fail "the agent of release $version does not start here, so nothing was changed."
+}
+
+run_component_scripts() {
+    for script in "$release"/*/install.sh; do
+        if [ -x "$script" ]; then
+            component=${script%/install.sh}
+            component=${component##*/}
+            say "Running $component/install.sh."
+            (cd "$release/$component" && ./install.sh) ||
+                fail "$component/install.sh failed, so release $version was not made current."
+        fi
+    done
+}
+
+release_units() {
+    for file in "$release"/*/systemd/*.service; do
+        if [ -f "$file" ]; then echo "${file##*/}"; fi
+    done
+}
+
+# Found by their mark and not by release: so those of an install that was interrupted are known too.
+installed_units() {
+    for file in "$UNITS"/*.service; do
+        if [ -f "$file" ] && grep -qxF "$MARK" "$file"; then echo "${file##*/}"; fi
+    done
+}
+
+stop_services() {
+    set --
+    for unit in $( (release_units && installed_units) | sort -u); do
+        if [ "$OPQ_REBOOT" = no ] && [ "$unit" = opq-box-agent.service ]; then
+            continue # It runs this script, and must live to reboot the box.
+        fi
+        if [ -f "$UNITS/$unit" ]; then set -- "$@" "$unit"; fi
+    done
+    if [ $# -gt 0 ]; then
+        say "Stopping $*."
+        systemctl stop "$@"
+    fi
+}
+
+install_units() {
+    set --
+    for file in "$release"/*/systemd/*.service; do
+        if [ -f "$file" ]; then
+            unit=${file##*/}
+            { echo "$MARK" && sed "s|/opt/opq/|$OPQ_PREFIX/|g" "$file"; } >"$UNITS/.$unit.new"
+            put_in_place "$UNITS/.$unit.new" "$UNITS/$unit"
+            set -- "$@" "$unit"
+        fi
+    done
+    if [ $# -gt 0 ]; then
+        say "Enabling $*."
+        systemctl daemon-reload
+        systemctl --quiet enable "$@"
+    fi
+}
+
+install_sample_configuration() {
+    if [ ! -e "$CONFIG" ]; then
+        mkdir -p "${CONFIG%/*}"
+        cp "$release/$AGENT/${CONFIG##*/}" "$CONFIG.new"
+        put_in_place "$CONFIG.new" "$CONFIG"
+        say "Put a sample configuration at $CONFIG: set updates_ep in it to your update server."
+    fi
+}
+
+switch_current() {
+    if [ -L "$release/.previous" ] && [ ! -L "$OPQ_PREFIX/previous" ]; then
+        ln -s current/.previous "$OPQ_PREFIX/previous"
+    fi
+    ln -sfn "releases/$version" "$OPQ_PREFIX/.current.new"
+    mv -fT "$OPQ_PREFIX/.current.new" "$OPQ_PREFIX/current"
+    sync -f "$OPQ_PREFIX"
+    say "Release $version is now current."
+}
+
+remove_gone_units() {
+    for unit in $(installed_units); do
+        set -- "$release"/*/systemd/"$unit"
+        if [ ! -f "$1" ]; then
+            say "Removing $unit, which this release no longer has."
+            systemctl --quiet disable "$unit"
+            rm -f "$UNITS/$unit"
+            systemctl daemon-reload
+        fi
+    done
+}
+
+prune_releases() {
+    previous=$(readlink "$release/.previous" || :)
+    for folder in "$OPQ_PREFIX"/releases/*; do
+        case ${folder##*/} in
+            "$version" | "${previous##*/}") ;;
+            *)
+                say "Removing release ${folder##*/}."
+                remove_release "$folder"
+                ;;
+        esac
+    done
+}
+
+trap 'explain_exit $?' EXIT
+cd "$(dirname "$(readlink -f "$0")")"
+check_inputs
+decide_on_services
+take_lock
+if is_live_and_whole; then
+    say "Release $version is already there and current: keeping it."
+else
+    build_release
+fi
+if [ "$managed" = yes ]; then
+    run_component_scripts
+    stop_services
+    install_units
+    install_sample_configuration
+fi
+switch_current
+if [ "$managed" = yes ]; then remove_gone_units; fi
+prune_releases
+if [ "$managed" = yes ] && [ "$OPQ_REBOOT" = yes ]; then
+    say "Rebooting."
+    systemctl reboot
+fi

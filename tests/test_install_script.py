@@ -1,0 +1,564 @@
+"""The shipped install_update.sh, run as it is: what it leaves behind, interrupted or not."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from unittest import SkipTest
+
+from twisted.trial.unittest import SynchronousTestCase
+
+PROJECT = Path(__file__).parent.parent
+SHIPPED = PROJECT / "deploy" / "box"
+AGENT = "box-configuration-daemon"
+
+Result = subprocess.CompletedProcess[str]
+
+#: Stands in for Python, pip and twistd, each of which would take seconds.
+PYTHON = """#!/bin/sh
+case "$1 ${2-}" in
+    "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && : >"$3/bin/twistd" ;;
+    *) echo "$0" "$@" ;;
+esac
+"""
+#: Like the real one it neither stops nor disables a unit that has no file.
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>"$SYSTEMCTL_LOG"
+for unit; do
+    case $unit in *.service) [ -f "/etc/systemd/system/$unit" ] || exit 5 ;; esac
+done
+"""
+#: bash reads this before the script; of the script's commands the KILL_AT-th is not run any more.
+KILLER = """
+set -o functrace
+trap '[ "$BASH_SUBSHELL" -gt 0 ] || [ "$((KILL_AT -= 1))" -gt 0 ] || kill -9 0' DEBUG
+"""
+#: Gives the script a folder of ours as the root of what it changes, and systemd's mark.
+ENTER = """
+for folder in etc run opt; do mount --bind "$BOX/$folder" "/$folder"; done
+exec "$@"
+"""
+
+
+def lacking(what: str) -> Exception:
+    """Skip a test, but never where tests are meant to be whole."""
+    return AssertionError(what) if os.environ.get("CI") else SkipTest(what)
+
+
+@cache
+def namespace() -> list[str]:
+    """Return the command that runs another as root with mounts of its own."""
+    command = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    attempt = subprocess.run(
+        [*command, "mount", "--bind", "/", "/"], capture_output=True, text=True
+    )
+    if attempt.returncode != 0:
+        raise lacking(f"This machine lets us have no mounts of our own: {attempt.stderr}")
+    return [*command, "sh", "-euc", ENTER, "sh"]
+
+
+class Box:
+    """A folder that stands for a machine's root, with updates unpacked in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.prefix = folder / "opt" / "opq"
+        self.units = folder / "etc" / "systemd" / "system"
+        self.config = folder / "etc" / "opq" / "opqbox_config.json"
+        self.calls = folder / "systemctl.log"
+
+    @classmethod
+    def fresh(cls, folder: Path) -> "Box":
+        box = cls(folder)
+        for path in ("opt", "etc/systemd/system", "run/systemd/system", "bin"):
+            (folder / path).mkdir(parents=True)
+        (folder / "killer").write_text(KILLER)
+        box.tool("python", PYTHON)
+        box.tool("systemctl", SYSTEMCTL)
+        return box
+
+    def copy(self, folder: Path) -> "Box":
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Box(folder)
+
+    def tool(self, name: str, script: str) -> None:
+        """Put a program first on the script's PATH."""
+        executable(self.folder / "bin" / name, script)
+
+    def unpack(self, version: int) -> Path:
+        """Lay out an update as its archive unpacks, without Python code to run."""
+        update = self.folder / f"opq-box-update-{version}"
+        shutil.copytree(SHIPPED, update / AGENT)
+        (update / AGENT / "install_update.sh").rename(update / "install_update.sh")
+        (update / "VERSION").write_text(f"{version}\n")
+        (update / "wheels").mkdir()
+        return update
+
+    def run(self, version: int, *shell: str, managed: bool = False, **environment: str) -> Result:
+        """Run an update's script, as root where systemd runs if `managed`, else in a sandbox."""
+        surroundings = {"OPQ_PREFIX": str(self.prefix), "OPQ_SYSTEMD": "no"}
+        if managed:
+            shell = (*namespace(), *shell)
+            surroundings = {"BOX": str(self.folder)}
+        return subprocess.run(
+            [*shell, str(self.folder / f"opq-box-update-{version}" / "install_update.sh")],
+            env={
+                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+                "OPQ_PYTHON": str(self.folder / "bin" / "python"),
+                "SYSTEMCTL_LOG": str(self.calls),
+                "BASH_ENV": str(self.folder / "killer"),
+                **surroundings,
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            start_new_session=True,  # A group of its own, for the killer to kill.
+        )
+
+    def install(self, version: int, *, managed: bool = False, **environment: str) -> str:
+        """Run an update's script to its end and return what it said."""
+        result = self.run(version, managed=managed, **environment)
+        assert result.returncode == 0, result
+        return result.stdout
+
+    def version(self, link: str) -> int | None:
+        """Return the version of the whole release behind a link, None if there is none."""
+        folder = (self.prefix / link).resolve()
+        if not (folder / "VERSION").exists():
+            return None
+        assert (folder / AGENT / "bin" / "opq-box-agent").exists()
+        assert (folder / AGENT / "opqbox_config.json").exists()
+        assert (folder / "venv" / "bin" / "twistd").exists()
+        assert (
+            folder == self.prefix.resolve() / "releases" / (folder / "VERSION").read_text().strip()
+        )
+        return int(folder.name)
+
+    def state(self) -> tuple[int | None, int | None, set[str]]:
+        """Return the current version, the previous one, and the names of all releases."""
+        names = {path.name for path in (self.prefix / "releases").iterdir()}
+        return self.version("current"), self.version("previous"), names
+
+    def asked(self) -> list[str]:
+        """Return what systemctl was asked to do since the last call."""
+        lines = self.calls.read_text().splitlines() if self.calls.exists() else []
+        self.calls.unlink(missing_ok=True)
+        return lines
+
+
+def executable(path: Path, script: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(script)
+    path.chmod(0o755)
+
+
+def service(update: Path, component: str, name: str) -> None:
+    """Give an update's component a service."""
+    folder = update / component / "systemd"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"[Service]\nExecStart=/opt/opq/current/{component}/run\n")
+
+
+class InstallCase(SynchronousTestCase):
+    """A box in a folder of its own, whose path has a space in it."""
+
+    def setUp(self) -> None:
+        self.box = Box.fresh(Path(self.mktemp()).absolute() / "a box")
+
+    def assert_refused(self, result: Result, *words: str) -> None:
+        self.assertEqual(result.returncode, 1)
+        self.assertTrue(result.stderr.startswith("install_update.sh: "), result.stderr)
+        self.assertEqual(result.stderr.count("\n"), 1)
+        for word in words:
+            self.assertIn(word, result.stderr)
+
+
+class SandboxTests(InstallCase):
+    """Installing where services are not to be managed."""
+
+    def test_first_install(self) -> None:
+        """A fresh box gets its first release, and has no previous one."""
+        self.box.unpack(100)
+        said = self.box.install(100)
+        self.assertEqual(self.box.state(), (100, None, {"100"}))
+        self.assertIn("and not rebooting: OPQ_SYSTEMD is no.", said)
+
+    def test_updates(self) -> None:
+        """An update keeps the release before it, and removes older ones."""
+        for version in (100, 200, 300):
+            self.box.unpack(version)
+            self.box.install(version)
+        self.assertEqual(self.box.state(), (300, 200, {"200", "300"}))
+
+    def test_reinstall(self) -> None:
+        """Installing the current release again keeps its folder, and the previous one."""
+        for version in (100, 200):
+            self.box.unpack(version)
+            self.box.install(version)
+        self.assertIn("keeping it", self.box.install(200))
+        self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))
+
+    def test_return(self) -> None:
+        """Returning to the previous release builds it afresh, whatever became of its files."""
+        for version in (100, 200):
+            self.box.unpack(version)
+            self.box.install(version)
+        sample = self.box.prefix / "releases" / "100" / AGENT / "opqbox_config.json"
+        sample.write_text("rotten")
+        self.box.install(100)
+        self.assertEqual(self.box.state(), (100, 200, {"100", "200"}))
+        self.assertEqual(sample.read_text(), (SHIPPED / "opqbox_config.json").read_text())
+
+    def test_moved_prefix(self) -> None:
+        """The links are relative: a prefix that was moved still holds its releases."""
+        for version in (100, 200):
+            self.box.unpack(version)
+            self.box.install(version)
+        self.assertEqual(self.box.copy(self.box.folder.parent / "b").state()[:2], (200, 100))
+
+    def test_missing_version(self) -> None:
+        """A folder without VERSION is no update."""
+        (self.box.unpack(100) / "VERSION").unlink()
+        self.assert_refused(self.box.run(100), "no VERSION")
+
+    def test_odd_version(self) -> None:
+        """A VERSION that is no version is refused, and cannot lead out of the prefix."""
+        version = self.box.unpack(100) / "VERSION"
+        for text in ("", "0", "007", "../1", "1 2", "1\n2", "v1"):
+            version.write_text(text)
+            result = self.box.run(100)
+            self.assertEqual(result.returncode, 1, text)
+            self.assertIn("seconds since the epoch", result.stderr)
+        self.assertFalse(self.box.prefix.exists())
+
+    def test_another_version_expected(self) -> None:
+        """An update that is not the one the agent means to install is refused."""
+        self.box.unpack(100)
+        self.assert_refused(self.box.run(100, OPQ_VERSION="200"), "100", "200")
+
+    def test_odd_environment(self) -> None:
+        """A setting that makes no sense is named."""
+        self.box.unpack(100)
+        self.assert_refused(self.box.run(100, OPQ_PREFIX="opq"), "OPQ_PREFIX", "not opq")
+        self.assert_refused(self.box.run(100, OPQ_REBOOT="0"), "OPQ_REBOOT", "not 0")
+        self.assert_refused(self.box.run(100, OPQ_SYSTEMD="yes"), "OPQ_SYSTEMD", "not yes")
+
+    def test_two_at_once(self) -> None:
+        """A second install is refused while one is under way."""
+        self.box.unpack(100)
+        self.box.prefix.mkdir()
+        with (self.box.prefix / ".install.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.assert_refused(self.box.run(100), "another install is under way")
+        self.box.install(100)
+
+    def test_agent_that_does_not_start(self) -> None:
+        """A release whose agent cannot start is not made current."""
+        for version in (100, 200):
+            self.box.unpack(version)
+        self.box.install(100)
+        self.box.tool(
+            "python", PYTHON.replace('echo "$0" "$@"', 'case "$*" in *help) exit 1; esac')
+        )
+        self.assert_refused(self.box.run(200), "the agent of release 200 does not start")
+        self.assertEqual(self.box.version("current"), 100)
+
+    def test_no_room(self) -> None:
+        """When a command fails, its message and a sentence say so; the release in use stays."""
+        for version in (100, 200):
+            self.box.unpack(version)
+        self.box.install(100)
+        self.box.tool("cp", "#!/bin/sh\necho 'cp: No space left on device' >&2\nexit 1\n")
+        result = self.box.run(200)
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual(
+            result.stderr.splitlines(),
+            [
+                "cp: No space left on device",
+                "install_update.sh: stopped by the error above: mend it and run this script again.",
+            ],
+        )
+        self.assertEqual(self.box.version("current"), 100)
+
+    def test_copy_cut_short(self) -> None:
+        """A release that was copied in part only is built afresh."""
+        self.box.unpack(100)
+        self.box.tool(
+            "cp", '#!/bin/sh\nmkdir "$3"; echo half >"$3/opqbox_config.json"; kill -9 0\n'
+        )
+        self.assertEqual(self.box.run(100).returncode, -signal.SIGKILL)
+        (self.box.folder / "bin" / "cp").unlink()
+        self.box.install(100)
+        self.assertEqual(self.box.version("current"), 100)
+
+    def test_removal_cut_short(self) -> None:
+        """A release that was removed in part is none, whatever is left of it."""
+        for version in (100, 200):
+            self.box.unpack(version)
+            self.box.install(version)
+        rm = shutil.which("rm")
+        self.box.tool(
+            "rm",
+            f'#!/bin/sh\n[ "$1" = -rf ] || exec {rm} "$@"\n{rm} -r "$2/{AGENT}/bin"\nkill -9 0\n',
+        )
+        self.assertEqual(self.box.run(100).returncode, -signal.SIGKILL)
+        self.assertEqual(self.box.state(), (200, None, {"100", "200"}))
+        (self.box.folder / "bin" / "rm").unlink()
+        self.box.install(100)
+        self.assertEqual(self.box.state(), (100, 200, {"100", "200"}))
+
+    def test_without_wheels(self) -> None:
+        """An update without wheels says so, makes no environment, and uses the machine's Python."""
+        (self.box.unpack(100) / "wheels").rmdir()
+        said = self.box.install(100)
+        self.assertIn("No wheels in this update", said)
+        self.assertFalse((self.box.prefix / "current" / "venv").exists())
+        python = str(self.box.folder / "bin" / "python")
+        self.assertTrue(self.launch(OPQ_PYTHON=python).startswith(f"{python} -c "))
+
+    def test_launcher(self) -> None:
+        """The agent runs from its release's own folder, which a later switch leaves alone."""
+        self.box.unpack(100)
+        self.box.install(100)
+        venv = self.box.prefix.resolve() / "releases" / "100" / "venv" / "bin"
+        self.assertEqual(
+            self.launch("--port", "1"),
+            f"{venv}/python {venv}/twistd --nodaemon --pidfile= opq-box-agent --port 1\n",
+        )
+
+    def launch(self, *arguments: str, **environment: str) -> str:
+        launcher = self.box.prefix / "current" / AGENT / "bin" / "opq-box-agent"
+        return subprocess.run(
+            [launcher, *arguments],
+            env={"PATH": os.environ["PATH"], **environment},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+
+    def test_real_wheels(self) -> None:
+        """The release gets an environment from its wheels, where twistd finds the agent."""
+        update = self.box.unpack(100)
+        requirements = shutil.copy(PROJECT / "requirements.txt", update / AGENT)
+        for name in ("opq_twisted/__init__.py", "opq_twisted/box/__init__.py"):
+            (update / AGENT / name).parent.mkdir()
+            (update / AGENT / name).touch()
+        (update / AGENT / "opq_twisted" / "box" / "service.py").write_text(
+            "import treq\nfrom twisted.python.usage import Options\n"
+        )
+        shutil.copytree(PROJECT / "twisted" / "plugins", update / AGENT / "twisted" / "plugins")
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
+        fetched = subprocess.run(
+            [*download, "--dest", update / "wheels", "--requirement", requirements],
+            capture_output=True,
+            text=True,
+        )
+        if fetched.returncode != 0:
+            raise lacking(f"No wheels to install from: {fetched.stderr}")
+        self.box.install(100, OPQ_PYTHON=sys.executable)
+        self.assertTrue(
+            (self.box.prefix / "current" / AGENT / "twisted" / "plugins" / "dropin.cache").exists()
+        )
+        self.assertIn("twistd [options] opq-box-agent", self.launch("--help"))
+        moved = self.box.copy(self.box.folder.parent / "moved").prefix / "current" / "venv" / "bin"
+        listing = subprocess.run(
+            [moved / "python", moved / "twistd", "--help"], capture_output=True, text=True, cwd="/"
+        )
+        self.assertIn("Keep an OPQ box up to date.", listing.stdout)
+
+
+class ManagedTests(InstallCase):
+    """Installing as root where systemd runs."""
+
+    def test_by_hand(self) -> None:
+        """Run by hand the script installs and enables all services, and reboots the box."""
+        service(self.box.unpack(100), "triggering", "opq-triggering.service")
+        said = self.box.install(100, managed=True)
+        self.assertEqual(
+            self.box.asked(),
+            [
+                "daemon-reload",
+                "--quiet enable opq-box-agent.service opq-triggering.service",
+                "reboot",
+            ],
+        )
+        self.assertIn("Put a sample configuration at /etc/opq/opqbox_config.json", said)
+        self.assertEqual(
+            {path.name for path in self.box.units.iterdir()},
+            {"opq-box-agent.service", "opq-triggering.service"},
+        )
+
+    def test_update_by_hand(self) -> None:
+        """Before the switch every service of either release is stopped; gone ones are removed."""
+        service(self.box.unpack(100), "triggering", "opq-old.service")
+        service(self.box.unpack(200), "triggering", "opq-new.service")
+        (self.box.units / "ssh.service").write_text("[Service]\nExecStart=/usr/sbin/sshd\n")
+        self.box.install(100, managed=True)
+        self.box.asked()
+        self.box.install(200, managed=True)
+        self.assertEqual(
+            self.box.asked(),
+            [
+                "stop opq-box-agent.service opq-old.service",
+                "daemon-reload",
+                "--quiet enable opq-box-agent.service opq-new.service",
+                "--quiet disable opq-old.service",
+                "daemon-reload",
+                "reboot",
+            ],
+        )
+        self.assertEqual(
+            {path.name for path in self.box.units.iterdir()},
+            {"opq-box-agent.service", "opq-new.service", "ssh.service"},
+        )
+
+    def test_by_the_agent(self) -> None:
+        """Run by the agent the script leaves the agent alive, and the reboot to it."""
+        service(self.box.unpack(100), "triggering", "opq-triggering.service")
+        self.box.install(100, managed=True)
+        self.box.asked()
+        self.box.install(100, managed=True, OPQ_REBOOT="no")
+        self.assertEqual(
+            self.box.asked(),
+            [
+                "stop opq-triggering.service",
+                "daemon-reload",
+                "--quiet enable opq-box-agent.service opq-triggering.service",
+            ],
+        )
+
+    def test_configuration_is_kept(self) -> None:
+        """The owner's configuration is never replaced."""
+        self.box.unpack(100)
+        self.box.config.parent.mkdir()
+        self.box.config.write_text("mine")
+        self.box.install(100, managed=True)
+        self.assertEqual(self.box.config.read_text(), "mine")
+
+    def test_another_prefix(self) -> None:
+        """Units name the prefix that is used; one that a unit cannot name is refused."""
+        self.box.unpack(100)
+        self.box.install(100, managed=True, OPQ_PREFIX="/opt/else")
+        unit = (self.box.units / "opq-box-agent.service").read_text()
+        self.assertIn(f"ExecStart=/opt/else/current/{AGENT}/bin/opq-box-agent --config", unit)
+        self.assertNotIn("/opt/opq/", unit)
+        refused = self.box.run(100, managed=True, OPQ_PREFIX="/opt/o p q")
+        self.assert_refused(refused, "/opt/o p q")
+
+    def test_component_script(self) -> None:
+        """A component's script runs in its installed folder: the release is whole, not yet live."""
+        script = self.box.unpack(100) / "kernel" / "install.sh"
+        executable(
+            script, '#!/bin/sh\ncat ../VERSION; pwd -P; echo "$OPQ_VERSION $OPQ_STATE_DIR"\n'
+        )
+        said = self.box.install(100, managed=True)
+        wanted = "100\n/opt/opq/releases/100/kernel\n100 /var/lib/opq/updater\n"
+        self.assertIn(wanted, said)
+        self.assertLess(said.index(wanted), said.index("Release 100 is now current."))
+
+    def test_component_script_fails(self) -> None:
+        """When a component's script fails, every service runs on and the release in use stays."""
+        self.box.unpack(100)
+        executable(self.box.unpack(200) / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n")
+        self.box.install(100, managed=True)
+        self.box.asked()
+        self.assert_refused(self.box.run(200, managed=True), "kernel/install.sh failed")
+        self.assertEqual(self.box.asked(), [])
+        self.assertEqual(self.box.version("current"), 100)
+
+    def test_sandbox_of_root(self) -> None:
+        """Root too can install in a sandbox: nothing outside the prefix is touched."""
+        executable(self.box.unpack(100) / "kernel" / "install.sh", "#!/bin/sh\ntouch /etc/kernel\n")
+        self.box.install(100, managed=True, OPQ_SYSTEMD="no")
+        self.assertEqual(self.box.asked(), [])
+        self.assertEqual(
+            list((self.box.folder / "etc").rglob("*")), [self.box.units.parent, self.box.units]
+        )
+
+
+class InterruptedTests(InstallCase):
+    """The script killed before each of its commands, and then run again."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        if shutil.which("bash") is None:
+            raise lacking("Only bash can stop a script before each command.")
+        service(self.box.unpack(100), "triggering", "opq-triggering.service")
+        service(self.box.unpack(200), "triggering", "opq-old.service")
+        service(self.box.unpack(300), "triggering", "opq-triggering.service")
+        executable(self.box.folder / "opq-box-update-300" / "kernel" / "install.sh", "#!/bin/sh\n")
+
+    def interruptions(self, version: int, *, managed: bool) -> Iterator[Box]:
+        """Yield a copy of the box for each point at which installing a release can be killed."""
+        for count in range(1, 1000):
+            box = self.box.copy(self.box.folder.parent / str(count))
+            result = box.run(version, "bash", managed=managed, KILL_AT=str(count))
+            if result.returncode == 0:
+                # Fewer would mean that the killing does not work.
+                self.assertGreater(count, 60)
+                return
+            self.assertEqual(result.returncode, -signal.SIGKILL, result)
+            yield box
+            shutil.rmtree(box.folder)
+        self.fail("The script has no end.")
+
+    def check(
+        self,
+        version: int,
+        allowed: Callable[[int | None, int | None], bool],
+        *,
+        managed: bool = False,
+    ) -> None:
+        """Assert that links are right after each interruption, and all is after one more run."""
+        before = self.box.version("current")
+        for box in self.interruptions(version, managed=managed):
+            links = box.version("current"), box.version("previous")
+            self.assertTrue(allowed(*links), links)
+            box.install(version, managed=managed)
+            kept = {str(version), str(before)} - {"None"}
+            self.assertEqual(box.state(), (version, before, kept))
+
+    def test_first_install(self) -> None:
+        """A fresh box has no release or a whole one."""
+        self.check(100, lambda current, previous: current in (None, 100) and previous is None)
+
+    def test_update(self) -> None:
+        """The box has the old release or the new one, and knows the one before it."""
+        self.box.install(100)
+        self.box.install(200)
+        self.check(300, lambda *links: links in ((200, 100), (300, 200)))
+
+    def test_return(self) -> None:
+        """Returning may cost the release that is returned to, until it is live; never the other."""
+        self.box.install(100)
+        self.box.install(200)
+        self.check(100, lambda *links: links in ((200, 100), (200, None), (100, 200)))
+
+    def test_reinstall(self) -> None:
+        """Installing the current release again changes nothing at any time."""
+        self.box.install(100)
+        self.box.install(200)
+        for box in self.interruptions(200, managed=False):
+            self.assertEqual(box.state(), (200, 100, {"100", "200"}))
+            box.install(200)
+            self.assertEqual(box.state(), (200, 100, {"100", "200"}))
+
+    def test_managed_update(self) -> None:
+        """Whatever was interrupted, in the end the release's services are there, and a reboot."""
+        self.box.install(100, managed=True)
+        self.box.install(200, managed=True)
+        units = {"opq-box-agent.service", "opq-triggering.service"}
+        for box in self.interruptions(300, managed=True):
+            self.assertIn(
+                (box.version("current"), box.version("previous")), ((200, 100), (300, 200))
+            )
+            box.asked()
+            box.install(300, managed=True)
+            self.assertEqual(box.state(), (300, 200, {"200", "300"}))
+            self.assertEqual({path.name for path in box.units.iterdir()}, units)
+            self.assertEqual(box.asked()[-1], "reboot")
