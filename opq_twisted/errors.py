@@ -41,6 +41,11 @@ class UpdateInProgress(OpqError):
 class ServerFailed(OpqError):
     """The update server cannot be reached, or answers what no update server would."""
 
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        #: Seconds that the server asked us to wait, if it did.
+        self.retry_after = retry_after
+
 
 class DownloadFailed(OpqError):
     """An archive did not arrive, or is not what the server promised."""

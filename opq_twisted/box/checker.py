@@ -1,0 +1,103 @@
+"""When to look for an update."""
+
+from collections.abc import Callable
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.status import StatusBoard
+from opq_twisted.box.updater import Updater
+from opq_twisted.errors import ServerFailed, UpdateInProgress
+
+#: Seconds of the first pause after a failure; it doubles with each failure that follows.
+_FIRST_BACKOFF = 30.0
+
+
+class Checker(Service):
+    """
+    Looks every so often, at times that boxes do not share, and installs what it finds if it may.
+
+    The first look comes after 10 to 90 % of the interval, each later one after 80 to 120 %. After
+    failures it looks again after a random part of a pause that doubles up to the interval.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        config: UpdaterConfig,
+        updater: Updater,
+        board: StatusBoard,
+        random: Callable[[], float],
+    ) -> None:
+        """:param random: gives numbers from 0 up to 1."""
+        self._clock = clock
+        self._config = config
+        self._updater = updater
+        self._board = board
+        self._random = random
+        self._failures = 0
+        self._looking: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Begin to look."""
+        super().startService()
+        self._looking = Deferred.fromCoroutine(self._look_for_ever())
+
+    def stopService(self) -> None:
+        """Look no more."""
+        super().stopService()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _look_for_ever(self) -> None:
+        pause = self._config.check_every * (0.1 + 0.8 * self._random())
+        try:
+            while True:
+                self._board.publish(next_check=self._clock.seconds() + pause)
+                await deferLater(self._clock, pause)
+                pause = await self._look()
+        except CancelledError:
+            return
+
+    async def _look(self) -> float:
+        """Look once; returns the seconds until the next look."""
+        every = self._config.check_every
+        if not self._board.current.stage.at_rest:
+            return every
+        try:
+            newest = await self._updater.look()
+        except CancelledError:
+            raise
+        except ServerFailed as error:
+            self._log.warn("{error}", error=error)
+            return self._backoff(error.retry_after)
+        except Exception:
+            # A loop that ends would leave the box without updates for ever.
+            self._log.failure("looking for an update failed")
+            return self._backoff(None)
+        self._failures = 0
+        self._install_if_allowed(newest)
+        return every * (0.8 + 0.4 * self._random())
+
+    def _install_if_allowed(self, newest: int | None) -> None:
+        installed = self._board.current.installed
+        if self._config.install != "automatic" or newest is None:
+            return
+        if installed is not None and newest <= installed:
+            return
+        try:
+            self._updater.begin(delay=self._config.spread * self._random(), automatic=True)
+        except UpdateInProgress as error:
+            self._log.info("{error}", error=error)
+
+    def _backoff(self, retry_after: float | None) -> float:
+        """Exponential, with full jitter; never sooner than the server asked for."""
+        longest = min(_FIRST_BACKOFF * 2.0**self._failures, self._config.check_every)
+        self._failures = min(self._failures + 1, 16)
+        return max(longest * self._random(), min(retry_after or 0.0, 24 * 3600.0), 1.0)

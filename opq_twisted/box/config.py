@@ -1,0 +1,226 @@
+"""The box's JSON configuration, read into a frozen value."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, get_origin
+from urllib.parse import urlsplit
+
+import cattrs
+from attrs import Factory, field, fields, frozen
+
+from opq_twisted.errors import ConfigInvalid
+
+_MAX_SIZE = 1024 * 1024
+_WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", re.ASCII)
+
+
+class Named(Protocol):
+    """An attribute, as far as a validator needs it."""
+
+    name: str
+
+
+def _positive(_: object, attribute: Named, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{attribute.name} must be more than 0, not {value}")
+
+
+def _not_negative(_: object, attribute: Named, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{attribute.name} must not be negative, but is {value}")
+
+
+def _absolute(_: object, attribute: Named, value: Path | None) -> None:
+    if value is not None and not value.is_absolute():
+        raise ValueError(f"{attribute.name} must be an absolute path, not {str(value)!r}")
+
+
+def _not_empty(_: object, attribute: Named, value: tuple[str, ...]) -> None:
+    if not value:
+        raise ValueError(f"{attribute.name} must name a program and its arguments")
+
+
+def _window(_: object, attribute: Named, value: str | None) -> None:
+    if value is not None and not _WINDOW.fullmatch(value):
+        raise ValueError(f'{attribute.name} must be like "02:00-04:00", not {value!r}')
+
+
+def _endpoint(_: object, attribute: Named, value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        usable = bool(parts.hostname) and parts.port != 0 and not parts.query
+    except ValueError:
+        usable = False
+    if not usable or parts.scheme not in ("http", "https") or not value.isascii():
+        raise ValueError(
+            f'{attribute.name} must be like "http://updates.example.org:8151", not {value!r}'
+        )
+
+
+def _without_slash(url: str) -> str:
+    return url.rstrip("/")
+
+
+@frozen
+class UpdaterConfig:
+    """The agent's own settings; times are in seconds."""
+
+    install: Literal["click", "automatic"] = "click"
+    window: str | None = field(default=None, validator=_window)
+    check_every: float = field(default=3600.0, validator=_positive)
+    spread: float = field(default=300.0, validator=_not_negative)
+    channel: str = "stable"
+    trusted_root: Path = field(default=Path("/etc/opq/root.json"), validator=_absolute)
+    allow_unsigned: bool = False
+    prefix: Path = field(default=Path("/opt/opq"), validator=_absolute)
+    version_file: Path = field(
+        default=Factory(lambda self: self.prefix / "current" / "VERSION", takes_self=True),
+        validator=_absolute,
+    )
+    reboot_command: tuple[str, ...] = field(default=("systemctl", "reboot"), validator=_not_empty)
+    log: Path = field(default=Path("/var/log/opq/box_update.log"), validator=_absolute)
+    install_timeout: float = field(default=1800.0, validator=_positive)
+    confirm_timeout: float = field(default=600.0, validator=_positive)
+    settle: float = field(default=60.0, validator=_not_negative)
+    services: tuple[str, ...] = ()
+    inhibit_file: Path = field(default=Path("/run/opq/inhibit-update"), validator=_absolute)
+    hosts: tuple[str, ...] = ()
+    web_password_file: Path | None = field(default=None, validator=_absolute)
+
+
+#: Settings of the protocol that this version of the agent reads, and does not act upon yet.
+RESERVED = (
+    "window",
+    "channel",
+    "confirm_timeout",
+    "settle",
+    "services",
+    "inhibit_file",
+)
+
+
+@frozen
+class BoxConfig:
+    """What the agent takes from the file that all of the box's daemons read."""
+
+    updates_ep: str = field(converter=_without_slash, validator=_endpoint)
+    box_id: int = 0
+    updater: UpdaterConfig = UpdaterConfig()
+
+    def reserved_settings(self) -> list[str]:
+        """The settings that were changed from their default, but change nothing yet."""
+        default = UpdaterConfig()
+        return [name for name in RESERVED if getattr(self.updater, name) != getattr(default, name)]
+
+
+def read_config(path: Path) -> BoxConfig:
+    """
+    Read the file; keys of other daemons are left alone.
+
+    :raises ConfigInvalid: when it cannot be read or used; the text names the key.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_SIZE + 1)
+        if len(text) > _MAX_SIZE:
+            raise ConfigInvalid(f"The configuration {path} is larger than 1 MiB.")
+        content = json.loads(text)
+    except OSError as error:
+        raise ConfigInvalid(
+            f"Cannot read the configuration {path}: {error.strerror}. "
+            "Create it, or name another with --config."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigInvalid(f"The configuration {path} is not JSON: {error}.") from None
+    if not isinstance(content, dict):
+        raise ConfigInvalid(f"The configuration {path} must be a JSON object.")
+    ours = {item.name: content[item.name] for item in fields(BoxConfig) if item.name in content}
+    try:
+        return _converter.structure(ours, BoxConfig)
+    except cattrs.BaseValidationError as error:
+        problems = cattrs.transform_error(error, path="", format_exception=_explain)
+        problem, _, where = problems[0].rpartition(" @ ")
+        key = where.strip(". ")
+        raise ConfigInvalid(
+            f"The configuration {path} cannot be used: {f'{key}: ' if key else ''}{problem}."
+        ) from None
+
+
+def _explain(error: BaseException, expected: type | None) -> str:
+    """Word a problem; cattrs appends ` @ ` and the key's path."""
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        return f"unknown key {', '.join(sorted(map(repr, error.extra_fields)))}"
+    if isinstance(error, KeyError):
+        return "a required key is missing"
+    return str(error)
+
+
+def _strictly(*types: type, name: str) -> Any:
+    def structure(value: object, _: type) -> object:
+        # JSON's true is no number, though Python's bool is an int.
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise TypeError(f"must be {name}, not {json.dumps(value)[:40]}")
+        return value
+
+    return structure
+
+
+def _structure_path(value: object, _: type) -> Path:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError(f"must be a path, not {json.dumps(value)[:40]}")
+    return Path(value)
+
+
+def _structure_strings(value: object, _: type) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(
+        isinstance(item, str) and "\0" not in item for item in value
+    ):
+        raise TypeError(f"must be a list of strings, not {json.dumps(value)[:40]}")
+    return tuple(value)
+
+
+def _is_literal(kind: object) -> bool:
+    origin: object = get_origin(kind)
+    return origin is Literal
+
+
+def _structure_literal(value: object, kind: Any) -> object:
+    if value not in get_args(kind):
+        choices = " or ".join(map(json.dumps, get_args(kind)))
+        raise ValueError(f"must be {choices}, not {json.dumps(value)[:40]}")
+    return value
+
+
+def _only_objects(structure: Any) -> Any:
+    def check(value: object, kind: type) -> object:
+        if not isinstance(value, dict):
+            raise TypeError(f"must be an object, not {json.dumps(value)[:40]}")
+        return structure(value, kind)
+
+    return check
+
+
+def _optional(structure: Any) -> Any:
+    return lambda value, kind: None if value is None else structure(value, kind)
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    string = _strictly(str, name="a string")
+    converter.register_structure_hook(str, string)
+    converter.register_structure_hook(int, _strictly(int, name="a whole number"))
+    converter.register_structure_hook(float, _strictly(int, float, name="a number of seconds"))
+    converter.register_structure_hook(bool, _strictly(bool, name="true or false"))
+    converter.register_structure_hook(Path, _structure_path)
+    converter.register_structure_hook(str | None, _optional(string))
+    converter.register_structure_hook(Path | None, _optional(_structure_path))
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _structure_strings)
+    converter.register_structure_hook_func(_is_literal, _structure_literal)
+    converter.register_structure_hook(
+        UpdaterConfig, _only_objects(converter.get_structure_hook(UpdaterConfig))
+    )
+    return converter
+
+
+_converter = _make_converter()

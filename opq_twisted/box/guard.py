@@ -1,0 +1,62 @@
+"""Tells a request that the owner meant from one that another page in the browser caused."""
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from twisted.web.server import Request
+
+
+class Guard:
+    """
+    Knows which requests to refuse, and why.
+
+    Scripts send none of the headers that it looks at, and go on working.
+    """
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        """:param hosts: further names under which the box may be asked for."""
+        own = socket.gethostname().lower()
+        self._hosts = {"localhost", own, f"{own}.local", *(host.lower() for host in hosts)}
+
+    def foreign_host(self, request: Request) -> str | None:
+        """
+        Say why a request's `Host` is not one of the box.
+
+        A page elsewhere can let its own name point to the box's address (DNS rebinding); the name
+        that the browser then sends gives it away.
+        """
+        host = request.getHeader("Host")
+        if host is None or _is_address(_host_name(host)) or _host_name(host) in self._hosts:
+            return None
+        return (
+            f"This box does not answer to the name {_host_name(host)[:100]!r}. Use its address, or "
+            'add the name to "hosts" under "updater" in its configuration.'
+        )
+
+    def not_meant(self, request: Request) -> str | None:
+        """Say why a request for an action cannot have come from the owner's click."""
+        if request.getHeader("Sec-Fetch-Site") not in (None, "same-origin", "none"):
+            return "Another page asked for this; use the box's own page."
+        if "prefetch" in (request.getHeader("Sec-Purpose") or "").lower():
+            return "A browser asked for this in advance; click the button instead."
+        origin = request.getHeader("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.getHeader("Host"):
+            return "Another page asked for this; use the box's own page."
+        return None
+
+
+def _host_name(host: str) -> str:
+    """Take the port off a Host header (RFC 9110, section 7.2)."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower().rstrip(".")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

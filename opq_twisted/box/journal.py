@@ -1,0 +1,160 @@
+"""The stage of an update's journey on disk, so that a power cut is only a pause."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import cattrs
+from attrs import evolve, frozen
+from twisted.logger import Logger
+
+from opq_twisted import durable
+
+#: The format of the file; a later agent may write another.
+_FORMAT = 1
+
+_MAX_SIZE = 1024 * 1024
+_KEPT_ATTEMPTS = 20
+_KEPT_REFUSALS = 100
+
+
+class Stage(StrEnum):
+    """Where the box is on its journey from one release to the next."""
+
+    IDLE = "idle"
+    CHECKING = "checking"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    UNPACKING = "unpacking"
+    INSTALLING = "installing"
+    REBOOTING = "rebooting"
+    CONFIRMING = "confirming"
+    RETURNING = "returning"
+    FAILED = "failed"
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no update is under way."""
+        return self in (Stage.IDLE, Stage.FAILED)
+
+
+@frozen
+class Release:
+    """One release, as it was offered or received."""
+
+    version: int
+    #: Bytes; None while nobody has said.
+    size: int | None = None
+    #: In hexadecimal; None while nobody has said or computed it.
+    sha256: str | None = None
+
+
+@frozen
+class Attempt:
+    """One update that was tried; times are in seconds since the epoch."""
+
+    version: int | None
+    started: float
+    ended: float
+    #: `updated` or `failed`.
+    outcome: str
+    reason: str
+
+
+@frozen
+class Refusal:
+    """A release that is not to be tried again by itself, and why."""
+
+    version: int
+    sha256: str | None
+    reason: str
+
+
+@frozen
+class Entry:
+    """All that the journal holds."""
+
+    stage: Stage = Stage.IDLE
+    release: Release | None = None
+    started: float = 0.0
+    boot_id: str = ""
+    tries: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+class Journal:
+    """Keeps the entry, in memory and on disk."""
+
+    _log = Logger()
+
+    def __init__(self, path: Path, boot_id: str) -> None:
+        self._path = path
+        self._boot_id = boot_id
+        #: What the journal says.
+        self.entry = self._read()
+
+    @property
+    def same_boot(self) -> bool:
+        """Whether the entry was written since the machine started."""
+        return self.entry.boot_id == self._boot_id
+
+    def write(self, **changes: Any) -> None:
+        """
+        Change the entry, and return when that is on the disk.
+
+        :raises OSError: when it cannot be written; the entry is unchanged then.
+        """
+        entry = evolve(self.entry, boot_id=self._boot_id, **changes)
+        content = {"format": _FORMAT, **cattrs.unstructure(entry)}
+        durable.write(self._path, json.dumps(content, indent=1).encode())
+        self.entry = entry
+
+    def end(self, stage: Stage, attempt: Attempt) -> None:
+        """
+        Record how an attempt ended.
+
+        :raises OSError: when it cannot be written.
+        """
+        attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
+        self.write(stage=stage, release=None, tries=0, attempts=attempts)
+
+    def refuse(self, release: Release, reason: str) -> None:
+        """
+        Remember a release that is not to be tried again by itself.
+
+        :raises OSError: when it cannot be written.
+        """
+        others = [item for item in self.entry.refused if item.version != release.version]
+        refusal = Refusal(release.version, release.sha256, reason)
+        self.write(refused=tuple([*others, refusal][-_KEPT_REFUSALS:]))
+
+    def refusal(self, release: Release) -> Refusal | None:
+        """Find why a release is refused; one whose digest has changed is another release."""
+        for item in self.entry.refused:
+            if item.version == release.version and (
+                None in (item.sha256, release.sha256) or item.sha256 == release.sha256
+            ):
+                return item
+        return None
+
+    def _read(self) -> Entry:
+        try:
+            with self._path.open("rb") as file:
+                content = json.loads(file.read(_MAX_SIZE))
+            if content.pop("format") != _FORMAT:
+                raise ValueError("it was written by another version of the agent")
+            return cattrs.structure(content, Entry)
+        except FileNotFoundError:
+            return Entry()
+        except Exception as error:
+            # Whatever is wrong with it, it must not be the reason for a dead agent.
+            aside = self._path.with_suffix(".unreadable")
+            self._log.error(
+                "The journal cannot be read and is set aside as {aside}: {error}",
+                aside=aside,
+                error=error,
+            )
+            self._path.replace(aside)
+            return Entry()

@@ -1,0 +1,116 @@
+"""Wires the box agent together."""
+
+import fcntl
+import os
+import random
+from pathlib import Path
+
+from twisted.application.service import IService, MultiService
+from twisted.internet import reactor
+from twisted.logger import Logger
+from twisted.python import usage
+
+from opq_twisted import __version__
+from opq_twisted.box.checker import Checker
+from opq_twisted.box.client import UpdateServer, make_http_client
+from opq_twisted.box.config import BoxConfig, read_config
+from opq_twisted.box.download import Downloader
+from opq_twisted.box.guard import Guard
+from opq_twisted.box.installer import Installer
+from opq_twisted.box.journal import Journal
+from opq_twisted.box.processes import Programs
+from opq_twisted.box.status import Status, StatusBoard
+from opq_twisted.box.unpacker import Unpacker
+from opq_twisted.box.updater import Updater
+from opq_twisted.box.web import tree
+from opq_twisted.errors import CannotStart, ConfigInvalid
+from opq_twisted.webserver import Listener
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_log = Logger()
+
+
+class Options(usage.Options):
+    """The command line of `twistd opq-box-agent`."""
+
+    synopsis = "[options]"
+    longdesc = "Keep an OPQ box up to date, and show its page with the Update Box button."
+    optParameters = (
+        ["config", "c", "/etc/opq/opqbox_config.json", "The box's configuration (JSON)"],
+        ["port", "p", "8080", "TCP port of the page, or a Twisted endpoint description"],
+        ["state-dir", "s", "/var/lib/opq/updater", "Directory for downloads and the journal"],
+    )
+
+
+def makeService(options: Options) -> IService:
+    """
+    Make the agent's service.
+
+    :raises CannotStart: when the configuration or the state directory cannot be used.
+    """
+    config = _configuration(Path(options["config"]).absolute())
+    state_dir = Path(options["state-dir"]).absolute()
+    downloads = state_dir / "archives"
+    _prepare(state_dir, downloads)
+
+    board = StatusBoard(Status())
+    programs = Programs(reactor, reactor)
+    server = UpdateServer(
+        reactor, make_http_client(reactor), config.updates_ep, lambda: _user_agent(config, board)
+    )
+    updater = Updater(
+        reactor,
+        config.updater,
+        server,
+        Downloader(reactor, server, downloads),
+        Unpacker(programs, state_dir / "unpacked"),
+        Installer(programs, config.updater, state_dir),
+        Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip()),
+        board,
+    )
+    agent = MultiService()
+    for service in (
+        Listener(options["port"], tree(reactor, updater, board, Guard(config.updater.hosts))),
+        updater,
+        Checker(reactor, config.updater, updater, board, random.random),
+    ):
+        service.setServiceParent(agent)
+    return agent
+
+
+def _configuration(path: Path) -> BoxConfig:
+    try:
+        config = read_config(path)
+    except ConfigInvalid as error:
+        raise CannotStart(str(error)) from None
+    if config.updater.web_password_file is not None:
+        raise CannotStart(
+            f"The configuration {path} cannot be used: updater.web_password_file: this version of "
+            "the agent cannot ask for a password yet. Leave it out."
+        )
+    for name in config.reserved_settings():
+        _log.warn("The setting updater.{name} has no effect yet", name=name)
+    return config
+
+
+def _prepare(state_dir: Path, downloads: Path) -> None:
+    """Make the state directory, and hold it for as long as the process lives."""
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+        lock = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotStart(
+            f"Another agent works in {state_dir}. Stop it, or choose another --state-dir."
+        ) from None
+    except OSError as error:
+        raise CannotStart(
+            f"Cannot write in the state directory {state_dir}: {error.strerror}. "
+            "Choose another --state-dir, or run the agent as root."
+        ) from None
+
+
+def _user_agent(config: BoxConfig, board: StatusBoard) -> str:
+    release = board.current.installed or "unknown"
+    return f"opq-box-agent/{__version__} (box {config.box_id}; release {release})"

@@ -1,0 +1,295 @@
+"""The journey of one update: check, download, verify, unpack, install, reboot, confirm."""
+
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from opq_twisted.box.client import UpdateServer
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.download import Downloader
+from opq_twisted.box.installer import Installer
+from opq_twisted.box.journal import Attempt, Journal, Release, Stage
+from opq_twisted.box.status import StatusBoard
+from opq_twisted.box.unpacker import Unpacker
+from opq_twisted.errors import (
+    ArchiveRefused,
+    InstallFailed,
+    InvalidName,
+    OpqError,
+    UnsignedRefused,
+    UpdateInProgress,
+)
+from opq_twisted.release.name import parse_version
+
+#: How often a release may be begun, over all starts of the agent, before it counts as failed.
+MAX_TRIES = 3
+
+
+class Updater(Service):
+    """
+    Takes the box from the release that runs to the newest one; one journey at a time.
+
+    Before each step the journal says which, and `startService` goes on where an earlier run of the
+    agent was interrupted.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        config: UpdaterConfig,
+        server: UpdateServer,
+        downloader: Downloader,
+        unpacker: Unpacker,
+        installer: Installer,
+        journal: Journal,
+        board: StatusBoard,
+    ) -> None:
+        self._clock = clock
+        self._config = config
+        self._server = server
+        self._downloader = downloader
+        self._unpacker = unpacker
+        self._installer = installer
+        self._journal = journal
+        self._board = board
+        self._journey: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Take up the journey that the journal tells of."""
+        super().startService()
+        entry = self._journal.entry
+        self._board.publish(
+            installed=installed_version(self._config.version_file),
+            unsigned=self._config.allow_unsigned,
+            last_attempt=entry.attempts[-1] if entry.attempts else None,
+            stage=entry.stage,
+        )
+        if not entry.stage.at_rest:
+            self._set_out(self._resume(entry.release))
+
+    def stopService(self) -> Deferred[None] | None:
+        """Interrupt the journey; an installer that runs goes on."""
+        super().stopService()
+        if self._journey is not None:
+            self._journey.cancel()
+        return self._journey
+
+    async def look(self) -> int | None:
+        """
+        Ask the update server for the newest version, and publish the answer.
+
+        :returns: None when there is none.
+        :raises ServerFailed: when there is no answer.
+        """
+        try:
+            newest = await self._server.newest()
+        except OpqError as error:
+            self._board.publish(message=str(error), last_check=self._clock.seconds())
+            raise
+        self._board.publish(
+            available=newest, message=self._compare(newest), last_check=self._clock.seconds()
+        )
+        return newest
+
+    def begin(self, delay: float = 0.0, automatic: bool = False) -> None:
+        """
+        Set out for the newest release.
+
+        :param delay: seconds to wait between the check and the download.
+        :param automatic: nobody asked for it, so that a release that was refused stays refused.
+        :raises UpdateInProgress: when a journey is under way.
+        """
+        if self._journey is not None:
+            raise UpdateInProgress(f"An update is under way already: {self._board.current.stage}.")
+        self._set_out(self._update(delay, automatic))
+
+    def _set_out(self, journey: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Own a journey: whatever comes of it is recorded, and the next one may begin."""
+
+        async def guarded() -> None:
+            try:
+                await journey
+            except CancelledError:
+                # The agent stops: the journal says where to go on.
+                pass
+            except Exception as error:
+                if self.running:
+                    self._fail(self._explain(error))
+            self._journey = None
+
+        self._journey = Deferred()
+        running = Deferred.fromCoroutine(guarded())
+        self._journey = None if running.called else running
+
+    async def _update(self, delay: float, automatic: bool, tries: int = 0) -> None:
+        self._enter(Stage.CHECKING, release=None, started=self._clock.seconds(), tries=tries)
+        release = await self._check(automatic)
+        if release is None:
+            self._enter(Stage.IDLE)
+            return
+        await deferLater(self._clock, delay)
+        await self._fetch(release)
+        await self._install()
+
+    async def _check(self, automatic: bool) -> Release | None:
+        """Find what there is to install; None when there is nothing."""
+        newest = await self.look()
+        installed = self._board.current.installed
+        if newest is None or (installed is not None and newest <= installed):
+            return None
+        self._require_trust()
+        release = Release(newest)
+        refusal = self._journal.refusal(release)
+        if automatic and refusal is not None:
+            self._board.publish(message=f"Release {newest} is refused: {refusal.reason}")
+            return None
+        return release
+
+    def _require_trust(self) -> None:
+        if self._config.trusted_root.exists():
+            raise UnsignedRefused(
+                f"This box installs only what {self._config.trusted_root} vouches for, and this "
+                "version of the agent cannot check signatures yet."
+            )
+        if not self._config.allow_unsigned:
+            raise UnsignedRefused(
+                "The release is not signed, and this box does not install unsigned releases. To "
+                'allow them, set "allow_unsigned": true under "updater" in its configuration.'
+            )
+
+    async def _fetch(self, release: Release) -> None:
+        """Bring the archive to the box, as it was promised."""
+        self._enter(Stage.DOWNLOADING, release=release)
+        self._downloader.clear(keep=self._board.current.installed)
+        promised = await self._downloader.fetch(
+            release.version, lambda progress: self._board.publish(progress=progress)
+        )
+        self._enter(Stage.VERIFYING, release=promised)
+        received = await self._downloader.verify(promised)
+        self._enter(Stage.UNPACKING, release=received)
+
+    async def _install(self) -> None:
+        """Unpack and install the release whose verified archive is here, and reboot."""
+        release = self._journal.entry.release
+        assert release is not None
+        try:
+            await self._unpacker.unpack(self._downloader.path(release.version), release.version)
+            self._enter(Stage.INSTALLING, tries=self._journal.entry.tries + 1)
+            await self._installer.install(self._unpacker.folder, release.version)
+        except (ArchiveRefused, InstallFailed) as error:
+            self._journal.refuse(release, str(error))
+            raise
+        await self._reboot()
+
+    async def _reboot(self) -> None:
+        self._enter(Stage.REBOOTING)
+        await self._installer.reboot()
+        # What follows is done by the agent that the reboot starts.
+        await Deferred()
+
+    async def _resume(self, release: Release | None) -> None:
+        """Go on where the journal says that an earlier run was interrupted."""
+        stage = self._journal.entry.stage
+        self._log.info("Going on with an update that was interrupted while {stage}", stage=stage)
+        if stage in (Stage.REBOOTING, Stage.CONFIRMING) and release is not None:
+            self._confirm(release)
+        elif stage is Stage.INSTALLING and release is not None:
+            await self._resume_installing(release)
+        else:
+            # Nothing was installed yet: begin again.
+            self._require_tries_left(release)
+            await self._update(0.0, automatic=False, tries=self._journal.entry.tries + 1)
+
+    async def _resume_installing(self, release: Release) -> None:
+        """Learn what became of the script that outlived the agent, or went with the power."""
+        status = await self._installer.wait()
+        rebooted = not self._journal.same_boot
+        put_in_place = installed_version(self._config.version_file) == release.version
+        if rebooted and put_in_place and status in (0, None):
+            self._confirm(release)
+        elif status == 0:
+            await self._reboot()
+        elif status is not None:
+            error = InstallFailed(f"install_update.sh ended with exit status {status}.")
+            self._journal.refuse(release, str(error))
+            raise error
+        else:
+            self._require_tries_left(release)
+            await self._install()
+
+    def _require_tries_left(self, release: Release | None) -> None:
+        if self._journal.entry.tries >= MAX_TRIES:
+            what = "The update" if release is None else f"Release {release.version}"
+            raise InstallFailed(f"{what} was interrupted {MAX_TRIES} times. Click to try again.")
+
+    def _confirm(self, release: Release) -> None:
+        """Say whether the release that was installed is the one that runs now."""
+        self._enter(Stage.CONFIRMING)
+        installed = installed_version(self._config.version_file)
+        self._board.publish(installed=installed)
+        if installed != release.version:
+            raise InstallFailed(
+                f"After the reboot the box runs {installed or 'an unknown release'}, "
+                f"not {release.version}. See {self._config.log}."
+            )
+        self._unpacker.clear()
+        self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, OpqError):
+            return str(error)
+        if isinstance(error, OSError):
+            return f"The box's disk fails: {error.strerror} ({error.filename})."
+        self._log.failure("The update failed in a way that nobody foresaw")
+        return "The agent failed; its log says how."
+
+    def _fail(self, reason: str) -> None:
+        self._log.error("The update failed: {reason}", reason=reason)
+        self._rest(Stage.FAILED, "failed", reason)
+
+    def _rest(self, stage: Stage, outcome: str, reason: str) -> None:
+        """Record how the journey ended, and be ready for the next."""
+        entry = self._journal.entry
+        attempt = Attempt(
+            version=None if entry.release is None else entry.release.version,
+            started=entry.started,
+            ended=self._clock.seconds(),
+            outcome=outcome,
+            reason=reason,
+        )
+        try:
+            self._journal.end(stage, attempt)
+        except OSError as error:
+            self._log.error("The journal cannot be written: {error}", error=error)
+        self._board.publish(stage=stage, progress=None, message=reason, last_attempt=attempt)
+
+    def _enter(self, stage: Stage, **changes: Any) -> None:
+        """Write the next stage down, and only then let it begin."""
+        self._journal.write(stage=stage, **changes)
+        self._log.info("Stage: {stage}", stage=stage)
+        self._board.publish(stage=stage, progress=None)
+
+    def _compare(self, newest: int | None) -> str:
+        installed = self._board.current.installed
+        if newest is None:
+            return "The update server has no update."
+        if installed is not None and newest <= installed:
+            return "The box is up to date."
+        return f"Release {newest} is available."
+
+
+def installed_version(version_file: Path) -> int | None:
+    """Read the version that is installed; None when nothing is known."""
+    try:
+        with version_file.open("rb") as file:
+            return parse_version(file.read(64).decode("ascii", "replace"))
+    except (OSError, InvalidName):
+        return None

@@ -1,0 +1,45 @@
+"""Write small files so that a power cut leaves the old one or the new one, whole."""
+
+import os
+from pathlib import Path
+
+
+def write(path: Path, data: bytes) -> None:
+    """
+    Replace a file's content, and return when it is on the disk.
+
+    :raises OSError: when the disk is full or fails; the old file is untouched then.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def rename(source: Path, target: Path) -> None:
+    """
+    Rename within a folder, and return when that is on the disk.
+
+    :raises OSError: when it cannot be done.
+    """
+    source.replace(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """
+    Return when the names in a folder are on the disk.
+
+    :raises OSError: when the disk fails.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
