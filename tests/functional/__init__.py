@@ -1,0 +1,1 @@
+"""Functional tests: real `twistd` processes, driven by real clients (pytest, pytest-twisted)."""

@@ -1,0 +1,31 @@
+"""What the functional tests share: daemons that end with their test."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from tests.functional import processes
+
+# Nothing that a test starts may touch the machine's own services.
+os.environ["OPQ_SYSTEMD"] = "no"
+
+StartDaemon = Callable[..., processes.Server]
+
+
+@pytest.fixture
+def start() -> Iterator[StartDaemon]:
+    """Start `twistd` daemons that are stopped when the test is over, whatever came of it."""
+    started: list[processes.Server] = []
+
+    def begin(plugin: str, *options: object, **keywords: Any) -> processes.Server:
+        server = processes.twistd(plugin, *map(str, options), **keywords)
+        started.append(server)
+        return server
+
+    yield begin
+    for server in started:
+        pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))

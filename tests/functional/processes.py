@@ -1,0 +1,123 @@
+"""Starts real programs for the functional tests, and waits for what they say."""
+
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.python.failure import Failure
+
+ROOT = Path(__file__).parent.parent.parent
+
+#: Seconds after which a program that does not do what a test waits for counts as stuck.
+PATIENCE = 60
+
+
+class Daemon(ProcessProtocol):
+    """A program that runs while a test does; its output is kept and can be waited for."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self.output = ""
+        self.status: int | None = None
+        self._waiting: list[tuple[re.Pattern[str], Deferred[re.Match[str]]]] = []
+        self._ended: list[Deferred[int]] = []
+        reactor.spawnProcess(self, argv[0], list(argv), env={**os.environ, **(env or {})})
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self.output += data.decode("utf-8", "replace")
+        for waiting in tuple(self._waiting):
+            pattern, found = waiting
+            match = pattern.search(self.output)
+            if match is not None:
+                self._waiting.remove(waiting)
+                found.callback(match)
+
+    def processEnded(self, reason: Failure) -> None:
+        status = reason.value.exitCode  # type: ignore[union-attr]
+        self.status = -(reason.value.signal or 0) if status is None else status  # type: ignore[union-attr]
+        for _, found in self._waiting:
+            found.errback(AssertionError(f"the program ended:\n{self.output}"))
+        self._waiting.clear()
+        for ended in self._ended:
+            ended.callback(self.status)
+
+    async def says(self, pattern: str) -> re.Match[str]:
+        """Wait until the output holds a regular expression."""
+        compiled = re.compile(pattern)
+        match = compiled.search(self.output)
+        if match is not None:
+            return match
+        if self.status is not None:
+            raise AssertionError(f"the program ended without saying {pattern}:\n{self.output}")
+        found: Deferred[re.Match[str]] = Deferred()
+        self._waiting.append((compiled, found))
+        return await found.addTimeout(PATIENCE, reactor)
+
+    async def ends(self) -> int:
+        """Wait for the end; returns the exit status, or minus the signal's number."""
+        if self.status is not None:
+            return self.status
+        ended: Deferred[int] = Deferred()
+        self._ended.append(ended)
+        return await ended.addTimeout(PATIENCE, reactor)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End the program, if it has not ended already."""
+        if self.status is None:
+            assert self.transport is not None
+            self.transport.signalProcess(number.name.removeprefix("SIG"))
+        return await self.ends()
+
+
+class Server(Daemon):
+    """A daemon that listens on a free port of loopback."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def ready(self) -> "Server":
+        """Wait until it listens."""
+        match = await self.says(r"(?:Site|BaseHTTP\w*) starting on (\d+)")
+        self.port = int(match[1])
+        return self
+
+
+def twistd(plugin: str, *options: str, env: Mapping[str, str] | None = None) -> Server:
+    """Start one of our daemons on a free port."""
+    return Server(
+        [
+            *(os.fspath(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
+            *(plugin, "--port", "tcp:0:interface=127.0.0.1", *options),
+        ],
+        env,
+    )
+
+
+async def run(*argv: str, folder: Path | None = None) -> tuple[int, str, str]:
+    """Run a program to its end; returns its exit status, standard output and standard error."""
+    require(argv[0])
+    out, error, status = await getProcessOutputAndValue(
+        argv[0], argv[1:], env=os.environ, path=os.fspath(folder) if folder else None
+    ).addTimeout(PATIENCE, reactor)
+    return status, out.decode("utf-8", "replace"), error.decode("utf-8", "replace")
+
+
+def require(program: str) -> None:
+    """Skip a test, loudly, for want of a program; on CI that is a failure."""
+    if shutil.which(program) is None:
+        message = f"this test needs the program {program}: install it and run again"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
