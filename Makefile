@@ -1,0 +1,35 @@
+# make demo · make test · make lint · make bench: each makes .venv itself and needs no root.
+
+PYTHON ?= python3
+READY := .venv/.ready
+
+.PHONY: demo test lint bench clean
+
+$(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt \
+		--requirement requirements-dev.txt --editable .
+	touch $@
+
+demo: $(READY)
+	.venv/bin/python demo.py $(if $(CLICK),--click)
+
+test: $(READY)
+	.venv/bin/python -m twisted.trial tests
+	.venv/bin/python -m pytest tests/functional
+	$(MAKE) lint
+
+lint: $(READY)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
+		deploy/server/docker-run.sh .ci/run
+
+bench: $(READY)
+	for name in watch build unpack agent_memory; do \
+		.venv/bin/python -m benchmarks.$$name || exit 1; \
+	done
+
+clean:
+	rm -rf .venv .demo build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache

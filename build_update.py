@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Build `opq-box-update-VERSION.tar.bz2`, an update for OPQ Boxes, in the current folder."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+
+from opq_twisted.errors import BuildFailed, OpqError
+from opq_twisted.release.name import UpdateName, parse_version
+from opq_twisted.release.pack import (
+    AGENT,
+    COMPONENTS,
+    INSTALL_SCRIPT,
+    WHEELS,
+    Contents,
+    destination,
+    find_file,
+    find_script,
+    gather,
+    pack,
+)
+
+CHECKOUT = Path(__file__).resolve().parent
+BOX = CHECKOUT / "deploy" / "box"
+
+DESCRIPTION = f"""\
+{__doc__}
+
+The update is complete in itself: it holds the install script, the sources of the box agent, the
+Python packages that the agent needs, and what --component adds. Its path is printed.
+
+The same files and VERSION give the same bytes. lbzip2 is used where it is installed; without it the
+bytes are others, and building takes longer."""
+
+EPILOG = """\
+Python packages for another machine than this one, here a Raspberry Pi with the 64-bit Raspberry Pi
+OS 12:
+
+  ./build_update.py --python-version 3.11 --platform manylinux2014_aarch64
+
+Run that with the box's own Python version: pip decides by the version it runs on which further
+packages a package needs.
+
+environment:
+  SOURCE_DATE_EPOCH     the default for --version, and the time of every file in the update
+"""
+
+
+def main() -> int:
+    """Build what the command line asks for; give the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        print(build(_parser().parse_args()))
+    except OpqError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"The update was not built ({error}): mend that, then try again.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(options: argparse.Namespace) -> Path:
+    """
+    Build an update and give its path.
+
+    :raises OpqError: when that cannot be done; the text says why.
+    """
+    source_date = _source_date()
+    name = _name(options.version, source_date)
+    destination(name, options.output_dir)
+    contents = _contents(options)
+    with tempfile.TemporaryDirectory(prefix="opq-wheels-") as wheels:
+        if options.wheels:
+            fetch_wheels(contents, Path(wheels), options.platform, options.python_version)
+            contents |= gather(Path(wheels), WHEELS)
+        timestamp = name.version if source_date is None else source_date
+        with ProgressBar(sum(file.size for file in contents.values() if file)) as progress:
+            return pack(name, contents, options.output_dir, timestamp=timestamp, progress=progress)
+
+
+def _contents(options: argparse.Namespace) -> Contents:
+    folders = _component_folders(options.component)
+    contents: Contents = {INSTALL_SCRIPT: find_script(options.install_script)}
+    if AGENT not in folders:
+        contents |= own_agent()
+    for component, folder in folders.items():
+        contents |= gather(folder, component)
+    return contents
+
+
+def own_agent() -> Contents:
+    """Find this project's own box sources."""
+    code = gather(CHECKOUT / "opq_twisted", f"{AGENT}/opq_twisted")
+    plugin = "twisted/plugins/opq_box_agent.py"
+    deployed = gather(BOX, AGENT)
+    deployed.pop(f"{AGENT}/{INSTALL_SCRIPT}", None)
+    return {
+        **{path: file for path, file in code.items() if file and _is_for_boxes(path)},
+        f"{AGENT}/{plugin}": find_file(CHECKOUT / plugin),
+        f"{AGENT}/requirements.txt": find_file(CHECKOUT / "requirements.txt"),
+        **deployed,
+    }
+
+
+def _is_for_boxes(path: str) -> bool:
+    inside = path.removeprefix(f"{AGENT}/opq_twisted/")
+    if inside.startswith("server/"):
+        return False
+    return inside.startswith("box/page/") or inside.endswith((".py", "py.typed"))
+
+
+def fetch_wheels(
+    contents: Contents, folder: Path, platforms: list[str], python_version: str | None
+) -> None:
+    """
+    Download the Python packages that the agent's requirements.txt asks for, with pip.
+
+    A constraints.txt beside it in the sources says which versions exactly.
+
+    :raises BuildFailed: when that file is missing, or pip fails.
+    """
+    requirements = contents.get(f"{AGENT}/requirements.txt")
+    if requirements is None:
+        raise BuildFailed(
+            f"{AGENT} has no requirements.txt that says which wheels it needs: add it, or give "
+            "--no-wheels."
+        )
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+    command += [f"--dest={folder}", f"--requirement={requirements.source}"]
+    constraints = requirements.source.with_name("constraints.txt")
+    if constraints.exists():
+        command.append(f"--constraint={constraints}")
+    command += [f"--platform={platform}" for platform in platforms]
+    if python_version is not None:
+        command.append(f"--python-version={python_version}")
+    if platforms or python_version is not None:
+        command.append("--implementation=cp")
+    if sys.stderr.isatty():
+        print("Fetching the agent's Python packages.", file=sys.stderr)
+    pip = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if pip.returncode != 0:
+        raise BuildFailed(
+            f"pip could not fetch the wheels ({_complaint(pip.stderr)}): mend that, or give "
+            "--no-wheels."
+        )
+
+
+def _complaint(pip_output: str) -> str:
+    """Find the last line in which pip says what was wrong."""
+    lines = [line for line in pip_output.splitlines() if line.strip()] or ["it does not say why"]
+    errors = [line for line in lines if line.startswith("ERROR: ") and "for help visit" not in line]
+    return (errors or lines)[-1].removeprefix("ERROR: ").rstrip(".")
+
+
+def _source_date() -> int | None:
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise BuildFailed(f"SOURCE_DATE_EPOCH must be seconds since the epoch, not {text!r}.")
+    return int(text)
+
+
+def _name(version: str | None, source_date: int | None) -> UpdateName:
+    built = int(time.time()) if source_date is None else source_date
+    return UpdateName(parse_version(str(built) if version is None else version))
+
+
+def _component_folders(options: list[str]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for option in options:
+        name, _, folder = option.partition("=")
+        if name not in COMPONENTS or not folder:
+            raise BuildFailed(
+                f"--component {option} is not NAME=DIR with one of these names: "
+                f"{', '.join(COMPONENTS)}."
+            )
+        if name in folders:
+            raise BuildFailed(f"--component {name} is given twice: leave one out.")
+        folders[name] = Path(folder)
+    return folders
+
+
+class ProgressBar:
+    """A line on the terminal that says how much is packed; nothing where stderr is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._percent = -1
+        self._is_seen = sys.stderr.isatty()
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._is_seen:
+            print(file=sys.stderr)
+
+    def __call__(self, count: int) -> None:
+        """Count more bytes that are done."""
+        self._done += count
+        percent = 100 * self._done // self._total
+        if self._is_seen and percent != self._percent:
+            self._percent = percent
+            line = f"[{'#' * (percent // 4):25}] {percent:3} % of {self._total / 1e6:.1f} MB"
+            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """End through an exception, once, so that nothing is left behind."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--component",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help=f"put the folder DIR into the update as NAME: {', '.join(COMPONENTS)}; can be given "
+        f"once for each (default for {AGENT}: this project's own box sources)",
+    )
+    parser.add_argument(
+        "--version",
+        metavar="VERSION",
+        help="the update's version, in seconds since the epoch (default: now)",
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the folder to build in (default: the current one)",
+    )
+    parser.add_argument(
+        "--install-script",
+        type=Path,
+        default=BOX / INSTALL_SCRIPT,
+        metavar="FILE",
+        help=f"the {INSTALL_SCRIPT} of the update (default: this project's own)",
+    )
+    parser.add_argument(
+        "--no-wheels",
+        dest="wheels",
+        action="store_false",
+        help="leave out the Python packages: the box must have them already",
+    )
+    parser.add_argument(
+        "--platform",
+        action="append",
+        default=[],
+        help="fetch Python packages for this platform, in pip's words; can be given more than once "
+        "(default: this machine's)",
+    )
+    parser.add_argument(
+        "--python-version",
+        metavar="X.Y",
+        help="fetch Python packages for this version of Python (default: the one that runs this)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The main job in a folder: builds an update, serves it, and lets a box take it."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).parent.absolute()
+SANDBOX = ROOT / ".demo"
+PREFIX = SANDBOX / "opq"
+UPDATES = SANDBOX / "updates"
+PID_FILE = SANDBOX / "agent.pid"
+CONFIG = SANDBOX / "opqbox_config.json"
+
+#: Seconds that the box is down while it reboots: long enough to see it in the page.
+DOWN = 2.0
+
+#: Seconds that an update may take with --click.
+PATIENCE = 300.0
+
+# Nothing outside the sandbox is touched, whoever runs the demo and wherever.
+ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
+
+
+def main() -> int:
+    """Set the box up, start the server and the agent, and click if asked to."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--click", action="store_true", help="update at once, then end")
+    click = arguments.parse_args().click
+
+    shutil.rmtree(SANDBOX, ignore_errors=True)
+    UPDATES.mkdir(parents=True)
+    new = int(time.time())
+    old = new - 24 * 3600
+    say(f"Building release {old}, which the box will run at first.")
+    set_up_box(build(old, SANDBOX))
+    say(f"Building release {new}, which the server will offer.")
+    build(new, UPDATES)
+
+    server_port, box_port = free_port(8151), free_port(8080)
+    configure(server_port)
+    server = start_server(server_port)
+    box = Box(box_port)
+    box.start()
+    try:
+        say(f"The update server:  http://localhost:{server_port}/ls")
+        say(f"The box's page:     http://localhost:{box_port}/")
+        if click:
+            return update(box_port, new)
+        say("Click on Update Box there. Ctrl-C ends the demo.")
+        server.wait()
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        box.stop()
+        server.terminate()
+        server.wait()
+
+
+def say(text: str) -> None:
+    """Tell the person who watches."""
+    print(f"demo: {text}", flush=True)
+
+
+def build(version: int, folder: Path) -> Path:
+    """Build an update of this project."""
+    command = [sys.executable, ROOT / "build_update.py", f"--version={version}"]
+    subprocess.run([*command, f"--output-dir={folder}"], check=True)
+    return folder / f"opq-box-update-{version}.tar.bz2"
+
+
+def set_up_box(archive: Path) -> None:
+    """Install a release as on a fresh box: unpack it, and run its script by hand."""
+    subprocess.run(["tar", "xjf", archive, "-C", SANDBOX], check=True)
+    folder = SANDBOX / archive.name.removesuffix(".tar.bz2")
+    environment = {**ENVIRONMENT, "OPQ_PREFIX": str(PREFIX)}
+    subprocess.run(["./install_update.sh"], cwd=folder, env=environment, check=True)
+    shutil.rmtree(folder)
+    archive.unlink()
+
+
+def configure(server_port: int) -> None:
+    """Write the box's configuration; its reboot ends the agent, which then is started again."""
+    settings = {
+        "allow_unsigned": True,
+        "prefix": str(PREFIX),
+        "log": str(SANDBOX / "box_update.log"),
+        "trusted_root": str(SANDBOX / "root.json"),
+        "reboot_command": ["sh", "-c", f'kill "$(cat "{PID_FILE}")"'],
+    }
+    config = {"updates_ep": f"http://127.0.0.1:{server_port}", "box_id": 1, "updater": settings}
+    CONFIG.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def start_server(port: int) -> subprocess.Popen[bytes]:
+    """Start the update server."""
+    log = (SANDBOX / "server.log").open("wb")
+    command = [Path(sys.executable).with_name("twistd"), "--nodaemon", "--pidfile="]
+    options = ["opq-update-server", f"--port=tcp:{port}:interface=127.0.0.1"]
+    return subprocess.Popen([*command, *options, f"--updates-dir={UPDATES}"], stdout=log)
+
+
+class Box(threading.Thread):
+    """Runs the current release's agent, again and again, as the box's systemd would."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self._port = port
+        self._stopping = threading.Event()
+        self._agent: subprocess.Popen[str] | None = None
+
+    def run(self) -> None:
+        """Start the agent whenever it has ended."""
+        with (SANDBOX / "agent.log").open("w") as log:
+            while not self._stopping.is_set():
+                agent = self._start_agent()
+                assert agent.stdout is not None
+                for line in agent.stdout:
+                    log.write(line)
+                    log.flush()
+                    if stage := re.search(r"Stage: (\w+)", line):
+                        say(f"  {stage[1]}")
+                agent.wait()
+                if not self._stopping.is_set():
+                    say("  (the box is down)")
+                    self._stopping.wait(DOWN)
+
+    def _start_agent(self) -> subprocess.Popen[str]:
+        launcher = PREFIX / "current" / "box-configuration-daemon" / "bin" / "opq-box-agent"
+        agent = subprocess.Popen(
+            [
+                *(launcher, f"--config={CONFIG}", f"--state-dir={SANDBOX / 'state'}"),
+                f"--port=tcp:{self._port}:interface=127.0.0.1",
+            ],
+            env=ENVIRONMENT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        PID_FILE.write_text(str(agent.pid))
+        self._agent = agent
+        return agent
+
+    def stop(self) -> None:
+        """End the agent for good."""
+        self._stopping.set()
+        if self._agent is not None:
+            self._agent.terminate()
+        self.join()
+
+
+def update(port: int, version: int) -> int:
+    """Click on Update Box, and wait until the box has come to rest on the new version."""
+    deadline = time.monotonic() + PATIENCE
+    clicked = False
+    while time.monotonic() < deadline:
+        try:
+            if not clicked:
+                say(f"Update Box: {ask(port, 'box_update', data=b'')['status']}")
+                clicked = True
+            status = ask(port, "status")
+        except OSError:
+            time.sleep(0.2)  # The box is starting, or down.
+            continue
+        if status["stage"] == "idle" and status["installed"] == version:
+            say(f"The box runs release {version}.")
+            return 0
+        if status["stage"] == "failed":
+            say(f"The update failed: {status['message']}")
+            return 1
+        time.sleep(0.2)
+    say(f"The update did not end within {PATIENCE:.0f} seconds; see {SANDBOX}/*.log.")
+    return 1
+
+
+def ask(port: int, path: str, data: bytes | None = None) -> dict[str, object]:
+    """Ask the box's agent."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        content: dict[str, object] = json.load(answer)
+    return content
+
+
+def free_port(preferred: int) -> int:
+    """Find a port to listen on: the usual one if nobody has it."""
+    for port in (preferred, 0):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            number: int = listener.getsockname()[1]
+            return number
+    raise SystemExit("No TCP port is free on this machine.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
