@@ -24,7 +24,7 @@ setup(
     install_requires=requirements(),
     # twisted.plugins is not a package of ours, so find_packages() cannot see it.
     packages=[*find_packages(include=["opq_twisted", "opq_twisted.*"]), "twisted.plugins"],
-    # Without this an editable install hides the plugins behind an import hook that twistd never asks.
+    # Without this an editable install hides the plugins behind an import hook of its own.
     package_dir={"": "."},
     package_data={"opq_twisted": ["py.typed"], "opq_twisted.box": ["page/*"]},
     zip_safe=False,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from benchmarks.trees import make_tree
 from opq_twisted.release.compress import Compress, with_lbzip2, with_stdlib
+from opq_twisted.release.contents import gather
 from opq_twisted.release.name import UpdateName
-from opq_twisted.release.pack import gather, pack
+from opq_twisted.release.pack import pack
 
 ROUNDS = 3
 

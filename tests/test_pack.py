@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.errors import BuildFailed
 from opq_twisted.release.compress import Compress, Writable, with_lbzip2, with_stdlib
+from opq_twisted.release.contents import Contents, find_script, gather
 from opq_twisted.release.name import UpdateName
-from opq_twisted.release.pack import Contents, find_script, gather, pack
+from opq_twisted.release.pack import pack
 from opq_twisted.release.unpack import unpack
 
 NAME = UpdateName(1547860803)

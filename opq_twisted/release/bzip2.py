@@ -12,8 +12,9 @@ def is_whole(fd: int, size: int) -> bool:
     """
     Whether the file of `size` bytes begins and ends as a bzip2 file does.
 
-    A stream ends with a 48-bit mark and a 32-bit checksum at any bit offset, then zeros up to the next
-    byte: always within the last 11 bytes. This is no integrity check; it finds uploads that were cut off.
+    A stream ends with a 48-bit mark and a 32-bit checksum at any bit offset, then zeros up to the
+    next byte: always within the last 11 bytes. This is no integrity check; it finds uploads that
+    were cut off.
 
     :raises OSError: when the file cannot be read.
     """

@@ -45,7 +45,7 @@ class UpdateName:
 
 def parse_version(text: str) -> int:
     """
-    Read a version as `VERSION` files and the server's `/version` write it: digits, then perhaps a newline.
+    Read a version as `VERSION` files and `/version` of the server write it.
 
     :raises InvalidName: when it is anything else.
     """

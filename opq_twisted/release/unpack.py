@@ -17,14 +17,12 @@ from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.decompress import Decompress, fastest
 from opq_twisted.release.name import UpdateName, parse_version
 from opq_twisted.release.tarstream import Member, TarStream
-from opq_twisted.release.vetting import Placement, Vetting
+from opq_twisted.release.vetting import LIMIT, Placement, Vetting
 
 #: The exit codes for `ArchiveRefused` and `NoRoom`; every other failure has another code.
 REFUSED = 3
 NO_ROOM = 4
 
-#: How many bytes the decompressed archive may have.
-LIMIT = 2 << 30
 #: How many bytes of the disk must stay free.
 RESERVE = 64 << 20
 

@@ -7,6 +7,8 @@ from itertools import accumulate
 from opq_twisted.errors import ArchiveRefused
 from opq_twisted.release.tarstream import Member, quoted
 
+#: How many bytes the decompressed archive may have.
+LIMIT = 2 << 30
 MAX_MEMBERS = 100_000
 MAX_DEPTH = 32
 MAX_PATH = 1024
