@@ -175,6 +175,8 @@ def inspect(directory: Path, name: str) -> Archive:
     try:
         parsed = UpdateName.parse(name)
     except InvalidName:
+        if not os.path.lexists(directory / name):
+            raise FileNotFoundError(name) from None
         raise NotOffered("its name does not follow opq-box-update-VERSION.tar.bz2") from None
     try:
         path, fd = open_inside(directory, name)

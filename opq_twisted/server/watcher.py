@@ -54,6 +54,7 @@ class Watcher(Service):
         self._catalog = catalog
         self._heartbeat = heartbeat
         self._in_thread = in_thread
+        self._path = FilePath(os.fsencode(catalog.directory))
         self._notifier: inotify.INotify | None = None
         self._watched: tuple[int, int] | None = None
         self._touched: set[str] = set()
@@ -87,17 +88,13 @@ class Watcher(Service):
             return
         self._unwatch()
         try:
-            notifier = inotify.INotify(self._reactor)
-            notifier.watch(
-                FilePath(os.fsencode(self._catalog.directory)),
-                _EVENTS,
-                callbacks=[self._notified],
-            )
+            self._notifier = inotify.INotify(self._reactor)
+            self._notifier.watch(self._path, _EVENTS, callbacks=[self._notified])
         except (OSError, inotify.INotifyError) as error:
             self._log.warn("no kernel events, only the heartbeat: {error}", error=error)
+            self._unwatch()
             return
-        notifier.startReading()
-        self._notifier = notifier
+        self._notifier.startReading()
         self._watched = (status.st_dev, status.st_ino)
 
     def _unwatch(self) -> None:
@@ -111,7 +108,7 @@ class Watcher(Service):
 
     def _notified(self, _watch: object, path: FilePath[bytes], events: int) -> None:
         # An exception in here would end Twisted's reading of events for good: note, and work later.
-        if events & _OF_THE_DIRECTORY:
+        if events & _OF_THE_DIRECTORY or path == self._path:
             if events & inotify.IN_DELETE_SELF:
                 # Twisted closes the notifier by itself, and must not be asked to do so twice.
                 self._forget_watch()

@@ -1,7 +1,7 @@
 """What the functional tests share: daemons that end with their test."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -29,3 +29,19 @@ def start() -> Iterator[StartDaemon]:
     yield begin
     for server in started:
         pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+
+
+@pytest.fixture
+def spawn() -> Iterator[StartDaemon]:
+    """Start any programs that are stopped when the test is over; what they said is shown then."""
+    started: list[processes.Server] = []
+
+    def begin(*argv: object, env: Mapping[str, str] | None = None) -> processes.Server:
+        server = processes.Server([*map(str, argv)], env)
+        started.append(server)
+        return server
+
+    yield begin
+    for server in started:
+        pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+        print(server.output)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from twisted.internet import reactor
@@ -117,7 +118,11 @@ async def run(*argv: str, folder: Path | None = None) -> tuple[int, str, str]:
 def require(program: str) -> None:
     """Skip a test, loudly, for want of a program; on CI that is a failure."""
     if shutil.which(program) is None:
-        message = f"this test needs the program {program}: install it and run again"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        skip(f"this test needs the program {program}: install it and run again")
+
+
+def skip(reason: str) -> NoReturn:
+    """Skip a test, loudly, for want of something; on CI that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

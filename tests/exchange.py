@@ -1,0 +1,100 @@
+"""HTTP with a resource tree, byte for byte, without a network."""
+
+import http.client
+import io
+import socket
+from typing import cast
+
+from attrs import frozen
+from twisted.internet import task
+from twisted.internet.task import Clock, Cooperator
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+from opq_twisted.webserver import BoundedChannel, BoundedRequest
+
+
+@frozen
+class Answer:
+    """What a client makes of the bytes it got."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+    #: Whether the connection ended before the promised length.
+    cut: bool = False
+
+    @property
+    def text(self) -> str:
+        """The body of a text answer."""
+        return self.body.decode()
+
+
+class Connection:
+    """A client's connection to a resource tree, driven by hand."""
+
+    def __init__(self, root: IResource) -> None:
+        self.clock = Clock()
+        self.transport = StringTransport()
+        site = Site(root, requestFactory=BoundedRequest, reactor=self.clock)
+        site.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
+        self.channel = cast(BoundedChannel, site.buildProtocol(None))
+        self.channel.makeConnection(self.transport)
+
+    def send(self, method: str, path: str, *headers: str) -> None:
+        """Send a request without a body."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: box.example", *headers, "", ""]
+        self.channel.dataReceived("\r\n".join(lines).encode("latin-1"))
+
+    def answer(self, method: str = "GET") -> Answer:
+        """Parse what was answered so far."""
+        return parse(self.transport.value(), method)
+
+
+class _Stream(io.BytesIO):
+    def makefile(self, _mode: str) -> "_Stream":
+        return self
+
+    def close(self) -> None:
+        """Stay open: another answer may follow."""
+
+
+def parse(received: bytes, method: str = "GET") -> Answer:
+    """Take the one answer that was received, as Python's own client does."""
+    (answer,) = parse_all(received, method)
+    return answer
+
+
+def parse_all(received: bytes, method: str = "GET") -> list[Answer]:
+    """Take the answers to requests of one method."""
+    stream = _Stream(received)
+    answers = []
+    while stream.tell() < len(received):
+        response = http.client.HTTPResponse(cast(socket.socket, stream), method=method)
+        response.begin()
+        try:
+            body, cut = response.read(), False
+        except http.client.IncompleteRead as error:
+            body, cut = error.partial, True
+        answers.append(Answer(response.status, response.headers, body, cut))
+    return answers
+
+
+def ask(root: IResource, method: str, path: str, *headers: str) -> Answer:
+    """Make one request that is answered at once."""
+    connection = Connection(root)
+    connection.send(method, path, *headers)
+    return connection.answer(method)
+
+
+def chunk_by_chunk(case: SynchronousTestCase) -> Clock:
+    """Let a test have what is produced for the network one chunk for each advance of a clock."""
+    clock = Clock()
+    cooperator = Cooperator(
+        terminationPredicateFactory=lambda: lambda: True,
+        scheduler=lambda call: clock.callLater(0, call),
+    )
+    case.patch(task, "_theCooperator", cooperator)
+    return clock

@@ -1,0 +1,246 @@
+"""A box in a folder: a prefix, a state directory, a configuration, and an agent that can be started."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+
+from tests.functional.processes import PATIENCE, Server, run
+
+Spawn = Callable[..., Server]
+
+#: Seconds between two looks at what tells nobody that it has changed.
+GLANCE = 0.02
+
+#: An install script that does its work.
+INSTALL = b"""#!/bin/sh
+set -e
+echo "installing $OPQ_VERSION"
+mkdir -p "$OPQ_PREFIX/current"
+cp VERSION "$OPQ_PREFIX/current/VERSION"
+"""
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that nobody tells of."""
+    for _ in range(int(PATIENCE / GLANCE)):
+        if condition():
+            return
+        await deferLater(reactor, GLANCE)
+    raise AssertionError("what the test waits for did not come about")
+
+
+async def ask(url: str, *options: str) -> tuple[int, str]:
+    """Ask by curl; returns the status code and the body."""
+    status, out, error = await run(
+        *("curl", "-s", "-S", "--max-time", "30", "-w", "\n%{http_code}", *options, url)
+    )
+    assert status == 0, f"curl {url}: {error}"
+    body, _, code = out.rpartition("\n")
+    return int(code), body
+
+
+class Box:
+    """
+    A sandboxed box.
+
+    Its reboot command writes a line to `reboots` and stops the agent; `start` is the power button.
+    """
+
+    def __init__(self, spawn: Spawn, folder: Path) -> None:
+        self.prefix = folder / "prefix"
+        self.state_dir = folder / "state"
+        self.config = folder / "opqbox_config.json"
+        self.log = folder / "log" / "box_update.log"
+        self.pid_file = folder / "agent.pid"
+        self.reboots = folder / "reboots"
+        self._reboot = folder / "reboot"
+        self._spawn = spawn
+        #: The agent that was started last.
+        self.agent: Server
+        #: What starts the agent.
+        self.program = (
+            *(str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
+            "opq-box-agent",
+        )
+        folder.mkdir(exist_ok=True)
+        self._reboot.write_text(
+            f'#!/bin/sh\necho rebooting >>{self.reboots}\nkill -TERM "$(cat {self.pid_file})"\n'
+        )
+        self._reboot.chmod(0o755)
+
+    def configure(self, endpoint: str, **updater: Any) -> None:
+        """Write the configuration, with keys of other daemons; unsigned releases are allowed."""
+        settings = {
+            "allow_unsigned": True,
+            "trusted_root": str(self.config.with_name("root.json")),
+            "prefix": str(self.prefix),
+            "log": str(self.log),
+            "reboot_command": [str(self._reboot)],
+            **updater,
+        }
+        others = {"box_id": 7, "device_path": "/dev/opq0", "plugins": ["print"]}
+        content = {**others, "updates_ep": endpoint, "updater": settings}
+        self.config.write_text(json.dumps(content))
+
+    def install(self, version: int) -> None:
+        """Let a release be the installed one."""
+        current = self.prefix / "current"
+        current.mkdir(parents=True, exist_ok=True)
+        (current / "VERSION").write_text(f"{version}\n")
+
+    def use_installed_agent(self) -> None:
+        """Start the agent from the installed release from now on."""
+        self.program = (
+            str(self.prefix / "current" / "box-configuration-daemon" / "bin" / "opq-box-agent"),
+        )
+
+    def launch(self, *options: object) -> Server:
+        """Start the agent's process."""
+        self.agent = self._spawn(
+            *(*self.program, "--config", self.config, "--state-dir", self.state_dir),
+            *("--port", "tcp:0:interface=127.0.0.1", *options),
+            env={"OPQ_PYTHON": sys.executable},
+        )
+        assert self.agent.transport is not None
+        self.pid_file.write_text(f"{self.agent.transport.pid}\n")
+        return self.agent
+
+    async def start(self) -> None:
+        """Start the agent, and wait until it listens."""
+        await self.launch().ready()
+
+    async def click(self, *options: str) -> tuple[int, str]:
+        """Click Update Box; returns the status code and what the box says."""
+        code, body = await ask(f"{self.agent.url}/box_update", "-X", "POST", *options)
+        return code, json.loads(body)["status"]
+
+    async def status(self) -> dict[str, Any]:
+        """Ask how the box is."""
+        code, body = await ask(f"{self.agent.url}/status")
+        assert code == 200
+        status: dict[str, Any] = json.loads(body)
+        return status
+
+    async def fails(self, times: int = 1) -> str:
+        """Wait until the agent says, for the so-manyth time, that an update failed; returns why."""
+        await self.agent.says(rf"(?s)(The update failed: .*){{{times}}}")
+        status = await self.status()
+        assert status["stage"] == "failed", status
+        attempt = status["last_attempt"]
+        assert attempt["outcome"] == "failed"
+        assert attempt["reason"] == status["message"]
+        return str(attempt["reason"])
+
+    async def reboots_to(self, version: int) -> None:
+        """Wait for the reboot, start the agent again, and find the release installed."""
+        assert await self.agent.ends() == 0, self.agent.output
+        assert self.rebooted, self.agent.output
+        await self.start()
+        status = await self.status()
+        assert (status["stage"], status["installed"]) == ("idle", version), status
+        assert status["last_attempt"]["outcome"] == "updated"
+
+    @property
+    def rebooted(self) -> int:
+        """How often the box was asked to reboot."""
+        return len(self.reboots.read_text().splitlines()) if self.reboots.exists() else 0
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that the agent went through since it was started."""
+        return [
+            line.rpartition("Stage: ")[2]
+            for line in self.agent.output.splitlines()
+            if "Stage: " in line
+        ]
+
+    def archives(self) -> set[str]:
+        """The names of what was downloaded."""
+        return {path.name for path in (self.state_dir / "archives").iterdir()}
+
+    def everything_installed(self) -> dict[str, bytes]:
+        """All files of the prefix."""
+        return {str(path): path.read_bytes() for path in self.prefix.rglob("*") if path.is_file()}
+
+
+class Gate:
+    """A FIFO at which a script waits until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        # Both ways, so that neither side waits for the other to open it.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        #: A command for the script.
+        self.wait = f"read -r _ <{path}\n"
+
+    def open(self) -> None:
+        """Let one script pass."""
+        os.write(self._fd, b"\n")
+
+    def close(self) -> None:
+        """Let all scripts pass, for nobody opens the gate any more."""
+        os.close(self._fd)
+
+
+@frozen
+class Answer:
+    """What a raw server sends, and whether it closes the connection then."""
+
+    content: bytes
+    closes: bool = True
+
+
+def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """The bytes of an HTTP/1.1 answer; `length` may lie."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode() + body
+
+
+class RawServer(Factory):
+    """Sends the very bytes that it was told to, path by path, in the test's own process."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        #: The paths that were asked for.
+        self.asked: list[str] = []
+        self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._port.getHost().port}"
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        return _RawAnswers(self)
+
+    def close(self) -> Deferred[None] | None:
+        """Listen no more."""
+        closed: Deferred[None] | None = self._port.stopListening()
+        return closed
+
+
+class _RawAnswers(Protocol):
+    def __init__(self, server: RawServer) -> None:
+        self._server = server
+        self._request = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self._request += data
+        if b"\r\n\r\n" not in self._request:
+            return
+        path = self._request.split(b" ")[1].decode()
+        self._server.asked.append(path)
+        answer = self._server.answers.get(path, Answer(http(b"", status="404 Not Found")))
+        assert self.transport is not None
+        self.transport.write(answer.content)
+        if answer.closes:
+            self.transport.loseConnection()

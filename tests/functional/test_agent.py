@@ -1,0 +1,705 @@
+"""The box agent on its whole journey: real processes, real sockets, real archives."""
+
+import base64
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from opq_twisted.release.name import UpdateName
+from tests.archives import (
+    concatenated,
+    file,
+    header,
+    layout,
+    make_archive,
+    stream,
+    write_archive,
+)
+from tests.functional import older_server
+from tests.functional.box import (
+    INSTALL,
+    Answer,
+    Box,
+    Gate,
+    RawServer,
+    Spawn,
+    ask,
+    eventually,
+    http,
+)
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import ROOT, Server, run
+
+OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
+
+StartOlder = Callable[..., Server]
+
+
+@pytest.fixture
+def updates(tmp_path: Path) -> Path:
+    """The directory that the update server serves."""
+    folder = tmp_path / "updates"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def box(spawn: Spawn, tmp_path: Path) -> Box:
+    """A box that runs an old release, put there by hand."""
+    box = Box(spawn, tmp_path / "box")
+    box.install(OLD)
+    return box
+
+
+@pytest.fixture
+def older(spawn: Spawn, updates: Path) -> StartOlder:
+    """Start the update server of the field."""
+    return lambda *options: spawn(sys.executable, older_server.__file__, updates, *options)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Where an install script waits."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.close()
+
+
+@pytest.fixture
+def raw() -> Iterator[RawServer]:
+    """An update server that does whatever it is told to."""
+    server = RawServer()
+    yield server
+    pytest_twisted.blockon(server.close())
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two releases that build_update.py built from this checkout."""
+    folder = tmp_path_factory.mktemp("built")
+    for version in (OLD, NEW):
+        subprocess.run(
+            [
+                *(sys.executable, ROOT / "build_update.py", "--no-wheels"),
+                *("--output-dir", folder, "--version", str(version)),
+            ],
+            check=True,
+            timeout=60,
+        )
+    return folder
+
+
+def archive(folder: Path, version: int, script: bytes = INSTALL, **options: bool) -> Path:
+    """Publish an update that has nothing but its script."""
+    return make_archive(folder / str(UpdateName(version)), version, script=script, **options)
+
+
+async def install_by_hand(box: Box, built: Path, version: int, folder: Path) -> None:
+    """Install a first release, as the manual says."""
+    folder.mkdir()
+    name = UpdateName(version)
+    await done("tar", "xf", str(built / str(name)), "-C", str(folder))
+    await done(
+        *("env", f"OPQ_PREFIX={box.prefix}", f"OPQ_PYTHON={sys.executable}"),
+        str(folder / name.folder / "install_update.sh"),
+    )
+    box.use_installed_agent()
+
+
+async def done(*argv: str, folder: Path | None = None) -> str:
+    """Run a program that must succeed; returns what it printed."""
+    status, out, error = await run(*argv, folder=folder)
+    assert status == 0, f"{argv} ended with {status}:\n{out}\n{error}"
+    return out
+
+
+# The whole journey
+
+
+@pytest_twisted.ensureDeferred
+async def test_journey(
+    start: StartDaemon, spawn: Spawn, built: Path, updates: Path, tmp_path: Path
+) -> None:
+    """A click takes a box from its first release to the newest, whose own agent then confirms it."""
+    box = Box(spawn, tmp_path / "box")
+    await install_by_hand(box, built, OLD, tmp_path / "first")
+    shutil.copy(built / str(UpdateName(NEW)), updates)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+
+    await box.start()
+    assert await ask(f"{box.agent.url}/version") == (200, f'{{"version": {OLD}}}\n')
+    assert await box.click() == (202, f"The update to {NEW} has begun.")
+    await box.agent.says("Stage: rebooting")
+    assert await box.agent.ends() == 0
+    assert box.rebooted == 1
+    assert box.stages == [
+        *("checking", "downloading", "verifying", "unpacking", "installing", "rebooting")
+    ]
+    assert f"Release {NEW} is now current." in box.log.read_text()
+
+    await box.start()
+    assert box.stages == ["confirming"]
+    assert await ask(f"{box.agent.url}/version") == (200, f'{{"version": {NEW}}}\n')
+    status = await box.status()
+    assert status["stage"] == "idle"
+    assert status["last_attempt"]["outcome"] == "updated"
+    assert status["last_attempt"]["version"] == NEW
+    _, page = await ask(f"{box.agent.url}/")
+    assert f'<dd id="installed">{NEW}</dd>' in page
+    assert f"The box runs release {NEW}." in page
+    assert await box.click() == (200, "The box is up to date.")
+    assert not (box.state_dir / "unpacked").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_click_by_get(start: StartDaemon, box: Box, updates: Path) -> None:
+    """The older interface starts an update by GET."""
+    archive(updates, NEW)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    code, _ = await ask(f"{box.agent.url}/box_update")
+    assert code == 202
+    await box.reboots_to(NEW)
+    assert box.rebooted == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_second_click(start: StartDaemon, box: Box, updates: Path, gate: Gate) -> None:
+    """While an update is under way, a click is told so, and the stage."""
+    archive(updates, NEW, b"#!/bin/sh\n" + gate.wait.encode() + INSTALL)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    await box.click()
+    await box.agent.says("Stage: installing")
+    for method in ("GET", "POST"):
+        code, body = await ask(f"{box.agent.url}/box_update", "-X", method)
+        assert code == 409
+        assert json.loads(body)["stage"] == "installing"
+    assert (await box.status())["stage"] == "installing"
+    gate.open()
+    await box.reboots_to(NEW)
+    assert box.rebooted == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_installs_by_itself(start: StartDaemon, box: Box, updates: Path) -> None:
+    """A box that may install by itself needs no click, and stays on the release it has then."""
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url, install="automatic", check_every=0.5, spread=0)
+    await box.start()
+    await eventually_checked(box)
+    archive(updates, NEW)
+    await box.reboots_to(NEW)
+    await eventually_checked(box)
+    assert box.stages == ["confirming"]
+
+
+async def eventually_checked(box: Box) -> None:
+    """Wait until the agent has asked the update server by itself."""
+    while (await box.status())["last_check"] is None:
+        pass
+
+
+# Older boxes, older servers, older archives
+
+
+@pytest.mark.parametrize("options", [(), ("--no-length",)], ids=["length", "no length"])
+@pytest.mark.parametrize("wrapped", [True, False], ids=["folder", "flat"])
+@pytest_twisted.ensureDeferred
+async def test_older_server(
+    older: StartOlder, box: Box, updates: Path, tmp_path: Path, wrapped: bool, options: tuple[str]
+) -> None:
+    """An archive of `tar cjf` comes from the older server; its script puts VERSION elsewhere."""
+    installed = tmp_path / "etc" / "opq-version"
+    folder = tmp_path / UpdateName(NEW).folder
+    (folder / "box-config-daemon").mkdir(parents=True)
+    (folder / "box-config-daemon" / "http_server.py").write_text("print('hello')\n")
+    (folder / "VERSION").write_text(f"{NEW}\n")
+    script = folder / "install_update.sh"
+    script.write_text(f"#!/bin/bash\nmkdir -p {installed.parent}\ncp VERSION {installed}\n")
+    script.chmod(0o755)
+    what = (str(tmp_path), folder.name) if wrapped else (str(folder), ".")
+    await done("tar", "cjf", str(updates / str(UpdateName(NEW))), "-C", *what)
+
+    server = await older(*options).ready()
+    box.configure(server.url, version_file=str(installed))
+    await box.start()
+    assert (await box.status())["installed"] is None
+    await box.click()
+    await box.reboots_to(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_older_box(start: StartDaemon, built: Path, tmp_path: Path) -> None:
+    """The steps of the older box's shell script work with the new server and a new archive."""
+    server = await start("opq-update-server", "--updates-dir", built).ready()
+    steps = (
+        f"set -e; wget -q {server.url}/latest -O update.tar.bz2; tar xf update.tar.bz2; "
+        "cd opq-box-update-*; cat VERSION; ./install_update.sh >&2"
+    )
+    prefix = tmp_path / "prefix"
+    environment = (f"OPQ_PREFIX={prefix}", f"OPQ_PYTHON={sys.executable}")
+    assert await done("env", *environment, "sh", "-c", steps, folder=tmp_path) == f"{NEW}\n"
+    assert (prefix / "current" / "VERSION").read_text() == f"{NEW}\n"
+
+
+# Archives that must not be installed
+
+_TOP = f"{UpdateName(NEW).folder}/"
+_GOOD = layout(NEW, _TOP, INSTALL)
+
+
+def _truncated() -> bytes:
+    whole = concatenated([stream(*_GOOD, file(f"{_TOP}noise", os.urandom(100_000)))])
+    return whole[: len(whole) // 2]
+
+
+def _bomb() -> bytes:
+    mebibytes = 3 * 1024
+    parts = [stream(*_GOOD, end=b""), header(f"{_TOP}zeros", b"0", mebibytes << 20)]
+    return concatenated(parts) + mebibytes * concatenated([bytes(1 << 20)])
+
+
+BAD_ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "link": (
+        lambda: concatenated([stream(*_GOOD, header(f"{_TOP}x", b"2", link=b"/etc/passwd"))]),
+        "x",
+    ),
+    "device": (lambda: concatenated([stream(*_GOOD, header(f"{_TOP}x", b"3"))]), "x"),
+    "parent": (lambda: concatenated([stream(*_GOOD, file(f"{_TOP}../../x", b"x"))]), "'..'"),
+    "absolute": (
+        lambda: concatenated([stream(*_GOOD, file("/tmp/opq-escaped", b"x"))]),
+        "absolute path",
+    ),
+    "bomb": (_bomb, "more than 2048 MiB"),
+    "no VERSION": (lambda: concatenated([stream(_GOOD[1])]), "no file VERSION"),
+    "other VERSION": (
+        lambda: concatenated([stream(*layout(NEWER, _TOP))]),
+        f"its VERSION holds {NEWER} and not {NEW}",
+    ),
+    "no script": (lambda: concatenated([stream(_GOOD[0])]), "no file install_update.sh"),
+    "script not executable": (
+        lambda: concatenated([stream(*layout(NEW, _TOP, INSTALL, mode=0o644))]),
+        "not executable",
+    ),
+    "truncated": (_truncated, "not a whole bzip2 archive"),
+    "not bzip2": (lambda: b"<html>hello</html>" * 100, "not a whole bzip2 archive"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARCHIVES)
+@pytest_twisted.ensureDeferred
+async def test_bad_archive(older: StartOlder, box: Box, updates: Path, kind: str) -> None:
+    """A bad archive is refused with its reason, leaves nothing, and stands in nobody's way."""
+    make, reason = BAD_ARCHIVES[kind]
+    (updates / str(UpdateName(NEW))).write_bytes(make())
+    server = await older().ready()
+    box.configure(server.url)
+    before = box.everything_installed()
+    await box.start()
+    await box.click()
+    assert reason in await box.fails()
+    assert box.everything_installed() == before
+    assert not (box.state_dir / "unpacked").exists()
+    assert not Path("/tmp/opq-escaped").exists()
+    assert box.rebooted == 0
+
+    archive(updates, NEWER)
+    await box.click()
+    await box.reboots_to(NEWER)
+    assert box.archives() == {str(UpdateName(NEWER))}
+
+
+# Scripts and reboot commands that do not work
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (b"#!/bin/sh\necho that is not it\nexit 3\n", "ended with exit status 3"),
+        (b"#!/nonexistent/shell\n", "ended with exit status 127"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_failing_script(
+    start: StartDaemon, box: Box, updates: Path, script: bytes, reason: str
+) -> None:
+    """A script that fails is reported, is not tried again by itself, and does not reboot the box."""
+    archive(updates, NEW, script)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    await box.click()
+    sentence = await box.fails()
+    assert reason in sentence
+    assert str(box.log) in sentence
+    if b"echo" in script:
+        assert "that is not it" in box.log.read_text()
+    assert box.rebooted == 0
+
+    # The owner may try again.
+    await box.click()
+    assert reason in await box.fails(times=2)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_hanging_script(
+    start: StartDaemon, box: Box, updates: Path, tmp_path: Path, stubborn: bool
+) -> None:
+    """A script that hangs is ended with all that it started, even what ignores SIGTERM."""
+    pids = tmp_path / "pids"
+    trap = b"trap '' TERM\n" if stubborn else b""
+    lines = f"sleep 300 &\necho $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\nsleep 300\n"
+    archive(updates, NEW, b"#!/bin/sh\n" + trap + lines.encode())
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url, install_timeout=1)
+    await box.start()
+    await box.click()
+    assert "took too long and was ended" in await box.fails()
+    await eventually(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+
+
+@pytest.mark.parametrize("status", [0, 3])
+@pytest_twisted.ensureDeferred
+async def test_script_kills_agent(
+    start: StartDaemon, box: Box, updates: Path, gate: Gate, status: int
+) -> None:
+    """A script that kills the agent goes on; the next agent learns what came of it."""
+    kill = f'#!/bin/sh\nkill -KILL "$(cat {box.pid_file})"\n{gate.wait}'
+    archive(updates, NEW, kill.encode() + INSTALL + b"exit %d\n" % status)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    await box.click()
+    assert await box.agent.ends() == -signal.SIGKILL
+    await box.start()
+    assert (await box.status())["stage"] == "installing"
+    gate.open()
+    if status == 0:
+        await box.reboots_to(NEW)
+        assert box.rebooted == 1
+    else:
+        assert "ended with exit status 3" in await box.fails()
+    assert box.log.read_text().count("installing") == 1
+
+
+@pytest.mark.parametrize("command", ["/nonexistent/reboot", "/bin/false"])
+@pytest_twisted.ensureDeferred
+async def test_reboot_command(start: StartDaemon, box: Box, updates: Path, command: str) -> None:
+    """When the box cannot be rebooted, its owner is told to do it."""
+    archive(updates, NEW)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url, reboot_command=[command, "now"])
+    await box.start()
+    await box.click()
+    reason = await box.fails()
+    assert f"The reboot command {command} now" in reason
+    assert "Reboot the box by hand." in reason
+
+
+# Servers that do not work
+
+
+def _offer(raw: RawServer, answer: Answer) -> None:
+    raw.answers["/version"] = Answer(http(str(NEW).encode()))
+    raw.answers[f"/update/{UpdateName(NEW)}"] = answer
+
+
+VERSION_ANSWERS = {
+    "garbage": (Answer(http(b"<html>hello</html>")), "answers what no update server would"),
+    "not HTTP": (Answer(b"SSH-2.0-OpenSSH_9.2\r\n"), "Cannot reach the update server"),
+    "closed": (Answer(b""), "Cannot reach the update server"),
+    "500": (Answer(http(b"", status="500 Oops")), "answers 500"),
+    "endless": (
+        Answer(b"HTTP/1.1 200 OK\r\n\r\n" + b"1" * 1_000_000, closes=False),
+        "more than 1024 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", VERSION_ANSWERS)
+@pytest_twisted.ensureDeferred
+async def test_bad_version_answer(box: Box, raw: RawServer, kind: str) -> None:
+    """What no update server would answer installs nothing, and the sentence says which it was."""
+    answer, reason = VERSION_ANSWERS[kind]
+    raw.answers["/version"] = answer
+    box.configure(raw.url)
+    await box.start()
+    code, text = await box.click()
+    assert code == 202
+    assert reason in text
+    assert reason in await box.fails()
+    assert raw.asked == ["/version"]
+    _, page = await ask(f"{box.agent.url}/")
+    assert reason in page
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_down(box: Box, raw: RawServer) -> None:
+    """A server that is down is named; once it is up, a click works."""
+    box.configure("http://127.0.0.1:1")
+    await box.start()
+    await box.click()
+    assert "Cannot reach the update server http://127.0.0.1:1" in await box.fails()
+    assert (await box.status())["installed"] == OLD
+
+
+def _archive_bytes(tmp_path: Path) -> bytes:
+    """A good archive whose content spans more than one read."""
+    noise = {"box-configuration-daemon/noise": os.urandom(300_000)}
+    path = make_archive(tmp_path / str(UpdateName(NEW)), NEW, noise, script=INSTALL)
+    return path.read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    return f"Repr-Digest: sha-256=:{digest}:"
+
+
+def _altered(whole: bytes) -> bytes:
+    middle = len(whole) // 2
+    return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+
+
+DELIVERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "500": (lambda whole: http(b"", status="500 Oops"), "answers 500"),
+    "404": (lambda whole: http(b"", status="404 Not Found"), "answers 404"),
+    "cut": (lambda whole: http(whole[:-1000], length=len(whole)), "connection broke"),
+    "says too much": (lambda whole: http(whole, length=len(whole) + 7), "connection broke"),
+    "says too little": (lambda whole: http(whole, length=len(whole) // 2), "not a whole bzip2"),
+    "says no archive is so large": (lambda whole: http(whole, length=10**15), "at most"),
+    "cut, HTTP/1.0": (
+        lambda whole: b"HTTP/1.0 200 OK\r\n\r\n" + whole[: len(whole) // 2],
+        "not a whole bzip2",
+    ),
+    "altered": (lambda whole: http(_altered(whole), _digest(whole)), "another SHA-256"),
+    "altered, without a digest": (lambda whole: http(_altered(whole)), "damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", DELIVERIES)
+@pytest_twisted.ensureDeferred
+async def test_bad_delivery(box: Box, raw: RawServer, tmp_path: Path, kind: str) -> None:
+    """An archive that does not arrive as it is installs nothing; a click later, it does."""
+    deliver, reason = DELIVERIES[kind]
+    whole = _archive_bytes(tmp_path)
+    _offer(raw, Answer(deliver(whole)))
+    box.configure(raw.url)
+    before = box.everything_installed()
+    await box.start()
+    await box.click()
+    assert reason in await box.fails()
+    assert box.everything_installed() == before
+    assert not (box.state_dir / "unpacked").exists()
+
+    _offer(raw, Answer(http(whole, _digest(whole))))
+    await box.click()
+    await box.reboots_to(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_unsigned_refused(box: Box, raw: RawServer) -> None:
+    """Where unsigned releases are not allowed, nothing is even downloaded."""
+    _offer(raw, Answer(b""))
+    box.configure(raw.url, allow_unsigned=False)
+    await box.start()
+    await box.click()
+    reason = await box.fails()
+    assert "not signed" in reason
+    assert '"allow_unsigned": true' in reason
+    assert raw.asked == ["/version"]
+    assert box.archives() == set()
+
+
+# What the agent cannot start with
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "Cannot read the configuration {config}: No such file or directory."),
+        ("{", "The configuration {config} is not JSON"),
+        ("[]", "The configuration {config} must be a JSON object."),
+        ("{}", "updates_ep: a required key is missing"),
+        ('{"updates_ep": "updates.example.org"}', "updates_ep must be like"),
+        ('{"updates_ep": "http://x", "box_id": "7"}', "box_id: must be a whole number"),
+        (
+            '{"updates_ep": "http://x", "updater": {"instal": "click"}}',
+            "updater: unknown key 'instal'",
+        ),
+        (
+            '{"updates_ep": "http://x", "updater": {"check_every": -1}}',
+            "check_every must be more than 0",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_bad_configuration(box: Box, content: str | None, sentence: str) -> None:
+    """A configuration that cannot be used ends the agent with one sentence that names the key."""
+    if content is not None:
+        box.config.write_text(content)
+    agent = box.launch()
+    assert await agent.ends() == 1
+    assert sentence.format(config=box.config) in agent.output
+    assert "Traceback" not in agent.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_busy_port(box: Box, raw: RawServer) -> None:
+    """A busy port ends the agent with a sentence."""
+    box.configure(raw.url)
+    agent = box.launch("--port", raw.url.rpartition(":")[2])
+    assert await agent.ends() == 1
+    assert os.strerror(errno.EADDRINUSE) in agent.output
+    assert "Traceback" not in agent.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_state_directory(box: Box, raw: RawServer) -> None:
+    """A state directory that cannot be made ends the agent with a sentence."""
+    box.configure(raw.url)
+    agent = box.launch("--state-dir", box.config / "below-a-file")
+    assert await agent.ends() == 1
+    assert f"Cannot write in the state directory {box.config}/below-a-file" in agent.output
+    assert "Traceback" not in agent.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_agents(box: Box, raw: RawServer) -> None:
+    """A second agent does not touch the state directory of the first."""
+    box.configure(raw.url)
+    await box.start()
+    second = box.launch()
+    assert await second.ends() == 1
+    assert f"Another agent works in {box.state_dir}" in second.output
+
+
+# Agents that are killed
+
+
+@pytest_twisted.ensureDeferred
+async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path) -> None:
+    """Half an archive is never taken for a whole one; the next agent ends on the new release."""
+    whole = _archive_bytes(tmp_path)
+    half = http(whole[: len(whole) // 2], _digest(whole), length=len(whole))
+    _offer(raw, Answer(half, closes=False))
+    box.configure(raw.url)
+    await box.start()
+    await box.click()
+    [partial] = [f"{UpdateName(NEW)}.part"]
+    await eventually(lambda: box.archives() == {partial})
+    while not ((await box.status())["progress"] or {}).get("received"):
+        pass
+    await box.agent.stop(signal.SIGKILL)
+    assert box.archives() == {partial}
+
+    _offer(raw, Answer(http(whole, _digest(whole))))
+    await box.start()
+    await box.reboots_to(NEW)
+    assert box.archives() == {str(UpdateName(NEW))}
+
+
+@pytest_twisted.ensureDeferred
+async def test_killed_while_unpacking(start: StartDaemon, box: Box, updates: Path) -> None:
+    """An unpacker that lost its agent does not spoil what the next agent unpacks."""
+    files = {f"box-configuration-daemon/{number}": b"x" for number in range(20_000)}
+    make_archive(updates / str(UpdateName(NEW)), NEW, files, script=INSTALL)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    await box.click()
+    await eventually(lambda: (box.state_dir / "unpacked").exists())
+    await box.agent.stop(signal.SIGKILL)
+    await box.start()
+    await box.reboots_to(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_killed_while_installing(
+    start: StartDaemon, box: Box, updates: Path, gate: Gate
+) -> None:
+    """The script goes on without its agent, and is not run a second time beside itself."""
+    archive(updates, NEW, b"#!/bin/sh\necho begun\n" + gate.wait.encode() + INSTALL)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    await box.click()
+    await eventually(lambda: box.log.exists() and "begun" in box.log.read_text())
+    await box.agent.stop(signal.SIGKILL)
+    await box.start()
+    gate.open()
+    await box.reboots_to(NEW)
+    assert box.log.read_text().count("begun") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_power_cut_while_installing(
+    start: StartDaemon, box: Box, updates: Path, gate: Gate, tmp_path: Path
+) -> None:
+    """A script that is gone without a status, and has not done its work, is run again."""
+    pid = tmp_path / "pid"
+    script = f"#!/bin/sh\necho begun\necho $$ >{pid}\n{gate.wait}"
+    archive(updates, NEW, script.encode() + INSTALL)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    await box.click()
+    await eventually(lambda: box.log.exists() and "begun" in box.log.read_text())
+    await box.agent.stop(signal.SIGKILL)
+    os.killpg(os.getpgid(int(pid.read_text())), signal.SIGKILL)
+    gate.open()
+    await box.start()
+    await box.reboots_to(NEW)
+    assert box.rebooted == 1
+
+
+# Requests that the owner did not mean
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_from_elsewhere(box: Box, raw: RawServer) -> None:
+    """Another page in the owner's browser can neither start an update nor read the box's status."""
+    box.configure(raw.url)
+    await box.start()
+    own = box.agent.url
+    for path in ("/box_update", "/check"):
+        for header_line in (
+            "Origin: http://evil.example",
+            "Origin: null",
+            "Sec-Fetch-Site: cross-site",
+            "Sec-Fetch-Site: same-site",
+            "Sec-Purpose: prefetch",
+            "Host: evil.example",
+        ):
+            code, _ = await ask(f"{own}{path}", "-X", "POST", "-H", header_line)
+            assert code == 403, header_line
+    code, _ = await ask(f"{own}/box_update", "-H", "Sec-Fetch-Site: cross-site")
+    assert code == 403
+    code, _ = await ask(f"{own}/status", "-H", "Host: evil.example")
+    assert code == 403
+    assert raw.asked == []
+
+    code, text = await box.click("-H", f"Origin: {own}", "-H", "Sec-Fetch-Site: same-origin")
+    assert (code, text) == (200, "The update server has no update.")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, and waits for its parent, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,88 @@
+"""The packages: whatever way they are installed in an empty venv, both daemons are there."""
+
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.functional.processes import PATIENCE, ROOT, skip
+
+_NOT_SOURCES = shutil.ignore_patterns(
+    ".venv",
+    ".git",
+    ".demo",
+    "build",
+    "dist",
+    "*.egg-info",
+    "_trial_temp*",
+    "*_cache",
+    "__pycache__",
+)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Copy the sources, so that nothing is built in the real ones."""
+    copy: Path = shutil.copytree(ROOT, tmp_path / "checkout", ignore=_NOT_SOURCES)
+    return copy
+
+
+def run(*argv: object, folder: Path) -> str:
+    """Run a program to its end, which has to be a good one."""
+    done = subprocess.run(
+        [str(item) for item in argv],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=5 * PATIENCE,
+        check=False,
+    )
+    if "Could not find a version that satisfies" in done.stderr:
+        skip("this test needs a package index")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def install(folder: Path, *what: object) -> Path:
+    """Install into an empty venv; returns the folder of its programs."""
+    venv.create(folder, with_pip=True)
+    programs = folder / "bin"
+    constraints = ROOT / "constraints.txt"
+    run(programs / "pip", "install", "--quiet", "--constraint", constraints, *what, folder=folder)
+    return programs
+
+
+def test_from_the_folder(checkout: Path, tmp_path: Path) -> None:
+    """`pip install .`: `twistd --help` shows both daemons, and they have all their files."""
+    programs = install(tmp_path / "venv", checkout)
+    _both_daemons_are_there(programs, tmp_path)
+    page = "from opq_twisted.box import web; assert (web._PAGE / 'index.html').exists()"
+    run(programs / "python", "-c", page, folder=tmp_path)
+
+
+def test_editable(checkout: Path, tmp_path: Path) -> None:
+    """`pip install -e .` does not hide the plugins."""
+    _both_daemons_are_there(install(tmp_path / "venv", "--editable", checkout), tmp_path)
+
+
+def test_wheel_from_sdist(checkout: Path, tmp_path: Path) -> None:
+    """The sdist has all that the wheel is built from, and the builder besides; the wheel works."""
+    run(sys.executable, "-m", "build", "--quiet", "--outdir", tmp_path, checkout, folder=tmp_path)
+    [wheel] = tmp_path.glob("*.whl")
+    [sdist] = tmp_path.glob("*.tar.gz")
+    _both_daemons_are_there(install(tmp_path / "venv", wheel), tmp_path)
+    run("tar", "xzf", sdist, folder=tmp_path)
+    [unpacked] = [path for path in tmp_path.glob("opq_twisted-*") if path.is_dir()]
+    run(unpacked / "build_update.py", "--no-wheels", "--version", "1547860803", folder=tmp_path)
+    assert (tmp_path / "opq-box-update-1547860803.tar.bz2").exists()
+
+
+def _both_daemons_are_there(programs: Path, folder: Path) -> None:
+    shown = run(programs / "twistd", "--help", folder=folder)
+    assert "opq-update-server" in shown
+    assert "opq-box-agent" in shown
+    for daemon in ("opq-update-server", "opq-box-agent"):
+        assert "--port" in run(programs / "twistd", daemon, "--help", folder=folder)
