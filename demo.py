@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+
+from opq_twisted.release.unpack import unpack
 
 ROOT = Path(__file__).parent.absolute()
 SANDBOX = ROOT / ".demo"
@@ -35,13 +38,15 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--click", action="store_true", help="update at once, then end")
     click = arguments.parse_args().click
+    # Ended by whatever means, the demo takes its server and its box with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     shutil.rmtree(SANDBOX, ignore_errors=True)
     UPDATES.mkdir(parents=True)
     new = int(time.time())
     old = new - 24 * 3600
     say(f"Building release {old}, which the box will run at first.")
-    set_up_box(build(old, SANDBOX))
+    set_up_box(build(old, SANDBOX), old)
     say(f"Building release {new}, which the server will offer.")
     build(new, UPDATES)
 
@@ -73,15 +78,16 @@ def say(text: str) -> None:
 
 def build(version: int, folder: Path) -> Path:
     """Build an update of this project."""
-    command = [sys.executable, ROOT / "build_update.py", f"--version={version}"]
-    subprocess.run([*command, f"--output-dir={folder}"], check=True)
+    builder = str(ROOT / "build_update.py")
+    options = [f"--version={version}", f"--output-dir={folder}"]
+    subprocess.run([sys.executable, builder, *options], check=True)
     return folder / f"opq-box-update-{version}.tar.bz2"
 
 
-def set_up_box(archive: Path) -> None:
+def set_up_box(archive: Path, version: int) -> None:
     """Install a release as on a fresh box: unpack it, and run its script by hand."""
-    subprocess.run(["tar", "xjf", archive, "-C", SANDBOX], check=True)
-    folder = SANDBOX / archive.name.removesuffix(".tar.bz2")
+    folder = SANDBOX / "unpacked"
+    unpack(archive, folder, version)
     environment = {**ENVIRONMENT, "OPQ_PREFIX": str(PREFIX)}
     subprocess.run(["./install_update.sh"], cwd=folder, env=environment, check=True)
     shutil.rmtree(folder)
@@ -104,9 +110,11 @@ def configure(server_port: int) -> None:
 def start_server(port: int) -> subprocess.Popen[bytes]:
     """Start the update server."""
     log = (SANDBOX / "server.log").open("wb")
-    command = [Path(sys.executable).with_name("twistd"), "--nodaemon", "--pidfile="]
-    options = ["opq-update-server", f"--port=tcp:{port}:interface=127.0.0.1"]
-    return subprocess.Popen([*command, *options, f"--updates-dir={UPDATES}"], stdout=log)
+    twistd = str(Path(sys.executable).with_name("twistd"))
+    options = [f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={UPDATES}"]
+    return subprocess.Popen(
+        [twistd, "--nodaemon", "--pidfile=", "opq-update-server", *options], stdout=log
+    )
 
 
 class Box(threading.Thread):
