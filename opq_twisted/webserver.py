@@ -4,7 +4,7 @@ from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import ITCPTransport
-from twisted.web.http import NO_BODY_CODES, HTTPChannel
+from twisted.web.http import NO_BODY_CODES, NOT_MODIFIED, HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
@@ -27,11 +27,6 @@ class BoundedChannel(HTTPChannel):
 
     _drained: int | None = None
 
-    @property
-    def refused(self) -> bool:
-        """Whether a request was refused, so that nothing more is answered here."""
-        return self._drained is not None
-
     def dataReceived(self, data: bytes) -> None:
         """Take data from the client, or throw it away after a refusal."""
         if self._drained is None:
@@ -41,11 +36,25 @@ class BoundedChannel(HTTPChannel):
         if self._drained > _MAX_DRAINED:
             self.forceAbortClient()
 
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of a request, unless it came together with what was refused."""
+        if self._drained is None:
+            super().lineReceived(line)
+
     def lineLengthExceeded(self, line: bytes) -> None:
         """Answer a request line, or a header, that is longer than any of ours."""
         self.refuse(
             b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long"
         )
+
+    def allContentReceived(self) -> None:
+        """Answer the request, unless it was refused before it had arrived whole."""
+        if self._drained is None:
+            super().allContentReceived()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted would close at once, which may reset the connection: see `refuse`.
+        self.refuse(b"400 Bad Request")
 
     def refuse(self, status: bytes) -> None:
         """Answer a request that has not been received whole, and close."""
@@ -69,6 +78,12 @@ class BoundedRequest(Request):
 
     channel: BoundedChannel
 
+    def write(self, data: bytes) -> None:
+        """Answer; a 304 does not claim that what it stands for is empty (RFC 9110, section 8.6)."""
+        if self.code == NOT_MODIFIED:
+            self.responseHeaders.removeHeader(b"Content-Length")
+        super().write(data)
+
     def gotLength(self, length: int | None) -> None:
         """Refuse an announced body before a byte of it is stored."""
         super().gotLength(min(length or 0, _MAX_REQUEST_BODY))
@@ -82,12 +97,9 @@ class BoundedRequest(Request):
         else:
             super().handleContentChunk(data)
 
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Answer the request, unless it was refused before it had arrived whole."""
-        if not self.channel.refused:
-            super().requestReceived(command, path, version)
-
     def _refuse_body(self) -> None:
+        # Twisted would answer it all the same.
+        self.requestHeaders.removeHeader(b"Expect")
         self.channel.refuse(b"413 Content Too Large")
 
 
@@ -108,7 +120,7 @@ class Listener(MultiService):
         description = f"tcp:{port}" if port.isdecimal() else port
         try:
             strports.service(description, site).setServiceParent(self)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, OSError) as error:
             raise CannotStart(
                 f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
                 r"description such as tcp6:8151:interface=\:\:."
@@ -175,6 +187,8 @@ class PlainResource(Resource):
         render = getattr(self, f"render_{method}", None)
         if render is None:
             allowed = ", ".join(sorted(self._methods()))
+            if not allowed:
+                return NotFound().render(request)
             request.setHeader(b"Allow", allowed.encode())
             return sentence(request, 405, f"Only {allowed} can be asked for here.")
         result: bytes | int = render(request)

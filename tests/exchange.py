@@ -7,11 +7,13 @@ from typing import cast
 
 from attrs import frozen
 from twisted.internet import task
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.task import Clock, Cooperator
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 from twisted.web.server import Site
+from zope.interface import alsoProvides
 
 from opq_twisted.webserver import BoundedChannel, BoundedRequest
 
@@ -32,13 +34,32 @@ class Answer:
         return self.body.decode()
 
 
+class Transport(StringTransport):
+    """A TCP connection's end without a network."""
+
+    #: Whether the other side was told that nothing more comes.
+    half_closed = False
+
+    def loseWriteConnection(self) -> None:
+        """Close for writing."""
+        self.half_closed = True
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """There is no delay."""
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer, of which a real connection need not have one."""
+        self.producer = None
+
+
 class Connection:
     """A client's connection to a resource tree, driven by hand."""
 
-    def __init__(self, root: IResource) -> None:
+    def __init__(self, root: IResource, timeout: float | None = None) -> None:
         self.clock = Clock()
-        self.transport = StringTransport()
-        site = Site(root, requestFactory=BoundedRequest, reactor=self.clock)
+        self.transport = Transport()
+        alsoProvides(self.transport, ITCPTransport)
+        site = Site(root, requestFactory=BoundedRequest, timeout=timeout, reactor=self.clock)
         site.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
         self.channel = cast(BoundedChannel, site.buildProtocol(None))
         self.channel.makeConnection(self.transport)
@@ -90,11 +111,11 @@ def ask(root: IResource, method: str, path: str, *headers: str) -> Answer:
 
 
 def chunk_by_chunk(case: SynchronousTestCase) -> Clock:
-    """Let a test have what is produced for the network one chunk for each advance of a clock."""
+    """Let a test have what is produced for the network one chunk for each second of a clock."""
     clock = Clock()
     cooperator = Cooperator(
         terminationPredicateFactory=lambda: lambda: True,
-        scheduler=lambda call: clock.callLater(0, call),
+        scheduler=lambda call: clock.callLater(1, call),
     )
     case.patch(task, "_theCooperator", cooperator)
     return clock

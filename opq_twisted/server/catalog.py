@@ -204,8 +204,6 @@ def open_inside(directory: Path, name: str) -> tuple[Path, int]:
     :raises NotOffered: for a link that leads out of the directory, or nowhere.
     :raises OSError: when it cannot be opened.
     """
-    # Without O_NONBLOCK the opening of a FIFO would wait for its writer.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
     path = directory / name
     if path.is_symlink():
         path = Path(os.path.realpath(path))
@@ -213,7 +211,17 @@ def open_inside(directory: Path, name: str) -> tuple[Path, int]:
             raise NotOffered("it is a link that leads out of the directory")
         if not path.exists():
             raise NotOffered("it is a link that leads nowhere")
-    return path, os.open(path, flags)
+    return path, open_at_once(path)
+
+
+def open_at_once(path: Path) -> int:
+    """
+    Open what has this name now for reading, following no link.
+
+    :raises OSError: when it cannot be opened.
+    """
+    # Without O_NONBLOCK the opening of a FIFO would wait for its writer.
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def identify(status: os.stat_result) -> Identity:

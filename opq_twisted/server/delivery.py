@@ -6,11 +6,11 @@ from email.utils import formatdate
 
 from twisted.internet.interfaces import IPullProducer
 from twisted.logger import Logger
-from twisted.web.http import NOT_FOUND, OK
+from twisted.web.http import NOT_FOUND, OK, PRECONDITION_FAILED
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from opq_twisted.server.catalog import Archive, Catalog, identify
+from opq_twisted.server.catalog import Archive, Catalog, identify, open_at_once
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.preconditions import evaluate
 from opq_twisted.webserver import PlainResource, answer, sentence
@@ -39,16 +39,15 @@ class ArchiveResource(PlainResource):
             )
         archive, fd = opened
         self._digests.want(archive)
-        self._describe(request, archive)
         unmet = evaluate(request, entity_tag(archive), archive.modified_ns // 10**9)
-        if unmet is None and request.method == b"GET" and archive.size > 0:
+        if unmet != PRECONDITION_FAILED:
+            self._describe(request, archive)
+        if unmet is None and request.method == b"GET":
             request.setResponseCode(OK)
             Transmission(request, fd, archive.size).start()
             return NOT_DONE_YET
         os.close(fd)
-        if unmet is not None:
-            return answer(request, unmet, b"")
-        return b""
+        return b"" if unmet is None else answer(request, unmet, b"")
 
     def _open(self) -> tuple[Archive, int] | None:
         """
@@ -62,9 +61,7 @@ class ArchiveResource(PlainResource):
             if archive is None:
                 return None
             try:
-                fd = os.open(
-                    archive.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-                )
+                fd = open_at_once(archive.path)
             except OSError as error:
                 self._log.warn("{name} cannot be opened: {error}", name=self._name, error=error)
             else:

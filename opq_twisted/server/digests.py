@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from opq_twisted.server.catalog import Archive, Identity, Snapshot, identify
+from opq_twisted.server.catalog import Archive, Identity, Snapshot, identify, open_at_once
 
 _CHUNK = 1024 * 1024
 
@@ -53,6 +53,8 @@ class Digests(Service):
     async def _compute(self, archive: Archive) -> None:
         with self._log.failuresHandled("the digest of {name} failed", name=archive.name):
             async with self._one_at_a_time:
+                if archive.identity not in self._known:
+                    return
                 digest = await self._in_thread(sha256_of, archive, self._stopping)
             if archive.identity in self._known:
                 self._known[archive.identity] = digest
@@ -65,7 +67,7 @@ def sha256_of(archive: Archive, stopping: threading.Event) -> bytes | None:
     :raises OSError: when it cannot be read.
     """
     sha256 = hashlib.sha256()
-    with archive.path.open("rb") as file:
+    with open(open_at_once(archive.path), "rb") as file:
         while chunk := file.read(_CHUNK):
             if stopping.is_set():
                 return None

@@ -1,7 +1,8 @@
-"""A box in a folder: a prefix, a state directory, a configuration, and an agent that can be started."""
+"""Sandboxed boxes for the functional tests, and the servers that try them."""
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.task import deferLater
 
 from tests.functional.processes import PATIENCE, Server, run
@@ -67,7 +69,7 @@ class Box:
         #: The agent that was started last.
         self.agent: Server
         #: What starts the agent.
-        self.program = (
+        self.program: tuple[str, ...] = (
             *(str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
             "opq-box-agent",
         )
@@ -142,7 +144,7 @@ class Box:
 
     async def reboots_to(self, version: int) -> None:
         """Wait for the reboot, start the agent again, and find the release installed."""
-        assert await self.agent.ends() == 0, self.agent.output
+        assert await self.agent.ends() == -signal.SIGTERM, self.agent.output
         assert self.rebooted, self.agent.output
         await self.start()
         status = await self.status()
@@ -205,7 +207,7 @@ def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None 
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
-class RawServer(Factory):
+class RawServer(ServerFactory):
     """Sends the very bytes that it was told to, path by path, in the test's own process."""
 
     def __init__(self) -> None:
@@ -217,7 +219,9 @@ class RawServer(Factory):
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._port.getHost().port}"
+        address = self._port.getHost()
+        assert isinstance(address, IPv4Address)
+        return f"http://127.0.0.1:{address.port}"
 
     def buildProtocol(self, addr: object) -> Protocol:
         return _RawAnswers(self)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from opq_twisted.release.name import UpdateName
 from tests.archives import (
@@ -23,10 +25,10 @@ from tests.archives import (
     layout,
     make_archive,
     stream,
-    write_archive,
 )
 from tests.functional import older_server
 from tests.functional.box import (
+    GLANCE,
     INSTALL,
     Answer,
     Box,
@@ -99,15 +101,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def archive(folder: Path, version: int, script: bytes = INSTALL, **options: bool) -> Path:
+def archive(folder: Path, version: int, script: bytes = INSTALL) -> None:
     """Publish an update that has nothing but its script."""
-    return make_archive(folder / str(UpdateName(version)), version, script=script, **options)
+    make_archive(folder / str(UpdateName(version)), version, script=script)
 
 
 async def install_by_hand(box: Box, built: Path, version: int, folder: Path) -> None:
     """Install a first release, as the manual says."""
-    folder.mkdir()
     name = UpdateName(version)
+    await done("mkdir", str(folder))
     await done("tar", "xf", str(built / str(name)), "-C", str(folder))
     await done(
         *("env", f"OPQ_PREFIX={box.prefix}", f"OPQ_PYTHON={sys.executable}"),
@@ -130,7 +132,7 @@ async def done(*argv: str, folder: Path | None = None) -> str:
 async def test_journey(
     start: StartDaemon, spawn: Spawn, built: Path, updates: Path, tmp_path: Path
 ) -> None:
-    """A click takes a box from its first release to the newest, whose own agent then confirms it."""
+    """A click takes a box from its first release to the newest, whose own agent confirms it."""
     box = Box(spawn, tmp_path / "box")
     await install_by_hand(box, built, OLD, tmp_path / "first")
     shutil.copy(built / str(UpdateName(NEW)), updates)
@@ -141,7 +143,7 @@ async def test_journey(
     assert await ask(f"{box.agent.url}/version") == (200, f'{{"version": {OLD}}}\n')
     assert await box.click() == (202, f"The update to {NEW} has begun.")
     await box.agent.says("Stage: rebooting")
-    assert await box.agent.ends() == 0
+    assert await box.agent.ends() == -signal.SIGTERM
     assert box.rebooted == 1
     assert box.stages == [
         *("checking", "downloading", "verifying", "unpacking", "installing", "rebooting")
@@ -149,7 +151,7 @@ async def test_journey(
     assert f"Release {NEW} is now current." in box.log.read_text()
 
     await box.start()
-    assert box.stages == ["confirming"]
+    await box.agent.says("Stage: confirming")
     assert await ask(f"{box.agent.url}/version") == (200, f'{{"version": {NEW}}}\n')
     status = await box.status()
     assert status["stage"] == "idle"
@@ -200,17 +202,17 @@ async def test_installs_by_itself(start: StartDaemon, box: Box, updates: Path) -
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url, install="automatic", check_every=0.5, spread=0)
     await box.start()
-    await eventually_checked(box)
+    await has_checked(box)
     archive(updates, NEW)
     await box.reboots_to(NEW)
-    await eventually_checked(box)
+    await has_checked(box)
     assert box.stages == ["confirming"]
 
 
-async def eventually_checked(box: Box) -> None:
+async def has_checked(box: Box) -> None:
     """Wait until the agent has asked the update server by itself."""
     while (await box.status())["last_check"] is None:
-        pass
+        await deferLater(reactor, GLANCE)
 
 
 # Older boxes, older servers, older archives
@@ -258,6 +260,18 @@ async def test_older_box(start: StartDaemon, built: Path, tmp_path: Path) -> Non
 
 # Archives that must not be installed
 
+
+def assert_untouched(box: Box, before: dict[str, bytes]) -> None:
+    """What is installed is as it was, and nothing lies about."""
+    assert box.everything_installed() == before
+    assert not (box.state_dir / "unpacked").exists()
+    assert not ESCAPED.exists()
+    assert box.rebooted == 0
+
+
+#: Where an archive with an absolute path wants to put a file.
+ESCAPED = Path("/tmp/opq-escaped")
+
 _TOP = f"{UpdateName(NEW).folder}/"
 _GOOD = layout(NEW, _TOP, INSTALL)
 
@@ -281,7 +295,7 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "device": (lambda: concatenated([stream(*_GOOD, header(f"{_TOP}x", b"3"))]), "x"),
     "parent": (lambda: concatenated([stream(*_GOOD, file(f"{_TOP}../../x", b"x"))]), "'..'"),
     "absolute": (
-        lambda: concatenated([stream(*_GOOD, file("/tmp/opq-escaped", b"x"))]),
+        lambda: concatenated([stream(*_GOOD, file(os.fspath(ESCAPED), b"x"))]),
         "absolute path",
     ),
     "bomb": (_bomb, "more than 2048 MiB"),
@@ -312,10 +326,7 @@ async def test_bad_archive(older: StartOlder, box: Box, updates: Path, kind: str
     await box.start()
     await box.click()
     assert reason in await box.fails()
-    assert box.everything_installed() == before
-    assert not (box.state_dir / "unpacked").exists()
-    assert not Path("/tmp/opq-escaped").exists()
-    assert box.rebooted == 0
+    assert_untouched(box, before)
 
     archive(updates, NEWER)
     await box.click()
@@ -337,7 +348,7 @@ async def test_bad_archive(older: StartOlder, box: Box, updates: Path, kind: str
 async def test_failing_script(
     start: StartDaemon, box: Box, updates: Path, script: bytes, reason: str
 ) -> None:
-    """A script that fails is reported, is not tried again by itself, and does not reboot the box."""
+    """A script that fails is reported and does not reboot the box; its owner may try it again."""
     archive(updates, NEW, script)
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
@@ -350,21 +361,49 @@ async def test_failing_script(
         assert "that is not it" in box.log.read_text()
     assert box.rebooted == 0
 
-    # The owner may try again.
     await box.click()
     assert reason in await box.fails(times=2)
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_hanging_script(
-    start: StartDaemon, box: Box, updates: Path, tmp_path: Path, stubborn: bool
-) -> None:
+async def test_refused_release(start: StartDaemon, box: Box, updates: Path) -> None:
+    """A release whose script failed is not tried again by itself, and the status says why."""
+    archive(updates, NEW, b"#!/bin/sh\nexit 3\n")
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url, install="automatic", check_every=0.1, spread=0)
+    await box.start()
+    await box.agent.says("The update failed: .*exit status 3")
+    while "is refused" not in (status := await box.status())["message"]:
+        await deferLater(reactor, GLANCE)
+    assert f"Release {NEW} is refused: install_update.sh ended with" in status["message"]
+    assert box.stages.count("installing") == 1
+
+    archive(updates, NEWER)
+    await box.reboots_to(NEWER)
+
+
+@pytest_twisted.ensureDeferred
+async def test_script_without_effect(start: StartDaemon, box: Box, updates: Path) -> None:
+    """A release that is not there after the reboot counts as failed, whatever its script said."""
+    archive(updates, NEW, b"#!/bin/sh\n")
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    await box.click()
+    assert await box.agent.ends() == -signal.SIGTERM
+    await box.start()
+    assert f"After the reboot the box runs {OLD}, not {NEW}." in await box.fails()
+
+
+@pytest_twisted.ensureDeferred
+async def test_hanging_script(start: StartDaemon, box: Box, updates: Path, tmp_path: Path) -> None:
     """A script that hangs is ended with all that it started, even what ignores SIGTERM."""
     pids = tmp_path / "pids"
-    trap = b"trap '' TERM\n" if stubborn else b""
-    lines = f"sleep 300 &\necho $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\nsleep 300\n"
-    archive(updates, NEW, b"#!/bin/sh\n" + trap + lines.encode())
+    script = (
+        "#!/bin/sh\ntrap '' TERM\nsleep 300 &\n"
+        f"echo $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\n"
+    )
+    archive(updates, NEW, script.encode())
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url, install_timeout=1)
     await box.start()
@@ -449,8 +488,8 @@ async def test_bad_version_answer(box: Box, raw: RawServer, kind: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_server_down(box: Box, raw: RawServer) -> None:
-    """A server that is down is named; once it is up, a click works."""
+async def test_server_down(box: Box) -> None:
+    """A server that is down is named, and the installed release stays."""
     box.configure("http://127.0.0.1:1")
     await box.start()
     await box.click()
@@ -503,8 +542,7 @@ async def test_bad_delivery(box: Box, raw: RawServer, tmp_path: Path, kind: str)
     await box.start()
     await box.click()
     assert reason in await box.fails()
-    assert box.everything_installed() == before
-    assert not (box.state_dir / "unpacked").exists()
+    assert_untouched(box, before)
 
     _offer(raw, Answer(http(whole, _digest(whole))))
     await box.click()
@@ -591,6 +629,26 @@ async def test_two_agents(box: Box, raw: RawServer) -> None:
 # Agents that are killed
 
 
+@pytest.mark.parametrize(
+    "stage", ["checking", "downloading", "verifying", "unpacking", "installing", "rebooting"]
+)
+@pytest_twisted.ensureDeferred
+async def test_killed_at_any_stage(start: StartDaemon, box: Box, updates: Path, stage: str) -> None:
+    """Wherever the agent is killed, the next one ends on the new release without help."""
+    archive(updates, NEW)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url, install="automatic", check_every=0.1, spread=0)
+    await box.start()
+    await box.agent.says(f"Stage: {stage}")
+    await box.agent.stop(signal.SIGKILL)
+    await box.start()
+    if (await box.status())["last_attempt"] is None:
+        await box.reboots_to(NEW)
+    status = await box.status()
+    assert (status["installed"], status["last_attempt"]["outcome"]) == (NEW, "updated")
+    assert box.archives() == {str(UpdateName(NEW))}
+
+
 @pytest_twisted.ensureDeferred
 async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path) -> None:
     """Half an archive is never taken for a whole one; the next agent ends on the new release."""
@@ -600,10 +658,8 @@ async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path
     box.configure(raw.url)
     await box.start()
     await box.click()
-    [partial] = [f"{UpdateName(NEW)}.part"]
-    await eventually(lambda: box.archives() == {partial})
-    while not ((await box.status())["progress"] or {}).get("received"):
-        pass
+    partial = f"{UpdateName(NEW)}.part"
+    await eventually(lambda: (box.state_dir / "archives" / partial).exists())
     await box.agent.stop(signal.SIGKILL)
     assert box.archives() == {partial}
 
@@ -652,15 +708,17 @@ async def test_power_cut_while_installing(
 ) -> None:
     """A script that is gone without a status, and has not done its work, is run again."""
     pid = tmp_path / "pid"
-    script = f"#!/bin/sh\necho begun\necho $$ >{pid}\n{gate.wait}"
+    script = f"#!/bin/sh\necho begun\necho $$ >{pid}.new\nmv {pid}.new {pid}\n{gate.wait}"
     archive(updates, NEW, script.encode() + INSTALL)
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
     await box.click()
-    await eventually(lambda: box.log.exists() and "begun" in box.log.read_text())
+    await eventually(pid.exists)
     await box.agent.stop(signal.SIGKILL)
-    os.killpg(os.getpgid(int(pid.read_text())), signal.SIGKILL)
+    script_pid = int(pid.read_text())
+    os.killpg(os.getpgid(script_pid), signal.SIGKILL)
+    await eventually(lambda: not alive(script_pid))
     gate.open()
     await box.start()
     await box.reboots_to(NEW)

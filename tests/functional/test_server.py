@@ -1,19 +1,426 @@
 """The update server, driven by real clients."""
 
+import bz2
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import pytest
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
+from opq_twisted.release.name import UpdateName
 from tests.archives import make_archive
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import run
+from tests.functional.processes import PATIENCE, ROOT, Server, require, run
+
+TWISTD = os.fspath(Path(sys.executable).with_name("twistd"))
+
+#: Seconds between two looks at what the server offers: it tells nobody of a change.
+GLANCE = 0.01
+
+#: More than the buffers between a server and a client hold.
+LARGE = 32_000_000
+
+
+@pytest.fixture
+def updates(tmp_path: Path) -> Path:
+    """Make an updates directory, beside other files."""
+    directory = tmp_path / "updates"
+    directory.mkdir()
+    return directory
+
+
+def archive(folder: Path, version: int) -> Path:
+    return make_archive(folder / str(UpdateName(version)), version)
+
+
+def large_archive(folder: Path, version: int) -> Path:
+    """Write what the server takes for an archive, and is too large to be sent at once."""
+    path, ends = folder / str(UpdateName(version)), bz2.compress(b"")
+    path.write_bytes(ends[:4] + bytes.fromhex("314159265359") + os.urandom(LARGE) + ends)
+    return path
+
+
+async def started(start: StartDaemon, updates: Path) -> Server:
+    server = start("opq-update-server", "--updates-dir", updates)
+    return await server.ready()
+
+
+async def get(url: str) -> bytes:
+    """Ask as Python's own client does."""
+
+    def fetch() -> bytes:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+            body: bytes = response.read()
+        return body
+
+    return await deferToThread(fetch)
+
+
+async def offers(server: Server, *versions: int) -> None:
+    """Wait until the server offers these and no others."""
+    expected = "".join(f"{UpdateName(version)}\n" for version in versions).encode()
+    for _ in range(int(PATIENCE / GLANCE)):
+        listed = await get(f"{server.url}/ls")
+        if listed == expected:
+            return
+        await deferLater(reactor, GLANCE)
+    raise AssertionError(f"the server offers {listed!r}:\n{server.output}")
+
+
+async def curl(*options: str) -> tuple[int, str]:
+    """Return the status and the body of an answer."""
+    ended, out, error = await run("curl", "-s", "-w", "\n%{http_code}", *options)
+    assert ended == 0, error
+    body, status = out.rsplit("\n", 1)
+    return int(status), body
 
 
 @pytest_twisted.ensureDeferred
-async def test_version_by_curl(start: StartDaemon, tmp_path: Path) -> None:
-    """The newest version is the highest number, not the last in the alphabet."""
+async def test_endpoints(start: StartDaemon, updates: Path) -> None:
+    """The five endpoints of the seed; the newest version is the highest number."""
     for version in (999999999, 1000000000):
-        make_archive(tmp_path / f"opq-box-update-{version}.tar.bz2", version)
-    server = await start("opq-update-server", "--updates-dir", tmp_path).ready()
-    status, out, _ = await run("curl", "-sf", f"{server.url}/version")
-    assert (status, out) == (0, "1000000000")
+        archive(updates, version)
+    names = [str(UpdateName(version)) for version in (999999999, 1000000000)]
+    server = await started(start, updates)
+    assert await curl(f"{server.url}/") == (200, "")
+    assert await curl(f"{server.url}/version") == (200, "1000000000")
+    assert await curl(f"{server.url}/ls") == (200, "".join(f"{name}\n" for name in names))
+    status, listed = await curl("-H", "Accept: application/json", f"{server.url}/ls")
+    assert [each["name"] for each in json.loads(listed)] == names
+    status, _ = await curl(f"{server.url}/latest")
+    assert status == 303
+    assert await get(f"{server.url}/latest") == (updates / names[1]).read_bytes()
+    assert await get(f"{server.url}/update/{names[0]}") == (updates / names[0]).read_bytes()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_yet(start: StartDaemon, updates: Path) -> None:
+    """Without an update the server is well; `/version` and `/latest` say what to do."""
+    server = await started(start, updates)
+    assert await curl(f"{server.url}/") == (200, "")
+    for path in ("version", "latest"):
+        status, sentence = await curl(f"{server.url}/{path}")
+        assert status == 404
+        assert sentence.startswith("There is no update yet. Put an ")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        await get(f"{server.url}/latest")
+
+
+@pytest_twisted.ensureDeferred
+async def test_older_box(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """The older box's own commands bring it the newest update, byte for byte."""
+    path = archive(updates, 1547860803)
+    server = await started(start, updates)
+    home = tmp_path / "home"
+    home.mkdir()
+    status, _, error = await run(
+        "wget", f"{server.url}/latest", "-O", "update.tar.bz2", folder=home
+    )
+    assert status == 0, error
+    assert (home / "update.tar.bz2").read_bytes() == path.read_bytes()
+    script = "tar xf update.tar.bz2 && cd opq-box-update-* && cat VERSION && ./install_update.sh"
+    status, out, error = await run("sh", "-c", script, folder=home)
+    assert (status, out) == (0, "1547860803\n"), error
+
+
+@pytest_twisted.ensureDeferred
+async def test_large(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """A large archive arrives whole, by curl, by wget and by clients of HTTP/1.0."""
+    path = large_archive(updates, 1)
+    server = await started(start, updates)
+    copy = tmp_path / "copy"
+    for client in (
+        ("curl", "-sfL", "-o"),
+        ("curl", "-sfL", "--http1.0", "-o"),
+        ("wget", "-q", "--no-http-keep-alive", "-O"),
+    ):
+        status, _, error = await run(*client, str(copy), f"{server.url}/latest")
+        assert status == 0, error
+        assert copy.read_bytes() == path.read_bytes()
+        copy.unlink()
+
+
+@pytest_twisted.ensureDeferred
+async def test_bare_http_1_0(start: StartDaemon, updates: Path) -> None:
+    """A client that sends nothing but a request line is answered, and then left."""
+    archive(updates, 7)
+    server = await started(start, updates)
+    received = await deferToThread(talk, server.port, b"GET /version HTTP/1.0\r\n\r\n")
+    assert b" 200 " in received.split(b"\r\n")[0]
+    assert received.endswith(b"\r\n\r\n7")
+
+
+@pytest_twisted.ensureDeferred
+async def test_follows_the_directory(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """What is added, replaced, renamed, moved out or removed is seen without a restart."""
+    server = await started(start, updates)
+    archive(tmp_path, 1).rename(updates / str(UpdateName(1)))
+    await offers(server, 1)
+    source = archive(tmp_path, 2)
+    assert (await run("cp", str(source), str(updates)))[0] == 0
+    await offers(server, 1, 2)
+    (updates / str(UpdateName(1))).rename(updates / str(UpdateName(3)))
+    await offers(server, 2, 3)
+    (updates / str(UpdateName(3))).rename(tmp_path / "away")
+    await offers(server, 2)
+    (updates / str(UpdateName(2))).unlink()
+    await offers(server)
+
+
+@pytest_twisted.ensureDeferred
+async def test_replaced(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """The very next download is that of the new file, and so is its tag."""
+    path = archive(updates, 1)
+    server = await started(start, updates)
+    url = f"{server.url}/update/{path.name}"
+    before = await get(url)
+    make_archive(tmp_path / "new", 1, {"note": b"built again"}).rename(path)
+    after = await get(url)
+    assert before != after == path.read_bytes()
+
+
+@pytest_twisted.ensureDeferred
+async def test_copy_in_progress(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """An archive is offered when its copy is complete, and not before."""
+    whole = archive(tmp_path, 5).read_bytes()
+    server = await started(start, updates)
+    name = str(UpdateName(5))
+    with (updates / name).open("wb") as file:
+        file.write(whole[: len(whole) // 2])
+        file.flush()
+        archive(updates, 1)  # known only after what came before it
+        await offers(server, 1)
+        assert (await curl(f"{server.url}/update/{name}"))[0] == 404
+        assert await curl(f"{server.url}/version") == (200, "1")
+        file.write(whole[len(whole) // 2 :])
+    await offers(server, 1, 5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_copy_that_was_killed(
+    start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path
+) -> None:
+    """A copy that was killed half-way is not offered, and the log says why."""
+    source, name = archive(tmp_path, 5), str(UpdateName(5))
+    server = await started(start, updates)
+    script = 'exec >"$2"; head -c 100 "$1"; echo copied >&2; read -r _'
+    copy = spawn("sh", "-c", script, "sh", source, updates / name)
+    await copy.says("copied")
+    assert await copy.stop(signal.SIGKILL) == -signal.SIGKILL
+    archive(updates, 1)  # known only after what came before it
+    await offers(server, 1)
+    await server.says(f"'{name}' is not offered: it is not a whole bzip2 file")
+    archive(updates, 5)
+    await offers(server, 1, 5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_directory_deleted(start: StartDaemon, updates: Path) -> None:
+    """A server whose directory was deleted says so, and goes on running."""
+    archive(updates, 1)
+    server = await started(start, updates)
+    shutil.rmtree(updates)
+    await server.says("Cannot read the updates directory")
+    status, sentence = await curl(f"{server.url}/")
+    assert status == 503
+    assert str(updates) in sentence
+
+
+@pytest_twisted.ensureDeferred
+async def test_truncated_under_way(start: StartDaemon, updates: Path) -> None:
+    """A client of a file that shrinks while it is sent is cut off: it never believes it whole."""
+    path = large_archive(updates, 1)
+    server = await started(start, updates)
+
+    def download() -> int:
+        request = f"GET /update/{path.name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+            client.sendall(request)
+            received = len(client.recv(1000))
+            os.truncate(path, 1000)
+            while data := client.recv(1_000_000):
+                received += len(data)
+        return received
+
+    assert await deferToThread(download) < LARGE
+    await server.says("the file became shorter while it was sent")
+    assert (await curl(f"{server.url}/update/{path.name}"))[0] == 404
+
+
+ESCAPES = (
+    "..",
+    "%2e%2e",
+    "%2E%2E",
+    "%252e%252e",
+    ".%2e",
+    "..%2f..",
+    "..%5c..",
+    "..\\..",
+    "..;",
+    "%c0%ae%c0%ae",
+    "%e0%80%ae%e0%80%ae",
+    "%uff0e%uff0e",
+    "..%00",
+    "%00..",
+    "..%0d%0a",
+)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_outside(start: StartDaemon, updates: Path) -> None:
+    """No spelling of a path leads out of the directory, or to what is not in the catalog."""
+    (updates.parent / "secret").write_text("root:x:0:0")
+    (updates / "secret").write_text("root:x:0:0")
+    archive(updates, 1)
+    server = await started(start, updates)
+    paths = ["/secret", "/update/secret", "/update//secret", "/update/./secret"]
+    paths += [f"/update/{updates.parent}/secret", "/update//etc/passwd", "/update/%2fetc%2fpasswd"]
+    for up in ESCAPES:
+        paths += [f"/{up}/secret", f"/update/{up}/secret", f"/update/{up}%2fsecret"]
+        paths += [f"/update/{up}/{up}/{up}/{up}/{up}/{up}/etc/passwd"]
+        paths += [f"/update/{UpdateName(1)}/{up}/secret"]
+    for path in paths:
+        status, body = await curl("--path-as-is", server.url + path)
+        assert (status, body) == (404, "There is nothing here.\n"), path
+
+
+@pytest_twisted.ensureDeferred
+async def test_raw_bytes(start: StartDaemon, updates: Path) -> None:
+    """Paths that no client would send are refused, and the server goes on."""
+    server = await started(start, updates)
+    for path in (b"/update/\0", b"/update/\xc0\xae\xc0\xae/secret", b"/update/\xff", b"..", b"x:"):
+        received = await deferToThread(
+            talk, server.port, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        assert received.split(b" ", 2)[1] in (b"400", b"404"), path
+    assert await curl(f"{server.url}/") == (200, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_large(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """Too long a line, too long a header and too large a body are told so."""
+    server = await started(start, updates)
+    body = tmp_path / "body"
+    body.write_bytes(bytes(3_000_000))
+    assert await curl(f"{server.url}/{'a' * 100_000}") == (414, "")
+    assert await curl("-H", f"X: {'a' * 100_000}", f"{server.url}/") == (431, "")
+    assert await curl("-X", "POST", "--data-binary", f"@{body}", f"{server.url}/") == (413, "")
+    assert await curl(f"{server.url}/") == (200, "")
+
+
+@pytest_twisted.ensureDeferred
+async def test_busy_port(start: StartDaemon, updates: Path) -> None:
+    """A busy port ends the process with status 1 and a sentence."""
+    port = f"tcp:{(await started(start, updates)).port}:interface=127.0.0.1"
+    second = start("opq-update-server", "--updates-dir", updates, "--port", port)
+    assert await second.ends() == 1
+    assert f"Cannot listen on port {port}: " in second.output
+    assert "Stop what listens there, or choose another --port." in second.output
+    assert "Traceback" not in second.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_port(start: StartDaemon, updates: Path) -> None:
+    """What is no port ends the process with status 1 and a sentence."""
+    for port in ("http", "70000", "ssl:0:privateKey=/missing"):
+        server = start("opq-update-server", "--updates-dir", updates, "--port", port)
+        assert await server.ends() == 1
+        assert port in server.output
+        assert "Traceback" not in server.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_missing_directory(start: StartDaemon, tmp_path: Path) -> None:
+    """A directory that is not there ends the process with status 1 and a sentence."""
+    server = start("opq-update-server", "--updates-dir", tmp_path / "missing")
+    assert await server.ends() == 1
+    assert f"Cannot read the updates directory {tmp_path / 'missing'}: No such" in server.output
+    assert "Traceback" not in server.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_unreadable_directory(spawn: StartDaemon, updates: Path) -> None:
+    """A directory that may not be read ends the process with status 1 and a sentence."""
+    os.chmod(updates, 0)
+    command = [TWISTD, "--nodaemon", "--pidfile=", "opq-update-server", "--updates-dir", updates]
+    if os.geteuid() == 0:
+        require("setpriv")
+        command[:0] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    server = spawn(*command, "--port", "tcp:0:interface=127.0.0.1")
+    assert await server.ends() == 1
+    assert f"Cannot read the updates directory {updates}: Permission denied." in server.output
+    assert "Traceback" not in server.output
+
+
+async def daemonize(folder: Path, updates: Path, port: int) -> tuple[int, str]:
+    """Start a daemon in the background, as `twistd` does without more ado."""
+    status, out, error = await run(
+        *(TWISTD, "--pidfile", str(folder / "pid"), "--logfile", str(folder / "log")),
+        *("opq-update-server", "--updates-dir", str(updates)),
+        *("--port", f"tcp:{port}:interface=127.0.0.1"),
+        folder=ROOT,
+    )
+    return status, out + error
+
+
+@pytest_twisted.ensureDeferred
+async def test_daemon(updates: Path, tmp_path: Path) -> None:
+    """In the background it serves as well, and ends when it is told to."""
+    archive(updates, 7)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    status, output = await daemonize(tmp_path, updates, port)
+    assert status == 0, output
+    pid_file = tmp_path / "pid"
+    try:
+        assert await curl(f"http://127.0.0.1:{port}/version") == (200, "7")
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        for _ in range(int(PATIENCE / GLANCE)):
+            if not pid_file.exists():
+                break
+            await deferLater(reactor, GLANCE)
+    assert not pid_file.exists()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_daemon_on_a_busy_port(updates: Path, tmp_path: Path) -> None:
+    """In the background, too, a busy port means status 1, a sentence, and nothing left."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, output = await daemonize(tmp_path, updates, taken.getsockname()[1])
+    assert status == 1
+    assert "Cannot listen on port tcp:" in output
+    assert not (tmp_path / "pid").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_told_to_end(start: StartDaemon, updates: Path) -> None:
+    """A server ends when it is told to, though a client is half-way through a download."""
+    path = large_archive(updates, 1)
+    server = await started(start, updates)
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+        client.sendall(f"GET /update/{path.name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await deferToThread(client.recv, 1000)
+        assert await server.stop() == -signal.SIGTERM
+    assert "Traceback" not in server.output
+
+
+def talk(port: int, request: bytes) -> bytes:
+    """Send bytes that no client would, and read until the server closes."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(request)
+        while data := client.recv(65536):
+            received += data
+    return received

@@ -1,0 +1,172 @@
+"""Measure what an update costs the box agent in memory, against a client that keeps it whole."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from opq_twisted.release.contents import File, find_script, gather
+from opq_twisted.release.name import UpdateName
+from opq_twisted.release.pack import pack
+
+UPDATE = UpdateName(1600000000)
+
+#: The older way: the whole body in memory.
+PEER = """
+import sys, urllib.request
+def memory(key):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(key))
+before = memory("VmRSS:")
+body = urllib.request.urlopen(sys.argv[1]).read()
+print((memory("VmHWM:") - before) * 1024 / 1e6)
+"""
+
+
+def make_update(folder: Path, megabytes: int) -> Path:
+    """An archive that bzip2 cannot make smaller, with a script that does nothing."""
+    noise = folder / "noise"
+    noise.mkdir()
+    for number in range(megabytes):
+        (noise / str(number)).write_bytes(os.urandom(1_000_000))
+    script = folder / "install_update.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    contents: dict[str, File | None] = {"install_update.sh": find_script(script)}
+    contents |= gather(noise, "firmware")
+    updates = folder / "updates"
+    updates.mkdir()
+    return pack(UPDATE, contents, updates, timestamp=1)
+
+
+def configure(folder: Path, endpoint: str) -> Path:
+    """A configuration whose reboot does nothing, so that the agent can still be asked then."""
+    updater = {
+        "allow_unsigned": True,
+        "trusted_root": str(folder / "root.json"),
+        "prefix": str(folder / "prefix"),
+        "log": str(folder / "box_update.log"),
+        "reboot_command": ["true"],
+    }
+    config = folder / "config.json"
+    config.write_text(json.dumps({"updates_ep": endpoint, "updater": updater}))
+    return config
+
+
+class Daemon:
+    """One of the project's daemons, whose log is a file."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.pid = process.pid
+        self._log = log
+        self.url = f"http://127.0.0.1:{self.says(r'Site starting on ([0-9]+)')[1]}"
+
+    def says(self, pattern: str) -> re.Match[str]:
+        """Wait for something in the log."""
+        for _ in range(120_000):
+            text = self._log.read_text()
+            if found := re.search(pattern, text):
+                return found
+            if "The update failed" in text:
+                break
+            time.sleep(0.005)
+        raise SystemExit(f"The daemon did not say {pattern!r}:\n{text}")
+
+    def memory(self, key: str) -> float:
+        """Megabytes of its own memory: VmRSS is now, VmHWM the most since `forget_peak`."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(rf"{key}:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) * 1024 / 1e6
+
+    def forget_peak(self) -> None:
+        """Let VmHWM begin anew, at what is used now."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+
+@contextmanager
+def daemon(folder: Path, plugin: str, *options: str | Path) -> Iterator[Daemon]:
+    """Run `twistd PLUGIN` on a free port of loopback."""
+    log = folder / f"{plugin}.log"
+    twistd = Path(sys.executable).with_name("twistd")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *(twistd, "--nodaemon", "--pidfile=", plugin),
+                *("--port", "tcp:0:interface=127.0.0.1", *options),
+            ],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield Daemon(process, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def post(url: str) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=30).read()
+
+
+def update(agent: Daemon) -> tuple[float, float]:
+    """Update the box; returns the agent's peak over idle (MB), and the seconds of the download."""
+    urllib.request.urlopen(f"{agent.url}/status", timeout=30).read()
+    post(f"{agent.url}/check")
+    idle = agent.memory("VmRSS")
+    agent.forget_peak()
+    post(f"{agent.url}/box_update")
+    agent.says("Stage: downloading")
+    start = time.perf_counter()
+    agent.says("Stage: verifying")
+    taken = time.perf_counter() - start
+    agent.says("Stage: rebooting")
+    peak = agent.memory("VmHWM")
+    print(f"agent idle: {idle:.1f} MB, peak {peak:.1f} MB")
+    return peak - idle, taken
+
+
+def download_with_curl(url: str, target: Path) -> float:
+    """Seconds until curl has brought the same file to the disk."""
+    start = time.perf_counter()
+    subprocess.run(["curl", "-s", "-f", "-o", target, url], check=True, timeout=600)
+    subprocess.run(["sync", target], check=True, timeout=600)
+    taken = time.perf_counter() - start
+    target.unlink()
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.agent_memory", description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=300, help="size of the archive (300)")
+    megabytes = parser.parse_args().megabytes
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        archive = make_update(folder, megabytes)
+        print(f"archive: {archive.stat().st_size / 1e6:.0f} MB")
+        with daemon(folder, "opq-update-server", "--updates-dir", archive.parent) as server:
+            url = f"{server.url}/update/{UPDATE}"
+            config = configure(folder, server.url)
+            curl = download_with_curl(url, folder / "peer")
+            state = ("--config", config, "--state-dir", folder / "state")
+            with daemon(folder, "opq-box-agent", *state) as agent:
+                over_idle, taken = update(agent)
+            peer = subprocess.run(
+                [sys.executable, "-c", PEER, url], check=True, timeout=600, stdout=subprocess.PIPE
+            )
+    whole = float(peer.stdout)
+    print(f"agent peak over idle: {over_idle:.1f} MB (aim: at most 10 MB)")
+    print(f"agent / urlopen().read(), {whole:.0f} MB over idle: {over_idle / whole:.3f}")
+    print(f"download stage {taken:.1f} s / curl -o and sync {curl:.1f} s: {taken / curl:.2f}")
+
+
+if __name__ == "__main__":
+    main()

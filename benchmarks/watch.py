@@ -1,0 +1,175 @@
+"""Measure how soon a new update is known to clients, against a server that lists its directory."""
+
+import argparse
+import bz2
+import http.client
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from statistics import median, quantiles
+
+from opq_twisted.release.name import UpdateName
+
+FIRST = 1_500_000_000
+CONTENT = bz2.compress(b"an update")
+#: Seconds in which a server that starts must answer.
+PATIENCE = 60
+
+
+class Lists(BaseHTTPRequestHandler):
+    """Answers `/version` in the old way: it sorts the directory's names, for each request."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def __init__(self, directory: Path, *connection: object) -> None:
+        self._directory = directory
+        super().__init__(*connection)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        """Tell the newest version."""
+        name = sorted(os.listdir(self._directory))[-1]
+        body = str(UpdateName.parse(name).version).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def serve_by_listing(directory: Path, port: int) -> None:
+    HTTPServer(("127.0.0.1", port), partial(Lists, directory)).serve_forever()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def fill(directory: Path, archives: int) -> None:
+    for version in range(FIRST, FIRST + archives):
+        (directory / str(UpdateName(version))).write_bytes(CONTENT)
+
+
+def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes, str]:
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, response.read(), response.headers.get("Location", "")
+
+
+def connect(port: int) -> http.client.HTTPConnection:
+    """Connect to a server that may only just be starting."""
+    until = time.perf_counter() + PATIENCE
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            if time.perf_counter() > until:
+                raise
+            time.sleep(0.001)
+        else:
+            return connection
+
+
+@contextmanager
+def our_server(directory: Path) -> Iterator[tuple[http.client.HTTPConnection, float]]:
+    """Start the update server; gives a connection, and the seconds until the first download."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="]
+    command += ["opq-update-server", "--port", f"tcp:{port}:interface=127.0.0.1"]
+    command += ["--updates-dir", str(directory)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            connection = connect(port)
+            _, _, location = get(connection, "/latest")
+            status, body, _ = get(connection, f"/{location}")
+            seconds = time.perf_counter() - start
+            assert (status, body) == (200, CONTENT)
+            yield connection, seconds
+        finally:
+            server.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def peer(directory: Path) -> Iterator[http.client.HTTPConnection]:
+    port = free_port()
+    server = multiprocessing.Process(target=serve_by_listing, args=(directory, port), daemon=True)
+    server.start()
+    try:
+        yield connect(port)
+    finally:
+        server.terminate()
+        server.join()
+
+
+def answering(connection: http.client.HTTPConnection, rounds: int) -> list[float]:
+    """Milliseconds that `/version` takes."""
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        get(connection, "/version")
+        taken.append(1000 * (time.perf_counter() - start))
+    return taken
+
+
+def noticing(connection: http.client.HTTPConnection, directory: Path, rounds: int) -> list[float]:
+    """Milliseconds from the renaming of a new archive into the directory until it is answered."""
+    upload = directory.with_name("upload")
+    newest = int(get(connection, "/version")[1])
+    taken = []
+    for version in range(newest + 1, newest + 1 + rounds):
+        upload.write_bytes(CONTENT)
+        expected = str(version).encode()
+        start = time.perf_counter()
+        upload.rename(directory / str(UpdateName(version)))
+        while get(connection, "/version")[1] != expected:
+            pass
+        taken.append(1000 * (time.perf_counter() - start))
+    return taken
+
+
+def worst(taken: list[float]) -> float:
+    """The 99th percentile."""
+    return quantiles(taken, n=100)[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watch", description=__doc__)
+    parser.add_argument("--archives", type=int, default=10_000, help="in the directory (10000)")
+    parser.add_argument("--rounds", type=int, default=200, help="new archives (200)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place) / "updates"
+        directory.mkdir()
+        fill(directory, options.archives)
+        with our_server(directory) as (connection, start):
+            ours = noticing(connection, directory, options.rounds)
+            our_answer = median(answering(connection, options.rounds))
+        with peer(directory) as connection:
+            theirs = noticing(connection, directory, options.rounds)
+            their_answer = median(answering(connection, options.rounds))
+    print(f"{options.archives} archives; a server that lists them for each request takes")
+    print(f"{median(theirs):.1f} ms to notice a new one and {their_answer:.1f} ms for an answer:")
+    print(f"noticed after {median(ours):.1f} ms, 99 % after {worst(ours):.1f} ms (aim: under 20)")
+    print(f"noticing / listing: {median(ours) / median(theirs):.2f}")
+    print(f"answering / listing: {our_answer / their_answer:.2f} ({our_answer:.2f} ms)")
+    print(f"first download {start:.2f} s after the start (aim: at most 1)")
+
+
+if __name__ == "__main__":
+    main()

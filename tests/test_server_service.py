@@ -1,0 +1,126 @@
+"""The update server's service: its parts, and why it would not start."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from twisted.application.service import IServiceMaker, MultiService
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.plugin import getPlugins
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.client import Agent, readBody
+
+from opq_twisted.errors import CannotStart
+from opq_twisted.server.service import Options, makeService
+from opq_twisted.webserver import Listener
+from tests.archives import make_archive
+from tests.test_catalog import name_of, open_descriptors, without_privileges
+
+
+def options_of(*arguments: object) -> Options:
+    options = Options()
+    options.parseOptions([str(argument) for argument in arguments])
+    return options
+
+
+class OptionsTests(SynchronousTestCase):
+    """The command line."""
+
+    def test_defaults(self) -> None:
+        """The port and the directory are those of the older server."""
+        options = options_of()
+        self.assertEqual(options["port"], "8151")
+        self.assertEqual(options["updates-dir"], "/var/opq/box-updates")
+
+    def test_short(self) -> None:
+        """Both have a short form."""
+        options = options_of("-p", 80, "-d", "/srv")
+        self.assertEqual((options["port"], options["updates-dir"]), ("80", "/srv"))
+
+    def test_no_more(self) -> None:
+        """What is neither is refused."""
+        for arguments in (("--updates",), ("/srv",), ("--port",)):
+            self.assertRaises(UsageError, options_of, *arguments)
+
+    def test_plugin(self) -> None:
+        """`twistd` finds the service under its name."""
+        makers = {maker.tapname: maker for maker in getPlugins(IServiceMaker)}
+        maker = makers["opq-update-server"]
+        self.assertIs(maker.options, Options)
+        self.assertIs(maker.makeService, makeService)
+
+
+class CannotStartTests(SynchronousTestCase):
+    """A mistake on the command line is told in one sentence."""
+
+    def setUp(self) -> None:
+        self.place = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.place)
+        self.place.chmod(0o755)
+
+    def refusal(self, directory: Path, port: str = "tcp:0") -> str:
+        options = options_of("--updates-dir", directory, "--port", port)
+        return str(self.assertRaises(CannotStart, makeService, options))
+
+    def test_missing(self) -> None:
+        """A directory that is not there."""
+        directory = self.place / "missing"
+        self.assertEqual(
+            self.refusal(directory),
+            f"Cannot read the updates directory {directory}: No such file or directory. "
+            "Create it, or name another with --updates-dir.",
+        )
+
+    def test_file(self) -> None:
+        """A file where the directory should be."""
+        directory = self.place / "file"
+        directory.touch()
+        self.assertIn("Not a directory", self.refusal(directory))
+
+    def test_unreadable(self) -> None:
+        """A directory that the server may not read."""
+        directory = self.place / "closed"
+        directory.mkdir(mode=0o311)
+        with without_privileges():
+            self.assertIn("Permission denied", self.refusal(directory))
+
+    def test_port(self) -> None:
+        """A port that is none."""
+        self.assertIn("--port http", self.refusal(self.place, "http"))
+
+
+class ServiceTests(TestCase):
+    """The parts together, on a real port."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+
+    async def test_life(self) -> None:
+        """Knows the directory before it answers, follows it, and leaves nothing open at its end."""
+        make_archive(self.directory / name_of(1), 1)
+        options = options_of("-d", self.directory, "-p", "tcp:0:interface=127.0.0.1")
+        service = makeService(options)
+        assert isinstance(service, MultiService)
+        service.privilegedStartService()
+        service.startService()
+        try:
+            listener = next(part for part in service if isinstance(part, Listener))
+            port = await next(iter(listener))._waitingForPort
+            url = b"http://127.0.0.1:%d/version" % port.getHost().port
+            self.assertEqual(await get(url), b"1")
+            make_archive(self.directory / name_of(2), 2)
+            while await get(url) != b"2":
+                await deferLater(reactor, 0.01)
+        finally:
+            await service.stopService()
+        await deferLater(reactor, 0)
+        self.assertEqual([name for name in open_descriptors() if "inotify" in name], [])
+
+
+async def get(url: bytes) -> bytes:
+    body: Deferred[bytes] = readBody(await Agent(reactor).request(b"GET", url))
+    return await body
