@@ -28,12 +28,16 @@ def tree(catalog: Catalog, digests: Digests) -> IResource:
     return root
 
 
-class Health(PlainResource):
-    """`/`: 200 and empty while the directory can be read, otherwise 503 and why not."""
+class CatalogResource(PlainResource):
+    """A resource that answers from the catalog."""
 
     def __init__(self, catalog: Catalog) -> None:
         super().__init__()
         self._catalog = catalog
+
+
+class Health(CatalogResource):
+    """`/`: 200 and empty while the directory can be read, otherwise 503 and why not."""
 
     def render_GET(self, request: Request) -> bytes:
         """Say how the server is."""
@@ -43,12 +47,11 @@ class Health(PlainResource):
         return answer(request, OK, b"")
 
 
-class Listing(PlainResource):
+class Listing(CatalogResource):
     """`/ls`: the archives, oldest first, as text or as JSON."""
 
     def __init__(self, catalog: Catalog, digests: Digests) -> None:
-        super().__init__()
-        self._catalog = catalog
+        super().__init__(catalog)
         self._digests = digests
         self._text_of: tuple[Snapshot, bytes] = (catalog.snapshot, b"")
 
@@ -82,12 +85,8 @@ class Listing(PlainResource):
         return described
 
 
-class Version(PlainResource):
+class Version(CatalogResource):
     """`/version`: the newest version, digits only."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        super().__init__()
-        self._catalog = catalog
 
     def render_GET(self, request: Request) -> bytes:
         """Say the newest version, or that the client knows it already."""
@@ -102,12 +101,8 @@ class Version(PlainResource):
         return answer(request, OK, version) if unmet is None else answer(request, unmet, b"")
 
 
-class Latest(PlainResource):
+class Latest(CatalogResource):
     """`/latest`: where the newest archive is."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        super().__init__()
-        self._catalog = catalog
 
     def render_GET(self, request: Request) -> bytes:
         """Redirect to the newest archive."""
@@ -121,12 +116,11 @@ class Latest(PlainResource):
         return sentence(request, SEE_OTHER, location)
 
 
-class Updates(PlainResource):
+class Updates(CatalogResource):
     """`/update/`: one child for each archive in the catalog."""
 
     def __init__(self, catalog: Catalog, digests: Digests) -> None:
-        super().__init__()
-        self._catalog = catalog
+        super().__init__(catalog)
         self._digests = digests
 
     def getChild(self, path: bytes, request: Request) -> IResource:
