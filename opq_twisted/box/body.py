@@ -103,8 +103,9 @@ class _Taker(Protocol):
                 alarm.cancel()
 
     def _give_up(self, error: Exception) -> None:
-        self._hang_up()
+        # First the reason: to hang up may end the connection at once.
         self.done.errback(error)
+        self._hang_up()
 
     def _hang_up(self) -> None:
         self._cancel_alarms()

@@ -58,7 +58,8 @@ class Checker(Service):
     async def _look_for_ever(self) -> None:
         pause = self._config.check_every * (0.1 + 0.8 * self._random())
         try:
-            while True:
+            # Whatever a cancelled request fails with, a stopped service looks no more.
+            while self.running:
                 self._board.publish(next_check=self._clock.seconds() + pause)
                 await deferLater(self._clock, pause)
                 pause = await self._look()

@@ -12,6 +12,8 @@ from attrs import Factory, field, fields, frozen
 from opq_twisted.errors import ConfigInvalid
 
 _MAX_SIZE = 1024 * 1024
+# Without a query or a fragment: paths are appended.
+_URL = re.compile(r"https?://[^\s?#]+")
 _WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", re.ASCII)
 
 
@@ -49,10 +51,10 @@ def _window(_: object, attribute: Named, value: str | None) -> None:
 def _endpoint(_: object, attribute: Named, value: str) -> None:
     try:
         parts = urlsplit(value)
-        usable = bool(parts.hostname) and parts.port != 0 and not parts.query
+        usable = bool(parts.hostname) and parts.port != 0 and value.isascii()
     except ValueError:
         usable = False
-    if not usable or parts.scheme not in ("http", "https") or not value.isascii():
+    if not usable or not _URL.fullmatch(value):
         raise ValueError(
             f'{attribute.name} must be like "http://updates.example.org:8151", not {value!r}'
         )

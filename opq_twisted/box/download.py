@@ -1,6 +1,5 @@
 """Brings an archive to disk: bounded, with room for it, and verified before it gets its name."""
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from typing import BinaryIO
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
-from twisted.web.iweb import UNKNOWN_LENGTH
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from opq_twisted import durable
 from opq_twisted.box.body import hang_up, take
@@ -62,28 +61,35 @@ class Downloader:
         :returns: what the server promised about it.
         :raises ServerFailed: when the server does not send it.
         :raises DownloadFailed: when it does not come whole, or is too large.
-        :raises NoRoom: when the disk has no room for it.
+        :raises NoRoom: when the disk has no room for it; what came of it is removed.
+        :raises OSError: when the disk fails, or is full; what came of it is removed.
         """
         response = await self._server.archive(version)
         size = None if response.length is UNKNOWN_LENGTH else int(response.length)
+        partial = self._partial(version)
         try:
             self._require_room(size)
-        except OpqError:
+            file = partial.open("wb")
+        except (OpqError, OSError):
             hang_up(self._clock, response)
             raise
-        with self._partial(version).open("wb") as file:
-            meter = _Meter(self._clock, size, report)
-
-            def receive(data: bytes) -> None:
-                file.write(data)
-                meter.count(len(data))
-
-            try:
-                await take(self._clock, response, receive, MAX_ARCHIVE)
-                await deferToThread(_flush, file)
-            except OSError as error:
-                raise _disk_error(error) from None
+        try:
+            with file:
+                await self._receive(response, file, _Meter(self._clock, size, report))
+        except (NoRoom, OSError):
+            partial.unlink(missing_ok=True)
+            raise
         return Release(version, size, announced_digest(response))
+
+    async def _receive(self, response: IResponse, file: BinaryIO, meter: "_Meter") -> None:
+        def receive(data: bytes) -> None:
+            # Not every server says how much it will send, and others write to the disk too.
+            self._require_room(len(data))
+            file.write(data)
+            meter.count(len(data))
+
+        await take(self._clock, response, receive, MAX_ARCHIVE)
+        await deferToThread(_flush, file)
 
     async def verify(self, promised: Release) -> Release:
         """
@@ -158,12 +164,6 @@ def _measure(path: Path, promised: Release) -> Release:
     if promised.sha256 not in (None, sha256.hexdigest()):
         raise DownloadFailed("What came has another SHA-256 than the server promised. Try again.")
     return Release(promised.version, size, sha256.hexdigest())
-
-
-def _disk_error(error: OSError) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoRoom("The disk became full during the download. Make room, and try again.")
-    return DownloadFailed(f"The download cannot be written: {error.strerror}.")
 
 
 def _megabytes(size: int) -> str:

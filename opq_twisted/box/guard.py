@@ -3,7 +3,6 @@
 import ipaddress
 import socket
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from twisted.web.server import Request
 
@@ -41,8 +40,8 @@ class Guard:
             return "Another page asked for this; use the box's own page."
         if "prefetch" in (request.getHeader("Sec-Purpose") or "").lower():
             return "A browser asked for this in advance; click the button instead."
-        origin = request.getHeader("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.getHeader("Host"):
+        host = request.getHeader("Host")
+        if request.getHeader("Origin") not in (None, f"http://{host}", f"https://{host}"):
             return "Another page asked for this; use the box's own page."
         return None
 

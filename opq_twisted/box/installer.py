@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twisted.internet.task import deferLater
 
+from opq_twisted import durable
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.processes import TERMINATION_GRACE, Ended, Programs
 from opq_twisted.errors import InstallFailed, RebootFailed
@@ -36,6 +37,15 @@ class Installer:
         self._status = state_dir / "install.status"
         self._lock = state_dir / "install.lock"
 
+    def forget(self) -> None:
+        """
+        Forget how the last installation ended, before the journal says that the next one begins.
+
+        :raises OSError: when the disk fails.
+        """
+        self._status.unlink(missing_ok=True)
+        durable.sync_folder(self._state_dir)
+
     async def install(self, folder: Path, version: int) -> None:
         """
         Run the update's script in its folder.
@@ -45,7 +55,6 @@ class Installer:
 
         :raises InstallFailed: when it cannot be started, fails, or takes too long.
         """
-        self._status.unlink(missing_ok=True)
         log = self._open_log()
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:

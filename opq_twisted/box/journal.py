@@ -156,5 +156,6 @@ class Journal:
                 aside=aside,
                 error=error,
             )
-            self._path.replace(aside)
+            with self._log.failuresHandled("The journal cannot be set aside"):
+                self._path.replace(aside)
             return Entry()

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessTerminated
+from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
@@ -22,6 +22,9 @@ TERMINATION_GRACE = 10.0
 
 #: Seconds that a program's pipes may stay open, held by its children, after it has ended.
 PIPE_GRACE = 1.0
+
+#: An unpacker that outlived an agent would fight the next agent's one for the folder.
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 @frozen
@@ -65,7 +68,7 @@ class Programs:
         :param timeout: seconds until the group gets SIGTERM, and a grace later SIGKILL.
         :param files: descriptors that the program gets instead of pipes, by the number it knows.
         :param outlives_us: whether the program goes on when the Deferred is cancelled; otherwise
-            its group is killed then.
+            its group is killed then, and the program also when this process ends without a word.
         :raises OSError: when it cannot be started.
         """
         program = _Program(self.clock, timeout, outlives_us)
@@ -73,7 +76,7 @@ class Programs:
         self.processes.spawnProcess(
             program,
             "setsid",
-            ["setsid", *argv],
+            ["setsid", *(() if outlives_us else _DIES_WITH_US), *argv],
             env=dict(env),
             path=None if folder is None else os.fspath(folder),
             childFDs={0: "w", 1: "r", 2: "r"} if files is None else dict(files),
@@ -89,6 +92,7 @@ class _Program(ProcessProtocol):
         self._output = b""
         self._status: int | None = None
         self._timed_out = False
+        self._group_has_grace = False
         self._alarm: IDelayedCall | None = None
         self._pid: int | None = None
         self.ended: Deferred[Ended] = Deferred(self._cancelled)
@@ -105,10 +109,12 @@ class _Program(ProcessProtocol):
     def processExited(self, reason: Failure) -> None:
         # Not processEnded: that waits for grandchildren that hold the pipes.
         self._status = _status(reason)
-        self._set_alarm(PIPE_GRACE, self._finish)
+        if not self._group_has_grace:
+            self._set_alarm(PIPE_GRACE, self._finish)
 
     def processEnded(self, reason: Failure) -> None:
-        self._finish()
+        if not self._group_has_grace:
+            self._finish()
 
     def _finish(self) -> None:
         self._set_alarm(None)
@@ -119,7 +125,14 @@ class _Program(ProcessProtocol):
     def _time_is_over(self) -> None:
         self._timed_out = True
         self._signal(signal.SIGTERM)
-        self._alarm = self._clock.callLater(TERMINATION_GRACE, self._signal, signal.SIGKILL)
+        self._group_has_grace = True
+        self._set_alarm(TERMINATION_GRACE, self._grace_is_over)
+
+    def _grace_is_over(self) -> None:
+        # The leader may have gone at once, and left others of its group behind.
+        self._group_has_grace = False
+        self._signal(signal.SIGKILL)
+        self._finish()
 
     def _cancelled(self, _: object) -> None:
         self._set_alarm(None)
@@ -132,9 +145,14 @@ class _Program(ProcessProtocol):
         self._alarm = None if delay is None else self._clock.callLater(delay, call)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._pid is not None and self._status is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._pid, number)
+        assert self._pid is not None
+        assert self.transport is not None
+        try:
+            os.killpg(self._pid, number)
+        except ProcessLookupError:
+            # All of it has gone, or setsid has not made the group yet.
+            with contextlib.suppress(ProcessExitedAlready):
+                self.transport.signalProcess(number)
 
 
 def _status(reason: Failure) -> int:

@@ -1,11 +1,12 @@
 """The journey of one update: check, download, verify, unpack, install, reboot, confirm."""
 
+import errno
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -22,6 +23,7 @@ from opq_twisted.errors import (
     InstallFailed,
     InvalidName,
     OpqError,
+    RebootFailed,
     UnsignedRefused,
     UpdateInProgress,
 )
@@ -29,6 +31,9 @@ from opq_twisted.release.name import parse_version
 
 #: How often a release may be begun, over all starts of the agent, before it counts as failed.
 MAX_TRIES = 3
+
+#: Seconds after which a reboot that was asked for counts as one that does not come.
+_REBOOT_PATIENCE = 600.0
 
 
 class Updater(Service):
@@ -117,19 +122,18 @@ class Updater(Service):
         async def guarded() -> None:
             try:
                 await journey
-            except CancelledError:
-                # The agent stops: the journal says where to go on.
-                pass
             except Exception as error:
+                # Of an agent that stops, the journal says where to go on.
                 if self.running:
-                    self._fail(self._explain(error))
-            self._journey = None
+                    self._fail(error)
+            finally:
+                self._journey = None
 
         self._journey = Deferred()
         running = Deferred.fromCoroutine(guarded())
         self._journey = None if running.called else running
 
-    async def _update(self, delay: float, automatic: bool, tries: int = 0) -> None:
+    async def _update(self, delay: float, automatic: bool, tries: int = 1) -> None:
         self._enter(Stage.CHECKING, release=None, started=self._clock.seconds(), tries=tries)
         release = await self._check(automatic)
         if release is None:
@@ -137,7 +141,7 @@ class Updater(Service):
             return
         await deferLater(self._clock, delay)
         await self._fetch(release)
-        await self._install()
+        await self._install(release)
 
     async def _check(self, automatic: bool) -> Release | None:
         """Find what there is to install; None when there is nothing."""
@@ -176,24 +180,20 @@ class Updater(Service):
         received = await self._downloader.verify(promised)
         self._enter(Stage.UNPACKING, release=received)
 
-    async def _install(self) -> None:
+    async def _install(self, release: Release, tries: int = 1) -> None:
         """Unpack and install the release whose verified archive is here, and reboot."""
-        release = self._journal.entry.release
-        assert release is not None
-        try:
-            await self._unpacker.unpack(self._downloader.path(release.version), release.version)
-            self._enter(Stage.INSTALLING, tries=self._journal.entry.tries + 1)
-            await self._installer.install(self._unpacker.folder, release.version)
-        except (ArchiveRefused, InstallFailed) as error:
-            self._journal.refuse(release, str(error))
-            raise
+        await self._unpacker.unpack(self._downloader.path(release.version), release.version)
+        self._installer.forget()
+        self._enter(Stage.INSTALLING, tries=tries)
+        await self._installer.install(self._unpacker.folder, release.version)
         await self._reboot()
 
     async def _reboot(self) -> None:
         self._enter(Stage.REBOOTING)
         await self._installer.reboot()
         # What follows is done by the agent that the reboot starts.
-        await Deferred()
+        await deferLater(self._clock, _REBOOT_PATIENCE)
+        raise RebootFailed("The box was asked to reboot, but did not. Reboot it by hand.")
 
     async def _resume(self, release: Release | None) -> None:
         """Go on where the journal says that an earlier run was interrupted."""
@@ -218,12 +218,15 @@ class Updater(Service):
         elif status == 0:
             await self._reboot()
         elif status is not None:
-            error = InstallFailed(f"install_update.sh ended with exit status {status}.")
-            self._journal.refuse(release, str(error))
-            raise error
+            raise InstallFailed(
+                f"install_update.sh ended with exit status {status}. See {self._config.log}."
+            )
         else:
             self._require_tries_left(release)
-            await self._install()
+            # Counted now, or what unpacking does to the box would be tried for ever.
+            tries = self._journal.entry.tries + 1
+            self._enter(Stage.INSTALLING, tries=tries)
+            await self._install(release, tries)
 
     def _require_tries_left(self, release: Release | None) -> None:
         if self._journal.entry.tries >= MAX_TRIES:
@@ -240,19 +243,27 @@ class Updater(Service):
                 f"After the reboot the box runs {installed or 'an unknown release'}, "
                 f"not {release.version}. See {self._config.log}."
             )
-        self._unpacker.clear()
+        with self._log.failuresHandled("What was unpacked cannot be removed"):
+            self._unpacker.clear()
         self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, OpqError):
             return str(error)
         if isinstance(error, OSError):
-            return f"The box's disk fails: {error.strerror} ({error.filename})."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return "The box's disk is full. Make room, and try again."
+            return f"The box's disk fails: {error.strerror or error}."
         self._log.failure("The update failed in a way that nobody foresaw")
         return "The agent failed; its log says how."
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, error: Exception) -> None:
+        reason = self._explain(error)
         self._log.error("The update failed: {reason}", reason=reason)
+        release = self._journal.entry.release
+        if isinstance(error, ArchiveRefused | InstallFailed) and release is not None:
+            with self._log.failuresHandled("The refused release cannot be written down"):
+                self._journal.refuse(release, reason)
         self._rest(Stage.FAILED, "failed", reason)
 
     def _rest(self, stage: Stage, outcome: str, reason: str) -> None:
@@ -265,10 +276,8 @@ class Updater(Service):
             outcome=outcome,
             reason=reason,
         )
-        try:
+        with self._log.failuresHandled("The end of the update cannot be written down"):
             self._journal.end(stage, attempt)
-        except OSError as error:
-            self._log.error("The journal cannot be written: {error}", error=error)
         self._board.publish(stage=stage, progress=None, message=reason, last_attempt=attempt)
 
     def _enter(self, stage: Stage, **changes: Any) -> None:

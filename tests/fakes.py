@@ -1,0 +1,335 @@
+"""Stand-ins for what surrounds the box agent: its network, its programs, its update server."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IProcessTransport, IReactorProcess
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from opq_twisted.box.client import IdentityAgent, UpdateServer
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.download import Downloader
+from opq_twisted.box.installer import Installer
+from opq_twisted.box.journal import Journal, Release
+from opq_twisted.box.status import Progress, Status, StatusBoard
+from opq_twisted.box.unpacker import Unpacker
+from opq_twisted.box.updater import Updater
+from opq_twisted.release.name import UpdateName
+
+OLD, NEW, NEWER = 1700000000, 1700000100, 1700000200
+
+
+def logged(case: SynchronousTestCase) -> list[str]:
+    """Collect what is logged from now until the end of the test."""
+    said: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        said.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    case.addCleanup(globalLogPublisher.removeObserver, observe)
+    return said
+
+
+@implementer(IAgentEndpointFactory)
+class Network:
+    """A network in memory: the test is the server, and answers byte for byte."""
+
+    def __init__(self) -> None:
+        self.clock = MemoryReactorClock()
+        pool = HTTPConnectionPool(self.clock, persistent=False)
+        agent = Agent.usingEndpointFactory(self.clock, self, pool)
+        self.server = UpdateServer(
+            self.clock,
+            HTTPClient(IdentityAgent(agent)),
+            "http://updates.example:8151",
+            lambda: "opq-box-agent/test",
+        )
+
+    def endpointForURI(self, uri: URI) -> TCP4ClientEndpoint:
+        return TCP4ClientEndpoint(self.clock, uri.host.decode(), uri.port)
+
+    def accept(self) -> "Peer":
+        """Accept the connection that was asked for last."""
+        factory = self.clock.tcpClients.pop()[2]
+        return Peer(factory.buildProtocol(None))
+
+    def refuse(self) -> None:
+        """Refuse the connection that was asked for last."""
+        factory: Any = self.clock.tcpClients.pop()[2]
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+
+
+class Peer:
+    """The server's end of a connection."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._transport = StringTransportWithDisconnection()
+        self._transport.protocol = protocol
+        protocol.makeConnection(self._transport)
+
+    @property
+    def request(self) -> str:
+        """What the client sent."""
+        sent: bytes = self._transport.value()
+        return sent.decode()
+
+    @property
+    def open(self) -> bool:
+        """Whether the client has not closed the connection."""
+        return bool(self._transport.connected)
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._protocol.dataReceived(data)
+
+    def answer(self, status: str, *headers: str, body: bytes = b"") -> None:
+        """Send an answer's head, and what is given of its body."""
+        self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body)
+
+    def close(self) -> None:
+        """Close the connection in good order."""
+        self._protocol.connectionLost(Failure(ConnectionDone()))
+
+    def reset(self) -> None:
+        """Break the connection."""
+        self._protocol.connectionLost(Failure(ConnectionLost()))
+
+
+@implementer(IReactorProcess)
+class Children:
+    """Starts real programs, and tells what becomes of them."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._events: list[tuple[str, Deferred[None]]] = []
+        self._happened: set[str] = set()
+
+    def spawnProcess(self, processProtocol: Any, *args: Any, **kwargs: Any) -> IProcessTransport:
+        protocol: ProcessProtocol = processProtocol
+        for method, event in (
+            ("connectionMade", "started"),
+            ("childDataReceived", "said"),
+            ("processExited", "exited"),
+            ("processEnded", "ended"),
+        ):
+            setattr(protocol, method, self._told(event, getattr(protocol, method)))
+        transport: IProcessTransport = self._reactor.spawnProcess(protocol, *args, **kwargs)
+        return transport
+
+    def _told(self, event: str, method: Callable[..., None]) -> Callable[..., None]:
+        def tell(*args: Any) -> None:
+            method(*args)
+            self._happened.add(event)
+            for name, happened in tuple(self._events):
+                if name == event:
+                    self._events.remove((name, happened))
+                    # Later: whom it concerns may be in the midst of starting the program.
+                    self._reactor.callLater(0, happened.callback, None)
+
+        return tell
+
+    def wait(self, event: str) -> Deferred[None]:
+        """
+        Wait until the program has `started`, `said` something, `exited`, or `ended`.
+
+        It has ended when nobody holds its pipes any more: neither itself nor its children.
+        """
+        happened: Deferred[None] = Deferred()
+        if event in self._happened:
+            happened.callback(None)
+        else:
+            self._events.append((event, happened))
+        return happened
+
+
+@frozen
+class Begun:
+    """A step that the updater began."""
+
+    name: str
+    #: The stage that the journal on the disk told of at that moment; None when there was none.
+    stage: str | None
+
+
+class Steps:
+    """Each step of an update begins here, and waits until the test says what comes of it."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._waiting: Deferred[Any] | None = None
+        self.begun: list[Begun] = []
+
+    def record(self, name: str) -> None:
+        """Record a step that succeeds at once."""
+        stage = json.loads(self._journal.read_text())["stage"] if self._journal.exists() else None
+        self.begun.append(Begun(name, stage))
+
+    def begin(self, name: str) -> Deferred[Any]:
+        """Begin a step."""
+        self.record(name)
+        self._waiting = Deferred()
+        return self._waiting
+
+    @property
+    def names(self) -> list[str]:
+        """The steps begun so far."""
+        return [begun.name for begun in self.begun]
+
+    def succeed(self, result: Any = None) -> None:
+        """Let the current step succeed."""
+        self.take().callback(result)
+
+    def fail(self, error: Exception) -> None:
+        """Let the current step fail."""
+        self.take().errback(error)
+
+    def take(self) -> Deferred[Any]:
+        """Take the current step, to end it when others have begun."""
+        waiting, self._waiting = self._waiting, None
+        assert waiting is not None, f"no step waits, after {self.names}"
+        return waiting
+
+
+class StepServer(UpdateServer):
+    """Answers when the test says so."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    async def newest(self) -> int | None:
+        newest: int | None = await self._steps.begin("newest")
+        return newest
+
+
+class StepDownloader(Downloader):
+    """Downloads nothing."""
+
+    def __init__(self, steps: Steps, folder: Path) -> None:
+        self._steps = steps
+        self._folder = folder
+        self.report: Callable[[Progress], object] = lambda progress: None
+
+    def clear(self, keep: int | None = None) -> None:
+        """There is nothing to remove."""
+
+    async def fetch(self, version: int, report: Callable[[Progress], object]) -> Release:
+        self.report = report
+        await self._steps.begin("fetch")
+        return Release(version, 10)
+
+    async def verify(self, promised: Release) -> Release:
+        await self._steps.begin("verify")
+        return Release(promised.version, 10, "ab" * 32)
+
+
+class StepUnpacker(Unpacker):
+    """Unpacks nothing."""
+
+    def __init__(self, steps: Steps, folder: Path) -> None:
+        self._steps = steps
+        self.folder = folder
+
+    def clear(self) -> None:
+        """There is nothing to remove."""
+
+    async def unpack(self, archive: Path, version: int) -> None:
+        assert archive.name == str(UpdateName(version))
+        await self._steps.begin("unpack")
+
+
+class StepInstaller(Installer):
+    """Installs nothing, and reboots nothing."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
+        self._steps.record("forget")
+
+    async def install(self, folder: Path, version: int) -> None:
+        await self._steps.begin("install")
+
+    async def wait(self) -> int | None:
+        status: int | None = await self._steps.begin("wait")
+        return status
+
+    async def reboot(self) -> None:
+        await self._steps.begin("reboot")
+
+
+class Bench:
+    """A real updater on a box that is not: its steps do what the test says."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder = folder.absolute()
+        folder.mkdir(exist_ok=True)
+        self.clock = Clock()
+        self.clock.advance(NEW)
+        self.journal_path = folder / "journal.json"
+        self.version_file = folder / "VERSION"
+        self.set_installed(OLD)
+        self.config = UpdaterConfig(
+            **{
+                "allow_unsigned": True,
+                "trusted_root": folder / "root.json",
+                "version_file": self.version_file,
+                "log": folder / "box_update.log",
+                **settings,
+            }
+        )
+        self.make_agent()
+
+    def make_agent(self, boot_id: str = "first boot") -> None:
+        """Make what an agent's process would have in memory; its updater is not started."""
+        self.steps = Steps(self.journal_path)
+        self.board = StatusBoard(Status())
+        self.journal = Journal(self.journal_path, boot_id)
+        self.downloader = StepDownloader(self.steps, self.folder)
+        self.updater = Updater(
+            self.clock,
+            self.config,
+            StepServer(self.steps),
+            self.downloader,
+            StepUnpacker(self.steps, self.folder / "unpacked"),
+            StepInstaller(self.steps),
+            self.journal,
+            self.board,
+        )
+
+    def start(self) -> "Bench":
+        """Start the updater."""
+        self.updater.startService()
+        return self
+
+    def restart(self, boot_id: str = "first boot") -> None:
+        """Kill the agent, and start another."""
+        self.make_agent(boot_id)
+        self.start()
+
+    def set_installed(self, version: int) -> None:
+        """Let a release be the installed one."""
+        self.version_file.write_text(f"{version}\n")
+
+    @property
+    def status(self) -> Status:
+        """The status now."""
+        return self.board.current

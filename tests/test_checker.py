@@ -1,0 +1,221 @@
+"""When a box looks for an update, and when it installs what it finds by itself."""
+
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.checker import Checker
+from opq_twisted.box.journal import Stage
+from opq_twisted.errors import InstallFailed, ServerFailed
+from tests.fakes import NEW, OLD, Bench
+
+HOUR = 3600.0
+
+
+class CheckerCase(SynchronousTestCase):
+    """A checker whose chance is the test."""
+
+    def setUp(self) -> None:
+        self.start()
+
+    def start(self, chance: float = 0.5, **settings: Any) -> None:
+        self.bench = Bench(Path(self.mktemp()), **settings).start()
+        self.clock = self.bench.clock
+        self.chance = chance
+        self.checker = Checker(
+            self.clock,
+            self.bench.config,
+            self.bench.updater,
+            self.bench.board,
+            lambda: self.chance,
+        )
+        self.checker.startService()
+
+    def looks(self) -> int:
+        return self.bench.steps.names.count("newest")
+
+    def assert_looks_after(self, seconds: float) -> None:
+        """The next look comes after so many seconds, as it was announced, and not before."""
+        self.assertEqual(self.bench.status.next_check, self.clock.seconds() + seconds)
+        before = self.looks()
+        self.clock.advance(seconds - 0.001)
+        self.assertEqual(self.looks(), before)
+        self.clock.advance(0.001)
+        self.assertEqual(self.looks(), before + 1)
+
+
+class ScheduleTests(CheckerCase):
+    """When it looks."""
+
+    def test_schedule(self) -> None:
+        """The first look comes after 10 to 90 % of the interval, the next after 80 to 120 %."""
+        for chance, first, later in ((0.0, 360.0, 2880.0), (0.5, 1800.0, 3600.0)):
+            with self.subTest(chance=chance):
+                self.start(chance)
+                self.assert_looks_after(first)
+                for _ in range(3):
+                    self.bench.steps.succeed(OLD)
+                    self.assert_looks_after(later)
+
+    def test_limits(self) -> None:
+        """Nor does it come later."""
+        self.start(1.0)
+        self.assertAlmostEqual(self.bench.status.next_check or 0, NEW + 0.9 * HOUR)
+        self.clock.advance(0.9 * HOUR)
+        self.bench.steps.succeed(OLD)
+        self.assertAlmostEqual(self.bench.status.next_check or 0, NEW + (0.9 + 1.2) * HOUR)
+
+    def test_interval(self) -> None:
+        """The interval is the configuration's."""
+        self.start(check_every=100.0)
+        self.assert_looks_after(50)
+        self.bench.steps.succeed(None)
+        self.assert_looks_after(100)
+
+    def test_backoff(self) -> None:
+        """Failures double the pause, of which a random part passes, up to the interval."""
+        self.assert_looks_after(1800)
+        for longest in (30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600):
+            self.bench.steps.fail(ServerFailed("Nobody is there."))
+            self.assert_looks_after(longest / 2)
+        # A success ends that.
+        self.bench.steps.succeed(OLD)
+        self.assert_looks_after(3600)
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.assert_looks_after(15)
+
+    def test_full_jitter(self) -> None:
+        """The random part may be none of it; but the box never looks without a pause."""
+        self.assert_looks_after(1800)
+        self.chance = 0.0
+        for _ in range(3):
+            self.bench.steps.fail(ServerFailed("Nobody is there."))
+            self.assert_looks_after(1)
+
+    def test_long_failure(self) -> None:
+        """A server may be gone for years."""
+        self.assert_looks_after(1800)
+        for _ in range(2000):
+            self.bench.steps.fail(ServerFailed("Nobody is there."))
+            self.clock.advance(1800)
+        self.assertEqual(self.looks(), 2001)
+
+    def test_retry_after(self) -> None:
+        """The box never looks sooner than the server asked for, within a day."""
+        self.assert_looks_after(1800)
+        for asked, pause in ((7.0, 15), (1000.0, 1000), (7000.0, 7000), (10**9, 24 * 3600)):
+            self.bench.steps.fail(ServerFailed("Busy.", retry_after=asked))
+            self.assert_looks_after(pause)
+
+    def test_unforeseen(self) -> None:
+        """What nobody foresaw is logged, and the box looks again."""
+        self.assert_looks_after(1800)
+        self.bench.steps.fail(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_looks_after(15)
+
+    def test_busy(self) -> None:
+        """During an update it does not look, but does afterwards."""
+        self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(1800)
+        self.assertEqual(self.looks(), 1)
+        self.bench.steps.fail(ServerFailed("It is gone."))
+        self.assertEqual(self.bench.status.stage, Stage.FAILED)
+        self.assert_looks_after(3600)
+
+
+class StopTests(CheckerCase):
+    """When it looks no more."""
+
+    def assert_stops(self) -> None:
+        self.checker.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(10 * HOUR)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_between_looks(self) -> None:
+        """A pause ends with the service."""
+        self.assert_stops()
+        self.assertEqual(self.looks(), 0)
+
+    def test_while_looking(self) -> None:
+        """So does a look."""
+        self.assert_looks_after(1800)
+        self.assert_stops()
+        self.assertEqual(self.looks(), 1)
+
+    def test_wrapped(self) -> None:
+        """A look that fails with what a cancelled request becomes is not followed by another."""
+        self.assert_looks_after(1800)
+        self.checker.running = 0
+        self.bench.steps.fail(ServerFailed("The request was aborted."))
+        self.clock.advance(10 * HOUR)
+        self.assertEqual(self.looks(), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class AutomaticTests(CheckerCase):
+    """When it installs."""
+
+    def setUp(self) -> None:
+        self.start(install="automatic")
+
+    def find(self, newest: int | None) -> None:
+        """Look, and find a release."""
+        self.assert_looks_after(1800)
+        self.bench.steps.succeed(newest)
+
+    def test_click(self) -> None:
+        """A box whose owner wants to click shows what there is, and waits."""
+        self.start(install="click")
+        self.find(NEW)
+        self.assertEqual(self.bench.status.available, NEW)
+        self.clock.advance(1000)
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_automatic(self) -> None:
+        """A box that may installs what it finds, after a random part of the spread."""
+        self.find(NEW)
+        self.assertEqual(self.bench.steps.names, ["newest", "newest"])
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(149.999)
+        self.assertEqual(self.bench.steps.names, ["newest", "newest"])
+        self.clock.advance(0.001)
+        self.assertEqual(self.bench.steps.names, ["newest", "newest", "fetch"])
+
+    def test_nothing_newer(self) -> None:
+        """It begins nothing when there is nothing newer."""
+        for newest in (OLD, OLD - 1, None):
+            with self.subTest(newest=newest):
+                self.start(install="automatic")
+                self.find(newest)
+                self.assertEqual(self.bench.steps.names, ["newest"])
+
+    def test_click_came_first(self) -> None:
+        """A click while the box looks is one update, and the checker goes on."""
+        self.assert_looks_after(1800)
+        looking = self.bench.steps.take()
+        self.bench.updater.begin()
+        looking.callback(NEW)
+        self.assertEqual(self.bench.steps.names, ["newest", "newest"])
+        self.bench.steps.succeed(OLD)
+        self.assert_looks_after(3600)
+
+    def test_refused(self) -> None:
+        """A release that failed is found again and again, and not tried again."""
+        self.find(NEW)
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(150)
+        for _ in ("fetch", "verify", "unpack"):
+            self.bench.steps.succeed()
+        self.bench.steps.fail(InstallFailed("It does not work here."))
+        self.clock.advance(3600 - 150)
+        for _ in range(3):
+            self.bench.steps.succeed(NEW)
+            self.bench.steps.succeed(NEW)
+            self.assertEqual(self.bench.status.stage, Stage.IDLE)
+            self.assert_looks_after(3600)
+        self.assertEqual(self.bench.steps.names.count("fetch"), 1)

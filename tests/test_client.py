@@ -1,0 +1,258 @@
+"""What the box asks the update server, and what it makes of the answers."""
+
+import gzip
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.client import announced_digest, make_http_client
+from opq_twisted.errors import ServerFailed
+from tests.fakes import NEW, Network, Peer
+
+ENDPOINT = "http://updates.example:8151"
+DATE = "Date: Sun, 06 Nov 1994 08:49:00 GMT"
+
+
+class ClientCase(SynchronousTestCase):
+    """A client whose server is the test."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+        self.clock = self.network.clock
+
+    def ask(self, question: Coroutine[Deferred[Any], Any, Any]) -> tuple[Deferred[Any], Peer]:
+        asked = Deferred.fromCoroutine(question)
+        return asked, self.network.accept()
+
+    def newest(self, status: str, *headers: str, body: bytes = b"") -> Deferred[Any]:
+        asked, self.peer = self.ask(self.network.server.newest())
+        length = f"Content-Length: {len(body)}"
+        self.peer.answer(status, length, *headers, body=body)
+        return asked
+
+    def failure(self, asked: Deferred[Any]) -> ServerFailed:
+        error = self.failureResultOf(asked, ServerFailed).value
+        assert isinstance(error, ServerFailed)
+        self.assertNotIn("\n", str(error))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return error
+
+
+class NewestTests(ClientCase):
+    """`/version`."""
+
+    def test_asked(self) -> None:
+        """The request says who asks, wants nothing packed, and keeps no connection."""
+        _, peer = self.ask(self.network.server.newest())
+        lines = peer.request.split("\r\n")
+        self.assertEqual(lines[0], "GET /version HTTP/1.1")
+        self.assertIn("Host: updates.example:8151", lines)
+        self.assertIn("User-Agent: opq-box-agent/test", lines)
+        self.assertIn("Accept-Encoding: identity", lines)
+        self.assertIn("Connection: close", lines)
+
+    def test_version(self) -> None:
+        """The answer is digits, and perhaps a newline."""
+        for body in (b"1700000100", b"1700000100\n"):
+            with self.subTest(body=body):
+                asked = self.newest("200 OK", body=body)
+                self.assertEqual(self.successResultOf(asked), NEW)
+                self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_older_server(self) -> None:
+        """A server that speaks HTTP/1.0, and says no length, is understood."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.send(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n1700000100")
+        peer.close()
+        self.assertEqual(self.successResultOf(asked), NEW)
+
+    def test_none(self) -> None:
+        """A server without an update says 404; the connection does not stay behind."""
+        for status in ("404 Not Found", "410 Gone"):
+            with self.subTest(status=status):
+                asked, peer = self.ask(self.network.server.newest())
+                peer.answer(status, "Content-Length: 100")
+                self.assertIsNone(self.successResultOf(asked))
+                self.assertFalse(peer.open)
+                self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_garbage(self) -> None:
+        """What is no version is not believed, and the sentence shows some of it."""
+        for body in (b"", b"<!doctype html>", b"-1", b"0", b"017", b"1e9", b"\xff\xfe", b"9" * 40):
+            with self.subTest(body=body):
+                error = self.failure(self.newest("200 OK", body=body))
+                self.assertIn(f"{ENDPOINT}/version answers what no update server would", str(error))
+                self.assertLess(len(str(error)), 300)
+
+    def test_too_long(self) -> None:
+        """An answer that does not end is not read to its end."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.answer("200 OK")
+        peer.send(b"1" * 1024)
+        self.assertNoResult(asked)
+        peer.send(b"1")
+        self.assertIn("more than 1024 bytes", str(self.failure(asked)))
+        self.assertFalse(peer.open)
+
+    def test_cut(self) -> None:
+        """A number whose end is missing is another number."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.answer("200 OK", "Content-Length: 10", body=b"17000")
+        peer.close()
+        self.assertIn("The connection broke after 5 bytes", str(self.failure(asked)))
+
+    def test_bomb(self) -> None:
+        """What a server packs unasked is not unpacked."""
+        bomb = gzip.compress(bytes(10**5))
+        self.assertLess(len(bomb), 1024)
+        error = self.failure(self.newest("200 OK", "Content-Encoding: gzip", body=bomb))
+        # Unpacked, it would have been too long.
+        self.assertIn("is not a version", str(error))
+
+    def test_redirect(self) -> None:
+        """An update server may have moved."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.answer("302 Found", "Location: /opq/version", "Content-Length: 0")
+        second = self.network.accept()
+        self.assertTrue(second.request.startswith("GET /opq/version HTTP/1.1\r\n"))
+        self.assertIn("Accept-Encoding: identity", second.request)
+        second.answer("200 OK", "Content-Length: 10", body=b"1700000100")
+        self.assertEqual(self.successResultOf(asked), NEW)
+
+    def test_server_error(self) -> None:
+        """Another status is told, and the answer is not read."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.answer("500 Internal Server Error", "Content-Length: 100")
+        error = self.failure(asked)
+        self.assertEqual(
+            str(error), "The update server answers 500 when asked for the newest version."
+        )
+        self.assertIsNone(error.retry_after)
+        self.assertFalse(peer.open)
+
+    def test_retry_after(self) -> None:
+        """How long to wait is read in either form; a date counts from the server's own clock."""
+        for headers, seconds in (
+            (["Retry-After: 120"], 120.0),
+            (["Retry-After: 0"], 0.0),
+            (["Retry-After: Sun, 06 Nov 1994 08:49:37 GMT", DATE], 37.0),
+            (["Retry-After: Sun, 06 Nov 1994 08:48:00 GMT", DATE], 0.0),
+            (["Retry-After: Sun, 06 Nov 1994 08:49:37 GMT"], None),
+            (["Retry-After: -5"], None),
+            (["Retry-After: 1.5"], None),
+            (["Retry-After: 9999999999"], None),
+            (["Retry-After: soon", DATE], None),
+            (["Retry-After: Foo, 99 Bar 1994 99:99:99 GMT", DATE], None),
+            (["Retry-After: \xb2", DATE], None),
+            (["Retry-After: ", DATE], None),
+        ):
+            with self.subTest(headers=headers):
+                asked = self.newest("503 Service Unavailable", *headers)
+                self.assertEqual(self.failure(asked).retry_after, seconds)
+
+
+class UnreachableTests(ClientCase):
+    """Servers that cannot be reached, or say nothing."""
+
+    def assert_unreachable(self, asked: Deferred[Any], reason: str) -> None:
+        self.assertEqual(
+            str(self.failure(asked)),
+            f"Cannot reach the update server {ENDPOINT}: {reason}. "
+            "Check the network, and updates_ep in the configuration.",
+        )
+
+    def test_refused(self) -> None:
+        """Nobody listens there."""
+        asked = Deferred.fromCoroutine(self.network.server.newest())
+        self.network.refuse()
+        self.assert_unreachable(asked, "Connection was refused by other side")
+
+    def test_broken(self) -> None:
+        """The connection breaks before the answer has begun."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.reset()
+        reason = "Connection to the other side was lost in a non-clean fashion"
+        self.assert_unreachable(asked, reason)
+
+    def test_silent(self) -> None:
+        """A server that takes the request and says nothing is given up after a minute."""
+        asked, peer = self.ask(self.network.server.newest())
+        self.clock.advance(59)
+        self.assertNoResult(asked)
+        self.clock.advance(1)
+        self.assert_unreachable(asked, "it did not answer within 60 seconds")
+        self.assertFalse(peer.open)
+
+    def test_not_http(self) -> None:
+        """What listens there speaks another language."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.send(b"SSH-2.0-OpenSSH_9.2\r\n")
+        sentence = str(self.failure(asked))
+        self.assertIn(f"Cannot reach the update server {ENDPOINT}: ", sentence)
+        self.assertFalse(peer.open)
+
+    def test_cancelled(self) -> None:
+        """A question can be given up at any time; nothing of it stays."""
+        asked, peer = self.ask(self.network.server.newest())
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError, ServerFailed)
+        self.assertFalse(peer.open)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ArchiveTests(ClientCase):
+    """`/update/NAME`."""
+
+    def test_asked(self) -> None:
+        """An archive is asked for by its name; its body waits to be taken."""
+        asked, peer = self.ask(self.network.server.archive(NEW))
+        self.assertTrue(
+            peer.request.startswith("GET /update/opq-box-update-1700000100.tar.bz2 HTTP/1.1\r\n")
+        )
+        # As servers say that know the file's suffix.
+        peer.answer("200 OK", "Content-Encoding: bzip2", "Content-Length: 5")
+        self.assertEqual(self.successResultOf(asked).length, 5)
+        self.assertTrue(peer.open)
+
+    def test_gone(self) -> None:
+        """An archive that is not there any more is a failure, and named."""
+        asked, peer = self.ask(self.network.server.archive(NEW))
+        peer.answer("404 Not Found", "Content-Length: 100")
+        self.assertEqual(
+            str(self.failure(asked)),
+            "The update server answers 404 when asked for opq-box-update-1700000100.tar.bz2.",
+        )
+        self.assertFalse(peer.open)
+
+    def test_digest(self) -> None:
+        """The announced digest is read, whatever other algorithms there are (RFC 9530)."""
+        value = "RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o="
+        digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+        for headers, expected in (
+            ([], None),
+            ([f"sha-256=:{value}:"], digest),
+            ([f"sha-512=:AAAA:, sha-256=:{value}:, unixsum=:BBBB:"], digest),
+            (["sha-512=:AAAA:", f"sha-256=:{value}:"], digest),
+            (["sha-512=:AAAA:"], None),
+            ([f"x-sha-256=:{value}:"], None),
+            ([f"sha-256={value}"], None),
+            (["sha-256=:AAAA:"], None),
+            ([f"sha-256=:{value[:-4]}====:"], None),
+            (["sha-256=:\xb2:"], None),
+            ([""], None),
+        ):
+            with self.subTest(headers=headers):
+                asked, peer = self.ask(self.network.server.archive(NEW))
+                peer.answer("200 OK", *(f"Repr-Digest: {header}" for header in headers))
+                self.assertEqual(announced_digest(self.successResultOf(asked)), expected)
+
+
+class HTTPClientTests(SynchronousTestCase):
+    """The client that the agent uses."""
+
+    def test_scheme(self) -> None:
+        """It asks nothing but HTTP servers, wherever a redirect may lead."""
+        client = make_http_client(Network().clock)
+        self.assertTrue(self.failureResultOf(client.get("ftp://updates.example/version")))

@@ -1,0 +1,69 @@
+"""Small files are replaced whole, or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted import durable
+
+
+class WriteTests(SynchronousTestCase):
+    """What `write` leaves on the disk."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.path = self.folder / "journal.json"
+
+    def test_new(self) -> None:
+        """A file that was not there is there, whole, and nothing beside it."""
+        durable.write(self.path, b"new")
+        self.assertEqual(self.path.read_bytes(), b"new")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_replaced(self) -> None:
+        """The old file is replaced, not written into: who has it open still reads the old one."""
+        self.path.write_bytes(b"the old content, which is longer")
+        with self.path.open("rb") as old:
+            durable.write(self.path, b"new")
+            self.assertEqual(old.read(), b"the old content, which is longer")
+        self.assertEqual(self.path.read_bytes(), b"new")
+
+    def test_disk_full(self) -> None:
+        """On a full disk the old file stays, and what was begun is removed."""
+        self.path.write_bytes(b"old")
+        # A device that answers every write with ENOSPC, where the new file would be.
+        (self.folder / ".journal.json.new").symlink_to("/dev/full")
+        with self.assertRaises(OSError) as caught:
+            durable.write(self.path, b"new")
+        self.assertEqual(caught.exception.errno, errno.ENOSPC)
+        self.assertEqual(self.path.read_bytes(), b"old")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_left_over(self) -> None:
+        """What a power cut left of an earlier attempt is in nobody's way."""
+        (self.folder / ".journal.json.new").write_bytes(b"half of something much longer")
+        durable.write(self.path, b"new")
+        self.assertEqual(self.path.read_bytes(), b"new")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_no_folder(self) -> None:
+        """A folder that has gone is an OSError, like all that a disk can do."""
+        with self.assertRaises(FileNotFoundError):
+            durable.write(self.folder / "gone" / "journal.json", b"new")
+
+
+class RenameTests(SynchronousTestCase):
+    """What `rename` leaves on the disk."""
+
+    def test_rename(self) -> None:
+        """The target is replaced, and the source is gone."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "a.part").write_bytes(b"new")
+        (folder / "a").write_bytes(b"old")
+        durable.rename(folder / "a.part", folder / "a")
+        self.assertEqual((folder / "a").read_bytes(), b"new")
+        self.assertEqual(os.listdir(folder), ["a"])

@@ -1,0 +1,125 @@
+"""Requests that the owner did not mean are told from those that he did."""
+
+import socket
+
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import Request
+from twisted.web.test.requesthelper import DummyChannel
+
+from opq_twisted.box.guard import Guard
+
+
+def request(**headers: str) -> Request:
+    """Make a request; `sec_fetch_site="none"` is a header."""
+    made = Request(DummyChannel(), False)
+    for name, value in headers.items():
+        made.requestHeaders.setRawHeaders(name.replace("_", "-"), [value])
+    return made
+
+
+class ForeignHostTests(SynchronousTestCase):
+    """To which names a box answers."""
+
+    def setUp(self) -> None:
+        self.patch(socket, "gethostname", lambda: "OPQ-Box")
+        self.guard = Guard(["Sensor.example.org"])
+
+    def test_own(self) -> None:
+        """It answers to its addresses, its names, those of the configuration, and to no name."""
+        self.assertIsNone(self.guard.foreign_host(request()))
+        for host in (
+            "192.168.0.7",
+            "192.168.0.7:8080",
+            "127.0.0.1",
+            "[::1]",
+            "[::1]:8080",
+            "[fe80::ba27:ebff:fe00:1]:8080",
+            "localhost",
+            "localhost:8080",
+            "LOCALHOST",
+            "opq-box",
+            "opq-box:8080",
+            "OPQ-Box.local",
+            "opq-box.local.:8080",
+            "sensor.example.org",
+            "SENSOR.example.org:80",
+        ):
+            with self.subTest(host=host):
+                self.assertIsNone(self.guard.foreign_host(request(host=host)))
+
+    def test_foreign(self) -> None:
+        """Any other name may be one that another's server lets point here."""
+        for host in (
+            "evil.example",
+            "evil.example:8080",
+            "opq-box.evil.example",
+            "localhost.evil.example",
+            "192.168.0.7.evil.example",
+            "opq-box.lan",
+            "2130706433",
+            "127.1",
+            "[evil.example]",
+            "",
+            ":8080",
+            "opq-box@evil.example",
+            "\xb2",
+            "x" * 10_000,
+        ):
+            with self.subTest(host=host):
+                reason = self.guard.foreign_host(request(host=host))
+                assert reason is not None
+                self.assertIn('add the name to "hosts"', reason)
+                self.assertLess(len(reason), 300)
+
+
+class NotMeantTests(SynchronousTestCase):
+    """Which requests for an action are a click."""
+
+    def setUp(self) -> None:
+        self.guard = Guard([])
+
+    def test_meant(self) -> None:
+        """The page's own requests are, and those of programs, which send none of the headers."""
+        for headers in (
+            {},
+            {"host": "192.168.0.7:8080"},
+            {"sec_fetch_site": "same-origin"},
+            {"sec_fetch_site": "none"},
+            {"host": "192.168.0.7:8080", "origin": "http://192.168.0.7:8080"},
+            {"host": "opq-box.local", "origin": "https://opq-box.local"},
+            {"host": "[::1]:8080", "origin": "http://[::1]:8080"},
+            {"sec_purpose": "unknown"},
+            {
+                "host": "opq-box.local",
+                "origin": "http://opq-box.local",
+                "sec_fetch_site": "same-origin",
+            },
+        ):
+            with self.subTest(headers=headers):
+                self.assertIsNone(self.guard.not_meant(request(**headers)))
+
+    def test_not_meant(self) -> None:
+        """Those that another page caused, or a browser in advance, are not."""
+        host = {"host": "192.168.0.7:8080"}
+        for headers in (
+            {"sec_fetch_site": "cross-site"},
+            {"sec_fetch_site": "same-site"},
+            {"sec_fetch_site": ""},
+            {"origin": "http://evil.example", **host},
+            {"origin": "null", **host},
+            {"origin": "", **host},
+            {"origin": "http://192.168.0.7", **host},
+            {"origin": "http://192.168.0.7:8080.evil.example", **host},
+            {"origin": "http://evil.example/192.168.0.7:8080", **host},
+            {"origin": "ftp://192.168.0.7:8080", **host},
+            {"origin": "http://[", **host},
+            {"origin": "http://192.168.0.7:8080"},
+            {"sec_purpose": "prefetch"},
+            {"sec_purpose": "prefetch;prerender"},
+            {"sec_purpose": "Prefetch"},
+            {"sec_fetch_site": "cross-site", "origin": "http://192.168.0.7:8080", **host},
+        ):
+            with self.subTest(headers=headers):
+                reason = self.guard.not_meant(request(**headers))
+                assert reason is not None
+                self.assertTrue(reason.endswith("."))

@@ -1,0 +1,270 @@
+"""`install_update.sh` is run, its output and status are kept, and the box is asked to reboot."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.installer import Installer
+from opq_twisted.box.processes import TERMINATION_GRACE, Programs
+from opq_twisted.errors import InstallFailed, RebootFailed
+from tests.fakes import NEW, Children
+
+
+class InstallerCase(TestCase):
+    """An installer with real programs, on a clock that the test sets."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).absolute()
+        self.state_dir = self.root / "state"
+        self.folder = self.root / "unpacked"
+        self.log = self.root / "log" / "box_update.log"
+        self.state_dir.mkdir(parents=True)
+        self.folder.mkdir()
+        self.clock = Clock()
+        self.children = Children(reactor)
+        self.installer = self.make()
+
+    def make(self, **settings: Any) -> Installer:
+        config = UpdaterConfig(
+            **{"prefix": self.root / "prefix", "log": self.log, "install_timeout": 30, **settings}
+        )
+        return Installer(Programs(self.clock, self.children), config, self.state_dir)
+
+    def install(self, script: str, mode: int = 0o755) -> Deferred[None]:
+        path = self.folder / "install_update.sh"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(mode)
+        return Deferred.fromCoroutine(self.installer.install(self.folder, NEW))
+
+    async def failure(self, running: Deferred[Any], kind: type[Exception] = InstallFailed) -> str:
+        with self.assertRaises(kind) as caught:
+            await running
+        return str(caught.exception)
+
+    def status(self) -> str:
+        return (self.state_dir / "install.status").read_text()
+
+
+class InstallTests(InstallerCase):
+    """What becomes of a script."""
+
+    async def test_success(self) -> None:
+        """A script that succeeds leaves its output in the log, and its status in a file."""
+        await self.install("echo out; echo err >&2")
+        self.assertEqual(self.log.read_text(), "out\nerr\n")
+        self.assertEqual(self.status(), "0\n")
+
+    async def test_surroundings(self) -> None:
+        """It runs in its folder, knows the release and the folders, and has no input."""
+        self.patch(os, "environ", {**os.environ, "OPQ_SYSTEMD": "no", "SECRET": "x"})
+        await self.install("pwd; cat; env")
+        first, *lines = self.log.read_text().splitlines()
+        self.assertEqual(first, str(self.folder))
+        environment = dict(line.split("=", 1) for line in lines)
+        expected = {
+            "OPQ_VERSION": str(NEW),
+            "OPQ_PREFIX": str(self.root / "prefix"),
+            "OPQ_STATE_DIR": str(self.state_dir),
+            "OPQ_REBOOT": "no",
+            "OPQ_SYSTEMD": "no",
+            "LANG": "C.UTF-8",
+        }
+        self.assertEqual(expected, {key: environment.get(key) for key in expected})
+        self.assertIn("/usr/bin", environment["PATH"].split(":"))
+        self.assertIn("/usr/sbin", environment["PATH"].split(":"))
+        self.assertNotIn("SECRET", environment)
+
+    async def test_session(self) -> None:
+        """It has a session of its own, which the agent's end does not reach."""
+        await self.install("cut -d ' ' -f 6 /proc/$$/stat")
+        self.assertNotEqual(int(self.log.read_text()), os.getsid(0))
+
+    async def test_failure(self) -> None:
+        """A script that fails says so, and where to read what it said."""
+        sentence = await self.failure(self.install("echo no tape; exit 7"))
+        self.assertEqual(
+            sentence,
+            f"install_update.sh ended with exit status 7. See {self.log} for what it said.",
+        )
+        self.assertEqual(self.status(), "7\n")
+        self.assertEqual(self.log.read_text(), "no tape\n")
+
+    async def test_not_executable(self) -> None:
+        """A script that may not be run is a failed install; the log has the reason."""
+        self.assertIn("exit status 126", await self.failure(self.install("", mode=0o644)))
+        self.assertIn("ermission denied", self.log.read_text())
+
+    async def test_missing(self) -> None:
+        """So is one that is not there."""
+        running = Deferred.fromCoroutine(self.installer.install(self.folder, NEW))
+        self.assertIn("exit status 127", await self.failure(running))
+
+    async def test_no_folder(self) -> None:
+        """So is a folder that is not there."""
+        running = Deferred.fromCoroutine(self.installer.install(self.root / "gone", NEW))
+        await self.failure(running)
+
+    async def test_hangs(self) -> None:
+        """A script that hangs, and does not heed SIGTERM, is killed with all its children."""
+        fifo = self.root / "fifo"
+        os.mkfifo(fifo)
+        running = self.install(f"trap '' TERM; exec 3>{fifo}; sleep 1000 & echo >&3; sleep 1000")
+        with await deferToThread(fifo.open, "rb", 0) as group:
+            await deferToThread(group.readline)
+            self.clock.advance(30)
+            await self.children.wait("exited")
+            self.assertNoResult(running)
+            self.clock.advance(TERMINATION_GRACE)
+            # Its end comes when nobody holds the other end any more.
+            self.assertEqual(await deferToThread(group.read), b"")
+        self.assertEqual(
+            await self.failure(running),
+            f"install_update.sh took too long and was ended. See {self.log} for what it said.",
+        )
+
+    async def test_logs_kept(self) -> None:
+        """The output of the last five runs is kept."""
+        for number in range(7):
+            await self.install(f"echo {number}")
+        logs = {path.name: path.read_text().strip() for path in self.log.parent.iterdir()}
+        name = self.log.name
+        expected = {f"{name}.{age}": str(6 - age) for age in range(1, 5)}
+        self.assertEqual(logs, {name: "6", **expected})
+
+    async def test_disk_fails(self) -> None:
+        """When the log cannot be written the script is not run."""
+        self.log.parent.write_text("This is no folder.")
+        await self.failure(self.install(f"touch {self.root}/run"), OSError)
+        self.assertFalse((self.root / "run").exists())
+
+
+class OutliveTests(InstallerCase):
+    """A script that goes on when the agent does not."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.gate = self.root / "gate"
+        os.mkfifo(self.gate)
+
+    async def leave(self, script: str) -> None:
+        """Start a script that waits at the gate, and let the agent stop meanwhile."""
+        self.children = Children(reactor)
+        self.installer = self.make()
+        running = self.install(f"read _ <{self.gate}; {script}")
+        await self.children.wait("started")
+        # The script waits at the gate: it has what it needs of the agent.
+        self.opened = await deferToThread(self.gate.open, "w")
+        running.cancel()
+        self.failureResultOf(running, CancelledError)
+
+    def open_gate(self) -> None:
+        with self.opened as opened:
+            opened.write("\n")
+
+    async def test_survives(self) -> None:
+        """The next agent waits for it, and learns its status."""
+        for status in (0, 7):
+            with self.subTest(status=status):
+                await self.leave(f"echo survived; exit {status}")
+                waiting = Deferred.fromCoroutine(self.make().wait())
+                self.clock.advance(5)
+                self.assertNoResult(waiting)
+                self.open_gate()
+                await self.children.wait("ended")
+                self.clock.advance(1)
+                self.assertEqual(self.successResultOf(waiting), status)
+                self.assertEqual(self.log.read_text(), "survived\n")
+
+    async def test_wait_ends(self) -> None:
+        """The next agent does not wait for ever."""
+        await self.leave("exit 0")
+        waiting = Deferred.fromCoroutine(self.make().wait())
+        self.clock.pump([1] * 60)
+        self.assertIn("took too long", str(self.failureResultOf(waiting, InstallFailed).value))
+        self.open_gate()
+        await self.children.wait("ended")
+
+    async def test_one_at_a_time(self) -> None:
+        """Another run of the script waits until the one that survived has ended."""
+        await self.leave(f"echo first >>{self.root}/order")
+        first, self.children = self.children, Children(reactor)
+        self.installer = self.make()
+        second = self.install(f"echo second >>{self.root}/order")
+        await self.children.wait("started")
+        self.open_gate()
+        await first.wait("ended")
+        await second
+        self.assertEqual((self.root / "order").read_text(), "first\nsecond\n")
+
+    async def test_daemons(self) -> None:
+        """A daemon that the script starts is no script that still runs."""
+        await self.install(f"setsid sh -c 'read _ <{self.gate}' >/dev/null 2>&1 &")
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.make().wait())), 0)
+        with await deferToThread(self.gate.open, "w") as opened:
+            opened.write("\n")
+
+    async def test_power_cut(self) -> None:
+        """A script that went with the power left no status, or none that can be read."""
+        for left in (None, "", "garbage"):
+            with self.subTest(left=left):
+                if left is not None:
+                    (self.state_dir / "install.status").write_text(left)
+                waiting = Deferred.fromCoroutine(self.installer.wait())
+                self.assertIsNone(self.successResultOf(waiting))
+
+    async def test_killed(self) -> None:
+        """A script that was killed with its shell left no status either."""
+        await self.failure(self.install("kill -KILL 0"))
+        waiting = Deferred.fromCoroutine(self.make().wait())
+        self.assertIsNone(self.successResultOf(waiting))
+
+    async def test_forget(self) -> None:
+        """The status of an earlier install is not taken for the next one's."""
+        await self.install("exit 0")
+        self.installer.forget()
+        waiting = Deferred.fromCoroutine(self.installer.wait())
+        self.assertIsNone(self.successResultOf(waiting))
+        self.installer.forget()
+
+
+class RebootTests(InstallerCase):
+    """How the box is asked to reboot."""
+
+    def reboot(self, *command: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.make(reboot_command=command).reboot())
+
+    async def test_asked(self) -> None:
+        """The configured command is run with its arguments."""
+        await self.reboot("sh", "-c", 'echo "$1" >"$0"', f"{self.root}/asked", "now")
+        self.assertEqual((self.root / "asked").read_text(), "now\n")
+
+    async def test_refused(self) -> None:
+        """A command that fails is told, with what it said and what to do."""
+        sentence = await self.failure(
+            self.reboot("sh", "-c", "echo inhibited >&2; exit 1"), RebootFailed
+        )
+        self.assertIn("ended with exit status 1. Reboot the box by hand. inhibited", sentence)
+
+    async def test_missing(self) -> None:
+        """A command that is not there fails like another."""
+        sentence = await self.failure(self.reboot("/nonexistent/reboot"), RebootFailed)
+        self.assertIn("The reboot command /nonexistent/reboot ended", sentence)
+        self.assertIn("Reboot the box by hand.", sentence)
+
+    async def test_hangs(self) -> None:
+        """A command that hangs is ended, and told."""
+        running = self.reboot("sh", "-c", "echo; sleep 1000")
+        await self.children.wait("said")
+        self.clock.advance(120)
+        await self.children.wait("ended")
+        self.clock.advance(TERMINATION_GRACE)
+        self.assertIn("took too long", await self.failure(running, RebootFailed))

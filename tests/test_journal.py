@@ -1,0 +1,160 @@
+"""The journal survives what disks and power cuts do to it."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.journal import Attempt, Entry, Journal, Refusal, Release, Stage
+from tests.fakes import NEW, NEWER, logged
+
+RELEASE = Release(NEW, 4096, "ab" * 32)
+
+
+def attempt(number: int, outcome: str = "failed") -> Attempt:
+    return Attempt(NEW, float(number), number + 0.5, outcome, f"Reason {number}.")
+
+
+class JournalTests(SynchronousTestCase):
+    """What a journal says after it was written, by this agent or an earlier one."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.path = self.folder / "journal.json"
+
+    def open(self, boot_id: str = "first boot") -> Journal:
+        return Journal(self.path, boot_id)
+
+    def test_new(self) -> None:
+        """Without a file the box is idle, and knows nothing."""
+        self.assertEqual(self.open().entry, Entry())
+
+    def test_round_trip(self) -> None:
+        """The next agent reads what this one wrote."""
+        journal = self.open()
+        journal.write(stage=Stage.INSTALLING, release=RELEASE, started=12.5, tries=2)
+        journal.refuse(Release(NEWER), "It is \N{LATIN SMALL LETTER U WITH DIAERESIS}bel.")
+        self.assertEqual(self.open().entry, journal.entry)
+        journal.end(Stage.IDLE, attempt(1, "updated"))
+        self.assertEqual(self.open().entry, journal.entry)
+
+    def test_end(self) -> None:
+        """The end of an attempt leaves no release and no tries, but is remembered."""
+        journal = self.open()
+        journal.write(stage=Stage.INSTALLING, release=RELEASE, tries=2)
+        journal.end(Stage.FAILED, attempt(1))
+        entry = self.open().entry
+        self.assertEqual((entry.stage, entry.release, entry.tries), (Stage.FAILED, None, 0))
+        self.assertEqual(entry.attempts, (attempt(1),))
+
+    def test_attempts_bounded(self) -> None:
+        """The last 20 attempts are kept, oldest first."""
+        journal = self.open()
+        for number in range(25):
+            journal.end(Stage.FAILED, attempt(number))
+        self.assertEqual(self.open().entry.attempts, tuple(map(attempt, range(5, 25))))
+
+    def test_refusals_bounded(self) -> None:
+        """The last 100 refused releases are kept."""
+        journal = self.open()
+        for version in range(1, 104):
+            journal.refuse(Release(version), "Bad.")
+        refused = self.open().entry.refused
+        self.assertEqual([item.version for item in refused], list(range(4, 104)))
+
+    def test_refused_once(self) -> None:
+        """A release that is refused again is refused for the later reason."""
+        journal = self.open()
+        journal.refuse(RELEASE, "First.")
+        journal.refuse(RELEASE, "Second.")
+        self.assertEqual(journal.entry.refused, (Refusal(NEW, "ab" * 32, "Second."),))
+
+    def test_refusal(self) -> None:
+        """A release whose digest has changed is another one; a digest that nobody knows is any."""
+        journal = self.open()
+        journal.refuse(RELEASE, "Bad.")
+        for release, refused in (
+            (RELEASE, True),
+            (Release(NEW), True),
+            (Release(NEW, None, "cd" * 32), False),
+            (Release(NEWER, None, "ab" * 32), False),
+        ):
+            with self.subTest(release=release):
+                self.assertEqual(journal.refusal(release) is not None, refused)
+
+    def test_same_boot(self) -> None:
+        """The journal knows whether the machine has booted since it was written."""
+        self.open("first boot").write(stage=Stage.INSTALLING)
+        self.assertTrue(self.open("first boot").same_boot)
+        later = self.open("second boot")
+        self.assertFalse(later.same_boot)
+        later.write(tries=1)
+        self.assertTrue(later.same_boot)
+
+    def test_unreadable(self) -> None:
+        """A journal that cannot be read is set aside and reported, and the box is idle."""
+        journal = self.open()
+        journal.write(stage=Stage.INSTALLING, release=RELEASE)
+        journal.end(Stage.FAILED, attempt(1))
+        good = self.path.read_bytes()
+        content = json.loads(good)
+        for bad in (
+            b"",
+            bytes(4096),
+            good[: len(good) // 2],
+            good[:-1],
+            b"\xff" + good,
+            b"[]",
+            b"null",
+            b"[" * 100_000,
+            json.dumps({**content, "format": 2}).encode(),
+            json.dumps({**content, "stage": "dancing"}).encode(),
+            json.dumps({**content, "tries": None}).encode(),
+            json.dumps({**content, "release": {"size": 1}}).encode(),
+            json.dumps({**content, "attempts": "none"}).encode(),
+            json.dumps({"stage": "idle"}).encode(),
+        ):
+            with self.subTest(bad=bad[:40]):
+                self.path.write_bytes(bad)
+                said = logged(self)
+                self.assertEqual(self.open().entry, Entry())
+                self.assertIn("set aside", said[0])
+                self.assertFalse(self.path.exists())
+                self.assertEqual(self.path.with_suffix(".unreadable").read_bytes(), bad)
+
+    def test_not_a_file(self) -> None:
+        """Even a journal that is a folder is not the reason for a dead agent."""
+        self.path.mkdir()
+        self.assertEqual(self.open().entry, Entry())
+        self.open().write(stage=Stage.CHECKING)
+        self.assertEqual(self.open().entry.stage, Stage.CHECKING)
+
+    def test_cannot_be_set_aside(self) -> None:
+        """Nor is one that cannot even be set aside: the next entry replaces it."""
+        self.path.write_bytes(b"garbage")
+        self.path.with_suffix(".unreadable").mkdir()
+        journal = self.open()
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        journal.write(stage=Stage.CHECKING)
+        self.assertEqual(self.open().entry.stage, Stage.CHECKING)
+
+    def test_disk_full(self) -> None:
+        """What cannot be written down has not happened, in memory as on the disk."""
+        journal = self.open()
+        journal.write(stage=Stage.DOWNLOADING, release=RELEASE)
+        before = journal.entry
+        (self.folder / ".journal.json.new").symlink_to("/dev/full")
+        with self.assertRaises(OSError) as caught:
+            journal.write(stage=Stage.VERIFYING)
+        self.assertEqual(caught.exception.errno, errno.ENOSPC)
+        self.assertEqual(journal.entry, before)
+        self.assertEqual(self.open().entry, before)
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_stages(self) -> None:
+        """Only when it is idle or has failed is a box at rest."""
+        at_rest = {stage for stage in Stage if stage.at_rest}
+        self.assertEqual(at_rest, {Stage.IDLE, Stage.FAILED})

@@ -1,0 +1,120 @@
+"""Archives are unpacked by a child process, of which nothing stays when it is refused or killed."""
+
+import os
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from opq_twisted.box import unpacker
+from opq_twisted.box.processes import TERMINATION_GRACE, Programs
+from opq_twisted.box.unpacker import Unpacker
+from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
+from tests.archives import file, layout, make_archive, stream, write_archive
+from tests.fakes import NEW, NEWER, Children
+
+
+class UnpackerTests(TestCase):
+    """What real children make of archives."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp())
+        self.root.mkdir()
+        self.archive = self.root / f"opq-box-update-{NEW}.tar.bz2"
+        self.clock = Clock()
+        self.children = Children(reactor)
+        self.unpacker = Unpacker(Programs(self.clock, self.children), self.root / "unpacked")
+
+    def unpack(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.unpacker.unpack(self.archive, NEW))
+
+    async def refusal(self, kind: type[Exception]) -> str:
+        with self.assertRaises(kind) as caught:
+            await self.unpack()
+        self.assertFalse(self.unpacker.folder.exists())
+        sentence = str(caught.exception)
+        self.assertNotIn("\n", sentence)
+        return sentence
+
+    async def test_good(self) -> None:
+        """A good archive is unpacked, without its top-level folder."""
+        make_archive(self.archive, NEW, {"box-configuration-daemon/agent.py": b"x"})
+        await self.unpack()
+        found = {path.name for path in self.unpacker.folder.iterdir()}
+        self.assertEqual(found, {"VERSION", "install_update.sh", "box-configuration-daemon"})
+
+    async def test_replaces(self) -> None:
+        """What an earlier attempt left is not mixed with what is unpacked now."""
+        self.unpacker.folder.mkdir()
+        (self.unpacker.folder / "left").write_bytes(b"over")
+        make_archive(self.archive, NEW)
+        await self.unpack()
+        found = {path.name for path in self.unpacker.folder.iterdir()}
+        self.assertEqual(found, {"VERSION", "install_update.sh"})
+
+    async def test_refused(self) -> None:
+        """A refusal has the child's own sentence."""
+        write_archive(self.archive, stream(*layout(NEW), file("../evil")))
+        self.assertEqual(
+            await self.refusal(ArchiveRefused),
+            f"{self.archive.name} is refused: '../evil' has '..' in its path.",
+        )
+
+    async def test_another_version(self) -> None:
+        """An archive that holds another release than its name says is refused."""
+        make_archive(self.archive, NEWER)
+        self.assertIn("is refused", await self.refusal(ArchiveRefused))
+
+    async def test_damaged(self) -> None:
+        """A damaged archive is refused, though what came before the damage was good."""
+        make_archive(self.archive, NEW, {"data": os.urandom(300_000)})
+        content = bytearray(self.archive.read_bytes())
+        content[len(content) // 2] ^= 1
+        self.archive.write_bytes(content)
+        self.assertIn("is refused", await self.refusal(ArchiveRefused))
+
+    async def test_no_room(self) -> None:
+        """When the disk has too little room, the archive is not to blame."""
+        self.patch(unpacker, "RESERVE", 1 << 60)
+        make_archive(self.archive, NEW)
+        self.assertIn("make room, then try again", await self.refusal(NoRoom))
+
+    async def test_gone(self) -> None:
+        """An archive that has gone is no hostile archive."""
+        sentence = await self.refusal(OpqError)
+        self.assertIn("could not be unpacked", sentence)
+        self.assertNotIn("Traceback", sentence)
+
+    async def test_cancelled(self) -> None:
+        """When the agent stops, the child is killed."""
+        os.mkfifo(self.archive)
+        unpacking = self.unpack()
+        await self.children.wait("started")
+        unpacking.cancel()
+        self.failureResultOf(unpacking, CancelledError)
+        await self.children.wait("ended")
+
+    async def test_hangs(self) -> None:
+        """A child that hangs is ended, and that is told in a sentence."""
+        os.mkfifo(self.archive)
+        unpacking = self.unpack()
+        await self.children.wait("started")
+        self.clock.advance(1800)
+        await self.children.wait("ended")
+        self.clock.advance(TERMINATION_GRACE)
+        with self.assertRaises(OpqError) as caught:
+            await unpacking
+        self.assertNotIsInstance(caught.exception, ArchiveRefused)
+        self.assertFalse(self.unpacker.folder.exists())
+
+    def test_clear(self) -> None:
+        """There may be nothing to clear."""
+        self.unpacker.clear()
+        make = self.unpacker.folder / "a" / "b"
+        make.mkdir(parents=True)
+        self.unpacker.clear()
+        self.assertFalse(self.unpacker.folder.exists())

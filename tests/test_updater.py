@@ -1,0 +1,631 @@
+"""The journey of one update: its order, its failures, and where it goes on when interrupted."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.journal import Entry, Journal, Release, Stage
+from opq_twisted.box.status import Progress
+from opq_twisted.box.updater import MAX_TRIES, installed_version
+from opq_twisted.errors import (
+    ArchiveRefused,
+    DownloadFailed,
+    InstallFailed,
+    NoRoom,
+    RebootFailed,
+    ServerFailed,
+    UpdateInProgress,
+)
+from tests.fakes import NEW, NEWER, OLD, Begun, Bench, logged
+
+#: The steps from the click to the reboot, with the stage that the journal tells of by then.
+JOURNEY = [
+    Begun("newest", "checking"),
+    Begun("fetch", "downloading"),
+    Begun("verify", "verifying"),
+    Begun("unpack", "unpacking"),
+    Begun("forget", "unpacking"),
+    Begun("install", "installing"),
+    Begun("reboot", "rebooting"),
+]
+
+
+class UpdaterCase(SynchronousTestCase):
+    """An updater whose steps do what the test says."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.bench = Bench(self.folder).start()
+
+    def travel(self, until: str) -> None:
+        """Let each step succeed, from where the journey is, until one is under way."""
+        while self.bench.steps.names[-1] != until:
+            self.succeed()
+
+    def succeed(self) -> None:
+        """Let the step that is under way succeed."""
+        self.bench.steps.succeed(NEW if self.bench.steps.names[-1] == "newest" else None)
+        self.bench.clock.advance(0)
+
+    def click(self, until: str = "newest") -> None:
+        """Set out, and travel until a step is under way."""
+        self.bench.updater.begin()
+        self.travel(until)
+
+    def on_disk(self) -> Entry:
+        """What another agent would read."""
+        return Journal(self.bench.journal_path, "").entry
+
+    def change_journal(self, **changes: Any) -> None:
+        content = json.loads(self.bench.journal_path.read_text())
+        self.bench.journal_path.write_text(json.dumps({**content, **changes}))
+
+    def fill_disk(self) -> None:
+        """Let the next entry find no room: whoever tries also takes this away again."""
+        (self.folder / ".journal.json.new").symlink_to("/dev/full")
+
+    def assert_failed(self, reason: str) -> None:
+        """The journey has ended with the reason, on the page and in the journal."""
+        status = self.bench.status
+        self.assertEqual((status.stage, status.message), (Stage.FAILED, reason))
+        self.assertIsNone(status.progress)
+        entry = self.on_disk()
+        self.assertEqual((entry.stage, entry.release, entry.tries), (Stage.FAILED, None, 0))
+        self.assertEqual(entry.attempts[-1], status.last_attempt)
+        self.assertEqual(
+            (entry.attempts[-1].outcome, entry.attempts[-1].reason), ("failed", reason)
+        )
+
+    def assert_works_again(self) -> None:
+        """A new click goes all the way."""
+        before = len(self.bench.steps.begun)
+        self.click("reboot")
+        self.assertEqual(self.bench.steps.begun[before:], JOURNEY)
+
+
+class JourneyTests(UpdaterCase):
+    """A journey that nothing interrupts."""
+
+    def test_nothing_to_do(self) -> None:
+        """An agent that starts at rest stays at rest."""
+        self.assertEqual(self.bench.steps.begun, [])
+        self.assertEqual(self.bench.status.installed, OLD)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_written_before_begun(self) -> None:
+        """The journal says which step comes before the step begins."""
+        self.click("reboot")
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+        entry = self.on_disk()
+        self.assertEqual(entry.release, Release(NEW, 10, "ab" * 32))
+        self.assertEqual(entry.started, NEW)
+
+    def test_stages_shown(self) -> None:
+        """Others see each stage, once the journal has it."""
+        stages: list[Stage] = []
+
+        def observe(status: Any) -> None:
+            self.assertEqual(self.on_disk().stage, status.stage)
+            if status.stage not in stages:
+                stages.append(status.stage)
+
+        self.bench.board.subscribe(observe)
+        self.click("reboot")
+        expected = "checking downloading verifying unpacking installing rebooting"
+        self.assertEqual(stages, [Stage(name) for name in expected.split()])
+        self.assertEqual(self.bench.status.available, NEW)
+
+    def test_progress(self) -> None:
+        """The progress of the download is shown while it lasts."""
+        self.click("fetch")
+        self.bench.downloader.report(Progress(5, 10, 1.0))
+        self.assertEqual(self.bench.status.progress, Progress(5, 10, 1.0))
+        self.bench.steps.succeed()
+        self.assertIsNone(self.bench.status.progress)
+
+    def test_delay(self) -> None:
+        """A delay passes between the check and the download."""
+        self.bench.updater.begin(delay=300)
+        self.bench.steps.succeed(NEW)
+        self.bench.clock.advance(299)
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assertEqual(self.bench.status.stage, Stage.CHECKING)
+        self.bench.clock.advance(1)
+        self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
+
+    def test_second_click(self) -> None:
+        """A click during a journey begins nothing, and is told the stage."""
+        self.click("fetch")
+        with self.assertRaisesRegex(UpdateInProgress, "under way already: downloading"):
+            self.bench.updater.begin()
+        self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
+        self.travel("reboot")
+
+    def test_up_to_date(self) -> None:
+        """A box that has the newest release, or a newer one, installs nothing."""
+        for newest in (OLD, OLD - 1):
+            with self.subTest(newest=newest):
+                self.bench.updater.begin()
+                self.bench.steps.succeed(newest)
+                self.assertEqual(self.bench.status.stage, Stage.IDLE)
+                self.assertEqual(self.bench.status.message, "The box is up to date.")
+                self.assertEqual(self.on_disk(), Entry(boot_id="first boot", started=NEW, tries=1))
+        self.assert_works_again()
+
+    def test_no_update(self) -> None:
+        """A server may have no update."""
+        self.bench.updater.begin()
+        self.bench.steps.succeed(None)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.bench.status.message, "The update server has no update.")
+        self.assert_works_again()
+
+    def test_nothing_installed(self) -> None:
+        """A box that does not know what it runs takes what there is."""
+        self.bench.version_file.unlink()
+        self.bench.restart()
+        self.assertIsNone(self.bench.status.installed)
+        self.assert_works_again()
+
+    def test_look(self) -> None:
+        """To look is to ask, and to tell what is there and since when that is known."""
+        looked = Deferred.fromCoroutine(self.bench.updater.look())
+        self.bench.clock.advance(7)
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.successResultOf(looked), NEW)
+        status = self.bench.status
+        self.assertEqual((status.available, status.last_check), (NEW, NEW + 7))
+        self.assertEqual(status.message, f"Release {NEW} is available.")
+
+    def test_look_fails(self) -> None:
+        """A look that fails says why; what was available before may still be."""
+        self.bench.board.publish(available=NEW)
+        looked = Deferred.fromCoroutine(self.bench.updater.look())
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.failureResultOf(looked, ServerFailed)
+        status = self.bench.status
+        self.assertEqual((status.available, status.message), (NEW, "Nobody is there."))
+        self.assertEqual(status.last_check, NEW)
+
+
+class TrustTests(UpdaterCase):
+    """What a box does not install."""
+
+    def make(self, **settings: Any) -> None:
+        self.bench = Bench(self.folder, **settings).start()
+
+    def test_unsigned(self) -> None:
+        """Without a word in its configuration a box installs nothing unsigned."""
+        self.make(allow_unsigned=False)
+        self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assertIn('set "allow_unsigned": true', self.bench.status.message)
+        self.assert_failed(self.bench.status.message)
+        self.assertFalse(self.bench.status.unsigned)
+
+    def test_allowed(self) -> None:
+        """A box that installs unsigned releases says so."""
+        self.assertTrue(self.bench.status.unsigned)
+
+    def test_trusted_root(self) -> None:
+        """A box with a trusted root never falls back to believing everybody."""
+        (self.folder / "root.json").write_text("{}")
+        self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assertIn("vouches for", self.bench.status.message)
+        self.assert_failed(self.bench.status.message)
+
+    def test_up_to_date_anyway(self) -> None:
+        """A box that is up to date has nothing to refuse."""
+        self.make(allow_unsigned=False)
+        self.bench.updater.begin()
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_refused(self) -> None:
+        """A release that failed is not tried again by itself, but is by a click."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It does not work here."))
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(
+            self.bench.status.message, f"Release {NEW} is refused: It does not work here."
+        )
+        self.assert_works_again()
+
+    def test_next_release(self) -> None:
+        """The release after a refused one is tried."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It does not work here."))
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEWER)
+        self.bench.clock.advance(0)
+        self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+
+class FailureTests(UpdaterCase):
+    """Whatever fails is told, and the next click works."""
+
+    def test_each_step(self) -> None:
+        """The failure of any step ends the journey with its reason."""
+        for step, error in (
+            ("newest", ServerFailed("Nobody is there.")),
+            ("fetch", ServerFailed("It is gone.")),
+            ("fetch", DownloadFailed("The connection broke.")),
+            ("fetch", NoRoom("Make room.")),
+            ("verify", DownloadFailed("It is another.")),
+            ("unpack", ArchiveRefused("It has a link.")),
+            ("unpack", NoRoom("Make room.")),
+            ("install", InstallFailed("It ended with 1.")),
+            ("reboot", RebootFailed("Reboot by hand.")),
+        ):
+            with self.subTest(step=step, error=error):
+                self.click(step)
+                self.bench.steps.fail(error)
+                self.assert_failed(str(error))
+                version = None if step == "newest" else NEW
+                self.assertEqual(self.on_disk().attempts[-1].version, version)
+                self.assert_works_again()
+                self.bench.steps.fail(RebootFailed("Reboot by hand."))
+
+    def test_what_is_refused(self) -> None:
+        """Only what the release itself is to blame for refuses it."""
+        for step, error, refused in (
+            ("fetch", DownloadFailed("The connection broke."), False),
+            ("unpack", NoRoom("Make room."), False),
+            ("reboot", RebootFailed("Reboot by hand."), False),
+            ("unpack", ArchiveRefused("It has a link."), True),
+            ("install", InstallFailed("It ended with 1."), True),
+        ):
+            with self.subTest(error=error):
+                self.click(step)
+                self.bench.steps.fail(error)
+                refusals = [(item.version, item.sha256) for item in self.on_disk().refused]
+                self.assertEqual(refusals, [(NEW, "ab" * 32)] if refused else [])
+
+    def test_disk(self) -> None:
+        """What a disk can do is told in a sentence."""
+        for number, reason in (
+            (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
+            (errno.EROFS, "The box's disk fails: Read-only file system."),
+        ):
+            with self.subTest(number=number):
+                self.click("verify")
+                self.bench.steps.fail(OSError(number, reason.rpartition(": ")[2].rstrip(".")))
+                self.assert_failed(reason)
+                self.assert_works_again()
+                self.bench.steps.fail(RebootFailed("Reboot by hand."))
+
+    def test_unforeseen(self) -> None:
+        """What nobody foresaw is logged with its traceback, and is no dead agent either."""
+        self.click("verify")
+        self.bench.steps.fail(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_failed("The agent failed; its log says how.")
+        self.assert_works_again()
+
+    def test_journal_at_each_stage(self) -> None:
+        """A stage that cannot be written down does not begin; there is a reason, and a way on."""
+        for previous, step in zip([None, *JOURNEY], JOURNEY, strict=False):
+            if step.name == "forget":
+                continue
+            with self.subTest(step=step):
+                if previous is None:
+                    self.fill_disk()
+                    self.bench.updater.begin()
+                else:
+                    self.click("unpack" if previous.name == "forget" else previous.name)
+                    self.fill_disk()
+                    self.succeed()
+                self.assert_failed("The box's disk is full. Make room, and try again.")
+                self.assert_works_again()
+                self.bench.steps.fail(RebootFailed("Reboot by hand."))
+
+    def test_journal_of_the_end(self) -> None:
+        """An end that cannot be written down is told on the page all the same."""
+        self.click("install")
+        self.bench.journal_path.unlink()
+        self.bench.journal_path.mkdir()
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        # The refusal, and the end.
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
+        status = self.bench.status
+        self.assertEqual((status.stage, status.message), (Stage.FAILED, "It ended with 1."))
+        self.bench.journal_path.rmdir()
+        self.assert_works_again()
+
+    def test_reboot_does_not_come(self) -> None:
+        """A box that was asked to reboot, and does not, says so."""
+        self.click("reboot")
+        self.bench.steps.succeed()
+        self.bench.clock.advance(599)
+        self.assertEqual(self.bench.status.stage, Stage.REBOOTING)
+        self.bench.clock.advance(1)
+        self.assert_failed("The box was asked to reboot, but did not. Reboot it by hand.")
+        self.assert_works_again()
+
+
+class StopTests(UpdaterCase):
+    """The agent stops in the midst of a journey."""
+
+    def test_each_step(self) -> None:
+        """The journal keeps the stage for the next agent; nothing has failed."""
+        for step in JOURNEY:
+            if step.name == "forget":
+                continue
+            with self.subTest(step=step):
+                self.bench = Bench(self.folder).start()
+                self.bench.journal_path.unlink(missing_ok=True)
+                self.bench.restart()
+                self.click(step.name)
+                stopped = self.bench.updater.stopService()
+                if stopped is not None:
+                    self.successResultOf(stopped)
+                self.assertEqual(self.on_disk().stage, step.stage)
+                self.assertEqual(self.on_disk().attempts, ())
+                self.assertEqual(self.bench.status.stage, step.stage)
+                self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+
+    def test_while_waiting(self) -> None:
+        """So it is while a delay passes, or the reboot is awaited."""
+        self.bench.updater.begin(delay=300)
+        self.bench.steps.succeed(NEW)
+        self.bench.updater.stopService()
+        self.assertEqual(self.on_disk().stage, Stage.CHECKING)
+        self.bench.journal_path.unlink()
+        self.bench.restart()
+        self.click("reboot")
+        self.bench.steps.succeed()
+        self.bench.updater.stopService()
+        self.assertEqual(self.on_disk().stage, Stage.REBOOTING)
+        self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+
+    def test_wrapped(self) -> None:
+        """A step may fail with whatever a cancelled request becomes: it has still not failed."""
+        self.click("fetch")
+        self.bench.updater.running = 0
+        self.bench.steps.fail(ServerFailed("The request was aborted."))
+        self.assertEqual(self.on_disk().stage, Stage.DOWNLOADING)
+        self.assertEqual(self.on_disk().attempts, ())
+
+    def test_at_rest(self) -> None:
+        """There may be nothing to stop."""
+        self.assertIsNone(self.bench.updater.stopService())
+
+
+class ResumeTests(UpdaterCase):
+    """The agent starts, and finds that an earlier one was interrupted."""
+
+    def test_before_installing(self) -> None:
+        """Where nothing was installed yet the journey begins again, at most three times in all."""
+        for step in ("newest", "fetch", "verify", "unpack"):
+            with self.subTest(step=step):
+                self.bench = Bench(self.folder)
+                self.bench.journal_path.unlink(missing_ok=True)
+                self.bench.restart()
+                self.click(step)
+                for boot in range(1, MAX_TRIES):
+                    self.bench.restart(f"boot {boot}")
+                    self.assertEqual(self.bench.steps.begun, JOURNEY[:1])
+                    self.travel(step)
+                self.bench.restart("last boot")
+                self.assertEqual(self.bench.steps.begun, [])
+                what = "The update" if step == "newest" else f"Release {NEW}"
+                self.assert_failed(f"{what} was interrupted 3 times. Click to try again.")
+                self.assert_works_again()
+
+    def test_all_the_way(self) -> None:
+        """What was interrupted ends like a journey that was not."""
+        self.click("unpack")
+        self.bench.restart("second boot")
+        self.travel("reboot")
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+        # The installation has its own three tries.
+        self.assertEqual(self.on_disk().tries, 1)
+
+    def test_resumed_check(self) -> None:
+        """What was interrupted may have become unnecessary."""
+        self.click("fetch")
+        self.bench.restart()
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.on_disk().stage, Stage.IDLE)
+
+    def test_busy_while_resuming(self) -> None:
+        """What is resumed is a journey like another: there is only one."""
+        self.click("install")
+        self.bench.restart()
+        with self.assertRaises(UpdateInProgress):
+            self.bench.updater.begin()
+
+    def interrupt_install(self, boot_id: str, put_in_place: bool = False) -> None:
+        self.click("install")
+        if put_in_place:
+            self.bench.set_installed(NEW)
+        self.bench.restart(boot_id)
+        self.assertEqual(self.bench.steps.begun, [Begun("wait", "installing")])
+
+    def test_script_succeeded(self) -> None:
+        """A script that succeeded without us is followed by the reboot."""
+        for put_in_place in (False, True):
+            with self.subTest(put_in_place=put_in_place):
+                self.bench = Bench(self.folder)
+                self.bench.journal_path.unlink(missing_ok=True)
+                self.bench.restart()
+                self.interrupt_install("first boot", put_in_place)
+                self.bench.steps.succeed(0)
+                self.assertEqual(self.bench.steps.begun[1:], [Begun("reboot", "rebooting")])
+
+    def test_script_failed(self) -> None:
+        """A script that failed without us has failed; it is not tried again by itself."""
+        for boot_id in ("first boot", "second boot"):
+            with self.subTest(boot_id=boot_id):
+                self.bench = Bench(self.folder)
+                self.bench.journal_path.unlink(missing_ok=True)
+                self.bench.restart()
+                self.interrupt_install(boot_id)
+                self.bench.steps.succeed(7)
+                log = self.folder / "box_update.log"
+                self.assert_failed(f"install_update.sh ended with exit status 7. See {log}.")
+                self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+
+    def test_script_hung(self) -> None:
+        """A script that does not end without us is to blame too."""
+        self.interrupt_install("first boot")
+        self.bench.steps.fail(InstallFailed("It took too long."))
+        self.assert_failed("It took too long.")
+        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+
+    def test_rebooted_by_script(self) -> None:
+        """A script that put the release in place and rebooted by itself has done its work."""
+        for status in (0, None):
+            with self.subTest(status=status):
+                self.bench = Bench(self.folder)
+                self.bench.journal_path.unlink(missing_ok=True)
+                self.bench.restart()
+                self.interrupt_install("second boot", put_in_place=True)
+                self.bench.steps.succeed(status)
+                self.assertEqual(self.bench.status.stage, Stage.IDLE)
+                self.assertEqual(self.bench.status.installed, NEW)
+
+    def test_power_cut(self) -> None:
+        """A script that went with the power is run again, at most three times in all."""
+        self.interrupt_install("boot 2")
+        for boot in (3, 4):
+            self.bench.steps.succeed(None)
+            self.assertEqual(self.bench.steps.begun[1:], [Begun("unpack", "installing")])
+            self.travel("install")
+            self.bench.restart(f"boot {boot}")
+        self.bench.steps.succeed(None)
+        self.assertEqual(self.bench.steps.names, ["wait"])
+        self.assert_failed(f"Release {NEW} was interrupted 3 times. Click to try again.")
+        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+        self.assert_works_again()
+
+    def test_power_cut_while_unpacking_again(self) -> None:
+        """A try counts from when the archive is unpacked for it: that too may fell the box."""
+        self.interrupt_install("boot 2")
+        for boot in (3, 4):
+            self.bench.steps.succeed(None)
+            self.assertEqual(self.bench.steps.names, ["wait", "unpack"])
+            self.bench.restart(f"boot {boot}")
+        self.bench.steps.succeed(None)
+        self.assert_failed(f"Release {NEW} was interrupted 3 times. Click to try again.")
+
+    def test_agent_killed(self) -> None:
+        """In the same boot a script without a status is run again, whatever it put in place."""
+        self.interrupt_install("first boot", put_in_place=True)
+        self.bench.steps.succeed(None)
+        self.travel("install")
+        self.assertEqual(self.bench.steps.names, ["wait", "unpack", "forget", "install"])
+
+    def reboot(self, version: int) -> None:
+        """Go all the way, and come back with a release."""
+        self.click("reboot")
+        self.bench.set_installed(version)
+        self.bench.restart("second boot")
+
+    def test_confirmed(self) -> None:
+        """An update has succeeded once the box has booted with the new release."""
+        self.reboot(NEW)
+        status = self.bench.status
+        self.assertEqual((status.stage, status.installed), (Stage.IDLE, NEW))
+        self.assertEqual(status.message, f"The box runs release {NEW}.")
+        entry = self.on_disk()
+        self.assertEqual((entry.stage, entry.release, entry.tries), (Stage.IDLE, None, 0))
+        attempt = entry.attempts[-1]
+        self.assertEqual((attempt.version, attempt.outcome), (NEW, "updated"))
+        self.assertEqual(status.last_attempt, attempt)
+        self.assertEqual(self.bench.steps.begun, [])
+
+    def test_not_the_release(self) -> None:
+        """A box that comes back with another release has failed; no loop of reboots follows."""
+        for version, runs in ((OLD, OLD), (NEWER, NEWER)):
+            with self.subTest(version=version):
+                self.reboot(version)
+                log = self.folder / "box_update.log"
+                self.assert_failed(f"After the reboot the box runs {runs}, not {NEW}. See {log}.")
+                self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+                self.bench.set_installed(OLD)
+                self.bench.restart("third boot")
+                self.bench.updater.begin(automatic=True)
+                self.bench.steps.succeed(NEW)
+                self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_no_version(self) -> None:
+        """A box that comes back without any release has failed too."""
+        self.click("reboot")
+        self.bench.version_file.unlink()
+        self.bench.restart("second boot")
+        self.assertIn("the box runs an unknown release", self.bench.status.message)
+        self.assert_failed(self.bench.status.message)
+
+    def test_confirming(self) -> None:
+        """An agent that was interrupted while it confirmed confirms."""
+        self.click("reboot")
+        self.bench.set_installed(NEW)
+        self.change_journal(stage="confirming")
+        self.bench.restart("second boot")
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.on_disk().attempts[-1].outcome, "updated")
+
+    def test_confirming_disk_full(self) -> None:
+        """When the disk is full after the reboot, the agent goes on and says so."""
+        self.click("reboot")
+        self.bench.set_installed(NEW)
+        self.fill_disk()
+        self.bench.restart("second boot")
+        self.assert_failed("The box's disk is full. Make room, and try again.")
+
+    def test_failed(self) -> None:
+        """An agent that starts after a failure does nothing but show it."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.bench.restart()
+        status = self.bench.status
+        self.assertEqual(status.stage, Stage.FAILED)
+        assert status.last_attempt is not None
+        self.assertEqual(status.last_attempt.reason, "It ended with 1.")
+        self.assertEqual(self.bench.steps.begun, [])
+
+    def test_unreadable_journal(self) -> None:
+        """An agent whose journal is gone to the dogs goes on from idle."""
+        self.click("install")
+        self.bench.journal_path.write_bytes(bytes(100))
+        said = logged(self)
+        self.bench.restart()
+        self.assertIn("set aside", said[0])
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assert_works_again()
+
+
+class InstalledVersionTests(SynchronousTestCase):
+    """What a box knows about the release that it runs."""
+
+    def test_content(self) -> None:
+        """The file holds a version, or nothing is known."""
+        path = Path(self.mktemp())
+        cases: list[tuple[bytes, int | None]] = [
+            (b"1700000000\n", OLD),
+            (b"1700000000", OLD),
+            (b"", None),
+            (b"\xff", None),
+            (b"unknown", None),
+            (b"1" * 1000, None),
+        ]
+        for content, expected in cases:
+            with self.subTest(content=content):
+                path.write_bytes(content)
+                self.assertEqual(installed_version(path), expected)
+
+    def test_missing(self) -> None:
+        """There may be no file, or something else."""
+        self.assertIsNone(installed_version(Path(self.mktemp())))
+        self.assertIsNone(installed_version(Path("/")))
