@@ -185,13 +185,13 @@ class OutliveTests(InstallerCase):
                 self.assertEqual(self.log.read_text(), "survived\n")
 
     async def test_wait_ends(self) -> None:
-        """The next agent does not wait for ever."""
+        """The next agent does not wait for ever: it ends the script, and says so."""
         await self.leave("exit 0")
         waiting = Deferred.fromCoroutine(self.make().wait())
         self.clock.pump([1] * 60)
         self.assertIn("took too long", str(self.failureResultOf(waiting, InstallFailed).value))
-        self.open_gate()
         await self.children.wait("ended")
+        self.opened.close()
 
     async def test_one_at_a_time(self) -> None:
         """Another run of the script waits until the one that survived has ended."""

@@ -1,7 +1,9 @@
 """Runs `install_update.sh`, and asks the box to reboot."""
 
+import contextlib
 import fcntl
 import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +20,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _REBOOT_TIMEOUT = 120.0
 _KEPT_LOGS = 5
 
-# Keeps the exit status where an agent that was restarted meanwhile finds it.
+# Keeps the group's leader, and then the exit status, where an agent that was restarted finds them.
 _KEEP_STATUS = """
+echo "$PPID" >"$3"
 status=0
 "./$1" || status=$?
 printf '%s\\n' "$status" >"$2.new" && sync "$2.new" && mv "$2.new" "$2"
@@ -64,6 +67,7 @@ class Installer:
                 [
                     *("flock", "--close", os.fspath(self._lock)),
                     *("sh", "-c", _KEEP_STATUS, "sh", SCRIPT, os.fspath(self._status)),
+                    os.fspath(self._lock),
                 ],
                 timeout=self._config.install_timeout,
                 env=self._environment(version),
@@ -85,9 +89,10 @@ class Installer:
         :returns: its exit status; None when it ended without one, as in a power cut.
         :raises InstallFailed: when it does not end in time.
         """
-        left = self._config.install_timeout + TERMINATION_GRACE
+        left = self._config.install_timeout
         while self._is_running():
             if left <= 0:
+                await self._end()
                 raise InstallFailed(f"{SCRIPT} took too long. See {self._config.log}.")
             left -= 1
             await deferLater(self._programs.clock, 1)
@@ -95,6 +100,14 @@ class Installer:
             return int(self._status.read_text())
         except (FileNotFoundError, ValueError):
             return None
+
+    async def _end(self) -> None:
+        """End the group of a script that an earlier run of the agent started."""
+        leader = int(self._lock.read_text())
+        for number, grace in ((signal.SIGTERM, TERMINATION_GRACE), (signal.SIGKILL, 0.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(leader, number)
+            await deferLater(self._programs.clock, grace)
 
     async def reboot(self) -> None:
         """

@@ -35,6 +35,16 @@ MAX_TRIES = 3
 #: Seconds after which a reboot that was asked for counts as one that does not come.
 _REBOOT_PATIENCE = 600.0
 
+_UNDER_WAY = {
+    Stage.CHECKING: "Asking the update server for the newest release.",
+    Stage.DOWNLOADING: "Downloading the new release.",
+    Stage.VERIFYING: "Checking that the download is whole.",
+    Stage.UNPACKING: "Unpacking the new release.",
+    Stage.INSTALLING: "Installing the new release; this can take some minutes.",
+    Stage.REBOOTING: "Rebooting. This page waits for the box.",
+    Stage.CONFIRMING: "Looking whether the box runs the new release.",
+}
+
 
 class Updater(Service):
     """
@@ -213,7 +223,7 @@ class Updater(Service):
         status = await self._installer.wait()
         rebooted = not self._journal.same_boot
         put_in_place = installed_version(self._config.version_file) == release.version
-        if rebooted and put_in_place and status in (0, None):
+        if rebooted and (status == 0 or (status is None and put_in_place)):
             self._confirm(release)
         elif status == 0:
             await self._reboot()
@@ -284,7 +294,8 @@ class Updater(Service):
         """Write the next stage down, and only then let it begin."""
         self._journal.write(stage=stage, **changes)
         self._log.info("Stage: {stage}", stage=stage)
-        self._board.publish(stage=stage, progress=None)
+        message = _UNDER_WAY.get(stage, self._board.current.message)
+        self._board.publish(stage=stage, progress=None, message=message)
 
     def _compare(self, newest: int | None) -> str:
         installed = self._board.current.installed

@@ -412,6 +412,23 @@ async def test_hanging_script(start: StartDaemon, box: Box, updates: Path, tmp_p
     await eventually(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
+@pytest_twisted.ensureDeferred
+async def test_hanging_orphan(start: StartDaemon, box: Box, updates: Path, tmp_path: Path) -> None:
+    """A script that hangs is ended even when the agent that started it is gone."""
+    pids = tmp_path / "pids"
+    script = f"#!/bin/sh\nsleep 300 &\necho $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\n"
+    archive(updates, NEW, script.encode())
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url, install_timeout=1)
+    await box.start()
+    await box.click()
+    await eventually(pids.exists)
+    await box.agent.stop(signal.SIGKILL)
+    await box.start()
+    assert "took too long" in await box.fails()
+    assert not any(alive(int(pid)) for pid in pids.read_text().split())
+
+
 @pytest.mark.parametrize("status", [0, 3])
 @pytest_twisted.ensureDeferred
 async def test_script_kills_agent(
