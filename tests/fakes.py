@@ -1,22 +1,25 @@
 """Stand-ins for what surrounds the box agent: its network, its programs, its update server."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IProcessTransport, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -117,8 +120,7 @@ class Peer:
 class Children:
     """Starts real programs, and tells what becomes of them."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self) -> None:
         self._events: list[tuple[str, Deferred[None]]] = []
         self._happened: set[str] = set()
 
@@ -131,7 +133,7 @@ class Children:
             ("processEnded", "ended"),
         ):
             setattr(protocol, method, self._told(event, getattr(protocol, method)))
-        transport: IProcessTransport = self._reactor.spawnProcess(protocol, *args, **kwargs)
+        transport: IProcessTransport = reactor.spawnProcess(protocol, *args, **kwargs)
         return transport
 
     def _told(self, event: str, method: Callable[..., None]) -> Callable[..., None]:
@@ -142,7 +144,7 @@ class Children:
                 if name == event:
                     self._events.remove((name, happened))
                     # Later: whom it concerns may be in the midst of starting the program.
-                    self._reactor.callLater(0, happened.callback, None)
+                    reactor.callLater(0, happened.callback, None)
 
         return tell
 
@@ -158,6 +160,80 @@ class Children:
         else:
             self._events.append((event, happened))
         return happened
+
+
+class ChildrenCase(TestCase):
+    """A test of real programs, on a clock that the test sets."""
+
+    timeout = 60
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        self.root = Path(self.mktemp()).absolute()
+        self.root.mkdir()
+        self.clock = Clock()
+        self.children = Children()
+        self.prepare()
+        # The test begins once the reactor runs: trial never notices the end of a program that was
+        # started before, and ended while the reactor was about to run.
+        return deferLater(reactor, 0)
+
+    def prepare(self) -> None:
+        """Make what the tests need."""
+
+
+class Gate:
+    """A FIFO at which scripts wait until the test lets one pass."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        # Both ways, so that neither side waits for the other to open it.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        #: The command that waits.
+        self.wait = f"read _ <{path}"
+
+    def open(self) -> None:
+        """Let one script pass."""
+        os.write(self._fd, b"\n")
+
+    def close(self) -> None:
+        """Let nobody pass any more."""
+        os.close(self._fd)
+
+
+class Ear(FileDescriptor):
+    """A FIFO on which a test hears of scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(reactor)
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        #: Fires when something was written.
+        self.heard: Deferred[None] = Deferred()
+        #: Fires when nobody holds the other end any more.
+        self.ended: Deferred[None] = Deferred()
+        self.startReading()
+
+    def fileno(self) -> int:
+        """What the reactor watches."""
+        return self._fd
+
+    def doRead(self) -> Exception | None:
+        """Take what is there; returns why there will be no more."""
+        if not os.read(self._fd, 4096):
+            return ConnectionDone()
+        if not self.heard.called:
+            self.heard.callback(None)
+        return None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Notice the end."""
+        super().connectionLost(reason)
+        self.ended.callback(None)
+
+    def close(self) -> None:
+        """Hear no more."""
+        self.stopReading()
+        os.close(self._fd)
 
 
 @frozen

@@ -1,5 +1,6 @@
 """What the box's own server answers to its page, to programs, and to strangers."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,8 @@ class UpdateBoxTests(WebCase):
         self.bench.clock.advance(0)
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
         self.assertEqual(connection.transport.value(), b"")
+        # A failure that nobody handled would be logged now, and fail the test.
+        gc.collect()
 
 
 class CheckTests(WebCase):

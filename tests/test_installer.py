@@ -1,36 +1,26 @@
 """`install_update.sh` is run, its output and status are kept, and the box is asked to reboot."""
 
 import os
-from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
-from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
 
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.errors import InstallFailed, RebootFailed
-from tests.fakes import NEW, Children
+from tests.fakes import NEW, Children, ChildrenCase, Ear, Gate
 
 
-class InstallerCase(TestCase):
-    """An installer with real programs, on a clock that the test sets."""
+class InstallerCase(ChildrenCase):
+    """An installer with real programs."""
 
-    timeout = 60
-
-    def setUp(self) -> None:
-        self.root = Path(self.mktemp()).absolute()
+    def prepare(self) -> None:
         self.state_dir = self.root / "state"
         self.folder = self.root / "unpacked"
         self.log = self.root / "log" / "box_update.log"
-        self.state_dir.mkdir(parents=True)
+        self.state_dir.mkdir()
         self.folder.mkdir()
-        self.clock = Clock()
-        self.children = Children(reactor)
         self.installer = self.make()
 
     def make(self, **settings: Any) -> Installer:
@@ -44,6 +34,12 @@ class InstallerCase(TestCase):
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(mode)
         return Deferred.fromCoroutine(self.installer.install(self.folder, NEW))
+
+    def listen(self, name: str) -> Ear:
+        """Listen to what scripts write to a FIFO."""
+        ear = Ear(self.root / name)
+        self.addCleanup(ear.close)
+        return ear
 
     async def failure(self, running: Deferred[Any], kind: type[Exception] = InstallFailed) -> str:
         with self.assertRaises(kind) as caught:
@@ -115,17 +111,16 @@ class InstallTests(InstallerCase):
 
     async def test_hangs(self) -> None:
         """A script that hangs, and does not heed SIGTERM, is killed with all its children."""
-        fifo = self.root / "fifo"
-        os.mkfifo(fifo)
-        running = self.install(f"trap '' TERM; exec 3>{fifo}; sleep 1000 & echo >&3; sleep 1000")
-        with await deferToThread(fifo.open, "rb", 0) as group:
-            await deferToThread(group.readline)
-            self.clock.advance(30)
-            await self.children.wait("exited")
-            self.assertNoResult(running)
-            self.clock.advance(TERMINATION_GRACE)
-            # Its end comes when nobody holds the other end any more.
-            self.assertEqual(await deferToThread(group.read), b"")
+        group = self.listen("group")
+        hang = f"exec 9>{self.root}/group; sleep 1000 & echo >&9; sleep 1000"
+        running = self.install(f"trap '' TERM; {hang}")
+        await group.heard
+        self.clock.advance(30)
+        await self.children.wait("exited")
+        self.assertNoResult(running)
+        self.clock.advance(TERMINATION_GRACE)
+        # Nobody of the group is left to hold the other end.
+        await group.ended
         self.assertEqual(
             await self.failure(running),
             f"install_update.sh took too long and was ended. See {self.log} for what it said.",
@@ -150,25 +145,21 @@ class InstallTests(InstallerCase):
 class OutliveTests(InstallerCase):
     """A script that goes on when the agent does not."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.gate = self.root / "gate"
-        os.mkfifo(self.gate)
+    def prepare(self) -> None:
+        super().prepare()
+        self.gate = Gate(self.root / "gate")
+        self.addCleanup(self.gate.close)
 
     async def leave(self, script: str) -> None:
         """Start a script that waits at the gate, and let the agent stop meanwhile."""
-        self.children = Children(reactor)
+        self.children = Children()
         self.installer = self.make()
-        running = self.install(f"read _ <{self.gate}; {script}")
-        await self.children.wait("started")
-        # The script waits at the gate: it has what it needs of the agent.
-        self.opened = await deferToThread(self.gate.open, "w")
+        (self.root / "begun").unlink(missing_ok=True)
+        begun = self.listen("begun")
+        running = self.install(f"echo >{self.root}/begun; {self.gate.wait}; {script}")
+        await begun.heard
         running.cancel()
         self.failureResultOf(running, CancelledError)
-
-    def open_gate(self) -> None:
-        with self.opened as opened:
-            opened.write("\n")
 
     async def test_survives(self) -> None:
         """The next agent waits for it, and learns its status."""
@@ -178,7 +169,7 @@ class OutliveTests(InstallerCase):
                 waiting = Deferred.fromCoroutine(self.make().wait())
                 self.clock.advance(5)
                 self.assertNoResult(waiting)
-                self.open_gate()
+                self.gate.open()
                 await self.children.wait("ended")
                 self.clock.advance(1)
                 self.assertEqual(self.successResultOf(waiting), status)
@@ -191,26 +182,28 @@ class OutliveTests(InstallerCase):
         self.clock.pump([1] * 60)
         self.assertIn("took too long", str(self.failureResultOf(waiting, InstallFailed).value))
         await self.children.wait("ended")
-        self.opened.close()
 
     async def test_one_at_a_time(self) -> None:
         """Another run of the script waits until the one that survived has ended."""
         await self.leave(f"echo first >>{self.root}/order")
-        first, self.children = self.children, Children(reactor)
+        first, self.children = self.children, Children()
         self.installer = self.make()
         second = self.install(f"echo second >>{self.root}/order")
         await self.children.wait("started")
-        self.open_gate()
+        self.gate.open()
         await first.wait("ended")
         await second
         self.assertEqual((self.root / "order").read_text(), "first\nsecond\n")
 
     async def test_daemons(self) -> None:
         """A daemon that the script starts is no script that still runs."""
-        await self.install(f"setsid sh -c 'read _ <{self.gate}' >/dev/null 2>&1 &")
+        daemon = self.listen("daemon")
+        run = f"setsid sh -c 'exec 9>{self.root}/daemon; echo >&9; {self.gate.wait}'"
+        await self.install(f"{run} >/dev/null 2>&1 &")
+        await daemon.heard
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.make().wait())), 0)
-        with await deferToThread(self.gate.open, "w") as opened:
-            opened.write("\n")
+        self.gate.open()
+        await daemon.ended
 
     async def test_power_cut(self) -> None:
         """A script that went with the power left no status, or none that can be read."""

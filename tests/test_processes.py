@@ -2,30 +2,18 @@
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
-from twisted.trial.unittest import TestCase
 
 from opq_twisted.box.processes import PIPE_GRACE, TERMINATION_GRACE, Ended, Programs
-from tests.fakes import Children
+from tests.fakes import ChildrenCase, Gate
 
 ENV = {"PATH": os.defpath}
 
 
-class ProgramsTests(TestCase):
-    """What becomes of real programs, on a clock that the test sets."""
-
-    timeout = 60
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.children = Children(reactor)
-        self.folder = Path(self.mktemp())
-        self.folder.mkdir()
+class ProgramsTests(ChildrenCase):
+    """What becomes of real programs."""
 
     def run_shell(self, script: str, **options: Any) -> Deferred[Ended]:
         programs = Programs(self.clock, self.children)
@@ -64,10 +52,10 @@ class ProgramsTests(TestCase):
     async def test_surroundings(self) -> None:
         """A program has the environment and the folder it is given, a session, and no input."""
         ended = await self.run_shell(
-            'cat; pwd; echo "$HOME"; echo $$; cut -d " " -f 6 /proc/$$/stat', folder=self.folder
+            'cat; pwd; echo "$HOME"; echo $$; cut -d " " -f 6 /proc/$$/stat', folder=self.root
         )
         folder, home, pid, session, _ = ended.output.split("\n")
-        self.assertEqual((folder, home), (str(self.folder.resolve()), ""))
+        self.assertEqual((folder, home), (str(self.root.resolve()), ""))
         self.assertEqual(pid, session)
 
     async def test_missing(self) -> None:
@@ -78,7 +66,7 @@ class ProgramsTests(TestCase):
 
     async def test_missing_folder(self) -> None:
         """A folder that is not there is a failure like another."""
-        ended = await self.run_shell("true", folder=self.folder / "gone")
+        ended = await self.run_shell("true", folder=self.root / "gone")
         self.assertNotEqual(ended.status, 0)
 
     async def test_timeout(self) -> None:
@@ -140,28 +128,27 @@ class ProgramsTests(TestCase):
 
     async def test_cancelled_at_once(self) -> None:
         """A program that has hardly begun is killed too."""
-        running = self.run_shell(f"sleep 1000; touch {self.folder}/survived")
+        running = self.run_shell(f"sleep 1000; touch {self.root}/survived")
         running.cancel()
         self.failureResultOf(running, CancelledError)
         await self.children.wait("ended")
-        self.assertFalse((self.folder / "survived").exists())
+        self.assertFalse((self.root / "survived").exists())
 
     async def test_outlives_us(self) -> None:
         """A program that outlives us goes on when nobody waits for it any more."""
-        gate = self.folder / "gate"
-        os.mkfifo(gate)
-        running = self.run_shell(f"read _ <{gate}; touch {self.folder}/survived", outlives_us=True)
+        gate = Gate(self.root / "gate")
+        self.addCleanup(gate.close)
+        running = self.run_shell(f"{gate.wait}; touch {self.root}/survived", outlives_us=True)
         await self.children.wait("started")
         running.cancel()
         self.failureResultOf(running, CancelledError)
-        with gate.open("w") as opened:
-            opened.write("\n")
+        gate.open()
         await self.children.wait("ended")
-        self.assertTrue((self.folder / "survived").exists())
+        self.assertTrue((self.root / "survived").exists())
 
     async def test_files(self) -> None:
         """A program that is given files has no pipes."""
-        output = self.folder / "output"
+        output = self.root / "output"
         with output.open("wb") as file:
             files = dict.fromkeys(range(3), file.fileno())
             ended = await self.run_shell("echo out; echo err >&2; exit 4", files=files)

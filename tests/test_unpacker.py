@@ -1,32 +1,22 @@
 """Archives are unpacked by a child process, of which nothing stays when it is refused or killed."""
 
 import os
-from pathlib import Path
 
-from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
-from twisted.trial.unittest import TestCase
 
 from opq_twisted.box import unpacker
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
 from tests.archives import file, layout, make_archive, stream, write_archive
-from tests.fakes import NEW, NEWER, Children
+from tests.fakes import NEW, NEWER, ChildrenCase
 
 
-class UnpackerTests(TestCase):
+class UnpackerTests(ChildrenCase):
     """What real children make of archives."""
 
-    timeout = 60
-
-    def setUp(self) -> None:
-        self.root = Path(self.mktemp())
-        self.root.mkdir()
+    def prepare(self) -> None:
         self.archive = self.root / f"opq-box-update-{NEW}.tar.bz2"
-        self.clock = Clock()
-        self.children = Children(reactor)
         self.unpacker = Unpacker(Programs(self.clock, self.children), self.root / "unpacked")
 
     def unpack(self) -> Deferred[None]:

@@ -495,6 +495,14 @@ class ResumeTests(UpdaterCase):
                 self.assertEqual(self.bench.status.stage, Stage.IDLE)
                 self.assertEqual(self.bench.status.installed, NEW)
 
+    def test_rebooted_in_vain(self) -> None:
+        """A script that succeeded and rebooted without the release in place has failed."""
+        self.interrupt_install("second boot")
+        self.bench.steps.succeed(0)
+        self.assertEqual(self.bench.steps.names, ["wait"])
+        self.assertIn(f"After the reboot the box runs {OLD}, not {NEW}.", self.bench.status.message)
+        self.assert_failed(self.bench.status.message)
+
     def test_power_cut(self) -> None:
         """A script that went with the power is run again, at most three times in all."""
         self.interrupt_install("boot 2")
