@@ -59,5 +59,9 @@ class InstallFailed(OpqError):
     """`install_update.sh` could not be run, failed, or took too long."""
 
 
+class Interrupted(OpqError):
+    """An update was interrupted too often before anything was installed."""
+
+
 class RebootFailed(OpqError):
     """The box could not be asked to reboot."""

@@ -4,6 +4,7 @@ from twisted.application import strports
 from twisted.application.service import MultiService
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import ITCPTransport
+from twisted.web import http
 from twisted.web.http import NO_BODY_CODES, NOT_MODIFIED, HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
@@ -103,10 +104,17 @@ class BoundedRequest(Request):
         self.channel.refuse(b"413 Content Too Large")
 
 
+class QuietSite(Site):
+    """A site that writes no line for each request: a box keeps its log on an SD card."""
+
+    def log(self, request: http.Request) -> None:
+        """Write nothing."""
+
+
 class Listener(MultiService):
     """Listens for HTTP on a port, or ends the process with a sentence that says why it cannot."""
 
-    def __init__(self, port: str, root: IResource) -> None:
+    def __init__(self, port: str, root: IResource, make_site: type[Site] = Site) -> None:
         """
         Prepare to listen.
 
@@ -115,7 +123,7 @@ class Listener(MultiService):
         """
         super().__init__()
         self._port = port
-        site = Site(root, requestFactory=BoundedRequest, timeout=_IDLE_TIMEOUT)
+        site = make_site(root, requestFactory=BoundedRequest, timeout=_IDLE_TIMEOUT)
         site.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
         description = f"tcp:{port}" if port.isdecimal() else port
         try:

@@ -241,7 +241,7 @@ class UpdateBoxTests(WebCase):
         second = self.ask("POST", "/box_update", FORM)
         self.bench.steps.succeed(OLD)
         for answer in (second, connection.answer()):
-            self.assertEqual((answer.status, answer.headers["Location"]), (303, "/"))
+            self.assertEqual((answer.status, answer.headers["Location"]), (303, "./"))
 
     def test_browser_by_get(self) -> None:
         """The seed's interface asks by GET, and gets JSON."""

@@ -417,8 +417,8 @@ class ResumeTests(UpdaterCase):
                     self.travel(step)
                 self.bench.restart("last boot")
                 self.assertEqual(self.bench.steps.begun, [])
-                what = "The update" if step == "newest" else f"Release {NEW}"
-                self.assert_failed(f"{what} was interrupted 3 times. Click to try again.")
+                self.assert_failed("The update was interrupted 3 times. Click to try again.")
+                self.assertEqual(self.on_disk().refused, ())
                 self.assert_works_again()
 
     def test_all_the_way(self) -> None:
@@ -539,6 +539,70 @@ class ResumeTests(UpdaterCase):
         self.click("reboot")
         self.bench.set_installed(version)
         self.bench.restart("second boot")
+
+    def test_same_boot(self) -> None:
+        """An agent that died before it could ask for the reboot asks for it, three times in all."""
+        self.click("reboot")
+        for _ in range(1, MAX_TRIES):
+            self.change_journal(reboot_under_way=False)
+            self.bench.set_installed(NEW)
+            self.bench.restart()
+            self.assertEqual(self.bench.steps.begun, [Begun("reboot", "rebooting")])
+        self.change_journal(reboot_under_way=False)
+        self.bench.restart()
+        self.assertEqual(self.bench.steps.begun, [])
+        self.assert_failed("The box did not reboot, asked 3 times. Do it by hand.")
+
+    def test_stopped_by_reboot(self) -> None:
+        """A sandbox keeps its boot id: there the agent's orderly stop tells of the reboot."""
+        self.click("reboot")
+        self.bench.set_installed(NEW)
+        self.bench.updater.stopService()
+        self.assertTrue(self.on_disk().reboot_under_way)
+        self.bench.restart()
+        self.assertEqual((self.bench.status.stage, self.bench.steps.begun), (Stage.IDLE, []))
+
+    def test_reboot_accepted(self) -> None:
+        """So does the success of the command, should the agent be killed."""
+        self.click("reboot")
+        self.assertFalse(self.on_disk().reboot_under_way)
+        self.bench.steps.succeed()
+        self.assertTrue(self.on_disk().reboot_under_way)
+
+    def test_waits_for_reboot(self) -> None:
+        """A release that only lacks its reboot is not installed again by itself."""
+        self.click("reboot")
+        self.bench.set_installed(NEW)
+        self.bench.steps.fail(RebootFailed("It cannot."))
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(
+            self.bench.status.message, f"Release {NEW} is installed, and waits for a reboot."
+        )
+
+    def test_network_comes_last(self) -> None:
+        """An update that goes on after a power cut waits for the network."""
+        self.click("fetch")
+        self.bench.restart("second boot")
+        for pause in (10, 20):
+            self.bench.steps.fail(ServerFailed("Cannot reach it."))
+            self.bench.clock.advance(pause - 1)
+            begun = len(self.bench.steps.begun)
+            self.bench.clock.advance(1)
+            self.assertEqual(self.bench.steps.names[begun:], ["newest"])
+        self.travel("reboot")
+
+    def test_network_never_comes(self) -> None:
+        """In the end it has failed, and a click works again."""
+        self.click("fetch")
+        self.bench.restart("second boot")
+        for pause in (10, 20, 60, 300, 600):
+            self.bench.steps.fail(ServerFailed("Cannot reach it."))
+            self.bench.clock.advance(pause)
+        self.bench.steps.fail(ServerFailed("Cannot reach it."))
+        self.assert_failed("Cannot reach it.")
+        self.assert_works_again()
 
     def test_confirmed(self) -> None:
         """An update has succeeded once the box has booted with the new release."""

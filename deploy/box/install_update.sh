@@ -43,6 +43,7 @@ UNITS=/etc/systemd/system
 MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" for changes.'
 
 explained=no
+stopped=
 
 say() {
     echo "$*"
@@ -54,7 +55,12 @@ fail() {
     exit 1
 }
 
-explain_exit() {
+# Whatever went wrong, a box that is not about to reboot goes on measuring.
+clean_up() {
+    if [ "$1" -ne 0 ] && [ -n "$stopped" ]; then
+        # shellcheck disable=SC2086 # unit names have no spaces
+        systemctl start $stopped || :
+    fi
     if [ "$1" -ne 0 ] && [ "$explained" = no ]; then
         echo "install_update.sh: stopped by the error above: mend it and run this script again." >&2
     fi
@@ -190,7 +196,7 @@ run_component_scripts() {
             component=${script%/install.sh}
             component=${component##*/}
             say "Running $component/install.sh."
-            (cd "$release/$component" && ./install.sh) ||
+            (cd "$release/$component" && ./install.sh 9>&-) ||
                 fail "$component/install.sh failed, so release $version was not made current."
         fi
     done
@@ -219,6 +225,7 @@ stop_services() {
     done
     if [ $# -gt 0 ]; then
         say "Stopping $*."
+        stopped="$*"
         systemctl stop "$@"
     fi
 }
@@ -284,7 +291,8 @@ prune_releases() {
     done
 }
 
-trap 'explain_exit $?' EXIT
+trap 'clean_up $?' EXIT
+trap 'exit 143' TERM
 cd "$(dirname "$(readlink -f "$0")")"
 check_inputs
 decide_on_services

@@ -41,9 +41,29 @@ class Guard:
         if "prefetch" in (request.getHeader("Sec-Purpose") or "").lower():
             return "A browser asked for this in advance; click the button instead."
         host = request.getHeader("Host")
-        if request.getHeader("Origin") not in (None, f"http://{host}", f"https://{host}"):
+        ours = (f"http://{host}", f"https://{host}")
+        if request.getHeader("Origin") not in (None, *ours):
             return "Another page asked for this; use the box's own page."
+        if _is_untold(request) and not (request.getHeader("Referer") or "").startswith(
+            tuple(f"{own}/" for own in ours)
+        ):
+            return "Open the box's own page, and click the button there."
         return None
+
+
+def _is_untold(request: Request) -> bool:
+    """
+    Whether a browser sent this without saying where it comes from.
+
+    Over plain HTTP browsers send `Sec-Fetch-Site` only to loopback (Fetch Metadata, section 2), and
+    no `Origin` for an image or a link: `<img src="http://192.168.1.20/box_update">` looks like
+    this. Every browser's `User-Agent` begins alike, and no page can change it for an image.
+    """
+    return (
+        not request.requestHeaders.hasHeader(b"Sec-Fetch-Site")
+        and not request.requestHeaders.hasHeader(b"Origin")
+        and (request.getHeader("User-Agent") or "").startswith("Mozilla/")
+    )
 
 
 def _host_name(host: str) -> str:

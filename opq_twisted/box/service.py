@@ -24,7 +24,7 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
 from opq_twisted.errors import CannotStart, ConfigInvalid
-from opq_twisted.webserver import Listener
+from opq_twisted.webserver import Listener, QuietSite
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -71,7 +71,11 @@ def makeService(options: Options) -> IService:
     )
     agent = MultiService()
     for service in (
-        Listener(options["port"], tree(reactor, updater, board, Guard(config.updater.hosts))),
+        Listener(
+            options["port"],
+            tree(reactor, updater, board, Guard(config.updater.hosts)),
+            QuietSite,
+        ),
         updater,
         Checker(reactor, config.updater, updater, board, random.random),
     ):

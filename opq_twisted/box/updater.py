@@ -21,9 +21,11 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import (
     ArchiveRefused,
     InstallFailed,
+    Interrupted,
     InvalidName,
     OpqError,
     RebootFailed,
+    ServerFailed,
     UnsignedRefused,
     UpdateInProgress,
 )
@@ -34,6 +36,11 @@ MAX_TRIES = 3
 
 #: Seconds after which a reboot that was asked for counts as one that does not come.
 _REBOOT_PATIENCE = 600.0
+
+#: Seconds between the attempts of an update that goes on after an interruption.
+_PAUSES = (10.0, 20.0, 60.0, 300.0, 600.0)
+
+_AFTER_UNPACKING = (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING)
 
 _UNDER_WAY = {
     Stage.CHECKING: "Asking the update server for the newest release.",
@@ -93,6 +100,9 @@ class Updater(Service):
     def stopService(self) -> Deferred[None] | None:
         """Interrupt the journey; an installer that runs goes on."""
         super().stopService()
+        if self._journal.entry.stage is Stage.REBOOTING:
+            with self._log.failuresHandled("The reboot cannot be written down"):
+                self._journal.write(reboot_under_way=True)
         if self._journey is not None:
             self._journey.cancel()
         return self._journey
@@ -107,12 +117,18 @@ class Updater(Service):
         try:
             newest = await self._server.newest()
         except OpqError as error:
-            self._board.publish(message=str(error), last_check=self._clock.seconds())
+            self._publish_check(str(error))
             raise
-        self._board.publish(
-            available=newest, message=self._compare(newest), last_check=self._clock.seconds()
-        )
+        self._board.publish(available=newest)
+        self._publish_check(self._compare(newest))
         return newest
+
+    def _publish_check(self, message: str) -> None:
+        stage = self._board.current.stage
+        if not stage.at_rest and stage is not Stage.CHECKING:
+            # What an update says is of more use than what somebody's check found meanwhile.
+            message = self._board.current.message
+        self._board.publish(message=message, last_check=self._clock.seconds())
 
     def begin(self, delay: float = 0.0, automatic: bool = False) -> None:
         """
@@ -161,11 +177,19 @@ class Updater(Service):
             return None
         self._require_trust()
         release = Release(newest)
-        refusal = self._journal.refusal(release)
-        if automatic and refusal is not None:
-            self._board.publish(message=f"Release {newest} is refused: {refusal.reason}")
+        reason = self._why_not_by_itself(release) if automatic else None
+        if reason is not None:
+            self._board.publish(message=reason)
             return None
         return release
+
+    def _why_not_by_itself(self, release: Release) -> str | None:
+        if installed_version(self._config.version_file) == release.version:
+            return f"Release {release.version} is installed, and waits for a reboot."
+        refusal = self._journal.refusal(release)
+        return (
+            None if refusal is None else f"Release {release.version} is refused: {refusal.reason}"
+        )
 
     def _require_trust(self) -> None:
         if self._config.trusted_root.exists():
@@ -198,9 +222,10 @@ class Updater(Service):
         await self._installer.install(self._unpacker.folder, release.version)
         await self._reboot()
 
-    async def _reboot(self) -> None:
-        self._enter(Stage.REBOOTING)
+    async def _reboot(self, tries: int = 1) -> None:
+        self._enter(Stage.REBOOTING, tries=tries, reboot_under_way=False)
         await self._installer.reboot()
+        self._journal.write(reboot_under_way=True)
         # What follows is done by the agent that the reboot starts.
         await deferLater(self._clock, _REBOOT_PATIENCE)
         raise RebootFailed("The box was asked to reboot, but did not. Reboot it by hand.")
@@ -209,14 +234,44 @@ class Updater(Service):
         """Go on where the journal says that an earlier run was interrupted."""
         stage = self._journal.entry.stage
         self._log.info("Going on with an update that was interrupted while {stage}", stage=stage)
-        if stage in (Stage.REBOOTING, Stage.CONFIRMING) and release is not None:
-            self._confirm(release)
-        elif stage is Stage.INSTALLING and release is not None:
+        if release is None or stage not in _AFTER_UNPACKING:
+            await self._begin_again()
+        elif stage is Stage.INSTALLING:
             await self._resume_installing(release)
+        elif stage is Stage.REBOOTING:
+            await self._resume_rebooting(release)
         else:
-            # Nothing was installed yet: begin again.
-            self._require_tries_left(release)
-            await self._update(0.0, automatic=False, tries=self._journal.entry.tries + 1)
+            self._confirm(release)
+
+    async def _begin_again(self) -> None:
+        """Start over: nothing was installed yet. After a power cut the network comes last."""
+        tries = self._journal.entry.tries + 1
+        if tries > MAX_TRIES:
+            raise Interrupted(f"The update was interrupted {MAX_TRIES} times. Click to try again.")
+        for pause in _PAUSES:
+            try:
+                await self._update(0.0, automatic=False, tries=tries)
+            except ServerFailed as error:
+                self._log.warn("{error}", error=error)
+                await deferLater(self._clock, pause)
+            else:
+                return
+        await self._update(0.0, automatic=False, tries=tries)
+
+    async def _resume_rebooting(self, release: Release) -> None:
+        """
+        Confirm after the reboot, or ask for it again.
+
+        A sandbox or a container keeps its boot id when it is restarted: there the journal says
+        that the reboot was under way when the agent ended.
+        """
+        entry = self._journal.entry
+        if entry.reboot_under_way or not self._journal.same_boot:
+            self._confirm(release)
+        elif entry.tries < MAX_TRIES:
+            await self._reboot(entry.tries + 1)
+        else:
+            raise RebootFailed(f"The box did not reboot, asked {MAX_TRIES} times. Do it by hand.")
 
     async def _resume_installing(self, release: Release) -> None:
         """Learn what became of the script that outlived the agent, or went with the power."""
@@ -232,16 +287,15 @@ class Updater(Service):
                 f"install_update.sh ended with exit status {status}. See {self._config.log}."
             )
         else:
-            self._require_tries_left(release)
-            # Counted now, or what unpacking does to the box would be tried for ever.
             tries = self._journal.entry.tries + 1
+            if tries > MAX_TRIES:
+                raise InstallFailed(
+                    f"Release {release.version} was interrupted {MAX_TRIES} times. "
+                    "Click to try again."
+                )
+            # Counted now, or what unpacking does to the box would be tried for ever.
             self._enter(Stage.INSTALLING, tries=tries)
             await self._install(release, tries)
-
-    def _require_tries_left(self, release: Release | None) -> None:
-        if self._journal.entry.tries >= MAX_TRIES:
-            what = "The update" if release is None else f"Release {release.version}"
-            raise InstallFailed(f"{what} was interrupted {MAX_TRIES} times. Click to try again.")
 
     def _confirm(self, release: Release) -> None:
         """Say whether the release that was installed is the one that runs now."""

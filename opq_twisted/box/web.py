@@ -218,7 +218,7 @@ class BoxUpdate(Action):
     def _answer(self, request: Request, code: int, text: str) -> bytes:
         if request.method == b"POST" and b"text/html" in (request.getHeader(b"Accept") or b""):
             # The button without the page's script: show the page again.
-            request.setHeader(b"Location", b"/")
+            request.setHeader(b"Location", b"./")
             return sentence(request, SEE_OTHER, text)
         return _json(request, code, {"status": text, "stage": self._board.current.stage})
 

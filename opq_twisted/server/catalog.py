@@ -1,5 +1,6 @@
 """What is offered now: an immutable snapshot of the updates directory."""
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,9 @@ from opq_twisted.release.name import UpdateName
 
 #: What tells one state of a file from another: device, inode, size, mtime and ctime (nanoseconds).
 Identity = tuple[int, int, int, int, int]
+
+#: What a machine says that has run out of descriptors or memory.
+MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class NotOffered(Exception):
@@ -77,15 +81,19 @@ class Catalog:
     def look(self, names: Iterable[str]) -> None:
         """Look again at these names only: something happened to them."""
         for name in names:
-            self._archives.pop(name, None)
             try:
-                self._archives[name] = inspect(self.directory, name)
+                archive = inspect(self.directory, name)
             except NotOffered as reason:
+                self._archives.pop(name, None)
                 self._report({name: str(reason)})
                 self._refused[name] = str(reason)
             except FileNotFoundError:
+                self._archives.pop(name, None)
                 self._refused.pop(name, None)
+            except OSError as error:
+                self._log.error("Cannot look at {name!r} now: {error}", name=name, error=error)
             else:
+                self._archives[name] = archive
                 self._refused.pop(name, None)
         self._publish()
 
@@ -146,8 +154,8 @@ def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
     refused: dict[str, str] = {}
     with os.scandir(directory) as entries:
         for entry in entries:
+            before = known.get(entry.name)
             try:
-                before = known.get(entry.name)
                 if (
                     before is not None
                     and identify(entry.stat(follow_symlinks=False)) == before.identity
@@ -159,6 +167,11 @@ def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
                 refused[entry.name] = str(reason)
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                if error.errno not in MACHINE_BUSY:
+                    raise
+                if before is not None:
+                    archives[entry.name] = before
     return Reading(archives, refused)
 
 
@@ -168,6 +181,7 @@ def inspect(directory: Path, name: str) -> Archive:
 
     :raises NotOffered: when it is no update that can be served.
     :raises FileNotFoundError: when nothing of that name is there, or it is not meant for us.
+    :raises OSError: when the machine cannot look at it now, whatever it is.
     """
     if name.startswith(".") or name == "tuf":
         # Uploads under way have such names, and the signed metadata lives in tuf/.
@@ -183,7 +197,7 @@ def inspect(directory: Path, name: str) -> Archive:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise NotOffered(f"it cannot be opened: {error.strerror}") from None
+        raise _not_offered(error, "opened") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -192,9 +206,16 @@ def inspect(directory: Path, name: str) -> Archive:
             raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
         return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
     except OSError as error:
-        raise NotOffered(f"it cannot be read: {error.strerror}") from None
+        raise _not_offered(error, "read") from None
     finally:
         os.close(fd)
+
+
+def _not_offered(error: OSError, done: str) -> Exception:
+    """Tell a file's own fault from the machine's, which must take nothing out of the catalog."""
+    if error.errno in MACHINE_BUSY:
+        return error
+    return NotOffered(f"it cannot be {done}: {error.strerror}")
 
 
 def open_inside(directory: Path, name: str) -> tuple[Path, int]:

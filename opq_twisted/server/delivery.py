@@ -6,16 +6,28 @@ from email.utils import formatdate
 
 from twisted.internet.interfaces import IPullProducer
 from twisted.logger import Logger
-from twisted.web.http import NOT_FOUND, OK, PRECONDITION_FAILED
+from twisted.web.http import NOT_FOUND, OK, PRECONDITION_FAILED, SERVICE_UNAVAILABLE
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from opq_twisted.server.catalog import Archive, Catalog, identify, open_at_once
+from opq_twisted.server.catalog import (
+    MACHINE_BUSY,
+    Archive,
+    Catalog,
+    identify,
+    open_at_once,
+)
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.preconditions import evaluate
 from opq_twisted.webserver import PlainResource, answer, sentence
 
 _CHUNK = 128 * 1024
+
+#: Seconds after which a client that takes nothing more is cut.
+_STALLED = 60
+
+#: Seconds after which a client may ask again when the machine has run out of descriptors.
+_RETRY_AFTER = 30
 
 
 class ArchiveResource(PlainResource):
@@ -32,7 +44,13 @@ class ArchiveResource(PlainResource):
 
     def render_GET(self, request: Request) -> bytes | int:
         """200 with the archive, 304, 412, or 404 for any name that is not in the catalog."""
-        opened = self._open()
+        try:
+            opened = self._open()
+        except OSError:
+            request.setHeader(b"Retry-After", b"%d" % _RETRY_AFTER)
+            return sentence(
+                request, SERVICE_UNAVAILABLE, "The server is busy. Try again in a little while."
+            )
         if opened is None:
             return sentence(
                 request, NOT_FOUND, "There is no such update. See /ls for those there are."
@@ -55,6 +73,8 @@ class ArchiveResource(PlainResource):
 
         A file that changed since the catalog looked is looked at once more: what is sent is what
         was found to be whole.
+
+        :raises OSError: when the machine can open no file now.
         """
         for _ in range(2):
             archive = self._catalog.snapshot.by_name.get(self._name)
@@ -63,6 +83,8 @@ class ArchiveResource(PlainResource):
             try:
                 fd = open_at_once(archive.path)
             except OSError as error:
+                if error.errno in MACHINE_BUSY:
+                    raise
                 self._log.warn("{name} cannot be opened: {error}", name=self._name, error=error)
             else:
                 if identify(os.fstat(fd)) == archive.identity:
@@ -114,10 +136,13 @@ class Transmission:
         """Send; the request finishes, or its connection is lost."""
         # Asked for later, it may never fire.
         self._request.notifyFinish().addBoth(self._finished)
+        # Twisted's own idle timeout ends with the request's arrival.
+        self._request.channel.setTimeout(_STALLED)
         self._request.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        """Send the next chunk."""
+        """Send the next chunk: the client has taken the last one."""
+        self._request.channel.resetTimeout()
         wanted = min(_CHUNK, self._size - self._offset)
         try:
             chunk = os.pread(self._fd, wanted, self._offset)

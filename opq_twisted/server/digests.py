@@ -55,9 +55,15 @@ class Digests(Service):
             async with self._one_at_a_time:
                 if archive.identity not in self._known:
                     return
-                digest = await self._in_thread(sha256_of, archive, self._stopping)
-            if archive.identity in self._known:
-                self._known[archive.identity] = digest
+                digest = None
+                try:
+                    digest = await self._in_thread(sha256_of, archive, self._stopping)
+                finally:
+                    if digest is None:
+                        # Whoever wants it next lets it be tried again.
+                        self._known.pop(archive.identity, None)
+                    elif archive.identity in self._known:
+                        self._known[archive.identity] = digest
 
 
 def sha256_of(archive: Archive, stopping: threading.Event) -> bytes | None:

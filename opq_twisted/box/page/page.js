@@ -52,7 +52,7 @@ function show(status) {
 
 async function refresh() {
   try {
-    show(await (await fetch("status")).json());
+    show(await (await fetch("status", {signal: AbortSignal.timeout(5000)})).json());
   } catch {
     element("message").textContent = "The box does not answer; it may be rebooting. Waiting for it.";
     element("update").disabled = true;
