@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 from opq_twisted.release.unpack import unpack
@@ -34,7 +35,7 @@ ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
 
 
 def main() -> int:
-    """Set the box up, start the server and the agent, and click if asked to."""
+    """Build two releases, install the older one, and let the box find the newer one."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--click", action="store_true", help="update at once, then end")
     click = arguments.parse_args().click
@@ -50,25 +51,28 @@ def main() -> int:
     say(f"Building release {new}, which the server will offer.")
     build(new, UPDATES)
 
+    try:
+        return run(new, click)
+    except KeyboardInterrupt:
+        return 0
+
+
+def run(new: int, click: bool) -> int:
+    """Run the server and the box until somebody ends it, or the click's update has ended."""
     server_port, box_port = free_port(8151), free_port(8080)
     configure(server_port)
-    server = start_server(server_port)
-    box = Box(box_port)
-    box.start()
-    try:
+    with ExitStack() as running:
+        server = running.enter_context(start_server(server_port))
+        running.callback(server.terminate)
+        box = Box(box_port)
+        running.callback(box.stop)
+        box.start()
         say(f"The update server:  http://localhost:{server_port}/ls")
         say(f"The box's page:     http://localhost:{box_port}/")
         if click:
             return update(box_port, new)
         say("Click on Update Box there. Ctrl-C ends the demo.")
-        server.wait()
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        box.stop()
-        server.terminate()
-        server.wait()
+        return server.wait()
 
 
 def say(text: str) -> None:
@@ -156,6 +160,8 @@ class Box(threading.Thread):
         )
         PID_FILE.write_text(str(agent.pid))
         self._agent = agent
+        if self._stopping.is_set():
+            agent.terminate()
         return agent
 
     def stop(self) -> None:
@@ -163,7 +169,8 @@ class Box(threading.Thread):
         self._stopping.set()
         if self._agent is not None:
             self._agent.terminate()
-        self.join()
+        if self.is_alive():
+            self.join()
 
 
 def update(port: int, version: int) -> int:

@@ -24,12 +24,13 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from opq_twisted.box.client import IdentityAgent, UpdateServer
+from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
 from opq_twisted.box.status import Progress, Status, StatusBoard
+from opq_twisted.box.transport import PlainAgent
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.release.name import UpdateName
@@ -60,7 +61,7 @@ class Network:
         agent = Agent.usingEndpointFactory(self.clock, self, pool)
         self.server = UpdateServer(
             self.clock,
-            HTTPClient(IdentityAgent(agent)),
+            HTTPClient(PlainAgent(agent)),
             "http://updates.example:8151",
             lambda: "opq-box-agent/test",
         )

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.client import announced_digest, make_http_client
+from opq_twisted.box.client import announced_digest
 from opq_twisted.errors import ServerFailed
 from tests.fakes import NEW, Network, Peer
 
@@ -241,18 +241,10 @@ class ArchiveTests(ClientCase):
             (["sha-256=:AAAA:"], None),
             ([f"sha-256=:{value[:-4]}====:"], None),
             (["sha-256=:\xb2:"], None),
+            (["\xff"], None),
             ([""], None),
         ):
             with self.subTest(headers=headers):
                 asked, peer = self.ask(self.network.server.archive(NEW))
                 peer.answer("200 OK", *(f"Repr-Digest: {header}" for header in headers))
                 self.assertEqual(announced_digest(self.successResultOf(asked)), expected)
-
-
-class HTTPClientTests(SynchronousTestCase):
-    """The client that the agent uses."""
-
-    def test_scheme(self) -> None:
-        """It asks nothing but HTTP servers, wherever a redirect may lead."""
-        client = make_http_client(Network().clock)
-        self.assertTrue(self.failureResultOf(client.get("ftp://updates.example/version")))

@@ -89,6 +89,14 @@ class NotMeantTests(SynchronousTestCase):
             {"host": "opq-box.local", "origin": "https://opq-box.local"},
             {"host": "[::1]:8080", "origin": "http://[::1]:8080"},
             {"sec_purpose": "unknown"},
+            {"user_agent": "Mozilla/5.0 (X11; Linux)", "sec_fetch_site": "none"},
+            {"user_agent": "Mozilla/5.0 (X11; Linux)", "host": "box:80", "origin": "http://box:80"},
+            {
+                "user_agent": "Mozilla/5.0 (X11; Linux)",
+                "host": "box:80",
+                "referer": "http://box:80/",
+            },
+            {"user_agent": "curl/7.88.1", "host": "box:80"},
             {
                 "host": "opq-box.local",
                 "origin": "http://opq-box.local",
@@ -117,6 +125,14 @@ class NotMeantTests(SynchronousTestCase):
             {"sec_purpose": "prefetch"},
             {"sec_purpose": "prefetch;prerender"},
             {"sec_purpose": "Prefetch"},
+            # As an image or a link on any page asks over plain HTTP.
+            {"user_agent": "Mozilla/5.0 (X11; Linux)", **host},
+            {"user_agent": "Mozilla/5.0 (X11; Linux)", "referer": "http://evil.example/", **host},
+            {
+                "user_agent": "Mozilla/5.0 (X11; Linux)",
+                "referer": "http://192.168.0.7:8080.evil.example/",
+                **host,
+            },
             {"sec_fetch_site": "cross-site", "origin": "http://192.168.0.7:8080", **host},
         ):
             with self.subTest(headers=headers):

@@ -109,6 +109,7 @@ class ProgramsTests(ChildrenCase):
     async def test_pipe_held(self) -> None:
         """A child that goes on in the background, and holds the pipes, is not waited for."""
         running = self.run_shell("sleep 1000 & echo $$")
+        await self.children.wait("said")
         await self.children.wait("exited")
         self.assertNoResult(running)
         self.clock.advance(PIPE_GRACE)

@@ -3,67 +3,26 @@
 import base64
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http import GONE, NOT_FOUND, OK, stringToDatetime
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IResponse
 
 from opq_twisted.box.body import hang_up, take
 from opq_twisted.errors import OpqError, ServerFailed
 from opq_twisted.release.name import UpdateName, parse_version
 
-#: Seconds until a connection stands, and until the headers of an answer are there.
-_CONNECT_TIMEOUT = 15.0
+#: Seconds until the headers of an answer are there.
 _HEADERS_TIMEOUT = 60.0
 
 #: An answer to /version is a few digits.
 _MAX_VERSION_ANSWER = 1024
 
-_SHA_256 = re.compile(r"(?:^|[\s,])sha-256=:([A-Za-z0-9+/]{43}=):", re.ASCII)
-
-
-@implementer(IAgent)
-class IdentityAgent:
-    """
-    Asks for bodies as they are, and takes them so.
-
-    treq offers gzip and unpacks it without a limit; and servers say `Content-Encoding` of a .bz2
-    file that nobody wants unpacked on the way.
-    """
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """See `IAgent.request`."""
-        headers = Headers() if headers is None else headers.copy()
-        headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        return self._agent.request(method, uri, headers, bodyProducer).addCallback(
-            _without_encoding
-        )
-
-
-def _without_encoding(response: IResponse) -> IResponse:
-    response.headers.removeHeader(b"Content-Encoding")
-    return response
-
-
-def make_http_client(reactor: Any) -> HTTPClient:
-    """Make a treq client that keeps no connection open and unpacks nothing."""
-    pool = HTTPConnectionPool(reactor, persistent=False)
-    return HTTPClient(IdentityAgent(Agent(reactor, connectTimeout=_CONNECT_TIMEOUT, pool=pool)))
+_SHA_256 = re.compile(rb"(?:^|[\s,])sha-256=:([A-Za-z0-9+/]{43}=):")
 
 
 class UpdateServer:
@@ -140,7 +99,7 @@ class UpdateServer:
 
 def announced_digest(response: IResponse) -> str | None:
     """Read the sha-256 of `Repr-Digest` (RFC 9530), in hexadecimal."""
-    for value in response.headers.getRawHeaders("Repr-Digest", []):
+    for value in response.headers.getRawHeaders(b"Repr-Digest", []):
         found = _SHA_256.search(value)
         if found is not None:
             return base64.b64decode(found[1]).hex()
@@ -161,13 +120,13 @@ def _reason(error: Exception) -> str:
 
 def _retry_after(response: IResponse) -> float | None:
     """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
-    [value] = response.headers.getRawHeaders("Retry-After", [""])[:1]
-    if re.fullmatch("[0-9]{1,9}", value, re.ASCII):
+    [value] = response.headers.getRawHeaders(b"Retry-After", [b""])[:1]
+    if re.fullmatch(rb"[0-9]{1,9}", value):
         return float(value)
-    [now] = response.headers.getRawHeaders("Date", [""])[:1]
+    [now] = response.headers.getRawHeaders(b"Date", [b""])[:1]
     try:
         # Against the server's own clock: the box's may be wrong.
-        seconds: int = stringToDatetime(value.encode()) - stringToDatetime(now.encode())
+        seconds: int = stringToDatetime(value) - stringToDatetime(now)
     except (ValueError, IndexError, KeyError):
         return None
     return max(0.0, seconds)

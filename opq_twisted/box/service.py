@@ -12,7 +12,7 @@ from twisted.python import usage
 
 from opq_twisted import __version__
 from opq_twisted.box.checker import Checker
-from opq_twisted.box.client import UpdateServer, make_http_client
+from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.config import BoxConfig, read_config
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.guard import Guard
@@ -20,6 +20,7 @@ from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.status import Status, StatusBoard
+from opq_twisted.box.transport import make_http_client
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
@@ -57,7 +58,10 @@ def makeService(options: Options) -> IService:
     board = StatusBoard(Status())
     programs = Programs(reactor, reactor)
     server = UpdateServer(
-        reactor, make_http_client(reactor), config.updates_ep, lambda: _user_agent(config, board)
+        reactor,
+        make_http_client(reactor, config.updates_ep),
+        config.updates_ep,
+        lambda: _user_agent(config, board),
     )
     updater = Updater(
         reactor,
