@@ -35,13 +35,20 @@ ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
 
 
 def main() -> int:
-    """Build two releases, install the older one, and let the box find the newer one."""
+    """Read the command line, and end without a word when somebody has had enough."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--click", action="store_true", help="update at once, then end")
     click = arguments.parse_args().click
     # Ended by whatever means, the demo takes its server and its box with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return demonstrate(click)
+    except KeyboardInterrupt:
+        return 130
 
+
+def demonstrate(click: bool) -> int:
+    """Build two releases, install the older one, and let the box find the newer one."""
     shutil.rmtree(SANDBOX, ignore_errors=True)
     UPDATES.mkdir(parents=True)
     new = int(time.time())
@@ -51,10 +58,7 @@ def main() -> int:
     say(f"Building release {new}, which the server will offer.")
     build(new, UPDATES)
 
-    try:
-        return run(new, click)
-    except KeyboardInterrupt:
-        return 0
+    return run(new, click)
 
 
 def run(new: int, click: bool) -> int:

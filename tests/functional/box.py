@@ -132,6 +132,15 @@ class Box:
         status: dict[str, Any] = json.loads(body)
         return status
 
+    async def shows(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait until the status meets a condition that nobody tells of."""
+        for _ in range(int(PATIENCE / GLANCE)):
+            status = await self.status()
+            if condition(status):
+                return status
+            await deferLater(reactor, GLANCE)
+        raise AssertionError(f"the status that the test waits for did not come about: {status}")
+
     async def fails(self, times: int = 1) -> str:
         """Wait until the agent says, for the so-manyth time, that an update failed; returns why."""
         await self.agent.says(rf"(?s)(The update failed: .*){{{times}}}")

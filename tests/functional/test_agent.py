@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 
 from opq_twisted.release.name import UpdateName
 from tests.archives import (
@@ -28,7 +26,6 @@ from tests.archives import (
 )
 from tests.functional import older_server
 from tests.functional.box import (
-    GLANCE,
     INSTALL,
     Answer,
     Box,
@@ -211,8 +208,7 @@ async def test_installs_by_itself(start: StartDaemon, box: Box, updates: Path) -
 
 async def has_checked(box: Box) -> None:
     """Wait until the agent has asked the update server by itself."""
-    while (await box.status())["last_check"] is None:
-        await deferLater(reactor, GLANCE)
+    await box.shows(lambda status: status["last_check"] is not None)
 
 
 # Older boxes, older servers, older archives
@@ -373,8 +369,7 @@ async def test_refused_release(start: StartDaemon, box: Box, updates: Path) -> N
     box.configure(server.url, install="automatic", check_every=0.1, spread=0)
     await box.start()
     await box.agent.says("The update failed: .*exit status 3")
-    while "is refused" not in (status := await box.status())["message"]:
-        await deferLater(reactor, GLANCE)
+    status = await box.shows(lambda status: "is refused" in status["message"])
     assert f"Release {NEW} is refused: install_update.sh ended with" in status["message"]
     assert box.stages.count("installing") == 1
 
@@ -658,9 +653,12 @@ async def test_killed_at_any_stage(start: StartDaemon, box: Box, updates: Path, 
     await box.start()
     await box.agent.says(f"Stage: {stage}")
     await box.agent.stop(signal.SIGKILL)
-    await box.start()
-    if (await box.status())["last_attempt"] is None:
+    # Not start(): the next agent may have rebooted the box before anybody could ask it.
+    next_agent = box.launch()
+    if (await next_agent.says("Stage: (rebooting|confirming)"))[1] == "rebooting":
         await box.reboots_to(NEW)
+    else:
+        await next_agent.ready()
     status = await box.status()
     assert (status["installed"], status["last_attempt"]["outcome"]) == (NEW, "updated")
     assert box.archives() == {str(UpdateName(NEW))}
