@@ -37,6 +37,7 @@ class ProgramsTests(ChildrenCase):
         ended = await self.run_shell("kill -SEGV $$")
         self.assertEqual(ended.status, -signal.SIGSEGV)
         self.assertEqual(str(ended), "was ended by SIGSEGV")
+        self.assertEqual(str(Ended(-40)), "was ended by signal 40")
 
     async def test_output_bounded(self) -> None:
         """Of much output only the end is kept."""

@@ -12,6 +12,8 @@ from attrs import Factory, field, fields, frozen
 from opq_twisted.errors import ConfigInvalid
 
 _MAX_SIZE = 1024 * 1024
+#: Seconds; more than thirty years are a slip of the keyboard.
+_LONGEST = 1e9
 # Without a query or a fragment: paths are appended.
 _URL = re.compile(r"https?://[^\s?#]+")
 _WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", re.ASCII)
@@ -24,13 +26,13 @@ class Named(Protocol):
 
 
 def _positive(_: object, attribute: Named, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{attribute.name} must be more than 0, not {value}")
+    if not 0 < value <= _LONGEST:
+        raise ValueError(f"{attribute.name} must be more than 0 and at most 1e9, not {value}")
 
 
 def _not_negative(_: object, attribute: Named, value: float) -> None:
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{attribute.name} must not be negative, but is {value}")
+    if not 0 <= value <= _LONGEST:
+        raise ValueError(f"{attribute.name} must be from 0 to 1e9, not {value}")
 
 
 def _absolute(_: object, attribute: Named, value: Path | None) -> None:

@@ -103,7 +103,11 @@ class Installer:
 
     async def _end(self) -> None:
         """End the group of a script that an earlier run of the agent started."""
-        leader = int(self._lock.read_text())
+        try:
+            leader = int(self._lock.read_text())
+        except ValueError:
+            # It was killed before it could write down who it is.
+            return
         for number, grace in ((signal.SIGTERM, TERMINATION_GRACE), (signal.SIGKILL, 0.0)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leader, number)

@@ -42,7 +42,7 @@ class Ended:
         if self.timed_out:
             return "took too long and was ended"
         if self.status < 0:
-            return f"was ended by {signal.Signals(-self.status).name}"
+            return f"was ended by {_signal_name(-self.status)}"
         return f"ended with exit status {self.status}"
 
 
@@ -153,6 +153,14 @@ class _Program(ProcessProtocol):
             # All of it has gone, or setsid has not made the group yet.
             with contextlib.suppress(ProcessExitedAlready):
                 self.transport.signalProcess(number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Most of the real-time signals have none.
+        return f"signal {number}"
 
 
 def _status(reason: Failure) -> int:
