@@ -18,12 +18,10 @@ from opq_twisted.box.status import Progress
 from opq_twisted.errors import DownloadFailed, NoRoom, OpqError
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.name import UpdateName
+from opq_twisted.release.unpack import RESERVE
 
 #: Bytes: no archive is larger.
 MAX_ARCHIVE = 2 * 1024**3
-
-#: Bytes that stay free on the box's disk, whatever is downloaded.
-RESERVE = 64 * 1024**2
 
 #: Seconds between two reports of progress.
 _REPORT_EVERY = 0.25

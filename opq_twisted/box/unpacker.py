@@ -7,10 +7,10 @@ from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.box.download import RESERVE
 from opq_twisted.box.processes import Programs
 from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
 from opq_twisted.release import unpack
+from opq_twisted.release.unpack import RESERVE
 
 #: Seconds that the unpacking of an archive may take.
 _TIMEOUT = 1800.0
