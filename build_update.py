@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """Build `opq-box-update-VERSION.tar.bz2`, an update for OPQ Boxes, in the current folder."""
 
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("build_update.py needs Python 3.11 or newer: run it with that.")
+
 import argparse
 import os
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -51,7 +55,7 @@ environment:
 
 def main() -> int:
     """Build what the command line asks for; give the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
         print(build(_parser().parse_args()))

@@ -68,6 +68,7 @@ def run(new: int, click: bool) -> int:
     with ExitStack() as running:
         server = running.enter_context(start_server(server_port))
         running.callback(server.terminate)
+        wait_for(server, server_port)
         box = Box(box_port)
         running.callback(box.stop)
         box.start()
@@ -123,6 +124,18 @@ def start_server(port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [twistd, "--nodaemon", "--pidfile=", "opq-update-server", *options], stdout=log
     )
+
+
+def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until the server answers: its first start also writes twistd's cache of plugins."""
+    deadline = time.monotonic() + 60
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"The update server does not answer; see {SANDBOX / 'server.log'}.")
 
 
 class Box(threading.Thread):

@@ -143,7 +143,7 @@ class Listener(MultiService):
         try:
             super().privilegedStartService()
         except (CannotListenError, OverflowError, OSError) as error:
-            reason = getattr(error, "socketError", error)
+            reason = str(getattr(error, "socketError", error)).rstrip(".")
             raise CannotStart(
                 f"Cannot listen on port {self._port}: {reason}. "
                 "Stop what listens there, or choose another --port."

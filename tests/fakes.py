@@ -390,6 +390,7 @@ class Bench:
             StepInstaller(self.steps),
             self.journal,
             self.board,
+            self.clock.seconds,
         )
 
     def start(self) -> "Bench":

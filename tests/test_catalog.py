@@ -165,6 +165,11 @@ class NotOfferedTests(CatalogTestCase):
         os.mkfifo(self.directory / name_of(7))
         self.assertNotOffered(name_of(7), "it is not a regular file")
 
+    def test_time_beyond_dates(self) -> None:
+        """A time that no HTTP date can say."""
+        os.utime(self.archive(7), (-5, -5))
+        self.assertNotOffered(name_of(7), "its time is none that HTTP can say: touch it")
+
     def test_link_to_nothing(self) -> None:
         """A link that leads nowhere."""
         (self.directory / name_of(7)).symlink_to(name_of(6))

@@ -29,6 +29,7 @@ class CheckerCase(SynchronousTestCase):
             self.bench.updater,
             self.bench.board,
             lambda: self.chance,
+            self.clock.seconds,
         )
         self.checker.startService()
 

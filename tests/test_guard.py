@@ -63,6 +63,7 @@ class ForeignHostTests(SynchronousTestCase):
             ":8080",
             "opq-box@evil.example",
             "\xb2",
+            "\xff",
             "x" * 10_000,
         ):
             with self.subTest(host=host):

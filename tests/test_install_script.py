@@ -195,6 +195,14 @@ class SandboxTests(InstallCase):
             self.box.install(version)
         self.assertEqual(self.box.state(), (300, 200, {"200", "300"}))
 
+    def test_link_among_releases(self) -> None:
+        """A link that somebody put among the releases goes alone, not what it leads to."""
+        self.box.unpack(100)
+        self.box.install(100)
+        (self.box.prefix / "releases" / "latest").symlink_to("100")
+        self.box.install(100)
+        self.assertEqual(self.box.state(), (100, None, {"100"}))
+
     def test_reinstall(self) -> None:
         """Installing the current release again keeps its folder, and the previous one."""
         for version in (100, 200):

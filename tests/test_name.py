@@ -100,5 +100,7 @@ class ParseVersionTests(SynchronousTestCase):
             "<html>",
         ):
             self.assertRaises(InvalidName, parse_version, text)
+        # str.strip() takes off more than int() does.
+        self.assertEqual(parse_version("\x1c1547860803\n"), 1547860803)
         error = self.assertRaises(InvalidName, parse_version, "x" * 10_000)
         self.assertLess(len(str(error)), 200)

@@ -132,7 +132,8 @@ is_live_and_whole() {
 
 # Without its VERSION what an interruption leaves is no release any more.
 remove_release() {
-    rm -f "$1/VERSION"
+    # A link goes alone: what it leads to may be the live release.
+    [ -L "$1" ] || rm -f "$1/VERSION"
     rm -rf "$1"
 }
 

@@ -34,13 +34,20 @@ class Checker(Service):
         updater: Updater,
         board: StatusBoard,
         random: Callable[[], float],
+        now: Callable[[], float],
     ) -> None:
-        """:param random: gives numbers from 0 up to 1."""
+        """
+        Prepare to look.
+
+        :param random: gives numbers from 0 up to 1.
+        :param now: the time of day, in seconds since the epoch.
+        """
         self._clock = clock
         self._config = config
         self._updater = updater
         self._board = board
         self._random = random
+        self._now = now
         self._failures = 0
         self._looking: Deferred[None] | None = None
 
@@ -60,7 +67,7 @@ class Checker(Service):
         try:
             # Whatever a cancelled request fails with, a stopped service looks no more.
             while self.running:
-                self._board.publish(next_check=self._clock.seconds() + pause)
+                self._board.publish(next_check=self._now() + pause)
                 await deferLater(self._clock, pause)
                 pause = await self._look()
         except CancelledError:

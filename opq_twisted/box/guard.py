@@ -26,7 +26,7 @@ class Guard:
         A page elsewhere can let its own name point to the box's address (DNS rebinding); the name
         that the browser then sends gives it away.
         """
-        host = request.getHeader("Host")
+        host = _header(request, "Host")
         if host is None or _is_address(_host_name(host)) or _host_name(host) in self._hosts:
             return None
         return (
@@ -36,19 +36,25 @@ class Guard:
 
     def not_meant(self, request: Request) -> str | None:
         """Say why a request for an action cannot have come from the owner's click."""
-        if request.getHeader("Sec-Fetch-Site") not in (None, "same-origin", "none"):
+        if _header(request, "Sec-Fetch-Site") not in (None, "same-origin", "none"):
             return "Another page asked for this; use the box's own page."
-        if "prefetch" in (request.getHeader("Sec-Purpose") or "").lower():
+        if "prefetch" in (_header(request, "Sec-Purpose") or "").lower():
             return "A browser asked for this in advance; click the button instead."
-        host = request.getHeader("Host")
+        host = _header(request, "Host")
         ours = (f"http://{host}", f"https://{host}")
-        if request.getHeader("Origin") not in (None, *ours):
+        if _header(request, "Origin") not in (None, *ours):
             return "Another page asked for this; use the box's own page."
-        if _is_untold(request) and not (request.getHeader("Referer") or "").startswith(
+        if _is_untold(request) and not (_header(request, "Referer") or "").startswith(
             tuple(f"{own}/" for own in ours)
         ):
             return "Open the box's own page, and click the button there."
         return None
+
+
+def _header(request: Request, name: str) -> str | None:
+    """Read a header, whatever bytes it has."""
+    values = request.requestHeaders.getRawHeaders(name.encode())
+    return values[-1].decode("latin-1") if values else None
 
 
 def _is_untold(request: Request) -> bool:
@@ -62,7 +68,7 @@ def _is_untold(request: Request) -> bool:
     return (
         not request.requestHeaders.hasHeader(b"Sec-Fetch-Site")
         and not request.requestHeaders.hasHeader(b"Origin")
-        and (request.getHeader("User-Agent") or "").startswith("Mozilla/")
+        and (_header(request, "User-Agent") or "").startswith("Mozilla/")
     )
 
 

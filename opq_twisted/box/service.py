@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import time
 from pathlib import Path
 
 from twisted.application.service import IService, MultiService
@@ -25,6 +26,7 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
 from opq_twisted.errors import CannotStart, ConfigInvalid
+from opq_twisted.timers import use_monotonic_time
 from opq_twisted.webserver import Listener, QuietSite
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -50,6 +52,7 @@ def makeService(options: Options) -> IService:
 
     :raises CannotStart: when the configuration or the state directory cannot be used.
     """
+    use_monotonic_time(reactor)
     config = _configuration(Path(options["config"]).absolute())
     state_dir = Path(options["state-dir"]).absolute()
     downloads = state_dir / "archives"
@@ -72,6 +75,7 @@ def makeService(options: Options) -> IService:
         Installer(programs, config.updater, state_dir),
         Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip()),
         board,
+        time.time,
     )
     agent = MultiService()
     for service in (
@@ -81,7 +85,7 @@ def makeService(options: Options) -> IService:
             QuietSite,
         ),
         updater,
-        Checker(reactor, config.updater, updater, board, random.random),
+        Checker(reactor, config.updater, updater, board, random.random, time.time),
     ):
         service.setServiceParent(agent)
     return agent

@@ -1,7 +1,7 @@
 """The journey of one update: check, download, verify, unpack, install, reboot, confirm."""
 
 import errno
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,9 @@ class Updater(Service):
         installer: Installer,
         journal: Journal,
         board: StatusBoard,
+        now: Callable[[], float],
     ) -> None:
+        """:param now: the time of day, in seconds since the epoch."""
         self._clock = clock
         self._config = config
         self._server = server
@@ -82,6 +84,7 @@ class Updater(Service):
         self._installer = installer
         self._journal = journal
         self._board = board
+        self._now = now
         self._journey: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -89,10 +92,11 @@ class Updater(Service):
         super().startService()
         entry = self._journal.entry
         self._board.publish(
-            installed=installed_version(self._config.version_file),
+            installed=self._installed(),
             unsigned=self._config.allow_unsigned,
             last_attempt=entry.attempts[-1] if entry.attempts else None,
             stage=entry.stage,
+            message=entry.attempts[-1].reason if entry.attempts else "",
         )
         if not entry.stage.at_rest:
             self._set_out(self._resume(entry.release))
@@ -128,7 +132,7 @@ class Updater(Service):
         if not stage.at_rest and stage is not Stage.CHECKING:
             # What an update says is of more use than what somebody's check found meanwhile.
             message = self._board.current.message
-        self._board.publish(message=message, last_check=self._clock.seconds())
+        self._board.publish(message=message, last_check=self._now())
 
     def begin(self, delay: float = 0.0, automatic: bool = False) -> None:
         """
@@ -160,7 +164,7 @@ class Updater(Service):
         self._journey = None if running.called else running
 
     async def _update(self, delay: float, automatic: bool, tries: int = 1) -> None:
-        self._enter(Stage.CHECKING, release=None, started=self._clock.seconds(), tries=tries)
+        self._enter(Stage.CHECKING, release=None, started=self._now(), tries=tries)
         release = await self._check(automatic)
         if release is None:
             self._enter(Stage.IDLE)
@@ -184,7 +188,7 @@ class Updater(Service):
         return release
 
     def _why_not_by_itself(self, release: Release) -> str | None:
-        if installed_version(self._config.version_file) == release.version:
+        if self._installed() == release.version:
             return f"Release {release.version} is installed, and waits for a reboot."
         refusal = self._journal.refusal(release)
         return (
@@ -206,6 +210,8 @@ class Updater(Service):
     async def _fetch(self, release: Release) -> None:
         """Bring the archive to the box, as it was promised."""
         self._enter(Stage.DOWNLOADING, release=release)
+        # What an earlier attempt left must not take the room of this one.
+        self._unpacker.clear()
         self._downloader.clear(keep=self._board.current.installed)
         promised = await self._downloader.fetch(
             release.version, lambda progress: self._board.publish(progress=progress)
@@ -233,7 +239,7 @@ class Updater(Service):
     async def _resume(self, release: Release | None) -> None:
         """Go on where the journal says that an earlier run was interrupted."""
         stage = self._journal.entry.stage
-        self._log.info("Going on with an update that was interrupted while {stage}", stage=stage)
+        self._log.info("Going on where an earlier run of the agent ended: {stage}", stage=stage)
         if release is None or stage not in _AFTER_UNPACKING:
             await self._begin_again()
         elif stage is Stage.INSTALLING:
@@ -277,7 +283,7 @@ class Updater(Service):
         """Learn what became of the script that outlived the agent, or went with the power."""
         status = await self._installer.wait()
         rebooted = not self._journal.same_boot
-        put_in_place = installed_version(self._config.version_file) == release.version
+        put_in_place = self._installed() == release.version
         if rebooted and (status == 0 or (status is None and put_in_place)):
             self._confirm(release)
         elif status == 0:
@@ -300,7 +306,7 @@ class Updater(Service):
     def _confirm(self, release: Release) -> None:
         """Say whether the release that was installed is the one that runs now."""
         self._enter(Stage.CONFIRMING)
-        installed = installed_version(self._config.version_file)
+        installed = self._installed()
         self._board.publish(installed=installed)
         if installed != release.version:
             raise InstallFailed(
@@ -310,6 +316,11 @@ class Updater(Service):
         with self._log.failuresHandled("What was unpacked cannot be removed"):
             self._unpacker.clear()
         self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
+
+    def _installed(self) -> int | None:
+        return installed_version(
+            self._config.version_file, self._config.prefix / "current" / "VERSION"
+        )
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, OpqError):
@@ -336,12 +347,13 @@ class Updater(Service):
         attempt = Attempt(
             version=None if entry.release is None else entry.release.version,
             started=entry.started,
-            ended=self._clock.seconds(),
+            ended=self._now(),
             outcome=outcome,
             reason=reason,
         )
         with self._log.failuresHandled("The end of the update cannot be written down"):
             self._journal.end(stage, attempt)
+        self._log.info("Stage: {stage}", stage=stage)
         self._board.publish(stage=stage, progress=None, message=reason, last_attempt=attempt)
 
     def _enter(self, stage: Stage, **changes: Any) -> None:
@@ -360,10 +372,20 @@ class Updater(Service):
         return f"Release {newest} is available."
 
 
-def installed_version(version_file: Path) -> int | None:
-    """Read the version that is installed; None when nothing is known."""
-    try:
-        with version_file.open("rb") as file:
-            return parse_version(file.read(64).decode("ascii", "replace"))
-    except (OSError, InvalidName):
-        return None
+def installed_version(*version_files: Path) -> int | None:
+    """
+    Read the version that is installed; None when nothing is known.
+
+    Older install scripts keep it elsewhere than newer ones: the file written last tells.
+    """
+    for file in sorted({path for path in version_files if path.is_file()}, key=_written)[::-1]:
+        try:
+            with file.open("rb") as content:
+                return parse_version(content.read(64).decode("ascii", "replace"))
+        except (OSError, InvalidName):
+            continue
+    return None
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns

@@ -49,6 +49,7 @@ def parse_version(text: str) -> int:
 
     :raises InvalidName: when it is anything else.
     """
-    if not re.fullmatch(_VERSION, text.strip(), re.ASCII):
+    stripped = text.strip()
+    if not re.fullmatch(_VERSION, stripped, re.ASCII):
         raise InvalidName(f"{text[:40]!r} is not a version: it must be seconds since the epoch.")
-    return int(text)
+    return int(stripped)

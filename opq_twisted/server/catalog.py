@@ -20,6 +20,9 @@ Identity = tuple[int, int, int, int, int]
 #: What a machine says that has run out of descriptors or memory.
 MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
+#: The end of the year 9999: `Last-Modified` has four digits for the year.
+_LATEST_NS = 253_402_300_800 * 10**9
+
 
 class NotOffered(Exception):
     """A file in the updates directory is no update; its text says why."""
@@ -93,6 +96,8 @@ class Catalog:
             except OSError as error:
                 self._log.error("Cannot look at {name!r} now: {error}", name=name, error=error)
             else:
+                if name not in self._archives:
+                    self._log.info("{name} is offered", name=name)
                 self._archives[name] = archive
                 self._refused.pop(name, None)
         self._publish()
@@ -204,6 +209,8 @@ def inspect(directory: Path, name: str) -> Archive:
             raise NotOffered("it is not a regular file")
         if not is_whole(fd, status.st_size):
             raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
+        if not 0 <= status.st_mtime_ns < _LATEST_NS:
+            raise NotOffered("its time is none that HTTP can say: touch it")
         return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
     except OSError as error:
         raise _not_offered(error, "read") from None

@@ -23,8 +23,8 @@ from opq_twisted.webserver import PlainResource, answer, sentence
 
 _CHUNK = 128 * 1024
 
-#: Seconds after which a client that takes nothing more is cut.
-_STALLED = 60
+#: Seconds after which a client that takes no chunk more is cut: 1 kB a second is still served.
+_STALLED = 300
 
 #: Seconds after which a client may ask again when the machine has run out of descriptors.
 _RETRY_AFTER = 30

@@ -12,6 +12,7 @@ from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.resources import tree
 from opq_twisted.server.watcher import Watcher
+from opq_twisted.timers import use_monotonic_time
 from opq_twisted.webserver import Listener
 
 
@@ -32,6 +33,7 @@ def makeService(options: Options) -> IService:
 
     :raises CannotStart: when the directory is missing or cannot be read.
     """
+    use_monotonic_time(reactor)
     directory = Path(options["updates-dir"]).absolute()
     _require_readable(directory)
     catalog = Catalog(directory)

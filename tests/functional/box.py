@@ -75,7 +75,9 @@ class Box:
         )
         folder.mkdir(exist_ok=True)
         self._reboot.write_text(
-            f'#!/bin/sh\necho rebooting >>{self.reboots}\nkill -TERM "$(cat {self.pid_file})"\n'
+            # Only the agent that asked: another may have been started meanwhile.
+            f"#!/bin/sh\necho rebooting >>{self.reboots}\n"
+            f'[ "$PPID" != "$(cat {self.pid_file})" ] || kill -TERM "$PPID"\n'
         )
         self._reboot.chmod(0o755)
 
