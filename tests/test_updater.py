@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -702,16 +701,3 @@ class InstalledVersionTests(SynchronousTestCase):
         """There may be no file, or something else."""
         self.assertIsNone(installed_version(Path(self.mktemp())))
         self.assertIsNone(installed_version(Path("/")))
-
-    def test_two_files(self) -> None:
-        """Where older and newer install scripts keep it apart, the file written last tells."""
-        older, newer = Path(self.mktemp()), Path(self.mktemp())
-        for older_written, newer_written, expected in ((1, 2, NEW), (2, 1, OLD)):
-            with self.subTest(expected=expected):
-                older.write_text(f"{OLD}\n")
-                newer.write_text(f"{NEW}\n")
-                os.utime(older, (older_written, older_written))
-                os.utime(newer, (newer_written, newer_written))
-                self.assertEqual(installed_version(older, newer), expected)
-        newer.write_text("unknown")
-        self.assertEqual(installed_version(older, newer), OLD)

@@ -318,9 +318,7 @@ class Updater(Service):
         self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
 
     def _installed(self) -> int | None:
-        return installed_version(
-            self._config.version_file, self._config.prefix / "current" / "VERSION"
-        )
+        return installed_version(self._config.version_file)
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, OpqError):
@@ -372,20 +370,10 @@ class Updater(Service):
         return f"Release {newest} is available."
 
 
-def installed_version(*version_files: Path) -> int | None:
-    """
-    Read the version that is installed; None when nothing is known.
-
-    Older install scripts keep it elsewhere than newer ones: the file written last tells.
-    """
-    for file in sorted({path for path in version_files if path.is_file()}, key=_written)[::-1]:
-        try:
-            with file.open("rb") as content:
-                return parse_version(content.read(64).decode("ascii", "replace"))
-        except (OSError, InvalidName):
-            continue
-    return None
-
-
-def _written(path: Path) -> int:
-    return path.stat().st_mtime_ns
+def installed_version(version_file: Path) -> int | None:
+    """Read the version that is installed; None when nothing is known."""
+    try:
+        with version_file.open("rb") as file:
+            return parse_version(file.read(64).decode("ascii", "replace"))
+    except (OSError, InvalidName):
+        return None
