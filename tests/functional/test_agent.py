@@ -203,7 +203,7 @@ async def test_installs_by_itself(start: StartDaemon, box: Box, updates: Path) -
     archive(updates, NEW)
     await box.reboots_to(NEW)
     await has_checked(box)
-    assert box.stages == ["confirming"]
+    assert box.stages == ["confirming", "idle"]
 
 
 async def has_checked(box: Box) -> None:
