@@ -79,7 +79,7 @@ class Checker(Service):
         if not self._board.current.stage.at_rest:
             return every
         try:
-            newest = await self._updater.look()
+            await self._updater.look()
         except CancelledError:
             raise
         except ServerFailed as error:
@@ -90,14 +90,11 @@ class Checker(Service):
             self._log.failure("looking for an update failed")
             return self._backoff(None)
         self._failures = 0
-        self._install_if_allowed(newest)
+        self._install_if_allowed()
         return every * (0.8 + 0.4 * self._random())
 
-    def _install_if_allowed(self, newest: int | None) -> None:
-        installed = self._board.current.installed
-        if self._config.install != "automatic" or newest is None:
-            return
-        if installed is not None and newest <= installed:
+    def _install_if_allowed(self) -> None:
+        if self._config.install != "automatic" or not self._board.current.update_available:
             return
         try:
             self._updater.begin(delay=self._config.spread * self._random(), automatic=True)

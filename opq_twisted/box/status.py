@@ -37,6 +37,13 @@ class Status:
     next_check: float | None = None
     last_attempt: Attempt | None = None
 
+    @property
+    def update_available(self) -> bool:
+        """Whether the update server offers a release that is newer than the installed one."""
+        if self.available is None:
+            return False
+        return self.installed is None or self.available > self.installed
+
 
 class StatusBoard:
     """Where the agent's parts write the status, and others read it."""

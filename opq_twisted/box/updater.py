@@ -124,7 +124,7 @@ class Updater(Service):
             self._publish_check(str(error))
             raise
         self._board.publish(available=newest)
-        self._publish_check(self._compare(newest))
+        self._publish_check(self._describe_available())
         return newest
 
     def _publish_check(self, message: str) -> None:
@@ -176,8 +176,7 @@ class Updater(Service):
     async def _check(self, automatic: bool) -> Release | None:
         """Find what there is to install; None when there is nothing."""
         newest = await self.look()
-        installed = self._board.current.installed
-        if newest is None or (installed is not None and newest <= installed):
+        if newest is None or not self._board.current.update_available:
             return None
         self._require_trust()
         release = Release(newest)
@@ -361,13 +360,13 @@ class Updater(Service):
         message = _UNDER_WAY.get(stage, self._board.current.message)
         self._board.publish(stage=stage, progress=None, message=message)
 
-    def _compare(self, newest: int | None) -> str:
-        installed = self._board.current.installed
-        if newest is None:
+    def _describe_available(self) -> str:
+        status = self._board.current
+        if status.available is None:
             return "The update server has no update."
-        if installed is not None and newest <= installed:
+        if not status.update_available:
             return "The box is up to date."
-        return f"Release {newest} is available."
+        return f"Release {status.available} is available."
 
 
 def installed_version(version_file: Path) -> int | None:
