@@ -7,15 +7,17 @@ from typing import cast
 
 from attrs import frozen
 from twisted.internet import task
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.task import Clock, Cooperator
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
-from twisted.web.server import Site
 from zope.interface import alsoProvides
 
-from opq_twisted.webserver import BoundedChannel, BoundedRequest
+from opq_twisted.http.channel import BoundedChannel
+from opq_twisted.http.site import BoundedSite
 
 
 @frozen
@@ -39,6 +41,20 @@ class Transport(StringTransport):
 
     #: Whether the other side was told that nothing more comes.
     half_closed = False
+    #: How many bytes are taken before the producer has to pause; None for all.
+    room: int | None = None
+
+    def write(self, data: bytes) -> None:
+        """Take data, and pause the producer when there is no room for more."""
+        super().write(data)
+        if self.room is not None and len(self.value()) > self.room and self.producer is not None:
+            self.producer.pauseProducing()
+
+    def take_all(self) -> None:
+        """Take whatever comes from now on."""
+        self.room = None
+        assert self.producer is not None
+        self.producer.resumeProducing()
 
     def loseWriteConnection(self) -> None:
         """Close for writing."""
@@ -55,13 +71,12 @@ class Transport(StringTransport):
 class Connection:
     """A client's connection to a resource tree, driven by hand."""
 
-    def __init__(self, root: IResource, timeout: float | None = None) -> None:
+    def __init__(self, root: IResource, site: BoundedSite | None = None) -> None:
         self.clock = Clock()
         self.transport = Transport()
         alsoProvides(self.transport, ITCPTransport)
-        site = Site(root, requestFactory=BoundedRequest, timeout=timeout, reactor=self.clock)
-        site.protocol = BoundedChannel  # type: ignore[method-assign,assignment]
-        self.channel = cast(BoundedChannel, site.buildProtocol(None))
+        self.site = BoundedSite(self.clock, root) if site is None else site
+        self.channel = cast(BoundedChannel, self.site.buildProtocol(None))
         self.channel.makeConnection(self.transport)
 
     def send(self, method: str, path: str, *headers: str) -> None:
@@ -72,6 +87,17 @@ class Connection:
     def answer(self, method: str = "GET") -> Answer:
         """Parse what was answered so far."""
         return parse(self.transport.value(), method)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and the site see what is overdue."""
+        self.clock.advance(seconds)
+        self.site.sweep()
+
+    def lose(self) -> None:
+        """Let the client go away, as a real transport tells of it."""
+        if self.transport.producer is not None:
+            self.transport.producer.stopProducing()
+        self.channel.connectionLost(Failure(ConnectionLost()))
 
 
 class _Stream(io.BytesIO):

@@ -12,7 +12,7 @@ from opq_twisted.box.checker import Checker
 from opq_twisted.box.service import Options, makeService
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import CannotStart
-from opq_twisted.webserver import Listener
+from opq_twisted.http.listener import Listener
 from tests.fakes import logged
 
 

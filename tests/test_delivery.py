@@ -1,21 +1,22 @@
 """An archive reaches a client whole, with all that a client needs to know of it, or not at all."""
 
 import base64
+import email.policy
 import hashlib
 import os
 from email.utils import formatdate
 from pathlib import Path
 
-from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.digests import Digests
-from opq_twisted.server.resources import tree
+from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.resources import Version, tree
+from opq_twisted.server.transmission import STALLED
 from tests.archives import make_archive
-from tests.exchange import Answer, Connection, ask, chunk_by_chunk
+from tests.exchange import Answer, Connection, ask, parse_all
 from tests.test_catalog import name_of, open_descriptors
 from tests.test_digests import Thread
 
@@ -38,22 +39,27 @@ class DeliveryTestCase(SynchronousTestCase):
         self.catalog.rescan()
         self.thread = Thread()
         self.addCleanup(self.thread.finish)
-        self.root = tree(self.catalog, Digests(self.thread))
-        self.chunks: Clock = chunk_by_chunk(self)
+        self.downloads = Downloads(10, lambda: 0.5)
+        self.root = tree(
+            self.catalog, Digests(self.thread), self.downloads, Version(Clock(), self.catalog)
+        )
 
     def get(self, *headers: str, method: str = "GET", path: str = PATH) -> Answer:
         connection = Connection(self.root)
         connection.send(method, path, *headers)
-        self.send_all()
         return connection.answer(method)
+
+    def begin(self, *headers: str) -> Connection:
+        """Ask for the archive as a client that takes about half of it, for now."""
+        connection = Connection(self.root)
+        connection.transport.room = len(LARGE) // 2
+        connection.send("GET", PATH, *headers)
+        self.assertTrue(connection.answer().cut)
+        return connection
 
     def open_files(self) -> int:
         """Count the descriptors of files in the directory, those that lost their names included."""
         return sum(target.startswith(str(self.directory)) for target in open_descriptors())
-
-    def send_all(self) -> None:
-        while self.chunks.getDelayedCalls():
-            self.chunks.advance(1)
 
 
 class WholeTests(DeliveryTestCase):
@@ -118,15 +124,9 @@ class WholeTests(DeliveryTestCase):
 
     def test_backpressure(self) -> None:
         """A client that takes nothing gets nothing more; when it goes on, it gets the rest."""
-        connection = Connection(self.root)
-        connection.send("GET", PATH)
-        self.chunks.advance(1)
-        assert connection.transport.producer is not None
-        connection.transport.producer.pauseProducing()
-        self.assertTrue(connection.answer().cut)
-        self.assertEqual(self.chunks.getDelayedCalls(), [])
-        connection.transport.producer.resumeProducing()
-        self.send_all()
+        connection = self.begin()
+        self.assertLess(len(connection.transport.value()), len(LARGE) * 0.75)
+        connection.transport.take_all()
         self.assertEqual(connection.answer().body, self.file.read_bytes())
 
 
@@ -151,8 +151,9 @@ class ConditionalTests(DeliveryTestCase):
         for method in ("GET", "HEAD"):
             answer = self.get('If-Match: "another"', method=method)
             self.assertEqual((answer.status, answer.body), (412, b""))
-            for name in ("Cache-Control", "Content-Disposition", "ETag", "Repr-Digest"):
+            for name in ("Content-Disposition", "ETag", "Repr-Digest"):
                 self.assertIsNone(answer.headers[name], name)
+            self.assertEqual(answer.headers["Cache-Control"], "no-store")
         self.assertEqual(self.open_files(), 0)
 
     def test_met(self) -> None:
@@ -236,22 +237,29 @@ class ChangeTests(DeliveryTestCase):
     def test_replaced_under_way(self) -> None:
         """A download that has begun goes on with the file it began with."""
         before = self.file.read_bytes()
-        connection = Connection(self.root)
-        connection.send("GET", PATH)
-        self.chunks.advance(1)
+        connection = self.begin()
         make_archive(Path(self.mktemp()), VERSION).rename(self.file)
-        self.send_all()
+        connection.transport.take_all()
         self.assertEqual(connection.answer().body, before)
 
     def test_truncated_under_way(self) -> None:
         """The connection is cut, so that nobody takes what came for the whole."""
-        connection = Connection(self.root)
-        connection.send("GET", PATH)
-        self.chunks.advance(1)
+        connection = self.begin()
         os.truncate(self.file, 1000)
-        self.send_all()
+        self.assertCut(connection)
+
+    def test_rewritten_under_way(self) -> None:
+        """The same holds for a file whose bytes change while its length does not."""
+        connection = self.begin()
+        with self.file.open("r+b") as file:
+            file.write(b"another")
+        os.utime(self.file, (MODIFIED, MODIFIED + 1))
+        self.assertCut(connection)
+
+    def assertCut(self, connection: Connection) -> None:
+        connection.transport.take_all()
         self.assertTrue(connection.transport.disconnecting)
-        connection.channel.connectionLost(Failure(ConnectionLost()))
+        connection.lose()
         self.assertTrue(connection.answer().cut)
         self.assertEqual(self.open_files(), 0)
 
@@ -261,13 +269,180 @@ class DisconnectTests(DeliveryTestCase):
 
     def test_gone_under_way(self) -> None:
         """Its file is closed at once, and nothing more is read."""
-        connection = Connection(self.root)
-        connection.send("GET", PATH)
-        self.chunks.advance(1)
+        connection = self.begin()
         self.assertEqual(self.open_files(), 1)
-        # A real transport does both, in this order.
-        assert connection.transport.producer is not None
-        connection.transport.producer.stopProducing()
-        connection.channel.connectionLost(Failure(ConnectionLost()))
+        before = len(connection.transport.value())
+        connection.lose()
         self.assertEqual(self.open_files(), 0)
-        self.assertEqual(self.chunks.getDelayedCalls(), [])
+        self.assertEqual(len(connection.transport.value()), before)
+        self.assertEqual(self.downloads.under_way, {})
+        self.assertEqual(self.downloads.cut, {VERSION: 1})
+
+    def test_stalled(self) -> None:
+        """A client that takes nothing is cut in the end; one that takes a little is not."""
+        connection = self.begin()
+        connection.advance(STALLED)
+        self.assertFalse(connection.transport.disconnected)
+        connection.transport.room = len(connection.transport.value()) + 1
+        assert connection.transport.producer is not None
+        connection.transport.producer.resumeProducing()
+        connection.advance(STALLED)
+        self.assertFalse(connection.transport.disconnected)
+        connection.advance(STALLED)
+        self.assertTrue(connection.transport.disconnected)
+
+
+class RangeTests(DeliveryTestCase):
+    """Parts of an archive; which parts a header means is test_ranges' matter."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.whole = self.file.read_bytes()
+        self.size = len(self.whole)
+        self.tag = self.get().headers["ETag"]
+
+    def test_accepted(self) -> None:
+        """A client learns that it may resume."""
+        for method in ("GET", "HEAD"):
+            self.assertEqual(self.get(method=method).headers["Accept-Ranges"], "bytes")
+
+    def test_single(self) -> None:
+        """206: these bytes, which of how many they are, and all else that a whole answer says."""
+        answer = self.get("Range: bytes=100000-300000")
+        self.assertEqual((answer.status, answer.body), (206, self.whole[100_000:300_001]))
+        self.assertEqual(answer.headers["Content-Range"], f"bytes 100000-300000/{self.size}")
+        self.assertEqual(answer.headers["Content-Length"], "200001")
+        whole = self.get().headers
+        for name in ("ETag", "Last-Modified", "Cache-Control", "Content-Type", "Accept-Ranges"):
+            self.assertEqual(answer.headers[name], whole[name])
+
+    def test_resumed_at_any_byte(self) -> None:
+        """What came before the cut and what comes after it are the archive."""
+        for offset in (1, 65_535, 65_536, self.size - 1):
+            answer = self.get(f"Range: bytes={offset}-", f"If-Range: {self.tag}")
+            self.assertEqual(answer.status, 206)
+            self.assertEqual(self.whole[:offset] + answer.body, self.whole)
+
+    def test_suffix(self) -> None:
+        """The last bytes."""
+        self.assertEqual(self.get("Range: bytes=-7").body, self.whole[-7:])
+
+    def test_multiple(self) -> None:
+        """Several ranges come as parts, each with its place, in the order asked for."""
+        answer = self.get("Range: bytes=100-199, 0-0, -5")
+        self.assertEqual(answer.status, 206)
+        self.assertEqual(int(answer.headers["Content-Length"]), len(answer.body))
+        self.assertIsNone(answer.headers["Content-Range"])
+        message = email.message_from_bytes(
+            f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode() + answer.body,
+            policy=email.policy.HTTP,
+        )
+        self.assertEqual(message.get_content_type(), "multipart/byteranges")
+        got = [
+            (part["Content-Type"], part["Content-Range"], part.get_payload(decode=True))
+            for part in message.iter_parts()  # type: ignore[attr-defined]
+        ]
+        size = self.size
+        octets = "application/octet-stream"
+        expected = [
+            (octets, f"bytes 100-199/{size}", self.whole[100:200]),
+            (octets, f"bytes 0-0/{size}", self.whole[:1]),
+            (octets, f"bytes {size - 5}-{size - 1}/{size}", self.whole[-5:]),
+        ]
+        self.assertEqual(got, expected)
+
+    def test_one_left_of_several(self) -> None:
+        """When only one of them can be had it comes as itself."""
+        answer = self.get(f"Range: bytes={self.size}-, 0-9")
+        self.assertEqual((answer.status, answer.body), (206, self.whole[:10]))
+        self.assertEqual(answer.headers["Content-Range"], f"bytes 0-9/{self.size}")
+
+    def test_unsatisfiable(self) -> None:
+        """416, with the length that the client got wrong."""
+        answer = self.get(f"Range: bytes={self.size}-")
+        self.assertEqual(answer.status, 416)
+        self.assertEqual(answer.headers["Content-Range"], f"bytes */{self.size}")
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        self.assertEqual(self.open_files(), 0)
+
+    def test_head(self) -> None:
+        """HEAD knows no ranges."""
+        answer = self.get("Range: bytes=0-9", method="HEAD")
+        self.assertEqual((answer.status, answer.headers["Content-Length"]), (200, str(self.size)))
+
+    def test_not_the_same_file(self) -> None:
+        """A client that has a part of another file gets the whole of this one."""
+        for validator in ('"another"', f"W/{self.tag}", formatdate(MODIFIED - 1, usegmt=True)):
+            answer = self.get("Range: bytes=10-", f"If-Range: {validator}")
+            self.assertEqual((answer.status, answer.body), (200, self.whole))
+
+    def test_preconditions_first(self) -> None:
+        """A range is looked at only when the request would be answered 200."""
+        for condition, status in ((f"If-None-Match: {self.tag}", 304), ('If-Match: "x"', 412)):
+            answer = self.get("Range: bytes=0-9", condition)
+            self.assertEqual((answer.status, answer.body), (status, b""))
+
+    def test_truncated_under_way(self) -> None:
+        """Of a part, too, nobody gets what does not belong to it."""
+        connection = Connection(self.root)
+        connection.transport.room = 100_000
+        connection.send("GET", PATH, "Range: bytes=1000-300000")
+        os.truncate(self.file, 200_000)
+        connection.transport.take_all()
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.assertTrue(connection.answer().cut)
+
+    def test_one_connection(self) -> None:
+        """A connection goes on after a part."""
+        connection = Connection(self.root)
+        connection.send("GET", PATH, "Range: bytes=0-99")
+        connection.send("GET", PATH, "Range: bytes=0-1, 5-6")
+        connection.send("GET", "/version")
+        answers = parse_all(connection.transport.value())
+        self.assertEqual([answer.status for answer in answers], [206, 206, 200])
+        self.assertEqual(answers[0].body, self.whole[:100])
+
+
+class BusyTests(DeliveryTestCase):
+    """What cannot be sent now is answered 503, with a time after which to ask again."""
+
+    def assertLater(self, answer: Answer) -> None:
+        self.assertEqual(answer.status, 503)
+        self.assertEqual(answer.headers["Retry-After"], "35")
+        self.assertRegex(answer.text, r"\A[^\n]+ Try again in a little while\.\n\Z")
+        self.assertEqual(self.open_files(), 0)
+
+    def test_too_many(self) -> None:
+        """Over the limit; HEAD, conditions and other endpoints are answered as ever."""
+        self.downloads = Downloads(1, lambda: 0.5)
+        self.root = tree(
+            self.catalog, Digests(self.thread), self.downloads, Version(Clock(), self.catalog)
+        )
+        first = self.begin()
+        refused = self.get()
+        self.assertEqual((refused.status, refused.headers["Retry-After"]), (503, "35"))
+        self.assertEqual(self.downloads.turned_away, 1)
+        self.assertEqual(self.get(method="HEAD").status, 200)
+        self.assertEqual(self.get(path="/version").status, 200)
+        first.transport.take_all()
+        self.assertEqual(self.get().status, 200)
+        self.assertEqual(self.downloads.completed, {VERSION: 2})
+
+    def test_directory_gone(self) -> None:
+        """While the directory cannot be read, its archives are not sent, and not forgotten."""
+        self.directory.rename(away := Path(self.mktemp()).absolute())
+        self.assertLater(self.get())
+        self.assertEqual(self.get(path="/version").body, str(VERSION).encode())
+        self.assertEqual(self.get(path="/").status, 503)
+        away.rename(self.directory)
+        self.assertEqual(self.get().status, 200)
+
+    def test_begun_before(self) -> None:
+        """What is under way ends whole, though the directory has gone."""
+        before = self.file.read_bytes()
+        connection = self.begin()
+        self.thread.work()
+        self.directory.rename(self.mktemp())
+        connection.transport.take_all()
+        self.assertEqual(connection.answer().body, before)

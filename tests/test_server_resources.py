@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import getChildForRequest
-from twisted.web.test.requesthelper import DummyRequest
 
 from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.digests import Digests
-from opq_twisted.server.resources import tree
+from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.resources import Version, tree
 from tests.archives import make_archive
 from tests.exchange import Answer, Connection, ask, parse_all
 from tests.test_catalog import name_of
@@ -28,7 +28,9 @@ class ResourcesTestCase(SynchronousTestCase):
         self.directory.mkdir()
         self.catalog = Catalog(self.directory)
         self.digests = Digests(maybeDeferred)
-        self.root = tree(self.catalog, self.digests)
+        self.clock = Clock()
+        self.version = Version(self.clock, self.catalog)
+        self.root = tree(self.catalog, self.digests, Downloads(10), self.version)
 
     def offer(self, *versions: int) -> None:
         for version in versions:
@@ -226,8 +228,4 @@ class EverywhereTests(ResourcesTestCase):
 
     def test_any_bytes(self) -> None:
         """A path that is no text is not found."""
-        request = DummyRequest([b"update", b"\xff\x00\xc0\xae"])
-        request.method = b"GET"
-        resource = getChildForRequest(self.root, request)
-        resource.render(request)
-        self.assertEqual(request.responseCode, 404)
+        self.assertSentence(self.get("/update/%ff%00%c0%ae"), 404)

@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, readBody
 
 from opq_twisted.errors import CannotStart
+from opq_twisted.http.listener import Listener
 from opq_twisted.server.service import Options, makeService
-from opq_twisted.webserver import Listener
 from tests.archives import make_archive
 from tests.test_catalog import name_of, open_descriptors, without_privileges
 

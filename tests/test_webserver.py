@@ -6,13 +6,16 @@ from twisted.internet import reactor, tcp
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.server import Request
 
 from opq_twisted.errors import CannotStart
-from opq_twisted.webserver import Listener, PlainResource, answer, sentence
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.listener import Listener
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.http.site import BoundedSite
 from tests.exchange import Answer, Connection, ask, parse_all
 
 #: Seconds after which a client that gets no answer gives up.
@@ -27,14 +30,14 @@ class Hello(PlainResource):
 
     isLeaf = True
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: BoundedRequest) -> Reply:
         """Answer."""
-        return sentence(request, 200, "Hello.")
+        return Reply.sentence(200, "Hello.")
 
-    def render_POST(self, request: Request) -> bytes:
+    def render_POST(self, request: BoundedRequest) -> Reply:
         """Answer."""
         assert request.content is not None
-        return answer(request, 200, b"%d" % len(request.content.read()))
+        return Reply.of(200, b"%d" % len(request.content.read()))
 
 
 def hello() -> PlainResource:
@@ -66,7 +69,7 @@ class BoundsTests(SynchronousTestCase):
             self.assertEqual(refusal.headers["Connection"], "close")
             transport = self.connection.transport
             self.assertEqual((transport.half_closed, transport.disconnecting), (True, False))
-            self.connection.clock.pump([5, 15])
+            self.connection.advance(5)
             self.assertTrue(transport.disconnected, "a client must not hold it open")
 
     def test_good(self) -> None:
@@ -126,9 +129,9 @@ class BoundsTests(SynchronousTestCase):
     def test_idle(self) -> None:
         """A client that says nothing, or not enough, is not waited for."""
         for sent in (b"", b"GET / HT", HEAD_OF_POST + b"Content-Length: 5\r\n\r\nab"):
-            self.connection = Connection(hello(), timeout=60)
+            self.connection = Connection(hello())
             self.connection.channel.dataReceived(sent)
-            self.connection.clock.advance(61)
+            self.connection.advance(61)
             self.assertTrue(self.connection.transport.disconnecting)
 
 
@@ -136,7 +139,7 @@ class OverTheWireTests(TestCase):
     """A refusal reaches a client that is still sending."""
 
     def setUp(self) -> None:
-        self.listener = Listener("tcp:0:interface=127.0.0.1", hello())
+        self.listener = Listener("tcp:0:interface=127.0.0.1", BoundedSite(reactor, hello()))
         self.listener.privilegedStartService()
         self.listener.startService()
         self.addCleanup(self.listener.stopService)
@@ -218,14 +221,14 @@ class ListenerTests(SynchronousTestCase):
     def test_no_port(self) -> None:
         """What is neither a number nor an endpoint description is named."""
         for port in ("", "eighty", "tcp", "tcp:", "tcp:x", "unknown:80", "ssl:443:privateKey=/no"):
-            error = self.assertRaises(CannotStart, Listener, port, hello())
+            error = self.assertRaises(CannotStart, Listener, port, BoundedSite(Clock(), hello()))
             self.assertRegex(str(error), r"\A--port .*: .*\. Give a TCP port number, or ")
 
     def test_busy(self) -> None:
         """A busy port is named, with what to do about it."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-            listener = Listener(port, hello())
+            listener = Listener(port, BoundedSite(Clock(), hello()))
             error = self.assertRaises(CannotStart, listener.privilegedStartService)
         self.assertIn(f"Cannot listen on port {port}: ", str(error))
         self.assertIn("choose another --port", str(error))
@@ -233,7 +236,7 @@ class ListenerTests(SynchronousTestCase):
 
     def test_too_high(self) -> None:
         """A number that is no TCP port is told so."""
-        listener = Listener("70000", hello())
+        listener = Listener("70000", BoundedSite(Clock(), hello()))
         self.assertRaises(CannotStart, listener.privilegedStartService)
 
 

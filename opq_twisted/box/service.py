@@ -26,8 +26,9 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
 from opq_twisted.errors import CannotStart, ConfigInvalid
+from opq_twisted.http.listener import Listener
+from opq_twisted.http.site import BoundedSite
 from opq_twisted.timers import use_monotonic_time
-from opq_twisted.webserver import Listener, QuietSite
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -81,8 +82,7 @@ def makeService(options: Options) -> IService:
     for service in (
         Listener(
             options["port"],
-            tree(reactor, updater, board, Guard(config.updater.hosts)),
-            QuietSite,
+            BoundedSite(reactor, tree(reactor, updater, board, Guard(config.updater.hosts))),
         ),
         updater,
         Checker(reactor, config.updater, updater, board, random.random, time.time),

@@ -21,16 +21,24 @@ from twisted.web.http import (
     SEE_OTHER,
 )
 from twisted.web.resource import IResource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.box.guard import Guard
 from opq_twisted.box.journal import Stage
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import OpqError, UpdateInProgress
-from opq_twisted.webserver import PlainResource, answer, sentence
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.resource import PlainResource
 
 _PAGE = Path(__file__).with_name("page")
+
+_PAGE_HEADERS = {
+    b"Content-Security-Policy": b"default-src 'none'; script-src 'self'; style-src 'self'; "
+    b"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    b"Referrer-Policy": b"same-origin",
+}
 
 #: Seconds that an answer to a click waits for the update server; the journey goes on without it.
 _PATIENCE = 2.0
@@ -56,9 +64,8 @@ class GuardedRoot(PlainResource):
         super().__init__()
         self._guard = guard
 
-    def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
+    def getChildWithDefault(self, path: bytes, request: BoundedRequest) -> IResource:
         """Find a resource, for a request that is for this box."""
-        request.setHeader(b"Cache-Control", b"no-store")
         reason = self._guard.foreign_host(request)
         return Forbidden(reason) if reason else super().getChildWithDefault(path, request)
 
@@ -72,9 +79,9 @@ class Forbidden(PlainResource):
         super().__init__()
         self._reason = reason
 
-    def render(self, request: Request) -> bytes:
+    def render(self, request: BoundedRequest) -> int:
         """Answer any method."""
-        return sentence(request, FORBIDDEN, self._reason)
+        return request.reply(Reply.sentence(FORBIDDEN, self._reason))
 
 
 class Page(PlainResource):
@@ -85,14 +92,8 @@ class Page(PlainResource):
         self._board = board
         self._template = Template((_PAGE / "index.html").read_text(encoding="utf-8"))
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: BoundedRequest) -> Reply:
         """Show the box."""
-        request.setHeader(
-            b"Content-Security-Policy",
-            b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-            b"form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-        )
-        request.setHeader(b"Referrer-Policy", b"same-origin")
         status = self._board.current
         body = self._template.substitute(
             installed=escape(str(status.installed or "unknown")),
@@ -102,7 +103,7 @@ class Page(PlainResource):
             unsigned="" if status.unsigned else "hidden",
             busy="" if status.stage.at_rest else "disabled",
         )
-        return answer(request, OK, body.encode(), b"text/html; charset=utf-8")
+        return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
 
 
 class PageFile(PlainResource):
@@ -113,9 +114,9 @@ class PageFile(PlainResource):
         self._content = (_PAGE / name).read_bytes()
         self._content_type = content_type
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: BoundedRequest) -> Reply:
         """Send the file."""
-        return answer(request, OK, self._content, self._content_type)
+        return Reply.of(OK, self._content, self._content_type)
 
 
 class Version(PlainResource):
@@ -125,9 +126,9 @@ class Version(PlainResource):
         super().__init__()
         self._board = board
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: BoundedRequest) -> Reply:
         """Say what is installed; null when nothing is known."""
-        return _json(request, OK, {"version": self._board.current.installed})
+        return _json(OK, {"version": self._board.current.installed})
 
 
 class StatusResource(PlainResource):
@@ -137,9 +138,9 @@ class StatusResource(PlainResource):
         super().__init__()
         self._board = board
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: BoundedRequest) -> Reply:
         """Say how the box is."""
-        return _json(request, OK, asdict(self._board.current))
+        return _json(OK, asdict(self._board.current))
 
 
 class Action(PlainResource):
@@ -153,15 +154,15 @@ class Action(PlainResource):
         self._board = board
         self._guard = guard
 
-    async def act(self, request: Request) -> bytes:
-        """Do it, and return the answer's body."""
+    async def act(self, request: BoundedRequest) -> Reply:
+        """Do it, and return the answer."""
         raise NotImplementedError
 
-    def render_POST(self, request: Request) -> bytes | int:
+    def render_POST(self, request: BoundedRequest) -> Reply | int:
         """Do it, unless another page asked."""
         reason = self._guard.not_meant(request)
         if reason is not None:
-            return sentence(request, FORBIDDEN, reason)
+            return Reply.sentence(FORBIDDEN, reason)
         _answer_later(request, self.act(request))
         return NOT_DONE_YET
 
@@ -169,15 +170,14 @@ class Action(PlainResource):
 class Check(Action):
     """`/check`: asks the update server now."""
 
-    async def act(self, request: Request) -> bytes:
+    async def act(self, request: BoundedRequest) -> Reply:
         """Answer with what is available."""
         try:
             available = await self._updater.look()
         except OpqError as error:
-            return _json(request, BAD_GATEWAY, {"status": str(error)})
+            return _json(BAD_GATEWAY, {"status": str(error)})
         status = self._board.current
         return _json(
-            request,
             OK,
             {"installed": status.installed, "available": available, "status": status.message},
         )
@@ -192,13 +192,13 @@ class BoxUpdate(Action):
         super().__init__(updater, board, guard)
         self._clock = clock
 
-    def render_GET(self, request: Request) -> bytes | int:
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
         """Begin an update; HEAD begins nothing."""
         if request.method == b"HEAD":
-            return answer(request, OK, b"", b"application/json")
+            return Reply.of(OK, b"", b"application/json")
         return self.render_POST(request)
 
-    async def act(self, request: Request) -> bytes:
+    async def act(self, request: BoundedRequest) -> Reply:
         """Begin an update: 202, 409 when one is under way, 200 when there is nothing to do."""
         try:
             self._updater.begin()
@@ -215,31 +215,29 @@ class BoxUpdate(Action):
             return self._answer(request, ACCEPTED, f"The update failed: {status.message}")
         return self._answer(request, ACCEPTED, f"The update to {status.available} has begun.")
 
-    def _answer(self, request: Request, code: int, text: str) -> bytes:
+    def _answer(self, request: BoundedRequest, code: int, text: str) -> Reply:
         if request.method == b"POST" and b"text/html" in (request.getHeader(b"Accept") or b""):
             # The button without the page's script: show the page again.
-            request.setHeader(b"Location", b"./")
-            return sentence(request, SEE_OTHER, text)
-        return _json(request, code, {"status": text, "stage": self._board.current.stage})
+            return Reply.sentence(SEE_OTHER, text, {b"Location": b"./"})
+        return _json(code, {"status": text, "stage": self._board.current.stage})
 
 
-def _json(request: Request, code: int, content: dict[str, Any]) -> bytes:
-    return answer(request, code, json.dumps(content).encode() + b"\n", b"application/json")
+def _json(code: int, content: dict[str, Any]) -> Reply:
+    return Reply.of(code, json.dumps(content).encode() + b"\n", b"application/json")
 
 
-def _answer_later(request: Request, body: Coroutine[Deferred[Any], Any, bytes]) -> None:
+def _answer_later(request: BoundedRequest, replying: Coroutine[Deferred[Any], Any, Reply]) -> None:
     """Finish the request with what a coroutine returns, unless its client has gone."""
     gone = request.notifyFinish()
 
     async def finish() -> None:
         try:
-            content = await body
+            reply = await replying
         except Exception:
             Action._log.failure("{uri} failed", uri=request.uri)
-            content = sentence(request, INTERNAL_SERVER_ERROR, "The agent failed; see its log.")
+            reply = Reply.sentence(INTERNAL_SERVER_ERROR, "The agent failed; see its log.")
         if not gone.called:
-            request.write(content)
-            request.finish()
+            request.reply(reply)
 
     gone.addErrback(lambda _: None)
     Deferred.fromCoroutine(finish())

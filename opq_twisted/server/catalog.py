@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -76,13 +77,25 @@ class Catalog:
         self.snapshot = Snapshot()
         #: Why the directory cannot be read, as a sentence; None while it can.
         self.problem: str | None = None
+        #: When the snapshot last changed (seconds since the epoch); None when it never did.
+        self.changed: float | None = None
         #: Called with the new snapshot after each change.
         self.observers: list[Callable[[Snapshot], None]] = []
         self._archives: dict[str, Archive] = {}
         self._refused: dict[str, str] = {}
 
     def look(self, names: Iterable[str]) -> None:
-        """Look again at these names only: something happened to them."""
+        """
+        Look again at these names only: something happened to them.
+
+        While the directory cannot be read, what was known stays on offer: it is the directory that
+        has gone, and will be back.
+        """
+        try:
+            check_readable(self.directory)
+        except OSError as error:
+            self.lost(error)
+            return
         for name in names:
             try:
                 archive = inspect(self.directory, name)
@@ -139,6 +152,7 @@ class Catalog:
         if archives == self.snapshot.archives:
             return
         self.snapshot = Snapshot(archives, MappingProxyType(dict(self._archives)))
+        self.changed = time.time()
         for observer in self.observers:
             with self._log.failuresHandled("{observer} failed", observer=observer):
                 observer(self.snapshot)
@@ -149,6 +163,15 @@ class Catalog:
                 self._log.warn("{name!r} is not offered: {reason}", name=name, reason=reason)
 
 
+def check_readable(directory: Path) -> None:
+    """
+    Find out whether a directory can be listed, and its files be opened.
+
+    :raises OSError: when either cannot be done.
+    """
+    os.scandir(f"{directory}/.").close()
+
+
 def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
     """
     Look at every name in a directory; a file that is unchanged since it was `known` is not opened.
@@ -157,6 +180,7 @@ def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
     """
     archives: dict[str, Archive] = {}
     refused: dict[str, str] = {}
+    check_readable(directory)
     with os.scandir(directory) as entries:
         for entry in entries:
             before = known.get(entry.name)

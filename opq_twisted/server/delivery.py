@@ -1,33 +1,50 @@
-"""One archive over HTTP."""
+"""One archive over HTTP: all of it or parts, under conditions, as RFC 9110 has them."""
 
 import base64
 import os
+import secrets
+from collections.abc import Sequence
 from email.utils import formatdate
+from time import time
 
-from twisted.internet.interfaces import IPullProducer
+from attrs import frozen
 from twisted.logger import Logger
-from twisted.web.http import NOT_FOUND, OK, PRECONDITION_FAILED, SERVICE_UNAVAILABLE
-from twisted.web.server import NOT_DONE_YET, Request
-from zope.interface import implementer
-
-from opq_twisted.server.catalog import (
-    MACHINE_BUSY,
-    Archive,
-    Catalog,
-    identify,
-    open_at_once,
+from twisted.web.http import (
+    NOT_FOUND,
+    OK,
+    PARTIAL_CONTENT,
+    PRECONDITION_FAILED,
+    REQUESTED_RANGE_NOT_SATISFIABLE,
+    SERVICE_UNAVAILABLE,
 )
+from twisted.web.server import NOT_DONE_YET
+
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply, header_lines
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.server.catalog import MACHINE_BUSY, Archive, Catalog, identify, open_at_once
 from opq_twisted.server.digests import Digests
-from opq_twisted.server.preconditions import evaluate
-from opq_twisted.webserver import PlainResource, answer, sentence
+from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.preconditions import evaluate, range_applies
+from opq_twisted.server.ranges import Range, Unsatisfiable, parse_ranges
+from opq_twisted.server.transmission import Part, transmit
 
-_CHUNK = 128 * 1024
+_CONTENT_TYPE = b"application/octet-stream"
 
-#: Seconds after which a client that takes no chunk more is cut: 1 kB a second is still served.
-_STALLED = 300
+_NO_SUCH_UPDATE = Reply.sentence(NOT_FOUND, "There is no such update. See /ls for those there are.")
 
-#: Seconds after which a client may ask again when the machine has run out of descriptors.
-_RETRY_AFTER = 30
+
+class CannotServe(Exception):
+    """An archive is on offer, but cannot be sent now; the text says why."""
+
+
+@frozen
+class Delivery:
+    """The answer that sends parts of an archive."""
+
+    code: int
+    headers: dict[bytes, bytes]
+    parts: Sequence[Part]
 
 
 class ArchiveResource(PlainResource):
@@ -36,45 +53,52 @@ class ArchiveResource(PlainResource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, catalog: Catalog, digests: Digests, name: str) -> None:
+    def __init__(self, catalog: Catalog, digests: Digests, downloads: Downloads, name: str) -> None:
         super().__init__()
         self._catalog = catalog
         self._digests = digests
+        self._downloads = downloads
         self._name = name
 
-    def render_GET(self, request: Request) -> bytes | int:
-        """200 with the archive, 304, 412, or 404 for any name that is not in the catalog."""
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
+        """200 or 206 with the archive, 304, 412, 416, 503, or 404 for what is not on offer."""
         try:
             opened = self._open()
-        except OSError:
-            request.setHeader(b"Retry-After", b"%d" % _RETRY_AFTER)
-            return sentence(
-                request, SERVICE_UNAVAILABLE, "The server is busy. Try again in a little while."
-            )
+        except CannotServe as error:
+            return self._later(str(error))
         if opened is None:
-            return sentence(
-                request, NOT_FOUND, "There is no such update. See /ls for those there are."
-            )
+            return _NO_SUCH_UPDATE
         archive, fd = opened
         self._digests.want(archive)
-        unmet = evaluate(request, entity_tag(archive), archive.modified_ns // 10**9)
-        if unmet != PRECONDITION_FAILED:
-            self._describe(request, archive)
-        if unmet is None and request.method == b"GET":
-            request.setResponseCode(OK)
-            Transmission(request, fd, archive.size).start()
-            return NOT_DONE_YET
+        answer = respond(request, archive, self._digests.known(archive))
+        if isinstance(answer, Delivery):
+            if not self._downloads.full:
+                self._send(request, archive, fd, answer)
+                return NOT_DONE_YET
+            answer = self._later("There are too many downloads at once.")
         os.close(fd)
-        return b"" if unmet is None else answer(request, unmet, b"")
+        return answer
+
+    def _send(self, request: BoundedRequest, archive: Archive, fd: int, delivery: Delivery) -> None:
+        request.notifyFinish().addBoth(self._downloads.begin(archive))
+        head = request.begin(delivery.code, header_lines(delivery.headers))
+        transmit(request, head, fd, delivery.parts, self._downloads)
+
+    def _later(self, reason: str) -> Reply:
+        return Reply.sentence(
+            SERVICE_UNAVAILABLE,
+            f"{reason} Try again in a little while.",
+            {b"Retry-After": b"%d" % self._downloads.turn_away()},
+        )
 
     def _open(self) -> tuple[Archive, int] | None:
         """
-        Open the archive that the catalog promises.
+        Open the archive that the catalog promises; None when it promises none.
 
         A file that changed since the catalog looked is looked at once more: what is sent is what
         was found to be whole.
 
-        :raises OSError: when the machine can open no file now.
+        :raises CannotServe: when it cannot be opened now.
         """
         for _ in range(2):
             archive = self._catalog.snapshot.by_name.get(self._name)
@@ -84,30 +108,45 @@ class ArchiveResource(PlainResource):
                 fd = open_at_once(archive.path)
             except OSError as error:
                 if error.errno in MACHINE_BUSY:
-                    raise
+                    raise CannotServe("The server is busy.") from None
                 self._log.warn("{name} cannot be opened: {error}", name=self._name, error=error)
             else:
                 if identify(os.fstat(fd)) == archive.identity:
                     return archive, fd
                 os.close(fd)
             self._catalog.look([self._name])
+        if self._name in self._catalog.snapshot.by_name:
+            raise CannotServe("This update cannot be read now.")
         return None
 
-    def _describe(self, request: Request, archive: Archive) -> None:
-        headers = {
-            b"Content-Type": b"application/octet-stream",
-            b"Content-Length": b"%d" % archive.size,
-            b"Content-Disposition": b'attachment; filename="%s"' % str(archive.name).encode(),
-            b"ETag": entity_tag(archive),
-            b"Last-Modified": formatdate(archive.modified_ns // 10**9, usegmt=True).encode(),
-            # A name is never used twice.
-            b"Cache-Control": b"public, max-age=31536000, immutable",
-        }
-        digest = self._digests.known(archive)
-        if digest is not None:
-            headers[b"Repr-Digest"] = b"sha-256=:%s:" % base64.b64encode(digest)  # RFC 9530
-        for name, value in headers.items():
-            request.setHeader(name, value)
+
+def respond(request: BoundedRequest, archive: Archive, digest: bytes | None) -> Delivery | Reply:
+    """Decide what a GET or HEAD of an archive is answered with (RFC 9110, section 13.2.2)."""
+    etag, modified = entity_tag(archive), archive.modified_ns // 10**9
+    unmet = evaluate(request, etag, modified)
+    if unmet == PRECONDITION_FAILED:
+        return Reply.of(unmet)
+    headers = _describe(archive, digest)
+    if unmet is not None:
+        return Reply.of(unmet, headers=headers)
+    wanted = request.getHeader(b"Range")
+    # Only GET has ranges (section 14.2).
+    if wanted and request.method == b"GET" and range_applies(request, etag, modified, time()):
+        try:
+            ranges = parse_ranges(wanted, archive.size)
+        except Unsatisfiable:
+            return Reply.sentence(
+                REQUESTED_RANGE_NOT_SATISFIABLE,
+                f"The update has {archive.size} bytes.",
+                {b"Content-Range": b"bytes */%d" % archive.size},
+            )
+        if ranges is not None:
+            return _partial(headers, ranges, archive.size)
+    headers[b"Content-Type"] = _CONTENT_TYPE
+    headers[b"Content-Length"] = b"%d" % archive.size
+    if request.method == b"HEAD":
+        return Reply(OK, header_lines(headers))
+    return Delivery(OK, headers, [Range(0, archive.size)])
 
 
 def entity_tag(archive: Archive) -> bytes:
@@ -115,56 +154,37 @@ def entity_tag(archive: Archive) -> bytes:
     return b'"%x-%x"' % (archive.modified_ns, archive.size)
 
 
-@implementer(IPullProducer)
-class Transmission:
-    """
-    Sends the bytes of one open file, a chunk at a time, as fast as the client takes them.
+def _describe(archive: Archive, digest: bytes | None) -> dict[bytes, bytes]:
+    headers = {
+        b"Content-Disposition": b'attachment; filename="%s"' % str(archive.name).encode(),
+        b"Accept-Ranges": b"bytes",
+        b"ETag": entity_tag(archive),
+        b"Last-Modified": formatdate(archive.modified_ns // 10**9, usegmt=True).encode(),
+        # A name is never used twice.
+        b"Cache-Control": b"public, max-age=31536000, immutable",
+    }
+    if digest is not None:
+        headers[b"Repr-Digest"] = b"sha-256=:%s:" % base64.b64encode(digest)  # RFC 9530
+    return headers
 
-    Owns the descriptor. Either all bytes are sent, or the connection is cut: the client never takes
-    a file that shrank under way for a whole one.
-    """
 
-    _log = Logger()
-
-    def __init__(self, request: Request, fd: int, size: int) -> None:
-        self._request = request
-        self._fd = fd
-        self._offset = 0
-        self._size = size
-
-    def start(self) -> None:
-        """Send; the request finishes, or its connection is lost."""
-        # Asked for later, it may never fire.
-        self._request.notifyFinish().addBoth(self._finished)
-        # Twisted's own idle timeout ends with the request's arrival.
-        self._request.channel.setTimeout(_STALLED)
-        self._request.registerProducer(self, False)
-
-    def resumeProducing(self) -> None:
-        """Send the next chunk: the client has taken the last one."""
-        self._request.channel.resetTimeout()
-        wanted = min(_CHUNK, self._size - self._offset)
-        try:
-            chunk = os.pread(self._fd, wanted, self._offset)
-        except OSError as error:
-            self._cut(str(error))
-            return
-        if not chunk:
-            self._cut("the file became shorter while it was sent")
-            return
-        self._offset += len(chunk)
-        self._request.write(chunk)
-        if self._offset == self._size:
-            self._request.unregisterProducer()
-            self._request.finish()
-
-    def stopProducing(self) -> None:
-        """The client is gone: `notifyFinish` tells of that too."""
-
-    def _cut(self, reason: str) -> None:
-        self._log.error("download of {uri} cut: {reason}", uri=self._request.uri, reason=reason)
-        self._request.unregisterProducer()
-        self._request.loseConnection()
-
-    def _finished(self, _: object) -> None:
-        os.close(self._fd)
+def _partial(headers: dict[bytes, bytes], ranges: list[Range], size: int) -> Delivery:
+    """Answer with one range, or with several as multipart/byteranges (section 15.3.7)."""
+    if len(ranges) == 1:
+        headers[b"Content-Type"] = _CONTENT_TYPE
+        headers[b"Content-Range"] = ranges[0].content_range(size)
+        parts: list[Part] = [*ranges]
+    else:
+        boundary = secrets.token_hex(16).encode()
+        headers[b"Content-Type"] = b"multipart/byteranges; boundary=%s" % boundary
+        parts = []
+        for each in ranges:
+            part_head = {
+                b"Content-Type": _CONTENT_TYPE,
+                b"Content-Range": each.content_range(size),
+            }
+            parts += [b"\r\n--%s\r\n%s\r\n" % (boundary, header_lines(part_head)), each]
+        parts.append(b"\r\n--%s--\r\n" % boundary)
+    length = sum(part.length if isinstance(part, Range) else len(part) for part in parts)
+    headers[b"Content-Length"] = b"%d" % length
+    return Delivery(PARTIAL_CONTENT, headers, parts)

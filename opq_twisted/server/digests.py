@@ -27,6 +27,8 @@ class Digests(Service):
         self._known: dict[Identity, bytes | None] = {}
         self._one_at_a_time = DeferredLock()
         self._stopping = threading.Event()
+        #: Called whenever one more digest is known.
+        self.observers: list[Callable[[], None]] = []
 
     def known(self, archive: Archive) -> bytes | None:
         """The archive's sha-256 (32 bytes), or None while it is being computed."""
@@ -64,6 +66,8 @@ class Digests(Service):
                         self._known.pop(archive.identity, None)
                     elif archive.identity in self._known:
                         self._known[archive.identity] = digest
+                        for observer in self.observers:
+                            observer()
 
 
 def sha256_of(archive: Archive, stopping: threading.Event) -> bytes | None:

@@ -33,6 +33,21 @@ def evaluate(request: Request, etag: bytes, modified: int | None = None) -> int 
     return None
 
 
+def range_applies(request: Request, etag: bytes, modified: int, now: float) -> bool:
+    """
+    Decide by If-Range whether the client's part belongs to what is here now (section 13.1.5).
+
+    A date proves that only if it is a strong validator: the second it names must be over, or the
+    file could have changed once more within it (section 8.8.2.2).
+    """
+    validator = _header(request, b"If-Range")
+    if validator is None:
+        return True
+    if _ENTITY_TAG.fullmatch(validator):
+        return validator == etag
+    return _date(request, b"If-Range") == modified and modified + 1 <= now
+
+
 def _header(request: Request, name: bytes) -> bytes | None:
     values = request.requestHeaders.getRawHeaders(name)
     return None if values is None else b", ".join(values)

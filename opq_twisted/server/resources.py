@@ -1,76 +1,130 @@
 """The server's URL tree."""
 
 import json
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from twisted.web.http import NOT_FOUND, OK, SEE_OTHER, SERVICE_UNAVAILABLE
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import (
+    NOT_FOUND,
+    NOT_MODIFIED,
+    OK,
+    PRECONDITION_FAILED,
+    SEE_OTHER,
+    SERVICE_UNAVAILABLE,
+    TEMPORARY_REDIRECT,
+)
 from twisted.web.resource import IResource
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from opq_twisted.server.delivery import ArchiveResource
 from opq_twisted.server.digests import Digests
+from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.preconditions import evaluate
-from opq_twisted.webserver import PlainResource, answer, sentence
+from opq_twisted.server.waiting import WaitingBoxes, preferred_wait
 
-_NO_UPDATE = (
-    "There is no update yet. Put an opq-box-update-VERSION.tar.bz2 into the updates directory."
+#: An answer that changes with the catalog may be kept, but is not used before asking again.
+_ASK_AGAIN = {b"Cache-Control": b"no-cache"}
+
+_LIST_HEADERS = {**_ASK_AGAIN, b"Vary": b"Accept"}
+
+_NO_UPDATE = Reply.sentence(
+    NOT_FOUND,
+    "There is no update yet. Put an opq-box-update-VERSION.tar.bz2 into the updates directory.",
 )
 
+_T = TypeVar("_T")
 
-def tree(catalog: Catalog, digests: Digests) -> IResource:
-    """Put the server's resources together."""
+
+def tree(
+    catalog: Catalog,
+    digests: Digests,
+    downloads: Downloads,
+    version: "Version",
+    mirror: str | None = None,
+) -> PlainResource:
+    """
+    Put the resources of the protocol together.
+
+    :param mirror: a URL, without a slash at its end, where the archives are sent from instead.
+    """
+
+    def child(name: str) -> IResource:
+        if mirror is not None:
+            return Elsewhere(mirror, name)
+        return ArchiveResource(catalog, digests, downloads, name)
+
     root = PlainResource()
     root.putChild(b"", Health(catalog))
     root.putChild(b"ls", Listing(catalog, digests))
-    root.putChild(b"version", Version(catalog))
-    root.putChild(b"latest", Latest(catalog))
-    root.putChild(b"update", Updates(catalog, digests))
+    root.putChild(b"version", version)
+    root.putChild(b"latest", Latest(catalog, mirror))
+    root.putChild(b"update", Updates(catalog, child))
     return root
 
 
-class CatalogResource(PlainResource):
-    """A resource that answers from the catalog."""
+class PerSnapshot(Generic[_T]):
+    """Makes something of the catalog's snapshot, once for each."""
+
+    def __init__(self, catalog: Catalog, make: Callable[[Snapshot], _T]) -> None:
+        self._catalog = catalog
+        self._make = make
+        self._made_of: Snapshot | None = None
+
+    def get(self) -> _T:
+        """Give what is made of the current snapshot."""
+        snapshot = self._catalog.snapshot
+        if snapshot is not self._made_of:
+            self._made = self._make(snapshot)
+            self._made_of = snapshot
+        return self._made
+
+    def forget(self) -> None:
+        """Make it anew when it is asked for: something else that it is made of has changed."""
+        self._made_of = None
+
+
+class Health(PlainResource):
+    """`/`: 200 and empty while the directory can be read, otherwise 503 and why not."""
+
+    _WELL = Reply.of(OK, headers=_ASK_AGAIN)
 
     def __init__(self, catalog: Catalog) -> None:
         super().__init__()
         self._catalog = catalog
 
-
-class Health(CatalogResource):
-    """`/`: 200 and empty while the directory can be read, otherwise 503 and why not."""
-
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: BoundedRequest) -> Reply:
         """Say how the server is."""
-        request.setHeader(b"Cache-Control", b"no-cache")
-        if self._catalog.problem is not None:
-            return sentence(request, SERVICE_UNAVAILABLE, self._catalog.problem)
-        return answer(request, OK, b"")
+        problem = self._catalog.problem
+        return self._WELL if problem is None else Reply.sentence(SERVICE_UNAVAILABLE, problem)
 
 
-class Listing(CatalogResource):
+class Listing(PlainResource):
     """`/ls`: the archives, oldest first, as text or as JSON."""
 
     def __init__(self, catalog: Catalog, digests: Digests) -> None:
-        super().__init__(catalog)
+        super().__init__()
         self._digests = digests
-        self._text_of: tuple[Snapshot, bytes] = (catalog.snapshot, b"")
+        self._text = PerSnapshot(catalog, self._as_text)
+        self._json = PerSnapshot(catalog, self._as_json)
+        digests.observers.append(self._json.forget)
 
-    def render_GET(self, request: Request) -> bytes:
-        """List what is offered."""
-        request.setHeader(b"Vary", b"Accept")
-        request.setHeader(b"Cache-Control", b"no-cache")
-        if b"application/json" in (request.getHeader(b"Accept") or b""):
-            archives = self._catalog.snapshot.archives
-            body = json.dumps([self._describe(archive) for archive in archives])
-            return answer(request, OK, body.encode(), b"application/json")
-        return answer(request, OK, self._text())
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """List what is on offer."""
+        json_wanted = b"application/json" in (request.getHeader(b"Accept") or b"")
+        return (self._json if json_wanted else self._text).get()
 
-    def _text(self) -> bytes:
-        snapshot = self._catalog.snapshot
-        if self._text_of[0] is not snapshot:
-            text = "".join(f"{archive.name}\n" for archive in snapshot.archives)
-            self._text_of = (snapshot, text.encode())
-        return self._text_of[1]
+    def _as_text(self, snapshot: Snapshot) -> Reply:
+        text = "".join(f"{archive.name}\n" for archive in snapshot.archives)
+        return Reply.of(OK, text.encode(), headers=_LIST_HEADERS)
+
+    def _as_json(self, snapshot: Snapshot) -> Reply:
+        archives = [self._describe(archive) for archive in snapshot.archives]
+        return Reply.of(OK, json.dumps(archives).encode(), b"application/json", _LIST_HEADERS)
 
     def _describe(self, archive: Archive) -> dict[str, object]:
         described: dict[str, object] = {
@@ -85,47 +139,99 @@ class Listing(CatalogResource):
         return described
 
 
-class Version(CatalogResource):
-    """`/version`: the newest version, digits only."""
+class Version(PlainResource):
+    """`/version`: the newest version, digits only, now or when it changes."""
 
-    def render_GET(self, request: Request) -> bytes:
-        """Say the newest version, or that the client knows it already."""
-        request.setHeader(b"Cache-Control", b"no-cache")
-        newest = self._catalog.snapshot.newest
-        if newest is None:
-            return sentence(request, NOT_FOUND, _NO_UPDATE)
-        version = b"%d" % newest.name.version
-        etag = b'"%s"' % version
-        request.setHeader(b"ETag", etag)
-        unmet = evaluate(request, etag)
-        return answer(request, OK, version) if unmet is None else answer(request, unmet, b"")
+    def __init__(self, clock: IReactorTime, catalog: Catalog) -> None:
+        super().__init__()
+        self._answers = PerSnapshot(catalog, _version_answers)
+        self._announced: int | None = None
+        #: The boxes that wait for another version.
+        self.waiting = WaitingBoxes(clock, self._answer)
+        catalog.observers.append(self._catalog_changed)
+
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
+        """Say the newest version; to who knows it, when there is another or the wait is over."""
+        reply = self._answer(request)
+        if reply.code == NOT_MODIFIED:
+            seconds = preferred_wait(request)
+            if seconds:
+                self.waiting.add(request, seconds)
+                return NOT_DONE_YET
+        return reply
+
+    def _answer(self, request: BoundedRequest) -> Reply:
+        etag, replies = self._answers.get()
+        return replies[evaluate(request, etag)] if etag else _NO_UPDATE
+
+    def _catalog_changed(self, snapshot: Snapshot) -> None:
+        newest = None if snapshot.newest is None else snapshot.newest.name.version
+        if newest != self._announced:
+            self._announced = newest
+            self.waiting.wake()
 
 
-class Latest(CatalogResource):
+def _version_answers(snapshot: Snapshot) -> tuple[bytes, dict[int | None, Reply]]:
+    """Make the entity tag of the newest version, and the answer for each outcome of `evaluate`."""
+    if snapshot.newest is None:
+        return b"", {}
+    version = b"%d" % snapshot.newest.name.version
+    etag = b'"%s"' % version
+    headers = {**_ASK_AGAIN, b"ETag": etag}
+    return etag, {
+        None: Reply.of(OK, version, headers=headers),
+        NOT_MODIFIED: Reply.of(NOT_MODIFIED, headers=headers),
+        PRECONDITION_FAILED: Reply.of(PRECONDITION_FAILED),
+    }
+
+
+class Latest(PlainResource):
     """`/latest`: where the newest archive is."""
 
-    def render_GET(self, request: Request) -> bytes:
-        """Redirect to the newest archive."""
-        request.setHeader(b"Cache-Control", b"no-cache")
-        newest = self._catalog.snapshot.newest
-        if newest is None:
-            return sentence(request, NOT_FOUND, _NO_UPDATE)
+    def __init__(self, catalog: Catalog, mirror: str | None) -> None:
+        super().__init__()
         # Relative, so that it also holds behind a proxy that adds a path prefix.
-        location = f"update/{newest.name}"
-        request.setHeader(b"Location", location.encode())
-        return sentence(request, SEE_OTHER, location)
+        self._base = f"{mirror}/" if mirror else ""
+        self._reply = PerSnapshot(catalog, self._redirect)
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Redirect to the newest archive."""
+        return self._reply.get()
+
+    def _redirect(self, snapshot: Snapshot) -> Reply:
+        if snapshot.newest is None:
+            return _NO_UPDATE
+        location = f"{self._base}update/{snapshot.newest.name}"
+        return Reply.sentence(SEE_OTHER, location, {**_ASK_AGAIN, b"Location": location.encode()})
 
 
-class Updates(CatalogResource):
+class Updates(PlainResource):
     """`/update/`: one child for each archive in the catalog."""
 
-    def __init__(self, catalog: Catalog, digests: Digests) -> None:
-        super().__init__(catalog)
-        self._digests = digests
+    def __init__(self, catalog: Catalog, child: Callable[[str], IResource]) -> None:
+        super().__init__()
+        self._catalog = catalog
+        self._child = child
 
-    def getChild(self, path: bytes, request: Request) -> IResource:
+    def getChild(self, path: bytes, request: BoundedRequest) -> IResource:
         """Find an archive by its name; what the catalog does not have is not found."""
         name = path.decode("ascii", "replace")
         if request.postpath or name not in self._catalog.snapshot.by_name:
             return super().getChild(path, request)
-        return ArchiveResource(self._catalog, self._digests, name)
+        return self._child(name)
+
+
+class Elsewhere(PlainResource):
+    """An archive that a mirror sends."""
+
+    isLeaf = True
+
+    def __init__(self, mirror: str, name: str) -> None:
+        super().__init__()
+        self._location = f"{mirror}/update/{name}"
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Redirect there, now and for this time."""
+        return Reply.sentence(
+            TEMPORARY_REDIRECT, self._location, {b"Location": self._location.encode()}
+        )

@@ -1,34 +1,28 @@
-"""Keeps the catalog true: INotify says "look again", and a slow heartbeat looks again anyway."""
+"""Keeps the catalog true: kernel events say "look again", and a heartbeat looks again anyway."""
 
-import os
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet import inotify
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.inotify import INotifyError
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
-from twisted.python.filepath import FilePath
 
 from opq_twisted.server.catalog import Catalog, Reading
+from opq_twisted.server.notifier import Notifier
 
 #: Seconds between two looks at the whole directory.
 HEARTBEAT = 30.0
 
-# Twisted's IN_WATCH_MASK lacks CLOSE_WRITE. CREATE is all that a new link causes, ATTRIB all that a
-# change of permissions does.
-_EVENTS = (
-    inotify.IN_CREATE
-    | inotify.IN_CLOSE_WRITE
-    | inotify.IN_ATTRIB
-    | inotify.IN_MOVED_TO
-    | inotify.IN_MOVED_FROM
-    | inotify.IN_DELETE
-    | inotify.IN_MOVE_SELF
-    | inotify.IN_ONLYDIR
-)
-_OF_THE_DIRECTORY = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_UNMOUNT
+#: The same while the directory cannot be read: nothing tells that it is back.
+_WHILE_UNREADABLE = 1.0
+
+#: For more files than this at once the whole directory is read in a thread, so that requests are
+#: answered meanwhile.
+_MANY = 200
 
 InThread = Callable[[Callable[[], Reading]], Deferred[Reading]]
 
@@ -37,15 +31,15 @@ class Watcher(Service):
     """
     Looks at the directory at the start, whenever the kernel reports a change, and every heartbeat.
 
-    Kernel events are hints: the queue overflows without a word, and a directory that is moved or
-    replaced goes unreported. The heartbeat is the truth.
+    Kernel events are hints: the queue overflows, a directory that is moved or replaced or mounted
+    over goes unreported, a network filesystem reports nothing. The heartbeat is the truth.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        reactor: IReactorTime,
+        reactor: Any,
         catalog: Catalog,
         heartbeat: float = HEARTBEAT,
         in_thread: InThread = deferToThread,
@@ -54,18 +48,24 @@ class Watcher(Service):
         self._catalog = catalog
         self._heartbeat = heartbeat
         self._in_thread = in_thread
-        self._path = FilePath(os.fsencode(catalog.directory))
-        self._notifier: inotify.INotify | None = None
+        self._notifier: Notifier | None = None
         self._watched: tuple[int, int] | None = None
         self._touched: set[str] = set()
         self._touched_while_reading: set[str] = set()
         self._flush: IDelayedCall | None = None
         self._beat: IDelayedCall | None = None
+        self._reason = "heartbeat"
+        self._again = False
+        #: How often the whole directory was read, by reason.
+        self.rescans: Counter[str] = Counter()
+        #: How often the kernel's queue of events was full.
+        self.overflows = 0
 
     def startService(self) -> None:
         """Know the directory before the first request is answered."""
         super().startService()
         self._watch()
+        self.rescans["start"] += 1
         self._catalog.rescan()
         self._schedule_beat()
 
@@ -88,34 +88,26 @@ class Watcher(Service):
             return
         self._unwatch()
         try:
-            self._notifier = inotify.INotify(self._reactor)
-            self._notifier.watch(self._path, _EVENTS, callbacks=[self._notified])
-        except (OSError, inotify.INotifyError) as error:
+            self._notifier = Notifier(
+                self._reactor,
+                self._catalog.directory,
+                self._note,
+                self._directory_changed,
+                self._events_lost,
+            )
+        except (OSError, INotifyError) as error:
             self._log.warn("no kernel events, only the heartbeat: {error}", error=error)
-            self._unwatch()
-            return
-        self._notifier.startReading()
-        self._watched = (status.st_dev, status.st_ino)
+        else:
+            self._watched = (status.st_dev, status.st_ino)
 
     def _unwatch(self) -> None:
         if self._notifier is not None:
-            self._notifier.loseConnection()
-        self._forget_watch()
-
-    def _forget_watch(self) -> None:
+            self._notifier.close()
         self._notifier = None
         self._watched = None
 
-    def _notified(self, _watch: object, path: FilePath[bytes], events: int) -> None:
-        # An exception in here would end Twisted's reading of events for good: note, and work later.
-        if events & _OF_THE_DIRECTORY or path == self._path:
-            if events & inotify.IN_DELETE_SELF:
-                # Twisted closes the notifier by itself, and must not be asked to do so twice.
-                self._forget_watch()
-            if self._beat is not None and self._beat.active():
-                self._beat.reset(0)
-            return
-        self._touched.add(os.fsdecode(path.basename()))
+    def _note(self, name: str) -> None:
+        self._touched.add(name)
         if self._flush is None:
             self._flush = self._reactor.callLater(0, self._look)
 
@@ -123,17 +115,43 @@ class Watcher(Service):
         """Look at all that was touched since the last time: one snapshot for a burst of events."""
         self._flush = None
         touched, self._touched = self._touched, set()
+        if len(touched) > _MANY:
+            self._read_soon("burst")
+            return
         self._touched_while_reading |= touched
         with self._log.failuresHandled("looking at changed files failed"):
             self._catalog.look(touched)
 
-    def _schedule_beat(self) -> None:
-        self._beat = self._reactor.callLater(
-            self._heartbeat, lambda: Deferred.fromCoroutine(self._reread())
-        )
+    def _directory_changed(self) -> None:
+        # The watch may have ended with this event, though the directory may soon look the same: one
+        # that is unmounted and mounted again.
+        self._watched = None
+        self._read_soon("directory")
 
-    async def _reread(self) -> None:
+    def _events_lost(self) -> None:
+        self.overflows += 1
+        self._log.warn("the kernel's queue of events was full: some are lost")
+        self._read_soon("overflow")
+
+    def _read_soon(self, reason: str) -> None:
+        self._reason = reason
+        if self._beat is not None and self._beat.active():
+            self._beat.reset(0)
+        else:
+            self._again = True
+
+    def _schedule_beat(self) -> None:
+        unreadable = self._catalog.problem is not None
+        pause = min(self._heartbeat, _WHILE_UNREADABLE) if unreadable else self._heartbeat
+        self._beat = self._reactor.callLater(
+            0 if self._again else pause, lambda: Deferred.fromCoroutine(self._read())
+        )
+        self._again = False
+
+    async def _read(self) -> None:
         """Look at the whole directory, off the reactor."""
+        self.rescans[self._reason] += 1
+        self._reason = "heartbeat"
         with self._log.failuresHandled("looking at the updates directory failed"):
             # Watch first: what comes before it is read, what comes after it is reported.
             self._watch()

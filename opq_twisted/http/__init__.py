@@ -1,0 +1,1 @@
+"""What the two HTTP servers share: bounded connections, listening, and plain answers."""

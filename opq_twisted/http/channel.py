@@ -1,0 +1,270 @@
+"""A client's connection, bounded in every size and every wait."""
+
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.interfaces import IPullProducer, ITCPTransport
+from twisted.python.failure import Failure
+from twisted.web.http import INTERNAL_SERVER_ERROR, RESPONSES, HTTPChannel
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from opq_twisted.http.reply import Reply
+
+if TYPE_CHECKING:
+    from opq_twisted.http.site import BoundedSite
+
+#: No request that either server understands has a body of more than a few bytes.
+_MAX_REQUEST_BODY = 16 * 1024
+
+#: Seconds in which a connection's next request must have arrived whole.
+_REQUEST_TIMEOUT = 60
+
+#: Seconds that a connection gets to close in good order before it is reset.
+_CLOSE_TIMEOUT = 15
+
+#: What a client whose request was refused may still send, and for how many seconds.
+_MAX_DRAINED = 1024 * 1024
+_DRAIN_TIMEOUT = 5
+
+#: A body of more bytes is sent in pieces of so many, as the client takes them.
+_AT_ONCE = 64 * 1024
+
+_BROKEN = Reply.sentence(INTERNAL_SERVER_ERROR, "Something went wrong here; the log says what.")
+
+
+class BoundedChannel(HTTPChannel):
+    """
+    A connection that answers what is too large, and on which nothing lasts for ever.
+
+    A connection has one deadline at a time. It is a number that the site looks at every so often:
+    ten thousand of them cost less than as many timers, and a request moves none. A client cannot
+    put it off by sending a byte now and then.
+    """
+
+    site: "BoundedSite"
+    #: TCP, TLS, or whatever the endpoint gives.
+    transport: Any
+
+    #: When `overdue` is called, by the reactor's clock (seconds).
+    deadline = inf
+    #: What happens at the deadline.
+    overdue: Callable[[], None]
+
+    _drained: int | None = None
+    _behind = False
+
+    def connectionMade(self) -> None:
+        """Begin to wait for a request."""
+        super().connectionMade()
+        self.set_deadline(_REQUEST_TIMEOUT, self.close)
+        self.site.connected(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Let go of all that waited for this connection."""
+        self.deadline = inf
+        self.site.disconnected(self)
+        super().connectionLost(reason)
+
+    def set_deadline(self, seconds: float, overdue: Callable[[], None]) -> None:
+        """Call `overdue` when so many seconds have passed, in the place of an earlier deadline."""
+        self.deadline = self.site.reactor.seconds() + seconds
+        self.overdue = overdue
+
+    def close(self) -> None:
+        """Close in good order, or by a reset if that takes too long."""
+        self.set_deadline(_CLOSE_TIMEOUT, self.abort)
+        self.loseConnection()
+
+    def abort(self) -> None:
+        """Reset the connection: what was not sent yet is lost."""
+        self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take data from the client, or throw it away after a refusal."""
+        if self._drained is None:
+            super().dataReceived(data)
+            return
+        self._drained += len(data)
+        if self._drained > _MAX_DRAINED:
+            self.abort()
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of a request, unless it came together with what was refused."""
+        if self._drained is None:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Answer a request line, or a header, that is longer than any of ours."""
+        self.refuse(
+            b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long"
+        )
+
+    def allContentReceived(self) -> None:
+        """Answer the request, unless it was refused before it had arrived whole."""
+        if self._drained is None:
+            self.deadline = inf
+            super().allContentReceived()
+
+    def requestDone(self, request: Request) -> None:
+        """
+        Wait for the next request, once the client takes the answers to those before.
+
+        Whoever sends many requests at once and reads no answer would otherwise fill the memory.
+        """
+        if self._behind:
+            self.paused = True
+            self.transport.pauseProducing()
+        if self._drained is None:
+            self.set_deadline(_REQUEST_TIMEOUT, self.close)
+        super().requestDone(request)
+
+    def pauseProducing(self) -> None:
+        """Remember that the client takes no more for now."""
+        self._behind = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Go on: the client has taken what there was."""
+        self._behind = False
+        super().resumeProducing()
+        if self.paused:
+            self.paused = False
+            self.dataReceived(b"")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted would close at once, which may reset the connection: see `refuse`.
+        self.refuse(b"400 Bad Request")
+
+    def refuse(self, status: bytes, headers: bytes = b"") -> None:
+        """Answer a request that has not been received whole, and close."""
+        if self._drained is not None:
+            return
+        self._drained = 0
+        self.set_deadline(_DRAIN_TIMEOUT, self.abort)
+        self.site.refused(int(status[:3]))
+        self.transport.write(
+            b"HTTP/1.1 %s\r\n%sConnection: close\r\nContent-Length: 0\r\n\r\n" % (status, headers)
+        )
+        if ITCPTransport.providedBy(self.transport):
+            # To close while input is unread would reset the connection, and lose the answer.
+            self.transport.loseWriteConnection()
+        else:
+            self.loseConnection()
+
+
+class BoundedRequest(Request):
+    """A request that is refused when its body is larger than anything we ask for."""
+
+    channel: BoundedChannel
+    site: "BoundedSite"
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        #: When its first line came, by the reactor's clock (seconds).
+        self.site = self.channel.site
+        self.began = self.site.reactor.seconds()
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse an announced body before a byte of it is stored."""
+        super().gotLength(min(length or 0, _MAX_REQUEST_BODY))
+        if length is not None and length > _MAX_REQUEST_BODY:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Store a piece of the body, up to the limit."""
+        if self.content is None or self.content.tell() + len(data) > _MAX_REQUEST_BODY:
+            self._refuse_body()
+        else:
+            super().handleContentChunk(data)
+
+    def _refuse_body(self) -> None:
+        # Twisted would answer it all the same.
+        self.requestHeaders.removeHeader(b"Expect")
+        self.channel.refuse(b"413 Content Too Large")
+
+    def process(self) -> None:
+        """Find the resource that the path names, and let it answer."""
+        self.prepath = []
+        self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
+        try:
+            self.render(self.site.getResourceFor(self))
+        except Exception:
+            self.processingFailed(Failure())
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Log an error of ours, and answer 500; an answer that was begun is cut."""
+        self._log.failure("{method} {uri} failed", reason, method=self.method, uri=self.uri)
+        if self.startedWriting:
+            self.channel.abort()
+        else:
+            self.reply(_BROKEN)
+        return reason
+
+    def begin(self, code: int, head: bytes) -> bytes:
+        """Begin an answer: returns its status and header, for the caller to write."""
+        self.code = code
+        self.startedWriting = 1
+        more = b"".join(
+            b"%s: %s\r\n" % (name, value)
+            for name, values in self.responseHeaders.getAllRawHeaders()
+            for value in values
+        )
+        return b"%s %d %s\r\nDate: %s\r\n%s%s\r\n" % (
+            self.clientproto,
+            code,
+            RESPONSES[code],
+            self.site.date(),
+            more,
+            head,
+        )
+
+    def reply(self, reply: Reply) -> int:
+        """Answer; returns what `render` must return then. HEAD gets all but the body."""
+        head = self.begin(reply.code, reply.head)
+        body = b"" if self.method == b"HEAD" else reply.body
+        if len(body) > _AT_ONCE:
+            self.channel.write(head)
+            self.registerProducer(_Slices(self, body), False)
+        else:
+            self.sentLength = len(body)
+            self.channel.write(head + body)
+            self.finish()
+        return NOT_DONE_YET
+
+    def finish(self) -> None:
+        """End the answer, and tell the site."""
+        self.site.ended(self, whole=True)
+        super().finish()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell the site that this client has gone before its answer was whole."""
+        if self.path is not None:
+            self.site.ended(self, whole=False)
+        super().connectionLost(reason)
+
+
+@implementer(IPullProducer)
+class _Slices:
+    """Sends a long body: clients that read slowly share it, and have only a piece each."""
+
+    def __init__(self, request: BoundedRequest, body: bytes) -> None:
+        self._request = request
+        self._body = body
+        self._offset = 0
+
+    def resumeProducing(self) -> None:
+        """Send the next piece: the client has taken the last one."""
+        channel = self._request.channel
+        channel.set_deadline(_REQUEST_TIMEOUT, channel.abort)
+        end = self._offset + _AT_ONCE
+        self._request.write(self._body[self._offset : end])
+        self._offset = end
+        if end >= len(self._body):
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        """The client is gone."""

@@ -1,0 +1,55 @@
+"""Listens for HTTP on a port, or says in a sentence why it cannot."""
+
+from twisted.application import strports
+from twisted.application.service import MultiService
+from twisted.internet.error import CannotListenError
+
+from opq_twisted.errors import CannotStart
+from opq_twisted.http.site import BoundedSite
+
+#: Connections that the kernel keeps until they are accepted; Twisted's 50 is soon full when a fleet
+#: comes back after a power cut.
+_BACKLOG = 4096
+
+
+class Listener(MultiService):
+    """Listens for HTTP on a port, or ends the process with a sentence that says why it cannot."""
+
+    def __init__(self, port: str, site: BoundedSite) -> None:
+        """
+        Prepare to listen.
+
+        :param port: a TCP port number, or any endpoint description that Twisted knows.
+        :raises CannotStart: when it is neither.
+        """
+        super().__init__()
+        self._port = port
+        try:
+            strports.service(_with_backlog(port), site).setServiceParent(self)
+        except (ValueError, TypeError, IndexError, OSError) as error:
+            raise CannotStart(
+                f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
+                r"description such as tcp6:8151:interface=\:\:."
+            ) from None
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the port.
+
+        :raises CannotStart: when the port is busy or may not be used.
+        """
+        try:
+            super().privilegedStartService()
+        except (CannotListenError, OverflowError, OSError) as error:
+            reason = str(getattr(error, "socketError", error)).rstrip(".")
+            raise CannotStart(
+                f"Cannot listen on port {self._port}: {reason}. "
+                "Stop what listens there, or choose another --port."
+            ) from None
+
+
+def _with_backlog(port: str) -> str:
+    description = f"tcp:{port}" if port.isdecimal() else port
+    if description.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in description:
+        return f"{description}:backlog={_BACKLOG}"
+    return description

@@ -1,0 +1,50 @@
+"""Resources that answer in plain text where twisted.web would answer with its own HTML."""
+
+from twisted.web.http import NOT_ALLOWED, NOT_FOUND
+from twisted.web.resource import IResource, Resource
+from zope.interface import implementer
+
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply
+
+_NOTHING_HERE = Reply.sentence(NOT_FOUND, "There is nothing here.")
+
+
+class PlainResource(Resource):
+    """
+    A resource whose `render_METHOD` returns a `Reply`, or NOT_DONE_YET to answer later.
+
+    HEAD is GET without the body, everywhere (RFC 9110, section 9.3.2).
+    """
+
+    def getChild(self, path: bytes, request: BoundedRequest) -> IResource:
+        """Whatever is not there is not found."""
+        return NotFound()
+
+    def render(self, request: BoundedRequest) -> int:
+        """Call `render_METHOD`, or answer 405 with `Allow` (RFC 9110, section 15.5.6)."""
+        method = "GET" if request.method == b"HEAD" else request.method.decode("charmap")
+        render = getattr(self, f"render_{method}", None)
+        result = self._no_such_method() if render is None else render(request)
+        return request.reply(result) if isinstance(result, Reply) else result
+
+    def _no_such_method(self) -> Reply:
+        methods = {name.removeprefix("render_") for name in dir(self) if name.startswith("render_")}
+        methods = methods | {"HEAD"} if "GET" in methods else methods - {"HEAD"}
+        if not methods:
+            return _NOTHING_HERE
+        allowed = ", ".join(sorted(methods))
+        return Reply.sentence(
+            NOT_ALLOWED, f"Only {allowed} can be asked for here.", {b"Allow": allowed.encode()}
+        )
+
+
+@implementer(IResource)
+class NotFound(Resource):
+    """404, as one line of text."""
+
+    isLeaf = True
+
+    def render(self, request: BoundedRequest) -> int:
+        """Answer any method."""
+        return request.reply(_NOTHING_HERE)

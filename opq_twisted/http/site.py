@@ -1,0 +1,106 @@
+"""A resource tree, served to a bounded number of connections at once."""
+
+from collections.abc import Callable
+from math import inf
+from time import time
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.web.http import datetimeToString
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+from opq_twisted.http.channel import BoundedChannel, BoundedRequest
+
+#: What stands for an answer's status when the client went away before there was one, as in nginx.
+CLIENT_GONE = 499
+
+#: Seconds between two looks at the deadlines of all connections.
+_GLANCE = 0.5
+
+#: Connections over the limit that are told so; still more are reset without a word.
+_TURNED_AWAY = 256
+
+#: Seconds after which a client that was turned away may come back.
+_RETRY_AFTER = 30
+
+
+class BoundedSite(Site):
+    """
+    Serves a resource tree, and ends what lasts too long.
+
+    It writes no line for each request: a box keeps its log on an SD card. Who wants to know of them
+    joins the observers.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorTime, root: IResource, max_connections: int = 1000) -> None:
+        super().__init__(root, requestFactory=BoundedRequest, timeout=None, reactor=reactor)
+        self.protocol = BoundedChannel  # type: ignore[assignment,method-assign]
+        self._max_connections = max_connections
+        #: Called at the end of each request, with whether its client got the whole answer.
+        self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
+        #: Called with the status of each answer to what is no proper request.
+        self.refusal_observers: list[Callable[[int], None]] = []
+        self.channels: set[BoundedChannel] = set()
+        self._second = 0
+        self._date = b""
+        self._sweeping = LoopingCall(self.sweep)
+        self._sweeping.clock = reactor
+
+    def startFactory(self) -> None:
+        """Begin to look at deadlines."""
+        super().startFactory()
+        self._sweeping.start(_GLANCE, now=False)
+
+    def stopFactory(self) -> None:
+        """No connection is left."""
+        super().stopFactory()
+        self._sweeping.stop()
+
+    def date(self) -> bytes:
+        """Now, as the Date header has it."""
+        second = int(time())
+        if second != self._second:
+            self._second = second
+            self._date = datetimeToString(second)
+        return self._date
+
+    def log(self, request: object) -> None:
+        """Write nothing: `ended` tells of requests that were cut too."""
+
+    def connected(self, channel: BoundedChannel) -> None:
+        """Count a connection, or turn it away."""
+        self.channels.add(channel)
+        over = len(self.channels) - self._max_connections
+        if over > _TURNED_AWAY:
+            channel.abort()
+        elif over > 0:
+            channel.refuse(b"503 Service Unavailable", b"Retry-After: %d\r\n" % _RETRY_AFTER)
+
+    def disconnected(self, channel: BoundedChannel) -> None:
+        """Count it no more."""
+        self.channels.discard(channel)
+
+    def ended(self, request: BoundedRequest, *, whole: bool) -> None:
+        """Tell the observers."""
+        for observer in self.request_observers:
+            try:
+                observer(request, whole)
+            except Exception:
+                self._log.failure("{observer} failed", observer=observer)
+
+    def refused(self, status: int) -> None:
+        """Tell the observers."""
+        for observer in self.refusal_observers:
+            observer(status)
+
+    def sweep(self) -> None:
+        """End what has lasted too long."""
+        now = self.reactor.seconds()
+        for channel in [each for each in self.channels if each.deadline <= now]:
+            channel.deadline = inf
+            with self._log.failuresHandled("a deadline of {channel} failed", channel=channel):
+                channel.overdue()

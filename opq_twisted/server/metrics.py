@@ -1,0 +1,145 @@
+"""What the server does and how it is, for Prometheus."""
+
+import time
+from collections.abc import Iterator, Sized
+
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+from twisted.web.http import OK
+
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.http.site import CLIENT_GONE
+from opq_twisted.server.catalog import Catalog
+from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.watcher import Watcher
+
+#: The endpoints by path; a path that a client makes up gets no series of its own.
+_ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}
+
+
+class Metrics(Collector):
+    """
+    Counts requests as they end; all else is asked of the parts when somebody looks.
+
+    A series by release is kept for as long as the release is on offer.
+    """
+
+    def __init__(
+        self, catalog: Catalog, watcher: Watcher, downloads: Downloads, waiting: Sized
+    ) -> None:
+        self._catalog = catalog
+        self._watcher = watcher
+        self._downloads = downloads
+        self._waiting = waiting
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "opq_requests", "Requests answered.", ["endpoint", "status"], registry=self.registry
+        )
+        self._by_path: dict[tuple[str, int], Counter] = {}
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def request_ended(self, request: BoundedRequest, _whole: bool) -> None:
+        """Count a request."""
+        endpoint = _ENDPOINTS.get(request.path)
+        if endpoint is None:
+            endpoint = "/update" if request.path.startswith(b"/update/") else "other"
+        self._count(endpoint, request.code if request.startedWriting else CLIENT_GONE)
+
+    def refused(self, status: int) -> None:
+        """Count what was no proper request, or one too many."""
+        self._count("refused", status)
+
+    def _count(self, endpoint: str, status: int) -> None:
+        counter = self._by_path.get((endpoint, status))
+        if counter is None:
+            counter = self._requests.labels(endpoint, status)
+            self._by_path[endpoint, status] = counter
+        counter.inc()
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask the parts."""
+        snapshot, now = self._catalog.snapshot, time.time()
+        yield _gauge("opq_archives", "Archives on offer.", len(snapshot.archives))
+        yield _gauge(
+            "opq_directory_readable",
+            "1 while the updates directory can be read.",
+            int(self._catalog.problem is None),
+        )
+        if self._catalog.changed is not None:
+            yield _gauge(
+                "opq_index_changed_timestamp_seconds",
+                "When what is on offer last changed.",
+                self._catalog.changed,
+            )
+        if snapshot.newest is not None:
+            version = snapshot.newest.name.version
+            yield _gauge("opq_newest_version", "The newest version on offer.", version)
+            yield _gauge(
+                "opq_newest_release_age_seconds",
+                "Time since the newest release was built, as its version has it.",
+                now - version,
+            )
+        yield _gauge(
+            "opq_waiting_boxes", "Boxes that wait for another version.", len(self._waiting)
+        )
+        yield _counter(
+            "opq_event_queue_overflows",
+            "How often the kernel lost events of the updates directory.",
+            self._watcher.overflows,
+        )
+        rescans = CounterMetricFamily(
+            "opq_rescans", "How often the whole directory was read.", labels=["reason"]
+        )
+        for reason, count in self._watcher.rescans.items():
+            rescans.add_metric([reason], count)
+        yield rescans
+        yield from self._collect_downloads({each.name.version for each in snapshot.archives})
+
+    def _collect_downloads(self, offered: set[int]) -> Iterator[Metric]:
+        downloads = self._downloads
+        yield _counter("opq_sent_bytes", "Bytes of archives sent.", downloads.bytes_sent)
+        yield _counter(
+            "opq_downloads_turned_away",
+            "Downloads that were told to come back later.",
+            downloads.turned_away,
+        )
+        under_way = GaugeMetricFamily(
+            "opq_downloads_in_progress", "Downloads under way.", labels=["release"]
+        )
+        for version, count in downloads.under_way.items():
+            under_way.add_metric([str(version)], count)
+        yield under_way
+        ended = CounterMetricFamily(
+            "opq_downloads", "Downloads ended.", labels=["release", "outcome"]
+        )
+        for outcome, counts in (("complete", downloads.completed), ("cut", downloads.cut)):
+            for version, count in counts.items():
+                if version in offered:
+                    ended.add_metric([str(version), outcome], count)
+        yield ended
+
+
+class MetricsResource(PlainResource):
+    """`/metrics`: all of it, in Prometheus' text format."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Look at everything now."""
+        text = generate_latest(self._metrics.registry)
+        return Reply.of(OK, text, CONTENT_TYPE_PLAIN_0_0_4.encode())
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, documentation, value=value)
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(name, documentation, value=value)

@@ -1,0 +1,245 @@
+"""
+Sends parts of an open file as the body of an answer, by sendfile(2) where the kernel can.
+
+The contract:
+
+- The parts are sent in their order: bytes as they are, a `Range` from the file. Either all of it is
+  sent and the request is finished, or the connection is cut.
+- The descriptor is owned, and closed once, whatever happens.
+- Before each piece the file is looked at. Once its size or its time of change is not what it was at
+  the start, the connection is cut: nobody gets a mixture of two files. A file whose name was given
+  to another, or removed, is as it was, and is sent to its end.
+- No more is read than the client takes. What waits for it in this process is one chunk at most, and
+  over plain TCP nothing but the lines around the parts.
+- A client that has acknowledged nothing for `STALLED` seconds is cut.
+
+Over plain TCP Twisted's transport asks its producer for more when, and only when, its own buffer is
+empty. From then on, until lines are to be written again, the reactor is made to call this module in
+the place of the transport's own writing, whenever the socket takes more. Over TLS the kernel cannot
+send from a file, and the same parts are read and written.
+"""
+
+import fcntl
+import os
+import termios
+from collections import deque
+from collections.abc import Sequence
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.tcp import Server
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.ranges import Range
+
+#: Seconds after which a client that acknowledges nothing is cut; at 1 byte a second it is not.
+STALLED = 300
+
+#: Bytes read at once where the kernel cannot send by itself.
+_CHUNK = 64 * 1024
+
+Part = bytes | Range
+
+
+def transmit(
+    request: BoundedRequest,
+    head: bytes,
+    fd: int,
+    parts: Sequence[Part],
+    downloads: Downloads,
+) -> None:
+    """Send `head` and `parts`, as one of the downloads under way."""
+    transport = request.channel.transport
+    plain = isinstance(transport, Server) and not transport.TLS
+    transmission = (ZeroCopy if plain else ReadAndWrite)(request, fd, parts, downloads)
+    transmission.start(head)
+
+
+class FileChanged(Exception):
+    """What is left of the file does not belong to what was sent of it."""
+
+
+@implementer(IPushProducer)
+class Transmission:
+    """One body under way."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        request: BoundedRequest,
+        fd: int,
+        parts: Sequence[Part],
+        downloads: Downloads,
+    ) -> None:
+        self._request = request
+        self._channel = request.channel
+        self._fd = fd
+        self._parts = deque(parts)
+        self._downloads = downloads
+        self._state = self._look()
+        self._taken = 0
+
+    def start(self, head: bytes) -> None:
+        """Send the head of the answer, and begin."""
+        # Asked for later, it may never fire.
+        self._request.notifyFinish().addBoth(self._ended)
+        self._request.registerProducer(self, True)
+        self._channel.set_deadline(STALLED, self._check_progress)
+        self._channel.write(head)
+
+    def pauseProducing(self) -> None:
+        """The client takes no more for now."""
+
+    def resumeProducing(self) -> None:
+        """Send as much as is good now: the client has taken what there was."""
+        try:
+            while self._parts:
+                if self._look() != self._state:
+                    raise FileChanged("the file was changed while it was sent")
+                if not self._send_piece():
+                    return
+        except (FileChanged, OSError) as error:
+            self._log.error("download of {uri} cut: {why}", uri=self._request.uri, why=error)
+            self._let_go()
+            self._channel.close()
+        else:
+            self._let_go()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        """The client is gone: `notifyFinish` tells of that too."""
+
+    def _send_piece(self) -> bool:
+        """Send a piece of the first part; says whether to go on at once."""
+        raise NotImplementedError
+
+    def _unacknowledged(self) -> int:
+        """Count the bytes that were handed over, and are still on this machine."""
+        raise NotImplementedError
+
+    def _account(self, part: Range, count: int) -> None:
+        """Take what was sent off the first part."""
+        if count == part.length:
+            self._parts.popleft()
+        else:
+            self._parts[0] = Range(part.offset + count, part.length - count)
+        self._downloads.bytes_sent += count
+
+    def _look(self) -> tuple[int, int]:
+        status = os.fstat(self._fd)
+        return status.st_size, status.st_mtime_ns
+
+    def _check_progress(self) -> None:
+        taken = self._request.sentLength - self._unacknowledged()
+        if taken > self._taken:
+            self._taken = taken
+            self._channel.set_deadline(STALLED, self._check_progress)
+        else:
+            self._channel.abort()
+
+    def _let_go(self) -> None:
+        """Produce no more."""
+        self._request.unregisterProducer()
+
+    def _ended(self, _: object) -> None:
+        os.close(self._fd)
+
+
+class ZeroCopy(Transmission):
+    """A body that the kernel takes from the file to the socket."""
+
+    def start(self, head: bytes) -> None:
+        """Let the transport send the head first."""
+        self._transport: Server = self._channel.transport
+        super().start(head)
+        self._wait_until_empty()
+
+    def resumeProducing(self) -> None:
+        """Write in the transport's place: its buffer is empty."""
+        self._transport.doWrite = self._write  # type: ignore[method-assign]
+        self._transport.startWriting()
+        self._write()
+
+    def _write(self) -> None:
+        """Send what the socket takes now; the reactor calls it again when it takes more."""
+        self._turn = self._downloads.turn
+        super().resumeProducing()
+
+    def _send_piece(self) -> bool:
+        part = self._parts[0]
+        if isinstance(part, bytes):
+            self._hand_back()
+            self._request.write(self._parts.popleft())
+            self._wait_until_empty()
+            return False
+        wanted = min(part.length, self._turn)
+        try:
+            count = os.sendfile(self._transport.fileno(), self._fd, part.offset, wanted)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            self._channel.abort()
+            return False
+        if count == 0:
+            raise FileChanged("the file became shorter while it was sent")
+        self._turn -= count
+        self._request.sentLength += count
+        self._account(part, count)
+        return not self._parts or (count == wanted and self._turn > 0)
+
+    def _wait_until_empty(self) -> None:
+        """Let the transport call `resumeProducing` when it has written all it has."""
+        self._transport.producerPaused = True
+        self._transport.startWriting()
+
+    def _hand_back(self) -> None:
+        # It stays registered: called once more, it sees by itself whether it is to close.
+        del self._transport.doWrite
+
+    def _let_go(self) -> None:
+        self._hand_back()
+        super()._let_go()
+
+    def _unacknowledged(self) -> int:
+        queued = fcntl.ioctl(self._transport.fileno(), termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(queued, "little")
+
+
+class ReadAndWrite(Transmission):
+    """A body that is read from the file and written to the transport, a chunk at a time."""
+
+    _paused = False
+
+    def start(self, head: bytes) -> None:
+        """Send the head, and go on while the transport takes it."""
+        super().start(head)
+        if not self._paused:
+            self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Send until the transport's buffer is full again."""
+        self._paused = False
+        super().resumeProducing()
+
+    def _send_piece(self) -> bool:
+        part = self._parts[0]
+        if isinstance(part, bytes):
+            self._request.write(self._parts.popleft())
+            return not self._paused
+        chunk = os.pread(self._fd, min(part.length, _CHUNK), part.offset)
+        if not chunk:
+            raise FileChanged("the file became shorter while it was sent")
+        self._account(part, len(chunk))
+        self._request.write(chunk)
+        return not self._paused
+
+    def _unacknowledged(self) -> int:
+        # What a transport holds is bounded; so it takes part in any progress.
+        return 0

@@ -1,0 +1,78 @@
+"""Boxes that wait for the next release, each with one request that is answered when it comes."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.interfaces import IReactorTime
+
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply
+
+#: Seconds that a box may wait at most.
+LONGEST = 300
+
+#: Requests answered before the reactor turns to others.
+_TURN = 100
+
+_WAIT = re.compile(rb"wait[ \t]*=[ \t]*(?:(\d+)|\"(\d+)\")", re.ASCII | re.IGNORECASE)
+
+
+class WaitingBoxes:
+    """The requests that wait; `answer` makes the answer of one when its wait is over."""
+
+    def __init__(self, clock: IReactorTime, answer: Callable[[BoundedRequest], Reply]) -> None:
+        self._clock = clock
+        self._answer = answer
+        #: The requests that wait, with the seconds that each may.
+        self._waiting: dict[BoundedRequest, int] = {}
+        self._woken: list[BoundedRequest] = []
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def add(self, request: BoundedRequest, seconds: int) -> None:
+        """Let a request wait until `wake`, or for so many seconds."""
+        self._waiting[request] = seconds
+        # Asked for later, it may never fire.
+        request.notifyFinish().addErrback(self._gone, request)
+        request.channel.set_deadline(seconds, partial(self._over, request))
+
+    def wake(self) -> None:
+        """Answer all that wait now, some at a time."""
+        idle = not self._woken
+        self._woken.extend(self._waiting)
+        if idle and self._woken:
+            self._clock.callLater(0, self._answer_some)
+
+    def _answer_some(self) -> None:
+        turn, self._woken = self._woken[:_TURN], self._woken[_TURN:]
+        for request in turn:
+            self._over(request)
+        if self._woken:
+            self._clock.callLater(0, self._answer_some)
+
+    def _over(self, request: BoundedRequest) -> None:
+        seconds = self._waiting.pop(request, None)
+        if seconds is not None:
+            request.setHeader(b"Preference-Applied", b"wait=%d" % seconds)
+            request.reply(self._answer(request))
+
+    def _gone(self, _reason: object, request: BoundedRequest) -> None:
+        self._waiting.pop(request, None)
+
+
+def preferred_wait(request: BoundedRequest) -> int:
+    """
+    Read how many seconds the client would wait (RFC 7240, section 4.3); 0 when it does not say.
+
+    The first `wait` counts (section 2).
+    """
+    for header in request.requestHeaders.getRawHeaders(b"Prefer", ()):
+        for preference in header.split(b","):
+            match = _WAIT.fullmatch(preference.split(b";")[0].strip(b" \t"))
+            if match is not None:
+                # No more digits than Python would read.
+                return min(LONGEST, int((match[1] or match[2])[:20]))
+    return 0
