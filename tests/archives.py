@@ -1,6 +1,7 @@
 """Make archives for tests: good updates, and tar streams that no honest tool would write."""
 
 import bz2
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +32,13 @@ def make_archive(
     parts += layout(version, top, script)
     parts += [file(f"{top}{name}", content) for name, content in (members or {}).items()]
     return write_archive(path, stream(*parts))
+
+
+def make_large_archive(path: Path, size: int) -> Path:
+    """Write about `size` random bytes that the server takes for an archive."""
+    ends = bz2.compress(b"")
+    path.write_bytes(ends[:4] + bytes.fromhex("314159265359") + os.urandom(size) + ends)
+    return path
 
 
 def layout(version: int, top: str = "", script: bytes = SCRIPT, mode: int = 0o755) -> list[bytes]:

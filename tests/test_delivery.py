@@ -340,7 +340,7 @@ class RangeTests(DeliveryTestCase):
         self.assertEqual(message.get_content_type(), "multipart/byteranges")
         got = [
             (part["Content-Type"], part["Content-Range"], part.get_payload(decode=True))
-            for part in message.iter_parts()  # type: ignore[attr-defined]
+            for part in message.iter_parts()
         ]
         size = self.size
         octets = "application/octet-stream"

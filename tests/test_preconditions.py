@@ -7,7 +7,7 @@ from twisted.web.http import NOT_MODIFIED, PRECONDITION_FAILED
 from twisted.web.server import Request
 from twisted.web.test.requesthelper import DummyChannel
 
-from opq_twisted.server.preconditions import evaluate
+from opq_twisted.server.preconditions import evaluate, range_applies
 
 ETAG = b'"5bf-1a2b"'
 MODIFIED = 784111777  # Sun, 06 Nov 1994 08:49:37 GMT
@@ -110,3 +110,41 @@ class EvaluateTests(SynchronousTestCase):
         for name in ("If-Modified-Since", "If-Unmodified-Since"):
             for date in (BEFORE, AFTER):
                 self.assertIsNone(evaluate(request([(name, date)]), ETAG))
+
+
+# Section 13.1.5: If-Range, and whether the part that the client has belongs to this file.
+IF_RANGE: list[tuple[str | None, bool]] = [
+    (None, True),
+    ('"5bf-1a2b"', True),
+    ('"other"', False),
+    ('W/"5bf-1a2b"', False),
+    ('"5bf-1a2b", "other"', False),
+    ("*", False),
+    ("5bf-1a2b", False),
+    ("", False),
+    (THEN, True),
+    (BEFORE, False),
+    (AFTER, False),
+    ("yesterday", False),
+]
+
+
+class IfRangeTests(SynchronousTestCase):
+    """`range_applies`."""
+
+    def applies(self, validator: str | None, now: float) -> bool:
+        request = Request(DummyChannel(), False)
+        if validator is not None:
+            request.requestHeaders.addRawHeader("If-Range", validator)
+        return range_applies(request, ETAG, MODIFIED, now)
+
+    def test_table(self) -> None:
+        """What each validator leads to."""
+        for validator, expected in IF_RANGE:
+            self.assertIs(self.applies(validator, MODIFIED + 60), expected, validator)
+
+    def test_weak_date(self) -> None:
+        """Within the second of the change a date proves nothing: there may be another change."""
+        self.assertFalse(self.applies(THEN, MODIFIED + 0.9))
+        self.assertTrue(self.applies(THEN, MODIFIED + 1))
+        self.assertTrue(self.applies('"5bf-1a2b"', MODIFIED))

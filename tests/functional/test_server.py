@@ -1,6 +1,5 @@
 """The update server, driven by real clients."""
 
-import bz2
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from tests.archives import make_archive, make_large_archive
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, ROOT, Server, require, run
 
@@ -44,10 +43,7 @@ def archive(folder: Path, version: int) -> Path:
 
 
 def large_archive(folder: Path, version: int) -> Path:
-    """Write what the server takes for an archive, and is too large to be sent at once."""
-    path, ends = folder / str(UpdateName(version)), bz2.compress(b"")
-    path.write_bytes(ends[:4] + bytes.fromhex("314159265359") + os.urandom(LARGE) + ends)
-    return path
+    return make_large_archive(folder / str(UpdateName(version)), LARGE)
 
 
 async def started(start: StartDaemon, updates: Path) -> Server:

@@ -1,0 +1,231 @@
+"""Boxes wait for another version, are answered when it comes, and cost nothing after that."""
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import Request
+from twisted.web.test.requesthelper import DummyChannel
+
+from opq_twisted.http.site import BoundedSite
+from opq_twisted.server.catalog import Catalog
+from opq_twisted.server.digests import Digests
+from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.resources import Version, tree
+from opq_twisted.server.waiting import preferred_wait
+from tests.archives import make_archive
+from tests.exchange import Answer, Connection, parse_all
+from tests.test_catalog import name_of
+
+WAIT = ('If-None-Match: "1"', "Prefer: wait=60")
+
+
+class Turns(Clock):
+    """A clock that, as a reactor does, leaves what is due at once to its next turn."""
+
+    TURN = 0.001
+
+    def callLater(self, delay: float, *call: Any, **keywords: Any) -> IDelayedCall:
+        """Call in the next turn at the earliest."""
+        return super().callLater(max(delay, self.TURN), *call, **keywords)
+
+    def turn(self) -> None:
+        """Take a turn."""
+        self.advance(self.TURN)
+
+
+class WaitingTests(SynchronousTestCase):
+    """`/version` with `Prefer: wait=N` and an entity tag that the client has already."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.catalog = Catalog(self.directory)
+        self.clock = Turns()
+        self.version = Version(self.clock, self.catalog)
+        self.root = tree(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.offer(1)
+
+    def offer(self, version: int) -> None:
+        make_archive(self.directory / name_of(version), version)
+        self.catalog.rescan()
+
+    def wait(self, *headers: str, method: str = "GET") -> Connection:
+        connection = Connection(self.root, BoundedSite(self.clock, self.root))
+        connection.send(method, "/version", *(headers or WAIT))
+        self.assertEqual(connection.transport.value(), b"")
+        self.assertEqual(len(self.version.waiting), 1)
+        return connection
+
+    def over(self, connection: Connection, seconds: float = 0, method: str = "GET") -> Answer:
+        """Let time pass; the client must have its answer then, and wait no longer."""
+        self.clock.advance(max(seconds, Turns.TURN))
+        connection.site.sweep()
+        self.assertEqual(len(self.version.waiting), 0)
+        return connection.answer(method)
+
+    def test_new_version(self) -> None:
+        """Answered at once, with the new version."""
+        connection = self.wait()
+        self.offer(2)
+        answer = self.over(connection)
+        self.assertEqual((answer.status, answer.body), (200, b"2"))
+        self.assertEqual(answer.headers["ETag"], '"2"')
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
+        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+
+    def test_time_is_over(self) -> None:
+        """304 when nothing changed in the time, and not before."""
+        connection = self.wait()
+        self.clock.advance(59)
+        connection.site.sweep()
+        self.assertEqual(connection.transport.value(), b"")
+        answer = self.over(connection, 1)
+        self.assertEqual((answer.status, answer.body), (304, b""))
+        self.assertEqual(answer.headers["ETag"], '"1"')
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
+
+    def test_at_most_300_seconds(self) -> None:
+        """A longer wait is cut to that, and the client is told."""
+        connection = self.wait('If-None-Match: "1"', "Prefer: wait=86400")
+        answer = self.over(connection, 300)
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=300")
+
+    def test_head(self) -> None:
+        """HEAD waits as GET does."""
+        connection = self.wait(method="HEAD")
+        self.offer(2)
+        answer = self.over(connection, method="HEAD")
+        self.assertEqual((answer.status, answer.headers["ETag"], answer.body), (200, '"2"', b""))
+
+    def test_not_waiting(self) -> None:
+        """Answered at once: who knows another version, or none, or does not want to wait."""
+        for headers, status in (
+            (("Prefer: wait=60",), 200),
+            (('If-None-Match: "0"', "Prefer: wait=60"), 200),
+            (('If-None-Match: "1"',), 304),
+            (('If-None-Match: "1"', "Prefer: wait=0"), 304),
+            (('If-None-Match: "1"', "Prefer: return=minimal"), 304),
+            (('If-Match: "0"', *WAIT), 412),
+        ):
+            connection = Connection(self.root)
+            connection.send("GET", "/version", *headers)
+            self.assertEqual(connection.answer().status, status, headers)
+            self.assertIsNone(connection.answer().headers["Preference-Applied"])
+
+    def test_nothing_on_offer(self) -> None:
+        """There is nothing to compare with: 404 at once."""
+        (self.directory / name_of(1)).unlink()
+        self.catalog.rescan()
+        connection = Connection(self.root)
+        connection.send("GET", "/version", *WAIT)
+        self.assertEqual(connection.answer().status, 404)
+
+    def test_older_archive(self) -> None:
+        """A change that leaves the newest version as it is wakes nobody."""
+        self.offer(5)
+        connection = self.wait('If-None-Match: "5"', "Prefer: wait=60")
+        self.offer(3)
+        self.clock.turn()
+        self.assertEqual(connection.transport.value(), b"")
+
+    def test_withdrawn(self) -> None:
+        """Who waits is told also that the newest version is another because it was withdrawn."""
+        self.offer(2)
+        connection = self.wait('If-None-Match: "2"', "Prefer: wait=60")
+        (self.directory / name_of(2)).unlink()
+        self.catalog.rescan()
+        self.assertEqual(self.over(connection).body, b"1")
+
+    def test_last_one_withdrawn(self) -> None:
+        """When nothing is left the answer is 404."""
+        connection = self.wait()
+        (self.directory / name_of(1)).unlink()
+        self.catalog.rescan()
+        self.assertEqual(self.over(connection).status, 404)
+
+    def test_client_gone(self) -> None:
+        """Who went away waits no more, and nothing is answered."""
+        connection = self.wait()
+        connection.lose()
+        self.assertEqual(len(self.version.waiting), 0)
+        self.offer(2)
+        self.clock.advance(60)
+        connection.site.sweep()
+        self.assertEqual(connection.transport.value(), b"")
+
+    def test_next_request(self) -> None:
+        """The connection goes on after the wait, also with what was sent meanwhile."""
+        connection = self.wait()
+        connection.send("GET", "/ls")
+        self.offer(2)
+        self.clock.turn()
+        answers = parse_all(connection.transport.value())
+        self.assertEqual([answer.status for answer in answers], [200, 200])
+
+    def test_many(self) -> None:
+        """A fleet is answered some at a time, so that others get their answers meanwhile."""
+        site = BoundedSite(self.clock, self.root)
+        fleet = [Connection(self.root, site) for _ in range(250)]
+        for connection in fleet:
+            connection.send("GET", "/version", *WAIT)
+        self.offer(2)
+        left = []
+        while len(self.version.waiting):
+            self.clock.turn()
+            left.append(len(self.version.waiting))
+        self.assertEqual(left, [150, 50, 0])
+        self.assertEqual({connection.answer().body for connection in fleet}, {b"2"})
+
+    def test_changed_again_meanwhile(self) -> None:
+        """Whoever was not answered yet gets the newest of all; each is answered once."""
+        site = BoundedSite(self.clock, self.root)
+        fleet = [Connection(self.root, site) for _ in range(150)]
+        for connection in fleet:
+            connection.send("GET", "/version", *WAIT)
+        self.offer(2)
+        self.clock.turn()
+        self.offer(3)
+        self.clock.pump([Turns.TURN] * 5)
+        self.assertEqual(
+            [connection.answer().body for connection in fleet], [b"2"] * 100 + [b"3"] * 50
+        )
+
+
+class PreferTests(SynchronousTestCase):
+    """`preferred_wait` (RFC 7240)."""
+
+    TABLE: tuple[tuple[list[str], int], ...] = (
+        ([], 0),
+        (["wait=10"], 10),
+        (["wait = 10"], 10),
+        (['wait="10"'], 10),
+        (["WAIT=10"], 10),
+        (["respond-async, wait=10"], 10),
+        (["respond-async", "wait=10"], 10),
+        (["wait=10; foo=bar"], 10),
+        (["wait=10, wait=20"], 10),
+        (["wait=300"], 300),
+        (["wait=301"], 300),
+        (["wait=" + "9" * 5000], 300),
+        (["wait=0"], 0),
+        (["wait"], 0),
+        (["wait="], 0),
+        (["wait=-1"], 0),
+        (["wait=1.5"], 0),
+        (["wait=ten"], 0),
+        (["await=10"], 0),
+        (['"wait=10"'], 0),
+        ([""], 0),
+    )
+
+    def test_table(self) -> None:
+        """What each header means."""
+        for headers, expected in self.TABLE:
+            request = Request(DummyChannel(), False)
+            for header in headers:
+                request.requestHeaders.addRawHeader("Prefer", header)
+            self.assertEqual(preferred_wait(request), expected, headers)  # type: ignore[arg-type]
