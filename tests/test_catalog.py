@@ -4,13 +4,14 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.catalog import Catalog, Snapshot
+from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from tests.archives import make_archive
 
 _NOBODY = 65534
@@ -60,11 +61,14 @@ class CatalogTestCase(SynchronousTestCase):
         return make_archive((folder or self.directory) / name_of(version), version)
 
     def offered(self) -> list[int]:
-        self.assertEqual(
-            {str(archive.name) for archive in self.catalog.snapshot.archives},
-            set(self.catalog.snapshot.by_name),
-        )
+        for archive in self.catalog.snapshot.archives:
+            self.assertIs(self.catalog.snapshot.find(str(archive.name)), archive)
         return [archive.name.version for archive in self.catalog.snapshot.archives]
+
+    def found(self, name: str) -> Archive:
+        archive = self.catalog.snapshot.find(name)
+        assert archive is not None
+        return archive
 
     def warnings(self) -> list[str]:
         return [formatEvent(event) for event in self.events if event["log_level"] >= LogLevel.warn]
@@ -104,7 +108,7 @@ class OfferedTests(CatalogTestCase):
         path = self.archive(7)
         os.utime(path, ns=(1, 1547860803_123456789))
         self.catalog.rescan()
-        archive = self.catalog.snapshot.by_name[path.name]
+        archive = self.found(path.name)
         self.assertEqual(archive.path, path)
         self.assertEqual(archive.size, path.stat().st_size)
         self.assertEqual(archive.modified_ns, 1547860803_123456789)
@@ -280,7 +284,7 @@ class ChangeTests(CatalogTestCase):
         self.catalog.look([name_of(3)])
         self.assertEqual(self.offered(), [1, 2, 3])
         self.assertEqual(len(before.archives), 2)
-        self.assertNotIn(name_of(3), before.by_name)
+        self.assertIsNone(before.find(name_of(3)))
 
     def test_one_snapshot_for_many_changes(self) -> None:
         """All names of one look make one new snapshot, told once."""
@@ -310,12 +314,12 @@ class ChangeTests(CatalogTestCase):
     def test_replaced(self) -> None:
         """Another file under the same name, be it of the same size and time, is another archive."""
         path = self.directory / name_of(2)
-        before, old = path.stat(), self.catalog.snapshot.by_name[path.name]
+        before, old = path.stat(), self.found(path.name)
         other = shutil.copy2(path, self.outside / "copy")
         os.replace(other, path)
         self.assertEqual(path.stat().st_mtime_ns, before.st_mtime_ns)
         self.catalog.rescan()
-        new = self.catalog.snapshot.by_name[path.name]
+        new = self.found(path.name)
         self.assertNotEqual(new.identity, old.identity)
         self.assertEqual(self.seen, [self.catalog.snapshot])
 
@@ -374,6 +378,36 @@ class DirectoryTests(CatalogTestCase):
             self.catalog.rescan()
         self.assertEqual(self.offered(), [1])
         self.assertIsNotNone(self.catalog.problem)
+
+    def test_looked_at_while_gone(self) -> None:
+        """A name that is looked at while the directory cannot be read stays on offer."""
+        path = self.archive(1)
+        self.catalog.rescan()
+        self.directory.chmod(0o311)
+        with without_privileges():
+            self.catalog.look([path.name])
+        self.assertEqual(self.offered(), [1])
+        self.assertIsNotNone(self.catalog.problem)
+        self.directory.chmod(0o755)
+        self.directory.rename(away := self.outside / "away")
+        self.catalog.look([path.name])
+        self.assertEqual(self.offered(), [1])
+        away.rename(self.directory)
+        path.unlink()
+        self.catalog.look([path.name])
+        self.assertEqual(self.offered(), [])
+
+    def test_when_it_changed(self) -> None:
+        """The time of the last change is known, and is not that of a look that found nothing."""
+        self.assertIsNone(self.catalog.changed)
+        self.archive(1)
+        before = time.time()
+        self.catalog.rescan()
+        changed = self.catalog.changed
+        assert changed is not None
+        self.assertGreaterEqual(changed, before)
+        self.catalog.rescan()
+        self.assertEqual(self.catalog.changed, changed)
 
     def test_gone_and_back(self) -> None:
         """A directory that comes back is no problem any more."""

@@ -53,7 +53,8 @@ class DigestsTests(SynchronousTestCase):
         for version in versions:
             make_archive(self.directory / name_of(version), version)
         self.catalog.rescan()
-        return [self.catalog.snapshot.by_name[name_of(version)] for version in versions]
+        found = [self.catalog.snapshot.find(name_of(version)) for version in versions]
+        return [archive for archive in found if archive is not None]
 
     def test_known_when_computed(self) -> None:
         """Nothing is known until it is computed; then it is the file's sha-256."""

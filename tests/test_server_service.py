@@ -40,6 +40,32 @@ class OptionsTests(SynchronousTestCase):
         options = options_of("-p", 80, "-d", "/srv")
         self.assertEqual((options["port"], options["updates-dir"]), ("80", "/srv"))
 
+    def test_limits(self) -> None:
+        """What is no sensible number, or no URL of a mirror, is refused with a sentence."""
+        for option, values in {
+            "heartbeat": ("0", "-1", "nan", "inf", "1e9", "soon", ""),
+            "max-downloads": ("0", "-5", "1.5", "many", "10000000"),
+            "max-connections": ("0", "-5", "1.5", "many", "10000000"),
+            "mirror": (
+                "mirror",
+                "ftp://x",
+                "http://",
+                "http://x/?a",
+                "http://x/#a",
+                "http://x y",
+                "http://x:a",
+                "//x",
+            ),
+        }.items():
+            for value in values:
+                error = self.assertRaises(UsageError, options_of, f"--{option}={value}")
+                self.assertNotIn("Traceback", str(error))
+
+    def test_mirror(self) -> None:
+        """A slash at the end makes no difference."""
+        for url in ("http://[::1]:8080/opq", "https://mirror.example.org"):
+            self.assertEqual(options_of("--mirror", url + "/")["mirror"], url)
+
     def test_no_more(self) -> None:
         """What is neither is refused."""
         for arguments in (("--updates",), ("/srv",), ("--port",)):
@@ -98,11 +124,24 @@ class ServiceTests(TestCase):
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
+        self.access_log = Path(self.mktemp())
+
+    def tearDown(self) -> None:
+        self.assertIn('"uri": "/version"', self.access_log.read_text())
 
     async def test_life(self) -> None:
         """Knows the directory before it answers, follows it, and leaves nothing open at its end."""
         make_archive(self.directory / name_of(1), 1)
-        options = options_of("-d", self.directory, "-p", "tcp:0:interface=127.0.0.1")
+        options = options_of(
+            *(
+                "-d",
+                self.directory,
+                "-p",
+                "tcp:0:interface=127.0.0.1",
+                "--access-log",
+                self.access_log,
+            )
+        )
         service = makeService(options)
         assert isinstance(service, MultiService)
         service.privilegedStartService()

@@ -2,14 +2,16 @@
 
 import os
 import shutil
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from twisted.internet import inotify
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.catalog import Catalog, Reading, Snapshot
+from opq_twisted.server.catalog import Archive, Catalog, Reading, Snapshot
 from opq_twisted.server.watcher import HEARTBEAT, InThread, Watcher
 from tests.archives import make_archive
 from tests.test_catalog import name_of, open_descriptors
@@ -80,6 +82,11 @@ class WatcherTestCase(SynchronousTestCase):
         """Count the descriptors by which the kernel reports."""
         return sum("inotify" in target for target in open_descriptors())
 
+    def found(self, version: int) -> Archive:
+        archive = self.catalog.snapshot.find(name_of(version))
+        assert archive is not None
+        return archive
+
     def offered(self) -> list[int]:
         return [archive.name.version for archive in self.catalog.snapshot.archives]
 
@@ -122,15 +129,15 @@ class EventTests(WatcherTestCase):
         self.kernel_reports()
         self.assertEqual(self.offered(), [1, 2, 4])
 
-        before = self.catalog.snapshot.by_name[name_of(2)]
+        before = self.found(2)
         self.moved_in(2)
         self.kernel_reports()
-        self.assertNotEqual(self.catalog.snapshot.by_name[name_of(2)], before)
+        self.assertNotEqual(self.found(2), before)
 
         (self.directory / name_of(2)).chmod(0o600)
         self.kernel_reports()
         self.assertEqual(
-            self.catalog.snapshot.by_name[name_of(2)].identity[-1],
+            self.found(2).identity[-1],
             (self.directory / name_of(2)).stat().st_ctime_ns,
         )
 
@@ -147,6 +154,22 @@ class EventTests(WatcherTestCase):
         self.kernel_reports()
         self.assertEqual(len(self.seen), 1)
         self.assertEqual(self.offered(), list(range(1, 51)))
+
+    def test_lost_events(self) -> None:
+        """When the kernel's queue overflowed the whole directory is read at once."""
+        watcher = self.watch()
+        limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+        for number in range(limit // 2 + 1):
+            (self.directory / f".{number}").touch()  # each is reported twice, at least
+        self.archive(1)
+        self.kernel_reports()
+        while watcher.overflows == 0:
+            self.kernel_reports()
+        self.assertEqual(self.offered(), [1])
+        self.assertEqual(watcher.rescans["overflow"], 1)
+        self.archive(2)
+        self.kernel_reports()
+        self.assertEqual(self.offered(), [1, 2])
 
     def test_error_in_a_look(self) -> None:
         """An error is logged, and the next event is looked at all the same."""
@@ -185,7 +208,7 @@ class DirectoryTests(WatcherTestCase):
         looked.clear()
         os.utime(self.directory)
         self.kernel_reports()
-        self.assertEqual(looked, [set()])
+        self.assertEqual(looked, [])
 
     def test_moved_away(self) -> None:
         """A directory that is moved away is a problem at once."""
@@ -212,6 +235,35 @@ class DirectoryTests(WatcherTestCase):
         self.archive(3)
         self.kernel_reports()
         self.assertEqual(self.offered(), [2, 3])
+
+    def test_unmounted(self) -> None:
+        """A watch that the kernel ended is made anew, though the directory looks the same."""
+        watcher = self.watch()
+        (reader,) = self.reactor.readers
+        reader._doRead(struct.pack("=LLLL", 1, inotify.IN_UNMOUNT, 0, 0))
+        self.reactor.advance(0)
+        self.assertEqual(watcher.rescans["directory"], 1)
+        self.assertNotEqual(self.reactor.readers, {reader})
+        self.archive(1)
+        self.kernel_reports()
+        self.assertEqual(self.offered(), [1])
+        self.assertEqual(self.notifiers(), 1)
+
+    def test_unreadable_for_a_while(self) -> None:
+        """While the directory cannot be read it is tried every second, then no more."""
+        watcher = self.watch()
+        away = self.directory.rename(self.mktemp())
+        self.kernel_reports()
+        self.assertIsNotNone(self.catalog.problem)
+        before = watcher.rescans.total()
+        for _ in range(3):
+            self.reactor.advance(1)
+        self.assertEqual(watcher.rescans.total(), before + 3)
+        away.rename(self.directory)
+        self.reactor.advance(1)
+        self.assertIsNone(self.catalog.problem)
+        self.reactor.advance(HEARTBEAT - 1)
+        self.assertEqual(watcher.rescans.total(), before + 4)
 
     def test_replaced_unnoticed(self) -> None:
         """Another directory under the name is watched from the next heartbeat on."""

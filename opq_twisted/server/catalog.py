@@ -4,11 +4,11 @@ import errno
 import os
 import stat
 import time
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
-from attrs import field, frozen
+from attrs import frozen
 from twisted.logger import Logger
 
 from opq_twisted.errors import InvalidName
@@ -45,12 +45,40 @@ class Snapshot:
     """The archives offered at one moment, oldest version first."""
 
     archives: tuple[Archive, ...] = ()
-    by_name: Mapping[str, Archive] = field(factory=lambda: MappingProxyType({}), repr=False)
 
     @property
     def newest(self) -> Archive | None:
         """The archive with the highest version."""
         return self.archives[-1] if self.archives else None
+
+    def find(self, name: str) -> Archive | None:
+        """The archive of this name, if it is on offer."""
+        try:
+            version = UpdateName.parse(name).version
+        except InvalidName:
+            return None
+        index = bisect_left(self.archives, version, key=_version)
+        found = self.archives[index : index + 1]
+        return found[0] if found and _version(found[0]) == version else None
+
+    def replace(self, changes: Mapping[str, Archive | None]) -> "Snapshot":
+        """
+        Make the snapshot in which these names stand for these archives, or for none.
+
+        To change one of many thousands costs no more than to copy a list.
+        """
+        archives = list(self.archives)
+        for name, archive in changes.items():
+            before = self.find(name)
+            if before is not None:
+                archives.pop(bisect_left(archives, _version(before), key=_version))
+            if archive is not None:
+                insort(archives, archive, key=_version)
+        return Snapshot(tuple(archives))
+
+
+def _version(archive: Archive) -> int:
+    return archive.name.version
 
 
 @frozen
@@ -81,7 +109,6 @@ class Catalog:
         self.changed: float | None = None
         #: Called with the new snapshot after each change.
         self.observers: list[Callable[[Snapshot], None]] = []
-        self._archives: dict[str, Archive] = {}
         self._refused: dict[str, str] = {}
 
     def look(self, names: Iterable[str]) -> None:
@@ -92,28 +119,11 @@ class Catalog:
         has gone, and will be back.
         """
         try:
-            check_readable(self.directory)
+            changes = self._inspect(names)
         except OSError as error:
             self.lost(error)
-            return
-        for name in names:
-            try:
-                archive = inspect(self.directory, name)
-            except NotOffered as reason:
-                self._archives.pop(name, None)
-                self._report({name: str(reason)})
-                self._refused[name] = str(reason)
-            except FileNotFoundError:
-                self._archives.pop(name, None)
-                self._refused.pop(name, None)
-            except OSError as error:
-                self._log.error("Cannot look at {name!r} now: {error}", name=name, error=error)
-            else:
-                if name not in self._archives:
-                    self._log.info("{name} is offered", name=name)
-                self._archives[name] = archive
-                self._refused.pop(name, None)
-        self._publish()
+        else:
+            self._publish(self.snapshot.replace(changes))
 
     def read(self) -> Reading:
         """
@@ -121,15 +131,22 @@ class Catalog:
 
         :raises OSError: when the directory cannot be read.
         """
-        return read_directory(self.directory, self.snapshot.by_name)
+        known = {str(archive.name): archive for archive in self.snapshot.archives}
+        return read_directory(self.directory, known)
 
     def adopt(self, reading: Reading, touched: Iterable[str] = ()) -> None:
         """Make what `read` found the truth, but for the names that were touched while it read."""
-        self._report(reading.refused)
-        self._archives = dict(reading.archives)
+        try:
+            changes = self._inspect(touched)
+        except OSError as error:
+            self.lost(error)
+            return
+        for name, reason in reading.refused.items():
+            self._refuse(name, reason)
         self._refused = dict(reading.refused)
         self.problem = None
-        self.look(touched)
+        archives = sorted(reading.archives.values(), key=_version)
+        self._publish(Snapshot(tuple(archives)).replace(changes))
 
     def lost(self, error: OSError) -> None:
         """Remember that the directory cannot be read; what was known goes on being offered."""
@@ -147,20 +164,44 @@ class Catalog:
         else:
             self.adopt(reading)
 
-    def _publish(self) -> None:
-        archives = tuple(sorted(self._archives.values(), key=lambda archive: archive.name.version))
-        if archives == self.snapshot.archives:
+    def _inspect(self, names: Iterable[str]) -> dict[str, Archive | None]:
+        """
+        Look at these names; None stands for one that is not on offer.
+
+        :raises OSError: when the directory cannot be read.
+        """
+        check_readable(self.directory)
+        found: dict[str, Archive | None] = {}
+        for name in names:
+            try:
+                found[name] = inspect(self.directory, name)
+                self._refused.pop(name, None)
+            except NotOffered as reason:
+                found[name] = None
+                self._refuse(name, str(reason))
+            except FileNotFoundError:
+                found[name] = None
+                self._refused.pop(name, None)
+            except OSError as error:
+                self._log.error("Cannot look at {name!r} now: {error}", name=name, error=error)
+        return found
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        if snapshot == self.snapshot:
             return
-        self.snapshot = Snapshot(archives, MappingProxyType(dict(self._archives)))
+        if snapshot.newest != self.snapshot.newest:
+            name = snapshot.newest and snapshot.newest.name
+            self._log.info("the newest update is {name}", name=name)
+        self.snapshot = snapshot
         self.changed = time.time()
         for observer in self.observers:
             with self._log.failuresHandled("{observer} failed", observer=observer):
-                observer(self.snapshot)
+                observer(snapshot)
 
-    def _report(self, refused: Mapping[str, str]) -> None:
-        for name, reason in refused.items():
-            if self._refused.get(name) != reason:
-                self._log.warn("{name!r} is not offered: {reason}", name=name, reason=reason)
+    def _refuse(self, name: str, reason: str) -> None:
+        if self._refused.get(name) != reason:
+            self._log.warn("{name!r} is not offered: {reason}", name=name, reason=reason)
+        self._refused[name] = reason
 
 
 def check_readable(directory: Path) -> None:

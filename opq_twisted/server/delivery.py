@@ -101,7 +101,7 @@ class ArchiveResource(PlainResource):
         :raises CannotServe: when it cannot be opened now.
         """
         for _ in range(2):
-            archive = self._catalog.snapshot.by_name.get(self._name)
+            archive = self._catalog.snapshot.find(self._name)
             if archive is None:
                 return None
             try:
@@ -115,7 +115,7 @@ class ArchiveResource(PlainResource):
                     return archive, fd
                 os.close(fd)
             self._catalog.look([self._name])
-        if self._name in self._catalog.snapshot.by_name:
+        if self._catalog.snapshot.find(self._name) is not None:
             raise CannotServe("This update cannot be read now.")
         return None
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from opq_twisted.server.catalog import Archive, Identity, Snapshot, identify, open_at_once
+from opq_twisted.server.catalog import Archive, Snapshot, identify, open_at_once
 
 _CHUNK = 1024 * 1024
 
@@ -24,7 +24,7 @@ class Digests(Service):
 
     def __init__(self, in_thread: InThread = deferToThread) -> None:
         self._in_thread = in_thread
-        self._known: dict[Identity, bytes | None] = {}
+        self._known: dict[Archive, bytes | None] = {}
         self._one_at_a_time = DeferredLock()
         self._stopping = threading.Event()
         #: Called whenever one more digest is known.
@@ -32,18 +32,18 @@ class Digests(Service):
 
     def known(self, archive: Archive) -> bytes | None:
         """The archive's sha-256 (32 bytes), or None while it is being computed."""
-        return self._known.get(archive.identity)
+        return self._known.get(archive)
 
     def want(self, archive: Archive) -> None:
         """Compute the archive's digest, unless that was done or is being done."""
-        if archive.identity not in self._known:
-            self._known[archive.identity] = None
+        if archive not in self._known:
+            self._known[archive] = None
             Deferred.fromCoroutine(self._compute(archive))
 
     def catalog_changed(self, snapshot: Snapshot) -> None:
         """Forget archives that are gone, and get the newest one's digest before it is asked for."""
-        offered = {archive.identity for archive in snapshot.archives}
-        self._known = {key: value for key, value in self._known.items() if key in offered}
+        for archive in [each for each in self._known if snapshot.find(str(each.name)) != each]:
+            del self._known[archive]
         if snapshot.newest is not None:
             self.want(snapshot.newest)
 
@@ -55,7 +55,7 @@ class Digests(Service):
     async def _compute(self, archive: Archive) -> None:
         with self._log.failuresHandled("the digest of {name} failed", name=archive.name):
             async with self._one_at_a_time:
-                if archive.identity not in self._known:
+                if archive not in self._known:
                     return
                 digest = None
                 try:
@@ -63,9 +63,9 @@ class Digests(Service):
                 finally:
                     if digest is None:
                         # Whoever wants it next lets it be tried again.
-                        self._known.pop(archive.identity, None)
-                    elif archive.identity in self._known:
-                        self._known[archive.identity] = digest
+                        self._known.pop(archive, None)
+                    elif archive in self._known:
+                        self._known[archive] = digest
                         for observer in self.observers:
                             observer()
 

@@ -216,7 +216,7 @@ class Updates(PlainResource):
     def getChild(self, path: bytes, request: BoundedRequest) -> IResource:
         """Find an archive by its name; what the catalog does not have is not found."""
         name = path.decode("ascii", "replace")
-        if request.postpath or name not in self._catalog.snapshot.by_name:
+        if request.postpath or self._catalog.snapshot.find(name) is None:
             return super().getChild(path, request)
         return self._child(name)
 

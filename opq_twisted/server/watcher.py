@@ -20,10 +20,6 @@ HEARTBEAT = 30.0
 #: The same while the directory cannot be read: nothing tells that it is back.
 _WHILE_UNREADABLE = 1.0
 
-#: For more files than this at once the whole directory is read in a thread, so that requests are
-#: answered meanwhile.
-_MANY = 200
-
 InThread = Callable[[Callable[[], Reading]], Deferred[Reading]]
 
 
@@ -115,9 +111,6 @@ class Watcher(Service):
         """Look at all that was touched since the last time: one snapshot for a burst of events."""
         self._flush = None
         touched, self._touched = self._touched, set()
-        if len(touched) > _MANY:
-            self._read_soon("burst")
-            return
         self._touched_while_reading |= touched
         with self._log.failuresHandled("looking at changed files failed"):
             self._catalog.look(touched)

@@ -1,0 +1,153 @@
+"""The access log has a line of JSON for each request, and is never a request's problem."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import NOT_DONE_YET
+
+from opq_twisted.errors import CannotStart
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.http.site import BoundedSite
+from opq_twisted.server.access_log import AccessLog
+from tests.exchange import Connection
+from tests.fakes import logged
+
+
+class Hello(PlainResource):
+    """Says hello, or nothing for now."""
+
+    isLeaf = True
+
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
+        """Answer."""
+        return NOT_DONE_YET if request.path == b"/later" else Reply.of(200, b"hello")
+
+
+class AccessLogTests(SynchronousTestCase):
+    """`AccessLog`, told of requests by a site."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.path = Path(self.mktemp()).absolute()
+        self.log = AccessLog(self.clock, self.path)
+        self.site = BoundedSite(self.clock, Hello())
+        self.site.request_observers.append(self.log.request_ended)
+        self.log.startService()
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        if self.log.running:
+            self.log.stopService()
+
+    def ask(self, path: str = "/", *headers: str, method: str = "GET") -> Connection:
+        connection = Connection(Hello(), self.site)
+        connection.send(method, path, *headers)
+        return connection
+
+    def lines(self, path: Path | None = None) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (path or self.path).read_text().splitlines()]
+
+    def test_line(self) -> None:
+        """Who asked for what, and what came of it."""
+        self.ask("/version?x=1", "User-Agent: opq-box-agent/1 (box 5)", "Range: bytes=0-")
+        self.clock.advance(1)
+        (line,) = self.lines()
+        self.assertRegex(line.pop("time"), r"\A20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00\Z")
+        self.assertEqual(
+            line,
+            {
+                "client": "192.168.1.1",
+                "method": "GET",
+                "uri": "/version?x=1",
+                "status": 200,
+                "bytes": 5,
+                "seconds": 0.0,
+                "whole": True,
+                "range": "bytes=0-",
+                "agent": "opq-box-agent/1 (box 5)",
+            },
+        )
+
+    def test_client_gone(self) -> None:
+        """A client that went away before its answer is 499, and how long it waited is told."""
+        connection = self.ask("/later")
+        self.clock.advance(2.5)
+        connection.lose()
+        self.clock.advance(1)
+        (line,) = self.lines()
+        self.assertEqual((line["status"], line["whole"], line["seconds"]), (499, False, 2.5))
+
+    def test_hostile(self) -> None:
+        """Whatever is sent makes one line, of bounded length."""
+        self.ask('/"\\%0a' + "a" * 7000, 'User-Agent: \x1b]0;x\x07"\xff' + "b" * 7000)
+        self.clock.advance(1)
+        (text,) = self.path.read_text().splitlines()
+        self.assertLess(len(text), 3000)
+        self.assertTrue(text.isascii() and text.isprintable())
+
+    def test_written_together(self) -> None:
+        """Lines are written a second later, or when there are many, or at the end."""
+        self.ask()
+        self.assertEqual(self.lines(), [])
+        for _ in range(500):
+            self.ask()
+        self.assertEqual(len(self.lines()), 500)
+        self.log.stopService()
+        self.assertEqual(len(self.lines()), 501)
+
+    def test_rotated(self) -> None:
+        """After a rotation the new file is written."""
+        self.ask()
+        self.clock.advance(1)
+        self.path.rename(rotated := Path(self.mktemp()))
+        self.ask("/after")
+        self.clock.advance(1)
+        self.assertEqual(len(self.lines(rotated)), 1)
+        self.assertEqual([line["uri"] for line in self.lines()], ["/after"])
+
+    def test_cannot_be_written(self) -> None:
+        """Lines that cannot be written are lost, which is said once; requests are answered."""
+        said = logged(self)
+        self.path.unlink()
+        self.path.mkdir()
+        for _ in range(3):
+            self.assertEqual(self.ask().answer().status, 200)
+            self.clock.advance(1)
+        self.assertEqual(len([text for text in said if "access log" in text]), 1)
+        self.path.rmdir()
+        self.ask("/again")
+        self.clock.advance(1)
+        self.assertEqual([line["uri"] for line in self.lines()], ["/again"])
+
+    def test_cannot_start(self) -> None:
+        """A file that cannot be opened ends the start with a sentence."""
+        path = self.path / "below" / "a file"
+        error = self.assertRaises(CannotStart, AccessLog, self.clock, path)
+        self.assertEqual(
+            str(error),
+            f"Cannot write the access log {path}: Not a directory. "
+            "Name another with --access-log, or turn it off with --no-access-log.",
+        )
+
+    def test_standard_output(self) -> None:
+        """Without a file the lines go to where standard output leads when the service starts."""
+        log = AccessLog(self.clock, None)
+        before = os.dup(1)
+        with Path(self.mktemp()).open("w+b") as file:
+            os.dup2(file.fileno(), 1)
+            try:
+                log.startService()
+                self.site.request_observers = [log.request_ended]
+                self.ask("/out")
+                log.stopService()
+            finally:
+                os.dup2(before, 1)
+                os.close(before)
+            file.seek(0)
+            self.assertEqual(json.loads(file.read())["uri"], "/out")

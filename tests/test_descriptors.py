@@ -1,0 +1,52 @@
+"""As many connections are allowed as there are descriptors for."""
+
+import resource
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.server.descriptors import make_room
+from tests.fakes import logged
+
+
+class MakeRoomTests(SynchronousTestCase):
+    """`make_room`, with limits that a test sets in the place of the kernel."""
+
+    def limits(self, soft: int, hard: int) -> None:
+        self.now = (soft, hard)
+        self.patch(resource, "getrlimit", lambda _: self.now)
+        self.patch(resource, "setrlimit", self.set)
+        self.said = logged(self)
+
+    def set(self, which: int, limits: tuple[int, int]) -> None:
+        self.assertEqual(which, resource.RLIMIT_NOFILE)
+        self.assertTrue(limits[0] <= self.now[1] or self.now[1] == resource.RLIM_INFINITY)
+        self.now = limits
+
+    def test_enough(self) -> None:
+        """Nothing is changed where there is room."""
+        for soft in (2000, resource.RLIM_INFINITY):
+            self.limits(soft, soft)
+            self.assertEqual(make_room(1000, 500), 1000)
+            self.assertEqual(self.now, (soft, soft))
+
+    def test_raised(self) -> None:
+        """The soft limit is raised, as far as needed and no further."""
+        for hard in (4096, resource.RLIM_INFINITY):
+            self.limits(1024, hard)
+            self.assertEqual(make_room(1000, 500), 1000)
+            self.assertEqual(self.now, (1564, hard))
+            self.assertEqual(self.said, [])
+
+    def test_too_few(self) -> None:
+        """Where the hard limit is too low there are fewer connections, and it is said."""
+        self.limits(512, 1024)
+        self.assertEqual(make_room(1000, 500), 460)
+        self.assertEqual(self.now, (1024, 1024))
+        (sentence,) = self.said
+        self.assertIn("room for 460 connections, not 1000", sentence)
+        self.assertIn("LimitNOFILE", sentence)
+
+    def test_far_too_few(self) -> None:
+        """There is always room for one."""
+        self.limits(100, 100)
+        self.assertEqual(make_room(1000, 500), 1)
