@@ -249,6 +249,25 @@ class DirectoryTests(WatcherTestCase):
         self.assertEqual(self.offered(), [1])
         self.assertEqual(self.notifiers(), 1)
 
+    def test_back_in_between(self) -> None:
+        """A directory that was away when it was to be watched, and back when read, is watched."""
+        away = Path(self.mktemp())
+
+        def back_then_read(call: Callable[[], Reading]) -> Deferred[Reading]:
+            if away.exists():
+                away.rename(self.directory)
+            return at_once(call)
+
+        self.watch(back_then_read)
+        self.directory.rename(away)
+        self.kernel_reports()
+        if away.exists():
+            away.rename(self.directory)
+            self.reactor.advance(1)
+        self.archive(1)
+        self.kernel_reports()
+        self.assertEqual(self.offered(), [1])
+
     def test_unreadable_for_a_while(self) -> None:
         """While the directory cannot be read it is tried every second, then no more."""
         watcher = self.watch()

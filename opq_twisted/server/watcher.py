@@ -60,9 +60,13 @@ class Watcher(Service):
     def startService(self) -> None:
         """Know the directory before the first request is answered."""
         super().startService()
-        self._watch()
         self.rescans["start"] += 1
-        self._catalog.rescan()
+        try:
+            self._watch()
+        except OSError as error:
+            self._catalog.lost(error)
+        else:
+            self._catalog.rescan()
         self._schedule_beat()
 
     def stopService(self) -> None:
@@ -74,12 +78,16 @@ class Watcher(Service):
                 call.cancel()
 
     def _watch(self) -> None:
-        """Watch what has the directory's name now: a watch stays with a directory that moves."""
+        """
+        Watch what has the directory's name now: a watch stays with a directory that moves.
+
+        :raises OSError: when nothing has the name.
+        """
         try:
             status = self._catalog.directory.stat()
         except OSError:
             self._unwatch()
-            return
+            raise
         if self._watched == (status.st_dev, status.st_ino):
             return
         self._unwatch()
@@ -146,10 +154,11 @@ class Watcher(Service):
         self.rescans[self._reason] += 1
         self._reason = "heartbeat"
         with self._log.failuresHandled("looking at the updates directory failed"):
-            # Watch first: what comes before it is read, what comes after it is reported.
-            self._watch()
             self._touched_while_reading.clear()
             try:
+                # Watch first: what comes before it is read, what comes after it is reported. Read
+                # nothing that is not watched: the directory may be back a moment later.
+                self._watch()
                 reading = await self._in_thread(self._catalog.read)
             except OSError as error:
                 self._catalog.lost(error)

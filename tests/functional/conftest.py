@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,14 @@ from tests.functional import processes
 os.environ["OPQ_SYSTEMD"] = "no"
 
 StartDaemon = Callable[..., processes.Server]
+
+
+@pytest.fixture
+def updates(tmp_path: Path) -> Path:
+    """Make an updates directory, beside other files."""
+    directory = tmp_path / "updates"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture

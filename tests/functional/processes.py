@@ -77,6 +77,13 @@ class Daemon(ProcessProtocol):
             self.transport.signalProcess(number.name.removeprefix("SIG"))
         return await self.ends()
 
+    @property
+    def pid(self) -> int:
+        """The number of the running process."""
+        assert self.transport is not None
+        pid: int = self.transport.pid
+        return pid
+
 
 class Server(Daemon):
     """A daemon that listens on a free port of loopback."""

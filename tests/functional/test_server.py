@@ -5,9 +5,7 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,68 +15,20 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive, make_large_archive
+from tests.archives import make_archive
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, ROOT, Server, require, run
-
-TWISTD = os.fspath(Path(sys.executable).with_name("twistd"))
-
-#: Seconds between two looks at what the server offers: it tells nobody of a change.
-GLANCE = 0.01
-
-#: More than the buffers between a server and a client hold.
-LARGE = 32_000_000
-
-
-@pytest.fixture
-def updates(tmp_path: Path) -> Path:
-    """Make an updates directory, beside other files."""
-    directory = tmp_path / "updates"
-    directory.mkdir()
-    return directory
-
-
-def archive(folder: Path, version: int) -> Path:
-    return make_archive(folder / str(UpdateName(version)), version)
-
-
-def large_archive(folder: Path, version: int) -> Path:
-    return make_large_archive(folder / str(UpdateName(version)), LARGE)
-
-
-async def started(start: StartDaemon, updates: Path) -> Server:
-    server = start("opq-update-server", "--updates-dir", updates)
-    return await server.ready()
-
-
-async def get(url: str) -> bytes:
-    """Ask as Python's own client does."""
-
-    def fetch() -> bytes:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
-            body: bytes = response.read()
-        return body
-
-    return await deferToThread(fetch)
-
-
-async def offers(server: Server, *versions: int) -> None:
-    """Wait until the server offers these and no others."""
-    expected = "".join(f"{UpdateName(version)}\n" for version in versions).encode()
-    for _ in range(int(PATIENCE / GLANCE)):
-        listed = await get(f"{server.url}/ls")
-        if listed == expected:
-            return
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"the server offers {listed!r}:\n{server.output}")
-
-
-async def curl(*options: str) -> tuple[int, str]:
-    """Return the status and the body of an answer."""
-    ended, out, error = await run("curl", "-s", "-w", "\n%{http_code}", *options)
-    assert ended == 0, error
-    body, status = out.rsplit("\n", 1)
-    return int(status), body
+from tests.functional.processes import PATIENCE, ROOT, require, run
+from tests.functional.update_server import (
+    GLANCE,
+    LARGE,
+    TWISTD,
+    archive,
+    curl,
+    get,
+    large_archive,
+    offers,
+    started,
+)
 
 
 @pytest_twisted.ensureDeferred
@@ -249,7 +199,7 @@ async def test_truncated_under_way(start: StartDaemon, updates: Path) -> None:
         return received
 
     assert await deferToThread(download) < LARGE
-    await server.says("the file became shorter while it was sent")
+    await server.says("cut: the file was changed while it was sent")
     assert (await curl(f"{server.url}/update/{path.name}"))[0] == 404
 
 

@@ -1,0 +1,162 @@
+"""Real clients download whole archives and parts of them, and go on with what was cut off."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from opq_twisted.release.name import UpdateName
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import PATIENCE, run
+from tests.functional.update_server import archive, curl, large_archive, metrics, started
+
+NAME = str(UpdateName(1))
+
+
+def part_of(whole: Path, folder: Path, count: int) -> Path:
+    """Leave the first bytes of an archive in a folder, as a download does that was cut off."""
+    part = folder / whole.name
+    part.write_bytes(whole.read_bytes()[:count])
+    return part
+
+
+@pytest_twisted.ensureDeferred
+async def test_curl_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """`curl -C -` fetches what is missing, and nothing when nothing is."""
+    whole = large_archive(updates, 1)
+    server = await started(start, updates)
+    part = part_of(whole, tmp_path, 20_000_001)
+    command = ("curl", "-sf", "-C", "-", "-o", str(part), f"{server.url}/update/{NAME}")
+    status, _, error = await run(*command)
+    assert status == 0, error
+    assert part.read_bytes() == whole.read_bytes()
+    told = await metrics(server)
+    assert told["opq_requests_total", "/update", "206"] == 1
+    assert told["opq_sent_bytes_total",] == whole.stat().st_size - 20_000_001
+
+
+@pytest_twisted.ensureDeferred
+async def test_curl_with_validators(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """A part is continued only while the archive is the same; one that is known is not sent."""
+    whole = archive(updates, 1)
+    server = await started(start, updates)
+    url = f"{server.url}/update/{NAME}"
+    etags = tmp_path / "etags"
+    status, _, error = await run(
+        "curl", "-sf", "--etag-save", str(etags), "-o", str(tmp_path / "got"), url
+    )
+    assert status == 0, error
+    tag = etags.read_text().strip()
+    assert await curl("--etag-compare", str(etags), url) == (304, "")
+    assert (await curl("-o", "/dev/null", "-r", "9-", "-H", f"If-Range: {tag}", url))[0] == 206
+    assert (await curl("-o", "/dev/null", "-r", "9-", "-H", 'If-Range: "x"', url))[0] == 200
+    assert (await curl("-z", str(whole), url))[0] == 304
+    status_line = (await run("curl", "-sI", url))[1]
+    assert status_line.startswith("HTTP/1.1 200 ")
+    assert f"content-length: {whole.stat().st_size}" in status_line.lower()
+
+
+@pytest_twisted.ensureDeferred
+async def test_wget_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """`wget -c` fetches what is missing; it is content with a whole file."""
+    whole = large_archive(updates, 1)
+    server = await started(start, updates)
+    part = part_of(whole, tmp_path, 3_333_333)
+    for _ in range(2):
+        status, _, error = await run(
+            "wget", "-q", "-c", f"{server.url}/update/{NAME}", folder=tmp_path
+        )
+        assert status == 0, error
+        assert part.read_bytes() == whole.read_bytes()
+    told = await metrics(server)
+    assert told["opq_requests_total", "/update", "206"] == 1
+    assert told["opq_requests_total", "/update", "416"] == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_aria2c(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """aria2c puts together what came over eight connections."""
+    whole = large_archive(updates, 1)
+    server = await started(start, updates)
+    status, out, error = await run(
+        *("aria2c", "--no-conf", "-q", "-x8", "-s8", "-k1M", "--file-allocation=none"),
+        *("-d", str(tmp_path), "-o", "got", f"{server.url}/latest"),
+    )
+    assert status == 0, out + error
+    assert (tmp_path / "got").read_bytes() == whole.read_bytes()
+    told = await metrics(server)
+    parts = told["opq_requests_total", "/update", "206"]
+    assert parts >= 8
+    assert told.get(("opq_downloads_in_progress", "1"), 0) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_aria2c_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """aria2c goes on with what it has when the server is started again."""
+    whole = large_archive(updates, 1)
+    server = await started(start, updates)
+    part_of(whole, tmp_path, 9_000_000)
+    status, out, error = await run(
+        *("aria2c", "--no-conf", "-q", "-c", "-x1", "--file-allocation=none"),
+        *("-d", str(tmp_path), f"{server.url}/update/{NAME}"),
+    )
+    assert status == 0, out + error
+    assert (tmp_path / NAME).read_bytes() == whole.read_bytes()
+    assert (await metrics(server))["opq_sent_bytes_total",] < whole.stat().st_size
+
+
+@pytest_twisted.ensureDeferred
+async def test_ab(start: StartDaemon, updates: Path) -> None:
+    """ab finds no answer that failed or differs, with and without keep-alive."""
+    archive(updates, 1)
+    server = await started(start, updates)
+    for option in ("-k", "-d"):
+        for path in ("version", "ls", f"update/{NAME}"):
+            status, out, error = await run(
+                "ab", "-q", option, "-n", "500", "-c", "20", f"{server.url}/{path}"
+            )
+            assert status == 0, error
+            assert re.search(r"Complete requests: +500\n", out), out
+            assert re.search(r"Failed requests: +0\n", out), out
+            assert "Non-2xx" not in out, out
+
+
+@pytest_twisted.ensureDeferred
+async def test_wrk(start: StartDaemon, updates: Path) -> None:
+    """wrk finds no error on many connections that are used again and again."""
+    large_archive(updates, 1)
+    server = await started(start, updates)
+    for path in ("version", "latest", "ls", f"update/{NAME}"):
+        status, out, error = await run("wrk", "-t1", "-c50", "-d1", f"{server.url}/{path}")
+        assert status == 0, error
+        assert "Socket errors" not in out, out
+        # What wrk names so is any status over 399: /latest has 303.
+        assert "Non-2xx or 3xx" not in out, out
+    assert "Traceback" not in server.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_multiple_ranges(start: StartDaemon, updates: Path) -> None:
+    """A client gets several parts in one answer."""
+    whole = archive(updates, 1).read_bytes()
+    server = await started(start, updates)
+
+    def ask() -> bytes:
+        received = b""
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+            client.sendall(
+                f"GET /update/{NAME} HTTP/1.1\r\nHost: x\r\nRange: bytes=0-3,-4\r\n"
+                "Connection: close\r\n\r\n".encode()
+            )
+            while data := client.recv(65536):
+                received += data
+        return received
+
+    received = await deferToThread(ask)
+    assert received.startswith(b"HTTP/1.1 206 ")
+    assert b"Content-Type: multipart/byteranges; boundary=" in received
+    size = len(whole)
+    assert f"Content-Range: bytes 0-3/{size}\r\n\r\n".encode() + whole[:4] in received
+    assert f"bytes {size - 4}-{size - 1}/{size}\r\n\r\n".encode() + whole[-4:] in received

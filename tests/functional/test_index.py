@@ -1,0 +1,196 @@
+"""What the server offers is right again after whatever may happen to its directory."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from opq_twisted.release.name import UpdateName
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import PATIENCE, Server, require, run, skip
+from tests.functional.update_server import (
+    GLANCE,
+    TWISTD,
+    archive,
+    curl,
+    get,
+    metrics,
+    offers,
+    started,
+)
+
+#: A heartbeat that no test lives to see: what is found is found without it.
+NEVER = ("--heartbeat", 86400)
+
+#: A heartbeat to wait for.
+SOON = ("--heartbeat", 0.2)
+
+
+def link_many(source: Path, folder: Path, count: int) -> None:
+    """Put many archives into a folder, faster than any copy could."""
+    for version in range(1000, 1000 + count):
+        os.link(source, folder / str(UpdateName(version)))
+
+
+async def answers_with(server: Server, status: int) -> str:
+    """Wait until `/` answers with a status, and return what it says."""
+    for _ in range(int(PATIENCE / GLANCE)):
+        got, text = await curl(f"{server.url}/")
+        if got == status:
+            return text
+        await deferLater(reactor, GLANCE)
+    raise AssertionError(f"/ never answered {status}:\n{server.output}")
+
+
+@pytest_twisted.ensureDeferred
+async def test_twenty_thousand(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """20,000 archives at once are all on offer, without a heartbeat."""
+    source = archive(tmp_path, 1)
+    server = await started(start, updates, *NEVER)
+    link_many(source, updates, 20_000)
+    await offers(server, *range(1000, 21_000))
+    assert await curl(f"{server.url}/version") == (200, "20999")
+    assert (await metrics(server))["opq_archives",] == 20_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_lost_events(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """A kernel queue that overflowed while the server could not read it leaves nothing unseen."""
+    source = archive(tmp_path, 1)
+    server = await started(start, updates, *NEVER)
+    os.kill(server.pid, signal.SIGSTOP)
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    link_many(source, updates, limit + 1000)
+    (updates / str(UpdateName(1000))).unlink()
+    os.kill(server.pid, signal.SIGCONT)
+    await offers(server, *range(1001, 2000 + limit))
+    told = await metrics(server)
+    assert told["opq_event_queue_overflows_total",] >= 1
+    assert told["opq_rescans_total", "overflow"] >= 1
+    archive(updates, 5)
+    await offers(server, 5, *range(1001, 2000 + limit))
+
+
+@pytest_twisted.ensureDeferred
+async def test_deleted_and_made_anew(start: StartDaemon, updates: Path) -> None:
+    """A directory that is deleted and comes back is read, and followed, as before."""
+    archive(updates, 1)
+    server = await started(start, updates, *NEVER)
+    shutil.rmtree(updates)
+    assert str(updates) in await answers_with(server, 503)
+    updates.mkdir()
+    archive(updates, 2)
+    await offers(server, 2)
+    assert await curl(f"{server.url}/") == (200, "")
+    archive(updates, 3)
+    await offers(server, 2, 3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_replaced_by_a_rename(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """A directory that takes the place of another is read and followed."""
+    archive(updates, 1)
+    server = await started(start, updates, *NEVER)
+    for version in (2, 3):
+        new = tmp_path / "new"
+        new.mkdir()
+        archive(new, version)
+        updates.rename(tmp_path / f"old {version}")
+        new.rename(updates)
+        await offers(server, version)
+    archive(updates, 4)
+    await offers(server, 3, 4)
+
+
+@pytest_twisted.ensureDeferred
+async def test_moved_away(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """While the directory is away, what was known is told; a download is for later."""
+    path = archive(updates, 1)
+    server = await started(start, updates, *NEVER)
+    updates.rename(tmp_path / "away")
+    await answers_with(server, 503)
+    assert await curl(f"{server.url}/version") == (200, "1")
+    assert await curl(f"{server.url}/ls") == (200, f"{path.name}\n")
+    status, sentence = await curl(f"{server.url}/update/{path.name}")
+    assert (status, sentence) == (
+        503,
+        "This update cannot be read now. Try again in a little while.\n",
+    )
+    (tmp_path / "away").rename(updates)
+    await answers_with(server, 200)
+    assert await get(f"{server.url}/latest") == path.read_bytes()
+
+
+@pytest_twisted.ensureDeferred
+async def test_link_to_another_directory(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """A link that leads elsewhere now, of which no event tells, is followed with a heartbeat."""
+    other = tmp_path / "other"
+    other.mkdir()
+    archive(updates, 1)
+    archive(other, 2)
+    (tmp_path / "link").symlink_to(updates)
+    server = await started(start, tmp_path / "link", *SOON)
+    await offers(server, 1)
+    (tmp_path / "next").symlink_to(other)
+    (tmp_path / "next").rename(tmp_path / "link")
+    await offers(server, 2)
+    archive(other, 3)
+    await offers(server, 2, 3)
+
+
+@pytest_twisted.ensureDeferred
+async def test_permission_lost(spawn: StartDaemon, updates: Path) -> None:
+    """Without permission `/` is 503 and what was known is told; with it all is well again."""
+    path = archive(updates, 1)
+    options = [*("--updates-dir", updates), *SOON, *("--port", "tcp:0:interface=127.0.0.1")]
+    command = [TWISTD, "--nodaemon", "--pidfile=", "opq-update-server", *options]
+    if os.geteuid() == 0:
+        require("setpriv")
+        command[:0] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    server = await spawn(*command).ready()
+    await offers(server, 1)
+    for mode in (0o000, 0o444, 0o111):
+        updates.chmod(mode)
+        assert "Permission denied" in await answers_with(server, 503)
+        assert await curl(f"{server.url}/version") == (200, "1")
+        updates.chmod(0o755)
+        await answers_with(server, 200)
+        assert await get(f"{server.url}/latest") == path.read_bytes()
+    archive(updates, 2)
+    await offers(server, 1, 2)
+
+
+async def in_its_mounts(server: Server, *command: object) -> None:
+    status, out, error = await run(
+        "nsenter", "-t", str(server.pid), "-m", *(str(word) for word in command)
+    )
+    assert status == 0, out + error
+
+
+@pytest_twisted.ensureDeferred
+async def test_mounted_over(spawn: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """What is mounted over the directory is read and followed, and so is what comes to light."""
+    for program in ("unshare", "nsenter"):
+        require(program)
+    if (await run("unshare", "-m", "true"))[0] != 0:
+        skip("this test needs a mount namespace of its own: run it as root")
+    archive(updates, 1)
+    source = archive(tmp_path, 2)
+    options = [*("--updates-dir", updates), *SOON, *("--port", "tcp:0:interface=127.0.0.1")]
+    server = await spawn(
+        *("unshare", "-m", TWISTD, "--nodaemon", "--pidfile=", "opq-update-server"), *options
+    ).ready()
+    await offers(server, 1)
+    for _ in range(2):
+        await in_its_mounts(server, "mount", "-t", "tmpfs", "none", updates)
+        await offers(server)
+        await in_its_mounts(server, "cp", source, updates)
+        await offers(server, 2)
+        await in_its_mounts(server, "umount", updates)
+        await offers(server, 1)
+    archive(updates, 3)
+    await offers(server, 1, 3)

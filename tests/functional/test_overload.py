@@ -1,0 +1,246 @@
+"""However many clients there are, and however slow, others are answered and nothing is lost."""
+
+import json
+import random
+import re
+import resource
+import selectors
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+
+from opq_twisted.release.name import UpdateName
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import PATIENCE, Server, skip
+from tests.functional.update_server import (
+    archive,
+    curl,
+    descriptors,
+    get,
+    large_archive,
+    metrics,
+    started,
+    until,
+)
+
+DOWNLOAD = f"GET /update/{UpdateName(1)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+@pytest.fixture
+def clients() -> Iterator[ExitStack]:
+    """Connections that are closed in the end."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def connect(server: Server, clients: ExitStack, buffer: int | None = None) -> socket.socket:
+    """Connect, with a small buffer for a client that is to be slow."""
+    client = clients.enter_context(socket.socket())
+    if buffer is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    client.settimeout(PATIENCE)
+    client.connect(("127.0.0.1", server.port))
+    return client
+
+
+def room_for(count: int) -> None:
+    """Skip where this process may not have so many descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + 200
+    if hard not in (resource.RLIM_INFINITY,) and hard < needed:
+        skip(f"this test needs {needed} descriptors: raise the limit (ulimit -Hn)")
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+@pytest_twisted.ensureDeferred
+async def test_slow_and_silent(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
+    """Clients that say nothing, half a request, or read nothing are no burden to others."""
+    room_for(1500)
+    large_archive(updates, 1)
+    server = await started(start, updates)
+    before = descriptors(server)
+
+    def arrive() -> None:
+        for beginning in (b"", b"GET /version HT", b"GET / HTTP/1.1\r\nX: "):
+            for _ in range(300):
+                connect(server, clients).sendall(beginning)
+        for _ in range(300):
+            connect(server, clients, buffer=4096).sendall(DOWNLOAD)
+
+    await deferToThread(arrive)
+    while (await metrics(server)).get(("opq_downloads_in_progress", "1")) != 300:
+        pass
+    for _ in range(50):
+        assert await get(f"{server.url}/version") == b"1"
+    clients.close()
+    await until(lambda: descriptors(server) <= before)
+    told = await metrics(server)
+    assert told["opq_downloads_total", "cut", "1"] == 300
+
+
+@pytest_twisted.ensureDeferred
+async def test_vanishing(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
+    """Clients that go away at any byte leave nothing open."""
+    large_archive(updates, 1)
+    server = await started(start, updates)
+    before = descriptors(server)
+    source = random.Random(1)
+
+    def come_and_go() -> None:
+        for _ in range(200):
+            with ExitStack() as one:
+                client = connect(server, one, buffer=source.choice([None, 4096]))
+                if source.random() < 0.2:
+                    client.sendall(DOWNLOAD[: source.randint(0, len(DOWNLOAD) - 1)])
+                else:
+                    client.sendall(DOWNLOAD)
+                    left = source.choice([0, 1, 300, 100_000, 5_000_000])
+                    while left > 0:
+                        left -= len(client.recv(min(left, 65536)))
+                if source.random() < 0.5:
+                    linger = struct.pack("ii", 1, 0)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    await deferToThread(come_and_go)
+    await until(lambda: descriptors(server) <= before)
+    assert await get(f"{server.url}/version") == b"1"
+    assert "Traceback" not in server.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_downloads(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
+    """Over the limit the answer is 503 and when to come back; then there is room again."""
+    path = large_archive(updates, 1)
+    server = await started(start, updates, "--max-downloads", 2)
+    for _ in range(2):
+        client = connect(server, clients, buffer=4096)
+        client.sendall(DOWNLOAD)
+        await deferToThread(client.recv, 100)
+    status, sentence = await curl("-i", f"{server.url}/update/{path.name}")
+    assert status == 503
+    assert "There are too many downloads at once. Try again in a little while." in sentence
+    retry_after = re.search(r"Retry-After: (\d+)\r", sentence)
+    assert retry_after is not None
+    assert 10 <= int(retry_after[1]) <= 60
+    assert await curl(f"{server.url}/version") == (200, "1")
+    clients.close()
+    while ("opq_downloads_in_progress", "1") in await metrics(server):
+        pass
+    assert await get(f"{server.url}/update/{path.name}") == path.read_bytes()
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_connections(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
+    """Over the limit a client is told to come back; when one has gone there is room."""
+    archive(updates, 1)
+    server = await started(start, updates, "--max-connections", 20)
+    held = [connect(server, clients) for _ in range(20)]
+    for client in held:
+        client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await deferToThread(client.recv, 1000)).endswith(b"\r\n1")
+    status, head = await curl("-i", f"{server.url}/version")
+    assert status == 503
+    assert "Retry-After: " in head
+    held[0].close()
+
+    def answered() -> bool:
+        with ExitStack() as one:
+            client = connect(server, one)
+            client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+    while not await deferToThread(answered):
+        pass
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_fleet(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
+    """2,000 boxes that wait are all told of a release when it is renamed into the directory."""
+    room_for(2500)
+    path = archive(updates, 1)
+    server = await started(start, updates)
+    request = b'GET /version HTTP/1.1\r\nHost: x\r\nIf-None-Match: "1"\r\nPrefer: wait=300\r\n\r\n'
+
+    def arrive() -> list[socket.socket]:
+        fleet = [connect(server, clients) for _ in range(2000)]
+        for box in fleet:
+            box.sendall(request)
+        return fleet
+
+    def told(fleet: list[socket.socket]) -> list[bytes]:
+        selector, answers = selectors.DefaultSelector(), []
+        for box in fleet:
+            selector.register(box, selectors.EVENT_READ)
+        while len(answers) < len(fleet):
+            ready = selector.select(PATIENCE)
+            assert ready
+            for key, _ in ready:
+                selector.unregister(key.fileobj)
+                answers.append(key.fileobj.recv(1000))  # type: ignore[union-attr]
+        selector.close()
+        return answers
+
+    fleet = await deferToThread(arrive)
+    while (await metrics(server))["opq_waiting_boxes",] < 2000:
+        pass
+    path.rename(updates / str(UpdateName(2)))
+    for answer in await deferToThread(told, fleet):
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nPreference-Applied: wait=300\r\n" in answer
+        assert answer.endswith(b"\r\n\r\n2")
+    assert (await metrics(server))["opq_waiting_boxes",] == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_wait_that_ends(start: StartDaemon, updates: Path) -> None:
+    """A wait without a release ends with 304 and what was waited."""
+    archive(updates, 1)
+    server = await started(start, updates)
+    status, head = await curl(
+        *("-i", "-H", 'If-None-Match: "1"', "-H", "Prefer: wait=1", f"{server.url}/version")
+    )
+    assert status == 304
+    assert "Preference-Applied: wait=1\r\n" in head
+
+
+@pytest_twisted.ensureDeferred
+async def test_access_log(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """Requests are told on standard output, or in a file, or not at all."""
+    archive(updates, 1)
+    server = await started(start, updates)
+    await curl("-A", "a box", f"{server.url}/version")
+    line = json.loads((await server.says(r'\{"time": .*"uri": "/version".*\}'))[0])
+    assert (line["status"], line["agent"]) == (200, "a box")
+
+    log = tmp_path / "access.log"
+    logging = await started(start, updates, "--access-log", log)
+    await curl(f"{logging.url}/ls")
+    await until(lambda: '"uri": "/ls"' in log.read_text())
+
+    quiet = await started(start, updates, "--no-access-log")
+    await curl(f"{quiet.url}/ls")
+    await quiet.stop()
+    for silent in (logging, quiet):
+        assert '"uri"' not in silent.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_options(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """What makes no sense ends the process with status 1 and a sentence."""
+    for option, value, sentence in (
+        ("--mirror", "mirror.example.org", "give a URL such as"),
+        ("--heartbeat", "0", "give seconds, from 0.1 to 86400"),
+        ("--max-downloads", "none", "invalid literal"),
+        ("--access-log", tmp_path / "missing" / "log", "Cannot write the access log"),
+    ):
+        server = start("opq-update-server", "--updates-dir", updates, option, value)
+        assert await server.ends() == 1
+        assert sentence in server.output
+        assert "Traceback" not in server.output
