@@ -46,6 +46,17 @@ class MakeRoomTests(SynchronousTestCase):
         self.assertIn("room for 460 connections, not 1000", sentence)
         self.assertIn("LimitNOFILE", sentence)
 
+    def test_forbidden(self) -> None:
+        """Where the limit may not be raised it is left as it is."""
+        self.limits(512, 4096)
+
+        def forbid(*_: object) -> None:
+            raise PermissionError
+
+        self.patch(resource, "setrlimit", forbid)
+        self.assertEqual(make_room(1000, 100), 348)
+        self.assertIn("room for 348 connections", self.said[0])
+
     def test_far_too_few(self) -> None:
         """There is always room for one."""
         self.limits(100, 100)

@@ -1,6 +1,7 @@
 """How many descriptors this process may have, and so how many connections."""
 
 import resource
+from contextlib import suppress
 
 from twisted.logger import Logger
 
@@ -19,19 +20,21 @@ def make_room(connections: int, downloads: int) -> int:
     :returns: how many connections there is room for, at most `connections`.
     """
     needed = connections + downloads + _RESERVE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        wanted = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+        # A sandbox may forbid it.
+        with suppress(OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            limit = wanted
+    if limit == resource.RLIM_INFINITY or limit >= needed:
         return connections
-    if hard == resource.RLIM_INFINITY or hard >= needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-        return connections
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    room = max(1, hard - downloads - _RESERVE)
+    room = max(1, limit - downloads - _RESERVE)
     _log.warn(
         "There is room for {room} connections, not {connections}: this process may have only "
-        "{hard} descriptors. Raise LimitNOFILE, or lower --max-connections.",
+        "{limit} descriptors. Raise LimitNOFILE, or lower --max-connections.",
         room=room,
         connections=connections,
-        hard=hard,
+        limit=limit,
     )
     return room
