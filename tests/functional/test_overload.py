@@ -175,7 +175,8 @@ async def test_waiting_fleet(start: StartDaemon, updates: Path, clients: ExitSta
         return fleet
 
     def told(fleet: list[socket.socket]) -> list[bytes]:
-        selector, answers = selectors.DefaultSelector(), []
+        selector = selectors.DefaultSelector()
+        answers: list[bytes] = []
         for box in fleet:
             selector.register(box, selectors.EVENT_READ)
         while len(answers) < len(fleet):

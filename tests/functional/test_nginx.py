@@ -1,0 +1,439 @@
+"""Past one machine: Debian's nginx as a cache in front, mirrors, and several servers."""
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from email.message import Message
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from attrs import frozen
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from opq_twisted.http import channel
+from opq_twisted.release.name import UpdateName
+from opq_twisted.server import waiting
+from tests.archives import make_archive, make_large_archive
+from tests.functional import box
+from tests.functional.box import RawServer, http
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import PATIENCE, ROOT, Server, require, run
+from tests.functional.update_server import GLANCE, metrics, started
+
+SITE = ROOT / "deploy" / "server" / "nginx-site.conf"
+
+#: What surrounds the site, with all that nginx writes in one folder.
+CONFIGURATION = """\
+daemon off;
+{user}
+worker_processes 2;
+pid {folder}/pid;
+error_log stderr notice;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    scgi_temp_path {folder}/scgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    include {folder}/site.conf;
+}}
+"""
+
+#: Bytes of an archive that is not sent at once.
+LARGE = 6_000_000
+
+#: What curl ends with when an answer comes short.
+CURL_CUT = 18
+
+#: What is asked for of an archive; None is all of it.
+PARTS = ("1000000-1999999", None, "0-0", "-1000", None, "3000000-", "5999000-9999999", None)
+
+
+@frozen
+class Answer:
+    """What came of a request."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+
+@pytest.fixture
+def raw() -> Iterator[RawServer]:
+    """Make a server that does whatever it is told to."""
+    server = RawServer()
+    yield server
+    pytest_twisted.blockon(server.close())
+
+
+def name(version: int) -> str:
+    return str(UpdateName(version))
+
+
+def publish(folder: Path, version: int) -> bytes:
+    """Rename an archive into the directory, as an upload does; returns its bytes."""
+    path = make_archive(folder.parent / name(version), version)
+    return path.rename(folder / path.name).read_bytes()
+
+
+def publish_large(folder: Path, version: int) -> bytes:
+    path = make_large_archive(folder.parent / name(version), LARGE)
+    return path.rename(folder / path.name).read_bytes()
+
+
+def fetch(
+    server: Server,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+    source: str = "127.0.0.1",
+) -> Answer:
+    """Ask once, and follow no redirect."""
+    connection = HTTPConnection(
+        "127.0.0.1", server.port, timeout=PATIENCE, source_address=(source, 0)
+    )
+    with closing(connection):
+        connection.request(method, path, headers=headers or {})
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+
+
+async def ask(
+    server: Server,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+    source: str = "127.0.0.1",
+) -> Answer:
+    """Ask once, beside the reactor."""
+    return await deferToThread(fetch, server, path, headers, method, source)
+
+
+async def cost(origin: Server) -> float:
+    """Count the requests for archives that the origin has answered."""
+    measured = await metrics(origin)
+    return sum(measured[key] for key in measured if key[:2] == ("opq_requests_total", "/update"))
+
+
+async def becomes(server: Server, series: str, value: float) -> None:
+    """Wait until the server's metrics say so."""
+    for _ in range(int(PATIENCE / GLANCE)):
+        if (await metrics(server)).get((series,)) == value:
+            return
+        await deferLater(reactor, GLANCE)
+    raise AssertionError(f"{series} does not become {value}:\n{server.output}")
+
+
+async def digested(origin: Server, path: str) -> Answer:
+    """Wait until the server knows an archive's digest; returns what it answers to HEAD then."""
+    for _ in range(int(PATIENCE / GLANCE)):
+        answer = await ask(origin, path, method="HEAD")
+        if "Repr-Digest" in answer.headers:
+            return answer
+        await deferLater(reactor, GLANCE)
+    raise AssertionError(f"the digest of {path} does not become known:\n{origin.output}")
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    """Replace what must be there once."""
+    assert text.count(old) == 1, f"{SITE} has not one {old!r}"
+    return text.replace(old, new)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def configure(folder: Path, port: int, origins: tuple[str, ...]) -> None:
+    """Write down the real site; only where it listens, asks and keeps things is changed."""
+    folder.mkdir()
+    site = replaced(SITE.read_text(), "listen 80;", f"listen 127.0.0.1:{port};")
+    site = replaced(site, "listen [::]:80;", "")
+    servers = "".join(f"server {origin.removeprefix('http://')};" for origin in origins)
+    site = replaced(site, "server 127.0.0.1:8151;", servers)
+    site = replaced(site, "/var/cache/nginx/opq-updates", f"{folder}/cache")
+    (folder / "site.conf").write_text(site)
+    # Another user could not enter a test's folder.
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(CONFIGURATION.format(user=user, folder=folder))
+
+
+async def in_front_of(spawn: StartDaemon, folder: Path, *origins: str) -> Server:
+    """Start nginx with the real site in front of these servers."""
+    # Debian has it where only root looks for programs.
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin") or "nginx"
+    require(program)
+    port = free_port()
+    configure(folder, port, origins)
+    nginx = spawn(program, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf")
+    nginx.port = port
+    # It listens before it has workers.
+    await nginx.says("start worker process")
+    return nginx
+
+
+async def cached(
+    start: StartDaemon, spawn: StartDaemon, updates: Path, *options: object
+) -> tuple[Server, Server]:
+    """Start a server, and nginx in front of it."""
+    origin = await started(start, updates, *options)
+    return origin, await in_front_of(spawn, updates.parent / "nginx", origin.url)
+
+
+def slice_of(part: str, whole: bytes) -> bytes:
+    """Cut out what a byte range stands for (RFC 9110, section 14.1.2)."""
+    first, last = part.split("-")
+    if not first:
+        return whole[-int(last) :]
+    return whole[int(first) : int(last) + 1 if last else None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_200_downloads(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """200 downloads at once of an archive nobody has had yet, whole or in part, cost one."""
+    whole = publish_large(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+
+    def download(number: int) -> None:
+        part = PARTS[number % len(PARTS)]
+        headers = {"Range": f"bytes={part}"} if part else {}
+        answer = fetch(nginx, f"/update/{name(1)}?number={number}", headers)
+        assert answer.status == (206 if part else 200)
+        assert answer.body == (slice_of(part, whole) if part else whole), part
+
+    def download_all() -> None:
+        with ThreadPoolExecutor(20) as threads:
+            for done in [threads.submit(download, number) for number in range(200)]:
+                done.result(PATIENCE)
+
+    await deferToThread(download_all)
+    assert await cost(origin) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_client_goes(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """What a client began to fetch that then went away is fetched to its end, for the next."""
+    whole = publish_large(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+
+    def begin() -> None:
+        with socket.create_connection(("127.0.0.1", nginx.port), PATIENCE) as client:
+            client.sendall(f"GET /update/{name(1)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            client.recv(1000)
+
+    await deferToThread(begin)
+    assert (await ask(nginx, f"/update/{name(1)}")).body == whole
+    assert await cost(origin) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_head(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """The headers are the server's, whether nginx has the archive already or not."""
+    publish(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+    path = f"/update/{name(1)}"
+    direct = await digested(origin, path)
+    for status in ("MISS", "HIT", "HIT"):
+        proxied = await ask(nginx, path, method="HEAD")
+        assert proxied.headers["X-Cache-Status"] == status
+        for header in (
+            *("Content-Type", "Content-Length", "Content-Disposition", "Accept-Ranges"),
+            *("ETag", "Last-Modified", "Cache-Control", "Repr-Digest"),
+        ):
+            assert proxied.headers[header] == direct.headers[header], header
+        assert "Content-Encoding" not in proxied.headers
+
+
+@pytest_twisted.ensureDeferred
+async def test_release(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """As soon as the server offers a release, nginx leads to it."""
+    publish(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+    for version in (1, 2, 3):
+        whole = publish(updates, version)
+        await becomes(origin, "opq_newest_version", version)
+        for _ in range(2):
+            latest = await ask(nginx, "/latest")
+            assert (latest.status, latest.headers["Location"]) == (303, f"update/{name(version)}")
+            assert (await ask(nginx, "/version")).body == b"%d" % version
+            listed = (await ask(nginx, "/ls")).body.decode().split()
+            assert listed == [name(each) for each in range(1, version + 1)]
+            assert (await ask(nginx, f"/{latest.headers['Location']}")).body == whole
+
+
+@pytest_twisted.ensureDeferred
+async def test_waiting_box(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """A box that waits for a release behind nginx learns of it."""
+    publish(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+    headers = {"Prefer": f"wait={waiting.LONGEST}", "If-None-Match": '"1"'}
+    answered = deferToThread(fetch, nginx, "/version", headers)
+    await becomes(origin, "opq_waiting_boxes", 1)
+    publish(updates, 2)
+    answer = await answered
+    assert (answer.status, answer.body, answer.headers["ETag"]) == (200, b"2", '"2"')
+    assert answer.headers["Preference-Applied"] == headers["Prefer"]
+
+
+def test_times() -> None:
+    """The site's times fit the server's: it waits longer, and lets go of connections earlier."""
+    site = SITE.read_text()
+    [read_timeout] = re.findall(r"proxy_read_timeout (\d+)s;", site)
+    assert int(read_timeout) > waiting.LONGEST
+    [keepalive] = re.findall(r"keepalive_timeout (\d+)s;", site)
+    assert int(keepalive) < channel._REQUEST_TIMEOUT
+
+
+@pytest_twisted.ensureDeferred
+async def test_resumed(
+    start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path
+) -> None:
+    """A download that was cut goes on where it was, though it began at the server itself."""
+    whole = publish_large(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+    path = f"/update/{name(1)}"
+    etag = (await ask(origin, path, method="HEAD")).headers["ETag"]
+    rest = {"Range": "bytes=1000-"}
+    for _ in range(2):
+        resumed = await ask(nginx, path, {**rest, "If-Range": etag})
+        assert (resumed.status, resumed.headers["ETag"]) == (206, etag)
+        assert resumed.body == whole[1000:]
+        other = await ask(nginx, path, {**rest, "If-Range": '"other"'})
+        assert (other.status, other.body) == (200, whole)
+        assert (await ask(nginx, path, {"If-None-Match": etag})).status == 304
+    beyond = await ask(nginx, path, {"Range": f"bytes={len(whole)}-"})
+    assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(whole)}")
+
+    copy = tmp_path / "copy"
+    copy.write_bytes(whole[:3_000_000])
+    options = ("-sf", "-C", "-", "-o", str(copy), "-w", "%{http_code}")
+    assert await run("curl", *options, nginx.url + path) == (0, "206", "")
+    assert copy.read_bytes() == whole
+
+
+@pytest_twisted.ensureDeferred
+async def test_not_yet(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """That an archive was not there is soon forgotten."""
+    origin, nginx = await cached(start, spawn, updates)
+    for _ in range(2):
+        assert (await ask(nginx, f"/update/{name(1)}")).status == 404
+    assert (await ask(nginx, "/latest")).status == 404
+    whole = publish(updates, 1)
+    await becomes(origin, "opq_archives", 1)
+    assert (await ask(nginx, f"/update/{name(1)}")).body == whole
+    assert (await ask(nginx, "/latest")).status == 303
+
+
+@pytest_twisted.ensureDeferred
+async def test_failing_origin(spawn: StartDaemon, raw: RawServer, tmp_path: Path) -> None:
+    """What came short, and what was no archive, is kept for nobody."""
+    path = f"/update/{name(1)}"
+    nginx = await in_front_of(spawn, tmp_path / "nginx", raw.url)
+    lasting, never = "Cache-Control: public, max-age=31536000", "Cache-Control: no-store"
+
+    raw.answers[path] = box.Answer(http(b"", "Retry-After: 7", never, status="503 Busy"))
+    busy = await ask(nginx, path)
+    assert (busy.status, busy.headers["Retry-After"]) == (503, "7")
+    raw.answers[path] = box.Answer(http(b"12345", lasting, length=10))
+    assert await run("curl", "-s", nginx.url + path) == (CURL_CUT, "12345", "")
+    raw.answers[path] = box.Answer(http(b"1234567890", lasting))
+    for _ in range(2):
+        assert (await ask(nginx, path)).body == b"1234567890"
+    assert len(raw.asked) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_metrics(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """Through nginx, only the machine itself sees the metrics, however they are spelled."""
+    _, nginx = await cached(start, spawn, updates)
+    assert b"opq_archives 0.0" in (await ask(nginx, "/metrics")).body
+    for path in ("/metrics", "/metrics?x", "//metrics", "/%6detrics", "/x/../metrics", "/metrics/"):
+        answer = await ask(nginx, path, source="127.0.0.2")
+        assert answer.status in (403, 404), path
+        assert b"opq_archives" not in answer.body
+
+
+@pytest_twisted.ensureDeferred
+async def test_mirror(
+    start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path
+) -> None:
+    """A server with a mirror sends boxes there for archives, and tells all else itself."""
+    publish(updates, 1)
+    whole = publish(updates, 2)
+    origin, nginx = await cached(start, spawn, updates)
+    server = await started(start, updates, "--mirror", f"{nginx.url}/")
+    location = f"{nginx.url}/update/{name(2)}"
+    for path, status in (("/latest", 303), (f"/update/{name(2)}", 307)):
+        for method in ("GET", "HEAD"):
+            answer = await ask(server, path, method=method)
+            assert (answer.status, answer.headers["Location"]) == (status, location)
+        out = tmp_path / "copy"
+        assert await run("curl", "-sfL", "-o", str(out), server.url + path) == (0, "", "")
+        assert out.read_bytes() == whole
+        out.unlink()
+    version = await ask(server, "/version")
+    assert (version.status, version.body) == (200, b"2")
+    assert (await ask(server, f"/update/{name(3)}")).status == 404
+    assert await cost(origin) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_bad_mirror(start: StartDaemon, updates: Path) -> None:
+    """What no box could be sent to ends the process with status 1 and a sentence."""
+    for mirror in (
+        *("", "mirror.example.org", "ftp://mirror.example.org", "http://", "http://[::1"),
+        *("https://mirror.example.org/?q=1", "https://mirror.example.org/#f", "https://m/ü"),
+        *("http://mirror.example.org/a b", "http://mirror.example.org:port"),
+    ):
+        server = start("opq-update-server", "--updates-dir", updates, "--mirror", mirror)
+        assert await server.ends() == 1, mirror
+        assert re.search(r"give a URL|Invalid IPv6 URL|Port could not", server.output), mirror
+        assert "Traceback" not in server.output
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_servers(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """Servers over one directory, and over a copy that keeps times, say the same."""
+    for version in (1, 2):
+        publish(updates, version)
+    copied = shutil.copytree(updates, tmp_path / "copied")
+    servers = [await started(start, folder) for folder in (updates, updates, copied)]
+    for path in ("/version", "/ls", f"/update/{name(1)}", f"/update/{name(2)}"):
+        first, *others = [await ask(server, path) for server in servers]
+        for other in others:
+            assert other.body == first.body
+            for header in ("ETag", "Last-Modified", "Content-Length"):
+                assert other.headers[header] == first.headers[header]
+    publish(updates, 3)
+    for server in servers[:2]:
+        await becomes(server, "opq_newest_version", 3)
+    tags = {(await ask(server, f"/update/{name(3)}")).headers["ETag"] for server in servers[:2]}
+    assert len(tags) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_late_server(
+    start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path
+) -> None:
+    """Behind nginx, an archive that one of several servers does not know yet comes from another."""
+    late = tmp_path / "late"
+    late.mkdir()
+    servers = [await started(start, folder) for folder in (late, updates)]
+    nginx = await in_front_of(spawn, tmp_path / "nginx", *(each.url for each in servers))
+    for version in range(1, 5):
+        whole = publish(updates, version)
+        await becomes(servers[1], "opq_newest_version", version)
+        assert (await ask(nginx, f"/update/{name(version)}")).body == whole
+    assert (await ask(nginx, f"/update/{name(5)}")).status == 404

@@ -1,0 +1,286 @@
+"""A site serves so many at once, tells of every request, and ends what lasts too long."""
+
+from email.utils import formatdate
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import HTTPFactory
+
+from opq_twisted.http import site as site_module
+from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.http.site import BoundedSite
+from tests.exchange import Connection, parse_all
+from tests.test_resource import Waits, hello
+
+#: Connections over the limit that are told so.
+TOLD = 256
+
+
+class Breaks(PlainResource):
+    """Never answers, for it is broken."""
+
+    isLeaf = True
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Fail."""
+        raise ZeroDivisionError
+
+
+class LimitTests(SynchronousTestCase):
+    """Connections are counted."""
+
+    def setUp(self) -> None:
+        self.site = BoundedSite(Clock(), hello(), max_connections=2)
+        self.refused: list[int] = []
+        self.site.refusal_observers.append(self.refused.append)
+
+    def connect(self) -> Connection:
+        return Connection(hello(), self.site)
+
+    def assertServed(self, connection: Connection) -> None:
+        connection.transport.clear()
+        connection.send("GET", "/hello")
+        self.assertEqual(connection.answer().status, 200)
+
+    def test_within(self) -> None:
+        """As many as there may be are served."""
+        for connection in [self.connect(), self.connect()]:
+            self.assertServed(connection)
+        self.assertEqual(self.refused, [])
+
+    def test_over(self) -> None:
+        """One more is told at once to come back later; the others notice nothing."""
+        served = [self.connect(), self.connect()]
+        turned_away = self.connect()
+        answer = turned_away.answer()
+        self.assertEqual((answer.status, answer.body), (503, b""))
+        self.assertEqual(answer.headers["Retry-After"], "30")
+        self.assertEqual(answer.headers["Connection"], "close")
+        self.assertTrue(turned_away.transport.half_closed)
+        self.assertEqual(self.refused, [503])
+        for connection in served:
+            self.assertServed(connection)
+
+    def test_asks_all_the_same(self) -> None:
+        """What one sends who was turned away is thrown away."""
+        for _ in range(2):
+            self.connect()
+        turned_away = self.connect()
+        turned_away.send("GET", "/hello")
+        self.assertEqual([each.status for each in parse_all(turned_away.transport.value())], [503])
+        self.assertFalse(turned_away.transport.disconnected, "it would lose the answer")
+
+    def test_far_over(self) -> None:
+        """Who would not even find room to be told is reset without a word."""
+        for _ in range(2 + TOLD):
+            last = self.connect()
+        self.assertEqual((last.answer().status, last.transport.disconnected), (503, False))
+        cut = self.connect()
+        self.assertEqual((cut.transport.value(), cut.transport.disconnected), (b"", True))
+        self.assertEqual(self.refused, [503] * TOLD)
+
+    def test_room_again(self) -> None:
+        """Each that goes makes room for one, whether it was served or not."""
+        first, _second, turned_away = self.connect(), self.connect(), self.connect()
+        turned_away.lose()
+        another = self.connect()
+        self.assertEqual(another.answer().status, 503, "the two are still there")
+        another.lose()
+        first.lose()
+        self.assertServed(self.connect())
+        self.assertEqual(self.connect().answer().status, 503, "there are two again")
+
+    def test_gone_once(self) -> None:
+        """No connection is counted when it has gone."""
+        connections = [self.connect() for _ in range(5)]
+        self.assertEqual(len(self.site.channels), 5)
+        for connection in connections:
+            connection.lose()
+        self.assertEqual(self.site.channels, set())
+
+
+class ObserverTests(SynchronousTestCase):
+    """Who joined the observers hears of each request, once."""
+
+    def setUp(self) -> None:
+        self.waits = Waits()
+        self.root = hello()
+        self.root.putChild(b"wait", self.waits)
+        self.root.putChild(b"breaks", Breaks())
+        self.connection = Connection(self.root)
+        self.site = self.connection.site
+        self.ended: list[tuple[bytes, int, bool]] = []
+        self.site.request_observers.append(self.observe)
+        self.refused: list[int] = []
+        self.site.refusal_observers.append(self.refused.append)
+
+    def observe(self, request: BoundedRequest, whole: bool) -> None:
+        self.ended.append((request.uri, request.code, whole))
+
+    def test_finished(self) -> None:
+        """A request that was answered is told of with its status, when it is answered."""
+        self.connection.send("GET", "/hello?a")
+        self.connection.send("GET", "/nothing")
+        self.assertEqual(self.ended, [(b"/hello?a", 200, True), (b"/nothing", 404, True)])
+        self.connection.lose()
+        self.assertEqual(len(self.ended), 2, "each is told of once")
+
+    def test_under_way(self) -> None:
+        """A request whose client goes away while it waits is told of as it goes."""
+        self.connection.send("GET", "/wait")
+        self.assertEqual(self.ended, [])
+        self.connection.lose()
+        self.assertEqual([(uri, whole) for uri, _, whole in self.ended], [(b"/wait", False)])
+        self.assertFalse(self.waits.requests[0].startedWriting, "so it has no status")
+
+    def test_answered_later(self) -> None:
+        """A request that waited for its answer is told of when it has it, and no more."""
+        self.connection.send("GET", "/wait")
+        self.waits.requests[0].reply(Reply.sentence(200, "At last."))
+        self.connection.lose()
+        self.assertEqual(self.ended, [(b"/wait", 200, True)])
+
+    def test_pipelined(self) -> None:
+        """Of requests that were not begun yet when the client went, nothing is told."""
+        self.connection.send("GET", "/wait")
+        self.connection.send("GET", "/hello")
+        self.connection.lose()
+        self.assertEqual([(uri, whole) for uri, _, whole in self.ended], [(b"/wait", False)])
+
+    def test_incomplete(self) -> None:
+        """What never became a request is not told of."""
+        for sent in (
+            b"",
+            b"GET /hel",
+            b"GET /hello HTTP/1.1\r\nHost: x\r\n",
+            b"POST /hello HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc",
+        ):
+            self.connection = Connection(self.root, self.site)
+            self.connection.channel.dataReceived(sent)
+            self.connection.lose()
+        self.assertEqual((self.ended, self.refused), ([], []))
+
+    def test_broken(self) -> None:
+        """An error of ours is told of as what the client got."""
+        self.connection.send("GET", "/breaks")
+        self.assertEqual(self.ended, [(b"/breaks", 500, True)])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_refused(self) -> None:
+        """What is no proper request is told of by its status alone, once."""
+        for status, sent in (
+            (400, b"nonsense\r\n\r\n"),
+            (413, b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\nabc"),
+            (414, b"a" * 20_000),
+            (431, b"GET / HTTP/1.1\r\nX: " + b"a" * 20_000),
+        ):
+            self.connection = Connection(self.root, self.site)
+            self.connection.channel.dataReceived(sent)
+            self.connection.channel.dataReceived(sent)
+            self.connection.lose()
+            self.assertEqual(self.refused.pop(), status)
+        self.assertEqual((self.ended, self.refused), ([], []))
+
+    def test_observer_fails(self) -> None:
+        """An observer that fails is logged; the others hear of it, and the client is answered."""
+
+        def fail(_request: BoundedRequest, _whole: bool) -> None:
+            raise ZeroDivisionError
+
+        self.site.request_observers.insert(0, fail)
+        self.connection.send("GET", "/hello")
+        self.connection.send("GET", "/wait")
+        self.connection.lose()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual([whole for _, _, whole in self.ended], [True, False])
+        self.assertEqual(self.connection.answer().status, 200)
+
+    def test_no_line(self) -> None:
+        """Nothing is written for a request, to spare the SD card of a box."""
+        lines: list[object] = []
+        self.patch(HTTPFactory, "log", lambda _self, request: lines.append(request))
+        self.connection.send("GET", "/hello")
+        self.assertEqual(lines, [])
+
+
+class DateTests(SynchronousTestCase):
+    """The Date of an answer."""
+
+    def setUp(self) -> None:
+        self.now = 784111777.9
+        self.patch(site_module, "time", lambda: self.now)
+        self.site = BoundedSite(Clock(), hello())
+
+    def test_format(self) -> None:
+        """It is written as RFC 9110 has it (section 5.6.7), whose example this is."""
+        self.assertEqual(self.site.date(), b"Sun, 06 Nov 1994 08:49:37 GMT")
+
+    def test_changes(self) -> None:
+        """It changes with the second, also when the clock is set back."""
+        dates = []
+        for now in (784111777.0, 784111777.99, 784111778.0, 784111777.5, 784111779.0):
+            self.now = now
+            dates.append(self.site.date()[-6:-4])
+        self.assertEqual(dates, [b"37", b"37", b"38", b"37", b"39"])
+
+    def test_calendar(self) -> None:
+        """It is right on any day."""
+        for now in (1, 951782400, 1709251199, 1798761599, 2147483648, 4102444800):
+            self.now = now
+            self.assertEqual(self.site.date().decode(), formatdate(now, usegmt=True))
+
+    def test_sent(self) -> None:
+        """An answer has it."""
+        connection = Connection(hello(), self.site)
+        connection.send("GET", "/hello")
+        self.assertEqual(connection.answer().headers["Date"], "Sun, 06 Nov 1994 08:49:37 GMT")
+
+
+class SweepTests(SynchronousTestCase):
+    """Deadlines are looked at while the site is served."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.site = BoundedSite(self.clock, hello())
+
+    def test_runs(self) -> None:
+        """From `startFactory` on, whatever is overdue ends within a second."""
+        self.site.startFactory()
+        self.addCleanup(self.site.stopFactory)
+        connection = Connection(hello(), self.site)
+        self.clock.pump([0.5] * 119)
+        self.assertFalse(connection.transport.disconnecting)
+        self.clock.pump([0.5] * 2)
+        self.assertTrue(connection.transport.disconnecting)
+        self.assertFalse(connection.transport.disconnected)
+        self.clock.pump([0.5] * 31)
+        self.assertTrue(connection.transport.disconnected)
+
+    def test_slow_reactor(self) -> None:
+        """What became overdue while the process was busy ends at the next look."""
+        self.site.startFactory()
+        self.addCleanup(self.site.stopFactory)
+        connections = [Connection(hello(), self.site) for _ in range(3)]
+        self.clock.advance(1000)
+        self.assertTrue(all(each.transport.disconnecting for each in connections))
+
+    def test_not_before(self) -> None:
+        """A site that is not served keeps no reactor awake."""
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stops(self) -> None:
+        """`stopFactory` leaves nothing to be called, and the site may start again."""
+        for _ in range(2):
+            self.site.startFactory()
+            self.assertNotEqual(self.clock.getDelayedCalls(), [])
+            self.site.stopFactory()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_idle(self) -> None:
+        """A site without connections just goes on."""
+        self.site.startFactory()
+        self.addCleanup(self.site.stopFactory)
+        self.clock.pump([0.5] * 10)
+        self.assertNotEqual(self.clock.getDelayedCalls(), [])
