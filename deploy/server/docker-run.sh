@@ -19,6 +19,7 @@ esac
 
 exec docker run --detach --name opq-box-update-server --restart unless-stopped \
     --read-only --cap-drop ALL --security-opt no-new-privileges \
+    --ulimit nofile=20000:20000 \
     --publish "$port:8151" \
     --mount "type=bind,source=$(readlink -f "$directory"),target=/var/opq/box-updates,readonly" \
     openpowerquality/opqboxupdateserver
