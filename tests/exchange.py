@@ -6,13 +6,11 @@ import socket
 from typing import cast
 
 from attrs import frozen
-from twisted.internet import task
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.task import Clock, Cooperator
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 from zope.interface import alsoProvides
 
@@ -134,14 +132,3 @@ def ask(root: IResource, method: str, path: str, *headers: str) -> Answer:
     connection = Connection(root)
     connection.send(method, path, *headers)
     return connection.answer(method)
-
-
-def chunk_by_chunk(case: SynchronousTestCase) -> Clock:
-    """Let a test have what is produced for the network one chunk for each second of a clock."""
-    clock = Clock()
-    cooperator = Cooperator(
-        terminationPredicateFactory=lambda: lambda: True,
-        scheduler=lambda call: clock.callLater(1, call),
-    )
-    case.patch(task, "_theCooperator", cooperator)
-    return clock

@@ -19,7 +19,7 @@ from opq_twisted.http.listener import Listener
 from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
-from tests.exchange import Answer, Connection, chunk_by_chunk, parse_all
+from tests.exchange import Answer, Connection, parse_all
 from tests.test_resource import Waits, hello
 
 #: Seconds after which a client that gets no answer gives up.
@@ -592,7 +592,6 @@ class LargeTests(SynchronousTestCase):
     """A long body is sent in pieces, as the client takes them."""
 
     def setUp(self) -> None:
-        self.clock = chunk_by_chunk(self)
         self.root = hello()
         self.root.putChild(b"large", Large())
         self.connection = Connection(self.root)
@@ -600,14 +599,21 @@ class LargeTests(SynchronousTestCase):
         self.ended: list[bool] = []
         self.connection.site.request_observers.append(lambda _, whole: self.ended.append(whole))
 
+    def slowly(self, *headers: str) -> None:
+        """Ask as a client that takes nothing until `take` is called."""
+        self.transport.room = 0
+        self.connection.send("GET", "/large", *headers)
+
+    def take(self) -> int:
+        """Take what there is; returns how much of the body has come with the next piece."""
+        self.connection.channel.resumeProducing()
+        return len(self.connection.answer().body)
+
     def test_pieces(self) -> None:
-        """The bytes are right, and come 64 KiB at a time."""
-        self.connection.send("GET", "/large")
-        lengths = []
-        for _ in range(4):
-            lengths.append(len(self.connection.answer().body))
-            self.clock.advance(1)
-        self.assertEqual(lengths, [0, PIECE, 2 * PIECE, 150_000])
+        """The bytes are right, and come 64 KiB at a time, as the client takes them."""
+        self.slowly()
+        self.assertEqual(self.connection.answer().body, b"")
+        self.assertEqual([self.take() for _ in range(3)], [PIECE, 2 * PIECE, 150_000])
         answer = self.connection.answer()
         self.assertEqual((answer.body, answer.cut), (Large.body, False))
         self.assertEqual(self.ended, [True])
@@ -618,72 +624,66 @@ class LargeTests(SynchronousTestCase):
             self.patch(Large, "body", os.urandom(size))
             connection = Connection(self.root)
             connection.send("GET", "/large")
-            self.clock.pump([1] * -(-size // PIECE))
             self.assertEqual(connection.answer().body, Large.body)
             connection.transport.clear()
             connection.send("GET", "/hello")
             self.assertEqual(connection.answer().text, "Hello.\n")
 
+    def test_taken_at_once(self) -> None:
+        """A client that makes room again right after the head gets all of it."""
+        self.transport.room = 10
+        self.connection.send("GET", "/large")
+        self.transport.take_all()
+        self.assertEqual(self.connection.answer().body, Large.body)
+
     def test_head(self) -> None:
         """HEAD gets the length at once, and nothing else ever."""
         self.connection.send("HEAD", "/large")
-        self.clock.pump([1] * 5)
         answer = self.connection.answer("HEAD")
         self.assertEqual((answer.headers["Content-Length"], answer.body), ("150000", b""))
         self.assertEqual(self.ended, [True])
 
     def test_next_request(self) -> None:
         """A request after it is answered after it."""
-        self.connection.send("GET", "/large")
+        self.slowly()
         self.connection.send("GET", "/hello")
-        self.clock.pump([1] * 4)
+        self.transport.take_all()
         large, good = parse_all(self.transport.value())
         self.assertEqual((large.body, good.text), (Large.body, "Hello.\n"))
 
     def test_last_request(self) -> None:
         """A connection for one request is closed after the last piece, and not before."""
-        self.connection.send("GET", "/large", "Connection: close")
-        self.clock.pump([1] * 2)
-        self.assertFalse(self.transport.disconnecting)
-        self.clock.advance(1)
+        self.slowly("Connection: close")
+        for _ in range(2):
+            self.take()
+            self.assertFalse(self.transport.disconnecting)
+        self.take()
         self.assertTrue(self.transport.disconnecting)
         self.assertEqual(self.connection.answer().body, Large.body)
 
-    def test_behind(self) -> None:
-        """A client that takes a piece gets one more, and no more than that."""
-        self.transport.room = 0
-        self.connection.send("GET", "/large")
-        self.clock.pump([1] * 5)
-        self.assertEqual(len(self.connection.answer().body), PIECE)
-        self.connection.channel.resumeProducing()
-        self.clock.pump([1] * 5)
-        self.assertEqual(len(self.connection.answer().body), 2 * PIECE)
-        self.transport.take_all()
-        self.clock.pump([1] * 5)
-        self.assertEqual(self.connection.answer().body, Large.body)
-
     def test_stalled(self) -> None:
-        """A client that takes nothing for 60 s is cut; then nothing is sent any more."""
-        self.transport.room = 0
-        self.connection.send("GET", "/large")
-        self.clock.advance(1)
-        self.connection.advance(59.5)
+        """A client that takes nothing for 300 s is cut; then nothing is sent any more."""
+        self.slowly()
+        self.take()
+        self.connection.advance(299.5)
         self.assertFalse(self.transport.disconnecting)
         self.connection.advance(0.5)
         self.assertTrue(self.transport.disconnected)
         self.connection.lose()
-        self.clock.pump([1] * 5)
         self.assertEqual((len(self.connection.answer().body), self.ended), (PIECE, [False]))
 
+    def test_stalled_at_once(self) -> None:
+        """So is one that does not even take the head."""
+        self.slowly()
+        self.connection.advance(300)
+        self.assertTrue(self.transport.disconnected)
+
     def test_slow(self) -> None:
-        """A client that takes a piece every 59 s gets all of it."""
-        self.transport.room = 0
-        self.connection.send("GET", "/large")
-        self.clock.advance(1)
-        for _ in range(2):
-            self.connection.advance(59)
-            self.connection.channel.resumeProducing()
-            self.clock.advance(1)
+        """A client that takes a piece every 299 s gets all of it."""
+        self.slowly()
+        for _ in range(3):
+            self.connection.advance(299)
+            self.take()
         self.assertFalse(self.transport.disconnecting)
         self.assertEqual(self.connection.answer().body, Large.body)
 
@@ -691,21 +691,105 @@ class LargeTests(SynchronousTestCase):
         """To a client that is gone nothing more is sent."""
         for pieces in range(3):
             connection = Connection(self.root, self.connection.site)
+            connection.transport.room = 0
             connection.send("GET", "/large")
-            self.clock.pump([1] * pieces)
+            for _ in range(pieces):
+                connection.channel.resumeProducing()
             connection.lose()
-            self.clock.pump([1] * 5)
             self.assertEqual(len(connection.answer().body), pieces * PIECE)
         self.assertEqual(self.ended, [False] * 3)
 
-    def test_shared(self) -> None:
-        """Clients that are served at once do not get into each other's way."""
-        connections = [Connection(self.root) for _ in range(10)]
-        for connection in connections:
-            connection.send("GET", "/large")
-        self.clock.pump([1] * 30)
-        for connection in connections:
-            self.assertEqual(connection.answer().body, Large.body)
+
+class HostileTests(SynchronousTestCase):
+    """What was found by trying to break it."""
+
+    def exchange(self, sent: bytes, room: int | None = None) -> list[Answer]:
+        self.connection = Connection(hello())
+        self.connection.transport.room = room
+        self.connection.channel.dataReceived(sent)
+        return parse_all(self.connection.transport.value())
+
+    def test_numbers_that_python_does_not_read(self) -> None:
+        """400 for a length of thousands of digits."""
+        for digits in (21, 5000):
+            (refusal,) = self.exchange(
+                HEAD_OF_POST + b"Content-Length: " + b"9" * digits + b"\r\n\r\n"
+            )
+            self.assertEqual(refusal.status, 400)
+
+    def test_identity(self) -> None:
+        """400 for a body of which nobody can say where it ends; it is no other request."""
+        for coding in (b"identity", b"gzip", b"identity, chunked", b""):
+            (refusal,) = self.exchange(
+                HEAD_OF_POST + b"Transfer-Encoding: " + coding + b"\r\n\r\nabc" + GOOD
+            )
+            self.assertEqual(refusal.status, 400)
+
+    def test_forms_are_not_read(self) -> None:
+        """A form is a body like any other, whatever it looks like."""
+        form = b"--x\r\nContent-Disposition: form-data; name*=utf-8''x\r\n\r\n1\r\n--x--\r\n"
+        for body in (form, b"no form"):
+            (answer,) = self.exchange(
+                HEAD_OF_POST
+                + b"Content-Type: multipart/form-data; boundary=x\r\n"
+                + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            self.assertEqual(answer.body, b"%d" % len(body))
+
+    def test_connection_options(self) -> None:
+        """`close` counts wherever it stands."""
+        for header in (
+            b"Connection: close, TE\r\n",
+            b"Connection: TE,CLOSE\r\n",
+            b"Connection: TE\r\nConnection: close\r\n",
+        ):
+            (answer,) = self.exchange(b"GET /hello HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n")
+            self.assertEqual((answer.status, answer.headers["Connection"]), (200, "close"))
+            self.assertTrue(self.connection.transport.disconnecting)
+
+    def test_absolute_form(self) -> None:
+        """A whole URL as the target is as good as its path."""
+        for target in (b"http://x/hello", b"HTTP://x:80/hello?y", b"https://x/hello"):
+            (answer,) = self.exchange(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertEqual(answer.text, "Hello.\n", target)
+        (answer,) = self.exchange(b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(answer.status, 404)
+
+    def test_closing(self) -> None:
+        """What comes while a connection closes, as over TLS it may, puts its end not off."""
+        self.exchange(b"")
+        self.connection.advance(60)
+        self.assertTrue(self.connection.transport.disconnecting)
+        for _ in range(3):
+            self.connection.channel.dataReceived(GOOD)
+            self.connection.advance(5)
+        self.assertEqual(self.connection.transport.value(), b"")
+        self.assertTrue(self.connection.transport.disconnected)
+
+    def test_half_closed(self) -> None:
+        """A client that has said all it wants to say gets its answer, and then the end."""
+        (answer,) = self.exchange(GOOD)
+        self.connection.channel.readConnectionLost()
+        self.assertEqual(answer.text, "Hello.\n")
+        self.assertTrue(self.connection.transport.disconnecting)
+
+    def test_half_closed_under_way(self) -> None:
+        """So it does when the answer is under way."""
+        root = hello()
+        root.putChild(b"large", Large())
+        connection = Connection(root)
+        connection.transport.room = 0
+        connection.send("GET", "/large")
+        connection.channel.readConnectionLost()
+        self.assertFalse(connection.transport.disconnecting)
+        connection.transport.take_all()
+        self.assertEqual(connection.answer().body, Large.body)
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_dated(self) -> None:
+        """A refusal has a date, too."""
+        (refusal,) = self.exchange(b"nonsense\r\n\r\n")
+        self.assertIsNotNone(refusal.headers["Date"])
 
 
 class OverTheWireTests(TestCase):

@@ -26,24 +26,24 @@ class MakeRoomTests(SynchronousTestCase):
         """Nothing is changed where there is room."""
         for soft in (2000, resource.RLIM_INFINITY):
             self.limits(soft, soft)
-            self.assertEqual(make_room(1000, 500), 1000)
+            self.assertEqual(make_room(1000, 500), (1000, 500))
             self.assertEqual(self.now, (soft, soft))
 
     def test_raised(self) -> None:
         """The soft limit is raised, as far as needed and no further."""
         for hard in (4096, resource.RLIM_INFINITY):
             self.limits(1024, hard)
-            self.assertEqual(make_room(1000, 500), 1000)
+            self.assertEqual(make_room(1000, 500), (1000, 500))
             self.assertEqual(self.now, (1564, hard))
             self.assertEqual(self.said, [])
 
     def test_too_few(self) -> None:
         """Where the hard limit is too low there are fewer connections, and it is said."""
         self.limits(512, 1024)
-        self.assertEqual(make_room(1000, 500), 460)
+        self.assertEqual(make_room(1000, 500), (640, 320))
         self.assertEqual(self.now, (1024, 1024))
         (sentence,) = self.said
-        self.assertIn("room for 460 connections, not 1000", sentence)
+        self.assertIn("room for 640 connections and 320 downloads", sentence)
         self.assertIn("LimitNOFILE", sentence)
 
     def test_forbidden(self) -> None:
@@ -54,10 +54,11 @@ class MakeRoomTests(SynchronousTestCase):
             raise PermissionError
 
         self.patch(resource, "setrlimit", forbid)
-        self.assertEqual(make_room(1000, 100), 348)
+        self.assertEqual(make_room(1000, 100), (348, 100))
         self.assertIn("room for 348 connections", self.said[0])
 
     def test_far_too_few(self) -> None:
         """There is always room for one."""
-        self.limits(100, 100)
-        self.assertEqual(make_room(1000, 500), 1)
+        for limit, room in ((100, (24, 12)), (64, (1, 1)), (10, (1, 1))):
+            self.limits(limit, limit)
+            self.assertEqual(make_room(1000, 500), room)

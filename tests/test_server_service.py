@@ -59,7 +59,7 @@ class OptionsTests(SynchronousTestCase):
         }.items():
             for value in values:
                 error = self.assertRaises(UsageError, options_of, f"--{option}={value}")
-                self.assertNotIn("Traceback", str(error))
+                self.assertIn(f"--{option} {value}: give a ", str(error))
 
     def test_mirror(self) -> None:
         """A slash at the end makes no difference."""

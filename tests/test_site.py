@@ -79,7 +79,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual((last.answer().status, last.transport.disconnected), (503, False))
         cut = self.connect()
         self.assertEqual((cut.transport.value(), cut.transport.disconnected), (b"", True))
-        self.assertEqual(self.refused, [503] * TOLD)
+        self.assertEqual(self.refused, [503] * (TOLD + 1))
 
     def test_room_again(self) -> None:
         """Each that goes makes room for one, whether it was served or not."""

@@ -1,11 +1,17 @@
 """A client's connection, bounded in every size and every wait."""
 
+import re
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from twisted.internet.interfaces import IPullProducer, ITCPTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IPushProducer,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.python.failure import Failure
 from twisted.web.http import INTERNAL_SERVER_ERROR, RESPONSES, HTTPChannel
 from twisted.web.server import NOT_DONE_YET, Request
@@ -22,6 +28,9 @@ _MAX_REQUEST_BODY = 16 * 1024
 #: Seconds in which a connection's next request must have arrived whole.
 _REQUEST_TIMEOUT = 60
 
+#: Seconds after which a client that takes nothing more of an answer is cut.
+_ANSWER_TIMEOUT = 300
+
 #: Seconds that a connection gets to close in good order before it is reset.
 _CLOSE_TIMEOUT = 15
 
@@ -32,9 +41,13 @@ _DRAIN_TIMEOUT = 5
 #: A body of more bytes is sent in pieces of so many, as the client takes them.
 _AT_ONCE = 64 * 1024
 
+#: What comes before the path in a URL.
+_ORIGIN = re.compile(rb"https?://[^/]*/?", re.IGNORECASE)
+
 _BROKEN = Reply.sentence(INTERNAL_SERVER_ERROR, "Something went wrong here; the log says what.")
 
 
+@implementer(IHalfCloseableProtocol)
 class BoundedChannel(HTTPChannel):
     """
     A connection that answers what is too large, and on which nothing lasts for ever.
@@ -75,12 +88,23 @@ class BoundedChannel(HTTPChannel):
 
     def close(self) -> None:
         """Close in good order, or by a reset if that takes too long."""
+        # TLS goes on giving what the client sends, which must not count as a request any more.
+        self._drained = self._drained or 0
         self.set_deadline(_CLOSE_TIMEOUT, self.abort)
         self.loseConnection()
 
     def abort(self) -> None:
         """Reset the connection: what was not sent yet is lost."""
         self.transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        """Finish the answer under way, if any: the client sends no more, but may still read."""
+        self.persistent = False
+        if not (self.requests and self.requests[0].startedWriting):
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing is left to be sent after a refusal."""
 
     def dataReceived(self, data: bytes) -> None:
         """Take data from the client, or throw it away after a refusal."""
@@ -130,9 +154,35 @@ class BoundedChannel(HTTPChannel):
         """Go on: the client has taken what there was."""
         self._behind = False
         super().resumeProducing()
-        if self.paused:
+        if self.paused and self._behind:
+            # Another answer was given meanwhile, and is more than the client takes.
+            self.transport.pauseProducing()
+        elif self.paused:
             self.paused = False
             self.dataReceived(b"")
+
+    def headerReceived(self, line: bytes) -> bool:
+        """Take a line of the header, unless it tells of a body whose end nobody can be sure of."""
+        name, _, value = line.partition(b":")
+        name, value = name.lower(), value.strip(b" \t")
+        # Twisted ignores `identity`, and would take such a body for the next request (RFC 9112,
+        # section 6.3). Python does not read numbers of thousands of digits.
+        if (name == b"transfer-encoding" and value.lower() != b"chunked") or (
+            name == b"content-length" and len(value) > 20
+        ):
+            self.refuse(b"400 Bad Request")
+            return False
+        received: bool = super().headerReceived(line)
+        return received
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Whether the connection lasts beyond this request (RFC 9112, section 9.3)."""
+        headers = request.requestHeaders.getRawHeaders(b"Connection", ())
+        options = [option.strip().lower() for option in b",".join(headers).split(b",")]
+        if version == b"HTTP/1.1" and b"close" not in options:
+            return True
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        return False
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted would close at once, which may reset the connection: see `refuse`.
@@ -145,14 +195,22 @@ class BoundedChannel(HTTPChannel):
         self._drained = 0
         self.set_deadline(_DRAIN_TIMEOUT, self.abort)
         self.site.refused(int(status[:3]))
+        # Otherwise the transport would ask for more before it closes.
+        self.transport.unregisterProducer()
         self.transport.write(
-            b"HTTP/1.1 %s\r\n%sConnection: close\r\nContent-Length: 0\r\n\r\n" % (status, headers)
+            b"HTTP/1.1 %s\r\nDate: %s\r\n%sConnection: close\r\nContent-Length: 0\r\n\r\n"
+            % (status, self.site.date(), headers)
         )
-        if ITCPTransport.providedBy(self.transport):
+        if self._is_plain_tcp():
             # To close while input is unread would reset the connection, and lose the answer.
             self.transport.loseWriteConnection()
         else:
             self.loseConnection()
+
+    def _is_plain_tcp(self) -> bool:
+        return ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
+            self.transport
+        )
 
 
 class BoundedRequest(Request):
@@ -187,6 +245,9 @@ class BoundedRequest(Request):
 
     def process(self) -> None:
         """Find the resource that the path names, and let it answer."""
+        if not self.path.startswith(b"/"):
+            # A URL, as a proxy is asked: its path follows the host (RFC 9112, 3.2.2).
+            self.path = _ORIGIN.sub(b"/", self.path, count=1)
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
         try:
@@ -197,14 +258,15 @@ class BoundedRequest(Request):
     def processingFailed(self, reason: Failure) -> Failure:
         """Log an error of ours, and answer 500; an answer that was begun is cut."""
         self._log.failure("{method} {uri} failed", reason, method=self.method, uri=self.uri)
-        if self.startedWriting:
-            self.channel.abort()
-        else:
+        if not self.startedWriting:
             self.reply(_BROKEN)
+        elif not self.finished:
+            self.channel.abort()
         return reason
 
     def begin(self, code: int, head: bytes) -> bytes:
         """Begin an answer: returns its status and header, for the caller to write."""
+        reason = RESPONSES.get(code, b"")
         self.code = code
         self.startedWriting = 1
         more = b"".join(
@@ -215,7 +277,7 @@ class BoundedRequest(Request):
         return b"%s %d %s\r\nDate: %s\r\n%s%s\r\n" % (
             self.clientproto,
             code,
-            RESPONSES[code],
+            reason,
             self.site.date(),
             more,
             head,
@@ -226,8 +288,7 @@ class BoundedRequest(Request):
         head = self.begin(reply.code, reply.head)
         body = b"" if self.method == b"HEAD" else reply.body
         if len(body) > _AT_ONCE:
-            self.channel.write(head)
-            self.registerProducer(_Slices(self, body), False)
+            _Slices(self, body).start(head)
         else:
             self.sentLength = len(body)
             self.channel.write(head + body)
@@ -235,8 +296,9 @@ class BoundedRequest(Request):
         return NOT_DONE_YET
 
     def finish(self) -> None:
-        """End the answer, and tell the site."""
-        self.site.ended(self, whole=True)
+        """End the answer, and tell the site, which knows already of a client that has gone."""
+        if not self._disconnected:
+            self.site.ended(self, whole=True)
         super().finish()
 
     def connectionLost(self, reason: Failure) -> None:
@@ -246,7 +308,7 @@ class BoundedRequest(Request):
         super().connectionLost(reason)
 
 
-@implementer(IPullProducer)
+@implementer(IPushProducer)
 class _Slices:
     """Sends a long body: clients that read slowly share it, and have only a piece each."""
 
@@ -254,15 +316,31 @@ class _Slices:
         self._request = request
         self._body = body
         self._offset = 0
+        self._paused = False
+
+    def start(self, head: bytes) -> None:
+        """Send the head of the answer, and go on while the transport takes it."""
+        channel = self._request.channel
+        channel.set_deadline(_ANSWER_TIMEOUT, channel.abort)
+        self._request.registerProducer(self, True)
+        channel.write(head)
+        if not self._paused:
+            self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+        self._paused = True
 
     def resumeProducing(self) -> None:
-        """Send the next piece: the client has taken the last one."""
+        """Send until the transport's buffer is full again."""
+        self._paused = False
         channel = self._request.channel
-        channel.set_deadline(_REQUEST_TIMEOUT, channel.abort)
-        end = self._offset + _AT_ONCE
-        self._request.write(self._body[self._offset : end])
-        self._offset = end
-        if end >= len(self._body):
+        channel.set_deadline(_ANSWER_TIMEOUT, channel.abort)
+        while self._offset < len(self._body) and not self._paused:
+            end = self._offset + _AT_ONCE
+            self._request.write(self._body[self._offset : end])
+            self._offset = end
+        if self._offset >= len(self._body):
             self._request.unregisterProducer()
             self._request.finish()
 

@@ -1,6 +1,9 @@
 """Listens for HTTP on a port, or says in a sentence why it cannot."""
 
+from contextlib import suppress
+
 from twisted.application import strports
+from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService
 from twisted.internet.error import CannotListenError
 
@@ -24,13 +27,15 @@ class Listener(MultiService):
         """
         super().__init__()
         self._port = port
+        description = f"tcp:{port}" if port.isdecimal() else port
         try:
-            strports.service(_with_backlog(port), site).setServiceParent(self)
-        except (ValueError, TypeError, IndexError, OSError) as error:
+            service = _service(description, site)
+        except Exception as error:  # whatever the parsers of endpoints, and OpenSSL, may raise
             raise CannotStart(
                 f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
                 r"description such as tcp6:8151:interface=\:\:."
             ) from None
+        service.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """
@@ -48,8 +53,9 @@ class Listener(MultiService):
             ) from None
 
 
-def _with_backlog(port: str) -> str:
-    description = f"tcp:{port}" if port.isdecimal() else port
+def _service(description: str, site: BoundedSite) -> StreamServerEndpointService:
     if description.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in description:
-        return f"{description}:backlog={_BACKLOG}"
-    return description
+        # The description may say another by its place.
+        with suppress(TypeError):
+            return strports.service(f"{description}:backlog={_BACKLOG}", site)
+    return strports.service(description, site)

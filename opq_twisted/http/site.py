@@ -1,13 +1,13 @@
 """A resource tree, served to a bounded number of connections at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from time import time
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web.http import datetimeToString
+from twisted.web.http import SERVICE_UNAVAILABLE, datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
@@ -37,7 +37,14 @@ class BoundedSite(Site):
     _log = Logger()
 
     def __init__(self, reactor: IReactorTime, root: IResource, max_connections: int = 1000) -> None:
-        super().__init__(root, requestFactory=BoundedRequest, timeout=None, reactor=reactor)
+        super().__init__(
+            root,
+            requestFactory=BoundedRequest,
+            timeout=None,
+            reactor=reactor,
+            # A body of a form is nothing that any resource here asks for.
+            parsePOSTFormSubmission=False,
+        )
         self.protocol = BoundedChannel  # type: ignore[assignment,method-assign]
         self._max_connections = max_connections
         #: Called at the end of each request, with whether its client got the whole answer.
@@ -45,7 +52,7 @@ class BoundedSite(Site):
         #: Called with the status of each answer to what is no proper request.
         self.refusal_observers: list[Callable[[int], None]] = []
         self.channels: set[BoundedChannel] = set()
-        self._second = 0
+        self._second = -1
         self._date = b""
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = reactor
@@ -56,7 +63,7 @@ class BoundedSite(Site):
         self._sweeping.start(_GLANCE, now=False)
 
     def stopFactory(self) -> None:
-        """No connection is left."""
+        """Look at them no more."""
         super().stopFactory()
         self._sweeping.stop()
 
@@ -68,6 +75,10 @@ class BoundedSite(Site):
             self._date = datetimeToString(second)
         return self._date
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """Offer nothing but what the channel speaks, whatever else is installed."""
+        return [b"http/1.1"]
+
     def log(self, request: object) -> None:
         """Write nothing: `ended` tells of requests that were cut too."""
 
@@ -76,6 +87,7 @@ class BoundedSite(Site):
         self.channels.add(channel)
         over = len(self.channels) - self._max_connections
         if over > _TURNED_AWAY:
+            self.refused(SERVICE_UNAVAILABLE)
             channel.abort()
         elif over > 0:
             channel.refuse(b"503 Service Unavailable", b"Retry-After: %d\r\n" % _RETRY_AFTER)
@@ -85,22 +97,26 @@ class BoundedSite(Site):
         self.channels.discard(channel)
 
     def ended(self, request: BoundedRequest, *, whole: bool) -> None:
-        """Tell the observers."""
-        for observer in self.request_observers:
-            try:
-                observer(request, whole)
-            except Exception:
-                self._log.failure("{observer} failed", observer=observer)
+        """Tell the observers of a request."""
+        self._tell(self.request_observers, request, whole)
 
     def refused(self, status: int) -> None:
-        """Tell the observers."""
-        for observer in self.refusal_observers:
-            observer(status)
+        """Tell the observers of what was no proper request."""
+        self._tell(self.refusal_observers, status)
+
+    def _tell(self, observers: Iterable[Callable[..., None]], *what: object) -> None:
+        for observer in observers:
+            try:
+                observer(*what)
+            except Exception:
+                self._log.failure("{observer} failed", observer=observer)
 
     def sweep(self) -> None:
         """End what has lasted too long."""
         now = self.reactor.seconds()
         for channel in [each for each in self.channels if each.deadline <= now]:
+            if channel.deadline > now:
+                continue  # another one's end has put it off
             channel.deadline = inf
             with self._log.failuresHandled("a deadline of {channel} failed", channel=channel):
                 channel.overdue()

@@ -1,8 +1,9 @@
 """Wires the update server together."""
 
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
@@ -21,26 +22,32 @@ from opq_twisted.server.resources import Version, tree
 from opq_twisted.server.watcher import HEARTBEAT, Watcher
 from opq_twisted.timers import use_monotonic_time
 
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.1 <= seconds <= 86400:
-        raise ValueError("give seconds, from 0.1 to 86400.")
-    return seconds
+_URL = re.compile(
+    r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?",
+    re.ASCII,
+)
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 1_000_000:
-        raise ValueError("give a number from 1 to 1000000.")
-    return count
+def _number(
+    option: str, read: Callable[[str], float], least: float, most: float
+) -> Callable[[str], float]:
+    """Make the reader of an option's value, which must be a number within bounds."""
+
+    def coerce(text: str) -> float:
+        try:
+            number = read(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise ValueError(f"--{option} {text}: give a number from {least} to {most}.")
+        return number
+
+    return coerce
 
 
 def _mirror(text: str) -> str:
-    parts = urlsplit(text)
-    plain = re.fullmatch(r"[!-~]+", text) and not (parts.query or parts.fragment)
-    if not plain or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("give a URL such as https://mirror.example.org/opq.")
+    if not _URL.fullmatch(text):
+        raise ValueError(f"--mirror {text}: give a URL such as https://mirror.example.org/opq.")
     return text.rstrip("/")
 
 
@@ -52,10 +59,19 @@ class Options(usage.Options):
     optParameters = (
         ["port", "p", "8151", "TCP port, or a Twisted endpoint description"],
         ["updates-dir", "d", "/var/opq/box-updates", "Directory that holds the updates"],
-        ["heartbeat", None, HEARTBEAT, "Seconds between two looks at the directory", _seconds],
+        [
+            *("heartbeat", None, HEARTBEAT, "Seconds between two looks at the directory"),
+            _number("heartbeat", float, 0.1, 86400),
+        ],
         ["mirror", None, None, "URL whose update/NAME boxes are sent to for archives", _mirror],
-        ["max-downloads", None, 2000, "Downloads at once", _count],
-        ["max-connections", None, 15000, "Connections at once", _count],
+        [
+            *("max-downloads", None, 2000, "Downloads at once"),
+            _number("max-downloads", int, 1, 1_000_000),
+        ],
+        [
+            *("max-connections", None, 15000, "Connections at once"),
+            _number("max-connections", int, 1, 1_000_000),
+        ],
         ["access-log", None, None, "File for the access log, instead of standard output"],
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
@@ -73,14 +89,16 @@ def makeService(options: Options) -> IService:
     _require_readable(directory)
     catalog, digests = Catalog(directory), Digests()
     catalog.observers.append(digests.catalog_changed)
-    downloads = Downloads(options["max-downloads"])
+    most_connections, most_downloads = make_room(
+        options["max-connections"], options["max-downloads"]
+    )
+    downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
     version = Version(reactor, catalog)
     metrics = Metrics(catalog, watcher, downloads, version.waiting)
     root = tree(catalog, digests, downloads, version, options["mirror"])
     root.putChild(b"metrics", MetricsResource(metrics))
-    room = make_room(options["max-connections"], options["max-downloads"])
-    site = BoundedSite(reactor, root, room)
+    site = BoundedSite(reactor, root, most_connections)
     site.request_observers.append(metrics.request_ended)
     site.refusal_observers.append(metrics.refused)
     server = MultiService()

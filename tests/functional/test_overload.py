@@ -237,8 +237,8 @@ async def test_bad_options(start: StartDaemon, updates: Path, tmp_path: Path) ->
     """What makes no sense ends the process with status 1 and a sentence."""
     for option, value, sentence in (
         ("--mirror", "mirror.example.org", "give a URL such as"),
-        ("--heartbeat", "0", "give seconds, from 0.1 to 86400"),
-        ("--max-downloads", "none", "invalid literal"),
+        ("--heartbeat", "0", "--heartbeat 0: give a number from 0.1 to 86400."),
+        ("--max-downloads", "none", "--max-downloads none: give a number from 1 to 1000000."),
         ("--access-log", tmp_path / "missing" / "log", "Cannot write the access log"),
     ):
         server = start("opq-update-server", "--updates-dir", updates, option, value)
