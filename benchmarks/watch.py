@@ -5,10 +5,6 @@ import bz2
 import http.client
 import multiprocessing
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,12 +14,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from statistics import median, quantiles
 
+from benchmarks import servers
 from opq_twisted.release.name import UpdateName
 
 FIRST = 1_500_000_000
 CONTENT = bz2.compress(b"an update")
-#: Seconds in which a server that starts must answer.
-PATIENCE = 60
 
 
 class Lists(BaseHTTPRequestHandler):
@@ -53,12 +48,6 @@ def serve_by_listing(directory: Path, port: int) -> None:
     HTTPServer(("127.0.0.1", port), partial(Lists, directory)).serve_forever()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
-
-
 def fill(directory: Path, archives: int) -> None:
     for version in range(FIRST, FIRST + archives):
         (directory / str(UpdateName(version))).write_bytes(CONTENT)
@@ -72,9 +61,9 @@ def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes, 
 
 def connect(port: int) -> http.client.HTTPConnection:
     """Connect to a server that may only just be starting."""
-    until = time.perf_counter() + PATIENCE
+    until = time.perf_counter() + servers.PATIENCE
     while True:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=servers.PATIENCE)
         try:
             connection.connect()
         except ConnectionRefusedError:
@@ -88,28 +77,22 @@ def connect(port: int) -> http.client.HTTPConnection:
 @contextmanager
 def our_server(directory: Path) -> Iterator[tuple[http.client.HTTPConnection, float]]:
     """Start the update server; gives a connection, and the seconds until the first download."""
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="]
-    command += ["opq-update-server", "--port", f"tcp:{port}:interface=127.0.0.1"]
-    command += ["--updates-dir", str(directory)]
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        try:
-            connection = connect(port)
-            _, _, location = get(connection, "/latest")
-            status, body, _ = get(connection, f"/{location}")
-            seconds = time.perf_counter() - start
-            assert (status, body) == (200, CONTENT)
-            yield connection, seconds
-        finally:
-            server.send_signal(signal.SIGTERM)
+    with servers.update_server(directory, directory.parent) as server:
+        connection = connect(server.port)
+        _, _, location = get(connection, "/latest")
+        status, body, _ = get(connection, f"/{location}")
+        seconds = time.perf_counter() - start
+        assert (status, body) == (200, CONTENT)
+        yield connection, seconds
 
 
 @contextmanager
 def peer(directory: Path) -> Iterator[http.client.HTTPConnection]:
-    port = free_port()
+    port = servers.free_port()
     server = multiprocessing.Process(target=serve_by_listing, args=(directory, port), daemon=True)
-    server.start()
+    with servers.on_core(servers.SERVER_CORE):
+        server.start()
     try:
         yield connect(port)
     finally:
@@ -153,7 +136,7 @@ def main() -> None:
     parser.add_argument("--archives", type=int, default=10_000, help="in the directory (10000)")
     parser.add_argument("--rounds", type=int, default=200, help="new archives (200)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, servers.on_core(servers.LOAD_CORE):
         directory = Path(place) / "updates"
         directory.mkdir()
         fill(directory, options.archives)

@@ -138,7 +138,7 @@ class BoundedChannel(HTTPChannel):
 
         Whoever sends many requests at once and reads no answer would otherwise fill the memory.
         """
-        if self._behind:
+        if self._behind and self.persistent:
             self.paused = True
             self.transport.pauseProducing()
         if self._drained is None:
