@@ -15,7 +15,7 @@ _RETRY_AFTER = (10, 60)
 
 #: Bytes that all downloads together hand to the kernel before the reactor turns to others, and
 #: that each may at least.
-_TURN = 32 * 1024 * 1024
+_TURN = 16 * 1024 * 1024
 _LEAST_TURN = 2 * 1024 * 1024
 
 

@@ -21,6 +21,7 @@ send from a file, and the same parts are read and written.
 
 import fcntl
 import os
+import socket
 import termios
 from collections import deque
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def transmit(
 ) -> None:
     """Send `head` and `parts`, as one of the downloads under way."""
     transport = request.channel.transport
-    plain = isinstance(transport, Server) and not transport.TLS
+    plain = type(transport) is Server and not transport.TLS
     transmission = (ZeroCopy if plain else ReadAndWrite)(request, fd, parts, downloads)
     transmission.start(head)
 
@@ -154,6 +155,7 @@ class ZeroCopy(Transmission):
     def start(self, head: bytes) -> None:
         """Let the transport send the head first."""
         self._transport: Server = self._channel.transport
+        self._cork(True)
         super().start(head)
         self._wait_until_empty()
 
@@ -201,7 +203,12 @@ class ZeroCopy(Transmission):
 
     def _let_go(self) -> None:
         self._hand_back()
+        self._cork(False)
         super()._let_go()
+
+    def _cork(self, corked: bool) -> None:
+        """Let the kernel send full segments only, or what is left at the end (tcp(7))."""
+        self._transport.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
 
     def _unacknowledged(self) -> int:
         queued = fcntl.ioctl(self._transport.fileno(), termios.TIOCOUTQ, bytes(4))

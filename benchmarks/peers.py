@@ -1,0 +1,94 @@
+"""The plainest servers of their kind: `python -m benchmarks.peers NAME PORT` serves its folder."""
+
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IReactorTCP
+from twisted.internet.task import react
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+
+class Constant(Resource):
+    """Answers with the same bytes always."""
+
+    isLeaf = True
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self._body = body
+
+    def render_GET(self, request: Request) -> bytes:
+        """Answer."""
+        return self._body
+
+
+class Constants(Resource):
+    """Answers with what the files of its folder held at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for path in Path.cwd().iterdir():
+            self.putChild(path.name.encode(), Constant(path.read_bytes()))
+
+
+class Held(Resource):
+    """Lets each GET wait for the next POST, whose body is their answer."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: set[Request] = set()
+
+    def render_GET(self, request: Request) -> int:
+        """Wait."""
+        self._waiting.add(request)
+        request.notifyFinish().addErrback(lambda _: self._waiting.discard(request))
+        return NOT_DONE_YET
+
+    def render_POST(self, request: Request) -> bytes:
+        """Finish all."""
+        assert request.content is not None
+        body = request.content.read()
+        waiting, self._waiting = self._waiting, set()
+        for each in waiting:
+            each.setHeader(b"Content-Length", b"%d" % len(body))
+            each.write(body)
+            each.finish()
+        return b""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves the folder's files, and says nothing."""
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+class Threads(ThreadingHTTPServer):
+    """`http.server`, with room for clients that come all at once."""
+
+    request_queue_size = 128
+
+
+def serve(reactor: IReactorTCP, root: Resource, port: int) -> Deferred[None]:
+    """Serve until the process is told to end."""
+    endpoint = TCP4ServerEndpoint(reactor, port, 4096, "127.0.0.1")
+    ended: Deferred[None] = Deferred()
+    endpoint.listen(Site(root)).addErrback(ended.errback)
+    return ended
+
+
+def main(name: str, port: int) -> None:
+    if name == "http.server":
+        Threads(("127.0.0.1", port), partial(Quiet, directory=".")).serve_forever()
+    react(serve, ({"twisted.web": Constants, "held": Held}[name](), port))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
