@@ -3,11 +3,11 @@
 import http.client
 import io
 import socket
-from typing import cast
+from typing import Any, cast
 
 from attrs import frozen
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -66,11 +66,25 @@ class Transport(StringTransport):
         self.producer = None
 
 
+class Turns(Clock):
+    """A clock that, as a reactor does, leaves what is due at once to its next turn."""
+
+    TURN = 0.001
+
+    def callLater(self, delay: float, *call: Any, **keywords: Any) -> IDelayedCall:
+        """Call in the next turn at the earliest."""
+        return super().callLater(max(delay, self.TURN), *call, **keywords)
+
+    def turn(self) -> None:
+        """Take a turn."""
+        self.advance(self.TURN)
+
+
 class Connection:
     """A client's connection to a resource tree, driven by hand."""
 
     def __init__(self, root: IResource, site: BoundedSite | None = None) -> None:
-        self.clock = Clock()
+        self.clock: Clock = Clock()
         self.transport = Transport()
         alsoProvides(self.transport, ITCPTransport)
         self.site = BoundedSite(self.clock, root) if site is None else site

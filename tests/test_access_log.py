@@ -101,6 +101,13 @@ class AccessLogTests(SynchronousTestCase):
         self.log.stopService()
         self.assertEqual(len(self.lines()), 501)
 
+    def test_cut_at_the_end(self) -> None:
+        """What the end of the server cuts is told, too."""
+        connection = self.ask("/later")
+        self.log.stopService()
+        connection.lose()
+        self.assertEqual([line["whole"] for line in self.lines()], [False])
+
     def test_rotated(self) -> None:
         """After a rotation the new file is written."""
         self.ask()

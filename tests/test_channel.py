@@ -19,7 +19,7 @@ from opq_twisted.http.listener import Listener
 from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
-from tests.exchange import Answer, Connection, parse_all
+from tests.exchange import Answer, Connection, Turns, parse_all
 from tests.test_resource import Waits, hello
 
 #: Seconds after which a client that gets no answer gives up.
@@ -470,6 +470,7 @@ class BrokenTests(SynchronousTestCase):
     def test_pipelined(self) -> None:
         """Requests that came together are answered in their order, broken or not."""
         self.connection.channel.dataReceived((GOOD + GOOD.replace(b"hello", b"breaks")) * 3)
+        self.connection.clock.advance(0)
         answers = parse_all(self.connection.transport.value())
         self.assertEqual([answer.status for answer in answers], [200, 500] * 3)
         self.assertLogged(3)
@@ -507,9 +508,38 @@ class PipelineTests(SynchronousTestCase):
             self.transport.clear()
             self.connection.channel.resumeProducing()
         self.transport.take_all()
+        self.connection.clock.advance(0)
         answered += numbered(self.transport.value())
         self.assertEqual(answered, list(range(1, 2001)))
         self.assertEqual(self.transport.producerState, "producing")
+
+    def test_turns(self) -> None:
+        """Of requests that came together four are answered, and the rest when others had a turn."""
+        self.connection.clock = Turns()
+        self.connection.site.reactor = self.connection.clock
+        self.connection.channel.dataReceived(GOOD * 10)
+        answered = []
+        for _ in range(4):
+            answered.append(len(parse_all(self.transport.value())))
+            self.connection.clock.advance(Turns.TURN)
+        self.assertEqual(answered, [4, 8, 10, 10])
+        self.assertEqual(self.transport.producerState, "producing")
+
+    def test_half_closed(self) -> None:
+        """A client that said all it wants to say gets every answer."""
+        self.connection.channel.dataReceived(GOOD * 10)
+        self.connection.channel.readConnectionLost()
+        self.assertFalse(self.transport.disconnecting)
+        self.connection.clock.advance(0)
+        self.assertEqual(len(parse_all(self.transport.value())), 10)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_gone_between_turns(self) -> None:
+        """What is left of a client that has gone is not answered."""
+        self.connection.channel.dataReceived(b"GET /numbers HTTP/1.1\r\n\r\n" * 10)
+        self.connection.lose()
+        self.connection.clock.advance(0)
+        self.assertEqual(self.numbers.count, 4)
 
     def test_sends_on(self) -> None:
         """What comes while the client is behind waits its turn."""
@@ -518,6 +548,7 @@ class PipelineTests(SynchronousTestCase):
             self.connection.send("GET", "/numbers")
         self.assertEqual(self.numbers.count, 1)
         self.transport.take_all()
+        self.connection.clock.advance(0)
         self.assertEqual(numbered(self.transport.value()), [1, 2, 3, 4, 5])
 
     def test_half_a_request(self) -> None:
@@ -575,6 +606,7 @@ class PipelineTests(SynchronousTestCase):
         self.connection.channel.dataReceived(GOOD * 200)
         self.assertEqual(self.transport.producerState, "paused")
         self.waits.requests[0].reply(Reply.sentence(200, "At last."))
+        self.connection.clock.advance(0)
         self.assertEqual(len(parse_all(self.transport.value())), 601)
         self.assertEqual(self.transport.producerState, "producing")
 
@@ -785,6 +817,12 @@ class HostileTests(SynchronousTestCase):
         connection.transport.take_all()
         self.assertEqual(connection.answer().body, Large.body)
         self.assertTrue(connection.transport.disconnecting)
+
+    def test_no_path(self) -> None:
+        """400 for a target that is neither a path nor a URL."""
+        for target in (b"hello", b"xhello", b"*", b"ftp://x/hello"):
+            (answer,) = self.exchange(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertEqual(answer.status, 400, target)
 
     def test_dated(self) -> None:
         """A refusal has a date, too."""

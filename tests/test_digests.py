@@ -128,6 +128,20 @@ class DigestsTests(SynchronousTestCase):
             self.digests.known(changed), hashlib.sha256(archive.path.read_bytes()).digest()
         )
 
+    def test_many_forgotten_at_once(self) -> None:
+        """However many are gone that were wanted, the next one gets its turn."""
+        self.catalog.observers.append(self.digests.catalog_changed)
+        for archive in self.offer(*range(1, 1501)):
+            self.digests.want(archive)
+        for path in self.directory.iterdir():
+            path.unlink()
+        (newest,) = self.offer(2000)
+        self.thread.work()
+        self.thread.work()
+        self.assertEqual(len(self.flushLoggedErrors(FileNotFoundError)), 1)
+        self.assertIsNotNone(self.digests.known(newest))
+        self.assertEqual(self.thread.waiting, [])
+
     def test_gone(self) -> None:
         """A file that is gone is logged, and those after it get their turn."""
         first, second = self.offer(1, 2)

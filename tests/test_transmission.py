@@ -288,6 +288,23 @@ class PlainTests(SocketTestCase):
         answer = await self.rest(client)
         self.assertTrue(answer.cut)
 
+    async def test_written_to_in_place(self) -> None:
+        """Nor is what was written into a file of which all but the last byte was taken already."""
+        small = make_large_archive(self.directory / name_of(2), 300_000)
+        before = small.read_bytes()
+        self.catalog.rescan()
+        client = await deferToThread(self.connect, 4096)
+        self.addCleanup(client.close)
+        ask = request("Connection: close", path=f"/update/{small.name}")
+        await deferToThread(client.sendall, ask)
+        self.received = await deferToThread(client.recv, 100)
+        await self.until(lambda: self.downloads.bytes_sent >= len(before) - 1)
+        with small.open("r+b") as file:
+            file.seek(10)
+            file.write(bytes(len(before) - 20))
+        answer = await self.rest(client)
+        self.assertTrue(answer.cut or (answer.body == before and not self.sends_by_kernel))
+
     async def test_stalled_for_ever(self) -> None:
         """A client that takes nothing is cut in the end, and one that takes a little is not."""
         client = await self.stalled()

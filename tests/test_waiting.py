@@ -1,11 +1,8 @@
 """Boxes wait for another version, are answered when it comes, and cost nothing after that."""
 
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 from twisted.web.test.requesthelper import DummyChannel
@@ -17,24 +14,10 @@ from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.resources import Version, tree
 from opq_twisted.server.waiting import preferred_wait
 from tests.archives import make_archive
-from tests.exchange import Answer, Connection, parse_all
+from tests.exchange import Answer, Connection, Turns, parse_all
 from tests.test_catalog import name_of
 
 WAIT = ('If-None-Match: "1"', "Prefer: wait=60")
-
-
-class Turns(Clock):
-    """A clock that, as a reactor does, leaves what is due at once to its next turn."""
-
-    TURN = 0.001
-
-    def callLater(self, delay: float, *call: Any, **keywords: Any) -> IDelayedCall:
-        """Call in the next turn at the earliest."""
-        return super().callLater(max(delay, self.TURN), *call, **keywords)
-
-    def turn(self) -> None:
-        """Take a turn."""
-        self.advance(self.TURN)
 
 
 class WaitingTests(SynchronousTestCase):
@@ -178,6 +161,24 @@ class WaitingTests(SynchronousTestCase):
             self.clock.turn()
             left.append(len(self.version.waiting))
         self.assertEqual(left, [150, 50, 0])
+        self.assertEqual({connection.answer().body for connection in fleet}, {b"2"})
+
+    def test_one_that_breaks(self) -> None:
+        """An error in the answer to one is logged, and the others get theirs."""
+        site = BoundedSite(self.clock, self.root)
+        fleet = [Connection(self.root, site) for _ in range(150)]
+        for connection in fleet:
+            connection.send("GET", "/version", *WAIT)
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("an error")
+
+        self.patch(fleet[3].channel, "requestDone", fail)
+        for version in (2, 3):
+            self.offer(version)
+            self.clock.pump([Turns.TURN] * 5)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(len(self.version.waiting), 0)
         self.assertEqual({connection.answer().body for connection in fleet}, {b"2"})
 
     def test_changed_again_meanwhile(self) -> None:

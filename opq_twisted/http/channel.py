@@ -13,7 +13,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.python.failure import Failure
-from twisted.web.http import INTERNAL_SERVER_ERROR, RESPONSES, HTTPChannel
+from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, RESPONSES, HTTPChannel
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: No request that either server understands has a body of more than a few bytes.
 _MAX_REQUEST_BODY = 16 * 1024
+
+#: Requests of one connection that are answered before the reactor turns to others.
+_PIPELINED = 4
 
 #: Seconds in which a connection's next request must have arrived whole.
 _REQUEST_TIMEOUT = 60
@@ -44,6 +47,7 @@ _AT_ONCE = 64 * 1024
 #: What comes before the path in a URL.
 _ORIGIN = re.compile(rb"https?://[^/]*/?", re.IGNORECASE)
 
+_NO_PATH = Reply.sentence(BAD_REQUEST, "What is asked for must begin with a slash.")
 _BROKEN = Reply.sentence(INTERNAL_SERVER_ERROR, "Something went wrong here; the log says what.")
 
 
@@ -68,6 +72,8 @@ class BoundedChannel(HTTPChannel):
 
     _drained: int | None = None
     _behind = False
+    _answers = 0
+    _ending = False
 
     def connectionMade(self) -> None:
         """Begin to wait for a request."""
@@ -78,6 +84,7 @@ class BoundedChannel(HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Let go of all that waited for this connection."""
         self.deadline = inf
+        self._drained = 0
         self.site.disconnected(self)
         super().connectionLost(reason)
 
@@ -98,9 +105,12 @@ class BoundedChannel(HTTPChannel):
         self.transport.abortConnection()
 
     def readConnectionLost(self) -> None:
-        """Finish the answer under way, if any: the client sends no more, but may still read."""
-        self.persistent = False
-        if not (self.requests and self.requests[0].startedWriting):
+        """Give the answers that are due: the client sends no more, but may still read."""
+        if self.paused:
+            self._ending = True
+        elif self.requests and self.requests[0].startedWriting:
+            self.persistent = False
+        else:
             self.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -109,6 +119,7 @@ class BoundedChannel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Take data from the client, or throw it away after a refusal."""
         if self._drained is None:
+            self._answers = 0
             super().dataReceived(data)
             return
         self._drained += len(data)
@@ -134,13 +145,17 @@ class BoundedChannel(HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         """
-        Wait for the next request, once the client takes the answers to those before.
+        Wait for the next request; with those that came with this one, wait until it is their turn.
 
-        Whoever sends many requests at once and reads no answer would otherwise fill the memory.
+        Whoever sends many requests at once would otherwise keep all others waiting, and fill the
+        memory with answers that are not read.
         """
-        if self._behind and self.persistent:
+        self._answers += 1
+        if self.persistent and (self._behind or self._answers == _PIPELINED):
             self.paused = True
             self.transport.pauseProducing()
+            if not self._behind:
+                self.site.reactor.callLater(0, self._go_on)
         if self._drained is None:
             self.set_deadline(_REQUEST_TIMEOUT, self.close)
         super().requestDone(request)
@@ -154,12 +169,21 @@ class BoundedChannel(HTTPChannel):
         """Go on: the client has taken what there was."""
         self._behind = False
         super().resumeProducing()
-        if self.paused and self._behind:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Turn to the requests that came with those that are answered."""
+        if not self.paused or self._drained is not None:
+            return
+        if self._behind:
             # Another answer was given meanwhile, and is more than the client takes.
             self.transport.pauseProducing()
-        elif self.paused:
-            self.paused = False
-            self.dataReceived(b"")
+            return
+        self.paused = False
+        self.transport.resumeProducing()
+        self.dataReceived(b"")
+        if self._ending:
+            self.readConnectionLost()
 
     def headerReceived(self, line: bytes) -> bool:
         """Take a line of the header, unless it tells of a body whose end nobody can be sure of."""
@@ -248,6 +272,9 @@ class BoundedRequest(Request):
         if not self.path.startswith(b"/"):
             # A URL, as a proxy is asked: its path follows the host (RFC 9112, 3.2.2).
             self.path = _ORIGIN.sub(b"/", self.path, count=1)
+        if not self.path.startswith(b"/"):
+            self.reply(_NO_PATH)
+            return
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
         try:

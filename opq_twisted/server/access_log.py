@@ -88,6 +88,10 @@ class AccessLog(Service):
         self._lines.append(json.dumps(line) + "\n")
         if len(self._lines) >= _MOST_LINES:
             self._write()
+        elif not self.running:
+            # The reactor cuts what is under way after the services have stopped.
+            self._write()
+            self._close()
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []
@@ -108,7 +112,8 @@ class AccessLog(Service):
     def _open(self) -> int:
         if self._path is None:
             return os.dup(_STANDARD_OUTPUT)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        # A FIFO that nobody reads must not be waited for.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(self._path, flags, 0o640)
 
     def _close(self) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -24,8 +24,10 @@ class Digests(Service):
 
     def __init__(self, in_thread: InThread = deferToThread) -> None:
         self._in_thread = in_thread
-        self._known: dict[Archive, bytes | None] = {}
-        self._one_at_a_time = DeferredLock()
+        self._known: dict[Archive, bytes] = {}
+        #: What is wanted, in the order in which it is computed; the first is under way.
+        self._wanted: dict[Archive, None] = {}
+        self._working = False
         self._stopping = threading.Event()
         #: Called whenever one more digest is known.
         self.observers: list[Callable[[], None]] = []
@@ -37,13 +39,15 @@ class Digests(Service):
     def want(self, archive: Archive) -> None:
         """Compute the archive's digest, unless that was done or is being done."""
         if archive not in self._known:
-            self._known[archive] = None
-            Deferred.fromCoroutine(self._compute(archive))
+            self._wanted[archive] = None
+            if not self._working:
+                Deferred.fromCoroutine(self._work())
 
     def catalog_changed(self, snapshot: Snapshot) -> None:
         """Forget archives that are gone, and get the newest one's digest before it is asked for."""
-        for archive in [each for each in self._known if snapshot.find(str(each.name)) != each]:
-            del self._known[archive]
+        for archives in (self._known, self._wanted):
+            for archive in [each for each in archives if snapshot.find(str(each.name)) != each]:
+                archives.pop(archive)
         if snapshot.newest is not None:
             self.want(snapshot.newest)
 
@@ -52,22 +56,21 @@ class Digests(Service):
         super().stopService()
         self._stopping.set()
 
-    async def _compute(self, archive: Archive) -> None:
-        with self._log.failuresHandled("the digest of {name} failed", name=archive.name):
-            async with self._one_at_a_time:
-                if archive not in self._known:
-                    return
-                digest = None
-                try:
-                    digest = await self._in_thread(sha256_of, archive, self._stopping)
-                finally:
-                    if digest is None:
-                        # Whoever wants it next lets it be tried again.
-                        self._known.pop(archive, None)
-                    elif archive in self._known:
-                        self._known[archive] = digest
-                        for observer in self.observers:
-                            observer()
+    async def _work(self) -> None:
+        """Compute what is wanted, one after the other: one disk is read by one reader."""
+        self._working = True
+        while self._wanted:
+            archive = next(iter(self._wanted))
+            with self._log.failuresHandled("the digest of {name} failed", name=archive.name):
+                digest = await self._in_thread(sha256_of, archive, self._stopping)
+                # One that is gone meanwhile is forgotten already.
+                if digest is not None and archive in self._wanted:
+                    self._known[archive] = digest
+                    for observer in self.observers:
+                        observer()
+            # Whoever wants one that failed lets it be tried again.
+            self._wanted.pop(archive, None)
+        self._working = False
 
 
 def sha256_of(archive: Archive, stopping: threading.Event) -> bytes | None:

@@ -12,7 +12,6 @@ from opq_twisted.server.catalog import Archive
 #: differ for each, or all would come back at once.
 _RETRY_AFTER = (10, 60)
 
-
 #: Bytes that all downloads together hand to the kernel before the reactor turns to others, and
 #: that each may at least.
 _TURN = 16 * 1024 * 1024

@@ -6,9 +6,9 @@ The contract:
 - The parts are sent in their order: bytes as they are, a `Range` from the file. Either all of it is
   sent and the request is finished, or the connection is cut.
 - The descriptor is owned, and closed once, whatever happens.
-- Before each piece the file is looked at. Once its size or its time of change is not what it was at
-  the start, the connection is cut: nobody gets a mixture of two files. A file whose name was given
-  to another, or removed, is as it was, and is sent to its end.
+- The file is looked at before each piece, and once more before the last byte is sent. If its size
+  or its time of change is not what it was at the start, the connection is cut: nobody gets parts of
+  two files. A file whose name was removed, or given to another, is sent to its end.
 - No more is read than the client takes. What waits for it in this process is one chunk at most, and
   over plain TCP nothing but the lines around the parts.
 - A client that has acknowledged nothing for `STALLED` seconds is cut.
@@ -17,6 +17,10 @@ Over plain TCP Twisted's transport asks its producer for more when, and only whe
 empty. From then on, until lines are to be written again, the reactor is made to call this module in
 the place of the transport's own writing, whenever the socket takes more. Over TLS the kernel cannot
 send from a file, and the same parts are read and written.
+
+The kernel sends the pages of the file and no copy of them: a file that is written to changes what
+waits in the socket. So the last byte is held back until nothing waits there. (A client on the same
+machine is given the very pages, and can see them change even later, until it has read them.)
 """
 
 import fcntl
@@ -35,7 +39,7 @@ from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.ranges import Range
 
-#: Seconds after which a client that acknowledges nothing is cut; at 1 byte a second it is not.
+#: Seconds after which a client that acknowledges nothing is cut.
 STALLED = 300
 
 #: Bytes read at once where the kernel cannot send by itself.
@@ -98,8 +102,7 @@ class Transmission:
         """Send as much as is good now: the client has taken what there was."""
         try:
             while self._parts:
-                if self._look() != self._state:
-                    raise FileChanged("the file was changed while it was sent")
+                self._require_unchanged()
                 if not self._send_piece():
                     return
         except (FileChanged, OSError) as error:
@@ -133,6 +136,16 @@ class Transmission:
         status = os.fstat(self._fd)
         return status.st_size, status.st_mtime_ns
 
+    def _read(self, part: Range, most: int) -> bytes:
+        """Read bytes that are those of the file as it was at the start."""
+        data = os.pread(self._fd, min(part.length, most), part.offset)
+        self._require_unchanged()
+        return data
+
+    def _require_unchanged(self) -> None:
+        if self._look() != self._state:
+            raise FileChanged("the file was changed while it was sent")
+
     def _check_progress(self) -> None:
         taken = self._request.sentLength - self._unacknowledged()
         if taken > self._taken:
@@ -152,10 +165,13 @@ class Transmission:
 class ZeroCopy(Transmission):
     """A body that the kernel takes from the file to the socket."""
 
+    _flushing = False
+
     def start(self, head: bytes) -> None:
         """Let the transport send the head first."""
         self._transport: Server = self._channel.transport
-        self._cork(True)
+        self._hold_back_the_last_byte()
+        self._set(socket.TCP_CORK, 1)
         super().start(head)
         self._wait_until_empty()
 
@@ -172,6 +188,14 @@ class ZeroCopy(Transmission):
 
     def _send_piece(self) -> bool:
         part = self._parts[0]
+        if len(self._parts) == 1:
+            if not self._flushing:
+                self._flush()
+                return False
+            if isinstance(part, Range):
+                self._account(part, part.length)
+                self._parts.append(self._read(part, part.length))
+                part = self._parts[0]
         if isinstance(part, bytes):
             self._hand_back()
             self._request.write(self._parts.popleft())
@@ -203,12 +227,24 @@ class ZeroCopy(Transmission):
 
     def _let_go(self) -> None:
         self._hand_back()
-        self._cork(False)
+        self._set(socket.TCP_NOTSENT_LOWAT, 0)
         super()._let_go()
 
-    def _cork(self, corked: bool) -> None:
-        """Let the kernel send full segments only, or what is left at the end (tcp(7))."""
-        self._transport.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
+    def _hold_back_the_last_byte(self) -> None:
+        last = self._parts[-1]
+        if isinstance(last, Range) and last.length > 1:
+            self._parts[-1] = Range(last.offset, last.length - 1)
+            self._parts.append(Range(last.offset + last.length - 1, 1))
+
+    def _flush(self) -> None:
+        """Let the kernel send all it has, and call again when it has."""
+        self._flushing = True
+        self._set(socket.TCP_CORK, 0)
+        self._set(socket.TCP_NOTSENT_LOWAT, 1)
+
+    def _set(self, option: int, value: int) -> None:
+        """Set an option of the socket (tcp(7)): a cork lets it send full segments only."""
+        self._transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
 
     def _unacknowledged(self) -> int:
         queued = fcntl.ioctl(self._transport.fileno(), termios.TIOCOUTQ, bytes(4))
@@ -240,9 +276,7 @@ class ReadAndWrite(Transmission):
         if isinstance(part, bytes):
             self._request.write(self._parts.popleft())
             return not self._paused
-        chunk = os.pread(self._fd, min(part.length, _CHUNK), part.offset)
-        if not chunk:
-            raise FileChanged("the file became shorter while it was sent")
+        chunk = self._read(part, _CHUNK)
         self._account(part, len(chunk))
         self._request.write(chunk)
         return not self._paused

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.reply import Reply
@@ -20,6 +21,8 @@ _WAIT = re.compile(rb"wait[ \t]*=[ \t]*(?:(\d+)|\"(\d+)\")", re.ASCII | re.IGNOR
 
 class WaitingBoxes:
     """The requests that wait; `answer` makes the answer of one when its wait is over."""
+
+    _log = Logger()
 
     def __init__(self, clock: IReactorTime, answer: Callable[[BoundedRequest], Reply]) -> None:
         self._clock = clock
@@ -49,7 +52,9 @@ class WaitingBoxes:
     def _answer_some(self) -> None:
         turn, self._woken = self._woken[:_TURN], self._woken[_TURN:]
         for request in turn:
-            self._over(request)
+            # What one client sent after its request must not keep the others waiting.
+            with self._log.failuresHandled("the answer to a waiting box failed"):
+                self._over(request)
         if self._woken:
             self._clock.callLater(0, self._answer_some)
 
