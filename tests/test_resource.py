@@ -127,7 +127,7 @@ class NotFoundTests(SynchronousTestCase):
 
     def test_any(self) -> None:
         """404 as one line of text, for any path and any method."""
-        for path in ("/", "/nothing", "/nothing/deeper", "/hell%6f%00", "/../hello", "//", "*"):
+        for path in ("/", "/nothing", "/nothing/deeper", "/hell%6f%00", "/../hello", "//"):
             for method in ("GET", "POST", "BREW"):
                 got = ask(hello(), method, path)
                 self.assertEqual((got.status, got.text), (404, "There is nothing here.\n"), path)
