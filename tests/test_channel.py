@@ -521,6 +521,8 @@ class PipelineTests(SynchronousTestCase):
         answered = []
         for _ in range(4):
             answered.append(len(parse_all(self.transport.value())))
+            if answered[-1] < 10:
+                self.assertEqual(self.transport.producerState, "paused", "nothing more is read")
             self.connection.clock.advance(Turns.TURN)
         self.assertEqual(answered, [4, 8, 10, 10])
         self.assertEqual(self.transport.producerState, "producing")

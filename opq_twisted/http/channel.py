@@ -70,9 +70,13 @@ class BoundedChannel(HTTPChannel):
     #: What happens at the deadline.
     overdue: Callable[[], None]
 
+    #: Bytes that were thrown away since no request is taken any more; None while they are.
     _drained: int | None = None
+    #: Whether the client has yet to take what was answered.
     _behind = False
+    #: How many of the requests that came together are answered.
     _answers = 0
+    #: Whether the client sends no more, and waits for answers only.
     _ending = False
 
     def connectionMade(self) -> None:
@@ -151,14 +155,16 @@ class BoundedChannel(HTTPChannel):
         memory with answers that are not read.
         """
         self._answers += 1
+        if self._drained is None:
+            self.set_deadline(_REQUEST_TIMEOUT, self.close)
         if self.persistent and (self._behind or self._answers == _PIPELINED):
             self.paused = True
+            super().requestDone(request)
             self.transport.pauseProducing()
             if not self._behind:
                 self.site.reactor.callLater(0, self._go_on)
-        if self._drained is None:
-            self.set_deadline(_REQUEST_TIMEOUT, self.close)
-        super().requestDone(request)
+        else:
+            super().requestDone(request)
 
     def pauseProducing(self) -> None:
         """Remember that the client takes no more for now."""
@@ -238,15 +244,15 @@ class BoundedChannel(HTTPChannel):
 
 
 class BoundedRequest(Request):
-    """A request that is refused when its body is larger than anything we ask for."""
+    """A request with a small body or none, which is answered with a `Reply`."""
 
     channel: BoundedChannel
     site: "BoundedSite"
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        #: When its first line came, by the reactor's clock (seconds).
         self.site = self.channel.site
+        #: When its first line came, by the reactor's clock (seconds).
         self.began = self.site.reactor.seconds()
 
     def gotLength(self, length: int | None) -> None:
