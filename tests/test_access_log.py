@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.errors import CannotStart
-from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.access_log import AccessLog

@@ -14,9 +14,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.reply import Reply, header_lines
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
 from tests.exchange import Answer, Connection, Turns, parse_all

@@ -3,8 +3,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import NOT_DONE_YET
 
-from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import NotFound, PlainResource
 from tests.exchange import Connection, ask
 

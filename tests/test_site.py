@@ -7,8 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPFactory
 
 from opq_twisted.http import site as site_module
-from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
 from tests.exchange import Connection, parse_all

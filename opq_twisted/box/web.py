@@ -28,8 +28,8 @@ from opq_twisted.box.journal import Stage
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import OpqError, UpdateInProgress
-from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 
 _PAGE = Path(__file__).with_name("page")

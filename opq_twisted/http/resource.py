@@ -4,8 +4,8 @@ from twisted.web.http import NOT_ALLOWED, NOT_FOUND
 from twisted.web.resource import IResource, Resource
 from zope.interface import implementer
 
-from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
 
 _NOTHING_HERE = Reply.sentence(NOT_FOUND, "There is nothing here.")
 

@@ -11,7 +11,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from opq_twisted.errors import CannotStart
-from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.site import CLIENT_GONE
 
 #: Seconds after which a line is written at the latest.

@@ -17,8 +17,8 @@ from twisted.web.http import (
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 
-from opq_twisted.http.channel import BoundedRequest
 from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from opq_twisted.server.delivery import ArchiveResource

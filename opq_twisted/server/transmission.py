@@ -35,7 +35,7 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from opq_twisted.http.channel import BoundedRequest
+from opq_twisted.http.request import BoundedRequest
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.ranges import Range
 

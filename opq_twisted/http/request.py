@@ -1,0 +1,170 @@
+"""A request, which is answered with a value that is ready to go."""
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.python.failure import Failure
+from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, RESPONSES
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from opq_twisted.http.channel import BoundedChannel
+from opq_twisted.http.reply import Reply
+
+if TYPE_CHECKING:
+    from opq_twisted.http.site import BoundedSite
+
+#: No request that either server understands has a body of more than a few bytes.
+_MAX_REQUEST_BODY = 16 * 1024
+
+#: Seconds after which a client that takes nothing more of an answer is cut.
+_ANSWER_TIMEOUT = 300
+
+#: A body of more bytes is sent in pieces of so many, as the client takes them.
+_AT_ONCE = 64 * 1024
+
+#: What comes before the path in a URL.
+_ORIGIN = re.compile(rb"https?://[^/]*/?", re.IGNORECASE)
+
+_NO_PATH = Reply.sentence(BAD_REQUEST, "What is asked for must begin with a slash.")
+_BROKEN = Reply.sentence(INTERNAL_SERVER_ERROR, "Something went wrong here; the log says what.")
+
+
+class BoundedRequest(Request):
+    """A request with a small body or none, which is answered with a `Reply`."""
+
+    channel: BoundedChannel
+    site: "BoundedSite"
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.site = self.channel.site
+        #: When its first line came, by the reactor's clock (seconds).
+        self.began = self.site.reactor.seconds()
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse an announced body before a byte of it is stored."""
+        super().gotLength(min(length or 0, _MAX_REQUEST_BODY))
+        if length is not None and length > _MAX_REQUEST_BODY:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Store a piece of the body, up to the limit."""
+        if self.content is None or self.content.tell() + len(data) > _MAX_REQUEST_BODY:
+            self._refuse_body()
+        else:
+            super().handleContentChunk(data)
+
+    def _refuse_body(self) -> None:
+        # Twisted would answer it all the same.
+        self.requestHeaders.removeHeader(b"Expect")
+        self.channel.refuse(b"413 Content Too Large")
+
+    def process(self) -> None:
+        """Find the resource that the path names, and let it answer."""
+        if not self.path.startswith(b"/"):
+            # A URL, as a proxy is asked: its path follows the host (RFC 9112, 3.2.2).
+            self.path = _ORIGIN.sub(b"/", self.path, count=1)
+        if not self.path.startswith(b"/"):
+            self.reply(_NO_PATH)
+            return
+        self.prepath = []
+        self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
+        try:
+            self.render(self.site.getResourceFor(self))
+        except Exception:
+            self.processingFailed(Failure())
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Log an error of ours, and answer 500; an answer that was begun is cut."""
+        self._log.failure("{method} {uri} failed", reason, method=self.method, uri=self.uri)
+        if not self.startedWriting:
+            self.reply(_BROKEN)
+        elif not self.finished:
+            self.channel.abort()
+        return reason
+
+    def begin(self, code: int, head: bytes) -> bytes:
+        """Begin an answer: returns its status and header, for the caller to write."""
+        reason = RESPONSES.get(code, b"")
+        self.code = code
+        self.startedWriting = 1
+        more = b"".join(
+            b"%s: %s\r\n" % (name, value)
+            for name, values in self.responseHeaders.getAllRawHeaders()
+            for value in values
+        )
+        return b"%s %d %s\r\nDate: %s\r\n%s%s\r\n" % (
+            self.clientproto,
+            code,
+            reason,
+            self.site.date(),
+            more,
+            head,
+        )
+
+    def reply(self, reply: Reply) -> int:
+        """Answer; returns what `render` must return then. HEAD gets all but the body."""
+        head = self.begin(reply.code, reply.head)
+        body = b"" if self.method == b"HEAD" else reply.body
+        if len(body) > _AT_ONCE:
+            _Slices(self, body).start(head)
+        else:
+            self.sentLength = len(body)
+            self.channel.write(head + body)
+            self.finish()
+        return NOT_DONE_YET
+
+    def finish(self) -> None:
+        """End the answer, and tell the site, which knows already of a client that has gone."""
+        if not self._disconnected:
+            self.site.ended(self, whole=True)
+        super().finish()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Tell the site that this client has gone before its answer was whole."""
+        if self.path is not None:
+            self.site.ended(self, whole=False)
+        super().connectionLost(reason)
+
+
+@implementer(IPushProducer)
+class _Slices:
+    """Sends a long body: clients that read slowly share it, and have only a piece each."""
+
+    def __init__(self, request: BoundedRequest, body: bytes) -> None:
+        self._request = request
+        self._body = body
+        self._offset = 0
+        self._paused = False
+
+    def start(self, head: bytes) -> None:
+        """Send the head of the answer, and go on while the transport takes it."""
+        channel = self._request.channel
+        channel.set_deadline(_ANSWER_TIMEOUT, channel.abort)
+        self._request.registerProducer(self, True)
+        channel.write(head)
+        if not self._paused:
+            self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Send until the transport's buffer is full again."""
+        self._paused = False
+        channel = self._request.channel
+        channel.set_deadline(_ANSWER_TIMEOUT, channel.abort)
+        while self._offset < len(self._body) and not self._paused:
+            end = self._offset + _AT_ONCE
+            self._request.write(self._body[self._offset : end])
+            self._offset = end
+        if self._offset >= len(self._body):
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def stopProducing(self) -> None:
+        """The client is gone."""
