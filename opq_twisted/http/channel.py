@@ -5,6 +5,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import (
+    IAddress,
     IHalfCloseableProtocol,
     ISSLTransport,
     ITCPTransport,
@@ -56,6 +57,8 @@ class BoundedChannel(HTTPChannel):
     _behind = False
     #: How many of the requests that came together are answered.
     _answers = 0
+    _peer: IAddress | None = None
+    _host: IAddress | None = None
     #: Whether the client sends no more, and waits for answers only.
     _ending = False
 
@@ -71,6 +74,18 @@ class BoundedChannel(HTTPChannel):
         self._drained = 0
         self.site.disconnected(self)
         super().connectionLost(reason)
+
+    def getPeer(self) -> IAddress:
+        """The client's address; it is asked for with each request, and stays what it is."""
+        if self._peer is None:
+            self._peer = self.transport.getPeer()
+        return self._peer
+
+    def getHost(self) -> IAddress:
+        """The address that the client connected to."""
+        if self._host is None:
+            self._host = self.transport.getHost()
+        return self._host
 
     def set_deadline(self, seconds: float, overdue: Callable[[], None]) -> None:
         """Call `overdue` when so many seconds have passed, in the place of an earlier deadline."""

@@ -1,8 +1,8 @@
 """A line of JSON for each request."""
 
-import json
 import os
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 
 from twisted.application.service import Service
@@ -73,19 +73,18 @@ class AccessLog(Service):
 
     def request_ended(self, request: BoundedRequest, whole: bool) -> None:
         """Note a request."""
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": getattr(request.client, "host", None),
-            "method": _told(request.method),
-            "uri": _told(request.uri),
-            "status": request.code if request.startedWriting else CLIENT_GONE,
-            "bytes": request.sentLength,
-            "seconds": round(self._clock.seconds() - request.began, 4),
-            "whole": whole,
-            "range": _told(request.getHeader(b"Range")),
-            "agent": _told(request.getHeader(b"User-Agent")),
-        }
-        self._lines.append(json.dumps(line) + "\n")
+        # Put together by hand, for it is done at each request: json.dumps takes longer.
+        self._lines.append(
+            f'{{"time": "{datetime.now(UTC).isoformat(timespec="milliseconds")}", '
+            f'"client": {_told(getattr(request.client, "host", None))}, '
+            f'"method": {_told(request.method)}, "uri": {_told(request.uri)}, '
+            f'"status": {request.code if request.startedWriting else CLIENT_GONE}, '
+            f'"bytes": {request.sentLength}, '
+            f'"seconds": {self._clock.seconds() - request.began:.4f}, '
+            f'"whole": {"true" if whole else "false"}, '
+            f'"range": {_told(request.getHeader(b"Range"))}, '
+            f'"agent": {_told(request.getHeader(b"User-Agent"))}}}\n'
+        )
         if len(self._lines) >= _MOST_LINES:
             self._write()
         elif not self.running:
@@ -129,5 +128,8 @@ def _is_at(path: Path, fd: int) -> bool:
         return False
 
 
-def _told(text: bytes | None) -> str | None:
-    return None if text is None else text[:_LONGEST].decode("ascii", "backslashreplace")
+def _told(text: bytes | str | None) -> str:
+    """Write down what a client sent, as JSON has it."""
+    if isinstance(text, bytes):
+        text = text[:_LONGEST].decode("ascii", "backslashreplace")
+    return "null" if text is None else encode_basestring_ascii(text)

@@ -27,9 +27,10 @@ def evaluate(request: Request, etag: bytes, modified: int | None = None) -> int 
     if_none_match = _header(request, b"If-None-Match")
     if if_none_match is not None:
         return NOT_MODIFIED if _matches(if_none_match, etag, weakly=True) else None
-    since = _date(request, b"If-Modified-Since")
-    if since is not None and modified is not None and modified <= since:
-        return NOT_MODIFIED
+    if modified is not None:
+        since = _date(request, b"If-Modified-Since")
+        if since is not None and modified <= since:
+            return NOT_MODIFIED
     return None
 
 
