@@ -210,7 +210,12 @@ def check_readable(directory: Path) -> None:
 
     :raises OSError: when either cannot be done.
     """
-    os.scandir(f"{directory}/.").close()
+    os.scandir(_inside(directory)).close()
+
+
+def _inside(directory: Path) -> str:
+    """The directory by a name that is found only by who may reach its files, too."""
+    return f"{directory}/."
 
 
 def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
@@ -221,8 +226,7 @@ def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
     """
     archives: dict[str, Archive] = {}
     refused: dict[str, str] = {}
-    check_readable(directory)
-    with os.scandir(directory) as entries:
+    with os.scandir(_inside(directory)) as entries:
         for entry in entries:
             before = known.get(entry.name)
             try:

@@ -193,9 +193,10 @@ class ZeroCopy(Transmission):
                 self._flush()
                 return False
             if isinstance(part, Range):
+                last = self._read(part, part.length)
                 self._account(part, part.length)
-                self._parts.append(self._read(part, part.length))
-                part = self._parts[0]
+                self._parts.append(last)
+                part = last
         if isinstance(part, bytes):
             self._hand_back()
             self._request.write(self._parts.popleft())
@@ -214,7 +215,7 @@ class ZeroCopy(Transmission):
         self._turn -= count
         self._request.sentLength += count
         self._account(part, count)
-        return not self._parts or (count == wanted and self._turn > 0)
+        return count == wanted and self._turn > 0
 
     def _wait_until_empty(self) -> None:
         """Let the transport call `resumeProducing` when it has written all it has."""
