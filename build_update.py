@@ -11,16 +11,25 @@ import os
 import signal
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from opq_twisted.errors import BuildFailed, OpqError
-from opq_twisted.release.contents import Contents, find_file, find_script, gather
+from opq_twisted.progress import ProgressBar
+from opq_twisted.release.contents import (
+    Contents,
+    find_file,
+    find_script,
+    find_trusted_root,
+    gather,
+)
 from opq_twisted.release.name import UpdateName, parse_version
 from opq_twisted.release.pack import (
     AGENT,
     COMPONENTS,
     INSTALL_SCRIPT,
+    TRUSTED_ROOT,
     WHEELS,
     destination,
     pack,
@@ -90,6 +99,8 @@ def build(options: argparse.Namespace) -> Path:
 def _contents(options: argparse.Namespace) -> Contents:
     folders = _component_folders(options.component)
     contents: Contents = {INSTALL_SCRIPT: find_script(options.install_script)}
+    if options.trusted_root is not None:
+        contents[TRUSTED_ROOT] = find_trusted_root(options.trusted_root, datetime.now(UTC))
     if AGENT not in folders:
         contents |= own_agent()
     for component, folder in folders.items():
@@ -147,32 +158,6 @@ def _component_folders(options: list[str]) -> dict[str, Path]:
     return folders
 
 
-class ProgressBar:
-    """A line on the terminal that says how much is packed; nothing where stderr is no terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._percent = -1
-        self._is_seen = sys.stderr.isatty()
-
-    def __enter__(self) -> "ProgressBar":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._is_seen:
-            print(file=sys.stderr)
-
-    def __call__(self, count: int) -> None:
-        """Count more bytes that are done."""
-        self._done += count
-        percent = 100 * self._done // self._total
-        if self._is_seen and percent != self._percent:
-            self._percent = percent
-            line = f"[{'#' * (percent // 4):25}] {percent:3} % of {self._total / 1e6:.1f} MB"
-            print(f"\r{line}", end="", file=sys.stderr, flush=True)
-
-
 def _stop(number: int, _frame: FrameType | None) -> None:
     """End through an exception, once, so that nothing is left behind."""
     signal.signal(number, signal.SIG_IGN)
@@ -212,6 +197,13 @@ def _parser() -> argparse.ArgumentParser:
         default=BOX / INSTALL_SCRIPT,
         metavar="FILE",
         help=f"the {INSTALL_SCRIPT} of the update (default: this project's own)",
+    )
+    parser.add_argument(
+        "--trusted-root",
+        type=Path,
+        metavar="FILE",
+        help=f"the {TRUSTED_ROOT} for boxes that have none, by which they know who may sign "
+        "updates (default: none)",
     )
     parser.add_argument(
         "--no-wheels",

@@ -1,5 +1,6 @@
 """`build_update.py` as people run it: what it builds, what it says, what it leaves behind."""
 
+import json
 import os
 import pty
 import select
@@ -10,10 +11,13 @@ import sys
 import tarfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from unittest import SkipTest
 
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.release.unpack import unpack
@@ -91,6 +95,18 @@ class BuilderTest(SynchronousTestCase):
             self.assertIn(word, result.stderr)
         self.assertEqual(self.left(), [])
 
+    def root(self, expires: datetime) -> Path:
+        """Write a root as the tools of its keys' holders do."""
+        signer = CryptoSigner.generate_ed25519()
+        root = Root(expires=expires)
+        for role in root.roles:
+            root.add_key(signer.public_key, role)
+        metadata = Metadata(root)
+        metadata.sign(signer)
+        path = self.folder / "1.root.json"
+        metadata.to_file(str(path))
+        return path
+
     def left(self) -> list[str]:
         return [path.name for path in self.output.iterdir()]
 
@@ -152,6 +168,29 @@ class TestWhatIsBuilt(BuilderTest):
             self.assertEqual(first.read_bytes(), second.read_bytes())
             second.unlink()
 
+    def test_trusted_root(self) -> None:
+        """The trusted root lies beside the script as it is, whatever its own name and mode."""
+        root = self.root(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
+        root.chmod(0o755)
+        archive = self.build("--version", "7", "--trusted-root", root)
+        names = tar_names(archive)
+        head = ["", "VERSION", "install_update.sh", "root.json", f"{AGENT}/"]
+        self.assertEqual(names[:5], [f"opq-box-update-7/{name}" for name in head])
+        with tarfile.open(archive) as tar:
+            self.assertEqual(tar.getmember("opq-box-update-7/root.json").mode, 0o644)
+        unpack(archive, self.folder / "unpacked", 7, reserve=0)
+        unpacked = self.folder / "unpacked" / "root.json"
+        self.assertEqual(unpacked.read_bytes(), root.read_bytes())
+        first = archive.rename(self.folder / "first")
+        os.utime(root, (1, 1))
+        root.chmod(0o600)
+        second = self.build("--version", "7", "--trusted-root", root)
+        self.assertEqual(first.read_bytes(), second.read_bytes())
+
+    def test_without_trusted_root(self) -> None:
+        """An update holds a root only when it is asked for."""
+        self.assertNotIn("opq-box-update-7/root.json", tar_names(self.build("--version", "7")))
+
     def test_an_older_box_installs_it(self) -> None:
         """What the older box's shell script does with an archive works."""
         archive = self.build("--version", "7", "--install-script", self.script)
@@ -174,7 +213,9 @@ class TestWhatIsBuilt(BuilderTest):
         new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
         if not os.path.exists(python) or subprocess.run(new_enough).returncode != 0:
             raise lacking("needs /usr/bin/python3 to be 3.11 or newer")
-        command = [python, "-S", str(BUILDER), "--no-wheels", "--version", "7"]
+        root = self.root(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
+        command = [python, "-S", str(BUILDER), "--no-wheels", "--version=7"]
+        command.append(f"--trusted-root={root}")
         subprocess.run(command, cwd=self.output, check=True, capture_output=True)
         self.assertEqual(self.left(), ["opq-box-update-7.tar.bz2"])
 
@@ -193,7 +234,13 @@ class TestWhatIsBuilt(BuilderTest):
         """The help names every option."""
         text = self.run_builder("--help").stdout
         options = ("--component", "--output-dir", "--version", "--install-script", "--no-wheels")
-        for option in (*options, "--platform", "--python-version", "SOURCE_DATE_EPOCH"):
+        for option in (
+            *options,
+            "--trusted-root",
+            "--platform",
+            "--python-version",
+            "SOURCE_DATE_EPOCH",
+        ):
             self.assertIn(option, text)
 
 
@@ -267,6 +314,21 @@ class TestErrors(BuilderTest):
         ]
         for arguments, words in mistakes:
             self.assert_refused(self.run_builder("--no-wheels", *arguments), *words)
+
+    def test_trusted_root(self) -> None:
+        """A root that no box could begin with is refused before anything is fetched."""
+        timestamp = self.folder / "timestamp.json"
+        timestamp.write_text(json.dumps({"signed": {"_type": "timestamp"}, "signatures": []}))
+        expired = self.root(datetime(2020, 2, 29, 12, 30, tzinfo=UTC))
+        mistakes: list[tuple[Path, tuple[str, ...]]] = [
+            (self.folder / "gone", ("gone", "No such file")),
+            (self.folder, ("not a regular file",)),
+            (self.script, ("install.sh", "not JSON", "give the newest root.json")),
+            (timestamp, ("timestamp.json", 'its signed._type is "timestamp", not "root"')),
+            (expired, ("1.root.json expired on 2020-02-29 at 12:30 UTC", "renew")),
+        ]
+        for root, words in mistakes:
+            self.assert_refused(self.run_builder("--trusted-root", root), *words)
 
     def test_source_date_epoch(self) -> None:
         """A SOURCE_DATE_EPOCH that is no time is refused."""

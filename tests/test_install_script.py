@@ -13,6 +13,8 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.release.name import parse_version
+
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box"
 AGENT = "box-configuration-daemon"
@@ -70,6 +72,8 @@ class Box:
         self.prefix = folder / "opt" / "opq"
         self.units = folder / "etc" / "systemd" / "system"
         self.config = folder / "etc" / "opq" / "opqbox_config.json"
+        self.root = folder / "etc" / "opq" / "root.json"
+        self.image_file = self.prefix / "IMAGE_VERSION"
         self.calls = folder / "systemctl.log"
 
     @classmethod
@@ -143,6 +147,10 @@ class Box:
         """Return the current version, the previous one, and the names of all releases."""
         names = {path.name for path in (self.prefix / "releases").iterdir()}
         return self.version("current"), self.version("previous"), names
+
+    def image(self) -> int | None:
+        """Return the version on record as the image's, None if there is none."""
+        return parse_version(self.image_file.read_text()) if self.image_file.exists() else None
 
     def asked(self) -> list[str]:
         """Return what systemctl was asked to do since the last call."""
@@ -237,7 +245,7 @@ class SandboxTests(InstallCase):
     def test_odd_version(self) -> None:
         """A VERSION that is no version is refused, and cannot lead out of the prefix."""
         version = self.box.unpack(100) / "VERSION"
-        for text in ("", "0", "007", "../1", "1 2", "1\n2", "v1"):
+        for text in ("", "0", "007", "../1", "1 2", "1\n2", "v1", "1" * 16):
             version.write_text(text)
             result = self.box.run(100)
             self.assertEqual(result.returncode, 1, text)
@@ -255,6 +263,81 @@ class SandboxTests(InstallCase):
         self.assert_refused(self.box.run(100, OPQ_PREFIX="opq"), "OPQ_PREFIX", "not opq")
         self.assert_refused(self.box.run(100, OPQ_REBOOT="0"), "OPQ_REBOOT", "not 0")
         self.assert_refused(self.box.run(100, OPQ_SYSTEMD="yes"), "OPQ_SYSTEMD", "not yes")
+
+    def test_image_version(self) -> None:
+        """The first release that was installed stays on record as that of the box's image."""
+        for version in (200, 300, 100):
+            self.box.unpack(version)
+            said = self.box.install(version)
+            self.assertEqual("Recorded release 200" in said, version == 200)
+            self.assertEqual(self.box.image_file.read_text(), "200\n")
+
+    def test_image_version_of_an_older_box(self) -> None:
+        """A box that had releases before this was on record has the one that is live then."""
+        for version in (100, 200, 300):
+            self.box.unpack(version)
+        self.box.install(100)
+        self.box.install(200)
+        self.box.image_file.unlink()
+        self.box.install(300)
+        self.assertEqual(self.box.image(), 200)
+
+    def test_image_version_of_a_reinstall(self) -> None:
+        """A release that is installed once more was live before, and is on record from then on."""
+        self.box.unpack(100)
+        self.box.install(100)
+        self.box.image_file.unlink()
+        self.box.install(100)
+        self.assertEqual(self.box.image(), 100)
+
+    def test_image_version_where_the_live_one_is_unknown(self) -> None:
+        """What was live and does not say its version is not put on record, but what comes next."""
+        for version in (100, 200):
+            self.box.unpack(version)
+        old = self.box.prefix / "current" / "VERSION"
+        for text in ("", "v1", "0", "1" * 16, "1 2", "\0\0\0\0", None):
+            self.box.install(100)
+            self.box.image_file.unlink()
+            old.unlink() if text is None else old.write_text(text)
+            self.box.install(200)
+            self.assertEqual(self.box.image(), 200, text)
+
+    def test_image_version_is_kept(self) -> None:
+        """What is on record is never replaced, whatever it is."""
+        self.box.unpack(100)
+        self.box.prefix.mkdir()
+        self.box.image_file.write_text("")
+        self.box.install(100)
+        self.assertEqual(self.box.image_file.read_text(), "")
+        self.box.image_file.unlink()
+        self.box.image_file.symlink_to("gone")
+        self.box.install(100)
+        self.assertTrue(self.box.image_file.is_symlink())
+
+    def test_image_version_cut_short(self) -> None:
+        """The record gets its name only when it is whole and on the disk."""
+        self.box.unpack(100)
+        sync = shutil.which("sync")
+        self.box.tool(
+            "sync",
+            f'#!/bin/sh\ncase $1 in *IMAGE*) : >"$1"; kill -9 0 ;; esac\nexec {sync} "$@"\n',
+        )
+        self.assertEqual(self.box.run(100).returncode, -signal.SIGKILL)
+        self.assertEqual((self.box.image(), self.box.version("current")), (None, None))
+        (self.box.folder / "bin" / "sync").unlink()
+        self.box.install(100)
+        self.assertEqual(self.box.image(), 100)
+
+    def test_image_version_of_a_release_that_is_refused(self) -> None:
+        """A release that is not made current is not put on record."""
+        for version in (100, 200):
+            self.box.unpack(version)
+        self.box.tool("python", PYTHON.replace('echo "$0" "$@"', "exit 1"))
+        self.assert_refused(self.box.run(100), "wheels/ lacks what the agent needs")
+        self.assertEqual(self.box.image(), None)
+        self.box.tool("python", PYTHON)
+        self.box.install(200)
+        self.assertEqual(self.box.image(), 200)
 
     def test_two_at_once(self) -> None:
         """A second install is refused while one is under way."""
@@ -448,6 +531,80 @@ class ManagedTests(InstallCase):
         self.box.install(100, managed=True)
         self.assertEqual(self.box.config.read_text(), "mine")
 
+    def test_trusted_root(self) -> None:
+        """A box that has no root gets the update's, which everyone may read; no release has one."""
+        root = self.box.unpack(100) / "root.json"
+        root.write_text("new")
+        root.chmod(0o700)
+        said = self.box.install(100, managed=True)
+        self.assertIn("Put a trusted root at /etc/opq/root.json", said)
+        self.assertEqual(self.box.root.read_text(), "new")
+        self.assertEqual(self.box.root.stat().st_mode & 0o7777, 0o644)
+        self.assertFalse(self.box.root.is_symlink())
+        self.assertEqual(
+            {path.name for path in self.box.root.parent.iterdir()},
+            {"opqbox_config.json", "root.json"},
+        )
+        self.assertEqual(list(self.box.prefix.rglob("root.json")), [])
+
+    def test_trusted_root_comes_before_the_switch(self) -> None:
+        """The root is there when the release becomes current, and after all that may still fail."""
+        (self.box.unpack(100) / "root.json").write_text("new")
+        executable(
+            self.box.folder / "opq-box-update-100" / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n"
+        )
+        self.assert_refused(self.box.run(100, managed=True), "kernel/install.sh failed")
+        self.assertFalse(self.box.root.exists())
+        (self.box.folder / "opq-box-update-100" / "kernel" / "install.sh").unlink()
+        said = self.box.install(100, managed=True)
+        put, enabled, live = map(
+            said.index, ("Put a trusted root", "Enabling", "Release 100 is now current.")
+        )
+        self.assertTrue(enabled < put < live, said)
+
+    def test_trusted_root_cut_short(self) -> None:
+        """A root that was copied in part only is none, and the next run puts a whole one there."""
+        (self.box.unpack(100) / "root.json").write_text("new")
+        self.box.tool("install", '#!/bin/sh\necho half >"$4"\nkill -9 0\n')
+        self.assertEqual(self.box.run(100, managed=True).returncode, -signal.SIGKILL)
+        self.assertFalse(self.box.root.exists())
+        (self.box.folder / "bin" / "install").unlink()
+        self.box.install(100, managed=True)
+        self.assertEqual(self.box.root.read_text(), "new")
+
+    def test_trusted_root_after_a_reinstall(self) -> None:
+        """A box whose root was lost gets it by installing its release once more."""
+        (self.box.unpack(100) / "root.json").write_text("new")
+        self.box.install(100, managed=True)
+        self.box.root.unlink()
+        self.assertIn("keeping it", self.box.install(100, managed=True))
+        self.assertEqual(self.box.root.read_text(), "new")
+
+    def test_trusted_root_is_kept(self) -> None:
+        """A root that is there is never replaced, be it empty, a folder, or a link to nothing."""
+        (self.box.unpack(100) / "root.json").write_text("new")
+        root = self.box.root
+        root.parent.mkdir()
+        for make, is_as_before in (
+            (lambda: root.write_text("mine"), lambda: root.read_text() == "mine"),
+            (lambda: root.write_text(""), lambda: root.read_text() == ""),
+            (lambda: root.symlink_to("gone"), lambda: str(root.readlink()) == "gone"),
+        ):
+            make()
+            self.assertNotIn("trusted root", self.box.install(100, managed=True))
+            self.assertTrue(is_as_before())
+            self.assertFalse(root.with_name("gone").exists())
+            root.unlink()
+        root.mkdir()
+        self.box.install(100, managed=True)
+        self.assertEqual(list(root.iterdir()), [])
+
+    def test_without_trusted_root(self) -> None:
+        """An update that brings no root leaves a box without one."""
+        self.box.unpack(100)
+        self.assertNotIn("trusted root", self.box.install(100, managed=True))
+        self.assertFalse(self.box.root.exists())
+
     def test_another_prefix(self) -> None:
         """Units name the prefix that is used; one that a unit cannot name is refused."""
         self.box.unpack(100)
@@ -482,7 +639,9 @@ class ManagedTests(InstallCase):
     def test_sandbox_of_root(self) -> None:
         """Root too can install in a sandbox: nothing outside the prefix is touched."""
         executable(self.box.unpack(100) / "kernel" / "install.sh", "#!/bin/sh\ntouch /etc/kernel\n")
+        (self.box.folder / "opq-box-update-100" / "root.json").write_text("new")
         self.box.install(100, managed=True, OPQ_SYSTEMD="no")
+        self.assertEqual(self.box.image(), 100)
         self.assertEqual(self.box.asked(), [])
         self.assertEqual(
             list((self.box.folder / "etc").rglob("*")), [self.box.units.parent, self.box.units]
@@ -516,36 +675,48 @@ class InterruptedTests(InstallCase):
         self.fail("The script has no end.")
 
     def check(
-        self,
-        version: int,
-        allowed: Callable[[int | None, int | None], bool],
-        *,
-        managed: bool = False,
+        self, version: int, allowed: Callable[[int | None, int | None], bool], *, image: int
     ) -> None:
-        """Assert that links are right after each interruption, and all is after one more run."""
+        """
+        Assert that links are right after each interruption, and all is after one more run.
+
+        The image's version is on record before the release is live, and is never another one.
+        """
         before = self.box.version("current")
-        for box in self.interruptions(version, managed=managed):
+        for box in self.interruptions(version, managed=False):
             links = box.version("current"), box.version("previous")
             self.assertTrue(allowed(*links), links)
-            box.install(version, managed=managed)
+            recorded = {image} if version in links[:1] else {image, self.box.image()}
+            self.assertIn(box.image(), recorded)
+            box.install(version)
             kept = {str(version), str(before)} - {"None"}
             self.assertEqual(box.state(), (version, before, kept))
+            self.assertEqual(box.image(), image)
 
     def test_first_install(self) -> None:
         """A fresh box has no release or a whole one."""
-        self.check(100, lambda current, previous: current in (None, 100) and previous is None)
+        self.check(
+            100, lambda current, previous: current in (None, 100) and previous is None, image=100
+        )
 
     def test_update(self) -> None:
         """The box has the old release or the new one, and knows the one before it."""
         self.box.install(100)
         self.box.install(200)
-        self.check(300, lambda *links: links in ((200, 100), (300, 200)))
+        self.check(300, lambda *links: links in ((200, 100), (300, 200)), image=100)
+
+    def test_update_of_an_older_box(self) -> None:
+        """A box that had no image's version on record has what was live before, in any case."""
+        self.box.install(100)
+        self.box.install(200)
+        self.box.image_file.unlink()
+        self.check(300, lambda *links: links in ((200, 100), (300, 200)), image=200)
 
     def test_return(self) -> None:
         """Returning may cost the release that is returned to, until it is live; never the other."""
         self.box.install(100)
         self.box.install(200)
-        self.check(100, lambda *links: links in ((200, 100), (200, None), (100, 200)))
+        self.check(100, lambda *links: links in ((200, 100), (200, None), (100, 200)), image=100)
 
     def test_reinstall(self) -> None:
         """Installing the current release again changes nothing at any time."""
@@ -557,16 +728,24 @@ class InterruptedTests(InstallCase):
             self.assertEqual(box.state(), (200, 100, {"100", "200"}))
 
     def test_managed_update(self) -> None:
-        """Whatever was interrupted, in the end the release's services are there, and a reboot."""
+        """
+        Whatever was interrupted, in the end the release's services are there, and a reboot.
+
+        The root is whole if there is one, and no release that brings one is live without it.
+        """
         self.box.install(100, managed=True)
         self.box.install(200, managed=True)
+        (self.box.folder / "opq-box-update-300" / "root.json").write_text("new")
         units = {"opq-box-agent.service", "opq-triggering.service"}
         for box in self.interruptions(300, managed=True):
             self.assertIn(
                 (box.version("current"), box.version("previous")), ((200, 100), (300, 200))
             )
+            if box.version("current") == 300 or box.root.exists():
+                self.assertEqual(box.root.read_text(), "new")
             box.asked()
             box.install(300, managed=True)
+            self.assertEqual(box.root.read_text(), "new")
             self.assertEqual(box.state(), (300, 200, {"200", "300"}))
             self.assertEqual({path.name for path in box.units.iterdir()}, units)
             self.assertEqual(box.asked()[-1], "reboot")

@@ -2,21 +2,30 @@
 
 import bz2
 import errno
+import json
 import os
 import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.errors import BuildFailed
 from opq_twisted.release.compress import Compress, Writable, with_lbzip2, with_stdlib
-from opq_twisted.release.contents import Contents, find_script, gather
+from opq_twisted.release.contents import (
+    Contents,
+    File,
+    find_file,
+    find_script,
+    find_trusted_root,
+    gather,
+)
 from opq_twisted.release.name import UpdateName
 from opq_twisted.release.pack import pack
 from opq_twisted.release.unpack import unpack
@@ -94,13 +103,14 @@ class TestTheArchive(PackTest):
             self.assertEqual(archives[0], archives[1])
 
     def test_layout(self) -> None:
-        """The version comes first, then the script, then the components, sorted."""
+        """The version comes first, then script and root, then the components, sorted."""
         for path in ("b/2", "b/10", "b-c", "B"):
             self.write(self.kernel / path, b"")
-        with tarfile.open(self.pack()) as archive:
+        contents = self.contents() | {"root.json": find_file(self.kernel / "image")}
+        with tarfile.open(pack(NAME, contents, self.output, timestamp=0)) as archive:
             names = archive.getnames()
         kernel = ["kernel", "kernel/B", "kernel/b", "kernel/b/10", "kernel/b/2", "kernel/b-c"]
-        inside = ["VERSION", "install_update.sh", *kernel, "kernel/image"]
+        inside = ["VERSION", "install_update.sh", "root.json", *kernel, "kernel/image"]
         self.assertEqual(names, [TOP, *(f"{TOP}/{path}" for path in inside)])
 
     def test_members(self) -> None:
@@ -230,6 +240,108 @@ class TestRefusals(PackTest):
         """A component's folder must be there."""
         self.kernel = self.folder / "gone"
         self.assert_refused("gone")
+
+
+class TestTrustedRoot(PackTest):
+    """The root that an update gives to boxes: it is looked at, but its signatures are not."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.folder / "2.root.json"
+        self.signed: dict[str, Any] = {
+            "_type": "root",
+            "version": 2,
+            "expires": "2030-12-31T23:59:59Z",
+            "keys": {"k": {}},
+            "roles": {role: {} for role in ("root", "targets", "snapshot", "timestamp")},
+        }
+        self.metadata: dict[str, Any] = {"signed": self.signed, "signatures": [{"keyid": "k"}]}
+
+    def find(self, text: bytes | None = None, now: str = "2030-12-31T23:59:58Z") -> File:
+        self.write(self.path, json.dumps(self.metadata).encode() if text is None else text)
+        return find_trusted_root(self.path, datetime.fromisoformat(now))
+
+    def assert_no_root(self, reason: str, text: bytes | None = None) -> None:
+        """One sentence names the file, gives the reason, and says what to do."""
+        error = self.assertRaises(BuildFailed, self.find, text)
+        self.assertIn(f"{self.path} is no trusted root ({reason}", str(error))
+        self.assertRegex(str(error), r"\): give the newest root\.json [^\n]+\.\Z")
+
+    def test_good(self) -> None:
+        """A root that is good for one more second is taken, up to the size that a client reads."""
+        text = json.dumps(self.metadata).encode()
+        self.assertEqual(self.find().size, len(text))
+        self.assertEqual(self.find(text.ljust(512_000)).size, 512_000)
+        self.assert_no_root("it is larger than 512000 bytes", text.ljust(512_001))
+
+    def test_expired(self) -> None:
+        """A root is no good any more at the very second at which it expires."""
+        error = self.assertRaises(BuildFailed, self.find, now="2030-12-31T23:59:59Z")
+        self.assertIn(f"{self.path} expired on 2030-12-31 at 23:59 UTC: have", str(error))
+
+    def test_not_json(self) -> None:
+        """What a TUF client cannot parse is refused."""
+        encoded = json.dumps(self.metadata)
+        for text in (b"", b"root", b"\xff", encoded.encode("utf-16"), encoded.encode()[:-1]):
+            self.assert_no_root("it is not JSON: ", text)
+        for text in (b"[" * 100_000, b'{"signed": {"_type": %s}}' % (b"[" * 900 + b"]" * 900)):
+            self.assert_no_root("", text)
+
+    def test_not_an_object(self) -> None:
+        """JSON that is no object is refused, and so is one that is empty or not signed metadata."""
+        self.assert_no_root("it is no JSON object", b"[]")
+        self.assert_no_root('it has no "signed"', b"{}")
+        self.assert_no_root('it has no "signed"', b'{"signed": [1]}')
+
+    def test_another_role(self) -> None:
+        """The metadata of another role, or of none, is no root."""
+        self.signed["_type"] = "targets"
+        self.assert_no_root('its signed._type is "targets", not "root"')
+        del self.signed["_type"]
+        self.assert_no_root('its signed._type is null, not "root"')
+
+    def test_lacking(self) -> None:
+        """What every root has must be there, be of its kind, and not be empty."""
+        others: tuple[object, ...] = (None, [], {}, "", 1.5, [1])
+        for key in ("version", "expires", "keys", "roles"):
+            for value in others:
+                self.signed[key], kept = value, self.signed[key]
+                self.assert_no_root(f'it has no "{key}"')
+                self.signed[key] = kept
+        for value in (None, [], {}, "", {"keyid": "k"}):
+            self.metadata["signatures"] = value
+            self.assert_no_root('it has no "signatures"')
+
+    def test_odd_version(self) -> None:
+        """A version is a number from 1."""
+        for version in (0, -1, True):
+            self.signed["version"] = version
+            self.assert_no_root("its version is not 1 or more")
+
+    def test_roles(self) -> None:
+        """A root names the keys of all four roles."""
+        del self.signed["roles"]["snapshot"], self.signed["roles"]["timestamp"]
+        self.assert_no_root("its roles lack snapshot, timestamp")
+
+    def test_odd_expiry(self) -> None:
+        """A time is written as the specification has it."""
+        for time in ("2030-12-31", "2030-12-31T23:59:59", "2030-12-31T23:59:59+00:00", "never"):
+            self.signed["expires"] = time
+            self.assert_no_root("its signed.expires is not like 2030-12-31T00:00:00Z")
+
+    def test_fifo(self) -> None:
+        """A FIFO is refused, and not waited for."""
+        os.mkfifo(self.path)
+        error = self.assertRaises(BuildFailed, find_trusted_root, self.path, datetime.now(UTC))
+        self.assertIn("not a regular file", str(error))
+
+    def test_changes(self) -> None:
+        """A root that changes after it was looked at ends the build."""
+        contents = self.contents() | {"root.json": self.find()}
+        self.write(self.path, b"another root")
+        error = self.assertRaises(BuildFailed, pack, NAME, contents, self.output, timestamp=0)
+        self.assertIn("2.root.json changed while it was read", str(error))
+        self.assertEqual(list(self.output.iterdir()), [])
 
 
 class TestWholeOrNotAtAll(PackTest):

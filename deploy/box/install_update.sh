@@ -14,6 +14,9 @@
 #
 # The agent's Python packages come from wheels/, for a box may have no internet.
 #
+# A root.json beside this script becomes /etc/opq/root.json on a box that has none: by it the agent
+# knows who may sign updates. One that is there, be it empty or a dangling link, is never replaced.
+#
 # OPQ_PREFIX     where releases live                                        /opt/opq
 # OPQ_STATE_DIR  the agent's state, for install.sh scripts                  /var/lib/opq/updater
 # OPQ_VERSION    the release that the caller expects here                   (any)
@@ -26,6 +29,9 @@
 # A release is whole once it has its VERSION, which is written last. Only the rename of
 # OPQ_PREFIX/current makes it live. OPQ_PREFIX/previous leads through current, so that the same
 # rename changes both.
+#
+# OPQ_PREFIX/IMAGE_VERSION has the VERSION of the first release that was installed here, or of the
+# one that was live when this script first wrote it. It is written once.
 
 set -eu
 umask 022
@@ -38,6 +44,7 @@ export OPQ_SYSTEMD="${OPQ_SYSTEMD:-auto}"
 export OPQ_PYTHON="${OPQ_PYTHON:-python3}"
 AGENT=box-configuration-daemon
 CONFIG=/etc/opq/opqbox_config.json
+ROOT=/etc/opq/root.json
 UNITS=/etc/systemd/system
 # Later scripts find the units of earlier ones by this line: it must stay as it is.
 MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" for changes.'
@@ -73,6 +80,19 @@ put_in_place() {
     sync "${2%/*}"
 }
 
+# A link is there too, wherever it leads.
+is_there() {
+    [ -e "$1" ] || [ -L "$1" ]
+}
+
+# The agent too reads no more than fifteen digits.
+is_version() {
+    case $1 in
+        '' | 0* | *[!0-9]*) return 1 ;;
+    esac
+    [ ${#1} -le 15 ]
+}
+
 check_inputs() {
     case $OPQ_PREFIX in
         /*) ;;
@@ -90,9 +110,7 @@ check_inputs() {
         [ -e "$part" ] || fail "there is no $part beside this script: unpack the whole archive."
     done
     version=$(cat VERSION)
-    case $version in
-        '' | 0* | *[!0-9]*) fail "VERSION must hold seconds since the epoch, not '$version'." ;;
-    esac
+    is_version "$version" || fail "VERSION must hold seconds since the epoch, not '$version'."
     if [ "${OPQ_VERSION:-$version}" != "$version" ]; then
         fail "this is release $version, but OPQ_VERSION asks for $OPQ_VERSION: unpack that one."
     fi
@@ -257,6 +275,28 @@ install_sample_configuration() {
     fi
 }
 
+# Before the switch, after which an interrupted install counts as done and is not run again; and
+# not sooner, for with a root the agent takes no unsigned release any more.
+install_trusted_root() {
+    if [ -f root.json ] && ! is_there "$ROOT"; then
+        mkdir -p "${ROOT%/*}"
+        install -m 0644 root.json "$ROOT.new"
+        put_in_place "$ROOT.new" "$ROOT"
+        say "Put a trusted root at $ROOT: the agent now asks who signed an update."
+    fi
+}
+
+# Before the switch, while current leads to what was live when this began: so a second run, after an
+# interruption anywhere, has the same answer.
+record_image_version() {
+    if is_there "$OPQ_PREFIX/IMAGE_VERSION"; then return; fi
+    image=$(cat "$OPQ_PREFIX/current/VERSION" 2>/dev/null || :)
+    is_version "$image" || image=$version
+    echo "$image" >"$OPQ_PREFIX/.IMAGE_VERSION.new"
+    put_in_place "$OPQ_PREFIX/.IMAGE_VERSION.new" "$OPQ_PREFIX/IMAGE_VERSION"
+    say "Recorded release $image as the one that this box's image was made with."
+}
+
 switch_current() {
     if [ -L "$release/.previous" ] && [ ! -L "$OPQ_PREFIX/previous" ]; then
         ln -s current/.previous "$OPQ_PREFIX/previous"
@@ -308,7 +348,9 @@ if [ "$managed" = yes ]; then
     stop_services
     install_units
     install_sample_configuration
+    install_trusted_root
 fi
+record_image_version
 switch_current
 if [ "$managed" = yes ]; then remove_gone_units; fi
 prune_releases

@@ -1,14 +1,20 @@
 """Find the files and folders that an update is to hold."""
 
+import json
 import os
 import re
 import stat
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from opq_twisted.errors import BuildFailed
 
 _LITTER = re.compile(r"__pycache__|.*\.pyc|\.git", re.DOTALL)
+#: Bytes: no TUF client reads more of a root.
+_MAX_ROOT = 512_000
+_ROLES = ("root", "targets", "snapshot", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,71 @@ def find_script(path: Path) -> File:
     if start != b"#!":
         raise BuildFailed(f"{path} is no script: its first line must begin with #!.")
     return File(path, file.size, file.modified, is_executable=True)
+
+
+def find_trusted_root(path: Path, now: datetime) -> File:
+    """
+    Find the signed metadata of the root role (TUF specification, section 4.3) for an update.
+
+    This is to catch a slip, as a file of another role. Who signed it is for the boxes to verify.
+
+    :raises BuildFailed: when there is none, or no box could begin with it.
+    """
+    file = find_file(path)
+    try:
+        with path.open("rb") as root:
+            text = root.read(_MAX_ROOT + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        expires = _expiry_of_root(text)
+    except (ValueError, RecursionError) as error:
+        raise BuildFailed(
+            f"{path} is no trusted root ({error}): give the newest root.json that the holders of "
+            "the root keys signed."
+        ) from error
+    if expires <= now:
+        raise BuildFailed(
+            f"The trusted root {path} expired on {expires:%Y-%m-%d at %H:%M} UTC: have the holders "
+            "of the root keys renew it, and give the new one."
+        )
+    return File(path, file.size, file.modified, is_executable=False)
+
+
+def _expiry_of_root(text: bytes) -> datetime:
+    """Read until when a root is good; the text of a ValueError says what is wrong with it."""
+    if len(text) > _MAX_ROOT:
+        raise ValueError(f"it is larger than {_MAX_ROOT} bytes")
+    try:
+        metadata = json.loads(text.decode())
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+    signed = _holds(metadata, "signed", dict)
+    if signed.get("_type") != "root":
+        kind = json.dumps(signed.get("_type"))
+        raise ValueError(f'its signed._type is {kind[:40]}, not "root"')
+    if isinstance(signed.get("version"), bool) or _holds(signed, "version", int) < 1:
+        raise ValueError("its version is not 1 or more")
+    _holds(signed, "keys", dict)
+    roles = _holds(signed, "roles", dict)
+    if lacking := [role for role in _ROLES if role not in roles]:
+        raise ValueError(f"its roles lack {', '.join(lacking)}")
+    _holds(metadata, "signatures", list)
+    expires = _holds(signed, "expires", str)
+    try:
+        return datetime.strptime(expires, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ValueError("its signed.expires is not like 2030-12-31T00:00:00Z") from error
+
+
+def _holds(value: object, key: str, kind: type) -> Any:
+    """Give what an object has under a key: of this kind, and not empty."""
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    inner = value.get(key)
+    if not isinstance(inner, kind) or inner in ({}, [], ""):
+        raise ValueError(f'it has no "{key}"')
+    return inner
 
 
 def unreadable(path: Path, error: OSError) -> BuildFailed:
