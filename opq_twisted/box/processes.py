@@ -66,7 +66,8 @@ class Programs:
         Run a program in a session of its own, so that its whole group can be ended.
 
         :param timeout: seconds until the group gets SIGTERM, and a grace later SIGKILL.
-        :param files: descriptors that the program gets instead of pipes, by the number it knows.
+        :param files: descriptors that the program gets, by the number it knows; its standard input,
+            output and error are pipes unless they are among them.
         :param outlives_us: whether the program goes on when the Deferred is cancelled; otherwise
             its group is killed then, and the program also when this process ends without a word.
         :raises OSError: when it cannot be started.
@@ -79,7 +80,7 @@ class Programs:
             ["setsid", *(() if outlives_us else _DIES_WITH_US), *argv],
             env=dict(env),
             path=None if folder is None else os.fspath(folder),
-            childFDs={0: "w", 1: "r", 2: "r"} if files is None else dict(files),
+            childFDs={0: "w", 1: "r", 2: "r", **(files or {})},
         )
         return program.ended
 

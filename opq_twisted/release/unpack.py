@@ -1,13 +1,17 @@
 """Unpack an update into a fresh folder, vetted and bounded, in a process of its own."""
 
 import argparse
+import ctypes
 import errno
 import os
 import resource
 import shutil
 import signal
+import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -26,11 +30,26 @@ NO_ROOM = 4
 #: How many bytes of the disk must stay free.
 RESERVE = 64 << 20
 
+#: The user and the group that root's unpacker becomes. The UIDs 60578 to 61183 are used by nobody
+#: (https://systemd.io/UIDS-GIDS): nobody else owns what it makes, or may end it.
+UNPRIVILEGED = 61183
+
+FOLDER_MODE = 0o755
+#: Of a file that is not executable, and of one that is.
+FILE_MODES = (0o644, 0o755)
+
 _ADDRESS_SPACE = 1 << 30
 _CPU_SECONDS = 1800
 _OPEN_FILES = 64
+#: Processes and threads of that user: lbzip2 has at most ten, and a second unpacker may run.
+_PROCESSES = 64
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _VERSION_LENGTH = 64
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_GET_PDEATHSIG = 2
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 def unpack(
@@ -55,26 +74,56 @@ def unpack(
     :raises NoRoom: when the disk has too little room for it beside the reserve.
     :raises OSError: when the archive cannot be read or the folder cannot be written.
     """
-    name = UpdateName(version)
-    destination.mkdir(mode=0o700)
+    with archive.open("rb", buffering=0) as file, _fresh_folder(destination) as folder:
+        _fill(folder, file, version, limit, reserve, decompress)
+
+
+@contextmanager
+def _fresh_folder(path: Path) -> Iterator[int]:
+    """Make a folder and open it; when something goes wrong nothing stays of it."""
+    path.mkdir(mode=0o700)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        tree = _Tree(destination, reserve)
-        with archive.open("rb", buffering=0) as file:
-            _extract(file, decompress, Vetting(name.folder), tree, limit)
-        tree.check_room(name)
-        _check_layout(destination, version)
-        destination.chmod(0o755)
-    except BaseException as error:
-        shutil.rmtree(destination)
-        if isinstance(error, ArchiveRefused):
-            raise ArchiveRefused(f"{name} is refused: {error}.") from error
+        yield folder
+    except BaseException:
+        _empty(folder)
+        # Who has become another user cannot remove it; whoever started this process can.
+        with suppress(PermissionError):
+            path.rmdir()
         raise
+    finally:
+        os.close(folder)
+
+
+def _empty(folder: int) -> None:
+    with os.scandir(folder) as scan:
+        entries = list(scan)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.name, dir_fd=folder)
+        else:
+            os.unlink(entry.name, dir_fd=folder)
+
+
+def _fill(
+    folder: int, file: BinaryIO, version: int, limit: int, reserve: int, decompress: Decompress
+) -> None:
+    name = UpdateName(version)
+    try:
+        tree = _Tree(folder, reserve)
+        _extract(file, decompress, Vetting(name.folder), tree, limit)
+        tree.check_room(name)
+        _check_layout(folder, version)
+    except ArchiveRefused as error:
+        raise ArchiveRefused(f"{name} is refused: {error}.") from error
+    os.fchmod(folder, FOLDER_MODE)
 
 
 class _Tree:
     """A folder that is filled while there is room; after that it only counts what is needed."""
 
-    def __init__(self, root: Path, reserve: int) -> None:
+    def __init__(self, root: int, reserve: int) -> None:
+        """:param root: the folder's descriptor."""
         disk = os.statvfs(root)
         self._root = root
         self._reserve = reserve
@@ -110,16 +159,15 @@ class _Tree:
 
     def _write(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
         for folder in placement.folders:
-            path = self._root / folder
-            path.mkdir()
-            path.chmod(0o755)
+            os.mkdir(folder, 0o700, dir_fd=self._root)
+            os.chmod(folder, FOLDER_MODE, dir_fd=self._root)
         if placement.file is None:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(self._root / placement.file, flags, 0o600), "wb") as file:
+        with open(os.open(placement.file, flags, 0o600, dir_fd=self._root), "wb") as file:
             for piece in content:
                 file.write(piece)
-            os.fchmod(file.fileno(), 0o755 if member.is_executable else 0o644)
+            os.fchmod(file.fileno(), FILE_MODES[member.is_executable])
 
 
 def _extract(
@@ -135,21 +183,31 @@ def _extract(
             tree.add(vetting.admit(member), member, stream.content())
 
 
-def _check_layout(root: Path, version: int) -> None:
+def _check_layout(root: int, version: int) -> None:
     """Refuse what is well-formed and yet not the update `version`."""
-    version_file, script = root / "VERSION", root / "install_update.sh"
-    if not version_file.is_file() or version_file.stat().st_size > _VERSION_LENGTH:
+    version_file, script = _file(root, "VERSION"), _file(root, "install_update.sh")
+    if version_file is None or version_file.st_size > _VERSION_LENGTH:
         raise ArchiveRefused("it has no file VERSION with its version")
+    with open("VERSION", "rb", opener=partial(os.open, dir_fd=root)) as file:
+        content = file.read().decode("ascii", "replace")
     try:
-        found = parse_version(version_file.read_bytes().decode("ascii", "replace"))
+        found = parse_version(content)
     except InvalidName as error:
         raise ArchiveRefused(f"its VERSION does not hold {version}") from error
     if found != version:
         raise ArchiveRefused(f"its VERSION holds {found} and not {version}")
-    if not script.is_file():
+    if script is None:
         raise ArchiveRefused("it has no file install_update.sh")
-    if not script.stat().st_mode & 0o100:
+    if not script.st_mode & 0o100:
         raise ArchiveRefused("its install_update.sh is not executable")
+
+
+def _file(root: int, name: str) -> os.stat_result | None:
+    try:
+        status = os.stat(name, dir_fd=root, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _mebibytes(size: int) -> str:
@@ -157,20 +215,19 @@ def _mebibytes(size: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Unpack as the command line says, and tell in one sentence on stderr why not."""
+    """
+    Unpack as the command line says, and tell in one sentence on stderr why not.
+
+    Run by root, it is another user before it reads the archive, and cannot remove the folder then:
+    when it fails the folder may stay, empty.
+    """
     options = _parser().parse_args(arguments)
-    _limit_this_process(options.limit)
+    _end_through_exceptions()
     try:
-        unpack(
-            options.archive,
-            options.destination,
-            options.version,
-            limit=options.limit,
-            reserve=options.reserve,
-        )
+        _unpack_stdin(options)
     except OpqError as error:
         print(error, file=sys.stderr)
-        return NO_ROOM if isinstance(error, NoRoom) else REFUSED
+        return {ArchiveRefused: REFUSED, NoRoom: NO_ROOM}.get(type(error), 1)
     except MemoryError:
         print(
             f"{UpdateName(options.version)} is refused: it takes too much memory.", file=sys.stderr
@@ -182,11 +239,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _unpack_stdin(options: argparse.Namespace) -> None:
+    archive = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - it stays open
+    # Whoever gave us the descriptor has read it to its end.
+    archive.seek(0)
+    with _fresh_folder(options.destination) as folder:
+        _confine_this_process(folder, options.limit)
+        _fill(folder, archive, options.version, options.limit, options.reserve, fastest)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m opq_twisted.release.unpack", description=__doc__
+        prog="python -m opq_twisted.release.unpack",
+        description=f"{__doc__} The archive is the standard input, a file.",
     )
-    parser.add_argument("archive", type=Path, help="the archive")
     parser.add_argument("destination", type=Path, help="the folder to make")
     parser.add_argument("version", type=int, help="the version the archive must hold")
     parser.add_argument("--limit", type=int, default=LIMIT, help="most bytes to unpack")
@@ -196,19 +262,68 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _limit_this_process(file_size: int) -> None:
-    """Bound what a hostile archive could take, were there a hole in the decoding of it."""
+def _confine_this_process(folder: int, file_size: int) -> None:
+    """
+    Bound what a hostile archive could take, were there a hole in the decoding of it.
+
+    Root's process becomes a user who owns nothing but `folder`. That user may not even be allowed
+    to read this program: nothing is imported from here on.
+
+    :raises OpqError: when root's process may not become another user.
+    """
     _lower(resource.RLIMIT_AS, _ADDRESS_SPACE)
     _lower(resource.RLIMIT_FSIZE, file_size)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    _lower(resource.RLIMIT_CPU, _CPU_SECONDS)
+    # At the lower limit it is told, at the higher one killed.
+    _lower(resource.RLIMIT_CPU, _CPU_SECONDS, _CPU_SECONDS + 60)
+    _lower(resource.RLIMIT_CORE, 0)
+    if os.geteuid() == 0:
+        _lower(resource.RLIMIT_NPROC, _PROCESSES)
+        try:
+            os.fchown(folder, UNPRIVILEGED, UNPRIVILEGED)
+            _become_unprivileged()
+        except OSError as error:
+            raise OpqError(
+                f"The unpacker may not become the user {UNPRIVILEGED} ({error}): run the agent "
+                "where root may change its user, or run it as another user than root."
+            ) from error
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _lower(kind: int, soft: int, hard: int | None = None) -> None:
+    _, highest = resource.getrlimit(kind)
+    hard = soft if hard is None else hard
+    if highest != resource.RLIM_INFINITY:
+        soft, hard = min(soft, highest), min(hard, highest)
+    resource.setrlimit(kind, (soft, hard))
+
+
+def _become_unprivileged() -> None:
+    """Give up root's rights for good, and keep the signal at the end of the starter's process."""
+    parent, signal_at_its_end = os.getppid(), ctypes.c_int()
+    _prctl(_PR_GET_PDEATHSIG, ctypes.addressof(signal_at_its_end))
+    os.setgroups([])
+    os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+    os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+    # The kernel forgets it when the user changes (prctl(2), PR_SET_PDEATHSIG).
+    _prctl(_PR_SET_PDEATHSIG, signal_at_its_end.value)
+    if signal_at_its_end.value and os.getppid() != parent:
+        raise SystemExit("Unpacking was stopped: who started it has ended.")
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, argument, 0, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+
+
+def _end_through_exceptions() -> None:
     signal.signal(signal.SIGXCPU, _stop)
     signal.signal(signal.SIGTERM, _stop)
-
-
-def _lower(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from itertools import accumulate
+from unicodedata import normalize
 
 from opq_twisted.errors import ArchiveRefused
 from opq_twisted.release.tarstream import Member, quoted
@@ -14,6 +15,9 @@ MAX_DEPTH = 32
 MAX_PATH = 1024
 _MAX_COMPONENT = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: Other spellings of these are refused, as some file system or reader may take them for the name.
+#: Elsewhere `a` may stand beside `A`, as in Linux's sources; a homoglyph is but another name.
+_UNMISTAKABLE = {"version": "VERSION", "install_update.sh": "install_update.sh"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,10 @@ class Vetting:
             self._add_file(member, file)
         if len(self._files) + len(self._folders) > MAX_MEMBERS:
             raise ArchiveRefused(f"it holds more than {MAX_MEMBERS} files and folders")
-        return self._unwrap(member, parts, folders, file)
+        placement = self._unwrap(member, parts, folders, file)
+        for path in (*placement.folders, placement.file):
+            _refuse_lookalike(member, path)
+        return placement
 
     def _add_folder(self, member: Member, path: str) -> bool:
         if path in self._files:
@@ -118,6 +125,12 @@ def _parts(member: Member) -> list[str]:
     if any(len(part.encode()) > _MAX_COMPONENT for part in parts):
         raise ArchiveRefused(f"{quoted(name)} has a part longer than {_MAX_COMPONENT} bytes")
     return parts
+
+
+def _refuse_lookalike(member: Member, path: str | None) -> None:
+    name = path and _UNMISTAKABLE.get(normalize("NFKC", path).casefold())
+    if name and name != path:
+        raise ArchiveRefused(f"{quoted(member.name)} can be taken for {name}")
 
 
 def _twice(member: Member) -> ArchiveRefused:
