@@ -55,6 +55,26 @@ class UnsignedRefused(OpqError):
     """The release is not signed, and the box's configuration does not allow that."""
 
 
+class Untrusted(OpqError):
+    """What the update server says is not what the release key signed, or goes back in time."""
+
+
+class Stale(OpqError):
+    """The signed metadata has expired, so that nothing new is installed."""
+
+
+class ClockBehind(OpqError):
+    """The box's clock shows a time that is known to have passed, so that nothing can be judged."""
+
+
+class KeyUnusable(OpqError):
+    """A key file cannot be read, written, or opened with this passphrase."""
+
+
+class ReleaseFailed(OpqError):
+    """The signed metadata was not changed, because that would strand boxes or could not be done."""
+
+
 class InstallFailed(OpqError):
     """`install_update.sh` could not be run, failed, or took too long."""
 

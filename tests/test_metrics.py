@@ -17,9 +17,11 @@ from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.resources import Version, tree
+from opq_twisted.server.timestamper import Timestamper
 from opq_twisted.server.watcher import Watcher
 from tests.archives import make_archive, make_large_archive
 from tests.exchange import Connection
+from tests.signed import Signed
 from tests.test_catalog import name_of
 
 BUILT = 1500000000
@@ -34,12 +36,23 @@ class MetricsTests(SynchronousTestCase):
         make_archive(self.directory / name_of(1), 1)
         make_archive(self.directory / name_of(BUILT), BUILT)
         self.catalog = Catalog(self.directory)
-        self.watcher = Watcher(MemoryReactorClock(), self.catalog)
+        self.reactor = MemoryReactorClock()
+        self.watcher = Watcher(self.reactor, self.catalog)
         self.watcher.startService()
         self.addCleanup(self.watcher.stopService)
         self.downloads = Downloads(1)
         version = Version(Clock(), self.catalog)
-        metrics = Metrics(self.catalog, self.watcher, self.downloads, version.waiting)
+        self.signed = Signed(self.directory)
+        self.timestamper = Timestamper(
+            self.reactor,
+            self.catalog,
+            self.signed.keys["timestamp"],
+            now=lambda: self.signed.now,
+            in_thread=maybeDeferred,
+        )
+        metrics = Metrics(
+            self.catalog, self.watcher, self.downloads, version.waiting, self.timestamper
+        )
         root = tree(self.catalog, Digests(maybeDeferred), self.downloads, version)
         root.putChild(b"metrics", MetricsResource(metrics))
         self.site = BoundedSite(Clock(), root)
@@ -69,6 +82,8 @@ class MetricsTests(SynchronousTestCase):
         """Counted by endpoint and status; made-up paths share one series."""
         for path in ("/version", "/version", "/latest", "/nothing", "/a", "/update/x", "/", "/ls"):
             self.ask(path)
+        for path in ("/tuf/1.root.json", "/tuf/x", "/tuf"):
+            self.ask(path)
         self.ask(f"/update/{name_of(1)}", "Range: bytes=0-0")
         self.ask("/version", method="DELETE")
         told = self.told()
@@ -79,7 +94,8 @@ class MetricsTests(SynchronousTestCase):
                 ("/version", "200"): 2,
                 ("/version", "405"): 1,
                 ("/latest", "303"): 1,
-                ("other", "404"): 2,
+                ("other", "404"): 3,
+                ("/tuf", "404"): 2,
                 ("/update", "404"): 1,
                 ("/update", "206"): 1,
                 ("/", "200"): 1,
@@ -154,6 +170,51 @@ class MetricsTests(SynchronousTestCase):
         told = self.told()
         self.assertEqual(told["opq_archives",], 0)
         self.assertNotIn(("opq_newest_version",), told)
+
+    def look_at_metadata(self) -> None:
+        self.timestamper.startService()
+        self.addCleanup(self.timestamper.stopService)
+        self.reactor.advance(0)
+
+    def test_metadata(self) -> None:
+        """Versions and days left of each role; whether the timestamp is kept fresh."""
+        self.signed.init().publish(3, days=20)
+        self.look_at_metadata()
+        told = {
+            " ".join(key): value
+            for key, value in self.told().items()
+            if key[0].startswith("opq_tuf")
+        }
+        version = told.pop("opq_tuf_version timestamp")
+        self.assertEqual(version, int(self.signed.now))
+        rounded = {name: round(value, 2) for name, value in told.items()}
+        self.assertEqual(
+            rounded,
+            {
+                "opq_tuf_days_left root": 365,
+                "opq_tuf_days_left snapshot": 20,
+                "opq_tuf_days_left targets": 20,
+                "opq_tuf_days_left timestamp": 7,
+                "opq_tuf_version root": 1,
+                "opq_tuf_version snapshot": 3,
+                "opq_tuf_version targets": 3,
+                "opq_tuf_timestamp_problem": 0,
+                "opq_tuf_timestamps_signed_total": 1,
+            },
+        )
+
+    def test_metadata_that_waits(self) -> None:
+        """A snapshot that is not announced is a problem."""
+        self.signed.init().snapshot(1, 1)
+        self.look_at_metadata()
+        told = self.told()
+        self.assertEqual(told["opq_tuf_timestamp_problem",], 1)
+        self.assertEqual(told["opq_tuf_timestamps_signed_total",], 0)
+        self.assertNotIn(("opq_tuf_days_left", "timestamp"), told)
+
+    def test_no_look_at_metadata_yet(self) -> None:
+        """Before the first look nothing is told of metadata."""
+        self.assertEqual([name for name in self.told() if name[0].startswith("opq_tuf")], [])
 
     def test_process(self) -> None:
         """The process's own: descriptors, memory, time."""

@@ -199,7 +199,18 @@ class EverywhereTests(ResourcesTestCase):
 
     def test_not_found(self) -> None:
         """404 as one line of text, for any method, above, below and beside what there is."""
-        for path in ("/x", "/ls/", "/version/1", "/latest/x", "/update", "/update/", "//version"):
+        for path in (
+            "/x",
+            "/ls/",
+            "/tuf",
+            "/tuf/",
+            "/tuf/x",
+            "/version/1",
+            "/latest/x",
+            "/update",
+            "/update/",
+            "//version",
+        ):
             for method in ("GET", "POST", "BREW"):
                 self.assertSentence(self.get(path, method=method), 404)
 

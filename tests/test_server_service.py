@@ -1,5 +1,6 @@
 """The update server's service: its parts, and why it would not start."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from twisted.web.client import Agent, readBody
 
 from opq_twisted.errors import CannotStart
 from opq_twisted.http.listener import Listener
+from opq_twisted.release import keys
 from opq_twisted.server.service import Options, makeService
 from tests.archives import make_archive
 from tests.test_catalog import name_of, open_descriptors, without_privileges
@@ -112,6 +114,54 @@ class CannotStartTests(SynchronousTestCase):
         directory.mkdir(mode=0o311)
         with without_privileges():
             self.assertIn("Permission denied", self.refusal(directory))
+
+    def test_timestamp_key(self) -> None:
+        """A key that is missing, no key, or encrypted with another passphrase."""
+        missing = self.place / "missing.pem"
+        self.assertEqual(
+            self.key_refusal(missing),
+            f"The key {missing} cannot be read: No such file or directory. "
+            "Look at --timestamp-key and --timestamp-passphrase-file.",
+        )
+        self.assertIn("Is a directory", self.key_refusal(self.place))
+        no_key = self.place / "no key"
+        no_key.write_text("no key")
+        self.assertIn("cannot be opened", self.key_refusal(no_key))
+        keys.create(self.place, "timestamp", b"open sesame")
+        (encrypted,) = self.place.glob("timestamp-*.pem")
+        self.assertIn("no passphrase was given", self.key_refusal(encrypted))
+        passphrase = self.place / "passphrase"
+        self.assertEqual(
+            self.key_refusal(encrypted, "--timestamp-passphrase-file", passphrase),
+            f"Cannot read the passphrase in {passphrase}: No such file or directory. "
+            "Name another file with --timestamp-passphrase-file.",
+        )
+        passphrase.write_text("open barley\n")
+        self.assertIn(
+            "the passphrase is wrong",
+            self.key_refusal(encrypted, "--timestamp-passphrase-file", passphrase),
+        )
+
+    def test_passphrase_without_a_key(self) -> None:
+        """A passphrase for nothing."""
+        options = options_of("-d", self.place, "--timestamp-passphrase-file", "/x")
+        error = self.assertRaises(CannotStart, makeService, options)
+        self.assertIn("of no use without --timestamp-key", str(error))
+
+    def key_refusal(self, path: Path, *more: object) -> str:
+        options = options_of("-d", self.place, "-p", "tcp:0", "--timestamp-key", path, *more)
+        return str(self.assertRaises(CannotStart, makeService, options))
+
+    def test_timestamp_key_opened(self) -> None:
+        """An encrypted key whose passphrase is in a file, or in the environment, is opened."""
+        keys.create(self.place, "timestamp", b"open sesame")
+        (path,) = self.place.glob("timestamp-*.pem")
+        passphrase = self.place / "passphrase"
+        passphrase.write_text("open sesame\n")
+        arguments = ("-d", self.place, "--no-access-log", "--timestamp-key", path)
+        makeService(options_of(*arguments, "--timestamp-passphrase-file", passphrase))
+        self.patch(os, "environb", {b"OPQ_TIMESTAMP_PASSPHRASE": b"open sesame"})
+        makeService(options_of(*arguments))
 
     def test_port(self) -> None:
         """A port that is none."""

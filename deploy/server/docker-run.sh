@@ -1,25 +1,57 @@
 #!/bin/sh
-# Run the update server in docker: docker-run.sh [PORT [DIRECTORY]]
+# Run the update server in docker: docker-run.sh [PORT [DIRECTORY [KEY [PASSPHRASE_FILE]]]]
+#
+# With a KEY the server signs DIRECTORY/tuf/timestamp.json, as the user that the folder belongs to.
 
 set -eu
 
 port=${1:-8151}
 directory=${2:-/var/opq/box-updates}
+key=${3:-}
+passphrase=${4:-}
 
 fail() {
     echo "docker-run.sh: $*" >&2
     exit 1
 }
 
+# Print the option that mounts $1 as $2.
+mount() {
+    case $1 in
+        *,*) fail "docker cannot mount $1: its path must not hold a comma." ;;
+    esac
+    printf %s "--mount=type=bind,source=$(readlink -f "$1"),target=$2"
+}
+
 case $port in '' | *[!0-9]*) fail "the port must be a number, not $port." ;; esac
-case $directory in
-    *,*) fail "docker cannot mount $directory: its path must not hold a comma." ;;
-esac
 [ -d "$directory" ] || fail "there is no directory $directory: create it, the updates belong there."
 
+updates=$(mount "$directory" /var/opq/box-updates)
+set -- "$updates,readonly"
+options=
+if [ -n "$key" ]; then
+    [ -f "$key" ] || fail "there is no key $key."
+    [ -d "$directory/tuf" ] || fail "there is no folder $directory/tuf: create it for the server."
+    owner=$(stat -c %u:%g "$directory/tuf")
+    case $owner in
+        0:*) fail "$directory/tuf belongs to root: give it to the user that the server shall be." ;;
+    esac
+    folder=$(mount "$directory/tuf" /var/opq/box-updates/tuf)
+    secret=$(mount "$key" /run/secrets/timestamp-key)
+    set -- "$@" --user "$owner" "$folder" "$secret,readonly"
+    options="--timestamp-key /run/secrets/timestamp-key"
+    if [ -n "$passphrase" ]; then
+        [ -f "$passphrase" ] || fail "there is no file $passphrase."
+        secret=$(mount "$passphrase" /run/secrets/timestamp-passphrase)
+        set -- "$@" "$secret,readonly"
+        options="$options --timestamp-passphrase-file /run/secrets/timestamp-passphrase"
+    fi
+fi
+
+# shellcheck disable=SC2086 # the options are several words, and none of them is the caller's
 exec docker run --detach --name opq-box-update-server --restart unless-stopped \
     --read-only --cap-drop ALL --security-opt no-new-privileges \
     --ulimit nofile=20000:20000 \
     --publish "$port:8151" \
-    --mount "type=bind,source=$(readlink -f "$directory"),target=/var/opq/box-updates,readonly" \
-    openpowerquality/opqboxupdateserver
+    "$@" \
+    openpowerquality/opqboxupdateserver $options

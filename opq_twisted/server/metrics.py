@@ -15,10 +15,13 @@ from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import CLIENT_GONE
 from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.expiry import days_left
+from opq_twisted.server.timestamper import Timestamper
 from opq_twisted.server.watcher import Watcher
 
 #: The endpoints by path; a path that a client makes up gets no series of its own.
 _ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}
+_FOLDERS = (b"/update/", "/update"), (b"/tuf/", "/tuf")
 
 
 class Metrics(Collector):
@@ -29,12 +32,18 @@ class Metrics(Collector):
     """
 
     def __init__(
-        self, catalog: Catalog, watcher: Watcher, downloads: Downloads, waiting: Sized
+        self,
+        catalog: Catalog,
+        watcher: Watcher,
+        downloads: Downloads,
+        waiting: Sized,
+        timestamper: Timestamper,
     ) -> None:
         self._catalog = catalog
         self._watcher = watcher
         self._downloads = downloads
         self._waiting = waiting
+        self._timestamper = timestamper
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "opq_requests", "Requests answered.", ["endpoint", "status"], registry=self.registry
@@ -47,7 +56,8 @@ class Metrics(Collector):
         """Count a request."""
         endpoint = _ENDPOINTS.get(request.path)
         if endpoint is None:
-            endpoint = "/update" if request.path.startswith(b"/update/") else "other"
+            folders = (name for start, name in _FOLDERS if request.path.startswith(start))
+            endpoint = next(folders, "other")
         self._count(endpoint, request.code if request.startedWriting else CLIENT_GONE)
 
     def refused(self, status: int) -> None:
@@ -99,6 +109,7 @@ class Metrics(Collector):
             rescans.add_metric([reason], count)
         yield rescans
         yield from self._collect_downloads({each.name.version for each in snapshot.archives})
+        yield from self._collect_metadata()
 
     def _collect_downloads(self, offered: set[int]) -> Iterator[Metric]:
         downloads = self._downloads
@@ -122,6 +133,31 @@ class Metrics(Collector):
                 if version in offered:
                     ended.add_metric([str(version), outcome], count)
         yield ended
+
+    def _collect_metadata(self) -> Iterator[Metric]:
+        timestamper = self._timestamper
+        standing, now = timestamper.standing, timestamper.now()
+        if not (standing.present or timestamper.problem):
+            return
+        days = GaugeMetricFamily(
+            "opq_tuf_days_left", "Days until the signed metadata expires.", labels=["role"]
+        )
+        version = GaugeMetricFamily(
+            "opq_tuf_version", "The version of the signed metadata.", labels=["role"]
+        )
+        for role, document in standing.documents.items():
+            days.add_metric([role], days_left(document, now))
+            version.add_metric([role], document.signed.version)
+        yield days
+        yield version
+        yield _gauge(
+            "opq_tuf_timestamp_problem",
+            "1 while the timestamp cannot be kept fresh, or a snapshot is not announced.",
+            int(timestamper.problem),
+        )
+        yield _counter(
+            "opq_tuf_timestamps_signed", "Timestamps signed by this server.", timestamper.signed
+        )
 
 
 class MetricsResource(PlainResource):

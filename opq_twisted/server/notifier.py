@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twisted.internet import inotify
 from twisted.internet.interfaces import IReactorFDSet
+from twisted.logger import Logger
 from twisted.python.filepath import FilePath
 
 # Twisted's IN_WATCH_MASK lacks CLOSE_WRITE. CREATE is all that a new link causes, ATTRIB all that a
@@ -85,3 +86,65 @@ class Notifier(inotify.INotify):
             self._directory_changed()
         else:
             self._touched(os.fsdecode(path.basename()))
+
+
+class Watch:
+    """
+    Watches what has a directory's name: a notifier stays with a directory that moves.
+
+    The callbacks are those of `Notifier`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorFDSet,
+        directory: Path,
+        touched: Callable[[str], None],
+        directory_changed: Callable[[], None],
+        overflowed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._directory = directory
+        self._touched = touched
+        self._directory_changed = directory_changed
+        self._overflowed = overflowed
+        self._notifier: Notifier | None = None
+        self._watched: tuple[int, int] | None = None
+
+    def renew(self) -> None:
+        """
+        Watch what has the name now, unless it is watched already.
+
+        :raises OSError: when nothing has the name.
+        """
+        try:
+            status = self._directory.stat()
+        except OSError:
+            self.end()
+            raise
+        if self._watched == (status.st_dev, status.st_ino):
+            return
+        self.end()
+        try:
+            self._notifier = Notifier(
+                self._reactor, self._directory, self._touched, self._changed, self._overflowed
+            )
+        except (OSError, inotify.INotifyError) as error:
+            self._log.warn("no kernel events, only the heartbeat: {error}", error=error)
+        else:
+            self._watched = (status.st_dev, status.st_ino)
+
+    def end(self) -> None:
+        """Watch no more."""
+        if self._notifier is not None:
+            self._notifier.close()
+        self._notifier = None
+        self._watched = None
+
+    def _changed(self) -> None:
+        # The watch may have ended with this event, though the directory may soon look the same: one
+        # that is unmounted and mounted again.
+        self._watched = None
+        self._directory_changed()

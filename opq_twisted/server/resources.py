@@ -24,6 +24,7 @@ from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from opq_twisted.server.delivery import ArchiveResource
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.metadata_resource import MetadataFiles
 from opq_twisted.server.preconditions import evaluate
 from opq_twisted.server.waiting import WaitingBoxes, preferred_wait
 
@@ -64,6 +65,7 @@ def tree(
     root.putChild(b"version", version)
     root.putChild(b"latest", Latest(catalog, mirror))
     root.putChild(b"update", Updates(catalog, child))
+    root.putChild(b"tuf", MetadataFiles(catalog.directory))
     return root
 
 

@@ -1,17 +1,20 @@
 """Wires the update server together."""
 
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from securesystemslib.signer import Signer
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
 from twisted.python import usage
 
-from opq_twisted.errors import CannotStart
+from opq_twisted.errors import CannotStart, KeyUnusable
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
+from opq_twisted.release import keys
 from opq_twisted.server.access_log import AccessLog
 from opq_twisted.server.catalog import Catalog, check_readable
 from opq_twisted.server.descriptors import make_room
@@ -19,6 +22,7 @@ from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.resources import Version, tree
+from opq_twisted.server.timestamper import Timestamper
 from opq_twisted.server.watcher import HEARTBEAT, Watcher
 from opq_twisted.timers import use_monotonic_time
 
@@ -26,6 +30,9 @@ _URL = re.compile(
     r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?",
     re.ASCII,
 )
+
+#: Bytes of a passphrase's file that are read.
+_LONGEST_PASSPHRASE = 4096
 
 
 def _number(
@@ -73,6 +80,11 @@ class Options(usage.Options):
             _number("max-connections", int, 1, 1_000_000),
         ],
         ["access-log", None, None, "File for the access log, instead of standard output"],
+        ["timestamp-key", None, None, "File of the private key that signs tuf/timestamp.json"],
+        [
+            *("timestamp-passphrase-file", None, None),
+            "File of its passphrase; without it OPQ_TIMESTAMP_PASSPHRASE in the environment counts",
+        ],
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
 
@@ -82,7 +94,7 @@ def makeService(options: Options) -> IService:
     Make the server's service.
 
     :raises CannotStart: when the directory is missing or cannot be read, when the port is none, or
-        when the access log cannot be written.
+        when the access log cannot be written, or when the timestamp's key cannot be used.
     """
     use_monotonic_time(reactor)
     directory = Path(options["updates-dir"]).absolute()
@@ -95,14 +107,17 @@ def makeService(options: Options) -> IService:
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
     version = Version(reactor, catalog)
-    metrics = Metrics(catalog, watcher, downloads, version.waiting)
+    timestamper = Timestamper(reactor, catalog, _signer(options), options["heartbeat"])
+    catalog.observers.append(timestamper.catalog_changed)
+    watcher.observers.append(timestamper.directory_touched)
+    metrics = Metrics(catalog, watcher, downloads, version.waiting, timestamper)
     root = tree(catalog, digests, downloads, version, options["mirror"])
     root.putChild(b"metrics", MetricsResource(metrics))
     site = BoundedSite(reactor, root, most_connections)
     site.request_observers.append(metrics.request_ended)
     site.refusal_observers.append(metrics.refused)
     server = MultiService()
-    for service in (Listener(options["port"], site), watcher, digests):
+    for service in (Listener(options["port"], site), watcher, digests, timestamper):
         service.setServiceParent(server)
     if not options["no-access-log"]:
         access_log = AccessLog(reactor, options["access-log"] and Path(options["access-log"]))
@@ -118,4 +133,32 @@ def _require_readable(directory: Path) -> None:
         raise CannotStart(
             f"Cannot read the updates directory {directory}: {error.strerror}. "
             "Create it, or name another with --updates-dir."
+        ) from None
+
+
+def _signer(options: Options) -> Signer | None:
+    """Open the timestamp's key, if there is one."""
+    if options["timestamp-key"] is None:
+        if options["timestamp-passphrase-file"] is not None:
+            raise CannotStart("--timestamp-passphrase-file is of no use without --timestamp-key.")
+        return None
+    try:
+        return keys.load(Path(options["timestamp-key"]), _passphrase(options))
+    except KeyUnusable as error:
+        raise CannotStart(
+            f"{error} Look at --timestamp-key and --timestamp-passphrase-file."
+        ) from None
+
+
+def _passphrase(options: Options) -> bytes | None:
+    path = options["timestamp-passphrase-file"]
+    if path is None:
+        return os.environb.get(b"OPQ_TIMESTAMP_PASSPHRASE")
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LONGEST_PASSPHRASE).rstrip(b"\r\n")
+    except OSError as error:
+        raise CannotStart(
+            f"Cannot read the passphrase in {path}: {error.strerror}. "
+            "Name another file with --timestamp-passphrase-file."
         ) from None

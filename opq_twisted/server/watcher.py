@@ -6,13 +6,12 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.inotify import INotifyError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from opq_twisted.server.catalog import Catalog, Reading
-from opq_twisted.server.notifier import Notifier
+from opq_twisted.server.notifier import Watch
 
 #: Seconds between two looks at the whole directory.
 HEARTBEAT = 30.0
@@ -44,14 +43,17 @@ class Watcher(Service):
         self._catalog = catalog
         self._heartbeat = heartbeat
         self._in_thread = in_thread
-        self._notifier: Notifier | None = None
-        self._watched: tuple[int, int] | None = None
+        self._watch = Watch(
+            reactor, catalog.directory, self._note, self._directory_changed, self._events_lost
+        )
         self._touched: set[str] = set()
         self._touched_while_reading: set[str] = set()
         self._flush: IDelayedCall | None = None
         self._beat: IDelayedCall | None = None
         self._reason = "heartbeat"
         self._again = False
+        #: Called with the names that something happened to.
+        self.observers: list[Callable[[set[str]], None]] = []
         #: How often the whole directory was read, by reason.
         self.rescans: Counter[str] = Counter()
         #: How often the kernel's queue of events was full.
@@ -62,7 +64,7 @@ class Watcher(Service):
         super().startService()
         self.rescans["start"] += 1
         try:
-            self._watch()
+            self._watch.renew()
         except OSError as error:
             self._catalog.lost(error)
         else:
@@ -72,43 +74,10 @@ class Watcher(Service):
     def stopService(self) -> None:
         """Stop looking."""
         super().stopService()
-        self._unwatch()
+        self._watch.end()
         for call in (self._flush, self._beat):
             if call is not None and call.active():
                 call.cancel()
-
-    def _watch(self) -> None:
-        """
-        Watch what has the directory's name now: a watch stays with a directory that moves.
-
-        :raises OSError: when nothing has the name.
-        """
-        try:
-            status = self._catalog.directory.stat()
-        except OSError:
-            self._unwatch()
-            raise
-        if self._watched == (status.st_dev, status.st_ino):
-            return
-        self._unwatch()
-        try:
-            self._notifier = Notifier(
-                self._reactor,
-                self._catalog.directory,
-                self._note,
-                self._directory_changed,
-                self._events_lost,
-            )
-        except (OSError, INotifyError) as error:
-            self._log.warn("no kernel events, only the heartbeat: {error}", error=error)
-        else:
-            self._watched = (status.st_dev, status.st_ino)
-
-    def _unwatch(self) -> None:
-        if self._notifier is not None:
-            self._notifier.close()
-        self._notifier = None
-        self._watched = None
 
     def _note(self, name: str) -> None:
         self._touched.add(name)
@@ -122,11 +91,11 @@ class Watcher(Service):
         self._touched_while_reading |= touched
         with self._log.failuresHandled("looking at changed files failed"):
             self._catalog.look(touched)
+        for observer in self.observers:
+            with self._log.failuresHandled("{observer} failed", observer=observer):
+                observer(touched)
 
     def _directory_changed(self) -> None:
-        # The watch may have ended with this event, though the directory may soon look the same: one
-        # that is unmounted and mounted again.
-        self._watched = None
         self._read_soon("directory")
 
     def _events_lost(self) -> None:
@@ -158,7 +127,7 @@ class Watcher(Service):
             try:
                 # Watch first: what comes before it is read, what comes after it is reported. Read
                 # nothing that is not watched: the directory may be back a moment later.
-                self._watch()
+                self._watch.renew()
                 reading = await self._in_thread(self._catalog.read)
             except OSError as error:
                 self._catalog.lost(error)

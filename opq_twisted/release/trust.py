@@ -1,0 +1,197 @@
+"""Find the release that a box may install, by its trusted root and what the release key signed."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, frozen
+from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
+
+from opq_twisted.errors import InvalidName, Untrusted
+from opq_twisted.release.name import UpdateName
+
+#: What the boxes follow that are told nothing else.
+STABLE = "stable"
+
+#: The folder of the signed metadata, beside the archives and on the wire.
+METADATA = "tuf"
+
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
+_SALT = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+
+
+def is_channel(name: str) -> bool:
+    """Whether a channel may have this name."""
+    return _CHANNEL.fullmatch(name) is not None
+
+
+@frozen
+class Rollout:
+    """Which part of the boxes a release is for."""
+
+    percent: int
+    salt: str
+
+    def includes(self, version: int, box_id: int) -> bool:
+        """Whether it is this box's turn; a larger percentage only ever adds boxes."""
+        digest = hashlib.sha256(f"{self.salt}{version}{box_id}".encode()).digest()
+        return int.from_bytes(digest, "big") % 10_000 < 100 * self.percent
+
+
+@frozen
+class Offer:
+    """A release that a box is offered: signed, or by the word of the server alone."""
+
+    version: int
+    #: Bytes; None while nobody has said.
+    size: int | None = None
+    #: In hexadecimal, by algorithm.
+    hashes: Mapping[str, str] = Factory(dict)
+    #: Whether it may be older than what the box has.
+    allow_downgrade: bool = False
+    #: Whether it is for every box at once, whatever its rollout says.
+    critical: bool = False
+    rollout: Rollout | None = None
+
+    def is_turn_of(self, box_id: int) -> bool:
+        """Whether a box that nobody clicks on takes it now."""
+        return self.critical or self.rollout is None or self.rollout.includes(self.version, box_id)
+
+
+def read_offer(channel: TargetFile) -> Offer:
+    """
+    Read the target that a channel is: the newest archive's length and hashes, and `custom`.
+
+    :raises Untrusted: when it does not describe one release, in all that a box acts upon.
+    """
+    custom = channel.custom if isinstance(channel.custom, dict) else {}
+    file, version = custom.get("file"), custom.get("version")
+    try:
+        named = UpdateName.parse(file if isinstance(file, str) else "").version
+    except InvalidName:
+        raise _bad(channel, "it names no archive") from None
+    if type(version) is not int or version != named:
+        raise _bad(channel, f"its version is not that of {file}")
+    if "sha256" not in channel.hashes:
+        raise _bad(channel, "it has no SHA-256")
+    return Offer(
+        version=version,
+        size=channel.length,
+        hashes=dict(channel.hashes),
+        allow_downgrade=_flag(channel, custom, "allow_downgrade"),
+        critical=_flag(channel, custom, "critical"),
+        rollout=_rollout(channel, custom),
+    )
+
+
+def _flag(channel: TargetFile, custom: Mapping[str, Any], name: str) -> bool:
+    value = custom.get(name, False)
+    if not isinstance(value, bool):
+        raise _bad(channel, f"its {name} is neither true nor false")
+    return value
+
+
+def _rollout(channel: TargetFile, custom: Mapping[str, Any]) -> Rollout | None:
+    value = custom.get("rollout")
+    if value is None:
+        return None
+    percent, salt = (
+        (value.get("percent"), value.get("salt")) if isinstance(value, dict) else (None, None)
+    )
+    if (
+        # A bool is no number here, and signed metadata cannot hold fractions (canonical JSON).
+        type(percent) is not int
+        or not 0 <= percent <= 100
+        or not isinstance(salt, str)
+        or not _SALT.fullmatch(salt)
+    ):
+        raise _bad(channel, "its rollout is not {percent: a whole number from 0 to 100, salt: text}")
+    return Rollout(percent, salt)
+
+
+def _bad(channel: TargetFile, reason: str) -> Untrusted:
+    return Untrusted(
+        f"The release key signed a channel {channel.path!r} that no box can follow: {reason}. "
+        "Its operator has to publish the release again."
+    )
+
+
+class Need(Exception):
+    """The lookup cannot go on without a file: fetch it, and look up again."""
+
+    def __init__(self, url: str, max_length: int) -> None:
+        super().__init__(url)
+        self.url = url
+        #: Bytes; a longer file is of no use.
+        self.max_length = max_length
+
+
+class Fetched(FetcherInterface):
+    """
+    The files that were fetched during one lookup.
+
+    TUF's client fetches in the middle of its work. This one lets it begin again instead whenever it
+    lacks a file, which the specification allows at any point, so that it never waits for a network.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[str, bytes | DownloadError] = {}
+
+    def keep(self, url: str, answer: bytes | DownloadError) -> None:
+        """Keep what came: a file, or that there is none."""
+        self._answers[url] = answer
+
+    def download_bytes(self, url: str, max_length: int) -> bytes:
+        """
+        Give a file that was fetched.
+
+        :raises Need: when it was not fetched yet.
+        :raises DownloadError: when it could not be fetched.
+        """
+        if url not in self._answers:
+            raise Need(url, max_length)
+        answer = self._answers[url]
+        if isinstance(answer, DownloadError):
+            raise answer
+        return answer
+
+    def _fetch(self, url: str) -> Any:
+        raise NotImplementedError("archives are fetched by the box's own downloader")
+
+
+def look_up(
+    cache: Path,
+    base_url: str,
+    root: bytes,
+    fetched: Fetched,
+    target: str | None,
+) -> TargetFile | None:
+    """
+    Go through TUF's client workflow (TUF specification, section 5), from the trusted root.
+
+    It reads and writes the cache, and takes the time from the machine's clock. Run it in a thread.
+
+    :param cache: the metadata that was trusted last, against rollback; a damaged one heals.
+    :param target: what to look for; None to refresh only.
+    :returns: None when nothing of that name is signed.
+    :raises Need: when a file has to be fetched first.
+    :raises Untrusted: when the trusted root itself cannot be used.
+    :raises tuf.api.exceptions.RepositoryError: when something is not signed as it must be.
+    :raises tuf.api.exceptions.DownloadError: what a file was answered with.
+    :raises OSError: when the cache cannot be used.
+    """
+    try:
+        # A new one each time: it takes the time when it is made.
+        updater = Updater(
+            str(cache), base_url, fetcher=fetched, config=UpdaterConfig(), bootstrap=root
+        )
+    except RepositoryError as error:
+        raise Untrusted(
+            f"The box's trusted root cannot be used ({error}): put the root.json of the release "
+            "key's holders in its place."
+        ) from None
+    updater.refresh()
+    return None if target is None else updater.get_targetinfo(target)

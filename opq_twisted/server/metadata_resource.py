@@ -1,0 +1,138 @@
+"""The signed metadata over HTTP: a few small files, for which a whole fleet asks each time."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import frozen
+from twisted.logger import Logger
+from twisted.web.http import (
+    NOT_FOUND,
+    NOT_MODIFIED,
+    OK,
+    PRECONDITION_FAILED,
+    SERVICE_UNAVAILABLE,
+)
+from twisted.web.resource import IResource
+
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.server.catalog import MACHINE_BUSY, Identity, identify
+from opq_twisted.server.metadata import NAME, TIMESTAMP_FILE, Unusable, folder_of, read
+from opq_twisted.server.preconditions import evaluate
+
+#: Bytes and files that are kept in memory: one of the largest that a box takes, and the usual ones.
+_MOST_KEPT = 6_000_000
+_MOST_FILES = 256
+
+# Nobody may keep it: a box asks for the next root each time, until there is one.
+_NOT_FOUND = Reply.sentence(NOT_FOUND, "There is no such metadata.")
+
+_BUSY = Reply.sentence(
+    SERVICE_UNAVAILABLE,
+    "The server is busy. Try again in a little while.",
+    {b"Retry-After": b"30"},
+)
+
+
+@frozen
+class _Kept:
+    """What a file is answered with for as long as it is in this state."""
+
+    identity: Identity
+    etag: bytes
+    #: The answer for each outcome of `evaluate`.
+    replies: Mapping[int | None, Reply]
+    size: int
+
+
+class MetadataFiles(PlainResource):
+    """`/tuf/`: one child for each name that metadata can have."""
+
+    _log = Logger()
+
+    def __init__(self, updates: Path) -> None:
+        super().__init__()
+        self._folder = folder_of(updates)
+        #: The files asked for, the one asked for last at the end.
+        self._kept: dict[str, _Kept] = {}
+        self._size = 0
+
+    def getChild(self, path: bytes, request: BoundedRequest) -> IResource:
+        """Find what can be a file of the metadata."""
+        name = path.decode("ascii", "replace")
+        if request.postpath or not NAME.fullmatch(name):
+            return super().getChild(path, request)
+        return _MetadataFile(self, name)
+
+    def answer(self, request: BoundedRequest, name: str) -> Reply:
+        """Answer with a file, from memory while it has not changed."""
+        try:
+            identity = identify(os.stat(self._folder / name))
+            kept = self._kept.pop(name, None)
+            if kept is None or kept.identity != identity:
+                if kept is not None:
+                    self._size -= kept.size
+                kept = self._read(name, identity)
+                self._size += kept.size
+        except OSError as error:
+            return _BUSY if error.errno in MACHINE_BUSY else _NOT_FOUND
+        self._kept[name] = kept
+        while self._size > _MOST_KEPT or len(self._kept) > _MOST_FILES:
+            self._size -= self._kept.pop(next(iter(self._kept))).size
+        return kept.replies[evaluate(request, kept.etag)] if kept.etag else _NOT_FOUND
+
+    def _read(self, name: str, identity: Identity) -> _Kept:
+        """
+        Read a file, or find out why it is not served.
+
+        :raises OSError: when the machine cannot open it now.
+        """
+        try:
+            data, identity = read(self._folder, name)
+            _require_whole(name, data)
+        except Unusable as reason:
+            self._log.warn("{name} is not served: {reason}", name=name, reason=str(reason))
+            return _Kept(identity, b"", {}, 0)
+        # Made of the content: several servers, over copies of the folder, agree about it.
+        etag = b'"%s"' % hashlib.sha256(data).hexdigest()[:32].encode()
+        current = name == TIMESTAMP_FILE
+        headers = {
+            b"Cache-Control": b"no-cache" if current else b"public, max-age=31536000, immutable",
+            b"ETag": etag,
+        }
+        replies = {
+            None: Reply.of(OK, data, b"application/json", headers),
+            NOT_MODIFIED: Reply.of(NOT_MODIFIED, headers=headers),
+            PRECONDITION_FAILED: Reply.of(PRECONDITION_FAILED),
+        }
+        return _Kept(identity, etag, replies, len(data))
+
+
+class _MetadataFile(PlainResource):
+    isLeaf = True
+
+    def __init__(self, files: MetadataFiles, name: str) -> None:
+        super().__init__()
+        self._files = files
+        self._name = name
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        return self._files.answer(request, self._name)
+
+
+def _require_whole(name: str, data: bytes) -> None:
+    """
+    Find out whether a file's upload is over: half of one would be kept for a year by any cache.
+
+    :raises Unusable: when it is not.
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or "signed" not in content:
+        raise Unusable(f"{name} is no metadata: its upload goes on, or was cut off")

@@ -1,0 +1,142 @@
+"""Signed metadata for tests, made by hand and with any mistake that a test wants."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from securesystemslib.signer import CryptoSigner, Key
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Role,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+DAY = 86400
+
+ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
+
+
+def make_key() -> CryptoSigner:
+    """Make a private key."""
+    return CryptoSigner.generate_ed25519()
+
+
+def write_key(path: Path, signer: CryptoSigner) -> Path:
+    """Write a private key to a file, not encrypted."""
+    private = signer._private_key
+    assert isinstance(private, Ed25519PrivateKey)
+    path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+class Signed:
+    """The `tuf` folder of an updates directory, and the keys to all that is in it."""
+
+    def __init__(self, updates: Path, now: float | None = None) -> None:
+        self.updates = updates
+        self.folder = updates / "tuf"
+        self.now = time.time() if now is None else now
+        self.keys = {role: make_key() for role in ROLES}
+
+    def init(self) -> "Signed":
+        """Make the folder with the first root."""
+        self.folder.mkdir()
+        self.root(1)
+        return self
+
+    def later(self, days: float) -> datetime:
+        """Say when so many days are over."""
+        return datetime.fromtimestamp(int(self.now), UTC) + timedelta(days=days)
+
+    def root(
+        self,
+        version: int,
+        *,
+        days: float = 365,
+        signers: list[CryptoSigner] | None = None,
+        thresholds: dict[str, int] | None = None,
+    ) -> Metadata[Root]:
+        """Write a root that names the keys; the first signer is that of root itself."""
+        roles = {
+            role: Role([self.keys[role].public_key.keyid], (thresholds or {}).get(role, 1))
+            for role in ROLES
+        }
+        public: dict[str, Key] = {
+            key.public_key.keyid: key.public_key for key in self.keys.values()
+        }
+        root = Metadata(Root(version, expires=self.later(days), keys=public, roles=roles))
+        return self.write(root, *(signers or [self.keys[Root.type]]))
+
+    def rotate(self, role: str, version: int) -> None:
+        """Give a role another key, by a new root."""
+        before = self.keys[Root.type]
+        self.keys[role] = make_key()
+        self.root(version, signers=list({before: None, self.keys[Root.type]: None}))
+
+    def targets(
+        self, version: int, channels: dict[str, TargetFile] | None = None, *, days: float = 365
+    ) -> Metadata[Targets]:
+        """Write the targets: one for each channel."""
+        targets = Targets(version, expires=self.later(days), targets=dict(channels or {}))
+        return self.write(Metadata(targets), self.keys[Targets.type])
+
+    def snapshot(
+        self, version: int, targets: int, *, days: float = 365, **more: Any
+    ) -> Metadata[Snapshot]:
+        """Write a snapshot that names this version of the targets."""
+        meta = {"targets.json": MetaFile(targets, **more)}
+        snapshot = Snapshot(version, expires=self.later(days), meta=meta)
+        return self.write(Metadata(snapshot), self.keys[Snapshot.type])
+
+    def timestamp(
+        self, version: int, snapshot: int, *, days: float = 7, signer: CryptoSigner | None = None
+    ) -> Metadata[Timestamp]:
+        """Write a timestamp, as the server would have long ago."""
+        data = (self.folder / f"{snapshot}.snapshot.json").read_bytes()
+        meta = MetaFile.from_data(snapshot, data, ["sha256"])
+        timestamp = Timestamp(version, expires=self.later(days), snapshot_meta=meta)
+        return self.write(Metadata(timestamp), signer or self.keys[Timestamp.type])
+
+    def publish(self, version: int, *archives: Path, days: float = 365) -> None:
+        """Write targets and a snapshot of this version; the last archive is what `stable` is."""
+        channels = {"stable": channel(archives[-1])} if archives else {}
+        self.targets(version, channels, days=days)
+        self.snapshot(version, version, days=days)
+
+    def write(self, metadata: Metadata[Any], *signers: CryptoSigner) -> Metadata[Any]:
+        """Sign metadata, and rename it into the folder."""
+        metadata.signatures.clear()
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        signed = metadata.signed
+        name = f"{signed.version}.{signed.type}.json"
+        if signed.type == Timestamp.type:
+            name = "timestamp.json"
+        new = self.folder / f".{name}.new"
+        new.write_bytes(metadata.to_bytes())
+        new.rename(self.folder / name)
+        return metadata
+
+    def read_timestamp(self) -> Timestamp:
+        """Read the timestamp, which must be signed as the newest root wants it."""
+        newest = max(self.folder.glob("*.root.json"), key=lambda path: int(path.name.split(".")[0]))
+        root = Metadata[Root].from_file(str(newest)).signed
+        metadata = Metadata[Timestamp].from_file(str(self.folder / "timestamp.json"))
+        root.verify_delegate(Timestamp.type, metadata.signed_bytes, metadata.signatures)
+        return metadata.signed
+
+
+def channel(archive: Path) -> TargetFile:
+    """Make the target that a channel is while this archive is its newest release."""
+    version = int(archive.name.removesuffix(".tar.bz2").rsplit("-", 1)[1])
+    target = TargetFile.from_file("stable", str(archive), ["sha256"])
+    target.unrecognized_fields["custom"] = {"version": version, "file": archive.name}
+    return target
