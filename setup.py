@@ -27,5 +27,6 @@ setup(
     # Without this an editable install hides the plugins behind an import hook of its own.
     package_dir={"": "."},
     package_data={"opq_twisted": ["py.typed"], "opq_twisted.box": ["page/*"]},
+    entry_points={"console_scripts": ["opq-release=opq_twisted.cli.release:main"]},
     zip_safe=False,
 )

@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from attrs import frozen
 from treq.client import HTTPClient
@@ -25,15 +26,19 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from opq_twisted.box.client import UpdateServer
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config import BoxConfig, UpdaterConfig
 from opq_twisted.box.download import Downloader
+from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
+from opq_twisted.box.releases import Releases
 from opq_twisted.box.status import Progress, Status, StatusBoard
 from opq_twisted.box.transport import PlainAgent
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
+from opq_twisted.errors import DownloadFailed
 from opq_twisted.release.name import UpdateName
+from opq_twisted.release.trust import Offer
 
 OLD, NEW, NEWER = 1700000000, 1700000100, 1700000200
 
@@ -99,6 +104,11 @@ class Peer:
     def open(self) -> bool:
         """Whether the client has not closed the connection."""
         return bool(self._transport.connected)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client wants nothing more for now."""
+        return str(self._transport.producerState) == "paused"
 
     def send(self, data: bytes) -> None:
         """Send bytes."""
@@ -285,15 +295,16 @@ class Steps:
         return waiting
 
 
-class StepServer(UpdateServer):
-    """Answers when the test says so."""
+class StepReleases(Releases):
+    """Answers when the test says so: an offer, or only the version of one that nobody signed."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, config: UpdaterConfig) -> None:
         self._steps = steps
+        self._config = config
 
-    async def newest(self) -> int | None:
-        newest: int | None = await self._steps.begin("newest")
-        return newest
+    async def newest(self) -> Offer | None:
+        newest: Offer | int | None = await self._steps.begin("newest")
+        return Offer(newest) if isinstance(newest, int) else newest
 
 
 class StepDownloader(Downloader):
@@ -303,18 +314,38 @@ class StepDownloader(Downloader):
         self._steps = steps
         self._folder = folder
         self.report: Callable[[Progress], object] = lambda progress: None
+        #: What the last call of `clear` was to keep.
+        self.kept: tuple[int | None, int | None] = (None, None)
+        #: What was asked for last.
+        self.asked: Release | None = None
+        #: What was handed out last.
+        self.archive = BytesIO()
+        #: Whether the archive that was verified before is lost.
+        self.lost = False
 
-    def clear(self, keep: int | None = None) -> None:
+    def clear(self, keep: int | None = None, fetching: int | None = None) -> None:
         """There is nothing to remove."""
+        self.kept = (keep, fetching)
 
-    async def fetch(self, version: int, report: Callable[[Progress], object]) -> Release:
+    async def fetch(self, release: Release, report: Callable[[Progress], object]) -> Release:
+        self.asked = release
         self.report = report
         await self._steps.begin("fetch")
-        return Release(version, 10)
+        return Release(release.version, 10)
 
-    async def verify(self, promised: Release) -> Release:
+    async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         await self._steps.begin("verify")
-        return Release(promised.version, 10, "ab" * 32)
+        return Release(promised.version, 10, {"sha256": "ab" * 32}), self._hand_out(promised)
+
+    async def open(self, release: Release) -> BinaryIO:
+        self._steps.record("open")
+        if self.lost:
+            raise DownloadFailed("It is lost.")
+        return self._hand_out(release)
+
+    def _hand_out(self, release: Release) -> BinaryIO:
+        self.archive = BytesIO(str(UpdateName(release.version)).encode())
+        return self.archive
 
 
 class StepUnpacker(Unpacker):
@@ -327,8 +358,8 @@ class StepUnpacker(Unpacker):
     def clear(self) -> None:
         """There is nothing to remove."""
 
-    async def unpack(self, archive: Path, version: int) -> None:
-        assert archive.name == str(UpdateName(version))
+    async def unpack(self, archive: BinaryIO, version: int) -> None:
+        assert archive.read() == str(UpdateName(version)).encode()
         await self._steps.begin("unpack")
 
 
@@ -363,6 +394,8 @@ class Bench:
         self.clock.advance(NEW)
         self.journal_path = folder / "journal.json"
         self.version_file = folder / "VERSION"
+        self.image_file = folder / "IMAGE_VERSION"
+        self.box_id = 7
         self.set_installed(OLD)
         self.config = UpdaterConfig(
             **{
@@ -383,8 +416,9 @@ class Bench:
         self.downloader = StepDownloader(self.steps, self.folder)
         self.updater = Updater(
             self.clock,
-            self.config,
-            StepServer(self.steps),
+            BoxConfig("http://updates.example:8151", self.box_id, self.config),
+            StepReleases(self.steps, self.config),
+            Installed(self.version_file, self.image_file),
             self.downloader,
             StepUnpacker(self.steps, self.folder / "unpacked"),
             StepInstaller(self.steps),

@@ -6,9 +6,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IResponse
 
-from opq_twisted.box.body import DURATION, SILENCE, hang_up, take
+from opq_twisted.box.body import DURATION, SILENCE, BrokenOff, TooLong, hang_up, take
 from opq_twisted.errors import DownloadFailed
 from tests.fakes import Network, Peer
+
+URL = "http://updates.example:8151/x"
 
 
 class BodyTests(SynchronousTestCase):
@@ -20,7 +22,7 @@ class BodyTests(SynchronousTestCase):
         self.pieces: list[bytes] = []
 
     def answer(self, *headers: str) -> tuple[Peer, IResponse]:
-        asked = Deferred.fromCoroutine(self.network.server.archive(1))
+        asked = Deferred.fromCoroutine(self.network.server.get(URL))
         peer = self.network.accept()
         peer.answer("200 OK", *headers)
         return peer, self.successResultOf(asked)
@@ -29,9 +31,11 @@ class BodyTests(SynchronousTestCase):
         peer, response = self.answer(*headers)
         return peer, take(self.clock, response, self.pieces.append, limit, **options)
 
-    def assert_given_up(self, peer: Peer, body: Deferred[int], sentence: str) -> None:
+    def assert_given_up(
+        self, peer: Peer, body: Deferred[int], kind: type[DownloadFailed], sentence: str
+    ) -> None:
         error = self.failureResultOf(body, DownloadFailed).value
-        self.assertEqual(str(error), sentence)
+        self.assertEqual((type(error), str(error)), (kind, sentence))
         self.assertFalse(peer.open)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -80,7 +84,7 @@ class BodyTests(SynchronousTestCase):
                 peer, body = self.take("Content-Length: 5")
                 peer.send(b"abcd")
                 end(peer)
-                error = self.failureResultOf(body, DownloadFailed).value
+                error = self.failureResultOf(body, BrokenOff).value
                 self.assertEqual(str(error), "The connection broke after 4 bytes. Try again.")
                 self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -90,7 +94,7 @@ class BodyTests(SynchronousTestCase):
         peer.send(b"abcde")
         self.assertNoResult(body)
         peer.send(b"f")
-        self.assert_given_up(peer, body, "The server sent more than 5 bytes.")
+        self.assert_given_up(peer, body, TooLong, "The server sent more than 5 bytes.")
         self.assertEqual(self.pieces, [b"abcde"])
 
     def test_silence(self) -> None:
@@ -102,7 +106,7 @@ class BodyTests(SynchronousTestCase):
         self.clock.advance(SILENCE - 1)
         self.assertNoResult(body)
         self.clock.advance(1)
-        self.assert_given_up(peer, body, "The server sent nothing for 60 seconds.")
+        self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
 
     def test_deadline(self) -> None:
         """A byte now and then does not keep a transfer alive for ever."""
@@ -112,7 +116,49 @@ class BodyTests(SynchronousTestCase):
             peer.send(b"a")
         self.assertNoResult(body)
         self.clock.advance(50)
-        self.assert_given_up(peer, body, "The transfer took more than 6 hours.")
+        self.assert_given_up(peer, body, DownloadFailed, "The transfer took more than 6 hours.")
+
+    def take_slowly(self, *headers: str) -> tuple[Peer, Deferred[int], Deferred[None]]:
+        """Take a body whose first piece keeps its receiver busy."""
+        busy: list[Deferred[None]] = [Deferred()]
+        peer, response = self.answer(*headers)
+        body = take(self.clock, response, lambda data: busy.pop() if busy else None, 100)
+        ready = busy[0]
+        peer.send(b"abc")
+        return peer, body, ready
+
+    def test_paused(self) -> None:
+        """A sender pauses until the receiver is ready; that silence is not the sender's."""
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        self.assertTrue(peer.paused)
+        self.clock.advance(SILENCE)
+        self.clock.advance(SILENCE - 1)
+        ready.callback(None)
+        self.assertFalse(peer.paused)
+        self.clock.advance(SILENCE - 1)
+        self.assertNoResult(body)
+        self.clock.advance(1)
+        self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
+
+    def test_paused_too_late(self) -> None:
+        """What is under way when the sender is asked to pause is taken all the same."""
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        peer.send(b"def")
+        self.assertEqual(self.successResultOf(body), 6)
+        ready.callback(None)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_fails_while_paused(self) -> None:
+        """When what the receiver does fails, that is the reason; afterwards it is none any more."""
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        ready.errback(OSError(28, "No space left on device"))
+        self.failureResultOf(body, OSError)
+        self.assertFalse(peer.open)
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        body.cancel()
+        self.failureResultOf(body, CancelledError)
+        ready.errback(OSError(28, "No space left on device"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_receiver_fails(self) -> None:
         """When what takes the bytes fails, that is the reason, and the transfer ends."""
@@ -131,9 +177,8 @@ class BodyTests(SynchronousTestCase):
         """To cancel is to close the connection."""
         peer, body = self.take("Content-Length: 5")
         peer.send(b"abc")
-        body.addErrback(lambda failure: failure.trap(CancelledError, DownloadFailed))
         body.cancel()
-        self.successResultOf(body)
+        self.failureResultOf(body, CancelledError)
         self.assertFalse(peer.open)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

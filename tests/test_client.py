@@ -1,13 +1,21 @@
 """What the box asks the update server, and what it makes of the answers."""
 
+import base64
 import gzip
 from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.iweb import IResponse
 
-from opq_twisted.box.client import announced_digest
+from opq_twisted.box.answer import (
+    ContentRange,
+    announced_hashes,
+    content_range,
+    strong_etag,
+)
+from opq_twisted.box.client import refused
 from opq_twisted.errors import ServerFailed
 from tests.fakes import NEW, Network, Peer
 
@@ -127,7 +135,7 @@ class NewestTests(ClientCase):
         peer.answer("500 Internal Server Error", "Content-Length: 100")
         error = self.failure(asked)
         self.assertEqual(
-            str(error), "The update server answers 500 when asked for the newest version."
+            str(error), f"The update server answers 500 when asked for {ENDPOINT}/version."
         )
         self.assertIsNone(error.retry_after)
         self.assertFalse(peer.open)
@@ -197,54 +205,130 @@ class UnreachableTests(ClientCase):
         """A question can be given up at any time; nothing of it stays."""
         asked, peer = self.ask(self.network.server.newest())
         asked.cancel()
-        self.failureResultOf(asked, CancelledError, ServerFailed)
+        self.failureResultOf(asked, CancelledError)
         self.assertFalse(peer.open)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class ArchiveTests(ClientCase):
-    """`/update/NAME`."""
+class ReadTests(ClientCase):
+    """Small things that are read whole."""
 
-    def test_asked(self) -> None:
-        """An archive is asked for by its name; its body waits to be taken."""
-        asked, peer = self.ask(self.network.server.archive(NEW))
-        self.assertTrue(
-            peer.request.startswith("GET /update/opq-box-update-1700000100.tar.bz2 HTTP/1.1\r\n")
-        )
-        # As servers say that know the file's suffix.
-        peer.answer("200 OK", "Content-Encoding: bzip2", "Content-Length: 5")
-        self.assertEqual(self.successResultOf(asked).length, 5)
-        self.assertTrue(peer.open)
+    URL = f"{ENDPOINT}/tuf/timestamp.json"
 
-    def test_gone(self) -> None:
-        """An archive that is not there any more is a failure, and named."""
-        asked, peer = self.ask(self.network.server.archive(NEW))
+    def test_read(self) -> None:
+        """What is at a URL is read, up to a limit."""
+        asked, peer = self.ask(self.network.server.read(self.URL, 5))
+        self.assertTrue(peer.request.startswith("GET /tuf/timestamp.json HTTP/1.1\r\n"))
+        peer.answer("200 OK", "Content-Length: 5", body=b"abcde")
+        self.assertEqual(self.successResultOf(asked), b"abcde")
+
+    def test_nothing(self) -> None:
+        """There may be nothing."""
+        asked, peer = self.ask(self.network.server.read(self.URL, 5))
         peer.answer("404 Not Found", "Content-Length: 100")
-        self.assertEqual(
-            str(self.failure(asked)),
-            "The update server answers 404 when asked for opq-box-update-1700000100.tar.bz2.",
-        )
+        self.assertIsNone(self.successResultOf(asked))
         self.assertFalse(peer.open)
 
-    def test_digest(self) -> None:
-        """The announced digest is read, whatever other algorithms there are (RFC 9530)."""
-        value = "RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o="
-        digest = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    def test_too_long(self) -> None:
+        """What is longer is not taken, and named."""
+        asked, peer = self.ask(self.network.server.read(self.URL, 5))
+        peer.answer("200 OK", "Content-Length: 6", body=b"abcdef")
+        self.assertIn(f"{self.URL} answers what no", str(self.failure(asked)))
+        self.assertFalse(peer.open)
+
+
+class GetTests(ClientCase):
+    """Answers whose body waits to be taken."""
+
+    def answer(self, status: str, *headers: str) -> tuple[IResponse, Peer]:
+        url = self.network.server.archive_url(NEW)
+        asked, peer = self.ask(self.network.server.get(url, {"Range": "bytes=7-"}))
+        peer.answer(status, *headers)
+        response: IResponse = self.successResultOf(asked)
+        return response, peer
+
+    def test_asked(self) -> None:
+        """An archive has its URL, and headers go along."""
+        # As servers say that know the file's suffix.
+        response, peer = self.answer("200 OK", "Content-Encoding: bzip2", "Content-Length: 5")
+        lines = peer.request.split("\r\n")
+        self.assertEqual(lines[0], "GET /update/opq-box-update-1700000100.tar.bz2 HTTP/1.1")
+        self.assertIn("Range: bytes=7-", lines)
+        self.assertIn("User-Agent: opq-box-agent/test", lines)
+        self.assertEqual(response.length, 5)
+        self.assertTrue(peer.open)
+
+    def test_redirect(self) -> None:
+        """The headers go along to wherever it has moved."""
+        _, peer = self.ask(self.network.server.get(f"{ENDPOINT}/x", {"Range": "bytes=7-"}))
+        peer.answer("302 Found", "Location: http://mirror.example/x", "Content-Length: 0")
+        self.assertIn("Range: bytes=7-", self.network.accept().request)
+
+    def test_any_status(self) -> None:
+        """What the status means is for others to say; a sentence tells it."""
+        response, peer = self.answer("404 Not Found", "Content-Length: 100", "Retry-After: 3")
+        error = refused(response, f"{ENDPOINT}/x")
+        self.assertEqual(str(error), f"The update server answers 404 when asked for {ENDPOINT}/x.")
+        self.assertEqual(error.retry_after, 3)
+        self.assertTrue(peer.open)
+
+    def test_digests(self) -> None:
+        """The announced hashes are read, whatever other algorithms there are (RFC 9530)."""
+        short = "RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o="
+        sha256 = {"sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}
+        long = base64.b64encode(bytes(range(64))).decode()
+        sha512 = {"sha512": bytes(range(64)).hex()}
         for headers, expected in (
-            ([], None),
-            ([f"sha-256=:{value}:"], digest),
-            ([f"sha-512=:AAAA:, sha-256=:{value}:, unixsum=:BBBB:"], digest),
-            (["sha-512=:AAAA:", f"sha-256=:{value}:"], digest),
-            (["sha-512=:AAAA:"], None),
-            ([f"x-sha-256=:{value}:"], None),
-            ([f"sha-256={value}"], None),
-            (["sha-256=:AAAA:"], None),
-            ([f"sha-256=:{value[:-4]}====:"], None),
-            (["sha-256=:\xb2:"], None),
-            (["\xff"], None),
-            ([""], None),
+            ([], {}),
+            ([f"sha-256=:{short}:"], sha256),
+            ([f"sha-512=:AAAA:, sha-256=:{short}:, unixsum=:BBBB:"], sha256),
+            (["sha-512=:AAAA:", f"sha-256=:{short}:"], sha256),
+            ([f"sha-512=:{long}:"], sha512),
+            ([f"sha-512=:{long}:,sha-256=:{short}:"], {**sha256, **sha512}),
+            ([f"sha-256=:{long}:"], {}),
+            ([f"x-sha-256=:{short}:"], {}),
+            ([f"sha-256={short}"], {}),
+            (["sha-256=:AAAA:"], {}),
+            ([f"sha-256=:{short[:-4]}====:"], {}),
+            (["sha-256=:\xb2:"], {}),
+            (["\xff"], {}),
+            ([""], {}),
         ):
             with self.subTest(headers=headers):
-                asked, peer = self.ask(self.network.server.archive(NEW))
-                peer.answer("200 OK", *(f"Repr-Digest: {header}" for header in headers))
-                self.assertEqual(announced_digest(self.successResultOf(asked)), expected)
+                response, _ = self.answer("200 OK", *(f"Repr-Digest: {item}" for item in headers))
+                self.assertEqual(announced_hashes(response), expected)
+
+    def test_etag(self) -> None:
+        """Only a strong validator says that two ranges are of the same file."""
+        for headers, expected in (
+            ([], None),
+            (['"abc"'], '"abc"'),
+            (['""'], '""'),
+            (['W/"abc"'], None),
+            (["abc"], None),
+            (['"a b"'], None),
+            (['"\xe9"'], None),
+            (['"a"', '"b"'], None),
+            (['"' + 300 * "a" + '"'], None),
+        ):
+            with self.subTest(headers=headers):
+                response, _ = self.answer("200 OK", *(f"ETag: {item}" for item in headers))
+                self.assertEqual(strong_etag(response), expected)
+
+    def test_content_range(self) -> None:
+        """What part of the file it is, is read or not believed."""
+        for headers, expected in (
+            ([], None),
+            (["bytes 5-9/10"], ContentRange(5, 10)),
+            (["bytes 5-9/*"], ContentRange(5, None)),
+            (["bytes */10"], ContentRange(None, 10)),
+            (["bytes 5-9"], None),
+            (["bytes=5-9/10"], None),
+            (["bytes -5-9/10"], None),
+            (["lines 5-9/10"], None),
+            (["bytes 5-9/10", "bytes 5-9/10"], None),
+            (["bytes 5-9/" + "9" * 30], None),
+        ):
+            with self.subTest(headers=headers):
+                response, _ = self.answer("200 OK", *(f"Content-Range: {i}" for i in headers))
+                self.assertEqual(content_range(response), expected)

@@ -1,252 +1,262 @@
 """An archive has its name once it is on the disk, whole and as promised; before it is a `.part`."""
 
-import base64
 import bz2
-import errno
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.trial.unittest import TestCase
+from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box import download
-from opq_twisted.box.download import MAX_ARCHIVE, Downloader
+from opq_twisted.box.content import InThread
+from opq_twisted.box.download import Downloader
 from opq_twisted.box.journal import Release
 from opq_twisted.box.status import Progress
-from opq_twisted.errors import DownloadFailed, NoRoom, ServerFailed
+from opq_twisted.errors import DownloadFailed
 from tests.fakes import NEW, NEWER, OLD, Network, Peer
 
 ARCHIVE = bz2.compress(os.urandom(3000))
-DIGEST = hashlib.sha256(ARCHIVE)
+OTHER = bz2.compress(os.urandom(3000))
+HASHES = {"sha256": hashlib.sha256(ARCHIVE).hexdigest()}
+SHA512 = {"sha512": hashlib.sha512(ARCHIVE).hexdigest()}
+SIGNED = Release(NEW, len(ARCHIVE), HASHES)
 NAME = f"opq-box-update-{NEW}.tar.bz2"
 
 
-class DownloadCase(TestCase):
+class DownloadCase(SynchronousTestCase):
     """A downloader whose server is the test."""
-
-    timeout = 30
 
     def setUp(self) -> None:
         self.network = Network()
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
-        self.downloader = Downloader(self.network.clock, self.network.server, self.folder)
-        self.reports: list[Progress] = []
+        self.part = self.folder / f"{NAME}.part"
+        self.downloader = self.another()
 
-    def fetch(self) -> tuple[Deferred[Release], Peer]:
-        fetching = Deferred.fromCoroutine(self.downloader.fetch(NEW, self.reports.append))
-        return fetching, self.network.accept()
+    def another(self, in_thread: InThread = execute) -> Downloader:
+        """What a later run of the agent would make."""
+        return Downloader(self.network.clock, self.network.server, self.folder, in_thread)
 
     def files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self.folder.iterdir()}
 
-    async def failure(self, running: Deferred[Any], kind: type[Exception]) -> str:
-        """Wait for a failure, after which nothing goes on."""
-        with self.assertRaises(kind) as caught:
-            await running
-        self.assertEqual(self.network.clock.getDelayedCalls(), [])
-        return str(caught.exception)
+    def failure(self, running: Deferred[Any]) -> str:
+        return str(self.failureResultOf(running, DownloadFailed).value)
 
 
 class FetchTests(DownloadCase):
-    """How an archive gets to the disk."""
+    """How a release gets to its part."""
 
-    async def test_whole(self) -> None:
-        """What comes is in the partial file, and what was promised about it is told."""
-        fetching, peer = self.fetch()
-        digest = base64.b64encode(DIGEST.digest()).decode()
-        peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}", f"Repr-Digest: sha-256=:{digest}:")
-        peer.send(ARCHIVE)
-        self.assertEqual(await fetching, Release(NEW, len(ARCHIVE), DIGEST.hexdigest()))
-        self.assertEqual(self.files(), {f"{NAME}.part": ARCHIVE})
+    def fetch(self, release: Release = SIGNED) -> tuple[Deferred[Release], Peer]:
+        self.reports: list[Progress] = []
+        fetching = Deferred.fromCoroutine(self.downloader.fetch(release, self.reports.append))
+        return fetching, self.network.accept()
 
-    async def test_older_server(self) -> None:
-        """A server that says neither length nor digest promises nothing, and sends all the same."""
-        fetching, peer = self.fetch()
-        peer.send(b"HTTP/1.0 200 OK\r\n\r\n" + ARCHIVE)
-        peer.close()
-        self.assertEqual(await fetching, Release(NEW))
-        self.assertEqual(self.files(), {f"{NAME}.part": ARCHIVE})
-        self.assertIsNone(self.reports[-1].total)
-
-    async def test_streamed(self) -> None:
-        """What comes goes to the disk as it comes, and is not kept in memory."""
-        fetching, peer = self.fetch()
-        size = 4 * 1024 * 1024
-        peer.answer("200 OK", f"Content-Length: {size}")
-        piece = bytes(64 * 1024)
-        for sent in range(0, size, len(piece)):
-            on_disk = (self.folder / f"{NAME}.part").stat().st_size
-            self.assertGreaterEqual(on_disk, sent - len(piece))
-            peer.send(piece)
-        await fetching
-
-    async def test_part_replaced(self) -> None:
-        """What an earlier attempt left is not mixed with what comes now."""
-        (self.folder / f"{NAME}.part").write_bytes(bytes(10_000))
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}", body=ARCHIVE)
-        await fetching
-        self.assertEqual(self.files(), {f"{NAME}.part": ARCHIVE})
-
-    async def test_progress(self) -> None:
-        """Progress is told at most 4 times a second, and at the end."""
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", "Content-Length: 1001")
-        for _ in range(100):
-            self.network.clock.advance(0.0625)
-            peer.send(bytes(10))
-        self.assertLessEqual(len(self.reports), 26)
-        self.assertGreaterEqual(len(self.reports), 25)
-        self.assertEqual(self.reports[-1].total, 1001)
-        self.assertAlmostEqual(self.reports[-1].rate, 160)
-        peer.send(b"x")
-        self.assertEqual(self.reports[-1].received, 1001)
-        await fetching
-
-    async def test_broken(self) -> None:
-        """A download that breaks off says how far it came."""
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}", body=ARCHIVE[:1000])
-        peer.reset()
-        sentence = await self.failure(fetching, DownloadFailed)
-        self.assertEqual(sentence, "The connection broke after 1000 bytes. Try again.")
-        self.assertNotIn(NAME, self.files())
-
-    async def test_not_sent(self) -> None:
-        """A server that does not send it leaves nothing on the disk."""
-        fetching, peer = self.fetch()
-        peer.answer("503 Service Unavailable", "Retry-After: 7", "Content-Length: 0")
-        with self.assertRaises(ServerFailed) as caught:
-            await fetching
-        self.assertEqual(caught.exception.retry_after, 7)
-        self.assertEqual(self.files(), {})
-
-    async def test_announced_too_large(self) -> None:
-        """An archive that is larger than any is not even begun."""
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", f"Content-Length: {MAX_ARCHIVE + 1}")
-        sentence = await self.failure(fetching, DownloadFailed)
-        self.assertIn(f"{MAX_ARCHIVE + 1} bytes", sentence)
-        self.assertFalse(peer.open)
-        self.assertEqual(self.files(), {})
-
-    async def test_sent_too_large(self) -> None:
-        """One that was not announced is taken up to the limit."""
-        self.patch(download, "MAX_ARCHIVE", 1000)
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", body=bytes(1001))
-        self.assertIn("more than 1000 bytes", await self.failure(fetching, DownloadFailed))
-        self.assertFalse(peer.open)
-
-    async def test_no_room(self) -> None:
-        """Without room for all of it nothing is begun, and the sentence says how much it takes."""
-        self.patch(download, "RESERVE", 10**18)
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", "Content-Length: 5000000")
-        sentence = await self.failure(fetching, NoRoom)
-        self.assertIn("needs 1000000000005 MB free", sentence)
-        self.assertFalse(peer.open)
-        self.assertEqual(self.files(), {})
-
-    async def test_room_goes(self) -> None:
-        """The reserve stays free, though the server did not say how much would come."""
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", body=bytes(1000))
-        self.patch(download, "RESERVE", 10**18)
-        peer.send(bytes(1000))
-        await self.failure(fetching, NoRoom)
-        self.assertFalse(peer.open)
-        self.assertEqual(self.files(), {})
-
-    async def test_disk_full(self) -> None:
-        """What came before the disk was full is removed again."""
-        (self.folder / f"{NAME}.part").symlink_to("/dev/full")
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}", body=ARCHIVE)
-        with self.assertRaises(OSError) as caught:
-            await fetching
-        self.assertEqual(caught.exception.errno, errno.ENOSPC)
-        self.assertEqual(self.files(), {})
-
-    async def test_disk_fails(self) -> None:
-        """When the file cannot even be made, the connection does not stay behind."""
-        (self.folder / f"{NAME}.part").mkdir()
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}")
-        await self.failure(fetching, OSError)
-        self.assertFalse(peer.open)
-
-    async def test_cancelled(self) -> None:
-        """A download can be given up at any time."""
-        fetching, peer = self.fetch()
-        peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}", body=ARCHIVE[:1000])
+    def interrupt(self, release: Release = SIGNED) -> None:
+        """Let an earlier run leave 1000 bytes of a release."""
+        fetching, peer = self.fetch(release)
+        peer.answer("200 OK", 'ETag: "one"', body=ARCHIVE[:1000])
         fetching.cancel()
-        with self.assertRaises((CancelledError, DownloadFailed)):
-            await fetching
-        self.assertFalse(peer.open)
-        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        self.failureResultOf(fetching, CancelledError)
+        self.downloader = self.another()
+
+    def test_fetched(self) -> None:
+        """An archive is asked for by its name, and its promise is told."""
+        for release in (SIGNED, Release(NEW)):
+            with self.subTest(release=release):
+                fetching, peer = self.fetch(release)
+                self.assertTrue(peer.request.startswith(f"GET /update/{NAME} HTTP/1.1\r\n"))
+                peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}", body=ARCHIVE)
+                promised = self.successResultOf(fetching)
+                self.assertEqual(promised, Release(NEW, len(ARCHIVE), release.hashes))
+                self.assertEqual(self.part.read_bytes(), ARCHIVE)
+                self.assertNotIn(NAME, self.files())
+                self.assertEqual(self.reports[-1].received, len(ARCHIVE))
+                self.downloader.clear()
+
+    def test_resumed(self) -> None:
+        """A later run goes on where an earlier one was interrupted, though all else is cleared."""
+        self.interrupt()
+        self.downloader.clear(keep=OLD, fetching=NEW)
+        fetching, peer = self.fetch()
+        self.assertIn('\r\nRange: bytes=1000-\r\nIf-Range: "one"', peer.request)
+        total = len(ARCHIVE)
+        peer.answer(
+            "206 Partial Content",
+            f"Content-Range: bytes 1000-{total - 1}/{total}",
+            f"Content-Length: {total - 1000}",
+            body=ARCHIVE[1000:],
+        )
+        self.assertEqual(self.successResultOf(fetching), SIGNED)
+        received, file = self.successResultOf(
+            Deferred.fromCoroutine(self.downloader.verify(SIGNED))
+        )
+        file.close()
+        self.assertEqual(received, SIGNED)
+        self.assertEqual(self.files(), {NAME: ARCHIVE})
+
+    def test_another_release(self) -> None:
+        """A part of what had the version's name before is not continued."""
+        self.interrupt()
+        _, peer = self.fetch(Release(NEW, len(ARCHIVE), {"sha256": "00" * 32}))
+        self.assertNotIn("Range", peer.request)
+        self.assertEqual(self.files(), {})
+
+    def test_too_large(self) -> None:
+        """No archive is larger than the limit."""
+        self.patch(download, "MAX_ARCHIVE", 1000)
+        fetching, peer = self.fetch(Release(NEW))
+        peer.answer("200 OK", "Content-Length: 1001")
+        self.assertIn("1001 bytes; at most 1000", self.failure(fetching))
 
 
 class VerifyTests(DownloadCase):
     """What must hold before an archive gets its name."""
 
-    def part(self, content: bytes) -> None:
-        (self.folder / f"{NAME}.part").write_bytes(content)
+    def leave(self, content: bytes, path: Path | None = None) -> None:
+        """Leave a part as a download does, with its record."""
+        (path or self.part).write_bytes(content)
+        (self.folder / f"{NAME}.part.json").write_text("{}")
 
-    async def refused(self, promised: Release) -> str:
-        sentence = await self.failure(
-            Deferred.fromCoroutine(self.downloader.verify(promised)), DownloadFailed
-        )
+    def verify(self, promised: Release) -> Deferred[tuple[Release, BinaryIO]]:
+        return Deferred.fromCoroutine(self.downloader.verify(promised))
+
+    def verified(self, promised: Release) -> BinaryIO:
+        received, file = self.successResultOf(self.verify(promised))
+        self.addCleanup(file.close)
+        self.assertEqual(received, Release(NEW, len(ARCHIVE), {**HASHES, **promised.hashes}))
+        self.assertEqual(self.files(), {NAME: ARCHIVE})
+        return file
+
+    def refused(self, promised: Release) -> str:
+        sentence = self.failure(self.verify(promised))
         self.assertEqual(self.files(), {})
         return sentence
 
-    async def test_promised(self) -> None:
-        """What is as promised gets its name."""
-        self.part(ARCHIVE)
-        promised = Release(NEW, len(ARCHIVE), DIGEST.hexdigest())
-        self.assertEqual(await self.downloader.verify(promised), promised)
-        self.assertEqual(self.files(), {NAME: ARCHIVE})
-        self.assertEqual(self.downloader.path(NEW), self.folder / NAME)
+    def test_promised(self) -> None:
+        """What is as promised gets its name; whatever hashes there are, the SHA-256 is told."""
+        for hashes in ({}, HASHES, SHA512, {**HASHES, **SHA512}):
+            for size in (None, len(ARCHIVE)):
+                with self.subTest(hashes=hashes, size=size):
+                    self.leave(ARCHIVE)
+                    self.verified(Release(NEW, size, hashes))
 
-    async def test_nothing_promised(self) -> None:
-        """Where nothing was promised, a whole archive is told by its end."""
-        self.part(ARCHIVE)
-        received = await self.downloader.verify(Release(NEW))
-        self.assertEqual(received, Release(NEW, len(ARCHIVE), DIGEST.hexdigest()))
-        self.assertEqual(self.files(), {NAME: ARCHIVE})
+    def test_very_file(self) -> None:
+        """What is read later is what was verified, whatever has its name by then."""
+        self.leave(ARCHIVE)
+        file = self.verified(SIGNED)
+        self.leave(OTHER, self.folder / "other")
+        (self.folder / "other").replace(self.downloader.path(NEW))
+        self.assertEqual(file.tell(), 0)
+        self.assertEqual(file.read(), ARCHIVE)
 
-    async def test_another_digest(self) -> None:
-        """Another digest than promised refuses the archive, and removes it."""
-        self.part(ARCHIVE)
-        sentence = await self.refused(Release(NEW, len(ARCHIVE), "00" * 32))
-        self.assertIn("another SHA-256 than the server promised", sentence)
+    def test_another_digest(self) -> None:
+        """Any other hash than promised refuses the archive, and removes it."""
+        for hashes, name in (
+            ({"sha256": "00" * 32}, "SHA-256"),
+            ({**HASHES, "sha512": "00" * 64}, "SHA-512"),
+            ({**HASHES, "sha3_256": "00" * 32}, "sha3_256"),
+        ):
+            with self.subTest(name=name):
+                self.leave(ARCHIVE)
+                sentence = self.refused(Release(NEW, len(ARCHIVE), hashes))
+                self.assertIn(f"another {name} than was promised", sentence)
 
-    async def test_another_size(self) -> None:
+    def test_another_size(self) -> None:
         """So does another size, as a part that lost its end in a power cut has."""
-        self.part(ARCHIVE[:1000])
-        sentence = await self.refused(Release(NEW, len(ARCHIVE)))
+        self.leave(ARCHIVE[:1000])
+        sentence = self.refused(Release(NEW, len(ARCHIVE)))
         self.assertIn(f"1000 bytes came instead of {len(ARCHIVE)}", sentence)
 
-    async def test_truncated(self) -> None:
+    def test_truncated(self) -> None:
         """Without a promise a missing end is found all the same."""
         for content in (ARCHIVE[:-1], ARCHIVE[:1000], b"", b"<!doctype html>", bytes(4096)):
             with self.subTest(content=content[:10]):
-                self.part(content)
-                self.assertIn("not a whole bzip2", await self.refused(Release(NEW)))
+                self.leave(content)
+                self.assertIn("not a whole bzip2", self.refused(Release(NEW)))
+
+    def test_no_file(self) -> None:
+        """Nothing is followed or waited for that is not a file."""
+        target = Path(self.mktemp())
+        target.write_bytes(ARCHIVE)
+        for make in (
+            lambda: None,
+            lambda: os.mkfifo(self.part),
+            lambda: self.part.symlink_to(target.absolute()),
+        ):
+            make()
+            self.refused(SIGNED)
+
+    def test_cancelled(self) -> None:
+        """A verification can be given up; the part is still there for the next."""
+        self.leave(ARCHIVE)
+        before = os.listdir("/proc/self/fd")
+        threads: list[tuple[Any, ...]] = []
+
+        def in_thread(*work: Any) -> Deferred[Any]:
+            threads.append(work)
+            return Deferred()
+
+        self.downloader = self.another(in_thread)
+        verifying = self.verify(SIGNED)
+        verifying.cancel()
+        self.failureResultOf(verifying, CancelledError)
+        self.assertIn(self.part.name, self.files())
+        # The thread goes on for as long as it likes.
+        function, *args = threads.pop()
+        function(*args)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+    def test_disk_fails(self) -> None:
+        """A file that cannot be renamed does not stay open."""
+        self.leave(ARCHIVE)
+        before = os.listdir("/proc/self/fd")
+        self.downloader.path(NEW).mkdir()
+        self.failureResultOf(self.verify(SIGNED), OSError)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+
+class OpenTests(DownloadCase):
+    """What was verified before is verified again."""
+
+    def open(self) -> Deferred[BinaryIO]:
+        return Deferred.fromCoroutine(self.downloader.open(SIGNED))
+
+    def test_same(self) -> None:
+        """What is still the same is opened, from its beginning."""
+        self.downloader.path(NEW).write_bytes(ARCHIVE)
+        with self.successResultOf(self.open()) as file:
+            self.assertEqual(file.read(), ARCHIVE)
+
+    def test_not_the_same(self) -> None:
+        """What is not what the journal says is removed."""
+        for content in (OTHER, ARCHIVE[:-1], bytes(len(ARCHIVE)), b""):
+            with self.subTest(content=content[:10]):
+                self.downloader.path(NEW).write_bytes(content)
+                self.assertIn(f"release {NEW} is not on the disk", self.failure(self.open()))
+                self.assertEqual(self.files(), {})
+
+    def test_gone(self) -> None:
+        """It may not be there at all."""
+        self.assertIn(f"release {NEW} is not on the disk", self.failure(self.open()))
 
 
 class ClearTests(DownloadCase):
     """What is removed before another archive is fetched."""
 
     def test_clear(self) -> None:
-        """Whatever was fetched goes, but for the release that is kept."""
+        """Whatever was fetched goes, but for a release, and a part with its record."""
         for version in (OLD, NEW, NEWER):
-            self.downloader.path(version).write_bytes(b"whole")
-        (self.folder / f"{NAME}.part").write_bytes(b"half")
+            name = self.downloader.path(version).name
+            for suffix in ("", ".part", ".part.json"):
+                (self.folder / f"{name}{suffix}").write_bytes(b"x")
+        (self.folder / f".{NAME}.part.json.new").write_bytes(b"x")
+        self.downloader.clear(keep=OLD, fetching=NEW)
+        kept = [f"opq-box-update-{OLD}.tar.bz2", f"{NAME}.part", f"{NAME}.part.json"]
+        self.assertEqual(sorted(self.files()), sorted(kept))
         self.downloader.clear(keep=OLD)
-        self.assertEqual(self.files(), {f"opq-box-update-{OLD}.tar.bz2": b"whole"})
+        self.assertEqual(list(self.files()), kept[:1])
         self.downloader.clear()
         self.assertEqual(self.files(), {})

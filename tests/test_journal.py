@@ -8,9 +8,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Attempt, Entry, Journal, Refusal, Release, Stage
-from tests.fakes import NEW, NEWER, logged
+from tests.fakes import NEW, NEWER, OLD, logged
 
-RELEASE = Release(NEW, 4096, "ab" * 32)
+HASHES = {"sha256": "ab" * 32}
+RELEASE = Release(NEW, 4096, {"sha256": "ab" * 32, "sha512": "ef" * 64})
 
 
 def attempt(number: int, outcome: str = "failed") -> Attempt:
@@ -40,6 +41,24 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.open().entry, journal.entry)
         journal.end(Stage.IDLE, attempt(1, "updated"))
         self.assertEqual(self.open().entry, journal.entry)
+
+    def test_older_format(self) -> None:
+        """What an agent wrote that knew of one hash only is read, and written as now."""
+        for written, release in (
+            ({"version": NEW, "size": 4096, "sha256": "ab" * 32}, Release(NEW, 4096, HASHES)),
+            ({"version": NEW, "size": None, "sha256": None}, Release(NEW)),
+            (None, None),
+        ):
+            with self.subTest(written=written):
+                refused = [{"version": OLD, "sha256": "cd" * 32, "reason": "Bad."}]
+                content = {"format": 1, "stage": "installing", "release": written}
+                self.path.write_text(json.dumps({**content, "refused": refused}))
+                journal = self.open()
+                self.assertEqual(journal.entry.stage, Stage.INSTALLING)
+                self.assertEqual(journal.entry.release, release)
+                self.assertEqual(journal.entry.refused, (Refusal(OLD, "cd" * 32, "Bad."),))
+                journal.write(tries=1)
+                self.assertEqual(self.open().entry, journal.entry)
 
     def test_end(self) -> None:
         """The end of an attempt leaves no release and no tries, but is remembered."""
@@ -79,8 +98,8 @@ class JournalTests(SynchronousTestCase):
         for release, refused in (
             (RELEASE, True),
             (Release(NEW), True),
-            (Release(NEW, None, "cd" * 32), False),
-            (Release(NEWER, None, "ab" * 32), False),
+            (Release(NEW, None, {"sha256": "cd" * 32}), False),
+            (Release(NEWER, None, {"sha256": "ab" * 32}), False),
         ):
             with self.subTest(release=release):
                 self.assertEqual(journal.refusal(release) is not None, refused)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Entry, Journal, Release, Stage
 from opq_twisted.box.status import Progress
-from opq_twisted.box.updater import MAX_TRIES, installed_version
+from opq_twisted.box.updater import MAX_TRIES
 from opq_twisted.errors import (
     ArchiveRefused,
     DownloadFailed,
@@ -101,7 +101,7 @@ class JourneyTests(UpdaterCase):
         self.click("reboot")
         self.assertEqual(self.bench.steps.begun, JOURNEY)
         entry = self.on_disk()
-        self.assertEqual(entry.release, Release(NEW, 10, "ab" * 32))
+        self.assertEqual(entry.release, Release(NEW, 10, {"sha256": "ab" * 32}))
         self.assertEqual(entry.started, NEW)
 
     def test_stages_shown(self) -> None:
@@ -126,6 +126,19 @@ class JourneyTests(UpdaterCase):
         self.assertEqual(self.bench.status.progress, Progress(5, 10, 1.0))
         self.bench.steps.succeed()
         self.assertIsNone(self.bench.status.progress)
+
+    def test_part_kept(self) -> None:
+        """Before a download all goes but the installed release, and a part of what is fetched."""
+        self.click("fetch")
+        self.assertEqual(self.bench.downloader.kept, (OLD, NEW))
+        self.assertEqual(self.bench.downloader.asked, Release(NEW))
+
+    def test_archive_closed(self) -> None:
+        """The archive that was verified is the one that is unpacked, and is closed then."""
+        self.click("unpack")
+        self.assertFalse(self.bench.downloader.archive.closed)
+        self.succeed()
+        self.assertTrue(self.bench.downloader.archive.closed)
 
     def test_delay(self) -> None:
         """A delay passes between the check and the download."""
@@ -328,6 +341,16 @@ class FailureTests(UpdaterCase):
                 self.assert_works_again()
                 self.bench.steps.fail(RebootFailed("Reboot by hand."))
 
+    def test_archive_closed(self) -> None:
+        """The archive does not stay open when it is not unpacked, or cannot be."""
+        self.click("verify")
+        self.fill_disk()
+        self.succeed()
+        self.assertTrue(self.bench.downloader.archive.closed)
+        self.click("unpack")
+        self.bench.steps.fail(ArchiveRefused("It has a link."))
+        self.assertTrue(self.bench.downloader.archive.closed)
+
     def test_journal_of_the_end(self) -> None:
         """An end that cannot be written down is told on the page all the same."""
         self.click("install")
@@ -508,7 +531,10 @@ class ResumeTests(UpdaterCase):
         self.interrupt_install("boot 2")
         for boot in (3, 4):
             self.bench.steps.succeed(None)
-            self.assertEqual(self.bench.steps.begun[1:], [Begun("unpack", "installing")])
+            self.assertEqual(
+                self.bench.steps.begun[1:],
+                [Begun("open", "installing"), Begun("unpack", "installing")],
+            )
             self.travel("install")
             self.bench.restart(f"boot {boot}")
         self.bench.steps.succeed(None)
@@ -517,12 +543,22 @@ class ResumeTests(UpdaterCase):
         self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
         self.assert_works_again()
 
+    def test_archive_lost(self) -> None:
+        """An archive that is not what it was is not installed again; a click fetches it anew."""
+        self.interrupt_install("second boot")
+        self.bench.downloader.lost = True
+        self.bench.steps.succeed(None)
+        self.assertEqual(self.bench.steps.names, ["wait", "open"])
+        self.assert_failed("It is lost.")
+        self.assertEqual(self.on_disk().refused, ())
+        self.assert_works_again()
+
     def test_power_cut_while_unpacking_again(self) -> None:
         """A try counts from when the archive is unpacked for it: that too may fell the box."""
         self.interrupt_install("boot 2")
         for boot in (3, 4):
             self.bench.steps.succeed(None)
-            self.assertEqual(self.bench.steps.names, ["wait", "unpack"])
+            self.assertEqual(self.bench.steps.names, ["wait", "open", "unpack"])
             self.bench.restart(f"boot {boot}")
         self.bench.steps.succeed(None)
         self.assert_failed(f"Release {NEW} was interrupted 3 times. Click to try again.")
@@ -532,7 +568,7 @@ class ResumeTests(UpdaterCase):
         self.interrupt_install("first boot", put_in_place=True)
         self.bench.steps.succeed(None)
         self.travel("install")
-        self.assertEqual(self.bench.steps.names, ["wait", "unpack", "forget", "install"])
+        self.assertEqual(self.bench.steps.names, ["wait", "open", "unpack", "forget", "install"])
 
     def reboot(self, version: int) -> None:
         """Go all the way, and come back with a release."""
@@ -676,28 +712,3 @@ class ResumeTests(UpdaterCase):
         self.assertIn("set aside", said[0])
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
         self.assert_works_again()
-
-
-class InstalledVersionTests(SynchronousTestCase):
-    """What a box knows about the release that it runs."""
-
-    def test_content(self) -> None:
-        """The file holds a version, or nothing is known."""
-        path = Path(self.mktemp())
-        cases: list[tuple[bytes, int | None]] = [
-            (b"1700000000\n", OLD),
-            (b"1700000000", OLD),
-            (b"", None),
-            (b"\xff", None),
-            (b"unknown", None),
-            (b"1" * 1000, None),
-        ]
-        for content, expected in cases:
-            with self.subTest(content=content):
-                path.write_bytes(content)
-                self.assertEqual(installed_version(path), expected)
-
-    def test_missing(self) -> None:
-        """There may be no file, or something else."""
-        self.assertIsNone(installed_version(Path(self.mktemp())))
-        self.assertIsNone(installed_version(Path("/")))

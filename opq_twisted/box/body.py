@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import cast
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime, ITransport
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -13,6 +13,9 @@ from twisted.web.iweb import IResponse
 
 from opq_twisted.errors import DownloadFailed
 
+#: Takes a piece of the body; returns a Deferred to be waited for before more is asked for.
+Receive = Callable[[bytes], Deferred[None] | None]
+
 #: Seconds without a byte after which a transfer counts as dead.
 SILENCE = 60.0
 
@@ -20,10 +23,18 @@ SILENCE = 60.0
 DURATION = 6 * 3600.0
 
 
+class BrokenOff(DownloadFailed):
+    """The connection broke or fell silent: what came before is good, and more may come."""
+
+
+class TooLong(DownloadFailed):
+    """There was more than may be taken."""
+
+
 def take(
     clock: IReactorTime,
     response: IResponse,
-    receive: Callable[[bytes], object],
+    receive: Receive,
     limit: int,
     silence: float = SILENCE,
 ) -> Deferred[int]:
@@ -34,10 +45,13 @@ def take(
     needs it whole has to look at what came.
 
     :param limit: bytes; a longer body is not taken.
+    :param receive: while a Deferred that it returned has not fired, the sender is asked to pause;
+        some pieces may be under way already.
     :param silence: seconds without a byte after which it is given up; after `DURATION` it is in any
         case.
-    :returns: fires with the number of bytes; fails with `DownloadFailed`, or with what `receive`
-        raised. Cancelling it closes the connection.
+    :returns: fires with the number of bytes; fails with `BrokenOff`, `TooLong`, another
+        `DownloadFailed` after `DURATION`, or with what `receive` raised. Cancelling it closes the
+        connection.
     """
     taker = _Taker(clock, receive, limit, silence)
     response.deliverBody(taker)
@@ -55,17 +69,19 @@ class _Taker(Protocol):
     def __init__(
         self,
         clock: IReactorTime,
-        receive: Callable[[bytes], object],
+        receive: Receive,
         limit: int,
         silence: float,
     ) -> None:
+        self._clock = clock
         self._receive = receive
         self._limit = limit
         self._silence = silence
         self._taken = 0
+        self._waiting = False
         self._alarm = clock.callLater(silence, self._silent)
         self._deadline = clock.callLater(DURATION, self._too_slow)
-        self.done: Deferred[int] = Deferred(lambda _: self._hang_up())
+        self.done: Deferred[int] = Deferred(lambda _: self._give_up(CancelledError()))
 
     def dataReceived(self, data: bytes) -> None:
         if self.done.called:
@@ -73,12 +89,30 @@ class _Taker(Protocol):
         self._alarm.reset(self._silence)
         self._taken += len(data)
         if self._taken > self._limit:
-            self._give_up(DownloadFailed(f"The server sent more than {self._limit} bytes."))
+            self._give_up(TooLong(f"The server sent more than {self._limit} bytes."))
             return
         try:
-            self._receive(data)
+            received = self._receive(data)
         except Exception as error:
             self._give_up(error)
+        else:
+            if received is not None:
+                self._wait_for(received)
+
+    def _wait_for(self, received: Deferred[None]) -> None:
+        self._waiting = True
+        cast(IPushProducer, self.transport).pauseProducing()
+        received.addCallbacks(self._go_on, self._fail)
+
+    def _go_on(self, _: object) -> None:
+        self._waiting = False
+        if not self.done.called:
+            self._alarm.reset(self._silence)
+            cast(IPushProducer, self.transport).resumeProducing()
+
+    def _fail(self, failure: Failure) -> None:
+        if not self.done.called:
+            self._give_up(failure)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._cancel_alarms()
@@ -88,11 +122,15 @@ class _Taker(Protocol):
             self.done.callback(self._taken)
         else:
             self.done.errback(
-                DownloadFailed(f"The connection broke after {self._taken} bytes. Try again.")
+                BrokenOff(f"The connection broke after {self._taken} bytes. Try again.")
             )
 
     def _silent(self) -> None:
-        self._give_up(DownloadFailed(f"The server sent nothing for {self._silence:.0f} seconds."))
+        if self._waiting:
+            # The silence is ours.
+            self._alarm = self._clock.callLater(self._silence, self._silent)
+            return
+        self._give_up(BrokenOff(f"The server sent nothing for {self._silence:.0f} seconds."))
 
     def _too_slow(self) -> None:
         self._give_up(DownloadFailed(f"The transfer took more than {DURATION / 3600:.0f} hours."))
@@ -102,7 +140,7 @@ class _Taker(Protocol):
             if alarm.active():
                 alarm.cancel()
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: BaseException | Failure) -> None:
         # First the reason: to hang up may end the connection at once.
         self.done.errback(error)
         self._hang_up()

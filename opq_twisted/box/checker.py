@@ -11,10 +11,13 @@ from twisted.logger import Logger
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.updater import Updater
-from opq_twisted.errors import ServerFailed, UpdateInProgress
+from opq_twisted.errors import ClockBehind, OpqError, ServerFailed, UpdateInProgress
 
 #: Seconds of the first pause after a failure; it doubles with each failure that follows.
 _FIRST_BACKOFF = 30.0
+
+#: Seconds, more or less, until it looks again while the box's clock stands in the past.
+_UNTIL_CLOCK = 30.0
 
 
 class Checker(Service):
@@ -82,9 +85,12 @@ class Checker(Service):
             await self._updater.look()
         except CancelledError:
             raise
-        except ServerFailed as error:
+        except ClockBehind as error:
             self._log.warn("{error}", error=error)
-            return self._backoff(error.retry_after)
+            return _UNTIL_CLOCK * (0.5 + self._random())
+        except OpqError as error:
+            self._log.warn("{error}", error=error)
+            return self._backoff(error.retry_after if isinstance(error, ServerFailed) else None)
         except Exception:
             # A loop that ends would leave the box without updates for ever.
             self._log.failure("looking for an update failed")
@@ -94,7 +100,7 @@ class Checker(Service):
         return every * (0.8 + 0.4 * self._random())
 
     def _install_if_allowed(self) -> None:
-        if self._config.install != "automatic" or not self._board.current.update_available:
+        if self._config.install != "automatic" or not self._updater.is_due:
             return
         try:
             self._updater.begin(delay=self._config.spread * self._random(), automatic=True)

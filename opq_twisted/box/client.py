@@ -1,19 +1,19 @@
 """What the update server says (treq)."""
 
-import base64
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.http import GONE, NOT_FOUND, OK, stringToDatetime
+from twisted.python.failure import Failure
+from twisted.web.http import GONE, NOT_FOUND, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
+from opq_twisted.box.answer import retry_after
 from opq_twisted.box.body import hang_up, take
-from opq_twisted.errors import OpqError, ServerFailed
+from opq_twisted.errors import DownloadFailed, OpqError, ServerFailed
 from opq_twisted.release.name import UpdateName, parse_version
 
 #: Seconds until the headers of an answer are there.
@@ -21,8 +21,6 @@ _HEADERS_TIMEOUT = 60.0
 
 #: An answer to /version is a few digits.
 _MAX_VERSION_ANSWER = 1024
-
-_SHA_256 = re.compile(rb"(?:^|[\s,])sha-256=:([A-Za-z0-9+/]{43}=):")
 
 
 class UpdateServer:
@@ -37,8 +35,13 @@ class UpdateServer:
     ) -> None:
         self._clock = clock
         self._http = http
-        self._endpoint = endpoint
+        #: Its URL, without a slash at the end.
+        self.endpoint = endpoint
         self._user_agent = user_agent
+
+    def archive_url(self, version: int) -> str:
+        """Say where an archive is."""
+        return f"{self.endpoint}/update/{UpdateName(version)}"
 
     async def newest(self) -> int | None:
         """
@@ -46,64 +49,83 @@ class UpdateServer:
 
         :raises ServerFailed: when it cannot be reached, or answers with anything else.
         """
-        response = await self._get("version")
-        if response.code in (NOT_FOUND, GONE):
+        url = f"{self.endpoint}/version"
+        answer = await self.read(url, _MAX_VERSION_ANSWER)
+        try:
+            return None if answer is None else parse_version(answer.decode("ascii", "replace"))
+        except OpqError as error:
+            raise _nonsense(url, error) from None
+
+    async def read(self, url: str, limit: int) -> bytes | None:
+        """
+        Read what is at a URL of the server; None when there is nothing.
+
+        :param limit: bytes; more are not taken.
+        :raises ServerFailed: when it cannot be reached, or does not send that.
+        """
+        response = await self.get(url)
+        if response.code != OK:
             hang_up(self._clock, response)
-            return None
-        self._require_ok(response, "the newest version")
+            if response.code in (NOT_FOUND, GONE):
+                return None
+            raise refused(response, url)
         answer = bytearray()
         try:
-            await take(self._clock, response, answer.extend, _MAX_VERSION_ANSWER)
-            return parse_version(answer.decode("ascii", "replace"))
-        except OpqError as error:
-            raise ServerFailed(
-                f"{self._endpoint}/version answers what no update server would: {error}"
-            ) from None
+            await take(self._clock, response, answer.extend, limit)
+        except DownloadFailed as error:
+            raise _nonsense(url, error) from None
+        return bytes(answer)
 
-    async def archive(self, version: int) -> IResponse:
+    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> IResponse:
         """
-        Ask for an archive; its body waits to be taken.
+        Ask for a URL of the server; whatever the answer is, its body waits to be taken.
 
-        :raises ServerFailed: when the server cannot be reached, or does not send it.
+        :raises ServerFailed: when the server cannot be reached, or does not answer.
         """
-        name = str(UpdateName(version))
-        response = await self._get(f"update/{name}")
-        self._require_ok(response, name)
-        return response
-
-    def _require_ok(self, response: IResponse, what: str) -> None:
-        if response.code == OK:
-            return
-        hang_up(self._clock, response)
-        raise ServerFailed(
-            f"The update server answers {response.code} when asked for {what}.",
-            _retry_after(response),
+        every = {**(headers or {}), "User-Agent": self._user_agent()}
+        asking = self._http.get(
+            url, headers=Headers({name: [value] for name, value in every.items()}), unbuffered=True
         )
-
-    async def _get(self, path: str) -> IResponse:
-        url = f"{self._endpoint}/{path}"
         try:
-            response: IResponse = await self._http.get(
-                url, headers=Headers({"User-Agent": [self._user_agent()]}), unbuffered=True
-            ).addTimeout(_HEADERS_TIMEOUT, self._clock, _too_late)
+            return await _cancelled_as_such(
+                asking.addTimeout(_HEADERS_TIMEOUT, self._clock, _too_late)
+            )
         except CancelledError:
             raise
         except Exception as error:
             # Whatever the network, the name service or TLS can come up with.
             raise ServerFailed(
-                f"Cannot reach the update server {self._endpoint}: {_reason(error)}. "
+                f"Cannot reach the update server {self.endpoint}: {_reason(error)}. "
                 "Check the network, and updates_ep in the configuration."
             ) from None
-        return response
 
 
-def announced_digest(response: IResponse) -> str | None:
-    """Read the sha-256 of `Repr-Digest` (RFC 9530), in hexadecimal."""
-    for value in response.headers.getRawHeaders(b"Repr-Digest", []):
-        found = _SHA_256.search(value)
-        if found is not None:
-            return base64.b64decode(found[1]).hex()
-    return None
+def refused(response: IResponse, url: str) -> ServerFailed:
+    """Say that the server does not send what is at a URL."""
+    return ServerFailed(
+        f"The update server answers {response.code} when asked for {url}.", retry_after(response)
+    )
+
+
+def _nonsense(url: str, error: OpqError) -> ServerFailed:
+    return ServerFailed(f"{url} answers what no update server would: {error}")
+
+
+def _cancelled_as_such(asking: Deferred[IResponse]) -> Deferred[IResponse]:
+    """Fail with CancelledError when cancelled: a request becomes one of many errors then."""
+
+    def cancel(answer: Deferred[IResponse]) -> None:
+        answer.errback(CancelledError())
+        asking.cancel()
+
+    answer: Deferred[IResponse] = Deferred(cancel)
+
+    def deliver(result: IResponse | Failure) -> None:
+        if not answer.called:
+            answer.callback(result)
+
+    asking.addBoth(deliver)
+    return answer
 
 
 def _too_late(_: object, timeout: float) -> NoReturn:
@@ -116,17 +138,3 @@ def _reason(error: Exception) -> str:
     while reasons := getattr(error, "reasons", None):
         error = reasons[-1].value
     return (str(error) or type(error).__name__).rstrip(".")
-
-
-def _retry_after(response: IResponse) -> float | None:
-    """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
-    [value] = response.headers.getRawHeaders(b"Retry-After", [b""])[:1]
-    if re.fullmatch(rb"[0-9]{1,9}", value):
-        return float(value)
-    [now] = response.headers.getRawHeaders(b"Date", [b""])[:1]
-    try:
-        # Against the server's own clock: the box's may be wrong.
-        seconds: int = stringToDatetime(value) - stringToDatetime(now)
-    except (ValueError, IndexError, KeyError):
-        return None
-    return max(0.0, seconds)

@@ -10,6 +10,7 @@ import cattrs
 from attrs import Factory, field, fields, frozen
 
 from opq_twisted.errors import ConfigInvalid
+from opq_twisted.release.trust import STABLE, is_channel
 
 _MAX_SIZE = 1024 * 1024
 #: Seconds; more than thirty years are a slip of the keyboard.
@@ -50,6 +51,13 @@ def _window(_: object, attribute: Named, value: str | None) -> None:
         raise ValueError(f'{attribute.name} must be like "02:00-04:00", not {value!r}')
 
 
+def _channel(_: object, attribute: Named, value: str) -> None:
+    if not is_channel(value):
+        raise ValueError(
+            f"{attribute.name} must be a name of lower-case letters and digits, not {value[:40]!r}"
+        )
+
+
 def _endpoint(_: object, attribute: Named, value: str) -> None:
     try:
         parts = urlsplit(value)
@@ -74,7 +82,7 @@ class UpdaterConfig:
     window: str | None = field(default=None, validator=_window)
     check_every: float = field(default=3600.0, validator=_positive)
     spread: float = field(default=300.0, validator=_not_negative)
-    channel: str = "stable"
+    channel: str = field(default=STABLE, validator=_channel)
     trusted_root: Path = field(default=Path("/etc/opq/root.json"), validator=_absolute)
     allow_unsigned: bool = False
     prefix: Path = field(default=Path("/opt/opq"), validator=_absolute)
@@ -96,7 +104,6 @@ class UpdaterConfig:
 #: Settings of the protocol that this version of the agent reads, and does not act upon yet.
 RESERVED = (
     "window",
-    "channel",
     "confirm_timeout",
     "settle",
     "services",

@@ -1,168 +1,144 @@
-"""Brings an archive to disk: bounded, with room for it, and verified before it gets its name."""
+"""Brings archives to the box: as a part until they are verified, and under their name then."""
 
-import hashlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
-from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from opq_twisted import durable
-from opq_twisted.box.body import hang_up, take
-from opq_twisted.box.client import UpdateServer, announced_digest
+from opq_twisted.box import partial
+from opq_twisted.box.client import UpdateServer
+from opq_twisted.box.content import Content, InThread, measure, open_file
+from opq_twisted.box.fetch import fetch
 from opq_twisted.box.journal import Release
-from opq_twisted.box.status import Progress
-from opq_twisted.errors import DownloadFailed, NoRoom, OpqError
+from opq_twisted.box.meter import Report
+from opq_twisted.errors import DownloadFailed
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.name import UpdateName
-from opq_twisted.release.unpack import RESERVE
 
 #: Bytes: no archive is larger.
 MAX_ARCHIVE = 2 * 1024**3
-
-#: Seconds between two reports of progress.
-_REPORT_EVERY = 0.25
-
-_CHUNK = 1024 * 1024
 
 
 class Downloader:
     """Fetches archives into a folder: `NAME.part` until they are verified, then `NAME`."""
 
-    def __init__(self, clock: IReactorTime, server: UpdateServer, folder: Path) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        server: UpdateServer,
+        folder: Path,
+        in_thread: InThread = deferToThread,
+    ) -> None:
         self._clock = clock
         self._server = server
         self._folder = folder
+        self._in_thread = in_thread
 
     def path(self, version: int) -> Path:
         """Where the verified archive of a version lies."""
         return self._folder / str(UpdateName(version))
 
-    def clear(self, keep: int | None = None) -> None:
+    def clear(self, keep: int | None = None, fetching: int | None = None) -> None:
         """
-        Remove whatever was fetched, but for one version.
+        Remove whatever was fetched.
 
+        :param keep: the version whose archive is kept.
+        :param fetching: the version whose part is kept.
         :raises OSError: when the disk fails.
         """
+        kept: set[Path] = set()
+        if keep is not None:
+            kept.add(self.path(keep))
+        if fetching is not None:
+            part = self._part(fetching)
+            kept |= {part, partial.record_path(part)}
         for path in self._folder.iterdir():
-            if keep is None or path != self.path(keep):
+            if path not in kept:
                 path.unlink()
 
-    async def fetch(self, version: int, report: Callable[[Progress], object]) -> Release:
+    async def fetch(self, release: Release, report: Report) -> Release:
         """
-        Download an archive to its partial file, which is on the disk then, not yet verified.
+        Download an archive to its part, which is on the disk then, not yet verified.
 
+        Where an earlier attempt, or an earlier run, left a part of the same release, this goes on
+        there.
+
+        :param release: its size and hashes are those that were signed; without hashes it is what
+            the server says.
         :param report: told of the progress, at most 4 times a second.
-        :returns: what the server promised about it.
-        :raises ServerFailed: when the server does not send it.
+        :returns: the release, with what was promised about it.
+        :raises ServerFailed: when the server does not send it; what came of it is kept.
         :raises DownloadFailed: when it does not come whole, or is too large.
         :raises NoRoom: when the disk has no room for it; what came of it is removed.
         :raises OSError: when the disk fails, or is full; what came of it is removed.
         """
-        response = await self._server.archive(version)
-        size = None if response.length is UNKNOWN_LENGTH else int(response.length)
-        partial = self._partial(version)
-        try:
-            self._require_room(size)
-            file = partial.open("wb")
-        except (OpqError, OSError):
-            hang_up(self._clock, response)
-            raise
-        try:
-            with file:
-                await self._receive(response, file, _Meter(self._clock, size, report))
-        except (NoRoom, OSError):
-            partial.unlink(missing_ok=True)
-            raise
-        return Release(version, size, announced_digest(response))
+        content = await fetch(
+            self._clock,
+            self._server,
+            self._server.archive_url(release.version),
+            Content(release.size, release.hashes),
+            self._part(release.version),
+            MAX_ARCHIVE,
+            report,
+            self._in_thread,
+        )
+        return Release(release.version, content.size, content.hashes)
 
-    async def _receive(self, response: IResponse, file: BinaryIO, meter: "_Meter") -> None:
-        def receive(data: bytes) -> None:
-            # Not every server says how much it will send, and others write to the disk too.
-            self._require_room(len(data))
-            file.write(data)
-            meter.count(len(data))
-
-        await take(self._clock, response, receive, MAX_ARCHIVE)
-        await deferToThread(_flush, file)
-
-    async def verify(self, promised: Release) -> Release:
+    async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         """
         Read back from the disk what was fetched, and give it its final name.
 
-        :returns: the release with the size and the digest it really has.
+        :returns: the release with the size and the hashes it really has, and the very file that
+            was read, open at its beginning; the caller closes it.
         :raises DownloadFailed: when it is not what was promised; it is removed then.
+        :raises OSError: when the disk fails.
         """
-        partial = self._partial(promised.version)
+        part = self._part(promised.version)
         try:
-            received = await deferToThread(_measure, partial, promised)
+            received, file = await self._open_verified(part, promised)
         except DownloadFailed:
-            partial.unlink()
+            partial.remove(part)
             raise
-        durable.rename(partial, self.path(promised.version))
-        return received
+        try:
+            durable.rename(part, self.path(promised.version))
+            partial.remove(part)
+        except OSError:
+            file.close()
+            raise
+        return received, file
 
-    def _partial(self, version: int) -> Path:
+    async def open(self, release: Release) -> BinaryIO:
+        """
+        Open an archive that was verified before, verifying it again.
+
+        :returns: the file, open at its beginning; the caller closes it.
+        :raises DownloadFailed: when it is not that release's any more; it is removed then.
+        :raises OSError: when the disk fails.
+        """
+        path = self.path(release.version)
+        try:
+            _, file = await self._open_verified(path, release)
+        except DownloadFailed:
+            path.unlink(missing_ok=True)
+            raise DownloadFailed(
+                f"The archive of release {release.version} is not on the disk any more as it was "
+                "downloaded. Try again."
+            ) from None
+        return file
+
+    async def _open_verified(self, path: Path, promised: Release) -> tuple[Release, BinaryIO]:
+        file = open_file(path)
+        try:
+            content = await measure(file, Content(promised.size, promised.hashes), self._in_thread)
+            if not is_whole(file.fileno(), content.size or 0):
+                raise DownloadFailed("What came is not a whole bzip2 archive. Try again.")
+        except BaseException:
+            file.close()
+            raise
+        return Release(promised.version, content.size, content.hashes), file
+
+    def _part(self, version: int) -> Path:
         path = self.path(version)
         return path.with_name(f"{path.name}.part")
-
-    def _require_room(self, size: int | None) -> None:
-        if size is not None and size > MAX_ARCHIVE:
-            raise DownloadFailed(f"The archive has {size} bytes; at most {MAX_ARCHIVE} are taken.")
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize
-        needed = (size or 0) + RESERVE
-        if free < needed:
-            raise NoRoom(
-                f"The download needs {_megabytes(needed)} free under {self._folder}, and there are "
-                f"{_megabytes(free)}. Make room, and try again."
-            )
-
-
-class _Meter:
-    """Measures a download, and reports it now and then."""
-
-    def __init__(
-        self, clock: IReactorTime, total: int | None, report: Callable[[Progress], object]
-    ) -> None:
-        self._clock = clock
-        self._total = total
-        self._report = report
-        self._received = 0
-        self._started = clock.seconds()
-        self._reported = float("-inf")
-
-    def count(self, received: int) -> None:
-        self._received += received
-        now = self._clock.seconds()
-        if now - self._reported >= _REPORT_EVERY or self._received == self._total:
-            self._reported = now
-            rate = self._received / max(now - self._started, 0.001)
-            self._report(Progress(self._received, self._total, rate))
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _measure(path: Path, promised: Release) -> Release:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if promised.size not in (None, size):
-            raise DownloadFailed(f"{size} bytes came instead of {promised.size}. Try again.")
-        if not is_whole(file.fileno(), size):
-            raise DownloadFailed("What came is not a whole bzip2 archive. Try again.")
-        while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
-    if promised.sha256 not in (None, sha256.hexdigest()):
-        raise DownloadFailed("What came has another SHA-256 than the server promised. Try again.")
-    return Release(promised.version, size, sha256.hexdigest())
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"

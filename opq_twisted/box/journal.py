@@ -1,12 +1,13 @@
 """The stage of an update's journey on disk, so that a power cut is only a pause."""
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import cattrs
-from attrs import evolve, frozen
+from attrs import Factory, evolve, frozen
 from twisted.logger import Logger
 
 from opq_twisted import durable
@@ -46,8 +47,13 @@ class Release:
     version: int
     #: Bytes; None while nobody has said.
     size: int | None = None
-    #: In hexadecimal; None while nobody has said or computed it.
-    sha256: str | None = None
+    #: In lower-case hexadecimal, by the name that `hashlib` has for the algorithm.
+    hashes: Mapping[str, str] = Factory(dict)
+
+    @property
+    def sha256(self) -> str | None:
+        """In hexadecimal; None while nobody has said or computed it."""
+        return self.hashes.get("sha256")
 
 
 @frozen
@@ -147,7 +153,7 @@ class Journal:
                 content = json.loads(file.read(_MAX_SIZE))
             if content.pop("format") != _FORMAT:
                 raise ValueError("it was written by another version of the agent")
-            return cattrs.structure(content, Entry)
+            return cattrs.structure(_with_hashes(content), Entry)
         except FileNotFoundError:
             return Entry()
         except Exception as error:
@@ -161,3 +167,12 @@ class Journal:
             with self._log.failuresHandled("The journal cannot be set aside"):
                 self._path.replace(aside)
             return Entry()
+
+
+def _with_hashes(content: dict[str, Any]) -> dict[str, Any]:
+    """Read what an agent wrote that knew of one algorithm only."""
+    release = content.get("release")
+    if isinstance(release, dict) and "sha256" in release:
+        sha256 = release.pop("sha256")
+        release["hashes"] = {} if sha256 is None else {"sha256": sha256}
+    return content

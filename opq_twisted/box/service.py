@@ -14,12 +14,16 @@ from twisted.python import usage
 from opq_twisted import __version__
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.client import UpdateServer
+from opq_twisted.box.clock import ClockFloor, kernel_is_synchronised
 from opq_twisted.box.config import BoxConfig, read_config
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.guard import Guard
+from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
+from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.box.processes import Programs
+from opq_twisted.box.releases import Releases
 from opq_twisted.box.status import Status, StatusBoard
 from opq_twisted.box.transport import make_http_client
 from opq_twisted.box.unpacker import Unpacker
@@ -28,6 +32,7 @@ from opq_twisted.box.web import tree
 from opq_twisted.errors import CannotStart, ConfigInvalid
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
+from opq_twisted.release.trust import METADATA
 from opq_twisted.timers import use_monotonic_time
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -67,10 +72,19 @@ def makeService(options: Options) -> IService:
         config.updates_ep,
         lambda: _user_agent(config, board),
     )
-    updater = Updater(
-        reactor,
+    installed = Installed(config.updater.version_file, config.updater.prefix / "IMAGE_VERSION")
+    releases = Releases(
         config.updater,
         server,
+        SignedMetadata(reactor, server.read, state_dir / METADATA),
+        ClockFloor(state_dir / "last-good-time", time.time, kernel_is_synchronised),
+        installed,
+    )
+    updater = Updater(
+        reactor,
+        config,
+        releases,
+        installed,
         Downloader(reactor, server, downloads),
         Unpacker(programs, state_dir / "unpacked"),
         Installer(programs, config.updater, state_dir),

@@ -27,6 +27,8 @@ class Status:
     installed: int | None = None
     #: The newest release that the update server offers; None before the first answer.
     available: int | None = None
+    #: Whether that is one which the box would install.
+    update_available: bool = False
     stage: Stage = Stage.IDLE
     progress: Progress | None = None
     #: What is going on, or what went wrong with the last check, in one sentence.
@@ -36,13 +38,6 @@ class Status:
     last_check: float | None = None
     next_check: float | None = None
     last_attempt: Attempt | None = None
-
-    @property
-    def update_available(self) -> bool:
-        """Whether the update server offers a release that is newer than the installed one."""
-        if self.available is None:
-            return False
-        return self.installed is None or self.available > self.installed
 
 
 class StatusBoard:

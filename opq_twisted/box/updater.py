@@ -2,8 +2,7 @@
 
 import errno
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -11,25 +10,24 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from opq_twisted.box.client import UpdateServer
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.download import Downloader
+from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Attempt, Journal, Release, Stage
+from opq_twisted.box.releases import Releases
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import (
     ArchiveRefused,
     InstallFailed,
     Interrupted,
-    InvalidName,
     OpqError,
     RebootFailed,
     ServerFailed,
-    UnsignedRefused,
     UpdateInProgress,
 )
-from opq_twisted.release.name import parse_version
+from opq_twisted.release.trust import Offer
 
 #: How often a release may be begun, over all starts of the agent, before it counts as failed.
 MAX_TRIES = 3
@@ -66,8 +64,9 @@ class Updater(Service):
     def __init__(
         self,
         clock: IReactorTime,
-        config: UpdaterConfig,
-        server: UpdateServer,
+        config: BoxConfig,
+        releases: Releases,
+        installed: Installed,
         downloader: Downloader,
         unpacker: Unpacker,
         installer: Installer,
@@ -77,14 +76,17 @@ class Updater(Service):
     ) -> None:
         """:param now: the time of day, in seconds since the epoch."""
         self._clock = clock
-        self._config = config
-        self._server = server
+        self._box_id = config.box_id
+        self._config = config.updater
+        self._releases = releases
+        self._installed = installed
         self._downloader = downloader
         self._unpacker = unpacker
         self._installer = installer
         self._journal = journal
         self._board = board
         self._now = now
+        self._offer: Offer | None = None
         self._journey: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -92,8 +94,8 @@ class Updater(Service):
         super().startService()
         entry = self._journal.entry
         self._board.publish(
-            installed=self._installed(),
-            unsigned=self._config.allow_unsigned,
+            installed=self._installed.version,
+            unsigned=self._releases.unsigned,
             last_attempt=entry.attempts[-1] if entry.attempts else None,
             stage=entry.stage,
             message=entry.attempts[-1].reason if entry.attempts else "",
@@ -113,19 +115,34 @@ class Updater(Service):
 
     async def look(self) -> int | None:
         """
-        Ask the update server for the newest version, and publish the answer.
+        Ask for the newest release, and publish the answer.
 
-        :returns: None when there is none.
-        :raises ServerFailed: when there is no answer.
+        :returns: its version; None when there is none.
+        :raises OpqError: when there is no answer, or none that this box can believe.
         """
         try:
-            newest = await self._server.newest()
+            self._offer = offer = await self._releases.newest()
         except OpqError as error:
             self._publish_check(str(error))
             raise
-        self._board.publish(available=newest)
+        newest = None if offer is None else offer.version
+        self._board.publish(
+            available=newest,
+            update_available=offer is not None and self._why_not(offer) is None,
+            unsigned=self._releases.unsigned,
+        )
         self._publish_check(self._describe_available())
         return newest
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the release that was offered last is to be installed without anybody's click."""
+        offer = self._offer
+        return (
+            offer is not None
+            and self._why_not(offer) is None
+            and self._why_not_by_itself(offer) is None
+        )
 
     def _publish_check(self, message: str) -> None:
         stage = self._board.current.stage
@@ -170,58 +187,78 @@ class Updater(Service):
             self._enter(Stage.IDLE)
             return
         await deferLater(self._clock, delay)
-        await self._fetch(release)
-        await self._install(release)
+        archive = await self._fetch(release)
+        await self._install(release, archive)
 
     async def _check(self, automatic: bool) -> Release | None:
         """Find what there is to install; None when there is nothing."""
-        newest = await self.look()
-        if newest is None or not self._board.current.update_available:
+        await self.look()
+        offer = self._offer
+        if offer is None or self._why_not(offer) is not None:
             return None
-        self._require_trust()
-        release = Release(newest)
-        reason = self._why_not_by_itself(release) if automatic else None
+        self._releases.require_permission()
+        reason = self._why_not_by_itself(offer) if automatic else None
         if reason is not None:
             self._board.publish(message=reason)
             return None
-        return release
+        return Release(offer.version, offer.size, offer.hashes)
 
-    def _why_not_by_itself(self, release: Release) -> str | None:
-        if self._installed() == release.version:
-            return f"Release {release.version} is installed, and waits for a reboot."
-        refusal = self._journal.refusal(release)
-        return (
-            None if refusal is None else f"Release {release.version} is refused: {refusal.reason}"
-        )
-
-    def _require_trust(self) -> None:
-        if self._config.trusted_root.exists():
-            raise UnsignedRefused(
-                f"This box installs only what {self._config.trusted_root} vouches for, and this "
-                "version of the agent cannot check signatures yet."
+    def _why_not(self, offer: Offer) -> str | None:
+        """Say why a release is none that this box installs; None when it is one."""
+        # What runs: a release that was put in place since then has not proved itself yet.
+        installed, image = self._board.current.installed, self._installed.image
+        if offer.version == installed:
+            return "The box is up to date."
+        if offer.allow_downgrade:
+            return None
+        if installed is not None and offer.version < installed:
+            return (
+                f"The box is up to date: release {offer.version}, which is offered, is older than "
+                "the one installed."
             )
-        if not self._config.allow_unsigned:
-            raise UnsignedRefused(
-                "The release is not signed, and this box does not install unsigned releases. To "
-                'allow them, set "allow_unsigned": true under "updater" in its configuration.'
+        if image is not None and offer.version < image:
+            return (
+                f"Release {offer.version} is not installed: it is older than {image}, which the "
+                "box was made with."
             )
+        return None
 
-    async def _fetch(self, release: Release) -> None:
-        """Bring the archive to the box, as it was promised."""
+    def _why_not_by_itself(self, offer: Offer) -> str | None:
+        """Say why a release waits for a click; None when it does not."""
+        if offer.version == self._installed.version:
+            return f"Release {offer.version} is installed, and waits for a reboot."
+        refusal = self._journal.refusal(Release(offer.version, offer.size, offer.hashes))
+        if refusal is not None:
+            return f"Release {offer.version} is refused: {refusal.reason}"
+        if not offer.is_turn_of(self._box_id):
+            return (
+                f"Release {offer.version} comes to this box later: it reaches the boxes bit by "
+                "bit. Click on Update Box to have it now."
+            )
+        return None
+
+    async def _fetch(self, release: Release) -> BinaryIO:
+        """Bring the archive to the box, as it was promised; returns it verified and open."""
         self._enter(Stage.DOWNLOADING, release=release)
-        # What an earlier attempt left must not take the room of this one.
+        # What an earlier attempt left must not take this one's room, but for a part of the same.
         self._unpacker.clear()
-        self._downloader.clear(keep=self._board.current.installed)
+        self._downloader.clear(keep=self._board.current.installed, fetching=release.version)
         promised = await self._downloader.fetch(
-            release.version, lambda progress: self._board.publish(progress=progress)
+            release, lambda progress: self._board.publish(progress=progress)
         )
         self._enter(Stage.VERIFYING, release=promised)
-        received = await self._downloader.verify(promised)
-        self._enter(Stage.UNPACKING, release=received)
+        received, archive = await self._downloader.verify(promised)
+        try:
+            self._enter(Stage.UNPACKING, release=received)
+        except OSError:
+            archive.close()
+            raise
+        return archive
 
-    async def _install(self, release: Release, tries: int = 1) -> None:
-        """Unpack and install the release whose verified archive is here, and reboot."""
-        await self._unpacker.unpack(self._downloader.path(release.version), release.version)
+    async def _install(self, release: Release, archive: BinaryIO, tries: int = 1) -> None:
+        """Unpack and install the release whose verified archive this is, and reboot."""
+        with archive:
+            await self._unpacker.unpack(archive, release.version)
         self._installer.forget()
         self._enter(Stage.INSTALLING, tries=tries)
         await self._installer.install(self._unpacker.folder, release.version)
@@ -282,7 +319,7 @@ class Updater(Service):
         """Learn what became of the script that outlived the agent, or went with the power."""
         status = await self._installer.wait()
         rebooted = not self._journal.same_boot
-        put_in_place = self._installed() == release.version
+        put_in_place = self._installed.version == release.version
         if rebooted and (status == 0 or (status is None and put_in_place)):
             self._confirm(release)
         elif status == 0:
@@ -300,12 +337,12 @@ class Updater(Service):
                 )
             # Counted now, or what unpacking does to the box would be tried for ever.
             self._enter(Stage.INSTALLING, tries=tries)
-            await self._install(release, tries)
+            await self._install(release, await self._downloader.open(release), tries)
 
     def _confirm(self, release: Release) -> None:
         """Say whether the release that was installed is the one that runs now."""
         self._enter(Stage.CONFIRMING)
-        installed = self._installed()
+        installed = self._installed.version
         self._board.publish(installed=installed)
         if installed != release.version:
             raise InstallFailed(
@@ -315,9 +352,6 @@ class Updater(Service):
         with self._log.failuresHandled("What was unpacked cannot be removed"):
             self._unpacker.clear()
         self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
-
-    def _installed(self) -> int | None:
-        return installed_version(self._config.version_file)
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, OpqError):
@@ -361,18 +395,11 @@ class Updater(Service):
         self._board.publish(stage=stage, progress=None, message=message)
 
     def _describe_available(self) -> str:
-        status = self._board.current
-        if status.available is None:
-            return "The update server has no update."
-        if not status.update_available:
-            return "The box is up to date."
-        return f"Release {status.available} is available."
-
-
-def installed_version(version_file: Path) -> int | None:
-    """Read the version that is installed; None when nothing is known."""
-    try:
-        with version_file.open("rb") as file:
-            return parse_version(file.read(64).decode("ascii", "replace"))
-    except (OSError, InvalidName):
-        return None
+        offer = self._offer
+        if offer is None:
+            channel = f" in the channel {self._config.channel}" if self._releases.signed else ""
+            return f"The update server has no update{channel}."
+        reason = self._why_not(offer)
+        if reason is None:
+            reason = self._why_not_by_itself(offer)
+        return reason or f"Release {offer.version} is available."

@@ -1,0 +1,68 @@
+"""What the headers of an answer say."""
+
+import base64
+import re
+
+from attrs import frozen
+from twisted.web.http import stringToDatetime
+from twisted.web.iweb import IResponse
+
+#: By the names that `hashlib` has for the algorithms.
+_DIGESTS = {
+    "sha256": re.compile(rb"(?:^|[\s,])sha-256=:([A-Za-z0-9+/]{43}=):"),
+    "sha512": re.compile(rb"(?:^|[\s,])sha-512=:([A-Za-z0-9+/]{86}==):"),
+}
+
+#: Of characters that go into a header again as they are.
+_STRONG_ETAG = re.compile(rb'"[!#-~]{0,256}"')
+
+_RANGE = re.compile(
+    rb"bytes (?:(?P<start>[0-9]{1,18})-[0-9]{1,18}|\*)/(?:(?P<total>[0-9]{1,18})|\*)"
+)
+
+
+@frozen
+class ContentRange:
+    """What part of a file an answer is, in bytes (RFC 9110, section 14.4)."""
+
+    #: None when it is no part: none could be had.
+    start: int | None
+    #: The size of the whole file; None when it is not known.
+    total: int | None
+
+
+def content_range(response: IResponse) -> ContentRange | None:
+    """Read `Content-Range`; None when there is none that can be understood."""
+    values = response.headers.getRawHeaders(b"Content-Range", [])
+    found = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
+    return found and ContentRange(*(None if item is None else int(item) for item in found.groups()))
+
+
+def announced_hashes(response: IResponse) -> dict[str, str]:
+    """Read `Repr-Digest` (RFC 9530): in hexadecimal, by the name that `hashlib` has for each."""
+    value = b", ".join(response.headers.getRawHeaders(b"Repr-Digest", []))
+    found = {name: digest.search(value) for name, digest in _DIGESTS.items()}
+    return {name: base64.b64decode(match[1]).hex() for name, match in found.items() if match}
+
+
+def strong_etag(response: IResponse) -> str | None:
+    """Read the entity tag, if it is one by which ranges may be combined (RFC 9110, 13.1.5)."""
+    values = response.headers.getRawHeaders(b"ETag", [])
+    if len(values) != 1 or _STRONG_ETAG.fullmatch(values[0]) is None:
+        return None
+    etag: str = values[0].decode("ascii")
+    return etag
+
+
+def retry_after(response: IResponse) -> float | None:
+    """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
+    [value] = response.headers.getRawHeaders(b"Retry-After", [b""])[:1]
+    if re.fullmatch(rb"[0-9]{1,9}", value):
+        return float(value)
+    [now] = response.headers.getRawHeaders(b"Date", [b""])[:1]
+    try:
+        # Against the server's own clock: the box's may be wrong.
+        seconds: int = stringToDatetime(value) - stringToDatetime(now)
+    except (ValueError, IndexError, KeyError):
+        return None
+    return max(0.0, seconds)

@@ -1,0 +1,90 @@
+"""Tells a clock that can be believed from one that stands in the past: a Raspberry Pi has none."""
+
+import ctypes
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from opq_twisted import durable
+from opq_twisted.errors import ClockBehind
+
+#: Seconds between two times on record: often enough for what it guards, and kind to an SD card.
+_RECORD_EVERY = 3600
+
+#: Seconds since the epoch: the end of the year 9999.
+_LATEST = 253_402_300_799
+
+#: What adjtimex(2) returns while nobody keeps the clock right.
+_TIME_ERROR = 5
+
+
+class ClockFloor:
+    """
+    Remembers times that are known to have passed.
+
+    To a clock that stands in 1970 nothing ever expires, and who holds an old release back would
+    never be found out. So nothing is judged by a clock that is behind a release that is installed,
+    or behind the last time on record.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, path: Path, now: Callable[[], float], is_synchronised: Callable[[], bool]
+    ) -> None:
+        """
+        Remember in a file.
+
+        :param now: the time of day, in seconds since the epoch.
+        :param is_synchronised: whether the machine's clock is kept right by somebody.
+        """
+        self._path = path
+        self._now = now
+        self._is_synchronised = is_synchronised
+
+    def require_passed(self, known: int) -> None:
+        """
+        Make sure that the clock is not behind.
+
+        :param known: a time that has passed in any case, in seconds since the epoch.
+        :raises ClockBehind: when it is.
+        """
+        now, floor = self._now(), max(known, self._recorded())
+        if now < floor:
+            raise ClockBehind(
+                f"Waiting for the clock: it shows {_date(now)}, and it is {_date(floor)} or later. "
+                "It is set from the network; check that the box reaches a time server."
+            )
+
+    def record(self) -> None:
+        """Put the time on record, if it is one to rely upon: call this when it was borne out."""
+        now = self._now()
+        if not self._is_synchronised() or now < self._recorded() + _RECORD_EVERY:
+            return
+        try:
+            durable.write(self._path, f"{now:.0f}\n".encode())
+        except OSError as error:
+            # The next check tries again; the releases that are installed give a floor as well.
+            self._log.error("The time cannot be put on record: {error}", error=error)
+
+    def _recorded(self) -> int:
+        try:
+            with self._path.open("rb") as file:
+                recorded = int(file.read(32))
+        except (OSError, ValueError):
+            return 0
+        return recorded if 0 <= recorded <= _LATEST else 0
+
+
+def kernel_is_synchronised() -> bool:
+    """Whether somebody keeps the machine's clock right, as the kernel has it (adjtimex(2))."""
+    # Larger than struct timex on any machine; all zeros asks and changes nothing.
+    request = ctypes.create_string_buffer(512)
+    state: int = ctypes.CDLL(None, use_errno=True).adjtimex(request)
+    return state not in (-1, _TIME_ERROR)
+
+
+def _date(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,39 @@
+"""Knows which release is installed, and which one the box's image was made with."""
+
+from pathlib import Path
+
+from attrs import frozen
+
+from opq_twisted.errors import InvalidName
+from opq_twisted.release.name import parse_version
+
+
+@frozen
+class Installed:
+    """Reads the files that `install_update.sh` writes."""
+
+    version_file: Path
+    image_file: Path
+
+    @property
+    def version(self) -> int | None:
+        """The release that is installed; None when nothing is known."""
+        return _read(self.version_file)
+
+    @property
+    def image(self) -> int | None:
+        """The release that was the first on this box; None when nothing is known."""
+        return _read(self.image_file)
+
+    @property
+    def newest_known(self) -> int:
+        """The newer of both, which was built in the past; 0 when nothing is known."""
+        return max(self.version or 0, self.image or 0)
+
+
+def _read(path: Path) -> int | None:
+    try:
+        with path.open("rb") as file:
+            return parse_version(file.read(64).decode("ascii", "replace"))
+    except (OSError, InvalidName):
+        return None

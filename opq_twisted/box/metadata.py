@@ -1,0 +1,95 @@
+"""Follows the update server's signed metadata, fetching each file on the reactor."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    RepositoryError,
+)
+from tuf.ngclient import TargetFile
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.threads import deferToThread
+
+from opq_twisted.errors import ServerFailed, Stale, Untrusted
+from opq_twisted.release.trust import Fetched, Need, look_up
+
+#: Seconds that a lookup may take, over all the files it needs.
+_LONGEST_LOOKUP = 600.0
+
+#: Gives what is at a URL, of at most so many bytes, or None when there is nothing.
+Fetch = Callable[[str, int], Awaitable[bytes | None]]
+
+InThread = Callable[..., Deferred[Any]]
+
+
+class SignedMetadata:
+    """
+    Finds signed targets.
+
+    TUF's own client would block. So it works in a thread, with what has been fetched so far; when
+    it lacks a file that is fetched, and it begins again. It ends at once when it is cancelled.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, fetch: Fetch, cache: Path, in_thread: InThread = deferToThread
+    ) -> None:
+        """:param cache: the folder of the metadata that was trusted last."""
+        self._clock = clock
+        self._fetch = fetch
+        self._cache = cache
+        self._in_thread = in_thread
+        # The cache is for one at a time: a click and a scheduled look may coincide.
+        self._one_at_a_time = DeferredLock()
+
+    async def find(self, base_url: str, root: bytes, target: str | None) -> TargetFile | None:
+        """
+        Look up a target; None when it is not signed. Without a target only the metadata is renewed.
+
+        :param root: the metadata of the root role that is trusted from the start.
+        :raises Untrusted: when what the server has is not signed as it must be, or goes back.
+        :raises Stale: when it has expired.
+        :raises ServerFailed: when the server cannot be reached, or does not have all of it.
+        :raises OSError: when the cache cannot be used.
+        """
+        try:
+            async with self._one_at_a_time:
+                looking = Deferred.fromCoroutine(self._find(base_url, root, target))
+                return await looking.addTimeout(_LONGEST_LOOKUP, self._clock)
+        except TimeoutError:
+            raise ServerFailed(
+                f"The update server took more than {_LONGEST_LOOKUP / 60:.0f} minutes to send its "
+                "signed metadata."
+            ) from None
+        except ExpiredMetadataError as error:
+            raise Stale(
+                f"The update server's signed metadata has expired ({error}): nothing new is "
+                "installed until its operator renews it. Or the box's clock is wrong."
+            ) from None
+        except RepositoryError as error:
+            raise Untrusted(
+                f"The update server's metadata is not what the release key signed, or is older "
+                f"than what this box has seen: {error}. Nothing is installed."
+            ) from None
+        except DownloadError as error:
+            raise ServerFailed(
+                f"The update server does not have all of its signed metadata: {error}."
+            ) from None
+
+    async def _find(self, base_url: str, root: bytes, target: str | None) -> TargetFile | None:
+        fetched = Fetched()
+        self._cache.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                found: TargetFile | None = await self._in_thread(
+                    look_up, self._cache, base_url, root, fetched, target
+                )
+                return found
+            except Need as need:
+                answer = await self._fetch(need.url, need.max_length)
+                missing = DownloadHTTPError(f"there is no {need.url}", 404)
+                fetched.keep(need.url, missing if answer is None else answer)

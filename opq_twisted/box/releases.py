@@ -1,0 +1,93 @@
+"""Knows which release the box is offered, and whether it may believe that."""
+
+import os
+
+from opq_twisted.box.client import UpdateServer
+from opq_twisted.box.clock import ClockFloor
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.installed import Installed
+from opq_twisted.box.metadata import SignedMetadata
+from opq_twisted.errors import UnsignedRefused, Untrusted
+from opq_twisted.release.trust import METADATA, Offer, read_offer
+
+#: Bytes; a TUF client reads no larger root from a server either.
+_MAX_ROOT = 512_000
+
+
+class Releases:
+    """
+    Asks for the newest release.
+
+    A box with a trusted root believes only what that root vouches for. One without asks the server,
+    and installs what it says only if its configuration allows that.
+    """
+
+    def __init__(
+        self,
+        config: UpdaterConfig,
+        server: UpdateServer,
+        metadata: SignedMetadata,
+        floor: ClockFloor,
+        installed: Installed,
+    ) -> None:
+        self._config = config
+        self._server = server
+        self._metadata = metadata
+        self._floor = floor
+        self._installed = installed
+
+    @property
+    def signed(self) -> bool:
+        """Whether the box has a trusted root, even one that cannot be used."""
+        return os.path.lexists(self._config.trusted_root)
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether the box installs what nobody signed."""
+        return self._config.allow_unsigned and not self.signed
+
+    async def newest(self) -> Offer | None:
+        """
+        Ask for the newest release; None when there is none.
+
+        :raises Untrusted: when it is not signed as it must be, or the trusted root cannot be used.
+        :raises Stale: when the signatures have expired.
+        :raises ClockBehind: when the box's clock cannot tell whether they have.
+        :raises ServerFailed: when there is no answer.
+        """
+        if not self.signed:
+            version = await self._server.newest()
+            return None if version is None else Offer(version)
+        root = self._read_root()
+        self._floor.require_passed(self._installed.newest_known)
+        channel = await self._metadata.find(
+            f"{self._server.endpoint}/{METADATA}/", root, self._config.channel
+        )
+        self._floor.record()
+        return None if channel is None else read_offer(channel)
+
+    def require_permission(self) -> None:
+        """
+        Make sure that what `newest` says may be installed.
+
+        :raises UnsignedRefused: when it is not signed, and nobody allowed that.
+        """
+        if not self.signed and not self._config.allow_unsigned:
+            raise UnsignedRefused(
+                "The release is not signed for this box, which has no trusted root and does not "
+                f"install unsigned releases. Give it a root.json as {self._config.trusted_root}, "
+                'or set "allow_unsigned": true under "updater" in its configuration.'
+            )
+
+    def _read_root(self) -> bytes:
+        path = self._config.trusted_root
+        try:
+            with path.open("rb") as file:
+                root = file.read(_MAX_ROOT + 1)
+        except OSError as error:
+            raise Untrusted(
+                f"The trusted root {path} cannot be read: {error.strerror}. Nothing is installed."
+            ) from None
+        if len(root) > _MAX_ROOT:
+            raise Untrusted(f"The trusted root {path} is too large to be one.")
+        return root

@@ -1,0 +1,323 @@
+"""`opq-release`: for those who hold the keys to the releases."""
+
+import argparse
+import getpass
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+from attrs import asdict
+from securesystemslib.signer import Key
+
+from opq_twisted.errors import KeyUnusable, OpqError, ReleaseFailed
+from opq_twisted.progress import ProgressBar
+from opq_twisted.release.ceremony import ROLES, Ceremony, Draft
+from opq_twisted.release.inspection import Inspection, inspect
+from opq_twisted.release.keyring import KeyRing
+from opq_twisted.release.keys import load_public
+from opq_twisted.release.publication import Terms, publish
+from opq_twisted.release.repository import Repository
+from opq_twisted.release.trust import STABLE
+
+_VARIABLE = "OPQ_RELEASE_PASSPHRASE"
+_TIMESTAMP_VARIABLE = "OPQ_TIMESTAMP_PASSPHRASE"
+_MAX_PASSPHRASE = 4096
+
+#: Exit codes of `status`.
+_NEEDS_CARE, _FAILED = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; give the exit code."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    os.umask(0o022)
+    options = _parser().parse_args(arguments)
+    failed = _FAILED if options.command is status else 1
+    try:
+        code: int = options.command(options)
+    except OpqError as error:
+        print(f"opq-release: {error}", file=sys.stderr)
+        return failed
+    except OSError as error:
+        print(f"opq-release: {error}. Mend that, and run it again.", file=sys.stderr)
+        return failed
+    return code
+
+
+def init(options: argparse.Namespace) -> int:
+    """Make the keys and the first root."""
+    ceremony = _ceremony(options, makes_keys=True)
+    if options.append:
+        return _tell(ceremony, ceremony.append(options.append), "The root is in place.")
+    public: dict[str, list[Key]] = {}
+    for role, path in options.public_key:
+        public.setdefault(role, []).append(load_public(path))
+    draft = ceremony.init(
+        options.root_keys, options.root_threshold, public, _timestamp_passphrase(options)
+    )
+    if options.root_threshold == 1:
+        print(
+            "One key of root is enough to sign the next root: whoever gets it can take over every "
+            "box, and if the last one is lost each box has to be visited."
+        )
+    folder, updates = ceremony.ring.folder, ceremony.repository.updates
+    return _tell(
+        ceremony,
+        draft,
+        f"The keys are in {folder}. Take the root keys offline, each to another place; give the "
+        f"timestamp key to the server (--timestamp-key), and keep a copy of the others. Boxes get "
+        f"{updates}/tuf/1.root.json as /etc/opq/root.json: build_update.py --trusted-root puts it "
+        "into an update.",
+    )
+
+
+def publish_archive(options: argparse.Namespace) -> int:
+    """Offer an archive to the boxes of a channel."""
+    terms = Terms(options.channel, options.rollout, options.critical, options.allow_downgrade)
+    ceremony = _ceremony(options)
+    try:
+        size = options.archive.stat().st_size
+    except OSError as error:
+        raise ReleaseFailed(f"{options.archive} cannot be read: {error.strerror}.") from None
+    with ProgressBar(size) as progress:
+        offer = publish(ceremony, options.archive, terms, progress)
+    part = "all boxes" if offer.rollout is None else f"{offer.rollout.percent} % of the boxes"
+    print(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
+    print("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
+    return 0
+
+
+def resign(options: argparse.Namespace) -> int:
+    """Sign targets and snapshot anew."""
+    _ceremony(options).resign()
+    print("Targets and snapshot are signed anew.")
+    return 0
+
+
+def renew_root(options: argparse.Namespace) -> int:
+    """Make the next root with the same keys."""
+    ceremony = _ceremony(options)
+    draft = ceremony.append(options.append) if options.append else ceremony.renew_root()
+    return _tell(ceremony, draft, "The next root is in place.")
+
+
+def rotate(options: argparse.Namespace) -> int:
+    """Give roles other keys."""
+    ceremony = _ceremony(options, makes_keys=True)
+    if options.append:
+        draft = ceremony.append(options.append)
+    elif not options.role:
+        raise ReleaseFailed(f"Say which role is to have another key: {', '.join(ROLES)}.")
+    else:
+        public = {role: load_public(path) for role, path in options.public_key}
+        draft = ceremony.rotate(
+            list(dict.fromkeys(options.role)),
+            public,
+            options.replace,
+            _timestamp_passphrase(options),
+        )
+    done = "The next root is in place; keys that it no longer names are in retired/."
+    if "timestamp" in options.role:
+        done += " Give the server the new timestamp key, and restart it: boxes wait for that."
+    return _tell(ceremony, draft, done)
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say how all of it is."""
+    found = inspect(Repository(options.updates_dir), datetime.now(UTC))
+    if options.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        _show(found)
+    return _NEEDS_CARE if found.problems else 0
+
+
+def _show(found: Inspection) -> None:
+    for role in found.roles:
+        version = "none" if role.version is None else str(role.version)
+        left = "" if role.days_left is None else f"{role.days_left:.0f} days left"
+        keys = f"{role.threshold} of {len(role.keys)} keys ({', '.join(role.keys)})"
+        print(f"{role.role:10} {version:>10}  {left:15} {keys}")
+    for channel in found.channels:
+        notes = [f"release {channel.version}"]
+        if channel.rollout is not None:
+            notes.append(f"{channel.rollout} % of the boxes")
+        notes += ["critical"] * channel.critical + ["may go back"] * channel.allow_downgrade
+        print(f"channel {channel.channel}: {', '.join(notes)}")
+    for problem in found.problems:
+        print(f"! {problem}")
+
+
+def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
+    if draft is None:
+        print(done)
+    elif draft.missing:
+        print(
+            f"Root {draft.version} lacks {draft.missing} more signature(s). Take {draft.path} to "
+            "the next holder of a root key, who runs this command with --append FILE."
+        )
+    else:
+        print(
+            f"Root {draft.version} has all its signatures. Take {draft.path} to where the updates "
+            "directory is, and run this command there with --append FILE."
+        )
+    return 0
+
+
+def _ceremony(options: argparse.Namespace, makes_keys: bool = False) -> Ceremony:
+    passphrase = _passphrase(
+        options.passphrase_file, _VARIABLE, "Passphrase of the keys", makes_keys
+    )
+    ring = KeyRing(options.keys_dir, passphrase)
+    return Ceremony(Repository(options.updates_dir), ring, lambda: datetime.now(UTC))
+
+
+def _timestamp_passphrase(options: argparse.Namespace) -> Callable[[], bytes] | None:
+    """Another one than that of the other keys, where one is given: it lies on the server."""
+    if options.timestamp_passphrase_file is None and _TIMESTAMP_VARIABLE not in os.environ:
+        return None
+    return _passphrase(
+        options.timestamp_passphrase_file, _TIMESTAMP_VARIABLE, "Passphrase of the timestamp key"
+    )
+
+
+def _passphrase(
+    file: Path | None, variable: str, prompt: str, twice: bool = False
+) -> Callable[[], bytes]:
+    @cache
+    def ask() -> bytes:
+        if file is not None:
+            return _first_line(file)
+        if variable in os.environ:
+            return os.environb[variable.encode()]
+        if not sys.stdin.isatty():
+            raise KeyUnusable(
+                f"A passphrase is needed: name its file with --passphrase-file, put it into "
+                f"{variable}, or run this on a terminal."
+            )
+        passphrase = getpass.getpass(f"{prompt}: ")
+        if twice and getpass.getpass("Once more: ") != passphrase:
+            raise KeyUnusable("The two passphrases differ: run it again.")
+        return passphrase.encode()
+
+    return ask
+
+
+def _first_line(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.readline(_MAX_PASSPHRASE).rstrip(b"\r\n")
+    except OSError as error:
+        raise KeyUnusable(f"The passphrase cannot be read: {error}.") from None
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """End through an exception, once, so that nothing is left behind."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _public_key(text: str) -> tuple[str, Path]:
+    role, _, path = text.partition("=")
+    if role not in ROLES or not path:
+        raise argparse.ArgumentTypeError(f"give ROLE=FILE, ROLE one of {', '.join(ROLES)}")
+    return role, Path(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="opq-release",
+        description="Sign what OPQ boxes install.",
+        epilog=f"Passphrases come from --passphrase-file, from {_VARIABLE} (and "
+        f"{_TIMESTAMP_VARIABLE}) in the environment, or from the terminal.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
+        )
+        sub.set_defaults(command=command)
+        sub.add_argument(
+            "--updates-dir",
+            type=Path,
+            default=Path("/var/opq/box-updates"),
+            metavar="DIR",
+            help="the updates directory, or a copy of it (default: %(default)s)",
+        )
+        if command is not status:
+            sub.add_argument(
+                "--keys-dir",
+                type=Path,
+                default=Path("opq-keys"),
+                metavar="DIR",
+                help="the folder with the keys (default: ./%(default)s)",
+            )
+            sub.add_argument(
+                "--passphrase-file", type=Path, metavar="FILE", help="holds the passphrase"
+            )
+        return sub
+
+    first = add("init", init)
+    first.add_argument(
+        "--root-keys", type=int, default=3, metavar="N", help="keys of root (default: 3)"
+    )
+    first.add_argument(
+        "--root-threshold",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many of them have to sign a root (default: 2)",
+    )
+    offer = add("publish", publish_archive)
+    offer.add_argument("archive", type=Path, metavar="ARCHIVE", help="what build_update.py made")
+    offer.add_argument("--channel", default=STABLE, help="(default: %(default)s)")
+    offer.add_argument(
+        "--rollout", type=int, metavar="PERCENT", help="offer it to a part of the boxes only"
+    )
+    offer.add_argument(
+        "--critical", action="store_true", help="for every box at once, whatever the rollout"
+    )
+    offer.add_argument(
+        "--allow-downgrade", action="store_true", help="boxes may go back to this release"
+    )
+    add("resign", resign)
+    renew = add("renew-root", renew_root)
+    turn = add("rotate", rotate)
+    turn.add_argument(
+        "role", nargs="*", choices=ROLES, metavar="ROLE", help="root, targets, snapshot, timestamp"
+    )
+    turn.add_argument("--replace", metavar="KEYID", help="the key of root that goes")
+    for sub in (first, turn):
+        sub.add_argument(
+            "--public-key",
+            action="append",
+            type=_public_key,
+            default=[],
+            metavar="ROLE=FILE",
+            help="a key that was made elsewhere (PEM)",
+        )
+        sub.add_argument(
+            "--timestamp-passphrase-file",
+            type=Path,
+            metavar="FILE",
+            help="holds the passphrase of the timestamp key, where it is another one",
+        )
+    for sub in (first, renew, turn):
+        sub.add_argument(
+            "--append", type=Path, metavar="DRAFT", help="sign what another holder has begun"
+        )
+    add("status", status).add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

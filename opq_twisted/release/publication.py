@@ -1,0 +1,119 @@
+"""Offers an archive to the boxes of a channel."""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from tuf.api.metadata import Metadata, TargetFile, Targets
+
+from opq_twisted.errors import ReleaseFailed, Untrusted
+from opq_twisted.release.ceremony import Ceremony
+from opq_twisted.release.rehearsal import try_generations
+from opq_twisted.release.repository import Generation
+from opq_twisted.release.shelf import Progress, Shelved, examine, shelve
+from opq_twisted.release.trust import Offer, is_channel, read_offer
+
+
+@frozen
+class Terms:
+    """To whom a release is offered, and how."""
+
+    channel: str
+    #: Whole percent of the boxes; None for all of them.
+    rollout: int | None = None
+    critical: bool = False
+    allow_downgrade: bool = False
+
+
+def publish(ceremony: Ceremony, archive: Path, terms: Terms, progress: Progress) -> Offer:
+    """
+    Put an archive into the updates directory, and sign that it is the newest of a channel.
+
+    Published once more, the same archive gets the new terms, and a rollout grows.
+
+    :param progress: told how many more bytes have been read.
+    :returns: what boxes read.
+    :raises ReleaseFailed: when that would strand boxes.
+    :raises KeyUnusable: when a key cannot be opened.
+    :raises OSError: when the disk is full or fails; what was published before is untouched then.
+    """
+    if not is_channel(terms.channel):
+        raise ReleaseFailed(
+            f"{terms.channel[:40]!r} is no name for a channel: use lower-case letters, digits and "
+            "hyphens, at most 32."
+        )
+    if terms.rollout is not None and not 0 <= terms.rollout <= 100:
+        raise ReleaseFailed(f"A rollout is from 0 to 100 percent, not {terms.rollout}.")
+    version = examine(archive).version
+    if version > ceremony.now().timestamp():
+        raise ReleaseFailed(
+            f"Version {version} lies in the future: boxes would wait until then. Build the release "
+            "with the time of now."
+        )
+    repository = ceremony.repository
+    with repository.locked():
+        current = repository.current()
+        before = _offer(current, terms.channel)
+        _require_newer(before, version, terms)
+        # Before the long part: a wrong passphrase is told at once.
+        ceremony.sign(current)
+        with shelve(archive, repository.updates, progress) as shelved:
+            targets = dict(current.targets.signed.targets)
+            _add(targets, shelved, terms, before)
+            changed = Metadata(Targets(1, targets=targets))
+            after = ceremony.sign(Generation(current.root, changed, current.snapshot))
+            try_generations(current, after)
+        repository.place(after.targets, after.snapshot)
+    return read_offer(after.targets.signed.targets[terms.channel])
+
+
+def _offer(generation: Generation, channel: str) -> Offer | None:
+    target = generation.targets.signed.targets.get(channel)
+    try:
+        return None if target is None else read_offer(target)
+    except Untrusted as error:
+        raise ReleaseFailed(str(error)) from None
+
+
+def _require_newer(before: Offer | None, version: int, terms: Terms) -> None:
+    if before is not None and version < before.version and not terms.allow_downgrade:
+        raise ReleaseFailed(
+            f"Release {version} is older than {before.version}, which the channel {terms.channel} "
+            "offers: boxes would not take it. Build it again, or let them go back with "
+            "--allow-downgrade."
+        )
+
+
+def _add(
+    targets: dict[str, TargetFile], shelved: Shelved, terms: Terms, before: Offer | None
+) -> None:
+    name = str(shelved.name)
+    known = targets.get(name)
+    if known is not None and known.hashes != shelved.hashes:
+        raise ReleaseFailed(
+            f"{name} was published with other bytes, and a name is never used twice: build the "
+            "release again, with a version of its own."
+        )
+    targets[name] = TargetFile(shelved.size, shelved.hashes, name)
+    targets[terms.channel] = TargetFile(
+        shelved.size,
+        shelved.hashes,
+        terms.channel,
+        {"custom": _custom(shelved, terms, before)},
+    )
+
+
+def _custom(shelved: Shelved, terms: Terms, before: Offer | None) -> Mapping[str, Any]:
+    version = shelved.name.version
+    custom: dict[str, Any] = {"version": version, "file": str(shelved.name)}
+    if terms.rollout is not None:
+        same = before is not None and before.version == version and before.rollout
+        # The same salt lets a rollout grow: no box that had its turn loses it.
+        salt = same.salt if same else secrets.token_hex(8)
+        custom["rollout"] = {"percent": terms.rollout, "salt": salt}
+    for name in ("critical", "allow_downgrade"):
+        if getattr(terms, name):
+            custom[name] = True
+    return custom

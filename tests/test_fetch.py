@@ -1,0 +1,760 @@
+"""A download goes on where a connection broke, and ends when it has to."""
+
+import base64
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box import fetch as module
+from opq_twisted.box.body import DURATION
+from opq_twisted.box.content import Content
+from opq_twisted.box.fetch import PAUSES, fetch
+from opq_twisted.box.partial import UNSURE
+from opq_twisted.box.status import Progress
+from opq_twisted.errors import DownloadFailed, NoRoom, ServerFailed
+from tests.fakes import Network, Peer
+
+URL = "http://updates.example:8151/file"
+DATA = os.urandom(3000)
+HASHES = {"sha256": hashlib.sha256(DATA).hexdigest()}
+SIGNED = Content(len(DATA), HASHES)
+LIMIT = 10**8
+TAG = 'ETag: "one"'
+LENGTH = f"Content-Length: {len(DATA)}"
+
+
+def rest(start: int, total: int | str = len(DATA)) -> list[str]:
+    """The headers of an answer that is the rest."""
+    return [
+        f"Content-Range: bytes {start}-{len(DATA) - 1}/{total}",
+        f"Content-Length: {len(DATA) - start}",
+    ]
+
+
+class FetchCase(SynchronousTestCase):
+    """A download whose server is the test."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+        self.clock = self.network.clock
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.path = self.folder / "file.part"
+        self.reports: list[Progress] = []
+
+    def fetch(
+        self, expected: Content = SIGNED, url: str = URL, limit: int = LIMIT
+    ) -> Deferred[Content]:
+        return Deferred.fromCoroutine(
+            fetch(
+                self.clock,
+                self.network.server,
+                url,
+                expected,
+                self.path,
+                limit,
+                self.reports.append,
+                execute,
+            )
+        )
+
+    def begin(
+        self, *headers: str, body: bytes = b"", expected: Content = SIGNED
+    ) -> tuple[Deferred[Content], Peer]:
+        """Begin a download; the server answers, and sends some of it."""
+        fetching = self.fetch(expected)
+        peer = self.network.accept()
+        self.assertNotIn("Range", peer.request)
+        peer.answer("200 OK", *headers, body=body)
+        return fetching, peer
+
+    def interrupt(self, *headers: str, expected: Content = SIGNED) -> None:
+        """Let an earlier run leave the first 1000 bytes."""
+        fetching, _ = self.begin(*headers, body=DATA[:1000], expected=expected)
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+        self.assertEqual(self.path.read_bytes(), DATA[:1000])
+
+    def ask(self, *asked: str) -> Peer:
+        """Accept the next request, which must ask for this range, on this condition."""
+        peer = self.network.accept()
+        lines = peer.request.split("\r\n")
+        found = [line for line in lines if line.startswith(("Range", "If-Range"))]
+        self.assertEqual(sorted(found), sorted(asked))
+        return peer
+
+    def assert_came(self, fetching: Deferred[Content], promised: Content) -> None:
+        """All of it is here, and nothing goes on."""
+        self.assertEqual(self.successResultOf(fetching), promised)
+        self.assertEqual(self.path.read_bytes(), DATA)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def failure(self, fetching: Deferred[Any], kind: type[Exception] = DownloadFailed) -> str:
+        """It has failed, and nothing goes on."""
+        error = self.failureResultOf(fetching, kind).value
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.network.clock.tcpClients, [])
+        return str(error)
+
+    def assert_nothing_left(self) -> None:
+        self.assertEqual(os.listdir(self.folder), [])
+
+
+class WholeTests(FetchCase):
+    """A download that nothing interrupts."""
+
+    def test_unsigned(self) -> None:
+        """Where nothing is known before, what the server promises is told."""
+        digest = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
+        fetching, peer = self.begin(LENGTH, f"Repr-Digest: sha-256=:{digest}:", expected=Content())
+        peer.send(DATA)
+        self.assert_came(fetching, SIGNED)
+
+    def test_signed(self) -> None:
+        """What is signed is not changed by what the server says."""
+        digest = base64.b64encode(bytes(32)).decode()
+        fetching, peer = self.begin(f"Repr-Digest: sha-256=:{digest}:")
+        peer.send(DATA)
+        self.assertEqual(self.reports[-1].total, len(DATA))
+        peer.close()
+        self.assert_came(fetching, SIGNED)
+
+    def test_older_server(self) -> None:
+        """A server that says neither length nor digest promises nothing, and sends all the same."""
+        fetching = self.fetch(Content())
+        peer = self.network.accept()
+        peer.send(b"HTTP/1.0 200 OK\r\n\r\n" + DATA)
+        self.assertIsNone(self.reports[-1].total)
+        peer.close()
+        self.assert_came(fetching, Content())
+
+    def test_streamed(self) -> None:
+        """What comes goes to the disk as it comes, and is not kept in memory."""
+        size = 4 * 1024 * 1024
+        fetching, peer = self.begin(f"Content-Length: {size}", expected=Content())
+        piece = bytes(64 * 1024)
+        for sent in range(0, size, len(piece)):
+            self.assertEqual(self.path.stat().st_size, sent)
+            peer.send(piece)
+        self.assertEqual(self.successResultOf(fetching), Content(size))
+
+    def test_progress(self) -> None:
+        """Progress is told at most 4 times a second, and at the end."""
+        fetching, peer = self.begin("Content-Length: 1001", expected=Content())
+        for _ in range(100):
+            self.clock.advance(0.0625)
+            peer.send(bytes(10))
+        self.assertLessEqual(len(self.reports), 26)
+        self.assertGreaterEqual(len(self.reports), 25)
+        self.assertEqual(self.reports[-1].total, 1001)
+        self.assertAlmostEqual(self.reports[-1].rate, 160)
+        peer.send(b"x")
+        self.assertEqual(self.reports[-1].received, 1001)
+        self.successResultOf(fetching)
+
+    def test_unknown_algorithm(self) -> None:
+        """A hash that cannot be compared in the end is found before anything is fetched."""
+        for name in ("sha1024", "shake_128", ""):
+            with self.subTest(name=name):
+                fetching = self.fetch(Content(10, {**HASHES, name: "00"}))
+                self.assertIn("cannot compute", self.failure(fetching))
+                self.assert_nothing_left()
+
+    def test_any_known_algorithm(self) -> None:
+        """Whatever Python can compute may be signed."""
+        fetching = self.fetch(Content(None, {"blake2b": "00", "sha3_256": "00"}))
+        self.network.accept().answer("200 OK", LENGTH, body=DATA)
+        self.successResultOf(fetching)
+
+
+class BrokenTests(FetchCase):
+    """Connections break within one download."""
+
+    def test_rest(self) -> None:
+        """After a pause the rest is asked for, of the same file; progress counts on."""
+        for expected in (SIGNED, Content()):
+            with self.subTest(expected=expected):
+                fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000], expected=expected)
+                peer.reset()
+                self.assertEqual(len(self.clock.tcpClients), 0)
+                self.clock.advance(1)
+                peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+                peer.answer("206 Partial Content", TAG, *rest(1000), body=DATA[1000:])
+                self.assert_came(fetching, Content(len(DATA), expected.hashes))
+                self.assertEqual(self.reports[-1].received, len(DATA))
+                self.path.unlink()
+
+    def test_again_and_again(self) -> None:
+        """As long as each connection brings something, the download goes on."""
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:100])
+        for size in range(100, len(DATA), 100):
+            peer.reset()
+            self.clock.advance(1)
+            peer = self.ask(f"Range: bytes={size}-", 'If-Range: "one"')
+            peer.answer("206 Partial Content", *rest(size), body=DATA[size : size + 100])
+        self.assert_came(fetching, SIGNED)
+
+    def test_silence(self) -> None:
+        """A connection that falls silent is as good as broken."""
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+        self.clock.advance(60)
+        self.assertFalse(peer.open)
+        self.clock.advance(1)
+        peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+        peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:])
+        self.assert_came(fetching, SIGNED)
+
+    def test_short(self) -> None:
+        """A server that closes the connection too early, or sends less, is asked for the rest."""
+        fetching = self.fetch()
+        peer = self.network.accept()
+        peer.send(b"HTTP/1.0 200 OK\r\n\r\n" + DATA[:1000])
+        peer.close()
+        self.clock.advance(1)
+        peer = self.ask("Range: bytes=1000-")
+        head = ["Content-Range: bytes 1000-1999/3000", "Content-Length: 1000"]
+        peer.answer("206 Partial Content", *head, body=DATA[1000:2000])
+        self.clock.advance(1)
+        peer = self.ask("Range: bytes=2000-")
+        peer.answer("206 Partial Content", *rest(2000, "*"), body=DATA[2000:])
+        self.assert_came(fetching, SIGNED)
+
+    def test_no_ranges(self) -> None:
+        """A server without ranges sends all of it again, in place of what came before."""
+        for expected in (SIGNED, Content()):
+            with self.subTest(expected=expected):
+                fetching, peer = self.begin(LENGTH, body=b"x" * 2000, expected=expected)
+                peer.reset()
+                self.clock.advance(1)
+                # Without signature and validator nobody knows whether the rest would fit.
+                peer = self.ask(*(["Range: bytes=2000-"] if expected.hashes else []))
+                peer.answer("200 OK", LENGTH, body=DATA)
+                self.assert_came(fetching, Content(len(DATA), expected.hashes))
+
+    def test_changed(self) -> None:
+        """A file that has changed begins anew, with its own promise and its own validator."""
+        fetching, peer = self.begin("Content-Length: 5000", TAG, body=bytes(10), expected=Content())
+        peer.reset()
+        self.clock.advance(1)
+        peer = self.ask("Range: bytes=10-", 'If-Range: "one"')
+        peer.answer("200 OK", 'ETag: "two"', LENGTH, body=DATA[:20])
+        peer.reset()
+        self.clock.advance(1)
+        peer = self.ask("Range: bytes=20-", 'If-Range: "two"')
+        peer.answer("206 Partial Content", *rest(20), body=DATA[20:])
+        self.assert_came(fetching, Content(len(DATA)))
+
+    def test_weak(self) -> None:
+        """A weak validator does not say that two parts are of the same file."""
+        fetching, peer = self.begin(LENGTH, 'ETag: W/"one"', body=DATA[:9], expected=Content())
+        peer.reset()
+        self.clock.advance(1)
+        self.ask().answer("200 OK", LENGTH, body=DATA)
+        self.assert_came(fetching, Content(len(DATA)))
+
+    def test_other_part(self) -> None:
+        """What is not the rest that was asked for is not taken, and all of it is asked for."""
+        for name, headers in (
+            ("no range", ["Content-Length: 5"]),
+            ("another start", rest(999)),
+            ("another size", rest(1000, 4000)),
+            ("another file", ['ETag: "two"', *rest(1000)]),
+            ("nonsense", ["Content-Range: bytes some/3000", "Content-Length: 5"]),
+            ("several", ["Content-Type: multipart/byteranges; boundary=x", "Content-Length: 5"]),
+        ):
+            with self.subTest(name=name):
+                fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+                peer.reset()
+                self.clock.advance(1)
+                peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+                peer.answer("206 Partial Content", *headers)
+                self.assertFalse(peer.open)
+                self.assert_nothing_left()
+                self.ask().answer("200 OK", LENGTH, body=DATA)
+                self.assert_came(fetching, SIGNED)
+                self.path.unlink()
+
+    def test_unasked_part(self) -> None:
+        """A part that nobody asked for is not taken either."""
+        fetching = self.fetch()
+        peer = self.network.accept()
+        peer.answer("206 Partial Content", *rest(1000))
+        self.assertIn("answers 206", self.failure(fetching, ServerFailed))
+        self.assertFalse(peer.open)
+
+    def begin_without_length(self, body: bytes) -> Deferred[Content]:
+        """Let a file whose size nobody says break off."""
+        fetching = self.fetch(Content())
+        peer = self.network.accept()
+        peer.answer("200 OK", TAG, "Transfer-Encoding: chunked")
+        peer.send(b"%x\r\n%s\r\n" % (len(body), body))
+        peer.reset()
+        self.clock.advance(1)
+        return fetching
+
+    def test_size_learnt(self) -> None:
+        """A size that was not known is learnt from the rest."""
+        fetching = self.begin_without_length(DATA[:1000])
+        peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+        peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:])
+        self.assert_came(fetching, Content(len(DATA)))
+
+    def test_nothing_missing(self) -> None:
+        """Of a file that is here already the server has no rest."""
+        fetching = self.begin_without_length(DATA)
+        peer = self.ask("Range: bytes=3000-", 'If-Range: "one"')
+        peer.answer("416 Range Not Satisfiable", "Content-Range: bytes */3000", "Content-Length: 9")
+        self.assertFalse(peer.open)
+        self.assert_came(fetching, Content())
+
+    def test_too_much(self) -> None:
+        """A file of which the server has less than is here begins anew."""
+        for headers in (["Content-Range: bytes */2999"], ["Content-Range: bytes */*"], []):
+            with self.subTest(headers=headers):
+                fetching = self.begin_without_length(bytes(3000))
+                peer = self.ask("Range: bytes=3000-", 'If-Range: "one"')
+                peer.answer("416 Range Not Satisfiable", *headers, "Content-Length: 9")
+                self.assertFalse(peer.open)
+                self.ask().answer("200 OK", LENGTH, body=DATA)
+                self.assert_came(fetching, Content(len(DATA)))
+
+
+class GivenUpTests(FetchCase):
+    """Downloads that come to no end; what came of them is kept."""
+
+    def exhaust(self, fail: Callable[[], None], pauses: tuple[float, ...] = PAUSES) -> None:
+        """Let attempt after attempt fail."""
+        for pause in pauses:
+            self.clock.advance(pause - 0.5)
+            self.assertEqual(self.clock.tcpClients, [])
+            self.clock.advance(0.5)
+            fail()
+
+    def test_broken_at_once(self) -> None:
+        """Before the first byte it is the caller who tries again."""
+        fetching, peer = self.begin(LENGTH, TAG)
+        peer.reset()
+        self.assertIn("connection broke after 0 bytes", self.failure(fetching))
+
+    def test_unreachable(self) -> None:
+        """A server that is gone, and does not come back, is named in the end."""
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+        peer.reset()
+        self.exhaust(self.network.refuse)
+        self.assertIn("Cannot reach the update server", self.failure(fetching, ServerFailed))
+        self.assertEqual(self.path.read_bytes(), DATA[:1000])
+
+    def test_nothing_new(self) -> None:
+        """Neither does a server help that breaks off where it did before."""
+
+        def fail() -> None:
+            peer = self.network.accept()
+            peer.answer("200 OK", LENGTH, body=DATA[:1000])
+            peer.reset()
+
+        fetching, peer = self.begin(LENGTH, body=DATA[:1000])
+        peer.reset()
+        self.exhaust(fail)
+        self.assertIn(
+            "The connection broke again and again, and nothing came after the first 1000 bytes",
+            self.failure(fetching),
+        )
+
+    def test_in_a_row(self) -> None:
+        """One byte more begins the count anew."""
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+        peer.reset()
+        self.exhaust(self.network.refuse, PAUSES[:-1])
+        self.clock.advance(PAUSES[-1])
+        peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+        peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:1001])
+        peer.reset()
+        self.exhaust(self.network.refuse)
+        self.failure(fetching, ServerFailed)
+
+    def test_busy(self) -> None:
+        """A server that asks for patience gets it, up to a minute."""
+
+        def busy(retry_after: str) -> None:
+            peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+            peer.answer("503 Service Unavailable", f"Retry-After: {retry_after}")
+            self.assertFalse(peer.open)
+
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+        peer.reset()
+        self.exhaust(lambda: busy("7"), (1,))
+        self.exhaust(lambda: busy("3600"), (7,))
+        self.exhaust(lambda: busy("0"), (60,))
+        self.exhaust(lambda: busy("1"), (10,))
+        self.exhaust(lambda: busy("9"), (30,))
+        error = self.failureResultOf(fetching, ServerFailed).value
+        self.assertEqual(error.retry_after, 9)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.path.read_bytes(), DATA[:1000])
+
+    def test_busy_at_once(self) -> None:
+        """Before the first byte the caller is told how long to wait."""
+        for earlier in (False, True):
+            with self.subTest(earlier=earlier):
+                if earlier:
+                    self.interrupt(LENGTH, TAG)
+                fetching = self.fetch()
+                self.network.accept().answer("503 Service Unavailable", "Retry-After: 7")
+                error = self.failureResultOf(fetching, ServerFailed).value
+                self.assertEqual(error.retry_after, 7)
+                self.assertEqual(self.path.exists(), earlier)
+
+    def test_gone(self) -> None:
+        """A file that is gone is not asked for again."""
+        for status in ("404 Not Found", "410 Gone"):
+            with self.subTest(status=status):
+                self.path.unlink(missing_ok=True)
+                fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+                peer.reset()
+                self.clock.advance(1)
+                self.network.accept().answer(status, "Content-Length: 0")
+                self.assertIn(f"when asked for {URL}", self.failure(fetching, ServerFailed))
+
+    def test_too_long_in_all(self) -> None:
+        """All the attempts together have a limit."""
+        size = 100 * 1000 * 1000
+        expected = Content(size, HASHES)
+        fetching, peer = self.begin(TAG, expected=expected)
+        for _ in range(int(DURATION / 60) - 1):
+            peer.send(bytes(100_000))
+            peer.reset()
+            self.clock.advance(1)
+            start = self.path.stat().st_size
+            peer = self.network.accept()
+            headers = [f"Content-Range: bytes {start}-{size - 1}/{size}"]
+            peer.answer("206 Partial Content", *headers)
+            self.clock.advance(59)
+        self.assertNoResult(fetching)
+        peer.send(b"x")
+        self.clock.advance(59)
+        self.assertNoResult(fetching)
+        peer.send(b"x")
+        self.clock.advance(1)
+        self.assertEqual(self.failure(fetching), "The download took more than 6 hours.")
+        self.assertFalse(peer.open)
+        self.assertGreater(self.path.stat().st_size, 10**7)
+
+    def test_too_long_in_a_pause(self) -> None:
+        """The limit also ends a pause."""
+        self.patch(module, "DURATION", 90)
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+        peer.reset()
+        self.clock.advance(1)
+        self.network.accept().answer("503 Service Unavailable", "Retry-After: 60")
+        self.clock.advance(60)
+        self.network.accept().answer("503 Service Unavailable", "Retry-After: 60")
+        self.clock.advance(28.5)
+        self.assertNoResult(fetching)
+        self.clock.advance(0.5)
+        self.assertIn("The download took more than", self.failure(fetching))
+
+    def test_too_slow(self) -> None:
+        """A byte now and then does not keep a download alive; a slow line does."""
+        expected = Content(10**8, HASHES)
+        fetching, peer = self.begin(expected=expected)
+        for _ in range(12):
+            self.clock.advance(50)
+            peer.send(bytes(50_000))
+        self.assertNoResult(fetching)
+        for _ in range(11):
+            self.clock.advance(50)
+            peer.send(bytes(49_000))
+        self.assertNoResult(fetching)
+        self.clock.advance(50)
+        peer.send(bytes(49_000))
+        self.assertIn("less than 1000 bytes a second", self.failure(fetching))
+        self.assertFalse(peer.open)
+        self.assertEqual(self.path.stat().st_size, 99_000 * 12)
+
+    def test_cancelled(self) -> None:
+        """A download can be given up at any time; what came of it is kept for the next."""
+        self.interrupt(LENGTH, TAG)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancelled_between(self) -> None:
+        """So it is before an answer, and in a pause."""
+        fetching = self.fetch()
+        peer = self.network.accept()
+        fetching.cancel()
+        self.failure(fetching, CancelledError)
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+        peer.reset()
+        fetching.cancel()
+        self.failure(fetching, CancelledError)
+        fetching = self.fetch()
+        self.ask("Range: bytes=1000-", 'If-Range: "one"')
+        fetching.cancel()
+        self.failure(fetching, CancelledError)
+        self.assertEqual(self.path.read_bytes(), DATA[:1000])
+
+
+class ResumeTests(FetchCase):
+    """A download goes on that an earlier run began."""
+
+    def finish(self, fetching: Deferred[Content], *asked: str) -> None:
+        """Send the rest, which must be asked for; all of the promise is known."""
+        peer = self.ask(*asked)
+        peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:])
+        self.assert_came(fetching, SIGNED)
+
+    def test_signed(self) -> None:
+        """The rest is asked for."""
+        self.interrupt(LENGTH, TAG)
+        self.finish(self.fetch(), "Range: bytes=1000-", 'If-Range: "one"')
+
+    def test_unsigned(self) -> None:
+        """The promise of the earlier answer holds for the whole."""
+        digest = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
+        self.interrupt(LENGTH, TAG, f"Repr-Digest: sha-256=:{digest}:", expected=Content())
+        fetching = self.fetch(Content())
+        self.finish(fetching, "Range: bytes=1000-", 'If-Range: "one"')
+
+    def test_signed_without_validator(self) -> None:
+        """Where the hash decides no validator is needed."""
+        self.interrupt(LENGTH, 'ETag: W/"one"')
+        self.finish(self.fetch(), "Range: bytes=1000-")
+
+    def test_another_server(self) -> None:
+        """Another server's validator says nothing; the hash does."""
+        self.interrupt(LENGTH, TAG)
+        self.finish(self.fetch(url="http://mirror.example/file"), "Range: bytes=1000-")
+
+    def test_signed_since(self) -> None:
+        """What was promised, and is signed now, is the same file."""
+        digest = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
+        self.interrupt(LENGTH, TAG, f"Repr-Digest: sha-256=:{digest}:", expected=Content())
+        self.finish(self.fetch(), "Range: bytes=1000-", 'If-Range: "one"')
+
+    def test_something_else(self) -> None:
+        """A part of something else, or of nobody knows what, is removed."""
+        other = {"sha256": "00" * 32}
+        for name, headers, before, now, url in (
+            ("hashes", [TAG], SIGNED, Content(len(DATA), other), URL),
+            ("size", [TAG], Content(None, HASHES), Content(4000, HASHES), URL),
+            ("more hashes", [TAG], SIGNED, Content(len(DATA), {**HASHES, "sha512": ""}), URL),
+            ("signed now", [TAG], Content(), SIGNED, URL),
+            ("no validator", [], Content(), Content(), URL),
+            ("another URL", [TAG], Content(), Content(), f"{URL}s"),
+        ):
+            with self.subTest(name=name):
+                self.interrupt(LENGTH, *headers, expected=before)
+                fetching = self.fetch(now, url)
+                self.ask()
+                self.assert_nothing_left()
+                fetching.cancel()
+                self.failure(fetching, CancelledError)
+
+    def test_all_here(self) -> None:
+        """Of what is here as a whole nothing is asked for."""
+        for expected in (SIGNED, Content()):
+            with self.subTest(expected=expected):
+                fetching, _ = self.begin(LENGTH, TAG, body=DATA, expected=expected)
+                promised = self.successResultOf(fetching)
+                again = self.fetch(expected)
+                self.assertEqual(self.clock.tcpClients, [])
+                self.assert_came(again, promised)
+                self.path.unlink()
+
+    def test_changed(self) -> None:
+        """What has changed since begins anew."""
+        self.interrupt(LENGTH, TAG, expected=Content())
+        fetching = self.fetch(Content())
+        peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+        peer.answer("200 OK", 'ETag: "two"', LENGTH, body=DATA)
+        self.assert_came(fetching, Content(len(DATA)))
+
+    def test_smaller_now(self) -> None:
+        """A server whose file is another has no rest of this one: it begins anew."""
+        self.interrupt(LENGTH, TAG)
+        fetching = self.fetch()
+        peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+        peer.answer("416 Range Not Satisfiable", "Content-Range: bytes */9", "Content-Length: 0")
+        peer = self.ask()
+        peer.answer("200 OK", "Content-Length: 9")
+        self.assertIn("The server has 9 bytes where 3000 are expected", self.failure(fetching))
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+
+class LimitTests(FetchCase):
+    """More than there may be, or than there is room for."""
+
+    def test_announced(self) -> None:
+        """What is too large is not even begun."""
+        fetching = self.fetch(Content(), limit=1000)
+        peer = self.network.accept()
+        peer.answer("200 OK", LENGTH)
+        self.assertIn("has 3000 bytes; at most 1000 are taken", self.failure(fetching))
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+    def test_expected(self) -> None:
+        """Nor is it even asked for, when that is known before."""
+        self.assertIn("at most 1000", self.failure(self.fetch(limit=1000)))
+
+    def test_sent(self) -> None:
+        """What was not announced is taken up to the limit, and removed."""
+        for expected, limit in ((Content(), 1000), (Content(1000, HASHES), LIMIT)):
+            with self.subTest(expected=expected):
+                fetching = self.fetch(expected, limit=limit)
+                peer = self.network.accept()
+                peer.answer("200 OK", body=bytes(1000))
+                self.assertEqual(self.path.stat().st_size, 1000)
+                peer.send(b"x")
+                self.assertIn("more than 1000 bytes", self.failure(fetching))
+                self.assertFalse(peer.open)
+                self.assert_nothing_left()
+
+    def test_rest_too_long(self) -> None:
+        """With what came before, the rest stays within the limit too."""
+        self.interrupt(LENGTH, TAG)
+        fetching = self.fetch()
+        peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
+        peer.answer("206 Partial Content", "Content-Range: bytes 1000-2999/3000", body=bytes(2001))
+        self.assertIn("more than 2000 bytes", self.failure(fetching))
+        self.assert_nothing_left()
+
+    def test_another_size(self) -> None:
+        """A server that has a file of another size does not have this one."""
+        fetching, peer = self.begin("Content-Length: 2999")
+        self.assertIn("The server has 2999 bytes where 3000 are", self.failure(fetching))
+        self.assertFalse(peer.open)
+
+    def test_no_room(self) -> None:
+        """Without room for all of it nothing is begun, and the sentence says how much it takes."""
+        self.patch(module, "RESERVE", 10**18)
+        fetching = self.fetch(Content(5_000_000, HASHES))
+        sentence = self.failure(fetching, NoRoom)
+        self.assertIn("needs 1000000000005 MB free", sentence)
+
+    def test_no_room_then(self) -> None:
+        """It may be the server who says how much it is."""
+        fetching = self.fetch(Content())
+        self.patch(module, "RESERVE", 10**18)
+        peer = self.network.accept()
+        peer.answer("200 OK", "Content-Length: 5000000")
+        self.assertIn("needs 1000000000005 MB free", self.failure(fetching, NoRoom))
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+    def test_room_for_the_rest(self) -> None:
+        """What is here already needs no more room."""
+        self.interrupt(LENGTH, TAG)
+        free = self.statvfs(2000)
+        self.patch(module, "RESERVE", 0)
+        fetching = self.fetch()
+        self.assertNoResult(fetching)
+        self.network.accept()
+        fetching.cancel()
+        self.failure(fetching, CancelledError)
+        free(1999)
+        self.failure(self.fetch(), NoRoom)
+        self.assert_nothing_left()
+
+    def statvfs(self, free: int) -> Callable[[int], None]:
+        """Let the disk have so many bytes left."""
+        sizes = [free]
+
+        class Disk:
+            f_frsize = 1
+
+            @property
+            def f_bavail(self) -> int:
+                return sizes[0]
+
+        self.patch(os, "statvfs", lambda path: Disk())
+
+        def change(free: int) -> None:
+            sizes[0] = free
+
+        return change
+
+    def test_room_goes(self) -> None:
+        """The reserve stays free, though the server did not say how much would come."""
+        fetching = self.fetch(Content())
+        peer = self.network.accept()
+        peer.answer("200 OK", body=bytes(1000))
+        self.patch(module, "RESERVE", 10**18)
+        peer.send(bytes(1000))
+        self.failure(fetching, NoRoom)
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+    def full(self, *args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def test_disk_full(self) -> None:
+        """What came before the disk was full is removed again: some disks tell late."""
+        for call in ("write", "fdatasync"):
+            with self.subTest(call=call):
+                fetching, peer = self.begin(LENGTH, TAG)
+                patched = self.patch(os, call, self.full)
+                peer.send(DATA)
+                patched.restore()
+                self.assertIn("No space left", self.failure(fetching, OSError))
+                self.assert_nothing_left()
+
+    def test_disk_full_at_the_end(self) -> None:
+        """So it is when that comes out as a download is given up."""
+        fetching, _ = self.begin(LENGTH, TAG, body=DATA[:1000])
+        patched = self.patch(os, "fdatasync", self.full)
+        fetching.cancel()
+        patched.restore()
+        self.failure(fetching, OSError)
+        self.assert_nothing_left()
+
+    def test_disk_fails(self) -> None:
+        """When the file cannot even be made, the connection does not stay behind."""
+        fetching = self.fetch()
+        self.path.mkdir()
+        peer = self.network.accept()
+        peer.answer("200 OK", LENGTH)
+        self.failure(fetching, OSError)
+        self.assertFalse(peer.open)
+
+    def test_paced(self) -> None:
+        """The server pauses while the disk takes in what came."""
+        threads: list[Deferred[Any]] = []
+
+        def in_thread(function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+            function(*args)
+            threads.append(Deferred())
+            return threads[-1]
+
+        fetching = Deferred.fromCoroutine(
+            fetch(
+                self.clock,
+                self.network.server,
+                URL,
+                Content(UNSURE),
+                self.path,
+                LIMIT,
+                in_thread=in_thread,
+            )
+        )
+        peer = self.network.accept()
+        peer.answer("200 OK", body=bytes(UNSURE - 100_001))
+        self.assertFalse(peer.paused)
+        peer.send(b"x")
+        self.assertTrue(peer.paused)
+        peer.send(b"x")
+        threads.pop().callback(None)
+        self.assertFalse(peer.paused)
+        peer.send(bytes(99_999))
+        peer.close()
+        self.assertNoResult(fetching)
+        threads.pop().callback(None)
+        self.assertEqual(self.successResultOf(fetching), Content(UNSURE))
