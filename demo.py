@@ -1,9 +1,10 @@
-"""The main job in a folder: builds an update, serves it, and lets a box take it."""
+"""The main job in a folder: builds an update, signs and serves it, and lets a box take it."""
 
 import argparse
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -23,6 +24,9 @@ PREFIX = SANDBOX / "opq"
 UPDATES = SANDBOX / "updates"
 PID_FILE = SANDBOX / "agent.pid"
 CONFIG = SANDBOX / "opqbox_config.json"
+KEYS = SANDBOX / "keys"
+PASSPHRASE = SANDBOX / "passphrase"
+TRUSTED_ROOT = SANDBOX / "root.json"
 
 #: Seconds that the box is down while it reboots: long enough to see it in the page.
 DOWN = 2.0
@@ -48,16 +52,17 @@ def main() -> int:
 
 
 def demonstrate(click: bool) -> int:
-    """Build two releases, install the older one, and let the box find the newer one."""
+    """Build two releases, install the older one, and let the box find the newer one, signed."""
     shutil.rmtree(SANDBOX, ignore_errors=True)
     UPDATES.mkdir(parents=True)
     new = int(time.time())
     old = new - 24 * 3600
     say(f"Building release {old}, which the box will run at first.")
     set_up_box(build(old, SANDBOX), old)
-    say(f"Building release {new}, which the server will offer.")
-    build(new, UPDATES)
-
+    say("Making the keys to the releases, and pinning the box to their root.")
+    make_keys()
+    say(f"Building release {new}, and signing that it is the newest.")
+    release("publish", build(new, SANDBOX))
     return run(new, click)
 
 
@@ -103,13 +108,28 @@ def set_up_box(archive: Path, version: int) -> None:
     archive.unlink()
 
 
+def make_keys() -> None:
+    """Hold the first ceremony; in a real one each root key goes to another place."""
+    PASSPHRASE.write_text(f"{secrets.token_hex()}\n")
+    release("init")
+    shutil.copy(UPDATES / "tuf" / "1.root.json", TRUSTED_ROOT)
+
+
+def release(command: str, *arguments: Path) -> None:
+    """Run opq-release, as who holds the keys."""
+    program = str(Path(sys.executable).with_name("opq-release"))
+    options = [
+        *(f"--updates-dir={UPDATES}", f"--keys-dir={KEYS}", f"--passphrase-file={PASSPHRASE}")
+    ]
+    subprocess.run([program, command, *options, *arguments], check=True)
+
+
 def configure(server_port: int) -> None:
     """Write the box's configuration; its reboot ends the agent, which then is started again."""
     settings = {
-        "allow_unsigned": True,
         "prefix": str(PREFIX),
         "log": str(SANDBOX / "box_update.log"),
-        "trusted_root": str(SANDBOX / "root.json"),
+        "trusted_root": str(TRUSTED_ROOT),
         "reboot_command": ["sh", "-c", f'kill "$(cat "{PID_FILE}")"'],
     }
     config = {"updates_ep": f"http://127.0.0.1:{server_port}", "box_id": 1, "updater": settings}
@@ -120,18 +140,22 @@ def start_server(port: int) -> subprocess.Popen[bytes]:
     """Start the update server."""
     log = (SANDBOX / "server.log").open("wb")
     twistd = str(Path(sys.executable).with_name("twistd"))
-    options = [f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={UPDATES}"]
+    [timestamp_key] = KEYS.glob("timestamp-*.pem")
+    options = [
+        *(f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={UPDATES}"),
+        *(f"--timestamp-key={timestamp_key}", f"--timestamp-passphrase-file={PASSPHRASE}"),
+    ]
     return subprocess.Popen(
         [twistd, "--nodaemon", "--pidfile=", "opq-update-server", *options], stdout=log
     )
 
 
 def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until the server answers: its first start also writes twistd's cache of plugins."""
+    """Wait until the server has signed a timestamp: its first start also looks for plugins."""
     deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/tuf/timestamp.json", timeout=5):
                 return
         except OSError:
             time.sleep(0.1)
