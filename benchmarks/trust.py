@@ -1,0 +1,154 @@
+"""Measure what it costs a box to ask for a signed release, against TUF's own blocking client."""
+
+import argparse
+import json
+import secrets
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from tuf.ngclient import Updater
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from benchmarks.agent_memory import daemon, post
+from benchmarks.figures import tell, tell_alone
+from opq_twisted.box.client import UpdateServer
+from opq_twisted.box.metadata import SignedMetadata
+from opq_twisted.box.transport import make_http_client
+from opq_twisted.release.contents import Contents, find_script
+from opq_twisted.release.name import UpdateName
+from opq_twisted.release.pack import pack
+
+UPDATE = UpdateName(1600000000)
+
+#: What TUF's modules add to a process that has the agent's other libraries.
+MODULES = """
+import twisted.internet.reactor, treq, attrs, cattrs, OpenSSL.SSL
+def memory():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+before = memory()
+import tuf.ngclient
+print((memory() - before) * 1024 / 1e6)
+"""
+
+
+def make_repository(folder: Path) -> tuple[Path, tuple[str | Path, ...]]:
+    """Sign an update; returns the updates directory, and what the server needs for it."""
+    updates, keys, passphrase = folder / "updates", folder / "keys", folder / "passphrase"
+    updates.mkdir()
+    passphrase.write_text(secrets.token_hex())
+    script = folder / "install_update.sh"
+    script.write_text("#!/bin/sh\n")
+    contents: Contents = {"install_update.sh": find_script(script)}
+    archive = pack(UPDATE, contents, updates, timestamp=1)
+    program = Path(sys.executable).with_name("opq-release")
+    options = (f"--updates-dir={updates}", f"--keys-dir={keys}", f"--passphrase-file={passphrase}")
+    for command in (("init",), ("publish", archive)):
+        subprocess.run([program, *command, *options], check=True, stdout=subprocess.DEVNULL)
+    [key] = keys.glob("timestamp-*.pem")
+    return updates, ("--timestamp-key", key, "--timestamp-passphrase-file", passphrase)
+
+
+def wait_for(url: str) -> None:
+    """Wait until the server has signed a timestamp."""
+    for _ in range(6000):
+        try:
+            urllib.request.urlopen(url, timeout=30).read()
+            return
+        except urllib.error.HTTPError:
+            time.sleep(0.01)
+    raise SystemExit(f"There is no {url}.")
+
+
+async def measure(
+    rounds: int, check: Callable[[Path], Awaitable[object]], place: Path
+) -> tuple[float, float]:
+    """The median milliseconds of a check without a cache, and of one that finds nothing new."""
+    cold: list[float] = []
+    warm: list[float] = []
+    for number in range(rounds):
+        cache = place / str(number)
+        cache.mkdir()
+        for figures in (cold, warm):
+            start = time.perf_counter()
+            await check(cache)
+            figures.append((time.perf_counter() - start) * 1000)
+        shutil.rmtree(cache)
+    return statistics.median(cold), statistics.median(warm)
+
+
+async def compare(reactor: Any, endpoint: str, root: bytes, rounds: int, place: Path) -> None:
+    """Let ours and theirs ask the same server, one after the other."""
+    base = f"{endpoint}/tuf/"
+    server = UpdateServer(reactor, make_http_client(reactor, endpoint), endpoint, lambda: "bench")
+
+    async def ours(cache: Path) -> None:
+        assert await SignedMetadata(reactor, server.read, cache).find(base, root, "stable")
+
+    async def theirs(cache: Path) -> None:
+        assert Updater(str(cache), base, bootstrap=root).get_targetinfo("stable")
+
+    await measure(2, ours, place)
+    peers = await measure(rounds, theirs, place)
+    for what, mine, peer, aim in zip(
+        ("cold check, ms", "warm check, ms"),
+        await measure(rounds, ours, place),
+        peers,
+        (100, 30),
+        strict=True,
+    ):
+        tell(what, mine, "ngclient", peer)
+        tell_alone(f"{what}, aim", mine, at_most=aim)
+
+
+def idle_memory(folder: Path, endpoint: str, root: Path | None) -> float:
+    """Megabytes of an agent that has asked once, with a trusted root or without."""
+    folder.mkdir()
+    updater = {
+        "allow_unsigned": True,
+        "trusted_root": str(root or folder / "none.json"),
+        "prefix": str(folder / "prefix"),
+        "log": str(folder / "box_update.log"),
+    }
+    config = folder / "config.json"
+    config.write_text(json.dumps({"updates_ep": endpoint, "updater": updater}))
+    with daemon(folder, "opq-box-agent", "--config", config, "--state-dir", folder) as agent:
+        for _ in range(5):
+            post(f"{agent.url}/check")
+        return agent.memory("VmRSS")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trust", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50, help="checks of each kind (50)")
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        updates, options = make_repository(place)
+        with daemon(place, "opq-update-server", "--updates-dir", updates, *options) as server:
+            wait_for(f"{server.url}/tuf/timestamp.json")
+            root = updates / "tuf" / "1.root.json"
+            without = idle_memory(place / "unsigned", server.url, None)
+            signed = idle_memory(place / "signed", server.url, root)
+            tell("memory of the idle agent, MB", signed, "without a trusted root", without)
+            modules = subprocess.run(
+                [sys.executable, "-c", MODULES], check=True, stdout=subprocess.PIPE
+            )
+            added = float(modules.stdout) + signed - without
+            tell_alone("memory that trust adds, with TUF's modules, MB", added, at_most=5)
+            asking = (server.url, root.read_bytes(), rounds, place)
+            react(lambda reactor: Deferred.fromCoroutine(compare(reactor, *asking)))
+
+
+if __name__ == "__main__":
+    main()
