@@ -4,15 +4,18 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, mode: int | None = None) -> None:
     """
     Replace a file's content, and return when it is on the disk.
 
+    :param mode: who may read it; otherwise as the umask has it.
     :raises OSError: when the disk is full or fails; the old file is untouched then.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
         with temporary.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -23,6 +23,12 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(self.path.read_bytes(), b"new")
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
+    def test_mode(self) -> None:
+        """Who may read it does not hang on the umask where the mode is said."""
+        self.addCleanup(os.umask, os.umask(0o077))
+        durable.write(self.path, b"new", 0o644)
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o644)
+
     def test_replaced(self) -> None:
         """The old file is replaced, not written into: who has it open still reads the old one."""
         self.path.write_bytes(b"the old content, which is longer")

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import opq_twisted
 from opq_twisted.errors import ArchiveRefused, NoRoom
 from opq_twisted.release import decompress
+from opq_twisted.release.confine import UNPRIVILEGED
 from opq_twisted.release.decompress import (
     MAX_STREAMS,
     Decompress,
@@ -24,7 +25,7 @@ from opq_twisted.release.decompress import (
     with_stdlib,
 )
 from opq_twisted.release.tarstream import Member
-from opq_twisted.release.unpack import NO_ROOM, REFUSED, UNPRIVILEGED, unpack
+from opq_twisted.release.unpack import NO_ROOM, REFUSED, unpack
 from opq_twisted.release.vetting import Vetting
 from tests.archives import (
     SCRIPT,

@@ -15,7 +15,7 @@ from opq_twisted.box import unpacker
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.box.unpacker import Unpacker, adopt
 from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
-from opq_twisted.release.unpack import UNPRIVILEGED
+from opq_twisted.release.confine import UNPRIVILEGED
 from opq_twisted.release.vetting import MAX_DEPTH
 from tests.archives import file, layout, make_archive, stream, write_archive
 from tests.fakes import NEW, NEWER, ChildrenCase

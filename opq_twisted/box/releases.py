@@ -39,7 +39,14 @@ class Releases:
     @property
     def signed(self) -> bool:
         """Whether the box has a trusted root, even one that cannot be used."""
-        return os.path.lexists(self._config.trusted_root)
+        try:
+            os.lstat(self._config.trusted_root)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # Where the agent may not look, or cannot, there might be one.
+            return True
+        return True
 
     @property
     def unsigned(self) -> bool:

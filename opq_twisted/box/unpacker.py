@@ -14,7 +14,8 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.box.processes import Programs
 from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
 from opq_twisted.release import unpack
-from opq_twisted.release.unpack import FILE_MODES, FOLDER_MODE, RESERVE, UNPRIVILEGED
+from opq_twisted.release.confine import UNPRIVILEGED
+from opq_twisted.release.unpack import FILE_MODES, FOLDER_MODE, RESERVE
 from opq_twisted.release.vetting import MAX_DEPTH, MAX_MEMBERS
 
 #: Seconds that the unpacking of an archive may take.

@@ -20,6 +20,7 @@ from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import (
     ArchiveRefused,
+    ClockBehind,
     InstallFailed,
     Interrupted,
     OpqError,
@@ -286,14 +287,14 @@ class Updater(Service):
             self._confirm(release)
 
     async def _begin_again(self) -> None:
-        """Start over: nothing was installed yet. After a power cut the network comes last."""
+        """Start over: nothing was installed yet. After a power cut network and clock come last."""
         tries = self._journal.entry.tries + 1
         if tries > MAX_TRIES:
             raise Interrupted(f"The update was interrupted {MAX_TRIES} times. Click to try again.")
         for pause in _PAUSES:
             try:
                 await self._update(0.0, automatic=False, tries=tries)
-            except ServerFailed as error:
+            except (ServerFailed, ClockBehind) as error:
                 self._log.warn("{error}", error=error)
                 await deferLater(self._clock, pause)
             else:

@@ -1,10 +1,8 @@
 """Unpack an update into a fresh folder, vetted and bounded, in a process of its own."""
 
 import argparse
-import ctypes
 import errno
 import os
-import resource
 import shutil
 import signal
 import stat
@@ -18,6 +16,7 @@ from typing import BinaryIO
 
 from opq_twisted.errors import ArchiveRefused, InvalidName, NoRoom, OpqError
 from opq_twisted.release.bzip2 import is_whole
+from opq_twisted.release.confine import confine_this_process
 from opq_twisted.release.decompress import Decompress, fastest
 from opq_twisted.release.name import UpdateName, parse_version
 from opq_twisted.release.tarstream import Member, TarStream
@@ -30,26 +29,12 @@ NO_ROOM = 4
 #: How many bytes of the disk must stay free.
 RESERVE = 64 << 20
 
-#: The user and the group that root's unpacker becomes. The UIDs 60578 to 61183 are used by nobody
-#: (https://systemd.io/UIDS-GIDS): nobody else owns what it makes, or may end it.
-UNPRIVILEGED = 61183
-
 FOLDER_MODE = 0o755
 #: Of a file that is not executable, and of one that is.
 FILE_MODES = (0o644, 0o755)
 
-_ADDRESS_SPACE = 1 << 30
-_CPU_SECONDS = 1800
-_OPEN_FILES = 64
-#: Processes and threads of that user: lbzip2 has at most ten, and a second unpacker may run.
-_PROCESSES = 64
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _VERSION_LENGTH = 64
-
-# linux/prctl.h
-_PR_SET_PDEATHSIG = 1
-_PR_GET_PDEATHSIG = 2
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 def unpack(
@@ -244,7 +229,7 @@ def _unpack_stdin(options: argparse.Namespace) -> None:
     # Whoever gave us the descriptor has read it to its end.
     archive.seek(0)
     with _fresh_folder(options.destination) as folder:
-        _confine_this_process(folder, options.limit)
+        confine_this_process(folder, options.limit)
         _fill(folder, archive, options.version, options.limit, options.reserve, fastest)
 
 
@@ -260,65 +245,6 @@ def _parser() -> argparse.ArgumentParser:
         "--reserve", type=int, default=RESERVE, help="bytes to keep free on the disk"
     )
     return parser
-
-
-def _confine_this_process(folder: int, file_size: int) -> None:
-    """
-    Bound what a hostile archive could take, were there a hole in the decoding of it.
-
-    Root's process becomes a user who owns nothing but `folder`. That user may not even be allowed
-    to read this program: nothing is imported from here on.
-
-    :raises OpqError: when root's process may not become another user.
-    """
-    _lower(resource.RLIMIT_AS, _ADDRESS_SPACE)
-    _lower(resource.RLIMIT_FSIZE, file_size)
-    _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    # At the lower limit it is told, at the higher one killed.
-    _lower(resource.RLIMIT_CPU, _CPU_SECONDS, _CPU_SECONDS + 60)
-    _lower(resource.RLIMIT_CORE, 0)
-    if os.geteuid() == 0:
-        _lower(resource.RLIMIT_NPROC, _PROCESSES)
-        try:
-            os.fchown(folder, UNPRIVILEGED, UNPRIVILEGED)
-            _become_unprivileged()
-        except OSError as error:
-            raise OpqError(
-                f"The unpacker may not become the user {UNPRIVILEGED} ({error}): run the agent "
-                "where root may change its user, or run it as another user than root."
-            ) from error
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _lower(kind: int, soft: int, hard: int | None = None) -> None:
-    _, highest = resource.getrlimit(kind)
-    hard = soft if hard is None else hard
-    if highest != resource.RLIM_INFINITY:
-        soft, hard = min(soft, highest), min(hard, highest)
-    resource.setrlimit(kind, (soft, hard))
-
-
-def _become_unprivileged() -> None:
-    """Give up root's rights for good, and keep the signal at the end of the starter's process."""
-    parent, signal_at_its_end = os.getppid(), ctypes.c_int()
-    _prctl(_PR_GET_PDEATHSIG, ctypes.addressof(signal_at_its_end))
-    os.setgroups([])
-    os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-    os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-    # The kernel forgets it when the user changes (prctl(2), PR_SET_PDEATHSIG).
-    _prctl(_PR_SET_PDEATHSIG, signal_at_its_end.value)
-    if signal_at_its_end.value and os.getppid() != parent:
-        raise SystemExit("Unpacking was stopped: who started it has ended.")
-
-
-def _prctl(option: int, argument: int) -> None:
-    if _libc.prctl(option, argument, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
 def _end_through_exceptions() -> None:

@@ -91,8 +91,7 @@ def write_timestamp(folder: Path, timestamp: Document[Timestamp]) -> None:
     """
     path = folder / timestamp.name
     try:
-        durable.write(path, timestamp.data)
         # A mirror that copies the folder may be another user.
-        path.chmod(_READABLE_BY_ALL)
+        durable.write(path, timestamp.data, _READABLE_BY_ALL)
     except OSError as error:
         raise Unusable(f"Cannot write {path}: {error.strerror}.") from None
