@@ -84,13 +84,13 @@ class ServiceTests(SynchronousTestCase):
 
     def test_reserved(self) -> None:
         """A setting that changes nothing yet is said not to."""
-        self.configure(services=["opq-sensor"], channel="beta")
+        self.configure(services=["opq-sensor"], channel="beta", settle=1)
         said = logged(self)
         self.make()
         self.assertEqual(
             [line for line in said if "no effect" in line],
             [
-                "The setting updater.channel has no effect yet",
+                "The setting updater.settle has no effect yet",
                 "The setting updater.services has no effect yet",
             ],
         )

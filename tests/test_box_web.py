@@ -123,12 +123,15 @@ class StatusTests(WebCase):
         """The status has all there is to know."""
         self.bench.updater.begin()
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.bench.board.publish(progress=Progress(5, 10, 2.5), available=NEW, next_check=1.5)
+        self.bench.board.publish(
+            progress=Progress(5, 10, 2.5), available=NEW, update_available=True, next_check=1.5
+        )
         self.assertEqual(
             self.said(self.ask("GET", "/status")),
             {
                 "installed": OLD,
                 "available": NEW,
+                "update_available": True,
                 "stage": "failed",
                 "progress": {"received": 5, "total": 10, "rate": 2.5},
                 "message": "Nobody is there.",
@@ -303,6 +306,14 @@ class CheckTests(WebCase):
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         answer = connection.answer()
         self.assertEqual((answer.status, self.said(answer)), (502, {"status": "Nobody is there."}))
+
+    def test_disk_fails(self) -> None:
+        """When the box's own disk fails, that is said."""
+        connection = self.send("POST", "/check")
+        self.bench.steps.fail(OSError(28, "No space left on device"))
+        answer = connection.answer()
+        said = {"status": "The box's disk is full. Make room, and try again."}
+        self.assertEqual((answer.status, self.said(answer)), (502, said))
 
     def test_unforeseen(self) -> None:
         """What nobody foresaw is logged, and the client is not left waiting."""

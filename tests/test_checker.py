@@ -7,8 +7,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.journal import Stage
-from opq_twisted.errors import InstallFailed, ServerFailed
-from tests.fakes import NEW, OLD, Bench
+from opq_twisted.errors import ClockBehind, InstallFailed, ServerFailed, Stale, Untrusted
+from opq_twisted.release.trust import Offer, Rollout
+from tests.fakes import NEW, OLD, Bench, logged
 
 HOUR = 3600.0
 
@@ -109,6 +110,45 @@ class ScheduleTests(CheckerCase):
             self.bench.steps.fail(ServerFailed("Busy.", retry_after=asked))
             self.assert_looks_after(pause)
 
+    def test_clock_behind(self) -> None:
+        """A box that waits for its clock looks again soon, not at the same moment as others."""
+        self.assert_looks_after(1800)
+        for chance, pause in ((0.0, 15), (0.5, 30), (1.0, 45), (0.5, 30)):
+            self.chance = chance
+            self.bench.steps.fail(ClockBehind("Waiting for the clock."))
+            self.assert_looks_after(pause)
+        # That was no failure: the pause after the first one is that of the first one.
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.assert_looks_after(15)
+
+    def test_clock_in_between(self) -> None:
+        """Nor does it make earlier failures forgotten."""
+        self.assert_looks_after(1800)
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.assert_looks_after(15)
+        self.bench.steps.fail(ClockBehind("Waiting for the clock."))
+        self.assert_looks_after(30)
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.assert_looks_after(30)
+
+    def test_not_believed(self) -> None:
+        """What cannot be believed is asked for ever more rarely."""
+        self.assert_looks_after(1800)
+        for error, pause in ((Stale("Expired."), 15), (Untrusted("Another."), 30)):
+            self.bench.steps.fail(error)
+            self.assert_looks_after(pause)
+
+    def test_logged(self) -> None:
+        """What can be foreseen is logged as its sentence."""
+        said = logged(self)
+        self.assert_looks_after(1800)
+        errors = (ClockBehind("Wait."), Stale("Expired."), Untrusted("Another."), OSError("Full"))
+        for error in errors:
+            self.bench.steps.fail(error)
+            self.clock.advance(120)
+        self.assertEqual(said, ["Wait.", "Expired.", "Another.", "The box's disk fails: Full"])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_unforeseen(self) -> None:
         """What nobody foresaw is logged, and the box looks again."""
         self.assert_looks_after(1800)
@@ -163,7 +203,7 @@ class AutomaticTests(CheckerCase):
     def setUp(self) -> None:
         self.start(install="automatic")
 
-    def find(self, newest: int | None) -> None:
+    def find(self, newest: Offer | int | None) -> None:
         """Look, and find a release."""
         self.assert_looks_after(1800)
         self.bench.steps.succeed(newest)
@@ -195,6 +235,21 @@ class AutomaticTests(CheckerCase):
                 self.find(newest)
                 self.assertEqual(self.bench.steps.names, ["newest"])
 
+    def test_not_its_turn(self) -> None:
+        """A box whose turn it is not begins nothing, and looks again as ever."""
+        self.find(Offer(NEW, rollout=Rollout(0, "x1")))
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assertTrue(self.bench.status.update_available)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assert_looks_after(3600)
+        self.bench.steps.succeed(Offer(NEW, rollout=Rollout(100, "x1")))
+        self.assertEqual(self.bench.steps.names, ["newest", "newest", "newest"])
+
+    def test_critical(self) -> None:
+        """A critical release is for every box at once."""
+        self.find(Offer(NEW, critical=True, rollout=Rollout(0, "x1")))
+        self.assertEqual(self.bench.steps.names, ["newest", "newest"])
+
     def test_click_came_first(self) -> None:
         """A click while the box looks is one update, and the checker goes on."""
         self.assert_looks_after(1800)
@@ -216,7 +271,8 @@ class AutomaticTests(CheckerCase):
         self.clock.advance(3600 - 150)
         for _ in range(3):
             self.bench.steps.succeed(NEW)
-            self.bench.steps.succeed(NEW)
-            self.assertEqual(self.bench.status.stage, Stage.IDLE)
+            self.assertEqual(
+                self.bench.status.message, f"Release {NEW} is refused: It does not work here."
+            )
             self.assert_looks_after(3600)
         self.assertEqual(self.bench.steps.names.count("fetch"), 1)

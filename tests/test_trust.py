@@ -96,6 +96,10 @@ class RolloutTests(SynchronousTestCase):
         # printf x117000001007 | sha256sum, taken modulo 10,000, is 5228.
         self.assertFalse(Rollout(52, "x1").includes(NEW, 7))
         self.assertTrue(Rollout(53, "x1").includes(NEW, 7))
+        # That of box 16063 is 5200, which is not less than 52 %; that of box 10048 is 0.
+        self.assertFalse(Rollout(52, "x1").includes(NEW, 16063))
+        self.assertFalse(Rollout(0, "x1").includes(NEW, 10048))
+        self.assertTrue(Rollout(1, "x1").includes(NEW, 10048))
 
     def test_nobody_and_everybody(self) -> None:
         """0 % are no boxes and 100 % are all."""

@@ -13,13 +13,17 @@ from opq_twisted.box.status import Progress
 from opq_twisted.box.updater import MAX_TRIES
 from opq_twisted.errors import (
     ArchiveRefused,
+    ClockBehind,
     DownloadFailed,
     InstallFailed,
     NoRoom,
     RebootFailed,
     ServerFailed,
+    Stale,
+    Untrusted,
     UpdateInProgress,
 )
+from opq_twisted.release.trust import Offer, Rollout
 from tests.fakes import NEW, NEWER, OLD, Begun, Bench, logged
 
 #: The steps from the click to the reboot, with the stage that the journal tells of by then.
@@ -160,12 +164,19 @@ class JourneyTests(UpdaterCase):
 
     def test_up_to_date(self) -> None:
         """A box that has the newest release, or a newer one, installs nothing."""
-        for newest in (OLD, OLD - 1):
+        for newest, reason in (
+            (OLD, "The box is up to date."),
+            (
+                OLD - 1,
+                f"The box is up to date: release {OLD - 1}, which is offered, is older than "
+                "the one installed.",
+            ),
+        ):
             with self.subTest(newest=newest):
                 self.bench.updater.begin()
                 self.bench.steps.succeed(newest)
                 self.assertEqual(self.bench.status.stage, Stage.IDLE)
-                self.assertEqual(self.bench.status.message, "The box is up to date.")
+                self.assertEqual(self.bench.status.message, reason)
                 self.assertEqual(self.on_disk(), Entry(boot_id="first boot", started=NEW, tries=1))
         self.assert_works_again()
 
@@ -226,13 +237,10 @@ class TrustTests(UpdaterCase):
         self.assertTrue(self.bench.status.unsigned)
 
     def test_trusted_root(self) -> None:
-        """A box with a trusted root never falls back to believing everybody."""
+        """A box that was given a trusted root since it started says that it is not unsigned."""
         (self.folder / "root.json").write_text("{}")
-        self.bench.updater.begin()
-        self.bench.steps.succeed(NEW)
-        self.assertEqual(self.bench.steps.names, ["newest"])
-        self.assertIn("vouches for", self.bench.status.message)
-        self.assert_failed(self.bench.status.message)
+        self.click("fetch")
+        self.assertFalse(self.bench.status.unsigned)
 
     def test_up_to_date_anyway(self) -> None:
         """A box that is up to date has nothing to refuse."""
@@ -261,6 +269,188 @@ class TrustTests(UpdaterCase):
         self.bench.steps.succeed(NEWER)
         self.bench.clock.advance(0)
         self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+
+class OfferTests(UpdaterCase):
+    """What a signed offer says is what happens."""
+
+    def find(self, offer: Offer | None, automatic: bool = False) -> None:
+        """Set out, and find an offer."""
+        self.bench.updater.begin(automatic=automatic)
+        self.bench.steps.succeed(offer)
+        self.bench.clock.advance(0)
+
+    def assert_taken(self, offer: Offer, automatic: bool = False) -> None:
+        """The box downloads what is offered."""
+        self.find(offer, automatic)
+        self.assertTrue(self.bench.status.update_available)
+        self.assertEqual(self.bench.steps.names[-2:], ["newest", "fetch"])
+        self.assertEqual(
+            self.bench.downloader.asked, Release(offer.version, offer.size, offer.hashes)
+        )
+
+    def assert_left(self, offer: Offer | None, message: str, automatic: bool = False) -> None:
+        """The box does not, and says why."""
+        self.find(offer, automatic)
+        self.assertEqual(self.bench.steps.names[-1], "newest")
+        status = self.bench.status
+        self.assertEqual((status.stage, status.message), (Stage.IDLE, message))
+        self.assertFalse(self.bench.updater.is_due)
+
+    def test_promise(self) -> None:
+        """The size and all the hashes that were signed are what the download is held to."""
+        self.assert_taken(Offer(NEW, 1234, {"sha256": "cd" * 32, "sha512": "ef" * 64}))
+
+    def test_older_than_image(self) -> None:
+        """A release older than the image's is not installed, whatever became of the box since."""
+        self.bench.image_file.write_text(f"{NEWER}\n")
+        self.assert_left(
+            Offer(NEW),
+            f"Release {NEW} is not installed: it is older than {NEWER}, which the box was made "
+            "with.",
+        )
+        self.assertEqual(self.bench.status.available, NEW)
+        self.assertFalse(self.bench.status.update_available)
+
+    def test_as_old_as_image(self) -> None:
+        """The release of the image itself is, on a box that lost it."""
+        self.bench.version_file.unlink()
+        self.bench.image_file.write_text(f"{NEW}\n")
+        self.bench.restart()
+        self.assert_taken(Offer(NEW))
+
+    def test_older_than_installed(self) -> None:
+        """Nor is a release older than the installed one, by a click either."""
+        reason = (
+            f"The box is up to date: release {OLD - 1}, which is offered, is older than the one "
+            "installed."
+        )
+        self.assert_left(Offer(OLD - 1), reason)
+        self.assertFalse(self.bench.status.update_available)
+
+    def test_allow_downgrade(self) -> None:
+        """Whoever holds the release key may take the boxes back, even behind their image."""
+        self.bench.image_file.write_text(f"{NEWER}\n")
+        self.assert_taken(Offer(OLD - 1, allow_downgrade=True), automatic=True)
+
+    def test_downgrade_ends(self) -> None:
+        """A box that was taken back has what it is offered, and does not begin again."""
+        self.bench.image_file.write_text(f"{NEWER}\n")
+        self.assert_left(Offer(OLD, allow_downgrade=True), "The box is up to date.")
+
+    def test_unproven(self) -> None:
+        """What is in place and waits for its reboot is no reason to take an older one."""
+        self.bench.set_installed(NEW)
+        self.assert_left(
+            Offer(NEW), f"Release {NEW} is installed, and waits for a reboot.", automatic=True
+        )
+
+    def test_not_its_turn(self) -> None:
+        """A box whose turn it is not shows the release, and waits."""
+        # The number of box 7 is 5228, as test_trust has it.
+        self.assert_left(
+            Offer(NEW, rollout=Rollout(52, "x1")),
+            f"Release {NEW} comes to this box later: it reaches the boxes bit by bit. Click on "
+            "Update Box to have it now.",
+            automatic=True,
+        )
+        self.assertTrue(self.bench.status.update_available)
+        self.assertEqual(self.on_disk().attempts, ())
+
+    def test_its_turn(self) -> None:
+        """When the rollout has grown it is taken."""
+        self.find(Offer(NEW, rollout=Rollout(52, "x1")), automatic=True)
+        self.assert_taken(Offer(NEW, rollout=Rollout(53, "x1")), automatic=True)
+
+    def test_click_comes_first(self) -> None:
+        """A click does not wait for the box's turn."""
+        self.assert_taken(Offer(NEW, rollout=Rollout(0, "x1")))
+
+    def test_critical(self) -> None:
+        """A critical release does not either."""
+        self.assert_taken(Offer(NEW, critical=True, rollout=Rollout(0, "x1")), automatic=True)
+
+    def test_critical_and_refused(self) -> None:
+        """But one that failed on this box is not tried for ever."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It does not work here."))
+        reason = f"Release {NEW} is refused: It does not work here."
+        self.assert_left(Offer(NEW, critical=True), reason, automatic=True)
+
+    def test_built_anew(self) -> None:
+        """A release whose signed hash has changed is another one, and is tried."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It does not work here."))
+        self.assert_taken(Offer(NEW, 10, {"sha256": "cd" * 32}), automatic=True)
+
+    def test_nothing_in_channel(self) -> None:
+        """A channel that is not signed is named, for its name may be wrong."""
+        self.bench = Bench(self.folder, channel="beta").start()
+        (self.folder / "root.json").write_text("{}")
+        self.assert_left(None, "The update server has no update in the channel beta.")
+        self.assertFalse(self.bench.status.update_available)
+
+    def look(self, offer: Offer | None) -> None:
+        looked = Deferred.fromCoroutine(self.bench.updater.look())
+        self.bench.steps.succeed(offer)
+        self.successResultOf(looked)
+
+    def test_is_due(self) -> None:
+        """What was found last is due when nothing keeps the box from it."""
+        self.assertFalse(self.bench.updater.is_due)
+        for offer, due, available in (
+            (Offer(NEW), True, True),
+            (Offer(NEW, rollout=Rollout(0, "x1")), False, True),
+            (Offer(NEW, rollout=Rollout(100, "x1")), True, True),
+            (Offer(OLD), False, False),
+            (Offer(OLD - 1), False, False),
+            (Offer(OLD - 1, allow_downgrade=True), True, True),
+            (None, False, False),
+        ):
+            with self.subTest(offer=offer):
+                self.look(offer)
+                self.assertEqual(self.bench.updater.is_due, due)
+                self.assertEqual(self.bench.status.update_available, available)
+
+    def test_look_says_why_not(self) -> None:
+        """A look says what an update by itself would."""
+        for offer, message in (
+            (Offer(NEW, rollout=Rollout(0, "x1")), f"Release {NEW} comes to this box later"),
+            (Offer(NEW), f"Release {NEW} is available."),
+            (Offer(OLD), "The box is up to date."),
+        ):
+            self.look(offer)
+            self.assertIn(message, self.bench.status.message)
+
+    def test_failed_look(self) -> None:
+        """A look that fails takes nothing back."""
+        self.look(Offer(NEW))
+        for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
+            looked = Deferred.fromCoroutine(self.bench.updater.look())
+            self.bench.steps.fail(error)
+            self.failureResultOf(looked, type(error))
+            self.assertEqual(self.bench.status.message, str(error))
+            self.assertTrue(self.bench.status.update_available)
+
+    def test_look_without_disk(self) -> None:
+        """A look that the disk lets down says so."""
+        for number, message in (
+            (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
+            (errno.EROFS, "The box's disk fails: Read-only file system."),
+        ):
+            looked = Deferred.fromCoroutine(self.bench.updater.look())
+            self.bench.steps.fail(OSError(number, "Read-only file system"))
+            self.failureResultOf(looked, OSError)
+            self.assertEqual(self.bench.status.message, message)
+
+    def test_failed_update(self) -> None:
+        """An update that can believe nothing ends with the reason, and the next click works."""
+        for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
+            self.click()
+            self.bench.steps.fail(error)
+            self.assert_failed(str(error))
+            self.assertEqual(self.on_disk().refused, ())
+        self.assert_works_again()
 
 
 class FailureTests(UpdaterCase):
@@ -443,6 +633,17 @@ class ResumeTests(UpdaterCase):
                 self.assert_failed("The update was interrupted 3 times. Click to try again.")
                 self.assertEqual(self.on_disk().refused, ())
                 self.assert_works_again()
+
+    def test_nobody_clicked(self) -> None:
+        """What began by itself takes after an interruption only what it may take by itself."""
+        for automatic, steps in ((True, ["newest"]), (False, ["newest", "fetch"])):
+            with self.subTest(automatic=automatic):
+                self.bench.updater.begin(automatic=automatic)
+                self.travel("fetch")
+                self.bench.restart()
+                self.bench.steps.succeed(Offer(NEWER, rollout=Rollout(0, "x1")))
+                self.bench.clock.advance(0)
+                self.assertEqual(self.bench.steps.names, steps)
 
     def test_all_the_way(self) -> None:
         """What was interrupted ends like a journey that was not."""

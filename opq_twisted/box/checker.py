@@ -91,6 +91,9 @@ class Checker(Service):
         except OpqError as error:
             self._log.warn("{error}", error=error)
             return self._backoff(error.retry_after if isinstance(error, ServerFailed) else None)
+        except OSError as error:
+            self._log.warn("The box's disk fails: {error}", error=error)
+            return self._backoff(None)
         except Exception:
             # A loop that ends would leave the box without updates for ever.
             self._log.failure("looking for an update failed")

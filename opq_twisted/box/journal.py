@@ -86,6 +86,8 @@ class Entry:
     started: float = 0.0
     boot_id: str = ""
     tries: int = 0
+    #: Whether it began without anybody's click.
+    automatic: bool = False
     #: Whether the reboot was accepted, or the agent stopped in good order once it had asked.
     reboot_under_way: bool = False
     attempts: tuple[Attempt, ...] = ()

@@ -67,8 +67,9 @@ class SignedMetadata:
             ) from None
         except ExpiredMetadataError as error:
             raise Stale(
-                f"The update server's signed metadata has expired ({error}): nothing new is "
-                "installed until its operator renews it. Or the box's clock is wrong."
+                f"Stale: the update server's signed metadata has expired ({error}). Nothing new is "
+                "installed until its operator renews it, or, where the box's clock is wrong, until "
+                "that is right."
             ) from None
         except RepositoryError as error:
             raise Untrusted(

@@ -120,11 +120,12 @@ class Updater(Service):
 
         :returns: its version; None when there is none.
         :raises OpqError: when there is no answer, or none that this box can believe.
+        :raises OSError: when the box's disk fails, or is full.
         """
         try:
             self._offer = offer = await self._releases.newest()
-        except OpqError as error:
-            self._publish_check(str(error))
+        except (OpqError, OSError) as error:
+            self._publish_check(self._explain(error))
             raise
         newest = None if offer is None else offer.version
         self._board.publish(
@@ -182,7 +183,9 @@ class Updater(Service):
         self._journey = None if running.called else running
 
     async def _update(self, delay: float, automatic: bool, tries: int = 1) -> None:
-        self._enter(Stage.CHECKING, release=None, started=self._now(), tries=tries)
+        self._enter(
+            Stage.CHECKING, release=None, started=self._now(), tries=tries, automatic=automatic
+        )
         release = await self._check(automatic)
         if release is None:
             self._enter(Stage.IDLE)
@@ -288,18 +291,18 @@ class Updater(Service):
 
     async def _begin_again(self) -> None:
         """Start over: nothing was installed yet. After a power cut network and clock come last."""
-        tries = self._journal.entry.tries + 1
+        automatic, tries = self._journal.entry.automatic, self._journal.entry.tries + 1
         if tries > MAX_TRIES:
             raise Interrupted(f"The update was interrupted {MAX_TRIES} times. Click to try again.")
         for pause in _PAUSES:
             try:
-                await self._update(0.0, automatic=False, tries=tries)
+                await self._update(0.0, automatic, tries)
             except (ServerFailed, ClockBehind) as error:
                 self._log.warn("{error}", error=error)
                 await deferLater(self._clock, pause)
             else:
                 return
-        await self._update(0.0, automatic=False, tries=tries)
+        await self._update(0.0, automatic, tries)
 
     async def _resume_rebooting(self, release: Release) -> None:
         """

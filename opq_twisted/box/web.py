@@ -176,6 +176,8 @@ class Check(Action):
             available = await self._updater.look()
         except OpqError as error:
             return _json(BAD_GATEWAY, {"status": str(error)})
+        except OSError:
+            return _json(BAD_GATEWAY, {"status": self._board.current.message})
         status = self._board.current
         return _json(
             OK,

@@ -108,7 +108,9 @@ def _rollout(channel: TargetFile, custom: Mapping[str, Any]) -> Rollout | None:
         or not isinstance(salt, str)
         or not _SALT.fullmatch(salt)
     ):
-        raise _bad(channel, "its rollout is not {percent: a whole number from 0 to 100, salt: text}")
+        raise _bad(
+            channel, "its rollout is not {percent: a whole number from 0 to 100, salt: text}"
+        )
     return Rollout(percent, salt)
 
 

@@ -1,0 +1,1 @@
+"""The box's TUF client, as the conformance tests of TUF drive it."""

@@ -1,0 +1,183 @@
+"""
+Does what TUF's conformance suite asks of a client, with the code that a box runs.
+
+The suite is https://github.com/theupdateframework/tuf-conformance; its CLIENT-CLI.md says what a
+client is asked for. Options come before the command.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from attrs import frozen
+from tuf.api.metadata import Metadata, Root, TargetFile
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import react
+from twisted.web.http import FORBIDDEN, NOT_FOUND
+from twisted.web.iweb import IResponse
+
+from opq_twisted import durable
+from opq_twisted.box.client import UpdateServer
+from opq_twisted.box.content import Content, measure, open_file
+from opq_twisted.box.fetch import fetch
+from opq_twisted.box.metadata import SignedMetadata
+from opq_twisted.box.transport import make_http_client
+from opq_twisted.errors import DownloadFailed, OpqError, Untrusted
+
+#: The root that was given at first: not `*.json`, for these are what is trusted now.
+_TRUSTED_ROOT = "trusted_root"
+
+#: Seconds for one target: a suite does not wait for as many attempts as a box makes.
+_LONGEST_DOWNLOAD = 30.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with 1 when it is called wrongly: the protocol knows no other failure."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(f"The client is not called as it must be: {message}.")
+
+
+class _Server(UpdateServer):
+    """A host of static files may answer 403 for what is not there: no newer root, that is."""
+
+    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> IResponse:
+        response = await super().get(url, headers)
+        if response.code == FORBIDDEN and url.endswith(".root.json"):
+            response.code = NOT_FOUND
+        return response
+
+
+@frozen
+class _Client:
+    """One call of the client."""
+
+    _reactor: Any
+    _options: argparse.Namespace
+
+    async def init(self) -> None:
+        """Take the root that is trusted from the start."""
+        folder: Path = self._options.metadata_dir
+        root = self._options.root.read_bytes()
+        folder.mkdir(parents=True, exist_ok=True)
+        durable.write(folder / _TRUSTED_ROOT, root)
+        durable.write(folder / "root.json", root)
+
+    async def refresh(self) -> None:
+        """Bring the metadata up to date."""
+        await self._find(None)
+
+    async def download(self) -> None:
+        """Bring targets up to date."""
+        for name in self._options.target_name:
+            target = await self._find(name)
+            if target is None:
+                raise Untrusted(f"No target of the name {name!r} is signed.")
+            await self._store(target)
+
+    def _server(self, url: str) -> UpdateServer:
+        http = make_http_client(self._reactor, url)
+        return _Server(self._reactor, http, url.rstrip("/"), lambda: "opq-conformance-client")
+
+    async def _find(self, name: str | None) -> TargetFile | None:
+        folder, url = self._options.metadata_dir, self._options.metadata_url
+        try:
+            root = (folder / _TRUSTED_ROOT).read_bytes()
+        except OSError as error:
+            raise Untrusted(
+                f"The trusted root in {folder} cannot be read: {error.strerror}. Call init first."
+            ) from None
+        metadata = SignedMetadata(self._reactor, self._server(url).read, folder)
+        return await metadata.find(url, root, name)
+
+    async def _store(self, target: TargetFile) -> None:
+        """Bring a target to its place, unless it is there."""
+        folder: Path = self._options.target_dir
+        place = folder / quote(target.path, "")
+        expected = Content(target.length, target.hashes)
+        try:
+            await self._require(place, expected)
+        except DownloadFailed:
+            folder.mkdir(parents=True, exist_ok=True)
+            # In a folder of its own, so that a part does not stay, nor what is with it.
+            with TemporaryDirectory(prefix=".", dir=folder) as temporary:
+                part = Path(temporary, "target")
+                await self._fetch(target, part, expected)
+                await self._require(part, expected)
+                durable.rename(part, place)
+
+    async def _require(self, path: Path, expected: Content) -> None:
+        with open_file(path) as file:
+            await measure(file, expected)
+
+    async def _fetch(self, target: TargetFile, path: Path, expected: Content) -> None:
+        if not target.length:
+            # There is nothing to ask for.
+            path.touch()
+            return
+        server, url = self._server(self._options.target_base_url), self._url(target)
+        fetching = Deferred.fromCoroutine(
+            fetch(self._reactor, server, url, expected, path, target.length)
+        )
+        await fetching.addTimeout(_LONGEST_DOWNLOAD, self._reactor, _too_late)
+
+    def _url(self, target: TargetFile) -> str:
+        """Say where a target is: a path is a URL's, and needs no encoding."""
+        folder, slash, name = target.path.rpartition("/")
+        root = Metadata[Root].from_file(str(self._options.metadata_dir / "root.json")).signed
+        if root.consistent_snapshot:
+            name = f"{next(iter(target.hashes.values()))}.{name}"
+        return f"{self._options.target_base_url.rstrip('/')}/{folder}{slash}{name}"
+
+
+def _too_late(_: object, timeout: float) -> NoReturn:
+    raise DownloadFailed(f"The target did not come within {timeout:.0f} seconds.")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--metadata-dir", type=Path, required=True)
+    parser.add_argument("--metadata-url")
+    parser.add_argument("--target-name", action="append", default=[])
+    parser.add_argument("--target-dir", type=Path)
+    parser.add_argument("--target-base-url")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("init").add_argument("root", type=Path)
+    for command, required in (
+        ("refresh", ("metadata_url",)),
+        ("download", ("metadata_url", "target_name", "target_dir", "target_base_url")),
+    ):
+        commands.add_parser(command).set_defaults(required=required)
+    options = parser.parse_args(arguments)
+    for name in getattr(options, "required", ()):
+        if not getattr(options, name):
+            parser.error(f"{options.command} needs --{name.replace('_', '-')}")
+    return options
+
+
+async def _run(reactor: Any, arguments: list[str]) -> None:
+    options = _parse(arguments)
+    try:
+        await getattr(_Client(reactor, options), options.command)()
+    except CancelledError:
+        raise SystemExit("The client was interrupted.") from None
+    except OSError as error:
+        raise SystemExit(f"{error.filename} cannot be used: {error.strerror}.") from None
+    except (OpqError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+
+
+def main(reactor: Any, *arguments: str) -> Deferred[None]:
+    """Do what is asked for; a failure is one sentence, and status 1."""
+    running = Deferred.fromCoroutine(_run(reactor, list(arguments)))
+    # Without this, whoever is interrupted would end with 0, and leave a part behind.
+    reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
+    return running
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])
