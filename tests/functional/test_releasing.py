@@ -1,0 +1,283 @@
+"""What docs/releasing.md tells key holders to type does what it says, and real clients follow."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest_twisted
+from attrs import frozen
+from tuf.api.exceptions import DownloadHTTPError
+from tuf.api.metadata import Metadata, Root
+
+from opq_twisted.release.trust import Fetched, Need, Offer, Rollout, look_up, read_offer
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import ROOT, Server, require, run
+from tests.functional.update_server import get, started
+
+PAGE = ROOT / "docs" / "releasing.md"
+
+#: What the page names its releases, in the order in which it builds them.
+RELEASE, NEWER, NEWEST = 1547860803, 1547947203, 1548033603
+
+#: What stands in the page for the beginning of the id of Carla's key.
+CARLA = "0a1b2c3d4e5f"
+
+HOLDERS = ("anna", "ben", "carla")
+
+#: The sections that begin anew, in a place of their own.
+APART = ("One key only", "Two holders on two machines")
+
+# The page's own tools, with what is not the same here: the builder fetches no packages and is told
+# the versions of the page, openssl asks for no passphrase, and rsync copies to a folder.
+BUILDER = """\
+#!/bin/sh
+built=$(ls | grep -c '^opq-box-update-' || :)
+exec {python} {root}/build_update.py --no-wheels --version $((1547860803 + 86400 * built)) "$@"
+"""
+OPENSSL = """\
+#!/bin/sh
+case $1 in
+    genpkey) set -- "$@" -pass env:OPQ_RELEASE_PASSPHRASE ;;
+    pkey) set -- "$@" -passin env:OPQ_RELEASE_PASSPHRASE ;;
+esac
+exec {openssl} "$@"
+"""
+RSYNC = """\
+#!{python}
+import os, shutil, sys
+from pathlib import Path
+arguments = sys.argv[1:]
+assert arguments.pop(0) == "-t"
+excluded = arguments[1] if arguments[0] == "--exclude" else None
+*sources, target = (each.removeprefix("server:") for each in arguments[2 if excluded else 0 :])
+assert target.endswith("/")
+for source in map(Path, sources):
+    if source.name != excluded:
+        new = Path(target) / f".{{source.name}}.new"
+        shutil.copy2(source, new)
+        new.rename(Path(target) / source.name)
+"""
+
+
+@frozen
+class Block:
+    """Lines to type, and what they print."""
+
+    section: str
+    script: str
+    #: A line each; an ellipsis stands for anything.
+    printed: str = ""
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """Find what is to be typed: `console` and others are not for here."""
+    section = ""
+    script: str | None = None
+    for title, kind, body in re.findall(
+        r"^##+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    ):
+        if kind == "text":
+            assert script is not None, f"{section}: nothing prints {body}"
+            yield Block(section, script, body)
+            script = None
+            continue
+        if script is not None:
+            yield Block(section, script)
+        script = body if kind == "sh" else None
+        section = title or section
+    if script is not None:
+        yield Block(section, script)
+
+
+class Place:
+    """The machines of the page, each a folder, and the media that are carried between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.release, self.ben, self.server = (
+            folder / name for name in ("release", "ben", "server")
+        )
+        self.updates = self.server / "box-updates"
+        self.media = folder / "media"
+        self.bin = folder / "bin"
+        for each in (
+            *(self.release, self.ben, self.updates / "tuf", self.bin),
+            *(self.media / name for name in (*HOLDERS, "stick")),
+        ):
+            each.mkdir(parents=True)
+        self._tool(self.release / "build_update.py", BUILDER)
+        self._tool(self.bin / "openssl", OPENSSL)
+        self._tool(self.bin / "rsync", RSYNC)
+
+    def _tool(self, path: Path, text: str) -> None:
+        found = shutil.which("openssl")
+        path.write_text(text.format(python=sys.executable, root=ROOT, openssl=found))
+        path.chmod(0o755)
+
+    @property
+    def carla(self) -> str:
+        """The beginning of the id of Carla's key."""
+        [key] = (self.media / "carla").glob("root-*.pem")
+        return key.stem.removeprefix("root-")
+
+    async def type(self, block: Block) -> str:
+        """Type the lines of a block on their machine; returns what they print."""
+        first = block.script.partition("\n")[0]
+        machine = {"# on Ben's machine": self.ben, "# on the server": self.server}
+        script = block.script.replace("/media/", f"{self.media}/")
+        script = script.replace("/var/opq/", f"{self.server}/")
+        if CARLA in script:
+            script = script.replace(CARLA, self.carla)
+        paths = os.pathsep.join(
+            [str(self.bin), os.fspath(Path(sys.executable).parent), os.environ["PATH"]]
+        )
+        status, out, error = await run(
+            *("env", "-u", "OPQ_TIMESTAMP_PASSPHRASE", f"PATH={paths}"),
+            *("OPQ_RELEASE_PASSPHRASE=open sesame", f"PYTHONPATH={ROOT}"),
+            *("bash", "-euo", "pipefail", "-c", script),
+            folder=machine.get(first, self.release),
+        )
+        assert status == 0, f"{block.section}:\n{script}\n{out}{error}"
+        return out
+
+
+def require_printed(block: Block, out: str) -> None:
+    """Make sure that the page does not promise another output."""
+    for line in block.printed.splitlines():
+        pattern = re.escape(line).replace("…", ".*")
+        assert re.search(f"^{pattern}$", out, re.MULTILINE), f"{block.section}: {line}\n{out}"
+
+
+class Box:
+    """A box that keeps what it has seen."""
+
+    def __init__(self, root: Path, cache: Path) -> None:
+        """:param root: what it trusts from the start."""
+        self._root = root.read_bytes()
+        self._cache = cache
+        cache.mkdir()
+
+    async def asks(self, server: Server, channel: str = "stable") -> Offer | None:
+        """Ask for the newest release of a channel, as the agent does."""
+        url, fetched = f"{server.url}/tuf/", Fetched()
+        while True:
+            try:
+                target = look_up(self._cache, url, self._root, fetched, channel)
+            except Need as need:
+                fetched.keep(need.url, await answer(need.url))
+            else:
+                return None if target is None else read_offer(target)
+
+    @property
+    def root_version(self) -> int:
+        """The root that the box has come to."""
+        return Metadata[Root].from_file(str(self._cache / "root.json")).signed.version
+
+
+async def answer(url: str) -> bytes | DownloadHTTPError:
+    try:
+        return await get(url)
+    except HTTPError as error:
+        return DownloadHTTPError(str(error), error.code)
+
+
+class Story:
+    """The page from its top to its end, with a server and a box beside it."""
+
+    def __init__(self, folder: Path, start: StartDaemon) -> None:
+        self.place = Place(folder)
+        self._start = start
+        self.server: Server | None = None
+        self.box: Box | None = None
+        #: What the box is offered in `stable`, each time that something was copied to the server.
+        self.offers: list[Offer | None] = []
+
+    async def goes_on(self, block: Block) -> None:
+        """Type a block, and do what the page has others do then."""
+        out = await self.place.type(block)
+        require_printed(block, out)
+        if "handed-over" in block.script:
+            await self._start_server(self.place.release / "handed-over")
+            self.box = Box(self.place.release / "root.json", self.place.folder / "cache")
+        if re.search("rotate .*timestamp", block.script):
+            await self._start_server(self.place.release, "opq-keys/")
+        if "server:/var/opq/box-updates/tuf/" in block.script and "--exclude" in block.script:
+            self.offers.append(await self.is_offered())
+        if block.script.startswith("# on the server"):
+            assert out == ""
+
+    async def _start_server(self, folder: Path, keys: str = "") -> None:
+        if self.server is not None:
+            await self.server.stop()
+        [key] = folder.glob(f"{keys}timestamp-*.pem")
+        self.server = await started(
+            *(self._start, self.place.updates, "--timestamp-key", key),
+            *("--timestamp-passphrase-file", folder / "timestamp.passphrase"),
+        )
+
+    async def is_offered(self, channel: str = "stable") -> Offer | None:
+        """Ask for the newest release when the server has announced the newest snapshot."""
+        assert self.server is not None
+        assert self.box is not None
+        numbers = [
+            int(path.name.partition(".")[0])
+            for path in (self.place.updates / "tuf").glob("*.snapshot.json")
+        ]
+        await self.server.says(rf"signed timestamp \d+ for {max(numbers)}\.snapshot\.json")
+        return await self.box.asks(self.server, channel)
+
+
+def terms(offer: Offer | None) -> tuple[object, ...] | None:
+    """Say to whom a release is offered, and how."""
+    if offer is None:
+        return None
+    percent = offer.rollout.percent if isinstance(offer.rollout, Rollout) else None
+    return offer.version, percent, offer.critical, offer.allow_downgrade
+
+
+@pytest_twisted.ensureDeferred
+async def test_page(tmp_path: Path, start: StartDaemon) -> None:
+    """A box follows from the first root through all that the page tells of."""
+    require("openssl")
+    story = Story(tmp_path, start)
+    for block in blocks(PAGE.read_text(encoding="utf-8")):
+        if block.section not in APART:
+            await story.goes_on(block)
+        if block.section == "Channels":
+            assert terms(await story.is_offered("beta")) == (NEWER, None, False, False)
+    back = (RELEASE, None, False, True)
+    new = (NEWEST, None, False, False)
+    assert list(map(terms, story.offers)) == [
+        None,
+        *[(RELEASE, None, False, False)] * 2,
+        *((NEWER, 10, False, False), (NEWER, 50, False, False), (NEWER, None, False, False)),
+        (NEWER, None, True, False),
+        *[back] * 6,
+        *[new] * 2,
+    ]
+    assert story.server is not None
+    assert story.box is not None
+    assert story.box.root_version == 7
+    fresh = Box(story.place.release / "root.json", tmp_path / "fresh")
+    assert terms(await fresh.asks(story.server)) == new
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_ceremonies(tmp_path: Path) -> None:
+    """The other ceremonies of the page make the root that it says."""
+    require("openssl")
+    made = {}
+    for number, section in enumerate(APART):
+        place = Place(tmp_path / str(number))
+        for block in blocks(PAGE.read_text(encoding="utf-8")):
+            if block.section == section:
+                require_printed(block, await place.type(block))
+        path = place.release / "updates" / "tuf" / "1.root.json"
+        made[section] = Metadata[Root].from_file(str(path))
+        assert not list(place.media.glob("stick/*.draft.json"))
+    sizes = [(root.signed.roles["root"].threshold, len(root.signatures)) for root in made.values()]
+    assert sizes == [(1, 1), (2, 2)]
