@@ -1,33 +1,30 @@
 """`opq-release`: for those who hold the keys to the releases."""
 
 import argparse
-import getpass
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from types import FrameType
 
 from attrs import asdict
 from securesystemslib.signer import Key
 
-from opq_twisted.errors import KeyUnusable, OpqError, ReleaseFailed
+from opq_twisted.cli.passphrases import TIMESTAMP_VARIABLE, VARIABLE, of_keys, of_timestamp
+from opq_twisted.errors import OpqError, ReleaseFailed
 from opq_twisted.progress import ProgressBar
-from opq_twisted.release.ceremony import ROLES, Ceremony, Draft
+from opq_twisted.release.ceremony import ROLES, Ceremony
+from opq_twisted.release.draft import Draft
 from opq_twisted.release.inspection import Inspection, inspect
-from opq_twisted.release.keyring import KeyRing
+from opq_twisted.release.keyring import KeyRing, Passphrase
 from opq_twisted.release.keys import load_public
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
 from opq_twisted.release.trust import STABLE
-
-_VARIABLE = "OPQ_RELEASE_PASSPHRASE"
-_TIMESTAMP_VARIABLE = "OPQ_TIMESTAMP_PASSPHRASE"
-_MAX_PASSPHRASE = 4096
 
 #: Exit codes of `status`.
 _NEEDS_CARE, _FAILED = 1, 2
@@ -46,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"opq-release: {error}", file=sys.stderr)
         return failed
     except OSError as error:
-        print(f"opq-release: {error}. Mend that, and run it again.", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"opq-release: {where}{error.strerror}. Mend that, and try again.", file=sys.stderr)
         return failed
     return code
 
@@ -60,7 +58,7 @@ def init(options: argparse.Namespace) -> int:
     for role, path in options.public_key:
         public.setdefault(role, []).append(load_public(path))
     draft = ceremony.init(
-        options.root_keys, options.root_threshold, public, _timestamp_passphrase(options)
+        options.root_keys, options.root_threshold, public, _of_timestamp(options, ceremony)
     )
     if options.root_threshold == 1:
         print(
@@ -120,8 +118,8 @@ def rotate(options: argparse.Namespace) -> int:
         draft = ceremony.rotate(
             list(dict.fromkeys(options.role)),
             public,
-            options.replace,
-            _timestamp_passphrase(options),
+            options.replace and _key_id(options.replace),
+            _of_timestamp(options, ceremony),
         )
     done = "The next root is in place; keys that it no longer names are in retired/."
     if "timestamp" in options.role:
@@ -158,7 +156,8 @@ def _show(found: Inspection) -> None:
 def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
     if draft is None:
         print(done)
-    elif draft.missing:
+        return 0
+    if draft.missing:
         print(
             f"Root {draft.version} lacks {draft.missing} more signature(s). Take {draft.path} to "
             "the next holder of a root key, who runs this command with --append FILE."
@@ -166,62 +165,55 @@ def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
     else:
         print(
             f"Root {draft.version} has all its signatures. Take {draft.path} to where the updates "
-            "directory is, and run this command there with --append FILE."
+            "directory is, and the keys of targets and snapshot, and run this command there with "
+            "--append FILE."
         )
+    _show_draft(draft)
     return 0
 
 
+def _show_draft(draft: Draft) -> None:
+    """Let a holder see what has been signed: it is all that boxes will believe."""
+    root = draft.root.signed
+    print(f"Root {draft.version}, which expires on {root.expires:%Y-%m-%d}, names these keys:")
+    for role in ROLES:
+        named = root.roles[role]
+        keyids = ", ".join(keyid[:12] for keyid in named.keyids)
+        print(f"  {role:10} {named.threshold} of {len(named.keyids)} ({keyids})")
+    print(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
+
+
 def _ceremony(options: argparse.Namespace, makes_keys: bool = False) -> Ceremony:
-    passphrase = _passphrase(
-        options.passphrase_file, _VARIABLE, "Passphrase of the keys", makes_keys
-    )
-    ring = KeyRing(options.keys_dir, passphrase)
+    ring = KeyRing(options.keys_dir, of_keys(options.passphrase_file, makes_keys))
     return Ceremony(Repository(options.updates_dir), ring, lambda: datetime.now(UTC))
 
 
-def _timestamp_passphrase(options: argparse.Namespace) -> Callable[[], bytes] | None:
-    """Another one than that of the other keys, where one is given: it lies on the server."""
-    if options.timestamp_passphrase_file is None and _TIMESTAMP_VARIABLE not in os.environ:
-        return None
-    return _passphrase(
-        options.timestamp_passphrase_file, _TIMESTAMP_VARIABLE, "Passphrase of the timestamp key"
+def _of_timestamp(options: argparse.Namespace, ceremony: Ceremony) -> Passphrase:
+    return of_timestamp(
+        options.timestamp_passphrase_file, options.passphrase_file, ceremony.ring.passphrase
     )
-
-
-def _passphrase(
-    file: Path | None, variable: str, prompt: str, twice: bool = False
-) -> Callable[[], bytes]:
-    @cache
-    def ask() -> bytes:
-        if file is not None:
-            return _first_line(file)
-        if variable in os.environ:
-            return os.environb[variable.encode()]
-        if not sys.stdin.isatty():
-            raise KeyUnusable(
-                f"A passphrase is needed: name its file with --passphrase-file, put it into "
-                f"{variable}, or run this on a terminal."
-            )
-        passphrase = getpass.getpass(f"{prompt}: ")
-        if twice and getpass.getpass("Once more: ") != passphrase:
-            raise KeyUnusable("The two passphrases differ: run it again.")
-        return passphrase.encode()
-
-    return ask
-
-
-def _first_line(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.readline(_MAX_PASSPHRASE).rstrip(b"\r\n")
-    except OSError as error:
-        raise KeyUnusable(f"The passphrase cannot be read: {error}.") from None
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     """End through an exception, once, so that nothing is left behind."""
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
+
+
+def _key_id(text: str) -> str:
+    """Give the beginning of a key's id, which may be given as the name of its file."""
+    path = Path(text)
+    named = re.fullmatch(r"[a-z]+-([0-9a-f]{12})\.pem", path.name)
+    if named:
+        return named[1]
+    return load_public(path).keyid if path.exists() else text
+
+
+def _role(text: str) -> str:
+    # Not by `choices`, which would not let a draft be signed without naming its roles.
+    if text not in ROLES:
+        raise argparse.ArgumentTypeError(f"{text} is no role: give {', '.join(ROLES)}")
+    return text
 
 
 def _public_key(text: str) -> tuple[str, Path]:
@@ -235,8 +227,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opq-release",
         description="Sign what OPQ boxes install.",
-        epilog=f"Passphrases come from --passphrase-file, from {_VARIABLE} (and "
-        f"{_TIMESTAMP_VARIABLE}) in the environment, or from the terminal.",
+        epilog=f"Passphrases come from --passphrase-file, from {VARIABLE} (and "
+        f"{TIMESTAMP_VARIABLE}) in the environment, or from the terminal.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -293,9 +285,13 @@ def _parser() -> argparse.ArgumentParser:
     renew = add("renew-root", renew_root)
     turn = add("rotate", rotate)
     turn.add_argument(
-        "role", nargs="*", choices=ROLES, metavar="ROLE", help="root, targets, snapshot, timestamp"
+        "role", nargs="*", type=_role, metavar="ROLE", help="root, targets, snapshot, timestamp"
     )
-    turn.add_argument("--replace", metavar="KEYID", help="the key of root that goes")
+    turn.add_argument(
+        "--replace",
+        metavar="KEYID",
+        help="the key of root that goes: the beginning of its id, or its file",
+    )
     for sub in (first, turn):
         sub.add_argument(
             "--public-key",

@@ -1,58 +1,36 @@
-"""What the holders of the keys do: begin, sign anew, and give roles other keys."""
+"""Makes roots: the first one, and those that renew it or give roles other keys."""
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC
 from pathlib import Path
 
 from attrs import frozen
 from securesystemslib.signer import Key
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import (
-    Metadata,
-    MetaFile,
-    Root,
-    Snapshot,
-    Targets,
-    Timestamp,
-)
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
-from opq_twisted import durable
 from opq_twisted.errors import ReleaseFailed
-from opq_twisted.release.keyring import KeyRing
+from opq_twisted.release.draft import Draft
+from opq_twisted.release.keyring import Passphrase
 from opq_twisted.release.rehearsal import try_generations, try_roots
-from opq_twisted.release.repository import Generation, Repository, is_signed
-
-#: Days until what is signed by hand expires.
-LIFETIME = 365
+from opq_twisted.release.repository import Generation, is_signed
+from opq_twisted.release.signing import Signing
 
 #: The roles in the order in which their keys are made.
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 
-
-@frozen
-class Draft:
-    """A root that lacks signatures, in a file that goes from holder to holder."""
-
-    path: Path
-    version: int
-    #: How many more of the old root's and of the new root's keys have to sign.
-    missing: int
+_MOST_ROOT_KEYS = 16
 
 
 @frozen
-class Ceremony:
-    """The keys in one folder at work on one repository."""
-
-    repository: Repository
-    ring: KeyRing
-    now: Callable[[], datetime]
+class Ceremony(Signing):
+    """What needs the keys of root."""
 
     def init(
         self,
         root_keys: int,
         root_threshold: int,
         public: Mapping[str, Sequence[Key]],
-        timestamp_passphrase: Callable[[], bytes] | None = None,
+        timestamp_passphrase: Passphrase | None = None,
     ) -> Draft | None:
         """
         Make the keys that are not there yet, and the first root, targets and snapshot.
@@ -60,15 +38,15 @@ class Ceremony:
         Run again after an interruption it goes on with the keys that it has made.
 
         :param public: keys that were made elsewhere, by role.
-        :returns: a draft when the root's keys here are too few to sign it.
+        :returns: a draft when the keys here are too few to sign it.
         :raises ReleaseFailed: when there is a root already, or the numbers make no sense.
         :raises KeyUnusable: when a key cannot be made or opened.
         :raises OSError: when the disk is full or fails.
         """
-        if not 1 <= root_threshold <= root_keys <= 16:
+        if not 1 <= root_threshold <= root_keys <= _MOST_ROOT_KEYS:
             raise ReleaseFailed(
-                f"{root_threshold} of {root_keys} root keys make no sense: give at most 16 keys, "
-                "and a threshold from 1 to their number."
+                f"{root_threshold} of {root_keys} root keys make no sense: give at most "
+                f"{_MOST_ROOT_KEYS} keys, and a threshold from 1 to their number."
             )
         with self.repository.locked():
             if self.repository.numbers(Root.type):
@@ -76,134 +54,89 @@ class Ceremony:
                     f"{self.repository.folder} has a root already: boxes that trust it could not "
                     "follow another one. Use rotate to change keys."
                 )
-            root = Root(1, expires=self._expires())
+            if self.ring.knows_a_root():
+                raise ReleaseFailed(
+                    f"The keys in {self.ring.folder} have a root already: name another folder with "
+                    "--keys-dir, or restore the updates directory from a copy."
+                )
+            root = Root(1, expires=self.expires())
             for role in ROLES:
                 passphrase = timestamp_passphrase if role == Timestamp.type else None
                 wanted = root_keys if role == Root.type else 1
                 for key in self._keys_for(role, wanted, public.get(role, ()), passphrase):
                     root.add_key(key, role)
             root.roles[Root.type].threshold = root_threshold
-            return self._sign_root(Metadata(root), None)
+            return self._finish(self._draft(root, None))
 
     def _keys_for(
-        self,
-        role: str,
-        wanted: int,
-        public: Sequence[Key],
-        passphrase: Callable[[], bytes] | None,
+        self, role: str, wanted: int, public: Sequence[Key], passphrase: Passphrase | None
     ) -> list[Key]:
-        found = {key.keyid: key for key in [*public, *self.ring.left_by(role, passphrase)]}
+        found = {key.keyid: key for key in [*public, *self.ring.unused(role, [], passphrase)]}
         if len(found) > wanted:
             raise ReleaseFailed(
                 f"There are {len(found)} keys for {role} in {self.ring.folder} and on the command "
                 f"line, and {wanted} are wanted: take the others away."
             )
         while len(found) < wanted:
-            key = self.ring.create(role, passphrase).public_key
+            key = self.ring.create(role, passphrase)
             found[key.keyid] = key
         return list(found.values())
-
-    def resign(self) -> None:
-        """
-        Sign targets and snapshot anew, for a year from now.
-
-        :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
-        :raises OSError: when the disk is full or fails.
-        """
-        with self.repository.locked():
-            current = self.repository.current()
-            after = self.sign(current)
-            try_generations(current, after)
-            self.repository.place(after.targets, after.snapshot)
-
-    def sign(self, generation: Generation) -> Generation:
-        """
-        Give targets and snapshot their next numbers, another year, and the signatures of its root.
-
-        :raises ReleaseFailed: when a key is missing.
-        """
-        repository, root = self.repository, generation.root
-        targets = Targets(
-            repository.next_number(Targets.type),
-            expires=self._expires(),
-            targets=generation.targets.signed.targets,
-        )
-        snapshot = Snapshot(
-            repository.next_number(Snapshot.type),
-            expires=self._expires(),
-            meta={"targets.json": MetaFile(targets.version)},
-        )
-        signed_targets, signed_snapshot = Metadata(targets), Metadata(snapshot)
-        for signer in self.ring.enough(root.signed, Targets.type):
-            signed_targets.sign(signer, append=True)
-        for signer in self.ring.enough(root.signed, Snapshot.type):
-            signed_snapshot.sign(signer, append=True)
-        return Generation(root, signed_targets, signed_snapshot)
 
     def renew_root(self) -> Draft | None:
         """
         Make the next root, with the same keys, for a year from now.
 
-        :returns: a draft when the root's keys here are too few to sign it.
+        :returns: a draft when the keys here are too few to sign it.
         :raises ReleaseFailed: when no key of root is here, or boxes would refuse the result.
+        :raises KeyUnusable: when a key cannot be opened.
         :raises OSError: when the disk is full or fails.
         """
         with self.repository.locked():
-            current = self.repository.roots()[-1]
-            return self._sign_root(self._next_root(current), current)
+            current = self.roots()[-1]
+            return self._finish(self._draft(self._next_root(current), current))
 
     def rotate(
         self,
         roles: Sequence[str],
         public: Mapping[str, Key],
         replaced: str | None = None,
-        timestamp_passphrase: Callable[[], bytes] | None = None,
+        timestamp_passphrase: Passphrase | None = None,
     ) -> Draft | None:
         """
         Give roles other keys by the next root, and sign with them what the old keys had signed.
 
+        Run again after an interruption it goes on with the keys that it has made.
+
         :param public: keys that were made elsewhere, by role.
         :param replaced: the beginning of the id of the root's key that goes.
-        :returns: a draft when the root's keys here are too few to sign it.
+        :returns: a draft when the keys here are too few to sign it.
         :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
         :raises KeyUnusable: when a key cannot be made or opened.
         :raises OSError: when the disk is full or fails.
         """
         with self.repository.locked():
-            current = self.repository.roots()[-1]
-            root = self._next_root(current)
+            roots = self.roots()
+            current = roots[-1]
+            self.repository.current(current)
             if not self.ring.signers(current.signed, Root.type):
-                raise _no_root_key(self.ring.folder)
-            made: list[tuple[str, Key]] = []
-            try:
-                for role in roles:
-                    for keyid in self._going(root.signed, role, replaced):
-                        root.signed.revoke_key(keyid, role)
-                    key = public.get(role)
-                    if key is None:
-                        passphrase = timestamp_passphrase if role == Timestamp.type else None
-                        key = self.ring.create(role, passphrase).public_key
-                        made.append((role, key))
-                    root.signed.add_key(key, role)
-                return self._sign_root(root, current)
-            except BaseException:
-                # A root that was placed may name them, and a draft does.
-                if self.repository.roots()[-1].signed.version == current.signed.version:
-                    for role, key in made:
-                        self.ring.forget(role, key)
-                raise
+                raise self.ring.lacks(Root.type, current.signed)
+            root, used = self._next_root(current), [each.signed for each in roots]
+            going = {role: _going(root, role, replaced) for role in roles}
+            for role, keyids in going.items():
+                passphrase = timestamp_passphrase if role == Timestamp.type else None
+                key = public.get(role) or self._new_key(role, used, passphrase)
+                if any(key.keyid in each.keys for each in used):
+                    raise ReleaseFailed(
+                        f"The key {key.keyid[:12]} was used before: make another one for {role}."
+                    )
+                for keyid in keyids:
+                    root.revoke_key(keyid, role)
+                root.add_key(key, role)
+            return self._finish(self._draft(root, current))
 
-    def _going(self, root: Root, role: str, replaced: str | None) -> list[str]:
-        keyids = root.roles[role].keyids
-        if role != Root.type:
-            return list(keyids)
-        going = [keyid for keyid in keyids if replaced and keyid.startswith(replaced)]
-        if len(going) != 1:
-            raise ReleaseFailed(
-                "Say with --replace which of the root's keys goes, by the beginning of its id: "
-                f"{', '.join(keyid[:12] for keyid in keyids)}."
-            )
-        return going
+    def _new_key(self, role: str, used: Sequence[Root], passphrase: Passphrase | None) -> Key:
+        left = self.ring.unused(role, used, passphrase)
+        return left[0] if left else self.ring.create(role, passphrase)
 
     def append(self, path: Path) -> Draft | None:
         """
@@ -211,100 +144,85 @@ class Ceremony:
 
         :returns: the draft while it lacks signatures, or while it cannot be placed from here.
         :raises ReleaseFailed: when it is none, is out of date, or boxes would refuse it.
+        :raises KeyUnusable: when a key cannot be opened.
         :raises OSError: when the disk is full or fails.
         """
-        try:
-            root = Metadata[Root].from_bytes(path.read_bytes())
-            if not isinstance(root.signed, Root):
-                raise RepositoryError("it is no root")
-        except (OSError, RepositoryError) as error:
-            raise ReleaseFailed(f"The draft {path} cannot be used: {error}.") from None
+        draft = Draft.load(path)
         if not self.repository.updates.is_dir():
             # On another holder's machine: what it follows is not here to be compared.
-            self._add_signatures(root, None)
-            return _keep(path, root, None)
+            draft.sign(self.ring)
+            draft.save()
+            return draft
         with self.repository.locked():
-            version = root.signed.version
-            numbers = self.repository.numbers(Root.type)
-            if max(numbers, default=0) != version - 1:
+            roots = self.roots() if self.repository.numbers(Root.type) else []
+            newest = roots[-1].signed_bytes if roots else None
+            if newest == draft.root.signed_bytes:
+                # It was interrupted when all but this was done.
+                self.ring.retire([each.signed for each in roots])
+            elif newest != (draft.previous and draft.previous.signed_bytes):
                 raise ReleaseFailed(
-                    f"The draft {path} is root {version}, which does not follow the root in "
+                    f"The draft {path} is root {draft.version}, which does not follow the root in "
                     f"{self.repository.folder}: begin again."
                 )
-            current = self.repository.roots()[-1] if numbers else None
-            self._add_signatures(root, current)
-            # Whatever keeps it from being placed from here: the signatures are in it.
-            durable.write(path, root.to_bytes())
-            draft = self._sign_root(root, current, path)
-            if draft is None:
-                path.unlink()
-            return draft
+            elif self._finish(draft) is not None:
+                return draft
+            path.unlink()
+            return None
 
-    def _next_root(self, current: Metadata[Root]) -> Metadata[Root]:
+    def _draft(self, root: Root, current: Metadata[Root] | None) -> Draft:
+        path = self.ring.folder / f"root-{root.version}.draft.json"
+        return Draft(path, Metadata(root), current)
+
+    def _next_root(self, current: Metadata[Root]) -> Root:
         # By way of its bytes: a copy that shares nothing with what it follows.
         root = Metadata[Root].from_bytes(current.to_bytes()).signed
         root.version += 1
-        root.expires = self._expires()
-        return Metadata(root)
+        root.expires = self.expires()
+        return root
 
-    def _add_signatures(self, root: Metadata[Root], current: Metadata[Root] | None) -> None:
-        signers = self.ring.signers(root.signed, Root.type)
-        if current is not None:
-            signers += self.ring.signers(current.signed, Root.type)
-        if not signers:
-            raise _no_root_key(self.ring.folder)
-        for signer in signers:
-            if signer.public_key.keyid not in root.signatures:
-                root.sign(signer, append=True)
-
-    def _sign_root(
-        self, root: Metadata[Root], current: Metadata[Root] | None, path: Path | None = None
-    ) -> Draft | None:
-        self._add_signatures(root, current)
-        result = root.signed.get_root_verification_result(
-            None if current is None else current.signed, root.signed_bytes, root.signatures
+    def _finish(self, draft: Draft) -> Draft | None:
+        """Sign a root and place it; keep it as a draft where the keys here do not suffice."""
+        draft.sign(self.ring)
+        before = None if draft.previous is None else self.repository.current(draft.previous)
+        is_accepted = before is not None and all(
+            is_signed(draft.root.signed, each) for each in (before.targets, before.snapshot)
         )
-        if not result.verified:
-            path = path or self.ring.folder / f"root-{root.signed.version}.draft.json"
-            return _keep(path, root, current)
-        self._place_root(root, first=current is None)
+        signs = [] if is_accepted else [Targets.type, Snapshot.type]
+        if draft.missing or not all(self._can_sign(draft.root.signed, role) for role in signs):
+            draft.save()
+            return draft
+        if draft.root.signed.is_expired(self.now().astimezone(UTC)):
+            raise ReleaseFailed(f"The draft {draft.path} has expired: begin again.")
+        self._place(draft.root, before, not is_accepted)
         return None
 
-    def _place_root(self, root: Metadata[Root], first: bool) -> None:
-        """Place a root; what it no longer accepts is signed anew, and placed before it."""
-        repository = self.repository
-        roots = [*([] if first else repository.roots()), root]
+    def _can_sign(self, root: Root, role: str) -> bool:
+        return len(self.ring.signers(root, role)) >= root.roles[role].threshold
+
+    def _place(self, root: Metadata[Root], before: Generation | None, signs: bool) -> None:
+        """Place a root; what it does not accept is signed anew, and placed before it."""
+        roots = [*(self.repository.roots() if before else []), root]
         try_roots(roots)
-        if first:
-            nothing = Metadata(Targets()), Metadata(Snapshot())
-            after = self.sign(Generation(root, *nothing))
-            try_generations(after)
-            repository.place(after.targets, after.snapshot)
-        else:
-            latest = repository.latest()
-            if not (
-                is_signed(root.signed, latest.targets) and is_signed(root.signed, latest.snapshot)
-            ):
-                after = self.sign(Generation(root, latest.targets, latest.snapshot))
-                try_generations(repository.current(), after)
-                # The server takes a snapshot when the root in place accepts it, and not before.
-                repository.place(after.targets, after.snapshot)
-        repository.place(root)
+        if signs:
+            content = before or Generation(root, Metadata(Targets()), Metadata(Snapshot()))
+            after = self.sign(Generation(root, content.targets, content.snapshot))
+            try_generations(*([before] if before else []), after)
+            # The server takes a snapshot when the root in place accepts it, and not before.
+            self.repository.place(after.targets, after.snapshot)
+        self.repository.place(root)
+        self.ring.recognise(roots)
         self.ring.retire([each.signed for each in roots])
 
-    def _expires(self) -> datetime:
-        return self.now().astimezone(UTC).replace(microsecond=0) + timedelta(days=LIFETIME)
 
-
-def _keep(path: Path, root: Metadata[Root], current: Metadata[Root] | None) -> Draft:
-    durable.write(path, root.to_bytes())
-    result = root.signed.get_root_verification_result(
-        None if current is None else current.signed, root.signed_bytes, root.signatures
-    )
-    return Draft(path, root.signed.version, max(result.first.missing, result.second.missing))
-
-
-def _no_root_key(folder: Path) -> ReleaseFailed:
-    return ReleaseFailed(
-        f"{folder} holds no key of root: run this where one is, or name its folder with --keys-dir."
-    )
+def _going(root: Root, role: str, replaced: str | None) -> list[str]:
+    """Say which keys of a role are replaced: one of the root's, or all of another's."""
+    keyids = list(root.roles[role].keyids)
+    if role != Root.type or (replaced is None and len(keyids) == 1):
+        return keyids
+    going = [keyid for keyid in keyids if replaced and keyid.startswith(replaced)]
+    if len(going) != 1:
+        raise ReleaseFailed(
+            "Say with --replace which of the root's keys goes, by the beginning of its id: "
+            f"{', '.join(keyid[:12] for keyid in keyids)}."
+        )
+    return going

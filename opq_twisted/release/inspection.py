@@ -1,19 +1,24 @@
 """Says how the signed metadata is, and what of it needs care."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 from attrs import Factory, frozen
-from tuf.api.metadata import Root, Signed, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Root, Signed, Snapshot, Targets, Timestamp
 
-from opq_twisted.errors import OpqError, ReleaseFailed
+from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.release.ceremony import ROLES
+from opq_twisted.release.name import UpdateName
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository, is_signed
-from opq_twisted.release.trust import read_offer
+from opq_twisted.release.trust import Offer, read_offer
 
 #: Days left from which on a role needs care; the server renews the timestamp by itself.
 _CARE = {Root.type: 14, Targets.type: 14, Snapshot.type: 14, Timestamp.type: 2}
+
+#: How long a server may take to sign a timestamp for a new snapshot.
+_GRACE = timedelta(minutes=5)
 
 
 @frozen
@@ -39,6 +44,8 @@ class ChannelStatus:
     rollout: int | None
     critical: bool
     allow_downgrade: bool
+    #: Whether the archive is there, and as long as was signed.
+    is_there: bool
 
 
 @frozen
@@ -57,38 +64,45 @@ def inspect(repository: Repository, now: datetime) -> Inspection:
 
     :raises ReleaseFailed: when there is nothing to look at.
     """
-    roots = repository.roots()
     found = Inspection()
-    try:
+    roots = repository.roots()
+    root = roots[-1]
+    signed: dict[str, Signed | None] = {Root.type: root.signed}
+    generation = None
+    with _noting(found):
         try_roots(roots)
-        generation = repository.current()
-        try_generations(generation)
-    except ReleaseFailed as error:
-        found.problems.append(str(error))
-        generation = repository.latest()
-    timestamp = repository.timestamp()
-    signed: dict[str, Signed | None] = {
-        Root.type: roots[-1].signed,
-        Targets.type: generation.targets.signed,
-        Snapshot.type: generation.snapshot.signed,
-        Timestamp.type: None if timestamp is None else timestamp.signed,
-    }
+    with _noting(found):
+        generation = repository.current(root)
+        signed[Targets.type] = generation.targets.signed
+        signed[Snapshot.type] = generation.snapshot.signed
+        # Of what has expired the client would tell nothing else; the roles' days left do.
+        if not any(each.is_expired(now) for each in signed.values() if each):
+            try_generations(generation)
+    with _noting(found):
+        timestamp = repository.timestamp()
+        if timestamp is not None:
+            signed[Timestamp.type] = timestamp.signed
+            if not is_signed(root.signed, timestamp):
+                found.problems.append(
+                    "The timestamp is not signed by the key that the root names: give the server "
+                    "that key."
+                )
     for role in ROLES:
-        status = _role(role, roots[-1].signed, signed[role], now)
+        status = _role(role, root.signed, signed.get(role), now)
         found.roles.append(status)
         found.problems.extend(_needs(status))
-    if timestamp is not None:
-        found.problems.extend(_timestamp_needs(generation, timestamp.signed))
-        if not is_signed(roots[-1].signed, timestamp):
-            found.problems.append(
-                "The timestamp is not signed by the key that the root names: give the server that "
-                "key."
-            )
-    for target in generation.targets.signed.targets.values():
-        if is_channel_target(target):
-            found.channels.extend(_channel(target))
-            found.problems.extend(_archive_needs(repository, target))
+    if generation is not None:
+        found.problems.extend(_server_needs(repository, generation, signed, now))
+        _look_at_channels(repository, generation, found)
     return found
+
+
+@contextmanager
+def _noting(found: Inspection) -> Iterator[None]:
+    try:
+        yield
+    except ReleaseFailed as error:
+        found.problems.append(str(error))
 
 
 def _role(role: str, root: Root, signed: Signed | None, now: datetime) -> RoleStatus:
@@ -110,43 +124,62 @@ def _needs(status: RoleStatus) -> Iterator[str]:
         Timestamp.type: "see whether the server runs with --timestamp-key",
     }.get(status.role, "run opq-release resign")
     if status.days_left is None:
-        yield f"There is no {status.role}: {remedy}."
-    elif status.days_left <= 0:
+        return
+    if status.days_left <= 0:
         yield f"The {status.role} has expired, and boxes install nothing: {remedy}."
     elif status.days_left < _CARE[status.role]:
         yield f"The {status.role} expires in {status.days_left} days: {remedy}."
 
 
-def _timestamp_needs(generation: Generation, timestamp: Timestamp) -> Iterator[str]:
-    named, newest = timestamp.snapshot_meta.version, generation.snapshot.signed.version
-    if named != newest:
+def _server_needs(
+    repository: Repository, generation: Generation, signed: dict[str, Signed | None], now: datetime
+) -> Iterator[str]:
+    newest = generation.snapshot.signed.version
+    if repository.age(generation.snapshot, now) < _GRACE:
+        return
+    timestamp = signed.get(Timestamp.type)
+    if timestamp is None:
         yield (
-            f"The timestamp names snapshot {named} and not {newest}: see what the server's log "
-            "says about it."
+            "There is no timestamp, and without it boxes see nothing: see whether the server runs "
+            "with --timestamp-key."
+        )
+    elif isinstance(timestamp, Timestamp) and timestamp.snapshot_meta.version != newest:
+        yield (
+            f"The timestamp names snapshot {timestamp.snapshot_meta.version} and not {newest}: see "
+            "what the server's log says about it."
         )
 
 
-def _channel(target: TargetFile) -> Iterator[ChannelStatus]:
-    try:
-        offer = read_offer(target)
-    except OpqError:
-        return
-    yield ChannelStatus(
-        channel=target.path,
-        version=offer.version,
-        rollout=None if offer.rollout is None else offer.rollout.percent,
-        critical=offer.critical,
-        allow_downgrade=offer.allow_downgrade,
-    )
+def _look_at_channels(repository: Repository, generation: Generation, found: Inspection) -> None:
+    for target in filter(is_channel_target, generation.targets.signed.targets.values()):
+        try:
+            offer = read_offer(target)
+        except Untrusted:
+            continue  # the rehearsal has told of it
+        problem = _archive_problem(repository, offer, target.path)
+        if problem is not None:
+            found.problems.append(problem)
+        found.channels.append(
+            ChannelStatus(
+                channel=target.path,
+                version=offer.version,
+                rollout=None if offer.rollout is None else offer.rollout.percent,
+                critical=offer.critical,
+                allow_downgrade=offer.allow_downgrade,
+                is_there=problem is None,
+            )
+        )
 
 
-def _archive_needs(repository: Repository, target: TargetFile) -> Iterator[str]:
-    file = target.custom.get("file") if isinstance(target.custom, dict) else None
-    path = repository.updates / str(file)
+def _archive_problem(repository: Repository, offer: Offer, channel: str) -> str | None:
+    path = repository.updates / str(UpdateName(offer.version))
     try:
         size = path.stat().st_size
     except OSError as error:
-        yield f"{path}, which the channel {target.path} offers, cannot be read: {error.strerror}."
-    else:
-        if size != target.length:
-            yield f"{path} has {size} bytes, and {target.length} were signed: put it back."
+        return f"{path}, which the channel {channel} offers, cannot be read: {error.strerror}."
+    if size != offer.size:
+        return (
+            f"{path}, which the channel {channel} offers, has {size} bytes, and {offer.size} were "
+            "signed: put back the one that was published."
+        )
+    return None

@@ -1,10 +1,12 @@
 """Finds the private keys of roles in a folder, by the ids that a root names."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, Key
-from tuf.api.metadata import Root
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root
 
 from opq_twisted import durable
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
@@ -13,19 +15,24 @@ from opq_twisted.release import keys
 #: Where keys lie that no root names any more.
 RETIRED = "retired"
 
+#: The newest root under which these keys have worked: no secret.
+TRUSTED_ROOT = "trusted-root.json"
+
+Passphrase = Callable[[], bytes]
+
 
 class KeyRing:
     """The keys in one folder; whoever has the folder and the passphrase can sign with them."""
 
-    def __init__(self, folder: Path, passphrase: Callable[[], bytes]) -> None:
+    def __init__(self, folder: Path, passphrase: Passphrase) -> None:
         """:param passphrase: asked when the first key is opened or made."""
         self.folder = folder
-        self._passphrase = passphrase
+        self.passphrase = passphrase
         self._opened: dict[Path, CryptoSigner] = {}
 
-    def create(self, role: str, passphrase: Callable[[], bytes] | None = None) -> CryptoSigner:
+    def create(self, role: str, passphrase: Passphrase | None = None) -> Key:
         """
-        Make a key for a role.
+        Make a key for a role, and give its public half.
 
         :param passphrase: where it is another than that of the rest.
         :raises KeyUnusable: when its file cannot be written.
@@ -36,16 +43,23 @@ class KeyRing:
             raise KeyUnusable(
                 f"The folder {self.folder} for the keys cannot be made: {error.strerror}."
             ) from None
-        return keys.create(self.folder, role, (passphrase or self._passphrase)())
+        return keys.create(self.folder, role, (passphrase or self.passphrase)()).public_key
 
-    def left_by(self, role: str, passphrase: Callable[[], bytes] | None = None) -> list[Key]:
+    def unused(
+        self, role: str, roots: Sequence[Root], passphrase: Passphrase | None = None
+    ) -> list[Key]:
         """
-        Give the public keys of a role that lie here already.
+        Give the public halves of a role's keys that were made, and that no root has named yet.
 
         :raises KeyUnusable: when one cannot be opened.
         """
-        paths = sorted(self.folder.glob(f"{role}-*.pem"))
-        return [keys.load(path, (passphrase or self._passphrase)()).public_key for path in paths]
+        used = {keys.file_name(role, key) for root in roots for key in root.keys.values()}
+        used |= {path.name for path in (self.folder / RETIRED).glob("*.pem")}
+        return [
+            keys.load(path, (passphrase or self.passphrase)()).public_key
+            for path in sorted(self.folder.glob(f"{role}-*.pem"))
+            if path.name not in used
+        ]
 
     def signers(self, root: Root, role: str) -> list[CryptoSigner]:
         """
@@ -53,14 +67,19 @@ class KeyRing:
 
         :raises KeyUnusable: when one cannot be opened.
         """
-        found = []
-        for keyid in root.roles[role].keyids:
-            path = self.folder / keys.file_name(role, root.keys[keyid])
-            if path.exists():
-                if path not in self._opened:
-                    self._opened[path] = keys.load(path, self._passphrase())
-                found.append(self._opened[path])
-        return found
+        named = [root.keys[keyid] for keyid in root.roles[role].keyids if keyid in root.keys]
+        return [signer for key in named if (signer := self._signer(role, key)) is not None]
+
+    def _signer(self, role: str, key: Key) -> CryptoSigner | None:
+        path = self.folder / keys.file_name(role, key)
+        if path not in self._opened:
+            if not path.exists():
+                return None
+            signer = keys.load(path, self.passphrase())
+            if signer.public_key.keyid != key.keyid:
+                raise KeyUnusable(f"{path} holds another key than its name says: put it right.")
+            self._opened[path] = signer
+        return self._opened[path]
 
     def enough(self, root: Root, role: str) -> list[CryptoSigner]:
         """
@@ -72,18 +91,23 @@ class KeyRing:
         threshold = root.roles[role].threshold
         found = self.signers(root, role)[:threshold]
         if len(found) < threshold:
-            raise ReleaseFailed(
-                f"{self.folder} does not hold the key of {role} that the root names "
-                f"({', '.join(keyid[:12] for keyid in root.roles[role].keyids)}). Run this where "
-                "it is, or name its folder with --keys-dir."
-            )
+            raise self.lacks(role, root)
         return found
 
-    def forget(self, role: str, key: Key) -> None:
-        """Remove a key that was made in vain."""
-        (self.folder / keys.file_name(role, key)).unlink(missing_ok=True)
+    def lacks(self, role: str, *roots: Root) -> ReleaseFailed:
+        """Say which files would be needed."""
+        names = {
+            keys.file_name(role, root.keys[keyid])
+            for root in roots
+            for keyid in root.roles[role].keyids
+            if keyid in root.keys
+        }
+        return ReleaseFailed(
+            f"{self.folder} does not hold the keys of {role} ({', '.join(sorted(names))}) that "
+            "have to sign: run this where they are, or name their folder with --keys-dir."
+        )
 
-    def retire(self, roots: Iterable[Root]) -> None:
+    def retire(self, roots: Sequence[Root]) -> None:
         """
         Move away the keys that an earlier root named, and the last one does not.
 
@@ -102,4 +126,43 @@ class KeyRing:
                 retired = self.folder / RETIRED
                 retired.mkdir(mode=0o700, exist_ok=True)
                 (self.folder / name).replace(retired / name)
+                durable.sync_folder(retired)
                 durable.sync_folder(self.folder)
+
+    def knows_a_root(self) -> bool:
+        """Whether these keys have worked under a root already."""
+        return (self.folder / TRUSTED_ROOT).exists()
+
+    def recognise(self, roots: Sequence[Metadata[Root]]) -> None:
+        """
+        Make sure that a chain of roots leads through the one under which these keys worked last.
+
+        The updates directory may be one that others can write to. Whoever put a root of his own
+        there, which names these keys and his, would else get his targets signed with these.
+
+        The last of them is remembered, unless the keys lie on a medium that is only read.
+
+        :raises ReleaseFailed: when it does not.
+        :raises OSError: when the disk is full or fails.
+        """
+        path = self.folder / TRUSTED_ROOT
+        newest = roots[-1].signed.version
+        try:
+            known = Metadata[Root].from_bytes(path.read_bytes())
+        except FileNotFoundError:
+            known = None
+        except (OSError, RepositoryError):
+            raise ReleaseFailed(
+                f"{path} cannot be read: put there the root that you know to be yours."
+            ) from None
+        if known is not None:
+            if not any(root.signed_bytes == known.signed_bytes for root in roots):
+                raise ReleaseFailed(
+                    f"The roots in the updates directory are not those of these keys: root "
+                    f"{known.signed.version} is not the one in {path}. Restore the directory from "
+                    "a copy."
+                )
+            if known.signed.version == newest:
+                return
+        if self.folder.is_dir() and os.access(self.folder, os.W_OK):
+            durable.write(path, roots[-1].to_bytes(), 0o644)

@@ -1,6 +1,5 @@
 """Keep private keys in files: PKCS#8 PEM, encrypted with a passphrase."""
 
-import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
-from opq_twisted.durable import sync_folder
+from opq_twisted import durable
 from opq_twisted.errors import KeyUnusable
 
 _MAX_SIZE = 64 << 10
@@ -37,13 +36,11 @@ def create(folder: Path, role: str, passphrase: bytes) -> CryptoSigner:
     pem = private.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
     )
+    if path.exists():
+        raise KeyUnusable(f"The key {path} is there already: try again.")
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(folder)
+        # Whole or not at all: a part of a key would be taken for one that was made.
+        durable.write(path, pem, 0o600)
     except OSError as error:
         raise KeyUnusable(f"The key {path} cannot be written: {error.strerror}.") from None
     return signer

@@ -9,10 +9,10 @@ from attrs import frozen
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
-from opq_twisted.release.ceremony import Ceremony
 from opq_twisted.release.rehearsal import try_generations
 from opq_twisted.release.repository import Generation
 from opq_twisted.release.shelf import Progress, Shelved, examine, shelve
+from opq_twisted.release.signing import Signing
 from opq_twisted.release.trust import Offer, is_channel, read_offer
 
 
@@ -27,7 +27,7 @@ class Terms:
     allow_downgrade: bool = False
 
 
-def publish(ceremony: Ceremony, archive: Path, terms: Terms, progress: Progress) -> Offer:
+def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -> Offer:
     """
     Put an archive into the updates directory, and sign that it is the newest of a channel.
 
@@ -47,23 +47,23 @@ def publish(ceremony: Ceremony, archive: Path, terms: Terms, progress: Progress)
     if terms.rollout is not None and not 0 <= terms.rollout <= 100:
         raise ReleaseFailed(f"A rollout is from 0 to 100 percent, not {terms.rollout}.")
     version = examine(archive).version
-    if version > ceremony.now().timestamp():
+    if version > signing.now().timestamp():
         raise ReleaseFailed(
             f"Version {version} lies in the future: boxes would wait until then. Build the release "
             "with the time of now."
         )
-    repository = ceremony.repository
+    repository = signing.repository
     with repository.locked():
-        current = repository.current()
+        current = signing.current()
         before = _offer(current, terms.channel)
         _require_newer(before, version, terms)
-        # Before the long part: a wrong passphrase is told at once.
-        ceremony.sign(current)
+        # Before the long part: a missing key or a wrong passphrase is told at once.
+        signing.sign(current)
         with shelve(archive, repository.updates, progress) as shelved:
             targets = dict(current.targets.signed.targets)
             _add(targets, shelved, terms, before)
-            changed = Metadata(Targets(1, targets=targets))
-            after = ceremony.sign(Generation(current.root, changed, current.snapshot))
+            changed = Metadata(Targets(targets=targets))
+            after = signing.sign(Generation(current.root, changed, current.snapshot))
             try_generations(current, after)
         repository.place(after.targets, after.snapshot)
     return read_offer(after.targets.signed.targets[terms.channel])
@@ -91,7 +91,7 @@ def _add(
 ) -> None:
     name = str(shelved.name)
     known = targets.get(name)
-    if known is not None and known.hashes != shelved.hashes:
+    if known is not None and (known.length, known.hashes) != (shelved.size, shelved.hashes):
         raise ReleaseFailed(
             f"{name} was published with other bytes, and a name is never used twice: build the "
             "release again, with a version of its own."

@@ -2,11 +2,12 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, Key
-from tuf.api.exceptions import DownloadHTTPError, RepositoryError
+from tuf.api.exceptions import DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
@@ -19,29 +20,33 @@ from tuf.api.metadata import (
 )
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
-from opq_twisted.release.name import UpdateName
 from opq_twisted.release.repository import Generation
-from opq_twisted.release.trust import Fetched, Need, look_up, read_offer
+from opq_twisted.release.trust import Fetched, Need, is_channel, look_up, read_offer
 
 _URL = "rehearsal:/"
+_PREFIX = "opq-rehearsal-"
 
 
 def try_roots(roots: Sequence[Metadata[Root]]) -> None:
     """
-    Let a client go from the first root to the last.
+    Let a client go from the first root to the last; whether that one has expired is not asked.
 
-    :raises ReleaseFailed: when it would not.
+    :raises ReleaseFailed: when it would not get there.
     """
     files = {f"{root.signed.version}.root.json": root.to_bytes() for root in roots}
     try:
-        _look_up(files, roots[0].to_bytes())
-    except DownloadHTTPError:
-        # All roots were taken: what it lacks is the server's timestamp.
-        pass
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as cache:
+            # Behind the last root it lacks the server's timestamp.
+            with suppress(DownloadHTTPError):
+                _look_up(files, roots[0].to_bytes(), Path(cache))
+            reached = Metadata[Root].from_file(str(Path(cache) / "root.json")).signed.version
     except (RepositoryError, Untrusted) as error:
         raise _refused(error) from None
-    if roots[-1].signed.is_expired():
-        raise ReleaseFailed("Boxes would refuse this root: it has expired.")
+    if reached != roots[-1].signed.version:
+        raise ReleaseFailed(
+            f"Boxes would refuse this: from root {roots[0].signed.version} they do not get further "
+            f"than to {reached}."
+        )
 
 
 def try_generations(*generations: Generation) -> None:
@@ -55,14 +60,22 @@ def try_generations(*generations: Generation) -> None:
     :raises ReleaseFailed: when it would not, or a box could not follow a channel.
     """
     stage = _Stage()
-    shows = [stage.show(number, each) for number, each in enumerate(generations, start=1)]
+    *before, last = (stage.show(number, each) for number, each in enumerate(generations, start=1))
+    first_root = [*before, last][0]["1.root.json"]
+    files: dict[str, bytes] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix="opq-rehearsal-") as cache:
-            files: dict[str, bytes] = {}
-            for show in shows:
+        with (
+            tempfile.TemporaryDirectory(prefix=_PREFIX) as followed,
+            tempfile.TemporaryDirectory(prefix=_PREFIX) as fresh,
+        ):
+            for show in before:
                 files |= show
-                _look_up(files, shows[0]["1.root.json"], Path(cache))
-        _look_up(files, shows[0]["1.root.json"])
+                # What has expired meanwhile was seen by boxes when it had not.
+                with suppress(ExpiredMetadataError):
+                    _look_up(files, first_root, Path(followed))
+            files |= last
+            for cache in (followed, fresh):
+                _look_up(files, first_root, Path(cache))
         for target in generations[-1].targets.signed.targets.values():
             if is_channel_target(target):
                 read_offer(target)
@@ -72,7 +85,7 @@ def try_generations(*generations: Generation) -> None:
 
 def is_channel_target(target: TargetFile) -> bool:
     """Whether a target is a channel and not an archive."""
-    return not target.path.startswith(UpdateName(1).folder.rstrip("1"))
+    return is_channel(target.path)
 
 
 class _Stage:
@@ -113,27 +126,27 @@ class _Stage:
         }
 
 
-def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path | None = None) -> None:
-    if cache is None:
-        with tempfile.TemporaryDirectory(prefix="opq-rehearsal-") as folder:
-            return _look_up(files, root, Path(folder))
+def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path) -> None:
     fetched = Fetched()
     while True:
         try:
             look_up(cache, _URL, root, fetched, None)
-            return None
+            return
         except Need as need:
-            data = files.get(need.url.removeprefix(_URL))
+            name = need.url.removeprefix(_URL)
+            data = files.get(name)
             if data is None:
-                fetched.keep(need.url, DownloadHTTPError(f"there is no {need.url}", 404))
+                fetched.keep(need.url, DownloadHTTPError(f"there is no {name}", 404))
             elif len(data) > need.max_length:
                 raise ReleaseFailed(
-                    f"Boxes would refuse this: {need.url.removeprefix(_URL)} is larger than the "
-                    f"{need.max_length} bytes that they read."
+                    f"Boxes would refuse this, so nothing was changed: {name} would have "
+                    f"{len(data)} bytes, and they read {need.max_length}."
                 ) from None
             else:
                 fetched.keep(need.url, data)
 
 
 def _refused(error: Exception) -> ReleaseFailed:
-    return ReleaseFailed(f"Boxes would refuse this, so nothing was changed: {error}.")
+    return ReleaseFailed(
+        f"Boxes would refuse this, so nothing was changed: {str(error).rstrip('.')}."
+    )

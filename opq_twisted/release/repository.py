@@ -5,8 +5,9 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import frozen
 from tuf.api.exceptions import RepositoryError
@@ -17,6 +18,12 @@ from opq_twisted.errors import ReleaseFailed
 from opq_twisted.release.trust import METADATA
 
 _NUMBERED = re.compile(r"([1-9][0-9]{0,14})\.(root|targets|snapshot)\.json", re.ASCII)
+#: Servers know no longer ones.
+_MOST = 10**15 - 1
+_TARGETS_FILE = f"{Targets.type}.json"
+_READABLE_BY_ALL = 0o644
+
+_T = TypeVar("_T", Root, Targets, Snapshot)
 
 
 @frozen
@@ -53,17 +60,17 @@ class Repository:
                 "--updates-dir."
             )
         try:
-            self.folder.mkdir(exist_ok=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir()
+                durable.sync_folder(self.updates)
             fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ReleaseFailed(f"Cannot write in {self.folder}: {error.strerror}.") from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError:
             raise ReleaseFailed(
-                f"Another opq-release works in {self.folder}: wait until it has ended."
+                f"Nothing can be written in {self.folder}: {error.strerror}."
             ) from None
+        try:
+            _lock(fd, self.folder)
+            yield
         finally:
             os.close(fd)
 
@@ -73,8 +80,18 @@ class Repository:
         return sorted(int(match[1]) for match in matches if match and match[2] == role)
 
     def next_number(self, role: str) -> int:
-        """Give the number of a role's next file: one that was never used, even in vain."""
-        return max(self.numbers(role), default=0) + 1
+        """
+        Give the number of a role's next file: one that was never used, even in vain.
+
+        :raises ReleaseFailed: when there is none.
+        """
+        highest = max(self.numbers(role), default=0)
+        if highest >= _MOST:
+            raise ReleaseFailed(
+                f"{self.folder}/{highest}.{role}.json leaves no number for what comes after it: it "
+                "is not one of yours, take it away."
+            )
+        return highest + 1
 
     def _names(self) -> list[str]:
         try:
@@ -82,23 +99,9 @@ class Repository:
         except FileNotFoundError:
             return []
 
-    def read(self, role: str, number: int) -> bytes:
-        """
-        Read a numbered file.
-
-        :raises ReleaseFailed: when it is not there.
-        """
-        path = self.folder / f"{number}.{role}.json"
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ReleaseFailed(
-                f"{path} cannot be read ({error.strerror}): restore it from a copy."
-            ) from None
-
     def roots(self) -> list[Metadata[Root]]:
         """
-        Give all roots, from the first on.
+        Give all roots, from the first on; whether boxes can follow them is another question.
 
         :raises ReleaseFailed: when there is none, or one is missing or damaged.
         """
@@ -108,65 +111,75 @@ class Repository:
                 f"{self.folder} holds no root: run opq-release init, or name another directory "
                 "with --updates-dir."
             )
-        return [self._parse(Root.type, number) for number in range(numbers[0], numbers[-1] + 1)]
+        return [self._read(Root, number) for number in range(numbers[0], numbers[-1] + 1)]
 
-    def current(self) -> Generation:
+    def current(self, root: Metadata[Root]) -> Generation:
         """
-        Give the newest snapshot that is whole and signed, with its targets.
+        Give the newest snapshot that is whole and signed as this root asks, with its targets.
 
-        :raises ReleaseFailed: when there is none.
+        :raises ReleaseFailed: when there is none, or a newer file is damaged.
         """
-        root = self.roots()[-1]
         for number in reversed(self.numbers(Snapshot.type)):
-            snapshot = self._parse(Snapshot.type, number)
-            version = snapshot.signed.meta["targets.json"].version
-            if version not in self.numbers(Targets.type):
+            snapshot = self._read(Snapshot, number)
+            meta = snapshot.signed.meta.get(_TARGETS_FILE)
+            if (
+                meta is None
+                or meta.version not in self.numbers(Targets.type)
+                or not is_signed(root.signed, snapshot)
+            ):
                 continue
-            targets = self._parse(Targets.type, version)
-            if is_signed(root.signed, snapshot) and is_signed(root.signed, targets):
+            targets = self._read(Targets, meta.version)
+            if is_signed(root.signed, targets):
                 return Generation(root, targets, snapshot)
         raise ReleaseFailed(
-            f"{self.folder} holds no snapshot that its root accepts: restore it from a copy."
+            f"{self.folder} holds no snapshot that root {root.signed.version} accepts: restore it "
+            "from a copy."
         )
 
-    def latest(self) -> Generation:
-        """
-        Give the newest snapshot and its targets, whoever signed them.
-
-        :raises ReleaseFailed: when there is none.
-        """
-        root = self.roots()[-1]
-        for number in reversed(self.numbers(Snapshot.type)):
-            snapshot = self._parse(Snapshot.type, number)
-            version = snapshot.signed.meta["targets.json"].version
-            if version in self.numbers(Targets.type):
-                return Generation(root, self._parse(Targets.type, version), snapshot)
-        raise ReleaseFailed(f"{self.folder} holds no snapshot: restore it from a copy.")
-
     def timestamp(self) -> Metadata[Timestamp] | None:
-        """Give what the server wrote; None when it has written nothing that can be read."""
-        try:
-            return Metadata[Timestamp].from_bytes((self.folder / "timestamp.json").read_bytes())
-        except (OSError, RepositoryError):
+        """
+        Give what the server wrote; None when it has written nothing yet.
+
+        :raises ReleaseFailed: when it cannot be read.
+        """
+        path = self.folder / f"{Timestamp.type}.json"
+        if not path.exists():
             return None
+        return _parse(Timestamp, path, "the server with --timestamp-key writes it anew")
+
+    def age(self, document: Metadata[Any], now: datetime) -> timedelta:
+        """
+        Say for how long a numbered file has been there.
+
+        :raises OSError: when it is gone.
+        """
+        status = self._path(document.signed.type, document.signed.version).stat()
+        return now - datetime.fromtimestamp(status.st_mtime, UTC)
 
     def place(self, *documents: Metadata[Any]) -> None:
         """
         Write files in this order, each one on the disk before the next.
 
+        :raises ReleaseFailed: when a number is taken.
         :raises OSError: when the disk is full or fails.
         """
         for document in documents:
-            name = f"{document.signed.version}.{document.signed.type}.json"
-            durable.write(self.folder / name, document.to_bytes())
+            path = self._path(document.signed.type, document.signed.version)
+            if os.path.lexists(path):
+                raise ReleaseFailed(f"{path} is there already, and a number is never used twice.")
+            durable.write(path, document.to_bytes(), _READABLE_BY_ALL)
 
-    def _parse(self, role: str, number: int) -> Metadata[Any]:
-        try:
-            return Metadata.from_bytes(self.read(role, number))
-        except RepositoryError:
+    def _path(self, role: str, number: int) -> Path:
+        return self.folder / f"{number}.{role}.json"
+
+    def _read(self, kind: type[_T], number: int) -> Metadata[_T]:
+        path = self._path(kind.type, number)
+        document = _parse(kind, path, "restore it from a copy")
+        if document.signed.version != number:
             raise ReleaseFailed(
-                f"{self.folder}/{number}.{role}.json is damaged: restore it from a copy."
-            ) from None
+                f"{path} holds version {document.signed.version}: restore it from a copy."
+            )
+        return document
 
 
 def is_signed(root: Root, document: Metadata[Any]) -> bool:
@@ -175,3 +188,24 @@ def is_signed(root: Root, document: Metadata[Any]) -> bool:
         document.signed.type, document.signed_bytes, document.signatures
     )
     return result.verified
+
+
+def _lock(fd: int, folder: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ReleaseFailed(
+            f"Another opq-release works in {folder}: wait until it has ended."
+        ) from None
+
+
+def _parse(kind: type[Any], path: Path, remedy: str) -> Metadata[Any]:
+    try:
+        document = Metadata[Any].from_bytes(path.read_bytes())
+    except OSError as error:
+        raise ReleaseFailed(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
+    except RepositoryError:
+        raise ReleaseFailed(f"{path} is damaged: {remedy}.") from None
+    if not isinstance(document.signed, kind):
+        raise ReleaseFailed(f"{path} holds the metadata of another role: {remedy}.")
+    return document

@@ -1,5 +1,7 @@
 """Puts an archive into the updates directory: hashed on the way, whole or not at all."""
 
+import errno
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -7,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256, sha512
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from attrs import frozen
 
@@ -15,13 +17,16 @@ from opq_twisted.durable import sync_folder
 from opq_twisted.errors import ArchiveRefused, InvalidName, ReleaseFailed
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.decompress import with_stdlib
-from opq_twisted.release.name import UpdateName, parse_version
+from opq_twisted.release.name import UpdateName
 from opq_twisted.release.tarstream import TarStream
 
 _CHUNK = 1 << 20
 #: Decompressed bytes in which the VERSION of an archive must come; the builder writes it first.
 _START = 8 << 20
+_LONGEST_VERSION = 64
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
+#: Told how many more bytes have been read.
 Progress = Callable[[int], object]
 
 
@@ -44,31 +49,42 @@ def examine(archive: Path) -> UpdateName:
     """
     try:
         name = UpdateName.parse(archive.name)
-        with archive.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or not is_whole(file.fileno(), status.st_size):
+        with _open(archive) as file:
+            if not is_whole(file.fileno(), os.fstat(file.fileno()).st_size):
                 raise ReleaseFailed(f"{archive} is not a whole bzip2 file: build it again.")
-            found = _inner_version(file)
+            found = _inner_version(file, name)
     except InvalidName as error:
         raise ReleaseFailed(str(error)) from None
     except OSError as error:
         raise ReleaseFailed(f"{archive} cannot be read: {error.strerror}.") from None
     except ArchiveRefused as error:
         raise ReleaseFailed(f"Boxes would refuse {archive}: {error}.") from None
-    if found != name.version:
+    if found != str(name.version):
         raise ReleaseFailed(
-            f"{archive} holds {found or 'no'} VERSION near its beginning, and not {name.version}: "
-            "build it with build_update.py."
+            f"{archive} holds {f'VERSION {found!r}' if found else 'no VERSION'} near its beginning,"
+            f" and not {name.version}: build it with build_update.py."
         )
     return name
 
 
-def _inner_version(file: BinaryIO) -> int | None:
+def _open(archive: Path) -> io.FileIO:
+    # Not waiting: a FIFO would never give anything.
+    fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    file = io.FileIO(fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        file.close()
+        raise ReleaseFailed(f"{archive} is not a regular file: name the archive itself.")
+    return file
+
+
+def _inner_version(file: BinaryIO, name: UpdateName) -> str | None:
+    """Read VERSION as a box will, in the single top folder or without it."""
     with with_stdlib(file) as source:
         stream = TarStream(source)
         for member in stream:
-            if member.name.removeprefix("./").split("/")[-1] == "VERSION" and member.size <= 64:
-                return parse_version(b"".join(stream.content()).decode("ascii", "replace"))
+            path = member.name.removeprefix("./")
+            if path in ("VERSION", f"{name.folder}/VERSION") and member.size <= _LONGEST_VERSION:
+                return b"".join(stream.content()).decode("ascii", "replace").strip()
             if stream.offset + member.size > _START:
                 break
     return None
@@ -84,19 +100,11 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
     :raises ReleaseFailed: when the name is taken by other bytes, or the file changes meanwhile.
     :raises OSError: when the disk is full or fails.
     """
-    name = examine(archive)
+    name = UpdateName.parse(archive.name)
     target = updates / str(name)
-    with archive.open("rb", buffering=0) as source:
-        if target.exists():
-            shelved = _read(name, source, None, progress)
-            if not os.path.samefile(archive, target):
-                with target.open("rb", buffering=0) as other:
-                    if _read(name, other, None, lambda _: None) != shelved:
-                        raise ReleaseFailed(
-                            f"{target} is there with other bytes, and a name is never used twice: "
-                            "build the release again, with a version of its own."
-                        )
-            yield shelved
+    with _open(archive) as source:
+        if os.path.lexists(target):
+            yield _compare(name, source, target, progress)
             return
         draft = target.with_name(f".{name}.part")
         try:
@@ -105,13 +113,48 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
                 os.fchmod(copy.fileno(), 0o644)
                 os.fsync(copy.fileno())
             yield shelved
-            draft.rename(target)
-            sync_folder(updates)
+            _give_name(draft, target)
         finally:
             draft.unlink(missing_ok=True)
+        sync_folder(updates)
 
 
-def _read(name: UpdateName, source: Any, copy: Any, progress: Progress) -> Shelved:
+def _compare(name: UpdateName, source: io.FileIO, target: Path, progress: Progress) -> Shelved:
+    """Read what is to be published, which has to be what lies there under its name."""
+    shelved = _read(name, source, None, progress)
+    with _open(target) as there:
+        if not os.path.samestat(os.fstat(source.fileno()), os.fstat(there.fileno())) and (
+            _read(name, there, None, lambda _: None) != shelved
+        ):
+            raise _taken(target)
+        # Whoever put it there may not have waited for the disk.
+        os.fsync(there.fileno())
+    sync_folder(target.parent)
+    return shelved
+
+
+def _give_name(draft: Path, target: Path) -> None:
+    try:
+        # Unlike a rename this never replaces what somebody else put there meanwhile.
+        target.hardlink_to(draft)
+    except FileExistsError:
+        raise _taken(target) from None
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        draft.rename(target)
+
+
+def _taken(target: Path) -> ReleaseFailed:
+    return ReleaseFailed(
+        f"{target} is there with other bytes, and a name is never used twice: build the release "
+        "again, with a version of its own."
+    )
+
+
+def _read(
+    name: UpdateName, source: io.FileIO, copy: io.FileIO | None, progress: Progress
+) -> Shelved:
     """Hash with two algorithms at once, each in a thread of its own, and write meanwhile."""
     before = os.fstat(source.fileno())
     hashes, size = {"sha256": sha256(), "sha512": sha512()}, 0
@@ -139,7 +182,7 @@ def _settle(pending: list[Future[None]]) -> None:
         each.result()
 
 
-def _write(copy: Any, chunk: bytes) -> None:
+def _write(copy: io.FileIO, chunk: bytes) -> None:
     rest = memoryview(chunk)
     while rest:
         rest = rest[copy.write(rest) :]

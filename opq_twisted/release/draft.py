@@ -1,0 +1,114 @@
+"""A root on its way from holder to holder, in a file that gathers their signatures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, RootVerificationResult
+
+from opq_twisted import durable
+from opq_twisted.errors import ReleaseFailed
+from opq_twisted.release.keyring import KeyRing
+
+_READABLE_BY_ALL = 0o644
+
+
+@frozen
+class Draft:
+    """
+    The next root, and the one that it follows, as both have to be signed for (TUF, 5.3.4).
+
+    It brings the other root along, so that nobody who signs needs the updates directory.
+    """
+
+    path: Path
+    root: Metadata[Root]
+    #: None before the first root.
+    previous: Metadata[Root] | None
+
+    @classmethod
+    def load(cls, path: Path) -> "Draft":
+        """
+        Read a draft.
+
+        :raises ReleaseFailed: when it is none.
+        """
+        try:
+            parts = json.loads(path.read_bytes())
+            previous = parts["previous"]
+            draft = cls(path, _parse(parts["root"]), None if previous is None else _parse(previous))
+        except OSError as error:
+            raise ReleaseFailed(f"The draft {path} cannot be read: {error.strerror}.") from None
+        except (ValueError, KeyError, TypeError, RepositoryError):
+            raise ReleaseFailed(
+                f"{path} is no draft of a root: give the file that opq-release has left."
+            ) from None
+        expected = 1 if draft.previous is None else draft.previous.signed.version + 1
+        if draft.version != expected:
+            raise ReleaseFailed(f"{path} is a draft of root {draft.version}, not {expected}.")
+        return draft
+
+    @property
+    def version(self) -> int:
+        """The number of the root."""
+        return self.root.signed.version
+
+    @property
+    def missing(self) -> int:
+        """How many more keys have to sign: of the old root, or of the new one."""
+        result = self._result()
+        return max(result.first.missing, result.second.missing)
+
+    @property
+    def signed_by(self) -> list[str]:
+        """The beginnings of the ids of those keys that have signed."""
+        return sorted(keyid[:12] for keyid in self._result().signed)
+
+    def sign(self, ring: KeyRing) -> None:
+        """
+        Add the signatures of all keys of root in a folder; what is no signature is left out.
+
+        :raises ReleaseFailed: when the draft lacks signatures, and no key of root is there.
+        :raises KeyUnusable: when a key cannot be opened.
+        """
+        roots = [each.signed for each in (self.previous, self.root) if each is not None]
+        signers = {
+            signer.public_key.keyid: signer
+            for root in roots
+            for signer in ring.signers(root, Root.type)
+        }
+        if not signers and self.missing:
+            raise ring.lacks(Root.type, *roots)
+        for signer in signers.values():
+            self.root.sign(signer, append=True)
+        valid = self._result().signed
+        for keyid in list(self.root.signatures):
+            if keyid not in valid:
+                del self.root.signatures[keyid]
+
+    def save(self) -> None:
+        """
+        Write it, and return when it is on the disk.
+
+        :raises OSError: when the disk is full or fails; what was there before is untouched then.
+        """
+        parts = {
+            "previous": None if self.previous is None else json.loads(self.previous.to_bytes()),
+            "root": json.loads(self.root.to_bytes()),
+        }
+        durable.write(self.path, json.dumps(parts, indent=1).encode(), _READABLE_BY_ALL)
+
+    def _result(self) -> RootVerificationResult:
+        previous = None if self.previous is None else self.previous.signed
+        return self.root.signed.get_root_verification_result(
+            previous, self.root.signed_bytes, self.root.signatures
+        )
+
+
+def _parse(part: Any) -> Metadata[Root]:
+    document = Metadata[Root].from_bytes(json.dumps(part).encode())
+    if not isinstance(document.signed, Root):
+        raise ValueError("it is no root")
+    return document

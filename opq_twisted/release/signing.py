@@ -1,0 +1,104 @@
+"""Signs anew, with the keys in one folder, what a repository holds."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from attrs import frozen
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets
+
+from opq_twisted.errors import ReleaseFailed
+from opq_twisted.release.keyring import KeyRing
+from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
+from opq_twisted.release.repository import Generation, Repository
+from opq_twisted.release.trust import read_offer
+
+#: Days until what is signed by hand expires.
+LIFETIME = 365
+
+
+@frozen
+class Signing:
+    """The keys in one folder, and the repository that they sign."""
+
+    repository: Repository
+    ring: KeyRing
+    now: Callable[[], datetime]
+
+    def resign(self) -> None:
+        """
+        Sign targets and snapshot anew, for a year from now.
+
+        :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
+        :raises KeyUnusable: when a key cannot be opened.
+        :raises OSError: when the disk is full or fails.
+        """
+        with self.repository.locked():
+            current = self.current()
+            after = self.sign(current)
+            try_generations(current, after)
+            self.repository.place(after.targets, after.snapshot)
+
+    def current(self) -> Generation:
+        """
+        Give what boxes follow now, by the newest root.
+
+        :raises ReleaseFailed: when the roots are not what boxes and these keys know, the newest has
+            expired, or there is no snapshot.
+        """
+        root = self.roots()[-1]
+        if root.signed.is_expired(self.now().astimezone(UTC)):
+            raise ReleaseFailed(
+                f"Root {root.signed.version} has expired, and boxes would refuse all that follows: "
+                "run opq-release renew-root first."
+            )
+        return self.repository.current(root)
+
+    def roots(self) -> list[Metadata[Root]]:
+        """
+        Give the roots that boxes go through, and that these keys know.
+
+        :raises ReleaseFailed: when they are others.
+        """
+        roots = self.repository.roots()
+        try_roots(roots)
+        self.ring.recognise(roots)
+        return roots
+
+    def sign(self, generation: Generation) -> Generation:
+        """
+        Give targets and snapshot their next numbers, another year, and the signatures of its root.
+
+        :raises ReleaseFailed: when a key is missing, or the clock is wrong.
+        :raises KeyUnusable: when a key cannot be opened.
+        """
+        repository, root = self.repository, generation.root
+        content = generation.targets.signed.targets
+        for target in filter(is_channel_target, content.values()):
+            version = read_offer(target).version
+            if version > self.now().timestamp():
+                raise ReleaseFailed(
+                    f"This machine's clock shows a time before release {version} was built, and "
+                    "what it signs would expire too early: set it right."
+                )
+        targets = Metadata(
+            Targets(repository.next_number(Targets.type), expires=self.expires(), targets=content)
+        )
+        for signer in self.ring.enough(root.signed, Targets.type):
+            targets.sign(signer, append=True)
+        # By its hash and not only its number: a thief of one of both keys can put nothing else in
+        # the place of what the other one signed.
+        meta = MetaFile.from_data(targets.signed.version, targets.to_bytes(), ["sha256"])
+        snapshot = Metadata(
+            Snapshot(
+                repository.next_number(Snapshot.type),
+                expires=self.expires(),
+                meta={"targets.json": meta},
+            )
+        )
+        for signer in self.ring.enough(root.signed, Snapshot.type):
+            snapshot.sign(signer, append=True)
+        return Generation(root, targets, snapshot)
+
+    def expires(self) -> datetime:
+        """Say when expires what is signed now."""
+        return self.now().astimezone(UTC).replace(microsecond=0) + timedelta(days=LIFETIME)
