@@ -1,6 +1,7 @@
 """Signed metadata for tests, made by hand and with any mistake that a test wants."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,15 @@ class Signed:
         timestamp = Timestamp(version, expires=self.later(days), snapshot_meta=meta)
         return self.write(Metadata(timestamp), signer or self.keys[Timestamp.type])
 
-    def publish(self, version: int, *archives: Path, days: float = 365) -> None:
+    def publish(
+        self,
+        version: int,
+        *archives: Path,
+        days: float = 365,
+        custom: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write targets and a snapshot of this version; the last archive is what `stable` is."""
-        channels = {"stable": channel(archives[-1])} if archives else {}
+        channels = {"stable": channel(archives[-1], custom)} if archives else {}
         self.targets(version, channels, days=days)
         self.snapshot(version, version, days=days)
 
@@ -134,9 +141,14 @@ class Signed:
         return metadata.signed
 
 
-def channel(archive: Path) -> TargetFile:
-    """Make the target that a channel is while this archive is its newest release."""
+def channel(archive: Path, custom: Mapping[str, Any] | None = None) -> TargetFile:
+    """
+    Make the target that a channel is while this archive is its newest release.
+
+    :param custom: what it says besides, or in the place of what is true.
+    """
     version = int(archive.name.removesuffix(".tar.bz2").rsplit("-", 1)[1])
     target = TargetFile.from_file("stable", str(archive), ["sha256"])
     target.unrecognized_fields["custom"] = {"version": version, "file": archive.name}
+    target.unrecognized_fields["custom"].update(custom or {})
     return target

@@ -12,8 +12,11 @@ from attrs import frozen
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol, ServerFactory
-from twisted.internet.task import deferLater
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.protocols.portforward import ProxyFactory
+from twisted.python.failure import Failure
 
 from tests.functional.processes import PATIENCE, Server, run
 
@@ -66,8 +69,12 @@ class Box:
         self.reboots = folder / "reboots"
         self._reboot = folder / "reboot"
         self._spawn = spawn
+        #: What the box trusts, if it is there.
+        self.root = folder / "root.json"
         #: The agent that was started last.
         self.agent: Server
+        #: What the agent finds in its environment.
+        self.environment: dict[str, str] = {}
         #: What starts the agent.
         self.program: tuple[str, ...] = (
             *(str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
@@ -85,7 +92,7 @@ class Box:
         """Write the configuration, with keys of other daemons; unsigned releases are allowed."""
         settings = {
             "allow_unsigned": True,
-            "trusted_root": str(self.config.with_name("root.json")),
+            "trusted_root": str(self.root),
             "prefix": str(self.prefix),
             "log": str(self.log),
             "reboot_command": [str(self._reboot)],
@@ -94,6 +101,10 @@ class Box:
         others = {"box_id": 7, "device_path": "/dev/opq0", "plugins": ["print"]}
         content = {**others, "updates_ep": endpoint, "updater": settings}
         self.config.write_text(json.dumps(content))
+
+    def pin(self, root: bytes) -> None:
+        """Let the box trust this root, and nothing that is not signed."""
+        self.root.write_bytes(root)
 
     def install(self, version: int) -> None:
         """Let a release be the installed one."""
@@ -112,7 +123,7 @@ class Box:
         self.agent = self._spawn(
             *(*self.program, "--config", self.config, "--state-dir", self.state_dir),
             *("--port", "tcp:0:interface=127.0.0.1", *options),
-            env={"OPQ_PYTHON": sys.executable},
+            env={"OPQ_PYTHON": sys.executable, **self.environment},
         )
         assert self.agent.transport is not None
         self.pid_file.write_text(f"{self.agent.transport.pid}\n")
@@ -210,12 +221,19 @@ class Answer:
 
     content: bytes
     closes: bool = True
+    #: What it sends after that, every few milliseconds until the connection is closed.
+    again: bytes = b""
+    #: What the next one is answered with who asks for the same.
+    then: "Answer | None" = None
 
 
 def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
     """The bytes of an HTTP/1.1 answer; `length` may lie."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
+
+
+NOT_FOUND = Answer(http(b"", status="404 Not Found"))
 
 
 class RawServer(ServerFactory):
@@ -225,6 +243,8 @@ class RawServer(ServerFactory):
         self.answers: dict[str, Answer] = {}
         #: The paths that were asked for.
         self.asked: list[str] = []
+        #: The requests, as they came.
+        self.requests: list[bytes] = []
         self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
 
     @property
@@ -234,8 +254,15 @@ class RawServer(ServerFactory):
         assert isinstance(address, IPv4Address)
         return f"http://127.0.0.1:{address.port}"
 
-    def buildProtocol(self, addr: object) -> Protocol:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         return _RawAnswers(self)
+
+    def answer(self, path: str) -> Answer:
+        """Choose the answer for who asks for a path."""
+        answer = self.answers.get(path, NOT_FOUND)
+        if answer.then is not None:
+            self.answers[path] = answer.then
+        return answer
 
     def close(self) -> Deferred[None] | None:
         """Listen no more."""
@@ -243,10 +270,39 @@ class RawServer(ServerFactory):
         return closed
 
 
+class Middleman(RawServer):
+    """
+    Stands between a box and its update server, whose directory it has.
+
+    It sends what is there, but where it is told to lie, until it is told to let the box through.
+    """
+
+    def __init__(self, updates: Path) -> None:
+        super().__init__()
+        self.updates = updates
+        self._honest: ProxyFactory | None = None
+
+    def let_through(self, server: Server | None) -> None:
+        """Bring the box to a server from now on; to none: answer again."""
+        self._honest = None if server is None else ProxyFactory("127.0.0.1", server.port)
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        if self._honest is not None:
+            return self._honest.buildProtocol(addr)
+        return super().buildProtocol(addr)
+
+    def answer(self, path: str) -> Answer:
+        file = self.updates / path.removeprefix("/update").lstrip("/")
+        if path in self.answers or not file.is_file():
+            return super().answer(path)
+        return Answer(http(file.read_bytes()))
+
+
 class _RawAnswers(Protocol):
     def __init__(self, server: RawServer) -> None:
         self._server = server
         self._request = b""
+        self._again: LoopingCall | None = None
 
     def dataReceived(self, data: bytes) -> None:
         self._request += data
@@ -254,8 +310,16 @@ class _RawAnswers(Protocol):
             return
         path = self._request.split(b" ")[1].decode()
         self._server.asked.append(path)
-        answer = self._server.answers.get(path, Answer(http(b"", status="404 Not Found")))
+        self._server.requests.append(self._request)
+        answer = self._server.answer(path)
         assert self.transport is not None
         self.transport.write(answer.content)
-        if answer.closes:
+        if answer.again:
+            self._again = LoopingCall(self.transport.write, answer.again)
+            self._again.start(0.005)
+        elif answer.closes:
             self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._again is not None:
+            self._again.stop()

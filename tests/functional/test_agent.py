@@ -464,10 +464,13 @@ async def test_reboot_command(start: StartDaemon, box: Box, updates: Path, comma
 
 # Servers that do not work
 
+#: Where the new release is.
+ARCHIVE = f"/update/{UpdateName(NEW)}"
+
 
 def _offer(raw: RawServer, answer: Answer) -> None:
     raw.answers["/version"] = Answer(http(str(NEW).encode()))
-    raw.answers[f"/update/{UpdateName(NEW)}"] = answer
+    raw.answers[ARCHIVE] = answer
 
 
 VERSION_ANSWERS = {
@@ -526,11 +529,20 @@ def _altered(whole: bytes) -> bytes:
     return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
 
 
+def _cut(whole: bytes) -> bytes:
+    return http(whole[:-1000], length=len(whole))
+
+
+def _says_too_much(whole: bytes) -> bytes:
+    return http(whole, length=len(whole) + 7)
+
+
 DELIVERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "500": (lambda whole: http(b"", status="500 Oops"), "answers 500"),
     "404": (lambda whole: http(b"", status="404 Not Found"), "answers 404"),
-    "cut": (lambda whole: http(whole[:-1000], length=len(whole)), "connection broke"),
-    "says too much": (lambda whole: http(whole, length=len(whole) + 7), "connection broke"),
+    # Of a connection that breaks another makes good; here it cannot.
+    "cut": (_cut, "answers 410"),
+    "says too much": (_says_too_much, "answers 410"),
     "says too little": (lambda whole: http(whole, length=len(whole) // 2), "not a whole bzip2"),
     "says no archive is so large": (lambda whole: http(whole, length=10**15), "at most"),
     "cut, HTTP/1.0": (
@@ -541,6 +553,8 @@ DELIVERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "altered, without a digest": (lambda whole: http(_altered(whole)), "damaged"),
 }
 
+_GONE = Answer(http(b"", status="410 Gone"))
+
 
 @pytest.mark.parametrize("kind", DELIVERIES)
 @pytest_twisted.ensureDeferred
@@ -548,7 +562,7 @@ async def test_bad_delivery(box: Box, raw: RawServer, tmp_path: Path, kind: str)
     """An archive that does not arrive as it is installs nothing; a click later, it does."""
     deliver, reason = DELIVERIES[kind]
     whole = _archive_bytes(tmp_path)
-    _offer(raw, Answer(deliver(whole)))
+    _offer(raw, Answer(deliver(whole), then=_GONE))
     box.configure(raw.url)
     before = box.everything_installed()
     await box.start()
@@ -559,6 +573,43 @@ async def test_bad_delivery(box: Box, raw: RawServer, tmp_path: Path, kind: str)
     _offer(raw, Answer(http(whole, _digest(whole))))
     await box.click()
     await box.reboots_to(NEW)
+
+
+@pytest.mark.parametrize("deliver", [_cut, _says_too_much])
+@pytest_twisted.ensureDeferred
+async def test_mended_delivery(
+    box: Box, raw: RawServer, tmp_path: Path, deliver: Callable[[bytes], bytes]
+) -> None:
+    """Where a connection breaks another follows by itself, and the release is installed."""
+    whole = _archive_bytes(tmp_path)
+    _offer(raw, Answer(deliver(whole), then=Answer(http(whole, _digest(whole)))))
+    box.configure(raw.url)
+    await box.start()
+    await box.click()
+    await box.reboots_to(NEW)
+    assert raw.asked == ["/version", ARCHIVE, ARCHIVE]
+
+
+@pytest_twisted.ensureDeferred
+async def test_rest_of_delivery(box: Box, raw: RawServer, tmp_path: Path) -> None:
+    """Where a connection breaks only the rest is asked for, of the same archive."""
+    whole = _archive_bytes(tmp_path)
+    come, etag = len(whole) // 2, 'ETag: "of-this-archive"'
+    rest = http(
+        whole[come:],
+        f"Content-Range: bytes {come}-{len(whole) - 1}/{len(whole)}",
+        etag,
+        status="206 Partial Content",
+    )
+    first = http(whole[:come], _digest(whole), etag, length=len(whole))
+    _offer(raw, Answer(first, then=Answer(rest)))
+    box.configure(raw.url)
+    await box.start()
+    await box.click()
+    await box.reboots_to(NEW)
+    assert raw.asked == ["/version", ARCHIVE, ARCHIVE]
+    assert f"Range: bytes={come}-\r\n".encode() in raw.requests[-1]
+    assert b'If-Range: "of-this-archive"\r\n' in raw.requests[-1]
 
 
 @pytest_twisted.ensureDeferred
@@ -673,10 +724,10 @@ async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path
     box.configure(raw.url)
     await box.start()
     await box.click()
-    partial = f"{UpdateName(NEW)}.part"
-    await eventually(lambda: (box.state_dir / "archives" / partial).exists())
+    partial, record = f"{UpdateName(NEW)}.part", f"{UpdateName(NEW)}.part.json"
+    await eventually(lambda: (box.state_dir / "archives" / record).exists())
     await box.agent.stop(signal.SIGKILL)
-    assert box.archives() == {partial}
+    assert box.archives() == {partial, record}
 
     _offer(raw, Answer(http(whole, _digest(whole))))
     await box.start()

@@ -1,0 +1,682 @@
+"""Whoever stands between a box and its maker installs nothing, and stops no later update."""
+
+import html
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from opq_twisted.release.name import UpdateName
+from tests.archives import layout, make_archive, stream, write_archive
+from tests.functional.box import (
+    INSTALL,
+    Answer,
+    Box,
+    Middleman,
+    Spawn,
+    ask,
+    eventually,
+    http,
+)
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import Server, run
+from tests.functional.update_server import started
+from tests.signed import ROLES, Signed, write_key
+
+OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
+
+#: Where the boxes fetch the new release.
+ARCHIVE = f"/update/{UpdateName(NEW)}"
+
+#: What no version of anything can go beyond, for many who follow TUF.
+UTMOST = 2**31 - 1
+
+NOT_SIGNED = "is not what the release key signed, or is older than what this box has seen"
+EXPIRED = "signed metadata has expired"
+
+
+class Field:
+    """A box that is pinned to its maker's root, and whoever brings it what the maker signed."""
+
+    def __init__(self, start: StartDaemon, box: Box, signed: Signed, middleman: Middleman) -> None:
+        self._failures = 0
+        #: The version of the targets and the snapshot that the maker signed last.
+        self.generation = 0
+        self.start = start
+        #: The maker's own server, once it was started.
+        self.server: Server | None = None
+        self.box = box
+        #: What the maker of the boxes signed, and the honest server serves.
+        self.signed = signed
+        self.middleman = middleman
+        self.before = box.everything_installed()
+
+    def release(self, version: int, **custom: Any) -> Path:
+        """Sign a release, as its maker does."""
+        self.generation += 1
+        path = self.signed.updates / str(UpdateName(version))
+        make_archive(path, version, script=INSTALL)
+        self.signed.publish(self.generation, path, custom=custom)
+        return path
+
+    def hijack(self) -> Signed:
+        """Let the box get what an attacker makes of a copy of all that is public."""
+        copy = self.middleman.updates.with_name("hijacked")
+        copytree(self.signed.updates, copy, dirs_exist_ok=True)
+        self.middleman.updates = copy
+        hijacked = Signed(copy)
+        hijacked.keys = dict(self.signed.keys)
+        return hijacked
+
+    async def starts(self, endpoint: str | None = None, **updater: Any) -> None:
+        """Start the box; unsigned releases are allowed, which must not matter."""
+        self.box.configure(endpoint or self.middleman.url, **updater)
+        await self.box.start()
+
+    async def honest_server(self, *options: object) -> Server:
+        """Start the maker's own server, and let the box through to it."""
+        key = write_key(
+            self.signed.updates.with_name("timestamp.pem"), self.signed.keys["timestamp"]
+        )
+        options = ("--timestamp-key", key, *options)
+        self.server = await started(self.start, self.signed.updates, *options)
+        await self.announced()
+        self.middleman.let_through(self.server)
+        return self.server
+
+    async def announced(self) -> None:
+        """Wait until the honest server tells boxes of what was signed last."""
+        assert self.server is not None
+        await self.server.says(rf"signed timestamp \d+ for {self.generation}.snapshot.json")
+
+    async def sees(self) -> None:
+        """Let the box take note of what is offered, without installing it."""
+        code, answer = await ask(f"{self.box.agent.url}/check", "-X", "POST")
+        assert code == 200, answer
+
+    async def refuses(self, reason: str, detail: str = "") -> None:
+        """Click, and see that the box installs nothing, and tells everybody why."""
+        self._failures += 1
+        await self.box.click()
+        sentence = await self.box.fails(self._failures)
+        assert reason in sentence
+        assert detail in sentence
+        await self.shows(sentence)
+        self.has_nothing_new()
+
+    async def shows(self, message: str) -> None:
+        """See that the box's page says something."""
+        _, page = await ask(f"{self.box.agent.url}/")
+        assert message in html.unescape(page)
+
+    def has_nothing_new(self) -> None:
+        """See that the box is as it was."""
+        assert self.box.everything_installed() == self.before
+        assert not (self.box.state_dir / "unpacked").exists()
+        assert "Stage: installing" not in self.box.agent.output
+        assert self.box.rebooted == 0
+
+    async def stops_at_once(self) -> None:
+        """Stop the agent, well before its patience with any server is at an end."""
+        self.has_nothing_new()
+        begun = reactor.seconds()
+        assert await self.box.agent.stop() == -signal.SIGTERM
+        assert reactor.seconds() - begun < 5
+
+    async def recovers(self) -> None:
+        """See that a click takes the box to the next release, once nobody lies any more."""
+        self.release(NEWER)
+        if self.server is None:
+            await self.honest_server()
+        await self.announced()
+        await self.installs(NEWER)
+
+    async def installs(self, version: int) -> None:
+        """Click, and see that the box takes a release."""
+        code, text = await self.box.click()
+        assert code == 202, text
+        await self.box.reboots_to(version)
+        assert not (await self.box.status())["unsigned"]
+
+
+@pytest.fixture
+def middleman(updates: Path) -> Iterator[Middleman]:
+    """Whoever stands between the box and the honest server."""
+    middleman = Middleman(updates)
+    yield middleman
+    pytest_twisted.blockon(middleman.close())
+
+
+@pytest.fixture
+def field(
+    start: StartDaemon, spawn: Spawn, updates: Path, middleman: Middleman, tmp_path: Path
+) -> Field:
+    """A box that runs an old release, and a new one that is signed."""
+    signed = Signed(updates).init()
+    box = Box(spawn, tmp_path / "box")
+    box.install(OLD)
+    box.pin((signed.folder / "1.root.json").read_bytes())
+    field = Field(start, box, signed, middleman)
+    field.release(NEW)
+    # So old that the honest server, when it is started, signs another.
+    signed.timestamp(1, 1, days=3)
+    return field
+
+
+def lie(content: bytes = b"", **more: Any) -> Answer:
+    """Make an answer whose length nobody says."""
+    return Answer(b"HTTP/1.1 200 OK\r\n\r\n" + content, closes=False, **more)
+
+
+# What is sent
+
+
+@pytest.mark.parametrize("kind", ["same length", "longer", "shorter", "endless", "older release"])
+@pytest_twisted.ensureDeferred
+async def test_altered_archive(field: Field, kind: str) -> None:
+    """An archive that is not the very one that was signed is not even unpacked."""
+    whole = (field.signed.updates / str(UpdateName(NEW))).read_bytes()
+    middle = len(whole) // 2
+    altered = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    older = make_archive(field.signed.updates / str(UpdateName(OLD)), OLD, {"x": os.urandom(9)})
+    answer, reason = {
+        "same length": (Answer(http(altered)), "another SHA-256"),
+        "longer": (Answer(http(whole + b"x")), f"{len(whole) + 1} bytes where {len(whole)} are"),
+        "shorter": (Answer(http(whole[:-1])), f"{len(whole) - 1} bytes where {len(whole)} are"),
+        "endless": (lie(whole, again=bytes(65536)), f"sent more than {len(whole)} bytes"),
+        "older release": (Answer(http(older.read_bytes())), f"bytes where {len(whole)} are"),
+    }[kind]
+    field.middleman.answers[ARCHIVE] = answer
+    await field.starts()
+    await field.refuses(reason)
+    assert field.box.archives() == set()
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_endless_metadata(field: Field) -> None:
+    """Metadata without an end is cut off where that role has its limit."""
+    await field.starts()
+    for name, limit in {
+        "2.root.json": 512_000,
+        "timestamp.json": 16_384,
+        "1.snapshot.json": (field.signed.folder / "1.snapshot.json").stat().st_size,
+        "1.targets.json": 5_000_000,
+    }.items():
+        field.middleman.answers = {f"/tuf/{name}": lie(b"{", again=b"[" * 1_000_000)}
+        await field.refuses(
+            f"/tuf/{name} answers what no update server would", f"more than {limit} bytes"
+        )
+    await field.recovers()
+
+
+SLOW = {
+    "asked, silent": ("/tuf/timestamp.json", Answer(b"", closes=False)),
+    "asked, drips": ("/tuf/timestamp.json", lie(b"{", again=b" ")),
+    "download, stops": (ARCHIVE, lie(b"BZh9")),
+    "download, drips": (ARCHIVE, lie(b"BZh9", again=b"1")),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+@pytest_twisted.ensureDeferred
+async def test_slow(field: Field, kind: str) -> None:
+    """A server that keeps a box waiting keeps neither its agent from stopping, nor the update."""
+    path, answer = SLOW[kind]
+    field.middleman.answers[path] = answer
+    await field.starts()
+    click = Deferred.fromCoroutine(run("curl", "-XPOST", f"{field.box.agent.url}/box_update"))
+    await eventually(lambda: path in field.middleman.asked)
+    await field.stops_at_once()
+    await click
+    field.release(NEWER)
+    await field.honest_server()
+    # It goes on with what it was about, without a click.
+    field.box.launch()
+    await field.box.reboots_to(NEWER)
+
+
+@pytest_twisted.ensureDeferred
+async def test_slow_look(field: Field) -> None:
+    """An agent that looks by itself, at a server that does not answer, stops at once."""
+    field.middleman.answers["/tuf/timestamp.json"] = Answer(b"", closes=False)
+    await field.starts(check_every=0.1)
+    await eventually(lambda: "/tuf/timestamp.json" in field.middleman.asked)
+    await field.stops_at_once()
+    field.middleman.answers = {}
+    await field.box.start()
+    await field.recovers()
+
+
+# What was signed once
+
+
+@pytest_twisted.ensureDeferred
+async def test_rollback_of_timestamp(field: Field) -> None:
+    """A timestamp that was the newest one once is refused by who has seen a newer."""
+    field.release(NEW)
+    field.signed.timestamp(3, 2)
+    await field.starts()
+    await field.sees()
+    for version, snapshot in ((2, 2), (2, 1), (1, 1)):
+        field.hijack().timestamp(version, snapshot)
+        await field.refuses(NOT_SIGNED, f"timestamp version {version} must be >= 3")
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_rollback_of_snapshot(field: Field) -> None:
+    """Who broke into the server has the timestamp's key, but cannot bring an old snapshot back."""
+    field.release(NEW)
+    field.signed.timestamp(3, 2)
+    await field.starts()
+    await field.sees()
+    field.hijack().timestamp(4, 1)
+    await field.refuses(NOT_SIGNED, "snapshot version must be >= 2, got version 1")
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_rollback_of_targets(field: Field) -> None:
+    """Who has the snapshot's key as well cannot bring old targets back."""
+    field.release(NEW)
+    field.signed.timestamp(3, 2)
+    await field.starts()
+    await field.sees()
+    hijacked = field.hijack()
+    hijacked.snapshot(3, 1)
+    hijacked.timestamp(4, 3)
+    await field.refuses(NOT_SIGNED, "Expected targets.json version 1, got 2")
+    # The timestamp of the attacker was good: the maker's next snapshot has to be a newer one.
+    field.release(NEW)
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_rollback_of_root(field: Field) -> None:
+    """An old root does not come back, neither under a new number nor by keeping the new one."""
+    stolen = field.signed.keys["timestamp"]
+    field.signed.rotate("timestamp", 2)
+    field.signed.timestamp(2, 1)
+    await field.starts()
+    await field.sees()
+    for number in (1, 2):
+        old = (field.signed.folder / f"{number}.root.json").read_bytes()
+        field.middleman.answers = {"/tuf/3.root.json": Answer(http(old))}
+        await field.refuses(NOT_SIGNED, f"root version 3 instead got version {number}")
+    hijacked = field.hijack()
+    (hijacked.folder / "2.root.json").unlink()
+    hijacked.timestamp(3, 1, signer=stolen)
+    field.middleman.answers = {}
+    await field.refuses(NOT_SIGNED, "timestamp was signed by 0/1 keys")
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_mix_and_match(field: Field) -> None:
+    """Files of two releases do not make a third."""
+    field.release(NEWER)
+    field.signed.timestamp(2, 2)
+    await field.starts()
+    for wanted, sent, detail in (
+        ("2.snapshot.json", "1.snapshot.json", "does not match expected hash"),
+        ("timestamp.json", "2.snapshot.json", "Expected 'timestamp', got 'snapshot'"),
+        ("2.targets.json", "1.targets.json", "Expected targets v2, got v1"),
+        ("2.targets.json", "2.snapshot.json", "Expected 'targets', got 'snapshot'"),
+    ):
+        content = (field.signed.folder / sent).read_bytes()
+        field.middleman.answers = {f"/tuf/{wanted}": Answer(http(content))}
+        await field.refuses(NOT_SIGNED, detail)
+    await field.recovers()
+
+
+# Time
+
+
+@pytest_twisted.ensureDeferred
+async def test_freeze(field: Field) -> None:
+    """Whoever holds releases back is found out when any of the signatures has expired."""
+    await field.starts()
+    signed = field.signed
+    signed.timestamp(2, 1, days=-1)
+    await field.refuses(EXPIRED, "timestamp.json is expired")
+    signed.snapshot(2, 1, days=-1)
+    signed.timestamp(3, 2)
+    await field.refuses(EXPIRED, "snapshot.json is expired")
+    signed.targets(2, days=-1)
+    signed.snapshot(3, 2)
+    signed.timestamp(4, 3)
+    await field.refuses(EXPIRED, "targets is expired")
+    signed.root(2, days=-1)
+    await field.refuses(EXPIRED, "root.json is expired")
+    # What comes after a root that has expired counts.
+    signed.root(3)
+    for _ in range(3):
+        field.release(NEW)
+    await field.recovers()
+
+
+async def clock(date: str) -> dict[str, str]:
+    """Make the environment of a program whose clock stood at a date when it was started."""
+    # The program faketime starts another one, which a signal would not reach.
+    status, library, error = await run("faketime", date, "printenv", "LD_PRELOAD")
+    assert status == 0, error
+    # With a true monotonic clock it makes Python's threads wait a fifth of a second each time.
+    return {"LD_PRELOAD": library.strip(), "FAKETIME": f"@{date}"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_clock_in_the_past(field: Field) -> None:
+    """A box whose clock stands in 1970, where nothing ever expires, asks nobody, and waits."""
+    field.signed.timestamp(2, 1, days=-1)
+    field.box.environment = await clock("1970-01-02 00:00:00")
+    await field.starts()
+    await field.refuses("Waiting for the clock: it shows 1970-01-0")
+    assert field.middleman.asked == []
+    await field.box.agent.stop()
+    field.box.environment = {}
+    await field.box.start()
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_clock_in_the_future(field: Field) -> None:
+    """A box whose clock stands in 2035 takes all for expired, and nothing of that stays."""
+    await field.honest_server()
+    field.box.environment = await clock("2035-01-02 00:00:00")
+    await field.starts()
+    await field.refuses(EXPIRED, "where the box's clock is wrong")
+    assert not (field.box.state_dir / "last-good-time").exists()
+    await field.box.agent.stop()
+    field.box.environment = {}
+    await field.box.start()
+    await field.installs(NEW)
+
+
+# Keys
+
+
+@pytest.mark.parametrize("role", ["snapshot", "targets"])
+@pytest_twisted.ensureDeferred
+async def test_key_of_the_server(field: Field, role: str) -> None:
+    """The key that lies on the server signs timestamps, and no releases."""
+    await field.starts()
+    hijacked = field.hijack()
+    hijacked.keys[role] = hijacked.keys["timestamp"]
+    make_archive(hijacked.updates / str(UpdateName(NEWER)), NEWER, script=INSTALL)
+    hijacked.publish(2, hijacked.updates / str(UpdateName(NEWER)))
+    hijacked.timestamp(2, 2)
+    await field.refuses(NOT_SIGNED, f"{role} was signed by 0/1 keys")
+    field.release(NEW)
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_fast_forward(field: Field) -> None:
+    """Who made versions as high as they go stops a box, until the maker has other keys."""
+    await field.starts()
+    hijacked = field.hijack()
+    hijacked.snapshot(UTMOST, 1)
+    hijacked.timestamp(UTMOST, UTMOST)
+    await field.sees()
+    server = await field.honest_server()
+    # This is how TUF would have it: what is older than what was seen is refused.
+    await field.refuses(NOT_SIGNED, f"must be >= {UTMOST}")
+    await server.stop()
+    field.signed.rotate("timestamp", 2)
+    field.signed.rotate("snapshot", 3)
+    field.release(NEWER)
+    await field.honest_server()
+    await field.installs(NEWER)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stolen_release_key(field: Field) -> None:
+    """Who has the release key signs what boxes install; whoever steals it, so does he."""
+    thief = field.hijack()
+    script = INSTALL + b'touch "$OPQ_PREFIX/stolen"\n'
+    path = make_archive(thief.updates / str(UpdateName(NEW)), NEW, script=script)
+    thief.publish(2, path)
+    # The server's own key does not help against that: it signs for any release.
+    copytree(thief.updates, field.signed.updates, dirs_exist_ok=True)
+    field.generation = 2
+    await field.honest_server()
+    await field.starts()
+    await field.installs(NEW)
+    assert (field.box.prefix / "stolen").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stolen_release_key_rotated(field: Field) -> None:
+    """A stolen release key is worth nothing to a box that has seen the root that replaced it."""
+    stolen = dict(field.signed.keys)
+    for version, role in enumerate(("targets", "snapshot"), 2):
+        field.signed.rotate(role, version)
+    field.release(NEW)
+    field.signed.timestamp(2, 2)
+    await field.starts()
+    await field.sees()
+    thief = field.hijack()
+    thief.keys = stolen
+    path = make_archive(thief.updates / str(UpdateName(NEWER)), NEWER, {"x": b"evil"})
+    thief.publish(3, path)
+    thief.timestamp(3, 3)
+    await field.refuses(NOT_SIGNED, "snapshot was signed by 0/1 keys")
+    for version in (2, 3):
+        (thief.folder / f"{version}.root.json").unlink()
+    await field.refuses(NOT_SIGNED, "snapshot was signed by 0/1 keys")
+    field.release(NEW)
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_rotations(field: Field) -> None:
+    """A box that slept while all keys were replaced, again and again, follows one by one."""
+    for version in range(2, 52):
+        field.signed.rotate(ROLES[version % len(ROLES)], version)
+    await field.starts()
+    await field.recovers()
+    assert (field.box.state_dir / "tuf" / "root_history" / "51.root.json").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_root(field: Field) -> None:
+    """A box of another maker believes nothing of this one."""
+    other = Signed(field.signed.updates.with_name("other"))
+    other.updates.mkdir()
+    field.box.pin(other.init().root(1).to_bytes())
+    await field.honest_server()
+    await field.starts()
+    await field.refuses(NOT_SIGNED, "timestamp was signed by 0/1 keys")
+    field.box.pin((field.signed.folder / "1.root.json").read_bytes())
+    await field.installs(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_garbage_for_a_root(field: Field) -> None:
+    """A root that cannot be used never makes a box believe what is not signed."""
+    root = field.box.root
+    whole = root.read_bytes()
+    await field.honest_server()
+    await field.starts()
+    for content in (b"", b"garbage", bytes(len(whole)), b"{}", whole[:-100], b" " * 600_000):
+        root.write_bytes(content)
+        await field.refuses(str(root) if len(content) > 512_000 else "trusted root cannot be used")
+    root.write_bytes((field.signed.folder / "1.targets.json").read_bytes())
+    await field.refuses("trusted root cannot be used")
+    root.unlink()
+    root.symlink_to("nowhere")
+    await field.refuses(f"The trusted root {root} cannot be read: No such file")
+    root.unlink()
+    root.mkdir()
+    await field.refuses(f"The trusted root {root} cannot be read: Is a directory")
+    assert not (await field.box.status())["unsigned"]
+    root.rmdir()
+    root.write_bytes(whole)
+    await field.installs(NEW)
+
+
+# Without signatures
+
+
+@pytest_twisted.ensureDeferred
+async def test_unsigned_server(field: Field) -> None:
+    """A box that has a root installs nothing of a server that has no signatures."""
+    away = field.signed.updates.with_name("away")
+    field.signed.folder.rename(away)
+    field.middleman.let_through(await started(field.start, field.signed.updates))
+    await field.starts()
+    await field.refuses("The update server does not have all of its signed metadata")
+    away.rename(field.signed.folder)
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_unsigned_box(field: Field) -> None:
+    """A box without a root installs unsigned releases only if it may, and tells everybody so."""
+    note = '<p class="note" {}>Unsigned:'
+    field.box.root.unlink()
+    await field.honest_server()
+    await field.starts(allow_unsigned=False)
+    await field.refuses("The release is not signed for this box, which has no trusted root")
+    assert not (await field.box.status())["unsigned"]
+    await field.shows(note.format("hidden"))
+    await field.box.agent.stop()
+
+    await field.starts(allow_unsigned=True)
+    assert (await field.box.status())["unsigned"]
+    await field.shows(note.format(""))
+    await field.box.click()
+    await field.box.reboots_to(NEW)
+
+
+# Those who bring it
+
+
+@pytest_twisted.ensureDeferred
+async def test_lying_mirror(field: Field) -> None:
+    """Where a server sends its boxes to a mirror, that can bring them nothing else."""
+    whole = (field.signed.updates / str(UpdateName(NEW))).read_bytes()
+    field.middleman.answers[ARCHIVE] = Answer(http(whole[:-20] + bytes(20)))
+    server = await field.honest_server("--mirror", field.middleman.url)
+    field.middleman.let_through(None)
+    await field.starts(endpoint=server.url)
+    await field.refuses("another SHA-256")
+    assert field.middleman.asked == [ARCHIVE]
+    field.middleman.answers = {}
+    await field.installs(NEW)
+
+
+# What the release key signed by mistake
+
+
+@pytest_twisted.ensureDeferred
+async def test_channel_without_sense(field: Field) -> None:
+    """A channel that does not name the archive whose hashes it has is not followed."""
+    await field.starts()
+    path = field.signed.updates / str(UpdateName(NEW))
+    nonsense: list[tuple[dict[str, Any], str]] = [
+        ({"version": NEWER}, f"its version is not that of {path.name}"),
+        ({"version": str(NEW)}, f"its version is not that of {path.name}"),
+        ({"file": str(UpdateName(NEWER))}, f"its version is not that of {UpdateName(NEWER)}"),
+        ({"file": "../../etc/passwd"}, "it names no archive"),
+        ({"file": None}, "it names no archive"),
+        ({"allow_downgrade": "yes"}, "its allow_downgrade is neither"),
+        ({"rollout": {"percent": 101, "salt": "s"}}, "its rollout is not"),
+    ]
+    for version, (custom, detail) in enumerate(nonsense, 2):
+        field.generation = version
+        field.signed.publish(version, path, custom=custom)
+        field.signed.timestamp(version, version)
+        await field.refuses(
+            "The release key signed a channel 'stable' that no box can follow", detail
+        )
+    await field.recovers()
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_names_for_one_release(field: Field) -> None:
+    """A channel that gives an archive another version is refused when that is unpacked."""
+    name = UpdateName(NEW)
+    members = layout(OLD, f"{name.folder}/", INSTALL)
+    path = write_archive(field.signed.updates / str(name), stream(*members))
+    field.generation += 1
+    field.signed.publish(field.generation, path)
+    await field.honest_server()
+    await field.starts()
+    await field.refuses(f"its VERSION holds {OLD} and not {NEW}")
+    await field.recovers()
+
+
+# Which of the boxes, and which releases
+
+
+@pytest_twisted.ensureDeferred
+async def test_rollout(field: Field) -> None:
+    """A box that installs by itself waits for its turn, or for a click."""
+    field.release(NEW, rollout={"percent": 0, "salt": "s"})
+    await field.honest_server()
+    await field.starts(install="automatic", check_every=0.1, spread=0)
+    await field.box.shows(lambda status: "comes to this box later" in status["message"])
+    field.has_nothing_new()
+    await field.installs(NEW)
+
+
+@pytest.mark.parametrize(
+    "custom",
+    [
+        {"rollout": {"percent": 100, "salt": "s"}},
+        {"rollout": {"percent": 0, "salt": "s"}, "critical": True},
+    ],
+    ids=["for all", "critical"],
+)
+@pytest_twisted.ensureDeferred
+async def test_turn_comes(field: Field, custom: dict[str, Any]) -> None:
+    """A release for all boxes is installed by itself, as is a critical one for none of them."""
+    field.release(NEW, rollout={"percent": 0, "salt": "s"})
+    await field.honest_server()
+    await field.starts(install="automatic", check_every=0.1, spread=0)
+    await field.box.shows(lambda status: "comes to this box later" in status["message"])
+    field.has_nothing_new()
+    field.release(NEW, **custom)
+    await field.box.reboots_to(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_downgrade(field: Field) -> None:
+    """An older release is installed only where the release key allows that."""
+    field.box.install(NEWER)
+    field.before = field.box.everything_installed()
+    await field.honest_server()
+    await field.starts()
+    assert await field.box.click() == (
+        200,
+        f"The box is up to date: release {NEW}, which is offered, is older than the one installed.",
+    )
+    field.has_nothing_new()
+    field.release(NEW, allow_downgrade=True)
+    await field.announced()
+    await field.installs(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_older_than_the_image(field: Field) -> None:
+    """Whatever became of what is installed, nothing older than the box's image takes its place."""
+    between = (NEW + NEWER) // 2
+    (field.box.prefix / "IMAGE_VERSION").write_text(f"{between}\n")
+    field.before = field.box.everything_installed()
+    await field.honest_server()
+    await field.starts()
+    assert await field.box.click() == (
+        200,
+        f"Release {NEW} is not installed: it is older than {between}, which the box was made with.",
+    )
+    field.has_nothing_new()
+    await field.recovers()
