@@ -184,6 +184,8 @@ class Ceremony(Signing):
         """Sign a root and place it; keep it as a draft where the keys here do not suffice."""
         draft.sign(self.ring)
         before = None if draft.previous is None else self.repository.current(draft.previous)
+        if before is not None:
+            self.require_clock(before)
         is_accepted = before is not None and all(
             is_signed(draft.root.signed, each) for each in (before.targets, before.snapshot)
         )

@@ -92,13 +92,27 @@ class Draft:
         """
         Write it, and return when it is on the disk.
 
+        :raises ReleaseFailed: when another draft lies there that somebody else has signed.
         :raises OSError: when the disk is full or fails; what was there before is untouched then.
         """
+        self._require_no_loss()
         parts = {
             "previous": None if self.previous is None else json.loads(self.previous.to_bytes()),
             "root": json.loads(self.root.to_bytes()),
         }
         durable.write(self.path, json.dumps(parts, indent=1).encode(), _READABLE_BY_ALL)
+
+    def _require_no_loss(self) -> None:
+        try:
+            other = Draft.load(self.path)
+        except ReleaseFailed:
+            return  # there is none
+        others = sorted(set(other.signed_by) - set(self.signed_by))
+        if others and other.previous == self.previous:
+            raise ReleaseFailed(
+                f"{self.path} has the signatures of others ({', '.join(others)}), and would be "
+                "written over: go on with it by --append, or take it away."
+            )
 
     def _result(self) -> RootVerificationResult:
         previous = None if self.previous is None else self.previous.signed

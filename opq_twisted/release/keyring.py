@@ -1,6 +1,6 @@
 """Finds the private keys of roles in a folder, by the ids that a root names."""
 
-import os
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +17,8 @@ RETIRED = "retired"
 
 #: The newest root under which these keys have worked: no secret.
 TRUSTED_ROOT = "trusted-root.json"
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 Passphrase = Callable[[], bytes]
 
@@ -164,5 +166,10 @@ class KeyRing:
                 )
             if known.signed.version == newest:
                 return
-        if self.folder.is_dir() and os.access(self.folder, os.W_OK):
+        if not self.folder.is_dir():
+            return
+        try:
             durable.write(path, roots[-1].to_bytes(), 0o644)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise

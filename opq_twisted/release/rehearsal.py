@@ -18,6 +18,7 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+from tuf.ngclient import UpdaterConfig
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.release.repository import Generation
@@ -109,7 +110,7 @@ class _Stage:
         root = Metadata(Root(number, expires=self._expires, keys=public, roles=roles))
         root.sign(self._root_key)
         snapshot, targets = generation.snapshot, generation.targets
-        data = snapshot.to_bytes()
+        data = generation.data(snapshot)
         timestamp = Metadata(
             Timestamp(
                 number,
@@ -122,7 +123,7 @@ class _Stage:
             f"{number}.root.json": root.to_bytes(),
             "timestamp.json": timestamp.to_bytes(),
             f"{snapshot.signed.version}.snapshot.json": data,
-            f"{targets.signed.version}.targets.json": targets.to_bytes(),
+            f"{targets.signed.version}.targets.json": generation.data(targets),
         }
 
 
@@ -134,16 +135,23 @@ def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path) -> None:
             return
         except Need as need:
             name = need.url.removeprefix(_URL)
-            data = files.get(name)
+            data, longest = files.get(name), min(need.max_length, _longest(name))
             if data is None:
                 fetched.keep(need.url, DownloadHTTPError(f"there is no {name}", 404))
-            elif len(data) > need.max_length:
+            elif len(data) > longest:
                 raise ReleaseFailed(
                     f"Boxes would refuse this, so nothing was changed: {name} would have "
-                    f"{len(data)} bytes, and they read {need.max_length}."
+                    f"{len(data)} bytes, and {longest} are read."
                 ) from None
             else:
                 fetched.keep(need.url, data)
+
+
+def _longest(name: str) -> int:
+    """Say how many bytes servers and boxes read of a file, even where a snapshot names more."""
+    role = name.split(".")[-2]
+    longest: int = getattr(UpdaterConfig(), f"{role}_max_length")
+    return longest
 
 
 def _refused(error: Exception) -> ReleaseFailed:

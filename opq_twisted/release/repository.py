@@ -3,13 +3,13 @@
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import frozen
+from attrs import Factory, frozen
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -33,6 +33,12 @@ class Generation:
     root: Metadata[Root]
     targets: Metadata[Targets]
     snapshot: Metadata[Snapshot]
+    #: Targets and snapshot as they lie on the disk, by role.
+    files: Mapping[str, bytes] = Factory(dict)
+
+    def data(self, document: Metadata[Any]) -> bytes:
+        """Give the file of targets or snapshot; of one that is not written yet, what it will be."""
+        return self.files.get(document.signed.type) or document.to_bytes()
 
 
 class Repository:
@@ -111,7 +117,7 @@ class Repository:
                 f"{self.folder} holds no root: run opq-release init, or name another directory "
                 "with --updates-dir."
             )
-        return [self._read(Root, number) for number in range(numbers[0], numbers[-1] + 1)]
+        return [self._read(Root, number)[0] for number in range(numbers[0], numbers[-1] + 1)]
 
     def current(self, root: Metadata[Root]) -> Generation:
         """
@@ -120,21 +126,32 @@ class Repository:
         :raises ReleaseFailed: when there is none, or a newer file is damaged.
         """
         for number in reversed(self.numbers(Snapshot.type)):
-            snapshot = self._read(Snapshot, number)
-            meta = snapshot.signed.meta.get(_TARGETS_FILE)
-            if (
-                meta is None
-                or meta.version not in self.numbers(Targets.type)
-                or not is_signed(root.signed, snapshot)
-            ):
-                continue
-            targets = self._read(Targets, meta.version)
-            if is_signed(root.signed, targets):
-                return Generation(root, targets, snapshot)
+            generation = self._generation(root, number)
+            if generation is not None:
+                return generation
         raise ReleaseFailed(
             f"{self.folder} holds no snapshot that root {root.signed.version} accepts: restore it "
             "from a copy."
         )
+
+    def _generation(self, root: Metadata[Root], number: int) -> Generation | None:
+        snapshot, snapshot_data = self._read(Snapshot, number)
+        meta = snapshot.signed.meta.get(_TARGETS_FILE)
+        if (
+            meta is None
+            or meta.version not in self.numbers(Targets.type)
+            or not is_signed(root.signed, snapshot)
+        ):
+            return None
+        targets, targets_data = self._read(Targets, meta.version)
+        try:
+            meta.verify_length_and_hashes(targets_data)
+        except RepositoryError:
+            return None
+        if not is_signed(root.signed, targets):
+            return None
+        files = {Snapshot.type: snapshot_data, Targets.type: targets_data}
+        return Generation(root, targets, snapshot, files)
 
     def timestamp(self) -> Metadata[Timestamp] | None:
         """
@@ -145,7 +162,7 @@ class Repository:
         path = self.folder / f"{Timestamp.type}.json"
         if not path.exists():
             return None
-        return _parse(Timestamp, path, "the server with --timestamp-key writes it anew")
+        return _parse(Timestamp, path, "the server with --timestamp-key writes it anew")[0]
 
     def age(self, document: Metadata[Any], now: datetime) -> timedelta:
         """
@@ -172,14 +189,14 @@ class Repository:
     def _path(self, role: str, number: int) -> Path:
         return self.folder / f"{number}.{role}.json"
 
-    def _read(self, kind: type[_T], number: int) -> Metadata[_T]:
+    def _read(self, kind: type[_T], number: int) -> tuple[Metadata[_T], bytes]:
         path = self._path(kind.type, number)
-        document = _parse(kind, path, "restore it from a copy")
+        document, data = _parse(kind, path, "restore it from a copy")
         if document.signed.version != number:
             raise ReleaseFailed(
                 f"{path} holds version {document.signed.version}: restore it from a copy."
             )
-        return document
+        return document, data
 
 
 def is_signed(root: Root, document: Metadata[Any]) -> bool:
@@ -199,13 +216,14 @@ def _lock(fd: int, folder: Path) -> None:
         ) from None
 
 
-def _parse(kind: type[Any], path: Path, remedy: str) -> Metadata[Any]:
+def _parse(kind: type[Any], path: Path, remedy: str) -> tuple[Metadata[Any], bytes]:
     try:
-        document = Metadata[Any].from_bytes(path.read_bytes())
+        data = path.read_bytes()
+        document = Metadata[Any].from_bytes(data)
     except OSError as error:
         raise ReleaseFailed(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
     except RepositoryError:
         raise ReleaseFailed(f"{path} is damaged: {remedy}.") from None
     if not isinstance(document.signed, kind):
         raise ReleaseFailed(f"{path} holds the metadata of another role: {remedy}.")
-    return document
+    return document, data

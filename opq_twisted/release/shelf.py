@@ -70,11 +70,10 @@ def examine(archive: Path) -> UpdateName:
 def _open(archive: Path) -> io.FileIO:
     # Not waiting: a FIFO would never give anything.
     fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    file = io.FileIO(fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        file.close()
+        os.close(fd)
         raise ReleaseFailed(f"{archive} is not a regular file: name the archive itself.")
-    return file
+    return io.FileIO(fd)
 
 
 def _inner_version(file: BinaryIO, name: UpdateName) -> str | None:
@@ -160,7 +159,8 @@ def _read(
     hashes, size = {"sha256": sha256(), "sha512": sha512()}, 0
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         pending: list[Future[None]] = []
-        while chunk := source.read(_CHUNK):
+        # No further than it was long at first: one that grows would never end.
+        while chunk := source.read(min(_CHUNK, before.st_size - size)):
             _settle(pending)
             pending = [
                 first.submit(hashes["sha256"].update, chunk),
@@ -172,7 +172,7 @@ def _read(
             progress(len(chunk))
         _settle(pending)
     after = os.fstat(source.fileno())
-    if size != after.st_size or before.st_mtime_ns != after.st_mtime_ns:
+    if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ReleaseFailed(f"{name} changed while it was read: try again when it is at rest.")
     return Shelved(name, size, {key: value.hexdigest() for key, value in hashes.items()})
 

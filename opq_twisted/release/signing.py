@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from attrs import frozen
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets
 
-from opq_twisted.errors import ReleaseFailed
+from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.release.keyring import KeyRing
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository
@@ -73,13 +73,7 @@ class Signing:
         """
         repository, root = self.repository, generation.root
         content = generation.targets.signed.targets
-        for target in filter(is_channel_target, content.values()):
-            version = read_offer(target).version
-            if version > self.now().timestamp():
-                raise ReleaseFailed(
-                    f"This machine's clock shows a time before release {version} was built, and "
-                    "what it signs would expire too early: set it right."
-                )
+        self.require_clock(generation)
         targets = Metadata(
             Targets(repository.next_number(Targets.type), expires=self.expires(), targets=content)
         )
@@ -98,6 +92,23 @@ class Signing:
         for signer in self.ring.enough(root.signed, Snapshot.type):
             snapshot.sign(signer, append=True)
         return Generation(root, targets, snapshot)
+
+    def require_clock(self, generation: Generation) -> None:
+        """
+        Make sure that the clock does not show a time that is known to have passed.
+
+        :raises ReleaseFailed: when it does: what it signs would expire too early.
+        """
+        for target in generation.targets.signed.targets.values():
+            try:
+                version = read_offer(target).version if is_channel_target(target) else 0
+            except Untrusted:
+                continue  # the rehearsal will tell of it
+            if version > self.now().timestamp():
+                raise ReleaseFailed(
+                    f"This machine's clock shows a time before release {version} was built, and "
+                    "what it signs would expire too early: set it right."
+                )
 
     def expires(self) -> datetime:
         """Say when expires what is signed now."""

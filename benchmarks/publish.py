@@ -1,0 +1,115 @@
+"""Compare the time to publish a large archive with that of sha512sum and sha256sum of it."""
+
+import argparse
+import bz2
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from benchmarks.figures import tell
+
+NAME = "opq-box-update-1547860803"
+ROUNDS = 5
+PROGRAM = str(Path(sys.executable).with_name("opq-release"))
+
+
+def make_archive(place: Path, megabytes: int) -> Path:
+    """Write an archive of about this size, which is all that its bytes matter for here."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as members:
+        for name, content in (("VERSION", b"1547860803\n"), ("install_update.sh", b"#!/bin/sh\n")):
+            member = tarfile.TarInfo(f"{NAME}/{name}")
+            member.size, member.mode = len(content), 0o755
+            members.addfile(member, io.BytesIO(content))
+    archive = place / f"{NAME}.tar.bz2"
+    # Publishing reads its beginning and its end, and hashes the rest.
+    archive.write_bytes(
+        bz2.compress(tar.getvalue()) + os.urandom(megabytes * 1_000_000) + bz2.compress(b"")
+    )
+    return archive
+
+
+def timed(*command: object) -> float:
+    start = time.perf_counter()
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+class Holder:
+    """Whoever publishes, by the command line."""
+
+    def __init__(self, place: Path) -> None:
+        self.updates = place / "updates"
+        self.updates.mkdir()
+        secret = place / "passphrase"
+        secret.write_text("open sesame\n")
+        self._options = (
+            f"--updates-dir={self.updates}",
+            f"--keys-dir={place / 'keys'}",
+            f"--passphrase-file={secret}",
+        )
+        timed(PROGRAM, "init", *self._options)
+
+    def publish(self, archive: Path) -> float:
+        """Publish by the command line, start of the program and all."""
+        # So that it waits for its own writes, and not for others'.
+        os.sync()
+        return timed(PROGRAM, "publish", archive, *self._options)
+
+    def resign(self) -> float:
+        """All that publishing does besides the archive: start, sign, rehearse, write."""
+        os.sync()
+        return timed(PROGRAM, "resign", *self._options)
+
+
+def plain_copy(archive: Path, target: Path) -> float:
+    """Copy and wait for the disk, as a copy that is published has to."""
+    os.sync()
+    duration = timed("dd", f"if={archive}", f"of={target}", "bs=1M", "conv=fsync", "status=none")
+    target.unlink()
+    return duration
+
+
+def compare(place: Path, megabytes: int) -> None:
+    archive = make_archive(place, megabytes)
+    holder = Holder(place)
+    peer: list[float] = []
+    copied: list[float] = []
+    there: list[float] = []
+    resigned: list[float] = []
+    plain: list[float] = []
+    for _ in range(ROUNDS):
+        peer.append(timed("sha512sum", archive) + timed("sha256sum", archive))
+        plain.append(plain_copy(archive, place / "copy"))
+        copied.append(holder.publish(archive))
+        there.append(holder.publish(holder.updates / archive.name))
+        resigned.append(holder.resign())
+        (holder.updates / archive.name).unlink()
+    print(f"A {megabytes} MB archive, seconds, median of {ROUNDS}, on {os.cpu_count()} cores.")
+    sums = "sha512sum and sha256sum"
+    tell("opq-release publish, already there", median(there), sums, median(peer), at_most=1.5)
+    tell("opq-release publish, copied", median(copied), sums, median(peer), at_most=1.5)
+    with_copy = median(peer) + median(plain)
+    tell("opq-release publish, copied", median(copied), f"{sums} and dd conv=fsync", with_copy)
+    print(
+        f"dd conv=fsync alone: {median(plain):.3g}; opq-release resign, which is all but the "
+        f"archive: {median(resigned):.3g}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=100, help="size of the archive")
+    megabytes = parser.parse_args().megabytes
+    with tempfile.TemporaryDirectory() as place:
+        compare(Path(place), megabytes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,661 @@
+"""The keys: made, renewed, rotated, and held by several on several machines."""
+
+import contextlib
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tuf.api.exceptions import BadVersionNumberError, RepositoryError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.errors import KeyUnusable, ReleaseFailed
+from opq_twisted.release import keys
+from opq_twisted.release.ceremony import Ceremony
+from opq_twisted.release.draft import Draft
+from opq_twisted.release.keyring import KeyRing
+from opq_twisted.release.publication import Terms, publish
+from opq_twisted.release.repository import Repository
+from opq_twisted.release.trust import read_offer
+from tests.archives import make_archive
+from tests.holders import (
+    NEW,
+    OLD,
+    PASSPHRASE,
+    Box,
+    HoldersCase,
+    ceremony_in,
+    dies_at,
+    fails_at,
+    serve,
+)
+from tests.test_catalog import name_of
+
+
+class InitTests(SynchronousTestCase):
+    """The first ceremony."""
+
+    def setUp(self) -> None:
+        self.place = Path(self.mktemp()).absolute()
+        self.ceremony = ceremony_in(self.place)
+        self.tuf, self.keys = self.place / "updates" / "tuf", self.place / "keys"
+
+    def names(self, where: Path) -> list[str]:
+        return sorted(path.name for path in where.iterdir() if not path.name.startswith("."))
+
+    def test_files(self) -> None:
+        """Keys, of which nobody else may read one, and metadata for all to read, root last."""
+        written: list[str] = []
+        replace = Path.replace
+
+        def recording(source: Path, target: Path) -> Path:
+            written.append(target.name)
+            return replace(source, target)
+
+        self.patch(Path, "replace", recording)
+        self.addCleanup(os.umask, os.umask(0o077))
+        self.assertIsNone(self.ceremony.init(3, 2, {}))
+        metadata = [name for name in written if name[0].isdigit()]
+        self.assertEqual(metadata, ["1.targets.json", "1.snapshot.json", "1.root.json"])
+        self.assertEqual(self.names(self.tuf), sorted(metadata))
+        for path in self.tuf.glob("*.json"):
+            self.assertEqual(path.stat().st_mode & 0o777, 0o644)
+        private = sorted(self.keys.glob("*.pem"))
+        roles = [path.name.split("-")[0] for path in private]
+        self.assertEqual(roles, ["root"] * 3 + ["snapshot", "targets", "timestamp"])
+        for path in private:
+            self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+            self.assertIn(b"ENCRYPTED", path.read_bytes())
+
+    def test_content(self) -> None:
+        """The root expires in a year, and two of three have signed it."""
+        self.ceremony.init(3, 2, {})
+        root = Metadata[Root].from_file(str(self.tuf / "1.root.json"))
+        left = root.signed.expires - datetime.now(UTC)
+        self.assertLess(abs(left - timedelta(days=365)), timedelta(minutes=1))
+        self.assertTrue(root.signed.consistent_snapshot)
+        self.assertEqual(root.signed.roles["root"].threshold, 2)
+        root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
+
+    def test_boxes_follow(self) -> None:
+        """A server signs a timestamp for it, and a box finds that nothing is offered yet."""
+        self.ceremony.init(1, 1, {})
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+
+    def test_numbers(self) -> None:
+        """The threshold is at most the number of keys, and at least one."""
+        for number, threshold in ((1, 2), (3, 0), (0, 0), (17, 2)):
+            with self.assertRaises(ReleaseFailed):
+                self.ceremony.init(number, threshold, {})
+        self.assertFalse(self.keys.exists())
+
+    def test_again(self) -> None:
+        """What has a root is never begun again: boxes could not follow."""
+        self.ceremony.init(1, 1, {})
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("has a root already", str(caught.exception))
+
+    def test_keys_with_a_root(self) -> None:
+        """Keys that have signed for one directory do not begin another one."""
+        self.ceremony.init(1, 1, {})
+        shutil.rmtree(self.tuf)
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("have a root already", str(caught.exception))
+
+    def test_no_directory(self) -> None:
+        """The updates directory is not made by a slip of the finger."""
+        (self.place / "updates").rmdir()
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("make it", str(caught.exception))
+
+    def test_too_many_keys(self) -> None:
+        """Keys that lie around are not left out in silence."""
+        for _ in range(2):
+            self.ceremony.ring.create("targets")
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("2 keys for targets", str(caught.exception))
+
+    def test_timestamp_passphrase(self) -> None:
+        """The key that lies on the server has a passphrase of its own."""
+        self.ceremony.init(1, 1, {}, lambda: b"another")
+        [path] = self.keys.glob("timestamp-*.pem")
+        keys.load(path, b"another")
+        self.assertRaises(KeyUnusable, keys.load, path, PASSPHRASE)
+
+    def test_public_key(self) -> None:
+        """A key that was made on the server stands for the timestamp's; its private half stays."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        signer = keys.create(other, "timestamp", PASSPHRASE)
+        self.ceremony.init(1, 1, {"timestamp": [signer.public_key]})
+        self.assertEqual(list(self.keys.glob("timestamp-*")), [])
+        root = self.ceremony.repository.roots()[-1].signed
+        self.assertEqual(root.roles["timestamp"].keyids, [signer.public_key.keyid])
+
+    def test_interrupted(self) -> None:
+        """Whenever it is interrupted: run again, it ends with no key too many."""
+        for interrupt in (fails_at, dies_at):
+            number, interrupted = 0, True
+            while interrupted:
+                number += 1
+                interrupted = interrupt(number, lambda: self.ceremony.init(2, 2, {}))
+                if not (self.tuf / "1.root.json").exists():
+                    self.ceremony = ceremony_in(self.place)
+                    self.assertIsNone(self.ceremony.init(2, 2, {}))
+                self.assertEqual(len(list(self.keys.glob("*.pem"))), 5)
+                serve(self.ceremony)
+                self.assertIsNone(Box(self.tuf).asks())
+                shutil.rmtree(self.place)
+                self.ceremony = ceremony_in(self.place)
+            self.assertGreater(number, 10)
+
+
+class RotateTests(HoldersCase):
+    """Other keys for the roles."""
+
+    root_keys, root_threshold = 3, 2
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        self.serve()
+        self.before = self.box()
+        self.assertEqual(self.before.version(), OLD)
+
+    def key_files(self, role: str) -> list[str]:
+        return sorted(path.name for path in self.keys.glob(f"{role}-*.pem"))
+
+    def follows(self) -> None:
+        """A box that saw the old state, and one that begins now, follow to a new release."""
+        self.serve()
+        self.assertEqual(self.before.version(), OLD)
+        self.assertEqual(self.box().version(), OLD)
+        self.publish(NEW)
+        self.serve()
+        self.assertEqual(self.before.version(), NEW)
+        self.assertEqual(self.box().version(), NEW)
+
+    def test_each_role(self) -> None:
+        """One root has another key for a role; the old one is moved away."""
+        for role in ("targets", "snapshot", "timestamp"):
+            [old] = self.key_files(role)
+            self.assertIsNone(self.ceremony.rotate([role], {}))
+            [new] = self.key_files(role)
+            self.assertNotEqual(new, old)
+            self.assertTrue((self.keys / "retired" / old).exists())
+            self.assertEqual(self.newest("root").version, self.repository.numbers("root")[-1])
+        self.assertEqual(self.repository.numbers("root"), [1, 2, 3, 4])
+        self.follows()
+
+    def test_all_at_once(self) -> None:
+        """All roles in one root."""
+        [old, *_] = self.key_files("root")
+        self.ceremony.rotate(["root", "targets", "snapshot", "timestamp"], {}, old[5:17])
+        self.assertEqual(self.repository.numbers("root"), [1, 2])
+        self.assertEqual(len(self.key_files("root")), 3)
+        self.follows()
+
+    def test_only_what_must(self) -> None:
+        """What the new root accepts is not signed anew."""
+        self.ceremony.rotate(["timestamp"], {})
+        self.assertEqual(self.repository.numbers("targets"), [1, 2])
+
+    def test_root(self) -> None:
+        """A root key is replaced; the old threshold and the new one have signed."""
+        old, *kept = self.key_files("root")
+        self.ceremony.rotate(["root"], {}, old[5:17])
+        names = self.key_files("root")
+        self.assertEqual(len(names), 3)
+        self.assertTrue(set(kept) < set(names))
+        self.assertTrue((self.keys / "retired" / old).exists())
+        one, two = self.repository.roots()
+        one.signed.verify_delegate("root", two.signed_bytes, two.signatures)
+        self.follows()
+
+    def test_which_root(self) -> None:
+        """Which root key goes has to be said, and has to be one."""
+        for replaced in (None, "", "0123456789ab" * 2):
+            self.assert_refused(partial(self.ceremony.rotate, ["root"], {}, replaced), "--replace")
+        self.assertEqual(len(self.key_files("root")), 3)
+
+    def test_renew_root(self) -> None:
+        """The same keys for another year."""
+        self.assertIsNone(self.ceremony.renew_root())
+        one, two = self.repository.roots()
+        self.assertEqual(one.signed.roles, two.signed.roles)
+        self.follows()
+
+    def test_public_key(self) -> None:
+        """The new key was made on the server."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        signer = keys.create(other, "timestamp", PASSPHRASE)
+        self.ceremony.rotate(["timestamp"], {"timestamp": signer.public_key})
+        self.assertEqual(self.key_files("timestamp"), [])
+        self.assertEqual(self.newest("root").roles["timestamp"].keyids, [signer.public_key.keyid])
+
+    def test_used_before(self) -> None:
+        """A key that a root has named is not taken again, wherever it lies."""
+        [old] = self.key_files("timestamp")
+        key = keys.load(self.keys / old, PASSPHRASE).public_key
+        self.assert_refused(lambda: self.ceremony.rotate(["timestamp"], {"timestamp": key}), "used")
+        self.ceremony.rotate(["timestamp"], {})
+        shutil.copy(self.keys / "retired" / old, self.keys / old)
+        self.ceremony.rotate(["timestamp"], {})
+        self.assertNotIn(key.keyid, self.newest("root").roles["timestamp"].keyids)
+
+    def test_without_root_key(self) -> None:
+        """Without a root key nothing is made; the files that would be needed are named."""
+        names = self.key_files("root")
+        for name in names:
+            (self.keys / name).rename(self.place / name)
+        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}), *names)
+        self.assert_refused(self.ceremony.renew_root, *names)
+        self.assertEqual(len(self.key_files("targets")), 1)
+
+    def test_lost_keys(self) -> None:
+        """When the keys of targets and snapshot are lost, those of root give them new ones."""
+        for role in ("targets", "snapshot"):
+            [name] = self.key_files(role)
+            (self.keys / name).unlink()
+        self.ceremony.rotate(["targets", "snapshot"], {})
+        self.follows()
+
+    def test_fast_forward(self) -> None:
+        """A box that saw absurd numbers, signed by stolen keys, follows after a rotation."""
+        theirs = self.place / "theirs" / "updates"
+        shutil.copytree(self.updates, theirs)
+        root = self.repository.roots()[-1].signed
+        absurd, later = 10**14, datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
+        meta = {"targets.json": MetaFile(absurd)}
+        content = self.ceremony.current().targets.signed.targets
+        stolen: list[Metadata[Any]] = [
+            Metadata(Targets(absurd, expires=later, targets=content)),
+            Metadata(Snapshot(absurd, expires=later, meta=meta)),
+        ]
+        for document in stolen:
+            document.sign(self.ring.signers(root, document.signed.type)[0])
+            Repository(theirs).place(document)
+        timestamp = Metadata(Timestamp(absurd, expires=later, snapshot_meta=MetaFile(absurd)))
+        timestamp.sign(self.ring.signers(root, "timestamp")[0])
+        timestamp.to_file(str(theirs / "tuf" / "timestamp.json"))
+        fooled = Box(theirs / "tuf")
+        self.assertEqual(fooled.version(), OLD)
+        fooled.tuf = self.tuf
+        with self.assertRaises(BadVersionNumberError):
+            fooled.version()
+        self.ceremony.rotate(["targets", "snapshot", "timestamp"], {})
+        self.before = fooled
+        self.follows()
+
+    def test_interrupted(self) -> None:
+        """At every point boxes are where they were, and run again it ends the same way."""
+        names = self.key_files("root")
+
+        def work() -> None:
+            if self.repository.numbers("root") == [1]:
+                self.ceremony.rotate(["root", "targets", "snapshot"], {}, names[0][5:17])
+            else:
+                self.ceremony.renew_root()
+
+        saved = self.place.with_name("saved")
+        for point in self.interruptions(work):
+            box = Box(saved / "updates" / "tuf")
+            self.assertEqual(box.version(), OLD, point)
+            box.tuf = self.tuf
+            # Until the server has signed for the new root, a box may have to wait for it.
+            with contextlib.suppress(RepositoryError):
+                self.assertEqual(box.version(), OLD, point)
+            self.serve()
+            self.assertEqual(box.version(), OLD, point)
+            work()
+            for role, number in (("root", 3), ("targets", 1), ("snapshot", 1)):
+                self.assertEqual(len(self.key_files(role)), number, point)
+            self.assertNotIn(names[0], self.key_files("root"))
+            self.serve()
+            for each in (box, self.box()):
+                self.assertEqual(each.version(), OLD, point)
+            self.publish(NEW)
+            self.serve()
+            self.assertEqual(box.version(), NEW, point)
+
+
+class OneKeyTests(HoldersCase):
+    """One root key, and one is enough."""
+
+    def test_rotate(self) -> None:
+        """It need not be said which root key goes."""
+        [old] = self.keys.glob("root-*.pem")
+        self.assertIsNone(self.ceremony.rotate(["root"], {}))
+        [new] = self.keys.glob("root-*.pem")
+        self.assertNotEqual(old.name, new.name)
+        self.publish(OLD)
+        self.serve()
+        self.assertEqual(self.box().version(), OLD)
+
+
+class IntruderTests(HoldersCase):
+    """Whoever can write in the updates directory gets nothing signed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        # The intruder has keys of his own, and of ours what is public.
+        self.theirs = ceremony_in(self.place / "theirs")
+        self.theirs.init(1, 1, {})
+        self.publish_theirs()
+
+    def publish_theirs(self) -> None:
+        archive = self.archive(NEW, b"evil")
+        publish(self.theirs, archive, Terms("stable"), lambda _: None)
+        self.evil = self.theirs.current()
+        archive.unlink()
+
+    def test_targets(self) -> None:
+        """Targets that our keys have not signed are passed over by whatever signs anew."""
+        for document in (self.evil.targets, self.evil.snapshot):
+            document.signed.version = 900
+            if isinstance(document.signed, Snapshot):
+                document.signed.meta["targets.json"] = MetaFile(900)
+            document.sign(self.theirs.ring.signers(self.evil.root.signed, document.signed.type)[0])
+            self.repository.place(document)
+        self.ceremony.resign()
+        self.ceremony.rotate(["targets", "snapshot"], {})
+        targets = self.newest("targets")
+        self.assertEqual(targets.version, 902)
+        self.assertEqual(read_offer(targets.targets["stable"]).version, OLD)
+
+    def test_old_targets(self) -> None:
+        """A snapshot that is not ours does not bring back what was signed before."""
+        snapshot = self.evil.snapshot
+        snapshot.signed.version = 900
+        snapshot.signed.meta["targets.json"] = MetaFile(1)
+        snapshot.sign(self.theirs.ring.signers(self.evil.root.signed, "snapshot")[0])
+        self.repository.place(snapshot)
+        self.ceremony.resign()
+        self.assertIn("stable", self.newest("targets").targets)
+
+    def test_stolen_snapshot_key(self) -> None:
+        """With the stolen key of the snapshot alone nothing new is offered."""
+        root = self.ceremony.current().root.signed
+        for document in (self.evil.targets, self.evil.snapshot):
+            document.signed.version = 900
+            if isinstance(document.signed, Snapshot):
+                document.signed.meta["targets.json"] = MetaFile(900)
+                document.sign(self.ring.signers(root, "snapshot")[0])
+            self.repository.place(document)
+        self.ceremony.resign()
+        self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
+
+    def test_same_number(self) -> None:
+        """With the stolen key of targets alone nothing takes the place of what was signed."""
+        current = self.ceremony.current()
+        content = self.evil.targets.signed.targets
+        evil = Metadata(Targets(2, expires=current.targets.signed.expires, targets=content))
+        evil.sign(self.ring.signers(current.root.signed, "targets")[0])
+        evil.to_file(str(self.tuf / "2.targets.json"))
+        self.ceremony.resign()
+        self.assertNotIn("stable", self.newest("targets").targets)
+
+    def test_next_root(self) -> None:
+        """A root that names our keys and his, and that ours have not signed."""
+        root = self.mixed(2)
+        self.repository.place(root)
+        self.assert_refused(self.ceremony.resign, "root")
+        self.assert_refused(lambda: self.publish(NEW), "root")
+        self.assert_refused(self.ceremony.renew_root, "root")
+        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}), "root")
+
+    def test_first_root(self) -> None:
+        """Another first root, with all that follows from it."""
+        for path in self.tuf.glob("*.json"):
+            path.unlink()
+        self.repository.place(self.mixed(1), self.evil.targets, self.evil.snapshot)
+        self.assert_refused(self.ceremony.resign, "not those of these keys")
+        self.assert_refused(self.ceremony.renew_root, "not those of these keys")
+
+    def mixed(self, number: int) -> Metadata[Root]:
+        ours = Metadata[Root].from_file(str(self.tuf / "1.root.json")) if number > 1 else None
+        known = Metadata[Root].from_file(str(self.keys / "trusted-root.json"))
+        root = Metadata[Root].from_bytes((ours or known).to_bytes())
+        root.signed.version = number
+        for role in ("root", "targets", "snapshot"):
+            [signer] = self.theirs.ring.signers(self.evil.root.signed, role)
+            root.signed.add_key(signer.public_key, role)
+        root.sign(self.theirs.ring.signers(self.evil.root.signed, "root")[0])
+        return root
+
+
+class HolderTests(SynchronousTestCase):
+    """Two holders of root keys on two machines."""
+
+    def setUp(self) -> None:
+        self.anna = Path(self.mktemp()).absolute()
+        self.ceremony = ceremony_in(self.anna)
+        self.tuf = self.anna / "updates" / "tuf"
+        self.bens = Path(self.mktemp()).absolute() / "keys"
+        self.ben = Ceremony(
+            Repository(self.bens.parent / "none"),
+            KeyRing(self.bens, lambda: b"Ben's own"),
+            lambda: datetime.now(UTC),
+        )
+        self.key = self.ben.ring.create("root")
+
+    def begin(self) -> Path:
+        draft = self.ceremony.init(2, 2, {"root": [self.key]})
+        assert draft is not None
+        self.assertEqual(draft.missing, 1)
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+        return draft.path
+
+    def in_place(self) -> None:
+        path = self.begin()
+        draft = self.ben.append(path)
+        assert draft is not None
+        self.assertEqual((draft.missing, len(draft.signed_by)), (0, 2))
+        self.assertIsNone(self.ceremony.append(path))
+        self.assertFalse(path.exists())
+
+    def test_init(self) -> None:
+        """The root is in place when both have signed, and the updates directory is there."""
+        self.in_place()
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+
+    def test_early(self) -> None:
+        """Appending where nothing new can sign leaves the draft as it is."""
+        path = self.begin()
+        draft = self.ceremony.append(path)
+        assert draft is not None
+        self.assertEqual(draft.missing, 1)
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+
+    def test_init_again(self) -> None:
+        """Begun again, it takes the same keys."""
+        path = self.begin()
+        before = sorted(self.anna.rglob("*.pem"))
+        self.assertEqual(self.begin(), path)
+        self.assertEqual(sorted(self.anna.rglob("*.pem")), before)
+
+    def test_not_lost(self) -> None:
+        """What another holder has signed is not written over by beginning again."""
+        path = self.begin()
+        self.ben.append(path)
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.begin()
+        self.assertIn("--append", str(caught.exception))
+        self.assertIn(self.key.keyid[:12], str(caught.exception))
+        self.assertIsNone(self.ceremony.append(path))
+
+    def test_renew(self) -> None:
+        """Either may begin."""
+        self.in_place()
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        self.ben.append(draft.path)
+        self.assertIsNone(self.ceremony.append(draft.path))
+        self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+
+    def test_rotate(self) -> None:
+        """Keys of the release are rotated; what they signed is signed anew at the end."""
+        self.in_place()
+        serve(self.ceremony)
+        box = Box(self.tuf)
+        self.assertIsNone(box.asks())
+        draft = self.ceremony.rotate(["targets", "snapshot"], {})
+        assert draft is not None
+        self.assertEqual(self.ceremony.repository.numbers("targets"), [1])
+        # A release in between is signed with the old keys, and not lost.
+        archive = make_archive(self.anna / name_of(OLD), OLD)
+        publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+        self.ben.append(draft.path)
+        self.assertIsNone(self.ceremony.append(draft.path))
+        self.assertEqual(len(list((self.anna / "keys" / "retired").iterdir())), 2)
+        serve(self.ceremony)
+        self.assertEqual((box.version(), Box(self.tuf).version()), (OLD, OLD))
+
+    def test_replace_holder(self) -> None:
+        """The key of the other holder is replaced: it is he who signs with the old one."""
+        self.in_place()
+        carla = KeyRing(self.bens.parent / "carla", lambda: b"Carla's own")
+        key = carla.create("root")
+        draft = self.ceremony.rotate(["root"], {"root": key}, self.key.keyid[:12])
+        assert draft is not None
+        self.assertEqual(draft.missing, 1)
+        after_ben = self.ben.append(draft.path)
+        assert after_ben is not None
+        self.assertEqual(after_ben.missing, 1)
+        self.assertNotIn(None, after_ben.signed_by)
+        Ceremony(self.ben.repository, carla, self.ben.now).append(draft.path)
+        self.assertIsNone(self.ceremony.append(draft.path))
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+        self.assertEqual(
+            set(self.ceremony.repository.roots()[-1].signed.roles["root"].keyids),
+            {key.keyid}
+            | (
+                set(self.ceremony.repository.roots()[0].signed.roles["root"].keyids)
+                - {self.key.keyid}
+            ),
+        )
+
+    def test_out_of_date(self) -> None:
+        """A draft that does not follow the root in place is refused."""
+        self.in_place()
+        for number in (2, 3):
+            draft = self.ceremony.renew_root()
+            assert draft is not None
+            old = draft.path.with_name(f"old-{number}.json")
+            shutil.copy(draft.path, old)
+            self.ben.append(draft.path)
+            self.ceremony.append(draft.path)
+        old = old.with_name("old-2.json")
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.append(old)
+        self.assertIn("does not follow", str(caught.exception))
+
+    def test_tampered(self) -> None:
+        """A draft that was changed on its way has lost the signatures that it had."""
+        path = self.begin()
+        data = path.read_text()
+        path.write_text(data.replace('"expires": "20', '"expires": "21'))
+        draft = self.ben.append(path)
+        assert draft is not None
+        self.assertEqual(draft.signed_by, [self.key.keyid[:12]])
+        self.assertEqual(draft.missing, 1)
+
+    def test_no_draft(self) -> None:
+        """Another file is told from a draft."""
+        self.in_place()
+        root = self.tuf / "1.root.json"
+        other = self.anna / "other.json"
+        for data in (b"", b"{}", b"[]", root.read_bytes(), b'{"previous": null, "root": {}}'):
+            other.write_bytes(data)
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.ben.append(other)
+            self.assertIn("no draft", str(caught.exception))
+        with self.assertRaises(ReleaseFailed):
+            self.ben.append(self.anna / "missing")
+
+    def test_wrong_holder(self) -> None:
+        """Who has no root key learns which one is wanted."""
+        path = self.begin()
+        stranger = Ceremony(
+            self.ben.repository, KeyRing(self.anna / "none", lambda: b""), self.ben.now
+        )
+        with self.assertRaises(ReleaseFailed) as caught:
+            stranger.append(path)
+        self.assertIn(f"root-{self.key.keyid[:12]}.pem", str(caught.exception))
+
+    def test_without_release_keys(self) -> None:
+        """Complete, but the keys of targets and snapshot are elsewhere: it stays a draft."""
+        path = self.begin()
+        self.ben.append(path)
+        other = ceremony_in(self.anna / "other")
+        draft = other.append(path)
+        assert draft is not None
+        self.assertEqual(draft.missing, 0)
+        self.assertEqual(other.repository.numbers("root"), [])
+        self.assertIsNone(self.ceremony.append(path))
+
+    def test_interrupted(self) -> None:
+        """Whenever the last step is interrupted, it can be run again."""
+        self.in_place()
+        serve(self.ceremony)
+        draft = self.ceremony.rotate(["targets", "snapshot"], {})
+        assert draft is not None
+        self.ben.append(draft.path)
+        saved = self.anna.with_name("anna-saved")
+        shutil.copytree(self.anna, saved)
+        for interrupt in (fails_at, dies_at):
+            number, interrupted = 0, True
+            while interrupted:
+                number += 1
+                interrupted = interrupt(number, lambda: self.ceremony.append(draft.path))
+                box = Box(saved / "updates" / "tuf")
+                self.assertIsNone(box.asks())
+                box.tuf = self.tuf
+                with contextlib.suppress(RepositoryError):
+                    self.assertIsNone(box.asks())
+                serve(self.ceremony)
+                self.assertIsNone(box.asks())
+                if draft.path.exists():
+                    self.assertIsNone(ceremony_in(self.anna).append(draft.path))
+                self.assertEqual(len(list((self.anna / "keys").glob("targets-*.pem"))), 1)
+                serve(self.ceremony)
+                self.assertIsNone(box.asks())
+                shutil.rmtree(self.anna)
+                shutil.copytree(saved, self.anna)
+                self.ceremony = ceremony_in(self.anna)
+            self.assertGreater(number, 6)
+
+    def test_expired(self) -> None:
+        """A draft that took too long is not placed."""
+        path = self.begin()
+        self.ben.append(path)
+        later = datetime.now(UTC) + timedelta(days=400)
+        late = Ceremony(self.ceremony.repository, self.ceremony.ring, lambda: later)
+        with self.assertRaises(ReleaseFailed) as caught:
+            late.append(path)
+        self.assertIn("expired", str(caught.exception))
+
+    def test_draft_is_for_all(self) -> None:
+        """A draft has no secrets, and brings along the root that it follows."""
+        self.in_place()
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        self.assertEqual(draft.path.stat().st_mode & 0o777, 0o644)
+        self.assertEqual(draft.path.name, "root-2.draft.json")
+        loaded = Draft.load(draft.path)
+        assert loaded.previous is not None
+        self.assertEqual(loaded.previous.signed.version, 1)

@@ -1,0 +1,341 @@
+"""`opq-release` as it is typed: what it prints, and how it ends."""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from opq_twisted.cli.release import main
+from opq_twisted.release import keys
+from opq_twisted.release.ceremony import ROLES
+from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase
+from tests.test_catalog import name_of
+
+PROGRAM = str(Path(sys.executable).with_name("opq-release"))
+VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE")
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+class CommandCase(HoldersCase):
+    """A place with keys and an updates directory, and somebody who types."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.secret = self.place / "passphrase"
+        self.secret.write_bytes(PASSPHRASE + b"\n")
+        for number in SIGNALS:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.addCleanup(os.umask, os.umask(0o022))
+        for variable in VARIABLES:
+            self.patch_environment(variable, None)
+
+    def patch_environment(self, name: str, value: str | None) -> None:
+        before = os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+        if before is not None:
+            self.addCleanup(os.environ.__setitem__, name, before)
+        elif value is not None:
+            self.addCleanup(os.environ.pop, name, None)
+
+    def options(self, command: str) -> list[str]:
+        options = ["--updates-dir", str(self.updates)]
+        if command != "status":
+            options += ["--keys-dir", str(self.keys), "--passphrase-file", str(self.secret)]
+        return options
+
+    def type(self, command: str, *more: object, status: int = 0) -> str:
+        """Type a command in this process; gives what it prints."""
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                code = main([command, *self.options(command), *map(str, more)])
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+        self.assertEqual(code, status, error.getvalue())
+        return out.getvalue() if status in (0, 1) and not error.getvalue() else error.getvalue()
+
+    def run_program(self, *arguments: object, **more: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [PROGRAM, *map(str, arguments)],
+            env={"PATH": os.environ["PATH"], **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def assert_sentence(self, text: str, *words: str) -> None:
+        self.assertTrue(text.startswith("opq-release: "), text)
+        self.assertEqual(text.count("\n"), 1, text)
+        self.assertTrue(text.endswith(".\n"), text)
+        for word in words:
+            self.assertIn(word, text)
+
+
+class TypedTests(CommandCase):
+    """Each command, in this process."""
+
+    def test_init(self) -> None:
+        """It says which key goes where."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        said = self.type("init")
+        for word in ("root keys offline", "--timestamp-key", "1.root.json", "/etc/opq/root.json"):
+            self.assertIn(word, said)
+        self.assertNotIn("One key of root", said)
+        self.assertEqual(len(list(self.keys.glob("root-*.pem"))), 3)
+
+    def test_one_key(self) -> None:
+        """One root key is possible, and what it costs is said."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        said = self.type("init", "--root-keys", 1, "--root-threshold", 1)
+        self.assertIn("each box has to be visited", said)
+
+    def test_publish(self) -> None:
+        """It says what is offered to whom."""
+        archive = self.archive(OLD)
+        said = self.type("publish", archive, "--rollout", 25, "--channel", "beta")
+        self.assertIn(f"Release {OLD} is signed for 25 % of the boxes in the channel beta.", said)
+        said = self.type("publish", archive, "--channel", "beta", "--critical")
+        self.assertIn("for all boxes", said)
+        self.serve()
+        offer = self.box().asks("beta")
+        assert offer is not None
+        self.assertTrue(offer.critical)
+
+    def test_refused(self) -> None:
+        """A refusal is a sentence, and the status is 1."""
+        self.type("publish", self.archive(NEW))
+        said = self.type("publish", self.archive(OLD), status=1)
+        self.assert_sentence(said, "older", "--allow-downgrade")
+        self.type("publish", self.archive(OLD), "--allow-downgrade")
+
+    def test_wrong_use(self) -> None:
+        """What is not a command line is told from what could not be done."""
+        for arguments in (
+            ["publish"],
+            ["publish", "x", "--rollout", "many"],
+            ["rotate", "everything"],
+            ["init", "--public-key", "nobody=x"],
+        ):
+            self.type(arguments[0], *arguments[1:], status=2)
+
+    def test_rest(self) -> None:
+        """The commands of once a year."""
+        self.assertIn("signed anew", self.type("resign"))
+        self.assertIn("next root is in place", self.type("renew-root"))
+        said = self.type("rotate", "timestamp", "targets", "snapshot")
+        self.assertIn("new timestamp key", said)
+        self.assertNotIn("new timestamp key", self.type("rotate", "root"))
+        self.assertEqual(self.repository.numbers("root"), [1, 2, 3, 4])
+        self.assert_sentence(self.type("rotate", status=1), "Say which role")
+
+    def test_replace(self) -> None:
+        """The root key that goes can be told by its file."""
+        [old] = self.keys.glob("root-*.pem")
+        self.type("rotate", "root", "--replace", old)
+        self.assertTrue((self.keys / "retired" / old.name).exists())
+        public = self.place / "other.pub"
+        shutil.copy(Path(__file__), public)
+        self.assert_sentence(self.type("rotate", "root", "--replace", public, status=1), "no PEM")
+
+    def test_holders(self) -> None:
+        """A draft says where it is, what it says, and who has signed."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        ben = self.place / "ben"
+        ben.mkdir()
+        key = keys.create(ben, "root", PASSPHRASE).public_key
+        public = self.place / "ben.pub"
+        public.write_bytes(
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"])).public_bytes(
+                Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+            )
+        )
+        said = self.type("init", "--root-keys", 2, "--public-key", f"root={public}")
+        draft = self.keys / "root-1.draft.json"
+        for word in ("lacks 1 more signature", str(draft), "--append", "2 of 2", key.keyid[:12]):
+            self.assertIn(word, said)
+        there = ["--updates-dir", self.place / "none", "--keys-dir", ben]
+        said = self.type("init", *there, "--append", draft)
+        self.assertIn("has all its signatures", said)
+        self.assertIn("The root is in place", self.type("init", "--append", draft))
+        self.type("renew-root")
+        draft = self.keys / "root-2.draft.json"
+        self.type("rotate", *there, "--append", draft)
+        self.assertIn("next root is in place", self.type("renew-root", "--append", draft))
+
+    def test_status(self) -> None:
+        """All is well, or what needs care is said; the same for programs."""
+        self.type("publish", self.archive(OLD), "--rollout", 5)
+        self.serve()
+        said = self.type("status")
+        self.assertIn(f"channel stable: release {OLD}, 5 % of the boxes", said)
+        found = json.loads(self.type("status", "--json"))
+        self.assertEqual(found["problems"], [])
+        self.assertEqual([role["role"] for role in found["roles"]], list(ROLES))
+        self.assertEqual(found["channels"][0]["version"], OLD)
+        (self.updates / name_of(OLD)).unlink()
+        self.assertIn(f"! {self.updates}", self.type("status", status=1))
+        self.assertEqual(len(json.loads(self.type("status", "--json", status=1))["problems"]), 1)
+        shutil.rmtree(self.tuf)
+        self.assert_sentence(self.type("status", status=2), "holds no root")
+
+    def test_disk_full(self) -> None:
+        """What the disk says is said in a sentence."""
+
+        def fsync(_: int) -> None:
+            raise OSError(28, os.strerror(28))
+
+        self.patch(os, "fsync", fsync)
+        said = self.type("resign", status=1)
+        self.assert_sentence(said, "No space left on device", "try again")
+        self.assertNotIn("Errno", said)
+
+    def test_environment(self) -> None:
+        """The passphrases may be in the environment; one line of a file wins."""
+        self.patch_environment("OPQ_RELEASE_PASSPHRASE", "wrong")
+        self.type("resign")
+        self.secret.write_bytes(b"wrong")
+        self.assert_sentence(self.type("resign", status=1), "passphrase is wrong")
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        self.patch_environment("OPQ_TIMESTAMP_PASSPHRASE", "another")
+        self.type("init")
+        [path] = self.keys.glob("timestamp-*.pem")
+        keys.load(path, b"another")
+
+    def test_no_passphrase(self) -> None:
+        """An empty passphrase, or a file that is not there."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        self.secret.write_bytes(b"\n")
+        self.assert_sentence(self.type("init", status=1), "not empty")
+        self.secret.unlink()
+        self.assert_sentence(self.type("init", status=1), str(self.secret), "No such file")
+
+
+class ProcessTests(CommandCase):
+    """The program itself."""
+
+    def test_help(self) -> None:
+        """Each command says what it does."""
+        ended = self.run_program("--help")
+        self.assertEqual(ended.returncode, 0)
+        for command in ("init", "publish", "resign", "renew-root", "rotate", "status"):
+            self.assertIn(command, ended.stdout)
+
+    def test_no_terminal(self) -> None:
+        """Where nobody can be asked, a sentence says what can be done."""
+        ended = self.run_program("resign", *self.options("resign")[:4])
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+        self.assert_sentence(ended.stderr, "--passphrase-file", "OPQ_RELEASE_PASSPHRASE")
+
+    def test_publish(self) -> None:
+        """With the passphrase in the environment; no progress where there is no terminal."""
+        ended = self.run_program(
+            *("publish", *self.options("publish")[:4], self.archive(OLD)),
+            OPQ_RELEASE_PASSPHRASE=PASSPHRASE.decode(),
+        )
+        self.assertEqual((ended.returncode, ended.stderr), (0, ""))
+        self.assertEqual(self.run_program("status", *self.options("status")).returncode, 0)
+
+    def test_signals(self) -> None:
+        """A signal ends it, with nothing begun; the status tells of it."""
+        self.secret.unlink()
+        os.mkfifo(self.secret)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = self.files()
+            # It waits for its passphrase, for ever.
+            process = subprocess.Popen(
+                [PROGRAM, "resign", *self.options("resign")],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self.wait_until(lambda: (self.tuf / ".lock").exists() and self.is_locked())
+            process.send_signal(number)
+            error = process.communicate(timeout=30)[1]
+            self.assertEqual((process.returncode, error), (128 + number, ""))
+            self.assertEqual(self.files(), before)
+            self.assertFalse(self.is_locked())
+
+    def test_in_the_middle(self) -> None:
+        """Ended while it copies, it leaves no part of the archive."""
+        archive = self.archive(OLD, os.urandom(60_000_000))
+        process = subprocess.Popen([PROGRAM, "publish", *self.options("publish"), str(archive)])
+        self.wait_until(
+            lambda: bool(list(self.updates.glob(".opq*"))) or process.poll() is not None
+        )
+        process.terminate()
+        self.assertEqual(process.wait(30), 128 + signal.SIGTERM)
+        self.assertEqual([path.name for path in self.updates.iterdir()], ["tuf"])
+        self.assertEqual(self.repository.numbers("targets"), [1])
+
+    def test_terminal(self) -> None:
+        """On a terminal it asks: twice when keys are made, and once more for the server's key."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        prompts: Mapping[bytes, bytes] = {
+            b"of the keys: ": b"one\n",
+            b"more: ": b"one\n",
+            b"the same): ": b"\n",
+        }
+        said, status = self.on_terminal("init", prompts)
+        self.assertEqual(status, 0, said)
+        for path in self.keys.glob("*.pem"):
+            keys.load(path, b"one")
+        said, status = self.on_terminal("resign", {b"of the keys: ": b"two\n"})
+        self.assertEqual(status, 1)
+        self.assertIn("passphrase is wrong", said)
+
+    def test_typed_wrongly(self) -> None:
+        """Two that differ make no keys; the end of input is no traceback."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        for second, word in ((b"two\n", "differ"), (b"\x04", "No passphrase was typed")):
+            prompts = {b"of the keys: ": b"one\n", b"more: ": second}
+            said, status = self.on_terminal("init", prompts)
+            self.assertEqual(status, 1, said)
+            self.assertIn(word, said)
+            self.assertEqual(list(self.keys.glob("*.pem")), [])
+
+    def on_terminal(self, command: str, prompts: Mapping[bytes, bytes]) -> tuple[str, int]:
+        """Run it on a terminal, and type what it asks for."""
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execv(PROGRAM, [PROGRAM, command, *self.options(command)[:4]])
+        said, waiting = b"", dict(prompts)
+        with contextlib.suppress(OSError):  # the program has closed its end
+            while data := os.read(terminal, 4096):
+                said += data
+                for prompt in list(waiting):
+                    if said.endswith(prompt):
+                        os.write(terminal, waiting.pop(prompt))
+        os.close(terminal)
+        return said.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def is_locked(self) -> bool:
+        try:
+            with self.repository.locked():
+                return False
+        except Exception:
+            return True
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not holds():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)
