@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from tuf.api.exceptions import (
@@ -45,6 +46,8 @@ class SignedMetadata:
         self._in_thread = in_thread
         # The cache is for one at a time: a click and a scheduled look may coincide.
         self._one_at_a_time = DeferredLock()
+        # A lookup that was cancelled may still have its thread.
+        self._cache_in_use = Lock()
 
     async def find(self, base_url: str, root: bytes, target: str | None) -> TargetFile | None:
         """
@@ -87,10 +90,16 @@ class SignedMetadata:
         while True:
             try:
                 found: TargetFile | None = await self._in_thread(
-                    look_up, self._cache, base_url, root, fetched, target
+                    self._work, base_url, root, fetched, target
                 )
                 return found
             except Need as need:
                 answer = await self._fetch(need.url, need.max_length)
                 missing = DownloadHTTPError(f"there is no {need.url}", 404)
                 fetched.keep(need.url, missing if answer is None else answer)
+
+    def _work(
+        self, base_url: str, root: bytes, fetched: Fetched, target: str | None
+    ) -> TargetFile | None:
+        with self._cache_in_use:
+            return look_up(self._cache, base_url, root, fetched, target)
