@@ -118,10 +118,10 @@ class UnsignedTests(ReleasesCase):
     def test_permission(self) -> None:
         """Only the box's own configuration allows that it is installed."""
         with self.assertRaises(UnsignedRefused) as caught:
-            self.releases.require_permission()
+            self.releases.require_permission(Offer(NEW))
         self.assertIn(str(self.trusted_root), str(caught.exception))
         self.assertIn('"allow_unsigned": true', str(caught.exception))
-        self.make(allow_unsigned=True).require_permission()
+        self.make(allow_unsigned=True).require_permission(Offer(NEW))
 
     def test_says_so(self) -> None:
         """A box is called unsigned when it installs unsigned releases."""
@@ -181,9 +181,11 @@ class SignedTests(ReleasesCase):
 
     def test_permission(self) -> None:
         """What the root vouches for needs no other permission, and nothing makes it unsigned."""
-        self.releases.require_permission()
+        self.releases.require_permission(Offer(NEW, signed=True))
         releases = self.make(allow_unsigned=True)
         self.assertTrue(releases.signed)
+        with self.assertRaisesRegex(UnsignedRefused, "has got a trusted root since it asked"):
+            releases.require_permission(Offer(NEW))
         self.assertFalse(releases.unsigned)
 
     def test_root_comes_later(self) -> None:

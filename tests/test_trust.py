@@ -26,6 +26,7 @@ class ReadOfferTests(SynchronousTestCase):
     def test_plain(self) -> None:
         """Length and hashes are the target's; what is not said is not allowed."""
         self.assertEqual(read_offer(channel()), Offer(NEW, 1234, HASHES))
+        self.assertTrue(read_offer(channel()).signed)
 
     def test_all(self) -> None:
         """All that the release key's holder can say arrives."""

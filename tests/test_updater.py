@@ -239,8 +239,27 @@ class TrustTests(UpdaterCase):
     def test_trusted_root(self) -> None:
         """A box that was given a trusted root since it started says that it is not unsigned."""
         (self.folder / "root.json").write_text("{}")
-        self.click("fetch")
+        self.bench.updater.begin()
+        self.bench.steps.succeed(Offer(NEW, signed=True))
+        self.bench.clock.advance(0)
+        self.travel("install")
         self.assertFalse(self.bench.status.unsigned)
+
+    def test_root_comes_meanwhile(self) -> None:
+        """From the moment that there is a root, nothing that was offered before is installed."""
+        for step in ("newest", "fetch", "verify"):
+            with self.subTest(step=step):
+                self.click(step)
+                root = self.folder / "root.json"
+                root.write_text("{}")
+                while not self.bench.status.stage.at_rest:
+                    self.succeed()
+                self.assertNotIn("unpack", self.bench.steps.names)
+                self.assert_failed(
+                    "The box has got a trusted root since it asked, and what it was offered is "
+                    "not signed. Ask again."
+                )
+                root.unlink()
 
     def test_up_to_date_anyway(self) -> None:
         """A box that is up to date has nothing to refuse."""

@@ -51,6 +51,8 @@ class ClockFloor:
         :param known: a time that has passed in any case, in seconds since the epoch.
         :raises ClockBehind: when it is.
         """
+        # A version that is no date says nothing about the time.
+        known = known if known <= _LATEST else 0
         now, floor = self._now(), max(known, self._recorded())
         if now < floor:
             raise ClockBehind(

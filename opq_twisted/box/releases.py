@@ -73,18 +73,25 @@ class Releases:
         self._floor.record()
         return None if channel is None else read_offer(channel)
 
-    def require_permission(self) -> None:
+    def require_permission(self, offer: Offer) -> None:
         """
-        Make sure that what `newest` says may be installed.
+        Make sure that an offer of `newest` may be installed, as the box is now.
 
-        :raises UnsignedRefused: when it is not signed, and nobody allowed that.
+        :raises UnsignedRefused: when it is not signed, and nobody allowed that, or the box has got
+            a trusted root since it asked.
         """
-        if not self.signed and not self._config.allow_unsigned:
+        if offer.signed or self.unsigned:
+            return
+        if self.signed:
             raise UnsignedRefused(
-                "The release is not signed for this box, which has no trusted root and does not "
-                f"install unsigned releases. Give it a root.json as {self._config.trusted_root}, "
-                'or set "allow_unsigned": true under "updater" in its configuration.'
+                "The box has got a trusted root since it asked, and what it was offered is not "
+                "signed. Ask again."
             )
+        raise UnsignedRefused(
+            "The release is not signed for this box, which has no trusted root and does not "
+            f"install unsigned releases. Give it a root.json as {self._config.trusted_root}, "
+            'or set "allow_unsigned": true under "updater" in its configuration.'
+        )
 
     def _read_root(self) -> bytes:
         path = self._config.trusted_root

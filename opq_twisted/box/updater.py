@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from typing import Any, BinaryIO
 
 from twisted.application.service import Service
@@ -186,26 +187,30 @@ class Updater(Service):
         self._enter(
             Stage.CHECKING, release=None, started=self._now(), tries=tries, automatic=automatic
         )
-        release = await self._check(automatic)
-        if release is None:
+        offer = await self._check(automatic)
+        if offer is None:
             self._enter(Stage.IDLE)
             return
         await deferLater(self._clock, delay)
+        release = Release(offer.version, offer.size, offer.hashes)
         archive = await self._fetch(release)
-        await self._install(release, archive)
+        with closing(archive):
+            # A trusted root may have come to the box meanwhile.
+            self._releases.require_permission(offer)
+            await self._install(release, archive)
 
-    async def _check(self, automatic: bool) -> Release | None:
+    async def _check(self, automatic: bool) -> Offer | None:
         """Find what there is to install; None when there is nothing."""
         await self.look()
         offer = self._offer
         if offer is None or self._why_not(offer) is not None:
             return None
-        self._releases.require_permission()
+        self._releases.require_permission(offer)
         reason = self._why_not_by_itself(offer) if automatic else None
         if reason is not None:
             self._board.publish(message=reason)
             return None
-        return Release(offer.version, offer.size, offer.hashes)
+        return offer
 
     def _why_not(self, offer: Offer) -> str | None:
         """Say why a release is none that this box installs; None when it is one."""

@@ -18,7 +18,6 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
-from tuf.ngclient import UpdaterConfig
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.release.repository import Generation
@@ -135,7 +134,7 @@ def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path) -> None:
             return
         except Need as need:
             name = need.url.removeprefix(_URL)
-            data, longest = files.get(name), min(need.max_length, _longest(name))
+            data, longest = files.get(name), need.max_length
             if data is None:
                 fetched.keep(need.url, DownloadHTTPError(f"there is no {name}", 404))
             elif len(data) > longest:
@@ -145,13 +144,6 @@ def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path) -> None:
                 ) from None
             else:
                 fetched.keep(need.url, data)
-
-
-def _longest(name: str) -> int:
-    """Say how many bytes servers and boxes read of a file, even where a snapshot names more."""
-    role = name.split(".")[-2]
-    longest: int = getattr(UpdaterConfig(), f"{role}_max_length")
-    return longest
 
 
 def _refused(error: Exception) -> ReleaseFailed:

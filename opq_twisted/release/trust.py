@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 from tuf.api.exceptions import DownloadError, RepositoryError
 from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
@@ -55,6 +55,8 @@ class Offer:
     #: Whether it is for every box at once, whatever its rollout says.
     critical: bool = False
     rollout: Rollout | None = None
+    #: Whether the release key signed all of this.
+    signed: bool = field(default=False, eq=False)
 
     def is_turn_of(self, box_id: int) -> bool:
         """Whether a box that nobody clicks on takes it now."""
@@ -84,6 +86,7 @@ def read_offer(channel: TargetFile) -> Offer:
         allow_downgrade=_flag(channel, custom, "allow_downgrade"),
         critical=_flag(channel, custom, "critical"),
         rollout=_rollout(channel, custom),
+        signed=True,
     )
 
 
@@ -154,7 +157,8 @@ class Fetched(FetcherInterface):
         :raises DownloadError: when it could not be fetched.
         """
         if url not in self._answers:
-            raise Need(url, max_length)
+            # A signed length may be any number: whoever has the timestamp's key chooses it.
+            raise Need(url, min(max_length, longest(url)))
         answer = self._answers[url]
         if isinstance(answer, DownloadError):
             raise answer
@@ -162,6 +166,14 @@ class Fetched(FetcherInterface):
 
     def _fetch(self, url: str) -> Any:
         raise NotImplementedError("archives are fetched by the box's own downloader")
+
+
+def longest(url: str) -> int:
+    """Say how many bytes are read of a file of metadata, whatever other metadata says of it."""
+    role = url.rsplit("/", 1)[-1].split(".")[-2]
+    config = UpdaterConfig()
+    most: int = getattr(config, f"{role}_max_length", config.targets_max_length)
+    return most
 
 
 def look_up(
