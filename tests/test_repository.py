@@ -13,7 +13,6 @@ from tuf.api.metadata import MetaFile, Snapshot
 from tuf.ngclient import UpdaterConfig
 
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
-from opq_twisted.release import rehearsal
 from opq_twisted.release.ceremony import Ceremony
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.rehearsal import is_channel_target
@@ -315,7 +314,7 @@ class PublishRefusalTests(HoldersCase):
     def test_too_large(self) -> None:
         """Metadata that is larger than boxes read."""
         small = UpdaterConfig(targets_max_length=1200)
-        self.patch(rehearsal, "UpdaterConfig", lambda: small)
+        self.patch(trust, "UpdaterConfig", lambda: small)
         self.refuses(self.archive(NEWER), "3.targets.json", "1200 are read")
 
     def test_at_once(self) -> None:
