@@ -13,6 +13,7 @@ from tuf.api.metadata import MetaFile, Snapshot
 from tuf.ngclient import UpdaterConfig
 
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
+from opq_twisted.release import trust
 from opq_twisted.release.ceremony import Ceremony
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.rehearsal import is_channel_target
