@@ -1,8 +1,10 @@
 """The keys: made, renewed, rotated, and held by several on several machines."""
 
 import contextlib
+import errno
 import os
 import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -122,6 +124,28 @@ class InitTests(SynchronousTestCase):
         with self.assertRaises(ReleaseFailed) as caught:
             self.ceremony.init(1, 1, {})
         self.assertIn("2 keys for targets", str(caught.exception))
+
+    def test_one_role_each(self) -> None:
+        """A key is not given to two roles: the server's would be that of root."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        key = keys.create(other, "root", PASSPHRASE).public_key
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {"root": [key], "timestamp": [key]})
+        self.assertIn("another role", str(caught.exception))
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+
+    def test_more_keys_the_second_time(self) -> None:
+        """Run again with other numbers, it takes the keys that there are, or says what is wrong."""
+        for _ in range(2):
+            self.ceremony.ring.create("root")
+        made = set(self.keys.glob("root-*.pem"))
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("2 keys for root", str(caught.exception))
+        self.ceremony.init(3, 2, {})
+        self.assertTrue(made < set(self.keys.glob("root-*.pem")))
+        self.assertEqual(len(self.ceremony.repository.roots()[0].signed.roles["root"].keyids), 3)
 
     def test_timestamp_passphrase(self) -> None:
         """The key that lies on the server has a passphrase of its own."""
@@ -252,6 +276,28 @@ class RotateTests(HoldersCase):
         self.ceremony.rotate(["timestamp"], {})
         self.assertNotIn(key.keyid, self.newest("root").roles["timestamp"].keyids)
 
+    def test_one_role_each(self) -> None:
+        """A new key is not given to two roles."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        key = keys.create(other, "targets", PASSPHRASE).public_key
+        self.assert_refused(
+            lambda: self.ceremony.rotate(
+                ["targets", "snapshot"], {"targets": key, "snapshot": key}
+            ),
+            "another role",
+        )
+
+    def test_not_named(self) -> None:
+        """What is said of a role that stays as it is was a mistake, and is not passed over."""
+        [timestamp] = self.key_files("timestamp")
+        key = keys.load(self.keys / timestamp, PASSPHRASE).public_key
+        self.assert_refused(
+            lambda: self.ceremony.rotate(["targets"], {"timestamp": key}), "for timestamp"
+        )
+        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}, "0123"), "--replace")
+        self.assertEqual(len(self.key_files("targets")), 1)
+
     def test_without_root_key(self) -> None:
         """Without a root key nothing is made; the files that would be needed are named."""
         names = self.key_files("root")
@@ -340,6 +386,50 @@ class OneKeyTests(HoldersCase):
         self.publish(OLD)
         self.serve()
         self.assertEqual(self.box().version(), OLD)
+
+
+class ExpiredTests(HoldersCase):
+    """Nobody has renewed anything for more than a year."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        self.before = self.box()
+        [root], current = self.repository.roots(), self.ceremony.current()
+        current.snapshot.signed.meta["targets.json"] = MetaFile(current.targets.signed.version)
+        for document in (root, current.targets, current.snapshot):
+            document.signed.expires -= timedelta(days=400)
+            document.sign(self.ring.signers(root.signed, document.signed.type)[0])
+            name = f"{document.signed.version}.{document.signed.type}.json"
+            (self.tuf / name).write_bytes(document.to_bytes())
+        (self.keys / "trusted-root.json").unlink()
+
+    def follows(self) -> None:
+        """A box that has only the expired root follows."""
+        self.serve()
+        self.assertEqual((self.before.version(), self.box().version()), (OLD, OLD))
+
+    def test_renew_root(self) -> None:
+        """The root comes first, and then the rest."""
+        for work in (self.ceremony.resign, lambda: self.publish(NEW)):
+            with self.assertRaises(ReleaseFailed) as caught:
+                work()
+            self.assertIn("renew-root first", str(caught.exception))
+        self.assertIsNone(self.ceremony.renew_root())
+        self.ceremony.resign()
+        self.follows()
+
+    def test_publish(self) -> None:
+        """A release after that renews the rest, too."""
+        self.ceremony.renew_root()
+        self.publish(NEW)
+        self.serve()
+        self.assertEqual(self.before.version(), NEW)
+
+    def test_rotate(self) -> None:
+        """So do other keys, all at once."""
+        self.ceremony.rotate(["root", "targets", "snapshot", "timestamp"], {})
+        self.follows()
 
 
 class IntruderTests(HoldersCase):
@@ -586,6 +676,47 @@ class HolderTests(SynchronousTestCase):
             self.assertIn("no draft", str(caught.exception))
         with self.assertRaises(ReleaseFailed):
             self.ben.append(self.anna / "missing")
+
+    def test_another_first_root(self) -> None:
+        """Keys that have a root do not begin another one by a draft, either."""
+        path = self.begin()
+        self.ben.append(path)
+        again = path.with_name("again.json")
+        shutil.copy(path, again)
+        self.assertIsNone(self.ceremony.append(path))
+        for metadata in self.tuf.glob("*.json"):
+            metadata.unlink()
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.append(again)
+        self.assertIn("have a root already", str(caught.exception))
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+
+    def test_only_read(self) -> None:
+        """A draft that cannot be taken away is done with all the same, and so are the old keys."""
+        self.in_place()
+        draft = self.ceremony.rotate(["targets"], {})
+        assert draft is not None
+        self.ben.append(draft.path)
+
+        for name in ("unlink", "mkdir"):
+            self.patch(Path, name, self.refusing_in_keys(getattr(Path, name)))
+        for _ in range(2):
+            self.assertIsNone(self.ceremony.append(draft.path))
+            self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
+        self.assertFalse((self.anna / "keys" / "retired").exists())
+        [keyid] = self.ceremony.repository.roots()[-1].signed.roles["targets"].keyids
+        self.ceremony = ceremony_in(self.anna)
+        self.ceremony.resign()
+        [signature] = self.ceremony.current().targets.signatures
+        self.assertEqual(signature, keyid)
+
+    def refusing_in_keys(self, real: Callable[..., None]) -> Callable[..., None]:
+        def refusing(path: Path, *arguments: Any, **named: Any) -> None:
+            if path.is_relative_to(self.anna / "keys"):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            real(path, *arguments, **named)
+
+        return refusing
 
     def test_wrong_holder(self) -> None:
         """Who has no root key learns which one is wanted."""

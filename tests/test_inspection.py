@@ -1,6 +1,8 @@
 """What `opq-release status` looks at."""
 
+import os
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 
 from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile
@@ -119,6 +121,36 @@ class InspectionTests(HoldersCase):
         self.publish(OLD)
         self.serve()
         self.assert_needs(self.look())
+
+    def test_interrupted(self) -> None:
+        """What an interruption has left, and no box will ever see, needs no care."""
+        self.publish(OLD)
+        self.serve()
+        numbers = self.repository.numbers("snapshot")
+        saved = (self.tuf / "1.root.json").read_bytes()
+        self.ceremony.rotate(["targets", "snapshot"], {})
+        (self.tuf / "2.root.json").unlink()
+        self.assertEqual((self.tuf / "1.root.json").read_bytes(), saved)
+        self.assertGreater(self.repository.numbers("snapshot"), numbers)
+        found = self.look(0.01)
+        self.assert_needs(found)
+        self.assertEqual({role.role: role.version for role in found.roles}["snapshot"], 2)
+
+    def test_wrong_clock(self) -> None:
+        """A snapshot from the future is missed in the timestamp, too."""
+        future = time.time() + 86400
+        os.utime(self.tuf / "1.snapshot.json", (future, future))
+        self.assert_needs(self.look(), "There is no timestamp")
+
+    def test_no_file(self) -> None:
+        """A FIFO or a folder in the place of a file is told of, and not waited for."""
+        path = self.tuf / "1.targets.json"
+        path.unlink()
+        os.mkfifo(path)
+        self.assert_needs(self.look(), "1.targets.json is not a regular file")
+        path.unlink()
+        path.mkdir()
+        self.assert_needs(self.look(), "1.targets.json is not a regular file")
 
     def test_no_snapshot(self) -> None:
         """Without a snapshot the roles that are there are told of."""

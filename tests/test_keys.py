@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -150,6 +150,16 @@ class LoadTests(KeysCase):
         private = self.folder / keys.file_name("root", signer.public_key)
         for path in (private, self.write("x", b"?"), self.folder / "none"):
             self.assertRaises(KeyUnusable, keys.load_public, path)
+
+    def test_unknown_kinds(self) -> None:
+        """A public key of a kind that boxes cannot use is refused, and what to do is said."""
+        for private in (X25519PrivateKey.generate(), generate_private_key(SECP256K1())):
+            public = private.public_key().public_bytes(
+                Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+            )
+            with self.assertRaises(KeyUnusable) as caught:
+                keys.load_public(self.write("key.pub", public))
+            self.assertIn("Ed25519", str(caught.exception))
 
 
 class KeyRingTests(KeysCase):

@@ -11,16 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tuf.api.metadata import Metadata, Root
 
+from opq_twisted.cli import release
 from opq_twisted.cli.release import main
 from opq_twisted.release import keys
 from opq_twisted.release.ceremony import ROLES
-from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase
-from tests.test_catalog import name_of
+from opq_twisted.release.draft import Draft
+from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
+from tests.test_catalog import name_of, without_privileges
 
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
 VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE")
@@ -152,6 +156,50 @@ class TypedTests(CommandCase):
         shutil.copy(Path(__file__), public)
         self.assert_sentence(self.type("rotate", "root", "--replace", public, status=1), "no PEM")
 
+    def test_rotate_mistakes(self) -> None:
+        """What would be passed over is a mistake."""
+        public = self.place / "other.pub"
+        public.write_bytes(
+            Ed25519PrivateKey.generate()
+            .public_key()
+            .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        )
+        given = ("--public-key", f"targets={public}")
+        said = self.type("rotate", "targets", *given, *given, status=1)
+        self.assert_sentence(said, "one --public-key")
+        self.assert_sentence(self.type("rotate", "snapshot", *given, status=1), "for targets")
+        said = self.type("rotate", "snapshot", "--replace", "0123", status=1)
+        self.assert_sentence(said, "--replace", "root")
+        self.assertEqual(self.repository.numbers("root"), [1])
+
+    def test_made_elsewhere(self) -> None:
+        """The keys of the release are on another machine: the root is completed there."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        there = ceremony_in(self.place / "there")
+        options = []
+        for role in ("targets", "snapshot"):
+            signer = keys.create(self._folder(there.ring.folder), role, PASSPHRASE)
+            raw = Ed25519PublicKey.from_public_bytes(
+                bytes.fromhex(signer.public_key.keyval["public"])
+            )
+            public = self.place / f"{role}.pub"
+            public.write_bytes(raw.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+            options += ["--public-key", f"{role}={public}"]
+        said = self.type("init", "--root-keys", 1, "--root-threshold", 1, *options)
+        self.assertIn("has all its signatures", said)
+        self.assertEqual(self.repository.numbers("root"), [])
+        draft = self.keys / "root-1.draft.json"
+        said = self.type("init", "--keys-dir", there.ring.folder, "--append", draft)
+        self.assertIn("The root is in place", said)
+        self.type("publish", "--keys-dir", there.ring.folder, self.archive(OLD))
+        self.serve()
+        self.assertEqual(self.box().version(), OLD)
+
+    def _folder(self, path: Path) -> Path:
+        path.mkdir(exist_ok=True)
+        return path
+
     def test_holders(self) -> None:
         """A draft says where it is, what it says, and who has signed."""
         shutil.rmtree(self.keys)
@@ -193,6 +241,65 @@ class TypedTests(CommandCase):
         self.assertEqual(len(json.loads(self.type("status", "--json", status=1))["problems"]), 1)
         shutil.rmtree(self.tuf)
         self.assert_sentence(self.type("status", status=2), "holds no root")
+
+    def test_status_expired(self) -> None:
+        """What has expired is said to have, and the status is 1."""
+        self.serve()
+
+        class Later:
+            @staticmethod
+            def now(zone: tzinfo) -> datetime:
+                return datetime.now(zone) + timedelta(days=400)
+
+        self.patch(release, "datetime", Later)
+        said = self.type("status", status=1)
+        self.assertNotIn("days left", said)
+        for role in ROLES:
+            self.assertIn(f"! The {role} has expired", said)
+
+    def test_status_damaged(self) -> None:
+        """What is damaged is told of; without a root that can be read there is no more to say."""
+        (self.tuf / "1.snapshot.json").write_bytes(b"{")
+        said = self.type("status", status=1)
+        self.assertIn(f"! {self.tuf}/1.snapshot.json is damaged", said)
+        root = self.tuf / "1.root.json"
+        for damage in (b"", b"{}", (self.tuf / "1.targets.json").read_bytes()):
+            root.write_bytes(damage)
+            self.assert_sentence(self.type("status", status=2), str(root), "restore")
+            self.assert_sentence(self.type("status", "--json", status=2), str(root))
+
+    def test_no_right(self) -> None:
+        """Who may not write there, or not read, has a sentence that says where."""
+        archive = self.archive(OLD)
+        for path in (self.place.parent, self.place, self.keys, *self.keys.iterdir()):
+            path.chmod(0o755)
+        self.secret.chmod(0o644)
+        (self.tuf / ".lock").chmod(0o644)
+        with without_privileges():
+            self.type("status")
+            for command in (("resign",), ("publish", archive), ("rotate", "targets")):
+                said = self.type(*command, status=1)
+                self.assert_sentence(said, f"Nothing can be written in {self.tuf}")
+        self.tuf.chmod(0o700)
+        with without_privileges():
+            said = self.type("status", status=2)
+            self.assert_sentence(said, str(self.tuf), "Permission denied")
+
+    def test_no_folder(self) -> None:
+        """A slip in either folder's name."""
+        said = self.type("resign", "--keys-dir", self.place / "none", status=1)
+        self.assert_sentence(said, "none does not hold the keys of targets", "--keys-dir")
+        said = self.type("resign", "--updates-dir", self.place / "none", status=1)
+        self.assert_sentence(said, "There is no updates directory", "--updates-dir")
+        self.assertFalse((self.place / "none").exists())
+
+    def test_timestamp_passphrase(self) -> None:
+        """That of the server's key may come from a file of its own."""
+        secret = self.place / "servers"
+        secret.write_bytes(b"the server's own\r\n")
+        self.type("rotate", "timestamp", "--timestamp-passphrase-file", secret)
+        [path] = self.keys.glob("timestamp-*.pem")
+        keys.load(path, b"the server's own")
 
     def test_disk_full(self) -> None:
         """What the disk says is said in a sentence."""
@@ -272,6 +379,29 @@ class ProcessTests(CommandCase):
             self.assertEqual(self.files(), before)
             self.assertFalse(self.is_locked())
 
+    def test_at_once(self) -> None:
+        """While one waits for its passphrase, with SIGHUP ignored, another one is sent away."""
+        secret = self.place / "pipe"
+        os.mkfifo(secret)
+        ours = self.options("resign")[:4]
+        through = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
+        process = subprocess.Popen(
+            [*through, PROGRAM, "resign", *ours, "--passphrase-file", str(secret)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(process.kill)
+        self.wait_until(self.is_locked)
+        ended = self.run_program("resign", *self.options("resign"))
+        self.assertEqual(ended.returncode, 1)
+        self.assert_sentence(ended.stderr, "Another opq-release", "wait")
+        process.send_signal(signal.SIGHUP)
+        secret.write_bytes(PASSPHRASE)
+        said, error = process.communicate(timeout=30)
+        self.assertEqual((process.returncode, error), (0, ""), said)
+        self.assertEqual(self.repository.numbers("targets"), [1, 2])
+
     def test_in_the_middle(self) -> None:
         """Ended while it copies, it leaves no part of the archive."""
         archive = self.archive(OLD, os.urandom(60_000_000))
@@ -301,6 +431,29 @@ class ProcessTests(CommandCase):
         self.assertEqual(status, 1)
         self.assertIn("passphrase is wrong", said)
 
+    def test_progress(self) -> None:
+        """On a terminal one sees how far it is."""
+        said, status = self.on_terminal(
+            "publish", {b"of the keys: ": PASSPHRASE + b"\n"}, self.archive(OLD)
+        )
+        self.assertEqual(status, 0, said)
+        self.assertIn("100 %", said)
+
+    def test_asked_once(self) -> None:
+        """Where no key is made, one types the passphrase once."""
+        self.type("renew-root")
+        draft = self.keys / "root-3.draft.json"
+        current = self.repository.roots()[-1]
+        root = Metadata[Root].from_bytes(current.to_bytes())
+        root.signed.version = 3
+        root.signatures.clear()
+        Draft(draft, root, current).save()
+        said, status = self.on_terminal(
+            "rotate", {b"of the keys: ": PASSPHRASE + b"\n"}, "--append", draft
+        )
+        self.assertEqual(status, 0, said)
+        self.assertIn("next root is in place", said)
+
     def test_typed_wrongly(self) -> None:
         """Two that differ make no keys; the end of input is no traceback."""
         shutil.rmtree(self.keys)
@@ -312,11 +465,13 @@ class ProcessTests(CommandCase):
             self.assertIn(word, said)
             self.assertEqual(list(self.keys.glob("*.pem")), [])
 
-    def on_terminal(self, command: str, prompts: Mapping[bytes, bytes]) -> tuple[str, int]:
+    def on_terminal(
+        self, command: str, prompts: Mapping[bytes, bytes], *more: object
+    ) -> tuple[str, int]:
         """Run it on a terminal, and type what it asks for."""
         pid, terminal = pty.fork()
         if pid == 0:
-            os.execv(PROGRAM, [PROGRAM, command, *self.options(command)[:4]])
+            os.execv(PROGRAM, [PROGRAM, command, *self.options(command)[:4], *map(str, more)])
         said, waiting = b"", dict(prompts)
         with contextlib.suppress(OSError):  # the program has closed its end
             while data := os.read(terminal, 4096):

@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -29,16 +30,17 @@ from opq_twisted.release.trust import STABLE
 #: Exit codes of `status`.
 _NEEDS_CARE, _FAILED = 1, 2
 
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; give the exit code."""
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
     os.umask(0o022)
     options = _parser().parse_args(arguments)
     failed = _FAILED if options.command is status else 1
     try:
-        code: int = options.command(options)
+        with _stoppable():
+            code: int = options.command(options)
     except OpqError as error:
         print(f"opq-release: {error}", file=sys.stderr)
         return failed
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def init(options: argparse.Namespace) -> int:
     """Make the keys and the first root."""
-    ceremony = _ceremony(options, makes_keys=True)
+    ceremony = _ceremony(options, makes_keys=not options.append)
     if options.append:
         return _tell(ceremony, ceremony.append(options.append), "The root is in place.")
     public: dict[str, list[Key]] = {}
@@ -108,13 +110,15 @@ def renew_root(options: argparse.Namespace) -> int:
 
 def rotate(options: argparse.Namespace) -> int:
     """Give roles other keys."""
-    ceremony = _ceremony(options, makes_keys=True)
+    ceremony = _ceremony(options, makes_keys=not options.append)
     if options.append:
         draft = ceremony.append(options.append)
     elif not options.role:
         raise ReleaseFailed(f"Say which role is to have another key: {', '.join(ROLES)}.")
     else:
         public = {role: load_public(path) for role, path in options.public_key}
+        if len(public) < len(options.public_key):
+            raise ReleaseFailed("Each role gets one other key: give one --public-key for it.")
         draft = ceremony.rotate(
             list(dict.fromkeys(options.role)),
             public,
@@ -141,6 +145,8 @@ def _show(found: Inspection) -> None:
     for role in found.roles:
         version = "none" if role.version is None else str(role.version)
         left = "" if role.days_left is None else f"{role.days_left:.0f} days left"
+        if role.days_left is not None and role.days_left <= 0:
+            left = "expired"
         keys = f"{role.threshold} of {len(role.keys)} keys ({', '.join(role.keys)})"
         print(f"{role.role:10} {version:>10}  {left:15} {keys}")
     for channel in found.channels:
@@ -194,9 +200,25 @@ def _of_timestamp(options: argparse.Namespace, ceremony: Ceremony) -> Passphrase
     )
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let signals stop what is done meanwhile, but for those that whoever started it ignores."""
+    caught = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    for each in caught:
+        signal.signal(each, _stop)
+    try:
+        yield
+    finally:
+        for each in caught:
+            # All is done, and an exception would only be in Python's way as it ends.
+            if signal.getsignal(each) is _stop:
+                signal.signal(each, signal.SIG_DFL)
+
+
 def _stop(number: int, _frame: FrameType | None) -> None:
     """End through an exception, once, so that nothing is left behind."""
-    signal.signal(number, signal.SIG_IGN)
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

@@ -1,6 +1,7 @@
 """Makes roots: the first one, and those that renew it or give roles other keys."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC
 from pathlib import Path
 
@@ -54,19 +55,23 @@ class Ceremony(Signing):
                     f"{self.repository.folder} has a root already: boxes that trust it could not "
                     "follow another one. Use rotate to change keys."
                 )
-            if self.ring.knows_a_root():
-                raise ReleaseFailed(
-                    f"The keys in {self.ring.folder} have a root already: name another folder with "
-                    "--keys-dir, or restore the updates directory from a copy."
-                )
+            self._require_new_keys()
             root = Root(1, expires=self.expires())
             for role in ROLES:
                 passphrase = timestamp_passphrase if role == Timestamp.type else None
                 wanted = root_keys if role == Root.type else 1
                 for key in self._keys_for(role, wanted, public.get(role, ()), passphrase):
+                    _require_own(key, role, root)
                     root.add_key(key, role)
             root.roles[Root.type].threshold = root_threshold
             return self._finish(self._draft(root, None))
+
+    def _require_new_keys(self) -> None:
+        if self.ring.knows_a_root():
+            raise ReleaseFailed(
+                f"The keys in {self.ring.folder} have a root already: name another folder with "
+                "--keys-dir, or restore the updates directory from a copy."
+            )
 
     def _keys_for(
         self, role: str, wanted: int, public: Sequence[Key], passphrase: Passphrase | None
@@ -114,6 +119,7 @@ class Ceremony(Signing):
         :raises KeyUnusable: when a key cannot be made or opened.
         :raises OSError: when the disk is full or fails.
         """
+        _require_named(roles, public, replaced)
         with self.repository.locked():
             roots = self.roots()
             current = roots[-1]
@@ -129,6 +135,7 @@ class Ceremony(Signing):
                     raise ReleaseFailed(
                         f"The key {key.keyid[:12]} was used before: make another one for {role}."
                     )
+                _require_own(key, role, root)
                 for keyid in keyids:
                     root.revoke_key(keyid, role)
                 root.add_key(key, role)
@@ -156,6 +163,8 @@ class Ceremony(Signing):
         with self.repository.locked():
             roots = self.roots() if self.repository.numbers(Root.type) else []
             newest = roots[-1].signed_bytes if roots else None
+            if not roots:
+                self._require_new_keys()
             if newest == draft.root.signed_bytes:
                 # It was interrupted when all but this was done.
                 self.ring.retire([each.signed for each in roots])
@@ -166,7 +175,9 @@ class Ceremony(Signing):
                 )
             elif self._finish(draft) is not None:
                 return draft
-            path.unlink()
+            # Where it cannot be taken away it does no harm: appended again, it is known to be done.
+            with suppress(OSError):
+                path.unlink()
             return None
 
     def _draft(self, root: Root, current: Metadata[Root] | None) -> Draft:
@@ -214,6 +225,26 @@ class Ceremony(Signing):
         self.repository.place(root)
         self.ring.recognise(roots)
         self.ring.retire([each.signed for each in roots])
+
+
+def _require_named(roles: Sequence[str], public: Mapping[str, Key], replaced: str | None) -> None:
+    """Make sure that nothing is said of a role that stays as it is."""
+    for role in public:
+        if role not in roles:
+            raise ReleaseFailed(
+                f"There is a --public-key for {role}, which is not to have another key: name it "
+                "among the roles, too."
+            )
+    if replaced is not None and Root.type not in roles:
+        raise ReleaseFailed("Only a key of root is told by --replace: name root among the roles.")
+
+
+def _require_own(key: Key, role: str, root: Root) -> None:
+    """Make sure that a key has one role: whoever gets it shall not get another's."""
+    if key.keyid in root.keys:
+        raise ReleaseFailed(
+            f"The key {key.keyid[:12]} has another role already: give {role} one of its own."
+        )
 
 
 def _going(root: Root, role: str, replaced: str | None) -> list[str]:

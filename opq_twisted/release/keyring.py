@@ -40,7 +40,9 @@ class KeyRing:
         :raises KeyUnusable: when its file cannot be written.
         """
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir(mode=0o700, parents=True)
+                durable.sync_folder(self.folder.parent)
         except OSError as error:
             raise KeyUnusable(
                 f"The folder {self.folder} for the keys cannot be made: {error.strerror}."
@@ -113,7 +115,9 @@ class KeyRing:
         """
         Move away the keys that an earlier root named, and the last one does not.
 
-        :raises OSError: when they cannot be moved.
+        On a medium that is only read they stay, and are not used all the same.
+
+        :raises OSError: when the disk is full or fails.
         """
         *earlier, current = roots
         names = {
@@ -123,13 +127,20 @@ class KeyRing:
             for keyid in name.keyids
             if keyid not in current.roles[role].keyids
         }
-        for name in sorted(names):
-            if (self.folder / name).exists():
-                retired = self.folder / RETIRED
-                retired.mkdir(mode=0o700, exist_ok=True)
-                (self.folder / name).replace(retired / name)
-                durable.sync_folder(retired)
-                durable.sync_folder(self.folder)
+        try:
+            for name in sorted(names):
+                if (self.folder / name).exists():
+                    self._move_away(name)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+
+    def _move_away(self, name: str) -> None:
+        retired = self.folder / RETIRED
+        retired.mkdir(mode=0o700, exist_ok=True)
+        (self.folder / name).replace(retired / name)
+        durable.sync_folder(retired)
+        durable.sync_folder(self.folder)
 
     def knows_a_root(self) -> bool:
         """Whether these keys have worked under a root already."""

@@ -80,7 +80,10 @@ def load_public(path: Path) -> Key:
     try:
         return SSlibKey.from_crypto(load_pem_public_key(_read(path)))
     except (ValueError, UnsupportedAlgorithm, UnsupportedLibraryError):
-        raise KeyUnusable(f"{path} is no PEM file of a public key.") from None
+        raise KeyUnusable(
+            f"{path} is no PEM file of a public key that boxes can use: give an Ed25519 one, as "
+            "openssl pkey -pubout writes it."
+        ) from None
 
 
 def _read(path: Path) -> bytes:

@@ -69,7 +69,8 @@ class Repository:
             if not self.folder.is_dir():
                 self.folder.mkdir()
                 durable.sync_folder(self.updates)
-            fd = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self.folder / ".lock", flags, 0o600)
         except OSError as error:
             raise ReleaseFailed(
                 f"Nothing can be written in {self.folder}: {error.strerror}."
@@ -217,6 +218,9 @@ def _lock(fd: int, folder: Path) -> None:
 
 
 def _parse(kind: type[Any], path: Path, remedy: str) -> tuple[Metadata[Any], bytes]:
+    if path.exists() and not path.is_file():
+        # Reading from a FIFO would wait for ever.
+        raise ReleaseFailed(f"{path} is not a regular file: {remedy}.")
     try:
         data = path.read_bytes()
         document = Metadata[Any].from_bytes(data)

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256, sha512
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,8 @@ _CHUNK = 1 << 20
 _START = 8 << 20
 _LONGEST_VERSION = 64
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+_READABLE_BY_ALL = 0o644
+_TO_READ = 0o444
 
 #: Told how many more bytes have been read.
 Progress = Callable[[int], object]
@@ -95,6 +97,7 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
     Read an archive, and copy it into the updates directory unless it lies there.
 
     It gets its name there when the context is left without an error, and never replaces another.
+    Only one may do this at a time in a directory.
 
     :raises ReleaseFailed: when the name is taken by other bytes, or the file changes meanwhile.
     :raises OSError: when the disk is full or fails.
@@ -105,11 +108,13 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
         if os.path.lexists(target):
             yield _compare(name, source, target, progress)
             return
+        _sweep(updates)
         draft = target.with_name(f".{name}.part")
+        copy = _create(draft)
         try:
-            with draft.open("wb", buffering=0) as copy:
+            with copy:
                 shelved = _read(name, source, copy, progress)
-                os.fchmod(copy.fileno(), 0o644)
+                os.fchmod(copy.fileno(), _READABLE_BY_ALL)
                 os.fsync(copy.fileno())
             yield shelved
             _give_name(draft, target)
@@ -118,14 +123,38 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
         sync_folder(updates)
 
 
+def _sweep(updates: Path) -> None:
+    """Take away what interrupted copies have left, of whichever release."""
+    for left in updates.glob(".opq-box-update-*.tar.bz2.part"):
+        # What cannot go is told of where it is in the way.
+        with suppress(OSError):
+            left.unlink()
+
+
+def _create(draft: Path) -> io.FileIO:
+    # Never what lies there: a link that others put there would lead anywhere.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    return io.FileIO(os.open(draft, flags, 0o600), "wb")
+
+
 def _compare(name: UpdateName, source: io.FileIO, target: Path, progress: Progress) -> Shelved:
     """Read what is to be published, which has to be what lies there under its name."""
+    if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(target.parent)):
+        raise ReleaseFailed(
+            f"{target} is a link that leads out of the updates directory, and servers do not "
+            "follow it: take it away, and name the archive itself."
+        )
     shelved = _read(name, source, None, progress)
     with _open(target) as there:
         if not os.path.samestat(os.fstat(source.fileno()), os.fstat(there.fileno())) and (
             _read(name, there, None, lambda _: None) != shelved
         ):
             raise _taken(target)
+        mode = stat.S_IMODE(os.fstat(there.fileno()).st_mode)
+        if mode | _TO_READ != mode:
+            # The server is another user; if it is not ours to let it read, it may be able to.
+            with suppress(PermissionError):
+                os.fchmod(there.fileno(), mode | _TO_READ)
         # Whoever put it there may not have waited for the disk.
         os.fsync(there.fileno())
     sync_folder(target.parent)

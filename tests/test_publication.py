@@ -1,0 +1,259 @@
+"""How an archive gets into the updates directory, wherever it lies, and whatever lies there."""
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from opq_twisted.release.publication import Terms, publish
+from opq_twisted.release.repository import Repository
+from opq_twisted.release.trust import Offer
+from tests.holders import NEW, OLD, HoldersCase, ceremony_in
+from tests.release import stops_at
+from tests.test_catalog import name_of
+
+
+class PublicationCase(HoldersCase):
+    """An archive that is published from where it is."""
+
+    def offer(self, archive: Path, **terms: Any) -> Offer:
+        return publish(self.ceremony, archive, Terms("stable", **terms), lambda _: None)
+
+    def assert_served(self, version: int) -> None:
+        """The server offers it, and a box is told of it."""
+        standing = self.serve()
+        self.assertEqual(standing.troubles, ())
+        self.assertEqual(self.box().version(), version)
+
+
+class PlaceTests(PublicationCase):
+    """Where an archive may lie."""
+
+    def test_here(self) -> None:
+        """In the folder in which one works, with or without a dot before its name."""
+        self.archive(OLD)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.place)
+        for path in (f"./{name_of(OLD)}", name_of(OLD), f"updates/../{name_of(OLD)}"):
+            self.offer(Path(path))
+        self.assert_served(OLD)
+
+    def test_link(self) -> None:
+        """A link to the archive: the copy is no link, and outlives it."""
+        folder = self.place / "built"
+        folder.mkdir()
+        real = self.archive(OLD, where=folder)
+        link = self.place / name_of(OLD)
+        link.symlink_to(real)
+        self.offer(link)
+        shutil.rmtree(folder)
+        self.assertFalse((self.updates / name_of(OLD)).is_symlink())
+        self.assert_served(OLD)
+
+    def test_link_of_another_name(self) -> None:
+        """It is the link's name that counts, and it has to be the archive's."""
+        real = self.archive(OLD)
+        link = self.place / name_of(NEW)
+        link.symlink_to(real)
+        self.assert_refused(lambda: self.offer(link), "VERSION", str(NEW))
+
+    def test_hard_link(self) -> None:
+        """Another name of the file that lies there already: it is read once."""
+        there = self.archive(OLD, where=self.updates)
+        (self.place / name_of(OLD)).hardlink_to(there)
+        self.offer(self.place / name_of(OLD))
+        self.assert_served(OLD)
+
+    def test_updates_by_a_link(self) -> None:
+        """The updates directory may be told by a link, and the archive lie there."""
+        link = self.place / "link"
+        link.symlink_to(self.updates)
+        self.ceremony = evolve(self.ceremony, repository=Repository(link))
+        self.archive(OLD, where=self.updates)
+        self.offer(link / name_of(OLD))
+        self.offer(self.archive(NEW))
+        self.assert_served(NEW)
+
+
+class ThereTests(PublicationCase):
+    """What lies in the updates directory already."""
+
+    def test_link_out(self) -> None:
+        """A link that leads out is refused: no server would follow it."""
+        real = self.archive(OLD)
+        there = self.updates / name_of(OLD)
+        there.symlink_to(real)
+        for archive in (there, real):
+            self.assert_refused(partial(self.offer, archive), "link", "leads out")
+
+    def test_link_inside(self) -> None:
+        """One that stays inside is followed, as servers do."""
+        store = self.updates / "store"
+        store.mkdir()
+        self.archive(OLD, where=store)
+        (self.updates / name_of(OLD)).symlink_to(f"store/{name_of(OLD)}")
+        self.offer(self.updates / name_of(OLD))
+        self.assert_served(OLD)
+
+    def test_link_to_nothing(self) -> None:
+        """One that leads nowhere is no archive, and nothing takes its place."""
+        archive = self.archive(OLD)
+        (self.updates / name_of(OLD)).symlink_to("store")
+        with self.assertRaises(FileNotFoundError):
+            self.offer(archive)
+        self.assertEqual(self.repository.numbers("targets"), [1])
+
+    def test_private(self) -> None:
+        """The server, which is another user, is let to read it."""
+        there = self.archive(OLD, where=self.updates)
+        for before, after in ((0o600, 0o644), (0o400, 0o444), (0o444, 0o444)):
+            there.chmod(before)
+            self.offer(there)
+            self.assertEqual(there.stat().st_mode & 0o777, after)
+
+    def test_of_somebody_else(self) -> None:
+        """Where it is not ours to let others read it, they may be able to all the same."""
+
+        def refused(_fd: int, _mode: int) -> None:
+            raise PermissionError(1, os.strerror(1))
+
+        there = self.archive(OLD, where=self.updates)
+        there.chmod(0o640)
+        fchmod = os.fchmod
+        self.patch(os, "fchmod", lambda fd, mode: (refused if _is(fd, there) else fchmod)(fd, mode))
+        self.offer(there)
+        self.assertEqual(there.stat().st_mode & 0o777, 0o640)
+
+    def test_planted_link(self) -> None:
+        """A link with the name of the copy that is being made leads to nothing that is written."""
+        victim = self.place / "victim"
+        victim.write_text("precious")
+        (self.updates / f".{name_of(OLD)}.part").symlink_to(victim)
+        self.offer(self.archive(OLD))
+        self.assertEqual(victim.read_text(), "precious")
+        self.assertFalse((self.updates / name_of(OLD)).is_symlink())
+        self.assert_served(OLD)
+
+    def test_in_the_way(self) -> None:
+        """What has that name and cannot be taken away is told."""
+        draft = self.updates / f".{name_of(OLD)}.part"
+        draft.mkdir()
+        with self.assertRaises(FileExistsError) as caught:
+            self.offer(self.archive(OLD))
+        self.assertEqual(caught.exception.filename, str(draft))
+
+    def test_left_over(self) -> None:
+        """What an interrupted copy of another release left goes; what is being built stays."""
+        left = self.updates / f".{name_of(NEW)}.part"
+        building = self.updates / f".{name_of(NEW)}.1a2b3c4d.part"
+        for path in (left, building):
+            path.write_bytes(b"half")
+        self.offer(self.archive(OLD))
+        self.assertFalse(left.exists())
+        self.assertTrue(building.exists())
+
+    def test_planted_lock(self) -> None:
+        """The lock is no link, either."""
+        lock = self.tuf / ".lock"
+        lock.unlink()
+        lock.symlink_to(self.place / "elsewhere")
+        self.assert_refused(self.ceremony.resign, "Nothing can be written")
+        self.assertFalse((self.place / "elsewhere").exists())
+
+
+class TermsTests(PublicationCase):
+    """The same archive on other terms."""
+
+    def test_stops(self) -> None:
+        """A rollout can be stopped, with the salt that lets it go on where it was."""
+        archive = self.archive(OLD)
+        salts = set()
+        for percent in (20, 0, 20):
+            offer = self.offer(archive, rollout=percent)
+            assert offer.rollout is not None
+            self.assertEqual(offer.rollout.percent, percent)
+            salts.add(offer.rollout.salt)
+        self.assertEqual(len(salts), 1)
+
+    def test_back(self) -> None:
+        """A release that boxes may go back to is followed by ones that they may not leave."""
+        self.offer(self.archive(NEW))
+        self.assertTrue(self.offer(self.archive(OLD), allow_downgrade=True).allow_downgrade)
+        self.assertFalse(self.offer(self.archive(NEW)).allow_downgrade)
+        self.assert_served(NEW)
+
+
+class StoppedTests(PublicationCase):
+    """Ended by a signal before any step that reaches the disk."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.offer(self.archive(OLD))
+        self.serve()
+        self.saved = self.place.with_name("saved")
+        shutil.copytree(self.place, self.saved)
+
+    def steps(self, work: Callable[[], object], after: Callable[[str], object]) -> None:
+        number, stopped = 0, True
+        while stopped:
+            number += 1
+            stopped = stops_at(number, work)
+            after(f"step {number}")
+            shutil.rmtree(self.place)
+            shutil.copytree(self.saved, self.place)
+        self.assertGreater(number, 8)
+
+    def test_publish(self) -> None:
+        """Boxes have the old release or the new one, nothing half is left, and it can be rerun."""
+
+        def work() -> None:
+            self.ceremony = ceremony_in(self.place)
+            self.offer(self.archive(NEW))
+
+        def after(step: str) -> None:
+            self.assertEqual(list(self.updates.glob(".*.part")), [], step)
+            box = self.box()
+            self.assertIn(box.version(), (OLD, NEW), step)
+            self.serve()
+            self.assertIn(box.version(), (OLD, NEW), step)
+            work()
+            self.serve()
+            self.assertEqual((box.version(), self.box().version()), (NEW, NEW), step)
+            self.assertEqual(list(self.updates.glob(".*")), [], step)
+            self.assertEqual([path.name for path in self.tuf.glob(".*")], [".lock"], step)
+
+        self.steps(work, after)
+
+    def test_rotate(self) -> None:
+        """Boxes go on with the old keys or the new ones, and what was made is not made twice."""
+
+        def work() -> None:
+            self.ceremony = ceremony_in(self.place)
+            self.ceremony.rotate(["targets", "snapshot"], {})
+
+        def after(step: str) -> None:
+            box = self.box()
+            self.serve()
+            self.assertEqual(box.version(), OLD, step)
+            self.ceremony = ceremony_in(self.place)
+            if self.newest("root").version == 1:
+                work()
+            self.ceremony.renew_root()
+            for role in ("targets", "snapshot"):
+                names = [path.name for path in self.keys.glob(f"{role}-*.pem")]
+                [keyid] = self.newest("root").roles[role].keyids
+                self.assertEqual(names, [f"{role}-{keyid[:12]}.pem"], step)
+            self.offer(self.archive(NEW))
+            self.serve()
+            self.assertEqual((box.version(), self.box().version()), (NEW, NEW), step)
+            self.assertEqual([path.name for path in self.tuf.glob(".*")], [".lock"], step)
+
+        self.steps(work, after)
+
+
+def _is(fd: int, path: Path) -> bool:
+    return os.path.samestat(os.fstat(fd), path.stat())
