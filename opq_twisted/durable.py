@@ -1,7 +1,10 @@
 """Write small files so that a power cut leaves the old one or the new one, whole."""
 
+import errno
 import os
 from pathlib import Path
+
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write(path: Path, data: bytes, mode: int | None = None) -> None:
@@ -33,6 +36,24 @@ def rename(source: Path, target: Path) -> None:
     """
     source.replace(target)
     sync_folder(target.parent)
+
+
+def give_name(draft: Path, target: Path) -> None:
+    """
+    Give a finished file its name in the same folder, and never replace what has it.
+
+    Whoever calls this removes the draft, and syncs the folder.
+
+    :raises FileExistsError: when the name is taken.
+    :raises OSError: when it cannot be done.
+    """
+    try:
+        # Unlike a rename this never replaces what somebody else wrote in the meantime.
+        target.hardlink_to(draft)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        draft.rename(target)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,10 @@
 """A line on the terminal that says how far something is."""
 
 import sys
+from collections.abc import Callable
+
+#: Told how many more bytes have been read.
+Progress = Callable[[int], object]
 
 
 class ProgressBar:

@@ -152,3 +152,13 @@ def channel(archive: Path, custom: Mapping[str, Any] | None = None) -> TargetFil
     target.unrecognized_fields["custom"] = {"version": version, "file": archive.name}
     target.unrecognized_fields["custom"].update(custom or {})
     return target
+
+
+def with_one_release(updates: Path, version: int) -> tuple[Signed, Path]:
+    """Sign and announce a release in an updates directory; the archive is none that unpacks."""
+    archive = updates / f"opq-box-update-{version}.tar.bz2"
+    archive.write_bytes(b"an archive")
+    signed = Signed(updates).init()
+    signed.publish(1, archive)
+    signed.timestamp(1, 1)
+    return signed, archive

@@ -9,6 +9,38 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted import durable
 
 
+class GiveNameTests(SynchronousTestCase):
+    """What `give_name` leaves on the disk."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.draft, self.target = self.folder / ".draft", self.folder / "archive"
+        self.draft.write_bytes(b"new")
+
+    def test_free(self) -> None:
+        """A name that is free leads to what the draft was."""
+        durable.give_name(self.draft, self.target)
+        self.assertEqual(self.target.read_bytes(), b"new")
+
+    def test_taken(self) -> None:
+        """What has the name keeps it, be it a link that leads nowhere."""
+        self.target.symlink_to("nowhere")
+        with self.assertRaises(FileExistsError):
+            durable.give_name(self.draft, self.target)
+        self.assertEqual(os.readlink(self.target), "nowhere")
+
+    def test_no_hard_links(self) -> None:
+        """Where the file system has no second names the draft is renamed."""
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        self.patch(Path, "hardlink_to", refuse)
+        durable.give_name(self.draft, self.target)
+        self.assertEqual(os.listdir(self.folder), ["archive"])
+
+
 class WriteTests(SynchronousTestCase):
     """What `write` leaves on the disk."""
 

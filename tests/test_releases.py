@@ -23,7 +23,7 @@ from opq_twisted.errors import (
 )
 from opq_twisted.release.trust import Offer
 from tests.fakes import NEW, NEWER, OLD
-from tests.signed import Signed, channel
+from tests.signed import channel, with_one_release
 from tests.test_catalog import without_privileges
 
 URL = "http://updates.example:8151"
@@ -56,11 +56,7 @@ class ReleasesCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.updates = Path(self.mktemp())
         self.updates.mkdir()
-        self.archive = self.updates / f"opq-box-update-{NEW}.tar.bz2"
-        self.archive.write_bytes(b"an archive")
-        self.signed = Signed(self.updates).init()
-        self.signed.publish(1, self.archive)
-        self.signed.timestamp(1, 1)
+        self.signed, self.archive = with_one_release(self.updates, NEW)
         self.box = Path(self.mktemp()).absolute()
         self.box.mkdir()
         self.trusted_root = self.box / "root.json"

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.errors import ServerFailed, Stale, Untrusted
 from tests.fakes import NEW, NEWER
-from tests.signed import Signed, make_key
+from tests.signed import Signed, make_key, with_one_release
 
 URL = "http://updates.example:8151/tuf/"
 
@@ -23,11 +23,7 @@ class SignedMetadataCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.updates = Path(self.mktemp())
         self.updates.mkdir()
-        self.archive = self.updates / f"opq-box-update-{NEW}.tar.bz2"
-        self.archive.write_bytes(b"an archive")
-        self.signed = Signed(self.updates).init()
-        self.signed.publish(1, self.archive)
-        self.signed.timestamp(1, 1)
+        self.signed, self.archive = with_one_release(self.updates, NEW)
         self.root = (self.signed.folder / "1.root.json").read_bytes()
         self.cache = Path(self.mktemp())
         self.clock = Clock()

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from tuf.api.exceptions import (
     DownloadError,
@@ -16,6 +15,7 @@ from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.box.content import InThread
 from opq_twisted.errors import ServerFailed, Stale, Untrusted
 from opq_twisted.release.trust import Fetched, Need, look_up
 
@@ -24,8 +24,6 @@ _LONGEST_LOOKUP = 600.0
 
 #: Gives what is at a URL, of at most so many bytes, or None when there is nothing.
 Fetch = Callable[[str, int], Awaitable[bytes | None]]
-
-InThread = Callable[..., Deferred[Any]]
 
 
 class SignedMetadata:

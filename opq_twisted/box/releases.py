@@ -8,10 +8,10 @@ from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.errors import UnsignedRefused, Untrusted
-from opq_twisted.release.trust import METADATA, Offer, read_offer
+from opq_twisted.release.trust import METADATA, Offer, longest, read_offer
 
-#: Bytes; a TUF client reads no larger root from a server either.
-_MAX_ROOT = 512_000
+#: Bytes; no larger root is read from a server either.
+_MAX_ROOT = longest("root.json")
 
 
 class Releases:

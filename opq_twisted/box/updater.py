@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Callable, Coroutine
-from contextlib import closing
 from typing import Any, BinaryIO
 
 from twisted.application.service import Service
@@ -193,11 +192,8 @@ class Updater(Service):
             return
         await deferLater(self._clock, delay)
         release = Release(offer.version, offer.size, offer.hashes)
-        archive = await self._fetch(release)
-        with closing(archive):
-            # A trusted root may have come to the box meanwhile.
-            self._releases.require_permission(offer)
-            await self._install(release, archive)
+        archive = await self._fetch(release, offer)
+        await self._install(release, archive)
 
     async def _check(self, automatic: bool) -> Offer | None:
         """Find what there is to install; None when there is nothing."""
@@ -246,7 +242,7 @@ class Updater(Service):
             )
         return None
 
-    async def _fetch(self, release: Release) -> BinaryIO:
+    async def _fetch(self, release: Release, offer: Offer) -> BinaryIO:
         """Bring the archive to the box, as it was promised; returns it verified and open."""
         self._enter(Stage.DOWNLOADING, release=release)
         # What an earlier attempt left must not take this one's room, but for a part of the same.
@@ -259,7 +255,9 @@ class Updater(Service):
         received, archive = await self._downloader.verify(promised)
         try:
             self._enter(Stage.UNPACKING, release=received)
-        except OSError:
+            # A trusted root may have come to the box meanwhile.
+            self._releases.require_permission(offer)
+        except (OpqError, OSError):
             archive.close()
             raise
         return archive

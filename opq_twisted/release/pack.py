@@ -1,16 +1,16 @@
 """Pack an update: the same files and version always give the same bytes."""
 
-import errno
 import os
 import secrets
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from opq_twisted.durable import sync_folder
+from opq_twisted import durable
 from opq_twisted.errors import ArchiveRefused, BuildFailed
+from opq_twisted.progress import Progress
 from opq_twisted.release.compress import Compress, fastest
 from opq_twisted.release.contents import Contents, File, unreadable
 from opq_twisted.release.name import UpdateName
@@ -25,13 +25,10 @@ WHEELS = "wheels"
 #: VERSION comes first, so that a box can tell early that an archive is not what it wants.
 _LAYOUT = ("VERSION", INSTALL_SCRIPT, TRUSTED_ROOT, *COMPONENTS, WHEELS)
 _PIECE = 256 << 10
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 _Content = File | bytes | None
 _Member = tuple[str, _Content]
-#: Told how many more bytes have been read.
-Progress = Callable[[int], object]
 
 
 def destination(name: UpdateName, folder: Path) -> Path:
@@ -169,22 +166,13 @@ def _appearing_whole(target: Path) -> Iterator[BinaryIO]:
             yield output
             output.flush()
             os.fsync(output.fileno())
-        _give_name(draft, target)
+        try:
+            durable.give_name(draft, target)
+        except FileExistsError as error:
+            raise _name_taken(target) from error
     finally:
         draft.unlink(missing_ok=True)
-    sync_folder(target.parent)
-
-
-def _give_name(draft: Path, target: Path) -> None:
-    try:
-        # Unlike a rename this never replaces what another builder wrote in the meantime.
-        target.hardlink_to(draft)
-    except FileExistsError as error:
-        raise _name_taken(target) from error
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        draft.rename(target)
+    durable.sync_folder(target.parent)
 
 
 def _name_taken(target: Path) -> BuildFailed:

@@ -9,9 +9,10 @@ from attrs import frozen
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
+from opq_twisted.progress import Progress
 from opq_twisted.release.rehearsal import try_generations
 from opq_twisted.release.repository import Generation
-from opq_twisted.release.shelf import Progress, Shelved, examine, shelve
+from opq_twisted.release.shelf import Shelved, examine, shelve
 from opq_twisted.release.signing import Signing
 from opq_twisted.release.trust import Offer, is_channel, read_offer
 

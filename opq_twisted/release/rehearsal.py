@@ -134,13 +134,13 @@ def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path) -> None:
             return
         except Need as need:
             name = need.url.removeprefix(_URL)
-            data, longest = files.get(name), need.max_length
+            data = files.get(name)
             if data is None:
                 fetched.keep(need.url, DownloadHTTPError(f"there is no {name}", 404))
-            elif len(data) > longest:
+            elif len(data) > need.max_length:
                 raise ReleaseFailed(
                     f"Boxes would refuse this, so nothing was changed: {name} would have "
-                    f"{len(data)} bytes, and {longest} are read."
+                    f"{len(data)} bytes, and {need.max_length} are read."
                 ) from None
             else:
                 fetched.keep(need.url, data)

@@ -1,10 +1,9 @@
 """Puts an archive into the updates directory: hashed on the way, whole or not at all."""
 
-import errno
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256, sha512
@@ -13,8 +12,9 @@ from typing import BinaryIO
 
 from attrs import frozen
 
-from opq_twisted.durable import sync_folder
+from opq_twisted import durable
 from opq_twisted.errors import ArchiveRefused, InvalidName, ReleaseFailed
+from opq_twisted.progress import Progress
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.decompress import with_stdlib
 from opq_twisted.release.name import UpdateName
@@ -24,12 +24,8 @@ _CHUNK = 1 << 20
 #: Decompressed bytes in which the VERSION of an archive must come; the builder writes it first.
 _START = 8 << 20
 _LONGEST_VERSION = 64
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _READABLE_BY_ALL = 0o644
 _TO_READ = 0o444
-
-#: Told how many more bytes have been read.
-Progress = Callable[[int], object]
 
 
 @frozen
@@ -114,13 +110,17 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
         try:
             with copy:
                 shelved = _read(name, source, copy, progress)
+                copy.flush()
                 os.fchmod(copy.fileno(), _READABLE_BY_ALL)
                 os.fsync(copy.fileno())
             yield shelved
-            _give_name(draft, target)
+            try:
+                durable.give_name(draft, target)
+            except FileExistsError:
+                raise _taken(target) from None
         finally:
             draft.unlink(missing_ok=True)
-        sync_folder(updates)
+        durable.sync_folder(updates)
 
 
 def _sweep(updates: Path) -> None:
@@ -131,10 +131,10 @@ def _sweep(updates: Path) -> None:
             left.unlink()
 
 
-def _create(draft: Path) -> io.FileIO:
+def _create(draft: Path) -> BinaryIO:
     # Never what lies there: a link that others put there would lead anywhere.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return io.FileIO(os.open(draft, flags, 0o600), "wb")
+    return open(os.open(draft, flags, 0o600), "wb")
 
 
 def _compare(name: UpdateName, source: io.FileIO, target: Path, progress: Progress) -> Shelved:
@@ -157,20 +157,8 @@ def _compare(name: UpdateName, source: io.FileIO, target: Path, progress: Progre
                 os.fchmod(there.fileno(), mode | _TO_READ)
         # Whoever put it there may not have waited for the disk.
         os.fsync(there.fileno())
-    sync_folder(target.parent)
+    durable.sync_folder(target.parent)
     return shelved
-
-
-def _give_name(draft: Path, target: Path) -> None:
-    try:
-        # Unlike a rename this never replaces what somebody else put there meanwhile.
-        target.hardlink_to(draft)
-    except FileExistsError:
-        raise _taken(target) from None
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        draft.rename(target)
 
 
 def _taken(target: Path) -> ReleaseFailed:
@@ -181,7 +169,7 @@ def _taken(target: Path) -> ReleaseFailed:
 
 
 def _read(
-    name: UpdateName, source: io.FileIO, copy: io.FileIO | None, progress: Progress
+    name: UpdateName, source: io.FileIO, copy: BinaryIO | None, progress: Progress
 ) -> Shelved:
     """Hash with two algorithms at once, each in a thread of its own, and write meanwhile."""
     before = os.fstat(source.fileno())
@@ -196,7 +184,7 @@ def _read(
                 second.submit(hashes["sha512"].update, chunk),
             ]
             if copy is not None:
-                _write(copy, chunk)
+                copy.write(chunk)
             size += len(chunk)
             progress(len(chunk))
         _settle(pending)
@@ -209,9 +197,3 @@ def _read(
 def _settle(pending: list[Future[None]]) -> None:
     for each in pending:
         each.result()
-
-
-def _write(copy: io.FileIO, chunk: bytes) -> None:
-    rest = memoryview(chunk)
-    while rest:
-        rest = rest[copy.write(rest) :]

@@ -169,7 +169,11 @@ class Fetched(FetcherInterface):
 
 
 def longest(url: str) -> int:
-    """Say how many bytes are read of a file of metadata, whatever other metadata says of it."""
+    """
+    Say how many bytes a box reads of a file of metadata, whatever other metadata says of it.
+
+    :param url: its URL or its name, as `2.targets.json`; a delegated role counts as targets.
+    """
     role = url.rsplit("/", 1)[-1].split(".")[-2]
     config = UpdaterConfig()
     most: int = getattr(config, f"{role}_max_length", config.targets_max_length)

@@ -10,7 +10,7 @@ from attrs import frozen
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
-from opq_twisted.release.trust import METADATA
+from opq_twisted.release.trust import METADATA, longest
 from opq_twisted.server.catalog import (
     MACHINE_BUSY,
     Identity,
@@ -24,10 +24,6 @@ NAME = re.compile(r"(?:([1-9][0-9]{0,14})\.([A-Za-z0-9_-]{1,64})|timestamp)\.jso
 
 #: The one file without a version.
 TIMESTAMP_FILE = f"{Timestamp.type}.json"
-
-#: Bytes that a box takes of any metadata, and of some roles' (tuf.ngclient.UpdaterConfig).
-MOST = 5_000_000
-_MOST_OF = {Root.type: 512_000, Timestamp.type: 16_384, Snapshot.type: 2_000_000}
 
 _T = TypeVar("_T", Root, Timestamp, Snapshot, Targets)
 
@@ -55,13 +51,6 @@ def folder_of(updates: Path) -> Path:
     return updates / METADATA
 
 
-def limit_of(name: str) -> int:
-    """Say how many bytes a box takes of the file with this name."""
-    match = NAME.fullmatch(name)
-    role = (match and match[2]) or Timestamp.type
-    return _MOST_OF.get(role, MOST)
-
-
 def read(folder: Path, name: str) -> tuple[bytes, Identity]:
     """
     Read a regular file inside the folder, all of it, in one state.
@@ -82,8 +71,8 @@ def read(folder: Path, name: str) -> tuple[bytes, Identity]:
             before = os.fstat(fd)
             if not stat.S_ISREG(before.st_mode):
                 raise Unusable(f"{name} is not a regular file")
-            if before.st_size > limit_of(name):
-                raise Unusable(f"{name} is longer than a box takes: {limit_of(name)} bytes")
+            if before.st_size > longest(name):
+                raise Unusable(f"{name} is longer than a box takes: {longest(name)} bytes")
             data = file.read(before.st_size + 1)
             after = identify(os.fstat(fd))
     except OSError as error:
