@@ -1,6 +1,7 @@
 """`opq-release` as it is typed: what it prints, and how it ends."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -372,8 +373,14 @@ class ProcessTests(CommandCase):
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            self.wait_until(lambda: (self.tuf / ".lock").exists() and self.is_locked())
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+            writer = self.open_when_read(self.secret)
+            # Not sooner: to look takes the lock for a moment, and would send the program away.
+            self.assertTrue(self.is_locked())
             process.send_signal(number)
+            # A signal that comes just before a program waits is noticed when the wait is over.
+            os.close(writer)
             error = process.communicate(timeout=30)[1]
             self.assertEqual((process.returncode, error), (128 + number, ""))
             self.assertEqual(self.files(), before)
@@ -392,12 +399,14 @@ class ProcessTests(CommandCase):
             text=True,
         )
         self.addCleanup(process.kill)
-        self.wait_until(self.is_locked)
+        writer = self.open_when_read(secret)
+        self.assertTrue(self.is_locked())
         ended = self.run_program("resign", *self.options("resign"))
         self.assertEqual(ended.returncode, 1)
         self.assert_sentence(ended.stderr, "Another opq-release", "wait")
         process.send_signal(signal.SIGHUP)
-        secret.write_bytes(PASSPHRASE)
+        os.write(writer, PASSPHRASE)
+        os.close(writer)
         said, error = process.communicate(timeout=30)
         self.assertEqual((process.returncode, error), (0, ""), said)
         self.assertEqual(self.repository.numbers("targets"), [1, 2])
@@ -488,6 +497,17 @@ class ProcessTests(CommandCase):
                 return False
         except Exception:
             return True
+
+    def open_when_read(self, pipe: Path) -> int:
+        """Open a pipe for writing, once somebody waits to read from it."""
+        end = time.monotonic() + 30
+        while True:
+            try:
+                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                self.assertEqual(error.errno, errno.ENXIO)
+                self.assertLess(time.monotonic(), end)
+            time.sleep(0.005)
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         end = time.monotonic() + 30
