@@ -369,7 +369,8 @@ class ProcessTests(CommandCase):
             before = self.files()
             # It waits for its passphrase, for ever.
             process = subprocess.Popen(
-                [PROGRAM, "resign", *self.options("resign")],
+                # What starts the tests in the background may have them ignore SIGINT.
+                ["env", "--default-signal=INT,TERM", PROGRAM, "resign", *self.options("resign")],
                 stderr=subprocess.PIPE,
                 text=True,
             )
