@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -16,16 +17,30 @@ def write(path: Path, data: bytes, mode: int | None = None) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with temporary.open("wb") as file:
+        with create(temporary) as file:
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         rename(temporary, path)
-    except OSError:
+    except BaseException:
+        # Be it a signal that ends the program.
         temporary.unlink(missing_ok=True)
         raise
+
+
+def create(path: Path, mode: int = 0o666) -> BinaryIO:
+    """
+    Make a new file of our own in the place of whatever has its name, and open it for writing.
+
+    In a folder that others can write to, a link or a FIFO may wait there: neither is opened.
+
+    :param mode: who may open it, as far as the umask lets them.
+    :raises OSError: when it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
 
 
 def rename(source: Path, target: Path) -> None:

@@ -1,8 +1,6 @@
 """Holders of the release keys at work, with a real server beside them, and real clients."""
 
 import atexit
-import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -27,6 +25,7 @@ from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.metadata import Folder
 from opq_twisted.server.standing import Standing, attend
 from tests.archives import make_archive
+from tests.disk import counting
 from tests.test_catalog import name_of
 
 PASSPHRASE = b"open sesame"
@@ -160,7 +159,7 @@ class HoldersCase(SynchronousTestCase):
 
 def fails_at(number: int, work: Callable[[], object]) -> bool:
     """Let the disk be full at the n-th time; whether it came to that."""
-    with counting(number, _disk_full):
+    with counting(number):
         try:
             work()
         except (OSError, KeyUnusable, ReleaseFailed) as error:
@@ -184,29 +183,6 @@ def dies_at(number: int, work: Callable[[], object]) -> bool:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status in (0, _KILLED), status
     return status == _KILLED
-
-
-@contextlib.contextmanager
-def counting(number: int, strike: Callable[[], object]) -> Iterator[None]:
-    """Strike at the n-th fsync, before it is done."""
-    real, count = os.fsync, 0
-
-    def fsync(fd: int) -> None:
-        nonlocal count
-        count += 1
-        if count == number:
-            strike()
-        real(fd)
-
-    os.fsync = fsync  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        os.fsync = real
-
-
-def _disk_full() -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def serve(ceremony: Ceremony) -> Standing:

@@ -7,6 +7,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted import durable
+from tests.disk import counting
 
 
 class GiveNameTests(SynchronousTestCase):
@@ -72,13 +73,40 @@ class WriteTests(SynchronousTestCase):
     def test_disk_full(self) -> None:
         """On a full disk the old file stays, and what was begun is removed."""
         self.path.write_bytes(b"old")
-        # A device that answers every write with ENOSPC, where the new file would be.
-        (self.folder / ".journal.json.new").symlink_to("/dev/full")
-        with self.assertRaises(OSError) as caught:
+        with counting(1), self.assertRaises(OSError) as caught:
             durable.write(self.path, b"new")
         self.assertEqual(caught.exception.errno, errno.ENOSPC)
         self.assertEqual(self.path.read_bytes(), b"old")
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_stopped(self) -> None:
+        """Nor does anything stay of what a signal ended."""
+        self.path.write_bytes(b"old")
+
+        def stop() -> None:
+            raise SystemExit(143)
+
+        with counting(1, stop), self.assertRaises(SystemExit):
+            durable.write(self.path, b"new")
+        self.assertEqual(self.path.read_bytes(), b"old")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_planted(self) -> None:
+        """What somebody else put under the temporary name is neither followed nor waited for."""
+        victim = self.folder.with_name(f"{self.folder.name}.victim")
+        victim.write_bytes(b"a key")
+        planted = self.folder / ".journal.json.new"
+        for plant in (
+            lambda: planted.symlink_to(victim.absolute()),
+            lambda: planted.hardlink_to(victim),
+            lambda: os.mkfifo(planted),
+        ):
+            plant()
+            durable.write(self.path, b"new")
+            self.assertEqual(self.path.read_bytes(), b"new")
+            self.assertFalse(self.path.is_symlink())
+            self.assertEqual(victim.read_bytes(), b"a key")
+            self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
     def test_left_over(self) -> None:
         """What a power cut left of an earlier attempt is in nobody's way."""

@@ -142,7 +142,7 @@ class ThereTests(PublicationCase):
         """What has that name and cannot be taken away is told."""
         draft = self.updates / f".{name_of(OLD)}.part"
         draft.mkdir()
-        with self.assertRaises(FileExistsError) as caught:
+        with self.assertRaises(IsADirectoryError) as caught:
             self.offer(self.archive(OLD))
         self.assertEqual(caught.exception.filename, str(draft))
 

@@ -106,7 +106,7 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
             return
         _sweep(updates)
         draft = target.with_name(f".{name}.part")
-        copy = _create(draft)
+        copy = durable.create(draft, 0o600)
         try:
             with copy:
                 shelved = _read(name, source, copy, progress)
@@ -129,12 +129,6 @@ def _sweep(updates: Path) -> None:
         # What cannot go is told of where it is in the way.
         with suppress(OSError):
             left.unlink()
-
-
-def _create(draft: Path) -> BinaryIO:
-    # Never what lies there: a link that others put there would lead anywhere.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return open(os.open(draft, flags, 0o600), "wb")
 
 
 def _compare(name: UpdateName, source: io.FileIO, target: Path, progress: Progress) -> Shelved:
