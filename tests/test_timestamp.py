@@ -147,6 +147,7 @@ class ReasonTests(AttendTestCase):
         """A new root that names another key makes the old timestamp worthless."""
         before = self.assertSigned("there was none", 1)
         self.signed.rotate("timestamp", 2)
+        self.now += 1
         after = self.assertSigned("there was none that boxes accept", 1)
         self.assertGreater(after.version, before.version)
 
@@ -178,10 +179,24 @@ class VersionTests(AttendTestCase):
         self.signed.timestamp(NOW + 500, 1, days=1)
         self.assertEqual(self.assertSigned("", 1).version, NOW + 501)
 
+    def test_not_signed(self) -> None:
+        """One that nobody signed does not count: anybody could have used up the versions."""
+        self.signed.timestamp(10**18, 1, signer=make_key())
+        self.assertEqual(self.assertSigned("", 1).version, NOW)
+
     def test_after_a_rotation(self) -> None:
-        """One that is not signed by the right key counts all the same: boxes have seen it."""
-        self.signed.timestamp(NOW + 500, 1, signer=make_key())
-        self.assertEqual(self.assertSigned("", 1).version, NOW + 501)
+        """Nor does that of a key that was rotated: boxes forget it, and whoever stole it is out."""
+        self.signed.timestamp(10**18, 1)
+        self.signed.rotate("timestamp", 2)
+        self.assertEqual(self.assertSigned("", 1).version, NOW)
+
+    def test_last_one(self) -> None:
+        """A thief of the key can use up all versions: the log says what to do about it."""
+        self.signed.timestamp(int("9" * 4300), 1, days=1)
+        self.assertTrouble(
+            "No version comes after that of timestamp.json: whoever signed it has the key too. "
+            "Make another one: opq-release rotate timestamp."
+        )
 
     def test_within_a_second(self) -> None:
         """Two in one second differ."""

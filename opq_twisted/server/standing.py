@@ -48,7 +48,6 @@ class _Told:
     #: None when it is not signed as the current root wants it; why is the `problem`.
     timestamp: Document[Timestamp] | None = None
     problem: str = ""
-    version: int = 0
     #: The version of the snapshot that it names.
     named: int = 0
     #: None when that is not signed, or not all there; why is the `gap`.
@@ -120,7 +119,7 @@ def _read_timestamp(folder: Folder, root: Root) -> _Told:
         generation = find_generation(folder, root, named)
     except Unusable as error:
         gap = str(error)
-    return _Told(valid, problem, timestamp.signed.version, named, generation, gap)
+    return _Told(valid, problem, named, generation, gap)
 
 
 def _follow(told: _Told, now: datetime) -> Standing:
@@ -147,7 +146,7 @@ def _keep(
         if generation is not None:
             reason = reason_to_sign(told.timestamp, generation, now)
             if reason is not None:
-                timestamp = make_timestamp(root, generation, told.version, signer, now)
+                timestamp = make_timestamp(root, generation, told.timestamp, signer, now)
                 write_timestamp(folder.path, timestamp)
                 told = evolve(told, timestamp=timestamp, generation=generation)
                 signed = f"timestamp {timestamp.signed.version} for {generation.snapshot.name}: "

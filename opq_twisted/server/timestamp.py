@@ -56,12 +56,16 @@ def require_key(root: Root, signer: Signer) -> None:
 
 
 def make_timestamp(
-    root: Root, generation: Generation, previous: int, signer: Signer, now: datetime
+    root: Root,
+    generation: Generation,
+    previous: Document[Timestamp] | None,
+    signer: Signer,
+    now: datetime,
 ) -> Document[Timestamp]:
     """
     Sign a timestamp that names this generation.
 
-    :param previous: the version of the one before.
+    :param previous: the one before, if boxes accept it; of another one they remember nothing.
     :raises Unusable: when boxes would not accept it, or the clock is wrong.
     """
     seconds = int(now.timestamp())
@@ -72,15 +76,21 @@ def make_timestamp(
         )
     # It need only increase. Being the time, it does so even where timestamp.json was lost, or
     # another server signed the last one.
-    version = max(previous + 1, seconds)
+    version = max(previous.signed.version + 1 if previous else 1, seconds)
     meta = MetaFile.from_data(generation.version, generation.snapshot.data, ["sha256"])
     metadata = Metadata(Timestamp(version, expires=now + LIFE, snapshot_meta=meta))
-    metadata.sign(signer)
     try:
+        metadata.sign(signer)
         require_signed(root, Timestamp.type, "The new timestamp", metadata)
+        return Document(TIMESTAMP_FILE, metadata.to_bytes(), metadata)
     except Unusable as error:
         raise Unusable(f"{error}: boxes would not accept it.") from None
-    return Document(TIMESTAMP_FILE, metadata.to_bytes(), metadata)
+    except RepositoryError:
+        # Python writes no number of more than 4,300 digits.
+        raise Unusable(
+            f"No version comes after that of {TIMESTAMP_FILE}: whoever signed it has the key too. "
+            "Make another one: opq-release rotate timestamp."
+        ) from None
 
 
 def write_timestamp(folder: Path, timestamp: Document[Timestamp]) -> None:
