@@ -324,9 +324,16 @@ class PublishRefusalTests(HoldersCase):
             self.refuses(self.archive(NEWER), "Another opq-release")
 
     def test_numbers_used_up(self) -> None:
-        """A file with the highest number of all leaves none, and is told of."""
-        (self.tuf / "999999999999999.targets.json").write_bytes(b"")
-        self.refuses(self.archive(NEWER), "999999999999999.targets.json")
+        """A file with a number that nobody came to would leave none, and is told of."""
+        for name in ("999999999999999.targets.json", "1002.targets.json"):
+            (self.tuf / name).write_bytes(b"")
+            self.refuses(self.archive(NEWER), name, "take it away")
+            (self.tuf / name).unlink()
+        (self.tuf / "1001.targets.json").write_bytes(b"")
+        self.publish(NEWER)
+        self.assertEqual(self.newest("targets").version, 1002)
+        self.ceremony.resign()
+        self.assertEqual(self.newest("targets").version, 1003)
 
     def test_damaged(self) -> None:
         """A snapshot that is damaged, or another than its name says, is never worked around."""
@@ -336,6 +343,40 @@ class PublishRefusalTests(HoldersCase):
         for data in (*wrong, (self.tuf / "1.snapshot.json").read_bytes()):
             newest.write_bytes(data)
             self.refuses(self.archive(NEWER), "2.snapshot.json", "restore")
+
+
+class RestoredTests(HoldersCase):
+    """An updates directory that was restored from an old copy."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        copy = self.place / "copy"
+        shutil.copytree(self.updates, copy)
+        self.publish(NEW)
+        self.serve()
+        self.seen = self.box()
+        self.assertEqual(self.seen.version(), NEW)
+        shutil.rmtree(self.updates)
+        copy.rename(self.updates)
+
+    def test_refused(self) -> None:
+        """Nothing is signed there: numbers that boxes have seen would be used once more."""
+        for work in (lambda: self.publish(NEWER), self.ceremony.resign):
+            self.assert_refused(work, "has snapshot 2, but 3 was signed", "opq-release rotate")
+
+    def test_newest_is_lost(self) -> None:
+        """With other keys boxes begin anew, and what is published then reaches all of them."""
+        self.ceremony.rotate(["targets", "snapshot", "timestamp"], {})
+        self.publish(NEWER)
+        self.serve()
+        self.assertEqual(self.seen.version(), NEWER)
+        self.assertEqual(self.box().version(), NEWER)
+
+    def test_unreadable(self) -> None:
+        """What cannot be read is not taken for nothing."""
+        (self.keys / "last-snapshot").write_bytes(b"three")
+        self.assert_refused(self.ceremony.resign, "last-snapshot", "put there the number")
 
 
 class ExpiryTests(HoldersCase):

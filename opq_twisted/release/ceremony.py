@@ -216,6 +216,7 @@ class Ceremony(Signing):
         """Place a root; what it does not accept is signed anew, and placed before it."""
         roots = [*(self.repository.roots() if before else []), root]
         try_roots(roots)
+        after = None
         if signs:
             content = before or Generation(root, Metadata(Targets()), Metadata(Snapshot()))
             after = self.sign(Generation(root, content.targets, content.snapshot))
@@ -224,6 +225,8 @@ class Ceremony(Signing):
             self.repository.place(after.targets, after.snapshot)
         self.repository.place(root)
         self.ring.recognise(roots)
+        if after is not None:
+            self.ring.remember(after.snapshot.signed)
         self.ring.retire([each.signed for each in roots])
 
 

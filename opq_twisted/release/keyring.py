@@ -6,7 +6,7 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Snapshot
 
 from opq_twisted import durable
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
@@ -17,6 +17,11 @@ RETIRED = "retired"
 
 #: The newest root under which these keys have worked: no secret.
 TRUSTED_ROOT = "trusted-root.json"
+
+#: The number of the snapshot that was signed with these keys last.
+LAST_SNAPSHOT = "last-snapshot"
+
+_MAX_DIGITS = 32
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -177,10 +182,47 @@ class KeyRing:
                 )
             if known.signed.version == newest:
                 return
+        self._keep(path, roots[-1].to_bytes())
+
+    def require_not_behind(self, snapshot: Snapshot) -> None:
+        """
+        Make sure that no later snapshot than this was signed with these keys.
+
+        An updates directory that was restored from an old copy would use numbers once more, which
+        boxes refuse, and offer again what was withdrawn.
+
+        :raises ReleaseFailed: when one was.
+        """
+        path = self.folder / LAST_SNAPSHOT
+        try:
+            with path.open("rb") as file:
+                last = int(file.read(_MAX_DIGITS))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError):
+            raise ReleaseFailed(
+                f"{path} cannot be read: put there the number of the last snapshot that you know."
+            ) from None
+        if snapshot.version < last:
+            raise ReleaseFailed(
+                f"The updates directory has snapshot {snapshot.version}, but {last} was signed "
+                "with these keys: copy tuf/ from where the newest is. If that is lost, let boxes "
+                "begin anew: opq-release rotate targets snapshot timestamp."
+            )
+
+    def remember(self, snapshot: Snapshot) -> None:
+        """
+        Remember the snapshot that was signed last, unless the medium is only read.
+
+        :raises OSError: when the disk is full or fails.
+        """
+        self._keep(self.folder / LAST_SNAPSHOT, f"{snapshot.version}\n".encode())
+
+    def _keep(self, path: Path, data: bytes) -> None:
         if not self.folder.is_dir():
             return
         try:
-            durable.write(path, roots[-1].to_bytes(), 0o644)
+            durable.write(path, data, 0o644)
         except OSError as error:
             if error.errno not in _READ_ONLY:
                 raise

@@ -63,10 +63,10 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         with shelve(archive, repository.updates, progress) as shelved:
             targets = dict(current.targets.signed.targets)
             _add(targets, shelved, terms, before)
-            changed = Metadata(Targets(targets=targets))
+            changed = Metadata(Targets(current.targets.signed.version, targets=targets))
             after = signing.sign(Generation(current.root, changed, current.snapshot))
             try_generations(current, after)
-        repository.place(after.targets, after.snapshot)
+        signing.place(after)
     return read_offer(after.targets.signed.targets[terms.channel])
 
 

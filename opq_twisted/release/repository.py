@@ -20,6 +20,8 @@ from opq_twisted.release.trust import METADATA
 _NUMBERED = re.compile(r"([1-9][0-9]{0,14})\.(root|targets|snapshot)\.json", re.ASCII)
 #: Servers know no longer ones.
 _MOST = 10**15 - 1
+#: More numbers than interruptions can have used up since the last file that counts.
+_MOST_IN_VAIN = 1000
 _TARGETS_FILE = f"{Targets.type}.json"
 _READABLE_BY_ALL = 0o644
 
@@ -86,17 +88,18 @@ class Repository:
         matches = map(_NUMBERED.fullmatch, self._names())
         return sorted(int(match[1]) for match in matches if match and match[2] == role)
 
-    def next_number(self, role: str) -> int:
+    def next_number(self, document: Metadata[Any]) -> int:
         """
-        Give the number of a role's next file: one that was never used, even in vain.
+        Give the number of the file that follows this one: one that was never used, even in vain.
 
-        :raises ReleaseFailed: when there is none.
+        :raises ReleaseFailed: when somebody uses up the numbers.
         """
+        role, current = document.signed.type, document.signed.version
         highest = max(self.numbers(role), default=0)
-        if highest >= _MOST:
+        if highest >= min(current + _MOST_IN_VAIN, _MOST):
             raise ReleaseFailed(
-                f"{self.folder}/{highest}.{role}.json leaves no number for what comes after it: it "
-                "is not one of yours, take it away."
+                f"{self.folder}/{highest}.{role}.json is far ahead of {current}, the newest that "
+                "is signed: it is not one of yours, take it away."
             )
         return highest + 1
 

@@ -36,14 +36,14 @@ class Signing:
             current = self.current()
             after = self.sign(current)
             try_generations(current, after)
-            self.repository.place(after.targets, after.snapshot)
+            self.place(after)
 
     def current(self) -> Generation:
         """
         Give what boxes follow now, by the newest root.
 
         :raises ReleaseFailed: when the roots are not what boxes and these keys know, the newest has
-            expired, or there is no snapshot.
+            expired, or there is no snapshot, or only one that these keys have left behind.
         """
         root = self.roots()[-1]
         if root.signed.is_expired(self.now().astimezone(UTC)):
@@ -51,7 +51,20 @@ class Signing:
                 f"Root {root.signed.version} has expired, and boxes would refuse all that follows: "
                 "run opq-release renew-root first."
             )
-        return self.repository.current(root)
+        current = self.repository.current(root)
+        self.ring.require_not_behind(current.snapshot.signed)
+        return current
+
+    def place(self, generation: Generation) -> None:
+        """
+        Let boxes see a generation.
+
+        :raises ReleaseFailed: when a number is taken.
+        :raises OSError: when the disk is full or fails.
+        """
+        self.repository.place(generation.targets, generation.snapshot)
+        # Not sooner: what is interrupted before was never seen, and is signed again.
+        self.ring.remember(generation.snapshot.signed)
 
     def roots(self) -> list[Metadata[Root]]:
         """
@@ -75,7 +88,9 @@ class Signing:
         content = generation.targets.signed.targets
         self.require_clock(generation)
         targets = Metadata(
-            Targets(repository.next_number(Targets.type), expires=self.expires(), targets=content)
+            Targets(
+                repository.next_number(generation.targets), expires=self.expires(), targets=content
+            )
         )
         for signer in self.ring.enough(root.signed, Targets.type):
             targets.sign(signer, append=True)
@@ -84,7 +99,7 @@ class Signing:
         meta = MetaFile.from_data(targets.signed.version, targets.to_bytes(), ["sha256"])
         snapshot = Metadata(
             Snapshot(
-                repository.next_number(Snapshot.type),
+                repository.next_number(generation.snapshot),
                 expires=self.expires(),
                 meta={"targets.json": meta},
             )
