@@ -105,6 +105,26 @@ class JournalTests(SynchronousTestCase):
             with self.subTest(release=release):
                 self.assertEqual(journal.refusal(release) is not None, refused)
 
+    def test_put_off(self) -> None:
+        """A release that came as another is put off for an hour, then for two, up to a day."""
+        journal, now = self.open(), 1_000_000.0
+        for hours in (1, 2, 4, 8, 16, 24, 24):
+            journal.put_off(RELEASE, now)
+            over = now + hours * 3600
+            self.assertTrue(self.open().is_put_off(RELEASE, now))
+            self.assertTrue(journal.is_put_off(Release(NEW), over - 1))
+            self.assertFalse(journal.is_put_off(RELEASE, over))
+            now = over
+        self.assertFalse(journal.is_put_off(Release(NEWER), now))
+        journal.put_off(Release(NEWER), now)
+        self.assertFalse(journal.is_put_off(Release(NEWER), now + 3600))
+
+    def test_put_off_by_a_wrong_clock(self) -> None:
+        """A clock that was ahead does not put a release off for years."""
+        journal = self.open()
+        journal.put_off(RELEASE, 2_000_000_000.0)
+        self.assertFalse(journal.is_put_off(RELEASE, 1_600_000_000.0))
+
     def test_same_boot(self) -> None:
         """The journal knows whether the machine has booted since it was written."""
         self.open("first boot").write(stage=Stage.INSTALLING)

@@ -281,6 +281,23 @@ class TrustTests(UpdaterCase):
         )
         self.assert_works_again()
 
+    def test_put_off(self) -> None:
+        """What came as something else is not fetched again at each check, but is by a click."""
+        self.click("verify")
+        self.bench.steps.fail(DownloadFailed("Another SHA-256."))
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertIn("fetches it again later", self.bench.status.message)
+        self.bench.clock.advance(3600)
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEW)
+        self.bench.clock.advance(0)
+        self.travel("unpack")
+        self.assertIsNone(self.on_disk().delay)
+        self.bench.steps.fail(NoRoom("Make room."))
+        self.assert_works_again()
+
     def test_next_release(self) -> None:
         """The release after a refused one is tried."""
         self.click("install")

@@ -19,6 +19,9 @@ _MAX_SIZE = 1024 * 1024
 _KEPT_ATTEMPTS = 20
 _KEPT_REFUSALS = 100
 
+#: Seconds.
+_FIRST_DELAY, _LONGEST_DELAY = 3600.0, 24 * 3600.0
+
 
 class Stage(StrEnum):
     """Where the box is on its journey from one release to the next."""
@@ -78,6 +81,17 @@ class Refusal:
 
 
 @frozen
+class Delay:
+    """A release that came as something else, and when it may be fetched again without a click."""
+
+    version: int
+    sha256: str | None
+    #: Seconds; and the time of day when they are over.
+    pause: float
+    until: float
+
+
+@frozen
 class Entry:
     """All that the journal holds."""
 
@@ -92,6 +106,7 @@ class Entry:
     reboot_under_way: bool = False
     attempts: tuple[Attempt, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    delay: Delay | None = None
 
 
 class Journal:
@@ -142,12 +157,29 @@ class Journal:
 
     def refusal(self, release: Release) -> Refusal | None:
         """Find why a release is refused; one whose digest has changed is another release."""
-        for item in self.entry.refused:
-            if item.version == release.version and (
-                None in (item.sha256, release.sha256) or item.sha256 == release.sha256
-            ):
-                return item
-        return None
+        return next((item for item in self.entry.refused if _is_same(item, release)), None)
+
+    def put_off(self, release: Release, now: float) -> None:
+        """
+        Let some time pass, twice as much each time, until a release is fetched again by itself.
+
+        :param now: the time of day, in seconds since the epoch.
+        :raises OSError: when it cannot be written.
+        """
+        before, pause = self.entry.delay, _FIRST_DELAY
+        if before is not None and _is_same(before, release):
+            pause = min(2 * before.pause, _LONGEST_DELAY)
+        self.write(delay=Delay(release.version, release.sha256, pause, now + pause))
+
+    def is_put_off(self, release: Release, now: float) -> bool:
+        """Whether a release is not yet to be fetched again by itself."""
+        delay = self.entry.delay
+        # A clock that was set back must not make it longer.
+        return (
+            delay is not None
+            and _is_same(delay, release)
+            and delay.until - delay.pause <= now < delay.until
+        )
 
     def _read(self) -> Entry:
         try:
@@ -169,6 +201,12 @@ class Journal:
             with self._log.failuresHandled("The journal cannot be set aside"):
                 self._path.replace(aside)
             return Entry()
+
+
+def _is_same(known: Refusal | Delay, release: Release) -> bool:
+    return known.version == release.version and (
+        None in (known.sha256, release.sha256) or known.sha256 == release.sha256
+    )
 
 
 def _with_hashes(content: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import (
     ArchiveRefused,
     ClockBehind,
+    DownloadFailed,
     InstallFailed,
     Interrupted,
     OpqError,
@@ -232,9 +233,15 @@ class Updater(Service):
         """Say why a release waits for a click; None when it does not."""
         if offer.version == self._installed.version:
             return f"Release {offer.version} is installed, and waits for a reboot."
-        refusal = self._journal.refusal(Release(offer.version, offer.size, offer.hashes))
+        release = Release(offer.version, offer.size, offer.hashes)
+        refusal = self._journal.refusal(release)
         if refusal is not None:
             return f"Release {offer.version} is refused: {refusal.reason}"
+        if self._journal.is_put_off(release, self._now()):
+            return (
+                f"What came as release {offer.version} was not what was promised. The box fetches "
+                "it again later; click on Update Box to try now."
+            )
         if not offer.is_turn_of(self._box_id):
             return (
                 f"Release {offer.version} comes to this box later: it reaches the boxes bit by "
@@ -252,9 +259,14 @@ class Updater(Service):
             release, lambda progress: self._board.publish(progress=progress)
         )
         self._enter(Stage.VERIFYING, release=promised)
-        received, archive = await self._downloader.verify(promised)
         try:
-            self._enter(Stage.UNPACKING, release=received)
+            received, archive = await self._downloader.verify(promised)
+        except DownloadFailed:
+            # A server or a mirror that lies must not have the box fetch it again and again.
+            self._journal.put_off(release, self._now())
+            raise
+        try:
+            self._enter(Stage.UNPACKING, release=received, delay=None)
             # A trusted root may have come to the box meanwhile.
             self._releases.require_permission(offer)
         except (OpqError, OSError):
