@@ -138,6 +138,19 @@ class TypedTests(CommandCase):
         ):
             self.type(arguments[0], *arguments[1:], status=2)
 
+    def test_drop(self) -> None:
+        """A channel that ends, and one that there is not."""
+        self.type("publish", self.archive(OLD), "--channel", "beta")
+        self.type("publish", self.archive(NEW))
+        self.serve()
+        box = self.box()
+        self.assertEqual(box.version("beta"), OLD)
+        self.assertIn("The channel beta is gone", self.type("drop", "beta"))
+        self.serve()
+        self.assertEqual((box.version("beta"), box.version()), (None, NEW))
+        for name in ("beta", name_of(OLD)):
+            self.assert_sentence(self.type("drop", name, status=1), "There is no channel", name)
+
     def test_rest(self) -> None:
         """The commands of once a year."""
         self.assertIn("signed anew", self.type("resign"))
@@ -343,7 +356,7 @@ class ProcessTests(CommandCase):
         """Each command says what it does."""
         ended = self.run_program("--help")
         self.assertEqual(ended.returncode, 0)
-        for command in ("init", "publish", "resign", "renew-root", "rotate", "status"):
+        for command in ("init", "publish", "resign", "drop", "renew-root", "rotate", "status"):
             self.assertIn(command, ended.stdout)
 
     def test_no_terminal(self) -> None:

@@ -329,6 +329,23 @@ class CompleteTests(AttendTestCase):
         self.catalog.rescan()
         self.now += 4 * DAY
         self.assertSigned("half of the old one's life is over", 1)
+        self.assertTrouble(
+            f"Boxes are told that channel stable leads to {self.path.name}, which is not on offer. "
+            "Put it back, or run opq-release drop."
+        )
+
+    def test_channel_left_alone(self) -> None:
+        """An archive that one channel has lost does not hold back what is new in another."""
+        old, newer = channel(self.path), self.archive(RELEASE + 1)
+        self.path.unlink()
+        self.catalog.rescan()
+        self.signed.targets(2, {"stable": old, "beta": channel(newer)})
+        self.signed.snapshot(2, 2)
+        self.assertSigned("names snapshot 1", 2)
+        self.assertTrouble(
+            f"Boxes are told that channel stable leads to {self.path.name}, which is not on offer. "
+            "Put it back, or run opq-release drop."
+        )
 
     def test_next_best(self) -> None:
         """Of several newer ones the newest that is complete is named."""

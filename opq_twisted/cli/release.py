@@ -101,6 +101,13 @@ def resign(options: argparse.Namespace) -> int:
     return 0
 
 
+def drop(options: argparse.Namespace) -> int:
+    """Offer nothing in a channel any more."""
+    _ceremony(options).drop(options.channel)
+    print(f"The channel {options.channel} is gone: its boxes keep the release that they have.")
+    return 0
+
+
 def renew_root(options: argparse.Namespace) -> int:
     """Make the next root with the same keys."""
     ceremony = _ceremony(options)
@@ -304,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-downgrade", action="store_true", help="boxes may go back to this release"
     )
     add("resign", resign)
+    add("drop", drop).add_argument("channel", metavar="CHANNEL", help="the channel that ends")
     renew = add("renew-root", renew_root)
     turn = add("rotate", rotate)
     turn.add_argument(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.api.metadata import TargetFile
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.progress import Progress
@@ -63,8 +63,7 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         with shelve(archive, repository.updates, progress) as shelved:
             targets = dict(current.targets.signed.targets)
             _add(targets, shelved, terms, before)
-            changed = Metadata(Targets(current.targets.signed.version, targets=targets))
-            after = signing.sign(Generation(current.root, changed, current.snapshot))
+            after = signing.sign(current.offering(targets))
             try_generations(current, after)
         signing.place(after)
     return read_offer(after.targets.signed.targets[terms.channel])

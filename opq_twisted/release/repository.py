@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from attrs import Factory, frozen
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from opq_twisted import durable
 from opq_twisted.errors import ReleaseFailed
@@ -41,6 +41,11 @@ class Generation:
     def data(self, document: Metadata[Any]) -> bytes:
         """Give the file of targets or snapshot; of one that is not written yet, what it will be."""
         return self.files.get(document.signed.type) or document.to_bytes()
+
+    def offering(self, targets: dict[str, TargetFile]) -> "Generation":
+        """Give one with other targets, to be signed."""
+        content = Targets(self.targets.signed.version, targets=targets)
+        return Generation(self.root, Metadata(content), self.snapshot)
 
 
 class Repository:

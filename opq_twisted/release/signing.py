@@ -10,7 +10,7 @@ from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.release.keyring import KeyRing
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository
-from opq_twisted.release.trust import read_offer
+from opq_twisted.release.trust import is_channel, read_offer
 
 #: Days until what is signed by hand expires.
 LIFETIME = 365
@@ -35,6 +35,27 @@ class Signing:
         with self.repository.locked():
             current = self.current()
             after = self.sign(current)
+            try_generations(current, after)
+            self.place(after)
+
+    def drop(self, channel: str) -> None:
+        """
+        Offer nothing in a channel any more; its boxes keep what they have.
+
+        :raises ReleaseFailed: when there is no such channel, a key is missing, or boxes would
+            refuse the result.
+        :raises KeyUnusable: when a key cannot be opened.
+        :raises OSError: when the disk is full or fails.
+        """
+        with self.repository.locked():
+            current = self.current()
+            targets = dict(current.targets.signed.targets)
+            if not is_channel(channel) or targets.pop(channel, None) is None:
+                raise ReleaseFailed(
+                    f"There is no channel {channel[:40]!r}: opq-release status shows those that "
+                    "there are."
+                )
+            after = self.sign(current.offering(targets))
             try_generations(current, after)
             self.place(after)
 

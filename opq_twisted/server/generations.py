@@ -1,6 +1,6 @@
 """Which state of the signed metadata boxes can follow: all of it is there, and signed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -137,9 +137,14 @@ def choose(folder: Folder, root: Root, named: int, offered: Offered, now: dateti
         try:
             generation = find_generation(folder, root, version)
             _require_fresh(generation, now)
+            told: Mapping[str, TargetFile] = {}
             if isinstance(before, Generation):
                 _require_forward(before.snapshot, generation.snapshot)
-            _require_archives(generation, offered)
+                told = before.targets.signed.targets
+            for channel, problem in missing_archives(generation, offered):
+                # What boxes were told of already must not hold back what is new.
+                if generation.targets.signed.targets[channel] != told.get(channel):
+                    raise Unusable(problem)
         except Unusable as error:
             waiting = waiting or f"Snapshot {version} is not announced yet: {error}."
         else:
@@ -169,14 +174,15 @@ def _require_forward(before: Document[Snapshot], after: Document[Snapshot]) -> N
             raise Unusable(f"to boxes it would take {file} back behind {before.name}")
 
 
-def _require_archives(generation: Generation, offered: Offered) -> None:
-    """Refuse to send boxes to an archive that they would not get."""
+def missing_archives(generation: Generation, offered: Offered) -> Iterator[tuple[str, str]]:
+    """Give each channel that leads boxes to an archive that they would not get, and why not."""
     for channel, target, file in generation.channels():
         archive = offered.find(file)
         if archive is None:
-            raise Unusable(f"channel {channel} leads to {file}, which is not on offer")
-        if archive.size != target.length:
-            raise Unusable(
+            yield channel, f"channel {channel} leads to {file}, which is not on offer"
+        elif archive.size != target.length:
+            yield (
+                channel,
                 f"channel {channel} leads to {file} of {target.length} bytes, "
-                f"but the one on offer has {archive.size}"
+                f"but the one on offer has {archive.size}",
             )

@@ -15,6 +15,7 @@ from opq_twisted.server.generations import (
     choose,
     current_root,
     find_generation,
+    missing_archives,
     require_signed,
 )
 from opq_twisted.server.metadata import Document, Folder, Unusable
@@ -141,6 +142,9 @@ def _keep(
     choice = choose(folder, root, told.floor, offered, now)
     troubles = [] if choice.waiting is None else [Trouble(choice.waiting, LogLevel.warn)]
     generation, signed = choice.generation, None
+    for _, problem in missing_archives(generation, offered) if generation else ():
+        remedy = "Put it back, or run opq-release drop"
+        troubles.append(Trouble(f"Boxes are told that {problem}. {remedy}.", LogLevel.warn))
     try:
         require_key(root, signer)
         if generation is not None:

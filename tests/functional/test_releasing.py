@@ -249,11 +249,13 @@ async def test_page(tmp_path: Path, start: StartDaemon) -> None:
             await story.goes_on(block)
         if block.section == "Channels":
             assert terms(await story.is_offered("beta")) == (NEWER, None, False, False)
+        if block.section == "A channel that ends":
+            assert await story.is_offered("beta") is None
     back = (RELEASE, None, False, True)
     new = (NEWEST, None, False, False)
     assert list(map(terms, story.offers)) == [
         None,
-        *[(RELEASE, None, False, False)] * 2,
+        *[(RELEASE, None, False, False)] * 3,
         *((NEWER, 10, False, False), (NEWER, 50, False, False), (NEWER, None, False, False)),
         (NEWER, None, True, False),
         *[back] * 6,
