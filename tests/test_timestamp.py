@@ -435,6 +435,23 @@ class RootTests(AttendTestCase):
         (self.signed.folder / "1.root.json").unlink()
         self.assertEqual(self.assertTrouble().documents["root"].signed.version, 2)
 
+    def test_gap(self) -> None:
+        """A root to which no other leads stops nothing, and is told of."""
+        self.signed.root(9)
+        standing = self.assertTrouble("No box will accept 9.root.json: root 2 is not there.")
+        self.assertEqual(standing.documents["root"].signed.version, 1)
+
+    def test_first_damaged(self) -> None:
+        """Where the first one is damaged, the chain begins with the next."""
+        self.signed.root(2)
+        path = self.signed.folder / "1.root.json"
+        path.write_bytes(path.read_bytes()[:-10])
+        standing = self.assertTrouble(
+            "No box will accept 1.root.json: 1.root.json is no metadata: its upload goes on, or "
+            "was cut off."
+        )
+        self.assertEqual(standing.documents["root"].signed.version, 2)
+
     def test_by_number(self) -> None:
         """The tenth comes after the ninth."""
         for version in range(2, 11):

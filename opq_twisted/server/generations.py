@@ -54,26 +54,31 @@ class Choice:
 
 def current_root(folder: Folder) -> tuple[Document[Root], str | None]:
     """
-    Find the newest root that boxes come to: signed by itself, and by the one before it.
+    Find the newest root that boxes come to, each one signed by itself and by the one before it.
 
-    :returns: with a sentence about a newer one that cannot be used.
+    :returns: with a sentence about the next one, if that cannot be used.
     :raises Unusable: when there is none.
     :raises OSError: when the machine cannot look now.
     """
+    current: Document[Root] | None = None
     problem: str | None = None
-    versions = folder.versions(Root.type)
-    for version in versions:
+    for version in sorted(folder.versions(Root.type)):
         try:
+            if current is not None and version != current.signed.version + 1:
+                raise Unusable(f"root {current.signed.version + 1} is not there")
             root = folder.numbered(Root, version)
             require_signed(root.signed, Root.type, root.name, root.metadata)
-            if version - 1 in versions:
-                before = folder.numbered(Root, version - 1)
-                require_signed(before.signed, Root.type, root.name, root.metadata)
+            if current is not None:
+                require_signed(current.signed, Root.type, root.name, root.metadata)
         except Unusable as error:
-            problem = problem or f"No box will accept {version}.root.json: {error}."
+            problem = f"No box will accept {version}.root.json: {error}."
+            if current is not None:
+                break
         else:
-            return root, problem
-    raise Unusable(problem or "There is no root.json.")
+            current = root
+    if current is None:
+        raise Unusable(problem or "There is no root.json.")
+    return current, problem
 
 
 def require_signed(
