@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -324,14 +323,23 @@ class CheckTests(WebCase):
         self.assertEqual((answer.status, answer.text), (500, "The agent failed; see its log.\n"))
 
     def test_during_update(self) -> None:
-        """It may be asked during an update too."""
+        """It may be asked during an update too, which shares the answer."""
         self.bench.updater.begin()
-        updating: Deferred[Any] = self.bench.steps.take()
         connection = self.send("POST", "/check")
-        self.bench.steps.succeed(NEW)
-        self.assertEqual(self.said(connection.answer())["available"], NEW)
-        updating.callback(OLD)
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(self.said(connection.answer())["available"], OLD)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_many(self) -> None:
+        """A hundred at once ask the server once, and a click waits for none of those who left."""
+        connections = [self.send("POST", "/check") for _ in range(100)]
+        for connection in connections[:99]:
+            connection.lose()
+        self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.bench.clock.advance(0)
+        self.assertEqual(self.said(connections[99].answer())["available"], NEW)
+        self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
 
     def test_not_meant(self) -> None:
         """Another page cannot make the box ask."""

@@ -253,11 +253,11 @@ class AutomaticTests(CheckerCase):
     def test_click_came_first(self) -> None:
         """A click while the box looks is one update, and the checker goes on."""
         self.assert_looks_after(1800)
-        looking = self.bench.steps.take()
         self.bench.updater.begin()
-        looking.callback(NEW)
-        self.assertEqual(self.bench.steps.names, ["newest", "newest"])
-        self.bench.steps.succeed(OLD)
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(0)
+        self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
         self.assert_looks_after(3600)
 
     def test_refused(self) -> None:

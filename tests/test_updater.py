@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Entry, Journal, Release, Stage
@@ -198,7 +197,7 @@ class JourneyTests(UpdaterCase):
 
     def test_look(self) -> None:
         """To look is to ask, and to tell what is there and since when that is known."""
-        looked = Deferred.fromCoroutine(self.bench.updater.look())
+        looked = self.bench.updater.look()
         self.bench.clock.advance(7)
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.successResultOf(looked), NEW)
@@ -209,7 +208,7 @@ class JourneyTests(UpdaterCase):
     def test_look_fails(self) -> None:
         """A look that fails says why; what was available before may still be."""
         self.bench.board.publish(available=NEW)
-        looked = Deferred.fromCoroutine(self.bench.updater.look())
+        looked = self.bench.updater.look()
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         self.failureResultOf(looked, ServerFailed)
         status = self.bench.status
@@ -428,7 +427,7 @@ class OfferTests(UpdaterCase):
         self.assertFalse(self.bench.status.update_available)
 
     def look(self, offer: Offer | None) -> None:
-        looked = Deferred.fromCoroutine(self.bench.updater.look())
+        looked = self.bench.updater.look()
         self.bench.steps.succeed(offer)
         self.successResultOf(looked)
 
@@ -463,7 +462,7 @@ class OfferTests(UpdaterCase):
         """A look that fails takes nothing back."""
         self.look(Offer(NEW))
         for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
-            looked = Deferred.fromCoroutine(self.bench.updater.look())
+            looked = self.bench.updater.look()
             self.bench.steps.fail(error)
             self.failureResultOf(looked, type(error))
             self.assertEqual(self.bench.status.message, str(error))
@@ -475,7 +474,7 @@ class OfferTests(UpdaterCase):
             (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
             (errno.EROFS, "The box's disk fails: Read-only file system."),
         ):
-            looked = Deferred.fromCoroutine(self.bench.updater.look())
+            looked = self.bench.updater.look()
             self.bench.steps.fail(OSError(number, "Read-only file system"))
             self.failureResultOf(looked, OSError)
             self.assertEqual(self.bench.status.message, message)

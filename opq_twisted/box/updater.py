@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.download import Downloader
@@ -89,6 +90,8 @@ class Updater(Service):
         self._board = board
         self._now = now
         self._offer: Offer | None = None
+        self._looking: Deferred[None] | None = None
+        self._lookers: list[Deferred[int | None]] = []
         self._journey: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -111,18 +114,33 @@ class Updater(Service):
         if self._journal.entry.stage is Stage.REBOOTING:
             with self._log.failuresHandled("The reboot cannot be written down"):
                 self._journal.write(reboot_under_way=True)
-        if self._journey is not None:
-            self._journey.cancel()
+        for under_way in (self._journey, self._looking):
+            if under_way is not None:
+                under_way.cancel()
         return self._journey
 
-    async def look(self) -> int | None:
+    def look(self) -> Deferred[int | None]:
         """
         Ask for the newest release, and publish the answer.
 
-        :returns: its version; None when there is none.
-        :raises OpqError: when there is no answer, or none that this box can believe.
-        :raises OSError: when the box's disk fails, or is full.
+        Who asks while an answer is awaited gets that one: a hundred open pages ask once.
+
+        :returns: its version; None when there is none. Fails with OpqError when there is no answer,
+            or none that this box can believe; with OSError when its disk fails, or is full.
         """
+        looker: Deferred[int | None] = Deferred()
+        self._lookers.append(looker)
+        if self._looking is None:
+            looking = Deferred.fromCoroutine(self._look()).addBoth(self._tell)
+            self._looking = None if looking.called else looking
+        return looker
+
+    def _tell(self, answer: int | Failure | None) -> None:
+        lookers, self._lookers, self._looking = self._lookers, [], None
+        for looker in lookers:
+            looker.callback(answer)
+
+    async def _look(self) -> int | None:
         try:
             self._offer = offer = await self._releases.newest()
         except (OpqError, OSError) as error:
