@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from tuf.api.exceptions import BadVersionNumberError, RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from twisted.trial.unittest import SynchronousTestCase
@@ -552,10 +553,10 @@ class HolderTests(SynchronousTestCase):
 
     def in_place(self) -> None:
         path = self.begin()
-        draft = self.ben.append(path)
+        draft = self.ben.append(Draft.load(path))
         assert draft is not None
         self.assertEqual((draft.missing, len(draft.signed_by)), (0, 2))
-        self.assertIsNone(self.ceremony.append(path))
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
         self.assertFalse(path.exists())
 
     def test_init(self) -> None:
@@ -567,7 +568,7 @@ class HolderTests(SynchronousTestCase):
     def test_early(self) -> None:
         """Appending where nothing new can sign leaves the draft as it is."""
         path = self.begin()
-        draft = self.ceremony.append(path)
+        draft = self.ceremony.append(Draft.load(path))
         assert draft is not None
         self.assertEqual(draft.missing, 1)
         self.assertEqual(list(self.tuf.glob("*.json")), [])
@@ -582,20 +583,47 @@ class HolderTests(SynchronousTestCase):
     def test_not_lost(self) -> None:
         """What another holder has signed is not written over by beginning again."""
         path = self.begin()
-        self.ben.append(path)
+        self.ben.append(Draft.load(path))
         with self.assertRaises(ReleaseFailed) as caught:
             self.begin()
         self.assertIn("--append", str(caught.exception))
         self.assertIn(self.key.keyid[:12], str(caught.exception))
-        self.assertIsNone(self.ceremony.append(path))
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+
+    def test_contradiction(self) -> None:
+        """A holder who knows a root signs nothing that does not follow it, wherever he is."""
+        self.in_place()
+        known = self.ben.ring.folder / "trusted-root.json"
+        ours = (self.tuf / "1.root.json").read_bytes()
+        known.write_bytes(ours)
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        evil = Metadata[Root].from_bytes(ours)
+        evil.signed.roles["targets"].keyids = evil.signed.roles["root"].keyids
+        later = Metadata[Root].from_bytes(ours)
+        later.signed.version = 2
+        for previous in (None, evil):
+            self.refuses_to_sign(evolve(draft, previous=previous))
+        known.write_bytes(later.to_bytes())
+        self.refuses_to_sign(draft)
+        known.write_bytes(ours)
+        self.assertIsNotNone(self.ben.append(draft))
+        # What he has missed, others have signed.
+        draft.root.signed.version = 3
+        self.assertIsNotNone(self.ben.append(evolve(draft, previous=later)))
+
+    def refuses_to_sign(self, draft: Draft) -> None:
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ben.append(draft)
+        self.assertIn("which is yours", str(caught.exception))
 
     def test_renew(self) -> None:
         """Either may begin."""
         self.in_place()
         draft = self.ceremony.renew_root()
         assert draft is not None
-        self.ben.append(draft.path)
-        self.assertIsNone(self.ceremony.append(draft.path))
+        self.ben.append(Draft.load(draft.path))
+        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
         self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
         serve(self.ceremony)
         self.assertIsNone(Box(self.tuf).asks())
@@ -612,8 +640,8 @@ class HolderTests(SynchronousTestCase):
         # A release in between is signed with the old keys, and not lost.
         archive = make_archive(self.anna / name_of(OLD), OLD)
         publish(self.ceremony, archive, Terms("stable"), lambda _: None)
-        self.ben.append(draft.path)
-        self.assertIsNone(self.ceremony.append(draft.path))
+        self.ben.append(Draft.load(draft.path))
+        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
         self.assertEqual(len(list((self.anna / "keys" / "retired").iterdir())), 2)
         serve(self.ceremony)
         self.assertEqual((box.version(), Box(self.tuf).version()), (OLD, OLD))
@@ -626,12 +654,12 @@ class HolderTests(SynchronousTestCase):
         draft = self.ceremony.rotate(["root"], {"root": key}, self.key.keyid[:12])
         assert draft is not None
         self.assertEqual(draft.missing, 1)
-        after_ben = self.ben.append(draft.path)
+        after_ben = self.ben.append(Draft.load(draft.path))
         assert after_ben is not None
         self.assertEqual(after_ben.missing, 1)
         self.assertNotIn(None, after_ben.signed_by)
-        Ceremony(self.ben.repository, carla, self.ben.now).append(draft.path)
-        self.assertIsNone(self.ceremony.append(draft.path))
+        Ceremony(self.ben.repository, carla, self.ben.now).append(Draft.load(draft.path))
+        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
         serve(self.ceremony)
         self.assertIsNone(Box(self.tuf).asks())
         self.assertEqual(
@@ -651,11 +679,11 @@ class HolderTests(SynchronousTestCase):
             assert draft is not None
             old = draft.path.with_name(f"old-{number}.json")
             shutil.copy(draft.path, old)
-            self.ben.append(draft.path)
-            self.ceremony.append(draft.path)
+            self.ben.append(Draft.load(draft.path))
+            self.ceremony.append(Draft.load(draft.path))
         old = old.with_name("old-2.json")
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.append(old)
+            self.ceremony.append(Draft.load(old))
         self.assertIn("does not follow", str(caught.exception))
 
     def test_tampered(self) -> None:
@@ -663,7 +691,7 @@ class HolderTests(SynchronousTestCase):
         path = self.begin()
         data = path.read_text()
         path.write_text(data.replace('"expires": "20', '"expires": "21'))
-        draft = self.ben.append(path)
+        draft = self.ben.append(Draft.load(path))
         assert draft is not None
         self.assertEqual(draft.signed_by, [self.key.keyid[:12]])
         self.assertEqual(draft.missing, 1)
@@ -673,25 +701,32 @@ class HolderTests(SynchronousTestCase):
         self.in_place()
         root = self.tuf / "1.root.json"
         other = self.anna / "other.json"
-        for data in (b"", b"{}", b"[]", root.read_bytes(), b'{"previous": null, "root": {}}'):
+        for data in (
+            b"",
+            b"{}",
+            b"[]",
+            root.read_bytes(),
+            b'{"previous": null, "root": {}}',
+            b"[" * 100_000,
+        ):
             other.write_bytes(data)
             with self.assertRaises(ReleaseFailed) as caught:
-                self.ben.append(other)
+                self.ben.append(Draft.load(other))
             self.assertIn("no draft", str(caught.exception))
         with self.assertRaises(ReleaseFailed):
-            self.ben.append(self.anna / "missing")
+            self.ben.append(Draft.load(self.anna / "missing"))
 
     def test_another_first_root(self) -> None:
         """Keys that have a root do not begin another one by a draft, either."""
         path = self.begin()
-        self.ben.append(path)
+        self.ben.append(Draft.load(path))
         again = path.with_name("again.json")
         shutil.copy(path, again)
-        self.assertIsNone(self.ceremony.append(path))
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
         for metadata in self.tuf.glob("*.json"):
             metadata.unlink()
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.append(again)
+            self.ceremony.append(Draft.load(again))
         self.assertIn("have a root already", str(caught.exception))
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
@@ -700,12 +735,12 @@ class HolderTests(SynchronousTestCase):
         self.in_place()
         draft = self.ceremony.rotate(["targets"], {})
         assert draft is not None
-        self.ben.append(draft.path)
+        self.ben.append(Draft.load(draft.path))
 
         for name in ("unlink", "mkdir"):
             self.patch(Path, name, self.refusing_in_keys(getattr(Path, name)))
         for _ in range(2):
-            self.assertIsNone(self.ceremony.append(draft.path))
+            self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
             self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
         self.assertFalse((self.anna / "keys" / "retired").exists())
         [keyid] = self.ceremony.repository.roots()[-1].signed.roles["targets"].keyids
@@ -729,19 +764,19 @@ class HolderTests(SynchronousTestCase):
             self.ben.repository, KeyRing(self.anna / "none", lambda: b""), self.ben.now
         )
         with self.assertRaises(ReleaseFailed) as caught:
-            stranger.append(path)
+            stranger.append(Draft.load(path))
         self.assertIn(f"root-{self.key.keyid[:12]}.pem", str(caught.exception))
 
     def test_without_release_keys(self) -> None:
         """Complete, but the keys of targets and snapshot are elsewhere: it stays a draft."""
         path = self.begin()
-        self.ben.append(path)
+        self.ben.append(Draft.load(path))
         other = ceremony_in(self.anna / "other")
-        draft = other.append(path)
+        draft = other.append(Draft.load(path))
         assert draft is not None
         self.assertEqual(draft.missing, 0)
         self.assertEqual(other.repository.numbers("root"), [])
-        self.assertIsNone(self.ceremony.append(path))
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
 
     def test_interrupted(self) -> None:
         """Whenever the last step is interrupted, it can be run again."""
@@ -749,14 +784,16 @@ class HolderTests(SynchronousTestCase):
         serve(self.ceremony)
         draft = self.ceremony.rotate(["targets", "snapshot"], {})
         assert draft is not None
-        self.ben.append(draft.path)
+        self.ben.append(Draft.load(draft.path))
         saved = self.anna.with_name("anna-saved")
         shutil.copytree(self.anna, saved)
         for interrupt in (fails_at, dies_at):
             number, interrupted = 0, True
             while interrupted:
                 number += 1
-                interrupted = interrupt(number, lambda: self.ceremony.append(draft.path))
+                interrupted = interrupt(
+                    number, lambda: self.ceremony.append(Draft.load(draft.path))
+                )
                 box = Box(saved / "updates" / "tuf")
                 self.assertIsNone(box.asks())
                 box.tuf = self.tuf
@@ -765,7 +802,7 @@ class HolderTests(SynchronousTestCase):
                 serve(self.ceremony)
                 self.assertIsNone(box.asks())
                 if draft.path.exists():
-                    self.assertIsNone(ceremony_in(self.anna).append(draft.path))
+                    self.assertIsNone(ceremony_in(self.anna).append(Draft.load(draft.path)))
                 self.assertEqual(len(list((self.anna / "keys").glob("targets-*.pem"))), 1)
                 serve(self.ceremony)
                 self.assertIsNone(box.asks())
@@ -777,11 +814,11 @@ class HolderTests(SynchronousTestCase):
     def test_expired(self) -> None:
         """A draft that took too long is not placed."""
         path = self.begin()
-        self.ben.append(path)
+        self.ben.append(Draft.load(path))
         later = datetime.now(UTC) + timedelta(days=400)
         late = Ceremony(self.ceremony.repository, self.ceremony.ring, lambda: later)
         with self.assertRaises(ReleaseFailed) as caught:
-            late.append(path)
+            late.append(Draft.load(path))
         self.assertIn("expired", str(caught.exception))
 
     def test_draft_is_for_all(self) -> None:

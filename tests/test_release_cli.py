@@ -355,7 +355,7 @@ class ProcessTests(CommandCase):
     def test_help(self) -> None:
         """Each command says what it does."""
         ended = self.run_program("--help")
-        self.assertEqual(ended.returncode, 0)
+        self.assertEqual(ended.returncode, 0, ended.stderr)
         for command in ("init", "publish", "resign", "drop", "renew-root", "rotate", "status"):
             self.assertIn(command, ended.stdout)
 
@@ -487,6 +487,32 @@ class ProcessTests(CommandCase):
             self.assertEqual(status, 1, said)
             self.assertIn(word, said)
             self.assertEqual(list(self.keys.glob("*.pem")), [])
+
+    def test_typed_in_another_encoding(self) -> None:
+        """What is not UTF-8 is told in a sentence."""
+        said, status = self.on_terminal("resign", {b"of the keys: ": b"m\xfcll\n"})
+        self.assertEqual(status, 1, said)
+        self.assertIn("not UTF-8", said)
+        self.assertNotIn("Traceback", said)
+
+    def test_nobody_reads(self) -> None:
+        """What was done is done, be it that its words get nowhere."""
+        reader, closed = os.pipe()
+        os.close(reader)
+        full = os.open("/dev/full", os.O_WRONLY)
+        for number, (output, words) in enumerate([(closed, ""), (full, "No space left")], 2):
+            ended = subprocess.run(
+                [PROGRAM, "resign", *self.options("resign")],
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+            )
+            os.close(output)
+            self.assertEqual(ended.returncode, 0, ended.stderr)
+            self.assertIn(words, ended.stderr)
+            self.assertEqual(ended.stderr.count("\n"), bool(words))
+            self.assertEqual(self.newest("snapshot").version, number)
 
     def on_terminal(
         self, command: str, prompts: Mapping[bytes, bytes], *more: object

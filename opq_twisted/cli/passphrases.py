@@ -76,6 +76,11 @@ def _typed(prompt: str, twice: bool) -> bytes:
         passphrase = getpass.getpass(f"{prompt}: ")
         if twice and passphrase and getpass.getpass("Once more: ") != passphrase:
             raise KeyUnusable("The two passphrases differ: run it again.")
+        return passphrase.encode()
     except EOFError:
         raise KeyUnusable("No passphrase was typed: run it again.") from None
-    return passphrase.encode()
+    except UnicodeError:
+        raise KeyUnusable(
+            "What was typed is not UTF-8: set the terminal to it, or put the passphrase into a "
+            "file and name that with --passphrase-file."
+        ) from None

@@ -51,11 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _say(text: str) -> None:
+    """Print a line; what was done is done, whether or not somebody reads that."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Here, and once more at Python's end, nothing else of it is tried.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"opq-release: The output has no room: {error.strerror}.", file=sys.stderr)
+
+
 def init(options: argparse.Namespace) -> int:
     """Make the keys and the first root."""
     ceremony = _ceremony(options, makes_keys=not options.append)
     if options.append:
-        return _tell(ceremony, ceremony.append(options.append), "The root is in place.")
+        return _tell(ceremony, _append(ceremony, options.append), "The root is in place.")
     public: dict[str, list[Key]] = {}
     for role, path in options.public_key:
         public.setdefault(role, []).append(load_public(path))
@@ -63,7 +74,7 @@ def init(options: argparse.Namespace) -> int:
         options.root_keys, options.root_threshold, public, _of_timestamp(options, ceremony)
     )
     if options.root_threshold == 1:
-        print(
+        _say(
             "One key of root is enough to sign the next root: whoever gets it can take over every "
             "box, and if the last one is lost each box has to be visited."
         )
@@ -89,29 +100,29 @@ def publish_archive(options: argparse.Namespace) -> int:
     with ProgressBar(size) as progress:
         offer = publish(ceremony, options.archive, terms, progress)
     part = "all boxes" if offer.rollout is None else f"{offer.rollout.percent} % of the boxes"
-    print(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
-    print("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
+    _say(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
+    _say("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
     return 0
 
 
 def resign(options: argparse.Namespace) -> int:
     """Sign targets and snapshot anew."""
     _ceremony(options).resign()
-    print("Targets and snapshot are signed anew.")
+    _say("Targets and snapshot are signed anew.")
     return 0
 
 
 def drop(options: argparse.Namespace) -> int:
     """Offer nothing in a channel any more."""
     _ceremony(options).drop(options.channel)
-    print(f"The channel {options.channel} is gone: its boxes keep the release that they have.")
+    _say(f"The channel {options.channel} is gone: its boxes keep the release that they have.")
     return 0
 
 
 def renew_root(options: argparse.Namespace) -> int:
     """Make the next root with the same keys."""
     ceremony = _ceremony(options)
-    draft = ceremony.append(options.append) if options.append else ceremony.renew_root()
+    draft = _append(ceremony, options.append) if options.append else ceremony.renew_root()
     return _tell(ceremony, draft, "The next root is in place.")
 
 
@@ -119,7 +130,7 @@ def rotate(options: argparse.Namespace) -> int:
     """Give roles other keys."""
     ceremony = _ceremony(options, makes_keys=not options.append)
     if options.append:
-        draft = ceremony.append(options.append)
+        draft = _append(ceremony, options.append)
     elif not options.role:
         raise ReleaseFailed(f"Say which role is to have another key: {', '.join(ROLES)}.")
     else:
@@ -142,7 +153,7 @@ def status(options: argparse.Namespace) -> int:
     """Say how all of it is."""
     found = inspect(Repository(options.updates_dir), datetime.now(UTC))
     if options.json:
-        print(json.dumps(asdict(found), indent=2))
+        _say(json.dumps(asdict(found), indent=2))
     else:
         _show(found)
     return _NEEDS_CARE if found.problems else 0
@@ -155,28 +166,34 @@ def _show(found: Inspection) -> None:
         if role.days_left is not None and role.days_left <= 0:
             left = "expired"
         keys = f"{role.threshold} of {len(role.keys)} keys ({', '.join(role.keys)})"
-        print(f"{role.role:10} {version:>10}  {left:15} {keys}")
+        _say(f"{role.role:10} {version:>10}  {left:15} {keys}")
     for channel in found.channels:
         notes = [f"release {channel.version}"]
         if channel.rollout is not None:
             notes.append(f"{channel.rollout} % of the boxes")
         notes += ["critical"] * channel.critical + ["may go back"] * channel.allow_downgrade
-        print(f"channel {channel.channel}: {', '.join(notes)}")
+        _say(f"channel {channel.channel}: {', '.join(notes)}")
     for problem in found.problems:
-        print(f"! {problem}")
+        _say(f"! {problem}")
+
+
+def _append(ceremony: Ceremony, path: Path) -> Draft | None:
+    draft = Draft.load(path)
+    _show_draft(draft)
+    return ceremony.append(draft)
 
 
 def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
     if draft is None:
-        print(done)
+        _say(done)
         return 0
     if draft.missing:
-        print(
+        _say(
             f"Root {draft.version} lacks {draft.missing} more signature(s). Take {draft.path} to "
             "the next holder of a root key, who runs this command with --append FILE."
         )
     else:
-        print(
+        _say(
             f"Root {draft.version} has all its signatures. Take {draft.path} to where the updates "
             "directory is, and the keys of targets and snapshot, and run this command there with "
             "--append FILE."
@@ -186,14 +203,14 @@ def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
 
 
 def _show_draft(draft: Draft) -> None:
-    """Let a holder see what has been signed: it is all that boxes will believe."""
+    """Let a holder see what he signs: it is all that boxes will believe."""
     root = draft.root.signed
-    print(f"Root {draft.version}, which expires on {root.expires:%Y-%m-%d}, names these keys:")
+    _say(f"Root {draft.version}, which expires on {root.expires:%Y-%m-%d}, names these keys:")
     for role in ROLES:
         named = root.roles[role]
         keyids = ", ".join(keyid[:12] for keyid in named.keyids)
-        print(f"  {role:10} {named.threshold} of {len(named.keyids)} ({keyids})")
-    print(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
+        _say(f"  {role:10} {named.threshold} of {len(named.keyids)} ({keyids})")
+    _say(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
 
 
 def _ceremony(options: argparse.Namespace, makes_keys: bool = False) -> Ceremony:

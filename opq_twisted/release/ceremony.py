@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC
-from pathlib import Path
 
 from attrs import frozen
 from securesystemslib.signer import Key
@@ -11,7 +10,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from opq_twisted.errors import ReleaseFailed
 from opq_twisted.release.draft import Draft
-from opq_twisted.release.keyring import Passphrase
+from opq_twisted.release.keyring import TRUSTED_ROOT, Passphrase
 from opq_twisted.release.rehearsal import try_generations, try_roots
 from opq_twisted.release.repository import Generation, is_signed
 from opq_twisted.release.signing import Signing
@@ -145,18 +144,19 @@ class Ceremony(Signing):
         left = self.ring.unused(role, used, passphrase)
         return left[0] if left else self.ring.create(role, passphrase)
 
-    def append(self, path: Path) -> Draft | None:
+    def append(self, draft: Draft) -> Draft | None:
         """
         Add the signatures of the root's keys that lie here to a draft; place it if it is complete.
 
         :returns: the draft while it lacks signatures, or while it cannot be placed from here.
-        :raises ReleaseFailed: when it is none, is out of date, or boxes would refuse it.
+        :raises ReleaseFailed: when it does not follow the root that is known here, or boxes would
+            refuse it.
         :raises KeyUnusable: when a key cannot be opened.
         :raises OSError: when the disk is full or fails.
         """
-        draft = Draft.load(path)
         if not self.repository.updates.is_dir():
-            # On another holder's machine: what it follows is not here to be compared.
+            # On another holder's machine, where only what the keys know can be compared.
+            self._require_agreement(draft)
             draft.sign(self.ring)
             draft.save()
             return draft
@@ -170,15 +170,32 @@ class Ceremony(Signing):
                 self.ring.retire([each.signed for each in roots])
             elif newest != (draft.previous and draft.previous.signed_bytes):
                 raise ReleaseFailed(
-                    f"The draft {path} is root {draft.version}, which does not follow the root in "
-                    f"{self.repository.folder}: begin again."
+                    f"The draft {draft.path} is root {draft.version}, which does not follow the "
+                    f"root in {self.repository.folder}: begin again."
                 )
             elif self._finish(draft) is not None:
                 return draft
             # Where it cannot be taken away it does no harm: appended again, it is known to be done.
             with suppress(OSError):
-                path.unlink()
+                draft.path.unlink()
             return None
+
+    def _require_agreement(self, draft: Draft) -> None:
+        """Make sure that a draft does not contradict the root under which these keys worked."""
+        known, previous = self.ring.trusted_root(), draft.previous
+        if known is None:
+            return
+        follows = previous is not None and (
+            previous.signed_bytes == known.signed_bytes
+            if previous.signed.version == known.signed.version
+            else previous.signed.version > known.signed.version
+        )
+        if not follows:
+            raise ReleaseFailed(
+                f"The draft {draft.path} does not follow root {known.signed.version} in "
+                f"{self.ring.folder / TRUSTED_ROOT}, which is yours: ask its sender, and begin "
+                "again."
+            )
 
     def _draft(self, root: Root, current: Metadata[Root] | None) -> Draft:
         path = self.ring.folder / f"root-{root.version}.draft.json"

@@ -41,7 +41,7 @@ class Draft:
             draft = cls(path, _parse(parts["root"]), None if previous is None else _parse(previous))
         except OSError as error:
             raise ReleaseFailed(f"The draft {path} cannot be read: {error.strerror}.") from None
-        except (ValueError, KeyError, TypeError, RepositoryError):
+        except (ValueError, KeyError, TypeError, RecursionError, RepositoryError):
             raise ReleaseFailed(
                 f"{path} is no draft of a root: give the file that opq-release has left."
             ) from None

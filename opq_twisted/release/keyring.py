@@ -151,6 +151,22 @@ class KeyRing:
         """Whether these keys have worked under a root already."""
         return (self.folder / TRUSTED_ROOT).exists()
 
+    def trusted_root(self) -> Metadata[Root] | None:
+        """
+        Give the newest root under which these keys have worked; None when there is none yet.
+
+        :raises ReleaseFailed: when it cannot be read.
+        """
+        path = self.folder / TRUSTED_ROOT
+        try:
+            return Metadata[Root].from_bytes(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, RepositoryError):
+            raise ReleaseFailed(
+                f"{path} cannot be read: put there the root that you know to be yours."
+            ) from None
+
     def recognise(self, roots: Sequence[Metadata[Root]]) -> None:
         """
         Make sure that a chain of roots leads through the one under which these keys worked last.
@@ -164,15 +180,7 @@ class KeyRing:
         :raises OSError: when the disk is full or fails.
         """
         path = self.folder / TRUSTED_ROOT
-        newest = roots[-1].signed.version
-        try:
-            known = Metadata[Root].from_bytes(path.read_bytes())
-        except FileNotFoundError:
-            known = None
-        except (OSError, RepositoryError):
-            raise ReleaseFailed(
-                f"{path} cannot be read: put there the root that you know to be yours."
-            ) from None
+        newest, known = roots[-1].signed.version, self.trusted_root()
         if known is not None:
             if not any(root.signed_bytes == known.signed_bytes for root in roots):
                 raise ReleaseFailed(
