@@ -76,7 +76,11 @@ class ReleaseFailed(OpqError):
 
 
 class InstallFailed(OpqError):
-    """`install_update.sh` could not be run, failed, or took too long."""
+    """`install_update.sh` could not be run or failed, or what it installed is not healthy."""
+
+
+class ReturnFailed(OpqError):
+    """The last good release could not be installed again."""
 
 
 class Interrupted(OpqError):

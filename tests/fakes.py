@@ -25,9 +25,11 @@ from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from opq_twisted.box.archives import Archives
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.config import BoxConfig, UpdaterConfig
 from opq_twisted.box.download import Downloader
+from opq_twisted.box.health import Health
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
@@ -310,22 +312,12 @@ class StepReleases(Releases):
 class StepDownloader(Downloader):
     """Downloads nothing."""
 
-    def __init__(self, steps: Steps, folder: Path) -> None:
+    def __init__(self, steps: Steps, archives: "StepArchives") -> None:
         self._steps = steps
-        self._folder = folder
+        self._archives: StepArchives = archives
         self.report: Callable[[Progress], object] = lambda progress: None
-        #: What the last call of `clear` was to keep.
-        self.kept: tuple[int | None, int | None] = (None, None)
         #: What was asked for last.
         self.asked: Release | None = None
-        #: What was handed out last.
-        self.archive = BytesIO()
-        #: Whether the archive that was verified before is lost.
-        self.lost = False
-
-    def clear(self, keep: int | None = None, fetching: int | None = None) -> None:
-        """There is nothing to remove."""
-        self.kept = (keep, fetching)
 
     async def fetch(self, release: Release, report: Callable[[Progress], object]) -> Release:
         self.asked = release
@@ -335,15 +327,40 @@ class StepDownloader(Downloader):
 
     async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         await self._steps.begin("verify")
-        return Release(promised.version, 10, {"sha256": "ab" * 32}), self._hand_out(promised)
+        return Release(promised.version, 10, {"sha256": "ab" * 32}), self._archives.hand_out(
+            promised
+        )
+
+
+class StepArchives(Archives):
+    """Has the archive that is asked for, unless it is lost."""
+
+    def __init__(self, steps: Steps, folder: Path) -> None:
+        super().__init__(folder)
+        self._steps = steps
+        #: What the last call of `clear` was to keep.
+        self.kept: tuple[set[int | None], int | None] = (set(), None)
+        #: What was handed out last.
+        self.archive = BytesIO()
+        #: Whether the archive that was verified before is lost.
+        self.lost = False
+        #: What is here already.
+        self.here: Release | None = None
+
+    def clear(self, *keep: int | None, fetching: int | None = None) -> None:
+        """There is nothing to remove."""
+        self.kept = (set(keep), fetching)
+
+    async def find(self, release: Release) -> tuple[Release, BinaryIO] | None:
+        return None if self.here is None else (self.here, self.hand_out(self.here))
 
     async def open(self, release: Release) -> BinaryIO:
         self._steps.record("open")
         if self.lost:
             raise DownloadFailed("It is lost.")
-        return self._hand_out(release)
+        return self.hand_out(release)
 
-    def _hand_out(self, release: Release) -> BinaryIO:
+    def hand_out(self, release: Release) -> BinaryIO:
         self.archive = BytesIO(str(UpdateName(release.version)).encode())
         return self.archive
 
@@ -384,6 +401,22 @@ class StepInstaller(Installer):
         await self._steps.begin("reboot")
 
 
+class StepHealth(Health):
+    """A release is healthy at once, unless the test wants to say so."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        #: The deadline of the last judgement that the test was asked for.
+        self.deadline: float | None = None
+        #: Whether the test judges.
+        self.asks = False
+
+    async def require(self, folder: Path, version: int, deadline: float) -> None:
+        self.deadline = deadline
+        if self.asks:
+            await self._steps.begin("judge")
+
+
 class Bench:
     """A real updater on a box that is not: its steps do what the test says."""
 
@@ -413,15 +446,19 @@ class Bench:
         self.steps = Steps(self.journal_path)
         self.board = StatusBoard(Status())
         self.journal = Journal(self.journal_path, boot_id)
-        self.downloader = StepDownloader(self.steps, self.folder)
+        self.health = StepHealth(self.steps)
+        self.archives = StepArchives(self.steps, self.folder)
+        self.downloader = StepDownloader(self.steps, self.archives)
         self.updater = Updater(
             self.clock,
             BoxConfig("http://updates.example:8151", self.box_id, self.config),
             StepReleases(self.steps, self.config),
             Installed(self.version_file, self.image_file),
             self.downloader,
+            self.archives,
             StepUnpacker(self.steps, self.folder / "unpacked"),
             StepInstaller(self.steps),
+            self.health,
             self.journal,
             self.board,
             self.clock.seconds,

@@ -10,12 +10,13 @@ from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box import download
+from opq_twisted.box.archives import Archives
 from opq_twisted.box.content import InThread
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.journal import Release
 from opq_twisted.box.status import Progress
 from opq_twisted.errors import DownloadFailed
-from tests.fakes import NEW, NEWER, OLD, Network, Peer
+from tests.fakes import NEW, OLD, Network, Peer
 
 ARCHIVE = bz2.compress(os.urandom(3000))
 OTHER = bz2.compress(os.urandom(3000))
@@ -37,10 +38,13 @@ class DownloadCase(SynchronousTestCase):
 
     def another(self, in_thread: InThread = execute) -> Downloader:
         """What a later run of the agent would make."""
-        return Downloader(self.network.clock, self.network.server, self.folder, in_thread)
+        self.archives = Archives(self.folder, in_thread)
+        return Downloader(self.network.clock, self.network.server, self.archives)
 
     def files(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.folder.iterdir()}
+        return {
+            path.name: path.read_bytes() for path in self.folder.iterdir() if path.name != ".lock"
+        }
 
     def failure(self, running: Deferred[Any]) -> str:
         return str(self.failureResultOf(running, DownloadFailed).value)
@@ -74,12 +78,12 @@ class FetchTests(DownloadCase):
                 self.assertEqual(self.part.read_bytes(), ARCHIVE)
                 self.assertNotIn(NAME, self.files())
                 self.assertEqual(self.reports[-1].received, len(ARCHIVE))
-                self.downloader.clear()
+                self.archives.clear()
 
     def test_resumed(self) -> None:
         """A later run goes on where an earlier one was interrupted, though all else is cleared."""
         self.interrupt()
-        self.downloader.clear(keep=OLD, fetching=NEW)
+        self.archives.clear(OLD, fetching=NEW)
         fetching, peer = self.fetch()
         self.assertIn('\r\nRange: bytes=1000-\r\nIf-Range: "one"', peer.request)
         total = len(ARCHIVE)
@@ -148,7 +152,7 @@ class VerifyTests(DownloadCase):
         self.leave(ARCHIVE)
         file = self.verified(SIGNED)
         self.leave(OTHER, self.folder / "other")
-        (self.folder / "other").replace(self.downloader.path(NEW))
+        (self.folder / "other").replace(self.archives.path(NEW))
         self.assertEqual(file.tell(), 0)
         self.assertEqual(file.read(), ARCHIVE)
 
@@ -213,50 +217,6 @@ class VerifyTests(DownloadCase):
         """A file that cannot be renamed does not stay open."""
         self.leave(ARCHIVE)
         before = os.listdir("/proc/self/fd")
-        self.downloader.path(NEW).mkdir()
+        self.archives.path(NEW).mkdir()
         self.failureResultOf(self.verify(SIGNED), OSError)
         self.assertEqual(os.listdir("/proc/self/fd"), before)
-
-
-class OpenTests(DownloadCase):
-    """What was verified before is verified again."""
-
-    def open(self) -> Deferred[BinaryIO]:
-        return Deferred.fromCoroutine(self.downloader.open(SIGNED))
-
-    def test_same(self) -> None:
-        """What is still the same is opened, from its beginning."""
-        self.downloader.path(NEW).write_bytes(ARCHIVE)
-        with self.successResultOf(self.open()) as file:
-            self.assertEqual(file.read(), ARCHIVE)
-
-    def test_not_the_same(self) -> None:
-        """What is not what the journal says is removed."""
-        for content in (OTHER, ARCHIVE[:-1], bytes(len(ARCHIVE)), b""):
-            with self.subTest(content=content[:10]):
-                self.downloader.path(NEW).write_bytes(content)
-                self.assertIn(f"release {NEW} is not on the disk", self.failure(self.open()))
-                self.assertEqual(self.files(), {})
-
-    def test_gone(self) -> None:
-        """It may not be there at all."""
-        self.assertIn(f"release {NEW} is not on the disk", self.failure(self.open()))
-
-
-class ClearTests(DownloadCase):
-    """What is removed before another archive is fetched."""
-
-    def test_clear(self) -> None:
-        """Whatever was fetched goes, but for a release, and a part with its record."""
-        for version in (OLD, NEW, NEWER):
-            name = self.downloader.path(version).name
-            for suffix in ("", ".part", ".part.json"):
-                (self.folder / f"{name}{suffix}").write_bytes(b"x")
-        (self.folder / f".{NAME}.part.json.new").write_bytes(b"x")
-        self.downloader.clear(keep=OLD, fetching=NEW)
-        kept = [f"opq-box-update-{OLD}.tar.bz2", f"{NAME}.part", f"{NAME}.part.json"]
-        self.assertEqual(sorted(self.files()), sorted(kept))
-        self.downloader.clear(keep=OLD)
-        self.assertEqual(list(self.files()), kept[:1])
-        self.downloader.clear()
-        self.assertEqual(self.files(), {})

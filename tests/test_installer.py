@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
+from opq_twisted.box.scripts import Scripts
 from opq_twisted.errors import InstallFailed, RebootFailed
 from tests.fakes import NEW, Children, ChildrenCase, Ear, Gate
 
@@ -27,7 +28,9 @@ class InstallerCase(ChildrenCase):
         config = UpdaterConfig(
             **{"prefix": self.root / "prefix", "log": self.log, "install_timeout": 30, **settings}
         )
-        return Installer(Programs(self.clock, self.children), config, self.state_dir)
+        programs = Programs(self.clock, self.children)
+        scripts = Scripts(programs, config.prefix, self.state_dir, units=False)
+        return Installer(programs, scripts, config)
 
     def install(self, script: str, mode: int = 0o755) -> Deferred[None]:
         path = self.folder / "install_update.sh"

@@ -134,15 +134,15 @@ class JourneyTests(UpdaterCase):
     def test_part_kept(self) -> None:
         """Before a download all goes but the installed release, and a part of what is fetched."""
         self.click("fetch")
-        self.assertEqual(self.bench.downloader.kept, (OLD, NEW))
+        self.assertEqual(self.bench.archives.kept, ({OLD, NEW}, NEW))
         self.assertEqual(self.bench.downloader.asked, Release(NEW))
 
     def test_archive_closed(self) -> None:
         """The archive that was verified is the one that is unpacked, and is closed then."""
         self.click("unpack")
-        self.assertFalse(self.bench.downloader.archive.closed)
+        self.assertFalse(self.bench.archives.archive.closed)
         self.succeed()
-        self.assertTrue(self.bench.downloader.archive.closed)
+        self.assertTrue(self.bench.archives.archive.closed)
 
     def test_delay(self) -> None:
         """A delay passes between the check and the download."""
@@ -563,6 +563,12 @@ class FailureTests(UpdaterCase):
                     self.click("unpack" if previous.name == "forget" else previous.name)
                     self.fill_disk()
                     self.succeed()
+                if step.name == "reboot":
+                    # What has been installed cannot be left like that.
+                    self.assertIn("disk is full", self.bench.status.message)
+                    self.bench.clock.advance(60)
+                    self.assertEqual(self.bench.steps.begun[-1], step)
+                    continue
                 self.assert_failed("The box's disk is full. Make room, and try again.")
                 self.assert_works_again()
                 self.bench.steps.fail(RebootFailed("Reboot by hand."))
@@ -572,10 +578,10 @@ class FailureTests(UpdaterCase):
         self.click("verify")
         self.fill_disk()
         self.succeed()
-        self.assertTrue(self.bench.downloader.archive.closed)
+        self.assertTrue(self.bench.archives.archive.closed)
         self.click("unpack")
         self.bench.steps.fail(ArchiveRefused("It has a link."))
-        self.assertTrue(self.bench.downloader.archive.closed)
+        self.assertTrue(self.bench.archives.archive.closed)
 
     def test_journal_of_the_end(self) -> None:
         """An end that cannot be written down is told on the page all the same."""
@@ -783,7 +789,7 @@ class ResumeTests(UpdaterCase):
     def test_archive_lost(self) -> None:
         """An archive that is not what it was is not installed again; a click fetches it anew."""
         self.interrupt_install("second boot")
-        self.bench.downloader.lost = True
+        self.bench.archives.lost = True
         self.bench.steps.succeed(None)
         self.assertEqual(self.bench.steps.names, ["wait", "open"])
         self.assert_failed("It is lost.")
@@ -922,12 +928,15 @@ class ResumeTests(UpdaterCase):
         self.assertEqual(self.on_disk().attempts[-1].outcome, "updated")
 
     def test_confirming_disk_full(self) -> None:
-        """When the disk is full after the reboot, the agent goes on and says so."""
+        """When the disk is full after the reboot, the agent says so, and confirms later."""
         self.click("reboot")
         self.bench.set_installed(NEW)
         self.fill_disk()
         self.bench.restart("second boot")
-        self.assert_failed("The box's disk is full. Make room, and try again.")
+        self.assertIn("disk is full", self.bench.status.message)
+        self.bench.clock.advance(60)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.on_disk().attempts[-1].outcome, "updated")
 
     def test_failed(self) -> None:
         """An agent that starts after a failure does nothing but show it."""

@@ -104,9 +104,6 @@ class UpdaterConfig:
 #: Settings of the protocol that this version of the agent reads, and does not act upon yet.
 RESERVED = (
     "window",
-    "confirm_timeout",
-    "settle",
-    "services",
     "inhibit_file",
 )
 

@@ -7,18 +7,25 @@ import signal
 from itertools import pairwise
 from pathlib import Path
 
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 
 from opq_twisted import durable
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.processes import TERMINATION_GRACE, Ended, Programs
+from opq_twisted.box.scripts import Scripts
 from opq_twisted.errors import InstallFailed, RebootFailed
 
 SCRIPT = "install_update.sh"
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: The name of the unit that it has where systemd runs.
+UNIT = "opq-box-install"
+
 _REBOOT_TIMEOUT = 120.0
 _KEPT_LOGS = 5
+
+#: Bytes, and seconds.
+_MAX_LOG = 16 * 1024**2
+_LOG_CHECKED_EVERY = 5.0
 
 # Keeps the group's leader, and then the exit status, where an agent that was restarted finds them.
 _KEEP_STATUS = """
@@ -33,12 +40,13 @@ exit "$status"
 class Installer:
     """Runs one installation at a time, which goes on when the agent does not."""
 
-    def __init__(self, programs: Programs, config: UpdaterConfig, state_dir: Path) -> None:
+    def __init__(self, programs: Programs, scripts: Scripts, config: UpdaterConfig) -> None:
         self._programs = programs
+        self._scripts = scripts
         self._config = config
-        self._state_dir = state_dir
-        self._status = state_dir / "install.status"
-        self._lock = state_dir / "install.lock"
+        self._state_dir = scripts.state_dir
+        self._status = scripts.state_dir / "install.status"
+        self._lock = scripts.state_dir / "install.lock"
 
     def forget(self) -> None:
         """
@@ -53,15 +61,16 @@ class Installer:
         """
         Run the update's script in its folder.
 
-        It has a session of its own, its output goes to the log and its exit status to a file, so
-        that it neither ends with the agent nor needs it.
+        Its output goes to the log and its exit status to a file, so that it neither ends with the
+        agent nor needs it.
 
         :raises InstallFailed: when it cannot be started, fails, or takes too long.
+        :raises OSError: when there can be no log.
         """
-        log = self._open_log()
-        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._begin_log()
         try:
-            ended = self._programs.run(
+            ended = self._scripts.run(
+                UNIT,
                 # flock tells an agent that was restarted that the script still runs: it holds the
                 # lock itself, and --close keeps it from daemons that the script starts.
                 [
@@ -69,18 +78,20 @@ class Installer:
                     *("sh", "-c", _KEEP_STATUS, "sh", SCRIPT, os.fspath(self._status)),
                     os.fspath(self._lock),
                 ],
-                timeout=self._config.install_timeout,
-                env=self._environment(version),
-                folder=folder,
-                files={0: nothing, 1: log, 2: log},
-                outlives_us=True,
+                folder,
+                version,
+                self._config.install_timeout,
+                self._config.log,
             )
         except OSError as error:
             raise InstallFailed(f"{SCRIPT} cannot be started: {error.strerror}.") from None
+        bounding = LoopingCall(self._bound_log)
+        bounding.clock = self._programs.clock
+        bounding.start(_LOG_CHECKED_EVERY)
+        try:
+            self._judge(await ended)
         finally:
-            os.close(log)
-            os.close(nothing)
-        self._judge(await ended)
+            bounding.stop()
 
     async def wait(self) -> int | None:
         """
@@ -90,19 +101,21 @@ class Installer:
         :raises InstallFailed: when it does not end in time.
         """
         left = self._config.install_timeout
-        while self._is_running():
+        while self._is_locked() or await self._scripts.is_running(UNIT):
             if left <= 0:
                 await self._end()
                 raise InstallFailed(f"{SCRIPT} took too long. See {self._config.log}.")
             left -= 1
             await deferLater(self._programs.clock, 1)
+            self._bound_log()
         try:
             return int(self._status.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
     async def _end(self) -> None:
-        """End the group of a script that an earlier run of the agent started."""
+        """End a script that an earlier run of the agent started, and all of its group."""
+        await self._scripts.end(UNIT)
         try:
             leader = int(self._lock.read_text())
         except ValueError:
@@ -136,20 +149,7 @@ class Installer:
         if ended.status != 0:
             raise InstallFailed(f"{SCRIPT} {ended}. See {self._config.log} for what it said.")
 
-    def _environment(self, version: int) -> dict[str, str]:
-        ours = {key: value for key, value in os.environ.items() if key.startswith("OPQ_")}
-        return {
-            "PATH": _PATH,
-            "LANG": "C.UTF-8",
-            **ours,
-            "OPQ_VERSION": str(version),
-            "OPQ_PREFIX": os.fspath(self._config.prefix),
-            "OPQ_STATE_DIR": os.fspath(self._state_dir),
-            # The agent reboots the box, when it has written down that it does.
-            "OPQ_REBOOT": "no",
-        }
-
-    def _open_log(self) -> int:
+    def _begin_log(self) -> None:
         """Begin a new log, and keep the last few."""
         log = self._config.log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -157,9 +157,15 @@ class Installer:
         for newer, older in reversed(list(pairwise(logs))):
             if newer.exists():
                 newer.replace(older)
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
-    def _is_running(self) -> bool:
+    def _bound_log(self) -> None:
+        """Let a script that says too much begin its log anew: it appends."""
+        with contextlib.suppress(OSError):
+            if self._config.log.stat().st_size > _MAX_LOG:
+                os.truncate(self._config.log, 0)
+
+    def _is_locked(self) -> bool:
         fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

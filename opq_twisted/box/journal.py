@@ -66,7 +66,7 @@ class Attempt:
     version: int | None
     started: float
     ended: float
-    #: `updated` or `failed`.
+    #: `updated`, `returned` or `failed`.
     outcome: str
     reason: str
 
@@ -104,6 +104,10 @@ class Entry:
     automatic: bool = False
     #: Whether the reboot was accepted, or the agent stopped in good order once it had asked.
     reboot_under_way: bool = False
+    #: By the clock of this boot: when a new release must have begun to be healthy.
+    deadline: float = 0.0
+    #: Why the box returns to its last good release.
+    cause: str = ""
     attempts: tuple[Attempt, ...] = ()
     refused: tuple[Refusal, ...] = ()
     delay: Delay | None = None
@@ -145,15 +149,16 @@ class Journal:
         attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
         self.write(stage=stage, release=None, tries=0, attempts=attempts)
 
-    def refuse(self, release: Release, reason: str) -> None:
+    def refuse(self, release: Release, reason: str, **changes: Any) -> None:
         """
         Remember a release that is not to be tried again by itself.
 
+        :param changes: what else changes with that, in the same write.
         :raises OSError: when it cannot be written.
         """
         others = [item for item in self.entry.refused if item.version != release.version]
         refusal = Refusal(release.version, release.sha256, reason)
-        self.write(refused=tuple([*others, refusal][-_KEPT_REFUSALS:]))
+        self.write(refused=tuple([*others, refusal][-_KEPT_REFUSALS:]), **changes)
 
     def refusal(self, release: Release) -> Refusal | None:
         """Find why a release is refused; one whose digest has changed is another release."""

@@ -12,18 +12,21 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted import __version__
+from opq_twisted.box.archives import Archives
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.clock import ClockFloor, kernel_is_synchronised
 from opq_twisted.box.config import BoxConfig, read_config
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.guard import Guard
+from opq_twisted.box.health import Health
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
 from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.releases import Releases
+from opq_twisted.box.scripts import SYSTEMD, Scripts, own_unit
 from opq_twisted.box.status import Status, StatusBoard
 from opq_twisted.box.transport import make_http_client
 from opq_twisted.box.unpacker import Unpacker
@@ -61,11 +64,13 @@ def makeService(options: Options) -> IService:
     use_monotonic_time(reactor)
     config = _configuration(Path(options["config"]).absolute())
     state_dir = Path(options["state-dir"]).absolute()
-    downloads = state_dir / "archives"
-    _prepare(state_dir, downloads)
+    archives = Archives(state_dir / "archives")
+    _prepare(state_dir, archives.folder)
 
     board = StatusBoard(Status())
     programs = Programs(reactor, reactor)
+    units = SYSTEMD.is_dir() and os.geteuid() == 0
+    scripts = Scripts(programs, config.updater.prefix, state_dir, units, own_unit())
     server = UpdateServer(
         reactor,
         make_http_client(reactor, config.updates_ep),
@@ -85,9 +90,11 @@ def makeService(options: Options) -> IService:
         config,
         releases,
         installed,
-        Downloader(reactor, server, downloads),
+        Downloader(reactor, server, archives),
+        archives,
         Unpacker(programs, state_dir / "unpacked"),
-        Installer(programs, config.updater, state_dir),
+        Installer(programs, scripts, config.updater),
+        Health(reactor, programs, scripts, config.updater.services, config.updater.settle),
         Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip()),
         board,
         time.time,

@@ -57,6 +57,9 @@ class Unpacker:
             await self._run_child(archive, version)
             if os.geteuid() == 0:
                 await deferToThread(adopt, self.folder)
+            # What is installed from it, and the script that judges that after the reboot, must be
+            # there whole after a power cut.
+            await deferToThread(os.sync)
         except (OpqError, OSError):
             await deferToThread(self.clear)
             raise

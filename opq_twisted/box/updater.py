@@ -1,7 +1,7 @@
 """The journey of one update: check, download, verify, unpack, install, reboot, confirm."""
 
 import errno
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, BinaryIO
 
 from twisted.application.service import Service
@@ -11,8 +11,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from opq_twisted.box.archives import Archives
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.download import Downloader
+from opq_twisted.box.health import Health
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Attempt, Journal, Release, Stage
@@ -25,8 +27,10 @@ from opq_twisted.errors import (
     DownloadFailed,
     InstallFailed,
     Interrupted,
+    NoRoom,
     OpqError,
     RebootFailed,
+    ReturnFailed,
     ServerFailed,
     UpdateInProgress,
 )
@@ -38,10 +42,16 @@ MAX_TRIES = 3
 #: Seconds after which a reboot that was asked for counts as one that does not come.
 _REBOOT_PATIENCE = 600.0
 
+#: Seconds until it looks again whether the disk works.
+_DISK_PAUSE = 60.0
+
 #: Seconds between the attempts of an update that goes on after an interruption.
 _PAUSES = (10.0, 20.0, 60.0, 300.0, 600.0)
 
-_AFTER_UNPACKING = (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING)
+_AFTER_UNPACKING = (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING, Stage.RETURNING)
+
+#: For what the release itself is to blame.
+_TO_BLAME = (ArchiveRefused, InstallFailed)
 
 _UNDER_WAY = {
     Stage.CHECKING: "Asking the update server for the newest release.",
@@ -50,7 +60,8 @@ _UNDER_WAY = {
     Stage.UNPACKING: "Unpacking the new release.",
     Stage.INSTALLING: "Installing the new release; this can take some minutes.",
     Stage.REBOOTING: "Rebooting. This page waits for the box.",
-    Stage.CONFIRMING: "Looking whether the box runs the new release.",
+    Stage.CONFIRMING: "Looking whether the new release runs, and is healthy.",
+    Stage.RETURNING: "The new release failed. Installing the last good one again.",
 }
 
 
@@ -71,8 +82,10 @@ class Updater(Service):
         releases: Releases,
         installed: Installed,
         downloader: Downloader,
+        archives: Archives,
         unpacker: Unpacker,
         installer: Installer,
+        health: Health,
         journal: Journal,
         board: StatusBoard,
         now: Callable[[], float],
@@ -84,8 +97,10 @@ class Updater(Service):
         self._releases = releases
         self._installed = installed
         self._downloader = downloader
+        self._archives = archives
         self._unpacker = unpacker
         self._installer = installer
+        self._health = health
         self._journal = journal
         self._board = board
         self._now = now
@@ -193,7 +208,7 @@ class Updater(Service):
             except Exception as error:
                 # Of an agent that stops, the journal says where to go on.
                 if self.running:
-                    self._fail(error)
+                    await self._give_up(error)
             finally:
                 self._journey = None
 
@@ -272,17 +287,11 @@ class Updater(Service):
         self._enter(Stage.DOWNLOADING, release=release)
         # What an earlier attempt left must not take this one's room, but for a part of the same.
         self._unpacker.clear()
-        self._downloader.clear(keep=self._board.current.installed, fetching=release.version)
-        promised = await self._downloader.fetch(
-            release, lambda progress: self._board.publish(progress=progress)
+        self._archives.clear(
+            self._board.current.installed, release.version, fetching=release.version
         )
-        self._enter(Stage.VERIFYING, release=promised)
-        try:
-            received, archive = await self._downloader.verify(promised)
-        except DownloadFailed:
-            # A server or a mirror that lies must not have the box fetch it again and again.
-            self._journal.put_off(release, self._now())
-            raise
+        here = await self._archives.find(release)
+        received, archive = here or await self._download(release)
         try:
             self._enter(Stage.UNPACKING, release=received, delay=None)
             # A trusted root may have come to the box meanwhile.
@@ -292,6 +301,18 @@ class Updater(Service):
             raise
         return archive
 
+    async def _download(self, release: Release) -> tuple[Release, BinaryIO]:
+        promised = await self._downloader.fetch(
+            release, lambda progress: self._board.publish(progress=progress)
+        )
+        self._enter(Stage.VERIFYING, release=promised)
+        try:
+            return await self._downloader.verify(promised)
+        except DownloadFailed:
+            # A server or a mirror that lies must not have the box fetch it again and again.
+            self._journal.put_off(release, self._now())
+            raise
+
     async def _install(self, release: Release, archive: BinaryIO, tries: int = 1) -> None:
         """Unpack and install the release whose verified archive this is, and reboot."""
         with archive:
@@ -299,10 +320,13 @@ class Updater(Service):
         self._installer.forget()
         self._enter(Stage.INSTALLING, tries=tries)
         await self._installer.install(self._unpacker.folder, release.version)
-        await self._reboot()
+        await self._insist(self._reboot)
 
     async def _reboot(self, tries: int = 1) -> None:
         self._enter(Stage.REBOOTING, tries=tries, reboot_under_way=False)
+        await self._ask_for_reboot()
+
+    async def _ask_for_reboot(self) -> None:
         await self._installer.reboot()
         self._journal.write(reboot_under_way=True)
         # What follows is done by the agent that the reboot starts.
@@ -315,12 +339,28 @@ class Updater(Service):
         self._log.info("Going on where an earlier run of the agent ended: {stage}", stage=stage)
         if release is None or stage not in _AFTER_UNPACKING:
             await self._begin_again()
-        elif stage is Stage.INSTALLING:
-            await self._resume_installing(release)
-        elif stage is Stage.REBOOTING:
-            await self._resume_rebooting(release)
         else:
-            self._confirm(release)
+            await self._resume_after_unpacking(release)
+
+    async def _resume_after_unpacking(self, release: Release) -> None:
+        """Go on where nothing can be left as it is."""
+        resume = {
+            Stage.INSTALLING: self._resume_installing,
+            Stage.REBOOTING: self._resume_rebooting,
+            Stage.CONFIRMING: self._resume_confirming,
+            Stage.RETURNING: self._resume_returning,
+        }
+        await self._insist(lambda: resume[self._journal.entry.stage](release))
+
+    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do what cannot be left undone, be it that the disk is full, or fails, for a while."""
+        while True:
+            try:
+                return await step()
+            except (NoRoom, OSError) as error:
+                self._log.error("{error}", error=error)
+                self._board.publish(message=self._explain(error))
+            await deferLater(self._clock, _DISK_PAUSE)
 
     async def _begin_again(self) -> None:
         """Start over: nothing was installed yet. After a power cut network and clock come last."""
@@ -337,16 +377,21 @@ class Updater(Service):
                 return
         await self._update(0.0, automatic, tries)
 
-    async def _resume_rebooting(self, release: Release) -> None:
+    @property
+    def _has_rebooted(self) -> bool:
         """
-        Confirm after the reboot, or ask for it again.
+        Whether the box has rebooted since the entry was written.
 
         A sandbox or a container keeps its boot id when it is restarted: there the journal says
         that the reboot was under way when the agent ended.
         """
+        return self._journal.entry.reboot_under_way or not self._journal.same_boot
+
+    async def _resume_rebooting(self, release: Release) -> None:
+        """Confirm after the reboot, or ask for it again."""
         entry = self._journal.entry
-        if entry.reboot_under_way or not self._journal.same_boot:
-            self._confirm(release)
+        if self._has_rebooted:
+            await self._confirm(release)
         elif entry.tries < MAX_TRIES:
             await self._reboot(entry.tries + 1)
         else:
@@ -358,7 +403,7 @@ class Updater(Service):
         rebooted = not self._journal.same_boot
         put_in_place = self._installed.version == release.version
         if rebooted and (status == 0 or (status is None and put_in_place)):
-            self._confirm(release)
+            await self._confirm(release)
         elif status == 0:
             await self._reboot()
         elif status is not None:
@@ -374,11 +419,25 @@ class Updater(Service):
                 )
             # Counted now, or what unpacking does to the box would be tried for ever.
             self._enter(Stage.INSTALLING, tries=tries)
-            await self._install(release, await self._downloader.open(release), tries)
+            await self._install(release, await self._archives.open(release), tries)
 
-    def _confirm(self, release: Release) -> None:
-        """Say whether the release that was installed is the one that runs now."""
-        self._enter(Stage.CONFIRMING)
+    async def _resume_confirming(self, release: Release) -> None:
+        """Go on confirming; a release with which the box falls over again and again is not good."""
+        entry = self._journal.entry
+        if self._journal.same_boot:
+            await self._confirm(release, entry.tries, entry.deadline)
+        elif entry.tries < MAX_TRIES:
+            await self._confirm(release, entry.tries + 1)
+        else:
+            raise InstallFailed(f"The box fell over {MAX_TRIES} times with {release.version}.")
+
+    async def _confirm(
+        self, release: Release, tries: int = 1, deadline: float | None = None
+    ) -> None:
+        """See to it that the release that was installed runs, and is healthy."""
+        if deadline is None:
+            deadline = self._clock.seconds() + self._config.confirm_timeout
+        self._enter(Stage.CONFIRMING, tries=tries, deadline=deadline)
         installed = self._installed.version
         self._board.publish(installed=installed)
         if installed != release.version:
@@ -386,9 +445,87 @@ class Updater(Service):
                 f"After the reboot the box runs {installed or 'an unknown release'}, "
                 f"not {release.version}. See {self._config.log}."
             )
-        with self._log.failuresHandled("What was unpacked cannot be removed"):
-            self._unpacker.clear()
+        await self._health.require(self._unpacker.folder, release.version, deadline)
+        with self._log.failuresHandled("The release cannot be made the last good one"):
+            self._archives.keep_as_last_good(release)
         self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
+        with self._log.failuresHandled("What is not needed any more cannot be removed"):
+            self._unpacker.clear()
+            self._archives.clear(installed)
+
+    async def _give_up(self, error: Exception) -> None:
+        """Return to the last good release, if the box may be anything but that; or fail."""
+        entry, touched = self._journal.entry, (Stage.INSTALLING, Stage.CONFIRMING)
+        if entry.stage in touched and entry.release and self._archives.last_good:
+            try:
+                return await self._return(entry.release, error)
+            except Exception as failure:
+                if not self.running:
+                    return
+                error = failure
+        self._fail(error)
+
+    async def _return(self, release: Release, error: Exception) -> None:
+        """Install the last good release again, whose archive needs nothing of what was there."""
+        cause = self._explain(error)
+        self._log.error("The update failed: {cause}", cause=cause)
+        changes = {"stage": Stage.RETURNING, "tries": 0, "cause": cause, "reboot_under_way": False}
+
+        async def begin() -> None:
+            self._installer.forget()
+            if isinstance(error, _TO_BLAME):
+                self._journal.refuse(release, cause, **changes)
+            else:
+                self._journal.write(**changes)
+            self._show(Stage.RETURNING)
+
+        await self._insist(begin)
+        await self._resume_after_unpacking(release)
+
+    async def _resume_returning(self, release: Release) -> None:
+        """Install the last good release, reboot, and say so; each as far as it is not done yet."""
+        while True:
+            entry, good = self._journal.entry, self._archives.last_good
+            if good is None:
+                raise ReturnFailed(f"{entry.cause} There is no last good release to return to.")
+            status, is_last = await self._installer.wait(), entry.tries >= MAX_TRIES
+            in_place = self._installed.version == good.version
+            if self._has_rebooted and in_place and (status == 0 or is_last):
+                return self._end_returning(release, entry.cause)
+            if status == 0 and not self._has_rebooted:
+                return await self._ask_for_reboot()
+            if is_last:
+                raise ReturnFailed(
+                    f"{entry.cause} The box could not return to release {good.version}."
+                )
+            await self._install_last_good(good, entry.tries + 1)
+
+    async def _install_last_good(self, good: Release, tries: int) -> None:
+        self._journal.write(tries=tries, reboot_under_way=False)
+        self._installer.forget()
+        try:
+            with await self._archives.open(good) as archive:
+                await self._unpacker.unpack(archive, good.version)
+            await self._installer.install(self._unpacker.folder, good.version)
+        except NoRoom:
+            # That is waited for, as long as it takes.
+            self._journal.write(tries=tries - 1)
+            raise
+        except OpqError as error:
+            self._log.error("Returning failed: {error}", error=error)
+            await deferLater(self._clock, _PAUSES[tries])
+
+    def _end_returning(self, release: Release, reason: str) -> None:
+        installed = self._installed.version
+        self._board.publish(installed=installed)
+        self._rest(
+            Stage.IDLE,
+            "returned",
+            f"Release {release.version} failed, and the box runs {installed} again. {reason}",
+        )
+        with self._log.failuresHandled("What is not needed any more cannot be removed"):
+            self._unpacker.clear()
+            self._archives.clear(installed)
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, OpqError):
@@ -404,7 +541,7 @@ class Updater(Service):
         reason = self._explain(error)
         self._log.error("The update failed: {reason}", reason=reason)
         release = self._journal.entry.release
-        if isinstance(error, ArchiveRefused | InstallFailed) and release is not None:
+        if isinstance(error, _TO_BLAME) and release is not None:
             with self._log.failuresHandled("The refused release cannot be written down"):
                 self._journal.refuse(release, reason)
         self._rest(Stage.FAILED, "failed", reason)
@@ -427,6 +564,9 @@ class Updater(Service):
     def _enter(self, stage: Stage, **changes: Any) -> None:
         """Write the next stage down, and only then let it begin."""
         self._journal.write(stage=stage, **changes)
+        self._show(stage)
+
+    def _show(self, stage: Stage) -> None:
         self._log.info("Stage: {stage}", stage=stage)
         message = _UNDER_WAY.get(stage, self._board.current.message)
         self._board.publish(stage=stage, progress=None, message=message)

@@ -1,0 +1,227 @@
+"""A release that runs but is not healthy, or not whole, is left for the last good one."""
+
+from opq_twisted.box.archives import Archives
+from opq_twisted.box.journal import Release, Stage
+from opq_twisted.errors import InstallFailed, NoRoom, RebootFailed
+from tests.fakes import NEW, OLD
+from tests.test_updater import UpdaterCase
+
+GOOD = Release(OLD, None, {"sha256": "cd" * 32})
+
+
+class HealthyCase(UpdaterCase):
+    """A box with a last good release, whose new one has to prove itself."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.archives = Archives(self.folder)
+        self.archives.keep_as_last_good(GOOD)
+
+    def boot(self, boot_id: str) -> None:
+        """Start the box once more; the test judges how healthy it is."""
+        self.bench.make_agent(boot_id)
+        self.bench.health.asks = True
+        self.bench.start()
+
+    def boot_new(self) -> None:
+        """Update, up to the question whether the new release is healthy."""
+        self.click("reboot")
+        self.bench.set_installed(NEW)
+        self.boot("second boot")
+        self.assertEqual(self.bench.steps.names, ["judge"])
+
+    def install_last_good(self) -> None:
+        """Let the last good release be installed again, up to the reboot."""
+        self.assertEqual(self.bench.status.stage, Stage.RETURNING)
+        for step in ("wait", "unpack", "install"):
+            self.assertEqual(self.bench.steps.names[-1], step)
+            self.bench.steps.succeed()
+        self.bench.set_installed(OLD)
+        self.assertEqual(self.bench.steps.names[-1], "wait")
+        self.bench.steps.succeed(0)
+        self.assertEqual(self.bench.steps.names[-1], "reboot")
+
+    def assert_returned(self, cause: str) -> None:
+        """The box is at rest on the last good release, and says why."""
+        status = self.bench.status
+        self.assertEqual((status.stage, status.installed), (Stage.IDLE, OLD))
+        self.assertEqual(
+            status.message, f"Release {NEW} failed, and the box runs {OLD} again. {cause}"
+        )
+        attempt = self.on_disk().attempts[-1]
+        self.assertEqual((attempt.version, attempt.outcome), (NEW, "returned"))
+        self.assertEqual(attempt.reason, status.message)
+
+
+class ConfirmTests(HealthyCase):
+    """When a release becomes the last good one."""
+
+    def test_healthy(self) -> None:
+        """Once it is healthy, and not before."""
+        self.boot_new()
+        self.assertEqual(self.archives.last_good, GOOD)
+        self.assertEqual(self.bench.status.stage, Stage.CONFIRMING)
+        self.bench.steps.succeed()
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.archives.last_good, Release(NEW, None, {"sha256": "ab" * 32}))
+        self.assertEqual(self.bench.archives.kept, ({NEW}, None))
+
+    def test_agent_restarted(self) -> None:
+        """An agent that is started again has the time that is left, and no more."""
+        self.boot_new()
+        deadline = self.bench.health.deadline
+        self.assertEqual(deadline, self.bench.clock.seconds() + 600)
+        self.bench.clock.advance(100)
+        self.boot("second boot")
+        self.assertEqual(self.bench.health.deadline, deadline)
+        self.bench.steps.succeed()
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_falls_over(self) -> None:
+        """A box that falls over with it has another try, three in all."""
+        self.boot_new()
+        for boot_id in ("third boot", "fourth boot"):
+            self.bench.clock.advance(100)
+            self.boot(boot_id)
+            self.assertEqual(self.bench.health.deadline, self.bench.clock.seconds() + 600)
+        self.boot("fifth boot")
+        self.install_last_good()
+        self.boot("sixth boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned(f"The box fell over 3 times with {NEW}.")
+
+    def test_disk_full(self) -> None:
+        """That it cannot be made the last good one makes it no worse."""
+        self.boot_new()
+        self.fill_disk()
+        self.bench.steps.succeed()
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.archives.last_good, GOOD)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+
+class ReturnTests(HealthyCase):
+    """How the box returns, and what it remembers."""
+
+    def fall_ill(self) -> None:
+        self.boot_new()
+        self.bench.steps.fail(InstallFailed("It is not healthy."))
+
+    def test_not_healthy(self) -> None:
+        """It installs the last good release again, and never the bad one by itself."""
+        self.fall_ill()
+        self.install_last_good()
+        self.boot("third boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It is not healthy.")
+        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEW)
+        self.assertIn(f"Release {NEW} is refused", self.bench.status.message)
+        self.assert_works_again()
+
+    def test_script_fails(self) -> None:
+        """A script that failed may have left anything behind."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.install_last_good()
+        self.boot("second boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It ended with 1.")
+
+    def test_interrupted(self) -> None:
+        """Whatever interrupts it, it goes on: with the reboot, or from the beginning."""
+        self.fall_ill()
+        self.bench.steps.succeed()
+        self.boot("second boot")
+        self.install_last_good()
+        self.boot("second boot")
+        self.bench.steps.succeed(0)
+        self.assertEqual(self.bench.steps.names, ["wait", "reboot"])
+        self.bench.steps.succeed()
+        self.boot("second boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It is not healthy.")
+
+    def test_power_cut(self) -> None:
+        """What a power cut interrupted is done again, three times at most."""
+        self.fall_ill()
+        for number in range(3):
+            self.bench.steps.succeed()
+            self.travel("install")
+            self.boot(f"boot {number}")
+        self.bench.steps.succeed()
+        self.assert_failed(f"It is not healthy. The box could not return to release {OLD}.")
+
+    def test_fails_too(self) -> None:
+        """So is what fails."""
+        self.fall_ill()
+        for pause in (20, 60, 300):
+            self.bench.steps.succeed()
+            self.bench.steps.succeed()
+            self.bench.steps.fail(InstallFailed("It ended with 1."))
+            self.bench.clock.advance(pause)
+        self.bench.steps.succeed(1)
+        self.assert_failed(f"It is not healthy. The box could not return to release {OLD}.")
+
+    def test_no_room(self) -> None:
+        """Room is waited for, as long as it takes."""
+        self.fall_ill()
+        for _ in range(5):
+            self.bench.steps.succeed()
+            self.bench.steps.fail(NoRoom("It needs 5 MB."))
+            self.assertEqual(self.bench.status.message, "It needs 5 MB.")
+            self.bench.clock.advance(60)
+        self.install_last_good()
+
+    def test_disk_full(self) -> None:
+        """So is a disk on which nothing can be written down."""
+        self.boot_new()
+        self.fill_disk()
+        self.bench.steps.fail(InstallFailed("It is not healthy."))
+        self.assertEqual(self.bench.status.stage, Stage.CONFIRMING)
+        self.bench.clock.advance(60)
+        self.install_last_good()
+
+    def test_no_reboot(self) -> None:
+        """A box that does not reboot is to be rebooted by hand."""
+        self.fall_ill()
+        self.install_last_good()
+        self.bench.steps.fail(RebootFailed("Reboot it by hand."))
+        self.assert_failed("Reboot it by hand.")
+
+    def test_rebooted_by_script(self) -> None:
+        """A script that reboots by itself leaves no status; the release is what counts then."""
+        self.fall_ill()
+        for number in range(3):
+            self.bench.steps.succeed()
+            self.travel("install")
+            self.bench.set_installed(OLD)
+            self.boot(f"boot {number}")
+        self.bench.steps.succeed()
+        self.assert_returned("It is not healthy.")
+
+    def test_nothing_to_return_to(self) -> None:
+        """Without a last good release it has failed."""
+        (self.folder / "last-good").unlink()
+        self.fall_ill()
+        self.assert_failed("It is not healthy.")
+
+    def test_lost_meanwhile(self) -> None:
+        """A last good release that got lost meanwhile is told of."""
+        self.fall_ill()
+        (self.folder / "last-good").unlink()
+        self.boot("third boot")
+        self.assert_failed("It is not healthy. There is no last good release to return to.")
+
+
+class HereTests(UpdaterCase):
+    """What is here need not be fetched."""
+
+    def test_verified(self) -> None:
+        """An archive that an earlier attempt has verified is unpacked at once."""
+        received = Release(NEW, 10, {"sha256": "ab" * 32})
+        self.bench.archives.here = received
+        self.click("unpack")
+        self.assertEqual(self.bench.steps.names, ["newest", "unpack"])
+        self.assertEqual(self.on_disk().release, received)
