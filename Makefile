@@ -23,7 +23,7 @@ lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
+	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent deploy/box/bin/opq-box \
 		deploy/server/docker-run.sh .ci/run
 
 bench: $(READY)

@@ -131,6 +131,7 @@ def configure(server_port: int) -> None:
         "log": str(SANDBOX / "box_update.log"),
         "trusted_root": str(TRUSTED_ROOT),
         "reboot_command": ["sh", "-c", f'kill "$(cat "{PID_FILE}")"'],
+        "settle": 3,
     }
     config = {"updates_ep": f"http://127.0.0.1:{server_port}", "box_id": 1, "updater": settings}
     CONFIG.write_text(json.dumps(config, indent=2) + "\n")

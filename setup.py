@@ -27,6 +27,11 @@ setup(
     # Without this an editable install hides the plugins behind an import hook of its own.
     package_dir={"": "."},
     package_data={"opq_twisted": ["py.typed"], "opq_twisted.box": ["page/*"]},
-    entry_points={"console_scripts": ["opq-release=opq_twisted.cli.release:main"]},
+    entry_points={
+        "console_scripts": [
+            "opq-box=opq_twisted.cli.box:main",
+            "opq-release=opq_twisted.cli.release:main",
+        ]
+    },
     zip_safe=False,
 )

@@ -83,6 +83,10 @@ class ReturnFailed(OpqError):
     """The last good release could not be installed again."""
 
 
+class AdoptFailed(OpqError):
+    """An archive cannot be the one to which the box returns."""
+
+
 class Interrupted(OpqError):
     """An update was interrupted too often before anything was installed."""
 

@@ -34,6 +34,7 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
 from opq_twisted.box.releases import Releases
+from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import Progress, Status, StatusBoard
 from opq_twisted.box.transport import PlainAgent
 from opq_twisted.box.unpacker import Unpacker
@@ -459,6 +460,7 @@ class Bench:
             StepUnpacker(self.steps, self.folder / "unpacked"),
             StepInstaller(self.steps),
             self.health,
+            Rescued(self.folder / "rescued"),
             self.journal,
             self.board,
             self.clock.seconds,

@@ -84,15 +84,12 @@ class ServiceTests(SynchronousTestCase):
 
     def test_reserved(self) -> None:
         """A setting that changes nothing yet is said not to."""
-        self.configure(services=["opq-sensor"], channel="beta", settle=1)
+        self.configure(window="02:00-04:00", channel="beta", settle=1)
         said = logged(self)
         self.make()
         self.assertEqual(
             [line for line in said if "no effect" in line],
-            [
-                "The setting updater.settle has no effect yet",
-                "The setting updater.services has no effect yet",
-            ],
+            ["The setting updater.window has no effect yet"],
         )
 
     def test_one_agent(self) -> None:

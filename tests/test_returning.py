@@ -215,6 +215,38 @@ class ReturnTests(HealthyCase):
         self.assert_failed("It is not healthy. There is no last good release to return to.")
 
 
+class RescuedTests(HealthyCase):
+    """The rescue script was there before the agent."""
+
+    def test_rescued(self) -> None:
+        """A release whose agent did not start is left behind, and refused."""
+        self.click("reboot")
+        (self.folder / "rescued").write_text(f"{OLD}\n")
+        self.boot("third boot")
+        self.assert_returned(
+            "Its agent did not start, and the box's rescue script came to its help."
+        )
+        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+        self.assertFalse((self.folder / "rescued").exists())
+
+    def test_disk_full(self) -> None:
+        """What cannot be written down is not forgotten."""
+        self.click("reboot")
+        (self.folder / "rescued").write_text(f"{OLD}\n")
+        self.fill_disk()
+        self.boot("third boot")
+        self.assertTrue((self.folder / "rescued").exists())
+        self.bench.clock.advance(60)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_the_same_again(self) -> None:
+        """One that was installed again, and is the new one, goes on."""
+        self.boot_new()
+        (self.folder / "rescued").write_text(f"{NEW}\n")
+        self.boot("third boot")
+        self.assertEqual(self.bench.steps.names, ["judge"])
+
+
 class HereTests(UpdaterCase):
     """What is here need not be fetched."""
 

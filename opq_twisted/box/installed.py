@@ -18,12 +18,12 @@ class Installed:
     @property
     def version(self) -> int | None:
         """The release that is installed; None when nothing is known."""
-        return _read(self.version_file)
+        return read_version(self.version_file)
 
     @property
     def image(self) -> int | None:
         """The release that was the first on this box; None when nothing is known."""
-        return _read(self.image_file)
+        return read_version(self.image_file)
 
     @property
     def newest_known(self) -> int:
@@ -31,7 +31,8 @@ class Installed:
         return max(self.version or 0, self.image or 0)
 
 
-def _read(path: Path) -> int | None:
+def read_version(path: Path) -> int | None:
+    """Read a version from a file; None when there is none in it, or it cannot be read."""
     try:
         with path.open("rb") as file:
             return parse_version(file.read(64).decode("ascii", "replace"))

@@ -26,6 +26,7 @@ from opq_twisted.box.journal import Journal
 from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.releases import Releases
+from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.scripts import SYSTEMD, Scripts, own_unit
 from opq_twisted.box.status import Status, StatusBoard
 from opq_twisted.box.transport import make_http_client
@@ -95,6 +96,7 @@ def makeService(options: Options) -> IService:
         Unpacker(programs, state_dir / "unpacked"),
         Installer(programs, scripts, config.updater),
         Health(reactor, programs, scripts, config.updater.services, config.updater.settle),
+        Rescued(state_dir / "rescued"),
         Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip()),
         board,
         time.time,

@@ -19,6 +19,7 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Attempt, Journal, Release, Stage
 from opq_twisted.box.releases import Releases
+from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import (
@@ -86,6 +87,7 @@ class Updater(Service):
         unpacker: Unpacker,
         installer: Installer,
         health: Health,
+        rescued: Rescued,
         journal: Journal,
         board: StatusBoard,
         now: Callable[[], float],
@@ -101,6 +103,7 @@ class Updater(Service):
         self._unpacker = unpacker
         self._installer = installer
         self._health = health
+        self._rescued = rescued
         self._journal = journal
         self._board = board
         self._now = now
@@ -344,6 +347,9 @@ class Updater(Service):
 
     async def _resume_after_unpacking(self, release: Release) -> None:
         """Go on where nothing can be left as it is."""
+        if self._rescued.version not in (None, release.version):
+            await self._insist(lambda: self._end_rescued(release))
+            return
         resume = {
             Stage.INSTALLING: self._resume_installing,
             Stage.REBOOTING: self._resume_rebooting,
@@ -514,6 +520,12 @@ class Updater(Service):
         except OpqError as error:
             self._log.error("Returning failed: {error}", error=error)
             await deferLater(self._clock, _PAUSES[tries])
+
+    async def _end_rescued(self, release: Release) -> None:
+        cause = "Its agent did not start, and the box's rescue script came to its help."
+        self._journal.refuse(release, cause)
+        self._end_returning(release, cause)
+        self._rescued.forget()
 
     def _end_returning(self, release: Release, reason: str) -> None:
         installed = self._installed.version

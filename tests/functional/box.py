@@ -96,6 +96,7 @@ class Box:
             "prefix": str(self.prefix),
             "log": str(self.log),
             "reboot_command": [str(self._reboot)],
+            "settle": 0,
             **updater,
         }
         others = {"box_id": 7, "device_path": "/dev/opq0", "plugins": ["print"]}
