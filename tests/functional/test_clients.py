@@ -129,7 +129,9 @@ async def test_wrk(start: StartDaemon, updates: Path) -> None:
     large_archive(updates, 1)
     server = await started(start, updates)
     for path in ("version", "latest", "ls", f"update/{NAME}"):
-        status, out, error = await run("wrk", "-t1", "-c50", "-d1", f"{server.url}/{path}")
+        status, out, error = await run(
+            "wrk", "-t1", "-c50", "-d1", "--timeout=60", f"{server.url}/{path}"
+        )
         assert status == 0, error
         assert "Socket errors" not in out, out
         # What wrk names so is any status over 399: /latest has 303.
