@@ -28,6 +28,7 @@ from zope.interface import implementer
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.config import BoxConfig, UpdaterConfig
 from opq_twisted.box.download import Downloader
+from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
@@ -403,6 +404,7 @@ class Bench:
                 "trusted_root": folder / "root.json",
                 "version_file": self.version_file,
                 "log": folder / "box_update.log",
+                "inhibit_file": folder / "inhibit-update",
                 **settings,
             }
         )
@@ -421,6 +423,7 @@ class Bench:
             Installed(self.version_file, self.image_file),
             self.downloader,
             StepUnpacker(self.steps, self.folder / "unpacked"),
+            Inhibition(self.clock, self.config.inhibit_file, self.clock.seconds),
             StepInstaller(self.steps),
             self.journal,
             self.board,

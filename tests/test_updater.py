@@ -649,6 +649,79 @@ class StopTests(UpdaterCase):
         self.assertIsNone(self.bench.updater.stopService())
 
 
+class InhibitionTests(UpdaterCase):
+    """A measurement that must not be disturbed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.inhibit_file = self.bench.config.inhibit_file
+
+    def hold(self, until: str = "unpack") -> None:
+        """Let a measurement begin while a journey is at a step, and that step succeed."""
+        self.click(until)
+        self.inhibit_file.touch()
+        self.succeed()
+
+    def test_held(self) -> None:
+        """Before anything is changed on the box, even a click waits for its end, and says so."""
+        self.hold()
+        status = self.bench.status
+        self.assertEqual((status.stage, self.on_disk().stage), (Stage.UNPACKING, Stage.UNPACKING))
+        self.assertIn("Waiting for a measurement to end;", status.message)
+        self.assertEqual(self.bench.steps.names[-1], "unpack")
+        self.inhibit_file.unlink()
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.steps.begun, JOURNEY[:-1])
+        self.assertIn("Installing the new release", self.bench.status.message)
+        self.succeed()
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+
+    def test_bounded(self) -> None:
+        """It does not wait for ever."""
+        self.hold()
+        self.bench.clock.pump([5.0] * 719)
+        self.assertEqual(self.bench.status.stage, Stage.UNPACKING)
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.status.stage, Stage.INSTALLING)
+
+    def test_look_meanwhile(self) -> None:
+        """Who looks for a release meanwhile still reads what is waited for."""
+        self.hold()
+        message = self.bench.status.message
+        self.bench.updater.look()
+        self.bench.steps.succeed(NEWER)
+        self.assertEqual(self.bench.status.message, message)
+
+    def test_stopped(self) -> None:
+        """An agent that is stopped meanwhile leaves nothing behind, and the next begins again."""
+        self.hold()
+        self.bench.updater.stopService()
+        self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+        self.inhibit_file.unlink()
+        self.bench.restart()
+        self.travel("reboot")
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+
+    def test_begun(self) -> None:
+        """An installation that is under way is not interrupted."""
+        self.hold("install")
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+
+    def test_resumed(self) -> None:
+        """One that a power cut interrupted waits before it is tried again."""
+        self.click("install")
+        self.inhibit_file.touch()
+        self.bench.restart("another boot")
+        self.bench.steps.succeed(None)
+        self.bench.clock.advance(0)
+        self.travel("unpack")
+        self.succeed()
+        self.assertIn("Waiting for a measurement to end;", self.bench.status.message)
+        self.inhibit_file.unlink()
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.steps.names[-1], "install")
+
+
 class ResumeTests(UpdaterCase):
     """The agent starts, and finds that an earlier one was interrupted."""
 

@@ -107,7 +107,6 @@ RESERVED = (
     "confirm_timeout",
     "settle",
     "services",
-    "inhibit_file",
 )
 
 

@@ -18,6 +18,7 @@ from opq_twisted.box.clock import ClockFloor, kernel_is_synchronised
 from opq_twisted.box.config import BoxConfig, read_config
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.guard import Guard
+from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
@@ -87,6 +88,7 @@ def makeService(options: Options) -> IService:
         installed,
         Downloader(reactor, server, downloads),
         Unpacker(programs, state_dir / "unpacked"),
+        Inhibition(reactor, config.updater.inhibit_file, time.time),
         Installer(programs, config.updater, state_dir),
         Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip()),
         board,

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.download import Downloader
+from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Attempt, Journal, Release, Stage
@@ -72,6 +73,7 @@ class Updater(Service):
         installed: Installed,
         downloader: Downloader,
         unpacker: Unpacker,
+        inhibition: Inhibition,
         installer: Installer,
         journal: Journal,
         board: StatusBoard,
@@ -85,6 +87,7 @@ class Updater(Service):
         self._installed = installed
         self._downloader = downloader
         self._unpacker = unpacker
+        self._inhibition = inhibition
         self._installer = installer
         self._journal = journal
         self._board = board
@@ -296,6 +299,9 @@ class Updater(Service):
         """Unpack and install the release whose verified archive this is, and reboot."""
         with archive:
             await self._unpacker.unpack(archive, release.version)
+        await self._inhibition.over(
+            self._journal.entry.started, lambda reason: self._board.publish(message=reason)
+        )
         self._installer.forget()
         self._enter(Stage.INSTALLING, tries=tries)
         await self._installer.install(self._unpacker.folder, release.version)
