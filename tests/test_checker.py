@@ -7,9 +7,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.journal import Stage
+from opq_twisted.box.window import Window
 from opq_twisted.errors import ClockBehind, InstallFailed, ServerFailed, Stale, Untrusted
 from opq_twisted.release.trust import Offer, Rollout
 from tests.fakes import NEW, OLD, Bench, logged
+from tests.zones import EUROPE, at, move_to
 
 HOUR = 3600.0
 
@@ -20,26 +22,32 @@ class CheckerCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.start()
 
-    def start(self, chance: float = 0.5, **settings: Any) -> None:
+    def start(self, chance: float = 0.5, began: float = NEW, **settings: Any) -> None:
         self.bench = Bench(Path(self.mktemp()), **settings).start()
         self.clock = self.bench.clock
+        self.clock.advance(began - NEW)
         self.chance = chance
+        #: Seconds that the time of day is behind what the timers go by.
+        self.behind = 0.0
         self.checker = Checker(
             self.clock,
             self.bench.config,
             self.bench.updater,
             self.bench.board,
             lambda: self.chance,
-            self.clock.seconds,
+            self.now,
         )
         self.checker.startService()
+
+    def now(self) -> float:
+        return self.clock.seconds() - self.behind
 
     def looks(self) -> int:
         return self.bench.steps.names.count("newest")
 
     def assert_looks_after(self, seconds: float) -> None:
         """The next look comes after so many seconds, as it was announced, and not before."""
-        self.assertEqual(self.bench.status.next_check, self.clock.seconds() + seconds)
+        self.assertEqual(self.bench.status.next_check, self.now() + seconds)
         before = self.looks()
         self.clock.advance(seconds - 0.001)
         self.assertEqual(self.looks(), before)
@@ -276,3 +284,124 @@ class AutomaticTests(CheckerCase):
             )
             self.assert_looks_after(3600)
         self.assertEqual(self.bench.steps.names.count("fetch"), 1)
+
+
+class WindowTests(CheckerCase):
+    """When it installs on a box whose owner named a part of the day for it."""
+
+    #: A quarter past midnight, when the first look comes.
+    FIRST = at("2026-01-15", "00:15")
+
+    def setUp(self) -> None:
+        move_to(self, EUROPE)
+        self.open("02:00-04:00")
+
+    def open(self, window: str, **settings: Any) -> None:
+        """Start a box with a window, whose first look comes at a quarter past midnight."""
+        settings = {"install": "automatic", "window": Window.parse(window), **settings}
+        self.start(began=self.FIRST - 1800, **settings)
+        self.assert_looks_after(1800)
+
+    def assert_begun(self, delay: float) -> None:
+        """It has begun, and fetches after so many seconds."""
+        self.assertEqual(self.bench.status.stage, Stage.CHECKING)
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(delay - 0.001)
+        self.assertNotIn("fetch", self.bench.steps.names)
+        self.clock.advance(0.001)
+        self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+    def test_opens(self) -> None:
+        """A release that is found before is installed when the window opens."""
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(
+            self.bench.status.message,
+            f"Release {NEW} is available; it is installed between 02:00 and 04:00.",
+        )
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assert_looks_after(3600)
+        self.bench.steps.succeed(NEW)
+        # The next scheduled look would come at a quarter past two.
+        self.assert_looks_after(2700 + 150)
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(150)
+
+    def test_open(self) -> None:
+        """One that is found meanwhile is installed as ever."""
+        self.open("00:00-04:00")
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(150)
+
+    def test_spread(self) -> None:
+        """All that is random ends before the window does."""
+        self.open("00:20-00:22")
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(300 + 60)
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(30)
+        self.open("23:00-00:17")
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(60)
+
+    def test_short_spread(self) -> None:
+        """Nor is it longer than the box's spread."""
+        self.open("00:20-04:00", spread=10)
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(300 + 5)
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(5)
+
+    def test_no_spread(self) -> None:
+        """Without one it looks as soon as the window opens."""
+        self.open("00:20-04:00", spread=0)
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(300)
+
+    def test_far_away(self) -> None:
+        """A window that opens much later keeps no box from looking as ever."""
+        self.open("23:00-23:30")
+        for _ in range(5):
+            self.bench.steps.succeed(NEW)
+            self.assert_looks_after(3600)
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(self.bench.status.message, "The box is up to date.")
+
+    def test_over(self) -> None:
+        """A box that looks when the window is over waits for the next."""
+        self.open("23:30-00:15")
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assert_looks_after(3600)
+
+    def test_not_due(self) -> None:
+        """What is not to be installed by itself needs no window."""
+        for offer in (OLD, None, Offer(NEW, rollout=Rollout(0, "x1"))):
+            with self.subTest(offer=offer):
+                self.open("00:20-04:00")
+                self.bench.steps.succeed(offer)
+                self.assert_looks_after(3600)
+
+    def test_click(self) -> None:
+        """A click does not wait for the window."""
+        self.bench.steps.succeed(NEW)
+        self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(0)
+        self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+    def test_only_clicks(self) -> None:
+        """Nor does one matter where only clicks install."""
+        self.open("00:20-04:00", install="click")
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
+        self.assert_looks_after(3600)
+
+    def test_almost(self) -> None:
+        """A clock that is a moment behind the pause is no reason to look again and again."""
+        self.open("00:20-04:00", spread=0)
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(299.9)
+        self.behind = 0.2
+        self.clock.advance(0.1)
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(1)

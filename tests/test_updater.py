@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.journal import Entry, Journal, Release, Stage
 from opq_twisted.box.status import Progress
 from opq_twisted.box.updater import MAX_TRIES
+from opq_twisted.box.window import Window
 from opq_twisted.errors import (
     ArchiveRefused,
     ClockBehind,
@@ -457,6 +458,23 @@ class OfferTests(UpdaterCase):
         ):
             self.look(offer)
             self.assertIn(message, self.bench.status.message)
+
+    def test_look_says_when(self) -> None:
+        """A look says when a release is installed, where that is not a matter of minutes."""
+        window = Window.parse("02:00-04:00")
+        for settings, message in (
+            (
+                {"install": "automatic", "window": window},
+                f"Release {NEW} is available; it is installed between 02:00 and 04:00.",
+            ),
+            ({"install": "automatic"}, f"Release {NEW} is available."),
+            ({"install": "click", "window": window}, f"Release {NEW} is available."),
+        ):
+            self.bench = Bench(self.folder, **settings).start()
+            self.look(Offer(NEW))
+            self.assertEqual(self.bench.status.message, message)
+            self.look(Offer(OLD))
+            self.assertEqual(self.bench.status.message, "The box is up to date.")
 
     def test_failed_look(self) -> None:
         """A look that fails takes nothing back."""

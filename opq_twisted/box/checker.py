@@ -1,6 +1,7 @@
 """When to look for an update."""
 
 from collections.abc import Callable
+from math import inf
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -99,16 +100,28 @@ class Checker(Service):
             self._log.failure("looking for an update failed")
             return self._backoff(None)
         self._failures = 0
-        self._install_if_allowed()
-        return every * (0.8 + 0.4 * self._random())
+        pause = every * (0.8 + 0.4 * self._random())
+        if self._config.install == "automatic" and self._updater.is_due:
+            pause = min(pause, self._install_or_wait())
+        return pause
 
-    def _install_if_allowed(self) -> None:
-        if self._config.install != "automatic" or not self._updater.is_due:
-            return
+    def _install_or_wait(self) -> float:
+        """Begin to install, if the window is open; returns the seconds until one may look again."""
+        now, window = self._now(), self._config.window
+        if window is not None and not window.is_open(now):
+            opens = window.until_open(now)
+            return max(1.0, opens + self._part_of_spread(now + opens))
         try:
-            self._updater.begin(delay=self._config.spread * self._random(), automatic=True)
+            self._updater.begin(delay=self._part_of_spread(now), automatic=True)
         except UpdateInProgress as error:
             self._log.info("{error}", error=error)
+        return inf
+
+    def _part_of_spread(self, start: float) -> float:
+        """Seconds: a random part of the spread, which is over while the window is open."""
+        spread, window = self._config.spread, self._config.window
+        longest = spread if window is None else min(spread, window.until_shut(start))
+        return longest * self._random()
 
     def _backoff(self, retry_after: float | None) -> float:
         """Exponential, with full jitter; never sooner than the server asked for."""

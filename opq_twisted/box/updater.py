@@ -445,4 +445,8 @@ class Updater(Service):
         reason = self._why_not(offer)
         if reason is None:
             reason = self._why_not_by_itself(offer)
-        return reason or f"Release {offer.version} is available."
+        return reason or f"Release {offer.version} is available{self._describe_window()}."
+
+    def _describe_window(self) -> str:
+        automatic, window = self._config.install == "automatic", self._config.window
+        return f"; it is installed {window}" if automatic and window is not None else ""
