@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted import __version__
+from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.clock import ClockFloor, kernel_is_synchronised
@@ -101,7 +102,15 @@ def makeService(options: Options) -> IService:
             BoundedSite(reactor, tree(reactor, updater, board, Guard(config.updater.hosts))),
         ),
         updater,
-        Checker(reactor, config.updater, updater, board, random.random, time.time),
+        Checker(
+            reactor,
+            config.updater,
+            updater,
+            Announcements(reactor, server),
+            board,
+            random.random,
+            time.time,
+        ),
     ):
         service.setServiceParent(agent)
     return agent
