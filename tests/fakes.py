@@ -30,6 +30,7 @@ from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.config import BoxConfig, UpdaterConfig
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.health import Health
+from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
@@ -39,7 +40,7 @@ from opq_twisted.box.status import Progress, Status, StatusBoard
 from opq_twisted.box.transport import PlainAgent
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
-from opq_twisted.errors import DownloadFailed
+from opq_twisted.errors import DownloadFailed, ServerFailed
 from opq_twisted.release.name import UpdateName
 from opq_twisted.release.trust import Offer
 
@@ -128,6 +129,39 @@ class Peer:
     def reset(self) -> None:
         """Break the connection."""
         self._protocol.connectionLost(Failure(ConnectionLost()))
+
+
+class WaitingServer(UpdateServer):
+    """Answers who waits for another version when the test says so."""
+
+    def __init__(self) -> None:
+        #: Whether it lets nobody wait, as an older server.
+        self.older = False
+        #: What was asked: the tag that was known, and the seconds to wait.
+        self.asked: list[tuple[str | None, int]] = []
+        #: The one who waits.
+        self.waiting: Deferred[str] | None = None
+
+    async def entity_tag(self, known: str | None, wait: int, patience: float) -> str:
+        assert self.waiting is None, "one request at a time"
+        self.asked.append((known, wait))
+        if self.older:
+            raise ServerFailed("It lets nobody wait.")
+        self.waiting = Deferred()
+        try:
+            return await self.waiting
+        finally:
+            self.waiting = None
+
+    def answer(self, tag: str) -> None:
+        """Say what the tag is now."""
+        assert self.waiting is not None
+        self.waiting.callback(tag)
+
+    def fail(self, error: Exception) -> None:
+        """Do not say it."""
+        assert self.waiting is not None
+        self.waiting.errback(error)
 
 
 @implementer(IReactorProcess)
@@ -437,6 +471,7 @@ class Bench:
                 "trusted_root": folder / "root.json",
                 "version_file": self.version_file,
                 "log": folder / "box_update.log",
+                "inhibit_file": folder / "inhibit-update",
                 **settings,
             }
         )
@@ -458,6 +493,7 @@ class Bench:
             self.downloader,
             self.archives,
             StepUnpacker(self.steps, self.folder / "unpacked"),
+            Inhibition(self.clock, self.config.inhibit_file, self.clock.seconds),
             StepInstaller(self.steps),
             self.health,
             Rescued(self.folder / "rescued"),

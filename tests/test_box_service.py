@@ -13,7 +13,6 @@ from opq_twisted.box.service import Options, makeService
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import CannotStart
 from opq_twisted.http.listener import Listener
-from tests.fakes import logged
 
 
 class ServiceTests(SynchronousTestCase):
@@ -81,16 +80,6 @@ class ServiceTests(SynchronousTestCase):
         """A box whose owner wants a password is not exposed without one."""
         self.configure(web_password_file="/etc/opq/password")
         self.assertIn("updater.web_password_file", self.refusal())
-
-    def test_reserved(self) -> None:
-        """A setting that changes nothing yet is said not to."""
-        self.configure(window="02:00-04:00", channel="beta", settle=1)
-        said = logged(self)
-        self.make()
-        self.assertEqual(
-            [line for line in said if "no effect" in line],
-            ["The setting updater.window has no effect yet"],
-        )
 
     def test_one_agent(self) -> None:
         """Two agents do not work in one state directory."""

@@ -5,11 +5,14 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.journal import Stage
+from opq_twisted.box.window import Window
 from opq_twisted.errors import ClockBehind, InstallFailed, ServerFailed, Stale, Untrusted
 from opq_twisted.release.trust import Offer, Rollout
-from tests.fakes import NEW, OLD, Bench, logged
+from tests.fakes import NEW, NEWER, OLD, Bench, WaitingServer, logged
+from tests.zones import EUROPE, at, move_to
 
 HOUR = 3600.0
 
@@ -20,26 +23,37 @@ class CheckerCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.start()
 
-    def start(self, chance: float = 0.5, **settings: Any) -> None:
+    def start(
+        self, chance: float = 0.5, began: float = NEW, waits: bool = False, **settings: Any
+    ) -> None:
         self.bench = Bench(Path(self.mktemp()), **settings).start()
         self.clock = self.bench.clock
+        self.clock.advance(began - NEW)
         self.chance = chance
+        #: Seconds that the time of day is behind what the timers go by.
+        self.behind = 0.0
+        self.server = WaitingServer()
+        self.server.older = not waits
         self.checker = Checker(
             self.clock,
             self.bench.config,
             self.bench.updater,
+            Announcements(self.clock, self.server),
             self.bench.board,
             lambda: self.chance,
-            self.clock.seconds,
+            self.now,
         )
         self.checker.startService()
+
+    def now(self) -> float:
+        return self.clock.seconds() - self.behind
 
     def looks(self) -> int:
         return self.bench.steps.names.count("newest")
 
     def assert_looks_after(self, seconds: float) -> None:
         """The next look comes after so many seconds, as it was announced, and not before."""
-        self.assertEqual(self.bench.status.next_check, self.clock.seconds() + seconds)
+        self.assertEqual(self.bench.status.next_check, self.now() + seconds)
         before = self.looks()
         self.clock.advance(seconds - 0.001)
         self.assertEqual(self.looks(), before)
@@ -276,3 +290,416 @@ class AutomaticTests(CheckerCase):
             )
             self.assert_looks_after(3600)
         self.assertEqual(self.bench.steps.names.count("fetch"), 1)
+
+
+class WindowTests(CheckerCase):
+    """When it installs on a box whose owner named a part of the day for it."""
+
+    #: A quarter past midnight, when the first look comes.
+    FIRST = at("2026-01-15", "00:15")
+
+    def setUp(self) -> None:
+        move_to(self, EUROPE)
+        self.open("02:00-04:00")
+
+    def open(self, window: str, **settings: Any) -> None:
+        """Start a box with a window, whose first look comes at a quarter past midnight."""
+        settings = {"install": "automatic", "window": Window.parse(window), **settings}
+        self.start(began=self.FIRST - 1800, **settings)
+        self.assert_looks_after(1800)
+
+    def assert_begun(self, delay: float) -> None:
+        """It has begun, and fetches after so many seconds."""
+        self.assertEqual(self.bench.status.stage, Stage.CHECKING)
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(delay - 0.001)
+        self.assertNotIn("fetch", self.bench.steps.names)
+        self.clock.advance(0.001)
+        self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+    def test_opens(self) -> None:
+        """A release that is found before is installed when the window opens."""
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(
+            self.bench.status.message,
+            f"Release {NEW} is available; it is installed between 02:00 and 04:00.",
+        )
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assert_looks_after(3600)
+        self.bench.steps.succeed(NEW)
+        # The next scheduled look would come at a quarter past two.
+        self.assert_looks_after(2700 + 150)
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(150)
+
+    def test_open(self) -> None:
+        """One that is found meanwhile is installed as ever."""
+        self.open("00:00-04:00")
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(150)
+
+    def test_spread(self) -> None:
+        """All that is random ends before the window does."""
+        self.open("00:20-00:22")
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(300 + 60)
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(30)
+        self.open("23:00-00:17")
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(60)
+
+    def test_short_spread(self) -> None:
+        """Nor is it longer than the box's spread."""
+        self.open("00:20-04:00", spread=10)
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(300 + 5)
+        self.bench.steps.succeed(NEW)
+        self.assert_begun(5)
+
+    def test_no_spread(self) -> None:
+        """Without one it looks as soon as the window opens."""
+        self.open("00:20-04:00", spread=0)
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(300)
+
+    def test_far_away(self) -> None:
+        """A window that opens much later keeps no box from looking as ever."""
+        self.open("23:00-23:30")
+        for _ in range(5):
+            self.bench.steps.succeed(NEW)
+            self.assert_looks_after(3600)
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(self.bench.status.message, "The box is up to date.")
+
+    def test_over(self) -> None:
+        """A box that looks when the window is over waits for the next."""
+        self.open("23:30-00:15")
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assert_looks_after(3600)
+
+    def test_not_due(self) -> None:
+        """What is not to be installed by itself needs no window."""
+        for offer in (OLD, None, Offer(NEW, rollout=Rollout(0, "x1"))):
+            with self.subTest(offer=offer):
+                self.open("00:20-04:00")
+                self.bench.steps.succeed(offer)
+                self.assert_looks_after(3600)
+
+    def test_click(self) -> None:
+        """A click does not wait for the window."""
+        self.bench.steps.succeed(NEW)
+        self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(0)
+        self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+    def test_only_clicks(self) -> None:
+        """Nor does one matter where only clicks install."""
+        self.open("00:20-04:00", install="click")
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
+        self.assert_looks_after(3600)
+
+    def test_almost(self) -> None:
+        """A clock that is a moment behind the pause is no reason to look again and again."""
+        self.open("00:20-04:00", spread=0)
+        self.bench.steps.succeed(NEW)
+        self.clock.advance(299.9)
+        self.behind = 0.2
+        self.clock.advance(0.1)
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(1)
+
+
+class WaitingCase(CheckerCase):
+    """A checker whose server lets boxes wait, and says when there is another version."""
+
+    #: Seconds until it waits, and from the moment that it is told until it looks.
+    SOON = 2 + 30 / 2
+
+    def setUp(self) -> None:
+        self.start(waits=True)
+
+    def wait(self, tag: str = "old") -> None:
+        """Let the checker come to wait, which knows this tag then."""
+        self.clock.advance(self.SOON)
+        if self.server.asked[-1][0] is None:
+            self.server.answer(tag)
+        self.assertIsNotNone(self.server.waiting)
+
+    def assert_told(self, tag: str = "new", after: float = SOON) -> None:
+        """The server tells of another version, and the checker looks soon after."""
+        self.server.answer(tag)
+        self.assertIsNone(self.server.waiting)
+        self.assert_looks_after(after)
+
+    def assert_waits_no_more(self, seconds: float) -> None:
+        """The next look comes after so many seconds, and it asks nothing before."""
+        asked = len(self.server.asked)
+        self.assert_looks_after(seconds)
+        self.assertEqual(len(self.server.asked), asked)
+
+
+class WaitingTests(WaitingCase):
+    """Between two looks it waits at the server."""
+
+    def test_asked(self) -> None:
+        """It learns the tag, and waits for another, for minutes and until its pause is over."""
+        self.clock.advance(self.SOON - 0.001)
+        self.assertEqual(self.server.asked, [])
+        self.clock.advance(0.001)
+        self.assertEqual(self.server.asked, [(None, 300)])
+        self.server.answer("old")
+        for _ in range(5):
+            self.assertEqual(self.server.asked[-1], ("old", 300))
+            self.clock.advance(300)
+            self.server.answer("old")
+        self.assertEqual(self.server.asked[-1], ("old", 1800 - 17 - 5 * 300))
+        self.assertEqual(self.looks(), 0)
+        self.clock.advance(1800 - 17 - 5 * 300)
+        self.server.answer("old")
+        self.clock.advance(0)
+        self.assertEqual(self.looks(), 1)
+        self.assertEqual(len(self.server.asked), 7)
+
+    def test_told(self) -> None:
+        """When there is another tag it looks soon, and not with all others at once."""
+        for chance, soon in ((0.0, 2.0), (0.5, 17.0)):
+            with self.subTest(chance=chance):
+                self.start(chance, waits=True)
+                self.clock.advance(soon)
+                self.server.answer("old")
+                self.clock.advance(100)
+                self.assert_told(after=soon)
+                self.bench.steps.succeed(NEW)
+                self.assertEqual(self.bench.status.available, NEW)
+
+    def test_spread(self) -> None:
+        """A box that has a short spread is as quick as that."""
+        self.start(waits=True, spread=4)
+        self.clock.advance(4)
+        self.server.answer("old")
+        self.assert_told(after=4)
+
+    def test_goes_on(self) -> None:
+        """After a look it waits again, and knows what it was told last."""
+        self.wait()
+        self.assert_told()
+        self.bench.steps.succeed(NEW)
+        self.wait()
+        self.assertEqual(self.server.asked[-1], ("new", 300))
+        self.assert_told("newer")
+        self.bench.steps.succeed(NEWER)
+        self.assertEqual(self.bench.status.available, NEWER)
+
+    def test_told_late(self) -> None:
+        """What it was told shortly before a look puts that off no more."""
+        self.wait()
+        for _ in range(5):
+            self.clock.advance(300)
+            self.server.answer("old")
+        self.clock.advance(280)
+        self.assert_told(after=3)
+
+    def test_once_more(self) -> None:
+        """When there is nothing new yet, it looks once more, and waits again then."""
+        self.wait()
+        self.clock.advance(1800 - 100)
+        self.assert_told()
+        self.bench.steps.succeed(OLD)
+        self.wait()
+        self.assert_told("newer")
+        self.bench.steps.succeed(OLD)
+        self.assertIsNone(self.server.waiting)
+        self.assert_looks_after(30)
+        self.bench.steps.succeed(OLD)
+        self.wait()
+        self.assertEqual(self.looks(), 3)
+
+    def test_installs(self) -> None:
+        """A box that may installs at once what it is told of."""
+        self.start(waits=True, install="automatic")
+        self.wait()
+        self.assert_told()
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.stage, Stage.CHECKING)
+
+    def test_window(self) -> None:
+        """One whose window is shut knows then that it has to look when that opens."""
+        move_to(self, EUROPE)
+        window = Window.parse("02:00-04:00")
+        began = at("2026-01-15", "01:00")
+        self.start(waits=True, began=began, install="automatic", window=window, check_every=10800)
+        self.wait()
+        self.assert_told()
+        self.bench.steps.succeed(NEW)
+        self.assert_looks_after(3600 - 2 * 17 + 150)
+
+    def test_busy(self) -> None:
+        """What it is told during an update waits for the next look after that."""
+        self.wait()
+        self.bench.updater.begin()
+        self.server.answer("new")
+        self.clock.advance(self.SOON)
+        self.assertEqual(self.looks(), 1)
+
+    def test_short_interval(self) -> None:
+        """An interval may be shorter than a wait, or than what passes before it."""
+        self.start(waits=True, check_every=100)
+        self.clock.advance(self.SOON)
+        self.assertEqual(self.server.asked, [(None, 33)])
+        self.server.answer("old")
+        self.assertEqual(self.server.asked[-1], ("old", 33))
+        self.clock.advance(33)
+        self.server.answer("old")
+        self.clock.advance(0)
+        self.assertEqual(self.looks(), 1)
+        for every in (1.0, 10.0):
+            self.start(waits=True, check_every=every)
+            for _ in range(5):
+                self.clock.advance(every)
+                self.bench.steps.succeed(OLD)
+            self.assertEqual(self.server.asked, [])
+
+    def test_rarely_woken(self) -> None:
+        """While it waits no timer is near."""
+        self.wait()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stopped(self) -> None:
+        """A service that is stopped waits no more."""
+        for until in (self.SOON - 1, self.SOON):
+            with self.subTest(until=until):
+                self.start(waits=True)
+                self.clock.advance(until)
+                self.checker.stopService()
+                self.assertIsNone(self.server.waiting)
+                self.assertEqual(self.clock.getDelayedCalls(), [])
+                self.clock.advance(10 * HOUR)
+                self.assertEqual(self.looks(), 0)
+
+    def test_stopped_between(self) -> None:
+        """Nor does it look when it is stopped between the news and the look, or before another."""
+        self.wait()
+        self.server.answer("new")
+        self.checker.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.start(waits=True)
+        self.wait()
+        self.assert_told()
+        self.bench.steps.succeed(None)
+        self.checker.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(10 * HOUR)
+        self.assertEqual(self.looks(), 1)
+
+
+class NotWaitingTests(WaitingCase):
+    """When it does not wait, and when no more."""
+
+    def test_older_server(self) -> None:
+        """A server that lets nobody wait is asked once for each look."""
+        self.start()
+        for number in range(1, 4):
+            self.clock.advance(self.SOON)
+            self.assertEqual(self.server.asked, [(None, 300)] * number)
+            self.assert_waits_no_more((1800 if number == 1 else 3600) - self.SOON)
+            self.bench.steps.succeed(OLD)
+
+    def test_failure(self) -> None:
+        """Where waiting fails it sleeps, looks as it would have, and waits again then."""
+        self.wait()
+        self.clock.advance(83)
+        self.server.fail(ServerFailed("The connection broke."))
+        self.assert_waits_no_more(1800 - 100)
+        self.bench.steps.succeed(OLD)
+        self.wait()
+
+    def test_no_failed_look(self) -> None:
+        """That is no failed look."""
+        said = logged(self)
+        self.wait()
+        self.server.fail(ServerFailed("The connection broke."))
+        self.assertEqual(self.bench.status.message, "")
+        self.assertIsNone(self.bench.status.last_check)
+        self.assert_waits_no_more(1800 - 17)
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.assert_waits_no_more(15)
+        self.assertEqual(said, ["The connection broke.", "Nobody is there."])
+
+    def test_unforeseen(self) -> None:
+        """What nobody foresaw is logged, and ends nothing."""
+        self.wait()
+        self.server.fail(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_waits_no_more(1800 - 17)
+
+    def test_after_a_failure(self) -> None:
+        """After a look that failed it does not wait at the server, but backs off."""
+        self.assert_looks_after(1800)
+        for error, pause in (
+            (ServerFailed("Nobody is there."), 15),
+            (ServerFailed("Busy.", retry_after=5000), 5000),
+            (ClockBehind("Wait."), 30),
+            (Stale("Expired."), 60),
+        ):
+            self.bench.steps.fail(error)
+            self.assert_waits_no_more(pause)
+        self.bench.steps.succeed(OLD)
+        self.wait()
+
+    def test_look_after_told_fails(self) -> None:
+        """A look that it was told to fails as any other, and is followed as any other."""
+        self.wait()
+        self.assert_told()
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.assert_waits_no_more(15)
+
+    def test_retry_after(self) -> None:
+        """A server that refuses waiting for a time is left alone for it."""
+        for asked, pause in ((7.0, 1783), (5000.0, 5000), (10**9, 24 * 3600)):
+            with self.subTest(asked=asked):
+                self.start(waits=True)
+                self.wait()
+                self.server.fail(ServerFailed("Busy.", retry_after=asked))
+                self.assert_waits_no_more(pause)
+                self.bench.steps.succeed(OLD)
+                self.wait()
+
+    def test_at_once(self) -> None:
+        """A server that says at once that nothing is new is not asked again and again."""
+        self.wait()
+        self.clock.advance(9)
+        self.server.answer("old")
+        self.assert_waits_no_more(1800 - 17 - 9)
+
+    def test_often_another(self) -> None:
+        """One that always has another tag brings about a few looks, and no more."""
+        self.wait("0")
+        for number in range(1, 4):
+            self.assert_told(str(number))
+            self.bench.steps.succeed(OLD + number)
+            if number < 3:
+                self.wait()
+        self.assert_waits_no_more(3600)
+        self.bench.steps.succeed(OLD)
+        # From then on it counts anew.
+        self.wait()
+        self.assert_told("4")
+
+    def test_often_nothing(self) -> None:
+        """So it is when there is never anything new."""
+        self.wait("0")
+        before = self.clock.seconds()
+        for number in range(1, 4):
+            self.assert_told(str(number))
+            self.bench.steps.succeed(None)
+            self.assert_looks_after(30)
+            self.bench.steps.succeed(None)
+            if number < 3:
+                self.wait()
+        self.assert_waits_no_more(3600)
+        self.assertEqual(self.looks(), 7)
+        self.assertGreater(self.clock.seconds(), before + HOUR)

@@ -237,6 +237,117 @@ class ReadTests(ClientCase):
         self.assertFalse(peer.open)
 
 
+class EntityTagTests(ClientCase):
+    """Waiting for another version."""
+
+    def tag(self, known: str | None = '"1"', wait: int = 300) -> Deferred[Any]:
+        asked, self.peer = self.ask(self.network.server.entity_tag(known, wait, wait + 60))
+        return asked
+
+    def test_asked(self) -> None:
+        """The request says what is known, and how long the server may wait."""
+        self.tag()
+        lines = self.peer.request.split("\r\n")
+        self.assertEqual(lines[0], "GET /version HTTP/1.1")
+        self.assertIn('If-None-Match: "1"', lines)
+        self.assertIn("Prefer: wait=300", lines)
+        self.assertIn("User-Agent: opq-box-agent/test", lines)
+
+    def test_nothing_known(self) -> None:
+        """Who knows nothing yet is told the tag."""
+        asked = self.tag(None)
+        self.assertNotIn("If-None-Match", self.peer.request)
+        self.peer.answer("200 OK", 'ETag: "1"', "Content-Length: 1", body=b"1")
+        self.assertEqual(self.successResultOf(asked), '"1"')
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_another(self) -> None:
+        """Another tag is the answer; what else is sent is not read, and nothing stays."""
+        for headers in ([], ["Preference-Applied: wait=300"]):
+            asked = self.tag()
+            self.assertNoResult(asked)
+            self.peer.answer("200 OK", 'ETag: "2"', "Content-Length: 1000000", *headers)
+            self.assertEqual(self.successResultOf(asked), '"2"')
+            self.assertFalse(self.peer.open)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_same(self) -> None:
+        """A server that has waited in vain says so."""
+        for header in (
+            *(
+                "Preference-Applied: wait=300",
+                "Preference-Applied: WAIT",
+                "preference-applied:wait",
+            ),
+            *(
+                "Preference-Applied: foo, wait =300",
+                "Preference-Applied: foo\r\nPreference-Applied: wait",
+            ),
+        ):
+            with self.subTest(header=header):
+                asked = self.tag()
+                self.clock.advance(300)
+                self.peer.answer("304 Not Modified", 'ETag: "1"', header)
+                self.assertEqual(self.successResultOf(asked), '"1"')
+                self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_not_waited(self) -> None:
+        """One that has not waited, or has no tag to compare with, lets nobody wait."""
+        for status, *headers in (
+            ("304 Not Modified", 'ETag: "1"'),
+            ("304 Not Modified", "Preference-Applied: respond-async"),
+            ("304 Not Modified", "Preference-Applied: waiting=300"),
+            ("200 OK", "Content-Length: 10"),
+            ("200 OK", "Content-Length: 10", "ETag: 1"),
+            ("200 OK", "Content-Length: 10", 'ETag: W/"1"'),
+        ):
+            with self.subTest(status=status, headers=headers):
+                asked = self.tag()
+                self.peer.answer(status, *headers)
+                self.assertEqual(
+                    str(self.failure(asked)),
+                    f"The update server lets nobody wait until {ENDPOINT}/version changes.",
+                )
+
+    def test_never_asked_to_wait_for_nothing(self) -> None:
+        """A server that says that nothing has changed to who knows nothing is not believed."""
+        asked = self.tag(None)
+        self.peer.answer("304 Not Modified", "Preference-Applied: wait=300")
+        self.failure(asked)
+
+    def test_refused(self) -> None:
+        """Anything else is a failure, with the time that the server wants to be left alone."""
+        for status in ("404 Not Found", "503 Service Unavailable", "412 Precondition Failed"):
+            for header, seconds in (
+                ("Retry-After: 120", 120),
+                (f"Retry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n{DATE}", 37),
+                ("X: y", None),
+            ):
+                with self.subTest(status=status, header=header):
+                    asked = self.tag()
+                    self.peer.answer(status, header, "Content-Length: 5", body=b"hello")
+                    error = self.failure(asked)
+                    self.assertIn(f"answers {status[:3]}", str(error))
+                    self.assertEqual(error.retry_after, seconds)
+
+    def test_dead(self) -> None:
+        """A connection that has died is given up some time after the wait is over."""
+        asked = self.tag(wait=300)
+        self.clock.advance(359)
+        self.assertNoResult(asked)
+        self.clock.advance(1)
+        self.assertIn("did not answer within 360 seconds", str(self.failure(asked)))
+        self.assertFalse(self.peer.open)
+
+    def test_cancelled(self) -> None:
+        """Waiting ends when it is cancelled, with its connection."""
+        asked = self.tag()
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.assertFalse(self.peer.open)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
 class GetTests(ClientCase):
     """Answers whose body waits to be taken."""
 

@@ -1,12 +1,14 @@
 """The box's configuration: what is read of it, and what is refused, with the key's name."""
 
 import json
+from datetime import time
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.config import read_config
+from opq_twisted.box.window import Window
 from opq_twisted.errors import ConfigInvalid
 
 ENDPOINT = "http://updates.example.org:8151"
@@ -33,6 +35,10 @@ WRONG_SETTINGS: list[tuple[str, Any, str]] = [
     ("install", True, '"click" or "automatic"'),
     ("window", "2-4", "02:00-04:00"),
     ("window", "24:00-25:00", "02:00-04:00"),
+    ("window", "02:00-02:00", "must not end when it begins, at 02:00"),
+    ("window", "", "02:00-04:00"),
+    ("window", 2, "a string"),
+    ("window", ["02:00", "04:00"], "a string"),
     ("check_every", 0, "more than 0"),
     ("check_every", -1, "more than 0"),
     ("check_every", float("nan"), "more than 0"),
@@ -137,6 +143,11 @@ class ConfigTests(SynchronousTestCase):
         config = self.read({"updates_ep": "https://example.org/opq/"})
         self.assertEqual(config.updates_ep, "https://example.org/opq")
 
+    def test_window(self) -> None:
+        """The window is read as the times that it is between."""
+        config = self.read({"updates_ep": ENDPOINT, "updater": {"window": "22:30-04:00"}})
+        self.assertEqual(config.updater.window, Window(time(22, 30), time(4)))
+
     def test_wrong_settings(self) -> None:
         """A wrong type or an impossible value is named with its key, and with what would do."""
         for key, value, phrase in WRONG_SETTINGS:
@@ -204,9 +215,3 @@ class ConfigTests(SynchronousTestCase):
         self.path.write_bytes(b" " * (1024 * 1024 + 1))
         with self.assertRaisesRegex(ConfigInvalid, "larger than 1 MiB"):
             read_config(self.path)
-
-    def test_reserved(self) -> None:
-        """Settings that change nothing yet are known once they differ from their default."""
-        settings = {"settle": 60, "services": ["opq-sensor"], "window": "02:00-04:00"}
-        config = self.read({"updates_ep": ENDPOINT, "updater": settings})
-        self.assertEqual(config.reserved_settings(), ["window", "services"])

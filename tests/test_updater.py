@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.journal import Entry, Journal, Release, Stage
 from opq_twisted.box.status import Progress
 from opq_twisted.box.updater import MAX_TRIES
+from opq_twisted.box.window import Window
 from opq_twisted.errors import (
     ArchiveRefused,
     ClockBehind,
@@ -458,6 +459,23 @@ class OfferTests(UpdaterCase):
             self.look(offer)
             self.assertIn(message, self.bench.status.message)
 
+    def test_look_says_when(self) -> None:
+        """A look says when a release is installed, where that is not a matter of minutes."""
+        window = Window.parse("02:00-04:00")
+        for settings, message in (
+            (
+                {"install": "automatic", "window": window},
+                f"Release {NEW} is available; it is installed between 02:00 and 04:00.",
+            ),
+            ({"install": "automatic"}, f"Release {NEW} is available."),
+            ({"install": "click", "window": window}, f"Release {NEW} is available."),
+        ):
+            self.bench = Bench(self.folder, **settings).start()
+            self.look(Offer(NEW))
+            self.assertEqual(self.bench.status.message, message)
+            self.look(Offer(OLD))
+            self.assertEqual(self.bench.status.message, "The box is up to date.")
+
     def test_failed_look(self) -> None:
         """A look that fails takes nothing back."""
         self.look(Offer(NEW))
@@ -653,6 +671,79 @@ class StopTests(UpdaterCase):
     def test_at_rest(self) -> None:
         """There may be nothing to stop."""
         self.assertIsNone(self.bench.updater.stopService())
+
+
+class InhibitionTests(UpdaterCase):
+    """A measurement that must not be disturbed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.inhibit_file = self.bench.config.inhibit_file
+
+    def hold(self, until: str = "unpack") -> None:
+        """Let a measurement begin while a journey is at a step, and that step succeed."""
+        self.click(until)
+        self.inhibit_file.touch()
+        self.succeed()
+
+    def test_held(self) -> None:
+        """Before anything is changed on the box, even a click waits for its end, and says so."""
+        self.hold()
+        status = self.bench.status
+        self.assertEqual((status.stage, self.on_disk().stage), (Stage.UNPACKING, Stage.UNPACKING))
+        self.assertIn("Waiting for a measurement to end;", status.message)
+        self.assertEqual(self.bench.steps.names[-1], "unpack")
+        self.inhibit_file.unlink()
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.steps.begun, JOURNEY[:-1])
+        self.assertIn("Installing the new release", self.bench.status.message)
+        self.succeed()
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+
+    def test_bounded(self) -> None:
+        """It does not wait for ever."""
+        self.hold()
+        self.bench.clock.pump([5.0] * 719)
+        self.assertEqual(self.bench.status.stage, Stage.UNPACKING)
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.status.stage, Stage.INSTALLING)
+
+    def test_look_meanwhile(self) -> None:
+        """Who looks for a release meanwhile still reads what is waited for."""
+        self.hold()
+        message = self.bench.status.message
+        self.bench.updater.look()
+        self.bench.steps.succeed(NEWER)
+        self.assertEqual(self.bench.status.message, message)
+
+    def test_stopped(self) -> None:
+        """An agent that is stopped meanwhile leaves nothing behind, and the next begins again."""
+        self.hold()
+        self.bench.updater.stopService()
+        self.assertEqual(self.bench.clock.getDelayedCalls(), [])
+        self.inhibit_file.unlink()
+        self.bench.restart()
+        self.travel("reboot")
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+
+    def test_begun(self) -> None:
+        """An installation that is under way is not interrupted."""
+        self.hold("install")
+        self.assertEqual(self.bench.steps.begun, JOURNEY)
+
+    def test_resumed(self) -> None:
+        """One that a power cut interrupted waits before it is tried again."""
+        self.click("install")
+        self.inhibit_file.touch()
+        self.bench.restart("another boot")
+        self.bench.steps.succeed(None)
+        self.bench.clock.advance(0)
+        self.travel("unpack")
+        self.succeed()
+        self.assertIn("Waiting for a measurement to end;", self.bench.status.message)
+        self.inhibit_file.unlink()
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.steps.names[-1], "install")
 
 
 class ResumeTests(UpdaterCase):

@@ -66,3 +66,10 @@ def retry_after(response: IResponse) -> float | None:
     except (ValueError, IndexError, KeyError):
         return None
     return max(0.0, seconds)
+
+
+def has_waited(response: IResponse) -> bool:
+    """Whether the server did what `Prefer: wait` asked for (RFC 7240, section 3)."""
+    values = response.headers.getRawHeaders(b"Preference-Applied", [])
+    applied = b",".join(values).split(b",")
+    return any(item.partition(b"=")[0].strip(b" \t").lower() == b"wait" for item in applied)

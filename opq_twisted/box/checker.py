@@ -1,6 +1,7 @@
 """When to look for an update."""
 
 from collections.abc import Callable
+from math import inf
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -8,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.updater import Updater
@@ -19,13 +21,28 @@ _FIRST_BACKOFF = 30.0
 #: Seconds, more or less, until it looks again while the box's clock stands in the past.
 _UNTIL_CLOCK = 30.0
 
+#: Seconds that a server has to make a release ready of which it tells.
+_SETTLING = 2.0
+
+#: Seconds over which the boxes of a fleet spread what all would do now, or their `spread` if that
+#: is less.
+_SOON = 30.0
+
+#: Seconds, more or less, until it looks once more when what it was told of is not there yet.
+_ONCE_MORE = 30.0
+
+#: A server that has brought about so many looks in a row is not waited at until the next scheduled
+#: one, whatever it says.
+_MOST_TOLD = 3
+
 
 class Checker(Service):
     """
     Looks every so often, at times that boxes do not share, and installs what it finds if it may.
 
-    The first look comes after 10 to 90 % of the interval, each later one after 80 to 120 %. After
-    failures it looks again after a random part of a pause that doubles up to the interval.
+    The first look comes after 10 to 90 % of the interval, each later one after 80 to 120 %; sooner
+    when the server tells of another release meanwhile, or the window opens. After failures it looks
+    again after a random part of a pause that doubles up to the interval.
     """
 
     _log = Logger()
@@ -35,6 +52,7 @@ class Checker(Service):
         clock: IReactorTime,
         config: UpdaterConfig,
         updater: Updater,
+        announcements: Announcements,
         board: StatusBoard,
         random: Callable[[], float],
         now: Callable[[], float],
@@ -48,10 +66,15 @@ class Checker(Service):
         self._clock = clock
         self._config = config
         self._updater = updater
+        self._announcements = announcements
         self._board = board
         self._random = random
         self._now = now
         self._failures = 0
+        #: Whether the last look went well.
+        self._well = True
+        #: How many looks in a row the server has brought about.
+        self._told = 0
         self._looking: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -70,17 +93,56 @@ class Checker(Service):
         try:
             # Whatever a cancelled request fails with, a stopped service looks no more.
             while self.running:
-                self._board.publish(next_check=self._now() + pause)
-                await deferLater(self._clock, pause)
+                told = await self._pause(pause)
+                before = self._board.current.available
                 pause = await self._look()
+                if told and self._well and self._board.current.available == before:
+                    # An archive is told of as soon as it is there: its metadata may come later.
+                    await self._sleep(min(pause, _ONCE_MORE * (0.5 + self._random())))
+                    pause = await self._look()
         except CancelledError:
             return
+
+    async def _pause(self, seconds: float) -> bool:
+        """
+        Let a pause pass, which ends soon after the server has told of another release.
+
+        :returns: whether it has.
+        """
+        due = self._clock.seconds() + seconds
+        self._board.publish(next_check=self._now() + seconds)
+        told, asked_for = False, 0.0
+        if self._well and self._told < _MOST_TOLD:
+            await deferLater(self._clock, min(seconds, self._soon()))
+            try:
+                told = await self._announcements.wait(due - self._clock.seconds())
+            except CancelledError:
+                raise
+            except ServerFailed as error:
+                self._log.debug("{error}", error=error)
+                asked_for = _asked_for(error)
+            except Exception:
+                self._log.failure("waiting for a release failed")
+        self._told = self._told + 1 if told else 0
+        left = due - self._clock.seconds()
+        await self._sleep(min(left, self._soon()) if told else max(left, asked_for))
+        return told
+
+    async def _sleep(self, seconds: float) -> None:
+        """Let so many seconds pass until the next look."""
+        self._board.publish(next_check=self._now() + seconds)
+        await deferLater(self._clock, max(0.0, seconds))
+
+    def _soon(self) -> float:
+        """Seconds after which a box asks that others may be about to ask as well."""
+        return _SETTLING + min(self._config.spread, _SOON) * self._random()
 
     async def _look(self) -> float:
         """Look once; returns the seconds until the next look."""
         every = self._config.check_every
         if not self._board.current.stage.at_rest:
             return every
+        self._well = False
         try:
             await self._updater.look()
         except CancelledError:
@@ -90,28 +152,46 @@ class Checker(Service):
             return _UNTIL_CLOCK * (0.5 + self._random())
         except OpqError as error:
             self._log.warn("{error}", error=error)
-            return self._backoff(error.retry_after if isinstance(error, ServerFailed) else None)
+            return self._backoff(_asked_for(error))
         except OSError as error:
             self._log.warn("The box's disk fails: {error}", error=error)
-            return self._backoff(None)
+            return self._backoff()
         except Exception:
             # A loop that ends would leave the box without updates for ever.
             self._log.failure("looking for an update failed")
-            return self._backoff(None)
-        self._failures = 0
-        self._install_if_allowed()
-        return every * (0.8 + 0.4 * self._random())
+            return self._backoff()
+        self._failures, self._well = 0, True
+        pause = every * (0.8 + 0.4 * self._random())
+        if self._config.install == "automatic" and self._updater.is_due:
+            pause = min(pause, self._install_or_wait())
+        return pause
 
-    def _install_if_allowed(self) -> None:
-        if self._config.install != "automatic" or not self._updater.is_due:
-            return
+    def _install_or_wait(self) -> float:
+        """Begin to install, if the window is open; returns the seconds until one may look again."""
+        now, window = self._now(), self._config.window
+        if window is not None and not window.is_open(now):
+            opens = window.until_open(now)
+            return max(1.0, opens + self._part_of_spread(now + opens))
         try:
-            self._updater.begin(delay=self._config.spread * self._random(), automatic=True)
+            self._updater.begin(delay=self._part_of_spread(now), automatic=True)
         except UpdateInProgress as error:
             self._log.info("{error}", error=error)
+        return inf
 
-    def _backoff(self, retry_after: float | None) -> float:
+    def _part_of_spread(self, start: float) -> float:
+        """Seconds: a random part of the spread, which is over while the window is open."""
+        spread, window = self._config.spread, self._config.window
+        longest = spread if window is None else min(spread, window.until_shut(start))
+        return longest * self._random()
+
+    def _backoff(self, asked_for: float = 0.0) -> float:
         """Exponential, with full jitter; never sooner than the server asked for."""
         longest = min(_FIRST_BACKOFF * 2.0**self._failures, self._config.check_every)
         self._failures = min(self._failures + 1, 16)
-        return max(longest * self._random(), min(retry_after or 0.0, 24 * 3600.0), 1.0)
+        return max(longest * self._random(), asked_for, 1.0)
+
+
+def _asked_for(error: OpqError) -> float:
+    """Seconds that the server wants to be left alone, of at most a day."""
+    retry_after = error.retry_after if isinstance(error, ServerFailed) else None
+    return min(retry_after or 0.0, 24 * 3600.0)

@@ -7,11 +7,11 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.http import GONE, NOT_FOUND, OK
+from twisted.web.http import GONE, NOT_FOUND, NOT_MODIFIED, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from opq_twisted.box.answer import retry_after
+from opq_twisted.box.answer import has_waited, retry_after, strong_etag
 from opq_twisted.box.body import hang_up, take
 from opq_twisted.errors import DownloadFailed, OpqError, ServerFailed
 from opq_twisted.release.name import UpdateName, parse_version
@@ -56,6 +56,29 @@ class UpdateServer:
         except OpqError as error:
             raise _nonsense(url, error) from None
 
+    async def entity_tag(self, known: str | None, wait: int, patience: float) -> str:
+        """
+        Ask for the entity tag of the newest version.
+
+        :param known: the one known already: the answer comes when there is another.
+        :param wait: seconds that the server is to wait for another at most.
+        :param patience: seconds that its answer is waited for.
+        :raises ServerFailed: when the server cannot be reached, has no entity tag, or lets nobody
+            wait.
+        """
+        url = f"{self.endpoint}/version"
+        headers = {"Prefer": f"wait={wait}", **({} if known is None else {"If-None-Match": known})}
+        response = await self.get(url, headers, patience)
+        hang_up(self._clock, response)
+        if response.code not in (OK, NOT_MODIFIED):
+            raise refused(response, url)
+        tag = known if has_waited(response) else None
+        if response.code == OK:
+            tag = strong_etag(response)
+        if tag is None:
+            raise ServerFailed(f"The update server lets nobody wait until {url} changes.")
+        return tag
+
     async def read(self, url: str, limit: int) -> bytes | None:
         """
         Read what is at a URL of the server; None when there is nothing.
@@ -76,10 +99,16 @@ class UpdateServer:
             raise _nonsense(url, error) from None
         return bytes(answer)
 
-    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> IResponse:
+    async def get(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        patience: float = _HEADERS_TIMEOUT,
+    ) -> IResponse:
         """
         Ask for a URL of the server; whatever the answer is, its body waits to be taken.
 
+        :param patience: seconds until the headers of the answer are there.
         :raises ServerFailed: when the server cannot be reached, or does not answer.
         """
         every = {**(headers or {}), "User-Agent": self._user_agent()}
@@ -87,9 +116,7 @@ class UpdateServer:
             url, headers=Headers({name: [value] for name, value in every.items()}), unbuffered=True
         )
         try:
-            return await _cancelled_as_such(
-                asking.addTimeout(_HEADERS_TIMEOUT, self._clock, _too_late)
-            )
+            return await _cancelled_as_such(asking.addTimeout(patience, self._clock, _too_late))
         except CancelledError:
             raise
         except Exception as error:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import cattrs
 from attrs import Factory, field, fields, frozen
 
+from opq_twisted.box.window import Window
 from opq_twisted.errors import ConfigInvalid
 from opq_twisted.release.trust import STABLE, is_channel
 
@@ -17,7 +18,6 @@ _MAX_SIZE = 1024 * 1024
 _LONGEST = 1e9
 # Without a query or a fragment: paths are appended.
 _URL = re.compile(r"https?://[^\s?#]+")
-_WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d", re.ASCII)
 
 
 class Named(Protocol):
@@ -44,11 +44,6 @@ def _absolute(_: object, attribute: Named, value: Path | None) -> None:
 def _not_empty(_: object, attribute: Named, value: tuple[str, ...]) -> None:
     if not value:
         raise ValueError(f"{attribute.name} must name a program and its arguments")
-
-
-def _window(_: object, attribute: Named, value: str | None) -> None:
-    if value is not None and not _WINDOW.fullmatch(value):
-        raise ValueError(f'{attribute.name} must be like "02:00-04:00", not {value!r}')
 
 
 def _channel(_: object, attribute: Named, value: str) -> None:
@@ -79,7 +74,7 @@ class UpdaterConfig:
     """The agent's own settings; times are in seconds."""
 
     install: Literal["click", "automatic"] = "click"
-    window: str | None = field(default=None, validator=_window)
+    window: Window | None = None
     check_every: float = field(default=3600.0, validator=_positive)
     spread: float = field(default=300.0, validator=_not_negative)
     channel: str = field(default=STABLE, validator=_channel)
@@ -101,13 +96,6 @@ class UpdaterConfig:
     web_password_file: Path | None = field(default=None, validator=_absolute)
 
 
-#: Settings of the protocol that this version of the agent reads, and does not act upon yet.
-RESERVED = (
-    "window",
-    "inhibit_file",
-)
-
-
 @frozen
 class BoxConfig:
     """What the agent takes from the file that all of the box's daemons read."""
@@ -115,11 +103,6 @@ class BoxConfig:
     updates_ep: str = field(converter=_without_slash, validator=_endpoint)
     box_id: int = 0
     updater: UpdaterConfig = UpdaterConfig()
-
-    def reserved_settings(self) -> list[str]:
-        """The settings that were changed from their default, but change nothing yet."""
-        default = UpdaterConfig()
-        return [name for name in RESERVED if getattr(self.updater, name) != getattr(default, name)]
 
 
 def read_config(path: Path) -> BoxConfig:
@@ -221,7 +204,9 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _strictly(int, float, name="a number of seconds"))
     converter.register_structure_hook(bool, _strictly(bool, name="true or false"))
     converter.register_structure_hook(Path, _structure_path)
-    converter.register_structure_hook(str | None, _optional(string))
+    converter.register_structure_hook(
+        Window | None, _optional(lambda value, kind: Window.parse(string(value, str)))
+    )
     converter.register_structure_hook(Path | None, _optional(_structure_path))
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _structure_strings)
     converter.register_structure_hook_func(_is_literal, _structure_literal)

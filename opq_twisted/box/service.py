@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted import __version__
+from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.client import UpdateServer
@@ -20,6 +21,7 @@ from opq_twisted.box.config import BoxConfig, read_config
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.guard import Guard
 from opq_twisted.box.health import Health
+from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
@@ -94,6 +96,7 @@ def makeService(options: Options) -> IService:
         Downloader(reactor, server, archives),
         archives,
         Unpacker(programs, state_dir / "unpacked"),
+        Inhibition(reactor, config.updater.inhibit_file, time.time),
         Installer(programs, scripts, config.updater),
         Health(reactor, programs, scripts, config.updater.services, config.updater.settle),
         Rescued(state_dir / "rescued"),
@@ -108,7 +111,15 @@ def makeService(options: Options) -> IService:
             BoundedSite(reactor, tree(reactor, updater, board, Guard(config.updater.hosts))),
         ),
         updater,
-        Checker(reactor, config.updater, updater, board, random.random, time.time),
+        Checker(
+            reactor,
+            config.updater,
+            updater,
+            Announcements(reactor, server),
+            board,
+            random.random,
+            time.time,
+        ),
     ):
         service.setServiceParent(agent)
     return agent
@@ -124,8 +135,6 @@ def _configuration(path: Path) -> BoxConfig:
             f"The configuration {path} cannot be used: updater.web_password_file: this version of "
             "the agent cannot ask for a password yet. Leave it out."
         )
-    for name in config.reserved_settings():
-        _log.warn("The setting updater.{name} has no effect yet", name=name)
     return config
 
 

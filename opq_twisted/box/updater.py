@@ -15,6 +15,7 @@ from opq_twisted.box.archives import Archives
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.health import Health
+from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Attempt, Journal, Release, Stage
@@ -85,6 +86,7 @@ class Updater(Service):
         downloader: Downloader,
         archives: Archives,
         unpacker: Unpacker,
+        inhibition: Inhibition,
         installer: Installer,
         health: Health,
         rescued: Rescued,
@@ -101,6 +103,7 @@ class Updater(Service):
         self._downloader = downloader
         self._archives = archives
         self._unpacker = unpacker
+        self._inhibition = inhibition
         self._installer = installer
         self._health = health
         self._rescued = rescued
@@ -320,6 +323,9 @@ class Updater(Service):
         """Unpack and install the release whose verified archive this is, and reboot."""
         with archive:
             await self._unpacker.unpack(archive, release.version)
+        await self._inhibition.over(
+            self._journal.entry.started, lambda reason: self._board.publish(message=reason)
+        )
         self._installer.forget()
         self._enter(Stage.INSTALLING, tries=tries)
         await self._installer.install(self._unpacker.folder, release.version)
@@ -591,4 +597,8 @@ class Updater(Service):
         reason = self._why_not(offer)
         if reason is None:
             reason = self._why_not_by_itself(offer)
-        return reason or f"Release {offer.version} is available."
+        return reason or f"Release {offer.version} is available{self._describe_window()}."
+
+    def _describe_window(self) -> str:
+        automatic, window = self._config.install == "automatic", self._config.window
+        return f"; it is installed {window}" if automatic and window is not None else ""

@@ -7,7 +7,6 @@ client is asked for. Options come before the command.
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -45,8 +44,8 @@ class _Parser(argparse.ArgumentParser):
 class _Server(UpdateServer):
     """A host of static files may answer 403 for what is not there: no newer root, that is."""
 
-    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> IResponse:
-        response = await super().get(url, headers)
+    async def get(self, url: str, *arguments: Any, **keywords: Any) -> IResponse:
+        response = await super().get(url, *arguments, **keywords)
         if response.code == FORBIDDEN and url.endswith(".root.json"):
             response.code = NOT_FOUND
         return response

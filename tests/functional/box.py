@@ -234,6 +234,9 @@ def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None 
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
+#: What a box says that waits for another version.
+_WAITS = b"\r\nPrefer: wait="
+
 NOT_FOUND = Answer(http(b"", status="404 Not Found"))
 
 
@@ -242,7 +245,7 @@ class RawServer(ServerFactory):
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
-        #: The paths that were asked for.
+        #: The paths that were asked for, but by a box that waits for another version.
         self.asked: list[str] = []
         #: The requests, as they came.
         self.requests: list[bytes] = []
@@ -310,9 +313,13 @@ class _RawAnswers(Protocol):
         if b"\r\n\r\n" not in self._request:
             return
         path = self._request.split(b" ")[1].decode()
-        self._server.asked.append(path)
-        self._server.requests.append(self._request)
-        answer = self._server.answer(path)
+        if _WAITS in self._request:
+            # It lets nobody wait, and who would is not counted: when that is is left to chance.
+            answer = NOT_FOUND
+        else:
+            self._server.asked.append(path)
+            self._server.requests.append(self._request)
+            answer = self._server.answer(path)
         assert self.transport is not None
         self.transport.write(answer.content)
         if answer.again:

@@ -9,11 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from opq_twisted.release.name import UpdateName
 from tests.archives import (
@@ -26,6 +29,7 @@ from tests.archives import (
 )
 from tests.functional import older_server
 from tests.functional.box import (
+    GLANCE,
     INSTALL,
     Answer,
     Box,
@@ -37,7 +41,8 @@ from tests.functional.box import (
     http,
 )
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import ROOT, Server, run
+from tests.functional.processes import PATIENCE, ROOT, Server, run
+from tests.signed import Signed, write_key
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
@@ -98,9 +103,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def archive(folder: Path, version: int, script: bytes = INSTALL) -> None:
+def archive(folder: Path, version: int, script: bytes = INSTALL) -> Path:
     """Publish an update that has nothing but its script."""
-    make_archive(folder / str(UpdateName(version)), version, script=script)
+    return make_archive(folder / str(UpdateName(version)), version, script=script)
 
 
 async def install_by_hand(box: Box, built: Path, version: int, folder: Path) -> None:
@@ -204,6 +209,46 @@ async def test_installs_by_itself(start: StartDaemon, box: Box, updates: Path) -
     await box.reboots_to(NEW)
     await has_checked(box)
     assert box.stages == ["confirming", "idle"]
+
+
+@pytest.mark.parametrize("signs", [False, True], ids=["unsigned", "signed"])
+@pytest_twisted.ensureDeferred
+async def test_told_at_once(
+    start: StartDaemon, box: Box, updates: Path, tmp_path: Path, signs: bool
+) -> None:
+    """A box that looks once an hour takes a release when it comes, which no clock tells it."""
+    first = archive(updates, OLD)
+    options: list[object] = ["--updates-dir", updates, "--heartbeat", 3600]
+    if signs:
+        signed = Signed(updates).init()
+        signed.publish(1, first)
+        box.pin((signed.folder / "1.root.json").read_bytes())
+        key = write_key(tmp_path / "timestamp.pem", signed.keys["timestamp"])
+        options += ["--timestamp-key", key]
+    server = await start("opq-update-server", *options).ready()
+    box.configure(server.url, install="automatic", check_every=3600, spread=0)
+    await box.start()
+    await waits(server)
+    before = await box.status()
+    assert before["last_check"] is None
+    assert before["next_check"] > time.time() + 60
+
+    ready = archive(tmp_path, NEW)
+    if signs:
+        signed.publish(2, first, ready)
+    ready.rename(updates / ready.name)
+    await box.reboots_to(NEW)
+    await waits(server)
+
+
+async def waits(server: Server) -> None:
+    """Wait until a box waits at the server for the next release."""
+    for _ in range(int(PATIENCE / GLANCE)):
+        _, metrics = await ask(f"{server.url}/metrics")
+        if "\nopq_waiting_boxes 1.0\n" in metrics:
+            return
+        await deferLater(reactor, GLANCE)
+    raise AssertionError(f"no box waits:\n{server.output}")
 
 
 async def has_checked(box: Box) -> None:
