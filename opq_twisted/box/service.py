@@ -25,6 +25,7 @@ from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.status import Status, StatusBoard
+from opq_twisted.box.supervision import SignsOfLife, take_supervisor
 from opq_twisted.box.transport import make_http_client
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
@@ -100,6 +101,8 @@ def makeService(options: Options) -> IService:
         ),
         updater,
         Checker(reactor, config.updater, updater, board, random.random, time.time),
+        # The last, for it says that the others have started.
+        SignsOfLife(reactor, take_supervisor(os.environ, os.getpid()), state_dir),
     ):
         service.setServiceParent(agent)
     return agent
