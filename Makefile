@@ -24,7 +24,7 @@ lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
-		deploy/server/docker-run.sh .ci/run
+		deploy/box/rescue/opq-box-rescue deploy/box/rescue/place deploy/server/docker-run.sh .ci/run
 
 bench: $(READY)
 	for name in watch build unpack agent_memory trust publish downloads answers waiting \
