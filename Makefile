@@ -23,7 +23,8 @@ lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent deploy/box/bin/opq-box \
+	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
+		deploy/box/bin/opq-box deploy/box/rescue/opq-box-rescue deploy/box/rescue/place \
 		deploy/server/docker-run.sh .ci/run
 
 bench: $(READY)

@@ -428,6 +428,9 @@ class StepInstaller(Installer):
     async def install(self, folder: Path, version: int) -> None:
         await self._steps.begin("install")
 
+    async def renew_rescue(self, version: int) -> None:
+        """There is nothing to replace."""
+
     async def wait(self) -> int | None:
         status: int | None = await self._steps.begin("wait")
         return status

@@ -1,6 +1,7 @@
 """The agent is put together from its command line, or says in a sentence why not."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.service import Options, makeService
+from opq_twisted.box.supervision import SignsOfLife
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import CannotStart
 from opq_twisted.http.listener import Listener
@@ -65,9 +67,17 @@ class ServiceTests(SynchronousTestCase):
         """The agent listens, updates and checks; it makes its state directory, and does no more."""
         agent = self.make("--port", "0")
         assert isinstance(agent, MultiService)
-        self.assertEqual([type(part) for part in agent.services], [Listener, Updater, Checker])
+        self.assertEqual(
+            [type(part) for part in agent.services], [Listener, Updater, Checker, SignsOfLife]
+        )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives"})
+
+    def test_environment(self) -> None:
+        """What systemd says to the agent is not handed on to the agent's children."""
+        self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1"})
+        self.make()
+        self.assertEqual({"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(os.environ), set())
 
     def test_configuration(self) -> None:
         """A configuration that cannot be used is the reason not to start, with its key."""

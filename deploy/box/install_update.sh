@@ -14,6 +14,9 @@
 #
 # The agent's Python packages come from wheels/, for a box may have no internet.
 #
+# The rescue, which brings back the last good release when the agent of a later one does not start, is
+# put in place where it is missing: box-configuration-daemon/rescue/place.
+#
 # A root.json beside this script becomes /etc/opq/root.json on a box that has none: by it the agent
 # knows who may sign updates. One that is there, be it empty or a dangling link, is never replaced.
 #
@@ -221,6 +224,13 @@ run_component_scripts() {
     done
 }
 
+# One that is there is of a release that has proved itself, which this one has yet to do.
+place_rescue() {
+    if [ -x "$release/$AGENT/rescue/place" ]; then
+        "$release/$AGENT/rescue/place" missing 9>&-
+    fi
+}
+
 release_units() {
     for file in "$release"/*/systemd/*.service; do
         if [ -f "$file" ]; then echo "${file##*/}"; fi
@@ -345,6 +355,7 @@ else
 fi
 if [ "$managed" = yes ]; then
     run_component_scripts
+    place_rescue
     stop_services
     install_units
     install_sample_configuration

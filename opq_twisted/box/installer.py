@@ -20,6 +20,8 @@ SCRIPT = "install_update.sh"
 #: The name of the unit that it has where systemd runs.
 UNIT = "opq-box-install"
 
+_PLACE = "place"
+_PLACE_TIMEOUT = 120.0
 _REBOOT_TIMEOUT = 120.0
 _KEPT_LOGS = 5
 
@@ -125,6 +127,21 @@ class Installer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leader, number)
             await deferLater(self._programs.clock, grace)
+
+    async def renew_rescue(self, version: int) -> None:
+        """
+        Let the release that has proved itself bring its own rescue script, where there can be one.
+
+        :raises InstallFailed: when it cannot; the one before stays then.
+        :raises OSError: when its script cannot be started.
+        """
+        folder = self._config.prefix / "current" / "box-configuration-daemon" / "rescue"
+        if self._scripts.units and (folder / _PLACE).exists():
+            ended = await self._scripts.run(
+                "opq-box-place-rescue", [f"./{_PLACE}"], folder, version, _PLACE_TIMEOUT
+            )
+            if ended.status != 0:
+                raise InstallFailed(f"{folder / _PLACE} {ended}. {ended.output.strip()}".strip())
 
     async def reboot(self) -> None:
         """

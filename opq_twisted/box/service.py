@@ -31,6 +31,7 @@ from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.scripts import SYSTEMD, Scripts, own_unit
 from opq_twisted.box.status import Status, StatusBoard
+from opq_twisted.box.supervision import SignsOfLife, take_supervisor
 from opq_twisted.box.transport import make_http_client
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
@@ -120,6 +121,8 @@ def makeService(options: Options) -> IService:
             random.random,
             time.time,
         ),
+        # The last, for it says that the others have started.
+        SignsOfLife(reactor, take_supervisor(os.environ, os.getpid()), state_dir),
     ):
         service.setServiceParent(agent)
     return agent

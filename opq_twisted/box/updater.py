@@ -460,6 +460,8 @@ class Updater(Service):
         await self._health.require(self._unpacker.folder, release.version, deadline)
         with self._log.failuresHandled("The release cannot be made the last good one"):
             self._archives.keep_as_last_good(release)
+        with self._log.failuresHandled("The rescue script cannot be replaced"):
+            await self._installer.renew_rescue(release.version)
         self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
         with self._log.failuresHandled("What is not needed any more cannot be removed"):
             self._unpacker.clear()
