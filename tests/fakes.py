@@ -407,7 +407,7 @@ class StepUnpacker(Unpacker):
         self._steps = steps
         self.folder = folder
 
-    def clear(self) -> None:
+    async def clear(self) -> None:
         """There is nothing to remove."""
 
     async def unpack(self, archive: BinaryIO, version: int) -> None:

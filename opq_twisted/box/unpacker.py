@@ -33,12 +33,16 @@ class Unpacker:
         #: Where the unpacked update lies.
         self.folder = folder
 
-    def clear(self) -> None:
+    async def clear(self) -> None:
         """
         Remove what was unpacked.
 
         :raises OSError: when the disk fails.
         """
+        # In a thread: it may be a hundred thousand files, on a slow card.
+        await deferToThread(self._remove)
+
+    def _remove(self) -> None:
         if self.folder.exists():
             shutil.rmtree(self.folder)
 
@@ -52,7 +56,7 @@ class Unpacker:
         :raises NoRoom: when the disk has too little room.
         :raises OpqError: when the child cannot do its work.
         """
-        await deferToThread(self.clear)
+        await self.clear()
         try:
             await self._run_child(archive, version)
             if os.geteuid() == 0:
@@ -61,7 +65,7 @@ class Unpacker:
             # there whole after a power cut.
             await deferToThread(os.sync)
         except (OpqError, OSError):
-            await deferToThread(self.clear)
+            await self.clear()
             raise
 
     async def _run_child(self, archive: BinaryIO, version: int) -> None:

@@ -292,7 +292,7 @@ class Updater(Service):
         """Bring the archive to the box, as it was promised; returns it verified and open."""
         self._enter(Stage.DOWNLOADING, release=release)
         # What an earlier attempt left must not take this one's room, but for a part of the same.
-        self._unpacker.clear()
+        await self._unpacker.clear()
         self._archives.clear(
             self._board.current.installed, release.version, fetching=release.version
         )
@@ -464,7 +464,7 @@ class Updater(Service):
             await self._installer.renew_rescue(release.version)
         self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
         with self._log.failuresHandled("What is not needed any more cannot be removed"):
-            self._unpacker.clear()
+            await self._unpacker.clear()
             self._archives.clear(installed)
 
     async def _give_up(self, error: Exception) -> None:
@@ -505,7 +505,7 @@ class Updater(Service):
             status, is_last = await self._installer.wait(), entry.tries >= MAX_TRIES
             in_place = self._installed.version == good.version
             if self._has_rebooted and in_place and (status == 0 or is_last):
-                return self._end_returning(release, entry.cause)
+                return await self._end_returning(release, entry.cause)
             if status == 0 and not self._has_rebooted:
                 return await self._ask_for_reboot()
             if is_last:
@@ -532,10 +532,10 @@ class Updater(Service):
     async def _end_rescued(self, release: Release) -> None:
         cause = "Its agent did not start, and the box's rescue script came to its help."
         self._journal.refuse(release, cause)
-        self._end_returning(release, cause)
+        await self._end_returning(release, cause)
         self._rescued.forget()
 
-    def _end_returning(self, release: Release, reason: str) -> None:
+    async def _end_returning(self, release: Release, reason: str) -> None:
         installed = self._installed.version
         self._board.publish(installed=installed)
         self._rest(
@@ -544,7 +544,7 @@ class Updater(Service):
             f"Release {release.version} failed, and the box runs {installed} again. {reason}",
         )
         with self._log.failuresHandled("What is not needed any more cannot be removed"):
-            self._unpacker.clear()
+            await self._unpacker.clear()
             self._archives.clear(installed)
 
     def _explain(self, error: Exception) -> str:

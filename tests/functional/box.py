@@ -189,8 +189,9 @@ class Box:
         ]
 
     def archives(self) -> set[str]:
-        """The names of what was downloaded."""
-        return {path.name for path in (self.state_dir / "archives").iterdir()}
+        """The names of what was downloaded; not what is known of it."""
+        folder = self.state_dir / "archives"
+        return {path.name for path in folder.glob("opq-*") if path.suffix != ".sha256"}
 
     def everything_installed(self) -> dict[str, bytes]:
         """All files of the prefix."""
