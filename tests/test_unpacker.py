@@ -154,12 +154,12 @@ class UnpackerTests(ChildrenCase):
         self.assertNotIsInstance(caught.exception, ArchiveRefused)
         self.assertFalse(self.unpacker.folder.exists())
 
-    def test_clear(self) -> None:
+    async def test_clear(self) -> None:
         """There may be nothing to clear."""
-        self.unpacker.clear()
+        await self.unpacker.clear()
         make = self.unpacker.folder / "a" / "b"
         make.mkdir(parents=True)
-        self.unpacker.clear()
+        await self.unpacker.clear()
         self.assertFalse(self.unpacker.folder.exists())
 
 
