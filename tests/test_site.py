@@ -272,6 +272,7 @@ class SweepTests(SynchronousTestCase):
 
     def test_stops(self) -> None:
         """`stopFactory` leaves nothing to be called, and the site may start again."""
+        Connection(hello(), self.site)
         for _ in range(2):
             self.site.startFactory()
             self.assertNotEqual(self.clock.getDelayedCalls(), [])
@@ -279,8 +280,13 @@ class SweepTests(SynchronousTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_idle(self) -> None:
-        """A site without connections just goes on."""
+        """A site without connections wakes nobody, and goes on with the next one."""
         self.site.startFactory()
         self.addCleanup(self.site.stopFactory)
-        self.clock.pump([0.5] * 10)
-        self.assertNotEqual(self.clock.getDelayedCalls(), [])
+        for _ in range(2):
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+            connection = Connection(hello(), self.site)
+            self.clock.pump([0.5] * 121)
+            self.assertTrue(connection.transport.disconnecting)
+            connection.lose()
+            self.clock.advance(0.5)

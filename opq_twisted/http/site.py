@@ -55,18 +55,31 @@ class BoundedSite(Site):
         self.channels: set[BoundedChannel] = set()
         self._second = -1
         self._date = b""
+        self._served = False
         self._sweeping = LoopingCall(self.sweep)
         self._sweeping.clock = reactor
 
     def startFactory(self) -> None:
-        """Begin to look at deadlines."""
+        """Look at deadlines from now on, while there are any: who has nothing to do sleeps."""
         super().startFactory()
-        self._sweeping.start(_GLANCE, now=False)
+        self._served = True
+        self._sweep_if_needed()
 
     def stopFactory(self) -> None:
         """Look at them no more."""
         super().stopFactory()
-        self._sweeping.stop()
+        self._served = False
+        self._sweep_if_needed()
+
+    def _sweep_if_needed(self) -> None:
+        needed = self._served and bool(self.channels)
+        if needed and not self._sweeping.running:
+            self._sweeping.start(_GLANCE, now=False)
+        elif not needed and self._sweeping.running:
+            self._sweeping.stop()
+
+    def _updateLogDateTime(self) -> None:
+        """Keep no time, once a second, for lines that are not written."""
 
     def date(self) -> bytes:
         """Now, as the Date header has it."""
@@ -86,6 +99,7 @@ class BoundedSite(Site):
     def connected(self, channel: BoundedChannel) -> None:
         """Count a connection, or turn it away."""
         self.channels.add(channel)
+        self._sweep_if_needed()
         over = len(self.channels) - self._max_connections
         if over > _TURNED_AWAY:
             self.refused(SERVICE_UNAVAILABLE)
@@ -121,3 +135,4 @@ class BoundedSite(Site):
             channel.deadline = inf
             with self._log.failuresHandled("a deadline of {channel} failed", channel=channel):
                 channel.overdue()
+        self._sweep_if_needed()
