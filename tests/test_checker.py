@@ -703,3 +703,17 @@ class NotWaitingTests(WaitingCase):
         self.assert_waits_no_more(3600)
         self.assertEqual(self.looks(), 7)
         self.assertGreater(self.clock.seconds(), before + HOUR)
+
+    def test_often_failing(self) -> None:
+        """Nor does a server get round that by failing in between."""
+        self.wait("0")
+        for number in range(1, 4):
+            self.assert_told(str(number))
+            self.bench.steps.fail(ServerFailed("Not now."))
+            self.assert_waits_no_more(15)
+            self.bench.steps.succeed(OLD + number)
+            if number < 3:
+                self.wait()
+        self.assert_waits_no_more(3600)
+        self.bench.steps.succeed(OLD)
+        self.wait()

@@ -31,8 +31,8 @@ _SOON = 30.0
 #: Seconds, more or less, until it looks once more when what it was told of is not there yet.
 _ONCE_MORE = 30.0
 
-#: A server that has brought about so many looks in a row is not waited at until the next scheduled
-#: one, whatever it says.
+#: A server that has brought about so many looks is not waited at until the next scheduled one,
+#: whatever it says.
 _MOST_TOLD = 3
 
 
@@ -73,7 +73,7 @@ class Checker(Service):
         self._failures = 0
         #: Whether the last look went well.
         self._well = True
-        #: How many looks in a row the server has brought about.
+        #: How many looks the server has brought about since the last scheduled one.
         self._told = 0
         self._looking: Deferred[None] | None = None
 
@@ -123,7 +123,11 @@ class Checker(Service):
                 asked_for = _asked_for(error)
             except Exception:
                 self._log.failure("waiting for a release failed")
-        self._told = self._told + 1 if told else 0
+        if told:
+            self._told += 1
+        elif self._well:
+            # A pause after a failure is short: to fail now and then must not buy a server more.
+            self._told = 0
         left = due - self._clock.seconds()
         await self._sleep(min(left, self._soon()) if told else max(left, asked_for))
         return told
