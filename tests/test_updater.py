@@ -2,6 +2,7 @@
 
 import errno
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,33 @@ class TrustTests(UpdaterCase):
         self.bench.steps.succeed(NEWER)
         self.bench.clock.advance(0)
         self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+
+class ShutWindowTests(UpdaterCase):
+    """A download that outlasts the window in which the box may install."""
+
+    def begin(self, automatic: bool) -> None:
+        now = datetime.fromtimestamp(NEW)
+        window = Window((now - timedelta(hours=1)).time(), (now + timedelta(hours=1)).time())
+        self.bench = Bench(self.folder, install="automatic", window=window).start()
+        self.bench.updater.begin(automatic=automatic)
+        self.travel("verify")
+        self.bench.clock.advance(3601)
+        self.succeed()
+
+    def test_by_itself(self) -> None:
+        """What came is kept for the next time that the window is open."""
+        self.begin(automatic=True)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertIn("is available; it is installed between", self.bench.status.message)
+        self.assertTrue(self.bench.archives.archive.closed)
+        self.assertEqual(self.bench.steps.names[-1], "verify")
+        self.assert_works_again()
+
+    def test_clicked(self) -> None:
+        """Who clicks wants it now."""
+        self.begin(automatic=False)
+        self.assertEqual(self.bench.steps.names[-1], "unpack")
 
 
 class OfferTests(UpdaterCase):

@@ -233,6 +233,12 @@ class Updater(Service):
         await deferLater(self._clock, delay)
         release = Release(offer.version, offer.size, offer.hashes)
         archive = await self._fetch(release, offer)
+        if automatic and self._config.window and not self._config.window.is_open(self._now()):
+            # It was a long way. What is here is found when the window opens again.
+            archive.close()
+            self._enter(Stage.IDLE)
+            self._board.publish(message=self._describe_available())
+            return
         await self._install(release, archive)
 
     async def _check(self, automatic: bool) -> Offer | None:
@@ -462,10 +468,7 @@ class Updater(Service):
             self._archives.keep_as_last_good(release)
         with self._log.failuresHandled("The rescue script cannot be replaced"):
             await self._installer.renew_rescue(release.version)
-        self._rest(Stage.IDLE, "updated", f"The box runs release {installed}.")
-        with self._log.failuresHandled("What is not needed any more cannot be removed"):
-            await self._unpacker.clear()
-            self._archives.clear(installed)
+        await self._arrive("updated", f"The box runs release {installed}.")
 
     async def _give_up(self, error: Exception) -> None:
         """Return to the last good release, if the box may be anything but that; or fail."""
@@ -538,14 +541,10 @@ class Updater(Service):
     async def _end_returning(self, release: Release, reason: str) -> None:
         installed = self._installed.version
         self._board.publish(installed=installed)
-        self._rest(
-            Stage.IDLE,
+        await self._arrive(
             "returned",
             f"Release {release.version} failed, and the box runs {installed} again. {reason}",
         )
-        with self._log.failuresHandled("What is not needed any more cannot be removed"):
-            await self._unpacker.clear()
-            self._archives.clear(installed)
 
     def _explain(self, error: Exception) -> str:
         if isinstance(error, OpqError):
@@ -564,10 +563,19 @@ class Updater(Service):
         if isinstance(error, _TO_BLAME) and release is not None:
             with self._log.failuresHandled("The refused release cannot be written down"):
                 self._journal.refuse(release, reason)
-        self._rest(Stage.FAILED, "failed", reason)
+        self._show_end(Stage.FAILED, self._record_end(Stage.FAILED, "failed", reason))
 
-    def _rest(self, stage: Stage, outcome: str, reason: str) -> None:
-        """Record how the journey ended, and be ready for the next."""
+    async def _arrive(self, outcome: str, reason: str) -> None:
+        """Record that the box is at rest, on a release that is good, and tidy up."""
+        attempt = self._record_end(Stage.IDLE, outcome, reason)
+        # Not sooner: until then it may be needed once more.
+        with self._log.failuresHandled("What is not needed any more cannot be removed"):
+            await self._unpacker.clear()
+            self._archives.clear(self._installed.version)
+        self._show_end(Stage.IDLE, attempt)
+
+    def _record_end(self, stage: Stage, outcome: str, reason: str) -> Attempt:
+        """Write down how the journey ended."""
         entry = self._journal.entry
         attempt = Attempt(
             version=None if entry.release is None else entry.release.version,
@@ -578,8 +586,13 @@ class Updater(Service):
         )
         with self._log.failuresHandled("The end of the update cannot be written down"):
             self._journal.end(stage, attempt)
+        return attempt
+
+    def _show_end(self, stage: Stage, attempt: Attempt) -> None:
         self._log.info("Stage: {stage}", stage=stage)
-        self._board.publish(stage=stage, progress=None, message=reason, last_attempt=attempt)
+        self._board.publish(
+            stage=stage, progress=None, message=attempt.reason, last_attempt=attempt
+        )
 
     def _enter(self, stage: Stage, **changes: Any) -> None:
         """Write the next stage down, and only then let it begin."""
