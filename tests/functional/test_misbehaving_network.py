@@ -1,0 +1,430 @@
+"""Whatever a network does to a download: all of it comes, or a sentence that says why not."""
+
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+import pytest_twisted
+from attrs import frozen
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.task import Clock, LoopingCall
+
+from opq_twisted.box.client import UpdateServer
+from opq_twisted.box.download import Downloader
+from opq_twisted.box.journal import Release
+from opq_twisted.box.transport import make_http_client
+from opq_twisted.errors import OpqError
+from opq_twisted.release.name import UpdateName
+from tests.archives import make_archive
+from tests.functional.box import INSTALL, Box, Spawn, eventually
+from tests.functional.processes import Server, twistd
+from tests.functional.proxy import (
+    ALL,
+    QUICK,
+    End,
+    Message,
+    Mischief,
+    Proxy,
+    Seeded,
+    Sending,
+    cut_body,
+    cut_head,
+    drip,
+    honest,
+    other_bytes,
+    other_file,
+    other_range,
+)
+from tests.functional.update_server import started
+from tests.signed import Signed
+
+OLD, NEW = 1500000000, 1600000000
+
+#: Where the boxes fetch the new release.
+ARCHIVE = f"/update/{UpdateName(NEW)}"
+
+#: SEEDS says how many networks are tried, and SEED which is the first.
+_FIRST = int(os.environ.get("SEED", "0"))
+SEEDS = range(_FIRST, _FIRST + int(os.environ.get("SEEDS", "12")))
+
+#: So many of them are tried on real agents, who have to wait as long as they say.
+AGENTS = 4
+
+#: Bytes that may be fetched twice after an interruption.
+TWICE = 1_000_000
+
+#: What an owner can read: one line of sentences, and nothing that only a programmer could.
+SENTENCE = re.compile(r"(?:[A-Z]|http://)[^\n]*\.")
+PROGRAMMERS = re.compile(r"Errno|object at 0x|<class|<twisted|\bb['\"]|Exception")
+
+#: Sentences that should be clear, and are not yet.
+KNOWN_DEFECTS = re.compile(
+    r"Cannot reach the update server \S+: "
+    # What came is shown, up to 16 KB of it, as Python writes it.
+    r"(\('[a-z0-9 (),-]+', b['\"].*\)|Invalid response: conflicting Content-Length headers: b'.*')"
+    r"\. Check the network, and updates_ep in the configuration\."
+)
+
+#: What the agent says when a click has come to its end.
+AT_REST = "Stage: (?:idle|failed|rebooting)"
+
+
+@frozen
+class Site:
+    """The update server of all tests, and the release that it offers."""
+
+    server: Server
+    archive: bytes
+    root: bytes
+
+    @property
+    def release(self) -> Release:
+        """What a box knows of a release that was signed."""
+        return Release(NEW, len(self.archive), {"sha256": digest(self.archive)})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Start the update server."""
+    updates = tmp_path_factory.mktemp("updates")
+    path = updates / str(UpdateName(NEW))
+    # More than a box leaves unsure on its disk, several times over, and the same for each run.
+    noise = Random(0).randbytes(2_500_000)
+    archive = make_archive(path, NEW, {"noise": noise}, script=INSTALL).read_bytes()
+    signed = Signed(updates).init()
+    signed.publish(1, path)
+    signed.timestamp(1, 1)
+    starting = started(lambda *argv: twistd(*map(str, argv)), updates)
+    server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
+    yield Site(server, archive, (signed.folder / "1.root.json").read_bytes())
+    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+
+
+MakeProxy = Callable[[], Proxy]
+
+
+@pytest.fixture
+def make_proxy(site: Site) -> Iterator[MakeProxy]:
+    """Make proxies that are closed when the test is over."""
+    made: list[Proxy] = []
+
+    def make() -> Proxy:
+        made.append(Proxy(site.server.port))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        pytest_twisted.blockon(proxy.close())
+
+
+class Hurried(Clock):
+    """
+    A clock on which a minute passes within a second.
+
+    While this process has other things to do it stands: nothing seems silent that was not heard.
+    """
+
+    #: Seconds by which it goes on, some 200 times a second.
+    step = 0.5
+
+    def tick(self) -> None:
+        self.advance(self.step)
+
+
+@pytest.fixture
+def hurried() -> Iterator[Hurried]:
+    """Let the clock tick while the test runs."""
+    clock = Hurried()
+    ticking = LoopingCall(clock.tick)
+    ticking.start(0.005)
+    yield clock
+    ticking.stop()
+
+
+class Download:
+    """A box's downloader, in the test's own process."""
+
+    def __init__(self, clock: Hurried, proxy: Proxy, site: Site, folder: Path) -> None:
+        self._site = site
+        self._folder = folder
+        http = make_http_client(reactor, proxy.url)
+        server = UpdateServer(clock, http, proxy.url, lambda: "opq-box-agent")
+        self._downloader = Downloader(clock, server, folder)
+        folder.mkdir()
+
+    async def fails(self, release: Release) -> str | None:
+        """Download and verify; returns why it failed, or None when it did not."""
+        try:
+            promised = await self._downloader.fetch(release, lambda progress: None)
+            received, file = await self._downloader.verify(promised)
+        except OpqError as error:
+            self.has_nothing_wrong()
+            return str(error)
+        with file:
+            assert file.read() == self._site.archive
+        assert received == self._site.release
+        assert os.listdir(self._folder) == [str(UpdateName(NEW))]
+        return None
+
+    def has_nothing_wrong(self) -> None:
+        """See that what is not whole does not have the name of what is."""
+        path = self._folder / str(UpdateName(NEW))
+        assert not path.exists() or path.read_bytes() == self._site.archive
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def assert_clear(sentence: str) -> None:
+    """It is for whoever owns the box."""
+    assert SENTENCE.fullmatch(sentence), sentence
+    assert not PROGRAMMERS.search(sentence) or KNOWN_DEFECTS.fullmatch(sentence), sentence
+
+
+# The downloader
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest_twisted.ensureDeferred
+async def test_downloads(
+    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, seed: int
+) -> None:
+    """Each download comes whole or says why not, and on an honest network the next one comes."""
+    proxy = make_proxy()
+    proxy.plan = plan = Seeded(seed, ALL, share=(0.5, 0.8, 1.0)[seed % 3], most=15)
+    release = site.release if seed % 2 else Release(NEW)
+    reasons: list[str | None] = []
+    try:
+        download = Download(hurried, proxy, site, tmp_path / "archives")
+        while plan.left:
+            reasons.append(await download.fails(release))
+            if reasons[-1] is not None:
+                assert_clear(reasons[-1])
+        proxy.plan = honest
+        assert await download.fails(release) is None
+    except BaseException as error:
+        error.add_note(f"seed {seed}, which came to {reasons} by\n{proxy}")
+        raise
+
+
+@pytest.mark.parametrize("end", [End.CLOSE, End.RESET])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest_twisted.ensureDeferred
+async def test_reset_at_each_offset(
+    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, signed: bool, end: End
+) -> None:
+    """A download that never gets far at once comes piece by piece, and no byte comes twice."""
+    step = len(site.archive) // 100
+    proxy = make_proxy()
+    proxy.plan = lambda request: cut_body(step, end)
+    download = Download(hurried, proxy, site, tmp_path / "archives")
+    assert await download.fails(site.release if signed else Release(NEW)) is None, proxy
+    assert len(proxy.passed) == -(-len(site.archive) // step), proxy
+    assert proxy.body_bytes == {ARCHIVE: len(site.archive)}
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_in_each_header(
+    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path
+) -> None:
+    """Wherever a connection ends before its body, in the request or the header, another follows."""
+    step = len(site.archive) // 60
+    proxy = make_proxy()
+
+    def every_other(request: Message) -> Mischief:
+        number = len(proxy.passed)
+        return cut_head(8 * (number // 2)) if number % 2 else cut_body(step)
+
+    proxy.plan = every_other
+    download = Download(hurried, proxy, site, tmp_path / "archives")
+    assert await download.fails(site.release) is None, proxy
+    assert len(proxy.passed) >= 2 * 60, proxy
+    assert proxy.body_bytes == {ARCHIVE: len(site.archive)}
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize(
+    "other",
+    [other_file(), other_range(-1000), other_range(1000)],
+    ids=["other file", "earlier", "later"],
+)
+@pytest_twisted.ensureDeferred
+async def test_other_rest(
+    hurried: Hurried,
+    make_proxy: MakeProxy,
+    site: Site,
+    tmp_path: Path,
+    other: Mischief,
+    signed: bool,
+) -> None:
+    """What is not the rest is not put to what has come: all of it is asked for once more."""
+    plans = [cut_body(len(site.archive) // 2), other]
+    proxy = make_proxy()
+    proxy.plan = lambda request: plans.pop(0) if plans else None
+    download = Download(hurried, proxy, site, tmp_path / "archives")
+    assert await download.fails(site.release if signed else Release(NEW)) is None, proxy
+    asked = [request.get("Range") for request, _ in proxy.passed]
+    assert asked == [None, f"bytes={len(site.archive) // 2}-", None]
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest_twisted.ensureDeferred
+async def test_other_bytes(
+    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, signed: bool
+) -> None:
+    """Where the rest has the same ETag and other bytes the hash tells."""
+    plans = [cut_body(len(site.archive) // 2), other_bytes()]
+    proxy = make_proxy()
+    proxy.plan = lambda request: plans.pop(0) if plans else None
+    download = Download(hurried, proxy, site, tmp_path / "archives")
+    release = site.release if signed else Release(NEW)
+    reason = await download.fails(release)
+    assert reason == "What came has another SHA-256 than was promised. Try again.", proxy
+    assert await download.fails(release) is None, proxy
+    assert [request.get("Range") is None for request, _ in proxy.passed] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [(100_000, "In 10 minutes less than 1000 bytes a second came. Try again later."), (100, None)],
+    ids=["too slow", "slow enough"],
+)
+@pytest_twisted.ensureDeferred
+async def test_drip(
+    hurried: Hurried,
+    make_proxy: MakeProxy,
+    site: Site,
+    tmp_path: Path,
+    pieces: int,
+    reason: str | None,
+) -> None:
+    """A download that drips is given up only when it is slower than the smallest rate."""
+    slow = drip(pieces, 0.01)
+
+    def send(answer: Message) -> Sending:
+        # Two steps of the clock between two pieces: 2.5 MB take at least 800 seconds.
+        hurried.step = 4.0
+        return slow.send(answer)
+
+    proxy = make_proxy()
+    proxy.plan = lambda request: Mischief("drip", send)
+    download = Download(hurried, proxy, site, tmp_path / "archives")
+    begun = hurried.seconds()
+    assert await download.fails(site.release) == reason, proxy
+    assert hurried.seconds() - begun > 600
+    hurried.step = Hurried.step
+    proxy.plan = honest
+    assert await download.fails(site.release) is None, proxy
+
+
+# The agent
+
+
+def rests(box: Box) -> int:
+    """How often the agent has come to rest, or asked for a reboot."""
+    return len(re.findall(AT_REST, box.agent.output))
+
+
+async def click(box: Box) -> bool:
+    """Click, and wait for what comes of it; returns whether the release was installed."""
+    times = rests(box) + 1
+    await box.click()
+    await box.agent.says(rf"(?s)({AT_REST}.*){{{times}}}")
+    assert not re.search("Traceback|Unhandled", box.agent.output)
+    if box.stages[-1] == "rebooting":
+        await box.reboots_to(NEW)
+        return True
+    status = await box.status()
+    assert status["stage"] in ("idle", "failed"), status
+    assert status["installed"] == OLD, status
+    assert_clear(status["message"])
+    assert not (box.state_dir / "unpacked").exists()
+    assert (box.prefix / "current" / "VERSION").read_text() == f"{OLD}\n"
+    return False
+
+
+async def outlives(box: Box, proxy: Proxy, plan: Seeded) -> None:
+    """Click until the new release runs, or nothing is done any more; then it runs at a click."""
+    try:
+        await box.start()
+        while not (done := await click(box)) and plan.left:
+            pass
+        proxy.plan = honest
+        assert done or await click(box)
+        archives = box.state_dir / "archives"
+        assert os.listdir(archives) == [str(UpdateName(NEW))]
+    except BaseException as error:
+        error.add_note(f"seed {plan.seed}, which came to\n{box.agent.output}\nby\n{proxy}")
+        raise
+
+
+@pytest_twisted.ensureDeferred
+async def test_agents(spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path: Path) -> None:
+    """Real boxes end on the new release, or at rest with a sentence and on it at a later click."""
+    going: list[Deferred[None]] = []
+    for seed in SEEDS[:AGENTS]:
+        proxy = make_proxy()
+        proxy.plan = plan = Seeded(seed, QUICK, share=0.9, most=5)
+        box = Box(spawn, tmp_path / f"box-{seed}")
+        box.install(OLD)
+        box.configure(proxy.url)
+        if seed % 2:
+            box.pin(site.root)
+        going.append(Deferred.fromCoroutine(outlives(box, proxy, plan)))
+    try:
+        await gatherResults(going, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()
+    for seed in SEEDS[:AGENTS]:
+        path = tmp_path / f"box-{seed}" / "state" / "archives" / str(UpdateName(NEW))
+        assert path.read_bytes() == site.archive
+
+
+@pytest_twisted.ensureDeferred
+async def test_agent_comes_far_in_steps(
+    spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path: Path
+) -> None:
+    """One click is enough where no connection lives for longer than a fifth of the download."""
+    step = len(site.archive) // 5 + 1
+    proxy = make_proxy()
+    proxy.plan = lambda request: cut_body(step) if request.path == ARCHIVE else None
+    box = Box(spawn, tmp_path / "box")
+    box.install(OLD)
+    box.pin(site.root)
+    box.configure(proxy.url)
+    await box.start()
+    await box.click()
+    await box.reboots_to(NEW)
+    asked = [request.get("Range") for request, _ in proxy.passed if request.path == ARCHIVE]
+    assert asked == [None, *(f"bytes={times * step}-" for times in range(1, 5))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest_twisted.ensureDeferred
+async def test_interrupted_late(
+    spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path: Path, number: signal.Signals
+) -> None:
+    """An agent that ends at 90 % of a download fetches at most 1 MB twice."""
+    come = len(site.archive) * 9 // 10
+    proxy = make_proxy()
+    proxy.plan = lambda request: cut_body(come, End.SILENCE)
+    box = Box(spawn, tmp_path / "box")
+    box.install(OLD)
+    box.pin(site.root)
+    box.configure(proxy.url)
+    await box.start()
+    await box.click()
+    part = box.state_dir / "archives" / f"{UpdateName(NEW)}.part"
+    await eventually(lambda: part.exists() and part.stat().st_size == come)
+    await box.agent.stop(number)
+    proxy.plan = honest
+    await box.start()
+    await box.reboots_to(NEW)
+    assert len(site.archive) <= proxy.body_bytes[ARCHIVE] <= len(site.archive) + TWICE

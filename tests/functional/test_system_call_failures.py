@@ -1,0 +1,275 @@
+"""Whichever file operation of the agent fails: it says so clearly, and the next update succeeds."""
+
+import errno
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import pytest_twisted
+from attrs import frozen
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from opq_twisted.release.name import UpdateName
+from tests.archives import make_archive
+from tests.functional.box import GLANCE, INSTALL, Box, Spawn
+from tests.functional.faults import Faults, Operation, build
+from tests.functional.processes import PATIENCE, Server, twistd
+from tests.functional.update_server import get, started
+from tests.signed import Signed
+
+OLD, NEW = 1500000000, 1600000000
+
+#: How many faults are tried, or "all"; which they are is the seed's to say.
+FAULTS = os.environ.get("FAULTS", "40")
+SEED = int(os.environ.get("SEED", "0"))
+
+#: So many boxes at a time.
+WORKERS = 3
+
+#: What a sentence says that names the problem.
+NAMES = {
+    errno.ENOSPC: "disk is full|No space left on device",
+    errno.EIO: "Input/output error",
+    errno.EACCES: "Permission denied",
+    errno.EMFILE: "Too many open files",
+}
+
+#: What an owner can read: one line of sentences, and nothing that only a programmer could.
+SENTENCE = re.compile(r"[A-Z][^\n]*\.")
+PROGRAMMERS = re.compile(r"Errno|object at 0x|<class|<twisted|\bb['\"]|Exception")
+
+#: The first lines of tracebacks that should be sentences, and are not yet.
+KNOWN_TRACEBACKS: tuple[str, ...] = (
+    "The end of the update cannot be written down",
+    "What was unpacked cannot be removed",
+    "The reboot cannot be written down",
+    "The journal cannot be set aside",
+)
+
+#: Sentences that should name the problem, and do not yet.
+KNOWN_SENTENCES: tuple[str, ...] = (
+    # VERSION cannot be read; the release is even refused for that.
+    "After the reboot the box runs an unknown release, not ",
+)
+
+#: How often a box may reboot before it counts as one that does so for ever.
+_MOST_REBOOTS = 5
+
+
+@frozen
+class Fault:
+    """What fails."""
+
+    error: int
+    #: Of the operations that can fail so, the so-manyth fails.
+    number: int
+    #: All that follow fail too.
+    lasting: bool
+
+    def __str__(self) -> str:
+        """Say how to find it again."""
+        name = errno.errorcode[self.error]
+        return f"{name} {'from' if self.lasting else 'at'} operation {self.number}"
+
+
+@frozen
+class Site:
+    """The update server of all boxes, what they trust, and what fails of them."""
+
+    server: Server
+    root: bytes
+    library: Path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Start the update server, with a small release."""
+    library = build(tmp_path_factory.mktemp("library"))
+    updates = tmp_path_factory.mktemp("updates")
+    archive = make_archive(updates / str(UpdateName(NEW)), NEW, {"a/file": b"x"}, script=INSTALL)
+    signed = Signed(updates).init()
+    signed.publish(1, archive)
+    signed.timestamp(1, 1)
+    starting = started(lambda *argv: twistd(*map(str, argv)), updates)
+    server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
+    yield Site(server, (signed.folder / "1.root.json").read_bytes(), library)
+    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+
+
+class Trial:
+    """A box of which something fails while it is updated."""
+
+    def __init__(self, spawn: Spawn, site: Site, folder: Path) -> None:
+        self.box = box = Box(spawn, folder)
+        box.install(OLD)
+        box.pin(site.root)
+        box.configure(site.server.url)
+        self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
+        box.environment = self.faults.environment
+        self._agents: list[Server] = []
+        #: How often an agent has ended by a reboot.
+        self._rebooted = 0
+
+    async def updates(self) -> dict[str, Any] | None:
+        """Click once the box is at rest; returns how it is then, or None without an agent."""
+        clicked = False
+        for _ in range(_MOST_REBOOTS):
+            if not await self._runs():
+                return None
+            status = await self._rests()
+            if status is not None and not clicked:
+                clicked = True
+                code, text = await self.box.click()
+                assert code in (200, 202), text
+                assert_clear(text)
+                status = await self._rests()
+            if status is not None:
+                assert_clear(status["message"])
+                return status
+        raise AssertionError("the box reboots again and again")
+
+    async def _runs(self) -> bool:
+        """Start the agent, if none runs; whether one does, or else has ended with a sentence."""
+        if self._agents and self._agents[-1].status is None:
+            return True
+        agent = self.box.launch()
+        self._agents.append(agent)
+        try:
+            await agent.ready()
+        except AssertionError:
+            assert await agent.ends() == 1, "the agent ended otherwise"
+            return False
+        return True
+
+    async def _rests(self) -> dict[str, Any] | None:
+        """Wait until no update is under way; returns the status, or None when the box rebooted."""
+        for _ in range(int(PATIENCE / GLANCE)):
+            status = await self._status()
+            if self.box.rebooted > self._rebooted:
+                self._rebooted += 1
+                assert await self._agents[-1].ends() == -signal.SIGTERM, "the agent ended otherwise"
+                return None
+            assert status is not None, "the agent does not answer"
+            if status["stage"] in ("idle", "failed"):
+                return status
+            await deferLater(reactor, GLANCE)
+        raise AssertionError(f"the box does not come to rest: {status}")
+
+    async def _status(self) -> dict[str, Any] | None:
+        """Ask how the box is; None when nobody answers."""
+        try:
+            status: dict[str, Any] = json.loads(await get(f"{self._agents[-1].url}/status"))
+        except (OSError, HTTPException):
+            return None
+        return status
+
+    async def outlives(self, fault: Fault) -> None:
+        """Update while something fails: it goes well, or a sentence says what failed."""
+        self.faults.fail(fault.error, fault.number, fault.lasting)
+        status = await self.updates()
+        self.faults.end()
+        names = re.compile(NAMES[fault.error])
+        if status is None:
+            said = [line for line in self._agents[-1].output.splitlines() if names.search(line)]
+            assert said, "nobody says why the agent does not start"
+            assert_clear(said[-1])
+        elif status["stage"] == "failed":
+            message = status["message"]
+            assert names.search(message) or message.startswith(KNOWN_SENTENCES), message
+
+    async def succeeds(self) -> None:
+        """Update while nothing fails."""
+        status = await self.updates()
+        assert status is not None, "the agent does not start"
+        assert (status["stage"], status["installed"]) == ("idle", NEW), status
+        assert (self.box.prefix / "current" / "VERSION").read_text() == f"{NEW}\n"
+
+    def logs_no_traceback(self) -> None:
+        """See that the logs are for operators."""
+        events = [
+            event
+            for agent in self._agents
+            for event in re.split(r"(?m)^(?=\d{4}-\d\d-\d\dT)", agent.output)
+        ]
+        for event in events:
+            if "Traceback" in event or "Unhandled" in event:
+                assert any(known in event for known in KNOWN_TRACEBACKS), event
+
+    def __str__(self) -> str:
+        """Tell what failed, and what the agents said."""
+        failed = [f"{item.call} {item.path}" for item in self.faults.operations]
+        said = "".join(f"\n-- agent:\n{agent.output}" for agent in self._agents)
+        return f"{len(failed)} operations failed, first {failed[:1]}{said}"
+
+
+def assert_clear(sentence: str) -> None:
+    """It is for whoever owns the box."""
+    assert sentence == "" or SENTENCE.fullmatch(sentence), sentence
+    assert not PROGRAMMERS.search(sentence), sentence
+
+
+async def count(spawn: Spawn, site: Site, folder: Path) -> list[Operation]:
+    """Update a box of which nothing fails; returns its file operations."""
+    trial = Trial(spawn, site, folder)
+    await trial.succeeds()
+    trial.logs_no_traceback()
+    return trial.faults.operations
+
+
+def choose(operations: list[Operation]) -> list[Fault]:
+    """Choose what fails."""
+    every = [
+        Fault(error, number, lasting)
+        for error in NAMES
+        for number in range(1, 1 + sum(error in operation.errors for operation in operations))
+        for lasting in (False, True)
+    ]
+    return every if FAULTS == "all" else Random(SEED).sample(every, int(FAULTS))
+
+
+async def try_out(trial: Trial, fault: Fault) -> str | None:
+    """Update a box while something fails, and then once more; returns what was wrong."""
+    try:
+        await trial.outlives(fault)
+        await trial.succeeds()
+        trial.logs_no_traceback()
+    except Exception as error:
+        return f"{fault}: {error}\n{trial}"
+    finally:
+        await trial.box.agent.stop()
+    return None
+
+
+@pytest_twisted.ensureDeferred
+async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path) -> None:
+    """An update with a fault ends well or says why not; without it the next one succeeds."""
+    operations = await count(spawn, site, tmp_path / "counts")
+    assert len(operations) > 100
+    chosen = choose(operations)
+    faults = list(enumerate(chosen))
+    wrong: list[str] = []
+    failed = 0
+
+    async def work() -> None:
+        nonlocal failed
+        while faults:
+            number, fault = faults.pop(0)
+            trial = Trial(spawn, site, tmp_path / f"box-{number}")
+            reason = await try_out(trial, fault)
+            failed += bool(trial.faults.operations)
+            if reason is not None:
+                wrong.append(reason)
+
+    await gatherResults([Deferred.fromCoroutine(work()) for _ in range(WORKERS)])
+    assert not wrong, f"seed {SEED}, {len(wrong)} of {len(chosen)}:\n" + "\n\n".join(wrong)
+    # An update has not always as many operations as the one that was counted.
+    assert failed > 0.9 * len(chosen)
