@@ -4,10 +4,12 @@ import errno
 import json
 import os
 from pathlib import Path
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Attempt, Entry, Journal, Refusal, Release, Stage
+from opq_twisted.errors import CannotStart
 from tests.disk import counting
 from tests.fakes import NEW, NEWER, OLD, logged
 
@@ -176,10 +178,22 @@ class JournalTests(SynchronousTestCase):
         """Nor is one that cannot even be set aside: the next entry replaces it."""
         self.path.write_bytes(b"garbage")
         self.path.with_suffix(".unreadable").mkdir()
+        said = logged(self)
         journal = self.open()
-        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.assertIn("cannot be set aside: ", said[-1])
         journal.write(stage=Stage.CHECKING)
         self.assertEqual(self.open().entry.stage, Stage.CHECKING)
+
+    def test_machine_busy(self) -> None:
+        """One that cannot be opened now is not lost: the agent is started again."""
+        self.open().write(stage=Stage.INSTALLING)
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with self.assertRaises(CannotStart), mock.patch.object(Path, "open", refuse):
+            self.open()
+        self.assertEqual(self.open().entry.stage, Stage.INSTALLING)
 
     def test_disk_full(self) -> None:
         """What cannot be written down has not happened, in memory as on the disk."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.box.installed import Installed
 from opq_twisted.box.journal import Entry, Journal, Release, Stage
 from opq_twisted.box.status import Progress
 from opq_twisted.box.updater import MAX_TRIES
@@ -634,9 +635,10 @@ class FailureTests(UpdaterCase):
         self.click("install")
         self.bench.journal_path.unlink()
         self.bench.journal_path.mkdir()
+        said = logged(self)
         self.bench.steps.fail(InstallFailed("It ended with 1."))
-        # The refusal, and the end.
-        self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
+        for what in ("The refused release", "The end of the update"):
+            self.assertTrue(any(f"{what} cannot be written down" in line for line in said), said)
         status = self.bench.status
         self.assertEqual((status.stage, status.message), (Stage.FAILED, "It ended with 1."))
         self.bench.journal_path.rmdir()
@@ -1028,6 +1030,25 @@ class ResumeTests(UpdaterCase):
                 self.bench.updater.begin(automatic=True)
                 self.bench.steps.succeed(NEW)
                 self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_unreadable_version(self) -> None:
+        """A version that cannot be read for a while is no fault of the release."""
+        self.click("reboot")
+        self.bench.set_installed(NEW)
+        failing = [OSError(errno.EIO, "Input/output error")]
+        read = Installed.read
+
+        def fail(installed: Installed) -> int | None:
+            if failing:
+                raise failing.pop()
+            return read(installed)
+
+        self.patch(Installed, "read", fail)
+        self.bench.restart("second boot")
+        self.assertEqual(self.bench.status.message, "The box's disk fails: Input/output error.")
+        self.bench.clock.advance(60)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.on_disk().refused, ())
 
     def test_no_version(self) -> None:
         """A box that comes back without any release has failed too."""

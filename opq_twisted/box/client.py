@@ -7,6 +7,8 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
+from twisted.web._newclient import ParseError
+from twisted.web.client import ResponseFailed
 from twisted.web.http import GONE, NOT_FOUND, NOT_MODIFIED, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
@@ -162,6 +164,10 @@ def _too_late(_: object, timeout: float) -> NoReturn:
 
 def _reason(error: Exception) -> str:
     """Say the innermost reason, without the full stop that Twisted ends its own with."""
+    answered = isinstance(error, ResponseFailed)
     while reasons := getattr(error, "reasons", None):
         error = reasons[-1].value
+    if answered and isinstance(error, ParseError | ValueError):
+        # Their text shows what came, however long, as Python writes it.
+        return "what it answers is not HTTP"
     return (str(error) or type(error).__name__).rstrip(".")

@@ -17,13 +17,21 @@ class Installed:
 
     @property
     def version(self) -> int | None:
-        """The release that is installed; None when nothing is known."""
+        """The release that is installed; None when nothing is known, or it cannot be read."""
+        return _read_if_possible(self.version_file)
+
+    def read(self) -> int | None:
+        """
+        Read which release is installed; None when nothing is known.
+
+        :raises OSError: when it cannot be read.
+        """
         return read_version(self.version_file)
 
     @property
     def image(self) -> int | None:
         """The release that was the first on this box; None when nothing is known."""
-        return read_version(self.image_file)
+        return _read_if_possible(self.image_file)
 
     @property
     def newest_known(self) -> int:
@@ -32,9 +40,20 @@ class Installed:
 
 
 def read_version(path: Path) -> int | None:
-    """Read a version from a file; None when there is none in it, or it cannot be read."""
+    """
+    Read a version from a file; None when there is none in it, or no file.
+
+    :raises OSError: when it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return parse_version(file.read(64).decode("ascii", "replace"))
-    except (OSError, InvalidName):
+    except (FileNotFoundError, InvalidName):
+        return None
+
+
+def _read_if_possible(path: Path) -> int | None:
+    try:
+        return read_version(path)
+    except OSError:
         return None

@@ -1,5 +1,6 @@
 """The stage of an update's journey on disk, so that a power cut is only a pause."""
 
+import errno
 import json
 from collections.abc import Mapping
 from enum import StrEnum
@@ -11,9 +12,12 @@ from attrs import Factory, evolve, frozen
 from twisted.logger import Logger
 
 from opq_twisted import durable
+from opq_twisted.errors import CannotStart
 
 #: The format of the file; a later agent may write another.
 _FORMAT = 1
+
+_MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _MAX_SIZE = 1024 * 1024
 _KEPT_ATTEMPTS = 20
@@ -196,6 +200,9 @@ class Journal:
         except FileNotFoundError:
             return Entry()
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _MACHINE_BUSY:
+                # That says nothing about the journal, and goes by.
+                raise CannotStart(f"Cannot read {self._path}: {error.strerror}.") from None
             # Whatever is wrong with it, it must not be the reason for a dead agent.
             aside = self._path.with_suffix(".unreadable")
             self._log.error(
@@ -203,8 +210,10 @@ class Journal:
                 aside=aside,
                 error=error,
             )
-            with self._log.failuresHandled("The journal cannot be set aside"):
+            try:
                 self._path.replace(aside)
+            except OSError as reason:
+                self._log.error("The journal cannot be set aside: {reason}", reason=reason)
             return Entry()
 
 

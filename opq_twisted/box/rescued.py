@@ -13,9 +13,12 @@ class Rescued:
 
     _path: Path
 
-    @property
-    def version(self) -> int | None:
-        """The release that was installed again; None when nothing was."""
+    def read(self) -> int | None:
+        """
+        Read which release was installed again; None when none was.
+
+        :raises OSError: when it cannot be read.
+        """
         return read_version(self._path)
 
     def forget(self) -> None:

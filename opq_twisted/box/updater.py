@@ -1,7 +1,8 @@
 """The journey of one update: check, download, verify, unpack, install, reboot, confirm."""
 
 import errno
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from twisted.application.service import Service
@@ -133,7 +134,7 @@ class Updater(Service):
         """Interrupt the journey; an installer that runs goes on."""
         super().stopService()
         if self._journal.entry.stage is Stage.REBOOTING:
-            with self._log.failuresHandled("The reboot cannot be written down"):
+            with self._telling("The reboot cannot be written down"):
                 self._journal.write(reboot_under_way=True)
         for under_way in (self._journey, self._looking):
             if under_way is not None:
@@ -359,16 +360,20 @@ class Updater(Service):
 
     async def _resume_after_unpacking(self, release: Release) -> None:
         """Go on where nothing can be left as it is."""
-        if self._rescued.version not in (None, release.version):
-            await self._insist(lambda: self._end_rescued(release))
-            return
         resume = {
             Stage.INSTALLING: self._resume_installing,
             Stage.REBOOTING: self._resume_rebooting,
             Stage.CONFIRMING: self._resume_confirming,
             Stage.RETURNING: self._resume_returning,
         }
-        await self._insist(lambda: resume[self._journal.entry.stage](release))
+
+        async def step() -> None:
+            if self._rescued.read() in (None, release.version):
+                await resume[self._journal.entry.stage](release)
+            else:
+                await self._end_rescued(release)
+
+        await self._insist(step)
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """Do what cannot be left undone, be it that the disk is full, or fails, for a while."""
@@ -419,7 +424,7 @@ class Updater(Service):
         """Learn what became of the script that outlived the agent, or went with the power."""
         status = await self._installer.wait()
         rebooted = not self._journal.same_boot
-        put_in_place = self._installed.version == release.version
+        put_in_place = self._installed.read() == release.version
         if rebooted and (status == 0 or (status is None and put_in_place)):
             await self._confirm(release)
         elif status == 0:
@@ -456,7 +461,8 @@ class Updater(Service):
         if deadline is None:
             deadline = self._clock.seconds() + self._config.confirm_timeout
         self._enter(Stage.CONFIRMING, tries=tries, deadline=deadline)
-        installed = self._installed.version
+        # Where it cannot be read the release is not to blame.
+        installed = self._installed.read()
         self._board.publish(installed=installed)
         if installed != release.version:
             raise InstallFailed(
@@ -464,9 +470,9 @@ class Updater(Service):
                 f"not {release.version}. See {self._config.log}."
             )
         await self._health.require(self._unpacker.folder, release.version, deadline)
-        with self._log.failuresHandled("The release cannot be made the last good one"):
+        with self._telling("The release cannot be made the last good one"):
             self._archives.keep_as_last_good(release)
-        with self._log.failuresHandled("The rescue script cannot be replaced"):
+        with self._telling("The rescue script cannot be replaced"):
             await self._installer.renew_rescue(release.version)
         await self._arrive("updated", f"The box runs release {installed}.")
 
@@ -506,7 +512,7 @@ class Updater(Service):
             if good is None:
                 raise ReturnFailed(f"{entry.cause} There is no last good release to return to.")
             status, is_last = await self._installer.wait(), entry.tries >= MAX_TRIES
-            in_place = self._installed.version == good.version
+            in_place = self._installed.read() == good.version
             if self._has_rebooted and in_place and (status == 0 or is_last):
                 return await self._end_returning(release, entry.cause)
             if status == 0 and not self._has_rebooted:
@@ -546,6 +552,14 @@ class Updater(Service):
             f"Release {release.version} failed, and the box runs {installed} again. {reason}",
         )
 
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        """Go on where the disk, or a script, does not do what would be good to have."""
+        try:
+            yield
+        except (OpqError, OSError) as error:
+            self._log.error("{what}: {why}", what=what, why=self._explain(error))
+
     def _explain(self, error: Exception) -> str:
         if isinstance(error, OpqError):
             return str(error)
@@ -561,7 +575,7 @@ class Updater(Service):
         self._log.error("The update failed: {reason}", reason=reason)
         release = self._journal.entry.release
         if isinstance(error, _TO_BLAME) and release is not None:
-            with self._log.failuresHandled("The refused release cannot be written down"):
+            with self._telling("The refused release cannot be written down"):
                 self._journal.refuse(release, reason)
         self._show_end(Stage.FAILED, self._record_end(Stage.FAILED, "failed", reason))
 
@@ -569,7 +583,7 @@ class Updater(Service):
         """Record that the box is at rest, on a release that is good, and tidy up."""
         attempt = self._record_end(Stage.IDLE, outcome, reason)
         # Not sooner: until then it may be needed once more.
-        with self._log.failuresHandled("What is not needed any more cannot be removed"):
+        with self._telling("What is not needed any more cannot be removed"):
             await self._unpacker.clear()
             self._archives.clear(self._installed.version)
         self._show_end(Stage.IDLE, attempt)
@@ -584,7 +598,7 @@ class Updater(Service):
             outcome=outcome,
             reason=reason,
         )
-        with self._log.failuresHandled("The end of the update cannot be written down"):
+        with self._telling("The end of the update cannot be written down"):
             self._journal.end(stage, attempt)
         return attempt
 
