@@ -126,6 +126,8 @@ class TestWhatIsBuilt(BuilderTest):
             *("opq_twisted/errors.py", "opq_twisted/py.typed", "opq_twisted/release/name.py"),
             *("requirements.txt", "twisted/plugins/opq_box_agent.py"),
             *("bin/opq-box-agent", "systemd/opq-box-agent.service", "opqbox_config.json"),
+            *("rescue/opq-box-rescue", "rescue/opq-box-rescue.service", "rescue/place"),
+            "rescue/opq-box-agent.service.d/rescue.conf",
         }
         self.assertEqual({f"{top}/{AGENT}/{name}" for name in shipped} - set(names), set())
         unwanted = ("/server/", "__pycache__", f"{AGENT}/install_update.sh", "dropin.cache")

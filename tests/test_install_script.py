@@ -18,6 +18,8 @@ from opq_twisted.release.name import parse_version
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box"
 AGENT = "box-configuration-daemon"
+#: What is beside the units of releases, and of none.
+RESCUE_UNITS = ("opq-box-agent.service.d", "opq-box-rescue.service")
 
 Result = subprocess.CompletedProcess[str]
 
@@ -474,6 +476,7 @@ class ManagedTests(InstallCase):
             self.box.asked(),
             [
                 "daemon-reload",
+                "daemon-reload",
                 "--quiet enable opq-box-agent.service opq-triggering.service",
                 "reboot",
             ],
@@ -481,7 +484,7 @@ class ManagedTests(InstallCase):
         self.assertIn("Put a sample configuration at /etc/opq/opqbox_config.json", said)
         self.assertEqual(
             {path.name for path in self.box.units.iterdir()},
-            {"opq-box-agent.service", "opq-triggering.service"},
+            {"opq-box-agent.service", "opq-triggering.service", *RESCUE_UNITS},
         )
 
     def test_update_by_hand(self) -> None:
@@ -505,7 +508,7 @@ class ManagedTests(InstallCase):
         )
         self.assertEqual(
             {path.name for path in self.box.units.iterdir()},
-            {"opq-box-agent.service", "opq-new.service", "ssh.service"},
+            {"opq-box-agent.service", "opq-new.service", "ssh.service", *RESCUE_UNITS},
         )
 
     def test_by_the_agent(self) -> None:
@@ -612,6 +615,9 @@ class ManagedTests(InstallCase):
         unit = (self.box.units / "opq-box-agent.service").read_text()
         self.assertIn(f"ExecStart=/opt/else/current/{AGENT}/bin/opq-box-agent --config", unit)
         self.assertNotIn("/opt/opq/", unit)
+        rescue = (self.box.units / "opq-box-rescue.service").read_text()
+        self.assertIn("\nExecStart=/opt/else/rescue/opq-box-rescue\n", rescue)
+        self.assertTrue(os.access(self.box.prefix.parent / "else/rescue/opq-box-rescue", os.X_OK))
         refused = self.box.run(100, managed=True, OPQ_PREFIX="/opt/o p q")
         self.assert_refused(refused, "/opt/o p q")
 
@@ -645,6 +651,125 @@ class ManagedTests(InstallCase):
         self.assertEqual(self.box.asked(), [])
         self.assertEqual(
             list((self.box.folder / "etc").rglob("*")), [self.box.units.parent, self.box.units]
+        )
+
+
+class RescueTests(InstallCase):
+    """How the rescue comes to the box, and what replaces it there."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.box.unpack(100)
+        self.drop_in = self.box.units / "opq-box-agent.service.d" / "rescue.conf"
+        self.unit = self.box.units / "opq-box-rescue.service"
+        self.script = self.box.prefix / "rescue" / "opq-box-rescue"
+        self.files = (self.script, self.unit, self.drop_in)
+
+    def place(self, *shell: str, box: Box | None = None, **environment: str) -> Result:
+        """Run the live release's `place`, as the agent does when an update has proved itself."""
+        box = box or self.box
+        return subprocess.run(
+            [*namespace(), *shell, f"/opt/opq/current/{AGENT}/rescue/place"],
+            env={
+                "PATH": f"{box.folder / 'bin'}:{os.environ['PATH']}",
+                "BOX": str(box.folder),
+                "SYSTEMCTL_LOG": str(box.calls),
+                "BASH_ENV": str(box.folder / "killer"),
+                "OPQ_PREFIX": "/opt/opq",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+        )
+
+    def assert_shipped(self) -> None:
+        for path in self.files:
+            shipped = next((SHIPPED / "rescue").rglob(path.name))
+            self.assertEqual(path.read_text(), shipped.read_text())
+            self.assertEqual(path.stat().st_mode & 0o777, 0o755 if path == self.script else 0o644)
+        self.assertEqual([path.name for path in self.script.parent.iterdir()], ["opq-box-rescue"])
+        self.assertEqual([path.name for path in self.drop_in.parent.iterdir()], ["rescue.conf"])
+
+    def test_installed(self) -> None:
+        """An install puts the rescue in place before the release is live."""
+        said = self.box.install(100, managed=True)
+        self.assert_shipped()
+        self.assertLess(said.index("rescue.conf in place"), said.index("is now current"))
+
+    def test_kept(self) -> None:
+        """An update, which has yet to prove itself, replaces nothing; what is missing comes."""
+        self.box.install(100, managed=True)
+        self.script.write_text("old")
+        self.drop_in.write_text("old")
+        self.unit.unlink()
+        self.box.unpack(200)
+        self.box.install(200, managed=True)
+        self.assertEqual((self.script.read_text(), self.drop_in.read_text()), ("old", "old"))
+        self.assertEqual(
+            self.unit.read_text(), (SHIPPED / "rescue" / "opq-box-rescue.service").read_text()
+        )
+
+    def test_replaced(self) -> None:
+        """One that has proved itself brings its own; done again, that changes nothing."""
+        self.box.install(100, managed=True)
+        for path in self.files:
+            path.write_text("old")
+        self.box.asked()
+        self.assertEqual(self.place().returncode, 0)
+        self.assert_shipped()
+        self.assertEqual(self.box.asked(), ["daemon-reload"])
+        times = [path.stat().st_mtime_ns for path in self.files]
+        again = self.place()
+        self.assertEqual((again.returncode, again.stdout, again.stderr), (0, "", ""))
+        self.assertEqual(self.box.asked(), [])
+        self.assertEqual([path.stat().st_mtime_ns for path in self.files], times)
+
+    def test_release_without_a_rescue(self) -> None:
+        """A release that has none leaves the one that is there alone."""
+        self.box.install(100, managed=True)
+        shutil.rmtree(self.box.unpack(200) / AGENT / "rescue")
+        self.box.install(200, managed=True)
+        self.assert_shipped()
+
+    def test_no_room(self) -> None:
+        """Where the rescue cannot be put in place, the release does not become the live one."""
+        self.box.tool("chmod", "#!/bin/sh\necho 'No space left on device' >&2\nexit 1\n")
+        result = self.box.run(100, managed=True)
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual(self.box.version("current"), None)
+        self.assertFalse(self.script.exists())
+
+    def test_interrupted(self) -> None:
+        """Each file is the old one or the new one, a unit never older than what it needs."""
+        if shutil.which("bash") is None:
+            raise lacking("Only bash can stop a script before each command.")
+        self.box.install(100, managed=True)
+        for path in self.files:
+            path.write_text("old")
+        found = set()
+        for count in range(1, 200):
+            box = self.box.copy(self.box.folder.parent / str(count))
+            result = self.place("bash", box=box, KILL_AT=str(count))
+            files = [box.folder / path.relative_to(self.box.folder) for path in self.files]
+            old = tuple(path.read_text() == "old" for path in files)
+            found.add(old)
+            if result.returncode == 0:
+                break
+            self.assertEqual(result.returncode, -signal.SIGKILL, result)
+            self.assertEqual(self.place(box=box).returncode, 0)
+            for path, shipped in zip(files, self.files, strict=True):
+                source = next((SHIPPED / "rescue").rglob(shipped.name))
+                self.assertEqual(path.read_text(), source.read_text())
+            shutil.rmtree(box.folder)
+        self.assertEqual(
+            found,
+            {
+                (True, True, True),
+                (False, True, True),
+                (False, False, True),
+                (False, False, False),
+            },
         )
 
 
@@ -736,7 +861,7 @@ class InterruptedTests(InstallCase):
         self.box.install(100, managed=True)
         self.box.install(200, managed=True)
         (self.box.folder / "opq-box-update-300" / "root.json").write_text("new")
-        units = {"opq-box-agent.service", "opq-triggering.service"}
+        units = {"opq-box-agent.service", "opq-triggering.service", *RESCUE_UNITS}
         for box in self.interruptions(300, managed=True):
             self.assertIn(
                 (box.version("current"), box.version("previous")), ((200, 100), (300, 200))
