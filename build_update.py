@@ -30,6 +30,7 @@ from opq_twisted.release.pack import (
     COMPONENTS,
     INSTALL_SCRIPT,
     TRUSTED_ROOT,
+    VERIFY_SCRIPT,
     WHEELS,
     destination,
     pack,
@@ -99,6 +100,8 @@ def build(options: argparse.Namespace) -> Path:
 def _contents(options: argparse.Namespace) -> Contents:
     folders = _component_folders(options.component)
     contents: Contents = {INSTALL_SCRIPT: find_script(options.install_script)}
+    if options.verify_script is not None:
+        contents[VERIFY_SCRIPT] = find_script(options.verify_script)
     if options.trusted_root is not None:
         contents[TRUSTED_ROOT] = find_trusted_root(options.trusted_root, datetime.now(UTC))
     if AGENT not in folders:
@@ -197,6 +200,13 @@ def _parser() -> argparse.ArgumentParser:
         default=BOX / INSTALL_SCRIPT,
         metavar="FILE",
         help=f"the {INSTALL_SCRIPT} of the update (default: this project's own)",
+    )
+    parser.add_argument(
+        "--verify-script",
+        type=Path,
+        metavar="FILE",
+        help=f"the {VERIFY_SCRIPT} of the update, by which a box judges after the reboot whether "
+        "the release is healthy (default: none)",
     )
     parser.add_argument(
         "--trusted-root",

@@ -189,9 +189,20 @@ class TestWhatIsBuilt(BuilderTest):
         second = self.build("--version", "7", "--trusted-root", root)
         self.assertEqual(first.read_bytes(), second.read_bytes())
 
-    def test_without_trusted_root(self) -> None:
-        """An update holds a root only when it is asked for."""
-        self.assertNotIn("opq-box-update-7/root.json", tar_names(self.build("--version", "7")))
+    def test_optional(self) -> None:
+        """An update holds a root, and a script to verify it, only when it is asked for."""
+        names = tar_names(self.build("--version", "7"))
+        for name in ("root.json", "verify_update.sh"):
+            self.assertNotIn(f"opq-box-update-7/{name}", names)
+
+    def test_verify_script(self) -> None:
+        """A script by which boxes judge the release is executable in the update."""
+        self.script.chmod(0o644)
+        archive = self.build("--version", "7", "--verify-script", self.script)
+        unpack(archive, self.folder / "unpacked", 7, reserve=0)
+        unpacked = self.folder / "unpacked" / "verify_update.sh"
+        self.assertEqual(unpacked.read_bytes(), self.script.read_bytes())
+        self.assertEqual(unpacked.stat().st_mode & 0o777, 0o755)
 
     def test_an_older_box_installs_it(self) -> None:
         """What the older box's shell script does with an archive works."""
@@ -238,6 +249,7 @@ class TestWhatIsBuilt(BuilderTest):
         options = ("--component", "--output-dir", "--version", "--install-script", "--no-wheels")
         for option in (
             *options,
+            "--verify-script",
             "--trusted-root",
             "--platform",
             "--python-version",
@@ -313,6 +325,7 @@ class TestErrors(BuilderTest):
             (["--output-dir=gone"], ("gone", "make it first")),
             (["--install-script=gone"], ("gone", "No such file")),
             ([f"--install-script={plain}"], ("plain", "#!")),
+            ([f"--verify-script={plain}"], ("plain", "#!")),
         ]
         for arguments, words in mistakes:
             self.assert_refused(self.run_builder("--no-wheels", *arguments), *words)

@@ -20,10 +20,11 @@ from opq_twisted.release.vetting import LIMIT, Vetting
 AGENT = "box-configuration-daemon"
 COMPONENTS = (AGENT, "triggering", "kernel", "firmware")
 INSTALL_SCRIPT = "install_update.sh"
+VERIFY_SCRIPT = "verify_update.sh"
 TRUSTED_ROOT = "root.json"
 WHEELS = "wheels"
 #: VERSION comes first, so that a box can tell early that an archive is not what it wants.
-_LAYOUT = ("VERSION", INSTALL_SCRIPT, TRUSTED_ROOT, *COMPONENTS, WHEELS)
+_LAYOUT = ("VERSION", INSTALL_SCRIPT, VERIFY_SCRIPT, TRUSTED_ROOT, *COMPONENTS, WHEELS)
 _PIECE = 256 << 10
 
 
