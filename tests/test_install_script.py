@@ -19,7 +19,8 @@ PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box"
 AGENT = "box-configuration-daemon"
 #: What is beside the units of releases, and of none.
-RESCUE_UNITS = ("opq-box-agent.service.d", "opq-box-rescue.service")
+RESCUE_UNITS = ("opq-box-agent.service.d", "opq-box-rescue.service", "opq-box-rescue.timer")
+ENABLED = "--quiet enable --now opq-box-rescue.timer"
 
 Result = subprocess.CompletedProcess[str]
 
@@ -476,6 +477,7 @@ class ManagedTests(InstallCase):
             self.box.asked(),
             [
                 "daemon-reload",
+                ENABLED,
                 "daemon-reload",
                 "--quiet enable opq-box-agent.service opq-triggering.service",
                 "reboot",
@@ -718,7 +720,7 @@ class RescueTests(InstallCase):
         self.box.asked()
         self.assertEqual(self.place().returncode, 0)
         self.assert_shipped()
-        self.assertEqual(self.box.asked(), ["daemon-reload"])
+        self.assertEqual(self.box.asked(), ["daemon-reload", ENABLED])
         times = [path.stat().st_mtime_ns for path in self.files]
         again = self.place()
         self.assertEqual((again.returncode, again.stdout, again.stderr), (0, "", ""))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.box.journal import Journal, Stage
 from tests.archives import make_archive
 from tests.test_install_script import (
     AGENT,
@@ -28,7 +29,7 @@ from tests.test_install_script import (
 #: Says that the agent failed, unless it is told otherwise.
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>"$SYSTEMCTL_LOG"
-case $* in *is-failed*) exit "${AGENT_STATE:-0}" ;; esac
+case $* in is-active*) echo "${AGENT_STATE:-failed}" ;; esac
 """
 #: Does what install_update.sh does with releases: it keeps the live one as it is.
 INSTALLER = b"""#!/bin/sh
@@ -176,7 +177,7 @@ class RescuedBox(Box):
         return path.read_text().splitlines() if path.exists() else []
 
 
-ASKED = "--quiet is-failed opq-box-agent.service"
+ASKED = "is-active opq-box-agent.service"
 REBOOTED = [ASKED, "reboot", "sleep 600"]
 PAUSED = [ASKED, "sleep 600"]
 
@@ -483,9 +484,21 @@ class CareTests(RescueCase):
     def test_agent_has_not_failed(self) -> None:
         """While systemd has not given up on the agent, nothing is done."""
         self.box.last_good()
-        self.rescue(AGENT_STATE="1")
-        self.assertEqual(self.box.asked(), [ASKED])
-        self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+        for state in ("active", "activating", "deactivating", "inactive"):
+            self.rescue(AGENT_STATE=state)
+            self.assertEqual(self.box.asked(), [ASKED])
+            self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+
+    def test_agent_never_starts(self) -> None:
+        """An agent that does not even start in the middle of an update is helped as well."""
+        self.box.last_good()
+        journal = Journal(self.box.state_dir / "journal.json", "a boot")
+        for stage in (Stage.IDLE, Stage.FAILED, Stage.UNPACKING):
+            journal.write(stage=stage)
+            self.rescue(AGENT_STATE="inactive")
+            self.assertEqual(self.box.asked(), [ASKED])
+        journal.write(stage=Stage.REBOOTING)
+        self.assert_brought_back(self.rescue(AGENT_STATE="inactive"), "fresh")
 
     def test_installer_at_work(self) -> None:
         """An installer that runs is waited for; the agent has a chance with what it installed."""
