@@ -106,9 +106,9 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
             return
         _sweep(updates)
         draft = target.with_name(f".{name}.part")
-        copy = durable.create(draft, 0o600)
         try:
-            with copy:
+            # Within reach of the clean-up: a signal may come as soon as it is there.
+            with durable.create(draft, 0o600) as copy:
                 shelved = _read(name, source, copy, progress)
                 copy.flush()
                 os.fchmod(copy.fileno(), _READABLE_BY_ALL)
