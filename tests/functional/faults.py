@@ -42,9 +42,7 @@ class Operation:
         """Read a line of the log."""
         number, call, errors, path = line.split(" ", 3)
         names = errors.split(",")[:-1]
-        return cls(
-            int(number), call, frozenset(getattr(errno, name) for name in names), Path(path)
-        )
+        return cls(int(number), call, frozenset(getattr(errno, name) for name in names), Path(path))
 
     def __str__(self) -> str:
         return f"{self.call} {self.path}"
