@@ -144,6 +144,24 @@ class ReturnTests(HealthyCase):
         self.bench.steps.succeed(0)
         self.assert_returned("It is not healthy.")
 
+    def test_stopped_by_reboot(self) -> None:
+        """A sandbox keeps its boot id, and its reboot may end the agent at once: one is enough."""
+        self.fall_ill()
+        self.install_last_good()
+        self.bench.updater.stopService()
+        self.assertTrue(self.on_disk().reboot_under_way)
+        self.boot("second boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It is not healthy.")
+
+    def test_stopped_before_reboot(self) -> None:
+        """An agent that is stopped sooner has not rebooted the box."""
+        self.fall_ill()
+        self.bench.updater.stopService()
+        self.assertFalse(self.on_disk().reboot_under_way)
+        self.boot("second boot")
+        self.install_last_good()
+
     def test_power_cut(self) -> None:
         """What a power cut interrupted is done again, three times at most."""
         self.fall_ill()

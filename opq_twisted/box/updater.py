@@ -115,6 +115,8 @@ class Updater(Service):
         self._looking: Deferred[None] | None = None
         self._lookers: list[Deferred[int | None]] = []
         self._journey: Deferred[None] | None = None
+        #: Whether the box was asked to reboot, and has not refused.
+        self._reboot_awaited = False
 
     def startService(self) -> None:
         """Take up the journey that the journal tells of."""
@@ -133,7 +135,7 @@ class Updater(Service):
     def stopService(self) -> Deferred[None] | None:
         """Interrupt the journey; an installer that runs goes on."""
         super().stopService()
-        if self._journal.entry.stage is Stage.REBOOTING:
+        if self._reboot_awaited or self._journal.entry.stage is Stage.REBOOTING:
             with self._telling("The reboot cannot be written down"):
                 self._journal.write(reboot_under_way=True)
         for under_way in (self._journey, self._looking):
@@ -343,10 +345,14 @@ class Updater(Service):
         await self._ask_for_reboot()
 
     async def _ask_for_reboot(self) -> None:
-        await self._installer.reboot()
-        self._journal.write(reboot_under_way=True)
-        # What follows is done by the agent that the reboot starts.
-        await deferLater(self._clock, _REBOOT_PATIENCE)
+        self._reboot_awaited = True
+        try:
+            await self._installer.reboot()
+            self._journal.write(reboot_under_way=True)
+            # What follows is done by the agent that the reboot starts.
+            await deferLater(self._clock, _REBOOT_PATIENCE)
+        finally:
+            self._reboot_awaited = False
         raise RebootFailed("The box was asked to reboot, but did not. Reboot it by hand.")
 
     async def _resume(self, release: Release | None) -> None:

@@ -1,0 +1,478 @@
+"""
+Wherever the agent is killed, the next one brings the update to its end without help.
+
+Each step that leaves something behind is one: a change of a file's content, name or existence, what
+brings that to the disk, and the start of a program. The agent is killed right before each step, and
+right after each start of a program: what is right after any other step is right before the next.
+
+KILLS says how many of these kills are tried on each journey, or is "all": then those right after
+every step are tried as well. SEED says which are chosen, and is the first of the seeds of two kills
+in one update; SEEDS says how many of these there are.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import urllib.request
+from collections.abc import Coroutine, Iterable, Iterator
+from http.client import HTTPException
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import cattrs
+import pytest
+import pytest_twisted
+from attrs import frozen
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
+
+from opq_twisted.box.archives import LAST_GOOD, Archives
+from opq_twisted.box.journal import Entry, Release, Stage
+from opq_twisted.errors import InvalidName
+from opq_twisted.release.name import UpdateName
+from tests.archives import file, folder, layout, stream, write_archive
+from tests.functional.box import Box, Spawn
+from tests.functional.faults import Faults, Operation, build
+from tests.functional.processes import PATIENCE, Server, twistd
+from tests.functional.update_server import started
+from tests.signed import Signed, channel
+
+OLD = 1500000000
+
+KILLS = os.environ.get("KILLS", "50")
+SEED = int(os.environ.get("SEED", "0"))
+SEEDS = range(SEED, SEED + int(os.environ.get("SEEDS", "12")))
+
+#: So many boxes at a time.
+WORKERS = 3
+
+#: How often an agent may be started in one update before the box counts as one without an end.
+_MOST_STARTS = 8
+
+#: More steps than any update has.
+_NEVER = 10**6
+
+#: The calls that start programs.
+STARTS = ("fork", "posix_spawn", "posix_spawnp", "execve")
+
+#: What the agent says when it is at rest.
+_AT_REST = "Stage: (?:idle|failed)"
+
+#: Makes a release live at once, as the shipped script does.
+_INSTALL = """#!/bin/sh
+set -e
+echo "installing $OPQ_VERSION"
+release=$OPQ_PREFIX/releases/$OPQ_VERSION
+rm -rf "$release"
+mkdir -p "$release"
+cp VERSION "$release"
+{part}
+cp content "$release"
+ln -sfn "releases/$OPQ_VERSION" "$OPQ_PREFIX/.current.new"
+mv -fT "$OPQ_PREFIX/.current.new" "$OPQ_PREFIX/current"
+"""
+
+#: What fails after a first part leaves what is installed half done.
+_HALF = 'rm -rf "$OPQ_PREFIX/current/content"; echo "that is not it"; exit 3'
+
+_HEALTHY, _ILL = "#!/bin/sh\n", "#!/bin/sh\necho it hurts\nexit 1\n"
+
+
+@frozen
+class Journey:
+    """An update, and what is to come of it."""
+
+    #: Of the channel too.
+    name: str
+    version: int
+    install: str = _INSTALL.format(part="")
+    verify: str = _HEALTHY
+    #: Whether the box ends on the new release; otherwise on its last good one.
+    succeeds: bool = False
+    #: Whether it is up to its reboot when it is first killed: until then it is like another.
+    has_rebooted: bool = False
+
+    @property
+    def end(self) -> int:
+        """The release that the box ends on."""
+        return self.version if self.succeeds else OLD
+
+    @property
+    def outcome(self) -> str:
+        """What the box calls that."""
+        return "updated" if self.succeeds else "returned"
+
+    def publish(self, updates: Path) -> Path:
+        """Make its archive."""
+        name = UpdateName(self.version)
+        top = f"{name.folder}/"
+        parts = [
+            folder(top),
+            *layout(self.version, top, self.install.encode()),
+            file(f"{top}content", content(self.version)),
+            file(f"{top}verify_update.sh", self.verify.encode(), 0o755),
+        ]
+        return write_archive(updates / str(name), stream(*parts))
+
+
+GOOD = Journey("good", 1600000000, succeeds=True)
+ILL = Journey("ill", 1600000001, verify=_ILL, has_rebooted=True)
+FAILING = Journey("failing", 1600000002, install=_INSTALL.format(part=_HALF))
+JOURNEYS = (GOOD, ILL, FAILING)
+
+
+def content(version: int) -> bytes:
+    """Give what a release holds: more than comes in one piece."""
+    return Random(version).randbytes(150_000)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@frozen
+class Kill:
+    """When the agent is killed: counted over all agents of an update."""
+
+    number: int
+    after: bool
+
+    def __str__(self) -> str:
+        """Say how to find it again."""
+        return f"right {'after' if self.after else 'before'} step {self.number}"
+
+
+@frozen
+class Site:
+    """The update server of all boxes, what they trust, and what kills their agents."""
+
+    server: Server
+    root: bytes
+    library: Path
+    #: By the archive's name.
+    digests: dict[str, str]
+    #: The archive of the release that boxes start with.
+    old: Path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Start the update server, with a channel for each journey."""
+    library = build(tmp_path_factory.mktemp("library"))
+    updates = tmp_path_factory.mktemp("updates")
+    old = Journey("old", OLD).publish(updates)
+    archives = {journey.name: journey.publish(updates) for journey in JOURNEYS}
+    signed = Signed(updates).init()
+    signed.targets(1, {name: channel(path) for name, path in archives.items()})
+    signed.snapshot(1, 1)
+    signed.timestamp(1, 1)
+    starting = started(lambda *argv: twistd(*map(str, argv)), updates)
+    server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
+    digests = {path.name: digest(path) for path in (old, *archives.values())}
+    yield Site(server, (signed.folder / "1.root.json").read_bytes(), library, digests, old)
+    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+
+
+class Trial:
+    """A box whose agent is killed while it is updated."""
+
+    def __init__(self, spawn: Spawn, site: Site, journey: Journey, folder: Path) -> None:
+        self._site = site
+        self._journey = journey
+        self._folder = folder
+        self.box = box = Box(spawn, folder)
+        box.pin(site.root)
+        # What is not healthy at once is not healthy.
+        box.configure(site.server.url, channel=journey.name, confirm_timeout=1)
+        self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
+        box.environment = self.faults.environment
+        self._agents: list[Server] = []
+        self._kills: list[Kill] = []
+        #: The steps that were the last of an agent.
+        self._struck: list[Operation] = []
+        #: How often an agent has ended by a reboot.
+        self._rebooted = 0
+
+    def set_up(self) -> None:
+        """Let the old release be installed, and be the last good one."""
+        release = self.box.prefix / "releases" / str(OLD)
+        release.mkdir(parents=True)
+        (release / "VERSION").write_text(f"{OLD}\n")
+        (release / "content").write_bytes(content(OLD))
+        (self.box.prefix / "current").symlink_to(release.relative_to(self.box.prefix))
+        archives = Archives(self.box.state_dir / "archives")
+        archives.folder.mkdir(parents=True)
+        shutil.copy(self._site.old, archives.folder)
+        hashes = {"sha256": self._site.digests[self._site.old.name]}
+        archives.keep_as_last_good(Release(OLD, None, hashes))
+
+    def save(self, folder: Path) -> None:
+        """Keep the box as it is."""
+        for path in (self.box.state_dir, self.box.prefix, self.box.log.parent):
+            shutil.copytree(path, folder / path.name, symlinks=True)
+
+    def restore(self, folder: Path) -> None:
+        """Let the box be as another one was."""
+        shutil.copytree(folder, self._folder, symlinks=True, dirs_exist_ok=True)
+
+    async def updates(self, *kills: Kill) -> None:
+        """
+        Click, and start the agent again until the box has come to its end.
+
+        :param kills: each is counted from the one before on.
+        """
+        self._kills = list(kills)
+        self.faults.kill(kills[0].number, kills[0].after)
+        for _ in range(_MOST_STARTS):
+            if await self._comes_to_rest():
+                await self.box.agent.stop(signal.SIGKILL)
+                self._is_sound()
+                self._is_at_the_end()
+                return
+            self._is_sound()
+        raise AssertionError("the agent ends again and again")
+
+    @property
+    def has_struck(self) -> bool:
+        """Whether all kills have."""
+        return len(self._struck) == len(self._kills)
+
+    async def reboots(self) -> None:
+        """Click, and go on up to the reboot."""
+        self.faults.kill(_NEVER, after=False)
+        assert not await self._comes_to_rest()
+        assert self._rebooted == 1
+
+    async def _comes_to_rest(self) -> bool:
+        """Start the agent, and click if nothing is under way; whether it does not end before."""
+        under_way = not self._entry.stage.at_rest
+        self._agents.append(self.box.launch())
+        try:
+            await self.box.agent.ready()
+            status = await self._ask("status")
+            if Stage(status["stage"]).at_rest and not status["last_attempt"]:
+                assert not under_way, f"the update has gone without a word: {status}"
+                await self._ask("box_update", b"")
+            if not (status["last_attempt"] and Stage(status["stage"]).at_rest):
+                await self.box.agent.says(_AT_REST)
+        except (AssertionError, OSError, HTTPException):
+            # That is all right if the agent has ended, and as it may.
+            await self._ends()
+            return False
+        return True
+
+    async def _ask(self, path: str, data: bytes | None = None) -> dict[str, Any]:
+        def fetch() -> bytes:
+            url = f"{self.box.agent.url}/{path}"
+            with urllib.request.urlopen(url, data, timeout=PATIENCE) as response:
+                body: bytes = response.read()
+            return body
+
+        answer: dict[str, Any] = json.loads(await deferToThread(fetch))
+        return answer
+
+    async def _ends(self) -> None:
+        """See that the agent ended by what was to kill it, or by a reboot."""
+        status = await self.box.agent.ends()
+        if status == -signal.SIGTERM:
+            self._rebooted += 1
+            assert self.box.rebooted >= self._rebooted, "the agent ended by itself"
+            return
+        assert status == -signal.SIGKILL, f"the agent ended with {status}"
+        assert len(self._struck) < len(self._kills), "the agent was killed by something else"
+        number = self._kills[len(self._struck)].number
+        self._struck += [item for item in self.faults.operations if item.number == number][-1:]
+        left = self._kills[len(self._struck) :]
+        self.faults.kill(*((left[0].number, left[0].after) if left else (_NEVER, False)))
+
+    @property
+    def _entry(self) -> Entry:
+        """What the journal holds; it is always whole."""
+        path = self.box.state_dir / "journal.json"
+        assert not path.with_suffix(".unreadable").exists(), "a journal was set aside"
+        if not path.exists():
+            return Entry()
+        written = json.loads(path.read_bytes())
+        assert written.pop("format") == 1
+        return cattrs.structure(written, Entry)
+
+    def _is_sound(self) -> None:
+        """See that nothing is taken for what it is not, and that there is a way back."""
+        assert self._entry
+        archives = self.box.state_dir / "archives"
+        for path in archives.iterdir():
+            if is_final(path.name):
+                assert digest(path) == self._site.digests[path.name], f"{path} is not whole"
+        name = os.readlink(archives / LAST_GOOD)
+        said = (archives / f"{name}.sha256").read_text()
+        assert said == f"{self._site.digests[name]}  {name}\n", f"{name}.sha256 is wrong"
+        assert (archives / name).exists(), f"the last good archive {name} is gone"
+        if self._journey is not FAILING:
+            self._runs_whole({OLD, self._journey.version})
+
+    def _runs_whole(self, versions: set[int]) -> None:
+        """See that one of these releases is installed, all of it."""
+        current = self.box.prefix / "current"
+        version = int((current / "VERSION").read_text())
+        assert version in versions, f"release {version} is installed"
+        whole = (current / "content").exists() and (current / "content").read_bytes()
+        assert whole == content(version), f"release {version} is not whole"
+
+    def _is_at_the_end(self) -> None:
+        """See that the box came to where the journey leads."""
+        journey, entry = self._journey, self._entry
+        assert entry.attempts, "no end is written down"
+        last = entry.attempts[-1]
+        assert (entry.stage, last.version, last.outcome) == (
+            Stage.IDLE,
+            journey.version,
+            journey.outcome,
+        ), last
+        assert len(entry.attempts) == 1, entry.attempts
+        self._runs_whole({journey.end})
+        good = Archives(self.box.state_dir / "archives").last_good
+        assert good is not None
+        assert good.version == journey.end, f"the last good release is {good.version}"
+        refused = [item.version for item in entry.refused]
+        assert refused == ([] if journey.succeeds else [journey.version]), entry.refused
+
+    def __str__(self) -> str:
+        """Tell what was to happen, what did, and what the agents said."""
+        kills = " and ".join(map(str, self._kills))
+        struck = " and ".join(map(str, self._struck)) or "none yet"
+        said = "".join(
+            f"\n-- agent {number}:\n{without_noise(agent.output)}"
+            for number, agent in enumerate(self._agents, 1)
+        )
+        return f"journey {self._journey.name}, to be killed {kills}; struck: {struck}{said}"
+
+
+def is_final(name: str) -> bool:
+    """Whether it is what a verified archive is called."""
+    try:
+        return bool(UpdateName.parse(name))
+    except InvalidName:
+        return False
+
+
+def without_noise(output: str) -> str:
+    """Leave out what every agent says of its connections."""
+    lines = output.splitlines(keepends=True)
+    return "".join(line for line in lines if "HTTP11ClientFactory" not in line)
+
+
+class Ground:
+    """Where boxes are tried, and what each journey begins with."""
+
+    def __init__(self, spawn: Spawn, site: Site, folder: Path) -> None:
+        self._spawn = spawn
+        self._site = site
+        self._folder = folder
+        self._made = 0
+        self.wrong: list[str] = []
+
+    async def make(self, journey: Journey) -> Trial:
+        """Make a box with which the journey begins."""
+        self._made += 1
+        trial = Trial(self._spawn, self._site, journey, self._folder / f"box-{self._made}")
+        if not journey.has_rebooted:
+            trial.set_up()
+            return trial
+        saved = self._folder / journey.name
+        if not saved.exists():
+            trial.set_up()
+            await trial.reboots()
+            trial.save(saved)
+            return await self.make(journey)
+        trial.restore(saved)
+        return trial
+
+    async def try_out(self, journey: Journey, *kills: Kill) -> bool:
+        """Update a box with these kills; returns whether all of them struck."""
+        trial = await self.make(journey)
+        try:
+            await trial.updates(*kills)
+        except Exception as error:
+            self.wrong.append(f"{error}\n{trial}")
+        finally:
+            await trial.box.agent.stop(signal.SIGKILL)
+        return trial.has_struck
+
+    async def count(self, journey: Journey) -> list[Operation]:
+        """Update a box whose agent is not killed; returns the steps."""
+        trial = await self.make(journey)
+        try:
+            await trial.updates(Kill(_NEVER, after=False))
+        except Exception as error:
+            raise AssertionError(f"{error}\n{trial}") from error
+        return trial.faults.operations
+
+    def nothing_is_wrong(self) -> None:
+        """See that every box came to its end."""
+        wrong = "\n\n".join(self.wrong)
+        assert not self.wrong, f"seed {SEED}, {len(self.wrong)} boxes:\n{wrong}"
+
+
+@pytest.fixture
+def ground(spawn: Spawn, site: Site, tmp_path: Path) -> Ground:
+    """Make a ground for boxes."""
+    return Ground(spawn, site, tmp_path)
+
+
+async def all_of(jobs: Iterable[Coroutine[Deferred[Any], Any, bool]]) -> list[bool]:
+    """Do each job, some at a time."""
+    waiting, results = iter(jobs), []
+
+    async def work() -> None:
+        for job in waiting:
+            results.append(await job)
+
+    await gatherResults([Deferred.fromCoroutine(work()) for _ in range(WORKERS)])
+    return results
+
+
+def choose(steps: list[Operation]) -> list[Kill]:
+    """Choose when to kill."""
+    every = [Kill(step.number, after=False) for step in steps]
+    after = [Kill(step.number, after=True) for step in steps]
+    if KILLS == "all":
+        return every + after
+    every += [kill for kill, step in zip(after, steps, strict=True) if step.call in STARTS]
+    return Random(SEED).sample(every, min(int(KILLS), len(every)))
+
+
+@pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.name)
+@pytest_twisted.ensureDeferred
+async def test_kill(ground: Ground, journey: Journey) -> None:
+    """Killed at any step, it ends where the journey leads."""
+    steps = await ground.count(journey)
+    struck = await all_of(ground.try_out(journey, kill) for kill in choose(steps))
+    if KILLS == "all":
+        # An update has not always as many steps as the one that was counted.
+        number = len(steps) + 1
+        while await ground.try_out(journey, Kill(number, after=False)):
+            number += 1
+    ground.nothing_is_wrong()
+    assert sum(struck) > 0.9 * len(struck)
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_kills(ground: Ground) -> None:
+    """Killed twice, wherever that is, it ends where the journey leads."""
+    lengths = {journey: len(await ground.count(journey)) for journey in JOURNEYS}
+
+    def try_out(seed: int) -> Coroutine[Deferred[Any], Any, bool]:
+        random = Random(seed)
+        journey = random.choice(JOURNEYS)
+        kills = [
+            # The second is counted from the first on.
+            Kill(random.randint(1, most), after=random.random() < 0.5)
+            for most in (lengths[journey], lengths[journey] // 2)
+        ]
+        return ground.try_out(journey, *kills)
+
+    await all_of(map(try_out, SEEDS))
+    ground.nothing_is_wrong()
