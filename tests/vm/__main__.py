@@ -19,7 +19,7 @@ from tests.vm.cache import ROOT
 from tests.vm.errors import Broken
 from tests.vm.needs import missing
 from tests.vm.prepare import prepare
-from tests.vm.scenarios import DURATIONS, SCENARIOS
+from tests.vm.scenarios import SCENARIOS
 
 _CUTS = "power-cuts"
 #: The scenario that tells how long each stage takes.
@@ -67,14 +67,15 @@ def run(prepared: Prepared, names: list[str], options: argparse.Namespace) -> bo
     """Run the scenarios, then the power cuts; tell whether all went well."""
     runs = options.folder / "runs"
     scenarios = [name for name in SCENARIOS if name in names]
-    if _CUTS in names and options.cuts and _REFERENCE not in scenarios:
+    with_cuts = _CUTS in names and options.cuts > 0
+    if with_cuts and _REFERENCE not in scenarios and not prepared.durations.exists():
         scenarios.insert(0, _REFERENCE)
     passed = True
     for outcome in in_turn(lambda name: run_scenario(prepared, name, runs), scenarios, options):
         passed &= outcome.passed
         verdict = "passed" if outcome.passed else "failed"
         say(f"{verdict}: {outcome.name}: {outcome.text} ({_cost(outcome.boots, outcome.seconds)})")
-    if _CUTS in names and options.cuts:
+    if with_cuts:
         passed &= run_cuts(prepared, runs, options)
     return passed
 
@@ -99,11 +100,10 @@ def run_scenario(prepared: Prepared, name: str, runs: Path) -> Outcome:
 
 def run_cuts(prepared: Prepared, runs: Path, options: argparse.Namespace) -> bool:
     """Cut the power as often as asked, and print a table."""
-    reference = runs / _REFERENCE / DURATIONS
-    if not reference.exists():
+    if not prepared.durations.exists():
         say("failed: power-cuts: without the update no stage has a length.")
         return False
-    took = json.loads(reference.read_text())
+    took = json.loads(prepared.durations.read_text())
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     say(f"Cutting the power {options.cuts} times, with SEED={seed}.")
     say(cuts.HEADING)

@@ -51,6 +51,11 @@ class Prepared:
     new: Path
 
     @property
+    def durations(self) -> Path:
+        """The file that says how long each stage of an update takes, once there was one."""
+        return self.disk.with_name("durations.json")
+
+    @property
     def old_version(self) -> int:
         """The version of `old`."""
         return UpdateName.parse(self.old.name).version

@@ -23,7 +23,7 @@ _SOURCES = (
 )
 _FILES = (
     *(cache.ROOT / "build_update.py", cache.ROOT / "requirements.txt"),
-    *(HERE / name for name in ("prepare.py", "box.py", "machine.py", "releases.py")),
+    *(HERE / name for name in ("prepare.py", "releases.py")),
 )
 
 #: Seconds between the releases' versions.

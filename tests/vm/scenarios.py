@@ -18,9 +18,6 @@ UPDATE = 1500.0
 #: MiB: too few for the archive, and enough for that but not for what is in it.
 _LEFT = (4, 40)
 
-#: The file in which a scenario leaves how long each stage took.
-DURATIONS = "durations.json"
-
 #: Seconds by which a bad release is newer than the good ones.
 _NEWER = 60
 
@@ -32,7 +29,7 @@ def update(box: Box) -> str:
     status = _update_to(box, box.prepared.new, version, watch)
     _must_run(box, status, version)
     took = durations(watch.seen)
-    (box.folder / DURATIONS).write_text(json.dumps(took))
+    box.prepared.durations.write_text(json.dumps(took))
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in took.items())
 
 

@@ -10,7 +10,7 @@ from attrs import frozen
 from tests.vm.errors import Broken
 from tests.vm.machine import Machine
 
-_STAGE = re.compile(r"Stage: (\w+)")
+_STAGE = re.compile(r"\[ *(\d+\.\d+)\] opq-box-agent.*Stage: (\w+)")
 _GLANCE = 0.02
 
 
@@ -20,11 +20,16 @@ class Seen:
 
     stage: str
     at: float
+    #: Seconds since the machine has booted, as it says itself, for a line may come late.
+    uptime: float
 
 
 def durations(seen: Sequence[Seen]) -> dict[str, float]:
     """Tell how long each stage took but the last, in seconds."""
-    return {one.stage: later.at - one.at for one, later in pairwise(seen)}
+    return {
+        one.stage: later.uptime - one.uptime if later.uptime > one.uptime else later.at - one.at
+        for one, later in pairwise(seen)
+    }
 
 
 class Watch:
@@ -39,7 +44,7 @@ class Watch:
         """Look at the console."""
         now = time.monotonic()
         stages = _STAGE.findall(self._machine.console[self._after :])
-        self.seen += [Seen(stage, now) for stage in stages[len(self.seen) :]]
+        self.seen += [Seen(stage, now, float(uptime)) for uptime, stage in stages[len(self.seen) :]]
         return self.seen
 
     def wait(self, *stages: str, seconds: float) -> Seen:
