@@ -34,8 +34,8 @@ _GLANCE = 0.3
 #: The settings of a box under test: nothing by itself, and no long waits.
 UPDATER = {
     "install": "click",
-    "settle": 5,
-    "confirm_timeout": 60,
+    "settle": 10,
+    "confirm_timeout": 120,
     "services": [f"opq-{COMPONENT}.service"],
 }
 
@@ -80,7 +80,8 @@ class Box:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.folder = folder
-        self.updates = folder / "updates"
+        self.keys = Keys(folder / "keys")
+        self.updates = self.keys.updates
         self._running = ExitStack()
         self._page_port = free_port()
         self._server_port = free_port()
@@ -99,16 +100,15 @@ class Box:
 
     def _start(self) -> None:
         prepared = self.prepared
-        shutil.copytree(prepared.keys.first_updates, self.updates)
+        # Who signs remembers what was signed last, and each box has a history of its own.
+        shutil.copytree(prepared.keys.folder, self.keys.folder)
         self.machine = self._running.enter_context(
             Machine(prepared.image, prepared.disk, self.folder, self._page_port)
         )
         self.shell = Shell(self.machine.shell_socket)
         self._running.callback(self.shell.close)
         self.boot()
-        self.server = UpdateServer(
-            self.updates, prepared.keys, self._server_port, self.folder / "server.log"
-        )
+        self.server = UpdateServer(self.keys, self._server_port, self.folder / "server.log")
         self._running.callback(self.server.stop)
         self.shell.ready(BOOT)
         self.configure()
@@ -131,7 +131,7 @@ class Box:
 
     def publish(self, archive: Path, version: int) -> None:
         """Offer a release to the box, signed."""
-        self.prepared.keys.publish(self.updates, archive)
+        self.keys.publish(archive)
         self.server.offers(version)
 
     def click(self) -> None:

@@ -8,15 +8,18 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.vm import invariants
-from tests.vm.box import Box, Prepared
+from tests.vm.box import BOOT, Box, Prepared
 from tests.vm.errors import Broken
-from tests.vm.scenarios import UPDATE
+from tests.vm.scenarios import UPDATE, bad_release, crash_loop
 from tests.vm.stages import Seen, Watch
+
+#: The stage of a box that comes back from a bad release.
+RETURNING = "returning"
 
 #: Where the power is cut. Installing is most of what is done to a disk, and comes three times.
 STAGES = (
     *("checking", "downloading", "verifying", "unpacking", "installing", "installing"),
-    *("installing", "rebooting", "confirming", "idle"),
+    *("installing", "rebooting", "confirming", "idle", RETURNING),
 )
 
 #: Seconds after the update within which the power is cut for `idle`, which has no end.
@@ -88,16 +91,27 @@ def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) 
     stage, delay, boots, became, whole = cut.stage, 0.0, 0, "", False
     with Box(prepared, folder) as box:
         try:
+            archives = _publish(box, cut)
             before = box.status()
-            seen = _cut_in_stage(box, cut, cut.part * took.get(cut.stage, _AFTERWARDS))
+            seen = _cut_in_stage(box, cut, took)
             stage, delay = seen.stage, time.monotonic() - seen.at
             earlier = box.machine.boots
-            version = _recover(box, before, cut.again)
+            _recover(box, before, cut.again)
             boots = box.machine.boots - earlier
-            became, whole = _describe(box, version), True
+            became, whole = _look(box, archives), True
         except Broken as error:
             became = f"BROKEN: {error}"
     return Became(cut, stage, delay, became, boots, time.monotonic() - started, whole)
+
+
+def _publish(box: Box, cut: Cut) -> dict[int, Path]:
+    """Offer the new release, or a bad one; give all that the box may run, by their version."""
+    if cut.stage != RETURNING:
+        box.publish(box.prepared.new, box.prepared.new_version)
+        return box.prepared.archives
+    version, archive = bad_release(box, crash_loop)
+    box.publish(archive, version)
+    return {box.prepared.old_version: box.prepared.old, version: archive}
 
 
 def _choose_again(chance: random.Random) -> float | None:
@@ -105,32 +119,35 @@ def _choose_again(chance: random.Random) -> float | None:
     return moment if is_cut else None
 
 
-def _cut_in_stage(box: Box, cut: Cut, delay: float) -> Seen:
-    """Click, wait for the stage, and so many seconds more; tell what the console showed last."""
-    box.publish(box.prepared.new, box.prepared.new_version)
+def _cut_in_stage(box: Box, cut: Cut, took: Mapping[str, float]) -> Seen:
+    """Click, wait for the stage, and a part of it more; tell what the console showed last."""
     watch = Watch(box.machine)
     box.click()
     begun = watch.wait(cut.stage, seconds=UPDATE)
-    time.sleep(max(0.0, begun.at + delay - time.monotonic()))
+    length = took["installing"] if cut.stage == RETURNING else took.get(cut.stage, _AFTERWARDS)
+    time.sleep(max(0.0, begun.at + cut.part * length - time.monotonic()))
     box.cut()
     return watch.look()[-1]
 
 
-def _recover(box: Box, before: dict[str, object], again: float | None) -> int:
-    """Boot until the box rests, and look whether it is whole; give the release that it runs."""
+def _recover(box: Box, before: dict[str, object], again: float | None) -> None:
+    """Boot until the box rests."""
     box.boot()
     if again is not None:
         time.sleep(again)
         box.cut()
         box.boot()
     box.rests(before, UPDATE)
-    box.shell.ready(60)
+    box.shell.ready(BOOT)
     if box.machine.boots > _MAX_BOOTS:
         raise Broken(f"The box booted {box.machine.boots} times.")
-    return invariants.whole(box, box.prepared.archives)
 
 
-def _describe(box: Box, version: int) -> str:
-    status = box.status()
-    which = "new" if version == box.prepared.new_version else "old"
-    return f"{which}, {status['stage']}" + ("" if which == "new" else f": {status['message']}")
+def _look(box: Box, archives: Mapping[int, Path]) -> str:
+    """Look whether the box is whole, and say what it is."""
+    version, status = invariants.whole(box, archives), box.status()
+    if version == box.prepared.old_version:
+        return f"old, {status['stage']}: {status['message']}"
+    if version != box.prepared.new_version:
+        raise Broken(f"The box rests with the bad release {version}.")
+    return f"new, {status['stage']}"

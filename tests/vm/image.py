@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.vm import cache
+from tests.vm.errors import Broken
 from tests.vm.needs import find
 
 HERE = Path(__file__).parent
@@ -116,4 +117,4 @@ def _bootstrap(tar: Path) -> None:
         )
     if ended.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise SystemExit(f"mmdebstrap built no system:\n{tail}")
+        raise Broken(f"mmdebstrap built no system:\n{tail}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,6 +18,9 @@ _UNITS = ("opq-box-agent.service", f"opq-{COMPONENT}.service")
 
 #: Under such a name an archive counts as whole.
 _ANY_NAME = "opq-box-update-*.tar.bz2"
+
+#: What Twisted calls a failure that somebody has to look into.
+_FAILURE = re.compile(r"opq-box-agent\[\d+\]: \S+ \[.*#critical\] (.*)")
 
 _FOLDERS = ("box-configuration-daemon", COMPONENT)
 
@@ -61,9 +65,11 @@ def whole(box: Box, archives: Mapping[int, Path]) -> int:
         raise Broken(f"The page says {status['installed']}, and current is {version}.")
     _release_is_whole(box, version, archives[version])
     _services_are_up(box)
-    _state_is_whole(box, archives)
+    _state_is_whole(box, version, archives)
     if "EXT4-fs error" in box.machine.console:
         raise Broken("The file system is damaged; see the console.")
+    if failure := _FAILURE.search(box.machine.console):
+        raise Broken(f"The agent's log has a failure: {failure[1]}")
     return version
 
 
@@ -97,10 +103,12 @@ def _services_are_up(box: Box) -> None:
         # The first line is the mark of who put it there.
         compare = f"tail -n +2 /etc/systemd/system/{unit} | cmp - {PREFIX}/current/*/systemd/{unit}"
         box.shell.run(compare)
-        box.shell.run(f"systemctl is-enabled {unit} && systemctl is-active {unit}")
+        box.shell.run(f"systemctl is-enabled {unit}")
+        # The agent's page may answer a moment before systemd knows.
+        box.shell.run(f"timeout 30 sh -c 'until systemctl is-active {unit}; do sleep 1; done'")
 
 
-def _state_is_whole(box: Box, archives: Mapping[int, Path]) -> None:
+def _state_is_whole(box: Box, version: int, archives: Mapping[int, Path]) -> None:
     stage = journal(box)["stage"]
     if stage not in AT_REST:
         raise Broken(f"The journal's stage is {stage}.")
@@ -111,6 +119,9 @@ def _state_is_whole(box: Box, archives: Mapping[int, Path]) -> None:
     for line in kept.splitlines():
         if line.split()[0] not in digests:
             raise Broken(f"{line.split()[1]} is not whole, and has the name of one that is.")
+    good = box.shell.run(f"cd {STATE}/archives && sha256sum --check $(readlink last-good).sha256")
+    if not good.startswith(f"opq-box-update-{version}.tar.bz2:"):
+        raise Broken(f"The box runs {version}, and would return to another: {good.strip()}")
     root = _sha256(box.prepared.keys.root.read_bytes())
     box.shell.run("sha256sum --check --quiet -", input=f"{root}  /etc/opq/root.json\n")
     box.shell.run(f"test $(cat {PREFIX}/IMAGE_VERSION) = {box.prepared.old_version}")

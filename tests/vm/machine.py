@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 _running: set["Machine"] = set()
+_all_off = threading.Event()
 
 
 class Machine:
@@ -66,6 +68,8 @@ class Machine:
         :param medium: a second disk.
         """
         assert self._qemu is None, "it is on already"
+        if _all_off.is_set():
+            raise Broken("No machine is switched on any more.")
         self._console.touch()
         self._qemu = subprocess.Popen(self._command(wants, medium), stdin=subprocess.DEVNULL)
         _running.add(self)
@@ -151,6 +155,8 @@ class Machine:
             "append": append,
         }
         return [
+            # However this process ends, the machine ends too.
+            *("setpriv", "--pdeathsig=KILL"),
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config"),
             *(part for name, value in options.items() for part in (f"-{name}", value)),
             *("-drive", f"file={self.disk},format=qcow2,if=virtio,cache=writeback"),
@@ -166,7 +172,8 @@ class Machine:
 
 
 def switch_all_off() -> None:
-    """Leave no machine behind when something ends all of it."""
+    """Switch off every machine for good, when something ends all of it."""
+    _all_off.set()
     for machine in tuple(_running):
         machine.cut()
 

@@ -11,12 +11,13 @@ PROGRAMS = {
     "mke2fs": "e2fsprogs",
     "tar": "tar",
     "unshare": "util-linux",
+    "setpriv": "util-linux",
 }
 
 
 def missing() -> list[str]:
     """Name the packages whose programs are not installed."""
-    return sorted(package for program, package in PROGRAMS.items() if not find(program))
+    return sorted({package for program, package in PROGRAMS.items() if not find(program)})
 
 
 def find(program: str) -> str | None:

@@ -5,17 +5,17 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from attrs import frozen
 
-from opq_twisted.release.contents import Contents, find_file, find_script, gather
 from opq_twisted.release.name import UpdateName
-from opq_twisted.release.pack import INSTALL_SCRIPT, TRUSTED_ROOT, pack
 from opq_twisted.release.unpack import unpack
 from tests.vm.cache import ROOT
+from tests.vm.errors import Broken
 
 #: A component beside the agent: a daemon with a unit.
 DAEMON = Path(__file__).parent / "daemon"
@@ -48,25 +48,25 @@ class Keys:
         return path
 
     @property
-    def first_updates(self) -> Path:
-        """The updates directory as the ceremony leaves it, with metadata and no release."""
+    def updates(self) -> Path:
+        """The updates directory, with the metadata."""
         return self.folder / "updates"
 
     def make(self) -> None:
         """Hold the first ceremony."""
-        self.first_updates.mkdir(parents=True)
+        self.updates.mkdir(parents=True)
         self.passphrase.write_text(f"{secrets.token_hex()}\n")
-        self._release("init", self.first_updates)
-        shutil.copy(self.first_updates / "tuf" / "1.root.json", self.root)
+        self._release("init")
+        shutil.copy(self.updates / "tuf" / "1.root.json", self.root)
 
-    def publish(self, updates: Path, archive: Path) -> None:
+    def publish(self, archive: Path) -> None:
         """Sign that a release is the newest."""
-        self._release("publish", updates, os.fspath(archive))
+        self._release("publish", os.fspath(archive))
 
-    def _release(self, command: str, updates: Path, *arguments: str) -> None:
+    def _release(self, command: str, *arguments: str) -> None:
         program = os.fspath(Path(sys.executable).with_name("opq-release"))
         options = [
-            f"--updates-dir={updates}",
+            f"--updates-dir={self.updates}",
             f"--keys-dir={self.folder / 'keys'}",
             f"--passphrase-file={self.passphrase}",
         ]
@@ -86,29 +86,24 @@ def build(version: int, folder: Path, root: Path) -> Path:
 
 
 def altered(archive: Path, version: int, folder: Path, change: Change) -> Path:
-    """Make another release of one: unpack it, change what there is, and pack it again."""
-    original = UpdateName.parse(archive.name).version
+    """
+    Make another release of one: unpack it, change what there is, and pack it again.
+
+    It is packed by tar and not by the builder, which does not make all that a box has to cope with.
+    """
+    name = UpdateName(version)
     with tempfile.TemporaryDirectory(prefix="opq-vm-release-", dir=folder) as scratch:
-        unpacked = Path(scratch, "unpacked")
-        unpack(archive, unpacked, original)
+        unpacked = Path(scratch, name.folder)
+        unpack(archive, unpacked, UpdateName.parse(archive.name).version)
+        (unpacked / "VERSION").write_text(f"{version}\n")
         change(unpacked)
-        return pack(UpdateName(version), _contents(unpacked), folder, timestamp=version)
-
-
-def _contents(folder: Path) -> Contents:
-    contents: Contents = {}
-    for path in folder.iterdir():
-        if path.is_dir():
-            contents |= gather(path, path.name)
-        elif path.name == INSTALL_SCRIPT or path.suffix == ".sh":
-            contents[path.name] = find_script(path)
-        elif path.name == TRUSTED_ROOT:
-            contents[path.name] = find_file(path)
-    return contents
+        with tarfile.open(folder / str(name), "w:bz2", format=tarfile.GNU_FORMAT) as tar:
+            tar.add(unpacked, name.folder)
+    return folder / str(name)
 
 
 def run(command: list[str]) -> None:
     """Run a program of this project, which says nothing unless it fails."""
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode != 0:
-        raise SystemExit(f"{' '.join(command[:3])} failed:\n{ended.stdout}{ended.stderr}")
+        raise Broken(f"{' '.join(command[:3])} failed: {ended.stdout}{ended.stderr}")

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from opq_twisted.release.name import UpdateName
 from tests.vm import invariants
 from tests.vm.box import AT_REST, PREFIX, Box
 from tests.vm.errors import Broken
-from tests.vm.releases import COMPONENT, altered
+from tests.vm.releases import COMPONENT, Change, altered
 from tests.vm.stages import Watch, durations
 
 #: Seconds that an update may take until the box rests, with the ways back.
@@ -41,7 +42,7 @@ def stopping_installer(box: Box) -> str:
         first, _, rest = script.read_text().partition("\n")
         script.write_text(f"{first}\nsystemctl stop opq-box-agent.service\n{rest}")
 
-    version, archive = _bad(box, change)
+    version, archive = bad_release(box, change)
     status = _update_to(box, archive, version)
     _must_run(box, status, version, archive)
     return f"runs release {version}"
@@ -50,11 +51,7 @@ def stopping_installer(box: Box) -> str:
 def crash_looping_daemon(box: Box) -> str:
     """A release whose daemon does not stay up is taken back."""
 
-    def change(folder: Path) -> None:
-        program = folder / COMPONENT / "bin" / f"opq-{COMPONENT}"
-        program.write_text("#!/bin/sh\nsleep 2\nexit 1\n")
-
-    return _is_taken_back(box, change)
+    return _is_taken_back(box, crash_loop)
 
 
 def broken_agent(box: Box) -> str:
@@ -111,6 +108,12 @@ def _fill_while_installing(box: Box) -> str:
     return str(status["message"])
 
 
+def crash_loop(folder: Path) -> None:
+    """Let the daemon of an unpacked release end again and again."""
+    program = folder / COMPONENT / "bin" / f"opq-{COMPONENT}"
+    program.write_text("#!/bin/sh\nsleep 2\nexit 1\n")
+
+
 #: By the name under which one is asked for.
 SCENARIOS: dict[str, Callable[[Box], str]] = {
     "update": update,
@@ -133,41 +136,43 @@ def _update_to(box: Box, archive: Path, version: int, watch: Watch | None = None
     return box.rests(before, UPDATE)
 
 
-def _bad(box: Box, change: Callable[[Path], None]) -> tuple[int, Path]:
+def bad_release(box: Box, change: Change) -> tuple[int, Path]:
     """Make a release that is newer than the good ones."""
     version = box.prepared.new_version + _NEWER
     return version, altered(box.prepared.new, version, box.folder, change)
 
 
-def _is_taken_back(box: Box, change: Callable[[Path], None]) -> str:
+def _is_taken_back(box: Box, change: Change) -> str:
     """Let the box take a bad release, and see that it comes back from it and remembers it."""
-    version, archive = _bad(box, change)
+    version, archive = bad_release(box, change)
     status = _update_to(box, archive, version)
-    _must_have_stayed(box, status)
+    _must_have_stayed(box, status, archive)
     refused = [item["version"] for item in invariants.journal(box)["refused"]]
     if version not in refused:
         raise Broken(f"The box came back, and does not remember that {version} is bad.")
     return f"came back: {status['message']}"
 
 
-def _must_run(box: Box, status: dict[str, Any], version: int, archive: Path | None = None) -> None:
+def _must_run(box: Box, status: dict[str, Any], version: int, *others: Path) -> None:
     """Make sure that an update went well."""
-    if (status["stage"], status["installed"]) != ("idle", version):
+    if status["stage"] != "idle":
         raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
-    archives = {**box.prepared.archives, **({version: archive} if archive else {})}
-    if invariants.whole(box, archives) != version:
-        raise Broken(f"{PREFIX}/current is not {version}.")
+    _must_be_whole(box, status, version, others)
 
 
-def _must_have_stayed(box: Box, status: dict[str, Any]) -> None:
+def _must_have_stayed(box: Box, status: dict[str, Any], *others: Path) -> None:
     """Make sure that the old release runs, and that the page tells of a failed update."""
-    old = box.prepared.old_version
-    if status["installed"] != old:
-        raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
     if status["last_attempt"]["outcome"] == "updated":
         raise Broken(f"The page says that the update went well: {status['message']}")
-    if invariants.whole(box, box.prepared.archives) != old:
-        raise Broken(f"{PREFIX}/current is not {old}.")
+    _must_be_whole(box, status, box.prepared.old_version, others)
+
+
+def _must_be_whole(box: Box, status: dict[str, Any], version: int, others: Sequence[Path]) -> None:
+    if status["installed"] != version:
+        raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
+    given = {UpdateName.parse(path.name).version: path for path in others}
+    if invariants.whole(box, box.prepared.archives | given) != version:
+        raise Broken(f"{PREFIX}/current is not {version}.")
 
 
 def _fill(box: Box, left: int) -> None:

@@ -16,12 +16,19 @@ _PATIENCE = 60.0
 class UpdateServer:
     """`twistd opq-update-server`, which signs timestamps."""
 
-    def __init__(self, updates: Path, keys: Keys, port: int, log: Path) -> None:
+    def __init__(self, keys: Keys, port: int, log: Path) -> None:
         """Start it; return when it has signed a timestamp."""
         twistd = os.fspath(Path(sys.executable).with_name("twistd"))
         command = [
-            *(twistd, "--nodaemon", "--pidfile=", "opq-update-server"),
-            *(f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={updates}"),
+            *(
+                "setpriv",
+                "--pdeathsig=TERM",
+                twistd,
+                "--nodaemon",
+                "--pidfile=",
+                "opq-update-server",
+            ),
+            *(f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={keys.updates}"),
             *(
                 f"--timestamp-key={keys.timestamp}",
                 f"--timestamp-passphrase-file={keys.passphrase}",
