@@ -1,9 +1,10 @@
-# make demo · make test · make lint · make bench: each makes .venv itself and needs no root.
+# make demo · make test · make vm-test · make lint · make bench: each makes .venv itself and needs no
+# root.
 
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test vm-test lint bench clean
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -18,6 +19,11 @@ test: $(READY)
 	.venv/bin/python -m twisted.trial tests
 	.venv/bin/python -m pytest tests/functional
 	$(MAKE) lint
+
+# A real machine in QEMU: CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
+vm-test: $(READY)
+	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(JOBS:%=--jobs=%) \
+		$(ONLY:%=--only=%)
 
 lint: $(READY)
 	.venv/bin/ruff format --check .
@@ -34,4 +40,4 @@ bench: $(READY)
 	done
 
 clean:
-	rm -rf .venv .demo build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo .vm build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,208 @@
+"""A box: the machine, its agent's page, and the update server that it follows."""
+
+import json
+import shutil
+import socket
+import time
+import urllib.request
+from contextlib import ExitStack
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from opq_twisted.release.name import UpdateName
+from tests.vm.errors import Broken
+from tests.vm.guest import Shell
+from tests.vm.image import Image
+from tests.vm.machine import HOST, Machine
+from tests.vm.releases import COMPONENT, Keys
+from tests.vm.server import UpdateServer
+
+#: Seconds that a machine may take from power to page: many times what it does, on a slow host.
+BOOT = 240.0
+
+CONFIG = "/etc/opq/opqbox_config.json"
+PREFIX = "/opt/opq"
+STATE = "/var/lib/opq/updater"
+
+#: The stages in which no update is under way.
+AT_REST = ("idle", "failed")
+_GLANCE = 0.3
+
+#: The settings of a box under test: nothing by itself, and no long waits.
+UPDATER = {
+    "install": "click",
+    "settle": 10,
+    "confirm_timeout": 120,
+    "services": [f"opq-{COMPONENT}.service"],
+}
+
+
+@frozen
+class Prepared:
+    """What all boxes begin with: the release `old` is installed, and `new` is built."""
+
+    image: Image
+    disk: Path
+    keys: Keys
+    old: Path
+    new: Path
+
+    @property
+    def durations(self) -> Path:
+        """The file that says how long each stage of an update takes, once there was one."""
+        return self.disk.with_name("durations.json")
+
+    @property
+    def old_version(self) -> int:
+        """The version of `old`."""
+        return UpdateName.parse(self.old.name).version
+
+    @property
+    def new_version(self) -> int:
+        """The version of `new`."""
+        return UpdateName.parse(self.new.name).version
+
+    @property
+    def archives(self) -> dict[int, Path]:
+        """Both, by their version."""
+        return {self.old_version: self.old, self.new_version: self.new}
+
+
+class Box:
+    """One box and its update server, for as long as the context lasts."""
+
+    def __init__(self, prepared: Prepared, folder: Path) -> None:
+        """:param folder: for the disk, the updates and the logs; what is there is removed."""
+        self.prepared = prepared
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.keys = Keys(folder / "keys")
+        self.updates = self.keys.updates
+        self._running = ExitStack()
+        self._page_port = free_port()
+        self._server_port = free_port()
+
+    def __enter__(self) -> "Box":
+        """Start both; the box knows where its update server is."""
+        try:
+            self._start()
+        except BaseException:
+            self._running.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def _start(self) -> None:
+        prepared = self.prepared
+        # Who signs remembers what was signed last, and each box has a history of its own.
+        shutil.copytree(prepared.keys.folder, self.keys.folder)
+        self.machine = self._running.enter_context(
+            Machine(prepared.image, prepared.disk, self.folder, self._page_port)
+        )
+        self.shell = Shell(self.machine.shell_socket)
+        self._running.callback(self.shell.close)
+        self.boot()
+        self.server = UpdateServer(self.keys, self._server_port, self.folder / "server.log")
+        self._running.callback(self.server.stop)
+        self.shell.ready(BOOT)
+        self.configure()
+
+    def configure(self, **changes: object) -> None:
+        """Write the configuration, and restart the agent, as the manual has it."""
+        config = configuration(self._server_port, **changes)
+        self.shell.run(f"cat >{CONFIG} && sync", input=config)
+        self.shell.run("systemctl restart opq-box-agent")
+        self.answers(BOOT)
+
+    def boot(self) -> None:
+        """Switch the machine on."""
+        self.machine.boot()
+
+    def cut(self) -> None:
+        """Cut the power."""
+        self.machine.cut()
+        self.shell.close()
+
+    def publish(self, archive: Path, version: int) -> None:
+        """Offer a release to the box, signed."""
+        self.keys.publish(archive)
+        self.server.offers(version)
+
+    def click(self) -> None:
+        """Click on Update Box."""
+        self._ask("box_update", b"")
+
+    def status(self) -> dict[str, Any]:
+        """
+        Ask the page how the box is.
+
+        :raises OSError: when it does not answer.
+        """
+        return self._ask("status")
+
+    def answers(self, seconds: float) -> dict[str, Any]:
+        """Wait until the page answers."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.machine.must_run()
+            try:
+                return self.status()
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise Broken(f"The box's page does not answer: {error}.") from None
+            time.sleep(_GLANCE)
+
+    def rests(self, before: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """
+        Wait until an update that was begun has ended, well or not.
+
+        :param before: the status before it was begun.
+        """
+        deadline = time.monotonic() + seconds
+        status: dict[str, Any] | None = None
+        while time.monotonic() < deadline:
+            self.machine.must_run()
+            try:
+                status = self.status()
+            except OSError:
+                time.sleep(_GLANCE)  # It is starting, or down.
+                continue
+            ended = status["last_attempt"] != before["last_attempt"]
+            if ended and status["stage"] in AT_REST:
+                return status
+            time.sleep(_GLANCE)
+        stage = "no answer" if status is None else f"{status['stage']}: {status['message']}"
+        raise Broken(f"The box does not come to rest in {seconds:.0f} seconds: {stage}")
+
+    def _ask(self, path: str, data: bytes | None = None) -> dict[str, Any]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self._page_port}/{path}", data)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                content: dict[str, Any] = json.load(answer)
+        except (HTTPException, ValueError) as error:
+            raise OSError(f"the answer was cut: {error}") from None
+        return content
+
+
+def configuration(server_port: int, **changes: object) -> str:
+    """Word a configuration of a box that follows the server at this port of this host."""
+    config = {
+        "updates_ep": f"http://{HOST}:{server_port}",
+        "box_id": 1,
+        "updater": {**UPDATER, **changes},
+    }
+    return json.dumps(config, indent=2) + "\n"
+
+
+def free_port() -> int:
+    """Find a port of loopback that nobody has."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port

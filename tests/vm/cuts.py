@@ -1,0 +1,153 @@
+"""Cuts the power at moments that a seed chooses, and looks what the box becomes."""
+
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+from tests.vm import invariants
+from tests.vm.box import BOOT, Box, Prepared
+from tests.vm.errors import Broken
+from tests.vm.scenarios import UPDATE, bad_release, crash_loop
+from tests.vm.stages import Seen, Watch
+
+#: The stage of a box that comes back from a bad release.
+RETURNING = "returning"
+
+#: Where the power is cut. Installing is most of what is done to a disk, and comes three times.
+STAGES = (
+    *("checking", "downloading", "verifying", "unpacking", "installing", "installing"),
+    *("installing", "rebooting", "confirming", "idle", RETURNING),
+)
+
+#: Seconds after the update within which the power is cut for `idle`, which has no end.
+_AFTERWARDS = 8.0
+
+#: Seconds after the next start within which the power is cut once more, in every third row.
+_RECOVERY = 90.0
+
+#: A box that boots more often than this goes round in circles.
+_MAX_BOOTS = 10
+
+
+@frozen
+class Cut:
+    """One row: where the power is cut."""
+
+    number: int
+    stage: str
+    #: Where in the stage: 0 is its beginning and 1 its end, as it was in the reference.
+    part: float
+    #: Seconds after the next start at which the power is cut again; None: it is not.
+    again: float | None
+
+
+#: Of the table.
+HEADING = (
+    f"{'row':>3} {'seed':>6}  {'stage':12} {'delay':>6} {'again':>6} {'boots':>5} {'s':>5}  became"
+)
+
+
+@frozen
+class Became:
+    """What came of one row."""
+
+    cut: Cut
+    #: The last stage that was seen before the power was cut.
+    stage: str
+    #: Seconds since that stage began.
+    delay: float
+    became: str
+    boots: int
+    seconds: float
+    whole: bool
+
+    def line(self, seed: int) -> str:
+        """Word it as a row of the table."""
+        again = "" if self.cut.again is None else f"{self.cut.again:.1f}"
+        return (
+            f"{self.cut.number:3} {seed:6}  {self.stage:12} {self.delay:6.2f} {again:>6} "
+            f"{self.boots:5} {self.seconds:5.0f}  {self.became}"
+        )
+
+
+def plan(seed: int, count: int) -> list[Cut]:
+    """Choose where to cut: each stage in turn, in a random order."""
+    chance = random.Random(seed)
+    stages: list[str] = []
+    while len(stages) < count:
+        stages += chance.sample(STAGES, len(STAGES))
+    return [
+        Cut(number, stage, chance.random(), _choose_again(chance))
+        for number, stage in enumerate(stages[:count], 1)
+    ]
+
+
+def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) -> Became:
+    """Update a fresh box, cut its power, and see what it becomes."""
+    started = time.monotonic()
+    stage, delay, boots, became, whole = cut.stage, 0.0, 0, "", False
+    with Box(prepared, folder) as box:
+        try:
+            archives = _publish(box, cut)
+            before = box.status()
+            seen = _cut_in_stage(box, cut, took)
+            stage, delay = seen.stage, time.monotonic() - seen.at
+            earlier = box.machine.boots
+            _recover(box, before, cut.again)
+            boots = box.machine.boots - earlier
+            became, whole = _look(box, archives), True
+        except Broken as error:
+            became = f"BROKEN: {error}"
+    return Became(cut, stage, delay, became, boots, time.monotonic() - started, whole)
+
+
+def _publish(box: Box, cut: Cut) -> dict[int, Path]:
+    """Offer the new release, or a bad one; give all that the box may run, by their version."""
+    if cut.stage != RETURNING:
+        box.publish(box.prepared.new, box.prepared.new_version)
+        return box.prepared.archives
+    version, archive = bad_release(box, crash_loop)
+    box.publish(archive, version)
+    return {box.prepared.old_version: box.prepared.old, version: archive}
+
+
+def _choose_again(chance: random.Random) -> float | None:
+    is_cut, moment = chance.random() < 1 / 3, chance.uniform(0, _RECOVERY)
+    return moment if is_cut else None
+
+
+def _cut_in_stage(box: Box, cut: Cut, took: Mapping[str, float]) -> Seen:
+    """Click, wait for the stage, and a part of it more; tell what the console showed last."""
+    watch = Watch(box.machine)
+    box.click()
+    begun = watch.wait(cut.stage, seconds=UPDATE)
+    length = took["installing"] if cut.stage == RETURNING else took.get(cut.stage, _AFTERWARDS)
+    time.sleep(max(0.0, begun.at + cut.part * length - time.monotonic()))
+    box.cut()
+    return watch.look()[-1]
+
+
+def _recover(box: Box, before: dict[str, object], again: float | None) -> None:
+    """Boot until the box rests."""
+    box.boot()
+    if again is not None:
+        time.sleep(again)
+        box.cut()
+        box.boot()
+    box.rests(before, UPDATE)
+    box.shell.ready(BOOT)
+    if box.machine.boots > _MAX_BOOTS:
+        raise Broken(f"The box booted {box.machine.boots} times.")
+
+
+def _look(box: Box, archives: Mapping[int, Path]) -> str:
+    """Look whether the box is whole, and say what it is."""
+    version, status = invariants.whole(box, archives), box.status()
+    if version == box.prepared.old_version:
+        return f"old, {status['stage']}: {status['message']}"
+    if version != box.prepared.new_version:
+        raise Broken(f"The box rests with the bad release {version}.")
+    return f"new, {status['stage']}"

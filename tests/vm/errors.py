@@ -1,0 +1,5 @@
+"""What can go wrong with a machine, or be found wrong with a box."""
+
+
+class Broken(Exception):
+    """Something did not become what it must; the text says what."""

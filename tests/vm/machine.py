@@ -1,0 +1,187 @@
+"""Runs one machine in QEMU, and cuts its power."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from tests.vm.errors import Broken
+from tests.vm.image import Image
+
+#: Where the host is, as the machine sees it, and where the machine's page is.
+HOST, PAGE = "10.0.2.2", 8080
+
+_APPEND = "root=/dev/vda rw console=ttyS0 loglevel=4 mitigations=off panic=1"
+_MEMORY = 1024
+_PROCESSORS = 2
+
+#: Seconds between two looks at the console.
+_GLANCE = 0.02
+
+#: What systemd says once in each boot.
+_BOOTS = re.compile(r"Welcome to .*Debian")
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+_running: set["Machine"] = set()
+_all_off = threading.Event()
+
+
+class Machine:
+    """
+    One machine with a disk of its own.
+
+    The disk is a qcow2 over another one, written with cache=writeback. What is lost when QEMU is
+    killed is what the machine has not sent to its disk; and, of that, what it has sent and not yet
+    flushed may be lost as well, for QEMU keeps qcow2's tables in its own memory until then. So it
+    is with a disk that has a cache.
+    """
+
+    def __init__(self, image: Image, backing: Path, folder: Path, page_port: int) -> None:
+        """
+        Make the disk.
+
+        :param backing: the disk that it begins with, which is never written to.
+        :param folder: where the disk and the console's output are.
+        :param page_port: the port of this host that leads to the page of the box.
+        """
+        self.disk = folder / "disk.qcow2"
+        self._image = image
+        self._console = folder / "console.log"
+        self._page_port = page_port
+        self._qemu: subprocess.Popen[bytes] | None = None
+        # A path of a socket may have 107 bytes.
+        self._run = Path(tempfile.mkdtemp(prefix="opq-vm-"))
+        #: Where the machine's shell can be reached.
+        self.shell_socket = self._run / "shell"
+        make_disk(self.disk, backing)
+
+    def boot(self, *, wants: str = "", medium: Path | None = None) -> None:
+        """
+        Switch the machine on.
+
+        :param wants: a unit that is to be started in this boot.
+        :param medium: a second disk.
+        """
+        assert self._qemu is None, "it is on already"
+        if _all_off.is_set():
+            raise Broken("No machine is switched on any more.")
+        self._console.touch()
+        self._qemu = subprocess.Popen(self._command(wants, medium), stdin=subprocess.DEVNULL)
+        _running.add(self)
+        deadline = time.monotonic() + 30
+        while not self.shell_socket.exists():
+            if self._qemu.poll() is not None or time.monotonic() > deadline:
+                raise Broken("QEMU did not start.")
+            time.sleep(_GLANCE)
+
+    def cut(self) -> None:
+        """Cut the power."""
+        _running.discard(self)
+        if self._qemu is not None:
+            self._qemu.kill()
+            self._qemu.wait()
+            self._qemu = None
+            self.shell_socket.unlink(missing_ok=True)
+
+    def wait_off(self, seconds: float) -> None:
+        """Wait until the machine has switched itself off."""
+        assert self._qemu is not None
+        try:
+            self._qemu.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Broken("The machine did not switch itself off.") from None
+        finally:
+            self.cut()
+
+    def close(self) -> None:
+        """Cut the power, and leave nothing but the folder."""
+        self.cut()
+        shutil.rmtree(self._run, ignore_errors=True)
+
+    def __enter__(self) -> "Machine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def console(self) -> str:
+        """All that the machine has said in all its boots."""
+        text = self._console.read_bytes().decode("utf-8", "replace")
+        return _COLOURS.sub("", text).replace("\r", "")
+
+    @property
+    def boots(self) -> int:
+        """How often the machine has booted."""
+        return len(_BOOTS.findall(self.console))
+
+    def says(self, pattern: str, seconds: float, after: int = 0) -> re.Match[str]:
+        """
+        Wait until the console shows a regular expression.
+
+        :param after: how much of the console is not looked at.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            if match := re.search(pattern, self.console[after:]):
+                return match
+            self.must_run()
+            if time.monotonic() > deadline:
+                raise Broken(f"The machine did not say {pattern!r} within {seconds:.0f} seconds.")
+            time.sleep(_GLANCE)
+
+    def must_run(self) -> None:
+        """Make sure that the machine is on."""
+        if self._qemu is None or self._qemu.poll() is not None:
+            raise Broken("The machine is off.")
+
+    def _command(self, wants: str, medium: Path | None) -> list[str]:
+        append = f"{_APPEND} systemd.wants={wants}" if wants else _APPEND
+        second = [f"-drive=file={medium},format=raw,if=virtio,readonly=on"] if medium else []
+        options = {
+            "machine": "q35",
+            "accel": "tcg,thread=multi",
+            "cpu": "Nehalem",
+            "smp": str(_PROCESSORS),
+            "m": str(_MEMORY),
+            "display": "none",
+            "kernel": str(self._image.kernel),
+            "initrd": str(self._image.initrd),
+            "append": append,
+        }
+        return [
+            # However this process ends, the machine ends too.
+            *("setpriv", "--pdeathsig=KILL"),
+            *("qemu-system-x86_64", "-nodefaults", "-no-user-config"),
+            *(part for name, value in options.items() for part in (f"-{name}", value)),
+            *("-drive", f"file={self.disk},format=qcow2,if=virtio,cache=writeback"),
+            *(part for option in second for part in option.split("=", 1)),
+            *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self._page_port}-:{PAGE}"),
+            *("-device", "virtio-net-pci,netdev=net,romfile="),
+            *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
+            *("-chardev", f"socket,id=shell,path={self.shell_socket},server=on,wait=off"),
+            *("-device", "virtserialport,chardev=shell,name=opq.shell"),
+            *("-chardev", f"file,id=console,path={self._console},append=on"),
+            *("-serial", "chardev:console"),
+        ]
+
+
+def switch_all_off() -> None:
+    """Switch off every machine for good, when something ends all of it."""
+    _all_off.set()
+    for machine in tuple(_running):
+        machine.cut()
+
+
+def make_disk(disk: Path, backing: Path) -> None:
+    """Make a disk that begins with what is on another one."""
+    form = "raw" if backing.suffix == ".img" else "qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", backing.absolute(), disk],
+        check=True,
+    )

@@ -1,0 +1,26 @@
+"""Says what this machine lacks to run another one."""
+
+import os
+import shutil
+
+#: The programs that are run, and the Debian packages that have them.
+PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "mke2fs": "e2fsprogs",
+    "tar": "tar",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+}
+
+
+def missing() -> list[str]:
+    """Name the packages whose programs are not installed."""
+    return sorted({package for program, package in PROGRAMS.items() if not find(program)})
+
+
+def find(program: str) -> str | None:
+    """Find a program where root would, for mke2fs needs no root and yet is only on its path."""
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    return shutil.which(program, path=path)

@@ -1,0 +1,90 @@
+"""Sets a box up once, as its owner would, for all scenarios to begin with."""
+
+import datetime
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.vm import cache
+from tests.vm.box import BOOT, PREFIX, Prepared, configuration, free_port
+from tests.vm.errors import Broken
+from tests.vm.guest import Shell
+from tests.vm.image import Image, image
+from tests.vm.machine import PAGE, Machine
+from tests.vm.needs import find
+from tests.vm.releases import DAEMON, Keys, build
+
+HERE = Path(__file__).parent
+
+#: What a release and its installation are made from.
+_SOURCES = (
+    *(cache.ROOT / "opq_twisted", cache.ROOT / "deploy" / "box", cache.ROOT / "twisted", DAEMON),
+)
+_FILES = (
+    *(cache.ROOT / "build_update.py", cache.ROOT / "requirements.txt"),
+    *(HERE / name for name in ("prepare.py", "releases.py")),
+)
+
+#: Seconds between the releases' versions.
+_DAY = 86400
+
+_FIRST_INSTALL = 900.0
+
+
+def prepare(folder: Path) -> Prepared:
+    """Build the image and the releases, and install the first one, if that was not done before."""
+    built = image(folder)
+    made_from = cache.key(
+        # Signatures expire: what was made today is good.
+        *(str(built.folder.absolute()), f"{datetime.date.today()}"),
+        files=[*_FILES, *cache.files_below(*_SOURCES)],
+    )
+    home = cache.kept(folder, "box", made_from, lambda draft: _make(built, draft))
+    old, new = sorted(home.glob("*.tar.bz2"))
+    return Prepared(built, home / "disk.qcow2", Keys(home / "keys"), old, new)
+
+
+def _make(image: Image, folder: Path) -> None:
+    keys = Keys(folder / "keys")
+    keys.make()
+    # Each test makes newer ones of its own, and a box believes no release of the future.
+    new = int(time.time()) - _DAY
+    old = build(new - _DAY, folder, keys.root)
+    build(new, folder, keys.root)
+    with tempfile.TemporaryDirectory(prefix="medium-", dir=folder) as scratch:
+        medium = _medium(Path(scratch), old)
+        _install(image, folder, medium, new - _DAY)
+
+
+def _medium(scratch: Path, archive: Path) -> Path:
+    """Make the disk from which a box is set up: the archive and the configuration."""
+    content = scratch / "content"
+    content.mkdir()
+    (content / archive.name).hardlink_to(archive)
+    (content / "opqbox_config.json").write_text(configuration(server_port=9))
+    medium = scratch / "medium.ext4"
+    mke2fs = find("mke2fs") or "mke2fs"
+    size = (archive.stat().st_size >> 20) + 16
+    command = [mke2fs, "-q", "-t", "ext4", "-d", str(content), str(medium), f"{size}M"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return medium
+
+
+def _install(image: Image, folder: Path, medium: Path, version: int) -> None:
+    """Boot for the first time, install, reboot, and switch off when the agent is up."""
+    with Machine(image, image.disk, folder, free_port()) as machine:
+        machine.boot(wants="opq-vm-install.service", medium=medium)
+        machine.says(r"Rebooting\.", _FIRST_INSTALL)
+        machine.says(rf"starting on {PAGE}", BOOT)
+        shell = Shell(machine.shell_socket)
+        shell.ready(BOOT)
+        installed = shell.run(f"cat {PREFIX}/current/VERSION").strip()
+        if installed != str(version):
+            raise Broken(f"The first install left release {installed}, not {version}.")
+        adopt = f"{PREFIX}/current/box-configuration-daemon/bin/opq-box adopt"
+        # The box can return to the release that it was set up from.
+        shell.run(f"mount -o ro /dev/vdb /mnt && {adopt} /mnt/*.tar.bz2", seconds=BOOT)
+        shell.run("systemctl --no-block poweroff")
+        shell.close()
+        machine.wait_off(BOOT)

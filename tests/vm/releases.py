@@ -1,0 +1,109 @@
+"""Makes releases, good ones and bad ones, and signs them."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from attrs import frozen
+
+from opq_twisted.release.name import UpdateName
+from opq_twisted.release.unpack import unpack
+from tests.vm.cache import ROOT
+from tests.vm.errors import Broken
+
+#: A component beside the agent: a daemon with a unit.
+DAEMON = Path(__file__).parent / "daemon"
+COMPONENT = "triggering"
+
+#: What changes an unpacked release before it is packed again.
+Change = Callable[[Path], None]
+
+
+@frozen
+class Keys:
+    """The keys to the releases, in a folder with the root that boxes trust."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        """What a box pins."""
+        return self.folder / "root.json"
+
+    @property
+    def passphrase(self) -> Path:
+        """The file with the passphrase of each key."""
+        return self.folder / "passphrase"
+
+    @property
+    def timestamp(self) -> Path:
+        """The key that the update server signs with."""
+        [path] = (self.folder / "keys").glob("timestamp-*.pem")
+        return path
+
+    @property
+    def updates(self) -> Path:
+        """The updates directory, with the metadata."""
+        return self.folder / "updates"
+
+    def make(self) -> None:
+        """Hold the first ceremony."""
+        self.updates.mkdir(parents=True)
+        self.passphrase.write_text(f"{secrets.token_hex()}\n")
+        self._release("init")
+        shutil.copy(self.updates / "tuf" / "1.root.json", self.root)
+
+    def publish(self, archive: Path) -> None:
+        """Sign that a release is the newest."""
+        self._release("publish", os.fspath(archive))
+
+    def _release(self, command: str, *arguments: str) -> None:
+        program = os.fspath(Path(sys.executable).with_name("opq-release"))
+        options = [
+            f"--updates-dir={self.updates}",
+            f"--keys-dir={self.folder / 'keys'}",
+            f"--passphrase-file={self.passphrase}",
+        ]
+        run([program, command, *options, *arguments])
+
+
+def build(version: int, folder: Path, root: Path) -> Path:
+    """Build a good release of this project, with its Python packages and a second component."""
+    builder = os.fspath(ROOT / "build_update.py")
+    run(
+        [
+            *(sys.executable, builder, f"--version={version}", f"--output-dir={folder}"),
+            *(f"--trusted-root={root}", f"--component={COMPONENT}={DAEMON}"),
+        ]
+    )
+    return folder / str(UpdateName(version))
+
+
+def altered(archive: Path, version: int, folder: Path, change: Change) -> Path:
+    """
+    Make another release of one: unpack it, change what there is, and pack it again.
+
+    It is packed by tar and not by the builder, which does not make all that a box has to cope with.
+    """
+    name = UpdateName(version)
+    with tempfile.TemporaryDirectory(prefix="opq-vm-release-", dir=folder) as scratch:
+        unpacked = Path(scratch, name.folder)
+        unpack(archive, unpacked, UpdateName.parse(archive.name).version)
+        (unpacked / "VERSION").write_text(f"{version}\n")
+        change(unpacked)
+        with tarfile.open(folder / str(name), "w:bz2", format=tarfile.GNU_FORMAT) as tar:
+            tar.add(unpacked, name.folder)
+    return folder / str(name)
+
+
+def run(command: list[str]) -> None:
+    """Run a program of this project, which says nothing unless it fails."""
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode != 0:
+        raise Broken(f"{' '.join(command[:3])} failed: {ended.stdout}{ended.stderr}")

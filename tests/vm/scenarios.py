@@ -1,0 +1,181 @@
+"""What is done to a box, one function each, and what must come of it."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from opq_twisted.release.name import UpdateName
+from tests.vm import invariants
+from tests.vm.box import AT_REST, PREFIX, Box
+from tests.vm.errors import Broken
+from tests.vm.releases import COMPONENT, Change, altered
+from tests.vm.stages import Watch, durations
+
+#: Seconds that an update may take until the box rests, with the ways back.
+UPDATE = 1500.0
+
+#: MiB: too few for the archive, and enough for that but not for what is in it.
+_LEFT = (4, 40)
+
+#: Seconds by which a bad release is newer than the good ones.
+_NEWER = 60
+
+
+def update(box: Box) -> str:
+    """The box updates itself at a click, with a real reboot."""
+    version = box.prepared.new_version
+    watch = Watch(box.machine)
+    status = _update_to(box, box.prepared.new, version, watch)
+    _must_run(box, status, version)
+    took = durations(watch.seen)
+    box.prepared.durations.write_text(json.dumps(took))
+    return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in took.items())
+
+
+def stopping_installer(box: Box) -> str:
+    """An installer that stops the agent's own unit still brings the box to the new release."""
+
+    def change(folder: Path) -> None:
+        script = folder / "install_update.sh"
+        first, _, rest = script.read_text().partition("\n")
+        script.write_text(f"{first}\nsystemctl stop opq-box-agent.service\n{rest}")
+
+    version, archive = bad_release(box, change)
+    status = _update_to(box, archive, version)
+    _must_run(box, status, version, archive)
+    return f"runs release {version}"
+
+
+def crash_looping_daemon(box: Box) -> str:
+    """A release whose daemon does not stay up is taken back."""
+
+    return _is_taken_back(box, crash_loop)
+
+
+def broken_agent(box: Box) -> str:
+    """A release whose agent does not start is taken back, without the agent's help."""
+
+    def change(folder: Path) -> None:
+        # Not so broken that the install script would see it, which asks only for --help.
+        service = folder / "box-configuration-daemon" / "opq_twisted" / "box" / "service.py"
+        with service.open("a") as file:
+            file.write('\n\ndef makeService(options):\n    raise SystemExit("made to fail")\n')
+
+    if not box.shell.run("systemctl show --property OnFailure --value opq-box-agent").strip():
+        raise Broken("The agent's unit has no OnFailure=: nothing would help the box.")
+    return _is_taken_back(box, change)
+
+
+def failing_verification(box: Box) -> str:
+    """A release whose verify_update.sh fails is taken back."""
+
+    def change(folder: Path) -> None:
+        script = folder / "verify_update.sh"
+        script.write_text("#!/bin/sh\necho made to fail\nexit 1\n")
+        script.chmod(0o755)
+
+    return _is_taken_back(box, change)
+
+
+def full_disk(box: Box) -> str:
+    """A full disk fails the update with a sentence, and with room again it goes through."""
+    said = []
+    for left in _LEFT:
+        _fill(box, left)
+        status = _update_to(box, box.prepared.new, box.prepared.new_version)
+        _must_have_stayed(box, status)
+        if not re.search(r"disk|room", status["message"]):
+            raise Broken(f"With {left} MiB left the page says: {status['message']}")
+        said.append(f"{left} MiB left: {status['message']}")
+        box.shell.run("rm /filler && sync")
+    said.append(f"full while installing: {_fill_while_installing(box)}")
+    status = _update_to(box, box.prepared.new, box.prepared.new_version)
+    _must_run(box, status, box.prepared.new_version)
+    return " ".join(said)
+
+
+def _fill_while_installing(box: Box) -> str:
+    watch = Watch(box.machine)
+    before = box.status()
+    box.click()
+    watch.wait("installing", seconds=UPDATE)
+    _fill(box, 1)
+    status = box.rests(before, UPDATE)
+    box.shell.run("rm /filler && sync")
+    _must_have_stayed(box, status)
+    return str(status["message"])
+
+
+def crash_loop(folder: Path) -> None:
+    """Let the daemon of an unpacked release end again and again."""
+    program = folder / COMPONENT / "bin" / f"opq-{COMPONENT}"
+    program.write_text("#!/bin/sh\nsleep 2\nexit 1\n")
+
+
+#: By the name under which one is asked for.
+SCENARIOS: dict[str, Callable[[Box], str]] = {
+    "update": update,
+    "stopping-installer": stopping_installer,
+    "crash-looping-daemon": crash_looping_daemon,
+    "broken-agent": broken_agent,
+    "failing-verification": failing_verification,
+    "full-disk": full_disk,
+}
+
+
+def _update_to(box: Box, archive: Path, version: int, watch: Watch | None = None) -> dict[str, Any]:
+    """Offer a release, click, and wait until the box rests."""
+    if not (box.updates / archive.name).exists():
+        box.publish(archive, version)
+    before = box.status()
+    box.click()
+    if watch is not None:
+        watch.wait(*AT_REST, seconds=UPDATE)
+    return box.rests(before, UPDATE)
+
+
+def bad_release(box: Box, change: Change) -> tuple[int, Path]:
+    """Make a release that is newer than the good ones."""
+    version = box.prepared.new_version + _NEWER
+    return version, altered(box.prepared.new, version, box.folder, change)
+
+
+def _is_taken_back(box: Box, change: Change) -> str:
+    """Let the box take a bad release, and see that it comes back from it and remembers it."""
+    version, archive = bad_release(box, change)
+    status = _update_to(box, archive, version)
+    _must_have_stayed(box, status, archive)
+    refused = [item["version"] for item in invariants.journal(box)["refused"]]
+    if version not in refused:
+        raise Broken(f"The box came back, and does not remember that {version} is bad.")
+    return f"came back: {status['message']}"
+
+
+def _must_run(box: Box, status: dict[str, Any], version: int, *others: Path) -> None:
+    """Make sure that an update went well."""
+    if status["stage"] != "idle":
+        raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
+    _must_be_whole(box, status, version, others)
+
+
+def _must_have_stayed(box: Box, status: dict[str, Any], *others: Path) -> None:
+    """Make sure that the old release runs, and that the page tells of a failed update."""
+    if status["last_attempt"]["outcome"] == "updated":
+        raise Broken(f"The page says that the update went well: {status['message']}")
+    _must_be_whole(box, status, box.prepared.old_version, others)
+
+
+def _must_be_whole(box: Box, status: dict[str, Any], version: int, others: Sequence[Path]) -> None:
+    if status["installed"] != version:
+        raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
+    given = {UpdateName.parse(path.name).version: path for path in others}
+    if invariants.whole(box, box.prepared.archives | given) != version:
+        raise Broken(f"{PREFIX}/current is not {version}.")
+
+
+def _fill(box: Box, left: int) -> None:
+    """Take all room but so many MiB, and of what is kept for root too."""
+    free = f"$(($(stat -f -c '%f * %S' /) - {left << 20}))"
+    box.shell.run(f"fallocate -l {free} /filler && sync")

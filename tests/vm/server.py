@@ -1,0 +1,69 @@
+"""Runs an update server."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from tests.vm.errors import Broken
+from tests.vm.releases import Keys
+
+_PATIENCE = 60.0
+
+
+class UpdateServer:
+    """`twistd opq-update-server`, which signs timestamps."""
+
+    def __init__(self, keys: Keys, port: int, log: Path) -> None:
+        """Start it; return when it has signed a timestamp."""
+        twistd = os.fspath(Path(sys.executable).with_name("twistd"))
+        command = [
+            *(
+                "setpriv",
+                "--pdeathsig=TERM",
+                twistd,
+                "--nodaemon",
+                "--pidfile=",
+                "opq-update-server",
+            ),
+            *(f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={keys.updates}"),
+            *(
+                f"--timestamp-key={keys.timestamp}",
+                f"--timestamp-passphrase-file={keys.passphrase}",
+            ),
+        ]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        self._port = port
+        self._wait()
+
+    def offers(self, version: int, seconds: float = 60.0) -> None:
+        """Wait until a release is offered, and signed for."""
+        deadline = time.monotonic() + seconds
+        while self._get("version").strip() != str(version).encode():
+            if time.monotonic() > deadline:
+                raise Broken(f"The update server does not offer release {version}.")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                self._get("tuf/timestamp.json")
+                return
+            except OSError:
+                time.sleep(0.1)
+        self.stop()
+        raise Broken("The update server does not answer.")
+
+    def _get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/{path}", timeout=10) as answer:
+            content: bytes = answer.read()
+        return content
