@@ -34,7 +34,7 @@ lint: $(READY)
 		deploy/server/docker-run.sh .ci/run
 
 bench: $(READY)
-	for name in watch build unpack agent_memory trust publish downloads answers waiting \
+	for name in watch build unpack agent_memory idle_agent trust publish downloads answers waiting \
 		slow_readers; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done
