@@ -1,7 +1,10 @@
 """Programs are run to their end, and are ended with all their children when they may not go on."""
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -10,6 +13,17 @@ from opq_twisted.box.processes import PIPE_GRACE, TERMINATION_GRACE, Ended, Prog
 from tests.fakes import ChildrenCase, Gate
 
 ENV = {"PATH": os.defpath}
+
+#: Starts a program that says when it has ended, and is killed.
+KILLED = """
+import os, signal
+from twisted.internet import reactor
+from opq_twisted.box.processes import Programs
+
+env = {"PATH": os.environ["PATH"]}
+Programs(reactor, reactor).run(["touch", "survived"], 60, env, files={3: 1})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 class ProgramsTests(ChildrenCase):
@@ -147,6 +161,28 @@ class ProgramsTests(ChildrenCase):
         gate.open()
         await self.children.wait("ended")
         self.assertTrue((self.root / "survived").exists())
+
+    def test_starter_killed(self) -> None:
+        """A program that is not to outlive us, and comes to know too late, does not begin."""
+        gate = Gate(self.root / "gate")
+        self.addCleanup(gate.close)
+        late = self.root / "setpriv"
+        late.write_text(f'#!/bin/sh\n{gate.wait}\nexec {shutil.which("setpriv")} "$@"\n')
+        late.chmod(0o755)
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED],
+            cwd=self.root,
+            env={
+                "PATH": f"{self.root}:{os.environ['PATH']}",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
+            stdout=subprocess.PIPE,
+        ) as starter:
+            self.assertEqual(starter.wait(), -signal.SIGKILL)
+            gate.open()
+            assert starter.stdout is not None
+            self.assertEqual(starter.stdout.read(), b"")
+        self.assertFalse((self.root / "survived").exists())
 
     async def test_files(self) -> None:
         """A program that is given files has no pipes."""

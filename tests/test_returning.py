@@ -258,6 +258,14 @@ class RescuedTests(HealthyCase):
         self.bench.clock.advance(60)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
+    def test_left_behind(self) -> None:
+        """What a rescue left while no update was under way says nothing about the next one."""
+        (self.folder / "rescued").write_text(f"{OLD}\n")
+        self.boot_new()
+        self.bench.steps.succeed()
+        self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
+        self.assertEqual(self.on_disk().refused, ())
+
     def test_the_same_again(self) -> None:
         """One that was installed again, and is the new one, goes on."""
         self.boot_new()

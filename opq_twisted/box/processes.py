@@ -23,8 +23,12 @@ TERMINATION_GRACE = 10.0
 #: Seconds that a program's pipes may stay open, held by its children, after it has ended.
 PIPE_GRACE = 1.0
 
-#: An unpacker that outlived an agent would fight the next agent's one for the folder.
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+#: An unpacker that outlived an agent would fight the next agent's one for the folder. Where the end
+#: came before setpriv was there, nothing but another parent tells of it.
+_DIES_WITH_US = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"'),
+)
 
 
 @frozen
@@ -77,7 +81,7 @@ class Programs:
         self.processes.spawnProcess(
             program,
             "setsid",
-            ["setsid", *(() if outlives_us else _DIES_WITH_US), *argv],
+            ["setsid", *(() if outlives_us else (*_DIES_WITH_US, str(os.getpid()))), *argv],
             env=dict(env),
             path=None if folder is None else os.fspath(folder),
             childFDs={0: "w", 1: "r", 2: "r", **(files or {})},

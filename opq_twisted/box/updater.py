@@ -335,6 +335,8 @@ class Updater(Service):
         await self._inhibition.over(
             self._journal.entry.started, lambda reason: self._board.publish(message=reason)
         )
+        # What a rescue left is not this release's doing. The next line syncs the folder.
+        self._rescued.forget()
         self._installer.forget()
         self._enter(Stage.INSTALLING, tries=tries)
         await self._installer.install(self._unpacker.folder, release.version)

@@ -176,6 +176,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
 
 
+class Lost(Exception):
+    """The text says what the box has forgotten."""
+
+
 class Trial:
     """A box whose agent is killed while it is updated."""
 
@@ -253,11 +257,14 @@ class Trial:
         try:
             await self.box.agent.ready()
             status = await self._ask("status")
-            if Stage(status["stage"]).at_rest and not status["last_attempt"]:
-                assert not under_way, f"the update has gone without a word: {status}"
+            rests = Stage(status["stage"]).at_rest
+            if rests and status["last_attempt"]:
+                return True
+            if rests and under_way:
+                raise Lost(f"the update has gone without a word: {status}")
+            if rests:
                 await self._ask("box_update", b"")
-            if not (status["last_attempt"] and Stage(status["stage"]).at_rest):
-                await self.box.agent.says(_AT_REST)
+            await self.box.agent.says(_AT_REST)
         except (AssertionError, OSError, HTTPException):
             # That is all right if the agent has ended, and as it may.
             await self._ends()
@@ -396,7 +403,7 @@ class Ground:
         try:
             await trial.updates(*kills)
         except Exception as error:
-            self.wrong.append(f"{error}\n{trial}")
+            self.wrong.append(f"{type(error).__name__}: {error}\n{trial}")
         finally:
             await trial.box.agent.stop(signal.SIGKILL)
         return trial.has_struck
@@ -406,8 +413,9 @@ class Ground:
         trial = await self.make(journey)
         try:
             await trial.updates(Kill(_NEVER, after=False))
+            assert trial.box.rebooted == 1
         except Exception as error:
-            raise AssertionError(f"{error}\n{trial}") from error
+            raise AssertionError(f"{type(error).__name__}: {error}\n{trial}") from error
         return trial.faults.operations
 
     def nothing_is_wrong(self) -> None:
