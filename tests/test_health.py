@@ -83,7 +83,9 @@ class RequireTests(HealthCase):
         self.pass_by(1)
         self.assertIsNone(self.successResultOf(judging))
         self.assertEqual(self.system.verdicts, [])
-        self.assertEqual(self.system.asked[:3], ["box", "mauka", "./verify_update.sh"])
+        self.assertEqual(
+            self.system.asked[:3], ["box", "mauka", str(self.folder / "verify_update.sh")]
+        )
 
     def test_no_time_to_settle(self) -> None:
         """Where it need not hold for a while one look is enough."""
@@ -163,7 +165,7 @@ class ScriptsTests(ChildrenCase):
         scripts = Scripts(
             Programs(self.clock, self.children), self.root / "prefix", self.root, units=False
         )
-        return scripts.run("opq-test", ["./script.sh"], self.root, NEW, 30, **options)
+        return scripts.run("opq-test", [str(script)], self.root, NEW, 30, **options)
 
     async def test_surroundings(self) -> None:
         """It has no input, its folder, and what it may rely on."""

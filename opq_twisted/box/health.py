@@ -98,7 +98,8 @@ class Health:
         if not (folder / SCRIPT).exists():
             return
         left = max(deadline - self._clock.seconds(), _PAUSE)
-        ended = await self._scripts.run(_UNIT, [f"./{SCRIPT}"], folder, version, left)
+        script = os.fspath(folder / SCRIPT)
+        ended = await self._scripts.run(_UNIT, [script], folder, version, left)
         if ended.status != 0:
             said = ended.output.strip().rpartition("\n")[2][-200:].rstrip(".")
             raise _Unhealthy(f"{SCRIPT} {ended}{said and ': '}{said}")

@@ -138,7 +138,7 @@ class Installer:
         folder = self._config.prefix / "current" / "box-configuration-daemon" / "rescue"
         if self._scripts.units and (folder / _PLACE).exists():
             ended = await self._scripts.run(
-                "opq-box-place-rescue", [f"./{_PLACE}"], folder, version, _PLACE_TIMEOUT
+                "opq-box-place-rescue", [str(folder / _PLACE)], folder, version, _PLACE_TIMEOUT
             )
             if ended.status != 0:
                 raise InstallFailed(f"{folder / _PLACE} {ended}. {ended.output.strip()}".strip())

@@ -50,6 +50,7 @@ class Scripts:
         It goes on when the Deferred is cancelled, and when the agent ends.
 
         :param name: of its unit.
+        :param argv: a program on the usual path, or with an absolute one: systemd knows no other.
         :param version: of the release.
         :param timeout: seconds until it and all it has started get SIGTERM, and SIGKILL after that.
         :param log: where its output is appended; otherwise the last of it is in what is returned.
