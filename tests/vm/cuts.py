@@ -10,7 +10,7 @@ from attrs import frozen
 from tests.vm import invariants
 from tests.vm.box import BOOT, Box, Prepared
 from tests.vm.errors import Broken
-from tests.vm.scenarios import UPDATE, bad_release, crash_loop
+from tests.vm.scenarios import UPDATE, altered_release, crash_loop
 from tests.vm.stages import Seen, Watch
 
 #: The stage of a box that comes back from a bad release.
@@ -109,7 +109,7 @@ def _publish(box: Box, cut: Cut) -> dict[int, Path]:
     if cut.stage != RETURNING:
         box.publish(box.prepared.new, box.prepared.new_version)
         return box.prepared.archives
-    version, archive = bad_release(box, crash_loop)
+    version, archive = altered_release(box, crash_loop)
     box.publish(archive, version)
     return {box.prepared.old_version: box.prepared.old, version: archive}
 

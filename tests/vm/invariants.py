@@ -22,6 +22,8 @@ _ANY_NAME = "opq-box-update-*.tar.bz2"
 #: What Twisted calls a failure that somebody has to look into.
 _FAILURE = re.compile(r"opq-box-agent\[\d+\]: \S+ \[.*#critical\] (.*)")
 
+_ERROR = re.compile(r"opq-box-agent\[\d+\]: \S+ \[.*#(?:error|critical)\] (.*)")
+
 _FOLDERS = ("box-configuration-daemon", COMPONENT)
 
 #: Compares each file that pip has installed with what pip wrote down about it, and looks whether
@@ -71,6 +73,12 @@ def whole(box: Box, archives: Mapping[int, Path]) -> int:
     if failure := _FAILURE.search(box.machine.console):
         raise Broken(f"The agent's log has a failure: {failure[1]}")
     return version
+
+
+def untroubled(box: Box) -> None:
+    """Make sure that the agent has logged no error since the machine was made."""
+    if error := _ERROR.search(box.machine.console):
+        raise Broken(f"The agent's log has an error: {error[1]}")
 
 
 def journal(box: Box) -> dict[str, Any]:

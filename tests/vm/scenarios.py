@@ -18,8 +18,9 @@ UPDATE = 1500.0
 
 #: MiB: too few for the archive, and enough for that but not for what is in it.
 _LEFT = (4, 40)
+_REST = 64
 
-#: Seconds by which a bad release is newer than the good ones.
+#: Seconds by which an altered release is newer than the good ones.
 _NEWER = 60
 
 
@@ -29,6 +30,7 @@ def update(box: Box) -> str:
     watch = Watch(box.machine)
     status = _update_to(box, box.prepared.new, version, watch)
     _must_run(box, status, version)
+    invariants.untroubled(box)
     took = durations(watch.seen)
     box.prepared.durations.write_text(json.dumps(took))
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in took.items())
@@ -42,7 +44,7 @@ def stopping_installer(box: Box) -> str:
         first, _, rest = script.read_text().partition("\n")
         script.write_text(f"{first}\nsystemctl stop opq-box-agent.service\n{rest}")
 
-    version, archive = bad_release(box, change)
+    version, archive = altered_release(box, change)
     status = _update_to(box, archive, version)
     _must_run(box, status, version, archive)
     return f"runs release {version}"
@@ -51,7 +53,7 @@ def stopping_installer(box: Box) -> str:
 def crash_looping_daemon(box: Box) -> str:
     """A release whose daemon does not stay up is taken back."""
 
-    return _is_taken_back(box, crash_loop)
+    return _is_taken_back(box, crash_loop, "is not healthy")
 
 
 def broken_agent(box: Box) -> str:
@@ -65,18 +67,28 @@ def broken_agent(box: Box) -> str:
 
     if not box.shell.run("systemctl show --property OnFailure --value opq-box-agent").strip():
         raise Broken("The agent's unit has no OnFailure=: nothing would help the box.")
-    return _is_taken_back(box, change)
+    return _is_taken_back(box, change, "did not start")
+
+
+def passing_verification(box: Box) -> str:
+    """A release whose verify_update.sh passes is kept; it looks at what is beside it."""
+
+    def change(folder: Path) -> None:
+        _write_script(folder / "verify_update.sh", "test -f install_update.sh")
+
+    version, archive = altered_release(box, change)
+    status = _update_to(box, archive, version)
+    _must_run(box, status, version, archive)
+    return f"runs release {version}"
 
 
 def failing_verification(box: Box) -> str:
     """A release whose verify_update.sh fails is taken back."""
 
     def change(folder: Path) -> None:
-        script = folder / "verify_update.sh"
-        script.write_text("#!/bin/sh\necho made to fail\nexit 1\n")
-        script.chmod(0o755)
+        _write_script(folder / "verify_update.sh", "echo made to fail; exit 1")
 
-    return _is_taken_back(box, change)
+    return _is_taken_back(box, change, "made to fail")
 
 
 def full_disk(box: Box) -> str:
@@ -89,7 +101,7 @@ def full_disk(box: Box) -> str:
         if not re.search(r"disk|room", status["message"]):
             raise Broken(f"With {left} MiB left the page says: {status['message']}")
         said.append(f"{left} MiB left: {status['message']}")
-        box.shell.run("rm /filler && sync")
+        _make_room(box)
     said.append(f"full while installing: {_fill_while_installing(box)}")
     status = _update_to(box, box.prepared.new, box.prepared.new_version)
     _must_run(box, status, box.prepared.new_version)
@@ -103,15 +115,19 @@ def _fill_while_installing(box: Box) -> str:
     watch.wait("installing", seconds=UPDATE)
     _fill(box, 1)
     status = box.rests(before, UPDATE)
-    box.shell.run("rm /filler && sync")
+    _make_room(box)
     _must_have_stayed(box, status)
     return str(status["message"])
 
 
 def crash_loop(folder: Path) -> None:
     """Let the daemon of an unpacked release end again and again."""
-    program = folder / COMPONENT / "bin" / f"opq-{COMPONENT}"
-    program.write_text("#!/bin/sh\nsleep 2\nexit 1\n")
+    _write_script(folder / COMPONENT / "bin" / f"opq-{COMPONENT}", "sleep 2; exit 1")
+
+
+def _write_script(path: Path, commands: str) -> None:
+    path.write_text(f"#!/bin/sh\n{commands}\n")
+    path.chmod(0o755)
 
 
 #: By the name under which one is asked for.
@@ -120,6 +136,7 @@ SCENARIOS: dict[str, Callable[[Box], str]] = {
     "stopping-installer": stopping_installer,
     "crash-looping-daemon": crash_looping_daemon,
     "broken-agent": broken_agent,
+    "passing-verification": passing_verification,
     "failing-verification": failing_verification,
     "full-disk": full_disk,
 }
@@ -136,17 +153,23 @@ def _update_to(box: Box, archive: Path, version: int, watch: Watch | None = None
     return box.rests(before, UPDATE)
 
 
-def bad_release(box: Box, change: Change) -> tuple[int, Path]:
-    """Make a release that is newer than the good ones."""
+def altered_release(box: Box, change: Change) -> tuple[int, Path]:
+    """Make another release, which is newer than the good ones."""
     version = box.prepared.new_version + _NEWER
     return version, altered(box.prepared.new, version, box.folder, change)
 
 
-def _is_taken_back(box: Box, change: Change) -> str:
-    """Let the box take a bad release, and see that it comes back from it and remembers it."""
-    version, archive = bad_release(box, change)
+def _is_taken_back(box: Box, change: Change, why: str) -> str:
+    """
+    Let the box take a bad release, and see that it comes back from it and remembers it.
+
+    :param why: what the page has to say of the reason.
+    """
+    version, archive = altered_release(box, change)
     status = _update_to(box, archive, version)
     _must_have_stayed(box, status, archive)
+    if why not in status["message"]:
+        raise Broken(f"The box came back, and does not say {why!r}: {status['message']}")
     refused = [item["version"] for item in invariants.journal(box)["refused"]]
     if version not in refused:
         raise Broken(f"The box came back, and does not remember that {version} is bad.")
@@ -177,5 +200,12 @@ def _must_be_whole(box: Box, status: dict[str, Any], version: int, others: Seque
 
 def _fill(box: Box, left: int) -> None:
     """Take all room but so many MiB, and of what is kept for root too."""
-    free = f"$(($(stat -f -c '%f * %S' /) - {left << 20}))"
-    box.shell.run(f"fallocate -l {free} /filler && sync")
+    nearly_all = f"$(($(stat -f -c '%f * %S' /) - {_REST << 20}))"
+    box.shell.run(f"fallocate -l {nearly_all} /filler")
+    # How much the file system itself takes for that nobody knows before.
+    box.shell.run("dd if=/dev/zero of=/filler.rest bs=64K; sync")
+    box.shell.run(f"truncate -s -{left}M /filler.rest && sync")
+
+
+def _make_room(box: Box) -> None:
+    box.shell.run("rm /filler /filler.rest && sync")
