@@ -170,7 +170,7 @@ class Box:
         assert await self.agent.ends() == -signal.SIGTERM, self.agent.output
         assert self.rebooted, self.agent.output
         await self.start()
-        status = await self.status()
+        status = await self.shows(lambda status: status["stage"] in ("idle", "failed"))
         assert (status["stage"], status["installed"]) == ("idle", version), status
         assert status["last_attempt"]["outcome"] == "updated"
 
