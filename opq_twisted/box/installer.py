@@ -66,27 +66,24 @@ class Installer:
         Its output goes to the log and its exit status to a file, so that it neither ends with the
         agent nor needs it.
 
-        :raises InstallFailed: when it cannot be started, fails, or takes too long.
-        :raises OSError: when there can be no log.
+        :raises InstallFailed: when it fails, or takes too long.
+        :raises OSError: when it cannot be started, or there can be no log: the box is to blame.
         """
         self._begin_log()
-        try:
-            ended = self._scripts.run(
-                UNIT,
-                # flock tells an agent that was restarted that the script still runs: it holds the
-                # lock itself, and --close keeps it from daemons that the script starts.
-                [
-                    *("flock", "--close", os.fspath(self._lock)),
-                    *("sh", "-c", _KEEP_STATUS, "sh", SCRIPT, os.fspath(self._status)),
-                    os.fspath(self._lock),
-                ],
-                folder,
-                version,
-                self._config.install_timeout,
-                self._config.log,
-            )
-        except OSError as error:
-            raise InstallFailed(f"{SCRIPT} cannot be started: {error.strerror}.") from None
+        ended = self._scripts.run(
+            UNIT,
+            # flock tells an agent that was restarted that the script still runs: it holds the lock
+            # itself, and --close keeps it from daemons that the script starts.
+            [
+                *("flock", "--close", os.fspath(self._lock)),
+                *("sh", "-c", _KEEP_STATUS, "sh", SCRIPT, os.fspath(self._status)),
+                os.fspath(self._lock),
+            ],
+            folder,
+            version,
+            self._config.install_timeout,
+            self._config.log,
+        )
         bounding = LoopingCall(self._bound_log)
         bounding.clock = self._programs.clock
         bounding.start(_LOG_CHECKED_EVERY)

@@ -352,7 +352,9 @@ async def outlives(box: Box, proxy: Proxy, plan: Seeded) -> None:
         proxy.plan = honest
         assert done or await click(box)
         archives = box.state_dir / "archives"
-        assert os.listdir(archives) == [str(UpdateName(NEW))]
+        assert [path.name for path in archives.glob("*.bz2*") if path.suffix != ".sha256"] == [
+            str(UpdateName(NEW))
+        ]
     except BaseException as error:
         error.add_note(f"seed {plan.seed}, which came to\n{box.agent.output}\nby\n{proxy}")
         raise
