@@ -22,8 +22,8 @@ test: $(READY)
 
 # A real machine in QEMU: CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
 vm-test: $(READY)
-	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(JOBS:%=--jobs=%) \
-		$(ONLY:%=--only=%)
+	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(ROW:%=--row=%) \
+		$(JOBS:%=--jobs=%) $(ONLY:%=--only=%)
 
 lint: $(READY)
 	.venv/bin/ruff format --check .

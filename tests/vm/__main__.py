@@ -1,6 +1,7 @@
 """Runs the scenarios and the power cuts: `make vm-test`."""
 
 import argparse
+import fcntl
 import json
 import random
 import signal
@@ -48,6 +49,17 @@ def main() -> int:
         print(f"vm-test needs packages that are not installed: {', '.join(packages)}.")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with (options.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"vm-test runs already in {options.folder}: wait, or give another --folder.")
+            return 2
+        return _run_all(options)
+
+
+def _run_all(options: argparse.Namespace) -> int:
     started = time.monotonic()
     try:
         prepared = prepare(options.folder)
@@ -105,12 +117,16 @@ def run_cuts(prepared: Prepared, runs: Path, options: argparse.Namespace) -> boo
         return False
     took = json.loads(prepared.durations.read_text())
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    say(f"Cutting the power {options.cuts} times, with SEED={seed}.")
+    say(f"Cutting the power, with SEED={seed}.")
     say(cuts.HEADING)
     passed = True
     for row in in_turn(
         lambda cut: cuts.make(prepared, cut, took, runs / f"cut-{cut.number}"),
-        cuts.plan(seed, options.cuts),
+        [
+            cut
+            for cut in cuts.plan(seed, max([options.cuts, *options.row]))
+            if not options.row or cut.number in options.row
+        ],
         options,
     ):
         passed &= row.whole
@@ -145,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__)
     parser.add_argument("--cuts", type=int, default=_DEFAULT_CUTS, help="how often")
     parser.add_argument("--seed", type=int, help="chooses the moments (default: another each time)")
+    parser.add_argument(
+        "--row", type=int, action="append", default=[], help="only this power cut of that seed"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="machines that run at a time")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / ".vm", help="for what is kept between runs"

@@ -117,7 +117,7 @@ class Box:
         """Write the configuration, and restart the agent, as the manual has it."""
         config = configuration(self._server_port, **changes)
         self.shell.run(f"cat >{CONFIG} && sync", input=config)
-        self.shell.run("systemctl restart opq-box-agent")
+        self.shell.run("systemctl restart opq-box-agent", seconds=BOOT)
         self.answers(BOOT)
 
     def boot(self) -> None:

@@ -74,23 +74,30 @@ class Became:
 
 
 def plan(seed: int, count: int) -> list[Cut]:
-    """Choose where to cut: each stage in turn, in a random order."""
-    chance = random.Random(seed)
+    """
+    Choose where to cut: each stage in turn, in a random order.
+
+    A row is the same however many there are, so that it can be repeated alone.
+    """
+    order = random.Random(seed)
     stages: list[str] = []
     while len(stages) < count:
-        stages += chance.sample(STAGES, len(STAGES))
-    return [
-        Cut(number, stage, chance.random(), _choose_again(chance))
-        for number, stage in enumerate(stages[:count], 1)
-    ]
+        stages += order.sample(STAGES, len(STAGES))
+    return [_choose(seed, number, stage) for number, stage in enumerate(stages[:count], 1)]
+
+
+def _choose(seed: int, number: int, stage: str) -> Cut:
+    chance = random.Random(f"{seed}/{number}")
+    part, is_cut_again, moment = chance.random(), chance.random(), chance.uniform(0, _RECOVERY)
+    return Cut(number, stage, part, moment if is_cut_again < 1 / 3 else None)
 
 
 def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) -> Became:
     """Update a fresh box, cut its power, and see what it becomes."""
     started = time.monotonic()
     stage, delay, boots, became, whole = cut.stage, 0.0, 0, "", False
-    with Box(prepared, folder) as box:
-        try:
+    try:
+        with Box(prepared, folder) as box:
             archives = _publish(box, cut)
             before = box.status()
             seen = _cut_in_stage(box, cut, took)
@@ -99,8 +106,8 @@ def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) 
             _recover(box, before, cut.again)
             boots = box.machine.boots - earlier
             became, whole = _look(box, archives), True
-        except Broken as error:
-            became = f"BROKEN: {error}"
+    except Broken as error:
+        became = f"BROKEN: {error} See {folder}."
     return Became(cut, stage, delay, became, boots, time.monotonic() - started, whole)
 
 
@@ -112,11 +119,6 @@ def _publish(box: Box, cut: Cut) -> dict[int, Path]:
     version, archive = altered_release(box, crash_loop)
     box.publish(archive, version)
     return {box.prepared.old_version: box.prepared.old, version: archive}
-
-
-def _choose_again(chance: random.Random) -> float | None:
-    is_cut, moment = chance.random() < 1 / 3, chance.uniform(0, _RECOVERY)
-    return moment if is_cut else None
 
 
 def _cut_in_stage(box: Box, cut: Cut, took: Mapping[str, float]) -> Seen:

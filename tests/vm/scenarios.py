@@ -109,13 +109,15 @@ def full_disk(box: Box) -> str:
 
 
 def _fill_while_installing(box: Box) -> str:
+    """Let the installer fail for want of room: the box comes back once there is some again."""
     watch = Watch(box.machine)
-    before = box.status()
+    before, shown = box.status(), len(box.machine.console)
     box.click()
     watch.wait("installing", seconds=UPDATE)
     _fill(box, 1)
-    status = box.rests(before, UPDATE)
+    box.machine.says("[Mm]ake room|disk is full", UPDATE, after=shown)
     _make_room(box)
+    status = box.rests(before, UPDATE)
     _must_have_stayed(box, status)
     return str(status["message"])
 
