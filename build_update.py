@@ -24,13 +24,11 @@ from opq_twisted.release.contents import (
     find_trusted_root,
     gather,
 )
-from opq_twisted.release.name import UpdateName, parse_version
+from opq_twisted.release.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName, parse_version
 from opq_twisted.release.pack import (
     AGENT,
     COMPONENTS,
-    INSTALL_SCRIPT,
     TRUSTED_ROOT,
-    VERIFY_SCRIPT,
     WHEELS,
     destination,
     pack,

@@ -57,7 +57,7 @@ class HealthCase(SynchronousTestCase):
         self.health = self.make()
 
     def make(self, settle: float = 60) -> Health:
-        return Health(self.clock, self.system, self.scripts, self.services, settle)
+        return Health(self.clock, self.scripts, self.services, settle)
 
     def judge(self, deadline: float = 600) -> Deferred[None]:
         return Deferred.fromCoroutine(self.health.require(self.folder, NEW, deadline))

@@ -7,19 +7,14 @@ from pathlib import Path
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from opq_twisted.box.processes import Programs
 from opq_twisted.box.scripts import Scripts
 from opq_twisted.errors import InstallFailed
-
-SCRIPT = "verify_update.sh"
+from opq_twisted.release.name import VERIFY_SCRIPT
 
 _UNIT = "opq-box-verify"
 
 #: Seconds between two looks.
 _PAUSE = 5.0
-
-#: Seconds for a question to systemd.
-_PATIENCE = 30.0
 
 
 class _Unhealthy(Exception):
@@ -32,7 +27,6 @@ class Health:
     def __init__(
         self,
         clock: IReactorTime,
-        programs: Programs,
         scripts: Scripts,
         services: Sequence[str],
         settle: float,
@@ -44,7 +38,6 @@ class Health:
         :param settle: seconds for which all of it must hold.
         """
         self._clock = clock
-        self._programs = programs
         self._scripts = scripts
         self._services = services
         self._settle = settle
@@ -81,10 +74,8 @@ class Health:
         """Make sure that all services are active; gives what tells their runs apart."""
         runs = []
         for service in self._services:
-            ended = await self._programs.run(
-                ["systemctl", "show", "--property=ActiveState,InvocationID", "--", service],
-                _PATIENCE,
-                env={"PATH": os.environ.get("PATH", os.defpath)},
+            ended = await self._scripts.systemctl(
+                "show", "--property=ActiveState,InvocationID", "--", service
             )
             state = dict(line.partition("=")[::2] for line in ended.output.splitlines())
             if state.get("ActiveState") != "active":
@@ -95,11 +86,11 @@ class Health:
 
     async def _verify(self, folder: Path, version: int, deadline: float) -> None:
         """Run the release's own script, if it has one."""
-        if not (folder / SCRIPT).exists():
+        if not (folder / VERIFY_SCRIPT).exists():
             return
         left = max(deadline - self._clock.seconds(), _PAUSE)
-        script = os.fspath(folder / SCRIPT)
+        script = os.fspath(folder / VERIFY_SCRIPT)
         ended = await self._scripts.run(_UNIT, [script], folder, version, left)
         if ended.status != 0:
             said = ended.output.strip().rpartition("\n")[2][-200:].rstrip(".")
-            raise _Unhealthy(f"{SCRIPT} {ended}{said and ': '}{said}")
+            raise _Unhealthy(f"{VERIFY_SCRIPT} {ended}{said and ': '}{said}")

@@ -11,11 +11,10 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from opq_twisted import durable
 from opq_twisted.box.config import UpdaterConfig
-from opq_twisted.box.processes import TERMINATION_GRACE, Ended, Programs
+from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.box.scripts import Scripts
 from opq_twisted.errors import InstallFailed, RebootFailed
-
-SCRIPT = "install_update.sh"
+from opq_twisted.release.name import INSTALL_SCRIPT
 
 #: The name of the unit that it has where systemd runs.
 UNIT = "opq-box-install"
@@ -70,13 +69,13 @@ class Installer:
         :raises OSError: when it cannot be started, or there can be no log: the box is to blame.
         """
         self._begin_log()
-        ended = self._scripts.run(
+        running = self._scripts.run(
             UNIT,
             # flock tells an agent that was restarted that the script still runs: it holds the lock
             # itself, and --close keeps it from daemons that the script starts.
             [
                 *("flock", "--close", os.fspath(self._lock)),
-                *("sh", "-c", _KEEP_STATUS, "sh", SCRIPT, os.fspath(self._status)),
+                *("sh", "-c", _KEEP_STATUS, "sh", INSTALL_SCRIPT, os.fspath(self._status)),
                 os.fspath(self._lock),
             ],
             folder,
@@ -88,9 +87,13 @@ class Installer:
         bounding.clock = self._programs.clock
         bounding.start(_LOG_CHECKED_EVERY)
         try:
-            self._judge(await ended)
+            ended = await running
         finally:
             bounding.stop()
+        if ended.status != 0:
+            raise InstallFailed(
+                f"{INSTALL_SCRIPT} {ended}. See {self._config.log} for what it said."
+            )
 
     async def wait(self) -> int | None:
         """
@@ -103,7 +106,7 @@ class Installer:
         while self._is_locked() or await self._scripts.is_running(UNIT):
             if left <= 0:
                 await self._end()
-                raise InstallFailed(f"{SCRIPT} took too long. See {self._config.log}.")
+                raise InstallFailed(f"{INSTALL_SCRIPT} took too long. See {self._config.log}.")
             left -= 1
             await deferLater(self._programs.clock, 1)
             self._bound_log()
@@ -158,10 +161,6 @@ class Installer:
                 f"The reboot command {' '.join(command)} {ended}. Reboot the box by hand. "
                 f"{ended.output.strip()[-200:]}".strip()
             )
-
-    def _judge(self, ended: Ended) -> None:
-        if ended.status != 0:
-            raise InstallFailed(f"{SCRIPT} {ended}. See {self._config.log} for what it said.")
 
     def _begin_log(self) -> None:
         """Begin a new log, and keep the last few."""

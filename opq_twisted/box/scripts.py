@@ -84,17 +84,18 @@ class Scripts:
         """Whether a unit of this name works, or is about to."""
         if not self.units:
             return False
-        ended = await self._systemctl("show", "--property=ActiveState", "--value", name)
+        unit = f"{name}.service"
+        ended = await self.systemctl("show", "--property=ActiveState", "--value", unit)
         return ended.output.strip() in ("active", "activating", "deactivating", "reloading")
 
     async def end(self, name: str) -> None:
         """End the unit of this name, and all that it has started."""
         if self.units:
-            await self._systemctl("stop", name)
+            await self.systemctl("stop", f"{name}.service")
 
-    def _systemctl(self, *arguments: str) -> Deferred[Ended]:
-        command = ["systemctl", *arguments[:-1], f"{arguments[-1]}.service"]
-        return self.programs.run(command, _UNIT_GRACE, env={"PATH": _PATH})
+    def systemctl(self, *arguments: str) -> Deferred[Ended]:
+        """Ask systemd."""
+        return self.programs.run(["systemctl", *arguments], _UNIT_GRACE, env={"PATH": _PATH})
 
     def _environment(self, version: int) -> dict[str, str]:
         ours = {key: value for key, value in os.environ.items() if key.startswith("OPQ_")}

@@ -99,7 +99,7 @@ def makeService(options: Options) -> IService:
         Unpacker(programs, state_dir / "unpacked"),
         Inhibition(reactor, config.updater.inhibit_file, time.time),
         Installer(programs, scripts, config.updater),
-        Health(reactor, programs, scripts, config.updater.services, config.updater.settle),
+        Health(reactor, scripts, config.updater.services, config.updater.settle),
         Rescued(state_dir / "rescued"),
         Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip()),
         board,

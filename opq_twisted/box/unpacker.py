@@ -70,14 +70,7 @@ class Unpacker:
 
     async def _run_child(self, archive: BinaryIO, version: int) -> None:
         ended = await self._programs.run(
-            [
-                sys.executable,
-                "-m",
-                unpack.__name__,
-                os.fspath(self.folder),
-                str(version),
-                f"--reserve={RESERVE}",
-            ],
+            child_command(self.folder, version),
             timeout=_TIMEOUT,
             env={
                 "PATH": os.environ.get("PATH", os.defpath),
@@ -91,6 +84,12 @@ class Unpacker:
             )
             lines = ended.output.strip().splitlines()
             raise kind(lines[-1] if lines else f"The unpacking {ended}.")
+
+
+def child_command(folder: Path, version: int) -> list[str]:
+    """Give what unpacks its standard input, a file, into a folder that is not there yet."""
+    arguments = (os.fspath(folder), str(version), f"--reserve={RESERVE}")
+    return [sys.executable, "-m", unpack.__name__, *arguments]
 
 
 def adopt(folder: Path) -> None:

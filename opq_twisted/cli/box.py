@@ -16,9 +16,10 @@ from opq_twisted.box.archives import Archives
 from opq_twisted.box.config import read_config
 from opq_twisted.box.installed import read_version
 from opq_twisted.box.journal import Release
-from opq_twisted.errors import AdoptFailed, OpqError
+from opq_twisted.box.unpacker import child_command
+from opq_twisted.cli.program import run, say
+from opq_twisted.errors import AdoptFailed
 from opq_twisted.progress import Progress, ProgressBar
-from opq_twisted.release import unpack
 from opq_twisted.release.name import UpdateName
 
 _CHUNK = 1 << 20
@@ -26,17 +27,7 @@ _CHUNK = 1 << 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; give the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        code: int = options.command(options)
-    except OpqError as error:
-        print(f"opq-box: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"opq-box: {where}{error.strerror}. Mend that, and try again.", file=sys.stderr)
-        return 1
-    return code
+    return run("opq-box", _parser().parse_args(arguments))
 
 
 def adopt(options: argparse.Namespace) -> int:
@@ -51,14 +42,14 @@ def adopt(options: argparse.Namespace) -> int:
     archives = Archives(options.state_dir / "archives")
     archives.folder.mkdir(parents=True, exist_ok=True)
     if archives.last_good is not None and archives.last_good.version == name.version:
-        print(f"Release {name.version} is the last good one already.")
+        say(f"Release {name.version} is the last good one already.")
         return 0
     with options.archive.open("rb") as source, ProgressBar(_size(source)) as progress:
         _vet(source, name, options.state_dir)
         with _copied(source, options.state_dir, progress) as (copy, digest), archives.locked():
             durable.rename(copy, archives.path(name.version))
             archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
-    print(f"Release {name.version} is the one to which this box returns when an update fails.")
+    say(f"Release {name.version} is the one to which this box returns when an update fails.")
     return 0
 
 
@@ -70,10 +61,7 @@ def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
     """Unpack it as an update is, for a moment: then it is known that the box can return to it."""
     with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
         ended = subprocess.run(
-            [
-                *(sys.executable, "-m", unpack.__name__, f"{folder}/unpacked", str(name.version)),
-                f"--reserve={unpack.RESERVE}",
-            ],
+            child_command(Path(folder, "unpacked"), name.version),
             stdin=archive,
             capture_output=True,
             text=True,

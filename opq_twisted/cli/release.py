@@ -4,19 +4,17 @@ import argparse
 import json
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from attrs import asdict
 from securesystemslib.signer import Key
 
 from opq_twisted.cli.passphrases import TIMESTAMP_VARIABLE, VARIABLE, of_keys, of_timestamp
-from opq_twisted.errors import OpqError, ReleaseFailed
+from opq_twisted.cli.program import run, say
+from opq_twisted.errors import ReleaseFailed
 from opq_twisted.progress import ProgressBar
 from opq_twisted.release.ceremony import ROLES, Ceremony
 from opq_twisted.release.draft import Draft
@@ -30,36 +28,12 @@ from opq_twisted.release.trust import STABLE
 #: Exit codes of `status`.
 _NEEDS_CARE, _FAILED = 1, 2
 
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; give the exit code."""
     os.umask(0o022)
     options = _parser().parse_args(arguments)
-    failed = _FAILED if options.command is status else 1
-    try:
-        with _stoppable():
-            code: int = options.command(options)
-    except OpqError as error:
-        print(f"opq-release: {error}", file=sys.stderr)
-        return failed
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"opq-release: {where}{error.strerror}. Mend that, and try again.", file=sys.stderr)
-        return failed
-    return code
-
-
-def _say(text: str) -> None:
-    """Print a line; what was done is done, whether or not somebody reads that."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        # Here, and once more at Python's end, nothing else of it is tried.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            print(f"opq-release: The output has no room: {error.strerror}.", file=sys.stderr)
+    return run("opq-release", options, _FAILED if options.command is status else 1)
 
 
 def init(options: argparse.Namespace) -> int:
@@ -74,7 +48,7 @@ def init(options: argparse.Namespace) -> int:
         options.root_keys, options.root_threshold, public, _of_timestamp(options, ceremony)
     )
     if options.root_threshold == 1:
-        _say(
+        say(
             "One key of root is enough to sign the next root: whoever gets it can take over every "
             "box, and if the last one is lost each box has to be visited."
         )
@@ -100,22 +74,22 @@ def publish_archive(options: argparse.Namespace) -> int:
     with ProgressBar(size) as progress:
         offer = publish(ceremony, options.archive, terms, progress)
     part = "all boxes" if offer.rollout is None else f"{offer.rollout.percent} % of the boxes"
-    _say(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
-    _say("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
+    say(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
+    say("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
     return 0
 
 
 def resign(options: argparse.Namespace) -> int:
     """Sign targets and snapshot anew."""
     _ceremony(options).resign()
-    _say("Targets and snapshot are signed anew.")
+    say("Targets and snapshot are signed anew.")
     return 0
 
 
 def drop(options: argparse.Namespace) -> int:
     """Offer nothing in a channel any more."""
     _ceremony(options).drop(options.channel)
-    _say(f"The channel {options.channel} is gone: its boxes keep the release that they have.")
+    say(f"The channel {options.channel} is gone: its boxes keep the release that they have.")
     return 0
 
 
@@ -153,7 +127,7 @@ def status(options: argparse.Namespace) -> int:
     """Say how all of it is."""
     found = inspect(Repository(options.updates_dir), datetime.now(UTC))
     if options.json:
-        _say(json.dumps(asdict(found), indent=2))
+        say(json.dumps(asdict(found), indent=2))
     else:
         _show(found)
     return _NEEDS_CARE if found.problems else 0
@@ -166,15 +140,15 @@ def _show(found: Inspection) -> None:
         if role.days_left is not None and role.days_left <= 0:
             left = "expired"
         keys = f"{role.threshold} of {len(role.keys)} keys ({', '.join(role.keys)})"
-        _say(f"{role.role:10} {version:>10}  {left:15} {keys}")
+        say(f"{role.role:10} {version:>10}  {left:15} {keys}")
     for channel in found.channels:
         notes = [f"release {channel.version}"]
         if channel.rollout is not None:
             notes.append(f"{channel.rollout} % of the boxes")
         notes += ["critical"] * channel.critical + ["may go back"] * channel.allow_downgrade
-        _say(f"channel {channel.channel}: {', '.join(notes)}")
+        say(f"channel {channel.channel}: {', '.join(notes)}")
     for problem in found.problems:
-        _say(f"! {problem}")
+        say(f"! {problem}")
 
 
 def _append(ceremony: Ceremony, path: Path) -> Draft | None:
@@ -185,15 +159,15 @@ def _append(ceremony: Ceremony, path: Path) -> Draft | None:
 
 def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
     if draft is None:
-        _say(done)
+        say(done)
         return 0
     if draft.missing:
-        _say(
+        say(
             f"Root {draft.version} lacks {draft.missing} more signature(s). Take {draft.path} to "
             "the next holder of a root key, who runs this command with --append FILE."
         )
     else:
-        _say(
+        say(
             f"Root {draft.version} has all its signatures. Take {draft.path} to where the updates "
             "directory is, and the keys of targets and snapshot, and run this command there with "
             "--append FILE."
@@ -205,12 +179,12 @@ def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
 def _show_draft(draft: Draft) -> None:
     """Let a holder see what he signs: it is all that boxes will believe."""
     root = draft.root.signed
-    _say(f"Root {draft.version}, which expires on {root.expires:%Y-%m-%d}, names these keys:")
+    say(f"Root {draft.version}, which expires on {root.expires:%Y-%m-%d}, names these keys:")
     for role in ROLES:
         named = root.roles[role]
         keyids = ", ".join(keyid[:12] for keyid in named.keyids)
-        _say(f"  {role:10} {named.threshold} of {len(named.keyids)} ({keyids})")
-    _say(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
+        say(f"  {role:10} {named.threshold} of {len(named.keyids)} ({keyids})")
+    say(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
 
 
 def _ceremony(options: argparse.Namespace, makes_keys: bool = False) -> Ceremony:
@@ -222,28 +196,6 @@ def _of_timestamp(options: argparse.Namespace, ceremony: Ceremony) -> Passphrase
     return of_timestamp(
         options.timestamp_passphrase_file, options.passphrase_file, ceremony.ring.passphrase
     )
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let signals stop what is done meanwhile, but for those that whoever started it ignores."""
-    caught = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    for each in caught:
-        signal.signal(each, _stop)
-    try:
-        yield
-    finally:
-        for each in caught:
-            # All is done, and an exception would only be in Python's way as it ends.
-            if signal.getsignal(each) is _stop:
-                signal.signal(each, signal.SIG_DFL)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    """End through an exception, once, so that nothing is left behind."""
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 def _key_id(text: str) -> str:

@@ -1,9 +1,14 @@
-"""The name of an update: `opq-box-update-VERSION.tar.bz2`, ordered by version number."""
+"""What an update is called: `opq-box-update-VERSION.tar.bz2`, by version; and its scripts."""
 
 import re
 from dataclasses import dataclass
 
 from opq_twisted.errors import InvalidName
+
+#: Installs what lies beside it.
+INSTALL_SCRIPT = "install_update.sh"
+#: Ends with 0 when the release that runs is healthy; an update need not have it.
+VERIFY_SCRIPT = "verify_update.sh"
 
 #: Fifteen digits hold every timestamp for 30 million years, and every JSON reader keeps them exact.
 _VERSION = "[1-9][0-9]{0,14}"

@@ -13,14 +13,12 @@ from opq_twisted.errors import ArchiveRefused, BuildFailed
 from opq_twisted.progress import Progress
 from opq_twisted.release.compress import Compress, fastest
 from opq_twisted.release.contents import Contents, File, unreadable
-from opq_twisted.release.name import UpdateName
+from opq_twisted.release.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName
 from opq_twisted.release.tarstream import Member, quoted
 from opq_twisted.release.vetting import LIMIT, Vetting
 
 AGENT = "box-configuration-daemon"
 COMPONENTS = (AGENT, "triggering", "kernel", "firmware")
-INSTALL_SCRIPT = "install_update.sh"
-VERIFY_SCRIPT = "verify_update.sh"
 TRUSTED_ROOT = "root.json"
 WHEELS = "wheels"
 #: VERSION comes first, so that a box can tell early that an archive is not what it wants.

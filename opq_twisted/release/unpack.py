@@ -18,7 +18,7 @@ from opq_twisted.errors import ArchiveRefused, InvalidName, NoRoom, OpqError
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.confine import confine_this_process
 from opq_twisted.release.decompress import Decompress, fastest
-from opq_twisted.release.name import UpdateName, parse_version
+from opq_twisted.release.name import INSTALL_SCRIPT, UpdateName, parse_version
 from opq_twisted.release.tarstream import Member, TarStream
 from opq_twisted.release.vetting import LIMIT, Placement, Vetting
 
@@ -170,7 +170,7 @@ def _extract(
 
 def _check_layout(root: int, version: int) -> None:
     """Refuse what is well-formed and yet not the update `version`."""
-    version_file, script = _file(root, "VERSION"), _file(root, "install_update.sh")
+    version_file, script = _file(root, "VERSION"), _file(root, INSTALL_SCRIPT)
     if version_file is None or version_file.st_size > _VERSION_LENGTH:
         raise ArchiveRefused("it has no file VERSION with its version")
     with open("VERSION", "rb", opener=partial(os.open, dir_fd=root)) as file:

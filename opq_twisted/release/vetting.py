@@ -6,6 +6,7 @@ from itertools import accumulate
 from unicodedata import normalize
 
 from opq_twisted.errors import ArchiveRefused
+from opq_twisted.release.name import INSTALL_SCRIPT
 from opq_twisted.release.tarstream import Member, quoted
 
 #: How many bytes the decompressed archive may have.
@@ -17,7 +18,7 @@ _MAX_COMPONENT = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 #: Other spellings of these are refused, as some file system or reader may take them for the name.
 #: Elsewhere `a` may stand beside `A`, as in Linux's sources; a homoglyph is but another name.
-_UNMISTAKABLE = {"version": "VERSION", "install_update.sh": "install_update.sh"}
+_UNMISTAKABLE = {"version": "VERSION", INSTALL_SCRIPT: INSTALL_SCRIPT}
 
 
 @dataclass(frozen=True, slots=True)

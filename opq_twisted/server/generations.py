@@ -138,14 +138,15 @@ def choose(folder: Folder, root: Root, named: int, offered: Offered, now: dateti
             before = find_generation(folder, root, named)
         except Unusable as error:
             before = error
+    told: Mapping[str, TargetFile] = {}
+    if isinstance(before, Generation):
+        told = before.targets.signed.targets
     for version in newer:
         try:
             generation = find_generation(folder, root, version)
             _require_fresh(generation, now)
-            told: Mapping[str, TargetFile] = {}
             if isinstance(before, Generation):
                 _require_forward(before.snapshot, generation.snapshot)
-                told = before.targets.signed.targets
             for channel, problem in missing_archives(generation, offered):
                 # What boxes were told of already must not hold back what is new.
                 if generation.targets.signed.targets[channel] != told.get(channel):

@@ -10,7 +10,6 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
@@ -18,7 +17,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
 
-from tests.functional.processes import PATIENCE, Server, run
+from tests.functional.processes import PATIENCE, Server, run, url_of
 
 Spawn = Callable[..., Server]
 
@@ -255,9 +254,7 @@ class RawServer(ServerFactory):
     @property
     def url(self) -> str:
         """Where it listens."""
-        address = self._port.getHost()
-        assert isinstance(address, IPv4Address)
-        return f"http://127.0.0.1:{address.port}"
+        return url_of(self._port)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         return _RawAnswers(self)

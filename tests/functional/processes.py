@@ -11,7 +11,9 @@ from typing import NoReturn
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
@@ -133,3 +135,10 @@ def skip(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def url_of(port: IListeningPort) -> str:
+    """Give the URL of what this process serves on loopback."""
+    address = port.getHost()
+    assert isinstance(address, IPv4Address)
+    return f"http://127.0.0.1:{address.port}"

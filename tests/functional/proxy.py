@@ -12,7 +12,6 @@ from typing import cast
 
 from attrs import evolve, field, frozen
 from twisted.internet import reactor
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError
@@ -20,6 +19,8 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
+
+from tests.functional.processes import url_of
 
 #: Bytes that are sent at once.
 _PIECE = 65536
@@ -416,9 +417,7 @@ class Proxy(ServerFactory):
     @property
     def url(self) -> str:
         """Where it listens."""
-        address = self._port.getHost()
-        assert isinstance(address, IPv4Address)
-        return f"http://127.0.0.1:{address.port}"
+        return url_of(self._port)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         return _Passage(self)

@@ -343,6 +343,16 @@ async def click(box: Box) -> bool:
     return False
 
 
+async def clicked(box: Box, site: Site, proxy: Proxy) -> Box:
+    """Let a box that trusts the site begin its update."""
+    box.install(OLD)
+    box.pin(site.root)
+    box.configure(proxy.url)
+    await box.start()
+    await box.click()
+    return box
+
+
 async def outlives(box: Box, proxy: Proxy, plan: Seeded) -> None:
     """Click until the new release runs, or nothing is done any more; then it runs at a click."""
     try:
@@ -390,12 +400,7 @@ async def test_agent_comes_far_in_steps(
     step = len(site.archive) // 5 + 1
     proxy = make_proxy()
     proxy.plan = lambda request: cut_body(step) if request.path == ARCHIVE else None
-    box = Box(spawn, tmp_path / "box")
-    box.install(OLD)
-    box.pin(site.root)
-    box.configure(proxy.url)
-    await box.start()
-    await box.click()
+    box = await clicked(Box(spawn, tmp_path / "box"), site, proxy)
     await box.reboots_to(NEW)
     asked = [request.get("Range") for request, _ in proxy.passed if request.path == ARCHIVE]
     assert asked == [None, *(f"bytes={times * step}-" for times in range(1, 5))]
@@ -410,12 +415,7 @@ async def test_interrupted_late(
     come = len(site.archive) * 9 // 10
     proxy = make_proxy()
     proxy.plan = lambda request: cut_body(come, End.SILENCE)
-    box = Box(spawn, tmp_path / "box")
-    box.install(OLD)
-    box.pin(site.root)
-    box.configure(proxy.url)
-    await box.start()
-    await box.click()
+    box = await clicked(Box(spawn, tmp_path / "box"), site, proxy)
     part = box.state_dir / "archives" / f"{UpdateName(NEW)}.part"
     await eventually(lambda: part.exists() and part.stat().st_size == come)
     await box.agent.stop(number)

@@ -1,0 +1,67 @@
+"""What the command lines have in common: how they end, be it by a signal, and how they say so."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from opq_twisted.errors import OpqError
+
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
+    """
+    Do what `options.command` does, and give the exit code; what a person can mend is a sentence.
+
+    :param name: of the program.
+    :param failed: the exit code when it cannot be done.
+    """
+    try:
+        with _stoppable():
+            code: int = options.command(options)
+    except OpqError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return failed
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{name}: {where}{error.strerror}. Mend that, and try again.", file=sys.stderr)
+        return failed
+    return code
+
+
+def say(text: str) -> None:
+    """Print a line; what was done is done, whether or not somebody reads that."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Here, and once more at Python's end, nothing else of it is tried.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            name = os.path.basename(sys.argv[0])
+            print(f"{name}: The output has no room: {error.strerror}.", file=sys.stderr)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let signals stop what is done meanwhile, but for those that whoever started it ignores."""
+    caught = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    for each in caught:
+        signal.signal(each, _stop)
+    try:
+        yield
+    finally:
+        for each in caught:
+            # All is done, and an exception would only be in Python's way as it ends.
+            if signal.getsignal(each) is _stop:
+                signal.signal(each, signal.SIG_DFL)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """End through an exception, once, so that nothing is left behind."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
