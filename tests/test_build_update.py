@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from unittest import SkipTest
+from zipfile import ZipFile
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root
@@ -272,11 +273,13 @@ class TestWheels(BuilderTest):
         unpacked = self.folder / "unpacked"
         unpack(self.output / result.stdout.strip(), unpacked, 7, reserve=0)
         environment = self.folder / "venv"
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        [pip_wheel] = (unpacked / "wheels").glob("pip-*.whl")
         offline = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
         subprocess.run(
             [
-                *(environment / "bin" / "python", "-m", "pip", "--quiet", "install", "--no-index"),
+                *(environment / "bin" / "python", pip_wheel / "pip", "--quiet", "install"),
+                "--no-index",
                 *("--find-links", unpacked / "wheels"),
                 *("--requirement", unpacked / AGENT / "requirements.txt"),
             ],
@@ -290,7 +293,11 @@ class TestWheels(BuilderTest):
         """What pip says was wrong is told, and how to go on."""
         (self.kernel / "requirements.txt").write_text("no-such-package\n")
         self.environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
-        self.environment.pop("PIP_FIND_LINKS", None)
+        self.environment["PIP_FIND_LINKS"] = str(self.folder)
+        metadata = "Metadata-Version: 2.1\nName: pip\nVersion: 1\n"
+        with ZipFile(self.folder / "pip-1-py3-none-any.whl", "w") as pip:
+            pip.writestr("pip-1.dist-info/METADATA", metadata)
+            pip.writestr("pip-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         result = self.run_builder(f"--component={AGENT}={self.kernel}")
         self.assert_refused(result, "No matching distribution", "no-such-package", "--no-wheels")
 

@@ -27,7 +27,7 @@ Result = subprocess.CompletedProcess[str]
 #: Stands in for Python, pip and twistd, each of which would take seconds.
 PYTHON = """#!/bin/sh
 case "$1 ${2-}" in
-    "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && : >"$3/bin/twistd" ;;
+    "-m venv") mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && : >"$4/bin/twistd" ;;
     *) echo "$0" "$@" ;;
 esac
 """
@@ -448,7 +448,7 @@ class SandboxTests(InstallCase):
         shutil.copytree(PROJECT / "twisted" / "plugins", update / AGENT / "twisted" / "plugins")
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
         fetched = subprocess.run(
-            [*download, "--dest", update / "wheels", "--requirement", requirements],
+            [*download, "--dest", update / "wheels", "--requirement", requirements, "pip"],
             capture_output=True,
             text=True,
         )

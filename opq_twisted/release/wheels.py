@@ -13,7 +13,7 @@ def fetch_wheels(
     contents: Contents, folder: Path, platforms: list[str], python_version: str | None
 ) -> None:
     """
-    Download the Python packages that the agent's requirements.txt asks for, with pip.
+    Download the Python packages that the agent's requirements.txt asks for, and a pip for the box.
 
     A constraints.txt beside it in the sources says which versions exactly.
 
@@ -26,7 +26,7 @@ def fetch_wheels(
             "--no-wheels."
         )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
-    command += [f"--dest={folder}", f"--requirement={requirements.source}"]
+    command += [f"--dest={folder}", f"--requirement={requirements.source}", "pip"]
     constraints = requirements.source.with_name("constraints.txt")
     if constraints.exists():
         command.append(f"--constraint={constraints}")

@@ -23,7 +23,7 @@ MIRROR = "http://deb.debian.org/debian"
 
 PACKAGES = (
     *("systemd", "systemd-sysv", "udev", "dbus", "kmod", "linux-image-cloud-amd64"),
-    *("python3", "python3-venv", "bzip2", "lbzip2", "util-linux", "iproute2", "logsave"),
+    *("python3", "bzip2", "lbzip2", "util-linux", "iproute2", "logsave"),
 )
 
 #: What a box does not need, and what would take time at each boot.
