@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from tests.signed import with_one_release
 #: The aims: megabytes, and wakeups a second.
 MEMORY, WAKEUPS = 60.0, 1.0
 
+#: As deploy/box/bin/opq-box-agent sets it; the peer gets the same.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "PYTHONNODEBUGRANGES": "1"}
+
 RELEASE = 1600000000
 
 
@@ -25,7 +29,7 @@ def daemon(folder: Path, *arguments: object) -> Iterator[tuple[int, str]]:
     log = folder / f"{arguments[0]}.log"
     options = (f"--log-file={log}", "--log-format=text")
     command = [sys.executable, "-m", "twisted", *options, *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=folder)
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **ENVIRONMENT})
     try:
         yield process.pid, f"http://127.0.0.1:{_port(log)}"
     finally:

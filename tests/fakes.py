@@ -34,6 +34,7 @@ from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
+from opq_twisted.box.policy import Policy
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import Progress, Status, StatusBoard
@@ -488,11 +489,14 @@ class Bench:
         self.health = StepHealth(self.steps)
         self.archives = StepArchives(self.steps, self.folder)
         self.downloader = StepDownloader(self.steps, self.archives)
+        config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
+        installed = Installed(self.version_file, self.image_file)
         self.updater = Updater(
             self.clock,
-            BoxConfig("http://updates.example:8151", self.box_id, self.config),
+            self.config,
+            Policy(config, installed, self.journal, self.board, self.clock.seconds),
             StepReleases(self.steps, self.config),
-            Installed(self.version_file, self.image_file),
+            installed,
             self.downloader,
             self.archives,
             StepUnpacker(self.steps, self.folder / "unpacked"),

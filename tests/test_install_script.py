@@ -45,7 +45,7 @@ trap '[ "$BASH_SUBSHELL" -gt 0 ] || [ "$((KILL_AT -= 1))" -gt 0 ] || kill -9 0' 
 """
 #: Gives the script a folder of ours as the root of what it changes, and systemd's mark.
 ENTER = """
-for folder in etc run opt; do mount --bind "$BOX/$folder" "/$folder"; done
+for folder in etc run opt usr/local/bin; do mount --bind "$BOX/$folder" "/$folder"; done
 exec "$@"
 """
 
@@ -82,7 +82,7 @@ class Box:
     @classmethod
     def fresh(cls, folder: Path) -> "Box":
         box = cls(folder)
-        for path in ("opt", "etc/systemd/system", "run/systemd/system", "bin"):
+        for path in ("opt", "etc/systemd/system", "run/systemd/system", "usr/local/bin", "bin"):
             (folder / path).mkdir(parents=True)
         (folder / "killer").write_text(KILLER)
         box.tool("python", PYTHON)
@@ -488,6 +488,18 @@ class ManagedTests(InstallCase):
             {path.name for path in self.box.units.iterdir()},
             {"opq-box-agent.service", "opq-triggering.service", *RESCUE_UNITS},
         )
+
+    def test_command(self) -> None:
+        """opq-box can be called by its name, as it is in the release that is current."""
+        link = self.box.folder / "usr" / "local" / "bin" / "opq-box"
+        self.box.unpack(100)
+        self.box.install(100, managed=True)
+        self.assertEqual(os.readlink(link), f"/opt/opq/current/{AGENT}/bin/opq-box")
+        link.unlink()
+        link.symlink_to("/home/somebody/opq-box")
+        self.box.unpack(200)
+        self.box.install(200, managed=True)
+        self.assertEqual(os.readlink(link), "/home/somebody/opq-box")
 
     def test_update_by_hand(self) -> None:
         """Before the switch every service of either release is stopped; gone ones are removed."""

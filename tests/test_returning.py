@@ -208,6 +208,9 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
         self.bench.steps.fail(RebootFailed("Reboot it by hand."))
         self.assert_failed("Reboot it by hand.")
+        self.boot("third boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It is not healthy.")
 
     def test_rebooted_by_script(self) -> None:
         """A script that reboots by itself leaves no status; the release is what counts then."""

@@ -288,6 +288,13 @@ class CacheTests(SignedMetadataCase):
         self.metadata = self.another()
         self.assertIsNotNone(self.find())
 
+    def test_left_behind(self) -> None:
+        """What was being written when the power was cut is removed."""
+        self.find()
+        (self.cache / "tmpabcdef").write_bytes(b"{")
+        self.find()
+        self.assertEqual(list(self.cache.glob("tmp*")), [])
+
     def test_removed(self) -> None:
         """And what was removed comes back."""
         self.find()

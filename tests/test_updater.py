@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ class UpdaterCase(SynchronousTestCase):
         self.assertEqual((status.stage, status.message), (Stage.FAILED, reason))
         self.assertIsNone(status.progress)
         entry = self.on_disk()
-        self.assertEqual((entry.stage, entry.release, entry.tries), (Stage.FAILED, None, 0))
+        self.assertEqual((entry.stage, entry.tries), (Stage.FAILED, 0))
+        self.assertEqual(entry.release is None, entry.after_reboot is None)
         self.assertEqual(entry.attempts[-1], status.last_attempt)
         self.assertEqual(
             (entry.attempts[-1].outcome, entry.attempts[-1].reason), ("failed", reason)
@@ -167,20 +169,19 @@ class JourneyTests(UpdaterCase):
 
     def test_up_to_date(self) -> None:
         """A box that has the newest release, or a newer one, installs nothing."""
-        for newest, reason in (
-            (OLD, "The box is up to date."),
-            (
-                OLD - 1,
-                f"The box is up to date: release {OLD - 1}, which is offered, is older than "
-                "the one installed.",
-            ),
-        ):
+        older = (
+            f"The box is up to date: release {OLD - 1}, which is offered, is older than the one "
+            "installed."
+        )
+        reasons = {OLD: "The box is up to date.", OLD - 1: older}
+        for number, (newest, reason) in enumerate(reasons.items(), 1):
             with self.subTest(newest=newest):
                 self.bench.updater.begin()
                 self.bench.steps.succeed(newest)
                 self.assertEqual(self.bench.status.stage, Stage.IDLE)
                 self.assertEqual(self.bench.status.message, reason)
-                self.assertEqual(self.on_disk(), Entry(boot_id="first boot", started=NEW, tries=1))
+                entry = Entry(boot_id="first boot", started=NEW, attempt=number, tries=1)
+                self.assertEqual(self.on_disk(), entry)
         self.assert_works_again()
 
     def test_no_update(self) -> None:
@@ -520,9 +521,10 @@ class OfferTests(UpdaterCase):
         for number, message in (
             (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
             (errno.EROFS, "The box's disk fails: Read-only file system."),
+            (errno.EMFILE, "The box has too much to do: Too many open files. Try again later."),
         ):
             looked = self.bench.updater.look()
-            self.bench.steps.fail(OSError(number, "Read-only file system"))
+            self.bench.steps.fail(OSError(number, os.strerror(number)))
             self.failureResultOf(looked, OSError)
             self.assertEqual(self.bench.status.message, message)
 
@@ -581,10 +583,11 @@ class FailureTests(UpdaterCase):
         for number, reason in (
             (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
             (errno.EROFS, "The box's disk fails: Read-only file system."),
+            (errno.EMFILE, "The box has too much to do: Too many open files. Try again later."),
         ):
             with self.subTest(number=number):
                 self.click("verify")
-                self.bench.steps.fail(OSError(number, reason.rpartition(": ")[2].rstrip(".")))
+                self.bench.steps.fail(OSError(number, os.strerror(number)))
                 self.assert_failed(reason)
                 self.assert_works_again()
                 self.bench.steps.fail(RebootFailed("Reboot by hand."))
@@ -653,6 +656,29 @@ class FailureTests(UpdaterCase):
         self.bench.clock.advance(1)
         self.assert_failed("The box was asked to reboot, but did not. Reboot it by hand.")
         self.assert_works_again()
+
+    def test_rebooted_by_hand(self) -> None:
+        """What somebody reboots by hand goes on from there."""
+        self.click("reboot")
+        self.bench.steps.fail(RebootFailed("Reboot it by hand."))
+        self.bench.restart()
+        self.assertEqual(self.bench.status.stage, Stage.FAILED)
+        self.bench.set_installed(NEW)
+        self.bench.restart("second boot")
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.bench.status.message, f"The box runs release {NEW}.")
+        outcomes = [(attempt.id, attempt.outcome) for attempt in self.on_disk().attempts]
+        self.assertEqual(outcomes, [(1, "failed"), (1, "updated")])
+
+    def test_clicked_instead(self) -> None:
+        """A click makes another attempt, and that one is not confirmed before it is installed."""
+        self.click("reboot")
+        self.bench.steps.fail(RebootFailed("Reboot it by hand."))
+        self.click("fetch")
+        self.bench.steps.fail(NoRoom("Make room."))
+        self.bench.restart("second boot")
+        self.assert_failed("Make room.")
+        self.assertEqual([attempt.id for attempt in self.on_disk().attempts], [1, 2])
 
 
 class StopTests(UpdaterCase):

@@ -20,6 +20,8 @@
 # A root.json beside this script becomes /etc/opq/root.json on a box that has none: by it the agent
 # knows who may sign updates. One that is there, be it empty or a dangling link, is never replaced.
 #
+# /usr/local/bin/opq-box leads to the command line of the release that is current.
+#
 # OPQ_PREFIX     where releases live                                        /opt/opq
 # OPQ_STATE_DIR  the agent's state, for install.sh scripts                  /var/lib/opq/updater
 # OPQ_VERSION    the release that the caller expects here                   (any)
@@ -46,6 +48,7 @@ export OPQ_REBOOT="${OPQ_REBOOT:-yes}"
 export OPQ_SYSTEMD="${OPQ_SYSTEMD:-auto}"
 export OPQ_PYTHON="${OPQ_PYTHON:-python3}"
 AGENT=box-configuration-daemon
+COMMAND=/usr/local/bin/opq-box
 CONFIG=/etc/opq/opqbox_config.json
 ROOT=/etc/opq/root.json
 UNITS=/etc/systemd/system
@@ -219,7 +222,7 @@ compile_agent() {
         python=$release/venv/bin/python
         set -- "$@" "$release/venv"
     fi
-    "$python" -m compileall -q -x '/tests?/' "$@" || : # It is only for speed.
+    "$python" -X no_debug_ranges -m compileall -q -x '/tests?/' "$@" || : # It is only for speed.
 }
 
 # A box whose agent cannot start is lost. This also writes the cache of twistd's plugins.
@@ -301,6 +304,15 @@ install_sample_configuration() {
     fi
 }
 
+# One that is there, be it another prefix's, stays.
+install_command() {
+    target=$OPQ_PREFIX/current/$AGENT/bin/${COMMAND##*/}
+    if [ -x "$release/$AGENT/bin/${COMMAND##*/}" ] && ! is_there "$COMMAND"; then
+        mkdir -p "${COMMAND%/*}"
+        ln -s "$target" "$COMMAND"
+    fi
+}
+
 # Before the switch, after which an interrupted install counts as done and is not run again; and
 # not sooner, for with a root the agent takes no unsigned release any more.
 install_trusted_root() {
@@ -376,6 +388,7 @@ if [ "$managed" = yes ]; then
     install_units
     install_sample_configuration
     install_trusted_root
+    install_command
 fi
 record_image_version
 switch_current

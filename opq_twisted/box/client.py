@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from opq_twisted.box.answer import has_waited, retry_after, strong_etag
-from opq_twisted.box.body import hang_up, take
+from opq_twisted.box.body import BrokenOff, hang_up, take
 from opq_twisted.errors import DownloadFailed, OpqError, ServerFailed
 from opq_twisted.release.name import UpdateName, parse_version
 
@@ -97,6 +97,8 @@ class UpdateServer:
         answer = bytearray()
         try:
             await take(self._clock, response, answer.extend, limit)
+        except BrokenOff as error:
+            raise ServerFailed(f"Cannot read {url}: {error}") from None
         except DownloadFailed as error:
             raise _nonsense(url, error) from None
         return bytes(answer)

@@ -17,7 +17,8 @@ from opq_twisted.errors import CannotStart
 #: The format of the file; a later agent may write another.
 _FORMAT = 1
 
-_MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+#: What is wrong with the machine, for a while, and not with its disk.
+MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _MAX_SIZE = 1024 * 1024
 _KEPT_ATTEMPTS = 20
@@ -73,6 +74,8 @@ class Attempt:
     #: `updated`, `returned` or `failed`.
     outcome: str
     reason: str
+    #: Counts the attempts of this box; 0: made by an agent that did not count.
+    id: int = 0
 
 
 @frozen
@@ -102,12 +105,16 @@ class Entry:
     stage: Stage = Stage.IDLE
     release: Release | None = None
     started: float = 0.0
+    #: Which attempt of this box it is, beginning with 1.
+    attempt: int = 0
     boot_id: str = ""
     tries: int = 0
     #: Whether it began without anybody's click.
     automatic: bool = False
     #: Whether the reboot was accepted, or the agent stopped in good order once it had asked.
     reboot_under_way: bool = False
+    #: Where a box that failed to reboot goes on when somebody reboots it by hand.
+    after_reboot: Stage | None = None
     #: By the clock of this boot: when a new release must have begun to be healthy.
     deadline: float = 0.0
     #: Why the box returns to its last good release.
@@ -144,14 +151,18 @@ class Journal:
         durable.write(self._path, json.dumps(content, indent=1).encode())
         self.entry = entry
 
-    def end(self, stage: Stage, attempt: Attempt) -> None:
+    def end(self, stage: Stage, attempt: Attempt, after_reboot: Stage | None = None) -> None:
         """
         Record how an attempt ended.
 
+        :param after_reboot: where it goes on if the box is rebooted by hand.
         :raises OSError: when it cannot be written.
         """
         attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
-        self.write(stage=stage, release=None, tries=0, attempts=attempts)
+        release = None if after_reboot is None else self.entry.release
+        self.write(
+            stage=stage, release=release, tries=0, attempts=attempts, after_reboot=after_reboot
+        )
 
     def refuse(self, release: Release, reason: str, **changes: Any) -> None:
         """
@@ -200,7 +211,7 @@ class Journal:
         except FileNotFoundError:
             return Entry()
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _MACHINE_BUSY:
+            if isinstance(error, OSError) and error.errno in MACHINE_BUSY:
                 # That says nothing about the journal, and goes by.
                 raise CannotStart(f"Cannot read {self._path}: {error.strerror}.") from None
             # Whatever is wrong with it, it must not be the reason for a dead agent.

@@ -100,4 +100,7 @@ class SignedMetadata:
         self, base_url: str, root: bytes, fetched: Fetched, target: str | None
     ) -> TargetFile | None:
         with self._cache_in_use:
+            # TUF's client leaves what it was writing when the power was cut.
+            for left in self._cache.glob("tmp*"):
+                left.unlink()
             return look_up(self._cache, base_url, root, fetched, target)

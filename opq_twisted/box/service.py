@@ -26,6 +26,7 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
 from opq_twisted.box.metadata import SignedMetadata
+from opq_twisted.box.policy import Policy
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
@@ -89,9 +90,11 @@ def makeService(options: Options) -> IService:
         ClockFloor(state_dir / "last-good-time", time.time, kernel_is_synchronised),
         installed,
     )
+    journal = Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip())
     updater = Updater(
         reactor,
-        config,
+        config.updater,
+        Policy(config, installed, journal, board, time.time),
         releases,
         installed,
         Downloader(reactor, server, archives),
@@ -101,7 +104,7 @@ def makeService(options: Options) -> IService:
         Installer(programs, scripts, config.updater),
         Health(reactor, scripts, config.updater.services, config.updater.settle),
         Rescued(state_dir / "rescued"),
-        Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip()),
+        journal,
         board,
         time.time,
     )

@@ -13,13 +13,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from opq_twisted.box.archives import Archives
-from opq_twisted.box.config import BoxConfig
+from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.health import Health
 from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
-from opq_twisted.box.journal import Attempt, Journal, Release, Stage
+from opq_twisted.box.journal import MACHINE_BUSY, Attempt, Journal, Release, Stage
+from opq_twisted.box.policy import Policy
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import StatusBoard
@@ -81,7 +82,8 @@ class Updater(Service):
     def __init__(
         self,
         clock: IReactorTime,
-        config: BoxConfig,
+        config: UpdaterConfig,
+        policy: Policy,
         releases: Releases,
         installed: Installed,
         downloader: Downloader,
@@ -97,8 +99,8 @@ class Updater(Service):
     ) -> None:
         """:param now: the time of day, in seconds since the epoch."""
         self._clock = clock
-        self._box_id = config.box_id
-        self._config = config.updater
+        self._config = config
+        self._policy = policy
         self._releases = releases
         self._installed = installed
         self._downloader = downloader
@@ -131,6 +133,8 @@ class Updater(Service):
         )
         if not entry.stage.at_rest:
             self._set_out(self._resume(entry.release))
+        elif entry.after_reboot is not None and not self._journal.same_boot:
+            self._set_out(self._resume_after_failing(entry.after_reboot, entry.release))
 
     def stopService(self) -> Deferred[None] | None:
         """Interrupt the journey; an installer that runs goes on."""
@@ -173,7 +177,7 @@ class Updater(Service):
         newest = None if offer is None else offer.version
         self._board.publish(
             available=newest,
-            update_available=offer is not None and self._why_not(offer) is None,
+            update_available=offer is not None and self._policy.why_not(offer) is None,
             unsigned=self._releases.unsigned,
         )
         self._publish_check(self._describe_available())
@@ -185,8 +189,8 @@ class Updater(Service):
         offer = self._offer
         return (
             offer is not None
-            and self._why_not(offer) is None
-            and self._why_not_by_itself(offer) is None
+            and self._policy.why_not(offer) is None
+            and self._policy.why_not_by_itself(offer) is None
         )
 
     def _publish_check(self, message: str) -> None:
@@ -226,8 +230,14 @@ class Updater(Service):
         self._journey = None if running.called else running
 
     async def _update(self, delay: float, automatic: bool, tries: int = 1) -> None:
+        attempt = {"attempt": self._journal.entry.attempt + 1, "started": self._now()}
         self._enter(
-            Stage.CHECKING, release=None, started=self._now(), tries=tries, automatic=automatic
+            Stage.CHECKING,
+            release=None,
+            tries=tries,
+            automatic=automatic,
+            after_reboot=None,
+            **(attempt if tries == 1 else {}),
         )
         offer = await self._check(automatic)
         if offer is None:
@@ -248,54 +258,14 @@ class Updater(Service):
         """Find what there is to install; None when there is nothing."""
         await self.look()
         offer = self._offer
-        if offer is None or self._why_not(offer) is not None:
+        if offer is None or self._policy.why_not(offer) is not None:
             return None
         self._releases.require_permission(offer)
-        reason = self._why_not_by_itself(offer) if automatic else None
+        reason = self._policy.why_not_by_itself(offer) if automatic else None
         if reason is not None:
             self._board.publish(message=reason)
             return None
         return offer
-
-    def _why_not(self, offer: Offer) -> str | None:
-        """Say why a release is none that this box installs; None when it is one."""
-        # What runs: a release that was put in place since then has not proved itself yet.
-        installed, image = self._board.current.installed, self._installed.image
-        if offer.version == installed:
-            return "The box is up to date."
-        if offer.allow_downgrade:
-            return None
-        if installed is not None and offer.version < installed:
-            return (
-                f"The box is up to date: release {offer.version}, which is offered, is older than "
-                "the one installed."
-            )
-        if image is not None and offer.version < image:
-            return (
-                f"Release {offer.version} is not installed: it is older than {image}, which the "
-                "box was made with."
-            )
-        return None
-
-    def _why_not_by_itself(self, offer: Offer) -> str | None:
-        """Say why a release waits for a click; None when it does not."""
-        if offer.version == self._installed.version:
-            return f"Release {offer.version} is installed, and waits for a reboot."
-        release = Release(offer.version, offer.size, offer.hashes)
-        refusal = self._journal.refusal(release)
-        if refusal is not None:
-            return f"Release {offer.version} is refused: {refusal.reason}"
-        if self._journal.is_put_off(release, self._now()):
-            return (
-                f"What came as release {offer.version} was not what was promised. The box fetches "
-                "it again later; click on Update Box to try now."
-            )
-        if not offer.is_turn_of(self._box_id):
-            return (
-                f"Release {offer.version} comes to this box later: it reaches the boxes bit by "
-                "bit. Click on Update Box to have it now."
-            )
-        return None
 
     async def _fetch(self, release: Release, offer: Offer) -> BinaryIO:
         """Bring the archive to the box, as it was promised; returns it verified and open."""
@@ -365,6 +335,11 @@ class Updater(Service):
             await self._begin_again()
         else:
             await self._resume_after_unpacking(release)
+
+    async def _resume_after_failing(self, stage: Stage, release: Release | None) -> None:
+        """Go on after the reboot that the box itself could not bring about."""
+        self._enter(stage, after_reboot=None, reboot_under_way=True)
+        await self._resume(release)
 
     async def _resume_after_unpacking(self, release: Release) -> None:
         """Go on where nothing can be left as it is."""
@@ -574,6 +549,8 @@ class Updater(Service):
         if isinstance(error, OSError):
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return "The box's disk is full. Make room, and try again."
+            if error.errno in MACHINE_BUSY:
+                return f"The box has too much to do: {error.strerror}. Try again later."
             return f"The box's disk fails: {error.strerror or error}."
         self._log.failure("The update failed in a way that nobody foresaw")
         return "The agent failed; its log says how."
@@ -585,7 +562,9 @@ class Updater(Service):
         if isinstance(error, _TO_BLAME) and release is not None:
             with self._telling("The refused release cannot be written down"):
                 self._journal.refuse(release, reason)
-        self._show_end(Stage.FAILED, self._record_end(Stage.FAILED, "failed", reason))
+        after_reboot = self._journal.entry.stage if isinstance(error, RebootFailed) else None
+        attempt = self._record_end(Stage.FAILED, "failed", reason, after_reboot)
+        self._show_end(Stage.FAILED, attempt)
 
     async def _arrive(self, outcome: str, reason: str) -> None:
         """Record that the box is at rest, on a release that is good, and tidy up."""
@@ -596,7 +575,9 @@ class Updater(Service):
             self._archives.clear(self._installed.version)
         self._show_end(Stage.IDLE, attempt)
 
-    def _record_end(self, stage: Stage, outcome: str, reason: str) -> Attempt:
+    def _record_end(
+        self, stage: Stage, outcome: str, reason: str, after_reboot: Stage | None = None
+    ) -> Attempt:
         """Write down how the journey ended."""
         entry = self._journal.entry
         attempt = Attempt(
@@ -605,9 +586,10 @@ class Updater(Service):
             ended=self._now(),
             outcome=outcome,
             reason=reason,
+            id=entry.attempt,
         )
         with self._telling("The end of the update cannot be written down"):
-            self._journal.end(stage, attempt)
+            self._journal.end(stage, attempt, after_reboot)
         return attempt
 
     def _show_end(self, stage: Stage, attempt: Attempt) -> None:
@@ -627,15 +609,7 @@ class Updater(Service):
         self._board.publish(stage=stage, progress=None, message=message)
 
     def _describe_available(self) -> str:
-        offer = self._offer
-        if offer is None:
-            channel = f" in the channel {self._config.channel}" if self._releases.signed else ""
-            return f"The update server has no update{channel}."
-        reason = self._why_not(offer)
-        if reason is None:
-            reason = self._why_not_by_itself(offer)
-        return reason or f"Release {offer.version} is available{self._describe_window()}."
-
-    def _describe_window(self) -> str:
-        automatic, window = self._config.install == "automatic", self._config.window
-        return f"; it is installed {window}" if automatic and window is not None else ""
+        if self._offer is not None:
+            return self._policy.describe(self._offer)
+        channel = f" in the channel {self._config.channel}" if self._releases.signed else ""
+        return f"The update server has no update{channel}."

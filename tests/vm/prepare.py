@@ -82,9 +82,9 @@ def _install(image: Image, folder: Path, medium: Path, version: int) -> None:
         installed = shell.run(f"cat {PREFIX}/current/VERSION").strip()
         if installed != str(version):
             raise Broken(f"The first install left release {installed}, not {version}.")
-        adopt = f"{PREFIX}/current/box-configuration-daemon/bin/opq-box adopt"
         # The box can return to the release that it was set up from.
-        shell.run(f"mount -o ro /dev/vdb /mnt && {adopt} /mnt/*.tar.bz2", seconds=BOOT)
+        adopt = "mount -o ro /dev/vdb /mnt && /usr/local/bin/opq-box adopt /mnt/*.tar.bz2"
+        shell.run(adopt, seconds=BOOT)
         shell.run("systemctl --no-block poweroff")
         shell.close()
         machine.wait_off(BOOT)
