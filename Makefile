@@ -1,10 +1,10 @@
-# make demo · make test · make vm-test · make lint · make bench: each makes .venv itself and needs no
-# root.
+# make demo · make test · make vm-test · make lint · make bench · make screenshots: each makes .venv
+# itself and needs no root.
 
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test vm-test lint bench clean
+.PHONY: demo test vm-test screenshots lint bench clean
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ test: $(READY)
 vm-test: $(READY)
 	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(ROW:%=--row=%) \
 		$(JOBS:%=--jobs=%) $(ONLY:%=--only=%)
+
+screenshots: $(READY)
+	.venv/bin/python -m tests.browser.screenshots
 
 lint: $(READY)
 	.venv/bin/ruff format --check .

@@ -88,8 +88,8 @@ class ServiceTests(SynchronousTestCase):
 
     def test_password(self) -> None:
         """A box whose owner wants a password is not exposed without one."""
-        self.configure(web_password_file="/etc/opq/password")
-        self.assertIn("updater.web_password_file", self.refusal())
+        self.configure(web_password_file="/nonexistent/password")
+        self.assertIn("The password file /nonexistent/password cannot be read", self.refusal())
 
     def test_one_agent(self) -> None:
         """Two agents do not work in one state directory."""

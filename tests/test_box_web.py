@@ -8,9 +8,11 @@ from typing import Any
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import IResource
 
 from opq_twisted.box.guard import Guard
-from opq_twisted.box.journal import Stage
+from opq_twisted.box.journal import Attempt, Release, Stage
+from opq_twisted.box.password import Gate
 from opq_twisted.box.status import Progress
 from opq_twisted.box.web import tree
 from opq_twisted.errors import ServerFailed
@@ -26,16 +28,35 @@ class WebCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.bench = Bench(Path(self.mktemp())).start()
         # The name that the connection's requests are for.
-        guard = Guard(["box.example"])
-        self.root = tree(self.bench.clock, self.bench.updater, self.bench.board, guard)
+        self.root = self.tree("box.example")
 
-    def send(self, method: str, path: str, *headers: str) -> Connection:
+    def tree(self, *hosts: str, gate: Gate | None = None) -> IResource:
+        bench = self.bench
+        return tree(
+            bench.clock,
+            bench.updater,
+            bench.board,
+            Guard(hosts),
+            gate,
+            bench.config.log,
+            bench.clock.seconds,
+        )
+
+    def send(self, method: str, path: str, *headers: str, body: str = "") -> Connection:
         connection = Connection(self.root)
         connection.send(method, path, *headers)
+        connection.channel.dataReceived(body.encode())
         return connection
 
-    def ask(self, method: str, path: str, *headers: str) -> Answer:
-        return self.send(method, path, *headers).answer(method)
+    def ask(self, method: str, path: str, *headers: str, body: str = "") -> Answer:
+        return self.send(method, path, *headers, body=body).answer(method)
+
+    def refuse(self) -> None:
+        """Let an update fail for which the release is to blame."""
+        release = Release(NEW, 10, {"sha256": "ab" * 32})
+        self.bench.journal.refuse(release, "It ended with 1.")
+        attempt = Attempt(NEW, 1.0, 2.0, "failed", "It ended with 1.", 1)
+        self.bench.journal.end(Stage.FAILED, attempt)
 
     def said(self, answer: Answer) -> Any:
         self.assertEqual(answer.headers["Content-Type"], "application/json")
@@ -47,21 +68,41 @@ class PageTests(WebCase):
 
     def test_page(self) -> None:
         """The page shows the box, and has the button, without its script too."""
-        self.bench.board.publish(available=NEW)
+        self.bench.board.publish(available=NEW, last_check=1.0, update_available=True)
         answer = self.ask("GET", "/")
         self.assertEqual(answer.status, 200)
         self.assertEqual(answer.headers["Content-Type"], "text/html; charset=utf-8")
         self.assertIn('<form method="post" action="box_update">', answer.text)
-        self.assertIn('<button id="update" >Update Box</button>', answer.text)
-        for shown in (f">{OLD}<", f">{NEW}<", ">idle<"):
+        self.assertRegex(answer.text, '<button id="update"  [^>]*>Update Box</button>')
+        for shown in (f"({OLD})<", f"({NEW})<", ">An update is available<"):
             self.assertIn(shown, answer.text)
 
     def test_busy(self) -> None:
         """During an update the button cannot be clicked."""
         self.bench.updater.begin()
         answer = self.ask("GET", "/")
-        self.assertIn('<button id="update" disabled>', answer.text)
-        self.assertIn('data-stage="checking"', answer.text)
+        self.assertIn('<button id="update" disabled', answer.text)
+        self.assertIn('<li aria-current="step">Check</li><li>Download</li>', answer.text)
+
+    def test_without_script(self) -> None:
+        """During an update a browser without the page's script looks again by itself."""
+        again = '<noscript><meta http-equiv="refresh"'
+        self.assertNotIn(again, self.ask("GET", "/").text)
+        self.bench.updater.begin()
+        self.assertIn(again, self.ask("GET", "/").text)
+
+    def test_history(self) -> None:
+        """The last attempts are listed, the newest first, whatever their reasons look like."""
+        self.assertIn('aria-labelledby="past-title" hidden>', self.ask("GET", "/").text)
+        for reason in ("Nobody is there.", "<b>Nobody</b>"):
+            self.bench.updater.begin()
+            self.bench.steps.fail(ServerFailed(reason))
+        text = self.ask("GET", "/").text
+        history = text[text.index('<ol id="history"') : text.index("</ol>", text.index("history"))]
+        self.assertEqual(
+            [part.partition("<")[0] for part in history.split("<p>")[1:]],
+            ["&lt;b&gt;Nobody&lt;/b&gt;", "Nobody is there."],
+        )
 
     def test_unknown(self) -> None:
         """What is not known is said not to be."""
@@ -70,9 +111,9 @@ class PageTests(WebCase):
 
     def test_unsigned(self) -> None:
         """A box that installs unsigned releases says so, and only such a box."""
-        self.assertIn('<p class="note" >Unsigned', self.ask("GET", "/").text)
+        self.assertIn('id="unsigned" >This box installs', self.ask("GET", "/").text)
         self.bench.board.publish(unsigned=False)
-        self.assertIn('<p class="note" hidden>Unsigned', self.ask("GET", "/").text)
+        self.assertIn('id="unsigned" hidden>This box installs', self.ask("GET", "/").text)
 
     def test_markup(self) -> None:
         """What a server or an archive said is text, whatever it looks like."""
@@ -125,15 +166,20 @@ class StatusTests(WebCase):
         self.bench.board.publish(
             progress=Progress(5, 10, 2.5), available=NEW, update_available=True, next_check=1.5
         )
+        said = self.said(self.ask("GET", "/status"))
+        self.assertEqual(said.pop("page")["headline"], "The last update failed")
         self.assertEqual(
-            self.said(self.ask("GET", "/status")),
+            said,
             {
                 "installed": OLD,
                 "available": NEW,
                 "update_available": True,
+                "size": None,
+                "notes": None,
                 "stage": "failed",
                 "progress": {"received": 5, "total": 10, "rate": 2.5},
                 "message": "Nobody is there.",
+                "trouble": "Nobody is there.",
                 "unsigned": True,
                 "last_check": NEW,
                 "next_check": 1.5,
@@ -143,8 +189,21 @@ class StatusTests(WebCase):
                     "ended": NEW,
                     "outcome": "failed",
                     "reason": "Nobody is there.",
+                    "id": 1,
                 },
+                "last_took": None,
             },
+        )
+
+    def test_history(self) -> None:
+        """Programs read the last attempts, the oldest first, and what is refused."""
+        self.assertEqual(self.said(self.ask("GET", "/history")), {"attempts": [], "refused": []})
+        self.refuse()
+        said = self.said(self.ask("GET", "/history"))
+        self.assertEqual([each["outcome"] for each in said["attempts"]], ["failed"])
+        self.assertEqual(
+            said["refused"],
+            [{"version": NEW, "sha256": "ab" * 32, "reason": "It ended with 1."}],
         )
 
     def test_head(self) -> None:
@@ -168,6 +227,37 @@ class StatusTests(WebCase):
                 answer = self.ask(method, path)
                 self.assertEqual((answer.status, answer.headers["Allow"]), (405, allowed))
         self.assertEqual(self.bench.steps.begun, [])
+
+
+class ForgiveTests(WebCase):
+    """`/forgive`."""
+
+    def forgive(self, body: str, *headers: str) -> Answer:
+        return self.ask("POST", "/forgive", f"Content-Length: {len(body)}", *headers, body=body)
+
+    def test_forgiven(self) -> None:
+        """A release that was refused may be tried again, and not a second time."""
+        self.refuse()
+        said = self.said(self.forgive(f"release={NEW}"))
+        self.assertEqual(said, {"status": f"Release {NEW} may be tried again."})
+        self.assertEqual(self.bench.journal.entry.refused, ())
+        answer = self.forgive(f"release={NEW}")
+        self.assertEqual(answer.status, 404)
+        self.assertEqual(self.said(answer), {"status": f"Release {NEW} is not refused."})
+
+    def test_no_release(self) -> None:
+        """What names no release is told so."""
+        for body in ("", "release=", "release=x", "release=-1", "release=%ff", "&" * 100, "r=1"):
+            with self.subTest(body=body):
+                answer = self.forgive(body)
+                self.assertEqual(answer.status, 400)
+                self.assertIn("release=VERSION", self.said(answer)["status"])
+
+    def test_not_meant(self) -> None:
+        """Another page cannot forgive."""
+        self.refuse()
+        self.assertEqual(self.forgive(f"release={NEW}", "Origin: http://evil.example").status, 403)
+        self.assertEqual(len(self.bench.journal.entry.refused), 1)
 
 
 class UpdateBoxTests(WebCase):
@@ -353,12 +443,16 @@ class StrangerTests(WebCase):
 
     def test_refused(self) -> None:
         """Nothing is shown to them, and nothing is done."""
-        self.root = tree(self.bench.clock, self.bench.updater, self.bench.board, Guard([]))
+        self.root = self.tree()
         for method, path in (
             ("GET", "/"),
             ("GET", "/version"),
             ("GET", "/status"),
             ("GET", "/page.js"),
+            ("GET", "/events"),
+            ("GET", "/log"),
+            ("GET", "/history"),
+            ("POST", "/forgive"),
             ("GET", "/box_update"),
             ("POST", "/box_update"),
             ("POST", "/check"),

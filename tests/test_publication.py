@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import evolve
 
+from opq_twisted.errors import ReleaseFailed
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
 from opq_twisted.release.trust import Offer
@@ -257,3 +258,22 @@ class StoppedTests(PublicationCase):
 
 def _is(fd: int, path: Path) -> bool:
     return os.path.samestat(os.fstat(fd), path.stat())
+
+
+class NotesTests(PublicationCase):
+    """What is said of a release."""
+
+    def test_kept(self) -> None:
+        """A rollout that grows keeps the notes; another release has its own, or none."""
+        archive = self.archive(OLD)
+        self.assertEqual(self.offer(archive, rollout=10, notes="Faster.").notes, "Faster.")
+        self.assertEqual(self.offer(archive, rollout=50).notes, "Faster.")
+        self.assertEqual(self.offer(archive, notes="Even faster.").notes, "Even faster.")
+        self.assertIsNone(self.offer(self.archive(NEW)).notes)
+
+    def test_too_long(self) -> None:
+        """What no box would show is refused before anything is signed."""
+        archive = self.archive(OLD)
+        error = self.assertRaises(ReleaseFailed, self.offer, archive, notes="x" * 4001)
+        self.assertIn("4001 characters: boxes show 4000 at most", str(error))
+        self.assertEqual(len(self.offer(archive, notes="x" * 4000).notes or ""), 4000)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.ranges import Range, Unsatisfiable, parse_ranges
+from opq_twisted.http.ranges import Range, Unsatisfiable, parse_ranges
 
 SIZE = 1000
 

@@ -47,6 +47,11 @@ class Stage(StrEnum):
         """Whether no update is under way."""
         return self in (Stage.IDLE, Stage.FAILED)
 
+    @property
+    def installs(self) -> bool:
+        """Whether an installer may be at work."""
+        return self in (Stage.INSTALLING, Stage.RETURNING)
+
 
 @frozen
 class Release:
@@ -174,6 +179,30 @@ class Journal:
         others = [item for item in self.entry.refused if item.version != release.version]
         refusal = Refusal(release.version, release.sha256, reason)
         self.write(refused=tuple([*others, refusal][-_KEPT_REFUSALS:]), **changes)
+
+    def forgive(self, version: int) -> bool:
+        """
+        Forget that a release is refused, or put off; whether it was.
+
+        :raises OSError: when it cannot be written.
+        """
+        entry = self.entry
+        refused = tuple(item for item in entry.refused if item.version != version)
+        delay = None if entry.delay and entry.delay.version == version else entry.delay
+        if (refused, delay) == (entry.refused, entry.delay):
+            return False
+        self.write(refused=refused, delay=delay)
+        return True
+
+    @property
+    def last_took(self) -> float | None:
+        """Seconds that the last update took which went well; None when there was none."""
+        took = [
+            attempt.ended - attempt.started
+            for attempt in self.entry.attempts
+            if attempt.outcome == "updated"
+        ]
+        return took[-1] if took else None
 
     def refusal(self, release: Release) -> Refusal | None:
         """Find why a release is refused; one whose digest has changed is another release."""

@@ -26,6 +26,7 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
 from opq_twisted.box.metadata import SignedMetadata
+from opq_twisted.box.password import Gate, PasswordHash
 from opq_twisted.box.policy import Policy
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.releases import Releases
@@ -72,6 +73,7 @@ def makeService(options: Options) -> IService:
     archives = Archives(state_dir / "archives")
     _prepare(state_dir, archives.folder)
 
+    gate = _gate(config.updater.web_password_file)
     board = StatusBoard(Status())
     programs = Programs(reactor, reactor)
     units = SYSTEMD.is_dir() and os.geteuid() == 0
@@ -112,7 +114,18 @@ def makeService(options: Options) -> IService:
     for service in (
         Listener(
             options["port"],
-            BoundedSite(reactor, tree(reactor, updater, board, Guard(config.updater.hosts))),
+            BoundedSite(
+                reactor,
+                tree(
+                    reactor,
+                    updater,
+                    board,
+                    Guard(config.updater.hosts),
+                    gate,
+                    config.updater.log,
+                    time.time,
+                ),
+            ),
         ),
         updater,
         Checker(
@@ -133,15 +146,16 @@ def makeService(options: Options) -> IService:
 
 def _configuration(path: Path) -> BoxConfig:
     try:
-        config = read_config(path)
+        return read_config(path)
     except ConfigInvalid as error:
         raise CannotStart(str(error)) from None
-    if config.updater.web_password_file is not None:
-        raise CannotStart(
-            f"The configuration {path} cannot be used: updater.web_password_file: this version of "
-            "the agent cannot ask for a password yet. Leave it out."
-        )
-    return config
+
+
+def _gate(path: Path | None) -> Gate | None:
+    try:
+        return None if path is None else Gate(reactor, PasswordHash.read(path))
+    except ConfigInvalid as error:
+        raise CannotStart(str(error)) from None
 
 
 def _prepare(state_dir: Path, downloads: Path) -> None:

@@ -29,15 +29,22 @@ class Status:
     available: int | None = None
     #: Whether that is one which the box would install.
     update_available: bool = False
+    #: Its size in bytes, and what its makers say of it; None when nobody has said.
+    size: int | None = None
+    notes: str | None = None
     stage: Stage = Stage.IDLE
     progress: Progress | None = None
     #: What is going on, or what went wrong with the last check, in one sentence.
     message: str = ""
+    #: Why the last check came to nothing; None when it went well.
+    trouble: str | None = None
     #: Whether releases are installed without a signature.
     unsigned: bool = False
     last_check: float | None = None
     next_check: float | None = None
     last_attempt: Attempt | None = None
+    #: Seconds that the last update took which went well.
+    last_took: float | None = None
 
 
 class StatusBoard:

@@ -19,7 +19,7 @@ from opq_twisted.box.health import Health
 from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
-from opq_twisted.box.journal import MACHINE_BUSY, Attempt, Journal, Release, Stage
+from opq_twisted.box.journal import MACHINE_BUSY, Attempt, Journal, Refusal, Release, Stage
 from opq_twisted.box.policy import Policy
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
@@ -128,6 +128,7 @@ class Updater(Service):
             installed=self._installed.version,
             unsigned=self._releases.unsigned,
             last_attempt=entry.attempts[-1] if entry.attempts else None,
+            last_took=self._journal.last_took,
             stage=entry.stage,
             message=entry.attempts[-1].reason if entry.attempts else "",
         )
@@ -172,16 +173,37 @@ class Updater(Service):
         try:
             self._offer = offer = await self._releases.newest()
         except (OpqError, OSError) as error:
-            self._publish_check(self._explain(error))
+            trouble = self._explain(error)
+            self._board.publish(trouble=trouble)
+            self._publish_check(trouble)
             raise
         newest = None if offer is None else offer.version
         self._board.publish(
             available=newest,
             update_available=offer is not None and self._policy.why_not(offer) is None,
+            size=None if offer is None else offer.size,
+            notes=None if offer is None else offer.notes,
+            trouble=None,
             unsigned=self._releases.unsigned,
         )
         self._publish_check(self._describe_available())
         return newest
+
+    def forgive(self, version: int) -> bool:
+        """
+        Let a release that was refused be tried again by itself; whether it was.
+
+        :raises OSError: when that cannot be written down.
+        """
+        was_refused = self._journal.forgive(version)
+        if was_refused and self._board.current.stage.at_rest and self._offer is not None:
+            self._board.publish(message=self._policy.describe(self._offer))
+        return was_refused
+
+    @property
+    def history(self) -> tuple[tuple[Attempt, ...], tuple[Refusal, ...]]:
+        """The last attempts, the oldest first, and what is refused."""
+        return self._journal.entry.attempts, self._journal.entry.refused
 
     @property
     def is_due(self) -> bool:
@@ -595,7 +617,11 @@ class Updater(Service):
     def _show_end(self, stage: Stage, attempt: Attempt) -> None:
         self._log.info("Stage: {stage}", stage=stage)
         self._board.publish(
-            stage=stage, progress=None, message=attempt.reason, last_attempt=attempt
+            stage=stage,
+            progress=None,
+            message=attempt.reason,
+            last_attempt=attempt,
+            last_took=self._journal.last_took,
         )
 
     def _enter(self, stage: Stage, **changes: Any) -> None:

@@ -1,33 +1,26 @@
-"""The box's own HTTP server: its page, Update Box, and the status for programs."""
+"""The box's own HTTP server: its page, and the status for programs."""
 
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from attrs import asdict
-from twisted.internet.defer import Deferred, TimeoutError
+from attrs import asdict, fields
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
-from twisted.web.http import (
-    ACCEPTED,
-    BAD_GATEWAY,
-    CONFLICT,
-    FORBIDDEN,
-    INTERNAL_SERVER_ERROR,
-    OK,
-    SEE_OTHER,
-)
+from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
-from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.box.actions import BoxUpdate, Check, Forgive, as_json
+from opq_twisted.box.events import Events
 from opq_twisted.box.guard import Guard
-from opq_twisted.box.journal import Stage
-from opq_twisted.box.status import StatusBoard
+from opq_twisted.box.installer_log import InstallerLog
+from opq_twisted.box.journal import Attempt
+from opq_twisted.box.password import Gate
+from opq_twisted.box.status import Status, StatusBoard
 from opq_twisted.box.updater import Updater
-from opq_twisted.errors import OpqError, UpdateInProgress
+from opq_twisted.box.view import STAGES, View, moment, outcome, view
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -36,24 +29,57 @@ _PAGE = Path(__file__).with_name("page")
 
 _PAGE_HEADERS = {
     b"Content-Security-Policy": b"default-src 'none'; script-src 'self'; style-src 'self'; "
-    b"connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    b"img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+    b"base-uri 'none'",
     b"Referrer-Policy": b"same-origin",
+    b"Cross-Origin-Opener-Policy": b"same-origin",
+    b"Cross-Origin-Resource-Policy": b"same-origin",
 }
 
-#: Seconds that an answer to a click waits for the update server; the journey goes on without it.
-_PATIENCE = 2.0
+#: The page's own files, and what they are.
+_FILES = {
+    "page.css": b"text/css; charset=utf-8",
+    "page.js": b"text/javascript; charset=utf-8",
+    "icon.svg": b"image/svg+xml",
+}
+
+#: Where a browser without the page's script looks again by itself.
+_LOOK_AGAIN = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
 
 
-def tree(clock: IReactorTime, updater: Updater, board: StatusBoard, guard: Guard) -> IResource:
-    """Put the agent's resources together."""
+def tree(
+    clock: IReactorTime,
+    updater: Updater,
+    board: StatusBoard,
+    guard: Guard,
+    gate: Gate | None,
+    log: Path,
+    now: Callable[[], float],
+) -> IResource:
+    """
+    Put the agent's resources together.
+
+    :param gate: asks for the password of the actions; None when there is none.
+    :param log: the installer's.
+    :param now: the time of day, in seconds since the epoch.
+    """
+
+    def encode(status: Status) -> bytes:
+        return json.dumps({**asdict(status), "page": asdict(view(status, now()))}).encode()
+
+    parts = (updater, board, guard, gate)
     root = GuardedRoot(guard)
-    root.putChild(b"", Page(board))
-    root.putChild(b"page.css", PageFile("page.css", b"text/css; charset=utf-8"))
-    root.putChild(b"page.js", PageFile("page.js", b"text/javascript; charset=utf-8"))
+    root.putChild(b"", Page(updater, board, now))
+    for name, content_type in _FILES.items():
+        root.putChild(name.encode(), PageFile(name, content_type))
     root.putChild(b"version", Version(board))
-    root.putChild(b"status", StatusResource(board))
-    root.putChild(b"check", Check(updater, board, guard))
-    root.putChild(b"box_update", BoxUpdate(clock, updater, board, guard))
+    root.putChild(b"status", StatusResource(board, encode))
+    root.putChild(b"events", Events(clock, board, encode))
+    root.putChild(b"history", History(updater))
+    root.putChild(b"log", InstallerLog(log))
+    root.putChild(b"check", Check(*parts))
+    root.putChild(b"box_update", BoxUpdate(clock, *parts))
+    root.putChild(b"forgive", Forgive(*parts))
     return root
 
 
@@ -87,23 +113,57 @@ class Forbidden(PlainResource):
 class Page(PlainResource):
     """`/`: the page of the box, complete without its script, which then keeps it up to date."""
 
-    def __init__(self, board: StatusBoard) -> None:
+    def __init__(self, updater: Updater, board: StatusBoard, now: Callable[[], float]) -> None:
         super().__init__()
+        self._updater = updater
         self._board = board
+        self._now = now
         self._template = Template((_PAGE / "index.html").read_text(encoding="utf-8"))
 
     def render_GET(self, request: BoundedRequest) -> Reply:
         """Show the box."""
         status = self._board.current
+        shown = view(status, self._now())
+        attempts, _ = self._updater.history
         body = self._template.substitute(
-            installed=escape(str(status.installed or "unknown")),
-            available=escape(str(status.available or "unknown")),
-            stage=escape(status.stage),
-            message=escape(status.message),
-            unsigned="" if status.unsigned else "hidden",
-            busy="" if status.stage.at_rest else "disabled",
+            **_texts(shown),
+            stages=_stages(shown),
+            history=_history(reversed(attempts)),
+            look_again="" if shown.at_rest else _LOOK_AGAIN,
+            disabled="" if shown.at_rest else "disabled",
+            stages_hidden="hidden" if shown.at_rest else "",
+            unsigned_hidden="" if status.unsigned else "hidden",
+            history_hidden="" if attempts else "hidden",
+            log_open="open" if status.stage.installs else "",
         )
         return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
+
+
+def _texts(shown: View) -> dict[str, str]:
+    """Give each text, and whether it is hidden, for it is empty."""
+    texts = {field.name: getattr(shown, field.name) for field in fields(View) if field.type is str}
+    return {
+        **{name: escape(text) for name, text in texts.items()},
+        **{f"{name}_hidden": "" if text else "hidden" for name, text in texts.items()},
+    }
+
+
+def _stages(shown: View) -> str:
+    items = []
+    for number, name in enumerate(STAGES.values()):
+        mark = ""
+        if shown.step is not None and number <= shown.step:
+            mark = ' aria-current="step"' if number == shown.step else ' class="past"'
+        items.append(f"<li{mark}>{name}</li>")
+    return "".join(items)
+
+
+def _history(attempts: Iterable[Attempt]) -> str:
+    return "".join(
+        f'<li data-outcome="{escape(attempt.outcome)}"><strong>{escape(outcome(attempt))}</strong> '
+        f"<span>{escape(moment(attempt.ended))}</span><p>{escape(attempt.reason)}</p></li>"
+        for attempt in attempts
+    )
 
 
 class PageFile(PlainResource):
@@ -128,118 +188,34 @@ class Version(PlainResource):
 
     def render_GET(self, request: BoundedRequest) -> Reply:
         """Say what is installed; null when nothing is known."""
-        return _json(OK, {"version": self._board.current.installed})
+        return as_json(OK, {"version": self._board.current.installed})
 
 
 class StatusResource(PlainResource):
     """`/status`: all there is to know."""
 
-    def __init__(self, board: StatusBoard) -> None:
+    def __init__(self, board: StatusBoard, encode: Callable[[Status], bytes]) -> None:
         super().__init__()
         self._board = board
+        self._encode = encode
 
     def render_GET(self, request: BoundedRequest) -> Reply:
         """Say how the box is."""
-        return _json(OK, asdict(self._board.current))
+        return Reply.of(OK, self._encode(self._board.current) + b"\n", b"application/json")
 
 
-class Action(PlainResource):
-    """Something that a request makes the box do, if its owner meant it."""
+class History(PlainResource):
+    """`/history`: the last attempts, and the releases that are refused."""
 
-    _log = Logger()
-
-    def __init__(self, updater: Updater, board: StatusBoard, guard: Guard) -> None:
+    def __init__(self, updater: Updater) -> None:
         super().__init__()
         self._updater = updater
-        self._board = board
-        self._guard = guard
 
-    async def act(self, request: BoundedRequest) -> Reply:
-        """Do it, and return the answer."""
-        raise NotImplementedError
-
-    def render_POST(self, request: BoundedRequest) -> Reply | int:
-        """Do it, unless another page asked."""
-        reason = self._guard.not_meant(request)
-        if reason is not None:
-            return Reply.sentence(FORBIDDEN, reason)
-        _answer_later(request, self.act(request))
-        return NOT_DONE_YET
-
-
-class Check(Action):
-    """`/check`: asks the update server now."""
-
-    async def act(self, request: BoundedRequest) -> Reply:
-        """Answer with what is available."""
-        try:
-            available = await self._updater.look()
-        except OpqError as error:
-            return _json(BAD_GATEWAY, {"status": str(error)})
-        except OSError:
-            return _json(BAD_GATEWAY, {"status": self._board.current.message})
-        status = self._board.current
-        return _json(
-            OK,
-            {"installed": status.installed, "available": available, "status": status.message},
-        )
-
-
-class BoxUpdate(Action):
-    """`/box_update`: the Update Box button, by GET (as the older interface has it) and by POST."""
-
-    def __init__(
-        self, clock: IReactorTime, updater: Updater, board: StatusBoard, guard: Guard
-    ) -> None:
-        super().__init__(updater, board, guard)
-        self._clock = clock
-
-    def render_GET(self, request: BoundedRequest) -> Reply | int:
-        """Begin an update; HEAD begins nothing."""
-        if request.method == b"HEAD":
-            return Reply.of(OK, b"", b"application/json")
-        return self.render_POST(request)
-
-    async def act(self, request: BoundedRequest) -> Reply:
-        """Begin an update: 202, 409 when one is under way, 200 when there is nothing to do."""
-        try:
-            self._updater.begin()
-        except UpdateInProgress as error:
-            return self._answer(request, CONFLICT, str(error))
-        asked = self._board.wait_for(lambda status: status.stage is not Stage.CHECKING)
-        try:
-            status = await asked.addTimeout(_PATIENCE, self._clock)
-        except TimeoutError:
-            return self._answer(request, ACCEPTED, "The update server is being asked.")
-        if status.stage is Stage.IDLE:
-            return self._answer(request, OK, status.message)
-        if status.stage is Stage.FAILED:
-            return self._answer(request, ACCEPTED, f"The update failed: {status.message}")
-        return self._answer(request, ACCEPTED, f"The update to {status.available} has begun.")
-
-    def _answer(self, request: BoundedRequest, code: int, text: str) -> Reply:
-        if request.method == b"POST" and b"text/html" in (request.getHeader(b"Accept") or b""):
-            # The button without the page's script: show the page again.
-            return Reply.sentence(SEE_OTHER, text, {b"Location": b"./"})
-        return _json(code, {"status": text, "stage": self._board.current.stage})
-
-
-def _json(code: int, content: dict[str, Any]) -> Reply:
-    return Reply.of(code, json.dumps(content).encode() + b"\n", b"application/json")
-
-
-def _answer_later(request: BoundedRequest, replying: Coroutine[Deferred[Any], Any, Reply]) -> None:
-    """Finish the request with what a coroutine returns, unless its client has gone."""
-    gone = request.notifyFinish()
-
-    async def finish() -> None:
-        try:
-            reply = await replying
-        except Exception:
-            Action._log.failure("{uri} failed", uri=request.uri)
-            reply = Reply.sentence(INTERNAL_SERVER_ERROR, "The agent failed; see its log.")
-        if not gone.called:
-            request.reply(reply)
-
-    gone.addErrback(lambda _: None)
-    Deferred.fromCoroutine(finish())
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Say what has been tried."""
+        attempts, refused = self._updater.history
+        content: dict[str, Any] = {
+            "attempts": [asdict(attempt) for attempt in attempts],
+            "refused": [asdict(refusal) for refusal in refused],
+        }
+        return as_json(OK, content)

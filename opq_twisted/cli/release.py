@@ -23,7 +23,7 @@ from opq_twisted.release.keyring import KeyRing, Passphrase
 from opq_twisted.release.keys import load_public
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
-from opq_twisted.release.trust import STABLE
+from opq_twisted.release.trust import MAX_NOTES, STABLE
 
 #: Exit codes of `status`.
 _NEEDS_CARE, _FAILED = 1, 2
@@ -65,7 +65,13 @@ def init(options: argparse.Namespace) -> int:
 
 def publish_archive(options: argparse.Namespace) -> int:
     """Offer an archive to the boxes of a channel."""
-    terms = Terms(options.channel, options.rollout, options.critical, options.allow_downgrade)
+    terms = Terms(
+        options.channel,
+        options.rollout,
+        options.critical,
+        options.allow_downgrade,
+        None if options.notes is None else _read_notes(options.notes),
+    )
     ceremony = _ceremony(options)
     try:
         size = options.archive.stat().st_size
@@ -77,6 +83,15 @@ def publish_archive(options: argparse.Namespace) -> int:
     say(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
     say("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
     return 0
+
+
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_bytes()[: 4 * MAX_NOTES + 1].decode().strip()
+    except UnicodeDecodeError:
+        raise ReleaseFailed(
+            f"{path} is not UTF-8 text of at most {MAX_NOTES} characters."
+        ) from None
 
 
 def resign(options: argparse.Namespace) -> int:
@@ -278,6 +293,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     offer.add_argument(
         "--allow-downgrade", action="store_true", help="boxes may go back to this release"
+    )
+    offer.add_argument(
+        "--notes", type=Path, metavar="FILE", help="what is new in it: boxes show that text"
     )
     add("resign", resign)
     add("drop", drop).add_argument("channel", metavar="CHANNEL", help="the channel that ends")

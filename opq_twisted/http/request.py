@@ -1,6 +1,7 @@
 """A request, which is answered with a value that is ready to go."""
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
@@ -24,6 +25,9 @@ _ANSWER_TIMEOUT = 300
 
 #: A body of more bytes is sent in pieces of so many, as the client takes them.
 _AT_ONCE = 64 * 1024
+
+#: Gives bytes of a body: so many at most, from an offset on.
+Read = Callable[[int, int], bytes]
 
 #: What comes before the path in a URL.
 _ORIGIN = re.compile(rb"https?://[^/]*/?", re.IGNORECASE)
@@ -110,11 +114,22 @@ class BoundedRequest(Request):
         head = self.begin(reply.code, reply.head)
         body = b"" if self.method == b"HEAD" else reply.body
         if len(body) > _AT_ONCE:
-            _Slices(self, body).start(head)
+            _Slices(self, lambda offset, size: body[offset : offset + size], len(body)).start(head)
         else:
             self.sentLength = len(body)
             self.channel.write(head + body)
             self.finish()
+        return NOT_DONE_YET
+
+    def reply_from(self, code: int, head: bytes, read: Read, length: int) -> int:
+        """
+        Answer with a body that is read as the client takes it.
+
+        :param head: the lines of its header, with Content-Length.
+        :param read: gives so many bytes from an offset on; with fewer the answer is cut.
+        """
+        begun = self.begin(code, head)
+        _Slices(self, read, 0 if self.method == b"HEAD" else length).start(begun)
         return NOT_DONE_YET
 
     def finish(self) -> None:
@@ -132,11 +147,12 @@ class BoundedRequest(Request):
 
 @implementer(IPushProducer)
 class _Slices:
-    """Sends a long body: clients that read slowly share it, and have only a piece each."""
+    """Sends a long body: clients that read slowly have only a piece each in memory."""
 
-    def __init__(self, request: BoundedRequest, body: bytes) -> None:
+    def __init__(self, request: BoundedRequest, read: Read, length: int) -> None:
         self._request = request
-        self._body = body
+        self._read = read
+        self._length = length
         self._offset = 0
         self._paused = False
 
@@ -158,11 +174,14 @@ class _Slices:
         self._paused = False
         channel = self._request.channel
         channel.set_deadline(_ANSWER_TIMEOUT, channel.abort)
-        while self._offset < len(self._body) and not self._paused:
-            end = self._offset + _AT_ONCE
-            self._request.write(self._body[self._offset : end])
-            self._offset = end
-        if self._offset >= len(self._body):
+        while self._offset < self._length and not self._paused:
+            piece = self._read(self._offset, min(_AT_ONCE, self._length - self._offset))
+            if not piece:
+                channel.abort()
+                return
+            self._request.write(piece)
+            self._offset += len(piece)
+        if self._offset >= self._length:
             self._request.unregisterProducer()
             self._request.finish()
 

@@ -14,7 +14,7 @@ from opq_twisted.release.rehearsal import try_generations
 from opq_twisted.release.repository import Generation
 from opq_twisted.release.shelf import Shelved, examine, shelve
 from opq_twisted.release.signing import Signing
-from opq_twisted.release.trust import Offer, is_channel, read_offer
+from opq_twisted.release.trust import MAX_NOTES, Offer, is_channel, read_offer
 
 
 @frozen
@@ -26,6 +26,8 @@ class Terms:
     rollout: int | None = None
     critical: bool = False
     allow_downgrade: bool = False
+    #: What its makers say of it; the page of each box shows it.
+    notes: str | None = None
 
 
 def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -> Offer:
@@ -47,6 +49,10 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         )
     if terms.rollout is not None and not 0 <= terms.rollout <= 100:
         raise ReleaseFailed(f"A rollout is from 0 to 100 percent, not {terms.rollout}.")
+    if terms.notes is not None and len(terms.notes) > MAX_NOTES:
+        raise ReleaseFailed(
+            f"The release notes have {len(terms.notes)} characters: boxes show {MAX_NOTES} at most."
+        )
     version = examine(archive).version
     if version > signing.now().timestamp():
         raise ReleaseFailed(
@@ -108,12 +114,16 @@ def _add(
 def _custom(shelved: Shelved, terms: Terms, before: Offer | None) -> Mapping[str, Any]:
     version = shelved.name.version
     custom: dict[str, Any] = {"version": version, "file": str(shelved.name)}
+    # What is published once more keeps what was said of it.
+    same = before if before is not None and before.version == version else None
     if terms.rollout is not None:
-        same = before is not None and before.version == version and before.rollout
         # The same salt lets a rollout grow: no box that had its turn loses it.
-        salt = same.salt if same else secrets.token_hex(8)
+        salt = same.rollout.salt if same and same.rollout else secrets.token_hex(8)
         custom["rollout"] = {"percent": terms.rollout, "salt": salt}
     for name in ("critical", "allow_downgrade"):
         if getattr(terms, name):
             custom[name] = True
+    notes = same.notes if same and terms.notes is None else terms.notes
+    if notes is not None:
+        custom["notes"] = notes
     return custom

@@ -19,6 +19,9 @@ STABLE = "stable"
 #: The folder of the signed metadata, beside the archives and on the wire.
 METADATA = "tuf"
 
+#: Characters; of longer notes a box shows the beginning.
+MAX_NOTES = 4000
+
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _SALT = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
@@ -55,6 +58,8 @@ class Offer:
     #: Whether it is for every box at once, whatever its rollout says.
     critical: bool = False
     rollout: Rollout | None = None
+    #: What its makers say of it, for the owner of the box.
+    notes: str | None = None
     #: Whether the release key signed all of this.
     signed: bool = field(default=False, eq=False)
 
@@ -86,6 +91,7 @@ def read_offer(channel: TargetFile) -> Offer:
         allow_downgrade=_flag(channel, custom, "allow_downgrade"),
         critical=_flag(channel, custom, "critical"),
         rollout=_rollout(channel, custom),
+        notes=_notes(custom),
         signed=True,
     )
 
@@ -115,6 +121,12 @@ def _rollout(channel: TargetFile, custom: Mapping[str, Any]) -> Rollout | None:
             channel, "its rollout is not {percent: a whole number from 0 to 100, salt: text}"
         )
     return Rollout(percent, salt)
+
+
+def _notes(custom: Mapping[str, Any]) -> str | None:
+    """Read what is said of a release; a box acts upon none of it, and follows it all the same."""
+    notes = custom.get("notes")
+    return notes[:MAX_NOTES] if isinstance(notes, str) else None
 
 
 def _bad(channel: TargetFile, reason: str) -> Untrusted:

@@ -19,6 +19,7 @@ from twisted.web.http import (
 )
 from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.http.ranges import Range, Unsatisfiable, parse_ranges
 from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -26,7 +27,6 @@ from opq_twisted.server.catalog import MACHINE_BUSY, Archive, Catalog, identify,
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.preconditions import evaluate, range_applies
-from opq_twisted.server.ranges import Range, Unsatisfiable, parse_ranges
 from opq_twisted.server.transmission import Part, transmit
 
 _CONTENT_TYPE = b"application/octet-stream"

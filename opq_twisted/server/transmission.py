@@ -35,9 +35,9 @@ from twisted.internet.tcp import Server
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from opq_twisted.http.ranges import Range
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.server.downloads import Downloads
-from opq_twisted.server.ranges import Range
 
 #: Seconds after which a client that acknowledges nothing is cut.
 STALLED = 300

@@ -1,4 +1,4 @@
-"""What part of an archive a request asks for, as RFC 9110 section 14 has it."""
+"""What part of a file a request asks for, as RFC 9110 section 14 has it."""
 
 import re
 
@@ -11,7 +11,7 @@ _SPEC = re.compile(rb"(\d*)-(\d*)", re.ASCII)
 
 
 class Unsatisfiable(Exception):
-    """None of the ranges that were asked for holds a byte of the archive."""
+    """None of the ranges that were asked for holds a byte of the file."""
 
 
 @frozen

@@ -1,0 +1,71 @@
+"""`/log`: what the installer said in the last attempt, and goes on to say."""
+
+import os
+from pathlib import Path
+
+from twisted.web.http import (
+    INTERNAL_SERVER_ERROR,
+    OK,
+    PARTIAL_CONTENT,
+    REQUESTED_RANGE_NOT_SATISFIABLE,
+)
+
+from opq_twisted.http.ranges import Unsatisfiable, parse_ranges
+from opq_twisted.http.reply import Reply, header_lines
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+
+_HEADERS = {
+    b"Content-Type": b"text/plain; charset=utf-8",
+    b"X-Content-Type-Options": b"nosniff",
+    b"Cache-Control": b"no-store",
+    b"Accept-Ranges": b"bytes",
+}
+
+
+class InstallerLog(PlainResource):
+    """The log, whole or from an offset on: who has a part of it asks for what has come since."""
+
+    isLeaf = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
+        """200, or 206 with one range (RFC 9110, section 14); empty before the first update."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return Reply.of(OK, headers={b"Accept-Ranges": b"bytes"})
+        except OSError as error:
+            return Reply.sentence(
+                INTERNAL_SERVER_ERROR, f"The installer's log cannot be read: {error.strerror}."
+            )
+        request.notifyFinish().addBoth(lambda _: os.close(file))
+        return self._send(request, file, os.fstat(file).st_size)
+
+    def _send(self, request: BoundedRequest, file: int, size: int) -> Reply | int:
+        offset, length, code, headers = 0, size, OK, dict(_HEADERS)
+        wanted = request.getHeader(b"Range")
+        # An answer in several parts is for archives: here they get the whole.
+        if wanted is not None and request.method == b"GET":
+            try:
+                ranges = parse_ranges(wanted, size)
+            except Unsatisfiable:
+                return Reply.sentence(
+                    REQUESTED_RANGE_NOT_SATISFIABLE,
+                    f"The log has {size} bytes.",
+                    {b"Content-Range": b"bytes */%d" % size},
+                )
+            if ranges is not None and len(ranges) == 1:
+                [part] = ranges
+                offset, length, code = part.offset, part.length, PARTIAL_CONTENT
+                headers[b"Content-Range"] = part.content_range(size)
+        headers[b"Content-Length"] = b"%d" % length
+        return request.reply_from(
+            code,
+            header_lines(headers),
+            lambda start, most: os.pread(file, most, offset + start),
+            length,
+        )

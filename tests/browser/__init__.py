@@ -1,0 +1,1 @@
+"""The box's page in a real browser."""

@@ -1,0 +1,139 @@
+"""Serves the box's page in each of its states, to be looked at."""
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from attrs import evolve
+from twisted.internet import reactor
+
+from opq_twisted.box.guard import Guard
+from opq_twisted.box.journal import Attempt, Stage
+from opq_twisted.box.status import Progress
+from opq_twisted.box.web import tree
+from opq_twisted.http.site import BoundedSite
+from tests.fakes import NEW, OLD, Bench
+
+NOTES = (
+    "Voltage events are no longer cut at 100 ms.\n"
+    "The box finds its time server again after a power failure."
+)
+OUTPUT = (
+    f"Building release {NEW}.\nCopying box-configuration-daemon.\nCopying triggering.\n"
+    "Installing the agent's Python packages.\n"
+)
+
+_NOW = time.time()
+_UPDATED = Attempt(OLD, _NOW - 9e6, _NOW - 9e6 + 231, "updated", f"The box runs release {OLD}.", 1)
+_RETURNED = Attempt(
+    NEW,
+    _NOW - 900,
+    _NOW - 300,
+    "returned",
+    f"Release {NEW} failed, and the box runs {OLD} again. Release {NEW} is not healthy: the "
+    "service opq-triggering.service was started again.",
+    2,
+)
+_FAILED = evolve(
+    _RETURNED,
+    outcome="failed",
+    reason="The new release needs 214 MB, and the box has room for 97 MB. Make room, and try "
+    "again.",
+)
+_LOOKED = {"last_check": _NOW - 600, "next_check": _NOW + 2700, "unsigned": False}
+_OFFERED = {
+    **_LOOKED,
+    "available": NEW,
+    "update_available": True,
+    "size": 12_300_000,
+    "notes": NOTES,
+    "message": f"Release {NEW} is available.",
+    "last_took": 231.0,
+}
+
+#: What is published in each state, and the attempts before.
+STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
+    "up-to-date": (
+        {**_LOOKED, "available": OLD, "message": "The box is up to date."},
+        [_UPDATED],
+    ),
+    "available": (_OFFERED, [_UPDATED]),
+    "downloading": (
+        {
+            **_OFFERED,
+            "stage": Stage.DOWNLOADING,
+            "message": "Downloading the new release.",
+            "progress": Progress(7_400_000, 12_300_000, 812_000.0),
+        },
+        [_UPDATED],
+    ),
+    "installing": (
+        {
+            **_OFFERED,
+            "stage": Stage.INSTALLING,
+            "message": "Installing the new release; this can take some minutes.",
+        },
+        [_UPDATED],
+    ),
+    "rebooting": (
+        {
+            **_OFFERED,
+            "stage": Stage.REBOOTING,
+            "message": "Rebooting. This page waits for the box.",
+        },
+        [_UPDATED],
+    ),
+    "returned": (
+        {**_OFFERED, "message": f"Release {NEW} is refused: it is not healthy."},
+        [_UPDATED, _RETURNED],
+    ),
+    "failed": (
+        {**_OFFERED, "stage": Stage.FAILED, "message": _FAILED.reason},
+        [_UPDATED, _FAILED],
+    ),
+    "unreachable": (
+        {
+            **_LOOKED,
+            "trouble": "Cannot reach the update server.",
+            "message": "Cannot reach the update server http://updates.example.org:8151: No route "
+            "to host. Check the network, and updates_ep in the configuration.",
+            "unsigned": True,
+        },
+        [],
+    ),
+}
+
+
+def serve(state: str, folder: Path) -> int:
+    """Serve one state on a port of loopback, which is returned."""
+    changes, attempts = STATES[state]
+    bench = Bench(folder)
+    bench.journal.write(attempts=tuple(attempts))
+    bench.start()
+    bench.config.log.write_text(OUTPUT)
+    bench.board.publish(last_attempt=attempts[-1] if attempts else None, **changes)
+    root = tree(reactor, bench.updater, bench.board, Guard([]), None, bench.config.log, time.time)
+    site = cast(Any, BoundedSite(reactor, root))
+    port: int = cast(Any, reactor.listenTCP(0, site, interface="127.0.0.1")).getHost().port
+    return port
+
+
+def main() -> None:
+    """Serve all states until somebody ends it; say where each is in one line of JSON."""
+    with tempfile.TemporaryDirectory() as scratch:
+        ports = {}
+        for state in STATES:
+            folder = Path(scratch, state)
+            folder.mkdir()
+            ports[state] = serve(state, folder)
+        print(json.dumps(ports), flush=True)
+        reactor.run()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TZ", "UTC")
+    time.tzset()
+    main()

@@ -1,0 +1,49 @@
+"""Takes a picture of each state of the box's page: `make screenshots`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.browser.chromium import browser
+
+#: Where they are kept.
+FOLDER = Path(__file__).parent.parent.parent / "docs" / "pictures"
+
+#: Those that are also taken in the dark, and as a phone shows them.
+_DARK, _NARROW = ("available",), ("installing",)
+
+
+def main() -> int:
+    """Take them all."""
+    FOLDER.mkdir(exist_ok=True)
+    gallery = subprocess.Popen(
+        [sys.executable, "-m", "tests.browser.gallery"], stdout=subprocess.PIPE, text=True
+    )
+    assert gallery.stdout is not None
+    try:
+        with browser() as chromium:
+            for state, port in json.loads(gallery.stdout.readline()).items():
+                looks = [("", "light", 800)]
+                looks += [("-dark", "dark", 800)] * (state in _DARK)
+                looks += [("-phone", "light", 360)] * (state in _NARROW)
+                for suffix, scheme, width in looks:
+                    page = chromium.new_page(
+                        color_scheme=scheme,  # type: ignore[arg-type]
+                        viewport={"width": width, "height": 400},
+                        device_scale_factor=1.5,
+                    )
+                    page.goto(f"http://127.0.0.1:{port}/")
+                    page.wait_for_function("status !== null")
+                    if state == "installing":
+                        page.wait_for_function("document.getElementById('log').textContent")
+                    page.screenshot(path=FOLDER / f"{state}{suffix}.png", full_page=True)
+                    page.close()
+    finally:
+        gallery.terminate()
+        gallery.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The password of the box's actions: what is kept of it, and who is let through."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.password import Gate, PasswordHash
+from opq_twisted.errors import ConfigInvalid
+from tests.fakes import NEW
+from tests.test_box_web import WebCase
+
+SECRET = "correct hörse"
+
+
+def basic(password: str, user: str = "owner") -> bytes:
+    """Word the header that a browser sends."""
+    return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+
+
+class HashTests(SynchronousTestCase):
+    """What is kept."""
+
+    def read(self, text: str) -> PasswordHash:
+        path = Path(self.mktemp())
+        path.write_text(text)
+        return PasswordHash.read(path)
+
+    def test_round_trip(self) -> None:
+        """What is written can be read, and fits its password only."""
+        kept = self.read(f"{PasswordHash.of(SECRET)}\n")
+        self.assertTrue(kept.fits(SECRET))
+        self.assertFalse(kept.fits(SECRET + "x"))
+        self.assertNotEqual(PasswordHash.of(SECRET), PasswordHash.of(SECRET))
+
+    def test_known(self) -> None:
+        """It is scrypt as others have it (RFC 7914, section 12)."""
+        salt = base64.b64encode(b"SodiumChloride").rstrip(b"=").decode()
+        digest = bytes.fromhex(
+            "7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2"
+            "d5432955613f0fcf62d49705242a9af9e61e85dc0d651e40dfcf017b45575887"
+        )
+        encoded = base64.b64encode(digest).rstrip(b"=").decode()
+        kept = self.read(f"$scrypt$ln=14,r=8,p=1${salt}${encoded}")
+        self.assertTrue(kept.fits("pleaseletmein"))
+
+    def test_unusable(self) -> None:
+        """A file that holds something else, or would take the box's memory, is refused."""
+        good = str(PasswordHash.of(SECRET))
+        for text in (
+            "",
+            SECRET,
+            good.replace("ln=14", "ln=20"),
+            good.replace("ln=14", "ln=0"),
+            good.replace("r=8", "r=0"),
+            good.replace("scrypt", "md5"),
+            good[:-3] + "é",
+            good * 2,
+        ):
+            with self.subTest(text=text):
+                self.assertIn(
+                    "opq-box password", str(self.assertRaises(ConfigInvalid, self.read, text))
+                )
+        missing = self.assertRaises(ConfigInvalid, PasswordHash.read, Path(self.mktemp()))
+        self.assertIn("No such file or directory", str(missing))
+
+
+class GateTests(SynchronousTestCase):
+    """Who is let through."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.hashed = 0
+        self.gate = Gate(self.clock, PasswordHash.of(SECRET), self.in_thread)
+
+    def in_thread(self, *call: Any) -> Deferred[Any]:
+        self.hashed += 1
+        return maybeDeferred(*call)
+
+    def admits(self, header: bytes | None) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self.gate.admits(header))
+
+    def test_right(self) -> None:
+        """The password, with any name; it is hashed once."""
+        for user in ("owner", "", "somebody else"):
+            self.assertTrue(self.successResultOf(self.admits(basic(SECRET, user))))
+        self.assertEqual(self.hashed, 1)
+
+    def test_wrong(self) -> None:
+        """Another password takes a second to be refused, also once the right one is known."""
+        for _ in range(2):
+            asked = self.admits(basic("guess"))
+            self.assertNoResult(asked)
+            self.clock.advance(1)
+            self.assertFalse(self.successResultOf(asked))
+            self.assertTrue(self.successResultOf(self.admits(basic(SECRET))))
+
+    def test_malformed(self) -> None:
+        """What is no password is refused without hashing."""
+        for header in (
+            None,
+            b"",
+            b"Basic",
+            b"Basic !",
+            b"Basic " + base64.b64encode(b"no colon"),
+            b"Basic " + base64.b64encode(b"\xff\xfe:\xff"),
+            b"Bearer " + basic(SECRET)[6:],
+            basic("x" * 1025),
+        ):
+            with self.subTest(header=header):
+                self.assertFalse(self.successResultOf(self.admits(header)))
+        self.assertEqual(self.hashed, 0)
+
+    def test_many(self) -> None:
+        """Guesses come one after the other, and a crowd of them is refused at once."""
+        guesses = [self.admits(basic(f"guess {number}")) for number in range(20)]
+        self.assertEqual(self.hashed, 1)
+        refused = [guess for guess in guesses if guess.called]
+        self.assertEqual(len(refused), 11)
+        for _ in range(9):
+            self.clock.advance(1)
+        for guess in guesses:
+            self.assertFalse(self.successResultOf(guess))
+        self.assertEqual(self.hashed, 9)
+
+
+class ActionTests(WebCase):
+    """What the password covers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        gate = Gate(self.bench.clock, PasswordHash.of(SECRET), maybeDeferred)
+        self.root = self.tree("box.example", gate=gate)
+
+    def test_actions(self) -> None:
+        """Without it nothing is done, and a browser asks for it."""
+        for method, path in (
+            ("GET", "/box_update"),
+            ("POST", "/box_update"),
+            ("POST", "/check"),
+            ("POST", "/forgive"),
+        ):
+            with self.subTest(method=method, path=path):
+                answer = self.ask(method, path)
+                self.assertEqual(answer.status, 401)
+                self.assertEqual(
+                    answer.headers["WWW-Authenticate"], 'Basic realm="OPQ Box", charset="UTF-8"'
+                )
+        self.assertEqual(self.bench.steps.begun, [])
+        self.send("POST", "/box_update", f"Authorization: {basic(SECRET).decode()}")
+        self.assertEqual(self.bench.steps.names, ["newest"])
+
+    def test_another_page(self) -> None:
+        """A browser that knows the password does not lend it to another page."""
+        header = f"Authorization: {basic(SECRET).decode()}"
+        answer = self.ask("POST", "/box_update", header, "Sec-Fetch-Site: cross-site")
+        self.assertEqual(answer.status, 403)
+        self.assertEqual(self.bench.steps.begun, [])
+
+    def test_seen(self) -> None:
+        """The page and the status are for all in the house."""
+        self.bench.board.publish(available=NEW)
+        for path in ("/", "/status", "/version", "/history", "/log"):
+            with self.subTest(path=path):
+                self.assertEqual(self.ask("GET", path).status, 200)
