@@ -36,9 +36,15 @@ class ViewTests(SynchronousTestCase):
     def test_headlines(self) -> None:
         """Each state has a headline, and a tone."""
         returned = Attempt(NEW, NOW - 900, NOW - 300, "returned", "It is not healthy.", 1)
+        updated = Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)
         for status, tone, headline in (
             ({"available": OLD}, "good", "The box is up to date"),
             ({"last_check": None}, "good", "The box has not looked for updates yet"),
+            (
+                {"last_check": None, "last_attempt": updated},
+                "good",
+                "The box has been updated",
+            ),
             ({}, "good", "There is no update"),
             (
                 {"available": NEW, "update_available": True},

@@ -103,6 +103,8 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     if status.update_available:
         return "news", "An update is available"
     if status.last_check is None:
+        if last is not None and last.outcome == "updated":
+            return "good", "The box has been updated"
         return "good", "The box has not looked for updates yet"
     if status.available is None:
         return "good", "There is no update"

@@ -1,0 +1,367 @@
+"""The box's page in a real browser: the click, the way through the reboot, and each outcome."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pytest
+import pytest_twisted
+from playwright.sync_api import Browser, Page, expect
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from opq_twisted.release.name import UpdateName
+from tests.archives import make_archive
+from tests.browser import chromium, gallery
+from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, http
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import PATIENCE, skip
+
+OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
+
+_AXE = Path(chromium.__file__).with_name("axe.min.js")
+
+_Result = TypeVar("_Result")
+
+
+class Tabs:
+    """A browser in a thread of its own: Playwright waits, and the reactor must not."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPool(minthreads=1, maxthreads=1)
+        self._thread.start()
+        self._running = ExitStack()
+        self._browser: Browser
+
+    def do(self, call: Callable[[], _Result]) -> Deferred[_Result]:
+        """Do something with the browser."""
+        return deferToThreadPool(cast(IReactorFromThreads, reactor), self._thread, call)
+
+    async def start(self) -> None:
+        """Start the browser."""
+        self._browser = await self.do(lambda: self._running.enter_context(chromium.browser()))
+
+    async def stop(self) -> None:
+        """End it."""
+        await self.do(self._running.close)
+        self._thread.stop()
+
+    async def open(self, url: str, **options: Any) -> "Tab":
+        """Open a page in a window that knows of no other."""
+        page = await self.do(lambda: self._browser.new_context(**options).new_page())
+        await self.do(lambda: page.set_default_timeout(1000 * PATIENCE))
+        tab = Tab(self, page)
+        await tab.do(lambda page: page.goto(url))
+        return tab
+
+
+class Tab:
+    """One page."""
+
+    def __init__(self, tabs: Tabs, page: Page) -> None:
+        self._tabs = tabs
+        self._page = page
+
+    def do(self, call: Callable[[Page], _Result]) -> Deferred[_Result]:
+        """Do something with the page."""
+        return self._tabs.do(lambda: call(self._page))
+
+    async def shows(self, *texts: str) -> None:
+        """Wait until each of these can be seen."""
+        for text in texts:
+            await self.do(
+                lambda page, text=text: expect(  # type: ignore[misc]
+                    page.get_by_text(text).filter(visible=True).first
+                ).to_be_visible(timeout=1000 * PATIENCE)
+            )
+
+    async def headline(self, text: str) -> None:
+        """Wait until this is the headline."""
+        await self.do(
+            lambda page: expect(page.locator("#headline")).to_have_text(
+                text, timeout=1000 * PATIENCE
+            )
+        )
+
+    async def current_stage(self, text: str) -> None:
+        """Wait until this is the stage in the row that is under way."""
+        await self.do(
+            lambda page: expect(page.locator('#stages [aria-current="step"]')).to_have_text(
+                text, timeout=1000 * PATIENCE
+            )
+        )
+
+    async def click(self, name: str = "Update Box") -> None:
+        """Click a button."""
+        await self.do(lambda page: page.get_by_role("button", name=name).click())
+
+    async def text(self, selector: str) -> str:
+        """Read an element."""
+        text: str | None = await self.do(lambda page: page.locator(selector).text_content())
+        return text or ""
+
+
+@pytest.fixture(scope="module")
+def tabs() -> Iterator[Tabs]:
+    """One browser for all of these tests."""
+    if chromium.path() is None:
+        skip("this test needs Debian's package chromium: install it and run again")
+    tabs = Tabs()
+    pytest_twisted.blockon(Deferred.fromCoroutine(tabs.start()))
+    yield tabs
+    pytest_twisted.blockon(Deferred.fromCoroutine(tabs.stop()))
+
+
+@pytest.fixture
+def box(spawn: Spawn, tmp_path: Path) -> Box:
+    """A box that runs an old release, put there by hand."""
+    box = Box(spawn, tmp_path / "box")
+    box.install(OLD)
+    return box
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Where an install script waits."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.close()
+
+
+@pytest.fixture
+def raw() -> Iterator[RawServer]:
+    """A server that sends whatever it is told to."""
+    server = RawServer()
+    yield server
+    pytest_twisted.blockon(server.close())
+
+
+def publish(updates: Path, version: int, script: bytes = INSTALL) -> None:
+    """Offer an update that has nothing but its script."""
+    make_archive(updates / str(UpdateName(version)), version, script=script)
+
+
+async def power_on(box: Box) -> None:
+    """Start the agent once more, where its page was before."""
+    await box.launch("--port", f"tcp:{box.agent.port}:interface=127.0.0.1").ready()
+
+
+@pytest_twisted.ensureDeferred
+async def test_journey(start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs) -> None:
+    """One page shows the click, each stage, the output, the reboot, and what came of it."""
+    publish(updates, NEW, INSTALL + gate.wait.encode())
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    tab = await tabs.open(box.agent.url)
+    await tab.headline("The box has not looked for updates yet")
+    await tab.click("Look now")
+    await tab.headline("An update is available")
+    await tab.shows(f"({NEW})", "installs releases without checking who made them")
+
+    await tab.click()
+    await tab.current_stage("Install")
+    await tab.headline("Updating the box")
+    await tab.shows(f"installing {NEW}")
+    assert await tab.do(lambda page: page.locator("#update").is_disabled())
+    # In any stage the page can be loaded anew.
+    await tab.do(lambda page: page.reload())
+    await tab.current_stage("Install")
+    await tab.shows(f"installing {NEW}")
+
+    gate.open()
+    await box.agent.ends()
+    await tab.headline("The box is rebooting")
+    await power_on(box)
+    await tab.headline("The box has been updated")
+    await tab.shows(f"The box runs release {NEW}.")
+    assert str(NEW) in await tab.text("#installed")
+    await tab.do(
+        lambda page: expect(page.locator("#history li")).to_have_attribute(
+            "data-outcome", "updated"
+        )
+    )
+    await tab.click()
+    await tab.headline("The box is up to date")
+
+
+@pytest_twisted.ensureDeferred
+async def test_download(box: Box, raw: RawServer, tmp_path: Path, tabs: Tabs) -> None:
+    """A download shows how far it is."""
+    content = make_archive(tmp_path / "update", NEW, script=INSTALL * 400).read_bytes()
+    half = http(content)[: -len(content) // 2]
+    raw.answers |= {
+        "/version": Answer(http(str(NEW).encode())),
+        f"/update/{UpdateName(NEW)}": Answer(half, closes=False),
+    }
+    box.configure(raw.url)
+    await box.start()
+    tab = await tabs.open(box.agent.url)
+    await tab.click()
+    await tab.current_stage("Download")
+    await tab.shows(" MB a second")
+    value = await tab.do(
+        lambda page: page.wait_for_function("document.getElementById('bar').value").json_value()
+    )
+    assert 0.4 < value < 0.6
+
+
+@pytest_twisted.ensureDeferred
+async def test_went_back(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
+    """A release that fails leads back to the last good one, and the page says why."""
+    publish(updates, NEW)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    tab = await tabs.open(box.agent.url)
+    await tab.click()
+    await box.agent.ends()
+    await power_on(box)
+    await tab.shows(f"The box runs release {NEW}.")
+
+    publish(updates, NEWER, b"#!/bin/sh\necho it cannot be\nexit 7\n")
+    await tab.click("Look now")
+    await tab.headline("An update is available")
+    await tab.click()
+    await box.agent.ends()
+    await power_on(box)
+    await tab.headline("The box went back to its last good release")
+    await tab.shows(f"Release {NEWER} failed, and the box runs {NEW} again.")
+    assert "exit status 7" in await tab.text("#message")
+    outcomes = await tab.do(
+        lambda page: [
+            item.get_attribute("data-outcome") for item in page.locator("#history li").all()
+        ]
+    )
+    assert outcomes == ["returned", "updated"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_failed(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
+    """A release that fails where there is nothing to go back to says so, and what it said last."""
+    publish(updates, NEW, b"#!/bin/sh\necho '<b>it cannot be</b>'\nexit 7\n")
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    tab = await tabs.open(box.agent.url)
+    await tab.click()
+    await tab.headline("The last update failed")
+    await tab.shows("install_update.sh ended with exit status 7")
+    await tab.do(lambda page: page.locator("#output").evaluate("output => output.open = true"))
+    # What an installer says is text.
+    await tab.shows("<b>it cannot be</b>")
+
+
+@pytest_twisted.ensureDeferred
+async def test_unreachable(box: Box, tabs: Tabs) -> None:
+    """A server that cannot be reached is told of in a sentence."""
+    box.configure("http://127.0.0.1:9")
+    await box.start()
+    tab = await tabs.open(box.agent.url)
+    await tab.click("Look now")
+    await tab.headline("The box cannot look for updates")
+    await tab.shows("Cannot reach the update server http://127.0.0.1:9")
+
+
+@pytest_twisted.ensureDeferred
+async def test_without_script(
+    start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs
+) -> None:
+    """Without its script the page has the button and the status, and looks again by itself."""
+    publish(updates, NEW, INSTALL + gate.wait.encode())
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    tab = await tabs.open(box.agent.url, java_script_enabled=False)
+    await tab.click()
+    await tab.do(lambda page: page.wait_for_url(f"{box.agent.url}/"))
+    # The page is loaded anew until then.
+    await tab.current_stage("Install")
+    gate.open()
+    await box.agent.ends()
+    await power_on(box)
+    await tab.do(lambda page: page.goto(f"{box.agent.url}/"))
+    await tab.headline("The box has been updated")
+    await tab.shows(f"The box runs release {NEW}.")
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_page(
+    start: StartDaemon, box: Box, raw: RawServer, updates: Path, tabs: Tabs
+) -> None:
+    """A page from elsewhere tries a form, an image, a script, a link and a frame, and fails."""
+    publish(updates, NEW)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    target = f"{box.agent.url}/box_update"
+    page = f"""<!doctype html><title>elsewhere</title>
+<img src="{target}"><script src="{target}"></script><link rel="prefetch" href="{target}">
+<iframe src="{target}"></iframe><iframe name="hidden"></iframe>
+<form method="post" action="{target}" target="hidden"></form>
+<script>
+document.forms[0].submit();
+const tries = [
+  fetch("{target}", {{method: "POST", mode: "no-cors"}}),
+  fetch("{target}", {{mode: "no-cors"}}),
+  fetch("{box.agent.url}/forgive", {{method: "POST", mode: "no-cors", body: "release={NEW}"}}),
+];
+Promise.allSettled(tries).then(() => setTimeout(() => {{ document.title = "tried"; }}, 500));
+</script>"""
+    raw.answers["/"] = Answer(http(page.encode(), "Content-Type: text/html"))
+    tab = await tabs.open(raw.url.replace("127.0.0.1", "localhost"))
+    await tab.do(lambda page: page.wait_for_function("document.title === 'tried'"))
+    assert box.stages == []
+    assert (await box.status())["last_attempt"] is None
+    # It is not shown inside another page either.
+    framed = await tab.do(lambda page: [frame.content() for frame in page.frames])
+    assert not any("Update Box" in content for content in framed)
+
+
+@pytest_twisted.ensureDeferred
+async def test_accessible(spawn: Spawn, tabs: Tabs) -> None:
+    """In each state, dark and light, wide and narrow, axe finds nothing to complain about."""
+    served = spawn(sys.executable, "-m", "tests.browser.gallery")
+    said = await served.says(r"(\{.*\})")
+    ports = json.loads(said[1])
+    assert set(ports) == set(gallery.STATES)
+    for state, port in ports.items():
+        for scheme, width in (("light", 800), ("dark", 320)):
+            tab = await tabs.open(
+                f"http://127.0.0.1:{port}/",
+                color_scheme=scheme,
+                viewport={"width": width, "height": 600},
+            )
+            await tab.do(lambda page: page.wait_for_function("status !== null"))
+            found = await tab.do(lambda page: _complaints(page))
+            assert found == [], (state, scheme)
+            too_wide = await tab.do(
+                lambda page: page.evaluate("document.documentElement.scrollWidth > innerWidth")
+            )
+            assert not too_wide, (state, width)
+
+
+def _complaints(page: Page) -> list[Any]:
+    page.evaluate(_AXE.read_text())
+    found: dict[str, Any] = page.evaluate("axe.run()")
+    return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
+
+
+@pytest_twisted.ensureDeferred
+async def test_keyboard(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
+    """The keyboard alone reaches the button, and presses it."""
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    tab = await tabs.open(box.agent.url)
+    await tab.do(lambda page: page.keyboard.press("Tab"))
+    focused = await tab.do(lambda page: page.evaluate("document.activeElement.textContent"))
+    assert focused == "Update Box"
+    await tab.do(lambda page: page.keyboard.press("Enter"))
+    await tab.shows("The update server has no update.")
