@@ -34,9 +34,9 @@ def main() -> int:
                         device_scale_factor=1.5,
                     )
                     page.goto(f"http://127.0.0.1:{port}/")
-                    page.wait_for_function("status !== null")
+                    page.locator("body[data-live]").wait_for()
                     if state == "installing":
-                        page.wait_for_function("document.getElementById('log').textContent")
+                        page.get_by_text("Building release").wait_for()
                     page.screenshot(path=FOLDER / f"{state}{suffix}.png", full_page=True)
                     page.close()
     finally:

@@ -206,9 +206,7 @@ async def test_download(box: Box, raw: RawServer, tmp_path: Path, tabs: Tabs) ->
     await tab.click()
     await tab.current_stage("Download")
     await tab.shows(" MB a second")
-    value = await tab.do(
-        lambda page: page.wait_for_function("document.getElementById('bar').value").json_value()
-    )
+    value = await tab.do(lambda page: page.locator("#bar").evaluate("bar => bar.value"))
     assert 0.4 < value < 0.6
 
 
@@ -338,7 +336,7 @@ async def test_accessible(spawn: Spawn, tabs: Tabs) -> None:
                 color_scheme=scheme,
                 viewport={"width": width, "height": 600},
             )
-            await tab.do(lambda page: page.wait_for_function("status !== null"))
+            await tab.do(lambda page: page.locator("body[data-live]").wait_for())
             found = await tab.do(lambda page: _complaints(page))
             assert found == [], (state, scheme)
             too_wide = await tab.do(

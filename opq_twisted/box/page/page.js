@@ -11,7 +11,7 @@ const AROUND = {notes: "what-is-new", progress: "download"};
 
 const element = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("button");
-let source, heard, status = null;
+let source, heard, current = null;
 
 function setText(id, text) {
   // The same text once more would be read out once more.
@@ -20,8 +20,9 @@ function setText(id, text) {
 }
 
 function show(next) {
-  const page = next.page, before = status;
-  status = next;
+  const page = next.page, before = current;
+  current = next;
+  document.body.dataset.live = "";
   document.body.dataset.tone = page.tone;
   document.title = `${page.headline} · OPQ Box`;
   for (const id of TEXTS) setText(id, page[id]);
@@ -52,7 +53,8 @@ function showBar(progress) {
 }
 
 function showAbsent() {
-  const reboots = status !== null && !status.page.at_rest;
+  const reboots = current !== null && !current.page.at_rest;
+  delete document.body.dataset.live;
   document.body.dataset.tone = "busy";
   setText("headline", reboots ? "The box is rebooting" : "The box does not answer");
   setText("message", reboots
@@ -118,7 +120,7 @@ async function act(event) {
     setText("message", "The box does not answer.");
   }
   // An update that has begun says so itself.
-  for (const button of buttons) button.disabled = !(status?.page.at_rest ?? true);
+  for (const button of buttons) button.disabled = !(current?.page.at_rest ?? true);
 }
 
 function wordsOf(text) {
@@ -129,7 +131,7 @@ function wordsOf(text) {
   }
 }
 
-const installs = () => status !== null && ["installing", "returning"].includes(status.stage);
+const installs = () => ["installing", "returning"].includes(current?.stage);
 let offset, decoder, atEnd;
 
 // Each attempt has a log of its own.
