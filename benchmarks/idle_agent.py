@@ -18,7 +18,11 @@ from tests.signed import with_one_release
 MEMORY, WAKEUPS = 60.0, 1.0
 
 #: As deploy/box/bin/opq-box-agent sets it; the peer gets the same.
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "PYTHONNODEBUGRANGES": "1"}
+ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "PYTHONNODEBUGRANGES": "1",
+    "PYTHONDONTWRITEBYTECODE": "",
+}
 
 RELEASE = 1600000000
 
@@ -76,32 +80,37 @@ def main() -> None:
     seconds = arguments.parse_args().seconds
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        updates = folder / "updates"
-        updates.mkdir()
-        signed, _ = with_one_release(updates, RELEASE)
-        root = folder / "root.json"
-        root.write_bytes((signed.folder / "1.root.json").read_bytes())
-        options = ("--port=tcp:0:interface=127.0.0.1",)
-        with (
-            daemon(folder, "opq-update-server", *options, f"--updates-dir={updates}") as (_, url),
-            daemon(folder, "web", "--listen=tcp:0:interface=127.0.0.1", f"--path={folder}") as peer,
-        ):
-            config = folder / "config.json"
-            updater = {"trusted_root": str(root), "prefix": str(folder / "prefix")}
-            config.write_text(json.dumps({"updates_ep": url, "updater": updater}))
-            agent_options = (f"--config={config}", f"--state-dir={folder / 'state'}")
-            with daemon(folder, "opq-box-agent", *options, *agent_options) as (pid, page):
-                # As it is after its first look, and while it waits for the next release.
-                urllib.request.urlopen(
-                    urllib.request.Request(f"{page}/check", method="POST")
-                ).read()
-                time.sleep(5)
-                memory, wakeups = measure(pid, seconds)
-            peer_memory, peer_wakeups = measure(peer[0], seconds)
+        # As on a box, where all is compiled before it is started.
+        ENVIRONMENT["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
+        run(folder / "first", 0.1)
+        (memory, wakeups), (peer_memory, peer_wakeups) = run(folder / "second", seconds)
     print(f"idle agent: {memory:.1f} MB, {wakeups:.2f} wakeups a second")
     print(f"idle twisted web: {peer_memory:.1f} MB, {peer_wakeups:.2f} wakeups a second")
     print(f"memory / twisted web: {memory / peer_memory:.2f}; aim: {MEMORY:.0f} MB at most")
     print(f"aim of wakeups: {WAKEUPS:.0f} a second at most")
+
+
+def run(folder: Path, seconds: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Run a server, a box and the peer, and measure the last two."""
+    updates = folder / "updates"
+    updates.mkdir(parents=True)
+    signed, _ = with_one_release(updates, RELEASE)
+    root = folder / "root.json"
+    root.write_bytes((signed.folder / "1.root.json").read_bytes())
+    options = ("--port=tcp:0:interface=127.0.0.1",)
+    with (
+        daemon(folder, "opq-update-server", *options, f"--updates-dir={updates}") as (_, url),
+        daemon(folder, "web", "--listen=tcp:0:interface=127.0.0.1", f"--path={folder}") as peer,
+    ):
+        config = folder / "config.json"
+        updater = {"trusted_root": str(root), "prefix": str(folder / "prefix")}
+        config.write_text(json.dumps({"updates_ep": url, "updater": updater}))
+        agent_options = (f"--config={config}", f"--state-dir={folder / 'state'}")
+        with daemon(folder, "opq-box-agent", *options, *agent_options) as (pid, page):
+            # As it is after its first look, and while it waits for the next release.
+            urllib.request.urlopen(urllib.request.Request(f"{page}/check", method="POST")).read()
+            time.sleep(5)
+            return measure(pid, seconds), measure(peer[0], seconds)
 
 
 if __name__ == "__main__":
