@@ -95,6 +95,10 @@ class AgentAway(AgentFailed):
     """Nobody answers where a box's agent should be."""
 
 
+class PasswordUnusable(OpqError):
+    """The password of a box was not given, or cannot be one."""
+
+
 class UpdateFailed(OpqError):
     """An update that was followed to its end did not bring the box to the new release."""
 

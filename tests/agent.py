@@ -42,6 +42,8 @@ class FakeAgent(ThreadingHTTPServer):
         #: Whether it tells of changes.
         self.has_events = True
         self.log = b""
+        #: Whether the log comes as a whole, as it does where there is none yet.
+        self.has_whole_log_only = False
         self.history: dict[str, Any] = {"attempts": [], "refused": []}
         self.password: bytes | None = None
         #: Very bytes that a path is answered with.
@@ -171,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         while self.server.course:
             if not self.server.go_on():
                 return
-            self.wfile.write(b": \n\n")
+            self.wfile.write(b": \nevent: alive\ndata: \n\n")
             self._send_event()
         self.server.closing.wait()
 
@@ -182,7 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])
         assert found is not None
         start, size = int(found[1]), len(self.server.log)
-        if start >= size:
+        if self.server.has_whole_log_only:
+            self._send(200, self.server.log, "text/plain; charset=utf-8")
+        elif start >= size:
             self._send(416, b"", "text/plain", {"Content-Range": f"bytes */{size}"})
         else:
             span = {"Content-Range": f"bytes {start}-{size - 1}/{size}"}

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.archives import Archives
+from opq_twisted.box.password import PasswordHash
 from opq_twisted.cli import box
 from opq_twisted.cli.agent import Agent
 from opq_twisted.cli.box import main
@@ -503,6 +504,45 @@ class PasswordTests(AgentCase):
             self.assertEqual(status, code, said)
             self.assertIn(words, said)
             self.assertNotIn("öffne", said)
+
+
+class NewPasswordTests(SynchronousTestCase):
+    """The password that a box is to ask for."""
+
+    def setUp(self) -> None:
+        self.file = Path(self.mktemp())
+
+    def choose(self, line: str, status: int = 0) -> str:
+        out, error = io.StringIO(), io.StringIO()
+        self.patch(sys, "stdin", io.StringIO(line))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            code = main(["password", str(self.file)])
+        self.assertEqual(code, status, error.getvalue())
+        return out.getvalue() or error.getvalue()
+
+    def test_line(self) -> None:
+        """It is a line of what comes in, and the file holds a hash that only its owner reads."""
+        self.assertIn("web_password_file", self.choose("öffne dich\nand another line"))
+        self.assertTrue(PasswordHash.read(self.file).fits("öffne dich"))
+        self.assertEqual(self.file.stat().st_mode & 0o777, 0o600)
+        self.choose("another")
+        self.assertTrue(PasswordHash.read(self.file).fits("another"))
+
+    def test_none(self) -> None:
+        """None, or one that no agent takes, changes nothing."""
+        for line in ("", "\n", "x" * 1025):
+            self.assertIn("from 1 to 1024 characters", self.choose(line, status=1))
+            self.assertFalse(self.file.exists())
+
+    def test_terminal(self) -> None:
+        """On a terminal it is typed twice."""
+        first, again = b"New password of the box: ", b"Once more: "
+        for second, code, words in ((b"one\n", 0, "web_password_file"), (b"two\n", 1, "differ")):
+            prompts = {first: b"one\n", again: second}
+            said, status = on_terminal(PROGRAM, "password", self.file, prompts=prompts)
+            self.assertEqual(status, code, said)
+            self.assertIn(words, said)
+        self.assertTrue(PasswordHash.read(self.file).fits("one"))
 
 
 class NoAgentTests(AgentCase):

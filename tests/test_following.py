@@ -88,6 +88,8 @@ class LogTests(FollowingCase):
         """Lines are lines, however they end; an agent sends as much as it likes at a time."""
         self.fake.log = "one\r\ntwo\rthr\u00e9e\n\nlast".encode()
         self.assertEqual([*log_lines(self.agent)], ["one", "two", "thrée", "", "last"])
+        self.fake.has_whole_log_only = True
+        self.assertEqual([*log_lines(self.agent)], ["one", "two", "thrée", "", "last"])
         self.fake.log = b""
         self.assertEqual([*log_lines(self.agent)], [])
 

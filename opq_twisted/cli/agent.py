@@ -72,9 +72,7 @@ class Agent:
         """
         with self._asked("GET", "/events", _SILENCE, is_stream=True) as answer:
             if answer.status == HTTPStatus.OK:
-                while line := answer.readline(_LARGEST):
-                    if line.startswith(b"data:"):
-                        yield self._parse(line.removeprefix(b"data:"))
+                yield from map(self._parse, _events(answer))
                 return
         yield self.status()
 
@@ -107,11 +105,13 @@ class Agent:
             if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 found = _EMPTY_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
                 return None if found and int(found[1]) < start else b""
-            if answer.status == HTTPStatus.PARTIAL_CONTENT or (
-                answer.status == HTTPStatus.OK and start == 0
-            ):
-                return answer.read(_LARGEST)
-            raise self._refusal("/log", answer)
+            if answer.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+                raise self._refusal("/log", answer)
+            content = answer.read(_LARGEST)
+            if answer.status == HTTPStatus.PARTIAL_CONTENT:
+                return content
+            # The whole, which is nothing where there is no log.
+            return content[start:] if len(content) >= start else None
 
     def _get(self, path: str) -> Document:
         with self._asked("GET", path) as answer:
@@ -209,6 +209,19 @@ class Agent:
             f"{self._url} answers {what}: name the box's agent with --url, as "
             "http://192.168.1.20:8080."
         )
+
+
+def _events(answer: HTTPResponse) -> Iterator[bytes]:
+    """Give the data of each event that has no name: others are signs of life."""
+    named = False
+    while line := answer.readline(_LARGEST):
+        field, _, value = line.strip().partition(b":")
+        if field == b"event":
+            named = True
+        elif field == b"data" and not named:
+            yield value
+        elif not line.strip():
+            named = False
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from opq_twisted.cli import password, wording
+from opq_twisted import durable
+from opq_twisted.cli import passwords, wording
 from opq_twisted.cli.agent import Agent
 from opq_twisted.cli.document import Document
 from opq_twisted.cli.following import Patience, log_lines, statuses
@@ -111,14 +112,27 @@ def forgive(options: argparse.Namespace) -> int:
 
 def adopt(options: argparse.Namespace) -> int:
     """Keep the archive of the release that runs, so that the box can return to it."""
-    # Not above: it brings the agent's own modules, and triples the time to start.
+    # Not above: it brings the agent's own modules, and triples the time that all else takes.
     from opq_twisted.cli import adoption
 
     return _say_done(options, adoption.adopt(options.archive, options.config, options.state_dir))
 
 
+def password(options: argparse.Namespace) -> int:
+    """Choose the password that the box asks for before it does something."""
+    from opq_twisted.box.password import PasswordHash
+
+    hashed = PasswordHash.of(passwords.chosen())
+    durable.write(options.file, f"{hashed}\n".encode(), 0o600)
+    return _say_done(
+        options,
+        f"The password is in {options.file}, as a hash. Name that file as web_password_file in the "
+        "box's configuration, and restart the agent.",
+    )
+
+
 def _agent(options: argparse.Namespace) -> Agent:
-    return Agent(options.url, partial(password.ask, getattr(options, "password_file", None)))
+    return Agent(options.url, partial(passwords.known, getattr(options, "password_file", None)))
 
 
 def _say_done(options: argparse.Namespace, sentence: str) -> int:
@@ -230,7 +244,7 @@ def make_parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=command)
         sub.add_argument("--json", action="store_true", help="print JSON")
-        if command is not adopt:
+        if command not in (adopt, password):
             sub.add_argument(
                 "--url",
                 default=os.environ.get(_URL_VARIABLE) or _URL,
@@ -270,6 +284,9 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path("/var/lib/opq/updater"),
         metavar="DIR",
         help="the agent's state directory (default: %(default)s)",
+    )
+    add("password", password).add_argument(
+        "file", type=Path, metavar="FILE", help="the file to keep a hash of it in"
     )
     return parser
 
