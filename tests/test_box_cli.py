@@ -437,7 +437,7 @@ class HistoryTests(AgentCase):
 2023-11-14 22:18  updated in 3 min 20 s, release 1700000100 (2023-11-14 22:15). \
 The box runs release 1700000100.
 Refused: 1700000100 (2023-11-14 22:15). It was bad.
-  It is tried again after: opq-box forgive 1700000100
+  It is tried again by itself after: opq-box forgive 1700000100
 """,
         )
         self.assertEqual(self.lines("history"), [self.agent.history])

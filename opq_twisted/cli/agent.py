@@ -86,7 +86,7 @@ class Agent:
         return self._act("/box_update", usual)
 
     def forgive(self, version: int) -> Document:
-        """Let a release that was refused be tried again."""
+        """Let a release that was refused be tried again by itself."""
         return self._act("/forgive", [HTTPStatus.OK], {"release": str(version)})
 
     def history(self) -> Document:

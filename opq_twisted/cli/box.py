@@ -101,12 +101,12 @@ def history(options: argparse.Namespace) -> int:
     for refusal in refused:
         version = refusal.integer("version")
         say(f"Refused: {wording.version(version)}. {refusal.text('reason')}")
-        say(f"  It is tried again after: opq-box forgive {version}")
+        say(f"  It is tried again by itself after: opq-box forgive {version}")
     return 0
 
 
 def forgive(options: argparse.Namespace) -> int:
-    """Let a release that was refused be tried again."""
+    """Let a release that was refused be tried again by itself."""
     return _say_done(options, _agent(options).forgive(options.release).text("status"))
 
 
@@ -145,11 +145,13 @@ def _say_done(options: argparse.Namespace, sentence: str) -> int:
 
 def _show(found: Document) -> None:
     """Show a status to people."""
+    attempt = found.part("last_attempt")
+    message = found.text("message")
     rows = [
         ("Installed", wording.version(found.integer("installed"))),
         ("Available", wording.version(found.integer("available"))),
         ("Stage", found.text("stage") + _describe_progress(found.part("progress"))),
-        ("", found.text("message")),
+        ("", "" if message == attempt.text("reason") else message),
         ("Last check", wording.moment(found.number("last_check"))),
         ("Next check", wording.moment(found.number("next_check"))),
     ]
@@ -157,7 +159,6 @@ def _show(found: Document) -> None:
         rows.insert(2, ("", "opq-box update installs it."))
     if found.flag("unsigned"):
         rows.append(("Unsigned", "This box installs releases without checking who made them."))
-    attempt = found.part("last_attempt")
     if attempt.content:
         rows.append(("Last update", _describe(attempt)))
     for name, text in rows:
