@@ -3,20 +3,17 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
-from tests.functional.box import INSTALL, Box, Gate, Spawn
+from tests.functional.box import INSTALL, OLD, Box, Gate, Spawn, archive
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import Server, run
 
-OLD, NEW = 1500000000, 1600000000
+NEW = 1600000000
 PROGRAM = str(Path(sys.executable).with_name("opq-box"))
 
 FAILS = b"#!/bin/sh\necho something is wrong\nexit 7\n"
@@ -45,37 +42,15 @@ class Operator:
 
 
 @pytest.fixture
-def box(spawn: Spawn, tmp_path: Path) -> Box:
-    """A box that runs an old release, put there by hand."""
-    box = Box(spawn, tmp_path / "box")
-    box.install(OLD)
-    return box
-
-
-@pytest.fixture
 def operator(spawn: Spawn, box: Box) -> Operator:
     """Who looks after that box."""
     return Operator(spawn, box)
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Where an install script waits."""
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.close()
-
-
-def publish(folder: Path, version: int, script: bytes = INSTALL) -> Path:
-    """Offer an update that has nothing but its script."""
-    return make_archive(folder / str(UpdateName(version)), version, script=script)
-
-
 async def reboots(box: Box) -> None:
     """Wait until the box goes down, and let it come up again at its old address."""
-    port = box.agent.port
     assert await box.agent.ends() == -signal.SIGTERM, box.agent.output
-    await box.launch("--port", f"tcp:{port}:interface=127.0.0.1").ready()
+    await box.start_again()
 
 
 @pytest_twisted.ensureDeferred
@@ -83,7 +58,7 @@ async def test_update(
     start: StartDaemon, operator: Operator, box: Box, updates: Path, gate: Gate
 ) -> None:
     """From one release to the next, followed through the reboot; Ctrl-C does not stop the box."""
-    publish(updates, NEW, INSTALL + gate.wait.encode())
+    archive(updates, NEW, INSTALL + gate.wait.encode())
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
@@ -127,12 +102,12 @@ async def test_returns(
     start: StartDaemon, operator: Operator, box: Box, updates: Path, tmp_path: Path
 ) -> None:
     """A box that adopted its first release returns to it; the bad one is refused, and forgiven."""
-    publish(updates, NEW, FAILS)
+    archive(updates, NEW, FAILS)
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
     paths = ("--config", box.config, "--state-dir", box.state_dir)
-    status, out, error = await run(PROGRAM, "adopt", *map(str, paths), str(publish(tmp_path, OLD)))
+    status, out, error = await run(PROGRAM, "adopt", *map(str, paths), str(archive(tmp_path, OLD)))
     assert status == 0, error
     assert "the one to which this box returns" in out
 
