@@ -13,7 +13,7 @@ import build_update
 from opq_twisted import __version__
 from opq_twisted.cli import box, release
 
-#: Where each shell looks for what completes a program.
+#: How each shell names the file that completes a program.
 COMPLETIONS = {"bash": "{}", "zsh": "_{}"}
 
 

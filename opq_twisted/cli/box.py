@@ -202,12 +202,13 @@ def _left_alone() -> Iterator[None]:
 
 def _tell_end(before: Document, last: Document, as_json: bool) -> int:
     """
-    Say what came of an update; before it began, the last attempt was another.
+    Say what came of an update.
 
+    :param before: the last attempt before it began.
     :raises UpdateFailed: when it did not bring the box to the new release.
     """
     attempt = last.part("last_attempt")
-    is_new = attempt != before
+    is_new = bool(attempt.content) and attempt != before
     reason = attempt.text("reason") if is_new else last.text("message")
     if is_new and attempt.text("outcome") == "failed":
         raise UpdateFailed(f"The update failed: {reason}")
