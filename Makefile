@@ -1,10 +1,10 @@
-# make demo · make test · make vm-test · make lint · make bench · make screenshots: each makes .venv
-# itself and needs no root.
+# make demo · make test · make vm-test · make lint · make bench · make manuals · make screenshots:
+# each makes .venv itself and needs no root.
 
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test vm-test screenshots lint bench clean
+.PHONY: demo test vm-test screenshots lint bench manuals clean
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,10 @@ bench: $(READY)
 		slow_readers; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done
+
+# The pages for man, and what completes commands in bash and zsh: TO=build
+manuals: $(READY)
+	.venv/bin/python build_manuals.py $(or $(TO),build)
 
 clean:
 	rm -rf .venv .demo .vm build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache

@@ -66,7 +66,7 @@ def main() -> int:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        print(build(_parser().parse_args()))
+        print(build(make_parser().parse_args()))
     except OpqError as error:
         print(error, file=sys.stderr)
         return 1
@@ -165,8 +165,10 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Define the command line."""
     parser = argparse.ArgumentParser(
+        prog="build_update.py",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

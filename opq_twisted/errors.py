@@ -87,6 +87,22 @@ class AdoptFailed(OpqError):
     """An archive cannot be the one to which the box returns."""
 
 
+class AgentFailed(OpqError):
+    """A box's agent did not do what it was asked, or what answers in its place is no agent."""
+
+
+class AgentAway(AgentFailed):
+    """Nobody answers where a box's agent should be."""
+
+
+class PasswordUnusable(OpqError):
+    """The password of a box was not given, or cannot be one."""
+
+
+class UpdateFailed(OpqError):
+    """An update that was followed to its end did not bring the box to the new release."""
+
+
 class Interrupted(OpqError):
     """An update was interrupted too often before anything was installed."""
 

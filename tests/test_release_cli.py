@@ -5,7 +5,6 @@ import errno
 import io
 import json
 import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from opq_twisted.release import keys
 from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.draft import Draft
 from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
+from tests.terminal import on_terminal
 from tests.test_catalog import name_of, without_privileges
 
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
@@ -518,18 +518,7 @@ class ProcessTests(CommandCase):
         self, command: str, prompts: Mapping[bytes, bytes], *more: object
     ) -> tuple[str, int]:
         """Run it on a terminal, and type what it asks for."""
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.execv(PROGRAM, [PROGRAM, command, *self.options(command)[:4], *map(str, more)])
-        said, waiting = b"", dict(prompts)
-        with contextlib.suppress(OSError):  # the program has closed its end
-            while data := os.read(terminal, 4096):
-                said += data
-                for prompt in list(waiting):
-                    if said.endswith(prompt):
-                        os.write(terminal, waiting.pop(prompt))
-        os.close(terminal)
-        return said.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return on_terminal(PROGRAM, command, *self.options(command)[:4], *more, prompts=prompts)
 
     def is_locked(self) -> bool:
         try:

@@ -2,116 +2,293 @@
 
 import argparse
 import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from opq_twisted import durable
-from opq_twisted.box.archives import Archives
-from opq_twisted.box.config import read_config
-from opq_twisted.box.installed import read_version
-from opq_twisted.box.journal import Release
-from opq_twisted.box.unpacker import child_command
-from opq_twisted.cli.program import run, say
-from opq_twisted.errors import AdoptFailed
-from opq_twisted.progress import Progress, ProgressBar
-from opq_twisted.release.name import UpdateName
+from opq_twisted.cli import passwords, wording
+from opq_twisted.cli.agent import Agent
+from opq_twisted.cli.document import Document
+from opq_twisted.cli.following import Patience, log_lines, statuses
+from opq_twisted.cli.program import run, say, say_json, warn
+from opq_twisted.cli.stages import Stages, is_at_rest
+from opq_twisted.errors import InvalidName, UpdateFailed
+from opq_twisted.release.name import parse_version
 
-_CHUNK = 1 << 20
+#: Where the agent is, if nobody says otherwise.
+_URL, _URL_VARIABLE = "http://127.0.0.1:8080", "OPQ_BOX_URL"
+
+#: Exit code of `check`.
+_UPDATE_AVAILABLE = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; give the exit code."""
-    return run("opq-box", _parser().parse_args(arguments))
+    return run("opq-box", make_parser().parse_args(arguments))
+
+
+def status(options: argparse.Namespace) -> int:
+    """Say how the box is."""
+    found = _agent(options).status()
+    if options.json:
+        say_json(found.content)
+    else:
+        _show(found)
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Ask the update server now; the exit code is 10 when there is an update."""
+    agent = _agent(options)
+    said = agent.check()
+    found = agent.status()
+    is_available = found.flag("update_available")
+    if options.json:
+        say_json({**said.content, "update_available": is_available})
+    else:
+        say(f"Installed    {wording.version(found.integer('installed'))}")
+        say(f"Available    {wording.version(found.integer('available'))}")
+        say(said.text("status"))
+    return _UPDATE_AVAILABLE if is_available else 0
+
+
+def update(options: argparse.Namespace) -> int:
+    """Update the box, and follow that to its end, through the reboot."""
+    agent = _agent(options)
+    before = agent.status().part("last_attempt")
+    with _left_alone(), Stages() as stages:
+        patience = Patience(time, warn if options.json else stages.tell)
+        show = _show_json if options.json else stages.show
+        agent.update()
+        last = Document({})
+        for found in statuses(agent, patience):
+            if found != last:
+                show(found)
+            last = found
+            if is_at_rest(found):
+                break
+    return _tell_end(before, last, options.json)
+
+
+def log(options: argparse.Namespace) -> int:
+    """Print what the installer said in the last update."""
+    lines = log_lines(_agent(options), Patience(time, warn) if options.follow else None)
+    if options.json and not options.follow:
+        say_json({"lines": list(lines)})
+        return 0
+    for line in lines:
+        somebody_reads = say_json({"line": line}) if options.json else say(line)
+        if not somebody_reads:
+            break
+    return 0
+
+
+def history(options: argparse.Namespace) -> int:
+    """Say what became of the last updates, and which releases are refused."""
+    found = _agent(options).history()
+    if options.json:
+        say_json(found.content)
+        return 0
+    attempts, refused = found.parts("attempts"), found.parts("refused")
+    if not attempts:
+        say("No update has been tried yet.")
+    for attempt in attempts:
+        say(_describe(attempt))
+    for refusal in refused:
+        version = refusal.integer("version")
+        say(f"Refused: {wording.version(version)}. {refusal.text('reason')}")
+        say(f"  It is tried again by itself after: opq-box forgive {version}")
+    return 0
+
+
+def forgive(options: argparse.Namespace) -> int:
+    """Let a release that was refused be tried again by itself."""
+    return _say_done(options, _agent(options).forgive(options.release).text("status"))
 
 
 def adopt(options: argparse.Namespace) -> int:
     """Keep the archive of the release that runs, so that the box can return to it."""
-    installed = read_version(read_config(options.config).updater.version_file)
-    name = UpdateName.parse(options.archive.name)
-    if name.version != installed:
-        raise AdoptFailed(
-            f"The box runs release {installed or 'nobody knows which'}, and not {name.version}: "
-            "give the archive that it was made from."
-        )
-    archives = Archives(options.state_dir / "archives")
-    archives.folder.mkdir(parents=True, exist_ok=True)
-    if archives.last_good is not None and archives.last_good.version == name.version:
-        say(f"Release {name.version} is the last good one already.")
-        return 0
-    with options.archive.open("rb") as source, ProgressBar(_size(source)) as progress:
-        _vet(source, name, options.state_dir)
-        with _copied(source, options.state_dir, progress) as (copy, digest), archives.locked():
-            durable.rename(copy, archives.path(name.version))
-            archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
-    say(f"Release {name.version} is the one to which this box returns when an update fails.")
+    # Not above: it brings the agent's own modules, and triples the time that all else takes.
+    from opq_twisted.cli import adoption
+
+    return _say_done(options, adoption.adopt(options.archive, options.config, options.state_dir))
+
+
+def password(options: argparse.Namespace) -> int:
+    """Choose the password that the box asks for before it does something."""
+    from opq_twisted.box.password import PasswordHash
+
+    hashed = PasswordHash.of(passwords.chosen())
+    durable.write(options.file, f"{hashed}\n".encode(), 0o600)
+    return _say_done(
+        options,
+        f"The password is in {options.file}, as a hash. Name that file as web_password_file in the "
+        "box's configuration, and restart the agent.",
+    )
+
+
+def _agent(options: argparse.Namespace) -> Agent:
+    return Agent(options.url, partial(passwords.known, getattr(options, "password_file", None)))
+
+
+def _say_done(options: argparse.Namespace, sentence: str) -> int:
+    if options.json:
+        say_json({"status": sentence})
+    else:
+        say(sentence)
     return 0
 
 
-def _size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
+def _show(found: Document) -> None:
+    """Show a status to people."""
+    attempt = found.part("last_attempt")
+    message = found.text("message")
+    rows = [
+        ("Installed", wording.version(found.integer("installed"))),
+        ("Available", wording.version(found.integer("available"))),
+        ("Stage", found.text("stage") + _describe_progress(found.part("progress"))),
+        ("", "" if message == attempt.text("reason") else message),
+        ("Last check", wording.moment(found.number("last_check"))),
+        ("Next check", wording.moment(found.number("next_check"))),
+    ]
+    if found.flag("update_available"):
+        rows.insert(2, ("", "opq-box update installs it."))
+    if found.flag("unsigned"):
+        rows.append(("Unsigned", "This box installs releases without checking who made them."))
+    if attempt.content:
+        rows.append(("Last update", _describe(attempt)))
+    for name, text in rows:
+        if text:
+            say(f"{name:11}  {text}")
 
 
-def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
-    """Unpack it as an update is, for a moment: then it is known that the box can return to it."""
-    with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
-        ended = subprocess.run(
-            child_command(Path(folder, "unpacked"), name.version),
-            stdin=archive,
-            capture_output=True,
-            text=True,
-        )
-    if ended.returncode != 0:
-        reason = (ended.stderr or ended.stdout).strip().rpartition("\n")[2]
-        raise AdoptFailed(reason or f"The archive cannot be unpacked: {ended.returncode}.")
+def _describe_progress(progress: Document) -> str:
+    received, total = progress.number("received"), progress.number("total")
+    if received is None:
+        return ""
+    of_total = "" if total is None else f" of {wording.size(total)}"
+    rate = wording.size(progress.number("rate") or 0)
+    return f", {wording.size(received)}{of_total}, {rate} a second"
+
+
+def _describe(attempt: Document) -> str:
+    """Say what became of an update."""
+    version, ended = attempt.integer("version"), attempt.number("ended")
+    of_release = "" if version is None else f", release {wording.version(version)}"
+    took = ""
+    if ended is not None:
+        took = f" in {wording.duration(ended - (attempt.number('started') or ended))}"
+    outcome = attempt.text("outcome")
+    return f"{wording.moment(ended)}  {outcome}{took}{of_release}. {attempt.text('reason')}"
+
+
+def _show_json(found: Document) -> None:
+    say_json(found.content)
 
 
 @contextmanager
-def _copied(source: BinaryIO, state_dir: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
-    """Give a copy that is on the disk, and its digest; it is gone if it is not moved away."""
-    copy, digest = state_dir / ".adopted.part", sha256()
-    source.seek(0)
+def _left_alone() -> Iterator[None]:
+    """Say, where a signal ends this, that the box is not stopped by that."""
     try:
-        with durable.create(copy, 0o600) as file:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                file.write(chunk)
-                progress(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-        yield copy, digest.hexdigest()
-    finally:
-        copy.unlink(missing_ok=True)
+        yield
+    except SystemExit:
+        warn("An update that has begun goes on without this: opq-box status says how it is.")
+        raise
 
 
-def _parser() -> argparse.ArgumentParser:
+def _tell_end(before: Document, last: Document, as_json: bool) -> int:
+    """
+    Say what came of an update.
+
+    :param before: the last attempt before it began.
+    :raises UpdateFailed: when it did not bring the box to the new release.
+    """
+    attempt = last.part("last_attempt")
+    is_new = bool(attempt.content) and attempt != before
+    reason = attempt.text("reason") if is_new else last.text("message")
+    if is_new and attempt.text("outcome") == "failed":
+        raise UpdateFailed(f"The update failed: {reason}")
+    if is_new and attempt.text("outcome") != "updated":
+        raise UpdateFailed(reason)
+    if not as_json:
+        say(reason)
+    return 0
+
+
+def _release(text: str) -> int:
+    try:
+        return parse_version(text)
+    except InvalidName as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Define the command line."""
     parser = argparse.ArgumentParser(
-        prog="opq-box", description="Look after an OPQ box.", allow_abbrev=False
+        prog="opq-box",
+        description="Look after an OPQ box.",
+        epilog="The exit code is 0 when all went well, 1 when not, and 2 for a wrong command line. "
+        f"That of check is {_UPDATE_AVAILABLE} when there is an update. That of update is 0 when "
+        "the box was updated or there was nothing to do, and 1 when the update failed or the box "
+        f"has returned to its last good release. {_URL_VARIABLE} in the environment is the default "
+        "for --url.",
+        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    sub = commands.add_parser(
-        "adopt", help=adopt.__doc__, description=adopt.__doc__, allow_abbrev=False
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
+        )
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        if command not in (adopt, password):
+            sub.add_argument(
+                "--url",
+                default=os.environ.get(_URL_VARIABLE) or _URL,
+                help=f"where the box's agent is (default: {_URL})",
+            )
+        if command in (check, update, forgive):
+            sub.add_argument(
+                "--password-file",
+                type=Path,
+                metavar="FILE",
+                help="holds the box's password, where it has one (default: it is asked for)",
+            )
+        return sub
+
+    add("status", status)
+    add("check", check)
+    add("update", update)
+    add("log", log).add_argument(
+        "--follow", action="store_true", help="go on with what it says later, until Ctrl-C"
     )
-    sub.set_defaults(command=adopt)
-    sub.add_argument("archive", type=Path, metavar="ARCHIVE", help="what build_update.py made")
-    sub.add_argument(
+    add("history", history)
+    add("forgive", forgive).add_argument(
+        "release", type=_release, metavar="RELEASE", help="its version, as history shows it"
+    )
+    keep = add("adopt", adopt)
+    keep.add_argument("archive", type=Path, metavar="ARCHIVE", help="what build_update.py made")
+    keep.add_argument(
         "--config",
         type=Path,
         default=Path("/etc/opq/opqbox_config.json"),
         metavar="FILE",
         help="the box's configuration (default: %(default)s)",
     )
-    sub.add_argument(
+    keep.add_argument(
         "--state-dir",
         type=Path,
         default=Path("/var/lib/opq/updater"),
         metavar="DIR",
         help="the agent's state directory (default: %(default)s)",
+    )
+    add("password", password).add_argument(
+        "file", type=Path, metavar="FILE", help="the file to keep a hash of it in"
     )
     return parser
 

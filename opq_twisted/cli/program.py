@@ -1,12 +1,14 @@
 """What the command lines have in common: how they end, be it by a signal, and how they say so."""
 
 import argparse
+import json
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 from opq_twisted.errors import OpqError
 
@@ -24,25 +26,51 @@ def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
         with _stoppable():
             code: int = options.command(options)
     except OpqError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        warn(f"{name}: {error}")
         return failed
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{name}: {where}{error.strerror}. Mend that, and try again.", file=sys.stderr)
+        warn(f"{name}: {where}{error.strerror}. Mend that, and try again.")
         return failed
     return code
 
 
-def say(text: str) -> None:
-    """Print a line; what was done is done, whether or not somebody reads that."""
+def say(text: str) -> bool:
+    """
+    Print a line; what was done is done, whether or not somebody reads that.
+
+    :returns: whether somebody may read the next line.
+    """
     try:
-        print(text, flush=True)
+        print(_harmless(text, sys.stdout), flush=True)
     except OSError as error:
         # Here, and once more at Python's end, nothing else of it is tried.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             name = os.path.basename(sys.argv[0])
-            print(f"{name}: The output has no room: {error.strerror}.", file=sys.stderr)
+            warn(f"{name}: The output has no room: {error.strerror}.")
+        return False
+    return True
+
+
+def say_json(content: object) -> bool:
+    """Print a line of JSON, for programs."""
+    return say(json.dumps(content))
+
+
+def warn(text: str) -> None:
+    """Print a line on standard error."""
+    print(_harmless(text, sys.stderr), file=sys.stderr)
+
+
+def _harmless(text: str, stream: TextIO) -> str:
+    """Write what would control a terminal, or what the stream cannot hold, in JSON's notation."""
+    shown = "".join(
+        character if character.isprintable() or character in "\n\t" else f"\\u{ord(character):04x}"
+        for character in text
+    )
+    encoding = stream.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 @contextmanager

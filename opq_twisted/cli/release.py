@@ -32,7 +32,7 @@ _NEEDS_CARE, _FAILED = 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; give the exit code."""
     os.umask(0o022)
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     return run("opq-release", options, _FAILED if options.command is status else 1)
 
 
@@ -236,7 +236,8 @@ def _public_key(text: str) -> tuple[str, Path]:
     return role, Path(path)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Define the command line."""
     parser = argparse.ArgumentParser(
         prog="opq-release",
         description="Sign what OPQ boxes install.",
@@ -244,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         f"{TIMESTAMP_VARIABLE}) in the environment, or from the terminal.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         sub = commands.add_parser(

@@ -17,12 +17,17 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
 
+from opq_twisted.release.name import UpdateName
+from tests.archives import make_archive
 from tests.functional.processes import PATIENCE, Server, run, url_of
 
 Spawn = Callable[..., Server]
 
 #: Seconds between two looks at what tells nobody that it has changed.
 GLANCE = 0.02
+
+#: What a box of the tests runs at first.
+OLD = 1500000000
 
 #: An install script that does its work.
 INSTALL = b"""#!/bin/sh
@@ -50,6 +55,11 @@ async def ask(url: str, *options: str) -> tuple[int, str]:
     assert status == 0, f"curl {url}: {error}"
     body, _, code = out.rpartition("\n")
     return int(code), body
+
+
+def archive(folder: Path, version: int, script: bytes = INSTALL) -> Path:
+    """Publish an update that has nothing but its script."""
+    return make_archive(folder / str(UpdateName(version)), version, script=script)
 
 
 class Box:
@@ -132,6 +142,10 @@ class Box:
     async def start(self) -> None:
         """Start the agent, and wait until it listens."""
         await self.launch().ready()
+
+    async def start_again(self) -> None:
+        """Start the agent, and wait until it listens where it did before."""
+        await self.launch("--port", f"tcp:{self.agent.port}:interface=127.0.0.1").ready()
 
     async def click(self, *options: str) -> tuple[int, str]:
         """Click Update Box; returns the status code and what the box says."""

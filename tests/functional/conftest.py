@@ -10,6 +10,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.functional import processes
+from tests.functional.box import OLD, Box, Gate, RawServer
 
 # Nothing that a test starts may touch the machine's own services.
 os.environ["OPQ_SYSTEMD"] = "no"
@@ -54,3 +55,27 @@ def spawn() -> Iterator[StartDaemon]:
     for server in started:
         pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
         print(server.output)
+
+
+@pytest.fixture
+def box(spawn: StartDaemon, tmp_path: Path) -> Box:
+    """A box that runs an old release, put there by hand."""
+    box = Box(spawn, tmp_path / "box")
+    box.install(OLD)
+    return box
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Where an install script waits."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.close()
+
+
+@pytest.fixture
+def raw() -> Iterator[RawServer]:
+    """An update server that does whatever it is told to."""
+    server = RawServer()
+    yield server
+    pytest_twisted.blockon(server.close())

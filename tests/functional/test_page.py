@@ -19,11 +19,11 @@ from twisted.python.threadpool import ThreadPool
 from opq_twisted.release.name import UpdateName
 from tests.archives import make_archive
 from tests.browser import chromium, gallery
-from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, http
+from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, archive, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, skip
 
-OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
+NEW, NEWER = 1600000000, 1700000000
 
 _AXE = Path(chromium.__file__).with_name("axe.min.js")
 
@@ -118,44 +118,10 @@ def tabs() -> Iterator[Tabs]:
     pytest_twisted.blockon(Deferred.fromCoroutine(tabs.stop()))
 
 
-@pytest.fixture
-def box(spawn: Spawn, tmp_path: Path) -> Box:
-    """A box that runs an old release, put there by hand."""
-    box = Box(spawn, tmp_path / "box")
-    box.install(OLD)
-    return box
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Where an install script waits."""
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    gate.close()
-
-
-@pytest.fixture
-def raw() -> Iterator[RawServer]:
-    """A server that sends whatever it is told to."""
-    server = RawServer()
-    yield server
-    pytest_twisted.blockon(server.close())
-
-
-def publish(updates: Path, version: int, script: bytes = INSTALL) -> None:
-    """Offer an update that has nothing but its script."""
-    make_archive(updates / str(UpdateName(version)), version, script=script)
-
-
-async def power_on(box: Box) -> None:
-    """Start the agent once more, where its page was before."""
-    await box.launch("--port", f"tcp:{box.agent.port}:interface=127.0.0.1").ready()
-
-
 @pytest_twisted.ensureDeferred
 async def test_journey(start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs) -> None:
     """One page shows the click, each stage, the output, the reboot, and what came of it."""
-    publish(updates, NEW, INSTALL + gate.wait.encode())
+    archive(updates, NEW, INSTALL + gate.wait.encode())
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
@@ -178,7 +144,7 @@ async def test_journey(start: StartDaemon, box: Box, gate: Gate, updates: Path, 
     gate.open()
     await box.agent.ends()
     await tab.headline("The box is rebooting")
-    await power_on(box)
+    await box.start_again()
     await tab.headline("The box has been updated")
     await tab.shows(f"The box runs release {NEW}.")
     assert str(NEW) in await tab.text("#installed")
@@ -213,22 +179,22 @@ async def test_download(box: Box, raw: RawServer, tmp_path: Path, tabs: Tabs) ->
 @pytest_twisted.ensureDeferred
 async def test_went_back(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
     """A release that fails leads back to the last good one, and the page says why."""
-    publish(updates, NEW)
+    archive(updates, NEW)
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
     tab = await tabs.open(box.agent.url)
     await tab.click()
     await box.agent.ends()
-    await power_on(box)
+    await box.start_again()
     await tab.shows(f"The box runs release {NEW}.")
 
-    publish(updates, NEWER, b"#!/bin/sh\necho it cannot be\nexit 7\n")
+    archive(updates, NEWER, b"#!/bin/sh\necho it cannot be\nexit 7\n")
     await tab.click("Look now")
     await tab.headline("An update is available")
     await tab.click()
     await box.agent.ends()
-    await power_on(box)
+    await box.start_again()
     await tab.headline("The box went back to its last good release")
     await tab.shows(f"Release {NEWER} failed, and the box runs {NEW} again.")
     assert "exit status 7" in await tab.text("#message")
@@ -243,7 +209,7 @@ async def test_went_back(start: StartDaemon, box: Box, updates: Path, tabs: Tabs
 @pytest_twisted.ensureDeferred
 async def test_failed(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
     """A release that fails where there is nothing to go back to says so, and what it said last."""
-    publish(updates, NEW, b"#!/bin/sh\necho '<b>it cannot be</b>'\nexit 7\n")
+    archive(updates, NEW, b"#!/bin/sh\necho '<b>it cannot be</b>'\nexit 7\n")
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
@@ -272,7 +238,7 @@ async def test_without_script(
     start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs
 ) -> None:
     """Without its script the page has the button and the status, and looks again by itself."""
-    publish(updates, NEW, INSTALL + gate.wait.encode())
+    archive(updates, NEW, INSTALL + gate.wait.encode())
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
@@ -283,7 +249,7 @@ async def test_without_script(
     await tab.current_stage("Install")
     gate.open()
     await box.agent.ends()
-    await power_on(box)
+    await box.start_again()
     await tab.do(lambda page: page.goto(f"{box.agent.url}/"))
     await tab.headline("The box has been updated")
     await tab.shows(f"The box runs release {NEW}.")
@@ -294,7 +260,7 @@ async def test_another_page(
     start: StartDaemon, box: Box, raw: RawServer, updates: Path, tabs: Tabs
 ) -> None:
     """A page from elsewhere tries a form, an image, a script, a link and a frame, and fails."""
-    publish(updates, NEW)
+    archive(updates, NEW)
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()

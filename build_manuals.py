@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Write the manual pages and the shell completions of the command lines into a folder."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+import shtab
+from argparse_manpage.manpage import Manpage
+
+import build_update
+from opq_twisted import __version__
+from opq_twisted.cli import box, release
+
+#: How each shell names the file that completes a program.
+COMPLETIONS = {"bash": "{}", "zsh": "_{}"}
+
+
+def main() -> None:
+    """Write all of them into the folder that the command line names."""
+    # The width of whoever's terminal this is must not show.
+    os.environ["COLUMNS"] = "72"
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("folder", type=Path, metavar="DIR", help="the folder to write into")
+    folder: Path = arguments.parse_args().folder
+    for make_parser in (box.make_parser, release.make_parser, build_update.make_parser):
+        write(folder / "man" / f"{make_parser().prog}.1", page(make_parser()))
+        for shell, name in COMPLETIONS.items():
+            parser = make_parser()
+            complete_paths(parser)
+            path = folder / "completions" / shell / name.format(parser.prog)
+            write(path, shtab.complete(parser, shell))
+
+
+def page(parser: argparse.ArgumentParser) -> str:
+    """Make a manual page, in roff."""
+    manual = Manpage(parser, format="single-commands-section")
+    assert parser.description
+    summary = parser.description.partition("\n")[0].rstrip(".")
+    manual.description = summary[0].lower() + summary[1:]
+    manual.source = f"opq_twisted {__version__}"
+    manual.manual = "OPQ Boxes"
+    for command in commands(parser):
+        # Its summary is the same text, and stands above it.
+        command.description = None
+    # What --help indents is not to be filled.
+    return re.sub(r"((?:^ .*\n)+)", r".nf\n\1.fi\n", str(manual), flags=re.MULTILINE)
+
+
+def complete_paths(parser: argparse.ArgumentParser) -> None:
+    """Say which arguments are files, and which are folders."""
+    for each in (parser, *commands(parser)):
+        for action in each._actions:
+            if action.type is Path:
+                complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE
+                action.complete = complete  # type: ignore[attr-defined]
+
+
+def commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Find the parsers of a parser's commands."""
+    return [
+        command
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for command in action.choices.values()
+    ]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, and its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

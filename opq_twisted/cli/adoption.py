@@ -1,0 +1,83 @@
+"""Gives a box a release to return to, from the archive that it was set up with."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from opq_twisted import durable
+from opq_twisted.box.archives import Archives
+from opq_twisted.box.config import read_config
+from opq_twisted.box.installed import read_version
+from opq_twisted.box.journal import Release
+from opq_twisted.box.unpacker import child_command
+from opq_twisted.errors import AdoptFailed
+from opq_twisted.progress import Progress, ProgressBar
+from opq_twisted.release.name import UpdateName
+
+_CHUNK = 1 << 20
+
+
+def adopt(archive: Path, config: Path, state_dir: Path) -> str:
+    """
+    Keep the archive of the release that runs, and say so.
+
+    :raises OpqError: when it cannot be the one to which the box returns.
+    """
+    installed = read_version(read_config(config).updater.version_file)
+    name = UpdateName.parse(archive.name)
+    if name.version != installed:
+        raise AdoptFailed(
+            f"The box runs release {installed or 'nobody knows which'}, and not {name.version}: "
+            "give the archive that it was made from."
+        )
+    archives = Archives(state_dir / "archives")
+    archives.folder.mkdir(parents=True, exist_ok=True)
+    if archives.last_good is not None and archives.last_good.version == name.version:
+        return f"Release {name.version} is the last good one already."
+    with archive.open("rb") as source, ProgressBar(_size(source)) as progress:
+        _vet(source, name, state_dir)
+        with _copied(source, state_dir, progress) as (copy, digest), archives.locked():
+            durable.rename(copy, archives.path(name.version))
+            archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
+    return f"Release {name.version} is the one to which this box returns when an update fails."
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
+    """Unpack it as an update is, for a moment: then it is known that the box can return to it."""
+    with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
+        ended = subprocess.run(
+            child_command(Path(folder, "unpacked"), name.version),
+            stdin=archive,
+            capture_output=True,
+            text=True,
+        )
+    if ended.returncode != 0:
+        reason = (ended.stderr or ended.stdout).strip().rpartition("\n")[2]
+        raise AdoptFailed(reason or f"The archive cannot be unpacked: {ended.returncode}.")
+
+
+@contextmanager
+def _copied(source: BinaryIO, state_dir: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
+    """Give a copy that is on the disk, and its digest; it is gone if it is not moved away."""
+    copy, digest = state_dir / ".adopted.part", sha256()
+    source.seek(0)
+    try:
+        with durable.create(copy, 0o600) as file:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+                progress(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+        yield copy, digest.hexdigest()
+    finally:
+        copy.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""`opq-box` and a real agent: what an operator types, and what becomes of the box."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from tests.functional.box import INSTALL, OLD, Box, Gate, Spawn, archive
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import Server, run
+
+NEW = 1600000000
+PROGRAM = str(Path(sys.executable).with_name("opq-box"))
+
+FAILS = b"#!/bin/sh\necho something is wrong\nexit 7\n"
+
+
+class Operator:
+    """Somebody with a terminal, and a box elsewhere."""
+
+    def __init__(self, spawn: Spawn, box: Box) -> None:
+        self._spawn = spawn
+        self.box = box
+
+    def begins(self, command: str, *more: object) -> Server:
+        """Type a command that takes its time."""
+        return self._spawn(PROGRAM, command, "--url", self.box.agent.url, *more)
+
+    async def types(self, command: str, *more: object, status: int = 0) -> str:
+        """Type a command; returns what it prints."""
+        typed = self.begins(command, *more)
+        assert await typed.ends() == status, typed.output
+        return typed.output
+
+    async def reads(self, command: str, *more: object, status: int = 0) -> Any:
+        """Let a program type a command; returns what it reads."""
+        return json.loads(await self.types(command, "--json", *more, status=status))
+
+
+@pytest.fixture
+def operator(spawn: Spawn, box: Box) -> Operator:
+    """Who looks after that box."""
+    return Operator(spawn, box)
+
+
+async def reboots(box: Box) -> None:
+    """Wait until the box goes down, and let it come up again at its old address."""
+    assert await box.agent.ends() == -signal.SIGTERM, box.agent.output
+    await box.start_again()
+
+
+@pytest_twisted.ensureDeferred
+async def test_update(
+    start: StartDaemon, operator: Operator, box: Box, updates: Path, gate: Gate
+) -> None:
+    """From one release to the next, followed through the reboot; Ctrl-C does not stop the box."""
+    archive(updates, NEW, INSTALL + gate.wait.encode())
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+
+    assert f"Installed    {OLD} (2017-07-1" in await operator.types("status")
+    assert (await operator.reads("status"))["available"] is None
+    assert "No update has been tried" in await operator.types("history")
+    assert await operator.types("log") == ""
+    assert f"Release {NEW} is available." in await operator.types("check", status=10)
+    assert (await operator.reads("check", status=10))["update_available"] is True
+
+    reader = operator.begins("log", "--follow")
+    first = operator.begins("update")
+    await first.says("installing: ")
+    await reader.says(f"installing {NEW}\n")
+    assert await first.stop(signal.SIGINT) == 128 + signal.SIGINT
+    assert "goes on without this" in first.output
+
+    second, third = operator.begins("update"), operator.begins("update", "--json")
+    await second.says("installing: ")
+    await third.says('"installing"')
+    gate.open()
+    await reboots(box)
+    assert await second.ends() == 0, second.output
+    assert "rebooting: The box reboots now." in second.output
+    assert second.output.endswith(f"The box runs release {NEW}.\n")
+    assert await third.ends() == 0, third.output
+    [*_, last] = [line for line in third.output.splitlines() if line.startswith("{")]
+    assert json.loads(last)["last_attempt"]["outcome"] == "updated"
+    assert await reader.stop(signal.SIGINT) == 128 + signal.SIGINT
+
+    assert "up to date" in await operator.types("check")
+    assert "up to date" in await operator.types("update")
+    assert f"installing {NEW}\n" in await operator.types("log")
+    [attempt] = (await operator.reads("history"))["attempts"]
+    assert (attempt["version"], attempt["outcome"]) == (NEW, "updated")
+
+
+@pytest_twisted.ensureDeferred
+async def test_returns(
+    start: StartDaemon, operator: Operator, box: Box, updates: Path, tmp_path: Path
+) -> None:
+    """A box that adopted its first release returns to it; the bad one is refused, and forgiven."""
+    archive(updates, NEW, FAILS)
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url)
+    await box.start()
+    paths = ("--config", box.config, "--state-dir", box.state_dir)
+    status, out, error = await run(PROGRAM, "adopt", *map(str, paths), str(archive(tmp_path, OLD)))
+    assert status == 0, error
+    assert "the one to which this box returns" in out
+
+    following = operator.begins("update")
+    await reboots(box)
+    assert await following.ends() == 1, following.output
+    assert f"opq-box: Release {NEW} failed, and the box runs {OLD} again." in following.output
+
+    assert f"Refused: {NEW} (" in await operator.types("history")
+    assert f"opq-box forgive {NEW}" in await operator.types("history")
+    await operator.types("forgive", NEW)
+    assert (await operator.reads("history"))["refused"] == []
+    assert "is not refused" in await operator.types("forgive", NEW, status=1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_password(
+    start: StartDaemon, operator: Operator, box: Box, updates: Path, tmp_path: Path
+) -> None:
+    """A box with a password does nothing for who does not know it."""
+    hashed, known = tmp_path / "hashed", tmp_path / "known"
+    known.write_text("open sesame\n")
+    status, _, error = await run("sh", "-c", f"{PROGRAM} password {hashed} <{known}")
+    assert status == 0, error
+    server = await start("opq-update-server", "--updates-dir", updates).ready()
+    box.configure(server.url, web_password_file=str(hashed))
+    await box.start()
+    await operator.types("status")
+    assert "no update" in await operator.types("check", "--password-file", known)
+    assert "password is wrong" in await operator.types("check", "--password-file", hashed, status=1)
+    status, _, error = await run("sh", "-c", f"{PROGRAM} update --url {box.agent.url} </dev/null")
+    assert status == 1
+    assert "--password-file" in error

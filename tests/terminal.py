@@ -1,0 +1,40 @@
+"""A person at a terminal: runs a program, reads what it prints, and types what it asks for."""
+
+import contextlib
+import os
+import pty
+import select
+import signal
+from collections.abc import Mapping
+
+#: Seconds after which a program that neither says anything nor ends counts as stuck.
+_PATIENCE = 60.0
+
+
+def on_terminal(
+    *argv: object, prompts: Mapping[bytes, bytes], environment: Mapping[str, str] | None = None
+) -> tuple[str, int]:
+    """
+    Run a program to its end; returns what the terminal shows, and the exit status.
+
+    :param prompts: what is typed, once, when the output ends with the key.
+    """
+    command = [*map(str, argv)]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, {**os.environ, **(environment or {})})
+    said, waiting = b"", dict(prompts)
+    with contextlib.suppress(OSError):  # the program has closed its end
+        while data := _read(terminal, pid):
+            said += data
+            for prompt in list(waiting):
+                if said.endswith(prompt):
+                    os.write(terminal, waiting.pop(prompt))
+    os.close(terminal)
+    return said.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _read(terminal: int, pid: int) -> bytes:
+    if not select.select([terminal], [], [], _PATIENCE)[0]:
+        os.kill(pid, signal.SIGKILL)
+    return os.read(terminal, 4096)
