@@ -38,7 +38,7 @@ lint: $(READY)
 
 bench: $(READY)
 	for name in watch build unpack agent_memory idle_agent trust publish downloads answers waiting \
-		slow_readers; do \
+		slow_readers page; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done
 
