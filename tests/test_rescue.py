@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pip
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Journal, Stage
@@ -655,6 +656,14 @@ class InterruptedTests(RescueCase):
         self.assert_tidy()
 
 
+#: Stands in for the pip that an update brings: it leads to the one of the tests.
+PIP = f"""
+import runpy, sys
+sys.path[0] = {os.fspath(Path(pip.__file__).parent.parent)!r}
+runpy.run_module("pip", run_name="__main__")
+"""
+
+
 class RealTests(RescueCase):
     """The real installer."""
 
@@ -695,6 +704,8 @@ class RealTests(RescueCase):
         """Lay out an update with a real package in it, whose twistd only says something."""
         update = self.box.unpack(version)
         (update / AGENT / "requirements.txt").write_text("twistd\n")
+        with zipfile.ZipFile(update / "wheels" / "pip-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("pip/__main__.py", PIP)
         with zipfile.ZipFile(update / "wheels" / "twistd-1-py3-none-any.whl", "w") as wheel:
             wheel.writestr("twistd-1.data/scripts/twistd", '#!python\nprint("I am the agent.")\n')
             wheel.writestr(
