@@ -43,6 +43,12 @@ class InstallerLogTests(SynchronousTestCase):
         self.assertEqual(answer.status, 500)
         self.assertIn("The installer's log cannot be read", answer.text)
 
+    def test_no_file(self) -> None:
+        """A folder is no log."""
+        self.path.unlink()
+        self.path.mkdir()
+        self.assertEqual(self.ask().status, 500)
+
     def test_from_an_offset(self) -> None:
         """Who has a part asks for what has come since."""
         answer = self.ask("Range: bytes=9-")

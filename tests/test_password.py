@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.password import Gate, PasswordHash
+from opq_twisted.box.password import Gate, PasswordHash, TooManyGuesses
 from opq_twisted.errors import ConfigInvalid
 from tests.fakes import NEW
 from tests.test_box_web import WebCase
@@ -115,14 +115,16 @@ class GateTests(SynchronousTestCase):
         self.assertEqual(self.hashed, 0)
 
     def test_many(self) -> None:
-        """Guesses come one after the other, and a crowd of them is refused at once."""
+        """Guesses come one after the other, and a crowd of them is not looked at."""
         guesses = [self.admits(basic(f"guess {number}")) for number in range(20)]
         self.assertEqual(self.hashed, 1)
-        refused = [guess for guess in guesses if guess.called]
-        self.assertEqual(len(refused), 11)
+        unheard = [guess for guess in guesses if guess.called]
+        self.assertEqual(len(unheard), 11)
+        for guess in unheard:
+            self.failureResultOf(guess, TooManyGuesses)
         for _ in range(9):
             self.clock.advance(1)
-        for guess in guesses:
+        for guess in guesses[:9]:
             self.assertFalse(self.successResultOf(guess))
         self.assertEqual(self.hashed, 9)
 
@@ -152,6 +154,13 @@ class ActionTests(WebCase):
         self.assertEqual(self.bench.steps.begun, [])
         self.send("POST", "/box_update", f"Authorization: {basic(SECRET).decode()}")
         self.assertEqual(self.bench.steps.names, ["newest"])
+
+    def test_too_many(self) -> None:
+        """Who is not looked at is told to come again, and not that the password is wrong."""
+        for _ in range(9):
+            self.send("POST", "/check", f"Authorization: {basic('guess').decode()}")
+        answer = self.ask("POST", "/check", f"Authorization: {basic(SECRET).decode()}")
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "10"))
 
     def test_another_page(self) -> None:
         """A browser that knows the password does not lend it to another page."""

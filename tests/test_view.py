@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Attempt, Stage
 from opq_twisted.box.status import Progress, Status
-from opq_twisted.box.view import STAGES, View, view
+from opq_twisted.box.view import STAGES, View, moment, view
 from tests.fakes import NEW, OLD
 
 NOW = 1_700_100_000.0
@@ -36,10 +36,11 @@ class ViewTests(SynchronousTestCase):
     def test_headlines(self) -> None:
         """Each state has a headline, and a tone."""
         returned = Attempt(NEW, NOW - 900, NOW - 300, "returned", "It is not healthy.", 1)
+        failed = Attempt(NEW, NOW - 90, NOW - 30, "failed", "Make room.", 1)
         updated = Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)
         for status, tone, headline in (
             ({"available": OLD}, "good", "The box is up to date"),
-            ({"last_check": None}, "good", "The box has not looked for updates yet"),
+            ({"last_check": None}, "good", "The box has not looked for updates since it started"),
             (
                 {"last_check": None, "last_attempt": updated},
                 "good",
@@ -56,6 +57,17 @@ class ViewTests(SynchronousTestCase):
                 {"stage": Stage.FAILED, "trouble": "Nobody is there."},
                 "bad",
                 "The last update failed",
+            ),
+            (
+                {"stage": Stage.FAILED, "last_attempt": failed},
+                "bad",
+                "The last update failed",
+            ),
+            # A look that went well is later.
+            (
+                {"stage": Stage.FAILED, "last_attempt": failed, "last_check": NOW - 10},
+                "good",
+                "There is no update",
             ),
             ({"last_attempt": returned}, "bad", "The box went back to its last good release"),
             ({"stage": Stage.CHECKING}, "busy", "Looking for an update"),
@@ -78,25 +90,36 @@ class ViewTests(SynchronousTestCase):
 
     def test_releases(self) -> None:
         """A release is shown with the time at which it was built, by the box's own clock."""
-        self.assertEqual(self.view().installed, f"14 November 2023, 22:13 ({OLD})")
+        self.assertEqual(self.view().installed, f"14 November 2023, 22:13 UTC ({OLD})")
         self.set_zone("HST10")
-        self.assertEqual(self.view().installed, f"14 November 2023, 12:13 ({OLD})")
-        self.assertEqual(self.view().available, "unknown")
+        self.assertEqual(self.view().installed, f"14 November 2023, 12:13 HST ({OLD})")
+
+    def test_no_release(self) -> None:
+        """That there is none is another thing than that nobody knows."""
+        self.assertEqual(self.view().available, "none")
+        self.assertEqual(self.view(last_check=None).available, "unknown")
+        self.assertEqual(self.view(trouble="Nobody is there.").available, "unknown")
+        self.assertEqual(self.view(installed=None).installed, "unknown")
+
+    def test_no_moment(self) -> None:
+        """A number that is no time of any clock is shown as it is."""
+        self.assertEqual(moment(1e18), "1000000000000000000")
+        self.assertIn("looks next at", self.view(next_check=1e18).checked)
 
     def test_promise(self) -> None:
         """What a click will do is said, with how long it took last time; not while it is done."""
         offered = {"available": NEW, "update_available": True, "size": 12_340_000}
         self.assertEqual(
             self.view(**offered, last_took=231.0).promise,
-            "The box downloads 12.3 MB, installs the release and reboots; meanwhile it measures "
-            "nothing for a while. Last time that took about 4 minutes.",
+            "The box downloads 12.3 MB, installs the release and reboots. While it installs and "
+            "reboots it measures nothing. Last time that took about 4 minutes.",
         )
         self.assertEqual(
             self.view(**{**offered, "size": None}).promise,
-            "The box downloads it, installs the release and reboots; meanwhile it measures "
-            "nothing for a while.",
+            "The box downloads it, installs the release and reboots. While it installs and "
+            "reboots it measures nothing.",
         )
-        self.assertIn("installs it if there is one", self.view().promise)
+        self.assertIn("if there is one it installs it", self.view().promise)
         self.assertEqual(self.view(**offered, stage=Stage.DOWNLOADING).promise, "")
 
     def test_progress(self) -> None:
@@ -111,6 +134,10 @@ class ViewTests(SynchronousTestCase):
                 Progress(0, 123_000_000, 1e6),
                 "0.0 MB of 123.0 MB, 1.0 MB a second, about 2 minutes left",
             ),
+            (
+                Progress(0, 123_000_000, 1e4),
+                "0.0 MB of 123.0 MB, 0.0 MB a second, about 3 hours left",
+            ),
             (Progress(5, 10, 0.0), "0.0 MB of 0.0 MB, 0.0 MB a second"),
             (Progress(3_210_000, None, 1e6), "3.2 MB, 1.0 MB a second"),
         ):
@@ -121,7 +148,8 @@ class ViewTests(SynchronousTestCase):
         """When the box looked, and when it looks next, as far as it is known."""
         self.assertEqual(
             self.view(next_check=NOW + 60).checked,
-            "The box last looked for an update on 16 November 2023, 01:59. It looks next at 02:01.",
+            "The box last looked for an update on 16 November 2023, 01:59 UTC. "
+            "It looks next at 02:01.",
         )
         self.assertEqual(self.view(last_check=None).checked, "")
 
@@ -137,9 +165,3 @@ class ViewTests(SynchronousTestCase):
         ):
             with self.subTest(status=status):
                 self.assertEqual(self.view(**{"last_attempt": ended, **status}).outcome, "")
-
-    def test_notes(self) -> None:
-        """What is said of a release is shown while it can be had."""
-        notes = "It is faster."
-        self.assertEqual(self.view(notes=notes, update_available=True).notes, notes)
-        self.assertEqual(self.view(notes=notes).notes, "")

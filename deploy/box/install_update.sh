@@ -308,8 +308,8 @@ install_sample_configuration() {
 install_command() {
     target=$OPQ_PREFIX/current/$AGENT/bin/${COMMAND##*/}
     if [ -x "$release/$AGENT/bin/${COMMAND##*/}" ] && ! is_there "$COMMAND"; then
-        mkdir -p "${COMMAND%/*}"
-        ln -s "$target" "$COMMAND"
+        { mkdir -p "${COMMAND%/*}" && ln -s "$target" "$COMMAND"; } ||
+            say "There is no $COMMAND: call it as $target."
     fi
 }
 

@@ -18,13 +18,14 @@ from twisted.web.http import (
     NOT_FOUND,
     OK,
     SEE_OTHER,
+    SERVICE_UNAVAILABLE,
     UNAUTHORIZED,
 )
 from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.box.guard import Guard
 from opq_twisted.box.journal import Stage
-from opq_twisted.box.password import Gate
+from opq_twisted.box.password import Gate, TooManyGuesses
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import InvalidName, OpqError, UpdateInProgress
@@ -40,6 +41,12 @@ _NOT_ADMITTED = Reply.sentence(
     UNAUTHORIZED,
     "This box asks for its password.",
     {b"WWW-Authenticate": b'Basic realm="OPQ Box", charset="UTF-8"'},
+)
+
+_TOO_MANY_GUESSES = Reply.sentence(
+    SERVICE_UNAVAILABLE,
+    "Somebody tries many passwords. Try again in a little while.",
+    {b"Retry-After": b"10"},
 )
 
 
@@ -73,8 +80,11 @@ class Action(PlainResource):
         return NOT_DONE_YET
 
     async def _act_if_admitted(self, request: BoundedRequest) -> Reply:
-        if self._gate and not await self._gate.admits(request.getHeader(b"Authorization")):
-            return _NOT_ADMITTED
+        try:
+            if self._gate and not await self._gate.admits(request.getHeader(b"Authorization")):
+                return _NOT_ADMITTED
+        except TooManyGuesses:
+            return _TOO_MANY_GUESSES
         return await self.act(request)
 
     def answer(self, request: BoundedRequest, code: int, text: str, **more: Any) -> Reply:

@@ -33,10 +33,10 @@ _HEAD = header_lines(
         b"Cache-Control": b"no-store",
         b"X-Content-Type-Options": b"nosniff",
         b"X-Accel-Buffering": b"no",
-        # It has no length, and ends with the connection.
-        b"Connection": b"close",
     }
 )
+#: A stream has no length, and ends with the connection.
+_STREAM_HEAD = _HEAD + header_lines({b"Connection": b"close"})
 
 _TOO_MANY = Reply.sentence(
     SERVICE_UNAVAILABLE,
@@ -114,7 +114,7 @@ class _Stream:
 
     def start(self) -> None:
         self._request.registerProducer(self, True)
-        self._request.channel.write(self._request.begin(OK, _HEAD) + self._latest())
+        self._request.channel.write(self._request.begin(OK, _STREAM_HEAD) + self._latest())
 
     def send(self, event: bytes) -> None:
         if not self._paused:

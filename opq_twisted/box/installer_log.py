@@ -1,6 +1,7 @@
 """`/log`: what the installer said in the last attempt, and goes on to say."""
 
 import os
+import stat
 from pathlib import Path
 
 from twisted.web.http import (
@@ -43,7 +44,10 @@ class InstallerLog(PlainResource):
                 INTERNAL_SERVER_ERROR, f"The installer's log cannot be read: {error.strerror}."
             )
         request.notifyFinish().addBoth(lambda _: os.close(file))
-        return self._send(request, file, os.fstat(file).st_size)
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return Reply.sentence(INTERNAL_SERVER_ERROR, "The installer's log is no file.")
+        return self._send(request, file, found.st_size)
 
     def _send(self, request: BoundedRequest, file: int, size: int) -> Reply | int:
         offset, length, code, headers = 0, size, OK, dict(_HEADERS)

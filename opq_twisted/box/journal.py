@@ -24,6 +24,9 @@ _MAX_SIZE = 1024 * 1024
 _KEPT_ATTEMPTS = 20
 _KEPT_REFUSALS = 100
 
+#: Seconds; what took longer waited for somebody, or for a clock that was set.
+_LONGEST_UPDATE = 6 * 3600.0
+
 #: Seconds.
 _FIRST_DELAY, _LONGEST_DELAY = 3600.0, 24 * 3600.0
 
@@ -201,6 +204,7 @@ class Journal:
             attempt.ended - attempt.started
             for attempt in self.entry.attempts
             if attempt.outcome == "updated"
+            and 0 < attempt.ended - attempt.started < _LONGEST_UPDATE
         ]
         return took[-1] if took else None
 

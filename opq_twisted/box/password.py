@@ -19,8 +19,9 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.errors import ConfigInvalid
 
-#: Two to this power is scrypt's N; with r and p it takes 16 MB for a part of a second.
-_LN, _R, _P = 14, 8, 1
+#: Two to this power is scrypt's N; with r and p it takes 16 MB for a second of a Raspberry Pi, as
+#: OWASP's Password Storage Cheat Sheet has it.
+_LN, _R, _P = 14, 8, 5
 
 #: Bytes that one verification may take, and characters that are looked at.
 _MAX_MEMORY = 64 * 1024**2
@@ -92,6 +93,10 @@ class PasswordHash:
         return hmac.compare_digest(digest, self.digest)
 
 
+class TooManyGuesses(Exception):
+    """So many passwords wait to be looked at that no other is."""
+
+
 class Gate:
     """Lets through who knows the password; one at a time is looked at."""
 
@@ -107,7 +112,11 @@ class Gate:
         self._known: bytes | None = None
 
     async def admits(self, authorization: bytes | None) -> bool:
-        """Whether an Authorization header has the password (RFC 7617); any user name will do."""
+        """
+        Tell whether an Authorization header has the password (RFC 7617); any user name will do.
+
+        :raises TooManyGuesses: when too many wait to be told.
+        """
         password = _basic(authorization)
         if password is None:
             return False
@@ -115,7 +124,7 @@ class Gate:
         if self._known is not None and hmac.compare_digest(mark, self._known):
             return True
         if len(self._one_at_a_time.waiting) >= _MOST_WAITING:
-            return False
+            raise TooManyGuesses
         async with self._one_at_a_time:
             if await self._in_thread(self._password.fits, password):
                 self._known = mark

@@ -1,6 +1,7 @@
 """The journey of one update: check, download, verify, unpack, install, reboot, confirm."""
 
 import errno
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -265,6 +266,12 @@ class Updater(Service):
         if offer is None:
             self._enter(Stage.IDLE)
             return
+        if delay > 0:
+            minutes = math.ceil(delay / 60)
+            self._board.publish(
+                message=f"The download begins within {minutes} minute{'s' * (minutes > 1)}, at a "
+                "moment of this box's own: not all boxes ask at once."
+            )
         await deferLater(self._clock, delay)
         release = Release(offer.version, offer.size, offer.hashes)
         archive = await self._fetch(release, offer)

@@ -41,8 +41,6 @@ class View:
     message: str
     installed: str
     available: str
-    #: What is said of the release that is available.
-    notes: str
     #: What a click on Update Box will do.
     promise: str
     #: How far a download is.
@@ -68,8 +66,7 @@ def view(status: Status, now: float) -> View:
         headline=headline,
         message=status.message,
         installed=_release(status.installed),
-        available=_release(status.available),
-        notes=(status.notes or "") if status.update_available else "",
+        available="none" if _has_none(status) else _release(status.available),
         promise=_promise(status) if status.stage.at_rest else "",
         progress="" if status.progress is None else _how_far(status.progress),
         checked=_checked(status),
@@ -80,8 +77,8 @@ def view(status: Status, now: float) -> View:
 
 
 def moment(seconds: float) -> str:
-    """Word a time of day, as the box has it."""
-    return time.strftime("%-d %B %Y, %H:%M", time.localtime(seconds))
+    """Word a time of day, as the box has it; a number that is none stays what it is."""
+    return _formatted("%-d %B %Y, %H:%M %Z", seconds)
 
 
 def outcome(attempt: Attempt) -> str:
@@ -93,7 +90,7 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     stage = status.stage
     if not stage.at_rest:
         return "busy", _UNDER_WAY.get(stage, "Updating the box")
-    if stage is Stage.FAILED:
+    if stage is Stage.FAILED and not _has_looked_since(status):
         return "bad", "The last update failed"
     if status.trouble is not None:
         return "bad", "The box cannot look for updates"
@@ -105,10 +102,21 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     if status.last_check is None:
         if last is not None and last.outcome == "updated":
             return "good", "The box has been updated"
-        return "good", "The box has not looked for updates yet"
-    if status.available is None:
+        return "good", "The box has not looked for updates since it started"
+    if _has_none(status):
         return "good", "There is no update"
     return "good", "The box is up to date"
+
+
+def _has_looked_since(status: Status) -> bool:
+    """Whether a look that went well is later than the last attempt, which is no news then."""
+    last = status.last_attempt
+    looked = status.last_check is not None and status.trouble is None
+    return looked and last is not None and (status.last_check or 0.0) > last.ended
+
+
+def _has_none(status: Status) -> bool:
+    return status.available is None and status.last_check is not None and status.trouble is None
 
 
 def _release(version: int | None) -> str:
@@ -118,14 +126,14 @@ def _release(version: int | None) -> str:
 
 def _promise(status: Status) -> str:
     if not status.update_available:
-        return "The box asks for the newest release, and installs it if there is one."
+        return "The box asks for the newest release; if there is one it installs it and reboots."
     size = "it" if status.size is None else _megabytes(status.size)
     took = (
         "" if status.last_took is None else f" Last time that took {_duration(status.last_took)}."
     )
     return (
-        f"The box downloads {size}, installs the release and reboots; meanwhile it measures "
-        f"nothing for a while.{took}"
+        f"The box downloads {size}, installs the release and reboots. While it installs and "
+        f"reboots it measures nothing.{took}"
     )
 
 
@@ -140,14 +148,13 @@ def _how_far(progress: Progress) -> str:
 
 
 def _checked(status: Status) -> str:
-    last = (
-        status.last_check and f"The box last looked for an update on {moment(status.last_check)}."
-    )
-    after = (
-        status.next_check
-        and f"It looks next at {time.strftime('%H:%M', time.localtime(status.next_check))}."
-    )
-    return " ".join(each for each in (last, after) if each)
+    last, following = status.last_check, status.next_check
+    sentences = []
+    if last is not None:
+        sentences.append(f"The box last looked for an update on {moment(last)}.")
+    if following is not None:
+        sentences.append(f"It looks next at {_formatted('%H:%M', following)}.")
+    return " ".join(sentences)
 
 
 def _last_news(status: Status, now: float) -> Attempt | None:
@@ -162,6 +169,16 @@ def _megabytes(size: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    count, unit = (seconds, "second") if seconds < 90 else (seconds / 60, "minute")
+    count, unit = seconds, "second"
+    for size, name in ((60, "minute"), (3600, "hour")):
+        if seconds >= 1.5 * size:
+            count, unit = seconds / size, name
     number = max(1, round(count))
     return f"about {number} {unit}{'' if number == 1 else 's'}"
+
+
+def _formatted(form: str, seconds: float) -> str:
+    try:
+        return time.strftime(form, time.localtime(seconds))
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:.0f}"

@@ -127,11 +127,13 @@ class Page(PlainResource):
         attempts, _ = self._updater.history
         body = self._template.substitute(
             **_texts(shown),
+            notes=escape(status.notes or ""),
+            notes_hidden="" if status.notes and status.update_available else "hidden",
             stages=_stages(shown),
             history=_history(reversed(attempts)),
             look_again="" if shown.at_rest else _LOOK_AGAIN,
             disabled="" if shown.at_rest else "disabled",
-            stages_hidden="hidden" if shown.at_rest else "",
+            stages_hidden="hidden" if shown.step is None else "",
             unsigned_hidden="" if status.unsigned else "hidden",
             history_hidden="" if attempts else "hidden",
             log_open="open" if status.stage.installs else "",

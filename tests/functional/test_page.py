@@ -126,7 +126,7 @@ async def test_journey(start: StartDaemon, box: Box, gate: Gate, updates: Path, 
     box.configure(server.url)
     await box.start()
     tab = await tabs.open(box.agent.url)
-    await tab.headline("The box has not looked for updates yet")
+    await tab.headline("The box has not looked for updates since it started")
     await tab.click("Look now")
     await tab.headline("An update is available")
     await tab.shows(f"({NEW})", "installs releases without checking who made them")
@@ -135,7 +135,9 @@ async def test_journey(start: StartDaemon, box: Box, gate: Gate, updates: Path, 
     await tab.current_stage("Install")
     await tab.headline("Updating the box")
     await tab.shows(f"installing {NEW}")
-    assert await tab.do(lambda page: page.locator("#update").is_disabled())
+    await tab.do(
+        lambda page: expect(page.locator("#update")).to_have_attribute("aria-disabled", "true")
+    )
     # In any stage the page can be loaded anew.
     await tab.do(lambda page: page.reload())
     await tab.current_stage("Install")
@@ -207,17 +209,19 @@ async def test_went_back(start: StartDaemon, box: Box, updates: Path, tabs: Tabs
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
+async def test_failed(start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs) -> None:
     """A release that fails where there is nothing to go back to says so, and what it said last."""
-    archive(updates, NEW, b"#!/bin/sh\necho '<b>it cannot be</b>'\nexit 7\n")
+    script = f"#!/bin/sh\necho first\n{gate.wait}echo '<b>it cannot be</b>'\nexit 7\n"
+    archive(updates, NEW, script.encode())
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)
     await box.start()
     tab = await tabs.open(box.agent.url)
     await tab.click()
+    await tab.shows("first")
+    gate.open()
     await tab.headline("The last update failed")
     await tab.shows("install_update.sh ended with exit status 7")
-    await tab.do(lambda page: page.locator("#output").evaluate("output => output.open = true"))
     # What an installer says is text.
     await tab.shows("<b>it cannot be</b>")
 
@@ -231,6 +235,30 @@ async def test_unreachable(box: Box, tabs: Tabs) -> None:
     await tab.click("Look now")
     await tab.headline("The box cannot look for updates")
     await tab.shows("Cannot reach the update server http://127.0.0.1:9")
+    await box.agent.stop()
+    await tab.headline("The box does not answer")
+    await box.start_again()
+    await tab.headline("The box has not looked for updates since it started")
+
+
+@pytest_twisted.ensureDeferred
+async def test_hidden(box: Box, tabs: Tabs) -> None:
+    """A page that nobody sees holds no connection, of which a browser has few."""
+    box.configure("http://127.0.0.1:9")
+    await box.start()
+    tab = await tabs.open(box.agent.url)
+    for hidden, state in (("true", 2), ("false", 1)):
+        await tab.do(
+            lambda page, hidden=hidden: page.evaluate(  # type: ignore[misc]
+                f"Object.defineProperty(document, 'hidden', {{value: {hidden}, "
+                "configurable: true}); document.dispatchEvent(new Event('visibilitychange'))"
+            )
+        )
+        await tab.do(
+            lambda page, state=state: page.wait_for_function(  # type: ignore[misc]
+                "state => source.readyState === state", arg=state
+            )
+        )
 
 
 @pytest_twisted.ensureDeferred
@@ -267,7 +295,8 @@ async def test_another_page(
     target = f"{box.agent.url}/box_update"
     page = f"""<!doctype html><title>elsewhere</title>
 <img src="{target}"><script src="{target}"></script><link rel="prefetch" href="{target}">
-<iframe src="{target}"></iframe><iframe name="hidden"></iframe>
+<iframe src="{target}"></iframe><iframe src="{box.agent.url}/"></iframe>
+<iframe name="hidden"></iframe>
 <form method="post" action="{target}" target="hidden"></form>
 <script>
 document.forms[0].submit();
@@ -329,3 +358,5 @@ async def test_keyboard(start: StartDaemon, box: Box, updates: Path, tabs: Tabs)
     assert focused == "Update Box"
     await tab.do(lambda page: page.keyboard.press("Enter"))
     await tab.shows("The update server has no update.")
+    focused = await tab.do(lambda page: page.evaluate("document.activeElement.textContent"))
+    assert focused == "Update Box"

@@ -1,17 +1,18 @@
 // Keeps the page up to date from the box's event stream, through the reboot too.
 "use strict";
 
-// Milliseconds. The box says every 15 seconds that it lives.
-const SILENCE = 20000, RETRY = 1500, TAIL = 1000;
+// Milliseconds. The box says every 15 seconds that it lives, when it is not too busy.
+const SILENCE = 40000, RETRY = 1500, GRACE = 3000, TAIL = 1000, PATIENCE = 60000;
 const MOST_OUTPUT = 200000;
-const TEXTS = ["headline", "message", "installed", "available", "notes", "promise", "progress",
-  "checked", "outcome"];
+const TEXTS = ["headline", "message", "installed", "available", "promise", "progress", "checked",
+  "outcome"];
 // What disappears with an empty text, where that is more than the text itself.
 const AROUND = {notes: "what-is-new", progress: "download"};
 
 const element = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("button");
-let source, heard, current = null;
+const installs = () => ["installing", "returning"].includes(current?.stage);
+let source, heard, current = null, lost = false, pending = false, historyIsOld = false;
 
 function setText(id, text) {
   // The same text once more would be read out once more.
@@ -19,27 +20,44 @@ function setText(id, text) {
   element(AROUND[id] ?? id).hidden = text === "";
 }
 
-function show(next) {
-  const page = next.page, before = current;
-  current = next;
-  document.body.dataset.live = "";
-  document.body.dataset.tone = page.tone;
-  document.title = `${page.headline} · OPQ Box`;
-  for (const id of TEXTS) setText(id, page[id]);
-  for (const button of buttons) button.disabled = !page.at_rest;
-  element("unsigned").hidden = !next.unsigned;
-  showStages(page);
-  showBar(next.progress);
-  if (before === null) return;
-  if (next.last_attempt?.ended !== before.last_attempt?.ended) refreshHistory();
-  if (next.stage !== before.stage && installs()) {
-    beginOutput();
-    element("output").open = true;
+// Not `disabled`, which would take the focus away.
+function enable(enabled) {
+  for (const button of buttons) {
+    button.disabled = false;
+    button.setAttribute("aria-disabled", String(!enabled));
   }
 }
 
+function show(next) {
+  const page = next.page, before = current;
+  current = next;
+  if (page.at_rest && before && next.installed !== before.loaded) {
+    // The page belongs to the release that has gone.
+    location.reload();
+    return;
+  }
+  next.loaded = before ? before.loaded : next.installed;
+  document.body.dataset.live = "";
+  document.body.dataset.tone = page.tone;
+  document.title = `${page.headline} · OPQ Box`;
+  for (const id of TEXTS) if (!(pending && id === "message")) setText(id, page[id]);
+  setText("notes", next.update_available ? next.notes ?? "" : "");
+  enable(page.at_rest && !pending);
+  element("unsigned").hidden = !next.unsigned;
+  showStages(page);
+  showBar(next.progress);
+  if (before?.last_attempt?.ended !== next.last_attempt?.ended) historyIsOld = true;
+  if (historyIsOld) refreshHistory();
+  if (lost || (next.stage !== before?.stage && installs())) beginOutput();
+  if (next.stage !== before?.stage) {
+    atEnd = false;
+    if (installs()) element("output").open = true;
+  }
+  lost = false;
+}
+
 function showStages(page) {
-  element("stages").hidden = page.at_rest;
+  element("stages").hidden = page.step === null;
   [...element("stages").children].forEach((item, index) => {
     item.className = page.step !== null && index < page.step ? "past" : "";
     if (index === page.step) item.setAttribute("aria-current", "step");
@@ -53,19 +71,27 @@ function showBar(progress) {
 }
 
 function showAbsent() {
-  const reboots = current !== null && !current.page.at_rest;
+  const under_way = current !== null && !current.page.at_rest;
+  const reboots = ["rebooting", "returning"].includes(current?.stage);
+  lost = true;
   delete document.body.dataset.live;
   document.body.dataset.tone = "busy";
   setText("headline", reboots ? "The box is rebooting" : "The box does not answer");
   setText("message", reboots
     ? "This page waits for it, and goes on by itself."
-    : "It may be off, or out of reach. This page goes on by itself when it is back.");
+    : under_way
+      ? "It may be busy, or without power. Its update goes on by itself, and so does this page."
+      : "It may be off, or out of reach. This page goes on by itself when it is back.");
+  document.title = `${element("headline").textContent} · OPQ Box`;
   setText("promise", "");
-  for (const button of buttons) button.disabled = true;
+  setText("progress", "");
+  enable(false);
 }
 
+// A browser has few connections for one box: a page that nobody sees has none.
 function listen() {
   source?.close();
+  if (document.hidden) return;
   source = new EventSource("events");
   heard = Date.now();
   source.onmessage = (event) => {
@@ -91,47 +117,63 @@ async function lookInstead() {
 
 // A box that has lost its power does not close its connections.
 setInterval(() => {
-  if (source.readyState !== EventSource.CLOSED && Date.now() - heard > SILENCE) {
-    showAbsent();
-    listen();
-  }
+  const opens = source?.readyState !== EventSource.CLOSED;
+  if (document.hidden || !opens || Date.now() - heard < SILENCE) return;
+  listen();
+  const begun = heard;
+  setTimeout(() => { if (heard === begun && !document.hidden) showAbsent(); }, GRACE);
 }, RETRY);
 
+document.addEventListener("visibilitychange", listen);
+
 async function refreshHistory() {
+  historyIsOld = false;
   try {
     const text = await (await fetch("./")).text();
     const fresh = new DOMParser().parseFromString(text, "text/html");
     element("history").replaceChildren(...fresh.getElementById("history").children);
     element("past").hidden = element("history").children.length === 0;
   } catch {
-    // The next look shows it.
+    historyIsOld = true;
   }
 }
 
 async function act(event) {
   event.preventDefault();
+  if (event.submitter?.getAttribute("aria-disabled") === "true") return;
   const form = event.currentTarget;
-  for (const button of buttons) button.disabled = true;
+  pending = true;
+  enable(false);
+  setText("message", "Asking the update server.");
+  let said = "The box does not answer. Try again.";
   try {
-    const answer = await fetch(form.action, {method: "POST", headers: {Accept: "application/json"}});
-    const text = await answer.text();
-    if (!answer.ok) setText("message", wordsOf(text));
+    const answer = await fetch(form.action, {
+      method: "POST",
+      headers: {Accept: "application/json"},
+      signal: AbortSignal.timeout(PATIENCE),
+    });
+    said = wordsOf(await answer.text());
   } catch {
-    setText("message", "The box does not answer.");
+    // That is what is said.
   }
+  pending = false;
   // An update that has begun says so itself.
-  for (const button of buttons) button.disabled = !(current?.page.at_rest ?? true);
+  if (current?.page.at_rest) {
+    setText("message", said);
+    enable(true);
+  } else if (current) {
+    setText("message", current.page.message);
+  }
 }
 
 function wordsOf(text) {
   try {
     return JSON.parse(text).status;
   } catch {
-    return text;
+    return text.trim();
   }
 }
 
-const installs = () => ["installing", "returning"].includes(current?.stage);
 let offset, decoder, atEnd;
 
 // Each attempt has a log of its own.
@@ -143,7 +185,7 @@ function beginOutput() {
 }
 
 async function tail() {
-  if (element("output").open && (installs() || !atEnd)) {
+  if (element("output").open && !document.hidden && (installs() || !atEnd)) {
     try {
       await readOutput();
     } catch {
@@ -155,18 +197,23 @@ async function tail() {
 
 async function readOutput() {
   // From the byte before, so that an answer always has one, and tells how many there are.
-  const from = Math.max(0, offset - 1);
+  const from = Math.max(0, offset - 1), reader = decoder;
   const answer = await fetch("log", {headers: {Range: `bytes=${from}-`}});
-  if (answer.status === 416 && offset > 0) beginOutput();
+  const bytes = new Uint8Array(await answer.arrayBuffer());
+  // Another log may have begun meanwhile.
+  if (reader !== decoder) return;
+  if (answer.status === 416 && offset > 0) {
+    beginOutput();
+    return;
+  }
   atEnd = true;
-  if (!answer.ok) return;
-  const bytes = new Uint8Array(await answer.arrayBuffer()).subarray(offset - from);
-  if (bytes.length === 0) return;
-  offset += bytes.length;
+  const fresh = bytes.subarray(offset - from);
+  if (!answer.ok || fresh.length === 0) return;
   atEnd = false;
+  offset += fresh.length;
   const log = element("log");
   const follows = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-  log.append(decoder.decode(bytes, {stream: true}));
+  log.append(decoder.decode(fresh, {stream: true}));
   if (log.textContent.length > MOST_OUTPUT) log.textContent = log.textContent.slice(-MOST_OUTPUT / 2);
   if (follows) log.scrollTop = log.scrollHeight;
 }
