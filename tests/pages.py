@@ -26,9 +26,10 @@ def blocks(text: str) -> Iterator[Block]:
     """Find what is to be typed: `console` and others are not for here."""
     section = ""
     script: str | None = None
-    for title, kind, body in re.findall(
-        r"^##+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
-    ):
+    # In a list the lines are indented.
+    fence = r"^##+ ([^\n]+)$|^( *)```(\w*)\n(.*?)^\2```$"
+    for title, indent, kind, content in re.findall(fence, text, re.MULTILINE | re.DOTALL):
+        body = re.sub(f"^{indent}", "", content, flags=re.MULTILINE)
         if kind == "text":
             assert script is not None, f"{section}: nothing prints {body}"
             yield Block(section, script, body)
