@@ -42,17 +42,19 @@ ELSEWHERE = {
     ". build/completions/bash/opq-box": "tests/test_manuals.py",
 }
 
+_SYSTEMD = "a machine for the server, with systemd"
+
 #: Commands that no test runs, and what it would need.
 UNTRIED = {
     "scp opq-box-update-1547860803.tar.bz2 opq@opq-box-7.local:": "another machine",
     "ssh opq@opq-box-7.local": "another machine",
-    "systemctl enable --now opq-update-server": "a machine for the server, with systemd",
-    "systemctl daemon-reload && systemctl restart opq-update-server": "the same",
-    "journalctl --unit opq-update-server | grep signed": "the same",
+    "systemctl enable --now opq-update-server": _SYSTEMD,
+    "systemctl daemon-reload && systemctl restart opq-update-server": _SYSTEMD,
+    "journalctl --unit opq-update-server | grep signed": _SYSTEMD,
     "journalctl --unit opq-update-server --output cat | grep '^{' | jq 'select(.status >= 400)'": (
-        "the same"
+        _SYSTEMD
     ),
-    "useradd --system --no-create-home --shell /usr/sbin/nologin opq": "the same",
+    "useradd --system --no-create-home --shell /usr/sbin/nologin opq": _SYSTEMD,
     "docker build --file deploy/server/Dockerfile --tag openpowerquality/opqboxupdateserver .": (
         "docker, and a registry"
     ),
