@@ -115,12 +115,24 @@ def twistd(plugin: str, *options: str, env: Mapping[str, str] | None = None) -> 
     )
 
 
-async def run(*argv: str, folder: Path | None = None) -> tuple[int, str, str]:
+def copy_sources(to: Path) -> Path:
+    """Copy the sources, so that nothing is built in the real ones; returns the new folder."""
+    ignored = shutil.ignore_patterns(
+        *(".venv", ".git", ".demo", ".vm", "build", "dist", "*.egg-info"),
+        *("_trial_temp*", "*_cache", "__pycache__"),
+    )
+    copy: Path = shutil.copytree(ROOT, to, ignore=ignored)
+    return copy
+
+
+async def run(
+    *argv: str, folder: Path | None = None, patience: float = PATIENCE
+) -> tuple[int, str, str]:
     """Run a program to its end; returns its exit status, standard output and standard error."""
     require(argv[0])
     out, error, status = await getProcessOutputAndValue(
         argv[0], argv[1:], env=os.environ, path=os.fspath(folder) if folder else None
-    ).addTimeout(PATIENCE, reactor)
+    ).addTimeout(patience, reactor)
     return status, out.decode("utf-8", "replace"), error.decode("utf-8", "replace")
 
 

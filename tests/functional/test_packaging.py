@@ -1,6 +1,5 @@
 """The packages: whatever way they are installed in an empty venv, both daemons are there."""
 
-import shutil
 import subprocess
 import sys
 import venv
@@ -8,26 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.processes import PATIENCE, ROOT, skip
-
-_NOT_SOURCES = shutil.ignore_patterns(
-    ".venv",
-    ".git",
-    ".demo",
-    "build",
-    "dist",
-    "*.egg-info",
-    "_trial_temp*",
-    "*_cache",
-    "__pycache__",
-)
+from tests.functional.processes import PATIENCE, ROOT, copy_sources, skip
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Copy the sources, so that nothing is built in the real ones."""
-    copy: Path = shutil.copytree(ROOT, tmp_path / "checkout", ignore=_NOT_SOURCES)
-    return copy
+    return copy_sources(tmp_path / "checkout")
 
 
 def run(*argv: object, folder: Path) -> str:

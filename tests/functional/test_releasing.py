@@ -4,12 +4,10 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest_twisted
-from attrs import frozen
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata, Root
 
@@ -17,6 +15,7 @@ from opq_twisted.release.trust import Fetched, Need, Offer, Rollout, look_up, re
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import ROOT, Server, require, run
 from tests.functional.update_server import get, started
+from tests.pages import Block, blocks
 
 PAGE = ROOT / "docs" / "releasing.md"
 
@@ -61,36 +60,6 @@ for source in map(Path, sources):
         shutil.copy2(source, new)
         new.rename(Path(target) / source.name)
 """
-
-
-@frozen
-class Block:
-    """Lines to type, and what they print."""
-
-    section: str
-    script: str
-    #: A line each; an ellipsis stands for anything.
-    printed: str = ""
-
-
-def blocks(text: str) -> Iterator[Block]:
-    """Find what is to be typed: `console` and others are not for here."""
-    section = ""
-    script: str | None = None
-    for title, kind, body in re.findall(
-        r"^##+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
-    ):
-        if kind == "text":
-            assert script is not None, f"{section}: nothing prints {body}"
-            yield Block(section, script, body)
-            script = None
-            continue
-        if script is not None:
-            yield Block(section, script)
-        script = body if kind == "sh" else None
-        section = title or section
-    if script is not None:
-        yield Block(section, script)
 
 
 class Place:

@@ -1,0 +1,323 @@
+"""What the README and the operators' pages tell people to type does what they say."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest_twisted
+
+from opq_twisted.release.name import UpdateName
+from tests.functional.box import Box, Spawn
+from tests.functional.processes import PATIENCE, ROOT, Server, copy_sources, require, run, skip
+from tests.functional.test_releasing import BUILDER
+from tests.pages import Block, blocks, commands
+
+README, SERVER, BOX, TROUBLES = (
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/operating-a-server.md",
+        "docs/operating-a-box.md",
+        "docs/troubleshooting.md",
+    )
+)
+
+RELEASE = 1547860803
+
+#: Commands that are not typed here, and what runs them, or what they are made of, for real.
+ELSEWHERE = {
+    "make demo": ".ci/run",
+    "make test": ".ci/run",
+    "apt-get install nginx": ".ci/run",
+    "nginx -t && systemctl reload nginx": "tests/functional/test_nginx.py",
+    "curl -sI http://localhost/update/NAME | grep X-Cache-Status": "tests/functional/test_nginx.py",
+    "systemctl restart opq-box-agent": "tests/vm/box.py",
+    "opq-box log --follow": "tests/functional/test_opq_box.py",
+    "opq-box forgive 1547860803": "tests/functional/test_opq_box.py",
+    "make manuals": "tests/test_manuals.py",
+    "man -l build/man/opq-box.1": "tests/test_manuals.py",
+    ". build/completions/bash/opq-box": "tests/test_manuals.py",
+}
+
+_SYSTEMD = "a machine for the server, with systemd"
+
+#: Commands that no test runs, and what it would need.
+UNTRIED = {
+    "scp opq-box-update-1547860803.tar.bz2 opq@opq-box-7.local:": "another machine",
+    "ssh opq@opq-box-7.local": "another machine",
+    "systemctl enable --now opq-update-server": _SYSTEMD,
+    "systemctl daemon-reload && systemctl restart opq-update-server": _SYSTEMD,
+    "journalctl --unit opq-update-server | grep signed": _SYSTEMD,
+    "journalctl --unit opq-update-server --output cat | grep '^{' | jq 'select(.status >= 400)'": (
+        _SYSTEMD
+    ),
+    "useradd --system --no-create-home --shell /usr/sbin/nologin opq": _SYSTEMD,
+    "docker build --file deploy/server/Dockerfile --tag openpowerquality/opqboxupdateserver .": (
+        "docker, and a registry"
+    ),
+    "deploy/server/docker-run.sh": "docker",
+    "deploy/server/docker-run.sh 9000 /srv/updates": "docker",
+    "deploy/server/docker-run.sh 8151 /var/opq/box-updates /etc/opq/timestamp.pem "
+    "/etc/opq/timestamp.passphrase": "docker",
+    'aws s3 cp "$name" "s3://BUCKET/update/$name" --content-type application/octet-stream '
+    "--cache-control 'public, max-age=31536000, immutable'": "an account",
+    "systemctl disable --now UNIT-OF-THE-OLDER-DAEMON": "an older box",
+    "journalctl --unit opq-box-agent --lines 50": "a box, with systemd",
+    "journalctl --unit opq-box-rescue --lines 50": "a box, with systemd",
+}
+
+#: The commands that are typed here, in a folder that stands for the machines of the pages.
+TYPED = {
+    "python3 -m venv /opt/opq-update-server",
+    "/opt/opq-update-server/bin/pip install --constraint constraints.txt .",
+    "/opt/opq-update-server/bin/twistd --nodaemon --pidfile= opq-update-server --port 8151 "
+    "--updates-dir /var/opq/box-updates",
+    "mkdir updates",
+    "opq-release init --updates-dir updates",
+    "cp updates/tuf/1.root.json root.json",
+    "archive=$(./build_update.py --trusted-root root.json --python-version 3.11 "
+    "--platform manylinux2014_aarch64)",
+    'opq-release publish --updates-dir updates "$archive"',
+    "tar xf opq-box-update-*.tar.bz2 && cd opq-box-update-*/",
+    "./install_update.sh",
+    "/opt/opq-update-server/bin/twistd --help >/dev/null",
+    "mkdir -p /var/opq/box-updates",
+    "cp deploy/server/opq-update-server.service /etc/systemd/system/",
+    "rsync opq-box-update-1547860803.tar.bz2 server:/var/opq/box-updates/",
+    "rsync -t updates/opq-box-update-*.tar.bz2 server:/var/opq/box-updates/",
+    "rsync -t --exclude timestamp.json updates/tuf/*.json server:/var/opq/box-updates/tuf/",
+    "install -d -o opq -g release -m 2775 /var/opq/box-updates/tuf",
+    "install -d -m 700 /etc/opq",
+    "install -m 400 timestamp-*.pem /etc/opq/timestamp.pem",
+    "install -m 400 /dev/null /etc/opq/timestamp.passphrase",
+    "install -D -m 644 deploy/server/timestamp.conf "
+    "/etc/systemd/system/opq-update-server.service.d/timestamp.conf",
+    "install -o opq -m 400 timestamp-*.pem /etc/opq/timestamp.pem",
+    "install -o opq -m 400 passphrase /etc/opq/timestamp.passphrase",
+    "twistd --nodaemon --pidfile= opq-update-server --timestamp-key timestamp.pem "
+    "--timestamp-passphrase-file passphrase",
+    "cd /var/opq/box-updates && "
+    "rsync -t first:/var/opq/box-updates/tuf/timestamp.json tuf/.timestamp.json.copy && "
+    "rsync -t 'first:/var/opq/box-updates/*.tar.bz2' . && "
+    "rsync -t 'first:/var/opq/box-updates/tuf/*.*.json' tuf/ && "
+    "mv tuf/.timestamp.json.copy tuf/timestamp.json",
+    "mkdir -p /var/cache/nginx",
+    "cp deploy/server/nginx-site.conf /etc/nginx/sites-available/opq-updates",
+    "ln -s ../sites-available/opq-updates /etc/nginx/sites-enabled/",
+    "rm /etc/nginx/sites-enabled/default",
+    "twistd --nodaemon --pidfile= opq-update-server --mirror https://mirror.example.org/opq",
+    "name=opq-box-update-1547860803.tar.bz2",
+    "curl -sf -r 0-99 -H 'Accept-Encoding: gzip, bzip2' -o /dev/null -D - "
+    '"https://mirror.example.org/update/$name"',
+    'rsync "$name" server:/var/opq/box-updates/',
+    "./build_update.py --trusted-root root.json --python-version 3.11 "
+    "--platform manylinux2014_aarch64",
+    "tar xf opq-box-update-1547860803.tar.bz2",
+    "cd opq-box-update-1547860803",
+    "python3 -m json.tool /etc/opq/opqbox_config.json",
+    "cd /home/opq",
+    "opq-box adopt opq-box-update-1547860803.tar.bz2",
+    "rm -r opq-box-update-*",
+    "opq-box check",
+    "opq-box password /etc/opq/web_password",
+    "mkdir -p /run/opq && touch /run/opq/inhibit-update",
+    "rm /run/opq/inhibit-update",
+    "install -m 644 root.json /etc/opq/root.json",
+    "curl -X POST http://localhost:8080/box_update",
+    "curl http://localhost:8080/status",
+    "opq-box status",
+    "opq-box update",
+    "opq-box history",
+    "opq-box log",
+    "python3 --version && uname -m",
+}
+
+# The pages' own tools, with what is not the same here: nobody types a password, the box has its
+# files in a folder, there are no other users, and no machine is far away.
+TOOLS = {
+    "opq-box": """\
+case $1 in
+    adopt) set -- "$@" --config {box}/etc/opq/opqbox_config.json --state-dir {box}/state ;;
+    password) echo "open sesame" | {program} "$@" && exit ;;
+esac
+exec {program} "$@"
+""",
+    "install": """\
+if [ "$1" = -d ] && [ "$2" = -o ]; then shift 5 && set -- -d "$@"; fi
+if [ "$1" = -o ]; then shift 2; fi
+exec {program} "$@"
+""",
+    "rsh": 'shift && exec sh -c "$*"\n',
+}
+
+
+def typed(block: Block) -> Iterator[str]:
+    """Choose what is typed here."""
+    return (command for command in commands(block.script) if command in TYPED)
+
+
+def test_no_command_is_forgotten() -> None:
+    """Each command of the pages is typed here, run elsewhere, or known to be run by no test."""
+    found = {
+        command
+        for page in (README, SERVER, BOX, TROUBLES)
+        for block in blocks(page.read_text(encoding="utf-8"))
+        for command in commands(block.script)
+    }
+    known = [*TYPED, *ELSEWHERE, *UNTRIED]
+    assert len(set(known)) == len(known)
+    assert sorted(found - set(known)) == [], "no test knows of these"
+    assert sorted(set(known) - found) == [], "no page has these any more"
+
+
+def test_elsewhere_is_there() -> None:
+    """What is said to run a command is there."""
+    assert [path for path in ELSEWHERE.values() if not (ROOT / path).is_file()] == []
+
+
+class Place:
+    """The machines of the pages in one folder: whose checkout it is, the server, and the box."""
+
+    def __init__(self, folder: Path, spawn: Spawn) -> None:
+        self.folder = folder
+        self.checkout = folder / "checkout"
+        self.updates = folder / "var" / "opq" / "box-updates"
+        self.first = folder / "first"
+        self.bin = folder / "bin"
+        self._spawn = spawn
+        self.server: Server | None = None
+        self.box = Box(spawn, folder / "box")
+        self.box.prefix = folder / "opt" / "opq"
+        self.box.config = folder / "etc" / "opq" / "opqbox_config.json"
+        self.box.root = folder / "etc" / "opq" / "root.json"
+        self.box.state_dir = folder / "state"
+        self.box.use_installed_agent()
+        etc = ("systemd/system", "opq", "nginx/sites-available", "nginx/sites-enabled")
+        for each in (*(f"etc/{name}" for name in etc), "home/opq", "bin", "var/opq/box-updates"):
+            (folder / each).mkdir(parents=True)
+        (folder / "etc" / "nginx" / "sites-enabled" / "default").touch()
+        copy_sources(self.checkout)
+        (self.checkout / "build_update.py").write_text(
+            BUILDER.format(python=sys.executable, root=ROOT)
+        )
+        for name, script in TOOLS.items():
+            program = shutil.which(name, path=_paths())
+            text = "#!/bin/sh\n" + script.format(program=program, box=folder)
+            (self.bin / name).write_text(text)
+            (self.bin / name).chmod(0o755)
+
+    def _here(self, command: str) -> str:
+        """Say it as it has to be typed here."""
+        for top in ("opt", "var", "etc", "run", "home"):
+            command = command.replace(f"first:/{top}/", f"first:{self.first}/{top}/")
+            command = re.sub(rf"(?<![\w/])/{top}/", f"{self.folder}/{top}/", command)
+        if hasattr(self.box, "agent"):
+            command = command.replace("http://localhost:8080", self.box.agent.url)
+        if self.server is not None and command.startswith("curl"):
+            command = command.replace("https://mirror.example.org", self.server.url)
+        return command
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{self.bin}{os.pathsep}{_paths()}",
+            "PYTHONPATH": str(ROOT),
+            "OPQ_RELEASE_PASSPHRASE": "open sesame",
+            "OPQ_PREFIX": str(self.box.prefix),
+            "OPQ_SYSTEMD": "no",
+            "OPQ_REBOOT": "no",
+            "OPQ_PYTHON": sys.executable,
+            "OPQ_BOX_URL": self.box.agent.url if hasattr(self.box, "agent") else "",
+            "RSYNC_RSH": str(self.bin / "rsh"),
+        }
+
+    async def type(self, block: Block, folder: Path) -> str:
+        """Type what is typed of a block; returns what it prints."""
+        lines = [self._here(command) for command in typed(block)]
+        servers = [line for line in lines if "--nodaemon" in line]
+        script = "\n".join(line for line in lines if line not in servers)
+        environment = [f"{name}={value}" for name, value in self._environment().items()]
+        status, out, error = await run(
+            *("env", *environment, "bash", "-euo", "pipefail", "-c", script),
+            folder=folder,
+            # Packages may have to come from far away.
+            patience=5 * PATIENCE,
+        )
+        if "Could not find a version that satisfies" in error:
+            skip("this test needs a package index")
+        assert status == 0, f"{block.section}:\n{script}\n{out}{error}"
+        for line in servers:
+            await self._serve(line)
+        return out
+
+    async def _serve(self, command: str) -> None:
+        """Start a server as it is said, on a free port and in the folder that is meant."""
+        port = f"--port tcp:0:interface=127.0.0.1 --updates-dir {self.updates}"
+        script = f"cd {self.checkout} && exec {command} {port}"
+        server = self._spawn("bash", "-c", script, env=self._environment())
+        await server.ready()
+        if "--timestamp-key" in command:
+            await server.says("signed timestamp")
+            self.server = server
+
+
+def _paths() -> str:
+    return os.pathsep.join([os.fspath(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@pytest_twisted.ensureDeferred
+async def test_pages(spawn: Spawn, tmp_path: Path) -> None:
+    """A stranger gets a server, a signed release, and a box that believes it."""
+    for program in ("rsync", "curl"):
+        require(program)
+    place = Place(tmp_path, spawn)
+    for block in blocks(README.read_text(encoding="utf-8")):
+        await place.type(block, place.checkout)
+    assert (place.box.prefix / "current" / "VERSION").read_text() == f"{RELEASE}\n"
+    assert (place.checkout / "updates" / str(UpdateName(RELEASE))).is_file()
+
+    await operate_a_server(place)
+    await operate_a_box(place)
+
+
+async def operate_a_server(place: Place) -> None:
+    """Type what docs/operating-a-server.md says."""
+    [key] = (place.checkout / "opq-keys").glob("timestamp-*.pem")
+    for name in (key.name, "timestamp.pem"):
+        shutil.copy(key, place.checkout / name)
+    (place.checkout / "passphrase").write_text("open sesame\n")
+    shutil.rmtree(place.checkout / f"opq-box-update-{RELEASE}")
+    for block in blocks(SERVER.read_text(encoding="utf-8")):
+        if block.section == "Signed releases on several servers":
+            shutil.copytree(place.folder / "var", place.first / "var")
+            shutil.rmtree(place.updates)
+            (place.updates / "tuf").mkdir(parents=True)
+        out = await place.type(block, place.checkout)
+        if block.section == "Archives in an object store, or on a CDN":
+            assert out.startswith("HTTP/1.1 206 ")
+    assert place.server is not None
+    copied = {path.name: path.read_bytes() for path in (place.updates / "tuf").iterdir()}
+    first = place.first / place.updates.relative_to(place.folder) / "tuf"
+    assert copied == {path.name: path.read_bytes() for path in first.iterdir()}
+    assert (place.folder / "etc" / "nginx" / "sites-enabled" / "opq-updates").is_file()
+
+
+async def operate_a_box(place: Place) -> None:
+    """Type what docs/operating-a-box.md says, and what docs/troubleshooting.md begins with."""
+    assert place.server is not None
+    home, box = place.folder / "home" / "opq", place.box
+    (place.checkout / str(UpdateName(RELEASE))).rename(home / str(UpdateName(RELEASE)))
+    box.configure(place.server.url, allow_unsigned=False)
+    box.pin((place.checkout / "root.json").read_bytes())
+    for block in blocks(BOX.read_text(encoding="utf-8")):
+        if block.section == "From a blank SD card" and "json.tool" in block.script:
+            await box.start()
+        on_the_box = block.section == "From a blank SD card" and "build_update" not in block.script
+        out = await place.type(block, home if on_the_box else place.checkout)
+        if "opq-box check" in block.script:
+            assert "up to date" in out
+    for block in blocks(TROUBLES.read_text(encoding="utf-8")):
+        await place.type(block, home)
+    assert (place.folder / "etc" / "opq" / "web_password").read_text().startswith("$scrypt$")
