@@ -7,8 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from tests.vm.box import free_port
 from tests.vm.cache import ROOT
 from tests.vm.errors import Broken
 from tests.vm.needs import find
+from tests.vm.server import answer
 
 _PROGRAMS = {
     "dh": "debhelper",
@@ -39,10 +38,14 @@ _ARCHIVE = str(UpdateName(1547860803))
 _NEWER = f"{__version__}.1"
 _ADDED = "\n# This line is new.\n"
 
+#: What the package is built from.
+_SOURCES = (
+    *("opq_twisted", "twisted", "deploy", "docs"),
+    *("LICENSE", "README.md", "constraints.txt", "pyproject.toml", "requirements.txt", "setup.py"),
+)
+
 #: What a command of apt may change beside the package.
 _NOT_OURS = r"/(proc|dev|sys|tmp|run|var/cache|var/lib/(apt|dpkg)|var/log)(/|$)|/etc/.*-$"
-
-_PATIENCE = 60.0
 
 
 def main() -> int:
@@ -102,12 +105,12 @@ def build(sources: Path, folder: Path) -> Path:
 
 def newer_sources(folder: Path) -> Path:
     """Copy the sources, and change the version and the configuration in the copy."""
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    for name in filter(None, tracked.stdout.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
+    folder.mkdir()
+    for name in _SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name)
+        else:
+            shutil.copy(ROOT / name, folder / name)
     version = folder / "opq_twisted" / "__init__.py"
     version.write_text(version.read_text().replace(__version__, _NEWER))
     with (folder / f"deploy/server/debian/{_PACKAGE}.default").open("a") as file:
@@ -166,8 +169,8 @@ def starts(root: Root, port: int) -> None:
     root.run(f"mv {archive} {_UPDATES}")
     with server(root):
         url = f"http://127.0.0.1:{port}/ls"
-        must(ask(url) == f"{_ARCHIVE}\n", "The server does not list the archive.")
-        page = ask(url, {"Accept": "text/html"})
+        must(answer(url) == f"{_ARCHIVE}\n", "The server does not list the archive.")
+        page = answer(url, accept="text/html")
         must(f'href="update/{_ARCHIVE}"' in page, "The server's page does not list the archive.")
 
 
@@ -193,21 +196,6 @@ def server(root: Root) -> Iterator[None]:
         # unshare hears no SIGTERM while it waits.
         process.kill()
         process.wait()
-
-
-def ask(url: str, headers: dict[str, str] | None = None) -> str:
-    """Ask a server that may not have started yet."""
-    request = urllib.request.Request(url, headers=headers or {})
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                text: str = answer.read().decode()
-            return text
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise Broken(f"{url} does not answer: {error}") from None
-        time.sleep(0.1)
 
 
 def upgraded(root: Root) -> None:

@@ -6,7 +6,6 @@ import shutil
 import tarfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from tests.vm.cache import ROOT
 from tests.vm.errors import Broken
 from tests.vm.machine import HOST, PAGE
 from tests.vm.releases import run
+from tests.vm.server import answer
 
 _SERVER = ROOT / "deploy" / "server"
 _NAME = "opq-update-server"
@@ -36,7 +36,10 @@ install -d -m 700 /etc/opq
 install -m 400 /medium/key /etc/opq/timestamp.pem
 install -m 400 /medium/passphrase /etc/opq/timestamp.passphrase
 install -D -m 644 /medium/timestamp.conf /etc/systemd/system/{_NAME}.service.d/timestamp.conf
-sed -i 's/^PORT=.*/PORT={PAGE}/; s/^OPTIONS=/&"--heartbeat 20 --no-access-log"/' /etc/default/{_NAME}
+cat >>/etc/default/{_NAME} <<END
+PORT={PAGE}
+OPTIONS="--heartbeat 20 --no-access-log"
+END
 systemctl stop opq-box-agent
 systemctl daemon-reload
 systemctl restart {_NAME}
@@ -53,8 +56,8 @@ def lives(box: Box) -> str:
     shell.run(f"systemctl is-enabled {_NAME} && {_UNTIL_IT_ANSWERS}", seconds=BOOT)
     shell.run(f"systemctl is-active {_NAME}")
     shell.run(_SIGN, seconds=BOOT)
-    timestamp = json.loads(_answer(box, "tuf/timestamp.json"))
-    if _answer(box, "ls"):
+    timestamp = json.loads(answer(f"{box.url}/tuf/timestamp.json", BOOT))
+    if answer(f"{box.url}/ls"):
         raise Broken("The server lists archives that nobody put there.")
     pid = shell.run(f"systemctl show --property MainPID --value {_NAME}").strip()
     user = shell.run(f"stat --format %U /proc/{pid}").strip()
@@ -103,17 +106,3 @@ def _served(folder: Path) -> Iterator[int]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def _answer(box: Box, path: str) -> str:
-    """Ask the server in the machine, which may not have started yet."""
-    deadline = time.monotonic() + BOOT
-    while True:
-        try:
-            with urllib.request.urlopen(f"{box.url}/{path}", timeout=10) as answer:
-                text: str = answer.read().decode()
-            return text
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise Broken(f"The server does not answer to /{path}: {error}.") from None
-        time.sleep(0.3)
