@@ -1,10 +1,10 @@
-# make demo · make test · make vm-test · make lint · make bench · make manuals · make screenshots:
-# each makes .venv itself and needs no root.
+# make demo · make test · make vm-test · make deb · make deb-test · make lint · make bench ·
+# make manuals · make screenshots: each makes .venv itself and needs no root.
 
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test vm-test screenshots lint bench manuals clean
+.PHONY: demo test vm-test deb deb-test screenshots lint bench manuals clean
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -25,6 +25,14 @@ vm-test: $(READY)
 	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(ROW:%=--row=%) \
 		$(JOBS:%=--jobs=%) $(ONLY:%=--only=%)
 
+# The Debian package of the server, into dist/, with the manual pages that are in build/man.
+deb: manuals
+	deploy/server/build-deb dist
+
+# Its whole life, in a Debian of its own.
+deb-test: manuals
+	.venv/bin/python -m tests.deb
+
 screenshots: $(READY)
 	.venv/bin/python -m tests.browser.screenshots
 
@@ -34,7 +42,9 @@ lint: $(READY)
 	.venv/bin/mypy
 	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
 		deploy/box/bin/opq-box deploy/box/rescue/opq-box-rescue deploy/box/rescue/place \
-		deploy/server/docker-run.sh .ci/run
+		deploy/server/docker-run.sh deploy/server/build-deb .ci/run \
+		deploy/server/debian/opq-update-server.postinst \
+		deploy/server/debian/opq-update-server.prerm deploy/server/debian/opq-update-server.postrm
 
 bench: $(READY)
 	for name in watch build unpack agent_memory idle_agent trust publish downloads answers waiting \
@@ -47,4 +57,4 @@ manuals: $(READY)
 	.venv/bin/python build_manuals.py $(or $(TO),build)
 
 clean:
-	rm -rf .venv .demo .vm build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo .vm .deb build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache

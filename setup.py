@@ -26,7 +26,11 @@ setup(
     packages=[*find_packages(include=["opq_twisted", "opq_twisted.*"]), "twisted.plugins"],
     # Without this an editable install hides the plugins behind an import hook of its own.
     package_dir={"": "."},
-    package_data={"opq_twisted": ["py.typed"], "opq_twisted.box": ["page/*"]},
+    package_data={
+        "opq_twisted": ["py.typed"],
+        "opq_twisted.box": ["page/*"],
+        "opq_twisted.server": ["page/*"],
+    },
     entry_points={
         "console_scripts": [
             "opq-box=opq_twisted.cli.box:main",

@@ -90,7 +90,7 @@ class ListingTests(ResourcesTestCase):
         os.utime(self.directory / name_of(2), (0, 1547860803.9))
         self.catalog.rescan()
         self.digests.want(self.catalog.snapshot.archives[1])
-        answer = self.get("/ls", "Accept: text/html, application/json;q=0.9")
+        answer = self.get("/ls", "Accept: text/html;q=0.8, application/json;q=0.9")
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         first, second = json.loads(answer.body)
         self.assertNotIn("sha256", first)
@@ -106,9 +106,16 @@ class ListingTests(ResourcesTestCase):
             },
         )
 
-    def test_both_for_caches(self) -> None:
-        """Caches know that there are two forms, and ask again before they use one."""
-        for accept in ("text/plain", "application/json"):
+    def test_page(self) -> None:
+        """A page for a browser, and text for curl and wget."""
+        self.offer(1)
+        page = self.get("/ls", "Accept: text/html,application/xhtml+xml,*/*;q=0.8")
+        self.assertEqual(page.headers["Content-Type"], "text/html; charset=utf-8")
+        self.assertEqual(self.get("/ls", "Accept: */*").text, f"{name_of(1)}\n")
+
+    def test_forms_for_caches(self) -> None:
+        """Caches know that there are several forms, and ask again before they use one."""
+        for accept in ("text/plain", "application/json", "text/html"):
             headers = self.get("/ls", f"Accept: {accept}").headers
             self.assertEqual((headers["Vary"], headers["Cache-Control"]), ("Accept", "no-cache"))
 

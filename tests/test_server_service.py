@@ -1,6 +1,7 @@
 """The update server's service: its parts, and why it would not start."""
 
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -79,6 +80,17 @@ class OptionsTests(SynchronousTestCase):
         maker = makers["opq-update-server"]
         self.assertIs(maker.options, Options)
         self.assertIs(maker.makeService, makeService)
+
+
+class ManualTests(SynchronousTestCase):
+    """opq-update-server(8)."""
+
+    def test_complete(self) -> None:
+        """It has each option, and no other."""
+        page = Path(__file__).parent.parent / "deploy" / "server" / "debian" / "opq-update-server.8"
+        _, _, options = page.read_text().replace("\\-", "-").partition(".SH OPTIONS")
+        known = {name for name, *_ in (*Options.optParameters, *Options.optFlags)}
+        self.assertEqual(set(re.findall(r"--([a-z-]+)", options)), known)
 
 
 class CannotStartTests(SynchronousTestCase):

@@ -29,6 +29,7 @@ from opq_twisted.box.password import Gate, TooManyGuesses
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import InvalidName, OpqError, UpdateInProgress
+from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -36,6 +37,9 @@ from opq_twisted.release.name import parse_version
 
 #: Seconds that an answer to a click waits for the update server; the journey goes on without it.
 _PATIENCE = 2.0
+
+#: The forms of an answer: a program's, and a browser's.
+_FORMS = (b"application/json", b"text/html")
 
 _NOT_ADMITTED = Reply.sentence(
     UNAUTHORIZED,
@@ -89,7 +93,7 @@ class Action(PlainResource):
 
     def answer(self, request: BoundedRequest, code: int, text: str, **more: Any) -> Reply:
         """Answer a program in JSON, and show a browser without the page's script the page again."""
-        if request.method == b"POST" and b"text/html" in (request.getHeader(b"Accept") or b""):
+        if request.method == b"POST" and preferred(request, _FORMS) == b"text/html":
             return Reply.sentence(SEE_OTHER, text, {b"Location": b"./"})
         return as_json(code, {"status": text, **more})
 

@@ -61,6 +61,13 @@ class Snapshot:
         found = self.archives[index : index + 1]
         return found[0] if found and _version(found[0]) == version else None
 
+    def latest(self, count: int, before: int | None = None) -> tuple[Archive, ...]:
+        """The newest so many archives, of those before a version; the newest comes first."""
+        end = len(self.archives)
+        if before is not None:
+            end = bisect_left(self.archives, before, key=_version)
+        return self.archives[max(end - count, 0) : end][::-1]
+
     def replace(self, changes: Mapping[str, Archive | None]) -> "Snapshot":
         """
         Make the snapshot in which these names stand for these archives, or for none.

@@ -29,18 +29,19 @@ class Generation:
         """The snapshot's version."""
         return self.snapshot.signed.version
 
-    def channels(self) -> Iterator[tuple[str, TargetFile, str]]:
-        """Give each channel: its name, its target, and the archive that it stands for."""
-        for name, target in self.targets.signed.targets.items():
-            file = target.custom.get("file") if isinstance(target.custom, dict) else None
-            if isinstance(file, str):
-                yield name, target, file
-
     @property
     def newest(self) -> int:
         """The highest version of the releases that the channels name; 0 when there is none."""
-        versions = (target.custom.get("version") for _, target, _ in self.channels())
+        versions = (target.custom.get("version") for _, target, _ in channels(self.targets.signed))
         return max((each for each in versions if type(each) is int), default=0)
+
+
+def channels(targets: Targets) -> Iterator[tuple[str, TargetFile, str]]:
+    """Give each channel: its name, its target, and the archive that it stands for."""
+    for name, target in targets.targets.items():
+        file = target.custom.get("file") if isinstance(target.custom, dict) else None
+        if isinstance(file, str):
+            yield name, target, file
 
 
 @frozen
@@ -182,7 +183,7 @@ def _require_forward(before: Document[Snapshot], after: Document[Snapshot]) -> N
 
 def missing_archives(generation: Generation, offered: Offered) -> Iterator[tuple[str, str]]:
     """Give each channel that leads boxes to an archive that they would not get, and why not."""
-    for channel, target, file in generation.channels():
+    for channel, target, file in channels(generation.targets.signed):
         archive = offered.find(file)
         if archive is None:
             yield channel, f"channel {channel} leads to {file}, which is not on offer"

@@ -17,6 +17,7 @@ from twisted.web.http import (
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -24,14 +25,19 @@ from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from opq_twisted.server.delivery import ArchiveResource
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.listing_page import ListingPage
 from opq_twisted.server.metadata_resource import MetadataFiles
 from opq_twisted.server.preconditions import evaluate
+from opq_twisted.server.standing import Standing
 from opq_twisted.server.waiting import WaitingBoxes, preferred_wait
 
 #: An answer that changes with the catalog may be kept, but is not used before asking again.
 _ASK_AGAIN = {b"Cache-Control": b"no-cache"}
 
 _LIST_HEADERS = {**_ASK_AGAIN, b"Vary": b"Accept"}
+
+#: The forms of the list; who says nothing gets the first.
+_LIST_FORMS = (b"text/plain", b"application/json", b"text/html")
 
 _NO_UPDATE = Reply.sentence(
     NOT_FOUND,
@@ -47,11 +53,13 @@ def tree(
     downloads: Downloads,
     version: "Version",
     mirror: str | None = None,
+    standing: Callable[[], Standing] = Standing,
 ) -> PlainResource:
     """
     Put the resources of the protocol together.
 
     :param mirror: a URL, without a slash at its end, where the archives are sent from instead.
+    :param standing: tells how the signed metadata is; without it nothing is signed.
     """
 
     def child(name: str) -> IResource:
@@ -61,7 +69,7 @@ def tree(
 
     root = PlainResource()
     root.putChild(b"", Health(catalog))
-    root.putChild(b"ls", Listing(catalog, digests))
+    root.putChild(b"ls", Listing(catalog, digests, ListingPage(catalog, digests, standing)))
     root.putChild(b"version", version)
     root.putChild(b"latest", Latest(catalog, mirror))
     root.putChild(b"update", Updates(catalog, child))
@@ -106,19 +114,22 @@ class Health(PlainResource):
 
 
 class Listing(PlainResource):
-    """`/ls`: the archives, oldest first, as text or as JSON."""
+    """`/ls`: the archives as text, as JSON or as a page."""
 
-    def __init__(self, catalog: Catalog, digests: Digests) -> None:
+    def __init__(self, catalog: Catalog, digests: Digests, page: ListingPage) -> None:
         super().__init__()
         self._digests = digests
+        self._page = page
         self._text = PerSnapshot(catalog, self._as_text)
         self._json = PerSnapshot(catalog, self._as_json)
         digests.observers.append(self._json.forget)
 
     def render_GET(self, request: BoundedRequest) -> Reply:
         """List what is on offer."""
-        json_wanted = b"application/json" in (request.getHeader(b"Accept") or b"")
-        return (self._json if json_wanted else self._text).get()
+        form = preferred(request, _LIST_FORMS)
+        if form == b"text/html":
+            return self._page.reply(request, _LIST_HEADERS)
+        return (self._json if form == b"application/json" else self._text).get()
 
     def _as_text(self, snapshot: Snapshot) -> Reply:
         text = "".join(f"{archive.name}\n" for archive in snapshot.archives)

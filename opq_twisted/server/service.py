@@ -111,7 +111,9 @@ def makeService(options: Options) -> IService:
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
     metrics = Metrics(catalog, watcher, downloads, version.waiting, timestamper)
-    root = tree(catalog, digests, downloads, version, options["mirror"])
+    root = tree(
+        catalog, digests, downloads, version, options["mirror"], lambda: timestamper.standing
+    )
     root.putChild(b"metrics", MetricsResource(metrics))
     site = BoundedSite(reactor, root, most_connections)
     site.request_observers.append(metrics.request_ended)

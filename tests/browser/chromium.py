@@ -1,12 +1,15 @@
-"""Starts Debian's chromium for Playwright."""
+"""Starts Debian's chromium for Playwright, and tells what is wrong with a page in it."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
+
+_AXE = Path(__file__).with_name("axe.min.js")
 
 #: It is to ask nobody but the pages under test for anything.
 _QUIET = (
@@ -33,3 +36,12 @@ def browser() -> Iterator[Browser]:
             yield chromium
         finally:
             chromium.close()
+
+
+def complaints(page: Page) -> list[Any]:
+    """Tell what axe has to say about a page, and whether it is wider than its window."""
+    page.evaluate(_AXE.read_text())
+    found: dict[str, Any] = page.evaluate("axe.run()")
+    said = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
+    too_wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    return [*said, "too wide"] if too_wide else said

@@ -118,7 +118,7 @@ def twistd(plugin: str, *options: str, env: Mapping[str, str] | None = None) -> 
 def copy_sources(to: Path) -> Path:
     """Copy the sources, so that nothing is built in the real ones; returns the new folder."""
     ignored = shutil.ignore_patterns(
-        *(".venv", ".git", ".demo", ".vm", "build", "dist", "*.egg-info"),
+        *(".venv", ".git", ".demo", ".deb", ".vm", "build", "dist", "*.egg-info"),
         *("_trial_temp*", "*_cache", "__pycache__"),
     )
     copy: Path = shutil.copytree(ROOT, to, ignore=ignored)

@@ -45,8 +45,9 @@ def test_from_the_folder(checkout: Path, tmp_path: Path) -> None:
     """`pip install .`: `twistd --help` shows both daemons, and they have all their files."""
     programs = install(tmp_path / "venv", checkout)
     _both_daemons_are_there(programs, tmp_path)
-    page = "from opq_twisted.box import web; assert (web._PAGE / 'index.html').exists()"
-    run(programs / "python", "-c", page, folder=tmp_path)
+    for wing in ("box", "server"):
+        page = f"from opq_twisted.{wing} import __path__; open(f'{{__path__[0]}}/page/index.html')"
+        run(programs / "python", "-c", page, folder=tmp_path)
 
 
 def test_editable(checkout: Path, tmp_path: Path) -> None:

@@ -25,8 +25,6 @@ from tests.functional.processes import PATIENCE, skip
 
 NEW, NEWER = 1600000000, 1700000000
 
-_AXE = Path(chromium.__file__).with_name("axe.min.js")
-
 _Result = TypeVar("_Result")
 
 
@@ -332,18 +330,8 @@ async def test_accessible(spawn: Spawn, tabs: Tabs) -> None:
                 viewport={"width": width, "height": 600},
             )
             await tab.do(lambda page: page.locator("body[data-live]").wait_for())
-            found = await tab.do(lambda page: _complaints(page))
-            assert found == [], (state, scheme)
-            too_wide = await tab.do(
-                lambda page: page.evaluate("document.documentElement.scrollWidth > innerWidth")
-            )
-            assert not too_wide, (state, width)
-
-
-def _complaints(page: Page) -> list[Any]:
-    page.evaluate(_AXE.read_text())
-    found: dict[str, Any] = page.evaluate("axe.run()")
-    return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
+            found = await tab.do(lambda page: chromium.complaints(page))
+            assert found == [], (state, scheme, width)
 
 
 @pytest_twisted.ensureDeferred

@@ -113,6 +113,11 @@ class Box:
         self.shell.ready(BOOT)
         self.configure()
 
+    @property
+    def url(self) -> str:
+        """What leads from this host to the port of the page."""
+        return f"http://127.0.0.1:{self._page_port}"
+
     def configure(self, **changes: object) -> None:
         """Write the configuration, and restart the agent, as the manual has it."""
         config = configuration(self._server_port, **changes)
@@ -181,7 +186,7 @@ class Box:
         raise Broken(f"The box does not come to rest in {seconds:.0f} seconds: {stage}")
 
     def _ask(self, path: str, data: bytes | None = None) -> dict[str, Any]:
-        request = urllib.request.Request(f"http://127.0.0.1:{self._page_port}/{path}", data)
+        request = urllib.request.Request(f"{self.url}/{path}", data)
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 content: dict[str, Any] = json.load(answer)

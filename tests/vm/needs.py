@@ -12,6 +12,8 @@ PROGRAMS = {
     "tar": "tar",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "dpkg-buildpackage": "dpkg-dev",
+    "dh": "debhelper",
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opq_twisted.release.name import UpdateName
-from tests.vm import invariants
+from tests.vm import invariants, package
 from tests.vm.box import AT_REST, PREFIX, Box
 from tests.vm.errors import Broken
 from tests.vm.releases import COMPONENT, Change, altered
@@ -141,6 +141,7 @@ SCENARIOS: dict[str, Callable[[Box], str]] = {
     "passing-verification": passing_verification,
     "failing-verification": failing_verification,
     "full-disk": full_disk,
+    "server-package": package.lives,
 }
 
 

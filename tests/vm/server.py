@@ -1,4 +1,4 @@
-"""Runs an update server."""
+"""Runs an update server, and asks one."""
 
 import os
 import subprocess
@@ -11,6 +11,21 @@ from tests.vm.errors import Broken
 from tests.vm.releases import Keys
 
 _PATIENCE = 60.0
+
+
+def answer(url: str, seconds: float = _PATIENCE, accept: str = "*/*") -> str:
+    """Ask a server that may not have started yet."""
+    request = urllib.request.Request(url, headers={"Accept": accept})
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                text: str = response.read().decode()
+            return text
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Broken(f"{url} does not answer: {error}.") from None
+        time.sleep(0.1)
 
 
 class UpdateServer:

@@ -1,0 +1,64 @@
+"""What the signed metadata says of each archive: whether it is signed, and which boxes get it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from enum import Enum
+
+from tuf.api.metadata import TargetFile, Targets
+
+from opq_twisted.errors import Untrusted
+from opq_twisted.release.trust import Offer, is_channel, read_offer
+from opq_twisted.server.catalog import Archive
+from opq_twisted.server.generations import channels
+
+
+class Verdict(Enum):
+    """What became of comparing an archive with what is signed."""
+
+    SIGNED = "signed"
+    UNSIGNED = "unsigned"
+    #: Other bytes are signed under its name: no box will install it.
+    OTHER = "other"
+
+
+class Endorsements:
+    """Knows what one state of the targets says of any archive."""
+
+    def __init__(self, targets: Targets) -> None:
+        """:param targets: whose signatures were verified; what is in them need not make sense."""
+        self.targets = targets
+        self._channels: dict[str, list[tuple[str, TargetFile]]] = defaultdict(list)
+        for name, target, file in channels(targets):
+            if is_channel(name):
+                self._channels[file].append((name, target))
+
+    def verdict(self, archive: Archive, digest: bytes | None) -> Verdict:
+        """
+        Compare an archive with what is signed of it.
+
+        :param digest: its sha-256; None while nobody knows it, and the length alone is compared.
+        """
+        name = str(archive.name)
+        signed = [target for _, target in self._channels.get(name, ())]
+        if name in self.targets.targets:
+            signed.append(self.targets.targets[name])
+        if not signed:
+            return Verdict.UNSIGNED
+        whole = all(_describes(target, archive, digest) for target in signed)
+        return Verdict.SIGNED if whole else Verdict.OTHER
+
+    def offers(self, archive: Archive) -> Sequence[tuple[str, Offer]]:
+        """Give the channels that lead boxes to an archive, with what they read there."""
+        found = []
+        for channel, target in self._channels.get(str(archive.name), ()):
+            try:
+                found.append((channel, read_offer(target)))
+            except Untrusted:
+                continue  # no box follows it
+        return found
+
+
+def _describes(target: TargetFile, archive: Archive, digest: bytes | None) -> bool:
+    if target.length != archive.size:
+        return False
+    return digest is None or target.hashes.get("sha256") == digest.hex()

@@ -1,0 +1,90 @@
+"""A Debian 12 in a folder, in which commands are run as root."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.vm import cache
+from tests.vm.errors import Broken
+from tests.vm.image import MIRROR, SUITE
+
+#: What the package depends on, so that it can be installed without a network.
+_PACKAGES = "python3,systemd"
+
+#: Where this is not root, a name space makes it so: the files keep their owners.
+_AS_ROOT = () if os.geteuid() == 0 else ("unshare", "--map-auto", "--map-root-user")
+
+#: Run in name spaces of its own: $1 is the root, and $2 the command. The shell stays, and stays
+#: root: so it ends when unshare is killed, and all others there end with it.
+_ENTER = """set -eu
+mount --bind "$1" "$1"
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+[ "$3" = rw ] || mount -o remount,bind,ro "$1"
+chroot "$1" sh -ec "$2"
+exit 0
+"""
+
+
+class Root:
+    """One system, which is removed with its context."""
+
+    def __init__(self, folder: Path) -> None:
+        """:param folder: for the system, and for one that is kept to make others of."""
+        self.path = folder / "root"
+        self._remove()
+        made_from = cache.key(_PACKAGES, SUITE, MIRROR)
+        pristine = cache.kept(folder, "pristine", made_from, _bootstrap) / "root.tar"
+        self.path.mkdir(parents=True)
+        _run([*_AS_ROOT, "tar", "xf", str(pristine), "-C", str(self.path), "--exclude=./dev/*"])
+
+    def __enter__(self) -> "Root":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        if self.path.exists():
+            _run([*_AS_ROOT, "rm", "-rf", "--one-file-system", str(self.path)])
+
+    def entering(self, command: str, *, writable: bool = True) -> list[str]:
+        """Give the command line that runs a command for sh in the system."""
+        return [
+            *(*_AS_ROOT, "unshare", "--mount", "--pid", "--fork", "--kill-child"),
+            *("sh", "-c", _ENTER, "sh", str(self.path), command, "rw" if writable else "ro"),
+        ]
+
+    def run(self, command: str) -> str:
+        """
+        Run a command, and give what it said.
+
+        :raises Broken: when it fails.
+        """
+        return _run(self.entering(command))
+
+    def read(self, path: str) -> str:
+        """Read a file of the system."""
+        return self.run(f"cat {path}")
+
+    def copy(self, source: Path, folder: str) -> str:
+        """Copy a file into a folder of the system, and say where it is there."""
+        shutil.copy(source, self.path / folder)
+        return f"/{folder}/{source.name}"
+
+
+def _bootstrap(folder: Path) -> None:
+    _run(
+        [
+            *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}"),
+            *(SUITE, str(folder / "root.tar"), MIRROR),
+        ]
+    )
+
+
+def _run(command: list[str]) -> str:
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if ended.returncode != 0:
+        raise Broken(f"{' '.join(command)[-300:]} ended with {ended.returncode}:\n{ended.stdout}")
+    return ended.stdout

@@ -1,0 +1,108 @@
+"""Installs the Debian package of the server in a machine, lets it sign, and purges it."""
+
+import http.server
+import json
+import shutil
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from tests.vm.box import BOOT, Box
+from tests.vm.cache import ROOT
+from tests.vm.errors import Broken
+from tests.vm.machine import HOST, PAGE
+from tests.vm.releases import run
+from tests.vm.server import answer
+
+_SERVER = ROOT / "deploy" / "server"
+_NAME = "opq-update-server"
+_HOME = f"/usr/lib/{_NAME}"
+
+#: Seconds: Python's bytecode is made then, in a machine that is emulated.
+_INSTALL = 900.0
+
+_ASK = "from urllib.request import urlopen; urlopen('http://127.0.0.1:8151/')"
+_UNTIL_IT_ANSWERS = f'until python3 -c "{_ASK}"; do sleep 1; done'
+
+#: What docs/operating-a-server.md tells an operator to do; the port is the one that leads here.
+_SIGN = f"""set -eu
+install -d -o {_NAME} -m 2775 /var/opq/box-updates/tuf
+cp /medium/tuf/* /var/opq/box-updates/tuf/
+install -d -m 700 /etc/opq
+install -m 400 /medium/key /etc/opq/timestamp.pem
+install -m 400 /medium/passphrase /etc/opq/timestamp.passphrase
+install -D -m 644 /medium/timestamp.conf /etc/systemd/system/{_NAME}.service.d/timestamp.conf
+cat >>/etc/default/{_NAME} <<END
+PORT={PAGE}
+OPTIONS="--heartbeat 20 --no-access-log"
+END
+systemctl stop opq-box-agent
+systemctl daemon-reload
+systemctl restart {_NAME}
+"""
+
+
+def lives(box: Box) -> str:
+    """The Debian package of the server installs, starts, signs and is purged, with systemd."""
+    shell = box.shell
+    _bring(box, _medium(box))
+    started = time.monotonic()
+    shell.run("dpkg --install /medium/*.deb", seconds=_INSTALL)
+    took = time.monotonic() - started
+    shell.run(f"systemctl is-enabled {_NAME} && {_UNTIL_IT_ANSWERS}", seconds=BOOT)
+    shell.run(f"systemctl is-active {_NAME}")
+    shell.run(_SIGN, seconds=BOOT)
+    timestamp = json.loads(answer(f"{box.url}/tuf/timestamp.json", BOOT))
+    if answer(f"{box.url}/ls"):
+        raise Broken("The server lists archives that nobody put there.")
+    pid = shell.run(f"systemctl show --property MainPID --value {_NAME}").strip()
+    user = shell.run(f"stat --format %U /proc/{pid}").strip()
+    if user != _NAME:
+        raise Broken(f"The server runs as {user}.")
+    shell.run(f"dpkg --purge {_NAME}", seconds=_INSTALL)
+    shell.run(f"! systemctl is-active {_NAME} && test ! -e {_HOME} -a ! -e /etc/default/{_NAME}")
+    shell.run("test -e /var/opq/box-updates/tuf/1.root.json")
+    return f"installed in {took:.0f} s, signed timestamp {timestamp['signed']['version']}, purged"
+
+
+def _medium(box: Box) -> Path:
+    """Make what an operator brings: the package, the metadata and the key that signs timestamps."""
+    folder = box.folder / "medium"
+    run([str(_SERVER / "build-deb"), str(folder)])
+    # What the package has among its examples, which this machine does not unpack.
+    drop_in = (_SERVER / "timestamp.conf").read_text().replace(f"/opt/{_NAME}", _HOME)
+    (folder / "timestamp.conf").write_text(drop_in)
+    shutil.copy(box.keys.timestamp, folder / "key")
+    shutil.copy(box.keys.passphrase, folder / "passphrase")
+    not_signed_here = shutil.ignore_patterns("timestamp.json")
+    shutil.copytree(box.keys.updates / "tuf", folder / "tuf", ignore=not_signed_here)
+    return folder
+
+
+def _bring(box: Box, folder: Path) -> None:
+    """Copy a folder into the machine, as /medium."""
+    archive = box.folder / "medium.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, "medium")
+    with _served(box.folder) as port:
+        url = f"http://{HOST}:{port}/{archive.name}"
+        fetch = f"from urllib.request import urlretrieve; urlretrieve('{url}', '/medium.tar')"
+        box.shell.run(f'python3 -c "{fetch}" && tar xf /medium.tar -C /', seconds=BOOT)
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[int]:
+    """Serve a folder on loopback, and give the port."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
