@@ -38,6 +38,11 @@ ELSEWHERE = {
     "opq-box log --follow": "tests/functional/test_opq_box.py",
     "opq-box forgive 1547860803": "tests/functional/test_opq_box.py",
     "make manuals": "tests/test_manuals.py",
+    "make deb": "tests/deb/__main__.py",
+    "apt-get install ./dist/opq-update-server_*.deb": "tests/deb/__main__.py",
+    "apt-get install debhelper dpkg-dev make python3-venv": ".ci/run",
+    "editor /etc/default/opq-update-server": "tests/deb/__main__.py",
+    "systemctl restart opq-update-server": "tests/vm/package.py",
     "man -l build/man/opq-box.1": "tests/test_manuals.py",
     ". build/completions/bash/opq-box": "tests/test_manuals.py",
 }
@@ -54,7 +59,7 @@ UNTRIED = {
     "journalctl --unit opq-update-server --output cat | grep '^{' | jq 'select(.status >= 400)'": (
         _SYSTEMD
     ),
-    "useradd --system --no-create-home --shell /usr/sbin/nologin opq": _SYSTEMD,
+    "useradd --system --no-create-home --shell /usr/sbin/nologin opq-update-server": _SYSTEMD,
     "docker build --file deploy/server/Dockerfile --tag openpowerquality/opqboxupdateserver .": (
         "docker, and a registry"
     ),
@@ -89,14 +94,14 @@ TYPED = {
     "rsync opq-box-update-1547860803.tar.bz2 server:/var/opq/box-updates/",
     "rsync -t updates/opq-box-update-*.tar.bz2 server:/var/opq/box-updates/",
     "rsync -t --exclude timestamp.json updates/tuf/*.json server:/var/opq/box-updates/tuf/",
-    "install -d -o opq -g release -m 2775 /var/opq/box-updates/tuf",
+    "install -d -o opq-update-server -g release -m 2775 /var/opq/box-updates/tuf",
     "install -d -m 700 /etc/opq",
     "install -m 400 timestamp-*.pem /etc/opq/timestamp.pem",
     "install -m 400 /dev/null /etc/opq/timestamp.passphrase",
     "install -D -m 644 deploy/server/timestamp.conf "
     "/etc/systemd/system/opq-update-server.service.d/timestamp.conf",
-    "install -o opq -m 400 timestamp-*.pem /etc/opq/timestamp.pem",
-    "install -o opq -m 400 passphrase /etc/opq/timestamp.passphrase",
+    "install -o opq-update-server -m 400 timestamp-*.pem /etc/opq/timestamp.pem",
+    "install -o opq-update-server -m 400 passphrase /etc/opq/timestamp.passphrase",
     "twistd --nodaemon --pidfile= opq-update-server --timestamp-key timestamp.pem "
     "--timestamp-passphrase-file passphrase",
     "cd /var/opq/box-updates && "
