@@ -541,7 +541,7 @@ async def test_unsigned_server(field: Field) -> None:
 @pytest_twisted.ensureDeferred
 async def test_unsigned_box(field: Field) -> None:
     """A box without a root installs unsigned releases only if it may, and tells everybody so."""
-    note = '<p class="note" {}>Unsigned:'
+    note = 'id="unsigned" {}>This box installs releases without checking who made them.'
     field.box.root.unlink()
     await field.honest_server()
     await field.starts(allow_unsigned=False)

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
 from opq_twisted.release.name import UpdateName
-from tests.functional.box import Box, Spawn
+from tests.functional.box import GLANCE, Box, Spawn, ask
 from tests.functional.processes import PATIENCE, ROOT, Server, copy_sources, require, run, skip
 from tests.functional.test_releasing import BUILDER
 from tests.pages import Block, blocks, commands
@@ -257,6 +259,17 @@ class Place:
             await self._serve(line)
         return out
 
+    async def offers(self, version: int) -> None:
+        """Wait until the server has found an archive."""
+        assert self.server is not None
+        url = f"{self.server.url}/update/{UpdateName(version)}"
+        for _ in range(int(PATIENCE / GLANCE)):
+            code, _body = await ask(url, "--range", "0-0", "--output", os.devnull)
+            if code == 206:
+                return
+            await deferLater(reactor, GLANCE)
+        raise AssertionError(f"the server does not offer {url}")
+
     async def _serve(self, command: str) -> None:
         """Start a server as it is said, on a free port and in the folder that is meant."""
         port = f"--port tcp:0:interface=127.0.0.1 --updates-dir {self.updates}"
@@ -299,6 +312,8 @@ async def operate_a_server(place: Place) -> None:
             shutil.copytree(place.folder / "var", place.first / "var")
             shutil.rmtree(place.updates)
             (place.updates / "tuf").mkdir(parents=True)
+        if block.section == "Archives in an object store, or on a CDN":
+            await place.offers(RELEASE)
         out = await place.type(block, place.checkout)
         if block.section == "Archives in an object store, or on a CDN":
             assert out.startswith("HTTP/1.1 206 ")
