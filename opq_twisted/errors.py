@@ -1,5 +1,11 @@
 """What can go wrong, in words that a box owner or an operator can read."""
 
+import errno
+
+#: What a machine says that has run out of descriptors or memory: that goes by, and says nothing of
+#: the file or the disk.
+MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 
 class OpqError(Exception):
     """Something that a person can cause or mend: its text is one sentence that says what to do."""

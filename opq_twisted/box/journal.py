@@ -1,6 +1,5 @@
 """The stage of an update's journey on disk, so that a power cut is only a pause."""
 
-import errno
 import json
 from collections.abc import Mapping
 from enum import StrEnum
@@ -12,13 +11,10 @@ from attrs import Factory, evolve, frozen
 from twisted.logger import Logger
 
 from opq_twisted import durable
-from opq_twisted.errors import CannotStart
+from opq_twisted.errors import MACHINE_BUSY, CannotStart
 
 #: The format of the file; a later agent may write another.
 _FORMAT = 1
-
-#: What is wrong with the machine, for a while, and not with its disk.
-MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 _MAX_SIZE = 1024 * 1024
 _KEPT_ATTEMPTS = 20

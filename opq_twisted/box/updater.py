@@ -20,13 +20,14 @@ from opq_twisted.box.health import Health
 from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
-from opq_twisted.box.journal import MACHINE_BUSY, Attempt, Journal, Refusal, Release, Stage
+from opq_twisted.box.journal import Attempt, Journal, Refusal, Release, Stage
 from opq_twisted.box.policy import Policy
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import (
+    MACHINE_BUSY,
     ArchiveRefused,
     ClockBehind,
     DownloadFailed,

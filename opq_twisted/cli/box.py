@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from opq_twisted.cli import passwords, wording
 from opq_twisted.cli.agent import Agent
 from opq_twisted.cli.document import Document
 from opq_twisted.cli.following import Patience, log_lines, statuses
-from opq_twisted.cli.program import run, say, say_json, warn
+from opq_twisted.cli.program import Command, add_command, run, say, say_json, warn
 from opq_twisted.cli.stages import Stages, is_at_rest
 from opq_twisted.errors import InvalidName, UpdateFailed
 from opq_twisted.release.name import parse_version
@@ -240,11 +240,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
-        )
-        sub.set_defaults(command=command)
+    def add(name: str, command: Command) -> argparse.ArgumentParser:
+        sub = add_command(commands, name, command)
         sub.add_argument("--json", action="store_true", help="print JSON")
         if command not in (adopt, password):
             sub.add_argument(

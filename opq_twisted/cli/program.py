@@ -1,18 +1,34 @@
-"""What the command lines have in common: how they end, be it by a signal, and how they say so."""
+"""What the command lines have in common: their commands, how they end, and how they say so."""
 
 import argparse
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from opq_twisted.errors import OpqError
 
+#: What does a command; its docstring is its help.
+Command = Callable[[argparse.Namespace], int]
+
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
+def add_command(commands: Any, name: str, command: Command) -> argparse.ArgumentParser:
+    """
+    Define a command, which `run` does.
+
+    :param commands: what `add_subparsers` gave, whose class argparse keeps to itself.
+    """
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
+    )
+    sub.set_defaults(command=command)
+    return sub
 
 
 def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:

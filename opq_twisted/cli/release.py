@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from attrs import asdict
 from securesystemslib.signer import Key
 
 from opq_twisted.cli.passphrases import TIMESTAMP_VARIABLE, VARIABLE, of_keys, of_timestamp
-from opq_twisted.cli.program import run, say
+from opq_twisted.cli.program import Command, add_command, run, say
 from opq_twisted.errors import ReleaseFailed
 from opq_twisted.progress import ProgressBar
 from opq_twisted.release.ceremony import ROLES, Ceremony
@@ -247,11 +247,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
-        )
-        sub.set_defaults(command=command)
+    def add(name: str, command: Command) -> argparse.ArgumentParser:
+        sub = add_command(commands, name, command)
         sub.add_argument(
             "--updates-dir",
             type=Path,

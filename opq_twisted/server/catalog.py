@@ -1,6 +1,5 @@
 """What is offered now: an immutable snapshot of the updates directory."""
 
-import errno
 import os
 import stat
 import time
@@ -11,15 +10,12 @@ from pathlib import Path
 from attrs import frozen
 from twisted.logger import Logger
 
-from opq_twisted.errors import InvalidName
+from opq_twisted.errors import MACHINE_BUSY, InvalidName
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.name import UpdateName
 
 #: What tells one state of a file from another: device, inode, size, mtime and ctime (nanoseconds).
 Identity = tuple[int, int, int, int, int]
-
-#: What a machine says that has run out of descriptors or memory.
-MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 #: The end of the year 9999: `Last-Modified` has four digits for the year.
 _LATEST_NS = 253_402_300_800 * 10**9

@@ -19,11 +19,12 @@ from twisted.web.http import (
 )
 from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.errors import MACHINE_BUSY
 from opq_twisted.http.ranges import Range, Unsatisfiable, parse_ranges
 from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
-from opq_twisted.server.catalog import MACHINE_BUSY, Archive, Catalog, identify, open_at_once
+from opq_twisted.server.catalog import Archive, Catalog, identify, open_at_once
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.preconditions import evaluate, range_applies

@@ -10,9 +10,9 @@ from attrs import frozen
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
+from opq_twisted.errors import MACHINE_BUSY
 from opq_twisted.release.trust import METADATA, longest
 from opq_twisted.server.catalog import (
-    MACHINE_BUSY,
     Identity,
     NotOffered,
     identify,

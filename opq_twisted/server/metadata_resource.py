@@ -17,10 +17,11 @@ from twisted.web.http import (
 )
 from twisted.web.resource import IResource
 
+from opq_twisted.errors import MACHINE_BUSY
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
-from opq_twisted.server.catalog import MACHINE_BUSY, Identity, identify
+from opq_twisted.server.catalog import Identity, identify
 from opq_twisted.server.metadata import NAME, TIMESTAMP_FILE, Unusable, folder_of, read
 from opq_twisted.server.preconditions import evaluate
 
