@@ -131,6 +131,7 @@ class Page(PlainResource):
             notes_hidden="" if status.notes and status.update_available else "hidden",
             stages=_stages(shown),
             history=_history(reversed(attempts)),
+            until=attempts[-1].ended if attempts else 0,
             look_again="" if shown.at_rest else _LOOK_AGAIN,
             disabled="" if shown.at_rest else "disabled",
             stages_hidden="hidden" if shown.step is None else "",

@@ -12,7 +12,7 @@ const AROUND = {notes: "what-is-new", progress: "download"};
 const element = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("button");
 const installs = () => ["installing", "returning"].includes(current?.stage);
-let source, heard, current = null, lost = false, pending = false, historyIsOld = false;
+let source, heard, current = null, lost = false, pending = false;
 
 function setText(id, text) {
   // The same text once more would be read out once more.
@@ -46,8 +46,7 @@ function show(next) {
   element("unsigned").hidden = !next.unsigned;
   showStages(page);
   showBar(next.progress);
-  if (before?.last_attempt?.ended !== next.last_attempt?.ended) historyIsOld = true;
-  if (historyIsOld) refreshHistory();
+  if (Number(element("history").dataset.until) !== (next.last_attempt?.ended ?? 0)) refreshHistory();
   if (lost || (next.stage !== before?.stage && installs())) beginOutput();
   if (next.stage !== before?.stage) {
     atEnd = false;
@@ -127,14 +126,14 @@ setInterval(() => {
 document.addEventListener("visibilitychange", listen);
 
 async function refreshHistory() {
-  historyIsOld = false;
   try {
     const text = await (await fetch("./")).text();
-    const fresh = new DOMParser().parseFromString(text, "text/html");
-    element("history").replaceChildren(...fresh.getElementById("history").children);
+    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("history");
+    element("history").dataset.until = fresh.dataset.until;
+    element("history").replaceChildren(...fresh.children);
     element("past").hidden = element("history").children.length === 0;
   } catch {
-    historyIsOld = true;
+    // The next status finds it old again.
   }
 }
 
