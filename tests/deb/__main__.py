@@ -32,6 +32,7 @@ _PROGRAMS = {
 _PACKAGE = "opq-update-server"
 _HOME = f"/usr/lib/{_PACKAGE}"
 _CONFIGURATION = f"/etc/default/{_PACKAGE}"
+_COMPLETION = "/usr/share/bash-completion/completions/opq-release"
 _UPDATES = "/var/opq/box-updates"
 _ARCHIVE = str(UpdateName(1547860803))
 
@@ -125,6 +126,7 @@ def live(root: Root, package: Path, newer: Path) -> None:
     port = free_port()
     root.run(f"sed -i 's/^PORT=.*/PORT=tcp:{port}:interface=127.0.0.1/' {_CONFIGURATION}")
     starts(root, port)
+    root.run(f"bash -c '. {_COMPLETION} && complete -p opq-release'")
     say("passed: installed, and started as the unit has it")
     install(root, newer)
     upgraded(root)
