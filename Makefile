@@ -1,10 +1,11 @@
-# make demo · make test · make vm-test · make deb · make deb-test · make lint · make bench ·
-# make manuals · make screenshots: each makes .venv itself and needs no root.
+# make demo · make test · make vm-test · make deb · make deb-test · make image-test · make lint ·
+# make bench · make manuals · make screenshots: each makes .venv itself, and only image-test needs
+# root.
 
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test vm-test deb deb-test screenshots lint bench manuals clean
+.PHONY: demo test vm-test deb deb-test image-test screenshots lint bench manuals clean
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -33,6 +34,10 @@ deb: manuals
 deb-test: manuals
 	.venv/bin/python -m tests.deb
 
+# The container image of the server, in podman.
+image-test: $(READY)
+	.venv/bin/python -m tests.image
+
 screenshots: $(READY)
 	.venv/bin/python -m tests.browser.screenshots
 
@@ -57,4 +62,4 @@ manuals: $(READY)
 	.venv/bin/python build_manuals.py $(or $(TO),build)
 
 clean:
-	rm -rf .venv .demo .vm .deb build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache

@@ -17,8 +17,9 @@ from tests.archives import make_archive
 from tests.deb.root import Root
 from tests.vm.box import free_port
 from tests.vm.cache import ROOT
-from tests.vm.errors import Broken
+from tests.vm.errors import Broken, must
 from tests.vm.needs import find
+from tests.vm.report import say
 from tests.vm.server import answer
 
 _PROGRAMS = {
@@ -67,17 +68,6 @@ def main() -> int:
         print(f"failed: {error}")
         return 1
     return 0
-
-
-def say(text: str) -> None:
-    """Tell the person who watches."""
-    print(text, flush=True)
-
-
-def must(condition: bool, text: str) -> None:
-    """Make sure of something."""
-    if not condition:
-        raise Broken(text)
 
 
 def build_all(folder: Path) -> tuple[Path, Path]:

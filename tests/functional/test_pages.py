@@ -43,6 +43,13 @@ ELSEWHERE = {
     "make deb": "tests/deb/__main__.py",
     "apt-get install ./dist/opq-update-server_*.deb": "tests/deb/__main__.py",
     "apt-get install debhelper dpkg-dev make python3-venv": ".ci/run",
+    "docker build --file deploy/server/Dockerfile --tag openpowerquality/opqboxupdateserver .": (
+        "tests/image/__main__.py"
+    ),
+    "deploy/server/docker-run.sh": "tests/image/__main__.py",
+    "deploy/server/docker-run.sh 9000 /srv/updates": "tests/image/__main__.py",
+    "deploy/server/docker-run.sh 8151 /var/opq/box-updates /etc/opq/timestamp.pem "
+    "/etc/opq/timestamp.passphrase": "tests/image/__main__.py",
     "editor /etc/default/opq-update-server": "tests/deb/__main__.py",
     "systemctl restart opq-update-server": "tests/vm/package.py",
     "man -l build/man/opq-box.1": "tests/test_manuals.py",
@@ -62,13 +69,6 @@ UNTRIED = {
         _SYSTEMD
     ),
     "useradd --system --no-create-home --shell /usr/sbin/nologin opq-update-server": _SYSTEMD,
-    "docker build --file deploy/server/Dockerfile --tag openpowerquality/opqboxupdateserver .": (
-        "docker, and a registry"
-    ),
-    "deploy/server/docker-run.sh": "docker",
-    "deploy/server/docker-run.sh 9000 /srv/updates": "docker",
-    "deploy/server/docker-run.sh 8151 /var/opq/box-updates /etc/opq/timestamp.pem "
-    "/etc/opq/timestamp.passphrase": "docker",
     'aws s3 cp "$name" "s3://BUCKET/update/$name" --content-type application/octet-stream '
     "--cache-control 'public, max-age=31536000, immutable'": "an account",
     "systemctl disable --now UNIT-OF-THE-OLDER-DAEMON": "an older box",

@@ -20,6 +20,7 @@ from tests.vm.cache import ROOT
 from tests.vm.errors import Broken
 from tests.vm.needs import missing
 from tests.vm.prepare import prepare
+from tests.vm.report import say
 from tests.vm.scenarios import SCENARIOS
 
 _CUTS = "power-cuts"
@@ -146,11 +147,6 @@ def in_turn(
             pool.shutdown(wait=False, cancel_futures=True)
             machine.switch_all_off()
             raise
-
-
-def say(text: str) -> None:
-    """Tell the person who watches."""
-    print(text, flush=True)
 
 
 def _cost(boots: int, seconds: float) -> str:
