@@ -52,8 +52,8 @@ lint: $(READY)
 		deploy/server/debian/opq-update-server.prerm deploy/server/debian/opq-update-server.postrm
 
 bench: $(READY)
-	for name in watch build unpack agent_memory idle_agent trust publish downloads answers waiting \
-		slow_readers page; do \
+	for name in watch build unpack agent_memory interrupted_download idle_agent trust publish \
+		downloads answers waiting slow_readers page; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done
 

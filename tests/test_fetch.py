@@ -15,7 +15,7 @@ from opq_twisted.box import fetch as module
 from opq_twisted.box.body import DURATION
 from opq_twisted.box.content import Content
 from opq_twisted.box.fetch import PAUSES, fetch
-from opq_twisted.box.partial import UNSURE
+from opq_twisted.box.partial import SYNC_EVERY, UNSURE
 from opq_twisted.box.status import Progress
 from opq_twisted.errors import DownloadFailed, NoRoom, ServerFailed
 from tests.fakes import Network, Peer
@@ -746,14 +746,14 @@ class LimitTests(FetchCase):
             )
         )
         peer = self.network.accept()
-        peer.answer("200 OK", body=bytes(UNSURE - 100_001))
+        peer.answer("200 OK", body=bytes(SYNC_EVERY - 1))
         self.assertFalse(peer.paused)
         peer.send(b"x")
         self.assertTrue(peer.paused)
         peer.send(b"x")
         threads.pop().callback(None)
         self.assertFalse(peer.paused)
-        peer.send(bytes(99_999))
+        peer.send(bytes(UNSURE - SYNC_EVERY - 1))
         peer.close()
         self.assertNoResult(fetching)
         threads.pop().callback(None)

@@ -1,6 +1,5 @@
 """Archives are sent over real sockets: all of it, in order, or the connection is cut."""
 
-import datetime
 import os
 import socket
 import ssl
@@ -9,10 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
@@ -27,6 +22,7 @@ from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.resources import Version, tree
 from tests.archives import make_archive, make_large_archive
+from tests.certificates import make_certificate
 from tests.exchange import Answer, parse, parse_all
 from tests.test_catalog import name_of, open_descriptors
 
@@ -343,28 +339,3 @@ class TLSTests(PlainTests):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context.wrap_socket(super().connect(receive_buffer))
-
-
-def make_certificate(key_path: Path, certificate_path: Path) -> None:
-    """Write a key, and a certificate that it signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -1,18 +1,29 @@
 """The HTTP client of the box, against servers that mean it ill."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
+from socket import SO_RCVBUF, SOL_SOCKET
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.task import LoopingCall
+from twisted.internet.tcp import Client
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import ResponseFailed, readBody
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from twisted.web.static import Data
 from zope.interface import implementer
 
+from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.transport import MAX_HEADERS, BoundedAgent, PlainAgent, make_http_client
+from opq_twisted.errors import ServerFailed
+from tests.certificates import make_certificate
 from tests.fakes import Network
 
 
@@ -69,6 +80,10 @@ class BoundedAgentTests(TestCase):
         self.peer = Answering(answer)
         factory = ServerFactory()
         factory.buildProtocol = lambda addr: self.peer  # type: ignore[method-assign]
+        return self.listen(factory)
+
+    def listen(self, factory: ServerFactory) -> bytes:
+        """Listen on a free port; returns the URL."""
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         return b"http://127.0.0.1:%d/" % port.getHost().port  # type: ignore[attr-defined]
@@ -124,3 +139,73 @@ class BoundedAgentTests(TestCase):
         response = await BoundedAgent(reactor).request(b"GET", self.serve(answer))
         self.assertEqual(await readBody(response), body)
         await self.peer.lost
+
+    async def test_kernel(self) -> None:
+        """The kernel takes little ahead of a slow disk: who is cut then has fetched it in vain."""
+
+        def answer(peer: Protocol) -> None:
+            assert peer.transport is not None
+            peer.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+
+        response = await BoundedAgent(reactor).request(b"GET", self.serve(answer))
+        body = readBody(response)
+        [client] = [reader for reader in reactor.getReaders() if isinstance(reader, Client)]
+        self.assertLessEqual(client.socket.getsockopt(SOL_SOCKET, SO_RCVBUF), 256 * 1024)
+        assert self.peer.transport is not None
+        self.peer.transport.write(b"x")
+        self.assertEqual(await body, b"x")
+        await self.peer.lost
+
+
+class TrustTests(TestCase):
+    """Whom a box takes for its update server over TLS."""
+
+    def setUp(self) -> None:
+        key, self.certificate = Path(self.mktemp()), Path(self.mktemp())
+        make_certificate(key, self.certificate)
+        security = DefaultOpenSSLContextFactory(str(key), str(self.certificate))
+        page = Resource()
+        page.putChild(b"version", Data(b"1500000000", "text/plain"))
+        listen = reactor.listenSSL  # type: ignore[attr-defined]
+        port = listen(0, Site(page), security, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+
+    def trust(self) -> None:
+        """Let this machine trust the server's certificate."""
+        os.environ["SSL_CERT_FILE"] = str(self.certificate)
+        self.addCleanup(os.environ.pop, "SSL_CERT_FILE")
+
+    async def newest(self, host: str = "127.0.0.1") -> int | None:
+        """Ask the server as a box does."""
+        url = f"https://{host}:{self.port}"
+        return await UpdateServer(
+            reactor,
+            make_http_client(reactor, url),
+            url,
+            lambda: "box",
+        ).newest()
+
+    async def refused(self, host: str = "127.0.0.1") -> str:
+        """Say why the server is not asked."""
+        failure = await self.assertFailure(Deferred.fromCoroutine(self.newest(host)), ServerFailed)
+        return str(failure)
+
+    async def test_trusted(self) -> None:
+        """A certificate that the machine trusts is enough."""
+        self.trust()
+        self.assertEqual(await self.newest(), 1500000000)
+
+    async def test_untrusted(self) -> None:
+        """Any other is refused, in a sentence that names what else it can be: a wrong clock."""
+        self.assertIn(
+            ": its certificate is not trusted here, or not valid by the clock of this box. Check",
+            await self.refused(),
+        )
+
+    async def test_another(self) -> None:
+        """So is one for another name."""
+        self.trust()
+        self.assertIn(
+            ": its certificate is another server's. Check", await self.refused("localhost")
+        )

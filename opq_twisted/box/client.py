@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -172,4 +174,17 @@ def _reason(error: Exception) -> str:
     if answered and isinstance(error, ParseError | ValueError):
         # Their text shows what came, however long, as Python writes it.
         return "what it answers is not HTTP"
+    if isinstance(error, VerificationError):
+        return "its certificate is another server's"
+    if isinstance(error, SSL.Error):
+        return _untrusted(error)
     return (str(error) or type(error).__name__).rstrip(".")
+
+
+def _untrusted(error: SSL.Error) -> str:
+    """Say what OpenSSL tells as a list of library, function and reason."""
+    details = error.args[0] if error.args else None
+    reasons = [reason for *_, reason in details] if isinstance(details, list) else []
+    if "certificate verify failed" in reasons:
+        return "its certificate is not trusted here, or not valid by the clock of this box"
+    return f"there is no secure connection ({', '.join(reasons) or 'no reason is given'})"

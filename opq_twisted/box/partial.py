@@ -13,10 +13,10 @@ from opq_twisted import durable
 from opq_twisted.box.content import Content, InThread
 
 #: Bytes after which what was written is to be brought to the disk.
-SYNC_EVERY = 400_000
+SYNC_EVERY = 300_000
 
 #: Bytes: never are more written that are not known to be on the disk.
-UNSURE = 500_000
+UNSURE = 375_000
 
 _MAX_RECORD = 64 * 1024
 
@@ -54,7 +54,7 @@ class Part:
     are. Writing down how far they are would cost as much again as bringing them there. So never
     more than `UNSURE` bytes are written ahead of what the disk has confirmed. Whatever length is
     found later, and it is at most what was written: without its last `UNSURE` bytes all of it was
-    confirmed. What is lost is at most these and those that never got to the disk, 1 MB together.
+    confirmed. What is lost is at most these and those that never got to the disk.
     Only an attempt that ends in good order writes down how far it came.
     """
 

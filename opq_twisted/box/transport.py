@@ -1,5 +1,6 @@
 """The HTTP client of the box: bounded headers, plain bodies, never less safe than it was told."""
 
+import socket
 from typing import Any
 
 from treq.client import HTTPClient
@@ -17,6 +18,11 @@ _CONNECT_TIMEOUT = 15.0
 #: Bytes that a server may send until the headers of its answer are there, with what comes in the
 #: same piece; Twisted bounds a line of them, and not their number.
 MAX_HEADERS = 256 * 1024
+
+#: Bytes that the kernel takes ahead of us (it doubles them, for what it needs itself). By default
+#: it takes megabytes while the disk is slow, and whoever is cut then has fetched them for nothing.
+#: So much in each round trip is 2.6 MB a second from a server that is 50 ms away.
+_RECEIVE_BUFFER = 128 * 1024
 
 
 def make_http_client(reactor: Any, endpoint: str) -> HTTPClient:
@@ -106,13 +112,17 @@ class _BoundedEndpoints:
         endpoint: IStreamClientEndpoint = HostnameEndpoint(
             self._reactor, host, uri.port, timeout=_CONNECT_TIMEOUT
         )
+        endpoint = _Endpoint(endpoint, self)
         if uri.scheme == b"https":
             security = BrowserLikePolicyForHTTPS().creatorForNetloc(uri.host, uri.port)
             endpoint = wrapClientTLS(security, endpoint)
-        return _Endpoint(endpoint, self)
+        return endpoint
 
     def bound(self, protocol: Any) -> Any:
         """Count what the protocol receives."""
+        protocol.transport.getHandle().setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER
+        )
         deliver = protocol.dataReceived
 
         def receive(data: bytes) -> None:
