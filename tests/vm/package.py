@@ -25,8 +25,8 @@ _HOME = f"/usr/lib/{_NAME}"
 #: Seconds: Python's bytecode is made then, in a machine that is emulated.
 _INSTALL = 900.0
 
-_ASK = "from urllib.request import urlopen; urlopen('http://127.0.0.1:8151/')"
-_UNTIL_IT_ANSWERS = f'until python3 -c "{_ASK}"; do sleep 1; done'
+_ASK = """python3 -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:{}')" """
+_UNTIL_IT_ANSWERS = "until " + _ASK + "; do sleep 1; done"
 
 #: What docs/operating-a-server.md tells an operator to do; the port is the one that leads here.
 _SIGN = f"""set -eu
@@ -38,11 +38,22 @@ install -m 400 /medium/passphrase /etc/opq/timestamp.passphrase
 install -D -m 644 /medium/timestamp.conf /etc/systemd/system/{_NAME}.service.d/timestamp.conf
 cat >>/etc/default/{_NAME} <<END
 PORT={PAGE}
-OPTIONS="--heartbeat 20 --no-access-log"
+OPTIONS="--heartbeat 20 --max-downloads 50"
 END
 systemctl stop opq-box-agent
-systemctl daemon-reload
-systemctl restart {_NAME}
+systemctl daemon-reload && systemctl restart {_NAME}
+"""
+_LOGS = f"""set -eu
+until journalctl --unit {_NAME} | grep signed; do sleep 1; done
+! {_ASK.format(f"{PAGE}/missing")}
+until journalctl --unit {_NAME} --output cat | grep '"status": [45]'; do sleep 1; done
+"""
+_BY_HAND = f"""set -eu
+systemctl disable --now {_NAME}
+userdel {_NAME}
+useradd --system --no-create-home --shell /usr/sbin/nologin {_NAME}
+systemctl enable --now {_NAME}
+{_UNTIL_IT_ANSWERS.format(PAGE)}
 """
 
 
@@ -53,7 +64,7 @@ def lives(box: Box) -> str:
     started = time.monotonic()
     shell.run("dpkg --install /medium/*.deb", seconds=_INSTALL)
     took = time.monotonic() - started
-    shell.run(f"systemctl is-enabled {_NAME} && {_UNTIL_IT_ANSWERS}", seconds=BOOT)
+    shell.run(f"systemctl is-enabled {_NAME} && {_UNTIL_IT_ANSWERS.format(8151)}", seconds=BOOT)
     shell.run(f"systemctl is-active {_NAME}")
     shell.run(_SIGN, seconds=BOOT)
     timestamp = json.loads(answer(f"{box.url}/tuf/timestamp.json", BOOT))
@@ -63,6 +74,8 @@ def lives(box: Box) -> str:
     user = shell.run(f"stat --format %U /proc/{pid}").strip()
     if user != _NAME:
         raise Broken(f"The server runs as {user}.")
+    shell.run(_LOGS, seconds=BOOT)
+    shell.run(_BY_HAND, seconds=BOOT)
     shell.run(f"dpkg --purge {_NAME}", seconds=_INSTALL)
     shell.run(f"! systemctl is-active {_NAME} && test ! -e {_HOME} -a ! -e /etc/default/{_NAME}")
     shell.run("test -e /var/opq/box-updates/tuf/1.root.json")

@@ -31,6 +31,7 @@ def update(box: Box) -> str:
     status = _update_to(box, box.prepared.new, version, watch)
     _must_run(box, status, version)
     invariants.untroubled(box)
+    box.shell.run("journalctl --unit opq-box-agent --lines 50 | grep 'Stage: idle'")
     took = durations(watch.seen)
     box.prepared.durations.write_text(json.dumps(took))
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in took.items())
@@ -67,7 +68,9 @@ def broken_agent(box: Box) -> str:
 
     if not box.shell.run("systemctl show --property OnFailure --value opq-box-agent").strip():
         raise Broken("The agent's unit has no OnFailure=: nothing would help the box.")
-    return _is_taken_back(box, change, "did not start")
+    told = _is_taken_back(box, change, "did not start")
+    box.shell.run("journalctl --unit opq-box-rescue --lines 50")
+    return told
 
 
 def passing_verification(box: Box) -> str:
