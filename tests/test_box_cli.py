@@ -185,7 +185,6 @@ class StatusTests(AgentCase):
             """\
 Installed    1700000000 (2023-11-14 22:13)
 Available    1700000100 (2023-11-14 22:15)
-             opq-box update installs it.
 Stage        downloading, 5.0 MB of 20.0 MB, 1.5 MB a second
              Downloading the new release.
 Last check   2023-11-14 22:15
@@ -195,6 +194,15 @@ Last update  2023-11-14 22:18  failed in 3 min 20 s, release 1700000100 (2023-11
 The disk is full.
 """,
         )
+
+    def test_available(self) -> None:
+        """What installs an update is told while nothing does."""
+        self.agent.status |= {"available": NEW, "update_available": True}
+        for stage, is_told in (("idle", True), ("failed", True), ("installing", False)):
+            with self.subTest(stage=stage):
+                self.agent.status["stage"] = stage
+                said = self.type("status")
+                self.assertEqual("opq-box update installs it." in said, is_told)
 
     def test_nothing_known(self) -> None:
         """What is not known, or is none of what one could know, is said not to be."""

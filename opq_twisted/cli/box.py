@@ -155,7 +155,7 @@ def _show(found: Document) -> None:
         ("Last check", wording.moment(found.number("last_check"))),
         ("Next check", wording.moment(found.number("next_check"))),
     ]
-    if found.flag("update_available"):
+    if found.flag("update_available") and is_at_rest(found):
         rows.insert(2, ("", "opq-box update installs it."))
     if found.flag("unsigned"):
         rows.append(("Unsigned", "This box installs releases without checking who made them."))

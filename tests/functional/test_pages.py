@@ -203,7 +203,7 @@ class Place:
         self.box.state_dir = folder / "state"
         self.box.use_installed_agent()
         etc = ("systemd/system", "opq", "nginx/sites-available", "nginx/sites-enabled")
-        for each in (*(f"etc/{name}" for name in etc), "home/opq", "bin", "var/opq/box-updates"):
+        for each in (*(f"etc/{name}" for name in etc), "home/opq", "bin"):
             (folder / each).mkdir(parents=True)
         (folder / "etc" / "nginx" / "sites-enabled" / "default").touch()
         copy_sources(self.checkout)
