@@ -84,10 +84,10 @@ class Network:
         factory = self.clock.tcpClients.pop()[2]
         return Peer(factory.buildProtocol(None))
 
-    def refuse(self) -> None:
+    def refuse(self, error: Exception | None = None) -> None:
         """Refuse the connection that was asked for last."""
         factory: Any = self.clock.tcpClients.pop()[2]
-        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        factory.clientConnectionFailed(None, Failure(error or ConnectionRefusedError()))
 
 
 class Peer:
@@ -426,7 +426,7 @@ class StepInstaller(Installer):
         """There is nothing to forget."""
         self._steps.record("forget")
 
-    async def install(self, folder: Path, version: int) -> None:
+    async def install(self, folder: Path, version: int, returning: bool = False) -> None:
         await self._steps.begin("install")
 
     async def renew_rescue(self, version: int) -> None:

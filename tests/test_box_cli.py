@@ -197,7 +197,8 @@ The disk is full.
 
     def test_available(self) -> None:
         """What installs an update is told while nothing does."""
-        self.agent.status |= {"available": NEW, "update_available": True}
+        self.agent.status |= {"available": NEW, "update_available": True, "notes": "Less\nnoise."}
+        self.assertIn("What is new  Less noise.\n", self.type("status"))
         for stage, is_told in (("idle", True), ("failed", True), ("installing", False)):
             with self.subTest(stage=stage):
                 self.agent.status["stage"] = stage
@@ -399,6 +400,7 @@ class LogTests(AgentCase):
         self.assertEqual(self.lines("log"), [{"lines": ["one", "two\tthree"]}])
         self.agent.log = b""
         self.assertEqual(self.type("log"), "")
+        self.assertEqual(self.warned, "No installer has said anything yet.\n")
 
     def test_follow(self) -> None:
         """It is followed until Ctrl-C, and not when nobody reads any more."""

@@ -3,9 +3,11 @@
 import base64
 import gzip
 from collections.abc import Coroutine
+from errno import EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import DNSLookupError, getConnectError
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IResponse
 
@@ -178,14 +180,29 @@ class UnreachableTests(ClientCase):
         """Nobody listens there."""
         asked = Deferred.fromCoroutine(self.network.server.newest())
         self.network.refuse()
-        self.assert_unreachable(asked, "Connection was refused by other side")
+        self.assert_unreachable(asked, "no server answers there")
+
+    def test_no_way(self) -> None:
+        """What the network knows of it is said in plain words, and without its numbers."""
+        for error, reason in (
+            (
+                DNSLookupError("no results for hostname lookup: updates"),
+                "its name is not known here",
+            ),
+            (getConnectError((ENETUNREACH, "x")), "there is no way to it from here"),
+            (getConnectError((ETIMEDOUT, "x")), "it does not answer"),
+            (getConnectError((EHOSTUNREACH, "x")), "No route to host"),
+        ):
+            with self.subTest(reason=reason):
+                asked = Deferred.fromCoroutine(self.network.server.newest())
+                self.network.refuse(error)
+                self.assert_unreachable(asked, reason)
 
     def test_broken(self) -> None:
         """The connection breaks before the answer has begun."""
         asked, peer = self.ask(self.network.server.newest())
         peer.reset()
-        reason = "Connection to the other side was lost in a non-clean fashion"
-        self.assert_unreachable(asked, reason)
+        self.assert_unreachable(asked, "it closed the connection")
 
     def test_silent(self) -> None:
         """A server that takes the request and says nothing is given up after a minute."""

@@ -32,11 +32,11 @@ class InstallerCase(ChildrenCase):
         scripts = Scripts(programs, config.prefix, self.state_dir, units=False)
         return Installer(programs, scripts, config)
 
-    def install(self, script: str, mode: int = 0o755) -> Deferred[None]:
+    def install(self, script: str, mode: int = 0o755, returning: bool = False) -> Deferred[None]:
         path = self.folder / "install_update.sh"
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(mode)
-        return Deferred.fromCoroutine(self.installer.install(self.folder, NEW))
+        return Deferred.fromCoroutine(self.installer.install(self.folder, NEW, returning))
 
     def listen(self, name: str) -> Ear:
         """Listen to what scripts write to a FIFO."""
@@ -137,6 +137,12 @@ class InstallTests(InstallerCase):
         name = self.log.name
         expected = {f"{name}.{age}": str(6 - age) for age in range(1, 5)}
         self.assertEqual(logs, {name: "6", **expected})
+
+    async def test_returning(self) -> None:
+        """What a bad release said is still in the log when the box has gone back from it."""
+        await self.failure(self.install("echo no tape; exit 7"))
+        await self.install("echo good", returning=True)
+        self.assertEqual(self.log.read_text(), f"no tape\n\nGoing back to release {NEW}:\ngood\n")
 
     async def test_disk_fails(self) -> None:
         """When the log cannot be written the script is not run."""

@@ -23,6 +23,7 @@ from opq_twisted.errors import (
     RebootFailed,
     ServerFailed,
     Stale,
+    UnsignedRefused,
     Untrusted,
     UpdateInProgress,
 )
@@ -235,6 +236,19 @@ class TrustTests(UpdaterCase):
         self.assertIn('set "allow_unsigned": true', self.bench.status.message)
         self.assert_failed(self.bench.status.message)
         self.assertFalse(self.bench.status.unsigned)
+
+    def test_look(self) -> None:
+        """Such a release is none that a look finds, and does not begin by itself."""
+        self.make(allow_unsigned=False)
+        looked = self.bench.updater.look()
+        self.bench.steps.succeed(NEW)
+        self.failureResultOf(looked, UnsignedRefused)
+        status = self.bench.status
+        self.assertEqual((status.available, status.update_available), (NEW, False))
+        self.assertIn("not signed for this box", status.trouble or "")
+        self.assertEqual(status.trouble, status.message)
+        self.assertFalse(self.bench.updater.is_due)
+        self.assertEqual(self.bench.updater.history, ((), ()))
 
     def test_allowed(self) -> None:
         """A box that installs unsigned releases says so."""

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Attempt, Stage
 from opq_twisted.box.status import Progress, Status
-from opq_twisted.box.view import STAGES, View, moment, view
+from opq_twisted.box.view import STAGES, View, account, moment, view
 from tests.fakes import NEW, OLD
 
 NOW = 1_700_100_000.0
@@ -40,7 +40,7 @@ class ViewTests(SynchronousTestCase):
         updated = Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)
         for status, tone, headline in (
             ({"available": OLD}, "good", "The box is up to date"),
-            ({"last_check": None}, "good", "The box has not looked for updates since it started"),
+            ({"last_check": None}, "news", "The box has not looked for updates since it started"),
             (
                 {"last_check": None, "last_attempt": updated},
                 "good",
@@ -52,7 +52,7 @@ class ViewTests(SynchronousTestCase):
                 "news",
                 "An update is available",
             ),
-            ({"trouble": "Nobody is there."}, "bad", "The box cannot look for updates"),
+            ({"trouble": "Nobody is there."}, "bad", "The box cannot get updates"),
             (
                 {"stage": Stage.FAILED, "trouble": "Nobody is there."},
                 "bad",
@@ -154,14 +154,30 @@ class ViewTests(SynchronousTestCase):
         self.assertEqual(self.view(last_check=None).checked, "")
 
     def test_outcome(self) -> None:
-        """How the last update ended is told for a day, and not twice."""
+        """Why the last update did not go well is told for a day, and not twice."""
         ended = Attempt(NEW, NOW - 900, NOW - 300, "failed", "Make room.", 1)
         self.assertEqual(self.view(last_attempt=ended).outcome, "Make room.")
         for status in (
             {"message": "Make room."},
+            {"last_attempt": Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)},
             {"stage": Stage.DOWNLOADING},
             {"last_attempt": Attempt(NEW, 1.0, NOW - 90_000, "failed", "Make room.", 1)},
             {"last_attempt": Attempt(NEW, 1.0, NOW + 900, "failed", "Make room.", 1)},
         ):
             with self.subTest(status=status):
                 self.assertEqual(self.view(**{"last_attempt": ended, **status}).outcome, "")
+
+    def test_said_once(self) -> None:
+        """A message that says what the headline does is not shown."""
+        self.assertEqual(self.view(available=OLD, message="The box is up to date.").message, "")
+        self.assertEqual(self.view(message="The disk is full.").message, "The disk is full.")
+
+    def test_account(self) -> None:
+        """An attempt has a time, a length and, where that is known, a release."""
+        ended = Attempt(NEW, NOW - 240, NOW, "failed", "Make room.", 1)
+        release = self.view(available=NEW).available
+        self.assertEqual(
+            account(ended), f"16 November 2023, 02:00 UTC, about 4 minutes, release of {release}"
+        )
+        unknown = Attempt(None, NOW - 1, NOW, "failed", "Nobody is there.", 2)
+        self.assertEqual(account(unknown), "16 November 2023, 02:00 UTC, about 1 second")

@@ -1,5 +1,6 @@
 """What the update server says (treq)."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -7,6 +8,15 @@ from OpenSSL import SSL
 from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionRefusedError,
+    DNSLookupError,
+    NoRouteError,
+    TCPTimedOutError,
+)
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web._newclient import ParseError
@@ -22,6 +32,16 @@ from opq_twisted.release.name import UpdateName, parse_version
 
 #: Seconds until the headers of an answer are there.
 _HEADERS_TIMEOUT = 60.0
+
+#: What the network's errors are called on the page.
+_PLAIN = {
+    DNSLookupError: "its name is not known here",
+    ConnectionRefusedError: "no server answers there",
+    NoRouteError: "there is no way to it from here",
+    TCPTimedOutError: "it does not answer",
+    ConnectTimeout: "it does not answer",
+    ConnectionClosed: "it closed the connection",
+}
 
 #: An answer to /version is a few digits.
 _MAX_VERSION_ANSWER = 1024
@@ -174,6 +194,11 @@ def _reason(error: Exception) -> str:
     if answered and isinstance(error, ParseError | ValueError):
         # Their text shows what came, however long, as Python writes it.
         return "what it answers is not HTTP"
+    for kind, words in _PLAIN.items():
+        if isinstance(error, kind):
+            return words
+    if isinstance(error, ConnectError) and error.osError is not None:
+        return os.strerror(error.osError)
     if isinstance(error, VerificationError):
         return "its certificate is another server's"
     if isinstance(error, SSL.Error):

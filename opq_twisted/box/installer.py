@@ -58,17 +58,19 @@ class Installer:
         self._status.unlink(missing_ok=True)
         durable.sync_folder(self._state_dir)
 
-    async def install(self, folder: Path, version: int) -> None:
+    async def install(self, folder: Path, version: int, returning: bool = False) -> None:
         """
         Run the update's script in its folder.
 
         Its output goes to the log and its exit status to a file, so that it neither ends with the
         agent nor needs it.
 
+        :param returning: what a bad release said stays in the log, and this comes below.
+
         :raises InstallFailed: when it fails, or takes too long.
         :raises OSError: when it cannot be started, or there can be no log: the box is to blame.
         """
-        self._begin_log()
+        self._begin_log(f"Going back to release {version}:" if returning else None)
         running = self._scripts.run(
             UNIT,
             # flock tells an agent that was restarted that the script still runs: it holds the lock
@@ -162,15 +164,17 @@ class Installer:
                 f"{ended.output.strip()[-200:]}".strip()
             )
 
-    def _begin_log(self) -> None:
-        """Begin a new log, and keep the last few."""
+    def _begin_log(self, chapter: str | None) -> None:
+        """Begin a new log, and keep the last few; or a chapter of the log that there is."""
         log = self._config.log
         log.parent.mkdir(parents=True, exist_ok=True)
         logs = [log, *(log.with_name(f"{log.name}.{age}") for age in range(1, _KEPT_LOGS))]
-        for newer, older in reversed(list(pairwise(logs))):
-            if newer.exists():
-                newer.replace(older)
-        os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        if chapter is None:
+            for newer, older in reversed(list(pairwise(logs))):
+                if newer.exists():
+                    newer.replace(older)
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"\n{chapter}\n" if chapter else "")
 
     def _bound_log(self) -> None:
         """Let a script that says too much begin its log anew: it appends."""

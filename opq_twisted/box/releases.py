@@ -73,25 +73,34 @@ class Releases:
         self._floor.record()
         return None if channel is None else read_offer(channel)
 
-    def require_permission(self, offer: Offer) -> None:
+    def why_forbidden(self, offer: Offer) -> str | None:
         """
-        Make sure that an offer of `newest` may be installed, as the box is now.
+        Say why an offer of `newest` may not be installed, as the box is now; None when it may.
 
-        :raises UnsignedRefused: when it is not signed, and nobody allowed that, or the box has got
-            a trusted root since it asked.
+        It is not signed, and nobody allowed that, or the box has got a trusted root since it asked.
         """
         if offer.signed or self.unsigned:
-            return
+            return None
         if self.signed:
-            raise UnsignedRefused(
+            return (
                 "The box has got a trusted root since it asked, and what it was offered is not "
                 "signed. Ask again."
             )
-        raise UnsignedRefused(
+        return (
             "The release is not signed for this box, which has no trusted root and does not "
             f"install unsigned releases. Give it a root.json as {self._config.trusted_root}, "
             'or set "allow_unsigned": true under "updater" in its configuration.'
         )
+
+    def require_permission(self, offer: Offer) -> None:
+        """
+        Make sure that an offer of `newest` may be installed, as the box is now.
+
+        :raises UnsignedRefused: when it may not.
+        """
+        reason = self.why_forbidden(offer)
+        if reason is not None:
+            raise UnsignedRefused(reason)
 
     def _read_root(self) -> bytes:
         path = self._config.trusted_root

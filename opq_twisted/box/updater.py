@@ -38,6 +38,7 @@ from opq_twisted.errors import (
     RebootFailed,
     ReturnFailed,
     ServerFailed,
+    UnsignedRefused,
     UpdateInProgress,
 )
 from opq_twisted.release.trust import Offer
@@ -180,14 +181,20 @@ class Updater(Service):
             self._publish_check(trouble)
             raise
         newest = None if offer is None else offer.version
+        is_newer = offer is not None and self._policy.why_not(offer) is None
+        forbidden = self._releases.why_forbidden(offer) if offer and is_newer else None
         self._board.publish(
             available=newest,
-            update_available=offer is not None and self._policy.why_not(offer) is None,
+            update_available=is_newer and forbidden is None,
             size=None if offer is None else offer.size,
             notes=None if offer is None else offer.notes,
-            trouble=None,
+            trouble=forbidden,
             unsigned=self._releases.unsigned,
         )
+        if forbidden is not None:
+            self._offer = None
+            self._publish_check(forbidden)
+            raise UnsignedRefused(forbidden)
         self._publish_check(self._describe_available())
         return newest
 
@@ -290,7 +297,6 @@ class Updater(Service):
         offer = self._offer
         if offer is None or self._policy.why_not(offer) is not None:
             return None
-        self._releases.require_permission(offer)
         reason = self._policy.why_not_by_itself(offer) if automatic else None
         if reason is not None:
             self._board.publish(message=reason)
@@ -542,7 +548,7 @@ class Updater(Service):
         try:
             with await self._archives.open(good) as archive:
                 await self._unpacker.unpack(archive, good.version)
-            await self._installer.install(self._unpacker.folder, good.version)
+            await self._installer.install(self._unpacker.folder, good.version, returning=True)
         except NoRoom:
             # That is waited for, as long as it takes.
             self._journal.write(tries=tries - 1)

@@ -46,7 +46,7 @@ class View:
     #: How far a download is.
     progress: str
     checked: str
-    #: How the last update ended, while that is news.
+    #: Why the last update did not go well, while that is news.
     outcome: str
     at_rest: bool
     #: Which of `STAGES` it is; None for none of them.
@@ -64,13 +64,13 @@ def view(status: Status, now: float) -> View:
     return View(
         tone=tone,
         headline=headline,
-        message=status.message,
+        message="" if status.message == f"{headline}." else status.message,
         installed=_release(status.installed),
         available="none" if _has_none(status) else _release(status.available),
         promise=_promise(status) if status.stage.at_rest else "",
         progress="" if status.progress is None else _how_far(status.progress),
         checked=_checked(status),
-        outcome=last.reason if last is not None and last.reason != status.message else "",
+        outcome=_trouble_of(last) if last is not None and last.reason != status.message else "",
         at_rest=status.stage.at_rest,
         step=steps.index(status.stage) if status.stage in steps else None,
     )
@@ -86,6 +86,13 @@ def outcome(attempt: Attempt) -> str:
     return _OUTCOMES.get(attempt.outcome, attempt.outcome)
 
 
+def account(attempt: Attempt) -> str:
+    """Word when an attempt ended, how long it took, and of which release it was."""
+    took = _duration(attempt.ended - attempt.started)
+    of_release = "" if attempt.version is None else f", release of {_release(attempt.version)}"
+    return f"{moment(attempt.ended)}, {took}{of_release}"
+
+
 def _headline(status: Status, now: float) -> tuple[str, str]:
     stage = status.stage
     if not stage.at_rest:
@@ -93,7 +100,7 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     if stage is Stage.FAILED and not _has_looked_since(status):
         return "bad", "The last update failed"
     if status.trouble is not None:
-        return "bad", "The box cannot look for updates"
+        return "bad", "The box cannot get updates"
     last = _last_news(status, now)
     if last is not None and last.outcome == "returned":
         return "bad", "The box went back to its last good release"
@@ -102,7 +109,7 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     if status.last_check is None:
         if last is not None and last.outcome == "updated":
             return "good", "The box has been updated"
-        return "good", "The box has not looked for updates since it started"
+        return "news", "The box has not looked for updates since it started"
     if _has_none(status):
         return "good", "There is no update"
     return "good", "The box is up to date"
@@ -155,6 +162,11 @@ def _checked(status: Status) -> str:
     if following is not None:
         sentences.append(f"It looks next at {_formatted('%H:%M', following)}.")
     return " ".join(sentences)
+
+
+def _trouble_of(attempt: Attempt) -> str:
+    """Give the reason of an attempt that did not go well."""
+    return "" if attempt.outcome == "updated" else attempt.reason
 
 
 def _last_news(status: Status, now: float) -> Attempt | None:

@@ -20,7 +20,7 @@ from opq_twisted.box.journal import Attempt
 from opq_twisted.box.password import Gate
 from opq_twisted.box.status import Status, StatusBoard
 from opq_twisted.box.updater import Updater
-from opq_twisted.box.view import STAGES, View, moment, outcome, view
+from opq_twisted.box.view import STAGES, View, account, outcome, view
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -164,7 +164,7 @@ def _stages(shown: View) -> str:
 def _history(attempts: Iterable[Attempt]) -> str:
     return "".join(
         f'<li data-outcome="{escape(attempt.outcome)}"><strong>{escape(outcome(attempt))}</strong> '
-        f"<span>{escape(moment(attempt.ended))}</span><p>{escape(attempt.reason)}</p></li>"
+        f"<span>{escape(account(attempt))}</span><p>{escape(attempt.reason)}</p></li>"
         for attempt in attempts
     )
 

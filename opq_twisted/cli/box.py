@@ -53,6 +53,8 @@ def check(options: argparse.Namespace) -> int:
         say(f"Installed    {wording.version(found.integer('installed'))}")
         say(f"Available    {wording.version(found.integer('available'))}")
         say(said.text("status"))
+        if is_available and found.text("notes"):
+            say(f"What is new: {found.text('notes')}")
     return _UPDATE_AVAILABLE if is_available else 0
 
 
@@ -80,10 +82,14 @@ def log(options: argparse.Namespace) -> int:
     if options.json and not options.follow:
         say_json({"lines": list(lines)})
         return 0
+    is_empty = True
     for line in lines:
+        is_empty = False
         somebody_reads = say_json({"line": line}) if options.json else say(line)
         if not somebody_reads:
             break
+    if is_empty:
+        warn("No installer has said anything yet.")
     return 0
 
 
@@ -156,7 +162,7 @@ def _show(found: Document) -> None:
         ("Next check", wording.moment(found.number("next_check"))),
     ]
     if found.flag("update_available") and is_at_rest(found):
-        rows.insert(2, ("", "opq-box update installs it."))
+        rows[2:2] = [("What is new", found.text("notes")), ("", "opq-box update installs it.")]
     if found.flag("unsigned"):
         rows.append(("Unsigned", "This box installs releases without checking who made them."))
     if attempt.content:

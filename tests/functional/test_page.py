@@ -204,6 +204,7 @@ async def test_went_back(start: StartDaemon, box: Box, updates: Path, tabs: Tabs
         ]
     )
     assert outcomes == ["returned", "updated"]
+    assert "it cannot be\n" in box.log.read_text()
 
 
 @pytest_twisted.ensureDeferred
@@ -231,7 +232,7 @@ async def test_unreachable(box: Box, tabs: Tabs) -> None:
     await box.start()
     tab = await tabs.open(box.agent.url)
     await tab.click("Look now")
-    await tab.headline("The box cannot look for updates")
+    await tab.headline("The box cannot get updates")
     await tab.shows("Cannot reach the update server http://127.0.0.1:9")
     await box.agent.stop()
     await tab.headline("The box does not answer")
