@@ -70,7 +70,7 @@ def view(status: Status, now: float) -> View:
         promise=_promise(status) if status.stage.at_rest else "",
         progress="" if status.progress is None else _how_far(status.progress),
         checked=_checked(status),
-        outcome=_trouble_of(last) if last is not None and last.reason != status.message else "",
+        outcome="" if last is None else _trouble_of(last, status.message),
         at_rest=status.stage.at_rest,
         step=steps.index(status.stage) if status.stage in steps else None,
     )
@@ -164,9 +164,11 @@ def _checked(status: Status) -> str:
     return " ".join(sentences)
 
 
-def _trouble_of(attempt: Attempt) -> str:
-    """Give the reason of an attempt that did not go well."""
-    return "" if attempt.outcome == "updated" else attempt.reason
+def _trouble_of(attempt: Attempt, message: str) -> str:
+    """Give the reason of an attempt that did not go well, unless the message tells it."""
+    told = message.partition(" is refused: ")[2] or message
+    is_told = bool(told) and attempt.reason.endswith(told)
+    return "" if attempt.outcome == "updated" or is_told else attempt.reason
 
 
 def _last_news(status: Status, now: float) -> Attempt | None:

@@ -28,20 +28,20 @@ OUTPUT = (
 
 _NOW = time.time()
 _UPDATED = Attempt(OLD, _NOW - 9e6, _NOW - 9e6 + 231, "updated", f"The box runs release {OLD}.", 1)
+_ILL = f"Release {NEW} is not healthy: a service was started again."
 _RETURNED = Attempt(
     NEW,
     _NOW - 900,
     _NOW - 300,
     "returned",
-    f"Release {NEW} failed, and the box runs {OLD} again. Release {NEW} is not healthy: the "
-    "service opq-triggering.service was started again.",
+    f"Release {NEW} failed, and the box runs {OLD} again. {_ILL}",
     2,
 )
 _FAILED = evolve(
     _RETURNED,
     outcome="failed",
-    reason="The new release needs 214 MB, and the box has room for 97 MB. Make room, and try "
-    "again.",
+    reason="The download needs 79 MB free under /var/lib/opq/updater/archives, and there are 41 "
+    "MB. Make room, and try again.",
 )
 _LOOKED = {"last_check": _NOW - 600, "next_check": _NOW + 2700, "unsigned": False}
 _OFFERED = {
@@ -87,7 +87,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         [_UPDATED],
     ),
     "returned": (
-        {**_OFFERED, "message": f"Release {NEW} is refused: it is not healthy."},
+        {**_OFFERED, "message": f"Release {NEW} is refused: {_ILL}"},
         [_UPDATED, _RETURNED],
     ),
     "failed": (
