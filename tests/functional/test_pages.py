@@ -61,6 +61,7 @@ ELSEWHERE = {
     "useradd --system --no-create-home --shell /usr/sbin/nologin opq-update-server": (
         "tests/vm/package.py"
     ),
+    "groupadd --system --force release": "tests/vm/package.py",
     "journalctl --unit opq-box-agent --lines 50": "tests/vm/scenarios.py",
     "journalctl --unit opq-box-rescue --lines 50": "tests/vm/scenarios.py",
     "man -l build/man/opq-box.1": "tests/test_manuals.py",
@@ -202,7 +203,7 @@ class Place:
         self.box.root = folder / "etc" / "opq" / "root.json"
         self.box.state_dir = folder / "state"
         self.box.use_installed_agent()
-        etc = ("systemd/system", "opq", "nginx/sites-available", "nginx/sites-enabled")
+        etc = ("systemd/system", "nginx/sites-available", "nginx/sites-enabled")
         for each in (*(f"etc/{name}" for name in etc), "home/opq", "bin"):
             (folder / each).mkdir(parents=True)
         (folder / "etc" / "nginx" / "sites-enabled" / "default").touch()

@@ -30,7 +30,8 @@ _UNTIL_IT_ANSWERS = "until " + _ASK + "; do sleep 1; done"
 
 #: What docs/operating-a-server.md tells an operator to do; the port is the one that leads here.
 _SIGN = f"""set -eu
-install -d -o {_NAME} -m 2775 /var/opq/box-updates/tuf
+groupadd --system --force release
+install -d -o {_NAME} -g release -m 2775 /var/opq/box-updates/tuf
 cp /medium/tuf/* /var/opq/box-updates/tuf/
 install -d -m 700 /etc/opq
 install -m 400 /medium/key /etc/opq/timestamp.pem
