@@ -192,6 +192,17 @@ class ReturnTests(HealthyCase):
         self.bench.steps.succeed(1)
         self.assert_failed(f"It is not healthy. The box could not return to release {OLD}.")
 
+    def test_hangs(self) -> None:
+        """So is what took too long, and was waited for by an agent that was started again."""
+        self.fall_ill()
+        self.bench.steps.succeed()
+        self.travel("install")
+        self.boot("second boot")
+        self.bench.steps.fail(InstallFailed("It took too long."))
+        self.assertEqual(self.bench.status.stage, Stage.RETURNING)
+        self.assertEqual(self.bench.steps.names, ["wait", "forget", "open", "unpack"])
+        self.assertEqual(self.on_disk().tries, 2)
+
     def test_no_room(self) -> None:
         """Room is waited for, as long as it takes; so is what else a busy machine lacks."""
         self.fall_ill()

@@ -536,7 +536,7 @@ class Updater(Service):
             entry, good = self._journal.entry, self._archives.last_good
             if good is None:
                 raise ReturnFailed(f"{entry.cause} There is no last good release to return to.")
-            status, is_last = await self._installer.wait(), entry.tries >= MAX_TRIES
+            status, is_last = await self._wait_while_returning(), entry.tries >= MAX_TRIES
             in_place = self._installed.read() == good.version
             if self._has_rebooted and in_place and (status == 0 or is_last):
                 return await self._end_returning(release, entry.cause)
@@ -547,6 +547,14 @@ class Updater(Service):
                     f"{entry.cause} The box could not return to release {good.version}."
                 )
             await self._install_last_good(good, entry.tries + 1)
+
+    async def _wait_while_returning(self) -> int | None:
+        try:
+            return await self._installer.wait()
+        except InstallFailed as error:
+            # A try like another.
+            self._log.error("Returning failed: {error}", error=error)
+            return None
 
     async def _install_last_good(self, good: Release, tries: int) -> None:
         self._journal.write(tries=tries, reboot_under_way=False)
