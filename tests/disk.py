@@ -1,9 +1,11 @@
-"""Lets the disk fail at a chosen moment: it is full at the n-th fsync, or worse."""
+"""Lets files fail: the disk is full at the n-th fsync, or worse; or none can be opened."""
 
 import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
 
 
 def disk_full() -> None:
@@ -28,3 +30,11 @@ def counting(number: int, strike: Callable[[], object] = disk_full) -> Iterator[
         yield
     finally:
         os.fsync = real
+
+
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """Let no file be opened, as while the process has too many of them."""
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with mock.patch.object(Path, "open", side_effect=error):
+        yield

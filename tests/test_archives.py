@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.journal import Release
 from opq_twisted.errors import DownloadFailed
-from tests.disk import counting
+from tests.disk import busy, counting
 from tests.fakes import NEW, NEWER, OLD
 
 ARCHIVE = bz2.compress(os.urandom(3000))
@@ -113,6 +113,15 @@ class ClearTests(ArchivesCase):
         name = self.archives.path(OLD).name
         self.assertEqual(self.files(), ["last-good", name, f"{name}.sha256"])
 
+    def test_busy(self) -> None:
+        """So it does while the machine has too much to do to read its digest."""
+        self.archives.path(OLD).write_bytes(ARCHIVE)
+        self.archives.keep_as_last_good(Release(OLD, None, {"sha256": SHA256}))
+        files = self.files()
+        with busy():
+            self.archives.clear()
+        self.assertEqual(self.files(), files)
+
 
 class LastGoodTests(ArchivesCase):
     """To which release the box can return."""
@@ -142,6 +151,12 @@ class LastGoodTests(ArchivesCase):
             with counting(number), self.assertRaises(OSError):
                 self.keep(NEW)
             self.assertEqual(self.archives.last_good, good)
+
+    def test_busy(self) -> None:
+        """A machine that has too much to do says nothing of whether there is one."""
+        self.keep(NEW)
+        with busy(), self.assertRaises(OSError):
+            _ = self.archives.last_good
 
     def test_damaged(self) -> None:
         """What cannot be read is none: nothing is installed that cannot be verified."""

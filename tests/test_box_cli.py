@@ -88,6 +88,16 @@ class AdoptTests(SynchronousTestCase):
         said = json.loads(self.adopt(self.archive, "--json"))
         self.assertIn("already", said["status"])
 
+    def test_lost(self) -> None:
+        """A last good archive that is gone, or not what it was, is adopted anew."""
+        self.adopt(self.archive)
+        kept = self.archives.path(OLD)
+        kept.write_bytes(bytes(100))
+        self.assertIn("is the one to which", self.adopt(self.archive))
+        kept.unlink()
+        self.assertIn("is the one to which", self.adopt(self.archive))
+        self.assertEqual(kept.read_bytes(), self.archive.read_bytes())
+
     def test_another_release(self) -> None:
         """Another than that which runs is refused; so is any where nobody knows what runs."""
         other = make_archive(self.place / name_of(NEW), NEW)

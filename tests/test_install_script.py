@@ -19,7 +19,10 @@ PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box"
 AGENT = "box-configuration-daemon"
 #: What is beside the units of releases, and of none.
-RESCUE_UNITS = ("opq-box-agent.service.d", "opq-box-rescue.service", "opq-box-rescue.timer")
+RESCUE_UNITS = (
+    *("opq-box-agent.service.d", "opq-box-rescue.service", "opq-box-rescue.timer"),
+    "timers.target.wants",
+)
 ENABLED = "--quiet enable --now opq-box-rescue.timer"
 
 Result = subprocess.CompletedProcess[str]
@@ -31,9 +34,13 @@ case "$1 ${2-}" in
     *) echo "$0" "$@" ;;
 esac
 """
-#: Like the real one it neither stops nor disables a unit that has no file.
+#: Like the real one it neither stops nor disables a unit that has no file, and knows whether the
+#: rescue's timer is enabled.
 SYSTEMCTL = """#!/bin/sh
+wanted=/etc/systemd/system/timers.target.wants/opq-box-rescue.timer
+case $* in *is-enabled*) [ -e "$wanted" ]; exit ;; esac
 echo "$*" >>"$SYSTEMCTL_LOG"
+case $* in *"enable --now opq-box-rescue.timer") mkdir -p "${wanted%/*}" && : >"$wanted" ;; esac
 for unit; do
     case $unit in *.service) [ -f "/etc/systemd/system/$unit" ] || exit 5 ;; esac
 done
@@ -154,6 +161,11 @@ class Box:
     def image(self) -> int | None:
         """Return the version on record as the image's, None if there is none."""
         return parse_version(self.image_file.read_text()) if self.image_file.exists() else None
+
+    @property
+    def is_timer_enabled(self) -> bool:
+        """Whether the rescue's timer is started with the box."""
+        return (self.units / "timers.target.wants" / "opq-box-rescue.timer").exists()
 
     def asked(self) -> list[str]:
         """Return what systemctl was asked to do since the last call."""
@@ -761,6 +773,8 @@ class RescueTests(InstallCase):
         self.box.install(100, managed=True)
         for path in self.files:
             path.write_text("old")
+        # As the rescue of a release was that had no timer yet.
+        (self.box.units / "timers.target.wants" / "opq-box-rescue.timer").unlink()
         found = set()
         for count in range(1, 200):
             box = self.box.copy(self.box.folder.parent / str(count))
@@ -772,6 +786,7 @@ class RescueTests(InstallCase):
                 break
             self.assertEqual(result.returncode, -signal.SIGKILL, result)
             self.assertEqual(self.place(box=box).returncode, 0)
+            self.assertTrue(box.is_timer_enabled)
             for path, shipped in zip(files, self.files, strict=True):
                 source = next((SHIPPED / "rescue").rglob(shipped.name))
                 self.assertEqual(path.read_text(), source.read_text())

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -166,6 +167,19 @@ class JournalTests(SynchronousTestCase):
                 self.assertIn("set aside", said[0])
                 self.assertFalse(self.path.exists())
                 self.assertEqual(self.path.with_suffix(".unreadable").read_bytes(), bad)
+
+    def test_disk_fails_once(self) -> None:
+        """One that can be read a moment later is not set aside."""
+        self.open().write(stage=Stage.RETURNING, release=RELEASE)
+        real, failing = Path.open, [OSError(errno.EIO, "Input/output error")] * 2
+
+        def fail(path: Path, mode: str) -> Any:
+            if failing:
+                raise failing.pop()
+            return real(path, mode)
+
+        self.patch(Path, "open", fail)
+        self.assertEqual(self.open().entry.stage, Stage.RETURNING)
 
     def test_not_a_file(self) -> None:
         """Even a journal that is a folder is not the reason for a dead agent."""

@@ -1,11 +1,20 @@
 """A release that runs but is not healthy, or not whole, is left for the last good one."""
 
+import errno
+
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.journal import Release, Stage
 from opq_twisted.errors import InstallFailed, NoRoom, RebootFailed
+from tests.disk import busy
 from tests.fakes import NEW, OLD, logged
 from tests.test_updater import UpdaterCase
 
+#: What a box lacks for a while, and what it says then.
+WANTS = [
+    (NoRoom("It needs 5 MB."), "It needs 5 MB."),
+    (OSError(errno.ENOSPC, "No space left on device"), "The box's disk is full."),
+    (OSError(errno.EMFILE, "Too many open files"), "The box has too much to do"),
+]
 GOOD = Release(OLD, None, {"sha256": "cd" * 32})
 
 
@@ -183,13 +192,24 @@ class ReturnTests(HealthyCase):
         self.bench.steps.succeed(1)
         self.assert_failed(f"It is not healthy. The box could not return to release {OLD}.")
 
-    def test_no_room(self) -> None:
-        """Room is waited for, as long as it takes."""
+    def test_hangs(self) -> None:
+        """So is what took too long, and was waited for by an agent that was started again."""
         self.fall_ill()
-        for _ in range(5):
+        self.bench.steps.succeed()
+        self.travel("install")
+        self.boot("second boot")
+        self.bench.steps.fail(InstallFailed("It took too long."))
+        self.assertEqual(self.bench.status.stage, Stage.RETURNING)
+        self.assertEqual(self.bench.steps.names, ["wait", "forget", "open", "unpack"])
+        self.assertEqual(self.on_disk().tries, 2)
+
+    def test_no_room(self) -> None:
+        """Room is waited for, as long as it takes; so is what else a busy machine lacks."""
+        self.fall_ill()
+        for error, words in 2 * WANTS:
             self.bench.steps.succeed()
-            self.bench.steps.fail(NoRoom("It needs 5 MB."))
-            self.assertEqual(self.bench.status.message, "It needs 5 MB.")
+            self.bench.steps.fail(error)
+            self.assertIn(words, self.bench.status.message)
             self.bench.clock.advance(60)
         self.install_last_good()
 
@@ -199,6 +219,16 @@ class ReturnTests(HealthyCase):
         self.fill_disk()
         self.bench.steps.fail(InstallFailed("It is not healthy."))
         self.assertEqual(self.bench.status.stage, Stage.CONFIRMING)
+        self.bench.clock.advance(60)
+        self.install_last_good()
+
+    def test_busy(self) -> None:
+        """A box that has too much to do to tell whether it can return finds that out later."""
+        self.boot_new()
+        with busy():
+            self.bench.steps.fail(InstallFailed("It is not healthy."))
+        self.assertEqual(self.bench.status.stage, Stage.CONFIRMING)
+        self.assertIn("The box has too much to do", self.bench.status.message)
         self.bench.clock.advance(60)
         self.install_last_good()
 

@@ -947,6 +947,19 @@ class ResumeTests(UpdaterCase):
         self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
         self.assert_works_again()
 
+    def test_no_room_for_another_try(self) -> None:
+        """Room is waited for, and the release is not to blame that there is none."""
+        self.interrupt_install("second boot")
+        for _ in range(5):
+            self.bench.steps.succeed(None)
+            self.assertEqual(self.bench.steps.names[-1], "unpack")
+            self.bench.steps.fail(NoRoom("It needs 5 MB."))
+            self.assertEqual(self.bench.status.message, "It needs 5 MB.")
+            self.bench.clock.advance(60)
+        self.bench.steps.succeed(None)
+        self.travel("reboot")
+        self.assertEqual(self.on_disk().refused, ())
+
     def test_archive_lost(self) -> None:
         """An archive that is not what it was is not installed again; a click fetches it anew."""
         self.interrupt_install("second boot")

@@ -14,7 +14,7 @@ from opq_twisted import durable
 from opq_twisted.box import partial
 from opq_twisted.box.content import Content, InThread, measure, open_file
 from opq_twisted.box.journal import Release
-from opq_twisted.errors import DownloadFailed, InvalidName
+from opq_twisted.errors import MACHINE_BUSY, DownloadFailed, InvalidName
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.name import UpdateName
 
@@ -49,14 +49,24 @@ class Archives:
 
     @property
     def last_good(self) -> Release | None:
-        """The release to which the box can return; None when there is none."""
+        """
+        The release to which the box can return; None when there is none.
+
+        :raises OSError: when the machine has too much to do to tell.
+        """
         try:
-            name = UpdateName.parse(os.readlink(self.folder / LAST_GOOD))
-            with self._digest(name.version).open("r", encoding="ascii") as file:
+            version = self._last_good_version()
+            if version is None:
+                return None
+            with self._digest(version).open("r", encoding="ascii") as file:
                 digest = _DIGEST.fullmatch(file.read(_MAX_DIGEST))
-        except (OSError, InvalidName, UnicodeError):
+        except UnicodeError:
             return None
-        return digest and Release(name.version, None, {"sha256": digest[1]})
+        except OSError as error:
+            if error.errno in MACHINE_BUSY:
+                raise
+            return None
+        return digest and Release(version, None, {"sha256": digest[1]})
 
     def keep_as_last_good(self, release: Release) -> None:
         """
@@ -81,8 +91,8 @@ class Archives:
         """
         with self.locked():
             kept = {self.folder / LAST_GOOD, self.folder / _LOCK}
-            good = self.last_good
-            for version in (*keep, None if good is None else good.version):
+            # Whatever keeps its digest from being read now: the rescue may read it later.
+            for version in (*keep, self._last_good_version()):
                 if version is not None:
                     kept |= {self.path(version), self._digest(version)}
             if fetching is not None:
@@ -157,6 +167,17 @@ class Archives:
             yield
         finally:
             os.close(fd)
+
+    def _last_good_version(self) -> int | None:
+        """
+        Read which archive is called the last good one; None when none is.
+
+        :raises OSError: when the disk fails.
+        """
+        try:
+            return UpdateName.parse(os.readlink(self.folder / LAST_GOOD)).version
+        except (FileNotFoundError, InvalidName):
+            return None
 
     def _digest(self, version: int) -> Path:
         path = self.path(version)

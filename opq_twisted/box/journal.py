@@ -1,5 +1,6 @@
 """The stage of an update's journey on disk, so that a power cut is only a pause."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum
@@ -17,6 +18,10 @@ from opq_twisted.errors import MACHINE_BUSY, CannotStart
 _FORMAT = 1
 
 _MAX_SIZE = 1024 * 1024
+
+#: How often a file that the disk does not give is asked for.
+_READS = 3
+
 _KEPT_ATTEMPTS = 20
 _KEPT_REFUSALS = 100
 
@@ -232,8 +237,7 @@ class Journal:
 
     def _read(self) -> Entry:
         try:
-            with self._path.open("rb") as file:
-                content = json.loads(file.read(_MAX_SIZE))
+            content = json.loads(self._read_file())
             if content.pop("format") != _FORMAT:
                 raise ValueError("it was written by another version of the agent")
             return cattrs.structure(_with_hashes(content), Entry)
@@ -255,6 +259,15 @@ class Journal:
             except OSError as reason:
                 self._log.error("The journal cannot be set aside: {reason}", reason=reason)
             return Entry()
+
+    def _read_file(self) -> bytes:
+        # A card that fails now may read well a moment later, and with the journal a box forgets
+        # that it has to return.
+        for _ in range(_READS - 1):
+            with contextlib.suppress(OSError), self._path.open("rb") as file:
+                return file.read(_MAX_SIZE)
+        with self._path.open("rb") as file:
+            return file.read(_MAX_SIZE)
 
 
 def _is_same(known: Refusal | Delay, release: Release) -> bool:

@@ -4,7 +4,7 @@ import errno
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -43,6 +43,8 @@ from opq_twisted.errors import (
 )
 from opq_twisted.release.trust import Offer
 
+_T = TypeVar("_T")
+
 #: How often a release may be begun, over all starts of the agent, before it counts as failed.
 MAX_TRIES = 3
 
@@ -56,6 +58,8 @@ _DISK_PAUSE = 60.0
 _PAUSES = (10.0, 20.0, 60.0, 300.0, 600.0)
 
 _AFTER_UNPACKING = (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING, Stage.RETURNING)
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 #: For what the release itself is to blame.
 _TO_BLAME = (ArchiveRefused, InstallFailed)
@@ -394,7 +398,7 @@ class Updater(Service):
 
         await self._insist(step)
 
-    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _insist(self, step: Callable[[], Awaitable[_T]]) -> _T:
         """Do what cannot be left undone, be it that the disk is full, or fails, for a while."""
         while True:
             try:
@@ -461,7 +465,11 @@ class Updater(Service):
                 )
             # Counted now, or what unpacking does to the box would be tried for ever.
             self._enter(Stage.INSTALLING, tries=tries)
-            await self._install(release, await self._archives.open(release), tries)
+            try:
+                await self._install(release, await self._archives.open(release), tries)
+            except (NoRoom, OSError) as error:
+                self._take_back_try(error)
+                raise
 
     async def _resume_confirming(self, release: Release) -> None:
         """Go on confirming; a release with which the box falls over again and again is not good."""
@@ -498,14 +506,18 @@ class Updater(Service):
     async def _give_up(self, error: Exception) -> None:
         """Return to the last good release, if the box may be anything but that; or fail."""
         entry, touched = self._journal.entry, (Stage.INSTALLING, Stage.CONFIRMING)
-        if entry.stage in touched and entry.release and self._archives.last_good:
+        if entry.stage in touched and entry.release:
             try:
-                return await self._return(entry.release, error)
+                if await self._insist(self._has_last_good):
+                    return await self._return(entry.release, error)
             except Exception as failure:
                 if not self.running:
                     return
                 error = failure
         self._fail(error)
+
+    async def _has_last_good(self) -> bool:
+        return self._archives.last_good is not None
 
     async def _return(self, release: Release, error: Exception) -> None:
         """Install the last good release again, whose archive needs nothing of what was there."""
@@ -530,7 +542,7 @@ class Updater(Service):
             entry, good = self._journal.entry, self._archives.last_good
             if good is None:
                 raise ReturnFailed(f"{entry.cause} There is no last good release to return to.")
-            status, is_last = await self._installer.wait(), entry.tries >= MAX_TRIES
+            status, is_last = await self._wait_while_returning(), entry.tries >= MAX_TRIES
             in_place = self._installed.read() == good.version
             if self._has_rebooted and in_place and (status == 0 or is_last):
                 return await self._end_returning(release, entry.cause)
@@ -542,6 +554,14 @@ class Updater(Service):
                 )
             await self._install_last_good(good, entry.tries + 1)
 
+    async def _wait_while_returning(self) -> int | None:
+        try:
+            return await self._installer.wait()
+        except InstallFailed as error:
+            # A try like another.
+            self._log.error("Returning failed: {error}", error=error)
+            return None
+
     async def _install_last_good(self, good: Release, tries: int) -> None:
         self._journal.write(tries=tries, reboot_under_way=False)
         self._installer.forget()
@@ -549,13 +569,17 @@ class Updater(Service):
             with await self._archives.open(good) as archive:
                 await self._unpacker.unpack(archive, good.version)
             await self._installer.install(self._unpacker.folder, good.version, returning=True)
-        except NoRoom:
-            # That is waited for, as long as it takes.
-            self._journal.write(tries=tries - 1)
+        except (NoRoom, OSError) as error:
+            self._take_back_try(error)
             raise
         except OpqError as error:
             self._log.error("Returning failed: {error}", error=error)
             await deferLater(self._clock, _PAUSES[tries])
+
+    def _take_back_try(self, error: NoRoom | OSError) -> None:
+        """Let none be used up by what is waited for, as long as it takes."""
+        if isinstance(error, NoRoom) or error.errno in (*_DISK_FULL, *MACHINE_BUSY):
+            self._journal.write(tries=self._journal.entry.tries - 1)
 
     async def _end_rescued(self, release: Release) -> None:
         cause = "Its agent did not start, and the box's rescue script came to its help."
@@ -583,7 +607,7 @@ class Updater(Service):
         if isinstance(error, OpqError):
             return str(error)
         if isinstance(error, OSError):
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in _DISK_FULL:
                 return "The box's disk is full. Make room, and try again."
             if error.errno in MACHINE_BUSY:
                 return f"The box has too much to do: {error.strerror}. Try again later."

@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +37,7 @@ def adopt(archive: Path, config: Path, state_dir: Path) -> str:
         )
     archives = Archives(state_dir / "archives")
     archives.folder.mkdir(parents=True, exist_ok=True)
-    if archives.last_good is not None and archives.last_good.version == name.version:
+    if _is_kept(archives, name.version):
         return f"Release {name.version} is the last good one already."
     with archive.open("rb") as source, ProgressBar(_size(source)) as progress:
         _vet(source, name, state_dir)
@@ -45,6 +45,18 @@ def adopt(archive: Path, config: Path, state_dir: Path) -> str:
             durable.rename(copy, archives.path(name.version))
             archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
     return f"Release {name.version} is the one to which this box returns when an update fails."
+
+
+def _is_kept(archives: Archives, version: int) -> bool:
+    """Whether a release is the last good one, and its archive is here as it was."""
+    good = archives.last_good
+    if good is None or good.version != version:
+        return False
+    try:
+        with archives.path(version).open("rb") as file:
+            return file_digest(file, "sha256").hexdigest() == good.sha256
+    except FileNotFoundError:
+        return False
 
 
 def _size(file: BinaryIO) -> int:
