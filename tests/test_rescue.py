@@ -173,7 +173,16 @@ class RescuedBox(Box):
 
     @property
     def tries(self) -> list[str]:
-        """What was counted."""
+        """The rescues that were counted."""
+        return [line for line in self._counted if line != "waited"]
+
+    @property
+    def pauses(self) -> int:
+        """How often nothing could be done, since there was something to count."""
+        return self._counted.count("waited")
+
+    @property
+    def _counted(self) -> list[str]:
         path = self.state_dir / "rescue.tries"
         return path.read_text().splitlines() if path.exists() else []
 
@@ -304,6 +313,19 @@ class LastGoodTests(RescueCase):
             self.assertEqual(self.box.tries, ["return"] * count)
             self.assertEqual(self.box.asked(), REBOOTED)
         self.assert_paused(self.rescue())
+
+    def test_a_day_later(self) -> None:
+        """What did not help may do so a day later, when nobody pulls the plug any more."""
+        self.box.last_good(installer(b"exit 3"))
+        shutil.rmtree(self.box.prefix / "releases" / "100")
+        for count in range(1, 4):
+            self.assert_paused(self.rescue())
+            self.assertEqual((self.box.tries, self.box.pauses), (["return"] * count, count))
+        self.box.last_good()
+        while self.box.pauses < 100:
+            self.assert_paused(self.rescue())
+        self.assert_brought_back(self.rescue(), made="fresh")
+        self.assertEqual((self.box.tries, self.box.pauses), (["return"], 0))
 
     def test_reinstall(self) -> None:
         """The release that is live already is built anew once; then a pause is all there is."""
