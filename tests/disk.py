@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 
@@ -33,8 +34,14 @@ def counting(number: int, strike: Callable[[], object] = disk_full) -> Iterator[
 
 
 @contextlib.contextmanager
-def busy() -> Iterator[None]:
-    """Let no file be opened, as while the process has too many of them."""
-    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    with mock.patch.object(Path, "open", side_effect=error):
+def unopenable(number: int = errno.EMFILE, suffix: str = "") -> Iterator[None]:
+    """Let no file be opened whose name ends so, as while the process has too many of them."""
+    real = Path.open
+
+    def fail(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.name.endswith(suffix):
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments, **more)
+
+    with mock.patch.object(Path, "open", fail):
         yield

@@ -1,6 +1,7 @@
 """The archives on the box: what was verified, what goes, and to which one the box can return."""
 
 import bz2
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.journal import Release
 from opq_twisted.errors import DownloadFailed
-from tests.disk import busy, counting
+from tests.disk import counting, unopenable
 from tests.fakes import NEW, NEWER, OLD
 
 ARCHIVE = bz2.compress(os.urandom(3000))
@@ -118,7 +119,7 @@ class ClearTests(ArchivesCase):
         self.archives.path(OLD).write_bytes(ARCHIVE)
         self.archives.keep_as_last_good(Release(OLD, None, {"sha256": SHA256}))
         files = self.files()
-        with busy():
+        with unopenable():
             self.archives.clear()
         self.assertEqual(self.files(), files)
 
@@ -153,10 +154,11 @@ class LastGoodTests(ArchivesCase):
             self.assertEqual(self.archives.last_good, good)
 
     def test_busy(self) -> None:
-        """A machine that has too much to do says nothing of whether there is one."""
+        """A machine that is busy, or whose disk fails, does not say that there is none."""
         self.keep(NEW)
-        with busy(), self.assertRaises(OSError):
-            _ = self.archives.last_good
+        for number in (errno.EMFILE, errno.EIO):
+            with unopenable(number), self.assertRaises(OSError):
+                _ = self.archives.last_good
 
     def test_damaged(self) -> None:
         """What cannot be read is none: nothing is installed that cannot be verified."""

@@ -4,8 +4,8 @@ import errno
 
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.journal import Release, Stage
-from opq_twisted.errors import InstallFailed, NoRoom, RebootFailed
-from tests.disk import busy
+from opq_twisted.errors import InstallFailed, NoRoom
+from tests.disk import unopenable
 from tests.fakes import NEW, OLD, logged
 from tests.test_updater import UpdaterCase
 
@@ -225,10 +225,19 @@ class ReturnTests(HealthyCase):
     def test_busy(self) -> None:
         """A box that has too much to do to tell whether it can return finds that out later."""
         self.boot_new()
-        with busy():
+        with unopenable():
             self.bench.steps.fail(InstallFailed("It is not healthy."))
         self.assertEqual(self.bench.status.stage, Stage.CONFIRMING)
         self.assertIn("The box has too much to do", self.bench.status.message)
+        self.bench.clock.advance(60)
+        self.install_last_good()
+
+    def test_disk_fails(self) -> None:
+        """A disk that fails once, when the box goes on returning, ends nothing."""
+        self.fall_ill()
+        with unopenable(errno.EIO, ".sha256"):
+            self.boot("third boot")
+        self.assertIn("The box's disk fails", self.bench.status.message)
         self.bench.clock.advance(60)
         self.install_last_good()
 
@@ -236,7 +245,7 @@ class ReturnTests(HealthyCase):
         """A box that does not reboot is to be rebooted by hand."""
         self.fall_ill()
         self.install_last_good()
-        self.bench.steps.fail(RebootFailed("Reboot it by hand."))
+        self.refuse_reboot("Reboot it by hand.")
         self.assert_failed("Reboot it by hand.")
         self.boot("third boot")
         self.bench.steps.succeed(0)

@@ -65,6 +65,19 @@ class UpdaterCase(SynchronousTestCase):
         self.bench.updater.begin()
         self.travel(until)
 
+    def refuse_reboot(self, words: str) -> None:
+        """Let the box not be rebooted, however often it is asked."""
+        for pause in (2, 10, 0):
+            self.bench.steps.fail(RebootFailed(words))
+            self.bench.clock.advance(pause)
+
+    def fail_with(self, error: Exception) -> None:
+        """Let the step that is under way fail."""
+        if isinstance(error, RebootFailed):
+            self.refuse_reboot(str(error))
+        else:
+            self.bench.steps.fail(error)
+
     def on_disk(self) -> Entry:
         """What another agent would read."""
         return Journal(self.bench.journal_path, "").entry
@@ -570,12 +583,12 @@ class FailureTests(UpdaterCase):
         ):
             with self.subTest(step=step, error=error):
                 self.click(step)
-                self.bench.steps.fail(error)
+                self.fail_with(error)
                 self.assert_failed(str(error))
                 version = None if step == "newest" else NEW
                 self.assertEqual(self.on_disk().attempts[-1].version, version)
                 self.assert_works_again()
-                self.bench.steps.fail(RebootFailed("Reboot by hand."))
+                self.refuse_reboot("Reboot by hand.")
 
     def test_what_is_refused(self) -> None:
         """Only what the release itself is to blame for refuses it."""
@@ -588,7 +601,7 @@ class FailureTests(UpdaterCase):
         ):
             with self.subTest(error=error):
                 self.click(step)
-                self.bench.steps.fail(error)
+                self.fail_with(error)
                 refusals = [(item.version, item.sha256) for item in self.on_disk().refused]
                 self.assertEqual(refusals, [(NEW, "ab" * 32)] if refused else [])
 
@@ -604,7 +617,7 @@ class FailureTests(UpdaterCase):
                 self.bench.steps.fail(OSError(number, os.strerror(number)))
                 self.assert_failed(reason)
                 self.assert_works_again()
-                self.bench.steps.fail(RebootFailed("Reboot by hand."))
+                self.refuse_reboot("Reboot by hand.")
 
     def test_unforeseen(self) -> None:
         """What nobody foresaw is logged with its traceback, and is no dead agent either."""
@@ -635,7 +648,7 @@ class FailureTests(UpdaterCase):
                     continue
                 self.assert_failed("The box's disk is full. Make room, and try again.")
                 self.assert_works_again()
-                self.bench.steps.fail(RebootFailed("Reboot by hand."))
+                self.refuse_reboot("Reboot by hand.")
 
     def test_archive_closed(self) -> None:
         """The archive does not stay open when it is not unpacked, or cannot be."""
@@ -662,19 +675,21 @@ class FailureTests(UpdaterCase):
         self.assert_works_again()
 
     def test_reboot_does_not_come(self) -> None:
-        """A box that was asked to reboot, and does not, says so."""
+        """A box that was asked to reboot three times, and does not, says so."""
         self.click("reboot")
-        self.bench.steps.succeed()
-        self.bench.clock.advance(599)
-        self.assertEqual(self.bench.status.stage, Stage.REBOOTING)
-        self.bench.clock.advance(1)
+        for asked in range(1, 4):
+            self.bench.steps.succeed()
+            self.bench.clock.advance(599)
+            self.assertEqual(self.bench.status.stage, Stage.REBOOTING)
+            self.assertEqual(self.bench.steps.names.count("reboot"), asked)
+            self.bench.clock.pump([1, 10])
         self.assert_failed("The box was asked to reboot, but did not. Reboot it by hand.")
         self.assert_works_again()
 
     def test_rebooted_by_hand(self) -> None:
         """What somebody reboots by hand goes on from there."""
         self.click("reboot")
-        self.bench.steps.fail(RebootFailed("Reboot it by hand."))
+        self.refuse_reboot("Reboot it by hand.")
         self.bench.restart()
         self.assertEqual(self.bench.status.stage, Stage.FAILED)
         self.bench.set_installed(NEW)
@@ -687,7 +702,7 @@ class FailureTests(UpdaterCase):
     def test_clicked_instead(self) -> None:
         """A click makes another attempt, and that one is not confirmed before it is installed."""
         self.click("reboot")
-        self.bench.steps.fail(RebootFailed("Reboot it by hand."))
+        self.refuse_reboot("Reboot it by hand.")
         self.click("fetch")
         self.bench.steps.fail(NoRoom("Make room."))
         self.bench.restart("second boot")
@@ -1026,7 +1041,7 @@ class ResumeTests(UpdaterCase):
         """A release that only lacks its reboot is not installed again by itself."""
         self.click("reboot")
         self.bench.set_installed(NEW)
-        self.bench.steps.fail(RebootFailed("It cannot."))
+        self.refuse_reboot("It cannot.")
         self.bench.updater.begin(automatic=True)
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)

@@ -1,5 +1,6 @@
 """The verified archives on the box's disk, and which of them is the last good one."""
 
+import errno
 import fcntl
 import os
 import re
@@ -52,7 +53,8 @@ class Archives:
         """
         The release to which the box can return; None when there is none.
 
-        :raises OSError: when the machine has too much to do to tell.
+        :raises OSError: when the machine has too much to do to tell, or its disk fails: what cannot
+            be read now may be read later.
         """
         try:
             version = self._last_good_version()
@@ -63,7 +65,7 @@ class Archives:
         except UnicodeError:
             return None
         except OSError as error:
-            if error.errno in MACHINE_BUSY:
+            if error.errno in (*MACHINE_BUSY, errno.EIO):
                 raise
             return None
         return digest and Release(version, None, {"sha256": digest[1]})

@@ -51,6 +51,9 @@ MAX_TRIES = 3
 #: Seconds after which a reboot that was asked for counts as one that does not come.
 _REBOOT_PATIENCE = 600.0
 
+#: Seconds between the times that the box is asked to reboot in a row; after as many it is given up.
+_REBOOT_PAUSES = (2.0, 10.0)
+
 #: Seconds until it looks again whether the disk works.
 _DISK_PAUSE = 60.0
 
@@ -357,6 +360,16 @@ class Updater(Service):
         await self._ask_for_reboot()
 
     async def _ask_for_reboot(self) -> None:
+        """Ask again, too: a box that is left here may have none of its services running."""
+        for pause in _REBOOT_PAUSES:
+            try:
+                await self._ask_once_for_reboot()
+            except RebootFailed as error:
+                self._log.error("{error}", error=error)
+            await deferLater(self._clock, pause)
+        await self._ask_once_for_reboot()
+
+    async def _ask_once_for_reboot(self) -> None:
         self._reboot_awaited = True
         try:
             await self._installer.reboot()
