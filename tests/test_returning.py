@@ -110,6 +110,23 @@ class ConfirmTests(HealthyCase):
         self.assertIn("cannot be made the last good one: The box's disk is full.", said[0])
 
 
+class AgainTests(HealthyCase):
+    """A release whose agent does not live until it is confirmed."""
+
+    def test_again_and_again(self) -> None:
+        """It is not confirmed for ever, however slowly its agent dies."""
+        self.boot_new()
+        config = self.bench.config
+        starts = 0
+        while self.bench.status.stage is Stage.CONFIRMING:
+            self.bench.clock.advance(400)
+            self.boot("second boot")
+            starts += 1
+        self.assertLess(starts, 2 + (2 * config.confirm_timeout + config.settle) / 400)
+        self.assertIn("started again and again", self.on_disk().cause)
+        self.install_last_good()
+
+
 class ReturnTests(HealthyCase):
     """How the box returns, and what it remembers."""
 

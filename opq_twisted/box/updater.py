@@ -486,8 +486,15 @@ class Updater(Service):
 
     async def _resume_confirming(self, release: Release) -> None:
         """Go on confirming; a release with which the box falls over again and again is not good."""
-        entry = self._journal.entry
+        entry, patience = self._journal.entry, self._config.confirm_timeout
         if self._journal.same_boot:
+            deadline = self._clock.seconds() if entry.deadline is None else entry.deadline
+            # What was healthy by the deadline had as long again to settle.
+            if self._clock.seconds() > deadline + patience + self._config.settle:
+                raise InstallFailed(
+                    f"Release {release.version} did not prove itself: its agent was started again "
+                    "and again."
+                )
             await self._confirm(release, entry.tries, entry.deadline)
         elif entry.tries < MAX_TRIES:
             await self._confirm(release, entry.tries + 1)
