@@ -962,6 +962,13 @@ class ResumeTests(UpdaterCase):
         self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
         self.assert_works_again()
 
+    def test_says_what_it_does(self) -> None:
+        """The page tells what goes on, and not how the attempt before ended."""
+        self.click("fetch")
+        self.bench.steps.fail(DownloadFailed("The connection broke."))
+        self.interrupt_install("second boot")
+        self.assertIn("Installing the new release", self.bench.status.message)
+
     def test_no_room_for_another_try(self) -> None:
         """Room is waited for, and the release is not to blame that there is none."""
         self.interrupt_install("second boot")

@@ -134,13 +134,14 @@ class Updater(Service):
         """Take up the journey that the journal tells of."""
         super().startService()
         entry = self._journal.entry
+        last_reason = entry.attempts[-1].reason if entry.attempts else ""
         self._board.publish(
             installed=self._installed.version,
             unsigned=self._releases.unsigned,
             last_attempt=entry.attempts[-1] if entry.attempts else None,
             last_took=self._journal.last_took,
             stage=entry.stage,
-            message=entry.attempts[-1].reason if entry.attempts else "",
+            message=_UNDER_WAY.get(entry.stage, last_reason),
         )
         if not entry.stage.at_rest:
             self._set_out(self._resume(entry.release))

@@ -1,9 +1,15 @@
-"""Whichever file operation of the agent fails: it says so clearly, and the next update succeeds."""
+"""
+Whichever file operation of the agent fails: it says so clearly, and the next update succeeds.
+
+So it is for a release that is good, and for one that is not, which the box has to leave again.
+"""
 
 import errno
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -18,18 +24,20 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from opq_twisted.box.archives import Archives
+from opq_twisted.box.journal import Release
 from opq_twisted.release.name import UpdateName
 from tests.archives import make_archive
 from tests.functional.box import GLANCE, INSTALL, Box, Spawn
 from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import PATIENCE, Server, twistd
 from tests.functional.update_server import get, started
-from tests.signed import Signed
+from tests.signed import Signed, channel
 
-OLD, NEW = 1500000000, 1600000000
+OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
-#: How many faults are tried, or "all"; which they are is the seed's to say.
-FAULTS = os.environ.get("FAULTS", "40")
+#: How many faults are tried of each release, or "all"; which they are is the seed's to say.
+FAULTS = os.environ.get("FAULTS", "30")
 SEED = int(os.environ.get("SEED", "0"))
 
 #: So many boxes at a time.
@@ -49,6 +57,28 @@ PROGRAMMERS = re.compile(r"Errno|object at 0x|<class|<twisted|\bb['\"]|Exception
 
 #: How often a box may reboot before it counts as one that does so for ever.
 _MOST_REBOOTS = 5
+
+
+@frozen
+class Update:
+    """An update, and what is to come of it."""
+
+    #: Of the channel too.
+    name: str
+    version: int
+    script: bytes
+    #: The release that the box ends on, and what it calls that.
+    end: int
+    outcome: str
+
+    def publish(self, updates: Path) -> Path:
+        """Make its archive."""
+        path = updates / str(UpdateName(self.version))
+        return make_archive(path, self.version, {"a/file": b"x"}, script=self.script)
+
+
+GOOD = Update("good", NEW, INSTALL, NEW, "updated")
+BAD = Update("bad", NEWER, INSTALL + b"exit 3\n", OLD, "returned")
 
 
 @frozen
@@ -74,31 +104,36 @@ class Site:
     server: Server
     root: bytes
     library: Path
+    #: The archive of the release that boxes start with.
+    old: Path
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Start the update server, with a small release."""
+    """Start the update server, with a channel for each release."""
     library = build(tmp_path_factory.mktemp("library"))
     updates = tmp_path_factory.mktemp("updates")
-    archive = make_archive(updates / str(UpdateName(NEW)), NEW, {"a/file": b"x"}, script=INSTALL)
+    old = make_archive(updates / str(UpdateName(OLD)), OLD, script=INSTALL)
     signed = Signed(updates).init()
-    signed.publish(1, archive)
+    signed.targets(1, {each.name: channel(each.publish(updates)) for each in (GOOD, BAD)})
+    signed.snapshot(1, 1)
     signed.timestamp(1, 1)
     starting = started(lambda *argv: twistd(*map(str, argv)), updates)
     server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
-    yield Site(server, (signed.folder / "1.root.json").read_bytes(), library)
+    yield Site(server, (signed.folder / "1.root.json").read_bytes(), library, old)
     pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
 
 
 class Trial:
     """A box of which something fails while it is updated."""
 
-    def __init__(self, spawn: Spawn, site: Site, folder: Path) -> None:
+    def __init__(self, spawn: Spawn, site: Site, update: Update, folder: Path) -> None:
+        self._update = update
         self.box = box = Box(spawn, folder)
         box.install(OLD)
+        keep_as_last_good(site.old, box.state_dir / "archives")
         box.pin(site.root)
-        box.configure(site.server.url)
+        box.configure(site.server.url, channel=update.name)
         self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
         box.environment = self.faults.environment
         self._agents: list[Server] = []
@@ -180,8 +215,10 @@ class Trial:
             await self.box.agent.stop(signal.SIGKILL)
         status = await self.updates()
         assert status is not None, "the agent does not start"
-        assert (status["stage"], status["installed"]) == ("idle", NEW), status
-        assert (self.box.prefix / "current" / "VERSION").read_text() == f"{NEW}\n"
+        end, outcome = self._update.end, self._update.outcome
+        assert (status["stage"], status["installed"]) == ("idle", end), status
+        assert status["last_attempt"]["outcome"] == outcome, status
+        assert (self.box.prefix / "current" / "VERSION").read_text() == f"{end}\n"
 
     def logs_no_traceback(self) -> None:
         """See that the logs are for operators."""
@@ -201,6 +238,14 @@ class Trial:
         return f"{len(failed)} operations failed, first {failed[:1]}{said}"
 
 
+def keep_as_last_good(archive: Path, folder: Path) -> None:
+    """Let a box have something to return to."""
+    folder.mkdir(parents=True)
+    shutil.copy(archive, folder)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    Archives(folder).keep_as_last_good(Release(OLD, None, {"sha256": digest}))
+
+
 def _tries_again(status: dict[str, Any]) -> bool:
     """Whether the box is where it can leave nothing as it is, and will soon see if it can go on."""
     message: str = status["message"]
@@ -213,9 +258,9 @@ def assert_clear(sentence: str) -> None:
     assert not PROGRAMMERS.search(sentence), sentence
 
 
-async def count(spawn: Spawn, site: Site, folder: Path) -> list[Operation]:
+async def count(spawn: Spawn, site: Site, update: Update, folder: Path) -> list[Operation]:
     """Update a box of which nothing fails; returns its file operations."""
-    trial = Trial(spawn, site, folder)
+    trial = Trial(spawn, site, update, folder)
     await trial.succeeds()
     trial.logs_no_traceback()
     return trial.faults.operations
@@ -245,10 +290,11 @@ async def try_out(trial: Trial, fault: Fault) -> str | None:
     return None
 
 
+@pytest.mark.parametrize("update", [GOOD, BAD], ids=lambda update: update.name)
 @pytest_twisted.ensureDeferred
-async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path) -> None:
+async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path, update: Update) -> None:
     """An update with a fault ends well or says why not; without it the next one succeeds."""
-    operations = await count(spawn, site, tmp_path / "counts")
+    operations = await count(spawn, site, update, tmp_path / "counts")
     assert len(operations) > 100
     chosen = choose(operations)
     faults = list(enumerate(chosen))
@@ -259,7 +305,7 @@ async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path) -> N
         nonlocal failed
         while faults:
             number, fault = faults.pop(0)
-            trial = Trial(spawn, site, tmp_path / f"box-{number}")
+            trial = Trial(spawn, site, update, tmp_path / f"box-{number}")
             reason = await try_out(trial, fault)
             failed += bool(trial.faults.operations)
             if reason is not None:
