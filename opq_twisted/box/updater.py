@@ -51,6 +51,9 @@ MAX_TRIES = 3
 #: Seconds after which a reboot that was asked for counts as one that does not come.
 _REBOOT_PATIENCE = 600.0
 
+#: Seconds after its deadline, and the time to settle, that agents of one boot may go on confirming.
+_LONGEST_CONFIRMATION = 1800.0
+
 #: Seconds between the times that the box is asked to reboot in a row; after as many it is given up.
 _REBOOT_PAUSES = (2.0, 10.0)
 
@@ -487,11 +490,11 @@ class Updater(Service):
 
     async def _resume_confirming(self, release: Release) -> None:
         """Go on confirming; a release with which the box falls over again and again is not good."""
-        entry, patience = self._journal.entry, self._config.confirm_timeout
+        entry = self._journal.entry
         if self._journal.same_boot:
             deadline = self._clock.seconds() if entry.deadline is None else entry.deadline
-            # What was healthy by the deadline had as long again to settle.
-            if self._clock.seconds() > deadline + patience + self._config.settle:
+            # What was healthy by the deadline had the time to settle, with agents that start slowly.
+            if self._clock.seconds() > deadline + self._config.settle + _LONGEST_CONFIRMATION:
                 raise InstallFailed(
                     f"Release {release.version} did not prove itself: its agent was started again "
                     "and again."
