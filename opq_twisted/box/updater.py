@@ -493,7 +493,7 @@ class Updater(Service):
         entry = self._journal.entry
         if self._journal.same_boot:
             deadline = self._clock.seconds() if entry.deadline is None else entry.deadline
-            # What was healthy by the deadline had the time to settle, with agents that start slowly.
+            # What was healthy by the deadline had the time to settle, even if agents start slowly.
             if self._clock.seconds() > deadline + self._config.settle + _LONGEST_CONFIRMATION:
                 raise InstallFailed(
                     f"Release {release.version} did not prove itself: its agent was started again "
