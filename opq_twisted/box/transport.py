@@ -119,7 +119,7 @@ class _BoundedEndpoints:
         return endpoint
 
     def bound(self, protocol: Any) -> Any:
-        """Count what the protocol receives."""
+        """Count what the protocol receives, and let the kernel take little ahead of it."""
         protocol.transport.getHandle().setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER
         )

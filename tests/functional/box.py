@@ -1,7 +1,9 @@
 """Sandboxed boxes for the functional tests, and the servers that try them."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
 
+from opq_twisted.box.archives import Archives
+from opq_twisted.box.journal import Release
 from opq_twisted.release.name import UpdateName
 from tests.archives import make_archive
 from tests.functional.processes import PATIENCE, Server, run, url_of
@@ -121,6 +125,15 @@ class Box:
         current = self.prefix / "current"
         current.mkdir(parents=True, exist_ok=True)
         (current / "VERSION").write_text(f"{version}\n")
+
+    def keep_as_last_good(self, archive: Path) -> None:
+        """Let the box have something to return to."""
+        archives = Archives(self.state_dir / "archives")
+        archives.folder.mkdir(parents=True)
+        shutil.copy(archive, archives.folder)
+        hashes = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+        version = UpdateName.parse(archive.name).version
+        archives.keep_as_last_good(Release(version, None, hashes))
 
     def use_installed_agent(self) -> None:
         """Start the agent from the installed release from now on."""

@@ -30,7 +30,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.archives import LAST_GOOD, Archives
-from opq_twisted.box.journal import Entry, Release, Stage
+from opq_twisted.box.journal import Entry, Stage
 from opq_twisted.errors import InvalidName
 from opq_twisted.release.name import UpdateName
 from tests.archives import file, folder, layout, stream, write_archive
@@ -207,11 +207,7 @@ class Trial:
         (release / "VERSION").write_text(f"{OLD}\n")
         (release / "content").write_bytes(content(OLD))
         (self.box.prefix / "current").symlink_to(release.relative_to(self.box.prefix))
-        archives = Archives(self.box.state_dir / "archives")
-        archives.folder.mkdir(parents=True)
-        shutil.copy(self._site.old, archives.folder)
-        hashes = {"sha256": self._site.digests[self._site.old.name]}
-        archives.keep_as_last_good(Release(OLD, None, hashes))
+        self.box.keep_as_last_good(self._site.old)
 
     def save(self, folder: Path) -> None:
         """Keep the box as it is."""

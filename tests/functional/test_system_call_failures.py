@@ -5,11 +5,9 @@ So it is for a release that is good, and for one that is not, which the box has 
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from http.client import HTTPException
@@ -24,8 +22,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from opq_twisted.box.archives import Archives
-from opq_twisted.box.journal import Release
 from opq_twisted.release.name import UpdateName
 from tests.archives import make_archive
 from tests.functional.box import GLANCE, INSTALL, Box, Spawn
@@ -131,7 +127,7 @@ class Trial:
         self._update = update
         self.box = box = Box(spawn, folder)
         box.install(OLD)
-        keep_as_last_good(site.old, box.state_dir / "archives")
+        box.keep_as_last_good(site.old)
         box.pin(site.root)
         box.configure(site.server.url, channel=update.name)
         self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
@@ -236,14 +232,6 @@ class Trial:
         failed = [f"{item.call} {item.path}" for item in self.faults.operations]
         said = "".join(f"\n-- agent:\n{agent.output}" for agent in self._agents)
         return f"{len(failed)} operations failed, first {failed[:1]}{said}"
-
-
-def keep_as_last_good(archive: Path, folder: Path) -> None:
-    """Let a box have something to return to."""
-    folder.mkdir(parents=True)
-    shutil.copy(archive, folder)
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    Archives(folder).keep_as_last_good(Release(OLD, None, {"sha256": digest}))
 
 
 def _tries_again(status: dict[str, Any]) -> bool:

@@ -46,7 +46,7 @@ systemctl daemon-reload && systemctl restart {_NAME}
 """
 _LOGS = f"""set -eu
 until journalctl --unit {_NAME} | grep signed; do sleep 1; done
-! {_ASK.format(f"{PAGE}/missing")}
+{_ASK.format(f"{PAGE}/missing")} && exit 1
 until journalctl --unit {_NAME} --output cat | grep '"status": [45]'; do sleep 1; done
 """
 _BY_HAND = f"""set -eu
