@@ -156,7 +156,7 @@ class LastGoodTests(ArchivesCase):
     def test_busy(self) -> None:
         """A machine that is busy, or whose disk fails, does not say that there is none."""
         self.keep(NEW)
-        for number in (errno.EMFILE, errno.EIO):
+        for number in (errno.EMFILE, errno.EIO, errno.EACCES):
             with unopenable(number), self.assertRaises(OSError):
                 _ = self.archives.last_good
 

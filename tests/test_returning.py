@@ -239,15 +239,23 @@ class ReturnTests(HealthyCase):
         self.bench.clock.advance(60)
         self.install_last_good()
 
-    def test_busy(self) -> None:
-        """A box that has too much to do to tell whether it can return finds that out later."""
+    def begin_to_return(self, error: int, trouble: str) -> None:
+        """Let the box be unable to tell, for a while, whether it can return."""
         self.boot_new()
-        with unopenable():
+        with unopenable(error, ".sha256"):
             self.bench.steps.fail(InstallFailed("It is not healthy."))
         self.assertEqual(self.bench.status.stage, Stage.CONFIRMING)
-        self.assertIn("The box has too much to do", self.bench.status.message)
+        self.assertIn(trouble, self.bench.status.message)
         self.bench.clock.advance(60)
         self.install_last_good()
+
+    def test_busy(self) -> None:
+        """A box that has too much to do to tell whether it can return finds that out later."""
+        self.begin_to_return(errno.EMFILE, "The box has too much to do")
+
+    def test_unreadable(self) -> None:
+        """So does one that may not read it."""
+        self.begin_to_return(errno.EACCES, "The box's disk fails: Permission denied.")
 
     def test_disk_fails(self) -> None:
         """A disk that fails once, when the box goes on returning, ends nothing."""

@@ -1,6 +1,5 @@
 """The verified archives on the box's disk, and which of them is the last good one."""
 
-import errno
 import fcntl
 import os
 import re
@@ -15,7 +14,7 @@ from opq_twisted import durable
 from opq_twisted.box import partial
 from opq_twisted.box.content import Content, InThread, measure, open_file
 from opq_twisted.box.journal import Release
-from opq_twisted.errors import MACHINE_BUSY, DownloadFailed, InvalidName
+from opq_twisted.errors import DownloadFailed, InvalidName
 from opq_twisted.release.bzip2 import is_whole
 from opq_twisted.release.name import UpdateName
 
@@ -53,8 +52,7 @@ class Archives:
         """
         The release to which the box can return; None when there is none.
 
-        :raises OSError: when the machine has too much to do to tell, or its disk fails: what cannot
-            be read now may be read later.
+        :raises OSError: when it cannot be told: what cannot be read now may be read later.
         """
         try:
             version = self._last_good_version()
@@ -62,11 +60,7 @@ class Archives:
                 return None
             with self._digest(version).open("r", encoding="ascii") as file:
                 digest = _DIGEST.fullmatch(file.read(_MAX_DIGEST))
-        except UnicodeError:
-            return None
-        except OSError as error:
-            if error.errno in (*MACHINE_BUSY, errno.EIO):
-                raise
+        except (FileNotFoundError, UnicodeError):
             return None
         return digest and Release(version, None, {"sha256": digest[1]})
 
