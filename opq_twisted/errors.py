@@ -85,6 +85,10 @@ class InstallFailed(OpqError):
     """`install_update.sh` could not be run or failed, or what it installed is not healthy."""
 
 
+class NotStarted(OpqError):
+    """`install_update.sh` did not run, which says nothing of its release."""
+
+
 class ReturnFailed(OpqError):
     """The last good release could not be installed again."""
 

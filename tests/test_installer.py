@@ -1,15 +1,17 @@
 """`install_update.sh` is run, its output and status are kept, and the box is asked to reboot."""
 
+import fcntl
 import os
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from opq_twisted.box import scripts
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.installer import Installer
-from opq_twisted.box.processes import TERMINATION_GRACE, Programs
+from opq_twisted.box.processes import PIPE_GRACE, TERMINATION_GRACE, Programs
 from opq_twisted.box.scripts import Scripts
-from opq_twisted.errors import InstallFailed, RebootFailed
+from opq_twisted.errors import InstallFailed, NotStarted, RebootFailed
 from tests.fakes import NEW, Children, ChildrenCase, Ear, Gate
 
 
@@ -108,9 +110,13 @@ class InstallTests(InstallerCase):
         self.assertIn("exit status 127", await self.failure(running))
 
     async def test_no_folder(self) -> None:
-        """So is a folder that is not there."""
+        """Without its folder it does not run, and is not to blame."""
         running = Deferred.fromCoroutine(self.installer.install(self.root / "gone", NEW))
-        await self.failure(running)
+        sentence = await self.failure(running, NotStarted)
+        self.assertEqual(
+            sentence,
+            "install_update.sh was not started: what was to start it ended with exit status 1.",
+        )
 
     async def test_hangs(self) -> None:
         """A script that hangs, and does not heed SIGTERM, is killed with all its children."""
@@ -149,6 +155,74 @@ class InstallTests(InstallerCase):
         self.log.parent.write_text("This is no folder.")
         await self.failure(self.install(f"touch {self.root}/run"), OSError)
         self.assertFalse((self.root / "run").exists())
+
+
+class UnitTests(InstallerCase):
+    """It is the script that counts, whatever becomes of what starts it for the agent."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        tools = self.root / "tools"
+        tools.mkdir()
+        self.patch(scripts, "_PATH", f"{tools}:{os.environ['PATH']}")
+        self.tool("systemctl", "echo inactive")
+
+    def make(self, **settings: Any) -> Installer:
+        config = UpdaterConfig(prefix=self.root / "prefix", log=self.log, **settings)
+        programs = Programs(self.clock, self.children)
+        units = Scripts(programs, config.prefix, self.state_dir, units=True)
+        return Installer(programs, units, config)
+
+    def tool(self, name: str, script: str) -> None:
+        """Play a program of systemd's."""
+        path = self.root / "tools" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def systemd_run(self, last: str) -> None:
+        """Play it, up to what it runs."""
+        self.tool(
+            "systemd-run",
+            f"""while [ "$1" != -- ]; do shift; done; shift; cd {self.folder}
+            for each; do set -- "$@" "$(printf %s "$each" | sed 's/[$][$]/$/g')"; shift; done
+            {last}""",
+        )
+
+    async def test_lost_sight(self) -> None:
+        """A script that went well has, though systemd-run did not see it."""
+        self.systemd_run('"$@"; exit 1')
+        await self.install("exit 0")
+        self.assertEqual(self.status(), "0\n")
+
+    async def test_goes_on(self) -> None:
+        """One that still runs when systemd-run fails is waited for."""
+        gate, begun = Gate(self.root / "gate"), self.listen("begun")
+        self.addCleanup(gate.close)
+        self.systemd_run('"$@" & exit 1')
+        running = self.install(f"echo >{self.root}/begun; {gate.wait}")
+        await begun.heard
+        await self.children.wait("exited")
+        self.clock.advance(PIPE_GRACE)
+        self.assertNoResult(running)
+        gate.open()
+        with (self.state_dir / "install.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        self.clock.advance(1)
+        await running
+
+    async def test_fails(self) -> None:
+        """One that fails has failed."""
+        self.systemd_run('"$@"')
+        self.assertIn("exit status 7", await self.failure(self.install("exit 7")))
+
+    async def test_not_started(self) -> None:
+        """A release whose script systemd-run could not start is not to blame."""
+        self.tool("systemd-run", "echo Failed to connect to bus: Connection refused; exit 1")
+        sentence = await self.failure(self.install("exit 0"), NotStarted)
+        self.assertEqual(
+            sentence,
+            "install_update.sh was not started: Failed to connect to bus: Connection refused.",
+        )
 
 
 class OutliveTests(InstallerCase):

@@ -4,7 +4,7 @@ import errno
 
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.journal import Release, Stage
-from opq_twisted.errors import InstallFailed, NoRoom
+from opq_twisted.errors import InstallFailed, NoRoom, NotStarted
 from tests.disk import unopenable
 from tests.fakes import NEW, OLD, logged
 from tests.test_updater import UpdaterCase
@@ -155,6 +155,16 @@ class ReturnTests(HealthyCase):
         self.boot("second boot")
         self.bench.steps.succeed(0)
         self.assert_returned("It ended with 1.")
+
+    def test_not_started(self) -> None:
+        """A release whose script did not even run is not to blame."""
+        self.click("install")
+        self.bench.steps.fail(NotStarted("It was not started."))
+        self.install_last_good()
+        self.boot("second boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It was not started.")
+        self.assertEqual(self.on_disk().refused, ())
 
     def test_interrupted(self) -> None:
         """Whatever interrupts it, it goes on: with the reboot, or from the beginning."""

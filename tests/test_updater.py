@@ -674,6 +674,20 @@ class FailureTests(UpdaterCase):
         self.bench.journal_path.rmdir()
         self.assert_works_again()
 
+    def test_journal_lost(self) -> None:
+        """A journal that was damaged is told of, and updates go on."""
+        self.bench.journal_path.write_bytes(b"garbage")
+        self.bench.restart()
+        status = self.bench.status
+        self.assertEqual(status.stage, Stage.IDLE)
+        self.assertIn("record of earlier updates could not be read", status.message)
+        (attempt,) = self.on_disk().attempts
+        self.assertEqual((attempt.outcome, attempt.reason), ("failed", status.message))
+        self.assertEqual(status.last_attempt, attempt)
+        self.bench.restart()
+        self.assertEqual(self.on_disk().attempts, (attempt,))
+        self.assert_works_again()
+
     def test_reboot_does_not_come(self) -> None:
         """A box that was asked to reboot three times, and does not, says so."""
         self.click("reboot")

@@ -92,5 +92,5 @@ class Health:
         script = os.fspath(folder / VERIFY_SCRIPT)
         ended = await self._scripts.run(_UNIT, [script], folder, version, left)
         if ended.status != 0:
-            said = ended.output.strip().rpartition("\n")[2][-200:].rstrip(".")
+            said = ended.last_words
             raise _Unhealthy(f"{VERIFY_SCRIPT} {ended}{said and ': '}{said}")

@@ -13,7 +13,7 @@ from opq_twisted import durable
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.box.scripts import Scripts
-from opq_twisted.errors import InstallFailed, RebootFailed
+from opq_twisted.errors import InstallFailed, NotStarted, RebootFailed
 from opq_twisted.release.name import INSTALL_SCRIPT
 
 #: The name of the unit that it has where systemd runs.
@@ -56,6 +56,7 @@ class Installer:
         :raises OSError: when the disk fails.
         """
         self._status.unlink(missing_ok=True)
+        self._lock.write_bytes(b"")
         durable.sync_folder(self._state_dir)
 
     async def install(self, folder: Path, version: int, returning: bool = False) -> None:
@@ -68,7 +69,8 @@ class Installer:
         :param returning: what a bad release said stays in the log, and this comes below.
 
         :raises InstallFailed: when it fails, or takes too long.
-        :raises OSError: when it cannot be started, or there can be no log: the box is to blame.
+        :raises NotStarted: when it did not run: the box is to blame.
+        :raises OSError: when no program can be started, or there can be no log: so it is then.
         """
         self._begin_log(f"Going back to release {version}:" if returning else None)
         running = self._scripts.run(
@@ -92,7 +94,11 @@ class Installer:
             ended = await running
         finally:
             bounding.stop()
-        if ended.status != 0:
+        # What runs the script for us may fail before it begins, and while it goes on.
+        if ended.status != 0 and await self.wait() != 0:
+            if not self._lock.stat().st_size:
+                why = ended.last_words or f"what was to start it {ended}"
+                raise NotStarted(f"{INSTALL_SCRIPT} was not started: {why}.")
             raise InstallFailed(
                 f"{INSTALL_SCRIPT} {ended}. See {self._config.log} for what it said."
             )

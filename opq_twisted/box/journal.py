@@ -141,6 +141,8 @@ class Journal:
     def __init__(self, path: Path, boot_id: str) -> None:
         self._path = path
         self._boot_id = boot_id
+        #: What an owner should know of how it was found; empty when that is nothing.
+        self.trouble = ""
         #: What the journal says.
         self.entry = self._read()
 
@@ -249,6 +251,10 @@ class Journal:
                 raise CannotStart(f"Cannot read {self._path}: {error.strerror}.") from None
             # Whatever is wrong with it, it must not be the reason for a dead agent.
             aside = self._path.with_suffix(".unreadable")
+            self.trouble = (
+                "The box's record of earlier updates could not be read: it has forgotten what "
+                "happened, and which releases were bad."
+            )
             self._log.error(
                 "The journal cannot be read and is set aside as {aside}: {error}",
                 aside=aside,

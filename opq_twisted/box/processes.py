@@ -42,6 +42,11 @@ class Ended:
     #: Whether it was ended because its time was over.
     timed_out: bool = False
 
+    @property
+    def last_words(self) -> str:
+        """Its last line of output, to be put in a sentence; empty when it said nothing."""
+        return self.output.strip().rpartition("\n")[2][-200:].rstrip(".")
+
     def __str__(self) -> str:
         if self.timed_out:
             return "took too long and was ended"

@@ -136,6 +136,7 @@ class Updater(Service):
     def startService(self) -> None:
         """Take up the journey that the journal tells of."""
         super().startService()
+        self._begin_history()
         entry = self._journal.entry
         last_reason = entry.attempts[-1].reason if entry.attempts else ""
         self._board.publish(
@@ -150,6 +151,13 @@ class Updater(Service):
             self._set_out(self._resume(entry.release))
         elif entry.after_reboot is not None and not self._journal.same_boot:
             self._set_out(self._resume_after_failing(entry.after_reboot, entry.release))
+
+    def _begin_history(self) -> None:
+        """Where there was one that is lost, let the next one begin with that."""
+        trouble, now = self._journal.trouble, self._now()
+        if trouble:
+            with self._telling("The loss of the journal cannot be written down"):
+                self._journal.end(Stage.IDLE, Attempt(None, now, now, "failed", trouble))
 
     def stopService(self) -> Deferred[None] | None:
         """Interrupt the journey; an installer that runs goes on."""
