@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime
 
 import pip
 from twisted.trial.unittest import SynchronousTestCase
@@ -164,6 +165,17 @@ class RescuedBox(Box):
     def releases(self) -> set[str]:
         """The names of all releases."""
         return {path.name for path in (self.prefix / "releases").iterdir()}
+
+    @property
+    def seen(self) -> Path:
+        """What the rescue has seen of the agent."""
+        return self.state_dir / "rescue.seen"
+
+    def let_hours_pass(self) -> None:
+        """Let the agent's time be over, by the seconds of this boot."""
+        lines = self.seen.read_text().splitlines()
+        assert 0 < float(lines[1]) - clock_gettime(CLOCK_BOOTTIME) <= 10800, lines
+        self.seen.write_text(f"{lines[0]}\n0\n")
 
     @property
     def rescued(self) -> str | None:
@@ -522,6 +534,42 @@ class CareTests(RescueCase):
             self.assertEqual(self.box.asked(), [ASKED])
         journal.write(stage=Stage.REBOOTING)
         self.assert_brought_back(self.rescue(AGENT_STATE="inactive"), "fresh")
+
+    def test_agent_stands_still(self) -> None:
+        """An agent that runs, and for hours leaves an update where it is, is helped as well."""
+        self.box.last_good()
+        journal = Journal(self.box.state_dir / "journal.json", "a boot")
+        for stage in (Stage.REBOOTING, Stage.CONFIRMING):
+            journal.write(stage=stage)
+            # It has just come so far.
+            for _ in range(2):
+                self.rescue(AGENT_STATE="active")
+                self.assertEqual(self.box.asked(), [ASKED])
+            self.box.let_hours_pass()
+        self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
+
+    def test_agent_waits(self) -> None:
+        """One that only waits is not: at rest, or of the last good release, or in another boot."""
+        self.box.last_good()
+        journal = Journal(self.box.state_dir / "journal.json", "a boot")
+        journal.write(stage=Stage.CONFIRMING)
+        self.rescue(AGENT_STATE="active")
+        self.box.let_hours_pass()
+        seen = self.box.seen.read_text()
+        for stage, live, sight in (
+            (Stage.IDLE, 200, seen),
+            (Stage.CONFIRMING, 100, seen),
+            (Stage.CONFIRMING, 200, f"x{seen}"),
+            (Stage.CONFIRMING, 200, seen.replace("\n0\n", "\n")),
+        ):
+            with self.subTest(stage=stage, live=live, sight=sight):
+                journal.write(stage=stage)
+                self.box.seen.write_text(sight)
+                (self.box.prefix / "current").unlink()
+                (self.box.prefix / "current").symlink_to(f"releases/{live}")
+                self.box.asked()
+                self.rescue(AGENT_STATE="active")
+                self.assertEqual(self.box.asked(), [ASKED])
 
     def test_installer_at_work(self) -> None:
         """An installer that runs is waited for; the agent has a chance with what it installed."""

@@ -320,7 +320,7 @@ class RescuedTests(HealthyCase):
         (self.folder / "rescued").write_text(f"{OLD}\n")
         self.boot("third boot")
         self.assert_returned(
-            "Its agent did not start, and the box's rescue script came to its help."
+            "Its agent did not start, or did nothing, and the box's rescue script came to help."
         )
         self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
         self.assertFalse((self.folder / "rescued").exists())

@@ -614,7 +614,7 @@ class Updater(Service):
             self._journal.write(tries=self._journal.entry.tries - 1)
 
     async def _end_rescued(self, release: Release) -> None:
-        cause = "Its agent did not start, and the box's rescue script came to its help."
+        cause = "Its agent did not start, or did nothing, and the box's rescue script came to help."
         self._journal.refuse(release, cause)
         await self._end_returning(release, cause)
         self._rescued.forget()

@@ -22,7 +22,7 @@ _PROCESSORS = 2
 _GLANCE = 0.02
 
 #: What systemd says once in each boot.
-_BOOTS = re.compile(r"Welcome to .*Debian")
+BOOTS = r"Welcome to .*Debian"
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -118,7 +118,7 @@ class Machine:
     @property
     def boots(self) -> int:
         """How often the machine has booted."""
-        return len(_BOOTS.findall(self.console))
+        return len(re.findall(BOOTS, self.console))
 
     def says(self, pattern: str, seconds: float, after: int = 0) -> re.Match[str]:
         """

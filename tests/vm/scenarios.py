@@ -8,8 +8,9 @@ from typing import Any
 
 from opq_twisted.release.name import UpdateName
 from tests.vm import invariants, package
-from tests.vm.box import AT_REST, PREFIX, Box
+from tests.vm.box import AT_REST, BOOT, PREFIX, Box
 from tests.vm.errors import Broken
+from tests.vm.machine import BOOTS
 from tests.vm.releases import COMPONENT, Change, altered
 from tests.vm.stages import Watch, durations
 
@@ -71,6 +72,28 @@ def broken_agent(box: Box) -> str:
     told = _is_taken_back(box, change, "did not start")
     box.shell.run("journalctl --unit opq-box-rescue --lines 50")
     return told
+
+
+def idle_agent(box: Box) -> str:
+    """A release whose agent runs, and does nothing, is taken back without the agent's help."""
+
+    def change(folder: Path) -> None:
+        unit = folder / "box-configuration-daemon" / "systemd" / "opq-box-agent.service"
+        text = re.sub(r"(?m)^(WatchdogSec|Type)=.*\n", "", unit.read_text())
+        unit.write_text(re.sub(r"(?m)^ExecStart=.*", "ExecStart=/bin/sleep infinity", text))
+
+    # The rescue gives an agent three hours.
+    box.shell.run(f"sed -i 's/^AGENT_PATIENCE=.*/AGENT_PATIENCE=1/' {PREFIX}/rescue/opq-box-rescue")
+    version, archive = altered_release(box, change)
+    box.publish(archive, version)
+    before, shown = box.status(), len(box.machine.console)
+    box.click()
+    box.machine.says(BOOTS, UPDATE, after=shown)
+    box.shell.ready(BOOT)
+    box.shell.run("systemctl start opq-box-agent opq-box-rescue && sleep 2", seconds=BOOT)
+    box.shell.run("systemctl is-active opq-box-agent")
+    box.shell.run("systemctl start --no-block opq-box-rescue")
+    return _must_be_taken_back(box, box.rests(before, UPDATE), version, archive, "did nothing")
 
 
 def passing_verification(box: Box) -> str:
@@ -141,6 +164,7 @@ SCENARIOS: dict[str, Callable[[Box], str]] = {
     "stopping-installer": stopping_installer,
     "crash-looping-daemon": crash_looping_daemon,
     "broken-agent": broken_agent,
+    "idle-agent": idle_agent,
     "passing-verification": passing_verification,
     "failing-verification": failing_verification,
     "full-disk": full_disk,
@@ -172,7 +196,13 @@ def _is_taken_back(box: Box, change: Change, why: str) -> str:
     :param why: what the page has to say of the reason.
     """
     version, archive = altered_release(box, change)
-    status = _update_to(box, archive, version)
+    return _must_be_taken_back(box, _update_to(box, archive, version), version, archive, why)
+
+
+def _must_be_taken_back(
+    box: Box, status: dict[str, Any], version: int, archive: Path, why: str
+) -> str:
+    """Make sure that a box has come back from a bad release, remembers it, and says why."""
     _must_have_stayed(box, status, archive)
     if why not in status["message"]:
         raise Broken(f"The box came back, and does not say {why!r}: {status['message']}")
