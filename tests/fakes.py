@@ -512,6 +512,8 @@ class Bench:
     def start(self) -> "Bench":
         """Start the updater."""
         self.updater.startService()
+        # The reactor runs.
+        self.clock.advance(0)
         return self
 
     def restart(self, boot_id: str = "first boot") -> None:

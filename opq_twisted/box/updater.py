@@ -394,6 +394,9 @@ class Updater(Service):
 
     async def _resume(self, release: Release | None) -> None:
         """Go on where the journal says that an earlier run was interrupted."""
+        # Until the reactor runs a signal ends the agent without a word, such as that of a reboot that
+        # only restarts it.
+        await deferLater(self._clock, 0)
         stage = self._journal.entry.stage
         self._log.info("Going on where an earlier run of the agent ended: {stage}", stage=stage)
         if release is None or stage not in _AFTER_UNPACKING:
