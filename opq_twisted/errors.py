@@ -93,6 +93,10 @@ class ReturnFailed(OpqError):
     """The last good release could not be installed again."""
 
 
+class NoWayBack(OpqError):
+    """There is no last good release that could be installed again."""
+
+
 class AdoptFailed(OpqError):
     """An archive cannot be the one to which the box returns."""
 

@@ -54,12 +54,12 @@ class OpenTests(ArchivesCase):
             self.assertEqual(file.read(), ARCHIVE)
 
     def test_not_the_same(self) -> None:
-        """What is not what the journal says is removed."""
+        """What is not what the journal says is not opened, and stays: it may be what erred."""
         for content in (OTHER, ARCHIVE[:-1], bytes(len(ARCHIVE)), b""):
             with self.subTest(content=content[:10]):
                 self.archives.path(NEW).write_bytes(content)
                 self.assertIn(f"release {NEW} is not on the disk", self.refused())
-                self.assertEqual(self.files(), [])
+                self.assertEqual(self.files(), [NAME])
 
     def test_gone(self) -> None:
         """It may not be there at all."""

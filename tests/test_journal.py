@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Attempt, Entry, Journal, Refusal, Release, Stage
@@ -163,10 +164,29 @@ class JournalTests(SynchronousTestCase):
             with self.subTest(bad=bad[:40]):
                 self.path.write_bytes(bad)
                 said = logged(self)
-                self.assertEqual(self.open().entry, Entry())
+                entry = self.open().entry
+                self.assertEqual(evolve(entry, attempts=(), refused=(), attempt=0), Entry())
                 self.assertIn("set aside", said[0])
                 self.assertFalse(self.path.exists())
                 self.assertEqual(self.path.with_suffix(".unreadable").read_bytes(), bad)
+
+    def test_salvaged(self) -> None:
+        """What can be read of one that is not understood is kept: which releases are bad."""
+        journal = self.open()
+        journal.write(stage=Stage.RETURNING, release=RELEASE)
+        journal.end(Stage.FAILED, evolve(attempt(7), id=7))
+        journal.refuse(Release(OLD, None, {"sha256": "cd" * 32}), "It hangs.")
+        content = json.loads(self.path.read_bytes())
+        content["attempts"].insert(0, {"version": "unheard of"})
+        others = {"release": {"version": NEW, "hashes": {}}, "format": 2}
+        for stage, refused in (("idle", []), ("dancing", []), ("returning", [NEW])):
+            with self.subTest(stage=stage):
+                self.path.write_text(json.dumps({**content, **others, "stage": stage}))
+                entry = self.open().entry
+                self.assertEqual((entry.stage, entry.release), (Stage.IDLE, None))
+                self.assertEqual(entry.attempts, (evolve(attempt(7), id=7),))
+                self.assertEqual(entry.attempt, 7)
+                self.assertEqual([item.version for item in entry.refused], [OLD, *refused])
 
     def test_disk_fails_once(self) -> None:
         """One that can be read a moment later is not set aside."""

@@ -109,6 +109,16 @@ class ConfirmTests(HealthyCase):
         self.assertEqual(self.archives.last_good, GOOD)
         self.assertIn("cannot be made the last good one: The box's disk is full.", said[0])
 
+    def test_archive_lost(self) -> None:
+        """One whose archive is not on the disk as it came is none to return to."""
+        self.boot_new()
+        self.bench.archives.lost = True
+        said = logged(self)
+        self.bench.steps.succeed()
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.archives.last_good, GOOD)
+        self.assertIn("cannot be made the last good one: It is lost.", said[0])
+
 
 class AgainTests(HealthyCase):
     """A release whose agent does not live until it is confirmed."""
@@ -218,6 +228,26 @@ class ReturnTests(HealthyCase):
             self.bench.clock.advance(pause)
         self.bench.steps.succeed(1)
         self.assert_failed(f"It is not healthy. The box could not return to release {OLD}.")
+
+    def test_next_boot(self) -> None:
+        """What could not be done in one boot may be in the next."""
+        self.test_fails_too()
+        self.bench.restart("second boot")
+        self.assertEqual(self.bench.status.stage, Stage.FAILED)
+        self.boot("third boot")
+        self.install_last_good()
+        self.boot("fourth boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It is not healthy.")
+
+    def test_unforeseen(self) -> None:
+        """A fault of the agent's own is a try like another, too."""
+        self.fall_ill()
+        self.bench.steps.succeed()
+        self.bench.steps.fail(RuntimeError("can't start new thread"))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.bench.clock.advance(20)
+        self.install_last_good()
 
     def test_hangs(self) -> None:
         """So is what took too long, and was waited for by an agent that was started again."""

@@ -97,7 +97,8 @@ class UpdaterCase(SynchronousTestCase):
         self.assertIsNone(status.progress)
         entry = self.on_disk()
         self.assertEqual((entry.stage, entry.tries), (Stage.FAILED, 0))
-        self.assertEqual(entry.release is None, entry.after_reboot is None)
+        self.assertIsNone(entry.release)
+        self.assertEqual(entry.awaited is None, entry.after_reboot is None)
         self.assertEqual(entry.attempts[-1], status.last_attempt)
         self.assertEqual(
             (entry.attempts[-1].outcome, entry.attempts[-1].reason), ("failed", reason)
@@ -680,7 +681,7 @@ class FailureTests(UpdaterCase):
         self.bench.restart()
         status = self.bench.status
         self.assertEqual(status.stage, Stage.IDLE)
-        self.assertIn("record of earlier updates could not be read", status.message)
+        self.assertIn("record of earlier updates was damaged", status.message)
         (attempt,) = self.on_disk().attempts
         self.assertEqual((attempt.outcome, attempt.reason), ("failed", status.message))
         self.assertEqual(status.last_attempt, attempt)
@@ -714,13 +715,31 @@ class FailureTests(UpdaterCase):
         self.assertEqual(outcomes, [(1, "failed"), (1, "updated")])
 
     def test_clicked_instead(self) -> None:
-        """A click makes another attempt, and that one is not confirmed before it is installed."""
+        """A click makes another attempt; as long as that installs nothing the first one counts."""
+        for last in ("fetch", "unpack"):
+            with self.subTest(last=last):
+                self.bench = Bench(self.folder).start()
+                self.bench.journal_path.unlink(missing_ok=True)
+                self.bench.restart()
+                self.click("reboot")
+                self.refuse_reboot("Reboot it by hand.")
+                self.click(last)
+                if last == "fetch":
+                    self.bench.steps.fail(NoRoom("Make room."))
+                self.bench.set_installed(NEW)
+                self.bench.restart("second boot")
+                self.assertEqual(self.bench.status.message, f"The box runs release {NEW}.")
+                self.assertIsNone(self.on_disk().after_reboot)
+                self.bench.set_installed(OLD)
+
+    def test_installed_instead(self) -> None:
+        """What was installed after it is what is confirmed, or failed."""
         self.click("reboot")
         self.refuse_reboot("Reboot it by hand.")
-        self.click("fetch")
-        self.bench.steps.fail(NoRoom("Make room."))
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
         self.bench.restart("second boot")
-        self.assert_failed("Make room.")
+        self.assert_failed("It ended with 1.")
         self.assertEqual([attempt.id for attempt in self.on_disk().attempts], [1, 2])
 
 
@@ -1049,7 +1068,7 @@ class ResumeTests(UpdaterCase):
         self.bench.updater.stopService()
         self.assertTrue(self.on_disk().reboot_under_way)
         self.bench.restart()
-        self.assertEqual((self.bench.status.stage, self.bench.steps.begun), (Stage.IDLE, []))
+        self.assertEqual((self.bench.status.stage, self.bench.steps.names), (Stage.IDLE, ["open"]))
 
     def test_reboot_accepted(self) -> None:
         """So does the success of the command, should the agent be killed."""
@@ -1104,7 +1123,7 @@ class ResumeTests(UpdaterCase):
         attempt = entry.attempts[-1]
         self.assertEqual((attempt.version, attempt.outcome), (NEW, "updated"))
         self.assertEqual(status.last_attempt, attempt)
-        self.assertEqual(self.bench.steps.begun, [])
+        self.assertEqual(self.bench.steps.names, ["open"])
 
     def test_not_the_release(self) -> None:
         """A box that comes back with another release has failed; no loop of reboots follows."""

@@ -158,7 +158,8 @@ is_live_and_whole() {
 remove_release() {
     # A link goes alone: what it leads to may be the live release.
     [ -L "$1" ] || rm -f "$1/VERSION"
-    rm -rf "$1"
+    # A script of the release may have left something mounted there.
+    rm -rf --one-file-system "$1"
 }
 
 build_release() {
@@ -364,7 +365,7 @@ prune_releases() {
             "$version" | "${previous##*/}") ;;
             *)
                 say "Removing release ${folder##*/}."
-                remove_release "$folder"
+                remove_release "$folder" || say "It cannot be removed whole."
                 ;;
         esac
     done

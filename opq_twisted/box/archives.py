@@ -1,5 +1,6 @@
 """The verified archives on the box's disk, and which of them is the last good one."""
 
+import contextlib
 import fcntl
 import os
 import re
@@ -120,16 +121,17 @@ class Archives:
         Open an archive that was verified before, verifying it again.
 
         :returns: the file, open at its beginning; the caller closes it.
-        :raises DownloadFailed: when it is not that release's any more; it is removed then.
+        :raises DownloadFailed: when it is not that release's any more. It stays: a memory that errs
+            may be the reason, and the last good one cannot be had again.
         :raises OSError: when the disk fails.
         """
-        found = await self.find(release)
-        if found is None:
-            raise DownloadFailed(
-                f"The archive of release {release.version} is not on the disk any more as it was "
-                "downloaded. Try again."
-            )
-        return found[1]
+        with contextlib.suppress(DownloadFailed):
+            if release.hashes:
+                return (await self.open_verified(self.path(release.version), release))[1]
+        raise DownloadFailed(
+            f"The archive of release {release.version} is not on the disk any more as it was "
+            "downloaded. Try again."
+        )
 
     async def open_verified(self, path: Path, promised: Release) -> tuple[Release, BinaryIO]:
         """

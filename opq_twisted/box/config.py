@@ -69,6 +69,14 @@ def _without_slash(url: str) -> str:
     return url.rstrip("/")
 
 
+def _two_hours(given: float) -> float:
+    return min(given, 7200.0)
+
+
+def _one_hour(given: float) -> float:
+    return min(given, 3600.0)
+
+
 @frozen
 class UpdaterConfig:
     """The agent's own settings; times are in seconds."""
@@ -88,8 +96,9 @@ class UpdaterConfig:
     reboot_command: tuple[str, ...] = field(default=("systemctl", "reboot"), validator=_not_empty)
     log: Path = field(default=Path("/var/log/opq/box_update.log"), validator=_absolute)
     install_timeout: float = field(default=1800.0, validator=_positive)
-    confirm_timeout: float = field(default=600.0, validator=_positive)
-    settle: float = field(default=60.0, validator=_not_negative)
+    # The rescue takes a release for broken that has proved nothing for four hours.
+    confirm_timeout: float = field(default=600.0, converter=_two_hours, validator=_positive)
+    settle: float = field(default=60.0, converter=_one_hour, validator=_not_negative)
     services: tuple[str, ...] = ()
     inhibit_file: Path = field(default=Path("/run/opq/inhibit-update"), validator=_absolute)
     hosts: tuple[str, ...] = ()

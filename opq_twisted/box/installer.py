@@ -70,9 +70,17 @@ class Installer:
 
         :raises InstallFailed: when it fails, or takes too long.
         :raises NotStarted: when it did not run: the box is to blame.
-        :raises OSError: when no program can be started, or there can be no log: so it is then.
+        :raises OSError: when no program can be started, or there can be no log, unless the box is
+            returning: so it is then.
         """
-        self._begin_log(f"Going back to release {version}:" if returning else None)
+        log: Path | None = self._config.log
+        try:
+            self._begin_log(f"Going back to release {version}:" if returning else None)
+        except OSError:
+            if not returning:
+                raise
+            # A card that fails there first may still take a release.
+            log = None
         running = self._scripts.run(
             UNIT,
             # flock tells an agent that was restarted that the script still runs: it holds the lock
@@ -85,7 +93,7 @@ class Installer:
             folder,
             version,
             self._config.install_timeout,
-            self._config.log,
+            log,
         )
         bounding = LoopingCall(self._bound_log)
         bounding.clock = self._programs.clock

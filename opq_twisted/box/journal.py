@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cattrs
 from attrs import Factory, evolve, frozen
@@ -13,6 +13,8 @@ from twisted.logger import Logger
 
 from opq_twisted import durable
 from opq_twisted.errors import MACHINE_BUSY, CannotStart
+
+_T = TypeVar("_T")
 
 #: The format of the file; a later agent may write another.
 _FORMAT = 1
@@ -50,6 +52,11 @@ class Stage(StrEnum):
     def at_rest(self) -> bool:
         """Whether no update is under way."""
         return self in (Stage.IDLE, Stage.FAILED)
+
+    @property
+    def may_be_live(self) -> bool:
+        """Whether the release that is under way may be the live one."""
+        return self in (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING, Stage.RETURNING)
 
     @property
     def installs(self) -> bool:
@@ -122,8 +129,10 @@ class Entry:
     automatic: bool = False
     #: Whether the reboot was accepted, or the agent stopped in good order once it had asked.
     reboot_under_way: bool = False
-    #: Where a box that failed to reboot goes on when somebody reboots it by hand.
+    #: Where a box that failed to reboot, or to return, goes on when somebody reboots it by hand,
+    #: and with which release; until the next one is installed.
     after_reboot: Stage | None = None
+    awaited: Release | None = None
     #: By the clock of this boot: when a new release must have begun to be healthy.
     deadline: float = 0.0
     #: Why the box returns to its last good release.
@@ -170,9 +179,13 @@ class Journal:
         :raises OSError: when it cannot be written.
         """
         attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
-        release = None if after_reboot is None else self.entry.release
+        goes_on = {"after_reboot": after_reboot, "awaited": self.entry.release}
         self.write(
-            stage=stage, release=release, tries=0, attempts=attempts, after_reboot=after_reboot
+            stage=stage,
+            release=None,
+            tries=0,
+            attempts=attempts,
+            **(goes_on if after_reboot else {}),
         )
 
     def refuse(self, release: Release, reason: str, **changes: Any) -> None:
@@ -238,8 +251,10 @@ class Journal:
         )
 
     def _read(self) -> Entry:
+        data = b""
         try:
-            content = json.loads(self._read_file())
+            data = self._read_file()
+            content = json.loads(data)
             if content.pop("format") != _FORMAT:
                 raise ValueError("it was written by another version of the agent")
             return cattrs.structure(_with_hashes(content), Entry)
@@ -252,7 +267,7 @@ class Journal:
             # Whatever is wrong with it, it must not be the reason for a dead agent.
             aside = self._path.with_suffix(".unreadable")
             self.trouble = (
-                "The box's record of earlier updates could not be read: it has forgotten what "
+                "The box's record of earlier updates was damaged: it may have forgotten what "
                 "happened, and which releases were bad."
             )
             self._log.error(
@@ -264,7 +279,7 @@ class Journal:
                 self._path.replace(aside)
             except OSError as reason:
                 self._log.error("The journal cannot be set aside: {reason}", reason=reason)
-            return Entry()
+            return _salvage(data)
 
     def _read_file(self) -> bytes:
         # A card that fails now may read well a moment later, and with the journal a box forgets
@@ -274,6 +289,43 @@ class Journal:
                 return file.read(_MAX_SIZE)
         with self._path.open("rb") as file:
             return file.read(_MAX_SIZE)
+
+
+def _salvage(data: bytes) -> Entry:
+    """
+    Keep the history and the refusals, as far as they can be read.
+
+    The agent of a bad release may have written what the one before it does not understand: without
+    them it would install that release again, and again. It is refused also when it was under way.
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return Entry()
+    if not isinstance(content, dict):
+        return Entry()
+    refused = _legible(Refusal, content.get("refused"))
+    if content.get("stage") in [stage.value for stage in Stage if stage.may_be_live]:
+        reason = "It left a record of its update that the release before it cannot read."
+        refused += [
+            Refusal(release.version, release.sha256, reason)
+            for release in _legible(Release, [_with_hashes(content).get("release")])
+        ]
+    attempts = _legible(Attempt, content.get("attempts"))
+    return Entry(
+        attempt=max((attempt.id for attempt in attempts), default=0),
+        attempts=tuple(attempts[-_KEPT_ATTEMPTS:]),
+        refused=tuple(refused[-_KEPT_REFUSALS:]),
+    )
+
+
+def _legible(kind: type[_T], items: Any) -> list[_T]:
+    legible = []
+    for item in items if isinstance(items, list) else []:
+        # Whatever it is that cattrs finds wrong with it.
+        with contextlib.suppress(Exception):
+            legible.append(cattrs.structure(item, kind))
+    return legible
 
 
 def _is_same(known: Refusal | Delay, release: Release) -> bool:

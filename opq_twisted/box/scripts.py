@@ -121,6 +121,8 @@ class Scripts:
             "TimeoutStopSec": f"{TERMINATION_GRACE:.0f}",
             # What it starts and leaves behind ends with it: daemons belong into units of their own.
             "KillMode": "control-group",
+            # So does what it mounts: the way back may lead through the removal of that folder.
+            "PrivateMounts": "yes",
         }
         if self.agent is not None:
             properties["ExecStopPost"] = f"-/bin/systemctl --no-block start {self.agent}"

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -44,7 +45,13 @@ class Unpacker:
 
     def _remove(self) -> None:
         if self.folder.exists():
-            shutil.rmtree(self.folder)
+            try:
+                shutil.rmtree(self.folder)
+            except RecursionError:
+                # Some script has made a folder in a folder in a folder.
+                subprocess.run(["rm", "-rf", "--", self.folder], check=False)
+                if self.folder.exists():
+                    raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
 
     async def unpack(self, archive: BinaryIO, version: int) -> None:
         """

@@ -34,6 +34,7 @@ from opq_twisted.errors import (
     InstallFailed,
     Interrupted,
     NoRoom,
+    NoWayBack,
     OpqError,
     RebootFailed,
     ReturnFailed,
@@ -62,8 +63,6 @@ _DISK_PAUSE = 60.0
 
 #: Seconds between the attempts of an update that goes on after an interruption.
 _PAUSES = (10.0, 20.0, 60.0, 300.0, 600.0)
-
-_AFTER_UNPACKING = (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING, Stage.RETURNING)
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -147,10 +146,10 @@ class Updater(Service):
             stage=entry.stage,
             message=_UNDER_WAY.get(entry.stage, last_reason),
         )
-        if not entry.stage.at_rest:
+        if entry.after_reboot is not None and not self._journal.same_boot:
+            self._set_out(self._resume_after_failing(entry.after_reboot, entry.awaited))
+        elif not entry.stage.at_rest:
             self._set_out(self._resume(entry.release))
-        elif entry.after_reboot is not None and not self._journal.same_boot:
-            self._set_out(self._resume_after_failing(entry.after_reboot, entry.release))
 
     def _begin_history(self) -> None:
         """Where there was one that is lost, let the next one begin with that."""
@@ -286,7 +285,6 @@ class Updater(Service):
             release=None,
             tries=tries,
             automatic=automatic,
-            after_reboot=None,
             **(attempt if tries == 1 else {}),
         )
         offer = await self._check(automatic)
@@ -363,7 +361,7 @@ class Updater(Service):
         # What a rescue left is not this release's doing. The next line syncs the folder.
         self._rescued.forget()
         self._installer.forget()
-        self._enter(Stage.INSTALLING, tries=tries)
+        self._enter(Stage.INSTALLING, tries=tries, after_reboot=None, awaited=None)
         await self._installer.install(self._unpacker.folder, release.version)
         await self._insist(self._reboot)
 
@@ -394,19 +392,26 @@ class Updater(Service):
 
     async def _resume(self, release: Release | None) -> None:
         """Go on where the journal says that an earlier run was interrupted."""
-        # Until the reactor runs a signal ends the agent without a word, such as that of a reboot that
-        # only restarts it.
+        # Until the reactor runs a signal ends the agent without a word, such as that of a reboot
+        # that only restarts it.
         await deferLater(self._clock, 0)
         stage = self._journal.entry.stage
         self._log.info("Going on where an earlier run of the agent ended: {stage}", stage=stage)
-        if release is None or stage not in _AFTER_UNPACKING:
+        if release is None or not stage.may_be_live:
             await self._begin_again()
         else:
             await self._resume_after_unpacking(release)
 
     async def _resume_after_failing(self, stage: Stage, release: Release | None) -> None:
         """Go on after the reboot that the box itself could not bring about."""
-        self._enter(stage, after_reboot=None, reboot_under_way=True)
+        self._enter(
+            stage,
+            release=release,
+            tries=0,
+            after_reboot=None,
+            awaited=None,
+            reboot_under_way=True,
+        )
         await self._resume(release)
 
     async def _resume_after_unpacking(self, release: Release) -> None:
@@ -533,6 +538,8 @@ class Updater(Service):
             )
         await self._health.require(self._unpacker.folder, release.version, deadline)
         with self._telling("The release cannot be made the last good one"):
+            # What was read when it came may never have come to the disk as it was.
+            (await self._archives.open(release)).close()
             self._archives.keep_as_last_good(release)
         with self._telling("The rescue script cannot be replaced"):
             await self._installer.renew_rescue(release.version)
@@ -576,7 +583,7 @@ class Updater(Service):
         while True:
             entry, good = self._journal.entry, self._archives.last_good
             if good is None:
-                raise ReturnFailed(f"{entry.cause} There is no last good release to return to.")
+                raise NoWayBack(f"{entry.cause} There is no last good release to return to.")
             status, is_last = await self._wait_while_returning(), entry.tries >= MAX_TRIES
             in_place = self._installed.read() == good.version
             if self._has_rebooted and in_place and (status == 0 or is_last):
@@ -607,8 +614,10 @@ class Updater(Service):
         except (NoRoom, OSError) as error:
             self._take_back_try(error)
             raise
-        except OpqError as error:
-            self._log.error("Returning failed: {error}", error=error)
+        except Exception as error:
+            if not self.running:
+                raise
+            self._log.error("Returning failed: {why}", why=self._explain(error))
             await deferLater(self._clock, _PAUSES[tries])
 
     def _take_back_try(self, error: NoRoom | OSError) -> None:
@@ -647,7 +656,7 @@ class Updater(Service):
             if error.errno in MACHINE_BUSY:
                 return f"The box has too much to do: {error.strerror}. Try again later."
             return f"The box's disk fails: {error.strerror or error}."
-        self._log.failure("The update failed in a way that nobody foresaw")
+        self._log.failure("The update failed in a way that nobody foresaw", Failure(error))
         return "The agent failed; its log says how."
 
     def _fail(self, error: Exception) -> None:
@@ -657,7 +666,8 @@ class Updater(Service):
         if isinstance(error, _TO_BLAME) and release is not None:
             with self._telling("The refused release cannot be written down"):
                 self._journal.refuse(release, reason)
-        after_reboot = self._journal.entry.stage if isinstance(error, RebootFailed) else None
+        goes_on = isinstance(error, (RebootFailed, ReturnFailed))
+        after_reboot = self._journal.entry.stage if goes_on else None
         attempt = self._record_end(Stage.FAILED, "failed", reason, after_reboot)
         self._show_end(Stage.FAILED, attempt)
 
