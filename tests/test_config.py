@@ -107,6 +107,12 @@ class ConfigTests(SynchronousTestCase):
         self.assertNotIn("\n", sentence)
         return sentence.replace(str(self.path), "FILE")
 
+    def test_most(self) -> None:
+        """A release has to prove itself before the rescue takes it for broken."""
+        times = {"confirm_timeout": 86400, "settle": 86400}
+        updater = self.read({"updates_ep": ENDPOINT, "updater": times}).updater
+        self.assertEqual((updater.confirm_timeout, updater.settle), (7200, 3600))
+
     def test_defaults(self) -> None:
         """All settings have the protocol's defaults; only the endpoint is required."""
         self.assertEqual(self.read({"updates_ep": ENDPOINT}), self.read(json.loads(DEFAULTS)))

@@ -11,12 +11,12 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from time import CLOCK_BOOTTIME, clock_gettime
+from typing import Any
 
 import pip
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.journal import Journal, Stage
+from opq_twisted.box.journal import Journal, Release, Stage
 from tests.archives import make_archive
 from tests.test_install_script import (
     AGENT,
@@ -31,7 +31,10 @@ from tests.test_install_script import (
 #: Says that the agent failed, unless it is told otherwise.
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>"$SYSTEMCTL_LOG"
-case $* in is-active*) echo "${AGENT_STATE:-failed}" ;; esac
+case $* in
+    is-active*) echo "${AGENT_STATE:-failed}" ;;
+    list-jobs*) echo "${JOBS:-}" ;;
+esac
 """
 #: Does what install_update.sh does with releases: it keeps the live one as it is.
 INSTALLER = b"""#!/bin/sh
@@ -171,11 +174,11 @@ class RescuedBox(Box):
         """What the rescue has seen of the agent."""
         return self.state_dir / "rescue.seen"
 
-    def let_hours_pass(self) -> None:
-        """Let the agent's time be over, by the seconds of this boot."""
-        lines = self.seen.read_text().splitlines()
-        assert 0 < float(lines[1]) - clock_gettime(CLOCK_BOOTTIME) <= 10800, lines
-        self.seen.write_text(f"{lines[0]}\n0\n")
+    def let_hours_pass(self, hours: int = 4, *, boot: str | None = None) -> None:
+        """Let the agent have had so many hours, or had them in another boot."""
+        journal, now, when, stood = self.seen.read_text().splitlines()
+        stood = str(int(stood) + hours * 3600)
+        self.seen.write_text("\n".join([journal, boot or now, when, stood]) + "\n")
 
     @property
     def rescued(self) -> str | None:
@@ -200,7 +203,8 @@ class RescuedBox(Box):
 
 
 ASKED = "is-active opq-box-agent.service"
-REBOOTED = [ASKED, "reboot", "sleep 600"]
+RESTARTED = "--no-block restart opq-box-agent.service"
+REBOOTED = [ASKED, "reboot", "sleep 600", RESTARTED]
 PAUSED = [ASKED, "sleep 600"]
 
 
@@ -229,7 +233,7 @@ class RescueCase(SynchronousTestCase):
         """Release 100 is live, the agent is told, the box reboots, and nothing is left behind."""
         self.assertEqual(self.box.current, ("100", made), said)
         self.assertEqual(self.box.rescued, "100\n")
-        self.assertEqual(self.box.asked()[-2:], REBOOTED[-2:])
+        self.assertEqual(self.box.asked()[-3:], REBOOTED[-3:])
         self.assert_tidy()
 
     def assert_paused(self, said: str, live: str = "200", made: str = "long ago") -> None:
@@ -521,7 +525,7 @@ class CareTests(RescueCase):
         self.box.last_good()
         for state in ("active", "activating", "deactivating", "inactive"):
             self.rescue(AGENT_STATE=state)
-            self.assertEqual(self.box.asked(), [ASKED])
+            self.assertEqual(self.box.asked()[:1], [ASKED])
             self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
 
     def test_agent_never_starts(self) -> None:
@@ -531,45 +535,66 @@ class CareTests(RescueCase):
         for stage in (Stage.IDLE, Stage.FAILED, Stage.UNPACKING):
             journal.write(stage=stage)
             self.rescue(AGENT_STATE="inactive")
-            self.assertEqual(self.box.asked(), [ASKED])
+            self.assertEqual(self.box.asked(), [ASKED, "list-jobs --no-legend"])
         journal.write(stage=Stage.REBOOTING)
+        # It waits, as for the network.
+        self.rescue(AGENT_STATE="inactive", JOBS="  7 opq-box-agent.service start waiting")
+        self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
         self.assert_brought_back(self.rescue(AGENT_STATE="inactive"), "fresh")
+
+    def stand_still(self, stage: Stage = Stage.CONFIRMING, **changes: Any) -> Journal:
+        """Let the agent have left the update to 200 where it is for four hours."""
+        self.box.last_good()
+        journal = Journal(self.box.state_dir / "journal.json", "a boot")
+        journal.write(stage=stage, **{"release": Release(200), **changes})
+        self.rescue(AGENT_STATE="active")
+        self.box.let_hours_pass()
+        return journal
 
     def test_agent_stands_still(self) -> None:
         """An agent that runs, and for hours leaves an update where it is, is helped as well."""
-        self.box.last_good()
-        journal = Journal(self.box.state_dir / "journal.json", "a boot")
-        for stage in (Stage.REBOOTING, Stage.CONFIRMING):
-            journal.write(stage=stage)
-            # It has just come so far.
-            for _ in range(2):
-                self.rescue(AGENT_STATE="active")
-                self.assertEqual(self.box.asked(), [ASKED])
-            self.box.let_hours_pass()
+        for stage in (Stage.REBOOTING, Stage.RETURNING, Stage.CONFIRMING):
+            self.stand_still(stage)
+        self.box.asked()
         self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
 
+    def test_agent_never_rests(self) -> None:
+        """So it is where no boot lasts so long, and where the box failed to reboot."""
+        awaited = {"release": None, "after_reboot": Stage.REBOOTING, "awaited": Release(200)}
+        self.stand_still(Stage.FAILED, **awaited)
+        self.box.let_hours_pass(0, boot="another boot")
+        self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
+
+    def test_agent_gets_on(self) -> None:
+        """An agent that has got on since, or has had less time, is left alone."""
+        journal = self.stand_still()
+        journal.write(tries=2)
+        for hours in (0, 3):
+            self.box.let_hours_pass(hours)
+            self.rescue(AGENT_STATE="active")
+            self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+
     def test_agent_waits(self) -> None:
-        """One that only waits is not: at rest, or of the last good release, or in another boot."""
-        self.box.last_good()
-        journal = Journal(self.box.state_dir / "journal.json", "a boot")
-        journal.write(stage=Stage.CONFIRMING)
-        self.rescue(AGENT_STATE="active")
-        self.box.let_hours_pass()
-        seen = self.box.seen.read_text()
-        for stage, live, sight in (
-            (Stage.IDLE, 200, seen),
-            (Stage.CONFIRMING, 100, seen),
-            (Stage.CONFIRMING, 200, f"x{seen}"),
-            (Stage.CONFIRMING, 200, seen.replace("\n0\n", "\n")),
-        ):
-            with self.subTest(stage=stage, live=live, sight=sight):
-                journal.write(stage=stage)
-                self.box.seen.write_text(sight)
+        """The agent of another release than the new one waits as long as it has to."""
+        for stage in (Stage.INSTALLING, Stage.RETURNING):
+            with self.subTest(stage=stage):
+                self.stand_still(stage)
                 (self.box.prefix / "current").unlink()
-                (self.box.prefix / "current").symlink_to(f"releases/{live}")
-                self.box.asked()
+                (self.box.prefix / "current").symlink_to("releases/100")
                 self.rescue(AGENT_STATE="active")
-                self.assertEqual(self.box.asked(), [ASKED])
+                self.assertEqual((self.box.current, self.box.tries), (("100", "long ago"), []))
+                (self.box.prefix / "current").unlink()
+                (self.box.prefix / "current").symlink_to("releases/200")
+
+    def test_not_ended(self) -> None:
+        """Where the agent before still runs, because the box did not reboot, it is asked again."""
+        self.stand_still()
+        self.rescue(AGENT_STATE="active")
+        # That agent was killed before it was restarted.
+        self.box.asked()
+        self.rescue(AGENT_STATE="active")
+        self.assertEqual(self.box.asked(), REBOOTED)
+        self.assertEqual(self.box.current, ("100", "fresh"))
 
     def test_installer_at_work(self) -> None:
         """An installer that runs is waited for; the agent has a chance with what it installed."""
@@ -633,7 +658,7 @@ class CareTests(RescueCase):
         self.box.tool("systemctl", SYSTEMCTL + "case $* in reboot) exit 1 ;; esac\n")
         said = self.rescue()
         self.assertIn("The box does not reboot: starting the agent again.", said)
-        self.assertEqual(self.box.asked(), REBOOTED[:2])
+        self.assertEqual(self.box.asked(), [*REBOOTED[:2], RESTARTED])
 
 
 class InterruptedTests(RescueCase):

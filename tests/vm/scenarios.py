@@ -82,7 +82,7 @@ def idle_agent(box: Box) -> str:
         text = re.sub(r"(?m)^(WatchdogSec|Type)=.*\n", "", unit.read_text())
         unit.write_text(re.sub(r"(?m)^ExecStart=.*", "ExecStart=/bin/sleep infinity", text))
 
-    # The rescue gives an agent three hours.
+    # The rescue gives an agent four hours.
     box.shell.run(f"sed -i 's/^AGENT_PATIENCE=.*/AGENT_PATIENCE=1/' {PREFIX}/rescue/opq-box-rescue")
     version, archive = altered_release(box, change)
     box.publish(archive, version)
