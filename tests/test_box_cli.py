@@ -167,9 +167,10 @@ class AgentCase(SynchronousTestCase):
         return [json.loads(line) for line in said.splitlines()]
 
     def assert_refused(self, command: str, *more: str, url: str | None = None, words: str) -> None:
-        """Nothing is printed but a sentence that says why."""
-        self.assertEqual(self.type(command, *more, status=1, url=url), "")
-        said = self.warned
+        """Nothing is printed but a sentence that says why; for programs it is in JSON, too."""
+        printed, said = self.type(command, *more, status=1, url=url), self.warned
+        error = json.dumps({"error": said.removeprefix("opq-box: ").strip()})
+        self.assertEqual(printed, f"{error}\n" if "--json" in more else "")
         self.assertEqual((said[:9], said.count("\n"), said[-2:]), ("opq-box: ", 1, ".\n"), said)
         self.assertIn(words, said)
 

@@ -63,7 +63,17 @@ class ViewTests(SynchronousTestCase):
                 "bad",
                 "The last update failed",
             ),
-            # A look that went well is later.
+            # A look is later, that went well or not.
+            (
+                {
+                    "stage": Stage.FAILED,
+                    "last_attempt": failed,
+                    "last_check": NOW - 10,
+                    "trouble": "Nobody is there.",
+                },
+                "bad",
+                "The box cannot get updates",
+            ),
             (
                 {"stage": Stage.FAILED, "last_attempt": failed, "last_check": NOW - 10},
                 "good",
@@ -80,13 +90,18 @@ class ViewTests(SynchronousTestCase):
                 self.assertEqual((shown.tone, shown.headline), (tone, headline))
 
     def test_steps(self) -> None:
-        """A stage has its place in the row, unless it is none of a good update."""
+        """A stage has its place in the row; to go back is to install once more."""
         for number, stage in enumerate(STAGES):
             shown = self.view(stage=stage)
             self.assertEqual((shown.step, shown.at_rest), (number, False))
-        for stage, at_rest in ((Stage.IDLE, True), (Stage.FAILED, True), (Stage.RETURNING, False)):
+        installing = list(STAGES).index(Stage.INSTALLING)
+        for stage, step, at_rest in (
+            (Stage.IDLE, None, True),
+            (Stage.FAILED, None, True),
+            (Stage.RETURNING, installing, False),
+        ):
             shown = self.view(stage=stage)
-            self.assertEqual((shown.step, shown.at_rest), (None, at_rest))
+            self.assertEqual((shown.step, shown.at_rest), (step, at_rest))
 
     def test_releases(self) -> None:
         """A release is shown with the time at which it was built, by the box's own clock."""
@@ -119,7 +134,8 @@ class ViewTests(SynchronousTestCase):
             "The box downloads it, installs the release and reboots. While it installs and "
             "reboots it measures nothing.",
         )
-        self.assertIn("if there is one it installs it", self.view().promise)
+        for status in ({}, {**offered, "trouble": "Nobody is there."}):
+            self.assertIn("if there is one it installs it", self.view(**status).promise)
         self.assertEqual(self.view(**offered, stage=Stage.DOWNLOADING).promise, "")
 
     def test_progress(self) -> None:

@@ -77,7 +77,6 @@ _UNDER_WAY = {
     Stage.INSTALLING: "Installing the new release; this can take some minutes.",
     Stage.REBOOTING: "Rebooting. This page waits for the box.",
     Stage.CONFIRMING: "Looking whether the new release runs, and is healthy.",
-    Stage.RETURNING: "The new release failed. Installing the last good one again.",
 }
 
 
@@ -144,7 +143,7 @@ class Updater(Service):
             last_attempt=entry.attempts[-1] if entry.attempts else None,
             last_took=self._journal.last_took,
             stage=entry.stage,
-            message=_UNDER_WAY.get(entry.stage, last_reason),
+            message=self._describe(entry.stage) or last_reason,
         )
         if entry.after_reboot is not None and not self._journal.same_boot:
             self._set_out(self._resume_after_failing(entry.after_reboot, entry.awaited))
@@ -714,8 +713,14 @@ class Updater(Service):
 
     def _show(self, stage: Stage) -> None:
         self._log.info("Stage: {stage}", stage=stage)
-        message = _UNDER_WAY.get(stage, self._board.current.message)
+        message = self._describe(stage) or self._board.current.message
         self._board.publish(stage=stage, progress=None, message=message)
+
+    def _describe(self, stage: Stage) -> str:
+        """Say what goes on; nothing where nothing does."""
+        if stage is Stage.RETURNING:
+            return f"{self._journal.entry.cause} Installing the last good release again."
+        return _UNDER_WAY.get(stage, "")
 
     def _describe_available(self) -> str:
         if self._offer is not None:

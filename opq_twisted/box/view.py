@@ -25,6 +25,10 @@ _UNDER_WAY = {
     Stage.RETURNING: "Going back to the last good release",
 }
 
+#: Which of them it is in the row; going back is to install once more.
+_STEPS = {stage: number for number, stage in enumerate(STAGES)}
+_STEPS[Stage.RETURNING] = _STEPS[Stage.INSTALLING]
+
 _OUTCOMES = {"updated": "Updated", "returned": "Went back", "failed": "Failed"}
 
 #: Seconds; after a longer wait nobody has the outcome of the last update in mind.
@@ -60,7 +64,7 @@ def view(status: Status, now: float) -> View:
     :param now: the time of day, in seconds since the epoch.
     """
     tone, headline = _headline(status, now)
-    steps, last = list(STAGES), _last_news(status, now)
+    last = _last_news(status, now)
     return View(
         tone=tone,
         headline=headline,
@@ -72,7 +76,7 @@ def view(status: Status, now: float) -> View:
         checked=_checked(status),
         outcome="" if last is None else _trouble_of(last, status.message),
         at_rest=status.stage.at_rest,
-        step=steps.index(status.stage) if status.stage in steps else None,
+        step=_STEPS.get(status.stage),
     )
 
 
@@ -116,10 +120,9 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
 
 
 def _has_looked_since(status: Status) -> bool:
-    """Whether a look that went well is later than the last attempt, which is no news then."""
+    """Whether the box has looked since the last attempt, which is no news then."""
     last = status.last_attempt
-    looked = status.last_check is not None and status.trouble is None
-    return looked and last is not None and (status.last_check or 0.0) > last.ended
+    return last is not None and (status.last_check or 0.0) > last.ended
 
 
 def _has_none(status: Status) -> bool:
@@ -132,7 +135,7 @@ def _release(version: int | None) -> str:
 
 
 def _promise(status: Status) -> str:
-    if not status.update_available:
+    if not status.update_available or status.trouble is not None:
         return "The box asks for the newest release; if there is one it installs it and reboots."
     size = "it" if status.size is None else _megabytes(status.size)
     took = (

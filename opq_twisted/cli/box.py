@@ -158,10 +158,10 @@ def _show(found: Document) -> None:
         ("Available", wording.version(found.integer("available"))),
         ("Stage", found.text("stage") + _describe_progress(found.part("progress"))),
         ("", "" if message == attempt.text("reason") else message),
-        ("Last check", wording.moment(found.number("last_check"))),
+        ("Last check", wording.moment(found.number("last_check"), "not since the agent started")),
         ("Next check", wording.moment(found.number("next_check"))),
     ]
-    if found.flag("update_available") and is_at_rest(found):
+    if found.flag("update_available") and is_at_rest(found) and not found.text("trouble"):
         rows[2:2] = [("What is new", found.text("notes")), ("", "opq-box update installs it.")]
     if found.flag("unsigned"):
         rows.append(("Unsigned", "This box installs releases without checking who made them."))

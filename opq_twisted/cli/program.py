@@ -42,13 +42,16 @@ def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
         with _stoppable():
             code: int = options.command(options)
     except OpqError as error:
-        warn(f"{name}: {error}")
-        return failed
+        sentence = str(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        warn(f"{name}: {where}{error.strerror}. Mend that, and try again.")
-        return failed
-    return code
+        sentence = f"{where}{error.strerror}. Mend that, and try again."
+    else:
+        return code
+    if getattr(options, "json", False):
+        say_json({"error": sentence})
+    warn(f"{name}: {sentence}")
+    return failed
 
 
 def say(text: str) -> bool:

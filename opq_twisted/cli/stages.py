@@ -39,6 +39,8 @@ class Stages:
         stage = status.text("stage")
         message = _REBOOTS if stage == "rebooting" else status.text("message")
         line = f"{stage}: {message}"
+        if self._bar is not None and stage in ("verifying", "unpacking"):
+            self._advance(self._total, self._total)
         if line != self._line and not is_at_rest(status):
             self._line = line
             self.tell(line)

@@ -8,10 +8,14 @@ def version(number: int | None) -> str:
     return "unknown" if number is None else f"{number} ({moment(number)})"
 
 
-def moment(seconds: float | None) -> str:
-    """Word a time of day, given in seconds since the epoch: `2019-01-19 01:20`, in local time."""
+def moment(seconds: float | None, never: str = "never") -> str:
+    """
+    Word a time of day, given in seconds since the epoch: `2019-01-19 01:20`, in local time.
+
+    :param never: what None is.
+    """
     if seconds is None:
-        return "never"
+        return never
     try:
         return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
     except (ValueError, OverflowError, OSError):

@@ -86,6 +86,50 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         },
         [_UPDATED],
     ),
+    "confirming": (
+        {
+            **_OFFERED,
+            "stage": Stage.CONFIRMING,
+            "message": "Looking whether the new release runs, and is healthy.",
+        },
+        [_UPDATED],
+    ),
+    "returning": (
+        {
+            **_OFFERED,
+            "stage": Stage.RETURNING,
+            "message": f"{_ILL} Installing the last good release again.",
+        },
+        [_UPDATED],
+    ),
+    "inhibited": (
+        {
+            **_OFFERED,
+            "stage": Stage.UNPACKING,
+            "message": "Waiting for a measurement to end; the update goes on by 05:12 at the "
+            "latest.",
+        },
+        [_UPDATED],
+    ),
+    "stale": (
+        {
+            **_LOOKED,
+            "trouble": "Stale.",
+            "message": "Stale: the update server's signed metadata has expired (timestamp was "
+            "good until 2026-11-01). Nothing new is installed until its operator renews it, or, "
+            "where the box's clock is wrong, until that is right.",
+        },
+        [_UPDATED],
+    ),
+    "clock": (
+        {
+            **_LOOKED,
+            "trouble": "Waiting for the clock.",
+            "message": "Waiting for the clock: it shows 1970-01-01, and it is 2026-11-01 or later. "
+            "It is set from the network; check that the box reaches a time server.",
+        },
+        [_UPDATED],
+    ),
     "returned": (
         {**_OFFERED, "message": f"Release {NEW} is refused: {_ILL}"},
         [_UPDATED, _RETURNED],

@@ -1,4 +1,4 @@
-"""Takes a picture of each state of the box's page: `make screenshots`."""
+"""Takes a picture of each main state of the box's page: `make screenshots`."""
 
 import json
 import subprocess
@@ -9,6 +9,12 @@ from tests.browser.chromium import browser
 
 #: Where they are kept.
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "pictures"
+
+#: The states that are taken.
+_MAIN = (
+    *("up-to-date", "available", "downloading", "installing", "rebooting", "returned", "failed"),
+    "unreachable",
+)
 
 #: Those that are also taken in the dark, and as a phone shows them.
 _DARK, _NARROW = ("available",), ("installing",)
@@ -23,7 +29,8 @@ def main() -> int:
     assert gallery.stdout is not None
     try:
         with browser() as chromium:
-            for state, port in json.loads(gallery.stdout.readline()).items():
+            ports = json.loads(gallery.stdout.readline())
+            for state in _MAIN:
                 looks = [("", "light", 800)]
                 looks += [("-dark", "dark", 800)] * (state in _DARK)
                 looks += [("-phone", "light", 360)] * (state in _NARROW)
@@ -33,7 +40,7 @@ def main() -> int:
                         viewport={"width": width, "height": 400},
                         device_scale_factor=1.5,
                     )
-                    page.goto(f"http://127.0.0.1:{port}/")
+                    page.goto(f"http://127.0.0.1:{ports[state]}/")
                     page.locator("body[data-live]").wait_for()
                     if state == "installing":
                         page.get_by_text("Building release").wait_for()

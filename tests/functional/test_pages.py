@@ -29,47 +29,66 @@ README, SERVER, BOX, TROUBLES = (
 
 RELEASE = 1547860803
 
-#: Commands that are not typed here, and what runs them, or what they are made of, for real.
+_NGINX = "tests/functional/test_nginx.py"
+_OPERATOR = "tests/functional/test_opq_box.py"
+_DEB, _IMAGE, _VM = "tests/deb/__main__.py", "tests/image/__main__.py", "tests/vm/package.py"
+
+#: Commands that are not typed here, and what does the same: another test, and its words for it.
 ELSEWHERE = {
-    "make demo": ".ci/run",
-    "make test": ".ci/run",
-    "apt-get install nginx": ".ci/run",
-    "nginx -t && systemctl reload nginx": "tests/functional/test_nginx.py",
-    "curl -sI http://localhost/update/NAME | grep X-Cache-Status": "tests/functional/test_nginx.py",
-    "systemctl restart opq-box-agent": "tests/vm/box.py",
-    "opq-box log --follow": "tests/functional/test_opq_box.py",
-    "opq-box forgive 1547860803": "tests/functional/test_opq_box.py",
-    "make manuals": "tests/test_manuals.py",
-    "make deb": "tests/deb/__main__.py",
-    "apt-get install ./dist/opq-update-server_*.deb": "tests/deb/__main__.py",
-    "apt-get install debhelper dpkg-dev make python3-venv": ".ci/run",
+    "make demo": (".ci/run", "make demo"),
+    "make test": (".ci/run", "make test"),
+    "apt-get install nginx": (".ci/run", "nginx-light"),
+    "curl -sI http://localhost/update/NAME | grep X-Cache-Status": (_NGINX, "X-Cache-Status"),
+    "systemctl restart opq-box-agent": ("tests/vm/box.py", "systemctl restart opq-box-agent"),
+    "opq-box log --follow": (_OPERATOR, '"log", "--follow"'),
+    "opq-box forgive 1547860803": (_OPERATOR, '"forgive", '),
+    "make manuals": ("tests/test_manuals.py", "build_manuals"),
+    "make deb": (_DEB, "deploy/server/build-deb"),
+    "apt-get install ./dist/opq-update-server_*.deb": (_DEB, "apt-get install"),
+    "apt-get install debhelper dpkg-dev make python3-venv": (".ci/run", "debhelper"),
     "docker build --file deploy/server/Dockerfile --tag openpowerquality/opqboxupdateserver .": (
-        "tests/image/__main__.py"
+        _IMAGE,
+        "docker build --file deploy/server/Dockerfile --tag ",
     ),
-    "deploy/server/docker-run.sh": "tests/image/__main__.py",
-    "deploy/server/docker-run.sh 9000 /srv/updates": "tests/image/__main__.py",
+    "deploy/server/docker-run.sh": (_IMAGE, "docker-run.sh"),
+    "deploy/server/docker-run.sh 9000 /srv/updates": (_IMAGE, "docker-run.sh"),
     "deploy/server/docker-run.sh 8151 /var/opq/box-updates /etc/opq/timestamp.pem "
-    "/etc/opq/timestamp.passphrase": "tests/image/__main__.py",
-    "editor /etc/default/opq-update-server": "tests/deb/__main__.py",
-    "systemctl restart opq-update-server": "tests/vm/package.py",
-    "systemctl enable --now opq-update-server": "tests/vm/package.py",
-    "systemctl daemon-reload && systemctl restart opq-update-server": "tests/vm/package.py",
-    "journalctl --unit opq-update-server | grep signed": "tests/vm/package.py",
+    "/etc/opq/timestamp.passphrase": (_IMAGE, "docker-run.sh"),
+    "editor /etc/default/opq-update-server": (_DEB, "/etc/default/"),
+    "systemctl restart opq-update-server": (_VM, "systemctl restart {_NAME}"),
+    "systemctl enable --now opq-update-server": (_VM, "systemctl enable --now {_NAME}"),
+    "systemctl daemon-reload && systemctl restart opq-update-server": (
+        _VM,
+        "systemctl daemon-reload && systemctl restart {_NAME}",
+    ),
+    "journalctl --unit opq-update-server | grep signed": (
+        _VM,
+        "journalctl --unit {_NAME} | grep signed",
+    ),
     "journalctl --unit opq-update-server --output cat | grep '\"status\": [45]'": (
-        "tests/vm/package.py"
+        _VM,
+        "journalctl --unit {_NAME} --output cat | grep '\"status\": [45]'",
     ),
     "useradd --system --no-create-home --shell /usr/sbin/nologin opq-update-server": (
-        "tests/vm/package.py"
+        _VM,
+        "useradd --system --no-create-home --shell /usr/sbin/nologin {_NAME}",
     ),
-    "groupadd --system --force release": "tests/vm/package.py",
-    "journalctl --unit opq-box-agent --lines 50": "tests/vm/scenarios.py",
-    "journalctl --unit opq-box-rescue --lines 50": "tests/vm/scenarios.py",
-    "man -l build/man/opq-box.1": "tests/test_manuals.py",
-    ". build/completions/bash/opq-box": "tests/test_manuals.py",
+    "groupadd --system --force release": (_VM, "groupadd --system --force release"),
+    "journalctl --unit opq-box-agent --lines 50": (
+        "tests/vm/scenarios.py",
+        "journalctl --unit opq-box-agent --lines 50",
+    ),
+    "journalctl --unit opq-box-rescue --lines 50": (
+        "tests/vm/scenarios.py",
+        "journalctl --unit opq-box-rescue --lines 50",
+    ),
+    "man -l build/man/opq-box.1": ("tests/test_manuals.py", '"-man"'),
+    ". build/completions/bash/opq-box": ("tests/test_manuals.py", "/completions/bash/"),
 }
 
 #: Commands that no test runs, and what it would need.
 UNTRIED = {
+    "nginx -t && systemctl reload nginx": "a machine with systemd and nginx",
     "ssh opq@opq-box-7.local": "another machine",
     'aws s3 cp "$name" "s3://BUCKET/update/$name" --content-type application/octet-stream '
     "--cache-control 'public, max-age=31536000, immutable'": "an account",
@@ -182,8 +201,13 @@ def test_no_command_is_forgotten() -> None:
 
 
 def test_elsewhere_is_there() -> None:
-    """What is said to run a command is there."""
-    assert [path for path in ELSEWHERE.values() if not (ROOT / path).is_file()] == []
+    """What is said to do what a command does has its words for that."""
+    wrong = [
+        command
+        for command, (path, words) in ELSEWHERE.items()
+        if words not in (ROOT / path).read_text(encoding="utf-8")
+    ]
+    assert wrong == []
 
 
 class Place:

@@ -2,7 +2,7 @@
 "use strict";
 
 // Milliseconds. The box says every 15 seconds that it lives, when it is not too busy.
-const SILENCE = 40000, RETRY = 1500, GRACE = 3000, TAIL = 1000, PATIENCE = 60000;
+const SILENCE = 40000, RETRY = 1500, GRACE = 3000, TAIL = 1000, PATIENCE = 660000;
 const MOST_OUTPUT = 200000;
 const TEXTS = ["headline", "message", "installed", "available", "promise", "progress", "checked",
   "outcome"];
