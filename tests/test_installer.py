@@ -156,6 +156,12 @@ class InstallTests(InstallerCase):
         await self.failure(self.install(f"touch {self.root}/run"), OSError)
         self.assertFalse((self.root / "run").exists())
 
+    async def test_returning_without_log(self) -> None:
+        """To go back is worth more than what is said on the way."""
+        self.log.parent.write_text("This is no folder.")
+        await self.install(f"touch {self.root}/run", returning=True)
+        self.assertTrue((self.root / "run").exists())
+
 
 class UnitTests(InstallerCase):
     """It is the script that counts, whatever becomes of what starts it for the agent."""

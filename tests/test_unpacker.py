@@ -154,6 +154,15 @@ class UnpackerTests(ChildrenCase):
         self.assertNotIsInstance(caught.exception, ArchiveRefused)
         self.assertFalse(self.unpacker.folder.exists())
 
+    async def test_deep(self) -> None:
+        """What a script has left there is removed, be it folders in folders."""
+        folder = str(self.unpacker.folder)
+        for _ in range(1500):
+            os.mkdir(folder)
+            folder = os.path.join(folder, "d")
+        await self.unpacker.clear()
+        self.assertFalse(self.unpacker.folder.exists())
+
     async def test_clear(self) -> None:
         """There may be nothing to clear."""
         await self.unpacker.clear()

@@ -47,11 +47,13 @@ class Unpacker:
         if self.folder.exists():
             try:
                 shutil.rmtree(self.folder)
-            except RecursionError:
-                # Some script has made a folder in a folder in a folder.
-                subprocess.run(["rm", "-rf", "--", self.folder], check=False)
+            except (RecursionError, OSError) as error:
+                # Some script may have made a folder in a folder in a folder: Python's own way needs
+                # a frame and a descriptor for each.
+                subprocess.run(["rm", "-rf", "--", self.folder], stderr=subprocess.DEVNULL)
                 if self.folder.exists():
-                    raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
+                    number = getattr(error, "errno", None) or errno.EIO
+                    raise OSError(number, os.strerror(number)) from None
 
     async def unpack(self, archive: BinaryIO, version: int) -> None:
         """
