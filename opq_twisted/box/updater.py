@@ -719,7 +719,7 @@ class Updater(Service):
     def _describe(self, stage: Stage) -> str:
         """Say what goes on; nothing where nothing does."""
         if stage is Stage.RETURNING:
-            return f"{self._journal.entry.cause} Installing the last good release again."
+            return f"Installing the last good release again. {self._journal.entry.cause}"
         return _UNDER_WAY.get(stage, "")
 
     def _describe_available(self) -> str:

@@ -98,7 +98,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         {
             **_OFFERED,
             "stage": Stage.RETURNING,
-            "message": f"{_ILL} Installing the last good release again.",
+            "message": f"Installing the last good release again. {_ILL}",
         },
         [_UPDATED],
     ),
