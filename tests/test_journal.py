@@ -170,6 +170,15 @@ class JournalTests(SynchronousTestCase):
                 self.assertFalse(self.path.exists())
                 self.assertEqual(self.path.with_suffix(".unreadable").read_bytes(), bad)
 
+    def test_older_reboot(self) -> None:
+        """The agent before wrote the release that waits for a reboot where others stand."""
+        release = {"version": NEW, "size": 4096, "hashes": HASHES}
+        for written in (release, {"version": NEW, "size": 4096, "sha256": "ab" * 32}):
+            content = {"format": 1, "stage": "failed", "after_reboot": "rebooting"}
+            self.path.write_text(json.dumps({**content, "release": written}))
+            entry = self.open().entry
+            self.assertEqual((entry.release, entry.awaited), (None, Release(NEW, 4096, HASHES)))
+
     def test_salvaged(self) -> None:
         """What can be read of one that is not understood is kept: which releases are bad."""
         journal = self.open()

@@ -565,6 +565,28 @@ class CareTests(RescueCase):
         self.box.let_hours_pass(0, boot="another boot")
         self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
 
+    def test_reboot_awaited(self) -> None:
+        """An agent that waits for somebody to reboot the box is left alone; so is a stopped one."""
+        self.box.last_good()
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        journal = Journal(self.box.state_dir / "journal.json", boot_id)
+        for stage in (Stage.REBOOTING, Stage.RETURNING):
+            journal.write(stage=Stage.FAILED, after_reboot=stage, awaited=Release(200))
+            for state in ("active", "inactive"):
+                self.rescue(AGENT_STATE=state)
+                self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+        self.assertFalse(self.box.seen.exists())
+
+    def test_sight_is_garbled(self) -> None:
+        """What was seen of the agent may be unreadable: then it begins anew."""
+        self.stand_still()
+        journal, boot, *_ = self.box.seen.read_text().splitlines()
+        for rest in (("08", "1 2"), ("", "abc"), ("-1", "$(reboot)"), ()):
+            self.box.seen.write_text("\n".join((journal, boot, *rest)) + "\n")
+            self.rescue(AGENT_STATE="active")
+            self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+            self.assertRegex(self.box.seen.read_text(), rf"^{journal}\n{boot}\n\d+\n\d+\n$")
+
     def test_agent_gets_on(self) -> None:
         """An agent that has got on since, or has had less time, is left alone."""
         journal = self.stand_still()

@@ -681,7 +681,7 @@ class FailureTests(UpdaterCase):
         self.bench.restart()
         status = self.bench.status
         self.assertEqual(status.stage, Stage.IDLE)
-        self.assertIn("record of earlier updates was damaged", status.message)
+        self.assertIn("record of earlier updates was not understood", status.message)
         (attempt,) = self.on_disk().attempts
         self.assertEqual((attempt.outcome, attempt.reason), ("failed", status.message))
         self.assertEqual(status.last_attempt, attempt)
@@ -715,31 +715,40 @@ class FailureTests(UpdaterCase):
         self.assertEqual(outcomes, [(1, "failed"), (1, "updated")])
 
     def test_clicked_instead(self) -> None:
-        """A click makes another attempt; as long as that installs nothing the first one counts."""
-        for last in ("fetch", "unpack"):
-            with self.subTest(last=last):
+        """A click makes another attempt; as long as that fetches nothing the first one counts."""
+        for fails in (True, False):
+            with self.subTest(fails=fails):
                 self.bench = Bench(self.folder).start()
                 self.bench.journal_path.unlink(missing_ok=True)
                 self.bench.restart()
                 self.click("reboot")
                 self.refuse_reboot("Reboot it by hand.")
-                self.click(last)
-                if last == "fetch":
-                    self.bench.steps.fail(NoRoom("Make room."))
+                self.click("newest")
+                if fails:
+                    self.bench.steps.fail(ServerFailed("Nobody is there."))
                 self.bench.set_installed(NEW)
                 self.bench.restart("second boot")
                 self.assertEqual(self.bench.status.message, f"The box runs release {NEW}.")
                 self.assertIsNone(self.on_disk().after_reboot)
                 self.bench.set_installed(OLD)
 
-    def test_installed_instead(self) -> None:
-        """What was installed after it is what is confirmed, or failed."""
+    def test_mended_by_hand(self) -> None:
+        """What somebody installed by hand before the reboot stays."""
         self.click("reboot")
         self.refuse_reboot("Reboot it by hand.")
-        self.click("install")
-        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.bench.set_installed(NEWER)
         self.bench.restart("second boot")
-        self.assert_failed("It ended with 1.")
+        self.assertEqual(self.bench.steps.begun, [])
+        self.assertEqual((self.on_disk().stage, self.bench.status.message), (Stage.IDLE, ""))
+
+    def test_fetched_instead(self) -> None:
+        """What was fetched after it is what counts then."""
+        self.click("reboot")
+        self.refuse_reboot("Reboot it by hand.")
+        self.click("fetch")
+        self.bench.steps.fail(NoRoom("Make room."))
+        self.bench.restart("second boot")
+        self.assert_failed("Make room.")
         self.assertEqual([attempt.id for attempt in self.on_disk().attempts], [1, 2])
 
 

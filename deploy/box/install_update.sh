@@ -14,7 +14,7 @@
 #
 # The agent's Python packages come from wheels/, for a box may have no internet.
 #
-# The rescue, which brings back the last good release when the agent of a later one does not start, is
+# The rescue, which brings back the last good release when the agent of a later one does not work, is
 # put in place where it is missing: box-configuration-daemon/rescue/place.
 #
 # A root.json beside this script becomes /etc/opq/root.json on a box that has none: by it the agent

@@ -101,7 +101,9 @@ class Archives:
 
     async def find(self, release: Release) -> tuple[Release, BinaryIO] | None:
         """
-        Find an archive that is here already; what has its name and is another is removed.
+        Find an archive that is here already.
+
+        What has its name and is another is removed, unless it is the last good one.
 
         :param release: nothing is found by a version alone.
         :returns: as `open_verified`; None when there is none.
@@ -113,7 +115,8 @@ class Archives:
         try:
             return await self.open_verified(path, release)
         except DownloadFailed:
-            path.unlink(missing_ok=True)
+            if release.version != self._last_good_version():
+                path.unlink(missing_ok=True)
             return None
 
     async def open(self, release: Release) -> BinaryIO:

@@ -69,11 +69,11 @@ def _without_slash(url: str) -> str:
     return url.rstrip("/")
 
 
-def _two_hours(given: float) -> float:
+def _up_to_two_hours(given: float) -> float:
     return min(given, 7200.0)
 
 
-def _one_hour(given: float) -> float:
+def _up_to_an_hour(given: float) -> float:
     return min(given, 3600.0)
 
 
@@ -97,8 +97,8 @@ class UpdaterConfig:
     log: Path = field(default=Path("/var/log/opq/box_update.log"), validator=_absolute)
     install_timeout: float = field(default=1800.0, validator=_positive)
     # The rescue takes a release for broken that has proved nothing for four hours.
-    confirm_timeout: float = field(default=600.0, converter=_two_hours, validator=_positive)
-    settle: float = field(default=60.0, converter=_one_hour, validator=_not_negative)
+    confirm_timeout: float = field(default=600.0, converter=_up_to_two_hours, validator=_positive)
+    settle: float = field(default=60.0, converter=_up_to_an_hour, validator=_not_negative)
     services: tuple[str, ...] = ()
     inhibit_file: Path = field(default=Path("/run/opq/inhibit-update"), validator=_absolute)
     hosts: tuple[str, ...] = ()

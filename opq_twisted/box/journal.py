@@ -130,7 +130,7 @@ class Entry:
     #: Whether the reboot was accepted, or the agent stopped in good order once it had asked.
     reboot_under_way: bool = False
     #: Where a box that failed to reboot, or to return, goes on when somebody reboots it by hand,
-    #: and with which release; until the next one is installed.
+    #: and with which release; until the next one is fetched.
     after_reboot: Stage | None = None
     awaited: Release | None = None
     #: By the clock of this boot: when a new release must have begun to be healthy.
@@ -168,6 +168,7 @@ class Journal:
         """
         entry = evolve(self.entry, boot_id=self._boot_id, **changes)
         content = {"format": _FORMAT, **cattrs.unstructure(entry)}
+        # The rescue script, which has no Python, reads it line by line.
         durable.write(self._path, json.dumps(content, indent=1).encode())
         self.entry = entry
 
@@ -257,7 +258,7 @@ class Journal:
             content = json.loads(data)
             if content.pop("format") != _FORMAT:
                 raise ValueError("it was written by another version of the agent")
-            return cattrs.structure(_with_hashes(content), Entry)
+            return cattrs.structure(_as_now(content), Entry)
         except FileNotFoundError:
             return Entry()
         except Exception as error:
@@ -267,8 +268,8 @@ class Journal:
             # Whatever is wrong with it, it must not be the reason for a dead agent.
             aside = self._path.with_suffix(".unreadable")
             self.trouble = (
-                "The box's record of earlier updates was damaged: it may have forgotten what "
-                "happened, and which releases were bad."
+                "The box's record of earlier updates was not understood: it may have forgotten "
+                "what happened, and which releases were bad."
             )
             self._log.error(
                 "The journal cannot be read and is set aside as {aside}: {error}",
@@ -309,7 +310,7 @@ def _salvage(data: bytes) -> Entry:
         reason = "It left a record of its update that the release before it cannot read."
         refused += [
             Refusal(release.version, release.sha256, reason)
-            for release in _legible(Release, [_with_hashes(content).get("release")])
+            for release in _legible(Release, [_as_now(content).get("release")])
         ]
     attempts = _legible(Attempt, content.get("attempts"))
     return Entry(
@@ -334,10 +335,12 @@ def _is_same(known: Refusal | Delay, release: Release) -> bool:
     )
 
 
-def _with_hashes(content: dict[str, Any]) -> dict[str, Any]:
-    """Read what an agent wrote that knew of one algorithm only."""
-    release = content.get("release")
-    if isinstance(release, dict) and "sha256" in release:
-        sha256 = release.pop("sha256")
-        release["hashes"] = {} if sha256 is None else {"sha256": sha256}
+def _as_now(content: dict[str, Any]) -> dict[str, Any]:
+    """Read what an agent wrote that knew of one algorithm only, or of one release."""
+    if content.get("after_reboot") and "awaited" not in content:
+        content["awaited"] = content.pop("release", None)
+    for release in (content.get("release"), content.get("awaited")):
+        if isinstance(release, dict) and "sha256" in release:
+            sha256 = release.pop("sha256")
+            release["hashes"] = {} if sha256 is None else {"sha256": sha256}
     return content

@@ -26,6 +26,9 @@ _TIMEOUT = 1800.0
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+_TOO_DEEP = (errno.EMFILE, errno.ENAMETOOLONG)
+
+
 class Unpacker:
     """Unpacks one archive at a time into the same folder."""
 
@@ -48,12 +51,15 @@ class Unpacker:
             try:
                 shutil.rmtree(self.folder)
             except (RecursionError, OSError) as error:
+                if isinstance(error, OSError) and error.errno not in _TOO_DEEP:
+                    raise
                 # Some script may have made a folder in a folder in a folder: Python's own way needs
                 # a frame and a descriptor for each.
-                subprocess.run(["rm", "-rf", "--", self.folder], stderr=subprocess.DEVNULL)
+                subprocess.run(
+                    ["rm", "-rf", "--one-file-system", "--", self.folder], stderr=subprocess.DEVNULL
+                )
                 if self.folder.exists():
-                    number = getattr(error, "errno", None) or errno.EIO
-                    raise OSError(number, os.strerror(number)) from None
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from None
 
     async def unpack(self, archive: BinaryIO, version: int) -> None:
         """

@@ -321,7 +321,8 @@ class Updater(Service):
 
     async def _fetch(self, release: Release, offer: Offer) -> BinaryIO:
         """Bring the archive to the box, as it was promised; returns it verified and open."""
-        self._enter(Stage.DOWNLOADING, release=release)
+        # From here on there is less and less of what a release that waits for a reboot needs.
+        self._enter(Stage.DOWNLOADING, release=release, after_reboot=None, awaited=None)
         # What an earlier attempt left must not take this one's room, but for a part of the same.
         await self._unpacker.clear()
         self._archives.clear(
@@ -360,7 +361,7 @@ class Updater(Service):
         # What a rescue left is not this release's doing. The next line syncs the folder.
         self._rescued.forget()
         self._installer.forget()
-        self._enter(Stage.INSTALLING, tries=tries, after_reboot=None, awaited=None)
+        self._enter(Stage.INSTALLING, tries=tries)
         await self._installer.install(self._unpacker.folder, release.version)
         await self._insist(self._reboot)
 
@@ -402,16 +403,21 @@ class Updater(Service):
             await self._resume_after_unpacking(release)
 
     async def _resume_after_failing(self, stage: Stage, release: Release | None) -> None:
-        """Go on after the reboot that the box itself could not bring about."""
-        self._enter(
-            stage,
-            release=release,
-            tries=0,
-            after_reboot=None,
-            awaited=None,
-            reboot_under_way=True,
-        )
-        await self._resume(release)
+        """Go on after the reboot, or the return, that the box itself could not bring about."""
+        done = {"after_reboot": None, "awaited": None}
+
+        async def begin() -> bool:
+            known = [each.version for each in (release, self._archives.last_good) if each]
+            if self._installed.read() in (None, *known):
+                self._enter(stage, release=release, tries=0, reboot_under_way=True, **done)
+                return True
+            # Somebody has mended the box by hand.
+            self._enter(Stage.IDLE, **done)
+            self._board.publish(message="")
+            return False
+
+        if await self._insist(begin):
+            await self._resume(release)
 
     async def _resume_after_unpacking(self, release: Release) -> None:
         """Go on where nothing can be left as it is."""
