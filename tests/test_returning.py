@@ -216,7 +216,10 @@ class ReturnTests(HealthyCase):
             self.travel("install")
             self.boot(f"boot {number}")
         self.bench.steps.succeed()
-        self.assert_failed(f"It is not healthy. The box could not return to release {OLD}.")
+        self.assert_failed(
+            f"It is not healthy. The box could not return to release {OLD}. Reboot it: then it "
+            "tries again."
+        )
 
     def test_fails_too(self) -> None:
         """So is what fails."""
@@ -227,7 +230,10 @@ class ReturnTests(HealthyCase):
             self.bench.steps.fail(InstallFailed("It ended with 1."))
             self.bench.clock.advance(pause)
         self.bench.steps.succeed(1)
-        self.assert_failed(f"It is not healthy. The box could not return to release {OLD}.")
+        self.assert_failed(
+            f"It is not healthy. The box could not return to release {OLD}. Reboot it: then it "
+            "tries again."
+        )
 
     def test_next_boot(self) -> None:
         """What could not be done in one boot may be in the next."""

@@ -597,7 +597,8 @@ class Updater(Service):
                 return await self._ask_for_reboot()
             if is_last:
                 raise ReturnFailed(
-                    f"{entry.cause} The box could not return to release {good.version}."
+                    f"{entry.cause} The box could not return to release {good.version}. "
+                    "Reboot it: then it tries again."
                 )
             await self._install_last_good(good, entry.tries + 1)
 
