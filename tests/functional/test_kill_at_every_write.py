@@ -42,9 +42,9 @@ from tests.signed import Signed, channel
 
 OLD = 1500000000
 
-KILLS = os.environ.get("KILLS", "50")
+KILLS = os.environ.get("KILLS", "30")
 SEED = int(os.environ.get("SEED", "0"))
-SEEDS = range(SEED, SEED + int(os.environ.get("SEEDS", "12")))
+SEEDS = range(SEED, SEED + int(os.environ.get("SEEDS", "10")))
 
 #: So many boxes at a time.
 WORKERS = 3

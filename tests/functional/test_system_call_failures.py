@@ -33,7 +33,7 @@ from tests.signed import Signed, channel
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
 #: How many faults are tried of each release, or "all"; which they are is the seed's to say.
-FAULTS = os.environ.get("FAULTS", "30")
+FAULTS = os.environ.get("FAULTS", "20")
 SEED = int(os.environ.get("SEED", "0"))
 
 #: So many boxes at a time.
