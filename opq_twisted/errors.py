@@ -82,7 +82,7 @@ class ReleaseFailed(OpqError):
 
 
 class InstallFailed(OpqError):
-    """`install_update.sh` could not be run or failed, or what it installed is not healthy."""
+    """`install_update.sh` failed, or what it installed is not healthy."""
 
 
 class NotStarted(OpqError):

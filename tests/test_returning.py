@@ -4,7 +4,7 @@ import errno
 
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.journal import Release, Stage
-from opq_twisted.errors import InstallFailed, NoRoom, NotStarted
+from opq_twisted.errors import InstallFailed, NoRoom, NotStarted, OpqError
 from tests.disk import unopenable
 from tests.fakes import NEW, OLD, logged
 from tests.test_updater import UpdaterCase
@@ -157,23 +157,22 @@ class ReturnTests(HealthyCase):
         self.assertIn(f"Release {NEW} is refused", self.bench.status.message)
         self.assert_works_again()
 
-    def test_script_fails(self) -> None:
-        """A script that failed may have left anything behind."""
+    def fail_to_install(self, error: OpqError) -> None:
+        """Update up to the script, and let the box return when that fails."""
         self.click("install")
-        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.bench.steps.fail(error)
         self.install_last_good()
         self.boot("second boot")
         self.bench.steps.succeed(0)
-        self.assert_returned("It ended with 1.")
+        self.assert_returned(str(error))
+
+    def test_script_fails(self) -> None:
+        """A script that failed may have left anything behind."""
+        self.fail_to_install(InstallFailed("It ended with 1."))
 
     def test_not_started(self) -> None:
         """A release whose script did not even run is not to blame."""
-        self.click("install")
-        self.bench.steps.fail(NotStarted("It was not started."))
-        self.install_last_good()
-        self.boot("second boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned("It was not started.")
+        self.fail_to_install(NotStarted("It was not started."))
         self.assertEqual(self.on_disk().refused, ())
 
     def test_interrupted(self) -> None:
