@@ -5,6 +5,7 @@ import os
 import socket
 from pathlib import Path
 
+from securesystemslib.signer import Signer
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,14 +15,17 @@ from opq_twisted.server import metadata, metadata_resource
 from opq_twisted.server.catalog import Catalog, Identity
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.metadata import Folder
 from opq_twisted.server.resources import Version, tree
+from opq_twisted.server.standing import Standing, attend
 from tests.exchange import Answer, ask
-from tests.signed import Signed
+from tests.signed import Signed, make_key
 from tests.test_catalog import without_privileges
 
 NOW = 1_700_000_000
 
 FOREVER = "public, max-age=31536000, immutable"
+NEVER = "no-store"
 
 
 class MetadataTestCase(SynchronousTestCase):
@@ -34,7 +38,9 @@ class MetadataTestCase(SynchronousTestCase):
         self.folder = self.signed.folder
         self.signed.publish(1)
         self.signed.timestamp(1, 1)
+        self.standing = Standing()
         self.root = self.tree()
+        self.look()
         #: The files that were read.
         self.reads: list[str] = []
         self.patch(metadata_resource, "read", self.read)
@@ -43,7 +49,15 @@ class MetadataTestCase(SynchronousTestCase):
         catalog = Catalog(self.updates)
         catalog.rescan()
         version = Version(Clock(), catalog)
-        return tree(catalog, Digests(maybeDeferred), Downloads(10), version, mirror)
+        digests, downloads = Digests(maybeDeferred), Downloads(10)
+        return tree(catalog, digests, downloads, version, mirror, lambda: self.standing)
+
+    def look(self, signer: Signer | None = None) -> Standing:
+        """Let the server look at the metadata, with or without the timestamp's key."""
+        catalog = Catalog(self.updates)
+        catalog.rescan()
+        self.standing = attend(Folder(self.updates), catalog.snapshot, signer, NOW)
+        return self.standing
 
     def read(self, folder: Path, name: str) -> tuple[bytes, Identity]:
         self.reads.append(name)
@@ -86,11 +100,6 @@ class FileTests(MetadataTestCase):
             self.assertEqual(answer.body, (self.folder / name).read_bytes())
             self.assertEqual(answer.headers["Content-Type"], "application/json")
             self.assertIsNone(answer.headers["Content-Encoding"])
-
-    def test_caching(self) -> None:
-        """What has a number may be kept for a year; the timestamp is asked for each time."""
-        self.assertEqual(self.get("1.root.json").headers["Cache-Control"], FOREVER)
-        self.assertEqual(self.get("timestamp.json").headers["Cache-Control"], "no-cache")
 
     def test_known_already(self) -> None:
         """304 while it has not changed; the tag is of the content, so that copies share it."""
@@ -143,6 +152,80 @@ class FileTests(MetadataTestCase):
         self.assertNotFound("2.root.json")
         self.signed.root(2)
         self.assertEqual(self.get("2.root.json").status, 200)
+
+
+class CachingTests(MetadataTestCase):
+    """What caches may keep: a wrong file would keep the right one from the boxes for a year."""
+
+    def assert_cached(self, **expected: str) -> None:
+        """Check `Cache-Control` of numbered files, by `role_number`."""
+        for name, control in expected.items():
+            role, number = name.split("_")
+            answer = self.get(f"{number}.{role}.json")
+            self.assertEqual((answer.status, answer.headers["Cache-Control"]), (200, control), name)
+
+    def test_announced(self) -> None:
+        """The files that the timestamp leads to may be kept; the timestamp is asked for."""
+        self.assert_cached(root_1=FOREVER, snapshot_1=FOREVER, targets_1=FOREVER)
+        self.assertEqual(self.get("timestamp.json").headers["Cache-Control"], "no-cache")
+
+    def test_not_looked_at(self) -> None:
+        """Before the first look no file is verified."""
+        self.standing = Standing()
+        self.assert_cached(root_1=NEVER, snapshot_1=NEVER, targets_1=NEVER)
+
+    def test_not_announced(self) -> None:
+        """A generation is not kept before it is announced, nor longer than that."""
+        self.signed.publish(2)
+        self.look()
+        self.assert_cached(snapshot_2=NEVER, targets_2=NEVER, snapshot_1=FOREVER)
+        self.look(self.signed.keys["timestamp"])
+        self.assert_cached(snapshot_2=FOREVER, targets_2=FOREVER, snapshot_1=NEVER)
+
+    def test_wrong_root(self) -> None:
+        """A root that boxes refuse is not kept; the right one is, once it is verified."""
+        self.signed.root(2, signers=[make_key()])
+        self.look()
+        self.assert_cached(root_2=NEVER, root_1=FOREVER)
+        self.signed.root(2)
+        self.assert_cached(root_2=NEVER)
+        self.look()
+        self.assert_cached(root_2=FOREVER)
+
+    def test_root_that_replaces_the_key(self) -> None:
+        """No root is kept while boxes accept no timestamp: the new root may be the mistake."""
+        self.signed.rotate("timestamp", 2)
+        self.look()
+        self.assert_cached(root_1=NEVER, root_2=NEVER, snapshot_1=NEVER)
+        self.look(self.signed.keys["timestamp"])
+        self.assert_cached(root_1=FOREVER, root_2=FOREVER, snapshot_1=FOREVER)
+
+    def test_unsigned_metadata(self) -> None:
+        """Snapshots and targets of somebody without the keys are not kept."""
+        thief = Signed(self.updates, NOW)
+        thief.publish(2)
+        self.look(self.signed.keys["timestamp"])
+        self.assert_cached(snapshot_2=NEVER, targets_2=NEVER, snapshot_1=FOREVER)
+
+    def test_another_snapshot(self) -> None:
+        """A snapshot that is signed, and not the one that the timestamp names, is not kept."""
+        self.signed.snapshot(1, 1, days=300)
+        self.look()
+        self.assert_cached(snapshot_1=NEVER, targets_1=NEVER)
+
+    def test_replaced(self) -> None:
+        """A file that was replaced since the look is not kept, whatever its name."""
+        self.assert_cached(targets_1=FOREVER)
+        (self.folder / "1.targets.json").write_bytes(b'{"signed": {}}')
+        self.assert_cached(targets_1=NEVER)
+
+    def test_known_already(self) -> None:
+        """A 304 says the same."""
+        tag = self.get("1.root.json").headers["ETag"]
+        for standing, control in ((self.standing, FOREVER), (Standing(), NEVER)):
+            self.standing = standing
+            answer = self.get("1.root.json", f"If-None-Match: {tag}")
+            self.assertEqual((answer.status, answer.headers["Cache-Control"]), (304, control))
 
 
 class NotThereTests(MetadataTestCase):
@@ -212,7 +295,7 @@ class NotThereTests(MetadataTestCase):
                 self.assertNotFound(f"{number}.root.json")
 
     def test_not_whole(self) -> None:
-        """Half a file is not served, for any cache would keep it; the whole one is, then."""
+        """Half a file is not served: no box can use it. The whole one is, then."""
         path = self.folder / "1.root.json"
         whole = path.read_bytes()
         for part in (b"", whole[:1], whole[: len(whole) // 2], whole[:-1], bytes(len(whole))):

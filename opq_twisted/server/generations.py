@@ -53,33 +53,33 @@ class Choice:
     waiting: str | None = None
 
 
-def current_root(folder: Folder) -> tuple[Document[Root], str | None]:
+def root_chain(folder: Folder) -> tuple[list[Document[Root]], str | None]:
     """
-    Find the newest root that boxes come to, each one signed by itself and by the one before it.
+    Find the roots that boxes go through, each one signed by itself and by the one before it.
 
-    :returns: with a sentence about the next one, if that cannot be used.
+    :returns: at least one; with a sentence about the next one, if that cannot be used.
     :raises Unusable: when there is none.
     :raises OSError: when the machine cannot look now.
     """
-    current: Document[Root] | None = None
+    chain: list[Document[Root]] = []
     problem: str | None = None
     for version in sorted(folder.versions(Root.type)):
         try:
-            if current is not None and version != current.signed.version + 1:
-                raise Unusable(f"root {current.signed.version + 1} is not there")
+            if chain and version != chain[-1].signed.version + 1:
+                raise Unusable(f"root {chain[-1].signed.version + 1} is not there")
             root = folder.numbered(Root, version)
             require_signed(root.signed, Root.type, root.name, root.metadata)
-            if current is not None:
-                require_signed(current.signed, Root.type, root.name, root.metadata)
+            if chain:
+                require_signed(chain[-1].signed, Root.type, root.name, root.metadata)
         except Unusable as error:
             problem = f"No box will accept {version}.root.json: {error}."
-            if current is not None:
+            if chain:
                 break
         else:
-            current = root
-    if current is None:
+            chain.append(root)
+    if not chain:
         raise Unusable(problem or "There is no root.json.")
-    return current, problem
+    return chain, problem
 
 
 def require_signed(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import frozen
@@ -24,6 +24,7 @@ from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog import Identity, identify
 from opq_twisted.server.metadata import NAME, TIMESTAMP_FILE, Unusable, folder_of, read
 from opq_twisted.server.preconditions import evaluate
+from opq_twisted.server.standing import Standing
 
 #: Bytes and files that are kept in memory: one of the largest that a box takes, and the usual ones.
 _MOST_KEPT = 6_000_000
@@ -39,25 +40,49 @@ _BUSY = Reply.sentence(
 )
 
 
+_ASK_EACH_TIME = b"no-cache"
+_FOR_EVER = b"public, max-age=31536000, immutable"
+_NEVER = b"no-store"
+
+
 @frozen
 class _Kept:
-    """What a file is answered with for as long as it is in this state."""
+    """The content of a file for as long as it is in this state."""
 
     identity: Identity
+    #: Empty for a file that is not served.
     etag: bytes
-    #: The answer for each outcome of `evaluate`.
-    replies: Mapping[int | None, Reply]
-    size: int
+    data: bytes
+
+    def reply(self, outcome: int | None, cache_control: bytes) -> Reply:
+        """Make the answer for an outcome of `evaluate`."""
+        headers = {b"Cache-Control": cache_control, b"ETag": self.etag}
+        if outcome is None:
+            return Reply.of(OK, self.data, b"application/json", headers)
+        if outcome == NOT_MODIFIED:
+            return Reply.of(NOT_MODIFIED, headers=headers)
+        return Reply.of(PRECONDITION_FAILED)
 
 
 class MetadataFiles(PlainResource):
-    """`/tuf/`: one child for each name that metadata can have."""
+    """
+    `/tuf/`: one child for each name that metadata can have.
+
+    Caches may keep only verified files: the right file would otherwise not get past a wrong one of
+    the same name for a year. All others are served as `no-store`.
+    """
 
     _log = Logger()
 
-    def __init__(self, updates: Path) -> None:
+    def __init__(self, updates: Path, standing: Callable[[], Standing]) -> None:
+        """:param standing: tells how the signed metadata is."""
         super().__init__()
         self._folder = folder_of(updates)
+        self._standing = standing
+        #: The state of the metadata for which the next one was found.
+        self._verified_for: Standing | None = None
+        #: Whether a file has the bytes that were verified, by its name.
+        self._verified: dict[str, bool] = {}
         #: The files asked for, the one asked for last at the end.
         self._kept: dict[str, _Kept] = {}
         self._size = 0
@@ -76,15 +101,28 @@ class MetadataFiles(PlainResource):
             kept = self._kept.pop(name, None)
             if kept is None or kept.identity != identity:
                 if kept is not None:
-                    self._size -= kept.size
+                    self._size -= len(kept.data)
+                self._verified.pop(name, None)
                 kept = self._read(name, identity)
-                self._size += kept.size
+                self._size += len(kept.data)
         except OSError as error:
             return _BUSY if error.errno in MACHINE_BUSY else _NOT_FOUND
         self._kept[name] = kept
         while self._size > _MOST_KEPT or len(self._kept) > _MOST_FILES:
-            self._size -= self._kept.pop(next(iter(self._kept))).size
-        return kept.replies[evaluate(request, kept.etag)] if kept.etag else _NOT_FOUND
+            self._size -= len(self._kept.pop(next(iter(self._kept))).data)
+        if not kept.etag:
+            return _NOT_FOUND
+        return kept.reply(evaluate(request, kept.etag), self._cache_control(name, kept))
+
+    def _cache_control(self, name: str, kept: _Kept) -> bytes:
+        if name == TIMESTAMP_FILE:
+            return _ASK_EACH_TIME
+        standing = self._standing()
+        if standing is not self._verified_for:
+            self._verified_for, self._verified = standing, {}
+        if name not in self._verified:
+            self._verified[name] = standing.final.get(name) == kept.data
+        return _FOR_EVER if self._verified[name] else _NEVER
 
     def _read(self, name: str, identity: Identity) -> _Kept:
         """
@@ -97,20 +135,10 @@ class MetadataFiles(PlainResource):
             _require_whole(name, data)
         except Unusable as reason:
             self._log.warn("{name} is not served: {reason}", name=name, reason=str(reason))
-            return _Kept(identity, b"", {}, 0)
+            return _Kept(identity, b"", b"")
         # Made of the content: several servers, over copies of the folder, agree about it.
         etag = b'"%s"' % hashlib.sha256(data).hexdigest()[:32].encode()
-        current = name == TIMESTAMP_FILE
-        headers = {
-            b"Cache-Control": b"no-cache" if current else b"public, max-age=31536000, immutable",
-            b"ETag": etag,
-        }
-        replies = {
-            None: Reply.of(OK, data, b"application/json", headers),
-            NOT_MODIFIED: Reply.of(NOT_MODIFIED, headers=headers),
-            PRECONDITION_FAILED: Reply.of(PRECONDITION_FAILED),
-        }
-        return _Kept(identity, etag, replies, len(data))
+        return _Kept(identity, etag, data)
 
 
 class _MetadataFile(PlainResource):
@@ -127,7 +155,7 @@ class _MetadataFile(PlainResource):
 
 def _require_whole(name: str, data: bytes) -> None:
     """
-    Find out whether a file's upload is over: half of one would be kept for a year by any cache.
+    Find out whether a file's upload is over: half of one is of no use to a box.
 
     :raises Unusable: when it is not.
     """

@@ -73,7 +73,7 @@ def tree(
     root.putChild(b"version", version)
     root.putChild(b"latest", Latest(catalog, mirror))
     root.putChild(b"update", Updates(catalog, child))
-    root.putChild(b"tuf", MetadataFiles(catalog.directory))
+    root.putChild(b"tuf", MetadataFiles(catalog.directory, standing))
     return root
 
 

@@ -1,11 +1,12 @@
 """How the signed metadata is: what one look at it finds, and does about it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from attrs import Factory, evolve, frozen
 from securesystemslib.signer import Signer
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from twisted.logger import LogLevel
 
@@ -13,10 +14,10 @@ from opq_twisted.server.catalog import Snapshot as Offered
 from opq_twisted.server.generations import (
     Generation,
     choose,
-    current_root,
     find_generation,
     missing_archives,
     require_signed,
+    root_chain,
 )
 from opq_twisted.server.metadata import Document, Folder, Unusable
 from opq_twisted.server.reminders import Trouble
@@ -40,6 +41,27 @@ class Standing:
     present: bool = True
     #: What was signed and written just now, and why; None when there was no need.
     signed: str | None = None
+    #: The roots that boxes go through, the last one being the current one.
+    roots: Sequence[Document[Root]] = ()
+
+    @property
+    def final(self) -> Mapping[str, bytes]:
+        """
+        The files, by name, that are verified and never change again.
+
+        They are the snapshot and the targets that the current timestamp leads to, and the chain of
+        roots that ends with the keys of that timestamp. Without a timestamp that boxes accept there
+        is none: nothing shows then that the roots are the right ones.
+        """
+        timestamp, snapshot = self.documents.get(Timestamp.type), self.documents.get(Snapshot.type)
+        if timestamp is None or snapshot is None:
+            return {}
+        try:
+            timestamp.signed.snapshot_meta.verify_length_and_hashes(snapshot.data)
+        except RepositoryError:
+            return {}
+        documents = (*self.roots, snapshot, self.documents[Targets.type])
+        return {document.name: document.data for document in documents}
 
 
 @frozen(eq=False)
@@ -87,10 +109,11 @@ def attend(folder: Folder, offered: Offered, signer: Signer | None, now: float) 
         troubles = (Trouble(missing, LogLevel.warn),) if signer else ()
         return Standing(troubles=troubles, present=False)
     try:
-        root, problem = current_root(folder)
+        roots, problem = root_chain(folder)
     except Unusable as error:
         return Standing(troubles=(Trouble(str(error)),))
     moment = datetime.fromtimestamp(int(now), UTC)
+    root = roots[-1]
     told = _read_timestamp(folder, root.signed)
     if signer is None:
         standing = _follow(told, moment)
@@ -100,6 +123,7 @@ def attend(folder: Folder, offered: Offered, signer: Signer | None, now: float) 
     return evolve(
         standing,
         documents={Root.type: root, **standing.documents},
+        roots=roots,
         troubles=(*troubles, *standing.troubles),
     )
 

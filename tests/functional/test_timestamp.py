@@ -17,7 +17,7 @@ from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, Server
 from tests.functional.test_nginx import Answer, ask, cached
 from tests.functional.update_server import GLANCE, archive, curl, get, metrics, started
-from tests.signed import Signed, channel, write_key
+from tests.signed import Signed, channel, make_key, write_key
 
 RELEASE = 1547860803
 NEWER = 1547860900
@@ -306,7 +306,12 @@ async def test_behind_nginx(
         assert (answer.body, answer.headers["ETag"]) == (direct.body, direct.headers["ETag"])
         assert answer.headers["Content-Type"] == "application/json"
     assert (await ask(nginx, "/tuf/2.root.json")).status == 404
+    signed.root(2, signers=[make_key()])
+    await origin.says("No box will accept 2.root.json")
+    assert (await ask(nginx, "/tuf/2.root.json")).headers["Cache-Control"] == "no-store"
+    wrong = (signed.folder / "2.root.json").read_bytes()
     signed.root(2)
+    assert (await ask(nginx, "/tuf/2.root.json")).body != wrong
     newer = archive(updates, NEWER)
     signed.publish(2, newer)
     await origin.says(SIGNED.format(2))
