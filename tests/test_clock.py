@@ -35,9 +35,9 @@ class ClockFloorTests(SynchronousTestCase):
         self.floor.require_passed(NEW)
 
     def test_1970(self) -> None:
-        """A time on record outlives the agent, and unmasks a clock that starts in 1970."""
+        """A recorded time outlives the agent, and unmasks a clock that starts in 1970."""
         self.floor.record()
-        self.now = 60.0
+        self.now, self.synchronised = 60.0, False
         with self.assertRaises(ClockBehind):
             self.another().require_passed(0)
 
@@ -59,12 +59,38 @@ class ClockFloorTests(SynchronousTestCase):
         self.floor.record()
         self.assertEqual(self.path.read_text(), f"{NEW + HOUR}\n")
 
-    def test_never_back(self) -> None:
-        """An earlier time does not replace a later one."""
+    def test_was_ahead(self) -> None:
+        """A time recorded while the clock was ahead counts no more once the clock is set right."""
+        for ahead in (HOUR, 7 * 24 * HOUR, 365 * 24 * HOUR):
+            with self.subTest(ahead=ahead):
+                self.now = float(NEW + ahead)
+                self.floor.record()
+                self.now = float(NEW)
+                self.another().require_passed(NEW)
+                # The right time is recorded, even if the kernel has just said the same.
+                self.floor.record()
+                self.assertEqual(self.path.read_text(), f"{NEW}\n")
+                self.synchronised = False
+                self.another().require_passed(NEW)
+                self.synchronised = True
+
+    def test_behind_and_not_synchronised(self) -> None:
+        """A clock that nobody keeps right is not believed below the recorded time."""
         self.floor.record()
-        self.now -= 10 * HOUR
-        self.floor.record()
+        self.now, self.synchronised = NEW - 1.0, False
+        for _ in range(2):
+            with self.assertRaises(ClockBehind):
+                self.another().require_passed(0)
+            # Nor does such a clock lower the recorded time.
+            self.floor.record()
         self.assertEqual(self.path.read_text(), f"{NEW}\n")
+
+    def test_synchronised_before_the_release(self) -> None:
+        """However the clock is kept, the installed release was built before now."""
+        self.floor.record()
+        self.now = 60.0
+        with self.assertRaises(ClockBehind):
+            self.another().require_passed(NEW)
 
     def test_unreadable_record(self) -> None:
         """A record that a power cut left as garbage counts for nothing, and is replaced."""

@@ -64,6 +64,7 @@ class ReleasesCase(SynchronousTestCase):
         self.installed = Installed(self.box / "VERSION", self.box / "IMAGE_VERSION")
         self.installed.version_file.write_text(f"{OLD}\n")
         self.now = float(NEW)
+        self.synchronised = True
         self.server = FakeServer(self.updates)
         self.releases = self.make()
 
@@ -72,7 +73,7 @@ class ReleasesCase(SynchronousTestCase):
             UpdaterConfig(trusted_root=self.trusted_root, **settings),
             self.server,
             SignedMetadata(Clock(), self.server.read, self.box / "tuf", maybeDeferred),
-            ClockFloor(self.time, lambda: self.now, lambda: True),
+            ClockFloor(self.time, lambda: self.now, lambda: self.synchronised),
             self.installed,
         )
 
@@ -290,12 +291,19 @@ class ClockTests(ReleasesCase):
         self.assertFalse((self.box / "tuf").exists())
 
     def test_behind_record(self) -> None:
-        """So is one behind the last good time."""
+        """So is one behind the last good time, unless the kernel says that it is right."""
         self.time.write_text(f"{NEWER}\n")
+        self.synchronised = False
         self.assert_fails(ClockBehind)
         self.assertEqual(self.server.asked, [])
         self.now = NEWER
         self.assertIsNotNone(self.newest())
+
+    def test_was_ahead(self) -> None:
+        """Once the clock is right again, updates go on, and the right time is recorded."""
+        self.time.write_text(f"{NEWER}\n")
+        self.assertIsNotNone(self.newest())
+        self.assertEqual(self.time.read_text(), f"{NEW}\n")
 
     def test_recorded(self) -> None:
         """A time that signatures bore out is put on record."""

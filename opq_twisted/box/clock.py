@@ -24,9 +24,14 @@ class ClockFloor:
     """
     Remembers times that are known to have passed.
 
-    To a clock that stands in 1970 nothing ever expires, and who holds an old release back would
-    never be found out. So nothing is judged by a clock that is behind a release that is installed,
-    or behind the last time on record.
+    To a clock that stands in 1970 nothing ever expires, so an attacker could hide new releases for
+    ever. So no metadata is judged by a clock that is behind an installed release. A clock that
+    nobody keeps right must not be behind the last recorded time either.
+
+    A recorded time does not count against a clock that the kernel calls synchronised: the time may
+    have been recorded while the clock was ahead, and would stop updates until it is reached. That
+    opens no way to older metadata. The box never goes back behind the metadata that it has seen,
+    and that had not expired when the time was recorded.
     """
 
     _log = Logger()
@@ -53,7 +58,10 @@ class ClockFloor:
         """
         # A version that is no date says nothing about the time.
         known = known if known <= _LATEST else 0
-        now, floor = self._now(), max(known, self._recorded())
+        now, recorded = self._now(), self._recorded()
+        if now < recorded and self._is_synchronised():
+            recorded = 0
+        floor = max(known, recorded)
         if now < floor:
             raise ClockBehind(
                 f"Waiting for the clock: it shows {_date(now)}, and it is {_date(floor)} or later. "
@@ -61,9 +69,14 @@ class ClockFloor:
             )
 
     def record(self) -> None:
-        """Put the time on record, if it is one to rely upon: call this when it was borne out."""
-        now = self._now()
-        if not self._is_synchronised() or now < self._recorded() + _RECORD_EVERY:
+        """
+        Record the time if the kernel calls the clock synchronised.
+
+        Call this when signed metadata was found good at that time. An earlier time replaces a later
+        one, which was recorded while the clock was ahead.
+        """
+        now, recorded = self._now(), self._recorded()
+        if not self._is_synchronised() or recorded <= now < recorded + _RECORD_EVERY:
             return
         try:
             durable.write(self._path, f"{now:.0f}\n".encode())
