@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -13,20 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from tests.archives import make_archive
-
-_NOBODY = 65534
-
-
-@contextlib.contextmanager
-def without_privileges() -> Iterator[None]:
-    """Be subject to file permissions, as a server is and root is not."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(_NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
+from tests.privileges import remove_tree, without_privileges
 
 
 def name_of(version: int) -> str:
@@ -48,7 +34,7 @@ class CatalogTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         # Not trial's own folder: a user without privileges must be able to get there.
         place = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, place)
+        self.addCleanup(remove_tree, place)
         place.chmod(0o755)
         self.directory = place / "updates"
         self.directory.mkdir()

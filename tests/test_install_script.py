@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.release.name import parse_version
+from tests.privileges import lacking
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box"
@@ -57,17 +57,12 @@ exec "$@"
 """
 
 
-def lacking(what: str) -> Exception:
-    """Skip a test, but never where tests are meant to be whole."""
-    return AssertionError(what) if os.environ.get("CI") else SkipTest(what)
-
-
 @cache
 def namespace() -> list[str]:
     """Return the command that runs another as root with mounts of its own."""
     command = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
     attempt = subprocess.run(
-        [*command, "mount", "--bind", "/", "/"], capture_output=True, text=True
+        [*command, "mount", "--rbind", "/", "/"], capture_output=True, text=True
     )
     if attempt.returncode != 0:
         raise lacking(f"This machine lets us have no mounts of our own: {attempt.stderr}")

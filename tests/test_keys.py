@@ -20,7 +20,7 @@ from opq_twisted import durable
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.release import keys
 from opq_twisted.release.keyring import KeyRing
-from tests.test_catalog import without_privileges
+from tests.privileges import without_privileges
 
 PASSPHRASE = b"open sesame"
 

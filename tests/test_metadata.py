@@ -19,8 +19,8 @@ from opq_twisted.server.metadata import Folder
 from opq_twisted.server.resources import Version, tree
 from opq_twisted.server.standing import Standing, attend
 from tests.exchange import Answer, ask
+from tests.privileges import without_privileges
 from tests.signed import Signed, make_key
-from tests.test_catalog import without_privileges
 
 NOW = 1_700_000_000
 

@@ -24,8 +24,9 @@ from opq_twisted.release import keys
 from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.draft import Draft
 from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
+from tests.privileges import without_privileges
 from tests.terminal import on_terminal
-from tests.test_catalog import name_of, without_privileges
+from tests.test_catalog import name_of
 
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
 VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE")
@@ -289,15 +290,17 @@ class TypedTests(CommandCase):
             path.chmod(0o755)
         self.secret.chmod(0o644)
         (self.tuf / ".lock").chmod(0o644)
+        self.tuf.chmod(0o555)
         with without_privileges():
             self.type("status")
             for command in (("resign",), ("publish", archive), ("rotate", "targets")):
                 said = self.type(*command, status=1)
                 self.assert_sentence(said, f"Nothing can be written in {self.tuf}")
-        self.tuf.chmod(0o700)
+        self.tuf.chmod(0)
         with without_privileges():
             said = self.type("status", status=2)
             self.assert_sentence(said, str(self.tuf), "Permission denied")
+        self.tuf.chmod(0o700)
 
     def test_no_folder(self) -> None:
         """A slip in either folder's name."""

@@ -23,8 +23,8 @@ from opq_twisted.errors import (
 )
 from opq_twisted.release.trust import Offer
 from tests.fakes import NEW, NEWER, OLD
+from tests.privileges import without_privileges
 from tests.signed import channel, with_one_release
-from tests.test_catalog import without_privileges
 
 URL = "http://updates.example:8151"
 

@@ -18,12 +18,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.journal import Journal, Release, Stage
 from tests.archives import make_archive
+from tests.privileges import lacking
 from tests.test_install_script import (
     AGENT,
     SHIPPED,
     Box,
     Result,
-    lacking,
     namespace,
     service,
 )

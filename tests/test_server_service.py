@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from opq_twisted.http.listener import Listener
 from opq_twisted.release import keys
 from opq_twisted.server.service import Options, makeService
 from tests.archives import make_archive
-from tests.test_catalog import name_of, open_descriptors, without_privileges
+from tests.privileges import remove_tree, without_privileges
+from tests.test_catalog import name_of, open_descriptors
 
 
 def options_of(*arguments: object) -> Options:
@@ -98,7 +98,7 @@ class CannotStartTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.place = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.place)
+        self.addCleanup(remove_tree, self.place)
         self.place.chmod(0o755)
 
     def refusal(self, directory: Path, port: str = "tcp:0") -> str:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,10 +117,24 @@ def twistd(plugin: str, *options: str, env: Mapping[str, str] | None = None) -> 
 
 
 def copy_sources(to: Path) -> Path:
-    """Copy the sources, so that nothing is built in the real ones; returns the new folder."""
+    """
+    Copy the sources, so that nothing is built in the real ones; returns the new folder.
+
+    In a checkout only what git tracks is copied: keys and archives may lie beside it.
+    """
+    if (ROOT / ".git").exists():
+        require("git")
+        listing = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+        )
+        for name in filter(None, os.fsdecode(listing.stdout).split("\0")):
+            if (ROOT / name).exists():
+                (to / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, to / name)
+        return to
+    # An unpacked source distribution has no git, and little else.
     ignored = shutil.ignore_patterns(
-        *(".venv", ".git", ".demo", ".deb", ".vm", "build", "dist", "*.egg-info"),
-        *("_trial_temp*", "*_cache", "__pycache__"),
+        *(".venv", "build", "dist", "*.egg-info", "_trial_temp*", "*_cache", "__pycache__")
     )
     copy: Path = shutil.copytree(ROOT, to, ignore=ignored)
     return copy

@@ -166,7 +166,9 @@ async def test_permission_lost(spawn: StartDaemon, updates: Path) -> None:
 
 async def in_its_mounts(server: Server, *command: object) -> None:
     status, out, error = await run(
-        "nsenter", "-t", str(server.pid), "-m", *(str(word) for word in command)
+        *("nsenter", "-t", str(server.pid), "-m"),
+        *([] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]),
+        *(str(word) for word in command),
     )
     assert status == 0, out + error
 
@@ -176,13 +178,16 @@ async def test_mounted_over(spawn: StartDaemon, updates: Path, tmp_path: Path) -
     """What is mounted over the directory is read and followed, and so is what comes to light."""
     for program in ("unshare", "nsenter"):
         require(program)
-    if (await run("unshare", "-m", "true"))[0] != 0:
-        skip("this test needs a mount namespace of its own: run it as root")
+    own_mounts = ["unshare", "-m", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    if (await run(*own_mounts, "true"))[0] != 0:
+        skip("this test needs a mount namespace of its own")
     archive(updates, 1)
     source = archive(tmp_path, 2)
     options = [*("--updates-dir", updates), *SOON, *("--port", "tcp:0:interface=127.0.0.1")]
     server = await spawn(
-        *("unshare", "-m", TWISTD, "--nodaemon", "--pidfile=", "opq-update-server"), *options
+        *own_mounts,
+        *(TWISTD, "--nodaemon", "--pidfile=", "opq-update-server"),
+        *options,
     ).ready()
     await offers(server, 1)
     for _ in range(2):

@@ -1,0 +1,38 @@
+"""Runs tests alike for root and for an ordinary user: permissions, and what a machine lacks."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import SkipTest
+
+_NOBODY = 65534
+
+
+def lacking(what: str) -> Exception:
+    """Return an error that skips the test; on CI it fails the test, for there nothing may lack."""
+    return AssertionError(what) if os.environ.get("CI") else SkipTest(what)
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Obey file permissions, which root does not; an ordinary user obeys them anyway."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder even if a test took the permissions of what is in it."""
+    folder.chmod(0o700)
+    for parent, names, _ in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(folder)
