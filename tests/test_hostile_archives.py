@@ -175,9 +175,7 @@ class MemoryTests(SynchronousTestCase):
                 text=True,
                 check=False,
             )
-        if destination.exists():
-            destination.rmdir()
-
+        self.assertFalse(destination.exists())
         return done.returncode, done.stderr, int(done.stdout) * 1024
 
     def test_bounded(self) -> None:

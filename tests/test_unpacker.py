@@ -1,25 +1,16 @@
 """Archives are unpacked by a child process, of which nothing stays when it is refused or killed."""
 
-import mmap
 import os
-import shutil
-import stat
 import sys
-from pathlib import Path
-from unittest import SkipTest
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box import unpacker
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
-from opq_twisted.box.unpacker import Unpacker, adopt
+from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
-from opq_twisted.release.confine import UNPRIVILEGED
-from opq_twisted.release.vetting import MAX_DEPTH
 from tests.archives import file, layout, make_archive, stream, write_archive
 from tests.fakes import NEW, NEWER, ChildrenCase
-from tests.test_unpack import needs_root
 
 
 class UnpackerTests(ChildrenCase):
@@ -58,20 +49,13 @@ class UnpackerTests(ChildrenCase):
         self.assertEqual(found, {"VERSION", "install_update.sh", "box-configuration-daemon"})
 
     async def test_owner(self) -> None:
-        """What was unpacked belongs to the agent, whoever unpacked it, with an update's modes."""
+        """What was unpacked belongs to the agent and to no other user, with an update's modes."""
         make_archive(self.archive, NEW, {"a/b/c": b"x"})
         await self.unpack()
         found = [self.unpacker.folder, *self.unpacker.folder.rglob("*")]
         owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in found}
         self.assertEqual(owners, {(os.geteuid(), os.getegid())})
         self.assertEqual({path.lstat().st_mode & 0o7777 for path in found}, {0o755, 0o644})
-
-    async def test_not_adopted(self) -> None:
-        """What root cannot adopt is removed, with the reason."""
-        needs_root()
-        self.patch(unpacker, "MAX_MEMBERS", 1)
-        make_archive(self.archive, NEW)
-        self.assertIn("more files than", await self.refusal(ArchiveRefused))
 
     async def test_replaces(self) -> None:
         """What an earlier attempt left is not mixed with what is unpacked now."""
@@ -170,123 +154,3 @@ class UnpackerTests(ChildrenCase):
         make.mkdir(parents=True)
         await self.unpacker.clear()
         self.assertFalse(self.unpacker.folder.exists())
-
-
-class AdoptTests(SynchronousTestCase):
-    """Root trusts nothing that its unpacker left: an archive may have taken it over."""
-
-    def setUp(self) -> None:
-        needs_root()
-        self.root = Path(self.mktemp())
-        self.folder = self.root / "unpacked"
-        self.script = self.folder / "a" / "script"
-        self.make()
-
-    def make(self) -> None:
-        """What a sound child leaves."""
-        shutil.rmtree(self.root, ignore_errors=True)
-        self.script.parent.mkdir(parents=True)
-        self.script.write_bytes(b"x")
-        self.script.chmod(0o755)
-        self.give(self.folder, self.script.parent, self.script)
-
-    def give(self, *paths: Path) -> None:
-        for path in paths:
-            os.lchown(path, UNPRIVILEGED, UNPRIVILEGED)
-
-    def assertRefused(self, reason: str) -> None:
-        error = self.assertRaises(ArchiveRefused, adopt, self.folder)
-        self.assertIn(f"the process that unpacks it {reason}", str(error))
-        self.make()
-
-    def test_sound(self) -> None:
-        """Files and folders become root's, and keep their modes."""
-        adopt(self.folder)
-        for path in (self.folder, self.script.parent, self.script):
-            status = path.stat()
-            self.assertEqual(
-                (status.st_uid, status.st_gid, status.st_mode & 0o7777), (0, os.getegid(), 0o755)
-            )
-
-    def test_kinds(self) -> None:
-        """Links, FIFOs, sockets and devices are refused, and neither followed nor waited for."""
-        odd = self.script.parent / "odd"
-        for make in (
-            lambda: odd.symlink_to("/etc/passwd"),
-            lambda: odd.symlink_to("script"),
-            lambda: odd.symlink_to("/nowhere"),
-            lambda: os.mkfifo(odd),
-            lambda: os.mknod(odd, 0o644 | stat.S_IFSOCK),
-            lambda: os.mknod(odd, 0o644 | stat.S_IFCHR, os.makedev(1, 3)),
-        ):
-            try:
-                make()
-            except PermissionError as error:
-                raise SkipTest(f"NOT TESTED: no devices can be made here: {error}") from error
-            self.give(odd)
-            self.assertRefused("makes what is neither a file nor a folder")
-        self.assertEqual(Path("/etc/passwd").stat().st_uid, 0)
-
-    def test_second_name(self) -> None:
-        """A file that has another name somewhere is refused."""
-        os.link(self.script, self.root / "elsewhere")
-        self.assertRefused("leaves a file with a second name")
-
-    def test_owner(self) -> None:
-        """What belongs to another user is refused, and stays that user's."""
-        for path in (self.script, self.script.parent, self.folder):
-            os.chown(path, 1, 1)
-            error = self.assertRaises(ArchiveRefused, adopt, self.folder)
-            self.assertIn("what is not its own", str(error))
-            self.assertEqual(path.stat().st_uid, 1)
-            self.make()
-
-    def test_modes(self) -> None:
-        """No mode but those of an update."""
-        for mode in (0o4755, 0o2755, 0o1755, 0o777, 0o666, 0o600, 0o700, 0):
-            self.script.chmod(mode)
-            self.assertRefused("leaves what an update cannot hold")
-        for mode in (0o1755, 0o2755, 0o777, 0o700, 0o644):
-            for folder in (self.script.parent, self.folder):
-                folder.chmod(mode)
-                self.assertRefused("leaves what an update cannot hold")
-
-    def test_still_written(self) -> None:
-        """A file is refused while somebody may still write to it, by descriptor or by memory."""
-        with self.script.open("r+b") as file:
-            self.assertRaises(ArchiveRefused, adopt, self.folder)
-            memory = mmap.mmap(file.fileno(), 1)
-        self.give(self.folder, self.script.parent, self.script)
-        with memory:
-            self.assertRefused("still writes to a file")
-        with self.script.open("rb"):
-            adopt(self.folder)
-
-    def test_depth(self) -> None:
-        """Folders may lie as deep as an update's, and no deeper."""
-        deepest = self.folder
-        for _ in range(MAX_DEPTH):
-            deepest /= "d"
-            deepest.mkdir()
-            self.give(deepest)
-        adopt(self.folder)
-        self.make()
-        deeper = deepest / "d"
-        deeper.mkdir(parents=True)
-        self.give(*self.folder.rglob("d"))
-        self.assertRefused("makes folders deeper")
-
-    def test_number(self) -> None:
-        """There may be as many files and folders as in an update, and no more."""
-        self.patch(unpacker, "MAX_MEMBERS", 2)
-        adopt(self.folder)
-        self.make()
-        self.patch(unpacker, "MAX_MEMBERS", 1)
-        self.assertRefused("makes more files")
-
-    def test_replaced(self) -> None:
-        """The folder itself is no link."""
-        self.folder.rename(self.root / "moved")
-        self.folder.symlink_to("moved")
-        self.assertRaises(OSError, adopt, self.folder)
-        self.assertEqual((self.root / "moved").stat().st_uid, UNPRIVILEGED)

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -72,9 +72,7 @@ def _fresh_folder(path: Path) -> Iterator[int]:
         yield folder
     except BaseException:
         _empty(folder)
-        # Who has become another user cannot remove it; whoever started this process can.
-        with suppress(PermissionError):
-            path.rmdir()
+        path.rmdir()
         raise
     finally:
         os.close(folder)
@@ -200,12 +198,7 @@ def _mebibytes(size: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Unpack as the command line says, and tell in one sentence on stderr why not.
-
-    Run by root, it is another user before it reads the archive, and cannot remove the folder then:
-    when it fails the folder may stay, empty.
-    """
+    """Unpack as the command line says, and tell in one sentence on stderr why not."""
     options = _parser().parse_args(arguments)
     _end_through_exceptions()
     try:
@@ -229,7 +222,7 @@ def _unpack_stdin(options: argparse.Namespace) -> None:
     # Whoever gave us the descriptor has read it to its end.
     archive.seek(0)
     with _fresh_folder(options.destination) as folder:
-        confine_this_process(folder, options.limit)
+        confine_this_process(options.limit)
         _fill(folder, archive, options.version, options.limit, options.reserve, fastest)
 
 
