@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from attrs import frozen
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -41,6 +41,21 @@ class Transport(StringTransport):
     half_closed = False
     #: How many bytes are taken before the producer has to pause; None for all.
     room: int | None = None
+
+    protocol: BoundedChannel
+    #: Whether the socket was closed, so that its descriptor is free.
+    closed = False
+    #: The number of its descriptor.
+    descriptor = 20
+
+    def fileno(self) -> int:
+        """Tell the number of the descriptor."""
+        return self.descriptor
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the socket."""
+        self.closed = True
+        self.protocol.connectionLost(reason)
 
     def write(self, data: bytes) -> None:
         """Take data, and pause the producer when there is no room for more."""
@@ -83,12 +98,20 @@ class Turns(Clock):
 class Connection:
     """A client's connection to a resource tree, driven by hand."""
 
-    def __init__(self, root: IResource, site: BoundedSite | None = None) -> None:
+    def __init__(
+        self,
+        root: IResource,
+        site: BoundedSite | None = None,
+        address: IAddress | None = None,
+        descriptor: int = 20,
+    ) -> None:
         self.clock: Clock = Clock()
-        self.transport = Transport()
+        self.transport = Transport(peerAddress=address)
+        self.transport.descriptor = descriptor
         alsoProvides(self.transport, ITCPTransport)
         self.site = BoundedSite(self.clock, root) if site is None else site
         self.channel = cast(BoundedChannel, self.site.buildProtocol(None))
+        self.transport.protocol = self.channel
         self.channel.makeConnection(self.transport)
 
     def send(self, method: str, path: str, *headers: str) -> None:

@@ -7,6 +7,7 @@ import os
 from email.utils import formatdate
 from pathlib import Path
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -49,9 +50,9 @@ class DeliveryTestCase(SynchronousTestCase):
         connection.send(method, path, *headers)
         return connection.answer(method)
 
-    def begin(self, *headers: str) -> Connection:
+    def begin(self, *headers: str, host: str = "192.0.2.1") -> Connection:
         """Ask for the archive as a client that takes about half of it, for now."""
-        connection = Connection(self.root)
+        connection = Connection(self.root, address=IPv4Address("TCP", host, 50_000))
         connection.transport.room = len(LARGE) // 2
         connection.send("GET", PATH, *headers)
         self.assertTrue(connection.answer().cut)
@@ -428,6 +429,17 @@ class BusyTests(DeliveryTestCase):
         first.transport.take_all()
         self.assertEqual(self.get().status, 200)
         self.assertEqual(self.downloads.completed, {VERSION: 2})
+
+    def test_too_many_of_one(self) -> None:
+        """One client has a quarter of the downloads, and others go on being served."""
+        first, _second = self.begin(), self.begin()
+        third = Connection(self.root, address=IPv4Address("TCP", "192.0.2.1", 50_000))
+        third.send("GET", PATH)
+        self.assertEqual(third.answer().status, 503)
+        self.begin(host="192.0.2.2")
+        first.transport.take_all()
+        self.begin()
+        self.assertEqual(self.downloads.turned_away, 1)
 
     def test_directory_gone(self) -> None:
         """While the directory cannot be read, its archives are not sent, and not forgotten."""

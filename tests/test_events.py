@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import ITCPTransport
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
@@ -27,8 +28,9 @@ class EventsTests(SynchronousTestCase):
     def encode(self, status: Status) -> bytes:
         return json.dumps(status.message).encode()
 
-    def follow(self, method: str = "GET") -> Connection:
-        connection = Connection(Resource(), self.site)
+    def follow(self, method: str = "GET", host: str = "192.0.2.1") -> Connection:
+        address = IPv4Address("TCP", host, 50_000)
+        connection = Connection(Resource(), self.site, address)
         alsoProvides(connection.transport, ITCPTransport)
         connection.send(method, "/events")
         return connection
@@ -107,9 +109,17 @@ class EventsTests(SynchronousTestCase):
 
     def test_too_many(self) -> None:
         """There is a limit, and room again when somebody goes."""
-        connections = [self.follow() for _ in range(MOST)]
+        connections = [self.follow(host=f"192.0.2.{number}") for number in range(MOST)]
         answer = self.follow().answer()
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "30"))
+        connections[0].lose()
+        self.assertEqual(self.heard(self.follow()), ["first"])
+
+    def test_each(self) -> None:
+        """One device cannot keep all others from following: it has a quarter of the streams."""
+        connections = [self.follow() for _ in range(MOST // 4)]
+        self.assertEqual(self.follow().answer().status, 503)
+        self.assertEqual(self.heard(self.follow(host="192.0.2.2")), ["first"])
         connections[0].lose()
         self.assertEqual(self.heard(self.follow()), ["first"])
 

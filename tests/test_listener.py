@@ -3,8 +3,10 @@
 import socket
 
 from twisted.application import strports
-from twisted.application.service import Service
+from twisted.application.internet import StreamServerEndpointService
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.errors import CannotStart
@@ -52,9 +54,9 @@ class BacklogTests(SynchronousTestCase):
         """Say what Twisted is told to listen on."""
         descriptions = []
 
-        def service(description: str, _site: BoundedSite) -> Service:
+        def service(description: str, site: BoundedSite) -> StreamServerEndpointService:
             descriptions.append(description)
-            return Service()
+            return StreamServerEndpointService(serverFromString(MemoryReactor(), "tcp:1"), site)
 
         self.patch(strports, "service", service)
         Listener(port, site())
@@ -95,4 +97,4 @@ class BacklogTests(SynchronousTestCase):
         """Twisted takes the description for what it is meant to be."""
         for port in ("8151", "tcp:8151", "tcp6:8151"):
             (service,) = Listener(port, site())
-            self.assertEqual(service.endpoint._backlog, 4096)
+            self.assertEqual(service.endpoint.endpoint._backlog, 4096)

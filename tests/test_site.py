@@ -1,21 +1,32 @@
 """A site serves so many at once, tells of every request, and ends what lasts too long."""
 
+import os
+import socket
 from email.utils import formatdate
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
 
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.http import HTTPFactory
 
 from opq_twisted.http import site as site_module
+from opq_twisted.http.channel import BoundedChannel
+from opq_twisted.http.limits import Limits
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
-from tests.exchange import Connection, parse_all
+from tests.certificates import make_certificate
+from tests.exchange import Connection
+from tests.fakes import logged
 from tests.test_resource import Waits, hello
-
-#: Connections over the limit that are told so.
-TOLD = 256
 
 
 class Breaks(PlainResource):
@@ -31,18 +42,29 @@ class Breaks(PlainResource):
 class LimitTests(SynchronousTestCase):
     """Connections are counted."""
 
-    def setUp(self) -> None:
-        self.site = BoundedSite(Clock(), hello(), max_connections=2)
+    def make_site(self, limits: Limits) -> None:
+        self.clock = Clock()
+        self.site = BoundedSite(self.clock, hello(), limits)
         self.refused: list[int] = []
         self.site.refusal_observers.append(self.refused.append)
 
-    def connect(self) -> Connection:
-        return Connection(hello(), self.site)
+    def setUp(self) -> None:
+        self.make_site(Limits(connections=2))
+
+    def connect(self, host: str = "192.0.2.1", descriptor: int = 20) -> Connection:
+        address = (IPv6Address if ":" in host else IPv4Address)("TCP", host, 50_000)
+        return Connection(hello(), self.site, address, descriptor)
 
     def assertServed(self, connection: Connection) -> None:
         connection.transport.clear()
         connection.send("GET", "/hello")
         self.assertEqual(connection.answer().status, 200)
+
+    def assertReset(self, connection: Connection) -> None:
+        """It was told nothing, and its descriptor is free again already."""
+        transport = connection.transport
+        self.assertEqual((transport.value(), transport.disconnected), (b"", True))
+        self.assertTrue(transport.closed)
 
     def test_within(self) -> None:
         """As many as there may be are served."""
@@ -51,54 +73,131 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(self.refused, [])
 
     def test_over(self) -> None:
-        """One more is told at once to come back later; the others notice nothing."""
+        """Those beyond the limit are reset at once, and not held; the others notice nothing."""
         served = [self.connect(), self.connect()]
-        turned_away = self.connect()
-        answer = turned_away.answer()
-        self.assertEqual((answer.status, answer.body), (503, b""))
-        self.assertEqual(answer.headers["Retry-After"], "30")
-        self.assertEqual(answer.headers["Connection"], "close")
-        self.assertTrue(turned_away.transport.half_closed)
-        self.assertEqual(self.refused, [503])
+        for _ in range(300):
+            self.assertReset(self.connect())
+        self.assertEqual(self.refused, [503] * 300)
+        self.assertEqual(len(self.site.channels), 2)
         for connection in served:
             self.assertServed(connection)
 
-    def test_asks_all_the_same(self) -> None:
-        """What one sends who was turned away is thrown away."""
-        for _ in range(2):
-            self.connect()
-        turned_away = self.connect()
-        turned_away.send("GET", "/hello")
-        self.assertEqual([each.status for each in parse_all(turned_away.transport.value())], [503])
-        self.assertFalse(turned_away.transport.disconnected, "it would lose the answer")
-
-    def test_far_over(self) -> None:
-        """Who would not even find room to be told is reset without a word."""
-        for _ in range(2 + TOLD):
-            last = self.connect()
-        self.assertEqual((last.answer().status, last.transport.disconnected), (503, False))
-        cut = self.connect()
-        self.assertEqual((cut.transport.value(), cut.transport.disconnected), (b"", True))
-        self.assertEqual(self.refused, [503] * (TOLD + 1))
-
     def test_room_again(self) -> None:
-        """Each that goes makes room for one, whether it was served or not."""
-        first, _second, turned_away = self.connect(), self.connect(), self.connect()
-        turned_away.lose()
-        another = self.connect()
-        self.assertEqual(another.answer().status, 503, "the two are still there")
-        another.lose()
+        """A connection that ends makes room for one; one that was reset does not."""
+        first, _second = self.connect(), self.connect()
+        self.assertReset(self.connect())
+        self.assertReset(self.connect())
         first.lose()
         self.assertServed(self.connect())
-        self.assertEqual(self.connect().answer().status, 503, "there are two again")
+        self.assertReset(self.connect())
 
     def test_gone_once(self) -> None:
         """No connection is counted when it has gone."""
-        connections = [self.connect() for _ in range(5)]
-        self.assertEqual(len(self.site.channels), 5)
+        connections = [self.connect() for _ in range(2)]
+        self.assertEqual(len(self.site.channels), 2)
         for connection in connections:
             connection.lose()
         self.assertEqual(self.site.channels, set())
+
+    def test_each(self) -> None:
+        """One client cannot take the connections of others."""
+        self.make_site(Limits(connections=4, each=2))
+        self.connect()
+        first = self.connect()
+        self.assertReset(self.connect())
+        self.assertServed(self.connect("192.0.2.2"))
+        first.lose()
+        self.assertServed(self.connect())
+
+    def test_ipv6(self) -> None:
+        """All addresses of a /64 are one client, and a mapped IPv4 address is that address."""
+        self.make_site(Limits(connections=10, each=1))
+        self.connect("2001:db8:0:1::1")
+        self.assertReset(self.connect("2001:db8:0:1:ffff::2"))
+        self.assertServed(self.connect("2001:db8:0:2::1"))
+        self.connect("192.0.2.1")
+        self.assertReset(self.connect("::ffff:192.0.2.1"))
+        self.connect("fe80::1%eth0")
+        self.assertReset(self.connect("fe80::2%eth0"))
+
+    def test_trusted(self) -> None:
+        """A reverse proxy speaks for many: only the total bounds it. So it is on a UNIX socket."""
+        self.make_site(Limits(connections=5, each=1, trusted=[ip_network("192.0.2.0/28")]))
+        for _ in range(3):
+            self.assertServed(self.connect())
+        for _ in range(2):
+            unix = Connection(hello(), self.site, UNIXAddress(b""))
+            self.assertServed(unix)
+        self.assertReset(self.connect())
+
+    def test_reserved_descriptors(self) -> None:
+        """A connection whose descriptor is of the reserve is reset, though there is room."""
+        self.make_site(Limits(first_reserved=100))
+        self.assertServed(self.connect(descriptor=99))
+        self.assertReset(self.connect(descriptor=100))
+
+    def test_logged(self) -> None:
+        """That is said at once, and then once a minute, with how often it was so."""
+        said = logged(self)
+        self.connect()
+        self.connect()
+        for _ in range(1235):
+            self.connect()
+        self.assertEqual(len(said), 1)
+        self.assertIn("A connection from 192.0.2.1 was reset: there are too many", said[0])
+        self.clock.advance(60)
+        self.assertEqual(len(said), 2)
+        self.assertIn("(1,234 more of these in the last minute.)", said[1])
+        self.clock.advance(60)
+        self.clock.advance(60)
+        self.assertEqual(len(said), 2, "there were no more")
+        self.connect()
+        self.assertEqual(len(said), 3)
+
+
+class SocketTests(TestCase):
+    """Over the loopback interface, with TLS and without it."""
+
+    async def assert_reset(self, port: str) -> None:
+        """The second client is reset; before the reactor turns to others its descriptor is free."""
+        site = BoundedSite(Clock(), hello(), Limits(connections=1))
+        closed: Deferred[bool] = Deferred()
+        self.patch(
+            BoundedChannel, "reset", lambda channel: closed.callback(self.is_closed_by(channel))
+        )
+        listening: Any = await serverFromString(reactor, port).listen(site)
+        self.addCleanup(listening.stopListening)
+        address = ("127.0.0.1", listening.getHost().port)
+        with socket.create_connection(address), socket.create_connection(address) as second:
+            self.assertTrue(await closed)
+            self.assertEqual(len(site.channels), 1)
+            second.settimeout(20)
+            with self.assertRaises(ConnectionResetError):
+                await deferToThread(second.recv, 1)
+        while site.channels:
+            await deferLater(reactor, 0)
+
+    def is_closed_by(self, channel: BoundedChannel, reset: Any = BoundedChannel.reset) -> bool:
+        descriptor = channel.descriptor()
+        os.fstat(descriptor)
+        reset(channel)
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            return True
+        return False
+
+    async def test_plain(self) -> None:
+        """Over TCP."""
+        await self.assert_reset("tcp:0:interface=127.0.0.1")
+
+    async def test_tls(self) -> None:
+        """Over TLS, before any of its handshake."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        key, certificate = folder / "key.pem", folder / "certificate.pem"
+        make_certificate(key, certificate)
+        await self.assert_reset(f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}")
 
 
 class ObserverTests(SynchronousTestCase):

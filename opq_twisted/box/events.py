@@ -9,11 +9,12 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from opq_twisted.box.status import Status, StatusBoard
+from opq_twisted.http.limits import Shares
 from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 
-#: Streams that are open at once; each takes some kilobytes.
+#: Streams that are open at once, a quarter of them those of one client; each takes some kilobytes.
 MOST = 64
 
 #: Seconds from one event to the next, at least.
@@ -40,7 +41,8 @@ _STREAM_HEAD = _HEAD + header_lines({b"Connection": b"close"})
 
 _TOO_MANY = Reply.sentence(
     SERVICE_UNAVAILABLE,
-    f"{MOST} pages follow this box already. Ask for its status now and then instead.",
+    "Too many pages follow this box already, or too many of yours. Ask for its status now and "
+    "then instead.",
     {b"Retry-After": b"30"},
 )
 
@@ -59,6 +61,7 @@ class Events(PlainResource):
         self._board = board
         self._encode = encode
         self._streams: set[_Stream] = set()
+        self._shares = Shares(MOST)
         self._sent_at = float("-inf")
         self._due: IDelayedCall | None = None
         self._sign_of_life = LoopingCall(lambda: self._send(_ALIVE))
@@ -67,20 +70,23 @@ class Events(PlainResource):
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
         """Begin a stream."""
-        if len(self._streams) >= MOST:
+        client = request.channel.client
+        if not self._shares.has_room(client):
             return _TOO_MANY
         if request.method == b"HEAD":
             return Reply(OK, _HEAD)
         stream = _Stream(request, self._event)
         self._streams.add(stream)
-        request.notifyFinish().addBoth(lambda _: self._end(stream))
+        self._shares.take(client)
+        request.notifyFinish().addBoth(lambda _: self._end(stream, client))
         if not self._sign_of_life.running:
             self._sign_of_life.start(_QUIET, now=False)
         stream.start()
         return NOT_DONE_YET
 
-    def _end(self, stream: "_Stream") -> None:
+    def _end(self, stream: "_Stream", client: str | None) -> None:
         self._streams.discard(stream)
+        self._shares.give_back(client)
         if not self._streams and self._sign_of_life.running:
             self._sign_of_life.stop()
 

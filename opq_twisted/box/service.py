@@ -39,10 +39,15 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
 from opq_twisted.errors import CannotStart, ConfigInvalid
+from opq_twisted.http.limits import RESERVE, Limits, first_reserved, raise_descriptor_limit
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.release.trust import METADATA
 from opq_twisted.timers import use_monotonic_time
+
+#: Connections to the page at once, and those of one client: a browser keeps 6.
+_CONNECTIONS = 256
+_CONNECTIONS_EACH = 64
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -125,6 +130,7 @@ def makeService(options: Options) -> IService:
                     config.updater.log,
                     time.time,
                 ),
+                _limits(),
             ),
         ),
         updater,
@@ -149,6 +155,12 @@ def _configuration(path: Path) -> BoxConfig:
         return read_config(path)
     except ConfigInvalid as error:
         raise CannotStart(str(error)) from None
+
+
+def _limits() -> Limits:
+    """Bound the connections to the page by the descriptors that this process may have."""
+    limit = raise_descriptor_limit(_CONNECTIONS + RESERVE)
+    return Limits(_CONNECTIONS, _CONNECTIONS_EACH, first_reserved(limit))
 
 
 def _gate(path: Path | None) -> Gate | None:

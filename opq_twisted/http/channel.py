@@ -4,12 +4,14 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
     ISSLTransport,
     ITCPTransport,
 )
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request
@@ -45,6 +47,9 @@ class BoundedChannel(HTTPChannel):
     site: "BoundedSite"
     #: TCP, TLS, or whatever the endpoint gives.
     transport: Any
+
+    #: Who has a share of what is bounded; None for whom only the total counts.
+    client: str | None = None
 
     #: When `overdue` is called, by the reactor's clock (seconds).
     deadline = inf
@@ -102,6 +107,29 @@ class BoundedChannel(HTTPChannel):
     def abort(self) -> None:
         """Reset the connection: what was not sent yet is lost."""
         self.transport.abortConnection()
+
+    def reset(self) -> None:
+        """
+        Reset the connection, and free its descriptor before this returns.
+
+        `abortConnection` frees it in the reactor's next turn: until then a burst of connections
+        would use up all descriptors.
+        """
+        self.abort()
+        self._socket.connectionLost(Failure(ConnectionAborted()))
+
+    def descriptor(self) -> int:
+        """Tell the number of the connection's descriptor."""
+        number: int = self._socket.fileno()
+        return number
+
+    @property
+    def _socket(self) -> Any:
+        """The transport that has the socket, below TLS or the like."""
+        transport = self.transport
+        while isinstance(transport, ProtocolWrapper):
+            transport = transport.transport
+        return transport
 
     def readConnectionLost(self) -> None:
         """Give the answers that are due: the client sends no more, but may still read."""
@@ -213,7 +241,7 @@ class BoundedChannel(HTTPChannel):
         # Twisted would close at once, which may reset the connection: see `refuse`.
         self.refuse(b"400 Bad Request")
 
-    def refuse(self, status: bytes, headers: bytes = b"") -> None:
+    def refuse(self, status: bytes) -> None:
         """Answer a request that has not been received whole, and close."""
         if self._drained is not None:
             return
@@ -223,8 +251,8 @@ class BoundedChannel(HTTPChannel):
         # Otherwise the transport would ask for more before it closes.
         self.transport.unregisterProducer()
         self.transport.write(
-            b"HTTP/1.1 %s\r\nDate: %s\r\n%sConnection: close\r\nContent-Length: 0\r\n\r\n"
-            % (status, self.site.date(), headers)
+            b"HTTP/1.1 %s\r\nDate: %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            % (status, self.site.date())
         )
         if self._is_plain_tcp():
             # To close while input is unread would reset the connection, and lose the answer.

@@ -8,6 +8,7 @@ from twisted.application.service import MultiService
 from twisted.internet.error import CannotListenError
 
 from opq_twisted.errors import CannotStart
+from opq_twisted.http.endpoint import RobustEndpoint
 from opq_twisted.http.site import BoundedSite
 
 #: Connections that the kernel keeps until they are accepted; Twisted's 50 is soon full when a fleet
@@ -54,6 +55,12 @@ class Listener(MultiService):
 
 
 def _service(description: str, site: BoundedSite) -> StreamServerEndpointService:
+    service = _twisted_service(description, site)
+    service.endpoint = RobustEndpoint(site.reactor, service.endpoint)
+    return service
+
+
+def _twisted_service(description: str, site: BoundedSite) -> StreamServerEndpointService:
     if description.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in description:
         # The description may say another by its place.
         with suppress(TypeError):

@@ -12,19 +12,15 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from opq_twisted.http.channel import BoundedChannel
+from opq_twisted.http.limits import Limits, Shares
 from opq_twisted.http.request import BoundedRequest
+from opq_twisted.repeated import Repeated
 
 #: What stands for an answer's status when the client went away before there was one, as in nginx.
 CLIENT_GONE = 499
 
 #: Seconds between two looks at the deadlines of all connections.
 _GLANCE = 0.5
-
-#: Connections over the limit that are told so; still more are reset without a word.
-_TURNED_AWAY = 256
-
-#: Seconds after which a client that was turned away may come back.
-_RETRY_AFTER = 30
 
 
 class BoundedSite(Site):
@@ -37,7 +33,9 @@ class BoundedSite(Site):
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorTime, root: IResource, max_connections: int = 1000) -> None:
+    def __init__(
+        self, reactor: IReactorTime, root: IResource, limits: Limits | None = None
+    ) -> None:
         super().__init__(
             root,
             requestFactory=BoundedRequest,
@@ -47,7 +45,9 @@ class BoundedSite(Site):
             parsePOSTFormSubmission=False,
         )
         self.protocol = BoundedChannel  # type: ignore[assignment,method-assign]
-        self._max_connections = max_connections
+        self._limits = Limits() if limits is None else limits
+        self._shares = Shares(self._limits.connections, self._limits.each)
+        self._turned_away = Repeated(reactor, self._warn)
         #: Called at the end of each request, with whether its client got the whole answer.
         self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
         #: Called with the status of each answer to what is no proper request.
@@ -97,19 +97,35 @@ class BoundedSite(Site):
         """Write nothing: `ended` tells of requests that were cut too."""
 
     def connected(self, channel: BoundedChannel) -> None:
-        """Count a connection, or turn it away."""
-        self.channels.add(channel)
-        self._sweep_if_needed()
-        over = len(self.channels) - self._max_connections
-        if over > _TURNED_AWAY:
+        """
+        Count a connection, or reset it at once when there are too many.
+
+        It is not told so: until it had taken that, it would use what there is too little of.
+        """
+        address = channel.transport.getPeer()
+        channel.client = self._limits.client(address)
+        if channel.descriptor() >= self._limits.first_reserved or not self._shares.has_room(
+            channel.client
+        ):
             self.refused(SERVICE_UNAVAILABLE)
-            channel.abort()
-        elif over > 0:
-            channel.refuse(b"503 Service Unavailable", b"Retry-After: %d\r\n" % _RETRY_AFTER)
+            self._turned_away.say(
+                f"A connection from {getattr(address, 'host', 'this machine')} was reset: there "
+                "are too many connections, or too many of one client."
+            )
+            channel.reset()
+            return
+        self.channels.add(channel)
+        self._shares.take(channel.client)
+        self._sweep_if_needed()
 
     def disconnected(self, channel: BoundedChannel) -> None:
         """Count it no more."""
-        self.channels.discard(channel)
+        if channel in self.channels:
+            self.channels.discard(channel)
+            self._shares.give_back(channel.client)
+
+    def _warn(self, line: str) -> None:
+        self._log.warn("{line}", line=line)
 
     def ended(self, request: BoundedRequest, *, whole: bool) -> None:
         """Tell the observers of a request."""

@@ -73,7 +73,7 @@ class ArchiveResource(PlainResource):
         self._digests.want(archive)
         answer = respond(request, archive, self._digests.known(archive))
         if isinstance(answer, Delivery):
-            if not self._downloads.full:
+            if self._downloads.has_room(request.channel.client):
                 self._send(request, archive, fd, answer)
                 return NOT_DONE_YET
             answer = self._later("There are too many downloads at once.")
@@ -81,7 +81,7 @@ class ArchiveResource(PlainResource):
         return answer
 
     def _send(self, request: BoundedRequest, archive: Archive, fd: int, delivery: Delivery) -> None:
-        request.notifyFinish().addBoth(self._downloads.begin(archive))
+        request.notifyFinish().addBoth(self._downloads.begin(archive, request.channel.client))
         head = request.begin(delivery.code, header_lines(delivery.headers))
         transmit(request, head, fd, delivery.parts, self._downloads)
 

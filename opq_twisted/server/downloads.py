@@ -6,6 +6,7 @@ from random import random
 
 from twisted.python.failure import Failure
 
+from opq_twisted.http.limits import Shares
 from opq_twisted.server.catalog import Archive
 
 #: Seconds after which a client that was turned away may ask again: at least, and at most. They
@@ -22,7 +23,7 @@ class Downloads:
     """What is being sent now, and what was sent since the start, by version."""
 
     def __init__(self, most: int, random: Callable[[], float] = random) -> None:
-        self._most = most
+        self._shares = Shares(most)
         self._random = random
         self.under_way: Counter[int] = Counter()
         self.completed: Counter[int] = Counter()
@@ -30,10 +31,9 @@ class Downloads:
         self.turned_away = 0
         self.bytes_sent = 0
 
-    @property
-    def full(self) -> bool:
-        """Whether there are enough downloads at once."""
-        return self.under_way.total() >= self._most
+    def has_room(self, client: str | None) -> bool:
+        """Whether a client may have one more download at once."""
+        return self._shares.has_room(client)
 
     @property
     def turn(self) -> int:
@@ -46,12 +46,14 @@ class Downloads:
         least, longest = _RETRY_AFTER
         return least + int((longest - least) * self._random())
 
-    def begin(self, archive: Archive) -> Callable[[object], None]:
+    def begin(self, archive: Archive, client: str | None = None) -> Callable[[object], None]:
         """Count a download; call what is returned with its result, a Failure if it was cut."""
         version = archive.name.version
+        self._shares.take(client)
         self.under_way[version] += 1
 
         def ended(result: object) -> None:
+            self._shares.give_back(client)
             self.under_way[version] -= 1
             if not self.under_way[version]:
                 del self.under_way[version]

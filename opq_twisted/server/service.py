@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 
 from securesystemslib.signer import Signer
@@ -12,6 +13,7 @@ from twisted.internet import reactor
 from twisted.python import usage
 
 from opq_twisted.errors import CannotStart, KeyUnusable
+from opq_twisted.http.limits import Network
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.release import keys
@@ -30,6 +32,8 @@ _URL = re.compile(
     r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?",
     re.ASCII,
 )
+
+_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 #: Bytes of a passphrase's file that are read.
 _LONGEST_PASSPHRASE = 4096
@@ -58,6 +62,16 @@ def _mirror(text: str) -> str:
     return text.rstrip("/")
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
+    except ValueError as error:
+        raise ValueError(
+            f"--trusted-proxies {text}: {error}. Give addresses or networks such as "
+            "192.0.2.7,2001:db8::/32."
+        ) from None
+
+
 class Options(usage.Options):
     """The command line of `twistd opq-update-server`."""
 
@@ -78,6 +92,10 @@ class Options(usage.Options):
         [
             *("max-connections", None, 15000, "Connections at once"),
             _number("max-connections", int, 1, 1_000_000),
+        ],
+        [
+            *("trusted-proxies", None, (), "Addresses or networks of reverse proxies, with commas"),
+            _networks,
         ],
         ["access-log", None, None, "File for the access log, instead of standard output"],
         ["timestamp-key", None, None, "File of the private key that signs tuf/timestamp.json"],
@@ -101,8 +119,11 @@ def makeService(options: Options) -> IService:
     _require_readable(directory)
     catalog, digests = Catalog(directory), Digests()
     catalog.observers.append(digests.catalog_changed)
-    most_connections, most_downloads = make_room(
-        options["max-connections"], options["max-downloads"]
+    limits, most_downloads = make_room(
+        options["max-connections"],
+        options["max-downloads"],
+        # A reverse proxy on this machine speaks for all boxes.
+        (*_LOOPBACK, *options["trusted-proxies"]),
     )
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
@@ -115,7 +136,7 @@ def makeService(options: Options) -> IService:
         catalog, digests, downloads, version, options["mirror"], lambda: timestamper.standing
     )
     root.putChild(b"metrics", MetricsResource(metrics))
-    site = BoundedSite(reactor, root, most_connections)
+    site = BoundedSite(reactor, root, limits)
     site.request_observers.append(metrics.request_ended)
     site.refusal_observers.append(metrics.refused)
     server = MultiService()
