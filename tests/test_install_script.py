@@ -29,8 +29,8 @@ Result = subprocess.CompletedProcess[str]
 
 #: Stands in for Python, pip and twistd, each of which would take seconds.
 PYTHON = """#!/bin/sh
-case "$1 ${2-}" in
-    "-m venv") mkdir -p "$4/bin" && cp "$0" "$4/bin/python" && : >"$4/bin/twistd" ;;
+case "$1 ${2-} ${3-}" in
+    "-I -m venv") mkdir -p "$5/bin" && cp "$0" "$5/bin/python" && : >"$5/bin/twistd" ;;
     *) echo "$0" "$@" ;;
 esac
 """
@@ -420,7 +420,7 @@ class SandboxTests(InstallCase):
         self.assertIn("No wheels in this update", said)
         self.assertFalse((self.box.prefix / "current" / "venv").exists())
         python = str(self.box.folder / "bin" / "python")
-        self.assertTrue(self.launch(OPQ_PYTHON=python).startswith(f"{python} -c "))
+        self.assertTrue(self.launch(OPQ_PYTHON=python).startswith(f"{python} -I "))
 
     def test_launcher(self) -> None:
         """The agent runs from its release's own folder, which a later switch leaves alone."""
@@ -429,7 +429,8 @@ class SandboxTests(InstallCase):
         venv = self.box.prefix.resolve() / "releases" / "100" / "venv" / "bin"
         self.assertEqual(
             self.launch("--port", "1"),
-            f"{venv}/python {venv}/twistd --nodaemon --pidfile= opq-box-agent --port 1\n",
+            f"{venv}/python -I -X no_debug_ranges -X faulthandler "
+            f"{venv}/twistd --nodaemon --pidfile= opq-box-agent --port 1\n",
         )
 
     def launch(self, *arguments: str, **environment: str) -> str:

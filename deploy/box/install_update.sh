@@ -198,15 +198,15 @@ make_environment() {
     fi
     say "Installing the agent's Python packages."
     # Debian's Python alone cannot put pip into it, and a release has no use for pip later.
-    "$OPQ_PYTHON" -m venv --without-pip "$release/venv" ||
+    "$OPQ_PYTHON" -I -m venv --without-pip "$release/venv" ||
         fail "$OPQ_PYTHON made no virtual environment: install Python 3.11 or later."
     set -- wheels/pip-*.whl
-    "$release/venv/bin/python" "$1/pip" --isolated --quiet --disable-pip-version-check install \
+    "$release/venv/bin/python" -I "$1/pip" --isolated --quiet --disable-pip-version-check install \
         --no-index --find-links wheels --no-cache-dir --no-compile \
         --requirement "$AGENT/requirements.txt" ||
         fail "wheels/ lacks what the agent needs on this machine: build the update for it."
     # Relative, as current is: OPQ_PREFIX may be moved.
-    "$release/venv/bin/python" -c '
+    "$release/venv/bin/python" -I -c '
 import os, sys, sysconfig
 packages = sysconfig.get_path("purelib")
 with open(os.path.join(packages, "opq-box.pth"), "w") as file:
@@ -223,7 +223,7 @@ compile_agent() {
         python=$release/venv/bin/python
         set -- "$@" "$release/venv"
     fi
-    "$python" -X no_debug_ranges -m compileall -q -x '/tests?/' "$@" || : # It is only for speed.
+    "$python" -I -X no_debug_ranges -m compileall -q -x '/tests?/' "$@" || : # It is only for speed.
 }
 
 # A box whose agent cannot start is lost. This also writes the cache of twistd's plugins.

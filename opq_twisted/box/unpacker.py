@@ -77,10 +77,7 @@ class Unpacker:
         ended = await self._programs.run(
             child_command(self.folder, version),
             timeout=_TIMEOUT,
-            env={
-                "PATH": os.environ.get("PATH", os.defpath),
-                "PYTHONPATH": os.pathsep.join(sys.path),
-            },
+            env=child_environment(),
             files={0: archive.fileno()},
         )
         if ended.status != 0:
@@ -94,4 +91,13 @@ class Unpacker:
 def child_command(folder: Path, version: int) -> list[str]:
     """Give what unpacks its standard input, a file, into a folder that is not there yet."""
     arguments = (os.fspath(folder), str(version), f"--reserve={RESERVE}")
-    return [sys.executable, "-m", unpack.__name__, *arguments]
+    # -P: whoever may write in the current folder must not be the agent's user.
+    return [sys.executable, "-P", "-m", unpack.__name__, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """Give the child the modules of this process, those of the current folder excepted."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if os.path.isabs(path)),
+    }

@@ -14,7 +14,7 @@ from opq_twisted.box.archives import Archives
 from opq_twisted.box.config import read_config
 from opq_twisted.box.installed import read_version
 from opq_twisted.box.journal import Release
-from opq_twisted.box.unpacker import child_command
+from opq_twisted.box.unpacker import child_command, child_environment
 from opq_twisted.errors import AdoptFailed
 from opq_twisted.progress import Progress, ProgressBar
 from opq_twisted.release.name import UpdateName
@@ -71,6 +71,7 @@ def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
             stdin=archive,
             capture_output=True,
             text=True,
+            env=child_environment(),
         )
     if ended.returncode != 0:
         reason = (ended.stderr or ended.stdout).strip().rpartition("\n")[2]

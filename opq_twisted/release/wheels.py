@@ -25,7 +25,7 @@ def fetch_wheels(
             f"{AGENT} has no requirements.txt that says which wheels it needs: add it, or give "
             "--no-wheels."
         )
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
     command += [f"--dest={folder}", f"--requirement={requirements.source}", "pip"]
     constraints = requirements.source.with_name("constraints.txt")
     if constraints.exists():

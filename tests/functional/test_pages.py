@@ -97,7 +97,7 @@ UNTRIED = {
 
 #: The commands that are typed here, in a folder that stands for the machines of the pages.
 TYPED = {
-    "python3 -m venv /opt/opq-update-server",
+    "python3 -I -m venv /opt/opq-update-server",
     "/opt/opq-update-server/bin/pip install --constraint constraints.txt .",
     "/opt/opq-update-server/bin/twistd --nodaemon --pidfile= opq-update-server --port 8151 "
     "--updates-dir /var/opq/box-updates",
@@ -144,7 +144,7 @@ TYPED = {
     "scp opq-box-update-1547860803.tar.bz2 opq@opq-box-7.local:",
     "tar xf opq-box-update-1547860803.tar.bz2",
     "cd opq-box-update-1547860803",
-    "python3 -m json.tool /etc/opq/opqbox_config.json",
+    "python3 -I -m json.tool /etc/opq/opqbox_config.json",
     "cd /home/opq",
     "opq-box adopt opq-box-update-1547860803.tar.bz2",
     "rm -r opq-box-update-*",
