@@ -160,6 +160,20 @@ class TestTheArchive(PackTest):
         again = self.pack(with_lbzip2, self.new_folder("again")).read_bytes()
         self.assertEqual(plain, again)
 
+    def test_scripts_are_executable(self) -> None:
+        """Each file that begins with #! is executable, whatever its own mode is."""
+        for name in ("install.sh", "bin/flash", "notes"):
+            self.write(self.kernel / name, b"x" if name == "notes" else b"#!/bin/sh\nexit\n", 0o644)
+        contents = gather(self.kernel, "kernel")
+        executable = {path for path, file in contents.items() if file and file.is_executable}
+        self.assertEqual(executable, {"kernel/install.sh", "kernel/bin/flash"})
+
+    def test_windows_line_ends_elsewhere(self) -> None:
+        """Files that are no scripts, and what lies in a script behind its text, may have CRLF."""
+        self.write(self.kernel / "notes.txt", b"one\r\ntwo\r\n")
+        self.write(self.kernel / "install.sh", b"#!/bin/sh\nexit\n" + b"x" * 5000 + b"\r\n")
+        self.pack()
+
     def test_litter(self) -> None:
         """Python's caches and git's folder are left out."""
         for path in ("__pycache__/a.cpython-311.pyc", "b.pyc", ".git/config"):
@@ -234,6 +248,27 @@ class TestRefusals(PackTest):
         self.assert_refused("install.sh", "#!")
         self.script.unlink()
         self.assert_refused("install.sh", "cannot be read")
+
+    def test_windows_line_ends(self) -> None:
+        """A script that Windows gave its line ends is refused: no box can run it."""
+        for path in (self.kernel / "install.sh", self.kernel / "bin" / "flash", self.script):
+            self.write(path, b"#!/bin/sh\r\nexit\r\n")
+            self.assert_refused(path.name, "CRLF", "convert it")
+            path.write_bytes(b"#!/bin/sh\nexit\n")
+        self.write(self.kernel / "install.sh", b"#!/bin/sh\nexit\r\n")
+        self.assert_refused("install.sh", "CRLF")
+
+    def test_byte_order_mark(self) -> None:
+        """An editor's mark before the first line is refused: a box could not run the script."""
+        for path in (self.kernel / "install.sh", self.script):
+            self.write(path, b"\xef\xbb\xbf#!/bin/sh\n")
+            self.assert_refused(path.name, "byte order mark")
+            path.write_bytes(b"#!/bin/sh\n")
+
+    def test_component_script(self) -> None:
+        """A component's install.sh must say what runs it."""
+        self.write(self.kernel / "install.sh", b"echo hello\n")
+        self.assert_refused("kernel/install.sh", "#!")
 
     def test_no_folder(self) -> None:
         """A component's folder must be there."""

@@ -4,14 +4,17 @@ import json
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from opq_twisted.errors import BuildFailed
+from opq_twisted.release.name import COMPONENT_SCRIPT
 
 _LITTER = re.compile(r"__pycache__|.*\.pyc|\.git", re.DOTALL)
+#: Bytes at the start of a file that show whether a box can run it. A binary part may follow them.
+_START = 4096
 #: Bytes: no TUF client reads more of a root.
 _MAX_ROOT = 512_000
 _ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -37,9 +40,10 @@ def gather(folder: Path, at: str) -> Contents:
     Find what is in a folder, which an update is to hold as `at`.
 
     A link to a file of the same folder counts as a file: the update holds its content. Python's
-    caches and git's folder are left out.
+    caches and git's folder are left out. Every file that begins with `#!` becomes executable.
 
-    :raises BuildFailed: when there is no such folder, or it holds what an update cannot.
+    :raises BuildFailed: when there is no such folder, it holds what an update cannot, or a script
+        that no box could run.
     """
     if not os.path.isdir(folder):
         raise BuildFailed(f"There is no folder {folder}: check the path.")
@@ -53,7 +57,8 @@ def gather(folder: Path, at: str) -> Contents:
             if entry.is_dir(follow_symlinks=False):
                 pending.append((path, inside))
             else:
-                contents[inside] = _own_file(path, folder)
+                is_script = inside == f"{at}/{COMPONENT_SCRIPT}"
+                contents[inside] = _own_file(path, folder, is_script)
     return contents
 
 
@@ -77,17 +82,18 @@ def find_script(path: Path) -> File:
     """
     Find a script for an update; it will be executable there.
 
-    :raises BuildFailed: when there is none, or its first line does not say what runs it.
+    :raises BuildFailed: when there is none, or no box could run it.
     """
     file = find_file(path)
-    try:
-        with path.open("rb") as script:
-            start = script.read(2)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if start != b"#!":
-        raise BuildFailed(f"{path} is no script: its first line must begin with #!.")
-    return File(path, file.size, file.modified, is_executable=True)
+    start = _start(path)
+    if not start.startswith(b"#!"):
+        raise BuildFailed(
+            f"{path} is no script: its first line must begin with #!, with nothing before that, "
+            "not even a byte order mark."
+        )
+    if b"\r\n" in start:
+        raise _windows_line_ends(path)
+    return replace(file, is_executable=True)
 
 
 def find_trusted_root(path: Path, now: datetime) -> File:
@@ -168,10 +174,34 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise unreadable(folder, error) from error
 
 
-def _own_file(path: Path, folder: Path) -> File:
+def _own_file(path: Path, folder: Path, is_script: bool) -> File:
     # Not Path.resolve(), which raises RuntimeError for a link to itself.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise BuildFailed(
             f"{path} is a link that leads out of {folder}: put the file itself there."
         )
-    return find_file(path)
+    if is_script:
+        return find_script(path)
+    file, (first_line, newline, _) = find_file(path), _start(path).partition(b"\n")
+    if not first_line.startswith(b"#!"):
+        return file
+    if newline and first_line.endswith(b"\r"):
+        raise _windows_line_ends(path)
+    # Checkouts on Windows, FAT and ZIP files lose the executable bit.
+    return replace(file, is_executable=True)
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_START)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _windows_line_ends(path: Path) -> BuildFailed:
+    # The kernel would look for an interpreter whose name ends with a carriage return.
+    return BuildFailed(
+        f"{path} has the line ends of Windows (CRLF), so that no box can run it: convert it, for "
+        "example with dos2unix."
+    )

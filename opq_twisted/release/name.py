@@ -9,6 +9,8 @@ from opq_twisted.errors import InvalidName
 INSTALL_SCRIPT = "install_update.sh"
 #: Ends with 0 when the release that runs is healthy; an update need not have it.
 VERIFY_SCRIPT = "verify_update.sh"
+#: In a component: does what copying its folder cannot do.
+COMPONENT_SCRIPT = "install.sh"
 
 #: Fifteen digits hold every timestamp for 30 million years, and every JSON reader keeps them exact.
 _VERSION = "[1-9][0-9]{0,14}"
