@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from opq_twisted.cli.program import say, warn
 from opq_twisted.errors import BuildFailed, OpqError
 from opq_twisted.progress import ProgressBar
 from opq_twisted.release.contents import (
@@ -66,13 +67,15 @@ def main() -> int:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        print(build(make_parser().parse_args()))
+        archive = build(make_parser().parse_args())
     except OpqError as error:
-        print(error, file=sys.stderr)
+        warn(str(error))
         return 1
     except OSError as error:
-        print(f"The update was not built ({error}): mend that, then try again.", file=sys.stderr)
+        warn(f"The update was not built ({error}): mend that, then try again.")
         return 1
+    if not say(str(archive)):
+        warn(f"The update was built: {archive}")
     return 0
 
 

@@ -14,14 +14,14 @@ class ProgressBar:
         self._total = total
         self._done = 0
         self._percent = -1
-        self._is_seen = sys.stderr.isatty()
+        self._is_seen = sys.stderr is not None and sys.stderr.isatty()
 
     def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *_error: object) -> None:
         if self._is_seen:
-            print(file=sys.stderr)
+            self._show("\n")
 
     def __call__(self, count: int) -> None:
         """Count more bytes that are done."""
@@ -30,4 +30,11 @@ class ProgressBar:
         if self._is_seen and percent != self._percent:
             self._percent = percent
             line = f"[{'#' * (percent // 4):25}] {percent:3} % of {self._total / 1e6:.1f} MB"
-            print(f"\r{line}", end="", file=sys.stderr, flush=True)
+            self._show(f"\r{line}")
+
+    def _show(self, text: str) -> None:
+        try:
+            print(text, end="", file=sys.stderr, flush=True)
+        except OSError:
+            # The terminal is gone, and the work goes on without it.
+            self._is_seen = False

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -382,6 +383,55 @@ class TestErrors(BuilderTest):
         self.output.chmod(0o500)
         result = self.run_builder("--no-wheels", "--version=7", through=obeying)
         self.assert_refused(result, "may not write")
+
+
+class TestNobodyListens(BuilderTest):
+    """A builder whose output goes nowhere has built all the same, and says that it has."""
+
+    def assert_built(self, version: int, redirection: str) -> str:
+        """Build through a shell; gives what the builder says on standard error."""
+        command = shlex.join(self.command("--no-wheels", f"--version={version}"))
+        result = subprocess.run(
+            ["bash", "-c", f"{command} {redirection}"],
+            cwd=self.output,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(self.left(), [f"opq-box-update-{version}.tar.bz2"])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertNotIn("Traceback", result.stderr)
+        self.assertNotIn("not built", result.stderr)
+        return result.stderr
+
+    def test_full(self) -> None:
+        """Standard output is full."""
+        said = self.assert_built(7, ">/dev/full")
+        self.assertIn("No space left on device", said)
+        self.assertIn("The update was built: opq-box-update-7.tar.bz2", said)
+
+    def test_closed(self) -> None:
+        """Standard output is closed."""
+        self.assertIn("The update was built", self.assert_built(7, ">&-"))
+
+    def test_no_reader(self) -> None:
+        """What read standard output has ended."""
+        self.assertIn("The update was built", self.assert_built(7, "> >(exec <&-; wait)"))
+
+    def test_errors_go_nowhere(self) -> None:
+        """Standard error is closed or full."""
+        self.assertEqual(self.assert_built(7, "2>&-"), "")
+        (self.output / "opq-box-update-7.tar.bz2").unlink()
+        self.assertEqual(self.assert_built(7, ">/dev/full 2>/dev/full"), "")
+
+    def test_other_letters(self) -> None:
+        """The terminal cannot hold the letters of the path."""
+        self.environment["PYTHONIOENCODING"] = "ascii"
+        folder = self.folder / "straße"
+        folder.mkdir()
+        result = self.run_builder("--no-wheels", "--version=7", f"--output-dir={folder}")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertIn("stra\\xdfe/opq-box-update-7", result.stdout)
 
 
 class TestStoppedHalfWay(BuilderTest):

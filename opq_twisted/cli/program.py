@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
@@ -60,6 +60,9 @@ def say(text: str) -> bool:
 
     :returns: whether somebody may read the next line.
     """
+    if sys.stdout is None:
+        # The program was started with standard output closed.
+        return False
     try:
         print(_harmless(text, sys.stdout), flush=True)
     except OSError as error:
@@ -78,8 +81,10 @@ def say_json(content: object) -> bool:
 
 
 def warn(text: str) -> None:
-    """Print a line on standard error."""
-    print(_harmless(text, sys.stderr), file=sys.stderr)
+    """Print a line on standard error, if anybody can read it there."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(_harmless(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def _harmless(text: str, stream: TextIO) -> str:
