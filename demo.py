@@ -174,7 +174,7 @@ class Box(threading.Thread):
 
     def run(self) -> None:
         """Start the agent whenever it has ended."""
-        with (SANDBOX / "agent.log").open("w") as log:
+        with (SANDBOX / "agent.log").open("w", encoding="utf-8") as log:
             while not self._stopping.is_set():
                 agent = self._start_agent()
                 assert agent.stdout is not None
@@ -196,7 +196,8 @@ class Box(threading.Thread):
                 f"--port=tcp:{self._port}:interface=127.0.0.1",
             ],
             env=ENVIRONMENT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -40,7 +40,8 @@
 
 set -eu
 umask 022
-export LC_ALL=C
+# Not C: in that one Python cannot read paths that are not ASCII, as of a virtual environment in a home.
+export LC_ALL=C.UTF-8
 
 export OPQ_PREFIX="${OPQ_PREFIX:-/opt/opq}"
 export OPQ_STATE_DIR="${OPQ_STATE_DIR:-/var/lib/opq/updater}"
