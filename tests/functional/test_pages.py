@@ -159,7 +159,8 @@ TYPED = {
     "opq-box update",
     "opq-box history",
     "opq-box log",
-    "python3 --version && uname -m",
+    "python3 -c 'import sys, sysconfig; "
+    'print(sys.version, sysconfig.get_config_var("MULTIARCH"))\'',
 }
 
 # The pages' own tools, with what is not the same here: nobody types a password, the box has its
