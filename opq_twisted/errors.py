@@ -2,9 +2,9 @@
 
 import errno
 
-#: What a machine says that has run out of descriptors or memory: that goes by, and says nothing of
-#: the file or the disk.
-MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+#: The errors of a machine that has no more descriptors, memory or processes for now (EAGAIN is that
+#: of fork(2)). They pass, and say nothing about the file, the disk or the release.
+MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 class OpqError(Exception):

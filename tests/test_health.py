@@ -1,12 +1,13 @@
 """A release is healthy when its services run on, and its own script says so."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -124,6 +125,38 @@ class RequireTests(HealthCase):
             self.assertNoResult(judging)
             self.pass_by(10)
             self.assert_sick(judging, what)
+
+    def test_busy_machine(self) -> None:
+        """A machine without descriptors, memory or processes says nothing about the release."""
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
+            self.patch(System, "run", self.refuse(OSError(number, os.strerror(number))))
+            judging = self.judge(self.clock.seconds() + 600)
+            self.pass_by(600)
+            self.assertEqual(self.failureResultOf(judging, OSError).value.errno, number)
+
+    def test_busy_systemctl(self) -> None:
+        """The same holds where systemctl is what could not do its work."""
+        said = Ended(1, "Failed to fork: Resource temporarily unavailable\n")
+        self.patch(System, "run", lambda *_, **__: succeed(said))
+        judging = self.judge()
+        self.pass_by(600)
+        self.assertIn("exit status 1", str(self.failureResultOf(judging, OSError).value))
+
+    def test_busy_for_a_while(self) -> None:
+        """It is asked again, and judged when the machine has time."""
+        self.system.verdicts[:] = [Ended(0), Ended(0)]
+        busy = self.patch(System, "run", self.refuse(OSError(errno.EMFILE, "Too many open files")))
+        judging = self.judge()
+        self.pass_by(300)
+        busy.restore()
+        self.pass_by(65)
+        self.assertIsNone(self.successResultOf(judging))
+
+    def refuse(self, error: OSError) -> Callable[..., None]:
+        def run(*_: object, **__: object) -> None:
+            raise error
+
+        return run
 
     def test_crash_loop(self) -> None:
         """A service that is active at each look, but never the same for long, is not healthy."""

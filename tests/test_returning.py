@@ -99,6 +99,20 @@ class ConfirmTests(HealthyCase):
         self.bench.steps.succeed(0)
         self.assert_returned(f"The box fell over 3 times with {NEW}.")
 
+    def test_busy_machine(self) -> None:
+        """A machine that is too busy to judge a release says nothing against it."""
+        self.boot_new()
+        for _ in range(20):
+            self.bench.clock.advance(600)
+            self.bench.steps.fail(OSError(errno.EMFILE, "Too many open files"))
+            self.assertIn("The box has too much to do", self.bench.status.message)
+            self.bench.clock.advance(60)
+            self.assertEqual(self.bench.health.deadline, self.bench.clock.seconds() + 540)
+        self.boot("second boot")
+        self.bench.steps.succeed()
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertEqual(self.on_disk().refused, ())
+
     def test_disk_full(self) -> None:
         """That it cannot be made the last good one makes it no worse."""
         self.boot_new()

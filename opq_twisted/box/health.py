@@ -1,5 +1,6 @@
 """Judges whether the release that runs is healthy."""
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from opq_twisted.box.scripts import Scripts
-from opq_twisted.errors import InstallFailed
+from opq_twisted.errors import MACHINE_BUSY, InstallFailed
 from opq_twisted.release.name import VERIFY_SCRIPT
 
 _UNIT = "opq-box-verify"
@@ -49,12 +50,15 @@ class Health:
         :param folder: where the update was unpacked.
         :param deadline: by the clock: when it must have begun to be healthy.
         :raises InstallFailed: when it was not by then; the text says why.
+        :raises OSError: when the machine was too busy to judge; that says nothing of the release.
         """
         while True:
             try:
                 return await self._hold(folder, version, deadline)
             except (_Unhealthy, OSError) as error:
                 if self._clock.seconds() + _PAUSE > deadline:
+                    if isinstance(error, OSError) and error.errno in MACHINE_BUSY:
+                        raise
                     raise InstallFailed(f"Release {version} is not healthy: {error}.") from None
             await deferLater(self._clock, _PAUSE)
 
@@ -78,6 +82,8 @@ class Health:
                 "show", "--property=ActiveState,InvocationID", "--", service
             )
             state = dict(line.partition("=")[::2] for line in ended.output.splitlines())
+            if not state.get("ActiveState") and ended.says_busy:
+                raise OSError(errno.EAGAIN, f"systemctl {ended}")
             if state.get("ActiveState") != "active":
                 is_now = state.get("ActiveState") or f"unknown: systemctl {ended}"
                 raise _Unhealthy(f"the service {service} is {is_now}")

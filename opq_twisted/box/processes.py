@@ -14,6 +14,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorT
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from opq_twisted.errors import MACHINE_BUSY
+
 #: Bytes of output that are kept, from its end.
 _KEPT_OUTPUT = 4096
 
@@ -46,6 +48,11 @@ class Ended:
     def last_words(self) -> str:
         """Its last line of output, to be put in a sentence; empty when it said nothing."""
         return self.output.strip().rpartition("\n")[2][-200:].rstrip(".")
+
+    @property
+    def says_busy(self) -> bool:
+        """Whether its output says that the machine had no descriptor, memory or process for it."""
+        return any(os.strerror(number) in self.output for number in MACHINE_BUSY)
 
     def __str__(self) -> str:
         if self.timed_out:

@@ -541,7 +541,11 @@ class Updater(Service):
                 f"After the reboot the box runs {installed or 'an unknown release'}, "
                 f"not {release.version}. See {self._config.log}."
             )
-        await self._health.require(self._unpacker.folder, release.version, deadline)
+        try:
+            await self._health.require(self._unpacker.folder, release.version, deadline)
+        except OSError:
+            await self._insist(self._extend_deadline)
+            raise
         with self._telling("The release cannot be made the last good one"):
             # What was read when it came may never have come to the disk as it was.
             (await self._archives.open(release)).close()
@@ -549,6 +553,10 @@ class Updater(Service):
         with self._telling("The rescue script cannot be replaced"):
             await self._installer.renew_rescue(release.version)
         await self._arrive("updated", f"The box runs release {installed}.")
+
+    async def _extend_deadline(self) -> None:
+        """Give the release all of its time once more: the machine was too busy to judge it."""
+        self._journal.write(deadline=self._clock.seconds() + self._config.confirm_timeout)
 
     async def _give_up(self, error: Exception) -> None:
         """Return to the last good release, if the box may be anything but that; or fail."""
