@@ -53,6 +53,10 @@ class ServerFailed(OpqError):
         self.retry_after = retry_after
 
 
+class OlderCopy(ServerFailed):
+    """The signed metadata is older than what the box has seen, as on a server that lags behind."""
+
+
 class DownloadFailed(OpqError):
     """An archive did not arrive, or is not what the server promised."""
 

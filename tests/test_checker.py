@@ -9,7 +9,14 @@ from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.checker import Checker
 from opq_twisted.box.journal import Stage
 from opq_twisted.box.window import Window
-from opq_twisted.errors import ClockBehind, InstallFailed, ServerFailed, Stale, Untrusted
+from opq_twisted.errors import (
+    ClockBehind,
+    InstallFailed,
+    OlderCopy,
+    ServerFailed,
+    Stale,
+    Untrusted,
+)
 from opq_twisted.release.trust import Offer, Rollout
 from tests.fakes import NEW, NEWER, OLD, Bench, WaitingServer, logged
 from tests.zones import EUROPE, at, move_to
@@ -151,6 +158,22 @@ class ScheduleTests(CheckerCase):
         for error, pause in ((Stale("Expired."), 15), (Untrusted("Another."), 30)):
             self.bench.steps.fail(error)
             self.assert_looks_after(pause)
+
+    def test_older_copy(self) -> None:
+        """After an older copy of the metadata it looks again in a minute, later if that goes on."""
+        self.assert_looks_after(1800)
+        for chance, pause in ((0.0, 30), (0.5, 60), (0.5, 60), (0.5, 120), (0.5, 240)):
+            self.chance = chance
+            self.bench.steps.fail(OlderCopy("An older copy."))
+            self.assert_looks_after(pause)
+        self.bench.steps.succeed(OLD)
+        self.chance = 0.5
+        self.assert_looks_after(3600)
+        self.start(check_every=40.0)
+        self.assert_looks_after(20)
+        for _ in range(3):
+            self.bench.steps.fail(OlderCopy("An older copy."))
+            self.assert_looks_after(40)
 
     def test_logged(self) -> None:
         """What can be foreseen is logged as its sentence."""

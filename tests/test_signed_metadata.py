@@ -10,7 +10,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.metadata import SignedMetadata
-from opq_twisted.errors import ServerFailed, Stale, Untrusted
+from opq_twisted.errors import OlderCopy, ServerFailed, Stale, Untrusted
 from tests.fakes import NEW, NEWER
 from tests.signed import Signed, make_key, with_one_release
 
@@ -155,21 +155,49 @@ class RefusalTests(SignedMetadataCase):
         self.assert_fails(Untrusted)
 
     def test_back(self) -> None:
-        """An older timestamp, though it was signed once, is found out."""
+        """An older timestamp that was signed once is said to be old, expired or not."""
+        for days in (-1, 7):
+            with self.subTest(days=days):
+                self.signed.timestamp(1, 1, days=days)
+                old = (self.signed.folder / "timestamp.json").read_bytes()
+                self.signed.timestamp(2, 1)
+                self.find()
+                (self.signed.folder / "timestamp.json").write_bytes(old)
+                self.metadata = self.another()
+                sentence = self.assert_fails(OlderCopy)
+                self.assertIn("older than what this box has seen", sentence)
+                # The copy catches up.
+                self.signed.timestamp(2, 1)
+                self.assertIsNotNone(self.find())
+
+    def test_back_behind_a_root(self) -> None:
+        """So is one of a copy that has not got the root yet which replaced the timestamp's key."""
+        self.find()
         old = (self.signed.folder / "timestamp.json").read_bytes()
+        stolen = self.signed.keys["timestamp"]
+        self.signed.rotate("timestamp", 2)
+        (self.signed.folder / "timestamp.json").write_bytes(old)
+        self.assert_fails(OlderCopy)
+        # Nobody lags with a newer one: that is a thief of the key that was replaced.
+        self.signed.timestamp(2, 1, signer=stolen)
+        self.assertIn("not what the release key signed", self.assert_fails(Untrusted))
+        self.signed.timestamp(1, 1, signer=make_key())
+        self.assertIn("not what the release key signed", self.assert_fails(Untrusted))
+
+    def test_back_with_a_lie(self) -> None:
+        """An older number that nobody signed is no older copy."""
         self.signed.timestamp(2, 1)
         self.find()
-        (self.signed.folder / "timestamp.json").write_bytes(old)
-        self.metadata = self.another()
-        self.assertIn("older than what this box has seen", self.assert_fails(Untrusted))
+        self.signed.timestamp(1, 1, signer=make_key())
+        self.assert_fails(Untrusted)
 
     def test_back_beneath(self) -> None:
-        """So is an older snapshot, or one with older targets, beneath a new timestamp."""
+        """So is an older snapshot beneath a new timestamp; older targets are refused."""
         self.signed.publish(2, self.archive)
         self.signed.timestamp(2, 2)
         self.find()
         self.signed.timestamp(3, 1)
-        self.assert_fails(Untrusted)
+        self.assert_fails(OlderCopy)
         self.signed.snapshot(3, 1)
         self.signed.timestamp(4, 3)
         self.assert_fails(Untrusted)
@@ -185,7 +213,7 @@ class RefusalTests(SignedMetadataCase):
     def test_changed_on_the_way(self) -> None:
         """What is not what the timestamp or the snapshot names, or no metadata at all, is not."""
         for name in ("2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"):
-            for content in (b"", b"\0" * 100, b"[" * 10_000, b"{}", b"<html>Log in here</html>"):
+            for content in (b"", b"\0" * 100, b"[" * 10_000, b"{}"):
                 with self.subTest(name=name, content=content[:10]):
                     path = self.signed.folder / name
                     whole = path.read_bytes() if path.exists() else None
@@ -194,6 +222,19 @@ class RefusalTests(SignedMetadataCase):
                     path.unlink()
                     if whole is not None:
                         path.write_bytes(whole)
+        self.assertIsNotNone(self.find())
+
+    def test_web_page(self) -> None:
+        """The page of a network that wants people to log in is no attack."""
+        for name in ("2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"):
+            with self.subTest(name=name):
+                path = self.signed.folder / name
+                whole = path.read_bytes() if path.exists() else None
+                path.write_bytes(b"\r\n<!doctype html><p>Please log in.</p>")
+                self.assertIn("answers with a web page", self.assert_fails(ServerFailed))
+                path.unlink()
+                if whole is not None:
+                    path.write_bytes(whole)
         self.assertIsNotNone(self.find())
 
     def test_trusted_root(self) -> None:

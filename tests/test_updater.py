@@ -20,6 +20,7 @@ from opq_twisted.errors import (
     DownloadFailed,
     InstallFailed,
     NoRoom,
+    OlderCopy,
     RebootFailed,
     ServerFailed,
     Stale,
@@ -163,6 +164,35 @@ class JourneyTests(UpdaterCase):
         self.assertFalse(self.bench.archives.archive.closed)
         self.succeed()
         self.assertTrue(self.bench.archives.archive.closed)
+
+    def test_older_copy(self) -> None:
+        """An update that begins by itself and finds an older copy looks again in a minute."""
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.fail(OlderCopy("The copy is an older one."))
+        status = self.bench.status
+        self.assertEqual(
+            (status.stage, status.message), (Stage.CHECKING, "The copy is an older one.")
+        )
+        self.bench.clock.advance(59.5)
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.bench.clock.advance(0.5)
+        self.assertEqual(self.bench.steps.names, ["newest", "newest"])
+        self.travel("fetch")
+
+    def test_only_older_copies(self) -> None:
+        """Where that goes on the update fails, with nothing fetched."""
+        self.bench.updater.begin(automatic=True)
+        for pause in (60, 120, 0):
+            self.bench.steps.fail(OlderCopy("The copy is an older one."))
+            self.bench.clock.advance(pause)
+        self.assert_failed("The copy is an older one.")
+        self.assertEqual(self.bench.steps.names, ["newest"] * 3)
+
+    def test_older_copy_after_a_click(self) -> None:
+        """Whoever clicked is told at once."""
+        self.click("newest")
+        self.bench.steps.fail(OlderCopy("The copy is an older one."))
+        self.assert_failed("The copy is an older one.")
 
     def test_delay(self) -> None:
         """A delay passes between the check and the download."""

@@ -13,13 +13,17 @@ from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.status import StatusBoard
 from opq_twisted.box.updater import Updater
-from opq_twisted.errors import ClockBehind, OpqError, ServerFailed, UpdateInProgress
+from opq_twisted.errors import ClockBehind, OlderCopy, OpqError, ServerFailed, UpdateInProgress
 
 #: Seconds of the first pause after a failure; it doubles with each failure that follows.
 _FIRST_BACKOFF = 30.0
 
 #: Seconds, more or less, until it looks again while the box's clock stands in the past.
 _UNTIL_CLOCK = 30.0
+
+#: Seconds, more or less, until it looks again when the server's copy of the metadata was an old
+#: one; the pauses after failures make it longer when that goes on.
+_UNTIL_COPIED = 60.0
 
 #: Seconds that a server has to make a release ready of which it tells.
 _SETTLING = 2.0
@@ -154,6 +158,9 @@ class Checker(Service):
         except ClockBehind as error:
             self._log.warn("{error}", error=error)
             return _UNTIL_CLOCK * (0.5 + self._random())
+        except OlderCopy as error:
+            self._log.warn("{error}", error=error)
+            return self._backoff(min(every, _UNTIL_COPIED * (0.5 + self._random())))
         except OpqError as error:
             self._log.warn("{error}", error=error)
             return self._backoff(_asked_for(error))

@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.content import InThread
-from opq_twisted.errors import ServerFailed, Stale, Untrusted
-from opq_twisted.release.trust import Fetched, Need, look_up
+from opq_twisted.errors import OlderCopy, ServerFailed, Stale, Untrusted
+from opq_twisted.release.trust import Fetched, Need, is_older_copy, look_up
 
 #: Seconds that a lookup may take, over all the files it needs.
 _LONGEST_LOOKUP = 600.0
@@ -53,6 +53,7 @@ class SignedMetadata:
 
         :param root: the metadata of the root role that is trusted from the start.
         :raises Untrusted: when what the server has is not signed as it must be, or goes back.
+        :raises OlderCopy: when its timestamp is an older one than the box has seen.
         :raises Stale: when it has expired.
         :raises ServerFailed: when the server cannot be reached, or does not have all of it.
         :raises OSError: when the cache cannot be used.
@@ -74,8 +75,8 @@ class SignedMetadata:
             ) from None
         except RepositoryError as error:
             raise Untrusted(
-                f"The update server's metadata is not what the release key signed, or is older "
-                f"than what this box has seen: {error}. Nothing is installed."
+                f"The update server's metadata is not what the release key signed, or goes back: "
+                f"{error}. Nothing is installed."
             ) from None
         except DownloadError as error:
             raise ServerFailed(
@@ -92,9 +93,15 @@ class SignedMetadata:
                 )
                 return found
             except Need as need:
-                answer = await self._fetch(need.url, need.max_length)
-                missing = DownloadHTTPError(f"there is no {need.url}", 404)
-                fetched.keep(need.url, missing if answer is None else answer)
+                wanted = need
+            answer = await self._fetch(wanted.url, wanted.max_length)
+            if answer is not None and answer.lstrip().startswith(b"<"):
+                raise ServerFailed(
+                    f"{wanted.url} answers with a web page. If this network asks people to log in, "
+                    "do so; the box tries again."
+                )
+            missing = DownloadHTTPError(f"there is no {wanted.url}", 404)
+            fetched.keep(wanted.url, missing if answer is None else answer)
 
     def _work(
         self, base_url: str, root: bytes, fetched: Fetched, target: str | None
@@ -103,4 +110,13 @@ class SignedMetadata:
             # TUF's client leaves what it was writing when the power was cut.
             for left in self._cache.glob("tmp*"):
                 left.unlink()
-            return look_up(self._cache, base_url, root, fetched, target)
+            try:
+                return look_up(self._cache, base_url, root, fetched, target)
+            except RepositoryError as error:
+                if is_older_copy(self._cache, fetched, error):
+                    raise OlderCopy(
+                        "The update server's copy of the signed metadata is older than what this "
+                        f"box has seen ({error}): it may lag behind another copy. Nothing is "
+                        "installed from it; try again in a minute."
+                    ) from None
+                raise

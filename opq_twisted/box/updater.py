@@ -35,6 +35,7 @@ from opq_twisted.errors import (
     Interrupted,
     NoRoom,
     NoWayBack,
+    OlderCopy,
     OpqError,
     RebootFailed,
     ReturnFailed,
@@ -57,6 +58,10 @@ _LONGEST_CONFIRMATION = 1800.0
 
 #: Seconds between the times that the box is asked to reboot in a row; after as many it is given up.
 _REBOOT_PAUSES = (2.0, 10.0)
+
+#: Seconds between the looks of an update that nobody clicked for and that finds an older copy of
+#: the metadata; after as many it is given up. They begin at a moment of each box's own.
+_COPY_PAUSES = (60.0, 120.0)
 
 #: Seconds until it looks again whether the disk works.
 _DISK_PAUSE = 60.0
@@ -309,7 +314,10 @@ class Updater(Service):
 
     async def _check(self, automatic: bool) -> Offer | None:
         """Find what there is to install; None when there is nothing."""
-        await self.look()
+        if automatic:
+            await self._look_past_older_copies()
+        else:
+            await self.look()
         offer = self._offer
         if offer is None or self._policy.why_not(offer) is not None:
             return None
@@ -318,6 +326,23 @@ class Updater(Service):
             self._board.publish(message=reason)
             return None
         return offer
+
+    async def _look_past_older_copies(self) -> None:
+        """
+        Look; when that finds an older copy of the metadata, look again for some minutes.
+
+        Whoever has clicked is told instead. Nobody else would try again before the next scheduled
+        look, which may find a good copy and begin with an older one as before.
+        """
+        for pause in _COPY_PAUSES:
+            try:
+                await self.look()
+            except OlderCopy as error:
+                self._log.warn("{error}", error=error)
+                await deferLater(self._clock, pause)
+            else:
+                return
+        await self.look()
 
     async def _fetch(self, release: Release, offer: Offer) -> BinaryIO:
         """Bring the archive to the box, as it was promised; returns it verified and open."""

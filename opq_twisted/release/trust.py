@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen
-from tuf.api.exceptions import DownloadError, RepositoryError
+from securesystemslib.exceptions import StorageError
+from tuf.api.exceptions import (
+    BadVersionNumberError,
+    DownloadError,
+    RepositoryError,
+    UnsignedMetadataError,
+)
+from tuf.api.metadata import Metadata, Root, Timestamp
 from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
 from opq_twisted.errors import InvalidName, Untrusted
@@ -161,6 +168,11 @@ class Fetched(FetcherInterface):
         """Keep what came: a file, or that there is none."""
         self._answers[url] = answer
 
+    @property
+    def last(self) -> tuple[str, bytes | DownloadError] | None:
+        """The file that was fetched last: its URL, and what came; None before the first."""
+        return next(reversed(self._answers.items()), None)
+
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """
         Give a file that was fetched.
@@ -225,3 +237,42 @@ def look_up(
         ) from None
     updater.refresh()
     return None if target is None else updater.get_targetinfo(target)
+
+
+def is_older_copy(cache: Path, fetched: Fetched, error: RepositoryError) -> bool:
+    """
+    Find out whether `look_up` failed because the server's timestamp is an older one.
+
+    A copy of the metadata that lags behind has one that was signed as it must be, and is behind
+    what the cache has: by its number, by its snapshot's, or because another root has replaced the
+    key that signed it.
+
+    :param cache: the one that was looked up with, after the failure.
+    :param error: the failure.
+    """
+    url, data = fetched.last or ("", b"")
+    if not url.endswith(f"/{Timestamp.type}.json") or not isinstance(data, bytes):
+        return False
+    if isinstance(error, UnsignedMetadataError):
+        return _is_signed_for_older_root(cache, Metadata[Timestamp].from_bytes(data))
+    # The client compares numbers after it has verified the signature.
+    return isinstance(error, BadVersionNumberError)
+
+
+def _is_signed_for_older_root(cache: Path, timestamp: Metadata[Timestamp]) -> bool:
+    """Whether a timestamp that is not newer is signed as a root wanted it that was seen before."""
+    try:
+        seen = Metadata[Timestamp].from_file(str(cache / f"{Timestamp.type}.json"))
+    except (RepositoryError, StorageError):
+        return False
+    if timestamp.signed.version > seen.signed.version:
+        # Nobody lags with what is new: that is somebody who has a key that was replaced.
+        return False
+    for path in (cache / "root_history").glob("*.root.json"):
+        try:
+            root = Metadata[Root].from_file(str(path)).signed
+            root.verify_delegate(Timestamp.type, timestamp.signed_bytes, timestamp.signatures)
+        except (RepositoryError, StorageError, ValueError):
+            continue
+        return True
+    return False

@@ -38,7 +38,10 @@ ARCHIVE = f"/update/{UpdateName(NEW)}"
 #: What no version of anything can go beyond, for many who follow TUF.
 UTMOST = 2**31 - 1
 
-NOT_SIGNED = "is not what the release key signed, or is older than what this box has seen"
+NOT_SIGNED = "is not what the release key signed, or goes back"
+
+#: What was signed once, as by the server itself or by somebody who shows an older copy of it.
+OLDER = "copy of the signed metadata is older than what this box has seen"
 EXPIRED = "signed metadata has expired"
 
 
@@ -267,7 +270,7 @@ async def test_rollback_of_timestamp(field: Field) -> None:
     await field.sees()
     for version, snapshot in ((2, 2), (2, 1), (1, 1)):
         field.hijack().timestamp(version, snapshot)
-        await field.refuses(NOT_SIGNED, f"timestamp version {version} must be >= 3")
+        await field.refuses(OLDER, f"timestamp version {version} must be >= 3")
     await field.recovers()
 
 
@@ -279,7 +282,7 @@ async def test_rollback_of_snapshot(field: Field) -> None:
     await field.starts()
     await field.sees()
     field.hijack().timestamp(4, 1)
-    await field.refuses(NOT_SIGNED, "snapshot version must be >= 2, got version 1")
+    await field.refuses(OLDER, "snapshot version must be >= 2, got version 1")
     await field.recovers()
 
 
@@ -428,7 +431,7 @@ async def test_fast_forward(field: Field) -> None:
     await field.sees()
     server = await field.honest_server()
     # This is how TUF would have it: what is older than what was seen is refused.
-    await field.refuses(NOT_SIGNED, f"must be >= {UTMOST}")
+    await field.refuses(OLDER, f"must be >= {UTMOST}")
     await server.stop()
     field.signed.rotate("timestamp", 2)
     field.signed.rotate("snapshot", 3)
