@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 from twisted.web.test.requesthelper import DummyChannel
 
-from opq_twisted.box.guard import Guard
+from opq_twisted.box.guard import AGENT, Guard
 
 
 def request(**headers: str) -> Request:
@@ -78,6 +78,14 @@ class NotMeantTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.guard = Guard([])
+
+    def test_agent(self) -> None:
+        """An agent is led by servers, and is nobody's click, with whatever other headers."""
+        for agent in (f"{AGENT}0.1.0 (box 7; release unknown)", AGENT.upper()):
+            for more in ({}, {"sec_fetch_site": "same-origin"}, {"origin": "http://box"}):
+                with self.subTest(agent=agent, more=more):
+                    asked = request(user_agent=agent, host="box", **more)
+                    self.assertIn("is not its owner", self.guard.not_meant(asked) or "")
 
     def test_meant(self) -> None:
         """The page's own requests are, and those of programs, which send none of the headers."""

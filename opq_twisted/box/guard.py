@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from twisted.web.server import Request
 
+#: The beginning of the `User-Agent` of every box's agent.
+AGENT = "opq-box-agent/"
+
 
 class Guard:
     """
@@ -36,6 +39,8 @@ class Guard:
 
     def not_meant(self, request: Request) -> str | None:
         """Say why a request for an action cannot have come from the owner's click."""
+        if (_header(request, "User-Agent") or "").lower().startswith(AGENT.lower()):
+            return "A box's agent is not its owner: a server has led it here."
         if _header(request, "Sec-Fetch-Site") not in (None, "same-origin", "none"):
             return "Another page asked for this; use the box's own page."
         if "prefetch" in (_header(request, "Sec-Purpose") or "").lower():
