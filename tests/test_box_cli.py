@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -595,11 +596,24 @@ class NoAgentTests(AgentCase):
         """A slip in the URL."""
         for url in (
             *("box", "ftp://box", "http://", "http://:80", "http://box:x", "http://box:99999"),
-            *("http://user:secret@box", "http://box/?x", "http://box#x", "http://b\u00f6x"),
+            *("http://box/?x", "http://box#x", "http://b\u00f6x"),
             *("http://box /", "http://box/\n", "http://a..b", f"http://{'a' * 70}", "http://[::1"),
         ):
             with self.subTest(url=url):
                 self.assert_refused("status", url=url, words="is no box")
+
+    def test_password_in_url(self) -> None:
+        """A password in a URL is not taken, and not shown."""
+        for url in ("http://user:secret@box", "user:secret@box", "http://user:sec ret@box:80"):
+            with self.subTest(url=url):
+                self.assert_refused("status", url=url, words="That is no box's URL")
+                self.assertNotIn("ret", self.warned)
+
+    def test_direct(self) -> None:
+        """The box is asked directly, whatever proxy there is for the internet."""
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+            self.patch(os, "environ", {**os.environ, name: "http://127.0.0.1:9"})
+            self.assertIn("Installed", self.type("status"))
 
     def test_address(self) -> None:
         """Behind a proxy a box may have a path; it has IPv6 perhaps, or a name that is none."""

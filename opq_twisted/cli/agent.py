@@ -47,6 +47,11 @@ class Agent:
             usable = _URL.fullmatch(url) is not None and self._address[0].encode("idna") != b""
         except ValueError:
             usable = False
+        if "@" in url:
+            raise AgentFailed(
+                "That is no box's URL, for there is a user name or a password in it: give it as "
+                "http://192.168.1.20:8080, and the password with --password-file, or when asked."
+            )
         if not usable:
             raise AgentFailed(f"{url!r} is no box: give its URL as http://192.168.1.20:8080.")
         self._url = url.rstrip("/")
