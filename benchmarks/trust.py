@@ -23,7 +23,7 @@ from benchmarks.agent_memory import daemon, post
 from benchmarks.figures import tell, tell_alone
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.metadata import SignedMetadata
-from opq_twisted.box.transport import make_http_client
+from opq_twisted.box.transport import make_http_clients
 from opq_twisted.release.contents import Contents, find_script
 from opq_twisted.release.name import UpdateName
 from opq_twisted.release.pack import pack
@@ -90,7 +90,7 @@ async def measure(
 async def compare(reactor: Any, endpoint: str, root: bytes, rounds: int, place: Path) -> None:
     """Let ours and theirs ask the same server, one after the other."""
     base = f"{endpoint}/tuf/"
-    server = UpdateServer(reactor, make_http_client(reactor, endpoint), endpoint, lambda: "bench")
+    server = UpdateServer(reactor, make_http_clients(reactor), endpoint, lambda: "bench")
 
     async def ours(cache: Path) -> None:
         assert await SignedMetadata(reactor, server.read, cache).find(base, root, "stable")

@@ -22,12 +22,15 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from opq_twisted.box.addresses import Reach
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.config import BoxConfig, UpdaterConfig
+from opq_twisted.box.connecting import TooClose
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.health import Health
 from opq_twisted.box.inhibition import Inhibition
@@ -35,12 +38,14 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
 from opq_twisted.box.policy import Policy
+from opq_twisted.box.redirects import Answer, RedirectingAgent
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import Progress, Status, StatusBoard
-from opq_twisted.box.transport import PlainAgent
+from opq_twisted.box.transport import HttpClients, PlainAgent
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
+from opq_twisted.box.urls import Url, read_url
 from opq_twisted.errors import DownloadFailed, ServerFailed
 from opq_twisted.release.name import UpdateName
 from opq_twisted.release.trust import Offer
@@ -67,14 +72,28 @@ class Network:
 
     def __init__(self) -> None:
         self.clock = MemoryReactorClock()
+        #: How close hosts are that are not on the internet.
+        self.reaches: dict[str, Reach] = {}
         pool = HTTPConnectionPool(self.clock, persistent=False)
-        agent = Agent.usingEndpointFactory(self.clock, self, pool)
-        self.server = UpdateServer(
-            self.clock,
-            HTTPClient(PlainAgent(agent)),
-            "http://updates.example:8151",
-            lambda: "opq-box-agent/test",
+        self._agent = Agent.usingEndpointFactory(self.clock, self, pool)
+        clients = HttpClients(
+            HTTPClient(PlainAgent(self._agent)),
+            HTTPClient(PlainAgent(RedirectingAgent(self.clock, self))),
         )
+        self.server = UpdateServer(
+            self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"
+        )
+
+    async def ask(
+        self, method: bytes, uri: bytes, headers: Headers | None, most: Reach = Reach.MACHINE
+    ) -> Answer:
+        reach = await self.reach_of_name(read_url(uri.decode()))
+        if reach > most:
+            raise TooClose
+        return Answer(await self._agent.request(method, uri, headers), reach)
+
+    async def reach_of_name(self, url: Url) -> Reach:
+        return self.reaches.get(url.host, Reach.INTERNET)
 
     def endpointForURI(self, uri: URI) -> TCP4ClientEndpoint:
         return TCP4ClientEndpoint(self.clock, uri.host.decode(), uri.port)

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.config import read_config
+from opq_twisted.box.proxies import NONE, Proxy
 from opq_twisted.box.window import Window
 from opq_twisted.errors import ConfigInvalid
 
@@ -25,7 +26,7 @@ DEFAULTS = """{
     "reboot_command": ["systemctl", "reboot"],
     "log": "/var/log/opq/box_update.log", "install_timeout": 1800, "confirm_timeout": 600,
     "settle": 60, "services": [], "inhibit_file": "/run/opq/inhibit-update", "hosts": [],
-    "web_password_file": null
+    "web_password_file": null, "proxy": null
   }
 }"""
 
@@ -83,6 +84,13 @@ WRONG_ENDPOINTS: list[Any] = [
     "http://updates example.org",
     "http://[::1",
     "http://\N{LATIN SMALL LETTER U WITH DIAERESIS}pdates.example.org",
+    "https://update_server",
+    "http://[fe80::1%25eth0]:8151",
+    "http://box7:sesame@updates.example.org",
+    "http://box7:ses me@updates.example.org",
+    "box7:sesame@updates.example.org",
+    "http://box7:sesame",
+    ["http://box7:sesame@updates.example.org"],
     8151,
     None,
     [ENDPOINT],
@@ -163,10 +171,44 @@ class ConfigTests(SynchronousTestCase):
                 self.assertIn(phrase, sentence)
 
     def test_wrong_endpoints(self) -> None:
-        """An endpoint that cannot be asked is refused."""
+        """An endpoint that cannot be asked is refused, and no password is shown."""
         for value in WRONG_ENDPOINTS:
             with self.subTest(value=value):
-                self.assertIn("updates_ep", self.refusal({"updates_ep": value}))
+                sentence = self.refusal({"updates_ep": value})
+                self.assertIn("updates_ep", sentence)
+                self.assertNotIn("ses", sentence)
+
+    def test_any_host(self) -> None:
+        """The endpoint may have any host that can be asked, in upper or lower case."""
+        for value, endpoint in (
+            ("HTTP://Updates.Example.ORG:8151/Opq", "http://updates.example.org:8151/Opq"),
+            ("http://[::1]:8151", "http://[::1]:8151"),
+            ("https://[2001:DB8::1]/", "https://[2001:db8::1]"),
+            ("http://update_server", "http://update_server"),
+            ("http://ab--cd.test", "http://ab--cd.test"),
+            ("http://updates.example.org.", "http://updates.example.org."),
+            ("http://192.168.1.5:8151/a%2Fb", "http://192.168.1.5:8151/a%2Fb"),
+        ):
+            with self.subTest(value=value):
+                self.assertEqual(self.read({"updates_ep": value}).updates_ep, endpoint)
+
+    def test_proxy(self) -> None:
+        """A proxy is named with the setting, or none is wanted; its password is not shown."""
+        for value, proxy in (
+            (None, None),
+            ("none", NONE),
+            ("http://proxy.example:3128", Proxy.parse("proxy.example:3128")),
+            ("http://box:sesame@proxy.example", Proxy.parse("box:sesame@proxy.example")),
+        ):
+            with self.subTest(value=value):
+                config = self.read({"updates_ep": ENDPOINT, "updater": {"proxy": value}})
+                self.assertEqual(config.updater.proxy, proxy)
+                self.assertNotIn("sesame", repr(config))
+        for wrong in ("socks5://box:sesame@proxy.example", "http://box:sesame@", "", 3128, True):
+            with self.subTest(wrong=wrong):
+                sentence = self.refusal({"updates_ep": ENDPOINT, "updater": {"proxy": wrong}})
+                self.assertIn('updater.proxy: must be like "http://proxy', sentence)
+                self.assertNotIn("sesame", sentence)
 
     def test_endpoint_required(self) -> None:
         """Without an endpoint the agent cannot work."""

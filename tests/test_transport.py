@@ -4,58 +4,28 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET
+from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.task import LoopingCall
 from twisted.internet.tcp import Client
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 from twisted.web.client import ResponseFailed, readBody
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 from twisted.web.static import Data
-from zope.interface import implementer
 
+from opq_twisted.box.addresses import Reach
 from opq_twisted.box.client import UpdateServer
-from opq_twisted.box.transport import MAX_HEADERS, BoundedAgent, PlainAgent, make_http_client
+from opq_twisted.box.connecting import TooClose
+from opq_twisted.box.proxies import Proxies, Proxy
+from opq_twisted.box.transport import MAX_HEADERS, BoundedAgent, make_http_clients
 from opq_twisted.errors import ServerFailed
 from tests.certificates import make_certificate
-from tests.fakes import Network
-
-
-class SchemeTests(SynchronousTestCase):
-    """Where a redirect may lead."""
-
-    def test_scheme(self) -> None:
-        """The client asks nothing but HTTP servers."""
-        client = make_http_client(Network().clock, "http://updates.example")
-        self.assertTrue(self.failureResultOf(client.get("ftp://updates.example/version")))
-
-    def test_downgrade(self) -> None:
-        """From https no redirect leads to plain http."""
-
-        @implementer(IAgent)
-        class Asked:
-            def request(
-                self,
-                method: bytes,
-                uri: bytes,
-                headers: Headers | None = None,
-                bodyProducer: IBodyProducer | None = None,
-            ) -> Deferred[IResponse]:
-                return succeed(Answer(Headers()))  # type: ignore[arg-type]
-
-        class Answer:
-            def __init__(self, headers: Headers) -> None:
-                self.headers = headers
-
-        agent = PlainAgent(Asked(), secure=True)
-        self.failureResultOf(agent.request(b"GET", b"http://updates.example/"), ValueError)
-        self.successResultOf(agent.request(b"GET", b"https://updates.example/"))
 
 
 class Answering(Protocol):
@@ -63,17 +33,19 @@ class Answering(Protocol):
 
     def __init__(self, answer: Callable[[Protocol], None]) -> None:
         self._answer = answer
+        self.received = b""
         self.lost: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:
+        self.received += data
         self._answer(self)
 
     def connectionLost(self, reason: object = None) -> None:
         self.lost.callback(None)
 
 
-class BoundedAgentTests(TestCase):
-    """What a server may send before its body, over real connections."""
+class BoundedAgentCase(TestCase):
+    """An agent whose server is the test, over real connections."""
 
     def serve(self, answer: Callable[[Protocol], None]) -> bytes:
         """Listen; returns the URL."""
@@ -87,6 +59,10 @@ class BoundedAgentTests(TestCase):
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         return b"http://127.0.0.1:%d/" % port.getHost().port  # type: ignore[attr-defined]
+
+
+class BoundedAgentTests(BoundedAgentCase):
+    """What a server may send before its body."""
 
     async def test_endless_headers(self) -> None:
         """Headers without end are cut, long before they fill the memory."""
@@ -157,17 +133,62 @@ class BoundedAgentTests(TestCase):
         await self.peer.lost
 
 
+class ProxyTests(BoundedAgentCase):
+    """Requests that go through a proxy, which alone knows the names of servers."""
+
+    async def ask(self, answer: bytes, credentials: str = "") -> int | None:
+        """Ask for the newest version through a proxy that answers so."""
+
+        def send(peer: Protocol) -> None:
+            assert peer.transport is not None
+            peer.transport.write(answer)
+
+        where = self.serve(send).decode().removeprefix("http://")
+        self.proxies = Proxies(Proxy.parse(credentials + where))
+        clients = make_http_clients(reactor, self.proxies)
+        endpoint = "http://updates.invalid:8151"
+        return await UpdateServer(reactor, clients, endpoint, lambda: "box").newest()
+
+    async def test_asked(self) -> None:
+        """A proxy is given the whole URL, and its password."""
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n1500000000"
+        self.assertEqual(await self.ask(answer, "box:sesame@"), 1500000000)
+        lines = self.peer.received.split(b"\r\n")
+        self.assertEqual(lines[0], b"GET http://updates.invalid:8151/version HTTP/1.1")
+        self.assertIn(b"Host: updates.invalid:8151", lines)
+        self.assertIn(b"Proxy-Authorization: Basic Ym94OnNlc2FtZQ==", lines)
+        await self.peer.lost
+
+    async def test_refused(self) -> None:
+        """A refusal is told as the proxy's, without the password, and its body is not read."""
+        for status, phrase in ((407, "write them as http://USER"), (403, "403 (forbidden)")):
+            answer = b"HTTP/1.1 %d No\r\nContent-Length: 100000\r\n\r\nx" % status
+            asking = Deferred.fromCoroutine(self.ask(answer, "box:sesame@"))
+            sentence = str(await self.assertFailure(asking, ServerFailed))
+            self.assertIn("through the proxy http://127.0.0.1:", sentence)
+            self.assertIn(phrase, sentence)
+            self.assertNotIn("sesame", sentence)
+            await self.peer.lost
+
+    async def test_too_close(self) -> None:
+        """A proxy is not asked for what the box knows to be in its own network."""
+        agent = BoundedAgent(reactor, Proxies(Proxy.parse("http://127.0.0.1:9")))
+        for host in ("192.168.1.1", "[fe80::1]"):
+            asking = agent.ask(b"GET", f"http://{host}/".encode(), most=Reach.INTERNET)
+            await self.assertFailure(Deferred.fromCoroutine(asking), TooClose)
+
+
 class TrustTests(TestCase):
     """Whom a box takes for its update server over TLS."""
 
     def setUp(self) -> None:
         key, self.certificate = Path(self.mktemp()), Path(self.mktemp())
         make_certificate(key, self.certificate)
-        security = DefaultOpenSSLContextFactory(str(key), str(self.certificate))
+        self.security = DefaultOpenSSLContextFactory(str(key), str(self.certificate))
         page = Resource()
         page.putChild(b"version", Data(b"1500000000", "text/plain"))
         listen = reactor.listenSSL  # type: ignore[attr-defined]
-        port = listen(0, Site(page), security, interface="127.0.0.1")
+        port = listen(0, Site(page), self.security, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         self.port = port.getHost().port
 
@@ -176,12 +197,12 @@ class TrustTests(TestCase):
         os.environ["SSL_CERT_FILE"] = str(self.certificate)
         self.addCleanup(os.environ.pop, "SSL_CERT_FILE")
 
-    async def newest(self, host: str = "127.0.0.1") -> int | None:
+    async def newest(self, host: str = "127.0.0.1", proxies: Proxies | None = None) -> int | None:
         """Ask the server as a box does."""
         url = f"https://{host}:{self.port}"
         return await UpdateServer(
             reactor,
-            make_http_client(reactor, url),
+            make_http_clients(reactor, proxies),
             url,
             lambda: "box",
         ).newest()
@@ -209,3 +230,101 @@ class TrustTests(TestCase):
         self.assertIn(
             ": its certificate is another server's. Check", await self.refused("localhost")
         )
+
+    async def tunnelled(self, host: str) -> int | None:
+        """Ask through a proxy, for which the server has another name."""
+        relaying = Relaying(self.port)
+        factory = ServerFactory()
+        factory.buildProtocol = lambda addr: relaying  # type: ignore[method-assign]
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        proxy = Proxy.parse(f"127.0.0.1:{port.getHost().port}")  # type: ignore[attr-defined]
+        try:
+            return await self.newest(host, Proxies(proxy))
+        finally:
+            self.assertIn(b"CONNECT %b:" % host.encode(), relaying.request)
+            await relaying.lost
+
+    async def test_tunnel(self) -> None:
+        """Through a proxy it is the certificate of the server that has to be trusted."""
+        asking = Deferred.fromCoroutine(self.tunnelled("updates.invalid"))
+        self.assertIn("not trusted here", str(await self.assertFailure(asking, ServerFailed)))
+        self.trust()
+        self.assertEqual(await self.tunnelled("updates.invalid"), 1500000000)
+        asking = Deferred.fromCoroutine(self.tunnelled("others.invalid"))
+        self.assertIn("another server's", str(await self.assertFailure(asking, ServerFailed)))
+
+    async def test_silent_end(self) -> None:
+        """A connection is closed although the server does not say that it agrees (close_notify)."""
+        self.trust()
+        silent = Silent()
+        factory = ServerFactory()
+        factory.buildProtocol = lambda addr: silent  # type: ignore[method-assign]
+        listen = reactor.listenSSL  # type: ignore[attr-defined]
+        port = listen(0, factory, self.security, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+        await self.refused()
+        # It notices when it reads on, and only if the connection has ended.
+        silent.transport.resumeProducing()
+        await silent.lost
+        self.assertEqual([item for item in reactor.getReaders() if isinstance(item, Client)], [])
+
+
+class Silent(Protocol):
+    """Redirects, and reads no more."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.lost: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 302 Found\r\nContent-Length: 9\r\n\r\n")
+        self.transport.pauseProducing()
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost.callback(None)
+
+
+class Relaying(Protocol):
+    """A proxy that takes any name for one server."""
+
+    transport: Any
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._other: Any = None
+        self.request = b""
+        self.lost: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._other is not None:
+            self._other.transport.write(data)
+            return
+        self.request += data
+        if b"\r\n\r\n" in self.request:
+            server = TCP4ClientEndpoint(reactor, "127.0.0.1", self._port)
+            connecting = connectProtocol(server, Passing(self))
+            connecting.addCallback(self._open)
+
+    def _open(self, other: Any) -> None:
+        self._other = other
+        self.transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+
+    def connectionLost(self, reason: object = None) -> None:
+        self._other.transport.abortConnection()
+
+
+class Passing(Protocol):
+    """The proxy's connection to the server."""
+
+    def __init__(self, client: Relaying) -> None:
+        self._client = client
+
+    def dataReceived(self, data: bytes) -> None:
+        self._client.transport.write(data)
+
+    def connectionLost(self, reason: object = None) -> None:
+        self._client.transport.loseConnection()
+        self._client.lost.callback(None)

@@ -1,47 +1,28 @@
 """What the update server says (treq)."""
 
-import os
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from OpenSSL import SSL
-from service_identity import VerificationError
+from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import (
-    ConnectError,
-    ConnectionClosed,
-    ConnectionRefusedError,
-    DNSLookupError,
-    NoRouteError,
-    TCPTimedOutError,
-)
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web._newclient import ParseError
-from twisted.web.client import ResponseFailed
 from twisted.web.http import GONE, NOT_FOUND, NOT_MODIFIED, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from opq_twisted.box.answer import has_waited, retry_after, strong_etag
 from opq_twisted.box.body import BrokenOff, hang_up, take
+from opq_twisted.box.reasons import reason_of
+from opq_twisted.box.redirects import REDIRECTS
+from opq_twisted.box.transport import HttpClients
+from opq_twisted.box.tunnel import ProxyFailed
 from opq_twisted.errors import DownloadFailed, OpqError, ServerFailed
 from opq_twisted.release.name import UpdateName, parse_version
 
 #: Seconds until the headers of an answer are there.
 _HEADERS_TIMEOUT = 60.0
-
-#: What the network's errors are called on the page.
-_PLAIN = {
-    DNSLookupError: "its name is not known here",
-    ConnectionRefusedError: "no server answers there",
-    NoRouteError: "there is no way to it from here",
-    TCPTimedOutError: "it does not answer",
-    ConnectTimeout: "it does not answer",
-    ConnectionClosed: "it closed the connection",
-}
 
 #: An answer to /version is a few digits.
 _MAX_VERSION_ANSWER = 1024
@@ -53,7 +34,7 @@ class UpdateServer:
     def __init__(
         self,
         clock: IReactorTime,
-        http: HTTPClient,
+        http: HttpClients,
         endpoint: str,
         user_agent: Callable[[], str],
     ) -> None:
@@ -134,27 +115,63 @@ class UpdateServer:
         """
         Ask for a URL of the server; whatever the answer is, its body waits to be taken.
 
+        No redirect is followed: that is for archives only, which have a signed hash.
+
         :param patience: seconds until the headers of the answer are there.
         :raises ServerFailed: when the server cannot be reached, or does not answer.
         """
+        return await self._ask(self._http.direct, url, headers, patience)
+
+    async def get_archive(self, url: str, headers: Mapping[str, str]) -> IResponse:
+        """
+        Ask for an archive, which may be anywhere on the internet.
+
+        :raises ServerFailed: as `get`, and when it leads where no box may be led.
+        """
+        return await self._ask(self._http.following, url, headers, _HEADERS_TIMEOUT)
+
+    async def _ask(
+        self, http: HTTPClient, url: str, headers: Mapping[str, str] | None, patience: float
+    ) -> IResponse:
         every = {**(headers or {}), "User-Agent": self._user_agent()}
-        asking = self._http.get(
-            url, headers=Headers({name: [value] for name, value in every.items()}), unbuffered=True
-        )
         try:
+            asking = http.get(
+                _AsItIs.from_text(url),
+                headers=Headers({name: [value] for name, value in every.items()}),
+                allow_redirects=False,
+                unbuffered=True,
+            )
             return await _cancelled_as_such(asking.addTimeout(patience, self._clock, _too_late))
-        except CancelledError:
+        except (CancelledError, ServerFailed):
             raise
+        except ProxyFailed as error:
+            raise ServerFailed(
+                f"Cannot reach the update server {self.endpoint} through the proxy {error.proxy}: "
+                f'{error.reason}. Check the network, and "proxy" under "updater" in the '
+                "configuration, or http_proxy and https_proxy in the agent's environment."
+            ) from None
         except Exception as error:
             # Whatever the network, the name service or TLS can come up with.
             raise ServerFailed(
-                f"Cannot reach the update server {self.endpoint}: {_reason(error)}. "
+                f"Cannot reach the update server {self.endpoint}: {reason_of(error)}. "
                 "Check the network, and updates_ep in the configuration."
             ) from None
 
 
+class _AsItIs(EncodedURL):
+    """A URL that treq takes as it is: it would have IDNA read even an IPv6 address."""
+
+    def to_uri(self) -> "_AsItIs":
+        return self
+
+
 def refused(response: IResponse, url: str) -> ServerFailed:
     """Say that the server does not send what is at a URL."""
+    if response.code in REDIRECTS:
+        return ServerFailed(
+            f"The update server answers {response.code} when asked for {url}, so it is elsewhere. "
+            "A box follows that for archives only; change updates_ep in its configuration."
+        )
     return ServerFailed(
         f"The update server answers {response.code} when asked for {url}.", retry_after(response)
     )
@@ -181,35 +198,9 @@ def _cancelled_as_such(asking: Deferred[IResponse]) -> Deferred[IResponse]:
     return answer
 
 
-def _too_late(_: object, timeout: float) -> NoReturn:
+def _too_late(failure: Failure, timeout: float) -> NoReturn:
     # A request that is cancelled fails with one of many errors, none of which says why.
-    raise TimeoutError(f"it did not answer within {timeout:.0f} seconds")
-
-
-def _reason(error: Exception) -> str:
-    """Say the innermost reason, without the full stop that Twisted ends its own with."""
-    answered = isinstance(error, ResponseFailed)
-    while reasons := getattr(error, "reasons", None):
-        error = reasons[-1].value
-    if answered and isinstance(error, ParseError | ValueError):
-        # Their text shows what came, however long, as Python writes it.
-        return "what it answers is not HTTP"
-    for kind, words in _PLAIN.items():
-        if isinstance(error, kind):
-            return words
-    if isinstance(error, ConnectError) and error.osError is not None:
-        return os.strerror(error.osError)
-    if isinstance(error, VerificationError):
-        return "its certificate is another server's"
-    if isinstance(error, SSL.Error):
-        return _untrusted(error)
-    return (str(error) or type(error).__name__).rstrip(".")
-
-
-def _untrusted(error: SSL.Error) -> str:
-    """Say what OpenSSL tells as a list of library, function and reason."""
-    details = error.args[0] if error.args else None
-    reasons = [reason for *_, reason in details] if isinstance(details, list) else []
-    if "certificate verify failed" in reasons:
-        return "its certificate is not trusted here, or not valid by the clock of this box"
-    return f"there is no secure connection ({', '.join(reasons) or 'no reason is given'})"
+    reason = f"it did not answer within {timeout:.0f} seconds"
+    if isinstance(failure.value, ProxyFailed):
+        raise ProxyFailed(failure.value.proxy, reason)
+    raise TimeoutError(reason)

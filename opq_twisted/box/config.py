@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, get_origin
-from urllib.parse import urlsplit
 
 import cattrs
 from attrs import Factory, field, fields, frozen
 
+from opq_twisted.box.proxies import NONE, Proxy
+from opq_twisted.box.urls import read_url
 from opq_twisted.box.window import Window
 from opq_twisted.errors import ConfigInvalid
 from opq_twisted.release.trust import STABLE, is_channel
@@ -16,8 +17,8 @@ from opq_twisted.release.trust import STABLE, is_channel
 _MAX_SIZE = 1024 * 1024
 #: Seconds; more than thirty years are a slip of the keyboard.
 _LONGEST = 1e9
-# Without a query or a fragment: paths are appended.
-_URL = re.compile(r"https?://[^\s?#]+")
+#: What may be in any case, and what is shown to people in lower case.
+_AUTHORITY = re.compile(r"[A-Za-z]+://[^/?#]*")
 
 
 class Named(Protocol):
@@ -55,18 +56,19 @@ def _channel(_: object, attribute: Named, value: str) -> None:
 
 def _endpoint(_: object, attribute: Named, value: str) -> None:
     try:
-        parts = urlsplit(value)
-        usable = bool(parts.hostname) and parts.port != 0 and value.isascii()
-    except ValueError:
-        usable = False
-    if not usable or not _URL.fullmatch(value):
+        if "?" in value:
+            # Paths are appended to it.
+            raise ValueError("it must have no query (?)")
+        read_url(value)
+    except ValueError as error:
+        # The value is not repeated: there may be a password in it.
         raise ValueError(
-            f'{attribute.name} must be like "http://updates.example.org:8151", not {value!r}'
-        )
+            f'{attribute.name} must be like "http://updates.example.org:8151": {error}'
+        ) from None
 
 
-def _without_slash(url: str) -> str:
-    return url.rstrip("/")
+def _normalised(url: str) -> str:
+    return _AUTHORITY.sub(lambda found: found[0].lower(), url, count=1).rstrip("/")
 
 
 def _up_to_two_hours(given: float) -> float:
@@ -103,13 +105,15 @@ class UpdaterConfig:
     inhibit_file: Path = field(default=Path("/run/opq/inhibit-update"), validator=_absolute)
     hosts: tuple[str, ...] = ()
     web_password_file: Path | None = field(default=None, validator=_absolute)
+    #: None for what the environment says.
+    proxy: Proxy | Literal["none"] | None = None
 
 
 @frozen
 class BoxConfig:
     """What the agent takes from the file that all of the box's daemons read."""
 
-    updates_ep: str = field(converter=_without_slash, validator=_endpoint)
+    updates_ep: str = field(converter=_normalised, validator=_endpoint)
     box_id: int = 0
     updater: UpdaterConfig = UpdaterConfig()
 
@@ -156,11 +160,17 @@ def _explain(error: BaseException, expected: type | None) -> str:
     return str(error)
 
 
+def _shown(value: object) -> str:
+    """Show some of a wrong value, unless it looks like one with a password."""
+    text = json.dumps(value)
+    return "such a value" if "@" in text else text[:40]
+
+
 def _strictly(*types: type, name: str) -> Any:
     def structure(value: object, _: type) -> object:
         # JSON's true is no number, though Python's bool is an int.
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            raise TypeError(f"must be {name}, not {json.dumps(value)[:40]}")
+            raise TypeError(f"must be {name}, not {_shown(value)}")
         return value
 
     return structure
@@ -168,7 +178,7 @@ def _strictly(*types: type, name: str) -> Any:
 
 def _structure_path(value: object, _: type) -> Path:
     if not isinstance(value, str) or "\0" in value:
-        raise TypeError(f"must be a path, not {json.dumps(value)[:40]}")
+        raise TypeError(f"must be a path, not {_shown(value)}")
     return Path(value)
 
 
@@ -176,8 +186,21 @@ def _structure_strings(value: object, _: type) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(
         isinstance(item, str) and "\0" not in item for item in value
     ):
-        raise TypeError(f"must be a list of strings, not {json.dumps(value)[:40]}")
+        raise TypeError(f"must be a list of strings, not {_shown(value)}")
     return tuple(value)
+
+
+def _structure_proxy(value: object, _: type) -> Proxy | Literal["none"] | None:
+    if value is None or value == NONE:
+        return None if value is None else NONE
+    try:
+        if not isinstance(value, str):
+            raise ValueError("it is no string")
+        return Proxy.parse(value)
+    except ValueError as error:
+        raise ValueError(
+            f'must be like "http://proxy.example.org:3128", or "{NONE}": {error}'
+        ) from None
 
 
 def _is_literal(kind: object) -> bool:
@@ -188,14 +211,14 @@ def _is_literal(kind: object) -> bool:
 def _structure_literal(value: object, kind: Any) -> object:
     if value not in get_args(kind):
         choices = " or ".join(map(json.dumps, get_args(kind)))
-        raise ValueError(f"must be {choices}, not {json.dumps(value)[:40]}")
+        raise ValueError(f"must be {choices}, not {_shown(value)}")
     return value
 
 
 def _only_objects(structure: Any) -> Any:
     def check(value: object, kind: type) -> object:
         if not isinstance(value, dict):
-            raise TypeError(f"must be an object, not {json.dumps(value)[:40]}")
+            raise TypeError(f"must be an object, not {_shown(value)}")
         return structure(value, kind)
 
     return check
@@ -215,6 +238,9 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(Path, _structure_path)
     converter.register_structure_hook(
         Window | None, _optional(lambda value, kind: Window.parse(string(value, str)))
+    )
+    converter.register_structure_hook_func(
+        lambda kind: kind == Proxy | Literal["none"] | None, _structure_proxy
     )
     converter.register_structure_hook(Path | None, _optional(_structure_path))
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _structure_strings)

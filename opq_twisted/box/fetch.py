@@ -116,7 +116,7 @@ class _Fetch:
         self._require_room(part.missing)
         headers = self._conditions()
         try:
-            response = await self._server.get(self._url, headers)
+            response = await self._server.get_archive(self._url, headers)
         except ServerFailed as error:
             return error
         if response.code == http.OK:

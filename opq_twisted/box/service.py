@@ -19,7 +19,7 @@ from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.clock import ClockFloor, kernel_is_synchronised
 from opq_twisted.box.config import BoxConfig, read_config
 from opq_twisted.box.download import Downloader
-from opq_twisted.box.guard import Guard
+from opq_twisted.box.guard import AGENT, Guard
 from opq_twisted.box.health import Health
 from opq_twisted.box.inhibition import Inhibition
 from opq_twisted.box.installed import Installed
@@ -29,12 +29,13 @@ from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.box.password import Gate, PasswordHash
 from opq_twisted.box.policy import Policy
 from opq_twisted.box.processes import Programs
+from opq_twisted.box.proxies import Proxies
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.scripts import SYSTEMD, Scripts, own_unit
 from opq_twisted.box.status import Status, StatusBoard
 from opq_twisted.box.supervision import SignsOfLife, take_supervisor
-from opq_twisted.box.transport import make_http_client
+from opq_twisted.box.transport import make_http_clients
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
@@ -85,7 +86,7 @@ def makeService(options: Options) -> IService:
     scripts = Scripts(programs, config.updater.prefix, state_dir, units, own_unit())
     server = UpdateServer(
         reactor,
-        make_http_client(reactor, config.updates_ep),
+        make_http_clients(reactor, Proxies(config.updater.proxy, os.environ)),
         config.updates_ep,
         lambda: _user_agent(config, board),
     )
@@ -189,4 +190,4 @@ def _prepare(state_dir: Path, downloads: Path) -> None:
 
 def _user_agent(config: BoxConfig, board: StatusBoard) -> str:
     release = board.current.installed or "unknown"
-    return f"opq-box-agent/{__version__} (box {config.box_id}; release {release})"
+    return f"{AGENT}{__version__} (box {config.box_id}; release {release})"

@@ -1,19 +1,37 @@
-"""The HTTP client of the box: bounded headers, plain bodies, never less safe than it was told."""
+"""The HTTP client of the box: bounded headers, plain bodies, and nothing kept of an answer."""
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
+from attrs import frozen
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.web.client import (
+    URI,
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ProxyAgent,
+)
+from twisted.web.http import FORBIDDEN, PROXY_AUTH_REQUIRED
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-#: Seconds until a connection stands.
-_CONNECT_TIMEOUT = 15.0
+from opq_twisted.box.addresses import Reach
+from opq_twisted.box.body import hang_up
+from opq_twisted.box.connecting import BoundedReach, TooClose, nearest, resolve
+from opq_twisted.box.proxies import Proxies, Proxy
+from opq_twisted.box.redirects import Answer, RedirectingAgent
+from opq_twisted.box.tunnel import ProxyEndpoint, ProxyFailed, TunnelEndpoint, refusal
+from opq_twisted.box.urls import Url, read_url
 
 #: Bytes that a server may send until the headers of its answer are there, with what comes in the
 #: same piece; Twisted bounds a line of them, and not their number.
@@ -24,58 +42,47 @@ MAX_HEADERS = 256 * 1024
 #: So much in each round trip is 2.6 MB a second from a server that is 50 ms away.
 _RECEIVE_BUFFER = 128 * 1024
 
+#: Headers of an answer that are of no use to the box: how the body is packed, for it is taken as
+#: it is, and what treq would keep for the next request.
+_LEFT_OUT = (b"Content-Encoding", b"Set-Cookie", b"Set-Cookie2")
 
-def make_http_client(reactor: Any, endpoint: str) -> HTTPClient:
-    """
-    Make a treq client for an update server.
+#: Statuses by which a proxy refuses a request, before a server has been asked.
+_REFUSED_BY_PROXY = (FORBIDDEN, PROXY_AUTH_REQUIRED)
 
-    :param endpoint: the server's URL: where it is https, no redirect leads to plain http.
+
+@frozen
+class HttpClients:
+    """The treq clients of a box."""
+
+    #: Follows no redirect.
+    direct: HTTPClient
+    #: Follows redirects, as far as a server may lead a box.
+    following: HTTPClient
+
+
+def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClients:
     """
-    return HTTPClient(PlainAgent(BoundedAgent(reactor), secure=endpoint.startswith("https:")))
+    Make the clients.
+
+    :param proxies: None for none.
+    """
+    agent = BoundedAgent(reactor, proxies or Proxies())
+    return HttpClients(
+        HTTPClient(PlainAgent(agent)), HTTPClient(PlainAgent(RedirectingAgent(reactor, agent)))
+    )
 
 
 @implementer(IAgent)
 class PlainAgent:
     """
-    Asks for bodies as they are, and takes them so.
+    Asks for bodies as they are, and takes them so; leaves out of an answer what would be kept.
 
     treq offers gzip and unpacks it without a limit; and servers say `Content-Encoding` of a .bz2
-    file that nobody wants unpacked on the way.
+    file that nobody wants unpacked on the way. It also keeps cookies for as long as it lives.
     """
 
-    def __init__(self, agent: IAgent, secure: bool = False) -> None:
-        """:param secure: whether plain http is refused."""
+    def __init__(self, agent: IAgent) -> None:
         self._agent = agent
-        self._allowed = (b"https://",) if secure else (b"https://", b"http://")
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """See `IAgent.request`; each redirect comes here too."""
-        if not uri.startswith(self._allowed):
-            return fail(ValueError(f"it leads to {uri[:80]!r}, which is not as safe"))
-        headers = Headers() if headers is None else headers.copy()
-        headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        return self._agent.request(method, uri, headers, bodyProducer).addCallback(
-            _without_encoding
-        )
-
-
-def _without_encoding(response: IResponse) -> IResponse:
-    response.headers.removeHeader(b"Content-Encoding")
-    return response
-
-
-@implementer(IAgent)
-class BoundedAgent:
-    """Cuts a server that sends without end before the headers of its answer are there."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
 
     def request(
         self,
@@ -85,40 +92,123 @@ class BoundedAgent:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         """See `IAgent.request`."""
-        endpoints = _BoundedEndpoints(self._reactor)
+        headers = Headers() if headers is None else headers.copy()
+        headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
+        return self._agent.request(method, uri, headers, bodyProducer).addCallback(_plain)
+
+
+def _plain(response: IResponse) -> IResponse:
+    for name in _LEFT_OUT:
+        response.headers.removeHeader(name)
+    return response
+
+
+@implementer(IAgent)
+class BoundedAgent:
+    """Cuts a server that sends without end before the headers of its answer are there."""
+
+    def __init__(self, reactor: Any, proxies: Proxies | None = None) -> None:
+        self._reactor = reactor
+        self._proxies = proxies or Proxies()
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """See `IAgent.request`."""
+        asking = Deferred.fromCoroutine(self.ask(method, uri, headers))
+        return asking.addCallback(lambda answer: answer.response)
+
+    async def ask(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        most: Reach = Reach.MACHINE,
+    ) -> Answer:
+        """
+        Ask a server that is no closer to the box than it may be.
+
+        A proxy connects to addresses of its own choice. So the addresses are judged then that the
+        box finds for the name, if it finds any.
+
+        :raises TooClose: if it is closer.
+        :raises ProxyFailed: if the proxy does not let the box through.
+        """
+        url = read_url(uri.decode("ascii"))
+        proxy = self._proxies.find(url)
+        connection = _Connection(self._reactor, url, proxy, most)
         # A connection of its own for each request: so it is known whose bytes are counted.
         pool = HTTPConnectionPool(self._reactor, persistent=False)
-        agent = Agent.usingEndpointFactory(self._reactor, endpoints, pool)
-        answer: Deferred[IResponse] = agent.request(method, uri, headers, bodyProducer)
-        return answer.addCallback(endpoints.lift)
+        if proxy is None or url.secure:
+            agent: IAgent = Agent.usingEndpointFactory(self._reactor, connection, pool)
+        else:
+            agent = ProxyAgent(connection.endpoint(), self._reactor, pool)
+            headers = _authorized(headers, proxy)
+        # The proxy takes whichever of the addresses it likes.
+        if proxy and most < Reach.MACHINE and await self.reach_of_name(url) > most:
+            raise TooClose
+        response = await agent.request(method, uri, headers)
+        connection.lift()
+        if proxy is not None and not url.secure and response.code in _REFUSED_BY_PROXY:
+            hang_up(self._reactor, response)
+            raise ProxyFailed(proxy, refusal(response.code))
+        return Answer(response, connection.reach)
+
+    async def reach_of_name(self, url: Url) -> Reach:
+        """See `Asker.reach_of_name`; a name that is not known is taken for one of the internet."""
+        return nearest(await resolve(self._reactor, url.host, url.port))
+
+
+def _authorized(headers: Headers | None, proxy: Proxy) -> Headers:
+    headers = Headers() if headers is None else headers.copy()
+    if proxy.authorization is not None:
+        headers.setRawHeaders(b"Proxy-Authorization", [proxy.authorization])
+    return headers
 
 
 @implementer(IAgentEndpointFactory)
-class _BoundedEndpoints:
+class _Connection:
     """Connects one request, and counts what it receives until its headers are there."""
 
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+    def __init__(self, reactor: Any, url: Url, proxy: Proxy | None, most: Reach) -> None:
         self._left: int | None = MAX_HEADERS
+        self._url = url
+        self._proxy = proxy
+        place = url if proxy is None else proxy
+        self._near = BoundedReach(
+            reactor, place.host, place.port, most if proxy is None else Reach.MACHINE
+        )
 
-    def lift(self, response: IResponse) -> IResponse:
+    @property
+    def reach(self) -> Reach | None:
+        """How close the server is; None if a proxy connects to it."""
+        return self._near.reach if self._proxy is None else None
+
+    def lift(self) -> None:
         """Count no more: bodies have limits of their own."""
         self._left = None
-        return response
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See `IAgentEndpointFactory.endpointForURI`."""
-        host = uri.host.decode("ascii")
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(
-            self._reactor, host, uri.port, timeout=_CONNECT_TIMEOUT
-        )
-        endpoint = _Endpoint(endpoint, self)
-        if uri.scheme == b"https":
-            security = BrowserLikePolicyForHTTPS().creatorForNetloc(uri.host, uri.port)
-            endpoint = wrapClientTLS(security, endpoint)
-        return endpoint
+        return self.endpoint()
 
-    def bound(self, protocol: Any) -> Any:
+    def endpoint(self) -> IStreamClientEndpoint:
+        """Give what connects to the server, or to the proxy that asks it."""
+        url, proxy = self._url, self._proxy
+        endpoint: IStreamClientEndpoint = _Prepared(self._near, self._bound)
+        if proxy is not None:
+            if proxy.secure:
+                endpoint = _tls(endpoint, proxy.host, proxy.port)
+            endpoint = ProxyEndpoint(endpoint, proxy)
+            if url.secure:
+                endpoint = TunnelEndpoint(endpoint, proxy, url)
+        return _tls(endpoint, url.host, url.port) if url.secure else endpoint
+
+    def _bound(self, protocol: Any) -> None:
         """Count what the protocol receives, and let the kernel take little ahead of it."""
         protocol.transport.getHandle().setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER
@@ -134,14 +224,32 @@ class _BoundedEndpoints:
             deliver(data)
 
         protocol.dataReceived = receive
-        return protocol
+
+
+def _tls(endpoint: IStreamClientEndpoint, host: str, port: int) -> IStreamClientEndpoint:
+    name = host.removesuffix(".").encode("ascii")
+    security = BrowserLikePolicyForHTTPS().creatorForNetloc(name, port)
+    return _Prepared(wrapClientTLS(security, endpoint), _end_at_once)
+
+
+def _end_at_once(protocol: Any) -> None:
+    """Close a TLS connection without waiting for the other side to agree: it might never do so."""
+    protocol.transport.loseConnection = protocol.transport.abortConnection
 
 
 @implementer(IStreamClientEndpoint)
-class _Endpoint:
-    def __init__(self, endpoint: IStreamClientEndpoint, bounds: _BoundedEndpoints) -> None:
+class _Prepared:
+    """Prepares each connection that is made."""
+
+    def __init__(
+        self, endpoint: IStreamClientEndpoint, prepare: Callable[[IProtocol], None]
+    ) -> None:
         self._endpoint = endpoint
-        self._bounds = bounds
+        self._prepare = prepare
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._endpoint.connect(factory).addCallback(self._bounds.bound)
+        return self._endpoint.connect(factory).addCallback(self._prepared)
+
+    def _prepared(self, protocol: IProtocol) -> IProtocol:
+        self._prepare(protocol)
+        return protocol

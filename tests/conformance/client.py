@@ -24,7 +24,7 @@ from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.content import Content, measure, open_file
 from opq_twisted.box.fetch import fetch
 from opq_twisted.box.metadata import SignedMetadata
-from opq_twisted.box.transport import make_http_client
+from opq_twisted.box.transport import make_http_clients
 from opq_twisted.errors import DownloadFailed, OpqError, Untrusted
 
 #: The root that was given at first: not `*.json`, for these are what is trusted now.
@@ -79,7 +79,7 @@ class _Client:
             await self._store(target)
 
     def _server(self, url: str) -> UpdateServer:
-        http = make_http_client(self._reactor, url)
+        http = make_http_clients(self._reactor)
         return _Server(self._reactor, http, url.rstrip("/"), lambda: "opq-conformance-client")
 
     async def _find(self, name: str | None) -> TargetFile | None:

@@ -19,7 +19,7 @@ from opq_twisted.box.archives import Archives
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.download import Downloader
 from opq_twisted.box.journal import Release
-from opq_twisted.box.transport import make_http_client
+from opq_twisted.box.transport import make_http_clients
 from opq_twisted.errors import OpqError
 from opq_twisted.release.name import UpdateName
 from tests.archives import make_archive
@@ -146,7 +146,7 @@ class Download:
     def __init__(self, clock: Hurried, proxy: Proxy, site: Site, folder: Path) -> None:
         self._site = site
         self._folder = folder
-        http = make_http_client(reactor, proxy.url)
+        http = make_http_clients(reactor)
         server = UpdateServer(clock, http, proxy.url, lambda: "opq-box-agent")
         self._downloader = Downloader(clock, server, Archives(folder))
         folder.mkdir()
