@@ -129,7 +129,9 @@ class NewestTests(ClientCase):
         for status in ("301 Moved Permanently", "302 Found", "303 See Other", "308 Permanent"):
             with self.subTest(status=status):
                 asked = self.newest(status, "Location: http://router.home/reboot")
-                self.assertIn("change updates_ep in its configuration", str(self.failure(asked)))
+                self.assertIn(
+                    "Change updates_ep in the configuration, or log in.", str(self.failure(asked))
+                )
                 self.assertEqual(self.clock.tcpClients, [])
                 self.assertFalse(self.peer.open)
 

@@ -169,8 +169,8 @@ def refused(response: IResponse, url: str) -> ServerFailed:
     """Say that the server does not send what is at a URL."""
     if response.code in REDIRECTS:
         return ServerFailed(
-            f"The update server answers {response.code} when asked for {url}, so it is elsewhere. "
-            "A box follows that for archives only; change updates_ep in its configuration."
+            f"The update server answers {response.code} when asked for {url}: it has moved, or the "
+            "network wants a login first. Change updates_ep in the configuration, or log in."
         )
     return ServerFailed(
         f"The update server answers {response.code} when asked for {url}.", retry_after(response)
