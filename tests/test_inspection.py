@@ -9,8 +9,8 @@ from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile
 
 from opq_twisted.errors import ReleaseFailed
 from opq_twisted.release.ceremony import ROLES
-from opq_twisted.release.inspection import Inspection, inspect
-from tests.holders import OLD, HoldersCase
+from opq_twisted.release.inspection import ChannelStatus, Inspection, inspect
+from tests.holders import NEW, NEWER, OLD, HoldersCase
 from tests.test_catalog import name_of
 
 
@@ -28,20 +28,24 @@ class InspectionTests(HoldersCase):
 
     def test_well(self) -> None:
         """Nothing needs care."""
-        self.publish(OLD, rollout=30, critical=True)
+        self.publish(OLD, critical=True)
+        self.publish(NEW, "beta")
+        self.publish(NEWER, "beta", rollout=30)
         self.serve()
         found = self.look()
         self.assert_needs(found)
         self.assertEqual([role.role for role in found.roles], list(ROLES))
-        self.assertEqual({role.role: role.version for role in found.roles}["targets"], 2)
+        self.assertEqual({role.role: role.version for role in found.roles}["targets"], 4)
         for role in found.roles:
             self.assertEqual(role.threshold, 1)
             self.assertEqual(len(role.keys[0]), 12)
         self.assertEqual([role.days_left for role in found.roles], [365.0, 365.0, 365.0, 7.0])
-        [channel] = found.channels
         self.assertEqual(
-            (channel.channel, channel.version, channel.rollout, channel.critical, channel.is_there),
-            ("stable", OLD, 30, True, True),
+            {channel.channel: channel for channel in found.channels},
+            {
+                "stable": ChannelStatus("stable", OLD, None, True, False, None, True),
+                "beta": ChannelStatus("beta", NEWER, 30, False, False, NEW, True),
+            },
         )
 
     def test_soon(self) -> None:

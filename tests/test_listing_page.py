@@ -15,6 +15,7 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.release.name import UpdateName
+from opq_twisted.release.trust import describe_before
 from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
@@ -219,6 +220,16 @@ class RowTests(PageTestCase):
             sorted(row["Offered to"].split("\n")),
             ["lab: all boxes", "stable: 25 % of the boxes", "urgent: all boxes"],
         )
+
+    def test_release_before(self) -> None:
+        """The release that boxes take until their turn comes is signed with the newest."""
+        older, path = self.offer(BUILT - DAY, BUILT)
+        before = under("stable", channel(older), {"version": BUILT - DAY, "file": older.name})
+        custom = {"version": BUILT, "file": path.name, "before": describe_before(before)}
+        self.sign({"stable": under("stable", channel(path), custom)})
+        headings, *rows = self.page().rows
+        column = headings.index("Signed")
+        self.assertEqual([row[column] for row in rows], ["signed", "signed"])
 
     def test_no_box_follows(self) -> None:
         """What no box can follow is not said to be offered."""

@@ -3,17 +3,21 @@
 import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 
 from opq_twisted.errors import ReleaseFailed
+from opq_twisted.release.inspection import inspect
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
 from opq_twisted.release.trust import Offer
-from tests.holders import NEW, OLD, HoldersCase, ceremony_in
+from opq_twisted.release.withdrawal import withdraw
+from tests.holders import NEW, NEWER, OLD, HoldersCase, ceremony_in
 from tests.release import stops_at
 from tests.test_catalog import name_of
 
@@ -186,6 +190,115 @@ class TermsTests(PublicationCase):
         self.assertTrue(self.offer(self.archive(OLD), allow_downgrade=True).allow_downgrade)
         self.assertFalse(self.offer(self.archive(NEW)).allow_downgrade)
         self.assert_served(NEW)
+
+
+class ReleaseBeforeTests(PublicationCase):
+    """The release that boxes take until their turn comes."""
+
+    def before(self, version: int, **terms: Any) -> int | None:
+        """Publish a release; give the version of the one before."""
+        offer = self.offer(self.archive(version), **terms)
+        return None if offer.before is None else offer.before.version
+
+    def test_kept(self) -> None:
+        """It stays while the rollout changes, and goes when that has reached all boxes."""
+        self.assertIsNone(self.before(OLD, notes="Good."))
+        for percent in (10, 0, 50):
+            self.assertEqual(self.before(NEW, rollout=percent), OLD)
+        self.assert_served(NEW)
+        offer = self.box().asks()
+        assert offer is not None
+        assert offer.before is not None
+        archive = self.updates / name_of(OLD)
+        self.assertEqual(offer.before.size, archive.stat().st_size)
+        self.assertEqual(offer.before.hashes["sha256"], sha256(archive.read_bytes()).hexdigest())
+        self.assertEqual(offer.before.notes, "Good.")
+        self.assertIsNone(self.before(NEW, rollout=100))
+        self.assertIsNone(self.before(NEW, rollout=10), "it was for all already")
+
+    def test_followed(self) -> None:
+        """A rollout that another one follows was never for all: the one before it stays."""
+        self.offer(self.archive(OLD))
+        self.assertEqual(self.before(NEW, rollout=10), OLD)
+        self.assertEqual(self.before(NEWER, rollout=10), OLD)
+        self.assertIsNone(self.before(NEWER))
+
+    def test_critical(self) -> None:
+        """A critical release is for all boxes."""
+        self.offer(self.archive(OLD), critical=True)
+        self.assertEqual(self.before(NEW, rollout=10), OLD)
+        self.assertIsNone(self.before(NEW, critical=True))
+
+    def test_older_only(self) -> None:
+        """Boxes that may go back are not led forward again by it."""
+        self.offer(self.archive(NEW))
+        self.assertIsNone(self.before(OLD, rollout=10, allow_downgrade=True))
+
+    def test_archive_gone(self) -> None:
+        """A release whose archive is gone is offered to nobody, and holds nothing back."""
+        self.offer(self.archive(OLD))
+        (self.updates / name_of(OLD)).unlink()
+        self.assertIsNone(self.before(NEW, rollout=10))
+        self.assert_served(NEW)
+
+    def test_archive_goes(self) -> None:
+        """The server and `status` tell of an archive that goes while boxes are led to it."""
+        self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW), rollout=10)
+        self.serve()
+        (self.updates / name_of(OLD)).unlink()
+        [trouble] = self.serve().troubles
+        self.assertIn(f"channel stable leads to {name_of(OLD)}", trouble.sentence)
+        [problem] = inspect(self.repository, datetime.now(UTC)).problems
+        self.assertIn(name_of(OLD), problem)
+
+
+class WithdrawalTests(PublicationCase):
+    """A release that is taken back."""
+
+    def test_rollout(self) -> None:
+        """The release before is for all boxes again, and takes none back."""
+        self.offer(self.archive(OLD), notes="Good.")
+        self.offer(self.archive(NEW), rollout=10)
+        box = self.box()
+        self.serve()
+        self.assertEqual(box.version(), NEW)
+        done = withdraw(self.ceremony, "stable")
+        self.assertEqual((done.withdrawn.version, done.unused), (NEW, name_of(NEW)))
+        self.serve()
+        offer = box.asks()
+        self.assertEqual(offer, done.offered)
+        assert offer is not None
+        self.assertEqual((offer.version, offer.notes), (OLD, "Good."))
+        self.assertTrue(offer.is_for_all)
+        self.assertFalse(offer.allow_downgrade)
+        self.assertIsNone(offer.before)
+
+    def test_named(self) -> None:
+        """A release that was for all is followed by the earlier one that is named."""
+        self.offer(self.archive(OLD))
+        publish(self.ceremony, self.archive(NEW), Terms("beta"), lambda _: None)
+        self.offer(self.archive(NEW))
+        self.assert_refused(lambda: withdraw(self.ceremony, "stable"), "--to VERSION")
+        done = withdraw(self.ceremony, "stable", OLD)
+        self.assertIsNone(done.unused, "the channel beta leads to it")
+        self.assert_served(OLD)
+        self.offer(self.archive(NEWER))
+        self.assert_served(NEWER)
+
+    def test_refused(self) -> None:
+        """A release that is not earlier, not signed or not there is none to go back to."""
+        self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW))
+        for version, words in (
+            (NEW, "is not earlier than"),
+            (NEWER, "is not earlier than"),
+            (OLD - 1, "No archive"),
+        ):
+            self.assert_refused(partial(withdraw, self.ceremony, "stable", version), words)
+        self.assert_refused(lambda: withdraw(self.ceremony, "beta"), "There is no channel 'beta'")
+        (self.updates / name_of(OLD)).unlink()
+        self.assert_refused(lambda: withdraw(self.ceremony, "stable", OLD), "put it back first")
 
 
 class StoppedTests(PublicationCase):

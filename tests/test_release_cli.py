@@ -117,17 +117,40 @@ class TypedTests(CommandCase):
         self.assertIn(f"Release {OLD} is signed for 25 % of the boxes in the channel beta.", said)
         said = self.type("publish", archive, "--channel", "beta", "--critical")
         self.assertIn("for all boxes", said)
+        self.assertIn("It is critical", said)
         self.serve()
         offer = self.box().asks("beta")
         assert offer is not None
         self.assertTrue(offer.critical)
+
+    def test_publish_to_some(self) -> None:
+        """It says what the other boxes get, and how a release that is held back is taken back."""
+        said = self.type("publish", self.archive(OLD), "--rollout", 25)
+        self.assertIn("Boxes whose turn has not come keep the release that they have.", said)
+        self.type("publish", self.archive(OLD))
+        said = self.type("publish", self.archive(NEW), "--rollout", 0)
+        self.assertIn(f"Boxes whose turn has not come get release {OLD} until then.", said)
+        self.assertIn("opq-release withdraw", said)
+        self.assertIn(f"0 % of the boxes, until their turn {OLD}", self.type("status", status=0))
+
+    def test_withdraw(self) -> None:
+        """It says what boxes get now, and what unsigned boxes go on to get."""
+        self.type("publish", self.archive(OLD))
+        self.type("publish", self.archive(NEW), "--rollout", 10)
+        said = self.type("withdraw")
+        self.assertIn(f"Release {NEW} is withdrawn: the channel stable offers {OLD}", said)
+        self.assertIn(f"move {name_of(NEW)} out of it, here and on the server", said)
+        self.assert_sentence(self.type("withdraw", status=1), "--to VERSION")
 
     def test_refused(self) -> None:
         """A refusal is a sentence, and the status is 1."""
         self.type("publish", self.archive(NEW))
         said = self.type("publish", self.archive(OLD), status=1)
         self.assert_sentence(said, "older", "--allow-downgrade")
-        self.type("publish", self.archive(OLD), "--allow-downgrade")
+        said = self.type("publish", self.archive(OLD), "--allow-downgrade")
+        self.assertIn("Boxes that have a newer release go back to it.", said)
+        both = self.type("publish", self.archive(NEW), "--critical", "--rollout", 5, status=1)
+        self.assert_sentence(both, "--critical or --rollout")
 
     def test_wrong_use(self) -> None:
         """What is not a command line is told from what could not be done."""
@@ -146,7 +169,9 @@ class TypedTests(CommandCase):
         self.serve()
         box = self.box()
         self.assertEqual(box.version("beta"), OLD)
-        self.assertIn("The channel beta is gone", self.type("drop", "beta"))
+        said = self.type("drop", "beta")
+        self.assertIn("The channel beta is gone", said)
+        self.assertIn(f"move {name_of(OLD)} out of it", said)
         self.serve()
         self.assertEqual((box.version("beta"), box.version()), (None, NEW))
         for name in ("beta", name_of(OLD)):

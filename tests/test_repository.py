@@ -60,14 +60,16 @@ class PublishTests(HoldersCase):
 
     def test_terms(self) -> None:
         """All that it says reaches the box."""
-        self.publish(OLD, rollout=20, critical=True, allow_downgrade=True)
+        self.publish(OLD, critical=True, allow_downgrade=True)
+        self.publish(OLD, "beta", rollout=20)
         self.serve()
-        offer = self.box().asks()
+        offer, other = self.box().asks(), self.box().asks("beta")
         assert offer is not None
-        assert offer.rollout is not None
-        self.assertEqual(offer.rollout.percent, 20)
         self.assertTrue(offer.critical)
         self.assertTrue(offer.allow_downgrade)
+        assert other is not None
+        assert other.rollout is not None
+        self.assertEqual(other.rollout.percent, 20)
 
     def test_newer(self) -> None:
         """A box that has seen the old release is led to the new one."""
@@ -106,7 +108,8 @@ class PublishTests(HoldersCase):
     def test_becomes_critical(self) -> None:
         """The same archive again, critical."""
         self.publish(NEW, rollout=10)
-        self.assertTrue(self.publish(NEW, rollout=10, critical=True).critical)
+        self.assertTrue(self.publish(NEW, critical=True).critical)
+        self.assertTrue(self.publish(NEW, rollout=100, critical=True).critical)
 
     def test_already_there(self) -> None:
         """An archive that lies in the updates directory is not copied."""
@@ -251,6 +254,13 @@ class PublishRefusalTests(HoldersCase):
         """A rollout beyond all boxes."""
         for percent in (-1, 101):
             self.refuses(self.archive(NEWER), "from 0 to 100", rollout=percent)
+
+    def test_critical_for_some(self) -> None:
+        """A release cannot be for every box at once and for a part of them."""
+        for percent in (0, 10, 99):
+            self.refuses(
+                self.archive(NEWER), "--critical or --rollout", rollout=percent, critical=True
+            )
 
     def test_name(self) -> None:
         """A file that is not called like an update."""

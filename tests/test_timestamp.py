@@ -9,6 +9,7 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Timestamp
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.release.trust import describe_before
 from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.metadata import Folder
 from opq_twisted.server.standing import Standing, attend
@@ -320,6 +321,20 @@ class CompleteTests(AttendTestCase):
             f"but the one on offer has {(self.updates / newer.name).stat().st_size}.",
         )
         newer.rename(self.updates / newer.name)
+        self.catalog.rescan()
+        self.assertSigned("names snapshot 1", 2)
+
+    def test_archive_before_missing(self) -> None:
+        """So has that of the release that boxes take until their turn comes."""
+        older = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE - 1)), RELEASE - 1)
+        custom = {"rollout": {"percent": 1, "salt": "x"}, "before": describe_before(channel(older))}
+        self.signed.publish(2, self.path, custom=custom)
+        self.assertWaits(
+            1,
+            f"Snapshot 2 is not announced yet: channel stable leads to {older.name}, "
+            "which is not on offer.",
+        )
+        older.rename(self.updates / older.name)
         self.catalog.rescan()
         self.assertSigned("names snapshot 1", 2)
 

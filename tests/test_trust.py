@@ -12,6 +12,7 @@ from tests.fakes import NEW, OLD
 
 HASHES = {"sha256": "ab" * 32, "sha512": "cd" * 64}
 CUSTOM = {"version": NEW, "file": f"opq-box-update-{NEW}.tar.bz2"}
+BEFORE = {"version": OLD, "file": f"opq-box-update-{OLD}.tar.bz2"}
 
 
 def channel(custom: Any = CUSTOM, hashes: dict[str, str] = HASHES) -> TargetFile:
@@ -76,6 +77,38 @@ class ReadOfferTests(SynchronousTestCase):
         for custom in refused:
             with self.assertRaises(Untrusted, msg=f"{custom}") as caught:
                 read_offer(channel(custom))
+            self.assertIn("The release key signed a channel 'stable'", str(caught.exception))
+
+    def test_before(self) -> None:
+        """The release before is a release like any other, for all boxes, and takes none back."""
+        before = {"length": 99, "hashes": HASHES, "custom": {**BEFORE, "notes": "Good."}}
+        offer = read_offer(channel({**CUSTOM, "before": before}))
+        self.assertEqual(offer.before, Offer(OLD, 99, HASHES, notes="Good."))
+        assert offer.before is not None
+        self.assertTrue(offer.before.signed)
+        more = {"allow_downgrade": True, "rollout": {"percent": 1, "salt": "x"}, "before": before}
+        before["custom"] = {**BEFORE, **more}
+        offer = read_offer(channel({**CUSTOM, "before": before}))
+        self.assertEqual(offer.before, Offer(OLD, 99, HASHES))
+
+    def test_bad_before(self) -> None:
+        """A release before that is no older release refuses the channel."""
+        good: dict[str, Any] = {"length": 99, "hashes": HASHES, "custom": BEFORE}
+        newer = {"version": NEW, "file": f"opq-box-update-{NEW}.tar.bz2"}
+        cases: list[Any] = [{}, [], "x", 1, False, [good]]
+        bad: dict[str, list[Any]] = {
+            "length": [-1, "1", 1.5, True, None],
+            "hashes": [{}, [], "x", {"sha256": 1}, {"md5": "a"}],
+            "custom": [
+                *(None, [], "version", 1, {}, newer),
+                {**BEFORE, "file": "../x"},
+                {**BEFORE, "version": str(OLD)},
+            ],
+        }
+        cases += [{**good, key: value} for key, values in bad.items() for value in values]
+        for before in cases:
+            with self.assertRaises(Untrusted, msg=f"{before}") as caught:
+                read_offer(channel({**CUSTOM, "before": before}))
             self.assertIn("The release key signed a channel 'stable'", str(caught.exception))
 
     def test_weak_hash(self) -> None:

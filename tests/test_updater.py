@@ -525,7 +525,8 @@ class OfferTests(UpdaterCase):
         self.assertFalse(self.bench.updater.is_due)
         for offer, due, available in (
             (Offer(NEW), True, True),
-            (Offer(NEW, rollout=Rollout(0, "x1")), False, True),
+            (Offer(NEW, rollout=Rollout(0, "x1")), False, False),
+            (Offer(NEW, rollout=Rollout(52, "x1")), False, True),
             (Offer(NEW, rollout=Rollout(100, "x1")), True, True),
             (Offer(OLD), False, False),
             (Offer(OLD - 1), False, False),
@@ -536,6 +537,57 @@ class OfferTests(UpdaterCase):
                 self.look(offer)
                 self.assertEqual(self.bench.updater.is_due, due)
                 self.assertEqual(self.bench.status.update_available, available)
+
+    def assert_shown(self, available: int | None, update_available: bool, message: str) -> None:
+        """The page shows this after a look."""
+        status = self.bench.status
+        self.assertEqual((status.available, status.update_available), (available, update_available))
+        self.assertIn(message, status.message)
+
+    def test_before_its_turn(self) -> None:
+        """A box whose turn has not come takes the release before by itself, a click the newest."""
+        before = Offer(NEW, 99, {"sha256": "cd" * 32})
+        offer = Offer(NEWER, rollout=Rollout(1, "x1"), before=before)
+        for automatic, taken in ((True, before), (False, offer)):
+            with self.subTest(automatic=automatic):
+                self.bench = Bench(self.folder / str(automatic), install="automatic").start()
+                self.look(offer)
+                self.assertTrue(self.bench.updater.is_due)
+                self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
+                self.find(offer, automatic)
+                self.assertEqual(self.bench.steps.names[-1], "fetch")
+                self.assertEqual(
+                    self.bench.downloader.asked, Release(taken.version, taken.size, taken.hashes)
+                )
+                self.assertEqual(self.bench.status.available, taken.version)
+
+    def test_has_the_one_before(self) -> None:
+        """A box with the release before waits for its turn; with the newest it is up to date."""
+        offer = Offer(NEWER, rollout=Rollout(1, "x1"), before=Offer(NEW))
+        for installed, message in (
+            (NEW, f"Release {NEWER} comes to this box later"),
+            (NEWER, "The box is up to date."),
+        ):
+            self.bench.set_installed(installed)
+            self.bench.restart()
+            self.look(offer)
+            self.assertFalse(self.bench.updater.is_due)
+            self.assert_shown(NEWER, installed == NEW, message)
+
+    def test_held_back(self) -> None:
+        """A release that is held back is shown to nobody, and no click is asked for."""
+        self.look(Offer(NEW, rollout=Rollout(0, "x1")))
+        self.assert_shown(None, False, f"Release {NEW} comes to this box later: it is held back")
+        self.assertNotIn("Click", self.bench.status.message)
+
+    def test_held_back_after_another(self) -> None:
+        """The release before is shown in its place, and is what a click installs."""
+        before = Offer(NEW, 99, {"sha256": "cd" * 32})
+        offer = Offer(NEWER, rollout=Rollout(0, "x1"), before=before)
+        self.look(offer)
+        self.assert_shown(NEW, True, f"Release {NEW} is available.")
+        self.find(offer)
+        self.assertEqual(self.bench.downloader.asked, Release(NEW, 99, {"sha256": "cd" * 32}))
 
     def test_look_says_why_not(self) -> None:
         """A look says what an update by itself would."""

@@ -27,6 +27,26 @@ class Policy:
         self._board = board
         self._now = now
 
+    def choose(self, offer: Offer, automatic: bool) -> Offer:
+        """
+        Choose between a release and the one before it.
+
+        A box that installs by itself takes the release before until its turn has come. A click
+        takes the newest one, unless that is held back.
+
+        :param automatic: whether nobody has clicked.
+        """
+        before = offer.before
+        waits = offer.is_held_back or (automatic and not offer.is_turn_of(self._config.box_id))
+        if not waits or before is None or self.why_not(offer) or self.why_not(before):
+            return offer
+        return before
+
+    def advertise(self, offer: Offer) -> Offer | None:
+        """Choose the release that people are told of; None when it is held back."""
+        chosen = self.choose(offer, automatic=False)
+        return None if chosen.is_held_back and self.why_not(chosen) is None else chosen
+
     def why_not(self, offer: Offer) -> str | None:
         """Say why a release is none that this box installs; None when it is one."""
         # What runs: a release that was put in place since then has not proved itself yet.
@@ -60,6 +80,8 @@ class Policy:
                 f"What came as release {offer.version} was not what was promised. The box fetches "
                 "it again later; click on Update Box to try now."
             )
+        if offer.is_held_back:
+            return f"Release {offer.version} comes to this box later: it is held back for now."
         if not offer.is_turn_of(self._config.box_id):
             return (
                 f"Release {offer.version} comes to this box later: it reaches the boxes bit by "
@@ -68,7 +90,8 @@ class Policy:
         return None
 
     def describe(self, offer: Offer) -> str:
-        """Say what becomes of a release."""
+        """Say what becomes of a release, or of the one before it until this box has its turn."""
+        offer = self.choose(offer, automatic=self._config.updater.install == "automatic")
         reason = self.why_not(offer)
         if reason is None:
             reason = self.why_not_by_itself(offer)

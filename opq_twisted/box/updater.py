@@ -202,14 +202,15 @@ class Updater(Service):
             self._board.publish(trouble=trouble)
             self._publish_check(trouble)
             raise
-        newest = None if offer is None else offer.version
-        is_newer = offer is not None and self._policy.why_not(offer) is None
-        forbidden = self._releases.why_forbidden(offer) if offer and is_newer else None
+        shown = None if offer is None else self._policy.advertise(offer)
+        newest = None if shown is None else shown.version
+        is_newer = shown is not None and self._policy.why_not(shown) is None
+        forbidden = self._releases.why_forbidden(shown) if shown and is_newer else None
         self._board.publish(
             available=newest,
             update_available=is_newer and forbidden is None,
-            size=None if offer is None else offer.size,
-            notes=None if offer is None else offer.notes,
+            size=None if shown is None else shown.size,
+            notes=None if shown is None else shown.notes,
             trouble=forbidden,
             unsigned=self._releases.unsigned,
         )
@@ -239,12 +240,10 @@ class Updater(Service):
     @property
     def is_due(self) -> bool:
         """Whether the release that was offered last is to be installed without anybody's click."""
-        offer = self._offer
-        return (
-            offer is not None
-            and self._policy.why_not(offer) is None
-            and self._policy.why_not_by_itself(offer) is None
-        )
+        if self._offer is None:
+            return False
+        offer = self._policy.choose(self._offer, automatic=True)
+        return self._policy.why_not(offer) is None and self._policy.why_not_by_itself(offer) is None
 
     def _publish_check(self, message: str) -> None:
         stage = self._board.current.stage
@@ -318,13 +317,19 @@ class Updater(Service):
             await self._look_past_older_copies()
         else:
             await self.look()
-        offer = self._offer
-        if offer is None or self._policy.why_not(offer) is not None:
+        if self._offer is None:
+            return None
+        offer = self._policy.choose(self._offer, automatic)
+        if self._policy.why_not(offer) is not None:
             return None
         reason = self._policy.why_not_by_itself(offer) if automatic else None
         if reason is not None:
             self._board.publish(message=reason)
             return None
+        # The page names the release that is on its way, not a newer one whose turn comes later.
+        self._board.publish(
+            available=offer.version, update_available=True, size=offer.size, notes=offer.notes
+        )
         return offer
 
     async def _look_past_older_copies(self) -> None:

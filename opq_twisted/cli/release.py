@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from opq_twisted.release.keyring import KeyRing, Passphrase
 from opq_twisted.release.keys import load_public
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
-from opq_twisted.release.trust import MAX_NOTES, STABLE
+from opq_twisted.release.trust import MAX_NOTES, STABLE, Offer
+from opq_twisted.release.withdrawal import withdraw
 
 #: Exit codes of `status`.
 _NEEDS_CARE, _FAILED = 1, 2
@@ -81,8 +82,47 @@ def publish_archive(options: argparse.Namespace) -> int:
         offer = publish(ceremony, options.archive, terms, progress)
     part = "all boxes" if offer.rollout is None else f"{offer.rollout.percent} % of the boxes"
     say(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
+    for sentence in _describe_terms(offer):
+        say(sentence)
     say("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
     return 0
+
+
+def _describe_terms(offer: Offer) -> Iterator[str]:
+    """Say what the terms of a release mean for boxes."""
+    if offer.critical:
+        yield "It is critical: boxes that install by themselves do not wait for their turn."
+    if offer.allow_downgrade:
+        yield "Boxes that have a newer release go back to it."
+    if not offer.is_for_all:
+        older = "keep the release that they have"
+        if offer.before is not None:
+            older = f"get release {offer.before.version} until then"
+        yield f"Boxes whose turn has not come {older}."
+    if offer.is_held_back:
+        yield (
+            "No page shows it, but a click on Update Box may still install it, and boxes without a "
+            "trusted root know no rollouts: opq-release withdraw takes it back."
+        )
+
+
+def withdraw_release(options: argparse.Namespace) -> int:
+    """Take a release back: offer an earlier one of its channel again."""
+    done = withdraw(_ceremony(options), options.channel, options.to)
+    say(
+        f"Release {done.withdrawn.version} is withdrawn: the channel {options.channel} offers "
+        f"{done.offered.version} to all boxes. Boxes that have the withdrawn one keep it."
+    )
+    _tell_unused(done.unused)
+    return 0
+
+
+def _tell_unused(archive: str | None) -> None:
+    if archive is not None:
+        say(
+            "Boxes without a trusted root install the newest archive of the directory: so that "
+            f"they do not get this one, move {archive} out of it, here and on the server."
+        )
 
 
 def _read_notes(path: Path) -> str:
@@ -103,8 +143,9 @@ def resign(options: argparse.Namespace) -> int:
 
 def drop(options: argparse.Namespace) -> int:
     """Offer nothing in a channel any more."""
-    _ceremony(options).drop(options.channel)
+    archive = _ceremony(options).drop(options.channel)
     say(f"The channel {options.channel} is gone: its boxes keep the release that they have.")
+    _tell_unused(archive)
     return 0
 
 
@@ -160,6 +201,8 @@ def _show(found: Inspection) -> None:
         notes = [f"release {channel.version}"]
         if channel.rollout is not None:
             notes.append(f"{channel.rollout} % of the boxes")
+        if channel.before is not None:
+            notes.append(f"until their turn {channel.before}")
         notes += ["critical"] * channel.critical + ["may go back"] * channel.allow_downgrade
         say(f"channel {channel.channel}: {', '.join(notes)}")
     for problem in found.problems:
@@ -294,6 +337,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     offer.add_argument(
         "--notes", type=Path, metavar="FILE", help="what is new in it: boxes show that text"
+    )
+    back = add("withdraw", withdraw_release)
+    back.add_argument("--channel", default=STABLE, help="(default: %(default)s)")
+    back.add_argument(
+        "--to",
+        type=int,
+        metavar="VERSION",
+        help="the earlier release; without it the one before the rollout that is under way",
     )
     add("resign", resign)
     add("drop", drop).add_argument("channel", metavar="CHANNEL", help="the channel that ends")

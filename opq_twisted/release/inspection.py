@@ -44,6 +44,8 @@ class ChannelStatus:
     rollout: int | None
     critical: bool
     allow_downgrade: bool
+    #: The version that boxes take until their turn comes.
+    before: int | None
     #: Whether the archive is there, and as long as was signed.
     is_there: bool
 
@@ -158,8 +160,10 @@ def _look_at_channels(repository: Repository, generation: Generation, found: Ins
         except Untrusted:
             continue  # the rehearsal has told of it
         problem = _archive_problem(repository, offer, target.path)
-        if problem is not None:
-            found.problems.append(problem)
+        problems = [problem]
+        if offer.before is not None:
+            problems.append(_archive_problem(repository, offer.before, target.path))
+        found.problems.extend(each for each in problems if each is not None)
         found.channels.append(
             ChannelStatus(
                 channel=target.path,
@@ -167,6 +171,7 @@ def _look_at_channels(repository: Repository, generation: Generation, found: Ins
                 rollout=None if offer.rollout is None else offer.rollout.percent,
                 critical=offer.critical,
                 allow_downgrade=offer.allow_downgrade,
+                before=None if offer.before is None else offer.before.version,
                 is_there=problem is None,
             )
         )

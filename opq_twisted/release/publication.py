@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ from tuf.api.metadata import TargetFile
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.progress import Progress
 from opq_twisted.release.rehearsal import try_generations
-from opq_twisted.release.repository import Generation
+from opq_twisted.release.repository import Generation, Repository
 from opq_twisted.release.shelf import Shelved, examine, shelve
 from opq_twisted.release.signing import Signing
-from opq_twisted.release.trust import MAX_NOTES, Offer, is_channel, read_offer
+from opq_twisted.release.trust import (
+    MAX_NOTES,
+    Offer,
+    describe_before,
+    is_channel,
+    read_before,
+    read_offer,
+)
 
 
 @frozen
@@ -49,6 +57,11 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         )
     if terms.rollout is not None and not 0 <= terms.rollout <= 100:
         raise ReleaseFailed(f"A rollout is from 0 to 100 percent, not {terms.rollout}.")
+    if terms.critical and terms.rollout not in (None, 100):
+        raise ReleaseFailed(
+            "A critical release is for every box at once, whatever its rollout: give --critical or "
+            "--rollout, and not both."
+        )
     if terms.notes is not None and len(terms.notes) > MAX_NOTES:
         raise ReleaseFailed(
             f"The release notes have {len(terms.notes)} characters: boxes show {MAX_NOTES} at most."
@@ -69,6 +82,8 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         with shelve(archive, repository.updates, progress) as shelved:
             targets = dict(current.targets.signed.targets)
             _add(targets, shelved, terms, before)
+            previous = current.targets.signed.targets.get(terms.channel)
+            _add_release_before(targets[terms.channel], previous, repository)
             after = signing.sign(current.offering(targets))
             try_generations(current, after)
         signing.place(after)
@@ -109,6 +124,29 @@ def _add(
         terms.channel,
         {"custom": _custom(shelved, terms, before)},
     )
+
+
+def _add_release_before(
+    channel: TargetFile, previous: TargetFile | None, repository: Repository
+) -> None:
+    """
+    Add the last release that was for all boxes: those whose turn has not come take that one.
+
+    :param previous: the channel as it was.
+    """
+    offer = read_offer(channel)
+    if previous is None or offer.is_for_all:
+        return
+    with suppress(Untrusted):  # no box could follow the channel as it was
+        known = read_offer(previous)
+        # A rollout that changes, or is followed by another one, keeps the release before it.
+        is_kept = known.version == offer.version or not known.is_for_all
+        before = read_before(previous) if is_kept else previous
+        if before is None:
+            return
+        older = read_offer(before)
+        if older.version < offer.version and repository.holds(older):
+            channel.custom["before"] = describe_before(before)
 
 
 def _custom(shelved: Shelved, terms: Terms, before: Offer | None) -> Mapping[str, Any]:

@@ -15,7 +15,8 @@ from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Time
 
 from opq_twisted import durable
 from opq_twisted.errors import ReleaseFailed
-from opq_twisted.release.trust import METADATA
+from opq_twisted.release.name import UpdateName
+from opq_twisted.release.trust import METADATA, Offer
 
 _NUMBERED = re.compile(r"([1-9][0-9]{0,14})\.(root|targets|snapshot)\.json", re.ASCII)
 #: Servers know no longer ones.
@@ -161,6 +162,14 @@ class Repository:
             return None
         files = {Snapshot.type: snapshot_data, Targets.type: targets_data}
         return Generation(root, targets, snapshot, files)
+
+    def holds(self, release: Offer) -> bool:
+        """Whether the archive of a release is there, as long as was signed."""
+        try:
+            status = (self.updates / str(UpdateName(release.version))).stat()
+        except OSError:
+            return False
+        return status.st_size == release.size
 
     def timestamp(self) -> Metadata[Timestamp] | None:
         """

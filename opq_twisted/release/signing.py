@@ -1,16 +1,18 @@
 """Signs anew, with the keys in one folder, what a repository holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from attrs import frozen
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.release.keyring import KeyRing
+from opq_twisted.release.name import UpdateName
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository
-from opq_twisted.release.trust import is_channel, read_offer
+from opq_twisted.release.trust import is_channel, read_before, read_offer
 
 #: Days until what is signed by hand expires.
 LIFETIME = 365
@@ -32,32 +34,47 @@ class Signing:
         :raises KeyUnusable: when a key cannot be opened.
         :raises OSError: when the disk is full or fails.
         """
-        with self.repository.locked():
-            current = self.current()
-            after = self.sign(current)
-            try_generations(current, after)
-            self.place(after)
+        self.change(lambda targets: None)
 
-    def drop(self, channel: str) -> None:
+    def drop(self, channel: str) -> str | None:
         """
         Offer nothing in a channel any more; its boxes keep what they have.
 
+        :returns: the archive that was offered, unless another channel still leads to it.
         :raises ReleaseFailed: when there is no such channel, a key is missing, or boxes would
             refuse the result.
+        :raises KeyUnusable: when a key cannot be opened.
+        :raises OSError: when the disk is full or fails.
+        """
+
+        dropped: list[TargetFile] = []
+
+        def drop(targets: dict[str, TargetFile]) -> None:
+            require_channel(targets, channel)
+            dropped.append(targets.pop(channel))
+
+        after = self.change(drop)
+        [target] = dropped
+        return unused_archive(target, after.targets.signed.targets)
+
+    def change(self, edit: Callable[[dict[str, TargetFile]], None]) -> Generation:
+        """
+        Change the targets, and sign them and a snapshot.
+
+        :param edit: changes the targets, which it is given by name; what it raises changes nothing.
+        :returns: what boxes are to follow from now on.
+        :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
         :raises KeyUnusable: when a key cannot be opened.
         :raises OSError: when the disk is full or fails.
         """
         with self.repository.locked():
             current = self.current()
             targets = dict(current.targets.signed.targets)
-            if not is_channel(channel) or targets.pop(channel, None) is None:
-                raise ReleaseFailed(
-                    f"There is no channel {channel[:40]!r}: opq-release status shows those that "
-                    "there are."
-                )
+            edit(targets)
             after = self.sign(current.offering(targets))
             try_generations(current, after)
             self.place(after)
+            return after
 
     def current(self) -> Generation:
         """
@@ -149,3 +166,39 @@ class Signing:
     def expires(self) -> datetime:
         """Say when expires what is signed now."""
         return self.now().astimezone(UTC).replace(microsecond=0) + timedelta(days=LIFETIME)
+
+
+def require_channel(targets: Mapping[str, TargetFile], channel: str) -> TargetFile:
+    """
+    Give the target that a channel is.
+
+    :raises ReleaseFailed: when there is no such channel.
+    """
+    target = targets.get(channel) if is_channel(channel) else None
+    if target is None:
+        raise ReleaseFailed(
+            f"There is no channel {channel[:40]!r}: opq-release status shows those that there are."
+        )
+    return target
+
+
+def archives_in_use(targets: Mapping[str, TargetFile]) -> set[str]:
+    """Give the names of the archives to which channels lead, with their releases before."""
+    used: set[str] = set()
+    for target in filter(is_channel_target, targets.values()):
+        with suppress(Untrusted):  # no box follows it
+            used |= {_archive_of(each) for each in (target, read_before(target)) if each}
+    return used
+
+
+def unused_archive(channel: TargetFile, targets: Mapping[str, TargetFile]) -> str | None:
+    """Give the name of the archive that a channel led to, unless one of these targets does."""
+    try:
+        name = _archive_of(channel)
+    except Untrusted:
+        return None
+    return None if name in archives_in_use(targets) else name
+
+
+def _archive_of(channel: TargetFile) -> str:
+    return str(UpdateName(read_offer(channel).version))

@@ -29,6 +29,9 @@ METADATA = "tuf"
 #: Characters; of longer notes a box shows the beginning.
 MAX_NOTES = 4000
 
+#: What a channel's `custom` says of its release before; all else holds for the newest only.
+_KEPT_OF_BEFORE = ("version", "file", "notes")
+
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _SALT = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 
@@ -67,8 +70,20 @@ class Offer:
     rollout: Rollout | None = None
     #: What its makers say of it, for the owner of the box.
     notes: str | None = None
+    #: The last release that was for all boxes; those whose turn has not come take that one.
+    before: "Offer | None" = None
     #: Whether the release key signed all of this.
     signed: bool = field(default=False, eq=False)
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether it is the turn of every box."""
+        return self.critical or self.rollout is None or self.rollout.percent == 100
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it is the turn of no box."""
+        return not self.critical and self.rollout is not None and self.rollout.percent == 0
 
     def is_turn_of(self, box_id: int) -> bool:
         """Whether a box that nobody clicks on takes it now."""
@@ -91,6 +106,7 @@ def read_offer(channel: TargetFile) -> Offer:
         raise _bad(channel, f"its version is not that of {file}")
     if "sha256" not in channel.hashes:
         raise _bad(channel, "it has no SHA-256")
+    before = read_before(channel)
     return Offer(
         version=version,
         size=channel.length,
@@ -99,8 +115,43 @@ def read_offer(channel: TargetFile) -> Offer:
         critical=_flag(channel, custom, "critical"),
         rollout=_rollout(channel, custom),
         notes=_notes(custom),
+        before=None if before is None else read_offer(before),
         signed=True,
     )
+
+
+def read_before(channel: TargetFile) -> TargetFile | None:
+    """
+    Read the release before that of a channel: the channel's target as it was then.
+
+    It is `custom.before`, written as TUF writes a target. Of its own `custom` only the version, the
+    file and the notes count. It never takes a box back, and reaches all boxes.
+
+    :returns: None when there is none.
+    :raises Untrusted: when it is no target, or no older release.
+    """
+    custom = channel.custom if isinstance(channel.custom, dict) else {}
+    value, version = custom.get("before"), custom.get("version")
+    if value is None:
+        return None
+    try:
+        known = value["custom"]
+        kept = {key: known[key] for key in _KEPT_OF_BEFORE if key in known}
+        before = TargetFile(value["length"], value["hashes"], channel.path, {"custom": kept})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise _bad(channel, "the release before is not described as a target") from None
+    if type(before.length) is not int:
+        raise _bad(channel, "the length of the release before is not a whole number")
+    older = kept.get("version")
+    if type(older) is not int or type(version) is not int or older >= version:
+        raise _bad(channel, "the release before is not older")
+    return before
+
+
+def describe_before(channel: TargetFile) -> dict[str, Any]:
+    """Write down a channel as the release before, for `read_before`."""
+    custom = {key: channel.custom[key] for key in _KEPT_OF_BEFORE if key in channel.custom}
+    return {"length": channel.length, "hashes": channel.hashes, "custom": custom}
 
 
 def _flag(channel: TargetFile, custom: Mapping[str, Any], name: str) -> bool:

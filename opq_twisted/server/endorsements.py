@@ -9,7 +9,7 @@ from tuf.api.metadata import TargetFile, Targets
 from opq_twisted.errors import Untrusted
 from opq_twisted.release.trust import Offer, is_channel, read_offer
 from opq_twisted.server.catalog import Archive
-from opq_twisted.server.generations import channels
+from opq_twisted.server.generations import channels, releases_of
 
 
 class Verdict(Enum):
@@ -28,9 +28,13 @@ class Endorsements:
         """:param targets: whose signatures were verified; what is in them need not make sense."""
         self.targets = targets
         self._channels: dict[str, list[tuple[str, TargetFile]]] = defaultdict(list)
+        #: What is signed of the releases to which channels lead, by the names of their archives.
+        self._signed: dict[str, list[TargetFile]] = defaultdict(list)
         for name, target, file in channels(targets):
             if is_channel(name):
                 self._channels[file].append((name, target))
+                for release, archive in releases_of(target):
+                    self._signed[archive].append(release)
 
     def verdict(self, archive: Archive, digest: bytes | None) -> Verdict:
         """
@@ -39,7 +43,7 @@ class Endorsements:
         :param digest: its sha-256; None while nobody knows it, and the length alone is compared.
         """
         name = str(archive.name)
-        signed = [target for _, target in self._channels.get(name, ())]
+        signed = list(self._signed.get(name, ()))
         if name in self.targets.targets:
             signed.append(self.targets.targets[name])
         if not signed:

@@ -1,6 +1,7 @@
 """Which state of the signed metadata boxes can follow: all of it is there, and signed."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +9,8 @@ from attrs import frozen
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
+from opq_twisted.errors import Untrusted
+from opq_twisted.release.trust import read_before
 from opq_twisted.server.catalog import Snapshot as Offered
 from opq_twisted.server.metadata import Document, Folder, Unusable
 
@@ -39,9 +42,25 @@ class Generation:
 def channels(targets: Targets) -> Iterator[tuple[str, TargetFile, str]]:
     """Give each channel: its name, its target, and the archive that it stands for."""
     for name, target in targets.targets.items():
-        file = target.custom.get("file") if isinstance(target.custom, dict) else None
-        if isinstance(file, str):
+        file = _file_of(target)
+        if file is not None:
             yield name, target, file
+
+
+def releases_of(channel: TargetFile) -> Iterator[tuple[TargetFile, str]]:
+    """Give the releases to which a channel leads boxes, and their archives: one or two."""
+    before = None
+    with suppress(Untrusted):  # no box follows such a channel
+        before = read_before(channel)
+    for target in (channel, before):
+        file = None if target is None else _file_of(target)
+        if target is not None and file is not None:
+            yield target, file
+
+
+def _file_of(target: TargetFile) -> str | None:
+    file = target.custom.get("file") if isinstance(target.custom, dict) else None
+    return file if isinstance(file, str) else None
 
 
 @frozen
@@ -183,13 +202,14 @@ def _require_forward(before: Document[Snapshot], after: Document[Snapshot]) -> N
 
 def missing_archives(generation: Generation, offered: Offered) -> Iterator[tuple[str, str]]:
     """Give each channel that leads boxes to an archive that they would not get, and why not."""
-    for channel, target, file in channels(generation.targets.signed):
-        archive = offered.find(file)
-        if archive is None:
-            yield channel, f"channel {channel} leads to {file}, which is not on offer"
-        elif archive.size != target.length:
-            yield (
-                channel,
-                f"channel {channel} leads to {file} of {target.length} bytes, "
-                f"but the one on offer has {archive.size}",
-            )
+    for channel, newest, _ in channels(generation.targets.signed):
+        for target, file in releases_of(newest):
+            archive = offered.find(file)
+            if archive is None:
+                yield channel, f"channel {channel} leads to {file}, which is not on offer"
+            elif archive.size != target.length:
+                yield (
+                    channel,
+                    f"channel {channel} leads to {file} of {target.length} bytes, "
+                    f"but the one on offer has {archive.size}",
+                )
