@@ -12,13 +12,14 @@ def write(path: Path, data: bytes, mode: int | None = None) -> None:
     """
     Replace a file's content, and return when it is on the disk.
 
-    :param mode: who may read it; otherwise as the umask has it.
+    :param mode: who may read it, from the moment that it is there; otherwise as the umask has it.
     :raises OSError: when the disk is full or fails; the old file is untouched then.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with create(temporary) as file:
+        with create(temporary, 0o666 if mode is None else mode) as file:
             if mode is not None:
+                # The umask may have taken rights away.
                 os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()

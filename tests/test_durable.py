@@ -62,6 +62,20 @@ class WriteTests(SynchronousTestCase):
         durable.write(self.path, b"new", 0o644)
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o644)
 
+    def test_private(self) -> None:
+        """What is for its owner only is that from the moment that it is there."""
+        self.addCleanup(os.umask, os.umask(0))
+        modes = []
+        fchmod = os.fchmod
+
+        def look(fd: int, mode: int) -> None:
+            modes.append(os.fstat(fd).st_mode & 0o777)
+            fchmod(fd, mode)
+
+        self.patch(os, "fchmod", look)
+        durable.write(self.path, b"new", 0o600)
+        self.assertEqual(modes, [0o600])
+
     def test_replaced(self) -> None:
         """The old file is replaced, not written into: who has it open still reads the old one."""
         self.path.write_bytes(b"the old content, which is longer")
