@@ -1,9 +1,12 @@
 """The documentation says what the programs say, and its links lead somewhere."""
 
 import ast
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import SkipTest
 
 from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase
@@ -137,3 +140,34 @@ class ProtocolTests(SynchronousTestCase):
         text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
         named = {name for cell in rows(text, "field") for name in re.findall("`(.+?)`", cell)}
         self.assertEqual(named, {field.name for field in fields(Status)} | {"page"})
+
+
+class CheckoutTests(SynchronousTestCase):
+    """What docs/releasing.md lets people put into a checkout."""
+
+    def test_ignored(self) -> None:
+        """Git does not take keys, passphrases, archives and what else is theirs."""
+        if not (ROOT / ".git").exists():
+            if "CI" in os.environ:
+                self.fail("This is no checkout.")
+            raise SkipTest("This is no checkout.")
+        names = [
+            *("opq-keys/root-0a1b2c3d4e5f.pem", "opq-keys/last-snapshot", "root-8.draft.json"),
+            *("handed-over/timestamp.passphrase", "timestamp.passphrase", "passphrase"),
+            *("updates/tuf/1.root.json", "root.json", "opq-box-update-1547860803.tar.bz2"),
+            *("timestamp-0a1b2c3d4e5f.pem", "deploy/server/timestamp.pem"),
+        ]
+        ignored = subprocess.run(
+            ["git", "-C", ROOT, "check-ignore", "--no-index", *names],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(ignored.stdout.splitlines(), names)
+        sources = subprocess.run(
+            ["git", "-C", ROOT, "ls-files", "--cached", "--ignored", "--exclude-standard"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(sources.stdout, "")

@@ -56,7 +56,13 @@ def test_editable(checkout: Path, tmp_path: Path) -> None:
 
 
 def test_wheel_from_sdist(checkout: Path, tmp_path: Path) -> None:
-    """The sdist has all that the wheel is built from, and the builder besides; the wheel works."""
+    """The sdist has all that the wheel is built from, and the builder besides; the wheel works.
+
+    Keys that somebody keeps among the sources are left out.
+    """
+    secrets = ("timestamp.pem", "timestamp.passphrase", "root-2.draft.json")
+    for name in secrets:
+        (checkout / "deploy" / "server" / name).touch()
     run(sys.executable, "-m", "build", "--quiet", "--outdir", tmp_path, checkout, folder=tmp_path)
     [wheel] = tmp_path.glob("*.whl")
     [sdist] = tmp_path.glob("*.tar.gz")
@@ -65,6 +71,8 @@ def test_wheel_from_sdist(checkout: Path, tmp_path: Path) -> None:
     [unpacked] = [path for path in tmp_path.glob("opq_twisted-*") if path.is_dir()]
     run(unpacked / "build_update.py", "--no-wheels", "--version", "1547860803", folder=tmp_path)
     assert (tmp_path / "opq-box-update-1547860803.tar.bz2").exists()
+    assert (unpacked / "deploy" / "server" / "timestamp.conf").exists()
+    assert [name for name in secrets if list(unpacked.rglob(name))] == []
 
 
 def _both_daemons_are_there(programs: Path, folder: Path) -> None:
