@@ -110,6 +110,7 @@ def set_up_box(archive: Path, version: int) -> None:
 
 def make_keys() -> None:
     """Hold the first ceremony; in a real one each root key goes to another place."""
+    PASSPHRASE.touch(mode=0o600)
     PASSPHRASE.write_text(f"{secrets.token_hex()}\n")
     release("init")
     shutil.copy(UPDATES / "tuf" / "1.root.json", TRUSTED_ROOT)

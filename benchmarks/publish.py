@@ -48,7 +48,8 @@ class Holder:
         self.updates = place / "updates"
         self.updates.mkdir()
         secret = place / "passphrase"
-        secret.write_text("open sesame\n")
+        secret.touch(mode=0o600)
+        secret.write_text("open sesame, and quickly\n")
         self._options = (
             f"--updates-dir={self.updates}",
             f"--keys-dir={place / 'keys'}",

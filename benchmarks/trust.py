@@ -46,6 +46,7 @@ def make_repository(folder: Path) -> tuple[Path, tuple[str | Path, ...]]:
     """Sign an update; returns the updates directory, and what the server needs for it."""
     updates, keys, passphrase = folder / "updates", folder / "keys", folder / "passphrase"
     updates.mkdir()
+    passphrase.touch(mode=0o600)
     passphrase.write_text(secrets.token_hex())
     script = folder / "install_update.sh"
     script.write_text("#!/bin/sh\n")

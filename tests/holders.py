@@ -16,6 +16,7 @@ from tuf.api.metadata import Metadata, Timestamp
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.errors import KeyUnusable, OpqError, ReleaseFailed
+from opq_twisted.release import pkcs8
 from opq_twisted.release.ceremony import Ceremony
 from opq_twisted.release.keyring import KeyRing
 from opq_twisted.release.publication import Terms, publish
@@ -28,7 +29,7 @@ from tests.archives import make_archive
 from tests.disk import counting
 from tests.test_catalog import name_of
 
-PASSPHRASE = b"open sesame"
+PASSPHRASE = b"open sesame, and quickly"
 OLD, NEW, NEWER = 1_547_860_803, 1_547_947_203, 1_548_033_603
 _URL = "https://updates.example/tuf/"
 _KILLED = 9
@@ -63,6 +64,11 @@ class Box:
         return None if offer is None else offer.version
 
 
+def save_time(test: SynchronousTestCase) -> None:
+    """Let keys be made that a thief could open as quickly as the tests do."""
+    test.patch(pkcs8, "COST", 1 << 4)
+
+
 def ceremony_in(place: Path, passphrase: bytes = PASSPHRASE) -> Ceremony:
     """Work in a folder of this machine, on an updates directory beside it."""
     (place / "updates").mkdir(parents=True, exist_ok=True)
@@ -85,6 +91,7 @@ class HoldersCase(SynchronousTestCase):
     root_keys, root_threshold = 1, 1
 
     def setUp(self) -> None:
+        save_time(self)
         self.place = Path(self.mktemp()).absolute()
         # As new as in life: a server that has signed nothing for minutes would be told of.
         made_before = made(self.root_keys, self.root_threshold)

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import (
     Metadata,
@@ -30,11 +35,17 @@ def make_key() -> CryptoSigner:
     return CryptoSigner.generate_ed25519()
 
 
-def write_key(path: Path, signer: CryptoSigner) -> Path:
-    """Write a private key to a file, not encrypted."""
+def write_key(
+    path: Path,
+    signer: CryptoSigner,
+    encryption: KeySerializationEncryption | None = None,
+) -> Path:
+    """Write a private key to a file that is for its owner only; by default it is not encrypted."""
     private = signer._private_key
     assert isinstance(private, Ed25519PrivateKey)
-    path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    encryption = encryption or NoEncryption()
+    path.touch(mode=0o600)
+    path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     return path
 
 

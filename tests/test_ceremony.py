@@ -33,6 +33,7 @@ from tests.holders import (
     ceremony_in,
     dies_at,
     fails_at,
+    save_time,
     serve,
 )
 from tests.test_catalog import name_of
@@ -42,6 +43,7 @@ class InitTests(SynchronousTestCase):
     """The first ceremony."""
 
     def setUp(self) -> None:
+        save_time(self)
         self.place = Path(self.mktemp()).absolute()
         self.ceremony = ceremony_in(self.place)
         self.tuf, self.keys = self.place / "updates" / "tuf", self.place / "keys"
@@ -533,6 +535,7 @@ class HolderTests(SynchronousTestCase):
     """Two holders of root keys on two machines."""
 
     def setUp(self) -> None:
+        save_time(self)
         self.anna = Path(self.mktemp()).absolute()
         self.ceremony = ceremony_in(self.anna)
         self.tuf = self.anna / "updates" / "tuf"

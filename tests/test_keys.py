@@ -1,39 +1,59 @@
 """The files of private keys, and the folder in which they are found by their ids."""
 
+import base64
 import errno
 import os
+import shutil
+import subprocess
 from pathlib import Path
+from unittest import SkipTest
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
+    KeySerializationEncryption,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
 )
-from tuf.api.metadata import Metadata, Root
+from tuf.api.metadata import Metadata, Root, Snapshot
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted import durable
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
-from opq_twisted.release import keys
+from opq_twisted.release import keys, pkcs8
 from opq_twisted.release.keyring import KeyRing
+from tests.holders import save_time
 from tests.privileges import without_privileges
+from tests.signed import write_key
 
 PASSPHRASE = b"open sesame"
+COST = pkcs8.COST
+
+
+def pem_of(encryption: KeySerializationEncryption) -> bytes:
+    """Make a private key as other programs do."""
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def der(pem: bytes) -> bytes:
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
 
 
 class KeysCase(SynchronousTestCase):
     """A folder for keys."""
 
     def setUp(self) -> None:
+        save_time(self)
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
 
     def write(self, name: str, data: bytes) -> Path:
         path = self.folder / name
+        path.touch(mode=0o600)
         path.write_bytes(data)
         return path
 
@@ -49,6 +69,48 @@ class CreateTests(KeysCase):
         self.assertEqual(path.name, f"targets-{signer.public_key.keyid[:12]}.pem")
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.assertTrue(path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----"))
+
+    def test_cost(self) -> None:
+        """A guess costs scrypt's work with N = 2**17, r = 8, p = 1, as the file itself says."""
+        self.patch(pkcs8, "COST", COST)
+        keys.create(self.folder, "targets", PASSPHRASE)
+        [path] = self.folder.iterdir()
+        pem = path.read_bytes()
+        self.assertIn(bytes.fromhex("0203020000 020108 020101"), der(pem))
+        self.assertTrue(pkcs8.uses_scrypt(pem))
+        self.assertIsNone(keys.advice(path))
+
+    def test_never_open(self) -> None:
+        """Not for a moment is there a file that others may open."""
+        self.addCleanup(os.umask, os.umask(0))
+        modes: list[int] = []
+        fchmod = os.fchmod
+
+        def look(fd: int, mode: int) -> None:
+            modes.append(os.fstat(fd).st_mode & 0o777)
+            fchmod(fd, mode)
+
+        self.patch(os, "fchmod", look)
+        keys.create(self.folder, "targets", PASSPHRASE)
+        self.assertEqual(modes, [0o600])
+
+    def test_other_programs(self) -> None:
+        """OpenSSL's command opens what costs no more memory than it allows."""
+        openssl = shutil.which("openssl")
+        if openssl is None:
+            if "CI" in os.environ:
+                self.fail("There is no openssl.")
+            raise SkipTest("There is no openssl.")
+        self.patch(pkcs8, "COST", 1 << 14)
+        signer = keys.create(self.folder, "root", PASSPHRASE)
+        [path] = self.folder.iterdir()
+        public = self.write("key.pub", b"")
+        subprocess.run(
+            [openssl, "pkey", "-in", path, "-pubout", "-out", public, "-passin", "stdin"],
+            input=PASSPHRASE,
+            check=True,
+        )
+        self.assertEqual(keys.load_public(public).keyid, signer.public_key.keyid)
 
     def test_signs(self) -> None:
         """What is read again signs like what was made."""
@@ -125,6 +187,45 @@ class LoadTests(KeysCase):
         self.refuses(self.folder / "none.pem", PASSPHRASE, "No such file")
         self.refuses(self.folder, PASSPHRASE, "Is a directory")
 
+    def test_not_a_file(self) -> None:
+        """A FIFO is not waited for."""
+        path = self.folder / "key.pem"
+        os.mkfifo(path, 0o600)
+        self.refuses(path, PASSPHRASE, "not a regular file")
+
+    def test_open_to_others(self) -> None:
+        """A key that other users can read or change is not used; its group may read it."""
+        path = self.write("key.pem", pem_of(NoEncryption()))
+        for mode in (0o644, 0o604, 0o602, 0o666):
+            path.chmod(mode)
+            self.refuses(path, None, f"chmod 600 {path}")
+        for mode in (0o600, 0o400, 0o440):
+            path.chmod(mode)
+            keys.load(path, None)
+
+    def test_older_formats(self) -> None:
+        """A key that was encrypted with PBKDF2 works, and how to make it safer is said."""
+        path = self.write("key.pem", pem_of(BestAvailableEncryption(PASSPHRASE)))
+        signer = keys.load(path, PASSPHRASE)
+        self.assertIn(f"opq-release encrypt {path}", str(keys.advice(path)))
+        keys.encrypt_anew(path, PASSPHRASE, b"another")
+        self.assertIsNone(keys.advice(path))
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        self.refuses(path, PASSPHRASE, "passphrase is wrong")
+        self.assertEqual(keys.load(path, b"another").public_key, signer.public_key)
+
+    def test_encrypt_anew(self) -> None:
+        """What a link leads to is encrypted; a mistake changes nothing."""
+        path = self.write("key.pem", pem_of(NoEncryption()))
+        link = self.folder / "link.pem"
+        link.symlink_to(path)
+        before = path.read_bytes()
+        self.assertRaises(KeyUnusable, keys.encrypt_anew, link, None, b"")
+        self.assertEqual(path.read_bytes(), before)
+        keys.encrypt_anew(link, None, PASSPHRASE)
+        self.assertTrue(link.is_symlink())
+        self.assertIn(b"ENCRYPTED", path.read_bytes())
+
     def test_cannot_sign(self) -> None:
         """A key that is not for signatures is none."""
         pem = X25519PrivateKey.generate().private_bytes(
@@ -173,6 +274,33 @@ class KeyRingTests(KeysCase):
     def passphrase(self) -> bytes:
         self.asked += 1
         return PASSPHRASE
+
+    def test_advice(self) -> None:
+        """When a key of an older format is opened, it is told once how to make it safer."""
+        root = self.root("targets")
+        [path] = self.folder.iterdir()
+        older = keys.load(path, PASSPHRASE)
+        write_key(path, older, BestAvailableEncryption(PASSPHRASE))
+        said: list[str] = []
+        ring = KeyRing(self.folder, self.passphrase, said.append)
+        for _ in range(2):
+            ring.signers(root, "targets")
+        [advice] = said
+        self.assertIn(str(path), advice)
+
+    def test_bounded(self) -> None:
+        """What lies beside the keys is read within bounds, and a FIFO is not waited for."""
+        for name, work in (
+            ("trusted-root.json", self.ring.trusted_root),
+            ("last-snapshot", lambda: self.ring.require_not_behind(Snapshot(1))),
+        ):
+            path = self.folder / name
+            os.mkfifo(path)
+            self.assertIn(name, str(self.assertRaises(ReleaseFailed, work)))
+            path.unlink()
+            path.touch()
+            os.truncate(path, 1 << 30)
+            self.assertIn(name, str(self.assertRaises(ReleaseFailed, work)))
 
     def root(self, *roles: str) -> Root:
         root = Root(1)

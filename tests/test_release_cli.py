@@ -1,10 +1,10 @@
 """`opq-release` as it is typed: what it prints, and how it ends."""
 
 import contextlib
-import errno
 import io
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -15,7 +15,11 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PublicFormat,
+)
 from tuf.api.metadata import Metadata, Root
 
 from opq_twisted.cli import release
@@ -25,6 +29,7 @@ from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.draft import Draft
 from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
 from tests.privileges import without_privileges
+from tests.signed import write_key
 from tests.terminal import on_terminal
 from tests.test_catalog import name_of
 
@@ -39,6 +44,7 @@ class CommandCase(HoldersCase):
     def setUp(self) -> None:
         super().setUp()
         self.secret = self.place / "passphrase"
+        self.secret.touch(mode=0o600)
         self.secret.write_bytes(PASSPHRASE + b"\n")
         for number in SIGNALS:
             self.addCleanup(signal.signal, number, signal.getsignal(number))
@@ -56,6 +62,8 @@ class CommandCase(HoldersCase):
             self.addCleanup(os.environ.pop, name, None)
 
     def options(self, command: str) -> list[str]:
+        if command == "encrypt":
+            return ["--passphrase-file", str(self.secret)]
         options = ["--updates-dir", str(self.updates)]
         if command != "status":
             options += ["--keys-dir", str(self.keys), "--passphrase-file", str(self.secret)]
@@ -266,6 +274,43 @@ class TypedTests(CommandCase):
         self.type("rotate", *there, "--append", draft)
         self.assertIn("next root is in place", self.type("renew-root", "--append", draft))
 
+    def test_weak_passphrase(self) -> None:
+        """One that is short, or that others can read, is warned about where it is given."""
+        self.secret.chmod(0o644)
+        self.assertIn(f"chmod go-rwx {self.secret}", self.type("resign"))
+        self.secret.chmod(0o600)
+        short = self.place / "short"
+        short.touch(mode=0o600)
+        short.write_bytes(b"short\n")
+        said = self.type("rotate", "timestamp", "--timestamp-passphrase-file", short)
+        self.assertIn("5 characters", said)
+        [path] = self.keys.glob("targets-*.pem")
+        said = self.type("encrypt", path, "--new-passphrase-file", short)
+        self.assertIn("5 characters", said)
+        self.assertNotIn("characters", self.type("renew-root"))
+
+    def test_encrypt(self) -> None:
+        """Keys of an older format are named until they are encrypted anew, all or none."""
+        paths = sorted(self.keys.glob("*.pem"))
+        for path in paths:
+            write_key(path, keys.load(path, PASSPHRASE), BestAvailableEncryption(PASSPHRASE))
+        said = self.type("resign")
+        self.assertEqual(said.count("opq-release encrypt"), 2)
+        before = [path.read_bytes() for path in paths]
+        nothing = self.place / "none"
+        said = self.type("encrypt", *paths, nothing, status=1)
+        self.assert_sentence(said, str(nothing), "No such file")
+        self.assertEqual([path.read_bytes() for path in paths], before)
+        said = self.type("encrypt", *paths)
+        for path in paths:
+            self.assertIn(f"{path} is encrypted anew", said)
+        self.assertNotIn("encrypt", self.type("resign"))
+        new = self.place / "new"
+        new.touch(mode=0o600)
+        new.write_bytes(b"another long passphrase")
+        self.type("encrypt", *paths, "--new-passphrase-file", new)
+        self.type("resign", "--passphrase-file", new)
+
     def test_status(self) -> None:
         """All is well, or what needs care is said; the same for programs."""
         self.type("publish", self.archive(OLD), "--rollout", 5)
@@ -338,6 +383,7 @@ class TypedTests(CommandCase):
     def test_timestamp_passphrase(self) -> None:
         """That of the server's key may come from a file of its own."""
         secret = self.place / "servers"
+        secret.touch(mode=0o600)
         secret.write_bytes(b"the server's own\r\n")
         self.type("rotate", "timestamp", "--timestamp-passphrase-file", secret)
         [path] = self.keys.glob("timestamp-*.pem")
@@ -372,7 +418,7 @@ class TypedTests(CommandCase):
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         self.secret.write_bytes(b"\n")
-        self.assert_sentence(self.type("init", status=1), "not empty")
+        self.assert_sentence(self.type("init", status=1), "first line", "empty")
         self.secret.unlink()
         self.assert_sentence(self.type("init", status=1), str(self.secret), "No such file")
 
@@ -404,25 +450,15 @@ class ProcessTests(CommandCase):
 
     def test_signals(self) -> None:
         """A signal ends it, with nothing begun; the status tells of it."""
-        self.secret.unlink()
-        os.mkfifo(self.secret)
         for number in (signal.SIGINT, signal.SIGTERM):
             before = self.files()
-            # It waits for its passphrase, for ever.
-            process = subprocess.Popen(
-                # What starts the tests in the background may have them ignore SIGINT.
-                ["env", "--default-signal=INT,TERM", PROGRAM, "resign", *self.options("resign")],
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            self.addCleanup(process.wait)
-            self.addCleanup(process.kill)
-            writer = self.open_when_read(self.secret)
+            # What starts the tests in the background may have them ignore SIGINT.
+            process, terminal = self.asking("env", "--default-signal=INT,TERM")
             # Not sooner: to look takes the lock for a moment, and would send the program away.
             self.assertTrue(self.is_locked())
             process.send_signal(number)
             # A signal that comes just before a program waits is noticed when the wait is over.
-            os.close(writer)
+            os.write(terminal, b"\n")
             error = process.communicate(timeout=30)[1]
             self.assertEqual((process.returncode, error), (128 + number, ""))
             self.assertEqual(self.files(), before)
@@ -430,28 +466,36 @@ class ProcessTests(CommandCase):
 
     def test_at_once(self) -> None:
         """While one waits for its passphrase, with SIGHUP ignored, another one is sent away."""
-        secret = self.place / "pipe"
-        os.mkfifo(secret)
-        ours = self.options("resign")[:4]
-        through = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"]
-        process = subprocess.Popen(
-            [*through, PROGRAM, "resign", *ours, "--passphrase-file", str(secret)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.addCleanup(process.kill)
-        writer = self.open_when_read(secret)
+        process, terminal = self.asking("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
         self.assertTrue(self.is_locked())
         ended = self.run_program("resign", *self.options("resign"))
         self.assertEqual(ended.returncode, 1)
         self.assert_sentence(ended.stderr, "Another opq-release", "wait")
         process.send_signal(signal.SIGHUP)
-        os.write(writer, PASSPHRASE)
-        os.close(writer)
+        os.write(terminal, PASSPHRASE + b"\n")
         said, error = process.communicate(timeout=30)
-        self.assertEqual((process.returncode, error), (0, ""), said)
+        self.assertEqual((process.returncode, error), (0, "\n"), said)
         self.assertEqual(self.repository.numbers("targets"), [1, 2])
+
+    def asking(self, *through: str) -> "tuple[subprocess.Popen[str], int]":
+        """Start it on a terminal, where it waits for its passphrase; gives the other end too."""
+        terminal, stdin = pty.openpty()
+        self.addCleanup(os.close, terminal)
+        process = subprocess.Popen(
+            [*through, PROGRAM, "resign", *self.options("resign")[:4]],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Without a terminal of its own it does not open /dev/tty.
+            start_new_session=True,
+        )
+        os.close(stdin)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        assert process.stderr is not None
+        self.assertEqual(os.read(process.stderr.fileno(), 4096), b"Passphrase of the keys: ")
+        return process, terminal
 
     def test_in_the_middle(self) -> None:
         """Ended while it copies, it leaves no part of the archive."""
@@ -554,17 +598,6 @@ class ProcessTests(CommandCase):
                 return False
         except Exception:
             return True
-
-    def open_when_read(self, pipe: Path) -> int:
-        """Open a pipe for writing, once somebody waits to read from it."""
-        end = time.monotonic() + 30
-        while True:
-            try:
-                return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                self.assertEqual(error.errno, errno.ENXIO)
-                self.assertLess(time.monotonic(), end)
-            time.sleep(0.005)
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         end = time.monotonic() + 30

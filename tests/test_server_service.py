@@ -5,6 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from twisted.application.service import IServiceMaker, MultiService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -19,7 +20,10 @@ from opq_twisted.http.listener import Listener
 from opq_twisted.release import keys
 from opq_twisted.server.service import Options, makeService
 from tests.archives import make_archive
+from tests.fakes import logged
+from tests.holders import save_time
 from tests.privileges import remove_tree, without_privileges
+from tests.signed import make_key, write_key
 from tests.test_catalog import name_of, open_descriptors
 
 
@@ -138,15 +142,19 @@ class CannotStartTests(SynchronousTestCase):
         self.assertIn("Is a directory", self.key_refusal(self.place))
         no_key = self.place / "no key"
         no_key.write_text("no key")
+        self.assertIn(f"chmod 600 {no_key}", self.key_refusal(no_key))
+        no_key.chmod(0o640)
         self.assertIn("cannot be opened", self.key_refusal(no_key))
+        save_time(self)
         keys.create(self.place, "timestamp", b"open sesame")
         (encrypted,) = self.place.glob("timestamp-*.pem")
         self.assertIn("no passphrase was given", self.key_refusal(encrypted))
         passphrase = self.place / "passphrase"
         self.assertEqual(
             self.key_refusal(encrypted, "--timestamp-passphrase-file", passphrase),
-            f"Cannot read the passphrase in {passphrase}: No such file or directory. "
-            "Name another file with --timestamp-passphrase-file.",
+            f"The passphrase in {passphrase} cannot be read: No such file or directory. Name a "
+            "regular file whose first line is the passphrase, or put the passphrase into the "
+            "environment. Look at --timestamp-key and --timestamp-passphrase-file.",
         )
         passphrase.write_text("open barley\n")
         self.assertIn(
@@ -166,14 +174,31 @@ class CannotStartTests(SynchronousTestCase):
 
     def test_timestamp_key_opened(self) -> None:
         """An encrypted key whose passphrase is in a file, or in the environment, is opened."""
+        save_time(self)
         keys.create(self.place, "timestamp", b"open sesame")
         (path,) = self.place.glob("timestamp-*.pem")
         passphrase = self.place / "passphrase"
-        passphrase.write_text("open sesame\n")
+        passphrase.write_text("open sesame\nThe second line says what it is for.\n")
+        passphrase.chmod(0o600)
         arguments = ("-d", self.place, "--no-access-log", "--timestamp-key", path)
+        said = logged(self)
         makeService(options_of(*arguments, "--timestamp-passphrase-file", passphrase))
+        self.assertEqual(said, [])
         self.patch(os, "environb", {b"OPQ_TIMESTAMP_PASSPHRASE": b"open sesame"})
         makeService(options_of(*arguments))
+
+    def test_weak_files(self) -> None:
+        """A passphrase that others can read, and a key of the older format, are warned about."""
+        signer = make_key()
+        path = write_key(self.place / "key.pem", signer, BestAvailableEncryption(b"open sesame"))
+        passphrase = self.place / "passphrase"
+        passphrase.write_text("open sesame\n")
+        passphrase.chmod(0o444)
+        arguments = ("-d", self.place, "--no-access-log", "--timestamp-key", path)
+        said = logged(self)
+        makeService(options_of(*arguments, "--timestamp-passphrase-file", passphrase))
+        for word in (f"chmod go-rwx {passphrase}", f"opq-release encrypt {path}"):
+            self.assertEqual(sum(word in sentence for sentence in said), 1)
 
     def test_port(self) -> None:
         """A port that is none."""

@@ -6,33 +6,39 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from opq_twisted.cli.program import warn
 from opq_twisted.errors import KeyUnusable
 from opq_twisted.release.keyring import Passphrase
+from opq_twisted.release.passphrase import (
+    read_passphrase,
+    warning_about_access,
+    warning_about_length,
+)
 
 VARIABLE = "OPQ_RELEASE_PASSPHRASE"
 TIMESTAMP_VARIABLE = "OPQ_TIMESTAMP_PASSPHRASE"
-
-_LONGEST = 4096
 
 
 def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
     """
     Ask, once and not before it is needed, for the passphrase of the keys.
 
-    :param makes_keys: whether one who types has to type it twice.
+    :param makes_keys: whether one who types has to type it twice, and a short one is warned about.
     """
 
     @cache
     def ask() -> bytes:
-        given = _given(file, VARIABLE)
-        if given is not None:
-            return given
-        if not sys.stdin.isatty():
-            raise KeyUnusable(
-                "A passphrase is needed: name its file with --passphrase-file, put it into "
-                f"{VARIABLE}, or run this on a terminal."
-            )
-        return _typed("Passphrase of the keys", makes_keys)
+        passphrase = _given(file, VARIABLE)
+        if passphrase is None:
+            if not sys.stdin.isatty():
+                raise KeyUnusable(
+                    "A passphrase is needed: name its file with --passphrase-file, put it into "
+                    f"{VARIABLE}, or run this on a terminal."
+                )
+            passphrase = _typed("Passphrase of the keys", makes_keys)
+        if makes_keys:
+            _warn(warning_about_length(passphrase))
+        return passphrase
 
     return ask
 
@@ -47,28 +53,54 @@ def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) 
 
     @cache
     def ask() -> bytes:
-        given = _given(file, TIMESTAMP_VARIABLE)
-        if given is not None:
-            return given
-        if keys_file is not None or VARIABLE in os.environ or not sys.stdin.isatty():
+        passphrase = _given(file, TIMESTAMP_VARIABLE)
+        if passphrase is None and keys_file is None and VARIABLE not in os.environ:
+            passphrase = _typed_or_none("Passphrase of the timestamp key (nothing: the same)")
+        if passphrase is None:
             return others()
-        return _typed("Passphrase of the timestamp key (nothing: the same)", True) or others()
+        _warn(warning_about_length(passphrase))
+        return passphrase
+
+    return ask
+
+
+def of_new(file: Path | None, old: Passphrase) -> Passphrase:
+    """
+    Ask for the passphrase that keys are to have from now on.
+
+    :param old: it is taken where no other one is given.
+    """
+
+    @cache
+    def ask() -> bytes:
+        passphrase = (
+            _typed_or_none("New passphrase (nothing: the same)") if file is None else (_read(file))
+        )
+        if passphrase is None:
+            passphrase = old()
+        _warn(warning_about_length(passphrase))
+        return passphrase
 
     return ask
 
 
 def _given(file: Path | None, variable: str) -> bytes | None:
-    if file is not None:
-        return _first_line(file)
-    return os.environb.get(variable.encode())
+    return os.environb.get(variable.encode()) if file is None else _read(file)
 
 
-def _first_line(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.readline(_LONGEST).rstrip(b"\r\n")
-    except OSError as error:
-        raise KeyUnusable(f"The passphrase in {file} cannot be read: {error.strerror}.") from None
+def _read(file: Path) -> bytes:
+    _warn(warning_about_access(file))
+    return read_passphrase(file)
+
+
+def _typed_or_none(prompt: str) -> bytes | None:
+    """Ask at the terminal; None where there is none, and where nothing is typed."""
+    return (_typed(prompt, True) or None) if sys.stdin.isatty() else None
+
+
+def _warn(sentence: str | None) -> None:
+    if sentence is not None:
+        warn(f"opq-release: {sentence}")
 
 
 def _typed(prompt: str, twice: bool) -> bytes:

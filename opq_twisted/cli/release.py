@@ -12,15 +12,21 @@ from pathlib import Path
 from attrs import asdict
 from securesystemslib.signer import Key
 
-from opq_twisted.cli.passphrases import TIMESTAMP_VARIABLE, VARIABLE, of_keys, of_timestamp
-from opq_twisted.cli.program import Command, add_command, run, say
+from opq_twisted.cli.passphrases import (
+    TIMESTAMP_VARIABLE,
+    VARIABLE,
+    of_keys,
+    of_new,
+    of_timestamp,
+)
+from opq_twisted.cli.program import Command, add_command, run, say, warn
 from opq_twisted.errors import ReleaseFailed
 from opq_twisted.progress import ProgressBar
 from opq_twisted.release.ceremony import ROLES, Ceremony
 from opq_twisted.release.draft import Draft
 from opq_twisted.release.inspection import Inspection, inspect
 from opq_twisted.release.keyring import KeyRing, Passphrase
-from opq_twisted.release.keys import load_public
+from opq_twisted.release.keys import encrypt_anew, load, load_public
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
 from opq_twisted.release.trust import MAX_NOTES, STABLE, Offer
@@ -179,6 +185,19 @@ def rotate(options: argparse.Namespace) -> int:
     return _tell(ceremony, draft, done)
 
 
+def encrypt(options: argparse.Namespace) -> int:
+    """Encrypt key files anew, with another passphrase or the same."""
+    passphrase = of_keys(options.passphrase_file, False)
+    new = of_new(options.new_passphrase_file, passphrase)
+    # All of them are opened before one is written.
+    for path in options.key:
+        load(path, passphrase())
+    for path in options.key:
+        encrypt_anew(path, passphrase(), new())
+        say(f"{path} is encrypted anew. Do the same with its copies, or replace them by this file.")
+    return 0
+
+
 def status(options: argparse.Namespace) -> int:
     """Say how all of it is."""
     found = inspect(Repository(options.updates_dir), datetime.now(UTC))
@@ -246,7 +265,8 @@ def _show_draft(draft: Draft) -> None:
 
 
 def _ceremony(options: argparse.Namespace, makes_keys: bool = False) -> Ceremony:
-    ring = KeyRing(options.keys_dir, of_keys(options.passphrase_file, makes_keys))
+    passphrase = of_keys(options.passphrase_file, makes_keys)
+    ring = KeyRing(options.keys_dir, passphrase, lambda advice: warn(f"opq-release: {advice}"))
     return Ceremony(Repository(options.updates_dir), ring, lambda: datetime.now(UTC))
 
 
@@ -292,6 +312,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Command) -> argparse.ArgumentParser:
         sub = add_command(commands, name, command)
+        if command is not status:
+            sub.add_argument(
+                "--passphrase-file", type=Path, metavar="FILE", help="holds the passphrase"
+            )
+        if command is encrypt:
+            return sub
         sub.add_argument(
             "--updates-dir",
             type=Path,
@@ -306,9 +332,6 @@ def make_parser() -> argparse.ArgumentParser:
                 default=Path("opq-keys"),
                 metavar="DIR",
                 help="the folder with the keys (default: ./%(default)s)",
-            )
-            sub.add_argument(
-                "--passphrase-file", type=Path, metavar="FILE", help="holds the passphrase"
             )
         return sub
 
@@ -377,6 +400,14 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--append", type=Path, metavar="DRAFT", help="sign what another holder has begun"
         )
+    again = add("encrypt", encrypt)
+    again.add_argument("key", nargs="+", type=Path, metavar="KEY", help="the file of a private key")
+    again.add_argument(
+        "--new-passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the passphrase from now on (default: you are asked, or it stays the same)",
+    )
     add("status", status).add_argument("--json", action="store_true", help="for programs")
     return parser
 

@@ -8,9 +8,10 @@ from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot
 
-from opq_twisted import durable
+from opq_twisted import durable, files
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.release import keys
+from opq_twisted.release.trust import longest
 
 #: Where keys lie that no root names any more.
 RETIRED = "retired"
@@ -31,10 +32,16 @@ Passphrase = Callable[[], bytes]
 class KeyRing:
     """The keys in one folder; whoever has the folder and the passphrase can sign with them."""
 
-    def __init__(self, folder: Path, passphrase: Passphrase) -> None:
-        """:param passphrase: asked when the first key is opened or made."""
+    def __init__(
+        self, folder: Path, passphrase: Passphrase, advise: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """
+        :param passphrase: asked when the first key is opened or made.
+        :param advise: told what makes the file of a key safer that has been opened.
+        """
         self.folder = folder
         self.passphrase = passphrase
+        self._advise = advise
         self._opened: dict[Path, CryptoSigner] = {}
 
     def create(self, role: str, passphrase: Passphrase | None = None) -> Key:
@@ -88,6 +95,8 @@ class KeyRing:
             if signer.public_key.keyid != key.keyid:
                 raise KeyUnusable(f"{path} holds another key than its name says: put it right.")
             self._opened[path] = signer
+            if (advice := keys.advice(path)) is not None:
+                self._advise(advice)
         return self._opened[path]
 
     def enough(self, root: Root, role: str) -> list[CryptoSigner]:
@@ -159,7 +168,7 @@ class KeyRing:
         """
         path = self.folder / TRUSTED_ROOT
         try:
-            return Metadata[Root].from_bytes(path.read_bytes())
+            return Metadata[Root].from_bytes(files.read(path, longest("root.json")))
         except FileNotFoundError:
             return None
         except (OSError, RepositoryError):
@@ -203,8 +212,7 @@ class KeyRing:
         """
         path = self.folder / LAST_SNAPSHOT
         try:
-            with path.open("rb") as file:
-                last = int(file.read(_MAX_DIGITS))
+            last = int(files.read(path, _MAX_DIGITS))
         except FileNotFoundError:
             return
         except (OSError, ValueError):

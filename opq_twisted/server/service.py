@@ -10,6 +10,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
+from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted.errors import CannotStart, KeyUnusable
@@ -17,6 +18,7 @@ from opq_twisted.http.limits import Network
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.release import keys
+from opq_twisted.release.passphrase import read_passphrase, warning_about_access
 from opq_twisted.server.access_log import AccessLog
 from opq_twisted.server.catalog import Catalog, check_readable
 from opq_twisted.server.descriptors import make_room
@@ -35,8 +37,7 @@ _URL = re.compile(
 
 _LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
-#: Bytes of a passphrase's file that are read.
-_LONGEST_PASSPHRASE = 4096
+_log = Logger()
 
 
 def _number(
@@ -165,23 +166,24 @@ def _signer(options: Options) -> Signer | None:
         if options["timestamp-passphrase-file"] is not None:
             raise CannotStart("--timestamp-passphrase-file is of no use without --timestamp-key.")
         return None
+    path = Path(options["timestamp-key"])
     try:
-        return keys.load(Path(options["timestamp-key"]), _passphrase(options))
+        signer = keys.load(path, _passphrase(options))
+        advice = keys.advice(path)
     except KeyUnusable as error:
         raise CannotStart(
             f"{error} Look at --timestamp-key and --timestamp-passphrase-file."
         ) from None
+    if advice is not None:
+        _log.warn("{advice}", advice=advice)
+    return signer
 
 
 def _passphrase(options: Options) -> bytes | None:
-    path = options["timestamp-passphrase-file"]
-    if path is None:
+    if options["timestamp-passphrase-file"] is None:
         return os.environb.get(b"OPQ_TIMESTAMP_PASSPHRASE")
-    try:
-        with open(path, "rb") as file:
-            return file.read(_LONGEST_PASSPHRASE).rstrip(b"\r\n")
-    except OSError as error:
-        raise CannotStart(
-            f"Cannot read the passphrase in {path}: {error.strerror}. "
-            "Name another file with --timestamp-passphrase-file."
-        ) from None
+    path = Path(options["timestamp-passphrase-file"])
+    sentence = warning_about_access(path)
+    if sentence is not None:
+        _log.warn("{sentence}", sentence=sentence)
+    return read_passphrase(path)

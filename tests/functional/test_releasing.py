@@ -31,7 +31,8 @@ HOLDERS = ("anna", "ben", "carla")
 APART = ("One key only", "Two holders on two machines")
 
 # The page's own tools, with what is not the same here: the builder fetches no packages and is told
-# the versions of the page, openssl asks for no passphrase, and rsync copies to a folder.
+# the versions of the page, openssl asks for no passphrase, keys are made that can be opened in no
+# time, and rsync copies to a folder.
 BUILDER = """\
 #!/bin/sh
 built=$(ls | grep -c '^opq-box-update-' || :)
@@ -40,10 +41,18 @@ exec {python} {root}/build_update.py --no-wheels --version $((1547860803 + 86400
 OPENSSL = """\
 #!/bin/sh
 case $1 in
-    genpkey) set -- "$@" -pass env:OPQ_RELEASE_PASSPHRASE ;;
+    pkcs8) set -- "$@" -passout env:OPQ_RELEASE_PASSPHRASE ;;
     pkey) set -- "$@" -passin env:OPQ_RELEASE_PASSPHRASE ;;
 esac
 exec {openssl} "$@"
+"""
+RELEASE_TOOL = """\
+#!{python}
+import sys
+from opq_twisted.cli.release import main
+from opq_twisted.release import pkcs8
+pkcs8.COST = 1 << 4
+sys.exit(main())
 """
 RSYNC = """\
 #!{python}
@@ -80,6 +89,7 @@ class Place:
             each.mkdir(parents=True)
         self._tool(self.release / "build_update.py", BUILDER)
         self._tool(self.bin / "openssl", OPENSSL)
+        self._tool(self.bin / "opq-release", RELEASE_TOOL)
         self._tool(self.bin / "rsync", RSYNC)
 
     def _tool(self, path: Path, text: str) -> None:

@@ -55,6 +55,7 @@ class Keys:
     def make(self) -> None:
         """Hold the first ceremony."""
         self.updates.mkdir(parents=True)
+        self.passphrase.touch(mode=0o600)
         self.passphrase.write_text(f"{secrets.token_hex()}\n")
         self._release("init")
         shutil.copy(self.updates / "tuf" / "1.root.json", self.root)
