@@ -182,8 +182,9 @@ class LoadTests(KeysCase):
 
     def test_no_key(self) -> None:
         """Other files are told from keys."""
-        for data in (b"", b"?" * 100_000, b"-----BEGIN PRIVATE KEY-----\n?\n"):
+        for data in (b"", b"?" * 60_000, b"-----BEGIN PRIVATE KEY-----\n?\n"):
             self.refuses(self.write("key.pem", data), PASSPHRASE, "PKCS#8 PEM")
+        self.refuses(self.write("key.pem", b"?" * 100_000), PASSPHRASE, "more than 65536 bytes")
         self.refuses(self.folder / "none.pem", PASSPHRASE, "No such file")
         self.refuses(self.folder, PASSPHRASE, "Is a directory")
 
