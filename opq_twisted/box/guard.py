@@ -1,10 +1,11 @@
 """Tells a request that the owner meant from one that another page in the browser caused."""
 
 import ipaddress
-import socket
 from collections.abc import Iterable
 
 from twisted.web.server import Request
+
+from opq_twisted.box.host_names import is_own, normal
 
 #: The beginning of the `User-Agent` of every box's agent.
 AGENT = "opq-box-agent/"
@@ -19,8 +20,7 @@ class Guard:
 
     def __init__(self, hosts: Iterable[str]) -> None:
         """:param hosts: further names under which the box may be asked for."""
-        own = socket.gethostname().lower()
-        self._hosts = {"localhost", own, f"{own}.local", *(host.lower() for host in hosts)}
+        self._hosts = {_host_name(_in_ascii(host)) for host in hosts}
 
     def foreign_host(self, request: Request) -> str | None:
         """
@@ -30,10 +30,13 @@ class Guard:
         that the browser then sends gives it away.
         """
         host = _header(request, "Host")
-        if host is None or _is_address(_host_name(host)) or _host_name(host) in self._hosts:
+        if host is None:
+            return None
+        name = _host_name(host)
+        if _is_address(name) or name in self._hosts or is_own(name):
             return None
         return (
-            f"This box does not answer to the name {_host_name(host)[:100]!r}. Use its address, or "
+            f"This box does not answer to the name {name[:100]!r}. Use its address, or "
             'add the name to "hosts" under "updater" in its configuration.'
         )
 
@@ -81,7 +84,15 @@ def _host_name(host: str) -> str:
     """Take the port off a Host header (RFC 9110, section 7.2)."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower().rstrip(".")
+    return normal(host.partition(":")[0])
+
+
+def _in_ascii(host: str) -> str:
+    """Give a name as browsers send it (RFC 3490); one that cannot be a name stays as it is."""
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return host
 
 
 def _is_address(host: str) -> bool:
