@@ -10,11 +10,11 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.checker import Checker
+from opq_twisted.box.page_port import PagePort
 from opq_twisted.box.service import Options, makeService
 from opq_twisted.box.supervision import SignsOfLife
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import CannotStart
-from opq_twisted.http.listener import Listener
 
 
 class ServiceTests(SynchronousTestCase):
@@ -68,7 +68,7 @@ class ServiceTests(SynchronousTestCase):
         agent = self.make("--port", "0")
         assert isinstance(agent, MultiService)
         self.assertEqual(
-            [type(part) for part in agent.services], [Listener, Updater, Checker, SignsOfLife]
+            [type(part) for part in agent.services], [PagePort, Updater, Checker, SignsOfLife]
         )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives"})

@@ -7,7 +7,7 @@ import socket
 import threading
 
 from twisted.internet import reactor, tcp
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock, deferLater
@@ -120,6 +120,16 @@ class BoundsTests(SynchronousTestCase):
             self.assertEqual((transport.half_closed, transport.disconnecting), (True, False))
             self.connection.advance(5)
             self.assertTrue(transport.disconnected, "a client must not hold it open")
+
+    def test_address(self) -> None:
+        """An IPv4 client of an IPv6 socket has its own address, and an IPv6 one keeps its own."""
+        for host, expected in (
+            ("::ffff:192.168.0.7", IPv4Address("TCP", "192.168.0.7", 9)),
+            ("fe80::1%eth0", IPv6Address("TCP", "fe80::1%eth0", 9)),
+            ("2001:db8::1", IPv6Address("TCP", "2001:db8::1", 9)),
+        ):
+            connection = Connection(hello(), address=IPv6Address("TCP", host, 9))
+            self.assertEqual(connection.channel.getPeer(), expected)
 
     def test_good(self) -> None:
         """What is within the bounds is answered, to the last byte."""

@@ -1,17 +1,23 @@
 """A port is listened on, or the process ends with a sentence."""
 
+import errno
+import os
 import socket
+from typing import Any
 
-from twisted.application import strports
-from twisted.application.internet import StreamServerEndpointService
-from twisted.internet.endpoints import serverFromString
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactor
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from opq_twisted.errors import CannotStart
-from opq_twisted.http.listener import Listener
+from opq_twisted.http.every_address import EveryAddress
+from opq_twisted.http.listener import Listener, make_endpoint
 from opq_twisted.http.site import BoundedSite
+from tests.privileges import lacking
 from tests.test_resource import hello
 
 
@@ -43,29 +49,28 @@ class CannotStartTests(SynchronousTestCase):
 
     def test_too_high(self) -> None:
         """A number that is no TCP port is told so."""
-        listener = Listener("70000", site())
+        error = self.assertRaises(CannotStart, Listener, "70000", site())
+        self.assertIn("the highest TCP port is 65535", str(error))
+        listener = Listener("tcp:70000", site())
         self.assertRaises(CannotStart, listener.privilegedStartService)
+
+    def test_busy_number(self) -> None:
+        """A number is busy where somebody has that port on one address of either kind."""
+        for address in ("127.0.0.1", "::1"):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.create_server((address, 0), family=family) as taken:
+                listener = Listener(str(taken.getsockname()[1]), site())
+                error = self.assertRaises(CannotStart, listener.privilegedStartService)
+            self.assertIn(": Address already in use. Stop what listens there", str(error))
 
 
 class BacklogTests(SynchronousTestCase):
     """The kernel keeps a fleet's connections until they are accepted."""
 
-    def described(self, port: str) -> str:
-        """Say what Twisted is told to listen on."""
-        descriptions = []
-
-        def service(description: str, site: BoundedSite) -> StreamServerEndpointService:
-            descriptions.append(description)
-            return StreamServerEndpointService(serverFromString(MemoryReactor(), "tcp:1"), site)
-
-        self.patch(strports, "service", service)
-        Listener(port, site())
-        (description,) = descriptions
-        return description
-
-    def test_number(self) -> None:
-        """A port number is TCP, with a long queue."""
-        self.assertEqual(self.described("8151"), "tcp:8151:backlog=4096")
+    def backlog(self, port: str) -> int:
+        """Tell how many it keeps."""
+        length: int = make_endpoint(port)._backlog  # type: ignore[attr-defined]
+        return length
 
     def test_added(self) -> None:
         """A description that says nothing of the queue gets a long one."""
@@ -74,27 +79,57 @@ class BacklogTests(SynchronousTestCase):
             "tcp:port=8151",
             "tcp:8151:interface=127.0.0.1",
             r"tcp6:8151:interface=\:\:",
-            "ssl:443:privateKey=key.pem:certKey=cert.pem",
         ):
-            self.assertEqual(self.described(port), f"{port}:backlog=4096")
+            self.assertEqual(self.backlog(port), 4096, port)
 
     def test_given(self) -> None:
         """Who asks for a length gets it."""
         for port in (
             "tcp:8151:backlog=7",
             "tcp:8151:backlog=7:interface=127.0.0.1",
+            "tcp:8151:127.0.0.1:7",
             r"tcp6:8151:interface=\:\::backlog=7",
-            "ssl:443:backlog=7:privateKey=key.pem",
         ):
-            self.assertEqual(self.described(port), port)
+            self.assertEqual(self.backlog(port), 7, port)
 
     def test_others(self) -> None:
-        """What knows no queue, or has one already, is left as it is."""
-        for port in ("unix:/run/opq.sock", "systemd:domain=INET:index=0", "fd:3", "haproxy:tcp:80"):
-            self.assertEqual(self.described(port), port)
+        """What knows no queue is left as it is."""
+        self.assertIsInstance(make_endpoint("unix:/run/opq.sock"), UNIXServerEndpoint)
 
-    def test_understood(self) -> None:
-        """Twisted takes the description for what it is meant to be."""
-        for port in ("8151", "tcp:8151", "tcp6:8151"):
-            (service,) = Listener(port, site())
-            self.assertEqual(service.endpoint.endpoint._backlog, 4096)
+
+class EveryAddressTests(TestCase):
+    """A port number stands for all addresses of the machine."""
+
+    async def listen(self) -> IPv4Address | IPv6Address:
+        port: IListeningPort = await EveryAddress(reactor, 0).listen(Factory())
+        self.addCleanup(port.stopListening)
+        address = port.getHost()
+        assert isinstance(address, (IPv4Address, IPv6Address))
+        return address
+
+    async def test_both(self) -> None:
+        """Clients come by IPv6 and by IPv4."""
+        if not socket.has_dualstack_ipv6():
+            raise lacking("This machine has no IPv6.")
+        address = await self.listen()
+        for host in ("::1", "127.0.0.1"):
+            socket.create_connection((host, address.port), timeout=5).close()
+
+    async def test_without_ipv6(self) -> None:
+        """Where the kernel has no IPv6, they come by IPv4."""
+        self.patch(socket, "has_dualstack_ipv6", lambda: False)
+        address = await self.listen()
+        self.assertEqual(address.host, "0.0.0.0")
+        socket.create_connection(("127.0.0.1", address.port), timeout=5).close()
+
+    async def test_ipv6_without_addresses(self) -> None:
+        """So it is where the kernel knows IPv6, and gives it no address."""
+        create = socket.create_server
+
+        def refuse(address: tuple[str, int], **options: Any) -> socket.socket:
+            if options.get("family") == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+            return create(address, **options)
+
+        self.patch(socket, "create_server", refuse)
+        self.assertEqual((await self.listen()).host, "0.0.0.0")

@@ -26,6 +26,7 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal
 from opq_twisted.box.metadata import SignedMetadata
+from opq_twisted.box.page_port import PagePort, inherited_sockets
 from opq_twisted.box.password import Gate, PasswordHash
 from opq_twisted.box.policy import Policy
 from opq_twisted.box.processes import Programs
@@ -41,7 +42,6 @@ from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
 from opq_twisted.errors import CannotStart, ConfigInvalid
 from opq_twisted.http.limits import RESERVE, Limits, first_reserved, raise_descriptor_limit
-from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.release.trust import METADATA
 from opq_twisted.timers import use_monotonic_time
@@ -51,6 +51,7 @@ _CONNECTIONS = 256
 _CONNECTIONS_EACH = 64
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_ENVIRONMENT = Path("/proc/self/environ")
 
 _log = Logger()
 
@@ -118,7 +119,8 @@ def makeService(options: Options) -> IService:
     )
     agent = MultiService()
     for service in (
-        Listener(
+        PagePort(
+            reactor,
             options["port"],
             BoundedSite(
                 reactor,
@@ -133,6 +135,7 @@ def makeService(options: Options) -> IService:
                 ),
                 _limits(),
             ),
+            inherited_sockets(_ENVIRONMENT.read_bytes(), os.getpid()),
         ),
         updater,
         Checker(

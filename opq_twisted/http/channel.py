@@ -1,9 +1,11 @@
 """A client's connection, bounded in every size and every wait."""
 
+import ipaddress
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
@@ -83,7 +85,7 @@ class BoundedChannel(HTTPChannel):
     def getPeer(self) -> IAddress:
         """The client's address; it is asked for with each request, and stays what it is."""
         if self._peer is None:
-            self._peer = self.transport.getPeer()
+            self._peer = _without_mapping(self.transport.getPeer())
         return self._peer
 
     def getHost(self) -> IAddress:
@@ -264,3 +266,12 @@ class BoundedChannel(HTTPChannel):
         return ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
             self.transport
         )
+
+
+def _without_mapping(address: IAddress) -> IAddress:
+    """Give an IPv4 client of an IPv6 socket its own address (RFC 4291, section 2.5.5.2)."""
+    if isinstance(address, IPv6Address):
+        mapped = ipaddress.IPv6Address(address.host.partition("%")[0]).ipv4_mapped
+        if mapped is not None:
+            return IPv4Address(address.type, str(mapped), address.port)
+    return address

@@ -1,19 +1,21 @@
 """Listens for HTTP on a port, or says in a sentence why it cannot."""
 
+import os
 from contextlib import suppress
 
-from twisted.application import strports
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamServerEndpoint
 
 from opq_twisted.errors import CannotStart
 from opq_twisted.http.endpoint import RobustEndpoint
+from opq_twisted.http.every_address import BACKLOG, EveryAddress
 from opq_twisted.http.site import BoundedSite
 
-#: Connections that the kernel keeps until they are accepted; Twisted's 50 is soon full when a fleet
-#: comes back after a power cut.
-_BACKLOG = 4096
+_HIGHEST_PORT = 65535
 
 
 class Listener(MultiService):
@@ -28,14 +30,12 @@ class Listener(MultiService):
         """
         super().__init__()
         self._port = port
-        description = f"tcp:{port}" if port.isdecimal() else port
         try:
-            service = _service(description, site)
+            endpoint = make_endpoint(port)
         except Exception as error:  # whatever the parsers of endpoints, and OpenSSL, may raise
-            raise CannotStart(
-                f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
-                r"description such as tcp6:8151:interface=\:\:."
-            ) from None
+            raise no_such_port(port, error) from None
+        service = StreamServerEndpointService(RobustEndpoint(site.reactor, endpoint), site)
+        service._raiseSynchronously = True  # as `twisted.application.strports` does
         service.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
@@ -47,22 +47,46 @@ class Listener(MultiService):
         try:
             super().privilegedStartService()
         except (CannotListenError, OverflowError, OSError) as error:
-            reason = str(getattr(error, "socketError", error)).rstrip(".")
             raise CannotStart(
-                f"Cannot listen on port {self._port}: {reason}. "
+                f"Cannot listen on port {self._port}: {reason(error)}. "
                 "Stop what listens there, or choose another --port."
             ) from None
 
 
-def _service(description: str, site: BoundedSite) -> StreamServerEndpointService:
-    service = _twisted_service(description, site)
-    service.endpoint = RobustEndpoint(site.reactor, service.endpoint)
-    return service
+def make_endpoint(port: str) -> IStreamServerEndpoint:
+    """
+    Understand a port.
 
-
-def _twisted_service(description: str, site: BoundedSite) -> StreamServerEndpointService:
-    if description.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in description:
+    :param port: a TCP port number, which stands for all addresses of the machine, or an endpoint
+        description.
+    :raises Exception: whatever the parsers of endpoints, and OpenSSL, raise.
+    """
+    if port.isdecimal():
+        if int(port) > _HIGHEST_PORT:
+            raise ValueError(f"the highest TCP port is {_HIGHEST_PORT}")
+        return EveryAddress(reactor, int(port))
+    if port.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in port:
         # The description may say another by its place.
         with suppress(TypeError):
-            return strports.service(f"{description}:backlog={_BACKLOG}", site)
-    return strports.service(description, site)
+            return _from_description(f"{port}:backlog={BACKLOG}")
+    return _from_description(port)
+
+
+def _from_description(description: str) -> IStreamServerEndpoint:
+    endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    return endpoint
+
+
+def no_such_port(port: str, error: Exception) -> CannotStart:
+    """Say that a port is none, and what one looks like."""
+    return CannotStart(
+        f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
+        "description such as tcp:8151:interface=127.0.0.1."
+    )
+
+
+def reason(error: BaseException) -> str:
+    """Say why a port cannot be had, as the end of a sentence."""
+    cause = getattr(error, "socketError", error)
+    number = getattr(cause, "errno", None)
+    return os.strerror(number) if isinstance(number, int) else str(cause).rstrip(".")

@@ -93,6 +93,10 @@ UNTRIED = {
     'aws s3 cp "$name" "s3://BUCKET/update/$name" --content-type application/octet-stream '
     "--cache-control 'public, max-age=31536000, immutable'": "an account",
     "systemctl disable --now UNIT-OF-THE-OLDER-DAEMON": "an older box",
+    "systemctl daemon-reload": "a box with systemd",
+    "systemctl stop opq-box-agent": "a box with systemd",
+    "systemctl enable --now opq-box-agent.socket": "a box with systemd",
+    "systemctl start opq-box-agent": "a box with systemd",
 }
 
 #: The commands that are typed here, in a folder that stands for the machines of the pages.
@@ -145,6 +149,8 @@ TYPED = {
     "tar xf opq-box-update-1547860803.tar.bz2",
     "cd opq-box-update-1547860803",
     "python3 -I -m json.tool /etc/opq/opqbox_config.json",
+    "cp /opt/opq/current/box-configuration-daemon/systemd/opq-box-agent.socket "
+    "/etc/systemd/system/",
     "cd /home/opq",
     "opq-box adopt opq-box-update-1547860803.tar.bz2",
     "rm -r opq-box-update-*",
