@@ -141,6 +141,16 @@ class TypedTests(CommandCase):
         self.assertIn("opq-release withdraw", said)
         self.assertIn(f"0 % of the boxes, until their turn {OLD}", self.type("status", status=0))
 
+    def test_prune(self) -> None:
+        """It says which archives are signed no more, and where they still are."""
+        for version in (OLD, NEW):
+            self.type("publish", self.archive(version))
+        self.assertIn("no archive that can be taken out", self.type("prune"))
+        said = self.type("prune", "--keep", 0)
+        self.assertIn(f"  {name_of(OLD)}\n", said)
+        self.assertNotIn(name_of(NEW), said)
+        self.assertIn(f"1 of them are still in {self.updates}", said)
+
     def test_withdraw(self) -> None:
         """It says what boxes get now, and what unsigned boxes go on to get."""
         self.type("publish", self.archive(OLD))

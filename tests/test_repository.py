@@ -105,6 +105,31 @@ class PublishTests(HoldersCase):
         assert offer.rollout is not None
         self.assertNotIn(offer.rollout.salt, salts)
 
+    def test_superseded(self) -> None:
+        """Old metadata is removed, and never what boxes follow."""
+        self.publish(OLD)
+        self.serve()
+        announced = self.repository.numbers("snapshot")[-1]
+        for percent in range(1, 8):
+            self.publish(NEW, rollout=percent)
+        newest = [announced + number for number in range(3, 8)]
+        for role in ("snapshot", "targets"):
+            self.assertEqual(self.repository.numbers(role), [announced, *newest])
+        box = self.box()
+        self.assertEqual(box.version(), OLD)
+        self.serve()
+        self.assertEqual(box.version(), NEW)
+        self.publish(NEW)
+        self.assertEqual(self.repository.numbers("snapshot"), [*newest[1:], newest[-1] + 1])
+        self.assertEqual(self.repository.numbers("root"), [1])
+
+    def test_unknown_timestamp(self) -> None:
+        """While the timestamp cannot be read all metadata stays: boxes may follow any of it."""
+        (self.tuf / "timestamp.json").write_text("{")
+        for percent in range(1, 8):
+            self.publish(NEW, rollout=percent)
+        self.assertEqual(self.repository.numbers("snapshot"), list(range(1, 9)))
+
     def test_becomes_critical(self) -> None:
         """The same archive again, critical."""
         self.publish(NEW, rollout=10)

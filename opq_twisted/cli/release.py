@@ -27,6 +27,7 @@ from opq_twisted.release.draft import Draft
 from opq_twisted.release.inspection import Inspection, inspect
 from opq_twisted.release.keyring import KeyRing, Passphrase
 from opq_twisted.release.keys import encrypt_anew, load, load_public
+from opq_twisted.release.pruning import describe_crowding, prune
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
 from opq_twisted.release.trust import MAX_NOTES, STABLE, Offer
@@ -91,6 +92,9 @@ def publish_archive(options: argparse.Namespace) -> int:
     for sentence in _describe_terms(offer):
         say(sentence)
     say("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
+    crowding = describe_crowding(ceremony.repository)
+    if crowding is not None:
+        say(crowding)
     return 0
 
 
@@ -129,6 +133,23 @@ def _tell_unused(archive: str | None) -> None:
             "Boxes without a trusted root install the newest archive of the directory: so that "
             f"they do not get this one, move {archive} out of it, here and on the server."
         )
+
+
+def prune_archives(options: argparse.Namespace) -> int:
+    """Take old archives out of the targets, which boxes read at each release."""
+    pruned = prune(_ceremony(options), options.keep)
+    if not pruned.removed:
+        say("Targets and snapshot are signed anew; they name no archive that can be taken out.")
+        return 0
+    say("These archives are signed no more:")
+    for name in pruned.removed:
+        say(f"  {name}")
+    if pruned.still_there:
+        say(
+            f"{len(pruned.still_there)} of them are still in {options.updates_dir}. No box with a "
+            "trusted root is offered them: delete them there, on the server, and on its mirrors."
+        )
+    return 0
 
 
 def _read_notes(path: Path) -> str:
@@ -368,6 +389,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="VERSION",
         help="the earlier release; without it the one before the rollout that is under way",
+    )
+    add("prune", prune_archives).add_argument(
+        "--keep",
+        type=int,
+        default=5,
+        metavar="N",
+        help="the newest N archives stay, beside those to which a channel leads (default: 5)",
     )
     add("resign", resign)
     add("drop", drop).add_argument("channel", metavar="CHANNEL", help="the channel that ends")

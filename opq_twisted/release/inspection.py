@@ -10,6 +10,7 @@ from tuf.api.metadata import Root, Signed, Snapshot, Targets, Timestamp
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.name import UpdateName
+from opq_twisted.release.pruning import describe_crowding
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository, is_signed
 from opq_twisted.release.trust import Offer, read_offer
@@ -96,6 +97,8 @@ def inspect(repository: Repository, now: datetime) -> Inspection:
     if generation is not None:
         found.problems.extend(_server_needs(repository, generation, signed, now))
         _look_at_channels(repository, generation, found)
+        crowding = describe_crowding(repository)
+        found.problems.extend([] if crowding is None else [crowding])
     return found
 
 

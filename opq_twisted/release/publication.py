@@ -11,6 +11,7 @@ from tuf.api.metadata import TargetFile
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.progress import Progress
+from opq_twisted.release.pruning import drop_missing
 from opq_twisted.release.rehearsal import try_generations
 from opq_twisted.release.repository import Generation, Repository
 from opq_twisted.release.shelf import Shelved, examine, shelve
@@ -84,6 +85,7 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
             _add(targets, shelved, terms, before)
             previous = current.targets.signed.targets.get(terms.channel)
             _add_release_before(targets[terms.channel], previous, repository)
+            drop_missing(targets, repository)
             after = signing.sign(current.offering(targets))
             try_generations(current, after)
         signing.place(after)

@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ from opq_twisted.release.name import UpdateName
 from opq_twisted.release.trust import METADATA, Offer
 
 _NUMBERED = re.compile(r"([1-9][0-9]{0,14})\.(root|targets|snapshot)\.json", re.ASCII)
+#: How many snapshots and targets are kept, the newest ones.
+KEPT = 5
 #: Servers know no longer ones.
 _MOST = 10**15 - 1
 #: More numbers than interruptions can have used up since the last file that counts.
@@ -203,6 +205,35 @@ class Repository:
             if os.path.lexists(path):
                 raise ReleaseFailed(f"{path} is there already, and a number is never used twice.")
             durable.write(path, document.to_bytes(), _READABLE_BY_ALL)
+
+    def remove_superseded(self) -> None:
+        """
+        Remove old snapshots and targets, and keep the newest ones, and those that boxes follow.
+
+        A box that looks up the metadata meanwhile may still read the ones before. While it is not
+        known to what the timestamp leads, nothing is removed. Roots stay for ever.
+        """
+        with suppress(ReleaseFailed, OSError):
+            timestamp = self.timestamp()
+            snapshots = self.numbers(Snapshot.type)
+            kept = set(snapshots[-KEPT:])
+            if timestamp is not None:
+                kept.add(timestamp.signed.snapshot_meta.version)
+            targets = self.numbers(Targets.type)
+            used = set(targets[-KEPT:]) | {self._targets_of(number) for number in kept}
+            for role, numbers, needed in (
+                (Snapshot.type, snapshots, kept),
+                (Targets.type, targets, used),
+            ):
+                for number in numbers:
+                    if number not in needed:
+                        self._path(role, number).unlink(missing_ok=True)
+
+    def _targets_of(self, snapshot: int) -> int | None:
+        if not self._path(Snapshot.type, snapshot).exists():
+            return None
+        meta = self._read(Snapshot, snapshot)[0].signed.meta.get(_TARGETS_FILE)
+        return None if meta is None else meta.version
 
     def _path(self, role: str, number: int) -> Path:
         return self.folder / f"{number}.{role}.json"

@@ -103,6 +103,7 @@ class Signing:
         self.repository.place(generation.targets, generation.snapshot)
         # Not sooner: what is interrupted before was never seen, and is signed again.
         self.ring.remember(generation.snapshot.signed)
+        self.repository.remove_superseded()
 
     def roots(self) -> list[Metadata[Root]]:
         """

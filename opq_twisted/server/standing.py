@@ -21,6 +21,7 @@ from opq_twisted.server.generations import (
 )
 from opq_twisted.server.metadata import Document, Folder, Unusable
 from opq_twisted.server.reminders import Trouble
+from opq_twisted.server.superseded import remove_superseded
 from opq_twisted.server.timestamp import (
     make_timestamp,
     reason_to_sign,
@@ -181,6 +182,8 @@ def _keep(
                 signed += reason
     except Unusable as error:
         troubles.append(Trouble(str(error)))
+    if told.timestamp is not None and told.generation is not None:
+        remove_superseded(folder, told.generation, now)
     return Standing(told.documents or _parts(generation), tuple(troubles), signed=signed)
 
 
