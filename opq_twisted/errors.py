@@ -53,6 +53,10 @@ class ServerFailed(OpqError):
         self.retry_after = retry_after
 
 
+class NoWaiting(ServerFailed):
+    """The update server lets no box wait for a change."""
+
+
 class OlderCopy(ServerFailed):
     """The signed metadata is older than what the box has seen, as on a server that lags behind."""
 

@@ -46,7 +46,7 @@ from opq_twisted.box.transport import HttpClients, PlainAgent
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.urls import Url, read_url
-from opq_twisted.errors import DownloadFailed, ServerFailed
+from opq_twisted.errors import DownloadFailed, NoWaiting
 from opq_twisted.release.name import UpdateName
 from opq_twisted.release.trust import Offer
 
@@ -166,7 +166,7 @@ class WaitingServer(UpdateServer):
         assert self.waiting is None, "one request at a time"
         self.asked.append((known, wait))
         if self.older:
-            raise ServerFailed("It lets nobody wait.")
+            raise NoWaiting("It lets nobody wait.")
         self.waiting = Deferred()
         try:
             return await self.waiting

@@ -4,7 +4,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.announcements import Announcements
-from opq_twisted.errors import ServerFailed
+from opq_twisted.errors import NoWaiting, ServerFailed
 from tests.fakes import Network, Peer
 
 OLD, NEW = 'ETag: "1"', 'ETag: "2"'
@@ -19,7 +19,12 @@ class AnnouncementsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.network = Network()
         self.clock = self.network.clock
-        self.announcements = Announcements(self.clock, self.network.server)
+        self.chance = 0.5
+        self.announcements = self.another()
+
+    def another(self) -> Announcements:
+        """Make what the next run of the agent would have."""
+        return Announcements(self.clock, self.network.server, 30.0, lambda: self.chance)
 
     def wait(self, seconds: float = 1000.0) -> Deferred[bool]:
         return Deferred.fromCoroutine(self.announcements.wait(seconds))
@@ -34,9 +39,12 @@ class AnnouncementsTests(SynchronousTestCase):
 
     def know(self) -> None:
         """Let the box learn the tag."""
+        waiting = self.wait()
         peer = self.accept("Prefer: wait=300")
         self.assertNotIn("If-None-Match", peer.request)
         peer.answer("200 OK", OLD, "Content-Length: 1", body=b"1")
+        # Nobody knows whether the box has looked since that became the tag.
+        self.assertTrue(self.successResultOf(waiting))
 
     def assert_asks_no_more(self, waiting: Deferred[bool]) -> None:
         self.assertFalse(self.successResultOf(waiting))
@@ -45,8 +53,8 @@ class AnnouncementsTests(SynchronousTestCase):
 
     def test_another(self) -> None:
         """It learns the tag, waits as long as it may, and tells when there is another."""
-        waiting = self.wait()
         self.know()
+        waiting = self.wait()
         for wait in (300, 300, 300):
             peer = self.accept('If-None-Match: "1"', f"Prefer: wait={wait}")
             self.clock.advance(wait)
@@ -61,8 +69,8 @@ class AnnouncementsTests(SynchronousTestCase):
 
     def test_remembered(self) -> None:
         """What comes while nobody waits is told of as soon as somebody does."""
+        self.know()
         waiting = self.wait(50)
-        self.accept().answer("200 OK", OLD, "Content-Length: 1", body=b"1")
         self.accept('If-None-Match: "1"')
         self.clock.advance(50)
         self.failureResultOf(waiting, ServerFailed)
@@ -75,8 +83,8 @@ class AnnouncementsTests(SynchronousTestCase):
 
     def test_time_is_over(self) -> None:
         """It ends when its time is over, whatever the server does."""
+        self.know()
         waiting = self.wait(10.5)
-        self.accept("Prefer: wait=10").answer("200 OK", OLD, "Content-Length: 1", body=b"1")
         peer = self.accept("Prefer: wait=10")
         self.clock.advance(10)
         peer.answer(*IN_VAIN)
@@ -91,8 +99,8 @@ class AnnouncementsTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """A server that says at once that nothing has changed is asked no more."""
-        waiting = self.wait()
         self.know()
+        waiting = self.wait()
         peer = self.accept()
         self.clock.advance(9)
         peer.answer(*IN_VAIN)
@@ -100,15 +108,15 @@ class AnnouncementsTests(SynchronousTestCase):
 
     def test_ignores_conditions(self) -> None:
         """Nor is one that does not care what is known."""
-        waiting = self.wait()
         self.know()
+        waiting = self.wait()
         self.accept().answer("200 OK", OLD, "Content-Length: 1", body=b"1")
         self.assert_asks_no_more(waiting)
 
     def test_shorter_waits(self) -> None:
         """A server that does not let boxes wait for as long as they would is good enough."""
-        waiting = self.wait()
         self.know()
+        waiting = self.wait()
         for _ in range(10):
             peer = self.accept("Prefer: wait=300")
             self.clock.advance(60)
@@ -120,33 +128,103 @@ class AnnouncementsTests(SynchronousTestCase):
         """Whatever else it answers, it is not asked again."""
         for status, *headers in (
             ("404 Not Found", "Content-Length: 0"),
-            ("503 Service Unavailable", "Retry-After: 5", "Content-Length: 0"),
+            ("412 Precondition Failed", "Content-Length: 0"),
             ("304 Not Modified", OLD),
             ("200 OK", "Content-Length: 1"),
         ):
             for known in (False, True):
                 with self.subTest(status=status, known=known):
-                    self.announcements = Announcements(self.clock, self.network.server)
-                    waiting = self.wait()
+                    self.announcements = self.another()
                     if known:
                         self.know()
+                    waiting = self.wait()
                     self.accept().answer(status, *headers)
-                    self.failureResultOf(waiting, ServerFailed)
+                    self.failureResultOf(waiting, NoWaiting)
                     self.assertEqual(self.clock.tcpClients, [])
                     self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_broken(self) -> None:
-        """A connection that breaks is not made again."""
-        waiting = self.wait()
-        self.know()
-        self.accept().reset()
-        self.failureResultOf(waiting, ServerFailed)
+    def turn_away(self, peer: Peer, *answer: str) -> None:
+        """Let a request fail: with an answer, or with a broken connection."""
+        if answer:
+            peer.answer(*answer)
+        else:
+            peer.reset()
         self.assertEqual(self.clock.tcpClients, [])
+
+    def assert_asks_after(self, seconds: float) -> Peer:
+        """The next request is made after so many seconds, and not before."""
+        self.clock.advance(seconds - 0.5)
+        self.assertEqual(self.clock.tcpClients, [])
+        self.clock.advance(0.5)
+        return self.accept('If-None-Match: "1"')
+
+    def test_broken(self) -> None:
+        """After a connection that broke, or a busy server, it asks again, ever more rarely."""
+        for answer in (
+            (),
+            ("429 Too Many Requests", "Content-Length: 0"),
+            ("302 Found", "Location: /login", "Content-Length: 0"),
+            ("502 Bad Gateway", "Content-Length: 0"),
+            ("503 Service Unavailable", "Retry-After: 5", "Content-Length: 0"),
+        ):
+            with self.subTest(answer=answer):
+                self.announcements = self.another()
+                self.know()
+                waiting = self.wait(10_000)
+                peer = self.accept('If-None-Match: "1"')
+                for pause in (5, 10, 20, 40, 80, 160, 300, 300):
+                    self.turn_away(peer, *answer)
+                    peer = self.assert_asks_after(pause + 15)
+                # What goes well ends that.
+                self.clock.advance(300)
+                peer.answer(*IN_VAIN)
+                self.turn_away(self.accept('If-None-Match: "1"'))
+                peer = self.assert_asks_after(20)
+                peer.answer("200 OK", NEW, "Content-Length: 1", body=b"2")
+                self.assertTrue(self.successResultOf(waiting))
+
+    def test_back_spread_out(self) -> None:
+        """The boxes of a fleet come back one after the other."""
+        for chance, pause in ((0.0, 5), (0.25, 12.5), (0.75, 27.5)):
+            with self.subTest(chance=chance):
+                self.chance = chance
+                self.announcements = self.another()
+                self.know()
+                waiting = self.wait()
+                self.turn_away(self.accept())
+                self.assert_asks_after(pause)
+                waiting.cancel()
+                self.failureResultOf(waiting, CancelledError)
+
+    def test_retry_after(self) -> None:
+        """A busy server is not asked sooner than it wants to be."""
+        self.know()
+        waiting = self.wait()
+        busy = ("503 Service Unavailable", "Retry-After: 200", "Content-Length: 0")
+        self.turn_away(self.accept(), *busy)
+        self.turn_away(self.assert_asks_after(200), *busy[:1], "Retry-After: 900", busy[2])
+        # There is no time left for that.
+        self.assertEqual(self.failureResultOf(waiting, ServerFailed).value.retry_after, 900)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_gone(self) -> None:
+        """It ends with its time where the server does not come back."""
+        self.know()
+        waiting = self.wait(100)
+        peer = self.accept()
+        for pause in (5, 10):
+            peer.reset()
+            self.clock.advance(pause + 15)
+            peer = self.accept()
+        self.clock.advance(25)
+        peer.reset()
+        self.failureResultOf(waiting, ServerFailed)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
         """When it is cancelled the connection is closed."""
-        waiting = self.wait()
         self.know()
+        waiting = self.wait()
         peer = self.accept()
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
@@ -155,8 +233,8 @@ class AnnouncementsTests(SynchronousTestCase):
 
     def test_no_timer_near(self) -> None:
         """While it waits one timer is all there is, and far away."""
-        self.wait()
         self.know()
+        self.wait()
         self.accept()
         [timer] = self.clock.getDelayedCalls()
         self.assertEqual(timer.getTime() - self.clock.seconds(), 360)

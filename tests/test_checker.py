@@ -12,13 +12,14 @@ from opq_twisted.box.window import Window
 from opq_twisted.errors import (
     ClockBehind,
     InstallFailed,
+    NoWaiting,
     OlderCopy,
     ServerFailed,
     Stale,
     Untrusted,
 )
 from opq_twisted.release.trust import Offer, Rollout
-from tests.fakes import NEW, NEWER, OLD, Bench, WaitingServer, logged
+from tests.fakes import NEW, OLD, Bench, WaitingServer, logged
 from tests.zones import EUROPE, at, move_to
 
 HOUR = 3600.0
@@ -45,7 +46,7 @@ class CheckerCase(SynchronousTestCase):
             self.clock,
             self.bench.config,
             self.bench.updater,
-            Announcements(self.clock, self.server),
+            Announcements(self.clock, self.server, 30.0, lambda: self.chance),
             self.bench.board,
             lambda: self.chance,
             self.now,
@@ -201,7 +202,7 @@ class ScheduleTests(CheckerCase):
         self.assertEqual(self.looks(), 1)
         self.bench.steps.fail(ServerFailed("It is gone."))
         self.assertEqual(self.bench.status.stage, Stage.FAILED)
-        self.assert_looks_after(3600)
+        self.assert_looks_after(60)
 
 
 class StopTests(CheckerCase):
@@ -438,10 +439,10 @@ class WindowTests(CheckerCase):
 
 
 class WaitingCase(CheckerCase):
-    """A checker whose server lets boxes wait, and says when there is another version."""
+    """A checker whose server lets boxes wait, and says when there is something new."""
 
     #: Seconds until it waits, and from the moment that it is told until it looks.
-    SOON = 2 + 30 / 2
+    SOON = 30 / 2
 
     def setUp(self) -> None:
         self.start(waits=True)
@@ -450,11 +451,13 @@ class WaitingCase(CheckerCase):
         """Let the checker come to wait, which knows this tag then."""
         self.clock.advance(self.SOON)
         if self.server.asked[-1][0] is None:
-            self.server.answer(tag)
+            self.assert_told(tag)
+            self.bench.steps.succeed(OLD)
+            self.clock.advance(self.SOON)
         self.assertIsNotNone(self.server.waiting)
 
     def assert_told(self, tag: str = "new", after: float = SOON) -> None:
-        """The server tells of another version, and the checker looks soon after."""
+        """The server tells of something new, and the checker looks soon after."""
         self.server.answer(tag)
         self.assertIsNone(self.server.waiting)
         self.assert_looks_after(after)
@@ -469,78 +472,67 @@ class WaitingCase(CheckerCase):
 class WaitingTests(WaitingCase):
     """Between two looks it waits at the server."""
 
-    def test_asked(self) -> None:
-        """It learns the tag, and waits for another, for minutes and until its pause is over."""
+    def test_first_tag(self) -> None:
+        """The first tag makes it look: it may have looked before that became the tag."""
         self.clock.advance(self.SOON - 0.001)
         self.assertEqual(self.server.asked, [])
         self.clock.advance(0.001)
         self.assertEqual(self.server.asked, [(None, 300)])
-        self.server.answer("old")
-        for _ in range(5):
+        # A page asks in between, and the release that it misses is there when the tag comes.
+        self.bench.updater.look()
+        self.bench.steps.succeed(OLD)
+        self.assert_told("first")
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.bench.status.available, NEW)
+        self.clock.advance(self.SOON)
+        self.assertEqual(self.server.asked[1:], [("first", 300)])
+
+    def test_asked(self) -> None:
+        """It waits for another tag, for minutes and until its pause is over."""
+        self.wait()
+        for _ in range(11):
             self.assertEqual(self.server.asked[-1], ("old", 300))
             self.clock.advance(300)
             self.server.answer("old")
-        self.assertEqual(self.server.asked[-1], ("old", 1800 - 17 - 5 * 300))
-        self.assertEqual(self.looks(), 0)
-        self.clock.advance(1800 - 17 - 5 * 300)
+        self.assertEqual(self.server.asked[-1], ("old", 3600 - 15 - 11 * 300))
+        self.assertEqual(self.looks(), 1)
+        self.clock.advance(3600 - 15 - 11 * 300)
         self.server.answer("old")
         self.clock.advance(0)
-        self.assertEqual(self.looks(), 1)
-        self.assertEqual(len(self.server.asked), 7)
+        self.assertEqual(self.looks(), 2)
+        self.assertEqual(len(self.server.asked), 13)
 
     def test_told(self) -> None:
         """When there is another tag it looks soon, and not with all others at once."""
-        for chance, soon in ((0.0, 2.0), (0.5, 17.0)):
+        for chance, soon in ((0.0, 0.0), (0.1, 3.0), (0.5, 15.0)):
             with self.subTest(chance=chance):
                 self.start(chance, waits=True)
                 self.clock.advance(soon)
-                self.server.answer("old")
+                self.assert_told("old", after=soon)
+                self.bench.steps.succeed(OLD)
+                self.clock.advance(soon)
                 self.clock.advance(100)
                 self.assert_told(after=soon)
                 self.bench.steps.succeed(NEW)
                 self.assertEqual(self.bench.status.available, NEW)
 
-    def test_spread(self) -> None:
-        """A box that has a short spread is as quick as that."""
-        self.start(waits=True, spread=4)
-        self.clock.advance(4)
-        self.server.answer("old")
-        self.assert_told(after=4)
+    def test_short_spread(self) -> None:
+        """The boxes of a small fleet need no more than their spread."""
+        for spread, soon in ((10, 5), (0, 0)):
+            with self.subTest(spread=spread):
+                self.start(waits=True, spread=spread)
+                self.clock.advance(soon)
+                self.assert_told(after=soon)
 
-    def test_goes_on(self) -> None:
-        """After a look it waits again, and knows what it was told last."""
+    def test_nothing_new(self) -> None:
+        """When there is nothing new for this box it waits again."""
         self.wait()
+        self.clock.advance(3600 - 100)
         self.assert_told()
-        self.bench.steps.succeed(NEW)
+        self.bench.steps.succeed(OLD)
         self.wait()
+        self.assertEqual(self.looks(), 2)
         self.assertEqual(self.server.asked[-1], ("new", 300))
-        self.assert_told("newer")
-        self.bench.steps.succeed(NEWER)
-        self.assertEqual(self.bench.status.available, NEWER)
-
-    def test_told_late(self) -> None:
-        """What it was told shortly before a look puts that off no more."""
-        self.wait()
-        for _ in range(5):
-            self.clock.advance(300)
-            self.server.answer("old")
-        self.clock.advance(280)
-        self.assert_told(after=3)
-
-    def test_once_more(self) -> None:
-        """When there is nothing new yet, it looks once more, and waits again then."""
-        self.wait()
-        self.clock.advance(1800 - 100)
-        self.assert_told()
-        self.bench.steps.succeed(OLD)
-        self.wait()
-        self.assert_told("newer")
-        self.bench.steps.succeed(OLD)
-        self.assertIsNone(self.server.waiting)
-        self.assert_looks_after(30)
-        self.bench.steps.succeed(OLD)
-        self.wait()
-        self.assertEqual(self.looks(), 3)
 
     def test_installs(self) -> None:
         """A box that may installs at once what it is told of."""
@@ -559,27 +551,31 @@ class WaitingTests(WaitingCase):
         self.wait()
         self.assert_told()
         self.bench.steps.succeed(NEW)
-        self.assert_looks_after(3600 - 2 * 17 + 150)
+        self.assert_looks_after(3600 - 4 * 15 + 150)
 
     def test_busy(self) -> None:
-        """What it is told during an update waits for the next look after that."""
+        """What it is told during an update is looked at a minute after the update has ended."""
         self.wait()
         self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.looks(), 2)
         self.server.answer("new")
         self.clock.advance(self.SOON)
-        self.assertEqual(self.looks(), 1)
+        for _ in range(3):
+            self.clock.advance(60)
+            self.assertEqual(self.looks(), 2)
+        self.bench.steps.fail(ServerFailed("It is gone."))
+        self.assert_waits_no_more(60)
 
     def test_short_interval(self) -> None:
         """An interval may be shorter than a wait, or than what passes before it."""
         self.start(waits=True, check_every=100)
-        self.clock.advance(self.SOON)
-        self.assertEqual(self.server.asked, [(None, 33)])
-        self.server.answer("old")
-        self.assertEqual(self.server.asked[-1], ("old", 33))
-        self.clock.advance(33)
+        self.wait()
+        self.assertEqual(self.server.asked[-1], ("old", 85))
+        self.clock.advance(85)
         self.server.answer("old")
         self.clock.advance(0)
-        self.assertEqual(self.looks(), 1)
+        self.assertEqual(self.looks(), 2)
         for every in (1.0, 10.0):
             self.start(waits=True, check_every=every)
             for _ in range(5):
@@ -605,19 +601,19 @@ class WaitingTests(WaitingCase):
                 self.assertEqual(self.looks(), 0)
 
     def test_stopped_between(self) -> None:
-        """Nor does it look when it is stopped between the news and the look, or before another."""
+        """Nor does it look when it is stopped between the news and the look, or connect again."""
         self.wait()
         self.server.answer("new")
         self.checker.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.start(waits=True)
         self.wait()
-        self.assert_told()
-        self.bench.steps.succeed(None)
+        self.server.fail(ServerFailed("The connection broke."))
         self.checker.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(10 * HOUR)
         self.assertEqual(self.looks(), 1)
+        self.assertIsNone(self.server.waiting)
 
 
 class NotWaitingTests(WaitingCase):
@@ -632,33 +628,41 @@ class NotWaitingTests(WaitingCase):
             self.assert_waits_no_more((1800 if number == 1 else 3600) - self.SOON)
             self.bench.steps.succeed(OLD)
 
-    def test_failure(self) -> None:
-        """Where waiting fails it sleeps, looks as it would have, and waits again then."""
+    def test_older_again(self) -> None:
+        """Nor is one asked again that has let boxes wait before."""
         self.wait()
-        self.clock.advance(83)
-        self.server.fail(ServerFailed("The connection broke."))
-        self.assert_waits_no_more(1800 - 100)
+        self.clock.advance(85)
+        self.server.fail(NoWaiting("It lets nobody wait any more."))
+        self.assert_waits_no_more(3600 - 100)
         self.bench.steps.succeed(OLD)
         self.wait()
+
+    def test_restart(self) -> None:
+        """A server that was restarted has the box back soon, which is told of what came since."""
+        self.wait()
+        self.clock.advance(85)
+        self.server.fail(ServerFailed("The connection broke."))
+        self.clock.advance(19.999)
+        self.assertIsNone(self.server.waiting)
+        self.clock.advance(0.001)
+        self.assertEqual(self.server.asked[-1], ("old", 300))
+        self.assert_told()
 
     def test_no_failed_look(self) -> None:
         """That is no failed look."""
         said = logged(self)
         self.wait()
+        shown = self.bench.status
         self.server.fail(ServerFailed("The connection broke."))
-        self.assertEqual(self.bench.status.message, "")
-        self.assertIsNone(self.bench.status.last_check)
-        self.assert_waits_no_more(1800 - 17)
-        self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.assert_waits_no_more(15)
-        self.assertEqual(said, ["The connection broke.", "Nobody is there."])
+        self.assertEqual(self.bench.status, shown)
+        self.assertEqual(said[-1], "The connection broke.")
 
     def test_unforeseen(self) -> None:
         """What nobody foresaw is logged, and ends nothing."""
         self.wait()
         self.server.fail(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assert_waits_no_more(1800 - 17)
+        self.assert_waits_no_more(3600 - 15)
 
     def test_after_a_failure(self) -> None:
         """After a look that failed it does not wait at the server, but backs off."""
@@ -683,7 +687,7 @@ class NotWaitingTests(WaitingCase):
 
     def test_retry_after(self) -> None:
         """A server that refuses waiting for a time is left alone for it."""
-        for asked, pause in ((7.0, 1783), (5000.0, 5000), (10**9, 24 * 3600)):
+        for asked, pause in ((3700.0, 3700), (5000.0, 5000), (10**9, 24 * 3600)):
             with self.subTest(asked=asked):
                 self.start(waits=True)
                 self.wait()
@@ -697,46 +701,35 @@ class NotWaitingTests(WaitingCase):
         self.wait()
         self.clock.advance(9)
         self.server.answer("old")
-        self.assert_waits_no_more(1800 - 17 - 9)
+        self.assert_waits_no_more(3600 - 15 - 9)
+
+    def tell(self, number: int) -> None:
+        """Let the server tell of something, as another tag."""
+        self.assert_told(str(number))
 
     def test_often_another(self) -> None:
         """One that always has another tag brings about a few looks, and no more."""
         self.wait("0")
-        for number in range(1, 4):
-            self.assert_told(str(number))
-            self.bench.steps.succeed(OLD + number)
-            if number < 3:
+        for number in range(1, 6):
+            self.tell(number)
+            self.bench.steps.succeed(None)
+            if number < 5:
                 self.wait()
         self.assert_waits_no_more(3600)
         self.bench.steps.succeed(OLD)
         # From then on it counts anew.
         self.wait()
-        self.assert_told("4")
-
-    def test_often_nothing(self) -> None:
-        """So it is when there is never anything new."""
-        self.wait("0")
-        before = self.clock.seconds()
-        for number in range(1, 4):
-            self.assert_told(str(number))
-            self.bench.steps.succeed(None)
-            self.assert_looks_after(30)
-            self.bench.steps.succeed(None)
-            if number < 3:
-                self.wait()
-        self.assert_waits_no_more(3600)
-        self.assertEqual(self.looks(), 7)
-        self.assertGreater(self.clock.seconds(), before + HOUR)
+        self.tell(6)
 
     def test_often_failing(self) -> None:
         """Nor does a server get round that by failing in between."""
         self.wait("0")
-        for number in range(1, 4):
-            self.assert_told(str(number))
+        for number in range(1, 6):
+            self.tell(number)
             self.bench.steps.fail(ServerFailed("Not now."))
             self.assert_waits_no_more(15)
             self.bench.steps.succeed(OLD + number)
-            if number < 3:
+            if number < 5:
                 self.wait()
         self.assert_waits_no_more(3600)
         self.bench.steps.succeed(OLD)

@@ -133,6 +133,21 @@ class EventTests(TimestamperTestCase):
         self.assertEqual(self.timestamper.signed, 1)
         self.assertFalse(self.timestamper.problem)
 
+    def test_observers(self) -> None:
+        """After each look, and only then, whoever wants to know is told how the metadata is."""
+        self.signed.init().publish(1)
+        self.start()
+        seen: list[Standing] = []
+        self.timestamper.observers.append(seen.append)
+        self.signed.publish(2)
+        self.kernel_reports()
+        # The server's own writing leads to another look.
+        self.assertEqual([each.signed is None for each in seen], [False, True])
+        self.assertIs(seen[-1], self.timestamper.standing)
+        self.failure = OSError(5, "Input/output error")
+        self.reactor.advance(HEARTBEAT)
+        self.assertEqual(len(seen), 2)
+
     def test_new_snapshot(self) -> None:
         """A snapshot that appears is announced, without any time passing."""
         self.signed.init().publish(1)

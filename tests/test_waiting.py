@@ -1,6 +1,8 @@
 """Boxes wait for another version, are answered when it comes, and cost nothing after that."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,13 +13,20 @@ from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.metadata import Folder
 from opq_twisted.server.resources import Version, tree
+from opq_twisted.server.standing import attend
 from opq_twisted.server.waiting import preferred_wait
 from tests.archives import make_archive
 from tests.exchange import Answer, Connection, Turns, parse_all
+from tests.signed import DAY, Signed, channel
 from tests.test_catalog import name_of
 
-WAIT = ('If-None-Match: "1"', "Prefer: wait=60")
+NOW = 1_700_000_000
+
+ANY = ("Prefer: wait=60",)
+
+WAIT = ('If-None-Match: "1"', *ANY)
 
 
 class WaitingTests(SynchronousTestCase):
@@ -194,6 +203,212 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(
             [connection.answer().body for connection in fleet], [b"2"] * 100 + [b"3"] * 50
         )
+
+
+class AnnouncedTests(SynchronousTestCase):
+    """`/version` of a directory with signed metadata, which is looked at as the server does."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.signed = Signed(self.directory, NOW).init()
+        self.number = 0
+        self.now = NOW
+        self.offer(1)
+        self.publish(stable=1)
+        self.start()
+
+    def start(self) -> None:
+        """Start a server, which has not looked at the metadata yet."""
+        self.catalog = Catalog(self.directory)
+        self.clock = Turns()
+        self.version = Version(self.clock, self.catalog, await_metadata=True)
+        self.root = tree(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.catalog.rescan()
+
+    def offer(self, version: int) -> None:
+        make_archive(self.directory / name_of(version), version)
+
+    def publish(self, custom: dict[str, Any] | None = None, **channels: int) -> None:
+        """Sign that each channel has this version."""
+        self.number += 1
+        targets = {
+            name: channel(self.directory / name_of(version), custom)
+            for name, version in channels.items()
+        }
+        self.signed.targets(self.number, targets)
+        self.signed.snapshot(self.number, self.number)
+
+    def look(self, key: bool = True) -> None:
+        """Let the server look at archives and metadata."""
+        self.catalog.rescan()
+        signer = self.signed.keys["timestamp"] if key else None
+        folder = Folder(self.directory)
+        self.version.metadata_changed(attend(folder, self.catalog.snapshot, signer, self.now))
+        self.clock.pump([Turns.TURN] * 2)
+
+    def ask(self, *headers: str) -> Connection:
+        connection = Connection(self.root, BoundedSite(self.clock, self.root))
+        connection.send("GET", "/version", *headers)
+        return connection
+
+    def tag(self) -> str:
+        """The entity tag now."""
+        self.look()
+        answer = self.ask("Prefer: wait=60").answer()
+        self.assertEqual((answer.status, answer.body.isdigit()), (200, True))
+        return answer.headers["ETag"] or ""
+
+    def wait(self, tag: str | None = None) -> Connection:
+        """Wait for another tag."""
+        connection = self.ask(f"If-None-Match: {tag or self.tag()}", "Prefer: wait=60")
+        self.assert_waits(connection)
+        return connection
+
+    def assert_waits(self, connection: Connection) -> None:
+        self.assertEqual(connection.transport.value(), b"")
+        self.assertEqual(len(self.version.waiting), 1)
+
+    def assert_told(self, connection: Connection, body: bytes) -> None:
+        """It was answered, with another tag; who waits with that one waits."""
+        answer = connection.answer()
+        self.assertEqual((answer.status, answer.body), (200, body))
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
+        self.assertEqual(answer.headers["ETag"], self.tag())
+        self.wait().lose()
+
+    def test_release(self) -> None:
+        """A box is told of a release when it is announced, and not when its archive arrives."""
+        connection = self.wait()
+        self.offer(2)
+        self.look()
+        self.assert_waits(connection)
+        self.publish(stable=2)
+        self.assert_waits(connection)
+        self.look()
+        self.assert_told(connection, b"2")
+
+    def test_archive_comes_last(self) -> None:
+        """Nor when metadata is there whose archive is not."""
+        connection = self.wait()
+        self.offer(2)
+        self.publish(stable=2)
+        (self.directory / name_of(2)).rename(self.directory / "on-its-way")
+        self.look()
+        self.assert_waits(connection)
+        (self.directory / "on-its-way").rename(self.directory / name_of(2))
+        self.look()
+        self.assert_told(connection, b"2")
+
+    def test_what_matters(self) -> None:
+        """Promotion, a grown rollout, priority, withdrawal: all that boxes can act on is told."""
+        self.offer(2)
+        self.publish(beta=2, stable=1)
+        rollouts = [{"rollout": {"percent": percent, "salt": "x"}} for percent in (0, 1, 50)]
+        changes: tuple[tuple[dict[str, Any], dict[str, int]], ...] = (
+            *((custom, {"beta": 2, "stable": 2}) for custom in rollouts),
+            ({}, {"beta": 2, "stable": 2}),
+            ({"critical": True}, {"beta": 2, "stable": 2}),
+            ({"allow_downgrade": True}, {"beta": 2, "stable": 1}),
+            ({}, {"stable": 1}),
+            ({}, {}),
+        )
+        for custom, channels in changes:
+            with self.subTest(custom=custom, channels=channels):
+                connection = self.wait()
+                self.publish(custom, **channels)
+                self.look()
+                self.assert_told(connection, b"2")
+
+    def test_signed_anew(self) -> None:
+        """What is only signed anew wakes nobody, neither a timestamp nor what it leads to."""
+        connection = self.wait()
+        self.now += 5 * DAY
+        before = (self.directory / "tuf" / "timestamp.json").read_bytes()
+        self.look()
+        self.assertNotEqual((self.directory / "tuf" / "timestamp.json").read_bytes(), before)
+        self.publish(stable=1)
+        self.look()
+        self.signed.rotate("snapshot", 2)
+        self.publish(stable=1)
+        self.look()
+        self.assert_waits(connection)
+
+    def test_unannounced_archives(self) -> None:
+        """Archives that nobody announces wake no box that asks anew meanwhile either."""
+        tag = self.tag()
+        self.offer(2)
+        self.look()
+        connection = self.wait(tag)
+        self.clock.advance(60)
+        connection.site.sweep()
+        self.assertEqual(connection.answer().status, 304)
+        # Whoever does not wait gets the newest archive, under a tag of its own.
+        answer = self.ask(f"If-None-Match: {tag}").answer()
+        self.assertEqual((answer.status, answer.body), (200, b"2"))
+        self.assertNotEqual(answer.headers["ETag"], tag)
+
+    def test_restart(self) -> None:
+        """A server that was restarted knows what boxes know, once it has looked."""
+        tag = self.tag()
+        self.start()
+        connection, fresh = self.ask(f"If-None-Match: {tag}", "Prefer: wait=60"), self.ask(*ANY)
+        self.assertEqual(len(self.version.waiting), 2)
+        self.look()
+        self.assert_waits(connection)
+        self.assertEqual(fresh.answer().headers["ETag"], tag)
+        self.start()
+        connection = self.ask('If-None-Match: "1-another"', "Prefer: wait=60")
+        self.assert_waits(connection)
+        self.look()
+        self.assert_told(connection, b"1")
+
+    def test_never_looked(self) -> None:
+        """A wait ends in time, also while the metadata cannot be looked at."""
+        connection = self.ask(f"If-None-Match: {self.tag()}", "Prefer: wait=60")
+        self.start()
+        connection = self.ask('If-None-Match: "1"', "Prefer: wait=60")
+        self.clock.advance(60)
+        connection.site.sweep()
+        self.assertEqual(connection.answer().status, 304)
+        self.assertEqual(self.ask().answer().body, b"1")
+
+    def test_unusable(self) -> None:
+        """Metadata that boxes cannot follow for a while is no news, nor that it is back."""
+        connection = self.wait()
+        timestamp = self.directory / "tuf" / "timestamp.json"
+        whole = timestamp.read_bytes()
+        for content in (b"", b"{}"):
+            timestamp.write_bytes(content)
+            self.look(key=False)
+            self.assert_waits(connection)
+        timestamp.write_bytes(whole)
+        self.look(key=False)
+        self.assert_waits(connection)
+
+    def test_copies(self) -> None:
+        """Servers that follow one signer have the same tags."""
+        tag = self.tag()
+        copy = Path(self.mktemp()).absolute()
+        shutil.copytree(self.directory, copy)
+        self.directory = copy
+        self.start()
+        self.look(key=False)
+        self.assertEqual(self.ask(*ANY).answer().headers["ETag"], tag)
+
+    def test_first_metadata(self) -> None:
+        """So it is told when a directory gets its first metadata, or loses it."""
+        folder = self.directory / "tuf"
+        folder.rename(self.directory / "away")
+        self.start()
+        connection = self.wait()
+        (self.directory / "away").rename(folder)
+        self.look()
+        self.assert_told(connection, b"1")
+        connection = self.wait()
+        folder.rename(self.directory / "away")
+        self.look()
+        self.assertEqual(connection.answer().headers["ETag"], '"1"')
 
 
 class PreferTests(SynchronousTestCase):

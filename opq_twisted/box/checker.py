@@ -25,19 +25,16 @@ _UNTIL_CLOCK = 30.0
 #: one; the pauses after failures make it longer when that goes on.
 _UNTIL_COPIED = 60.0
 
-#: Seconds that a server has to make a release ready of which it tells.
-_SETTLING = 2.0
+#: Seconds, more or less, until it looks when an update was under way at the time.
+_UNTIL_AT_REST = 60.0
 
 #: Seconds over which the boxes of a fleet spread what all would do now, or their `spread` if that
 #: is less.
-_SOON = 30.0
-
-#: Seconds, more or less, until it looks once more when what it was told of is not there yet.
-_ONCE_MORE = 30.0
+SOON = 30.0
 
 #: A server that has brought about so many looks is not waited at until the next scheduled one,
 #: whatever it says.
-_MOST_TOLD = 3
+_MOST_TOLD = 6
 
 
 class Checker(Service):
@@ -97,22 +94,13 @@ class Checker(Service):
         try:
             # Whatever a cancelled request fails with, a stopped service looks no more.
             while self.running:
-                told = await self._pause(pause)
-                before = self._board.current.available
+                await self._pause(pause)
                 pause = await self._look()
-                if told and self._well and self._board.current.available == before:
-                    # An archive is told of as soon as it is there: its metadata may come later.
-                    await self._sleep(min(pause, _ONCE_MORE * (0.5 + self._random())))
-                    pause = await self._look()
         except CancelledError:
             return
 
-    async def _pause(self, seconds: float) -> bool:
-        """
-        Let a pause pass, which ends soon after the server has told of another release.
-
-        :returns: whether it has.
-        """
+    async def _pause(self, seconds: float) -> None:
+        """Let a pause pass, which ends soon after the server has told of something new."""
         due = self._clock.seconds() + seconds
         self._board.publish(next_check=self._now() + seconds)
         told, asked_for = False, 0.0
@@ -133,24 +121,21 @@ class Checker(Service):
             # A pause after a failure is short: to fail now and then must not buy a server more.
             self._told = 0
         left = due - self._clock.seconds()
-        await self._sleep(min(left, self._soon()) if told else max(left, asked_for))
-        return told
-
-    async def _sleep(self, seconds: float) -> None:
-        """Let so many seconds pass until the next look."""
+        seconds = min(left, self._soon()) if told else max(left, asked_for)
         self._board.publish(next_check=self._now() + seconds)
         await deferLater(self._clock, max(0.0, seconds))
 
     def _soon(self) -> float:
         """Seconds after which a box asks that others may be about to ask as well."""
-        return _SETTLING + min(self._config.spread, _SOON) * self._random()
+        return min(self._config.spread, SOON) * self._random()
 
     async def _look(self) -> float:
         """Look once; returns the seconds until the next look."""
         every = self._config.check_every
-        if not self._board.current.stage.at_rest:
-            return every
         self._well = False
+        if not self._board.current.stage.at_rest:
+            # What the server has told of meanwhile must not wait for the next scheduled look.
+            return min(every, _UNTIL_AT_REST * (0.5 + self._random()))
         try:
             await self._updater.look()
         except CancelledError:

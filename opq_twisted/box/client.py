@@ -1,6 +1,7 @@
 """What the update server says (treq)."""
 
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import NoReturn
 
 from hyperlink import EncodedURL
@@ -8,7 +9,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.http import GONE, NOT_FOUND, NOT_MODIFIED, OK
+from twisted.web.http import GONE, INTERNAL_SERVER_ERROR, NOT_FOUND, NOT_MODIFIED, OK
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
@@ -18,7 +19,7 @@ from opq_twisted.box.reasons import reason_of
 from opq_twisted.box.redirects import REDIRECTS
 from opq_twisted.box.transport import HttpClients
 from opq_twisted.box.tunnel import ProxyFailed
-from opq_twisted.errors import DownloadFailed, OpqError, ServerFailed
+from opq_twisted.errors import DownloadFailed, NoWaiting, OpqError, ServerFailed
 from opq_twisted.release.name import UpdateName, parse_version
 
 #: Seconds until the headers of an answer are there.
@@ -68,20 +69,23 @@ class UpdateServer:
         :param known: the one known already: the answer comes when there is another.
         :param wait: seconds that the server is to wait for another at most.
         :param patience: seconds that its answer is waited for.
-        :raises ServerFailed: when the server cannot be reached, has no entity tag, or lets nobody
-            wait.
+        :raises NoWaiting: when the server has no entity tag, or lets nobody wait.
+        :raises ServerFailed: when it cannot be reached, or does not answer now.
         """
         url = f"{self.endpoint}/version"
         headers = {"Prefer": f"wait={wait}", **({} if known is None else {"If-None-Match": known})}
         response = await self.get(url, headers, patience)
         hang_up(self._clock, response)
         if response.code not in (OK, NOT_MODIFIED):
-            raise refused(response, url)
+            error = refused(response, url)
+            if is_passing(response):
+                raise error
+            raise NoWaiting(str(error), error.retry_after)
         tag = known if has_waited(response) else None
         if response.code == OK:
             tag = strong_etag(response)
         if tag is None:
-            raise ServerFailed(f"The update server lets nobody wait until {url} changes.")
+            raise NoWaiting(f"The update server lets nobody wait until {url} changes.")
         return tag
 
     async def read(self, url: str, limit: int) -> bytes | None:
@@ -174,6 +178,14 @@ def refused(response: IResponse, url: str) -> ServerFailed:
         )
     return ServerFailed(
         f"The update server answers {response.code} when asked for {url}.", retry_after(response)
+    )
+
+
+def is_passing(response: IResponse) -> bool:
+    """Whether a busy server, or a network that wants a login, answers for the time being."""
+    code: int = response.code
+    return (
+        code in REDIRECTS or code == HTTPStatus.TOO_MANY_REQUESTS or code >= INTERNAL_SERVER_ERROR
     )
 
 

@@ -14,7 +14,7 @@ from twisted.python import usage
 from opq_twisted import __version__
 from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.archives import Archives
-from opq_twisted.box.checker import Checker
+from opq_twisted.box.checker import SOON, Checker
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.clock import ClockFloor, kernel_is_synchronised
 from opq_twisted.box.config import BoxConfig, read_config
@@ -142,7 +142,7 @@ def makeService(options: Options) -> IService:
             reactor,
             config.updater,
             updater,
-            Announcements(reactor, server),
+            Announcements(reactor, server, min(config.updater.spread, SOON), random.random),
             board,
             random.random,
             time.time,

@@ -1,6 +1,7 @@
 """Conditional requests, as RFC 9110 section 13 has them."""
 
 import re
+from collections.abc import Sequence
 
 from twisted.web.http import NOT_MODIFIED, PRECONDITION_FAILED, stringToDatetime
 from twisted.web.server import Request
@@ -32,6 +33,12 @@ def evaluate(request: Request, etag: bytes, modified: int | None = None) -> int 
         if since is not None and modified <= since:
             return NOT_MODIFIED
     return None
+
+
+def tags_known(request: Request) -> Sequence[bytes]:
+    """Read the entity tags of `If-None-Match`, quotes included (RFC 9110, section 13.1.2)."""
+    header = _header(request, b"If-None-Match") or b""
+    return [tag for _, tag in _ENTITY_TAG.findall(header)]
 
 
 def range_applies(request: Request, etag: bytes, modified: int, now: float) -> bool:

@@ -27,7 +27,7 @@ from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.listing_page import ListingPage
 from opq_twisted.server.metadata_resource import MetadataFiles
-from opq_twisted.server.preconditions import evaluate
+from opq_twisted.server.preconditions import evaluate, tags_known
 from opq_twisted.server.standing import Standing
 from opq_twisted.server.waiting import WaitingBoxes, preferred_wait
 
@@ -43,6 +43,12 @@ _NO_UPDATE = Reply.sentence(
     NOT_FOUND,
     "There is no update yet. Put an opq-box-update-VERSION.tar.bz2 into the updates directory.",
 )
+
+#: What boxes that wait are answered when the metadata was not read in all that time.
+_NOT_KNOWN_YET = Reply.of(NOT_MODIFIED)
+
+#: Stands for the digest of the channels while no timestamp announces any.
+_NOTHING_ANNOUNCED = "0"
 
 _T = TypeVar("_T")
 
@@ -153,49 +159,89 @@ class Listing(PlainResource):
 
 
 class Version(PlainResource):
-    """`/version`: the newest version, digits only, now or when it changes."""
+    """
+    `/version`: the newest version, digits only, now or when boxes have something new to act on.
 
-    def __init__(self, clock: IReactorTime, catalog: Catalog) -> None:
+    In a directory without signed metadata that is another newest version. In one with signed
+    metadata it is other channels in the set that the timestamp announces: another release for one
+    of them, or another rollout of it. An archive that only lies there, and a timestamp that was
+    signed anew, are nothing to act on.
+    """
+
+    def __init__(self, clock: IReactorTime, catalog: Catalog, await_metadata: bool = False) -> None:
+        """
+        Answer from the catalog.
+
+        :param await_metadata: whether boxes that would wait get no answer before the first
+            `metadata_changed`. After a restart they would take the missing metadata for a change.
+        """
         super().__init__()
-        self._answers = PerSnapshot(catalog, _version_answers)
-        self._announced: int | None = None
-        #: The boxes that wait for another version.
-        self.waiting = WaitingBoxes(clock, self._answer)
+        self._answers = PerSnapshot(catalog, self._make_answers)
+        self._newest: int | None = None
+        #: The digest of the announced channels; empty where nothing is signed, None until that is
+        #: known.
+        self._announced: str | None = None if await_metadata else ""
+        #: The boxes that wait for something new.
+        self.waiting = WaitingBoxes(clock, self._answer_to_waiting)
         catalog.observers.append(self._catalog_changed)
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
-        """Say the newest version; to who knows it, when there is another or the wait is over."""
-        reply = self._answer(request)
-        if reply.code == NOT_MODIFIED:
-            seconds = preferred_wait(request)
-            if seconds:
-                self.waiting.add(request, seconds)
-                return NOT_DONE_YET
-        return reply
+        """Say the newest version; to who knows it, when something is new or the wait is over."""
+        seconds = preferred_wait(request)
+        if not seconds:
+            return self._answer(request)
+        reply = self._answer_to_waiting(request)
+        if reply.code != NOT_MODIFIED:
+            return reply
+        self.waiting.add(request, seconds)
+        return NOT_DONE_YET
+
+    def metadata_changed(self, standing: Standing) -> None:
+        """Answer those that wait, if other channels are announced now."""
+        if standing.present:
+            # While the timestamp is not usable, boxes act on the channels that they have seen.
+            announced = standing.announced or self._announced or _NOTHING_ANNOUNCED
+        else:
+            announced = ""
+        if announced != self._announced:
+            self._announced = announced
+            self._answers.forget()
+            self.waiting.wake()
 
     def _answer(self, request: BoundedRequest) -> Reply:
         etag, replies = self._answers.get()
         return replies[evaluate(request, etag)] if etag else _NO_UPDATE
 
+    def _answer_to_waiting(self, request: BoundedRequest) -> Reply:
+        if self._announced is None:
+            return _NOT_KNOWN_YET
+        reply = self._answer(request)
+        if reply.code == OK and self._announced:
+            # The newest archive may be another one, and is nothing to act on.
+            end = f'-{self._announced}"'.encode()
+            if any(tag.endswith(end) for tag in tags_known(request)):
+                return self._answers.get()[1][NOT_MODIFIED]
+        return reply
+
     def _catalog_changed(self, snapshot: Snapshot) -> None:
         newest = None if snapshot.newest is None else snapshot.newest.name.version
-        if newest != self._announced:
-            self._announced = newest
+        if newest != self._newest:
+            self._newest = newest
             self.waiting.wake()
 
-
-def _version_answers(snapshot: Snapshot) -> tuple[bytes, dict[int | None, Reply]]:
-    """Make the entity tag of the newest version, and the answer for each outcome of `evaluate`."""
-    if snapshot.newest is None:
-        return b"", {}
-    version = b"%d" % snapshot.newest.name.version
-    etag = b'"%s"' % version
-    headers = {**_ASK_AGAIN, b"ETag": etag}
-    return etag, {
-        None: Reply.of(OK, version, headers=headers),
-        NOT_MODIFIED: Reply.of(NOT_MODIFIED, headers=headers),
-        PRECONDITION_FAILED: Reply.of(PRECONDITION_FAILED),
-    }
+    def _make_answers(self, snapshot: Snapshot) -> tuple[bytes, dict[int | None, Reply]]:
+        """Make the entity tag, and the answer for each outcome of `evaluate`."""
+        if snapshot.newest is None:
+            return b"", {}
+        version = b"%d" % snapshot.newest.name.version
+        announced = f"-{self._announced}".encode() if self._announced else b""
+        etag = b'"%s%s"' % (version, announced)
+        headers = {**_ASK_AGAIN, b"ETag": etag}
+        return etag, {
+            None: Reply.of(OK, version, headers=headers),
+            NOT_MODIFIED: Reply.of(NOT_MODIFIED, headers=headers),
+            PRECONDITION_FAILED: Reply.of(PRECONDITION_FAILED),
+        }
 
 
 class Latest(PlainResource):

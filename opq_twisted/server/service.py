@@ -128,10 +128,11 @@ def makeService(options: Options) -> IService:
     )
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
-    version = Version(reactor, catalog)
+    version = Version(reactor, catalog, await_metadata=True)
     timestamper = Timestamper(reactor, catalog, _signer(options), options["heartbeat"])
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
+    timestamper.observers.append(version.metadata_changed)
     metrics = Metrics(catalog, watcher, downloads, version.waiting, timestamper)
     root = tree(
         catalog, digests, downloads, version, options["mirror"], lambda: timestamper.standing

@@ -1,5 +1,7 @@
 """How the signed metadata is: what one look at it finds, and does about it."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +15,7 @@ from twisted.logger import LogLevel
 from opq_twisted.server.catalog import Snapshot as Offered
 from opq_twisted.server.generations import (
     Generation,
+    channels,
     choose,
     find_generation,
     missing_archives,
@@ -29,6 +32,9 @@ from opq_twisted.server.timestamp import (
     write_timestamp,
 )
 
+#: Hexadecimal digits; whoever could make two alike holds the keys.
+_DIGEST_LENGTH = 16
+
 
 @frozen(eq=False)
 class Standing:
@@ -44,6 +50,21 @@ class Standing:
     signed: str | None = None
     #: The roots that boxes go through, the last one being the current one.
     roots: Sequence[Document[Root]] = ()
+
+    @property
+    def announced(self) -> str | None:
+        """
+        A digest of the channels that the timestamp leads to; None when it leads to none.
+
+        It is another one when a channel has another release, or another rollout, priority or notes
+        of it. It stays the same when all of that is only signed anew.
+        """
+        targets = self.documents.get(Targets.type)
+        if targets is None or Timestamp.type not in self.documents:
+            return None
+        announced = {name: target.to_dict() for name, target, _ in channels(targets.signed)}
+        data = json.dumps(announced, sort_keys=True).encode()
+        return hashlib.sha256(data).hexdigest()[:_DIGEST_LENGTH]
 
     @property
     def final(self) -> Mapping[str, bytes]:

@@ -60,6 +60,8 @@ class Timestamper(Service):
         self._again = False
         self._failure: Trouble | None = None
         self.now = now
+        #: Called with how the metadata is, after each look.
+        self.observers: list[Callable[[Standing], None]] = []
         #: How the metadata was at the last look.
         self.standing = Standing(present=False)
         #: How many timestamps were signed.
@@ -126,6 +128,8 @@ class Timestamper(Service):
                 if self.standing.signed is not None:
                     self.signed += 1
                     self._log.info("signed {what}", what=self.standing.signed)
+                for observer in self.observers:
+                    observer(self.standing)
         self._failure = failure
         self._reminders.tell(self._troubles(now), now)
         if self.running:

@@ -1,4 +1,4 @@
-"""Boxes that wait for the next release, each with one request that is answered when it comes."""
+"""Boxes that wait until what they can act on changes, each with one request."""
 
 import re
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from functools import partial
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.web.http import NOT_MODIFIED
 
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
@@ -20,7 +21,7 @@ _WAIT = re.compile(rb"wait[ \t]*=[ \t]*(?:(\d+)|\"(\d+)\")", re.ASCII | re.IGNOR
 
 
 class WaitingBoxes:
-    """The requests that wait; `answer` makes the answer of one when its wait is over."""
+    """The requests that wait; `answer` makes the answer of one as it would be now."""
 
     _log = Logger()
 
@@ -43,7 +44,7 @@ class WaitingBoxes:
         request.channel.set_deadline(seconds, partial(self._over, request))
 
     def wake(self) -> None:
-        """Answer all that wait now, some at a time."""
+        """Answer those that wait now and for which something has changed, some at a time."""
         idle = not self._woken
         self._woken.extend(self._waiting)
         if idle and self._woken:
@@ -54,15 +55,24 @@ class WaitingBoxes:
         for request in turn:
             # What one client sent after its request must not keep the others waiting.
             with self._log.failuresHandled("the answer to a waiting box failed"):
-                self._over(request)
+                self._answer_if_changed(request)
         if self._woken:
             self._clock.callLater(0, self._answer_some)
 
+    def _answer_if_changed(self, request: BoundedRequest) -> None:
+        if request in self._waiting:
+            reply = self._answer(request)
+            if reply.code != NOT_MODIFIED:
+                self._end(request, reply)
+
     def _over(self, request: BoundedRequest) -> None:
-        seconds = self._waiting.pop(request, None)
-        if seconds is not None:
-            request.setHeader(b"Preference-Applied", b"wait=%d" % seconds)
-            request.reply(self._answer(request))
+        if request in self._waiting:
+            self._end(request, self._answer(request))
+
+    def _end(self, request: BoundedRequest, reply: Reply) -> None:
+        seconds = self._waiting.pop(request)
+        request.setHeader(b"Preference-Applied", b"wait=%d" % seconds)
+        request.reply(reply)
 
     def _gone(self, _reason: object, request: BoundedRequest) -> None:
         self._waiting.pop(request, None)
