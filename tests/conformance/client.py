@@ -125,12 +125,13 @@ class _Client:
         await fetching.addTimeout(_LONGEST_DOWNLOAD, self._reactor, _too_late)
 
     def _url(self, target: TargetFile) -> str:
-        """Say where a target is: a path is a URL's, and needs no encoding."""
+        """Say where a target is: a path is a URL's, and needs no encoding but what no URL has."""
         folder, slash, name = target.path.rpartition("/")
         root = Metadata[Root].from_file(str(self._options.metadata_dir / "root.json")).signed
         if root.consistent_snapshot:
             name = f"{next(iter(target.hashes.values()))}.{name}"
-        return f"{self._options.target_base_url.rstrip('/')}/{folder}{slash}{name}"
+        path = quote(f"{folder}{slash}{name}", safe="%/~!@$&'()*+,;=:")
+        return f"{self._options.target_base_url.rstrip('/')}/{path}"
 
 
 def _too_late(_: object, timeout: float) -> NoReturn:
