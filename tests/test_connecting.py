@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.addresses import Reach
-from opq_twisted.box.connecting import BoundedReach, TooClose
+from opq_twisted.box.connecting import MAX_ADDRESSES, BoundedReach, TooClose
 
 PORT = 8151
 
@@ -84,6 +84,14 @@ class BoundedReachTests(SynchronousTestCase):
         connecting = self.connect("evil.example", ["10.0.0.1", "8.8.8.8"], Reach.INTERNET)
         self.accept("8.8.8.8", "192.168.1.20")
         self.successResultOf(connecting)
+
+    def test_many(self) -> None:
+        """Of the addresses of a name no more than some are tried."""
+        connecting = self.connect("x.example", [f"8.8.8.{i}" for i in range(99)], Reach.HOME)
+        self.reactor.pump([0.3] * 99)
+        self.assertEqual(len(self.reactor.tcpClients), MAX_ADDRESSES)
+        connecting.addErrback(lambda _: None)
+        connecting.cancel()
 
     def test_reach(self) -> None:
         """How close a server is, is told when the connection stands."""

@@ -171,14 +171,13 @@ class _AsItIs(EncodedURL):
 
 def refused(response: IResponse, url: str) -> ServerFailed:
     """Say that the server does not send what is at a URL."""
+    text = f"The update server answers {response.code} when asked for {url}"
     if response.code in REDIRECTS:
-        return ServerFailed(
-            f"The update server answers {response.code} when asked for {url}: it has moved, or the "
-            "network wants a login first. Change updates_ep in the configuration, or log in."
+        text += (
+            ": it has moved, or the network wants a login first. Change updates_ep in the "
+            "configuration, or log in"
         )
-    return ServerFailed(
-        f"The update server answers {response.code} when asked for {url}.", retry_after(response)
-    )
+    return ServerFailed(f"{text}.", retry_after(response))
 
 
 def is_passing(response: IResponse) -> bool:

@@ -24,6 +24,9 @@ from opq_twisted.box.addresses import Reach, reach_of, share_a_home
 #: Seconds until a connection stands.
 CONNECT_TIMEOUT = 15.0
 
+#: Addresses of one name that are tried: an answer of DNS can hold thousands.
+MAX_ADDRESSES = 16
+
 
 class TooClose(Exception):
     """An address is closer to the box than a server may lead it."""
@@ -64,6 +67,7 @@ class BoundedReach:
         if not addresses:
             raise DNSLookupError
         allowed = [item for item in addresses if reach_of(_text(item)) <= self._most]
+        del allowed[MAX_ADDRESSES:]
         if not allowed:
             raise TooClose
         reactor = _Resolved(self._reactor, allowed)

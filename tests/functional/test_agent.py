@@ -523,6 +523,22 @@ async def test_server_down(box: Box) -> None:
     assert (await box.status())["installed"] == OLD
 
 
+@pytest_twisted.ensureDeferred
+async def test_proxy(box: Box, raw: RawServer) -> None:
+    """The agent asks its server through the proxy of its environment, but for the setting."""
+    box.environment["HTTP_PROXY"] = raw.url
+    box.configure("http://updates.invalid:8151")
+    await box.start()
+    assert await box.click() == (200, "The update server has no update.")
+    assert raw.asked == ["http://updates.invalid:8151/version"]
+    await box.agent.stop()
+    box.configure("http://updates.invalid:8151", proxy="none")
+    await box.start()
+    await box.click()
+    assert "its name is not known here" in await box.fails()
+    assert len(raw.asked) == 1
+
+
 def _archive_bytes(tmp_path: Path) -> bytes:
     """A good archive whose content spans more than one read."""
     noise = {"box-configuration-daemon/noise": os.urandom(300_000)}
