@@ -19,6 +19,7 @@ from opq_twisted.errors import ServerFailed
 from tests.exchange import Answer, Connection
 from tests.fakes import NEW, OLD, Bench
 
+CURL = "User-Agent: curl/8.5.0"
 FORM = "Accept: text/html,application/xhtml+xml"
 
 
@@ -269,7 +270,7 @@ class UpdateBoxTests(WebCase):
             with self.subTest(method=method):
                 self.bench.restart()
                 self.setUp()
-                connection = self.send(method, "/box_update")
+                connection = self.send(method, "/box_update", CURL)
                 self.assertEqual(self.bench.status.stage, Stage.CHECKING)
                 self.bench.steps.succeed(NEW)
                 self.bench.clock.advance(0)
@@ -285,7 +286,7 @@ class UpdateBoxTests(WebCase):
         self.send("POST", "/box_update")
         for method in ("GET", "POST"):
             with self.subTest(method=method):
-                answer = self.ask(method, "/box_update")
+                answer = self.ask(method, "/box_update", CURL)
                 self.assertEqual(answer.status, 409)
                 self.assertEqual(
                     self.said(answer),
@@ -337,7 +338,7 @@ class UpdateBoxTests(WebCase):
 
     def test_browser_by_get(self) -> None:
         """The seed's interface asks by GET, and gets JSON."""
-        connection = self.send("GET", "/box_update", FORM)
+        connection = self.send("GET", "/box_update", FORM, CURL)
         self.bench.steps.succeed(OLD)
         self.assertEqual(self.said(connection.answer())["status"], "The box is up to date.")
 

@@ -26,7 +26,7 @@ DEFAULTS = """{
     "reboot_command": ["systemctl", "reboot"],
     "log": "/var/log/opq/box_update.log", "install_timeout": 1800, "confirm_timeout": 600,
     "settle": 60, "services": [], "inhibit_file": "/run/opq/inhibit-update", "hosts": [],
-    "web_password_file": null, "proxy": null
+    "programs": [], "web_password_file": null, "proxy": null
   }
 }"""
 
@@ -68,6 +68,14 @@ WRONG_SETTINGS: list[tuple[str, Any, str]] = [
     ("services", {"opq": True}, "a list of strings"),
     ("inhibit_file", False, "a path"),
     ("hosts", ["a", None], "a list of strings"),
+    ("hosts", ["http://box.example.org/"], 'names such as "box.example.org"'),
+    ("hosts", [""], 'names such as "box.example.org"'),
+    ("hosts", ["a b"], 'names such as "box.example.org"'),
+    ("programs", "curl", "a list of strings"),
+    ("programs", ["Mozilla"], "no browser's, not 'Mozilla'"),
+    ("programs", ["opq-box-agent"], "the first words of User-Agents"),
+    ("programs", ["my script"], "the first words of User-Agents"),
+    ("programs", [""], "the first words of User-Agents"),
     ("web_password_file", "secret", "an absolute path"),
     ("web_password_file", 5, "a path"),
 ]

@@ -11,9 +11,10 @@ from opq_twisted.box import host_names
 from opq_twisted.box.guard import AGENT, Guard
 
 
-def request(**headers: str) -> Request:
+def request(method: str = "POST", **headers: str) -> Request:
     """Make a request; `sec_fetch_site="none"` is a header."""
     made = Request(DummyChannel(), False)
+    made.method = method.encode()
     for name, value in headers.items():
         made.requestHeaders.setRawHeaders(name.replace("_", "-"), [value])
     return made
@@ -159,6 +160,8 @@ class NotMeantTests(SynchronousTestCase):
                 "referer": "http://box:80/",
             },
             {"user_agent": "curl/7.88.1", "host": "box:80"},
+            {"user_agent": "AppleCoreMedia/1.0.0.20E247", "host": "box:80"},
+            {"referer": ""},
             {
                 "host": "opq-box.local",
                 "origin": "http://opq-box.local",
@@ -187,6 +190,12 @@ class NotMeantTests(SynchronousTestCase):
             {"sec_purpose": "prefetch"},
             {"sec_purpose": "prefetch;prerender"},
             {"sec_purpose": "Prefetch"},
+            {"purpose": "prefetch"},
+            {"x_purpose": "preview"},
+            {"x_moz": "prefetch"},
+            {"user_agent": "curl/7.88.1", "referer": "http://evil.example/", **host},
+            {"referer": "about:blank", **host},
+            {"referer": "http://None/"},
             # As an image or a link on any page asks over plain HTTP.
             {"user_agent": "Mozilla/5.0 (X11; Linux)", **host},
             {"user_agent": "Mozilla/5.0 (X11; Linux)", "referer": "http://evil.example/", **host},
@@ -201,3 +210,75 @@ class NotMeantTests(SynchronousTestCase):
                 reason = self.guard.not_meant(request(**headers))
                 assert reason is not None
                 self.assertTrue(reason.endswith("."))
+
+    def test_several_values(self) -> None:
+        """One value that another page caused is enough."""
+        asked = request(host="box", origin="http://box")
+        asked.requestHeaders.addRawHeader("Origin", "http://evil.example")
+        self.assertIsNotNone(self.guard.not_meant(asked))
+        asked = request("GET", user_agent="curl/8")
+        asked.requestHeaders.addRawHeader("User-Agent", "VLC/3.0.20")
+        self.assertIsNotNone(self.guard.not_meant(asked))
+
+
+class GetTests(SynchronousTestCase):
+    """Web content can make many a program send a GET."""
+
+    def setUp(self) -> None:
+        self.guard = Guard([], ["MyScript"])
+
+    def judge(self, **headers: str) -> str | None:
+        return self.guard.not_meant(request("GET", host="192.168.0.7:8080", **headers))
+
+    def test_programs(self) -> None:
+        """Programs that people use for that are taken, and those that the setting lists."""
+        for agent in (
+            "curl/7.88.1",
+            "Wget/1.21.3",
+            "Wget",
+            "python-requests/2.31.0",
+            "Python-urllib/3.11",
+            "python-httpx/0.27",
+            "Python/3.11 aiohttp/3.9.1",
+            "Python-treq/26.7 Twisted/26.10",
+            "MyScript/2 (home)",
+            "myscript",
+        ):
+            self.assertIsNone(self.judge(user_agent=agent), agent)
+
+    def test_page(self) -> None:
+        """So is the box's own page in a browser."""
+        own = "http://192.168.0.7:8080"
+        for headers in ({"referer": f"{own}/"}, {"origin": own}, {"sec_fetch_site": "same-origin"}):
+            self.assertIsNone(self.judge(user_agent="Mozilla/5.0 (X11; Linux)", **headers))
+
+    def test_others(self) -> None:
+        """What a page, a mail or a playlist sends is not, and neither is what has no name."""
+        for agent in (
+            "AppleCoreMedia/1.0.0.20E247 (iPhone; U; CPU OS 16_4 like Mac OS X; en_us)",
+            "Microsoft Office/16.0 (Windows NT 10.0; Microsoft Outlook 16.0.12026; Pro)",
+            "VLC/3.0.20 LibVLC/3.0.20",
+            "NSPlayer/12.00.19041.0001 WMFSDK/12.00.19041.0001",
+            "Lavf/60.3.100",
+            "GStreamer souphttpsrc 1.22.0 libsoup/3.2.2",
+            "Roku/DVP-9.10",
+            "Linux/5.10, UPnP/1.0, Portable SDK for UPnP devices/1.14",
+            "WhatsApp/2.23.20.0",
+            "TelegramBot (like TwitterBot)",
+            "facebookexternalhit/1.1",
+            "Feedly/1.0 (+http://www.feedly.com/fetcher.html)",
+            "okhttp/4.12.0",
+            "Dalvik/2.1.0 (Linux; U; Android 13)",
+            "curlish/1.0",
+            "not curl/8",
+            "",
+        ):
+            self.assertIn("use POST", self.judge(user_agent=agent) or "", agent)
+        self.assertIn("use POST", self.judge() or "")
+        self.assertIn("own page", self.judge(user_agent="Mozilla/5.0 (X11; Linux)") or "")
+
+    def test_foreign_referer(self) -> None:
+        """Another page's Referer is refused, whoever sends it."""
+        for agent in ("curl/8", "AppleCoreMedia/1.0", "MyScript", "Mozilla/5.0"):
+            reason = self.judge(user_agent=agent, referer="http://evil.example/page")
+            self.assertIn("Another page", reason or "")

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.password import Gate, PasswordHash, TooManyGuesses
 from opq_twisted.errors import ConfigInvalid
 from tests.fakes import NEW
-from tests.test_box_web import WebCase
+from tests.test_box_web import CURL, WebCase
 
 SECRET = "correct hörse"
 
@@ -146,7 +146,7 @@ class ActionTests(WebCase):
             ("POST", "/forgive"),
         ):
             with self.subTest(method=method, path=path):
-                answer = self.ask(method, path)
+                answer = self.ask(method, path, CURL)
                 self.assertEqual(answer.status, 401)
                 self.assertEqual(
                     answer.headers["WWW-Authenticate"], 'Basic realm="OPQ Box", charset="UTF-8"'

@@ -21,6 +21,13 @@ _LONGEST = 1e9
 _AUTHORITY = re.compile(r"[A-Za-z]+://[^/?#]*")
 
 
+#: The first word of a User-Agent (RFC 9110, section 5.6.2), and those that are no program's.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+_NO_PROGRAMS = ("mozilla", "opq-box-agent")
+#: A name, perhaps with a port.
+_HOST = re.compile(r"[^\s/?#@:\[\]]{1,253}(:\d{1,5})?")
+
+
 class Named(Protocol):
     """An attribute, as far as a validator needs it."""
 
@@ -40,6 +47,23 @@ def _not_negative(_: object, attribute: Named, value: float) -> None:
 def _absolute(_: object, attribute: Named, value: Path | None) -> None:
     if value is not None and not value.is_absolute():
         raise ValueError(f"{attribute.name} must be an absolute path, not {str(value)!r}")
+
+
+def _products(_: object, attribute: Named, value: tuple[str, ...]) -> None:
+    for word in value:
+        if not _TOKEN.fullmatch(word) or word.lower() in _NO_PROGRAMS:
+            raise ValueError(
+                f'{attribute.name} must hold the first words of User-Agents, as "MyScript", and '
+                f"no browser's, not {word[:40]!r}"
+            )
+
+
+def _host_names(_: object, attribute: Named, value: tuple[str, ...]) -> None:
+    for name in value:
+        if not _HOST.fullmatch(name):
+            raise ValueError(
+                f'{attribute.name} must hold names such as "box.example.org", not {name[:40]!r}'
+            )
 
 
 def _not_empty(_: object, attribute: Named, value: tuple[str, ...]) -> None:
@@ -103,7 +127,8 @@ class UpdaterConfig:
     settle: float = field(default=60.0, converter=_up_to_an_hour, validator=_not_negative)
     services: tuple[str, ...] = ()
     inhibit_file: Path = field(default=Path("/run/opq/inhibit-update"), validator=_absolute)
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = field(default=(), validator=_host_names)
+    programs: tuple[str, ...] = field(default=(), validator=_products)
     web_password_file: Path | None = field(default=None, validator=_absolute)
     #: None for what the environment says.
     proxy: Proxy | Literal["none"] | None = None

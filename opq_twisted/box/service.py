@@ -128,7 +128,7 @@ def makeService(options: Options) -> IService:
                     reactor,
                     updater,
                     board,
-                    Guard(config.updater.hosts),
+                    Guard(config.updater.hosts, config.updater.programs),
                     gate,
                     config.updater.log,
                     time.time,
