@@ -74,6 +74,8 @@ class Network:
         self.clock = MemoryReactorClock()
         #: How close hosts are that are not on the internet.
         self.reaches: dict[str, Reach] = {}
+        #: Whether a proxy connects to them.
+        self.proxied = False
         pool = HTTPConnectionPool(self.clock, persistent=False)
         self._agent = Agent.usingEndpointFactory(self.clock, self, pool)
         clients = HttpClients(
@@ -90,7 +92,8 @@ class Network:
         reach = await self.reach_of_name(read_url(uri.decode()))
         if reach > most:
             raise TooClose
-        return Answer(await self._agent.request(method, uri, headers), reach)
+        response = await self._agent.request(method, uri, headers)
+        return Answer(response, None if self.proxied else reach)
 
     async def reach_of_name(self, url: Url) -> Reach:
         return self.reaches.get(url.host, Reach.INTERNET)

@@ -101,6 +101,24 @@ class RedirectTests(SynchronousTestCase):
                             self.sentence(asked),
                         )
 
+    def test_proxied(self) -> None:
+        """Behind a proxy the names of both are compared, and none leads to the box itself."""
+        self.network.proxied = True
+        for own, other, followed in (
+            (Reach.INTERNET, Reach.INTERNET, True),
+            (Reach.INTERNET, Reach.HOME, False),
+            (Reach.HOME, Reach.HOME, True),
+            (Reach.MACHINE, Reach.MACHINE, False),
+        ):
+            with self.subTest(own=own, other=other):
+                self.network.reaches = {"updates.example": own, "other.example": other}
+                asked, _ = self.redirect("http://other.example/x")
+                if followed:
+                    self.network.accept().answer("404 Not Found", "Content-Length: 0")
+                    self.assertEqual(self.successResultOf(asked).code, 404)
+                else:
+                    self.assertIn("redirects to other.example", self.sentence(asked))
+
     def test_each(self) -> None:
         """A mirror gets no closer than the server that has led to it."""
         self.network.reaches = {"mirror.example": Reach.INTERNET, "router.home": Reach.HOME}

@@ -87,7 +87,8 @@ class RedirectingAgent:
                 return response
             hang_up(self._clock, response)
             if most is None:
-                most = await self._agent.reach_of_name(read_url(url))
+                # Whatever the name says: a proxy is not asked for what is on the box itself.
+                most = min(await self._agent.reach_of_name(read_url(url)), Reach.HOME)
             url = _target(url, response)
             response = await self._ask(method, url, headers, most)
         if response.code not in REDIRECTS:
