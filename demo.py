@@ -44,7 +44,8 @@ def main() -> int:
     arguments.add_argument("--click", action="store_true", help="update at once, then end")
     click = arguments.parse_args().click
     # Ended by whatever means, the demo takes its server and its box with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         return demonstrate(click)
     except KeyboardInterrupt:

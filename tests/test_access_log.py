@@ -1,7 +1,10 @@
 """The access log has a line of JSON for each request, and is never a request's problem."""
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,25 @@ from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.access_log import AccessLog
 from tests.exchange import Connection
 from tests.fakes import logged
+
+
+@contextmanager
+def disk_of(case: SynchronousTestCase, room: int) -> Iterator[None]:
+    """Let a disk have room for so many bytes, as Linux tells of it: a part is written first."""
+    left = room
+    write = os.write
+
+    def write_as_far(fd: int, data: bytes) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = write(fd, data[:left])
+        left -= count
+        return count
+
+    patch = case.patch(os, "write", write_as_far)
+    yield
+    patch.restore()
 
 
 class Hello(PlainResource):
@@ -141,6 +163,42 @@ class AccessLogTests(SynchronousTestCase):
             f"Cannot write the access log {path}: Not a directory. "
             "Name another with --access-log, or turn it off with --no-access-log.",
         )
+
+    def test_reopened(self) -> None:
+        """`close` lets go of the file, as a job that rotates logs may ask for by a signal."""
+        self.ask()
+        self.clock.advance(1)
+        self.log.close()
+        before = len(os.listdir("/proc/self/fd"))
+        self.ask("/after")
+        self.clock.advance(1)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 1)
+        self.assertEqual([line["uri"] for line in self.lines()], ["/", "/after"])
+
+    def test_disk_full(self) -> None:
+        """A full disk takes whole lines, or none; when there is room the log goes on."""
+        said = logged(self)
+        with disk_of(self, 1000):
+            for _ in range(5):
+                for number in range(10):
+                    self.ask(f"/full-{number}")
+                self.clock.advance(1)
+        self.assertGreater(len(self.lines()), 0)
+        self.assertLess(len(self.lines()), 10)
+        self.ask("/after")
+        self.clock.advance(1)
+        self.assertEqual(self.lines()[-1]["uri"], "/after")
+        self.assertIn("The access log cannot be written", said[0])
+        self.assertRegex(said[1], "is written again; up to [0-9]+ lines are missing")
+        self.assertEqual(len(said), 2)
+
+    def test_cut_by_a_power_cut(self) -> None:
+        """Half a line that was left is not made one with the next."""
+        self.path.write_text('{"time": "20')
+        self.ask("/after")
+        self.clock.advance(1)
+        first, second = self.path.read_text().splitlines()
+        self.assertEqual((first, json.loads(second)["uri"]), ('{"time": "20', "/after"))
 
     def test_standard_output(self) -> None:
         """Without a file the lines go to where standard output leads when the service starts."""

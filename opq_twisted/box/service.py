@@ -41,8 +41,10 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.web import tree
 from opq_twisted.errors import CannotStart, ConfigInvalid
+from opq_twisted.hangup import Hangup
 from opq_twisted.http.limits import RESERVE, Limits, first_reserved, raise_descriptor_limit
 from opq_twisted.http.site import BoundedSite
+from opq_twisted.log import log_to_standard_output
 from opq_twisted.release.trust import METADATA
 from opq_twisted.timers import use_monotonic_time
 
@@ -66,6 +68,10 @@ class Options(usage.Options):
         ["port", "p", "8080", "TCP port of the page, or a Twisted endpoint description"],
         ["state-dir", "s", "/var/lib/opq/updater", "Directory for downloads and the journal"],
     )
+
+    def postOptions(self) -> None:
+        """See to it that the log blocks nobody."""
+        log_to_standard_output(self.parent)
 
 
 def makeService(options: Options) -> IService:
@@ -147,6 +153,7 @@ def makeService(options: Options) -> IService:
             random.random,
             time.time,
         ),
+        Hangup(reactor),
         # The last, for it says that the others have started.
         SignsOfLife(reactor, take_supervisor(os.environ, os.getpid()), state_dir),
     ):

@@ -1,6 +1,7 @@
 """A line of JSON for each request."""
 
 import os
+import stat
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -13,6 +14,7 @@ from twisted.logger import Logger
 from opq_twisted.errors import CannotStart
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.site import CLIENT_GONE
+from opq_twisted.output import WholeLines, standard_output
 
 #: Seconds after which a line is written at the latest.
 _PERIOD = 1.0
@@ -23,16 +25,14 @@ _MOST_LINES = 500
 #: Characters told of a URI or a header; a client may send 16 KiB of each.
 _LONGEST = 500
 
-_STANDARD_OUTPUT = 1
-
 
 class AccessLog(Service):
     """
     Writes down who asked for what, and what came of it.
 
     Lines are written together, a moment later, so that a request does not wait for the disk. Where
-    they cannot be written they are lost, and the server goes on. A file that a rotation has renamed
-    is opened anew.
+    they cannot be written they are lost, each as a whole, and the server goes on. A file that a
+    rotation has renamed is opened anew.
     """
 
     _log = Logger()
@@ -47,12 +47,16 @@ class AccessLog(Service):
         self._clock = clock
         self._path = path
         self._lines: list[str] = []
-        self._fd: int | None = None
+        self._file: WholeLines | None = None
+        self._identity: os.stat_result | None = None
         self._failed = False
+        self._lost = 0
         self._writing = LoopingCall(self._write)
         self._writing.clock = clock
         try:
-            os.close(self._open())
+            if path is not None:
+                self._open(path)
+                self.close()
         except OSError as error:
             raise CannotStart(
                 f"Cannot write the access log {path}: {error.strerror}. "
@@ -69,7 +73,9 @@ class AccessLog(Service):
         super().stopService()
         self._writing.stop()
         self._write()
-        self._close()
+        self.close()
+        if self._path is None:
+            standard_output().drain()
 
     def request_ended(self, request: BoundedRequest, whole: bool) -> None:
         """Note a request."""
@@ -90,42 +96,69 @@ class AccessLog(Service):
         elif not self.running:
             # The reactor cuts what is under way after the services have stopped.
             self._write()
-            self._close()
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; it is opened anew for the next lines, as a rotation may ask for."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []
+        data = "".join(lines).encode()
+        if self._path is None:
+            standard_output().write(data)
+            return
         try:
-            if self._fd is None:
-                self._fd = self._open()
-            elif self._path is not None and not _is_at(self._path, self._fd):
-                self._close()
-                self._fd = self._open()
-            if lines:
-                os.write(self._fd, "".join(lines).encode())
-            self._failed = False
+            file = self._current(self._path)
+            if data:
+                file.write(data)
         except OSError as error:
+            self._lost += len(lines)
             if not self._failed:
                 self._log.error("The access log cannot be written: {error}", error=error)
             self._failed = True
+        else:
+            if self._failed:
+                self._log.info(
+                    "The access log is written again; up to {lost} lines are missing.",
+                    lost=self._lost,
+                )
+            self._failed, self._lost = False, 0
 
-    def _open(self) -> int:
-        if self._path is None:
-            return os.dup(_STANDARD_OUTPUT)
+    def _current(self, path: Path) -> WholeLines:
+        """Give the file that has the name now."""
+        if self._file is not None and not self._is_at(path):
+            self.close()
+        return self._file or self._open(path)
+
+    def _open(self, path: Path) -> WholeLines:
         # A FIFO that nobody reads must not be waited for.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        return os.open(self._path, flags, 0o640)
+        fd = os.open(path, flags, 0o640)
+        self._identity = os.fstat(fd)
+        # A power cut may have left half a line.
+        is_cut = stat.S_ISREG(self._identity.st_mode) and not _ends_whole(path)
+        self._file = WholeLines(fd, rest=b"\n" if is_cut else b"")
+        return self._file
 
-    def _close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+    def _is_at(self, path: Path) -> bool:
+        try:
+            return self._identity is not None and os.path.samestat(path.stat(), self._identity)
+        except FileNotFoundError:
+            return False
 
 
-def _is_at(path: Path, fd: int) -> bool:
+def _ends_whole(path: Path) -> bool:
+    """Tell whether the last line has its end, as far as that can be read."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
+        with path.open("rb") as file:
+            return file.seek(0, os.SEEK_END) == 0 or (
+                file.seek(-1, os.SEEK_END) >= 0 and file.read(1) == b"\n"
+            )
+    except OSError:
+        return True
 
 
 def _told(text: bytes | str | None) -> str:

@@ -14,9 +14,11 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted.errors import CannotStart, KeyUnusable
+from opq_twisted.hangup import Hangup
 from opq_twisted.http.limits import Network
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
+from opq_twisted.log import log_to_standard_output
 from opq_twisted.release import keys
 from opq_twisted.release.passphrase import read_passphrase, warning_about_access
 from opq_twisted.server.access_log import AccessLog
@@ -107,6 +109,10 @@ class Options(usage.Options):
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
 
+    def postOptions(self) -> None:
+        """See to it that the log blocks nobody."""
+        log_to_standard_output(self.parent)
+
 
 def makeService(options: Options) -> IService:
     """
@@ -148,6 +154,9 @@ def makeService(options: Options) -> IService:
         access_log = AccessLog(reactor, options["access-log"] and Path(options["access-log"]))
         site.request_observers.append(access_log.request_ended)
         access_log.setServiceParent(server)
+        Hangup(reactor, access_log.close).setServiceParent(server)
+    else:
+        Hangup(reactor).setServiceParent(server)
     return server
 
 
