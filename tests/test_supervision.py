@@ -11,7 +11,8 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.supervision import PROVEN, SignsOfLife, Supervisor, take_supervisor
+from opq_twisted.box.supervision import PROVEN, SignsOfLife
+from opq_twisted.systemd import Supervisor, take_supervisor
 from tests.fakes import logged
 
 
@@ -155,7 +156,8 @@ class SignsOfLifeTests(SystemdCase):
 import time
 from pathlib import Path
 from twisted.internet import reactor
-from opq_twisted.box.supervision import SignsOfLife, Supervisor
+from opq_twisted.box.supervision import SignsOfLife
+from opq_twisted.systemd import Supervisor
 SignsOfLife(reactor, Supervisor({self.path!r}, 0.3), Path({str(self.state_dir)!r})).startService()
 reactor.callLater(0.5, time.sleep, 60)
 reactor.run()

@@ -35,7 +35,7 @@ from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.scripts import SYSTEMD, Scripts, own_unit
 from opq_twisted.box.status import Status, StatusBoard
-from opq_twisted.box.supervision import SignsOfLife, take_supervisor
+from opq_twisted.box.supervision import SignsOfLife
 from opq_twisted.box.transport import make_http_clients
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
@@ -46,6 +46,7 @@ from opq_twisted.http.limits import RESERVE, Limits, first_reserved, raise_descr
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.log import log_to_standard_output
 from opq_twisted.release.trust import METADATA
+from opq_twisted.systemd import take_supervisor
 from opq_twisted.timers import use_monotonic_time
 
 #: Connections to the page at once, and those of one client: a browser keeps 6.

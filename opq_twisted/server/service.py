@@ -30,6 +30,7 @@ from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.resources import Version, tree
 from opq_twisted.server.timestamper import Timestamper
 from opq_twisted.server.watcher import HEARTBEAT, Watcher
+from opq_twisted.systemd import Readiness, take_supervisor
 from opq_twisted.timers import use_monotonic_time
 
 _URL = re.compile(
@@ -157,6 +158,8 @@ def makeService(options: Options) -> IService:
         Hangup(reactor, access_log.close).setServiceParent(server)
     else:
         Hangup(reactor).setServiceParent(server)
+    # The last: it says that the server listens, and has read the directory.
+    Readiness(take_supervisor(os.environ, os.getpid())).setServiceParent(server)
     return server
 
 

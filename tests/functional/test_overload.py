@@ -1,15 +1,20 @@
 """However many clients there are, and however slow, others are answered and nothing is lost."""
 
 import json
+import os
 import random
 import re
 import resource
 import selectors
+import signal
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import pytest_twisted
@@ -230,6 +235,51 @@ async def test_access_log(start: StartDaemon, updates: Path, tmp_path: Path) -> 
     await quiet.stop()
     for silent in (logging, quiet):
         assert '"uri"' not in silent.output
+
+
+def start_unread(folder: Path, updates: Path, output: int) -> "subprocess.Popen[bytes]":
+    """Start a server on a UNIX socket, with a standard output that the test has filled."""
+    return subprocess.Popen(
+        [
+            *(Path(sys.executable).with_name("twistd"), "--nodaemon", "--pidfile="),
+            *("opq-update-server", "--updates-dir", updates, "--port", f"unix:{folder / 'http'}"),
+        ],
+        stdout=output,
+        env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_output_that_nobody_reads(updates: Path, clients: ExitStack) -> None:
+    """The server says when it listens, answers, survives SIGHUP and ends; nobody reads its log."""
+    archive(updates, 1)
+    folder = Path(clients.enter_context(TemporaryDirectory()))
+    notified = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    notified.bind(str(folder / "notify"))
+    notified.settimeout(PATIENCE)
+    # A server that was killed has left its socket, and a lock with a number that is in use.
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(folder / "http"))
+    (folder / "http.lock").symlink_to(str(os.getpid()))
+    read, write = os.pipe()
+    clients.callback(os.close, read)
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, b"x" * 4096)
+    os.set_blocking(write, True)
+    server = start_unread(folder, updates, write)
+    clients.callback(server.kill)
+    os.close(write)
+    assert await deferToThread(notified.recv, 100) == b"READY=1"
+    for _ in range(3):
+        asked = await curl("--unix-socket", str(folder / "http"), "http://x/[1-50]")
+        assert asked[0] == 404
+        server.send_signal(signal.SIGHUP)
+    assert await curl("--unix-socket", str(folder / "http"), "http://x/version") == (200, "1")
+    server.terminate()
+    assert await deferToThread(server.wait, PATIENCE) in (0, -signal.SIGTERM)
+    assert await deferToThread(notified.recv, 100) == b"STOPPING=1"
 
 
 @pytest_twisted.ensureDeferred
