@@ -115,7 +115,8 @@ class Output:
                 self._lost += data.count(b"\n")
                 return
             if self._lost:
-                data = b"(%d lines are missing here: nobody took them.)\n%s" % (self._lost, data)
+                note = f"({self._lost} lines are missing here: nobody took them.)\n"
+                data = note.encode() + data
                 self._lost = 0
             self._waiting.append(data)
             self._size += len(data)

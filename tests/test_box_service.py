@@ -15,6 +15,7 @@ from opq_twisted.box.service import Options, makeService
 from opq_twisted.box.supervision import SignsOfLife
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import CannotStart
+from opq_twisted.hangup import Hangup
 
 
 class ServiceTests(SynchronousTestCase):
@@ -68,7 +69,8 @@ class ServiceTests(SynchronousTestCase):
         agent = self.make("--port", "0")
         assert isinstance(agent, MultiService)
         self.assertEqual(
-            [type(part) for part in agent.services], [PagePort, Updater, Checker, SignsOfLife]
+            [type(part) for part in agent.services],
+            [PagePort, Updater, Checker, Hangup, SignsOfLife],
         )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives"})
