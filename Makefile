@@ -45,7 +45,8 @@ lint: $(READY)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
+	.venv/bin/shellcheck opq_twisted/box/preflight.sh \
+		deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
 		deploy/box/bin/opq-box deploy/box/rescue/opq-box-rescue deploy/box/rescue/place \
 		deploy/server/docker-run.sh deploy/server/build-deb .ci/run \
 		deploy/server/debian/opq-update-server.postinst \

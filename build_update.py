@@ -130,7 +130,7 @@ def _is_for_boxes(path: str) -> bool:
     inside = path.removeprefix(f"{AGENT}/opq_twisted/")
     if inside.startswith("server/"):
         return False
-    return inside.startswith("box/page/") or inside.endswith((".py", "py.typed"))
+    return inside.startswith("box/page/") or inside.endswith((".py", ".sh", "py.typed"))
 
 
 def _source_date() -> int | None:

@@ -28,7 +28,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "opq_twisted": ["py.typed"],
-        "opq_twisted.box": ["page/*"],
+        "opq_twisted.box": ["page/*", "preflight.sh"],
         "opq_twisted.server": ["page/*"],
     },
     entry_points={

@@ -97,6 +97,24 @@ class NotStarted(OpqError):
     """`install_update.sh` did not run, which says nothing of its release."""
 
 
+class BoxUnfit(OpqError):
+    """The box cannot take an installation as it is; none was begun."""
+
+    def __init__(self, sentence: str, room: int = 0) -> None:
+        super().__init__(sentence)
+        #: Bytes that the installed copy needs, if it is for want of room.
+        self.room = room
+
+
+class BoxAtFault(OpqError):
+    """`install_update.sh` failed for a fault of the box, and not of its release."""
+
+    def __init__(self, sentence: str, touched: bool) -> None:
+        super().__init__(sentence)
+        #: Whether it may have left anything behind.
+        self.touched = touched
+
+
 class ReturnFailed(OpqError):
     """The last good release could not be installed again."""
 

@@ -38,6 +38,7 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Journal, Release
 from opq_twisted.box.policy import Policy
+from opq_twisted.box.preflight import Preflight
 from opq_twisted.box.redirects import Answer, RedirectingAgent
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
@@ -46,7 +47,7 @@ from opq_twisted.box.transport import HttpClients, PlainAgent
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.box.updater import Updater
 from opq_twisted.box.urls import Url, read_url
-from opq_twisted.errors import DownloadFailed, NoWaiting
+from opq_twisted.errors import BoxAtFault, BoxUnfit, DownloadFailed, NoWaiting
 from opq_twisted.release.name import UpdateName
 from opq_twisted.release.trust import Offer
 
@@ -438,6 +439,29 @@ class StepUnpacker(Unpacker):
         await self._steps.begin("unpack")
 
 
+class StepPreflight(Preflight):
+    """Finds the box as the test says."""
+
+    def __init__(self) -> None:
+        #: Why the box can take nothing; None when it can.
+        self.unfit: BoxUnfit | None = None
+        #: What the box lacked when an installation has failed.
+        self.fault: str | None = None
+        #: The room that was asked for last.
+        self.room = 0
+
+    async def require(self, version: int, folder: Path | None = None, room: int = 0) -> None:
+        self.room = room
+        if self.unfit is not None:
+            raise self.unfit
+
+    async def require_running(self, version: int) -> None:
+        await self.require(version)
+
+    async def blame(self, version: int) -> str | None:
+        return self.fault
+
+
 class StepInstaller(Installer):
     """Installs nothing, and reboots nothing."""
 
@@ -453,6 +477,9 @@ class StepInstaller(Installer):
 
     async def renew_rescue(self, version: int) -> None:
         """There is nothing to replace."""
+
+    def box_at_fault(self) -> BoxAtFault:
+        return BoxAtFault("The box says so.", touched=False)
 
     async def wait(self) -> int | None:
         status: int | None = await self._steps.begin("wait")
@@ -510,6 +537,7 @@ class Bench:
         self.journal = Journal(self.journal_path, boot_id)
         self.health = StepHealth(self.steps)
         self.archives = StepArchives(self.steps, self.folder)
+        self.preflight = StepPreflight()
         self.downloader = StepDownloader(self.steps, self.archives)
         config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
         installed = Installed(self.version_file, self.image_file)
@@ -523,6 +551,7 @@ class Bench:
             self.archives,
             StepUnpacker(self.steps, self.folder / "unpacked"),
             Inhibition(self.clock, self.config.inhibit_file, self.clock.seconds),
+            self.preflight,
             StepInstaller(self.steps),
             self.health,
             Rescued(self.folder / "rescued"),

@@ -121,6 +121,7 @@ class TestWhatIsBuilt(BuilderTest):
         shipped = {
             *(f"opq_twisted/box/{path.name}" for path in code.glob("*.py")),
             *("opq_twisted/errors.py", "opq_twisted/py.typed", "opq_twisted/release/name.py"),
+            "opq_twisted/box/preflight.sh",
             *("requirements.txt", "twisted/plugins/opq_box_agent.py"),
             *("bin/opq-box-agent", "systemd/opq-box-agent.service", "opqbox_config.json"),
             *("rescue/opq-box-rescue", "rescue/opq-box-rescue.service", "rescue/place"),

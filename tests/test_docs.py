@@ -67,6 +67,7 @@ def sources() -> Iterator[Path]:
     yield ROOT / "build_update.py"
     yield from (ROOT / "opq_twisted").rglob("*.py")
     yield from (ROOT / "opq_twisted" / "box" / "page").glob("*.html")
+    yield ROOT / "opq_twisted" / "box" / "preflight.sh"
     yield ROOT / "deploy" / "box" / "install_update.sh"
     yield ROOT / "deploy" / "box" / "rescue" / "opq-box-rescue"
 

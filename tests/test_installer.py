@@ -1,7 +1,10 @@
 """`install_update.sh` is run, its output and status are kept, and the box is asked to reboot."""
 
+import errno
 import fcntl
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +14,7 @@ from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.processes import PIPE_GRACE, TERMINATION_GRACE, Programs
 from opq_twisted.box.scripts import Scripts
-from opq_twisted.errors import InstallFailed, NotStarted, RebootFailed
+from opq_twisted.errors import BoxAtFault, InstallFailed, NotStarted, RebootFailed
 from tests.fakes import NEW, Children, ChildrenCase, Ear, Gate
 
 
@@ -150,17 +153,40 @@ class InstallTests(InstallerCase):
         await self.install("echo good", returning=True)
         self.assertEqual(self.log.read_text(), f"no tape\n\nGoing back to release {NEW}:\ngood\n")
 
-    async def test_disk_fails(self) -> None:
-        """When the log cannot be written the script is not run."""
+    async def test_log_elsewhere(self) -> None:
+        """Where the log cannot be written, the output is kept with the agent's state."""
         self.log.parent.write_text("This is no folder.")
-        await self.failure(self.install(f"touch {self.root}/run"), OSError)
-        self.assertFalse((self.root / "run").exists())
+        log = self.state_dir / "box_update.log"
+        sentence = await self.failure(self.install("echo no tape; exit 7"))
+        self.assertIn(f"See {log} for", sentence)
+        self.assertEqual(log.read_text(), "no tape\n")
 
-    async def test_returning_without_log(self) -> None:
-        """To go back is worth more than what is said on the way."""
-        self.log.parent.write_text("This is no folder.")
-        await self.install(f"touch {self.root}/run", returning=True)
-        self.assertTrue((self.root / "run").exists())
+    async def test_log_full(self) -> None:
+        """A disk that takes the name of a log, and no content, is no place for it."""
+        make = tempfile.TemporaryFile
+
+        def fill(dir: Path, buffering: int) -> Any:
+            if dir == self.log.parent:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return make(dir=dir, buffering=buffering)
+
+        self.patch(tempfile, "TemporaryFile", fill)
+        await self.install("echo out")
+        self.assertEqual((self.state_dir / "box_update.log").read_text(), "out\n")
+        self.assertFalse(self.log.exists())
+
+    async def test_box_at_fault(self) -> None:
+        """A script may say that the box is at fault, and what to do."""
+        for said, reason in (
+            ("install_update.sh: make room.", "make room."),
+            ("Make room.\n\n", "Make room."),
+            ("\033[1m\007Make room.", "[1mMake room."),
+            ("", "install_update.sh found this box at fault, and did not say why."),
+        ):
+            with self.subTest(said=said):
+                running = self.install(f"printf 'begin\\n{said}'; exit 75" if said else "exit 75")
+                self.assertEqual(await self.failure(running, BoxAtFault), reason)
+                self.assertEqual(self.status(), "75\n")
 
 
 class UnitTests(InstallerCase):

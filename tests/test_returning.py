@@ -4,7 +4,7 @@ import errno
 
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.journal import Release, Stage
-from opq_twisted.errors import InstallFailed, NoRoom, NotStarted, OpqError
+from opq_twisted.errors import BoxAtFault, BoxUnfit, InstallFailed, NoRoom, NotStarted, OpqError
 from tests.disk import unopenable
 from tests.fakes import NEW, OLD, logged
 from tests.test_updater import UpdaterCase
@@ -133,6 +133,22 @@ class ConfirmTests(HealthyCase):
         self.assertEqual(self.archives.last_good, GOOD)
         self.assertIn("cannot be made the last good one: It is lost.", said[0])
 
+    def test_cannot_be_judged(self) -> None:
+        """Where its verify_update.sh cannot be run at all, the box waits until it can."""
+        self.boot_new()
+        self.bench.preflight.unfit = BoxUnfit("The box cannot run programs in /var/lib/opq.")
+        for _ in range(9):
+            self.bench.clock.advance(600)
+            self.bench.steps.fail(InstallFailed("It is not healthy."))
+            status = self.bench.status
+            self.assertEqual(status.stage, Stage.CONFIRMING)
+            self.assertEqual(status.message, "The box cannot run programs in /var/lib/opq.")
+            self.bench.clock.advance(60)
+            self.assertEqual(self.bench.steps.names[-1], "judge")
+        self.bench.preflight.unfit = None
+        self.bench.steps.succeed()
+        self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
+
 
 class AgainTests(HealthyCase):
     """A release whose agent does not live until it is confirmed."""
@@ -184,10 +200,48 @@ class ReturnTests(HealthyCase):
         """A script that failed may have left anything behind."""
         self.fail_to_install(InstallFailed("It ended with 1."))
 
-    def test_not_started(self) -> None:
-        """A release whose script did not even run is not to blame."""
-        self.fail_to_install(NotStarted("It was not started."))
+    def test_not_touched(self) -> None:
+        """A script that did not run, or left the box as it was, is no reason to return."""
+        for error in (NotStarted("It was not started."), BoxAtFault("Make room.", touched=False)):
+            with self.subTest(error=error):
+                self.click("install")
+                self.bench.steps.fail(error)
+                self.assert_failed(str(error))
+
+    def test_interrupted_before(self) -> None:
+        """Where an earlier try was interrupted, the box may be anything: it returns."""
+        self.click("install")
+        self.boot("second boot")
+        self.bench.steps.succeed()
+        self.travel("install")
+        self.bench.steps.fail(NotStarted("It was not started."))
+        self.install_last_good()
         self.assertEqual(self.on_disk().refused, ())
+
+    def test_box_at_fault(self) -> None:
+        """What the box's fault interrupted is left behind; the release is not to blame."""
+        self.bench.preflight.fault = "The box cannot write in /opt."
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.install_last_good()
+        self.boot("second boot")
+        self.bench.steps.succeed(0)
+        self.assert_returned("It ended with 1. The box cannot write in /opt.")
+        self.assertEqual(self.on_disk().refused, ())
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEW)
+        self.assertIn("The box tries again later", self.bench.status.message)
+
+    def test_unfit(self) -> None:
+        """A box that cannot take the last good release either is waited for."""
+        self.fall_ill()
+        self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
+        for _ in range(4):
+            self.bench.steps.succeed()
+            self.assertEqual(self.bench.status.message, "The box cannot write in /opt.")
+            self.bench.clock.advance(60)
+        self.bench.preflight.unfit = None
+        self.install_last_good()
 
     def test_interrupted(self) -> None:
         """Whatever interrupts it, it goes on: with the reboot, or from the beginning."""

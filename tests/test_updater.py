@@ -16,10 +16,13 @@ from opq_twisted.box.updater import MAX_TRIES
 from opq_twisted.box.window import Window
 from opq_twisted.errors import (
     ArchiveRefused,
+    BoxAtFault,
+    BoxUnfit,
     ClockBehind,
     DownloadFailed,
     InstallFailed,
     NoRoom,
+    NotStarted,
     OlderCopy,
     RebootFailed,
     ServerFailed,
@@ -832,6 +835,133 @@ class FailureTests(UpdaterCase):
         self.bench.restart("second boot")
         self.assert_failed("Make room.")
         self.assertEqual([attempt.id for attempt in self.on_disk().attempts], [1, 2])
+
+
+class BoxFaultTests(UpdaterCase):
+    """What is the box's own fault refuses no release, and is tried again."""
+
+    def assert_not_refused(self, reason: str) -> None:
+        self.assert_failed(reason)
+        self.assertEqual(self.on_disk().refused, ())
+
+    def begin_automatic(self) -> None:
+        """Let the box find the release by itself."""
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.succeed(NEW)
+        self.bench.clock.advance(0)
+
+    def test_unfit(self) -> None:
+        """Nothing is fetched when the box cannot take it, and a click says why."""
+        self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
+        self.click()
+        self.succeed()
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assert_not_refused("The box cannot write in /opt.")
+        self.bench.preflight.unfit = None
+        self.assert_works_again()
+
+    def test_unfit_by_itself(self) -> None:
+        """A box that updates itself says so after each look, and goes on as soon as it can."""
+        self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
+        for _ in range(3):
+            self.begin_automatic()
+            status = self.bench.status
+            self.assertEqual((status.stage, status.trouble), (Stage.IDLE, status.message))
+            self.assertEqual(status.message, "The box cannot write in /opt.")
+        self.assertEqual((self.on_disk().attempts, self.on_disk().delay), ((), None))
+        self.bench.preflight.unfit = None
+        self.begin_automatic()
+        self.assertEqual(self.bench.steps.names[-1], "fetch")
+        self.assertIsNone(self.bench.status.trouble)
+
+    def test_room(self) -> None:
+        """What an installed copy needs is known from the first try: the next waits for the room."""
+        self.click("unpack")
+        self.bench.preflight.unfit = BoxUnfit("It needs 5 MiB.", room=5 << 20)
+        self.succeed()
+        self.assertNotIn("install", self.bench.steps.names)
+        self.assert_not_refused("It needs 5 MiB.")
+        self.begin_automatic()
+        self.assertEqual(self.bench.preflight.room, 5 << 20)
+        self.assertEqual(self.bench.status.message, "It needs 5 MiB.")
+        self.assertEqual(self.bench.steps.names.count("unpack"), 1)
+        self.bench.preflight.unfit = None
+        self.begin_automatic()
+        self.assertEqual(self.bench.steps.names[-1], "fetch")
+
+    def test_at_fault(self) -> None:
+        """A script that finds the box at fault is tried again later, more and more seldom."""
+        for number in range(10):
+            self.begin_automatic()
+            self.travel("install")
+            self.bench.steps.fail(BoxAtFault("Make room.", touched=False))
+            self.assert_not_refused("Make room.")
+            pause = min(3600 * 2**number, 24 * 3600)
+            self.bench.clock.advance(pause - 1)
+            self.begin_automatic()
+            self.assertIn(
+                f"Release {NEW} is not installed: Make room. The box tries again later",
+                self.bench.status.message,
+            )
+            self.assertEqual(self.bench.steps.names[-1], "newest")
+            self.bench.clock.advance(1)
+        self.begin_automatic()
+        self.assertEqual(self.bench.steps.names[-1], "newest", "ten tries are enough")
+        self.assert_works_again()
+
+    def test_found_afterwards(self) -> None:
+        """What a script made of a box that was at fault is measured when it has failed."""
+        self.bench.preflight.fault = "The box cannot write in /opt."
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.assert_not_refused("It ended with 1. The box cannot write in /opt.")
+
+    def test_found_by_the_next_agent(self) -> None:
+        """So it is by an agent that was started meanwhile."""
+        for status, reason in (
+            (
+                1,
+                f"install_update.sh ended with exit status 1. See {self.folder}/box_update.log. "
+                "The box ran out of memory.",
+            ),
+            (75, "The box says so."),
+        ):
+            with self.subTest(status=status):
+                self.click("install")
+                self.bench.restart()
+                self.bench.preflight.fault = "The box ran out of memory."
+                self.bench.steps.succeed(status)
+                self.assert_not_refused(reason)
+
+    def test_not_started(self) -> None:
+        """A script that never ran is put off like the others."""
+        self.click("install")
+        self.bench.steps.fail(NotStarted("It was not started."))
+        self.assert_not_refused("It was not started.")
+        self.begin_automatic()
+        self.assertIn("It was not started. The box tries again later", self.bench.status.message)
+
+    def test_success(self) -> None:
+        """A release that was installed is not put off any more."""
+        self.test_not_started()
+        self.click("reboot")
+        self.bench.set_installed(NEW)
+        self.bench.restart("second boot")
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.assertIsNone(self.on_disk().delay)
+
+    def test_unfit_after_interruption(self) -> None:
+        """An installation that was interrupted goes on as soon as the box can take it."""
+        self.click("install")
+        self.bench.restart()
+        self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
+        for _ in range(MAX_TRIES + 1):
+            self.bench.steps.succeed()
+            self.assertEqual(self.bench.status.message, "The box cannot write in /opt.")
+            self.bench.clock.advance(60)
+        self.bench.preflight.unfit = None
+        self.travel("install")
+        self.assertEqual(self.on_disk().tries, 2)
 
 
 class StopTests(UpdaterCase):

@@ -35,6 +35,10 @@
 # OPQ_PREFIX/current makes it live. OPQ_PREFIX/previous leads through current, so that the same
 # rename changes both.
 #
+# Exit status 75 (EX_TEMPFAIL of sysexits.h): the box is at fault, and not the release, and the box is
+# as it was. The last line of the output says what to do. The agent then refuses no release, and tries
+# again later. Any other status but 0 is a release that does not install here.
+#
 # OPQ_PREFIX/IMAGE_VERSION has the VERSION of the first release that was installed here, or of the
 # one that was live when this script first wrote it. It is written once.
 
@@ -58,6 +62,7 @@ MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" f
 
 explained=no
 stopped=
+building=no
 
 say() {
     echo "$*"
@@ -69,11 +74,24 @@ fail() {
     exit 1
 }
 
+# Fail for a fault of the box, while it is as it was.
+unfit() {
+    echo "install_update.sh: $*" >&2
+    explained=yes
+    exit 75
+}
+
 # Whatever went wrong, a box that is not about to reboot goes on measuring.
 clean_up() {
     if [ "$1" -ne 0 ] && [ -n "$stopped" ]; then
         # shellcheck disable=SC2086 # unit names have no spaces
         systemctl start $stopped || :
+    fi
+    if [ "$1" -ne 0 ] && [ "$building" = yes ]; then
+        # What fills the disk is about to be removed, and so is the proof.
+        fault=$(check_folders) || building=unfit
+        remove_release "$release" || :
+        [ "$building" != unfit ] || unfit "$fault"
     fi
     if [ "$1" -ne 0 ] && [ "$explained" = no ]; then
         echo "install_update.sh: stopped by the error above: mend it and run this script again." >&2
@@ -145,6 +163,75 @@ decide_on_services() {
     say "Leaving services and all else outside $OPQ_PREFIX alone, and not rebooting: $reason."
 }
 
+# In /tmp others must not guess the name.
+try_to_write() {
+    mkdir -p "$1" && probe=$(mktemp "$1/.opq-box-XXXXXX") || return
+    head -c 65536 /dev/zero >"$probe" && sync "$probe"
+    status=$?
+    rm -f "$probe"
+    return "$status"
+}
+
+try_to_run() {
+    probe=$(mktemp "$1/.opq-box-XXXXXX") || return
+    printf '#!/bin/sh\n' >"$probe" && chmod 700 "$probe" && "$probe"
+    status=$?
+    rm -f "$probe"
+    return "$status"
+}
+
+# Print what the box lacks, and fail. pip writes in /tmp, or where TMPDIR says.
+check_folders() {
+    for folder in "$OPQ_PREFIX" "${TMPDIR:-/tmp}"; do
+        if ! said=$(try_to_write "$folder" 2>&1); then
+            echo "the box cannot write in $folder: ${said##*: }. Mend that, as by making room there."
+            return 1
+        fi
+    done
+    if ! said=$(try_to_run "$OPQ_PREFIX" 2>&1); then
+        echo "the box cannot run programs in $OPQ_PREFIX: ${said##*: }. Mount it without noexec."
+        return 1
+    fi
+}
+
+# As above. An installed wheel, with its bytecode, is some four times as large as its file.
+check_room() {
+    needed=16384
+    for folder in */; do
+        size=$(du -sk "$folder" | cut -f 1)
+        [ "$folder" != wheels/ ] || size=$((size * 4))
+        needed=$((needed + size))
+    done
+    free=$(df -k --output=avail "$OPQ_PREFIX" | tail -n 1)
+    if [ "$free" -lt "$needed" ]; then
+        echo "release $version needs $((needed / 1024)) MiB free under $OPQ_PREFIX, and there are" \
+            "$((free / 1024)) MiB. Make room."
+        return 1
+    fi
+    files=$(find . -path ./wheels -prune -o -print | wc -l)
+    [ ! -d wheels ] || files=$((files + $(du -sk wheels | cut -f 1)))
+    # Some file systems do not count files, and then it is no number.
+    free=$(df --output=iavail "$OPQ_PREFIX" | tail -n 1 | tr -dc 0-9)
+    if [ -n "$free" ] && [ "$free" -lt "$files" ]; then
+        echo "release $version needs $files files under $OPQ_PREFIX, and there is room for $free." \
+            "Remove some."
+        return 1
+    fi
+}
+
+# What an interruption has left, as a power cut does. The live release and the one before it stay.
+remove_unfinished() {
+    for folder in "$OPQ_PREFIX"/releases/*; do
+        is_version "${folder##*/}" && [ ! -L "$folder" ] && [ ! -e "$folder/VERSION" ] || continue
+        if [ -d "$folder" ] && [ ! "$folder" -ef "$OPQ_PREFIX/current" ] &&
+            [ ! "$folder" -ef "$OPQ_PREFIX/previous" ]; then
+            name=${folder##*/}
+            say "Removing $name, which was not finished."
+            remove_release "$folder"
+        fi
+    done
+}
+
 take_lock() {
     mkdir -p "$OPQ_PREFIX/releases"
     exec 9>"$OPQ_PREFIX/.install.lock"
@@ -167,6 +254,9 @@ build_release() {
     say "Building release $version."
     # A whole one that is not live is not trusted either: files rot on SD cards.
     remove_release "$release"
+    (remove_unfinished)
+    fault=$(check_room) || unfit "$fault"
+    building=yes
     mkdir "$release"
     copy_components
     make_environment
@@ -179,6 +269,7 @@ build_release() {
     echo "$version" >"$release/.VERSION.new"
     sync -f "$release"
     put_in_place "$release/.VERSION.new" "$release/VERSION"
+    building=no
 }
 
 # Not cp -p: tar, run by root, keeps owners that mean nothing on this box.
@@ -377,6 +468,7 @@ trap 'exit 143' TERM
 cd "$(dirname "$(readlink -f "$0")")"
 check_inputs
 decide_on_services
+fault=$(check_folders) || unfit "$fault"
 take_lock
 if is_live_and_whole; then
     say "Release $version is already there and current: keeping it."

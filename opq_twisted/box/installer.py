@@ -1,9 +1,11 @@
 """Runs `install_update.sh`, and asks the box to reboot."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from twisted.internet.task import LoopingCall, deferLater
 
 from opq_twisted import durable
 from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.preflight import BOX_AT_FAULT
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.box.scripts import Scripts
-from opq_twisted.errors import InstallFailed, NotStarted, RebootFailed
+from opq_twisted.errors import BoxAtFault, InstallFailed, NotStarted, RebootFailed
 from opq_twisted.release.name import INSTALL_SCRIPT
 
 #: The name of the unit that it has where systemd runs.
@@ -27,6 +30,9 @@ _KEPT_LOGS = 5
 #: Bytes, and seconds.
 _MAX_LOG = 16 * 1024**2
 _LOG_CHECKED_EVERY = 5.0
+_LOG_ROOM = 64 * 1024
+_LOG_END = 4096
+_MAX_REASON = 300
 
 # Keeps the group's leader, and then the exit status, where an agent that was restarted finds them.
 _KEEP_STATUS = """
@@ -48,6 +54,8 @@ class Installer:
         self._state_dir = scripts.state_dir
         self._status = scripts.state_dir / "install.status"
         self._lock = scripts.state_dir / "install.lock"
+        #: Where the output of the script goes.
+        self._log = config.log
 
     def forget(self) -> None:
         """
@@ -69,18 +77,11 @@ class Installer:
         :param returning: what a bad release said stays in the log, and this comes below.
 
         :raises InstallFailed: when it fails, or takes too long.
+        :raises BoxAtFault: when it says that the box is to blame, and is as it was.
         :raises NotStarted: when it did not run: the box is to blame.
-        :raises OSError: when no program can be started, or there can be no log, unless the box is
-            returning: so it is then.
+        :raises OSError: when no program can be started.
         """
-        log: Path | None = self._config.log
-        try:
-            self._begin_log(f"Going back to release {version}:" if returning else None)
-        except OSError:
-            if not returning:
-                raise
-            # A card that fails there first may still take a release.
-            log = None
+        self._log = self._begin_log(f"Going back to release {version}:" if returning else None)
         running = self._scripts.run(
             UNIT,
             # flock tells an agent that was restarted that the script still runs: it holds the lock
@@ -93,7 +94,7 @@ class Installer:
             folder,
             version,
             self._config.install_timeout,
-            log,
+            self._log,
         )
         bounding = LoopingCall(self._bound_log)
         bounding.clock = self._programs.clock
@@ -103,13 +104,28 @@ class Installer:
         finally:
             bounding.stop()
         # What runs the script for us may fail before it begins, and while it goes on.
-        if ended.status != 0 and await self.wait() != 0:
+        if ended.status != 0 and (status := await self.wait()) != 0:
             if not self._lock.stat().st_size:
                 why = ended.last_words or f"what was to start it {ended}"
                 raise NotStarted(f"{INSTALL_SCRIPT} was not started: {why}.")
-            raise InstallFailed(
-                f"{INSTALL_SCRIPT} {ended}. See {self._config.log} for what it said."
-            )
+            if status == BOX_AT_FAULT:
+                raise self.box_at_fault()
+            raise InstallFailed(f"{INSTALL_SCRIPT} {ended}. See {self._log} for what it said.")
+
+    def box_at_fault(self) -> BoxAtFault:
+        """Give the reason of a script that found the box at fault: the last line that it wrote."""
+        try:
+            with self._log.open("rb") as file:
+                file.seek(max(0, self._log.stat().st_size - _LOG_END))
+                said = file.read(_LOG_END).decode("utf-8", "replace")
+        except OSError:
+            said = ""
+        line = said.strip().rpartition("\n")[2].removeprefix(f"{INSTALL_SCRIPT}: ")
+        reason = "".join(filter(str.isprintable, line))[:_MAX_REASON]
+        return BoxAtFault(
+            reason or f"{INSTALL_SCRIPT} found this box at fault, and did not say why.",
+            touched=False,
+        )
 
     async def wait(self) -> int | None:
         """
@@ -178,23 +194,24 @@ class Installer:
                 f"{ended.output.strip()[-200:]}".strip()
             )
 
-    def _begin_log(self, chapter: str | None) -> None:
-        """Begin a new log, and keep the last few; or a chapter of the log that there is."""
-        log = self._config.log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        logs = [log, *(log.with_name(f"{log.name}.{age}") for age in range(1, _KEPT_LOGS))]
-        if chapter is None:
-            for newer, older in reversed(list(pairwise(logs))):
-                if newer.exists():
-                    newer.replace(older)
-        with open(log, "a", encoding="utf-8") as file:
-            file.write(f"\n{chapter}\n" if chapter else "")
+    def _begin_log(self, chapter: str | None) -> Path:
+        """
+        Begin a new log, and keep the last few; or a chapter of the log that there is.
+
+        :returns: the log; another one where none can be written there: an update may be what makes
+            room.
+        """
+        for log in (self._config.log, self._state_dir / self._config.log.name):
+            with contextlib.suppress(OSError):
+                _rotate(log, chapter)
+                return log
+        return Path(os.devnull)
 
     def _bound_log(self) -> None:
         """Let a script that says too much begin its log anew: it appends."""
         with contextlib.suppress(OSError):
-            if self._config.log.stat().st_size > _MAX_LOG:
-                os.truncate(self._config.log, 0)
+            if self._log.stat().st_size > _MAX_LOG:
+                os.truncate(self._log, 0)
 
     def _is_locked(self) -> bool:
         fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -205,3 +222,18 @@ class Installer:
         finally:
             os.close(fd)
         return False
+
+
+def _rotate(log: Path, chapter: str | None) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=log.parent, buffering=0) as room:
+        # A full disk takes a name, and no content.
+        if room.write(bytes(_LOG_ROOM)) < _LOG_ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    logs = [log, *(log.with_name(f"{log.name}.{age}") for age in range(1, _KEPT_LOGS))]
+    if chapter is None:
+        for newer, older in reversed(list(pairwise(logs))):
+            if newer.exists():
+                newer.replace(older)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"\n{chapter}\n" if chapter else "")

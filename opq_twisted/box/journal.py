@@ -33,6 +33,9 @@ _LONGEST_UPDATE = 6 * 3600.0
 #: Seconds.
 _FIRST_DELAY, _LONGEST_DELAY = 3600.0, 24 * 3600.0
 
+#: How often a box that was at fault tries the same release again without a click.
+_MOST_DELAYS = 10
+
 
 class Stage(StrEnum):
     """Where the box is on its journey from one release to the next."""
@@ -105,13 +108,19 @@ class Refusal:
 
 @frozen
 class Delay:
-    """A release that came as something else, and when it may be fetched again without a click."""
+    """A release that was not installed, though not to blame, and when it may be without a click."""
 
     version: int
     sha256: str | None
     #: Seconds; and the time of day when they are over.
     pause: float
     until: float
+    #: What kept the box from installing it; empty when it came as something else.
+    reason: str = ""
+    #: How often that happened in a row.
+    count: int = 1
+    #: Bytes that must be free under the prefix: then it may be installed, whatever the time is.
+    room: int = 0
 
 
 @frozen
@@ -187,6 +196,7 @@ class Journal:
             tries=0,
             attempts=attempts,
             **(goes_on if after_reboot else {}),
+            **({"delay": None} if attempt.outcome == "updated" else {}),
         )
 
     def refuse(self, release: Release, reason: str, **changes: Any) -> None:
@@ -229,27 +239,43 @@ class Journal:
         """Find why a release is refused; one whose digest has changed is another release."""
         return next((item for item in self.entry.refused if _is_same(item, release)), None)
 
-    def put_off(self, release: Release, now: float) -> None:
+    def put_off(
+        self,
+        release: Release,
+        now: float,
+        reason: str = "",
+        room: int = 0,
+        first: float = _FIRST_DELAY,
+    ) -> None:
         """
-        Let some time pass, twice as much each time, until a release is fetched again by itself.
+        Let some time pass, twice as much each time, until a release is tried again by itself.
 
         :param now: the time of day, in seconds since the epoch.
+        :param reason: what kept the box from installing it; empty when it came as something else.
+        :param room: bytes that have to be free, if that is all that it lacks.
+        :param first: seconds that pass the first time.
         :raises OSError: when it cannot be written.
         """
-        before, pause = self.entry.delay, _FIRST_DELAY
-        if before is not None and _is_same(before, release):
-            pause = min(2 * before.pause, _LONGEST_DELAY)
-        self.write(delay=Delay(release.version, release.sha256, pause, now + pause))
+        before, pause, count = self.entry.delay, first, 1
+        if before is not None and _is_same(before, release) and bool(before.reason) == bool(reason):
+            pause, count = min(2 * before.pause, _LONGEST_DELAY), before.count + 1
+        delay = Delay(release.version, release.sha256, pause, now + pause, reason, count, room)
+        self.write(delay=delay)
+
+    def delay_of(self, release: Release) -> Delay | None:
+        """Find why a release was not installed; None when it was not tried, or was to blame."""
+        delay = self.entry.delay
+        return delay if delay is not None and _is_same(delay, release) else None
 
     def is_put_off(self, release: Release, now: float) -> bool:
         """Whether a release is not yet to be fetched again by itself."""
-        delay = self.entry.delay
+        delay = self.delay_of(release)
+        if delay is None or delay.room:
+            return False
+        if delay.reason and delay.count >= _MOST_DELAYS:
+            return True
         # A clock that was set back must not make it longer.
-        return (
-            delay is not None
-            and _is_same(delay, release)
-            and delay.until - delay.pause <= now < delay.until
-        )
+        return delay.until - delay.pause <= now < delay.until
 
     def _read(self) -> Entry:
         data = b""

@@ -76,6 +76,12 @@ class Policy:
         if refusal is not None:
             return f"Release {offer.version} is refused: {refusal.reason}"
         if self._journal.is_put_off(release, self._now()):
+            delay = self._journal.delay_of(release)
+            if delay is not None and delay.reason:
+                return (
+                    f"Release {offer.version} is not installed: {delay.reason} The box tries "
+                    "again later; click on Update Box to try now."
+                )
             return (
                 f"What came as release {offer.version} was not what was promised. The box fetches "
                 "it again later; click on Update Box to try now."

@@ -29,6 +29,7 @@ from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.box.page_port import PagePort, inherited_sockets
 from opq_twisted.box.password import Gate, PasswordHash
 from opq_twisted.box.policy import Policy
+from opq_twisted.box.preflight import Preflight
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.proxies import Proxies
 from opq_twisted.box.releases import Releases
@@ -117,6 +118,7 @@ def makeService(options: Options) -> IService:
         archives,
         Unpacker(programs, state_dir / "unpacked"),
         Inhibition(reactor, config.updater.inhibit_file, time.time),
+        Preflight(scripts, config.updater),
         Installer(programs, scripts, config.updater),
         Health(reactor, scripts, config.updater.services, config.updater.settle),
         Rescued(state_dir / "rescued"),

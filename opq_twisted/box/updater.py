@@ -4,10 +4,10 @@ import errno
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -22,6 +22,7 @@ from opq_twisted.box.installed import Installed
 from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Attempt, Journal, Refusal, Release, Stage
 from opq_twisted.box.policy import Policy
+from opq_twisted.box.preflight import BOX_AT_FAULT, Preflight
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import StatusBoard
@@ -29,11 +30,14 @@ from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import (
     MACHINE_BUSY,
     ArchiveRefused,
+    BoxAtFault,
+    BoxUnfit,
     ClockBehind,
     DownloadFailed,
     InstallFailed,
     Interrupted,
     NoRoom,
+    NotStarted,
     NoWayBack,
     OlderCopy,
     OpqError,
@@ -74,6 +78,12 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: For what the release itself is to blame.
 _TO_BLAME = (ArchiveRefused, InstallFailed)
 
+#: For what the box is to blame.
+_BOX_TO_BLAME = (BoxAtFault, BoxUnfit, NotStarted)
+
+#: After these the update goes on when somebody reboots the box.
+_GO_ON = (RebootFailed, ReturnFailed)
+
 _UNDER_WAY = {
     Stage.CHECKING: "Asking the update server for the newest release.",
     Stage.DOWNLOADING: "Downloading the new release.",
@@ -106,6 +116,7 @@ class Updater(Service):
         archives: Archives,
         unpacker: Unpacker,
         inhibition: Inhibition,
+        preflight: Preflight,
         installer: Installer,
         health: Health,
         rescued: Rescued,
@@ -123,6 +134,7 @@ class Updater(Service):
         self._archives = archives
         self._unpacker = unpacker
         self._inhibition = inhibition
+        self._preflight = preflight
         self._installer = installer
         self._health = health
         self._rescued = rescued
@@ -330,7 +342,21 @@ class Updater(Service):
         self._board.publish(
             available=offer.version, update_available=True, size=offer.size, notes=offer.notes
         )
+        try:
+            await self._require_fit(Release(offer.version, offer.size, offer.hashes))
+        except BoxUnfit as error:
+            if not automatic:
+                raise
+            # Nobody asked, and it is tried again with each look.
+            self._log.warn("{error}", error=error)
+            self._board.publish(message=str(error), trouble=str(error))
+            return None
         return offer
+
+    async def _require_fit(self, release: Release) -> None:
+        """Before anything is fetched or unpacked."""
+        delay = self._journal.delay_of(release)
+        await self._preflight.require(release.version, room=delay.room if delay else 0)
 
     async def _look_past_older_copies(self) -> None:
         """
@@ -361,7 +387,12 @@ class Updater(Service):
         here = await self._archives.find(release)
         received, archive = here or await self._download(release)
         try:
-            self._enter(Stage.UNPACKING, release=received, delay=None)
+            delay = self._journal.delay_of(release)
+            self._enter(
+                Stage.UNPACKING,
+                release=received,
+                delay=delay if delay and delay.reason else None,
+            )
             # A trusted root may have come to the box meanwhile.
             self._releases.require_permission(offer)
         except (OpqError, OSError):
@@ -388,12 +419,23 @@ class Updater(Service):
         await self._inhibition.over(
             self._journal.entry.started, lambda reason: self._board.publish(message=reason)
         )
+        await self._preflight.require(release.version, self._unpacker.folder)
         # What a rescue left is not this release's doing. The next line syncs the folder.
         self._rescued.forget()
         self._installer.forget()
         self._enter(Stage.INSTALLING, tries=tries)
-        await self._installer.install(self._unpacker.folder, release.version)
+        try:
+            await self._installer.install(self._unpacker.folder, release.version)
+        except InstallFailed as error:
+            await self._find_fault(release, error)
         await self._insist(self._reboot)
+
+    async def _find_fault(self, release: Release, error: InstallFailed) -> NoReturn:
+        """Fail for the box's fault if it has one, and for the release's otherwise."""
+        fault = await self._preflight.blame(release.version)
+        if fault is not None:
+            raise BoxAtFault(f"{error} {fault}", touched=True) from None
+        raise error
 
     async def _reboot(self, tries: int = 1) -> None:
         self._enter(Stage.REBOOTING, tries=tries, reboot_under_way=False)
@@ -471,7 +513,7 @@ class Updater(Service):
         while True:
             try:
                 return await step()
-            except (NoRoom, OSError) as error:
+            except (NoRoom, BoxUnfit, OSError) as error:
                 self._log.error("{error}", error=error)
                 self._board.publish(message=self._explain(error))
             await deferLater(self._clock, _DISK_PAUSE)
@@ -520,10 +562,13 @@ class Updater(Service):
             await self._confirm(release)
         elif status == 0:
             await self._reboot()
+        elif status == BOX_AT_FAULT:
+            raise self._installer.box_at_fault()
         elif status is not None:
-            raise InstallFailed(
+            error = InstallFailed(
                 f"install_update.sh ended with exit status {status}. See {self._config.log}."
             )
+            await self._find_fault(release, error)
         else:
             tries = self._journal.entry.tries + 1
             if tries > MAX_TRIES:
@@ -534,8 +579,9 @@ class Updater(Service):
             # Counted now, or what unpacking does to the box would be tried for ever.
             self._enter(Stage.INSTALLING, tries=tries)
             try:
+                await self._preflight.require(release.version)
                 await self._install(release, await self._archives.open(release), tries)
-            except (NoRoom, OSError) as error:
+            except (NoRoom, BoxUnfit, OSError) as error:
                 self._take_back_try(error)
                 raise
 
@@ -576,6 +622,9 @@ class Updater(Service):
         except OSError:
             await self._insist(self._extend_deadline)
             raise
+        except InstallFailed:
+            await self._require_judge(release)
+            raise
         with self._telling("The release cannot be made the last good one"):
             # What was read when it came may never have come to the disk as it was.
             (await self._archives.open(release)).close()
@@ -584,14 +633,22 @@ class Updater(Service):
             await self._installer.renew_rescue(release.version)
         await self._arrive("updated", f"The box runs release {installed}.")
 
+    async def _require_judge(self, release: Release) -> None:
+        """Where the box cannot run verify_update.sh, nobody knows how the release is."""
+        try:
+            await self._preflight.require_running(release.version)
+        except BoxUnfit:
+            await self._insist(self._extend_deadline)
+            raise
+
     async def _extend_deadline(self) -> None:
         """Give the release all of its time once more: the machine was too busy to judge it."""
         self._journal.write(deadline=self._clock.seconds() + self._config.confirm_timeout)
 
     async def _give_up(self, error: Exception) -> None:
         """Return to the last good release, if the box may be anything but that; or fail."""
-        entry, touched = self._journal.entry, (Stage.INSTALLING, Stage.CONFIRMING)
-        if entry.stage in touched and entry.release:
+        entry = self._journal.entry
+        if entry.release and self._may_be_touched(error):
             try:
                 if await self._insist(self._has_last_good):
                     return await self._return(entry.release, error)
@@ -599,7 +656,24 @@ class Updater(Service):
                 if not self.running:
                     return
                 error = failure
+        if not isinstance(error, _GO_ON):
+            try:
+                with self._telling("What was unpacked cannot be removed"):
+                    await self._unpacker.clear()
+            except CancelledError:
+                return
         self._fail(error)
+
+    def _may_be_touched(self, error: Exception) -> bool:
+        """Whether what has failed may have left the box as it was not before."""
+        entry = self._journal.entry
+        if entry.stage is Stage.INSTALLING:
+            harmless = isinstance(error, NotStarted) or (
+                isinstance(error, BoxAtFault) and not error.touched
+            )
+            # An earlier try was interrupted, nobody knows where.
+            return entry.tries > 1 or not harmless
+        return entry.stage is Stage.CONFIRMING
 
     async def _has_last_good(self) -> bool:
         return self._archives.last_good is not None
@@ -615,6 +689,8 @@ class Updater(Service):
             if isinstance(error, _TO_BLAME):
                 self._journal.refuse(release, cause, **changes)
             else:
+                if isinstance(error, _BOX_TO_BLAME):
+                    self._put_off(release, cause, error)
                 self._journal.write(**changes)
             self._show(Stage.RETURNING)
 
@@ -652,10 +728,11 @@ class Updater(Service):
         self._journal.write(tries=tries, reboot_under_way=False)
         self._installer.forget()
         try:
+            await self._preflight.require(good.version)
             with await self._archives.open(good) as archive:
                 await self._unpacker.unpack(archive, good.version)
             await self._installer.install(self._unpacker.folder, good.version, returning=True)
-        except (NoRoom, OSError) as error:
+        except (NoRoom, BoxUnfit, OSError) as error:
             self._take_back_try(error)
             raise
         except Exception as error:
@@ -664,9 +741,9 @@ class Updater(Service):
             self._log.error("Returning failed: {why}", why=self._explain(error))
             await deferLater(self._clock, _PAUSES[tries])
 
-    def _take_back_try(self, error: NoRoom | OSError) -> None:
-        """Let none be used up by what is waited for, as long as it takes."""
-        if isinstance(error, NoRoom) or error.errno in (*_DISK_FULL, *MACHINE_BUSY):
+    def _take_back_try(self, error: NoRoom | BoxUnfit | OSError) -> None:
+        """Do not count a try that the box's own state has prevented: that is waited for."""
+        if isinstance(error, (NoRoom, BoxUnfit)) or error.errno in (*_DISK_FULL, *MACHINE_BUSY):
             self._journal.write(tries=self._journal.entry.tries - 1)
 
     async def _end_rescued(self, release: Release) -> None:
@@ -710,10 +787,18 @@ class Updater(Service):
         if isinstance(error, _TO_BLAME) and release is not None:
             with self._telling("The refused release cannot be written down"):
                 self._journal.refuse(release, reason)
-        goes_on = isinstance(error, (RebootFailed, ReturnFailed))
+        if isinstance(error, _BOX_TO_BLAME) and release is not None:
+            with self._telling("The pause until the next try cannot be written down"):
+                self._put_off(release, reason, error)
+        goes_on = isinstance(error, _GO_ON)
         after_reboot = self._journal.entry.stage if goes_on else None
         attempt = self._record_end(Stage.FAILED, "failed", reason, after_reboot)
         self._show_end(Stage.FAILED, attempt)
+
+    def _put_off(self, release: Release, reason: str, error: Exception) -> None:
+        """Let the box try again by itself, more and more seldom, or once it has the room."""
+        room = error.room if isinstance(error, BoxUnfit) else 0
+        self._journal.put_off(release, self._now(), reason, room, self._config.check_every)
 
     async def _arrive(self, outcome: str, reason: str) -> None:
         """Record that the box is at rest, on a release that is good, and tidy up."""

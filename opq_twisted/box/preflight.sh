@@ -1,0 +1,100 @@
+#!/bin/sh
+# Measure whether the box can take an installation, where install_update.sh runs: the agent's own unit
+# sees the file systems differently. Exit status 75, and one sentence, say what is missing.
+#
+# What an interrupted installation left under the prefix is removed: it is no release without its
+# VERSION. The live release, the one before it and the last good one are never touched.
+#
+# preflight.sh before|after|running [FOLDER...]
+#   before   removes what was left, and measures
+#   after    measures, and removes what was left, which may be what fills the disk
+#   running  only tries whether a program can be run in the state directory
+#   FOLDER   has to be writable
+#
+# In the working directory install_update.sh and verify_update.sh may lie.
+
+export LC_ALL=C
+unfit() { printf '%s\n' "$1"; exit 75; }
+
+# In /tmp others must not guess the name.
+try_to_write() {
+    mkdir -p "$1" && probe=$(mktemp "$1/.opq-box-XXXXXX") || return
+    head -c 65536 /dev/zero >"$probe" && sync "$probe"
+    status=$?
+    rm -f "$probe"
+    return "$status"
+}
+
+can_write() {
+    said=$(try_to_write "$1" 2>&1) && return
+    reason=${said##*: }
+    unfit "The box cannot write in $1: $reason. Mend that, as by making room there."
+}
+
+try_to_run() {
+    probe=$(mktemp "$1/.opq-box-XXXXXX") || return
+    printf '#!/bin/sh\nexit 0\n' >"$probe" && chmod 700 "$probe" && "$probe"
+    status=$?
+    rm -f "$probe"
+    return "$status"
+}
+
+can_run() {
+    said=$(try_to_run "$1" 2>&1) && return
+    reason=${said##*: }
+    unfit "The box cannot run programs in $1: $reason. Mount it without noexec."
+}
+
+# The first line names the program, and what env(1) is to find.
+has_interpreter() {
+    set -f
+    IFS= read -r first <"$1" || :
+    case $first in *"$(printf '\r')"* | [!#]* | '') set +f; return ;; '#!'*) ;; *) return ;; esac
+    script=$1
+    # shellcheck disable=SC2086 # it is split into words
+    set -- ${first#??}
+    needed=${1-sh}
+    case $needed in
+        */env)
+            shift
+            while case ${1-} in -* | *=*) ;; *) false ;; esac; do shift; done
+            needed=${1-sh}
+            ;;
+    esac
+    set +f
+    command -v "$needed" >/dev/null 2>&1 ||
+        unfit "This box has no $needed, which $script needs. Install it."
+}
+
+remove_unfinished() {
+    good=$(readlink "$OPQ_STATE_DIR/archives/last-good")
+    for folder in "$OPQ_PREFIX"/releases/*; do
+        case ${folder##*/} in *[!0-9]*) continue ;; esac
+        if [ -d "$folder" ] && [ ! -L "$folder" ] && [ ! -e "$folder/VERSION" ] &&
+            [ ! "$folder" -ef "$OPQ_PREFIX/current" ] &&
+            [ ! "$folder" -ef "$OPQ_PREFIX/previous" ] &&
+            [ "$good" != "opq-box-update-${folder##*/}.tar.bz2" ]; then
+            rm -rf --one-file-system "$folder"
+        fi
+    done
+}
+
+# Not while somebody installs by hand.
+tidy() {
+    rm -f "$OPQ_PREFIX"/.opq-box-?????? "$OPQ_STATE_DIR"/.opq-box-??????
+    [ ! -e "$OPQ_PREFIX/.install.lock" ] ||
+        (flock --nonblock 9 && remove_unfinished) 2>/dev/null 9>>"$OPQ_PREFIX/.install.lock"
+}
+
+case $1 in
+    before) tidy ;;
+    after) trap tidy EXIT ;;
+esac
+shift
+[ $# -gt 0 ] || { can_run "$OPQ_STATE_DIR"; exit; }
+for folder; do can_write "$folder"; done
+can_run "$OPQ_STATE_DIR"
+can_run "$OPQ_PREFIX"
+for script in install_update.sh verify_update.sh; do
+    [ ! -f "$script" ] || has_interpreter "$script"
+done
