@@ -2,27 +2,31 @@
 
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
 from securesystemslib.signer import Signer
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server import metadata, metadata_resource
 from opq_twisted.server.catalog import Catalog, Identity
-from opq_twisted.server.digests import Digests
+from opq_twisted.server.digests import Digests, InThread
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.metadata import Folder
 from opq_twisted.server.resources import Version, tree
 from opq_twisted.server.standing import Standing, attend
+from tests.archives import make_archive
 from tests.exchange import Answer, ask
 from tests.privileges import without_privileges
 from tests.signed import Signed, make_key
+from tests.test_catalog import name_of
 
 NOW = 1_700_000_000
+RELEASE = 1_600_000_000
 
 FOREVER = "public, max-age=31536000, immutable"
 NEVER = "no-store"
@@ -226,6 +230,58 @@ class CachingTests(MetadataTestCase):
             self.standing = standing
             answer = self.get("1.root.json", f"If-None-Match: {tag}")
             self.assertEqual((answer.status, answer.headers["Cache-Control"]), (304, control))
+
+
+class ArchiveCachingTests(MetadataTestCase):
+    """What caches may keep of the archives."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = make_archive(self.updates / name_of(RELEASE), RELEASE)
+
+    def cache_control(self, in_thread: InThread = maybeDeferred) -> str | None:
+        """Ask a server that has just been started."""
+        catalog = Catalog(self.updates)
+        catalog.rescan()
+        version = Version(Clock(), catalog)
+        digests = Digests(in_thread)
+        root = tree(catalog, digests, Downloads(10), version, None, lambda: self.standing)
+        answer = ask(root, "HEAD", f"/update/{name_of(RELEASE)}")
+        self.assertEqual(answer.status, 200)
+        return answer.headers["Cache-Control"]
+
+    def publish(self, number: int) -> None:
+        self.signed.publish(number, self.path)
+        self.look(self.signed.keys["timestamp"])
+
+    def test_signed(self) -> None:
+        """An archive may be kept once its bytes are known to be the signed ones."""
+        self.assertEqual(self.cache_control(), "no-cache")
+        self.publish(2)
+        hashing: Deferred[bytes | None] = Deferred()
+        self.assertEqual(self.cache_control(lambda *work: hashing), "no-cache")
+        hashing.callback(None)
+        self.assertEqual(self.cache_control(), FOREVER)
+
+    def test_wrong(self) -> None:
+        """A wrong archive of that name and length is not kept; the right one is, then."""
+        self.publish(2)
+        right = self.path.read_bytes()
+        self.path.write_bytes(bytes([*right[:20], right[20] ^ 1, *right[21:]]))
+        self.assertEqual(self.cache_control(), "no-cache")
+        self.path.write_bytes(right)
+        self.assertEqual(self.cache_control(), FOREVER)
+
+    def test_metadata_unusable(self) -> None:
+        """Where the metadata cannot be used no archive is verified."""
+        self.standing = Standing()
+        self.assertEqual(self.cache_control(), "no-cache")
+
+    def test_no_metadata(self) -> None:
+        """In a directory that nobody signs the name stands for the bytes."""
+        shutil.rmtree(self.folder)
+        self.assertFalse(self.look().present)
+        self.assertEqual(self.cache_control(), FOREVER)
 
 
 class NotThereTests(MetadataTestCase):

@@ -3,7 +3,7 @@
 import base64
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from time import time
 
@@ -30,6 +30,9 @@ from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.preconditions import evaluate, range_applies
 from opq_twisted.server.transmission import Part, transmit
 
+# A name is never used twice.
+_FOR_EVER = b"public, max-age=31536000, immutable"
+
 _CONTENT_TYPE = b"application/octet-stream"
 
 _NO_SUCH_UPDATE = Reply.sentence(NOT_FOUND, "There is no such update. See /ls for those there are.")
@@ -54,8 +57,17 @@ class ArchiveResource(PlainResource):
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, catalog: Catalog, digests: Digests, downloads: Downloads, name: str) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        digests: Digests,
+        downloads: Downloads,
+        name: str,
+        may_be_kept: Callable[[Archive, bytes | None], bool] = lambda archive, digest: True,
+    ) -> None:
+        """:param may_be_kept: says of an archive and its sha-256 whether caches may keep it."""
         super().__init__()
+        self._may_be_kept = may_be_kept
         self._catalog = catalog
         self._digests = digests
         self._downloads = downloads
@@ -71,7 +83,8 @@ class ArchiveResource(PlainResource):
             return _NO_SUCH_UPDATE
         archive, fd = opened
         self._digests.want(archive)
-        answer = respond(request, archive, self._digests.known(archive))
+        digest = self._digests.known(archive)
+        answer = respond(request, archive, digest, self._may_be_kept(archive, digest))
         if isinstance(answer, Delivery):
             if self._downloads.has_room(request.channel.client):
                 self._send(request, archive, fd, answer)
@@ -121,13 +134,19 @@ class ArchiveResource(PlainResource):
         return None
 
 
-def respond(request: BoundedRequest, archive: Archive, digest: bytes | None) -> Delivery | Reply:
-    """Decide what a GET or HEAD of an archive is answered with (RFC 9110, section 13.2.2)."""
+def respond(
+    request: BoundedRequest, archive: Archive, digest: bytes | None, may_be_kept: bool
+) -> Delivery | Reply:
+    """
+    Decide what a GET or HEAD of an archive is answered with (RFC 9110, section 13.2.2).
+
+    :param may_be_kept: whether caches may keep it for ever, and need not ask again.
+    """
     etag, modified = entity_tag(archive), archive.modified_ns // 10**9
     unmet = evaluate(request, etag, modified)
     if unmet == PRECONDITION_FAILED:
         return Reply.of(unmet)
-    headers = _describe(archive, digest)
+    headers = _describe(archive, digest, may_be_kept)
     if unmet is not None:
         return Reply.of(unmet, headers=headers)
     wanted = request.getHeader(b"Range")
@@ -155,14 +174,13 @@ def entity_tag(archive: Archive) -> bytes:
     return b'"%x-%x"' % (archive.modified_ns, archive.size)
 
 
-def _describe(archive: Archive, digest: bytes | None) -> dict[bytes, bytes]:
+def _describe(archive: Archive, digest: bytes | None, may_be_kept: bool) -> dict[bytes, bytes]:
     headers = {
         b"Content-Disposition": b'attachment; filename="%s"' % str(archive.name).encode(),
         b"Accept-Ranges": b"bytes",
         b"ETag": entity_tag(archive),
         b"Last-Modified": formatdate(archive.modified_ns // 10**9, usegmt=True).encode(),
-        # A name is never used twice.
-        b"Cache-Control": b"public, max-age=31536000, immutable",
+        b"Cache-Control": _FOR_EVER if may_be_kept else b"no-cache",
     }
     if digest is not None:
         headers[b"Repr-Digest"] = b"sha-256=:%s:" % base64.b64encode(digest)  # RFC 9530

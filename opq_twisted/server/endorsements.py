@@ -1,8 +1,9 @@
 """What the signed metadata says of each archive: whether it is signed, and which boxes get it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+from pathlib import Path
 
 from tuf.api.metadata import TargetFile, Targets
 
@@ -10,6 +11,8 @@ from opq_twisted.errors import Untrusted
 from opq_twisted.release.trust import Offer, is_channel, read_offer
 from opq_twisted.server.catalog import Archive
 from opq_twisted.server.generations import channels, releases_of
+from opq_twisted.server.metadata import folder_of
+from opq_twisted.server.standing import Standing
 
 
 class Verdict(Enum):
@@ -60,6 +63,39 @@ class Endorsements:
             except Untrusted:
                 continue  # no box follows it
         return found
+
+
+class SignedArchives:
+    """Compares archives with the signed metadata as it is now."""
+
+    def __init__(self, updates: Path, standing: Callable[[], Standing]) -> None:
+        """:param standing: tells how the signed metadata is."""
+        self._folder = folder_of(updates)
+        self._standing = standing
+        self._endorsements = Endorsements(Targets())
+
+    @property
+    def endorsements(self) -> Endorsements:
+        """What the targets say that boxes are told of; nothing while there are none."""
+        document = self._standing().documents.get(Targets.type)
+        targets = Targets() if document is None else document.signed
+        # Read once for each state of them: there may be many thousands.
+        if targets is not self._endorsements.targets:
+            self._endorsements = Endorsements(targets)
+        return self._endorsements
+
+    def may_be_kept(self, archive: Archive, digest: bytes | None) -> bool:
+        """
+        Whether caches may keep an archive for ever: its bytes are the signed ones.
+
+        Without signed metadata nobody can tell, and the archive's name stands for its bytes.
+
+        :param digest: its sha-256; None while nobody knows it.
+        """
+        if Targets.type not in self._standing().documents:
+            return not self._folder.is_dir()
+        verdict = self.endorsements.verdict(archive, digest)
+        return digest is not None and verdict is Verdict.SIGNED
 
 
 def _describes(target: TargetFile, archive: Archive, digest: bytes | None) -> bool:

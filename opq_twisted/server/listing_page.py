@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from tuf.api.metadata import Targets
 from twisted.web.http import OK
 
 from opq_twisted.errors import InvalidName
@@ -19,7 +18,7 @@ from opq_twisted.release.name import parse_version
 from opq_twisted.release.trust import Offer
 from opq_twisted.server.catalog import Archive, Catalog
 from opq_twisted.server.digests import Digests
-from opq_twisted.server.endorsements import Endorsements, Verdict
+from opq_twisted.server.endorsements import Endorsements, SignedArchives, Verdict
 from opq_twisted.server.standing import Standing
 
 _FILES = Path(__file__).with_name("page")
@@ -62,7 +61,7 @@ class ListingPage:
         self._digests = digests
         self._standing = standing
         self._now = now
-        self._endorsements = Endorsements(Targets())
+        self._signed = SignedArchives(catalog.directory, standing)
         style = _read("page.css")
         self._page = Template(_read("index.html").replace("$style", style))
         self._row = Template(_read("row.html"))
@@ -108,17 +107,13 @@ class ListingPage:
         return ""
 
     def _rows(self, archives: Sequence[Archive]) -> str:
-        document = self._standing().documents.get(Targets.type)
-        targets = Targets() if document is None else document.signed
-        # Read once for each state of them: there may be many thousands.
-        if targets is not self._endorsements.targets:
-            self._endorsements = Endorsements(targets)
-        now = self._now()
-        return "".join(self._row.substitute(self._describe(archive, now)) for archive in archives)
+        now, signed = self._now(), self._signed.endorsements
+        rows = (self._row.substitute(self._describe(each, signed, now)) for each in archives)
+        return "".join(rows)
 
-    def _describe(self, archive: Archive, now: float) -> dict[str, str]:
+    def _describe(self, archive: Archive, signed: Endorsements, now: float) -> dict[str, str]:
         version, digest = archive.name.version, self._digests.known(archive)
-        verdict = self._endorsements.verdict(archive, digest)
+        verdict = signed.verdict(archive, digest)
         return _escaped(
             name=archive.name,
             version=version,
@@ -127,7 +122,7 @@ class ListingPage:
             size=_size(archive.size),
             verdict=verdict.value,
             signed=_WORDS[verdict],
-            offers=_describe_offers(self._endorsements.offers(archive)),
+            offers=_describe_offers(signed.offers(archive)),
             known="unknown" if digest is None else "known",
             digest="not known yet" if digest is None else digest.hex(),
         )

@@ -25,6 +25,7 @@ from opq_twisted.server.catalog import Archive, Catalog, Snapshot
 from opq_twisted.server.delivery import ArchiveResource
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.endorsements import SignedArchives
 from opq_twisted.server.listing_page import ListingPage
 from opq_twisted.server.metadata_resource import MetadataFiles
 from opq_twisted.server.preconditions import evaluate, tags_known
@@ -71,8 +72,9 @@ def tree(
     def child(name: str) -> IResource:
         if mirror is not None:
             return Elsewhere(mirror, name)
-        return ArchiveResource(catalog, digests, downloads, name)
+        return ArchiveResource(catalog, digests, downloads, name, signed.may_be_kept)
 
+    signed = SignedArchives(catalog.directory, standing)
     root = PlainResource()
     root.putChild(b"", Health(catalog))
     root.putChild(b"ls", Listing(catalog, digests, ListingPage(catalog, digests, standing)))
