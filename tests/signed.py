@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
-from securesystemslib.signer import CryptoSigner, Key
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 from tuf.api.metadata import (
     Metadata,
     MetaFile,
@@ -33,6 +33,14 @@ ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 def make_key() -> CryptoSigner:
     """Make a private key."""
     return CryptoSigner.generate_ed25519()
+
+
+def under_id(signer: CryptoSigner, keyid: str) -> CryptoSigner:
+    """Let a key call itself by the id of another one."""
+    key = signer.public_key
+    return CryptoSigner(
+        signer._private_key, SSlibKey(keyid, key.keytype, key.scheme, dict(key.keyval))
+    )
 
 
 def write_key(

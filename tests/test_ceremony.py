@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import BadVersionNumberError, RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.release import keys
-from opq_twisted.release.ceremony import Ceremony
+from opq_twisted.release.ceremony import ROLES, Ceremony
 from opq_twisted.release.draft import Draft
 from opq_twisted.release.keyring import KeyRing
 from opq_twisted.release.publication import Terms, publish
@@ -692,12 +694,75 @@ class HolderTests(SynchronousTestCase):
     def test_tampered(self) -> None:
         """A draft that was changed on its way has lost the signatures that it had."""
         path = self.begin()
-        data = path.read_text()
-        path.write_text(data.replace('"expires": "20', '"expires": "21'))
+        parts = json.loads(path.read_bytes())
+        later = datetime.now(UTC) + timedelta(days=400)
+        parts["root"]["signed"]["expires"] = f"{later:%Y-%m-%dT%H:%M:%SZ}"
+        path.write_text(json.dumps(parts))
         draft = self.ben.append(Draft.load(path))
         assert draft is not None
         self.assertEqual(draft.signed_by, [self.key.keyid[:12]])
         self.assertEqual(draft.missing, 1)
+
+    def altered(self, change: Callable[[Any], object]) -> Draft:
+        """Load a draft that follows the root in place, and that somebody has altered."""
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        parts = json.loads(draft.path.read_bytes())
+        change(parts["root"]["signed"])
+        draft.path.write_text(json.dumps(parts))
+        return Draft.load(draft.path)
+
+    def test_key_ids(self) -> None:
+        """A key behind the id of another one is not signed, whatever the role."""
+        self.in_place()
+        thief = CryptoSigner.generate_ed25519().public_key.to_dict()
+
+        for role in ROLES:
+
+            def exchange(root: Any, role: str = role) -> None:
+                root["keys"][root["roles"][role]["keyids"][0]] = thief
+
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.altered(exchange)
+            self.assertIn("which is not its own", str(caught.exception))
+
+    def test_not_shown(self) -> None:
+        """What is not shown to a holder is not signed."""
+        self.in_place()
+        key = CryptoSigner.generate_ed25519().public_key
+        alterations: tuple[Callable[[Any], object], ...] = (
+            lambda root: root.update(x=1),
+            lambda root: root["roles"]["root"].update(x=1),
+            lambda root: next(iter(root["keys"].values())).update(x=1),
+            lambda root: root["keys"].update({key.keyid: key.to_dict()}),
+            lambda root: root["roles"]["targets"]["keyids"].append(key.keyid),
+            lambda root: root.update(consistent_snapshot=False),
+        )
+        for alter in alterations:
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.altered(alter)
+            self.assertIn("not to be signed", str(caught.exception))
+
+    def test_life(self) -> None:
+        """A root that would be good for ever is signed by nobody."""
+        self.in_place()
+        draft = self.altered(lambda root: root.update(expires="9999-12-31T23:59:59Z"))
+        for ceremony in (self.ben, self.ceremony):
+            with self.assertRaises(ReleaseFailed) as caught:
+                ceremony.append(draft)
+            self.assertIn("9999-12-31", str(caught.exception))
+
+    def test_bounded(self) -> None:
+        """A draft that is too long, or none at all, is not read to its end."""
+        path = self.anna / "draft.json"
+        os.mkfifo(path)
+        with self.assertRaises(ReleaseFailed):
+            Draft.load(path)
+        path.unlink()
+        path.touch()
+        os.truncate(path, 1 << 40)
+        with self.assertRaises(ReleaseFailed):
+            Draft.load(path)
 
     def test_no_draft(self) -> None:
         """Another file is told from a draft."""

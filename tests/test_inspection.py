@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile
 
 from opq_twisted.errors import ReleaseFailed
+from opq_twisted.release import repository
 from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.inspection import ChannelStatus, Inspection, inspect
 from tests.holders import NEW, NEWER, OLD, HoldersCase
+from tests.signed import make_key
 from tests.test_catalog import name_of
 
 
@@ -151,10 +153,35 @@ class InspectionTests(HoldersCase):
         path = self.tuf / "1.targets.json"
         path.unlink()
         os.mkfifo(path)
-        self.assert_needs(self.look(), "1.targets.json is not a regular file")
+        self.assert_needs(self.look(), "1.targets.json cannot be read (It is not a regular file)")
         path.unlink()
         path.mkdir()
-        self.assert_needs(self.look(), "1.targets.json is not a regular file")
+        self.assert_needs(self.look(), "1.targets.json cannot be read (Is a directory)")
+
+    def test_endless(self) -> None:
+        """What boxes would not read to its end is not read to its end either."""
+        path = self.tuf / "timestamp.json"
+        path.symlink_to("/dev/zero")
+        self.assert_needs(self.look(), "not a regular file")
+        path.unlink()
+        path.touch()
+        os.truncate(path, 1 << 40)
+        self.assert_needs(self.look(), "more than 16384 bytes")
+
+    def test_too_many(self) -> None:
+        """Of a folder that somebody has filled no more names are read than there can be."""
+        self.patch(repository, "_MOST_FILES", 2)
+        error = self.assertRaises(ReleaseFailed, self.look)
+        self.assertIn("more than 2 files", str(error))
+
+    def test_false_id(self) -> None:
+        """A root that gives a key the id of another one is told of."""
+        root = self.repository.roots()[-1]
+        [keyid] = root.signed.roles["targets"].keyids
+        root.signed.keys[keyid] = make_key().public_key
+        root.to_file(str(self.tuf / "1.root.json"))
+        error = self.assertRaises(ReleaseFailed, self.look)
+        self.assertIn("which is not its own", str(error))
 
     def test_no_snapshot(self) -> None:
         """Without a snapshot the roles that are there are told of."""

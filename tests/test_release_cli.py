@@ -29,7 +29,7 @@ from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.draft import Draft
 from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
 from tests.privileges import without_privileges
-from tests.signed import write_key
+from tests.signed import make_key, write_key
 from tests.terminal import on_terminal
 from tests.test_catalog import name_of
 
@@ -283,6 +283,55 @@ class TypedTests(CommandCase):
         draft = self.keys / "root-2.draft.json"
         self.type("rotate", *there, "--append", draft)
         self.assertIn("next root is in place", self.type("renew-root", "--append", draft))
+
+    def test_shown(self) -> None:
+        """A holder sees whole ids, and what is new, removed or changed since the root he knows."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+        self.type("init", "--root-keys", 2)
+        first = self.repository.roots()[0].signed
+        ben = self.place / "ben"
+        ben.mkdir()
+        bens = next(self.keys.glob("root-*.pem"))
+        bens.rename(ben / bens.name)
+        shutil.copy(self.keys / "trusted-root.json", ben)
+        there = ("--updates-dir", self.place / "none", "--keys-dir", ben)
+        draft = self.keys / "root-2.draft.json"
+        self.type("renew-root")
+        said = self.type("renew-root", *there, "--append", draft)
+        for keyid in first.keys:
+            self.assertIn(f"    {keyid}\n", said)
+        self.assertIn("keys of root 1: nothing else has changed", said)
+        for word in ("NEW", "REMOVED", "CHANGED", "came with the draft"):
+            self.assertNotIn(word, said)
+        draft.unlink()
+        said = self.type("rotate", "targets")
+        [gone] = first.roles["targets"].keyids
+        [came] = Draft.load(draft).root.signed.roles["targets"].keyids
+        self.assertIn(f"    {came}  NEW\n", said)
+        self.assertIn(f"    {gone}  REMOVED\n", said)
+        self.assertEqual((said.count("NEW\n"), said.count("REMOVED\n")), (1, 1))
+
+    def test_shown_from_what_is_known(self) -> None:
+        """It is the holder's own root that counts, and not one that the draft brings along."""
+        known = self.repository.roots()[-1]
+        alien = Metadata[Root].from_bytes(known.to_bytes())
+        alien.signed.version = 2
+        [old] = alien.signed.roles["targets"].keyids
+        alien.signed.revoke_key(old, "targets")
+        key = make_key().public_key
+        alien.signed.add_key(key, "targets")
+        alien.signed.roles["root"].threshold = 1
+        root = Metadata[Root].from_bytes(alien.to_bytes())
+        root.signed.version = 3
+        draft = self.place / "root-3.draft.json"
+        Draft(draft, root, alien).save()
+        said = self.type(*("renew-root", "--updates-dir", self.place / "none", "--append", draft))
+        self.assertIn(f"    {key.keyid}  NEW\n", said)
+        (self.keys / "trusted-root.json").unlink()
+        said = self.type(*("renew-root", "--updates-dir", self.place / "none", "--append", draft))
+        self.assertNotIn("NEW\n", said)
+        self.assertIn("Root 2 came with the draft", said)
 
     def test_weak_passphrase(self) -> None:
         """One that is short, or that others can read, is warned about where it is given."""

@@ -1,9 +1,11 @@
 """A box follows signed metadata: what it takes, what it refuses, and that it never hangs."""
 
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.formats import encode_canonical
 from tuf.ngclient import TargetFile
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock, deferLater
@@ -12,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.metadata import SignedMetadata
 from opq_twisted.errors import OlderCopy, ServerFailed, Stale, Untrusted
 from tests.fakes import NEW, NEWER
-from tests.signed import Signed, make_key, with_one_release
+from tests.signed import Signed, make_key, under_id, with_one_release
 
 URL = "http://updates.example:8151/tuf/"
 
@@ -153,6 +155,44 @@ class RefusalTests(SignedMetadataCase):
         """A root that the last one's key did not sign changes nothing."""
         self.signed.root(2, signers=[make_key()])
         self.assert_fails(Untrusted)
+
+    def test_false_id(self) -> None:
+        """A root that gives a key the id of another one changes nothing, whoever signed it."""
+        self.find()
+        right = dict(self.signed.keys)
+        for role in ("root", "timestamp", "snapshot", "targets"):
+            with self.subTest(role=role):
+                false = under_id(make_key(), right[role].public_key.keyid)
+                self.signed.keys = {**right, role: false}
+                self.signed.root(2, signers=[right["root"]])
+                self.signed.publish(2, self.archive)
+                self.signed.timestamp(2, 2)
+                self.assertIn("which is not its own", self.assert_fails(Untrusted))
+        self.signed.keys = right
+        self.signed.root(2)
+        self.signed.publish(2, self.archive)
+        self.signed.timestamp(2, 2)
+        self.assertIsNotNone(self.find())
+
+    def test_false_id_from_the_start(self) -> None:
+        """Nor is it what a box begins with."""
+        false = under_id(make_key(), self.signed.keys["targets"].public_key.keyid)
+        self.signed.keys["targets"] = false
+        self.root = self.signed.root(1).to_bytes()
+        self.assertIn("trusted root cannot be used", self.assert_fails(Untrusted))
+
+    def test_ids_of_all_that_is_said(self) -> None:
+        """The digest may be over what else is said of a key: the specification has it so."""
+        key = self.signed.keys["targets"].public_key
+        more = {**key.to_dict(), "x": 1}
+        digest = sha256(str(encode_canonical(more)).encode()).hexdigest()
+        named = under_id(self.signed.keys["targets"], digest)
+        named.public_key.unrecognized_fields["x"] = 1
+        self.signed.keys["targets"] = named
+        self.signed.root(2)
+        self.signed.publish(2, self.archive)
+        self.signed.timestamp(2, 2)
+        self.assertIsNotNone(self.find())
 
     def test_back(self) -> None:
         """An older timestamp that was signed once is said to be old, expired or not."""
@@ -328,6 +368,18 @@ class CacheTests(SignedMetadataCase):
             path.write_bytes(bytes(500))
         self.metadata = self.another()
         self.assertIsNotNone(self.find())
+
+    def test_false_id(self) -> None:
+        """A root with a false id that an earlier agent has trusted is forgotten."""
+        self.find()
+        right = dict(self.signed.keys)
+        self.signed.keys["targets"] = under_id(make_key(), right["targets"].public_key.keyid)
+        false = self.signed.root(2).to_bytes()
+        (self.cache / "root_history" / "2.root.json").write_bytes(false)
+        self.signed.keys = right
+        self.signed.root(2)
+        self.assertIsNotNone(self.find())
+        self.assertNotEqual((self.cache / "root.json").read_bytes(), false)
 
     def test_left_behind(self) -> None:
         """What was being written when the power was cut is removed."""

@@ -14,7 +14,7 @@ from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.metadata import Folder
 from opq_twisted.server.standing import Standing, attend
 from tests.archives import make_archive
-from tests.signed import DAY, Signed, channel, make_key
+from tests.signed import DAY, Signed, channel, make_key, under_id
 from tests.test_catalog import name_of
 
 NOW = 1_700_000_000
@@ -449,6 +449,17 @@ class RootTests(AttendTestCase):
         self.signed.rotate("root", 2)
         (self.signed.folder / "1.root.json").unlink()
         self.assertEqual(self.assertTrouble().documents["root"].signed.version, 2)
+
+    def test_false_id(self) -> None:
+        """A root that gives a key the id of another one is not followed."""
+        right = self.signed.keys["targets"]
+        false = under_id(make_key(), right.public_key.keyid)
+        self.signed.keys["targets"] = false
+        self.signed.root(2)
+        self.assertTrouble(
+            "No box will accept 2.root.json: 2.root.json cannot be trusted: root 2 gives a key the "
+            f"id {right.public_key.keyid[:12]!r}, which is not its own."
+        )
 
     def test_gap(self) -> None:
         """A root to which no other leads stops nothing, and is told of."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from attrs import asdict
 from securesystemslib.signer import Key
 
+from opq_twisted import files
+from opq_twisted.cli.drafts import describe
 from opq_twisted.cli.passphrases import (
     TIMESTAMP_VARIABLE,
     VARIABLE,
@@ -154,7 +156,9 @@ def prune_archives(options: argparse.Namespace) -> int:
 
 def _read_notes(path: Path) -> str:
     try:
-        return path.read_bytes()[: 4 * MAX_NOTES + 1].decode().strip()
+        return files.read(path, 4 * MAX_NOTES).decode().strip()
+    except OSError as error:
+        raise ReleaseFailed(f"The notes {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise ReleaseFailed(
             f"{path} is not UTF-8 text of at most {MAX_NOTES} characters."
@@ -251,7 +255,7 @@ def _show(found: Inspection) -> None:
 
 def _append(ceremony: Ceremony, path: Path) -> Draft | None:
     draft = Draft.load(path)
-    _show_draft(draft)
+    _show_draft(ceremony, draft)
     return ceremony.append(draft)
 
 
@@ -270,18 +274,21 @@ def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
             "directory is, and the keys of targets and snapshot, and run this command there with "
             "--append FILE."
         )
-    _show_draft(draft)
+    _show_draft(ceremony, draft)
     return 0
 
 
-def _show_draft(draft: Draft) -> None:
+def _show_draft(ceremony: Ceremony, draft: Draft) -> None:
     """Let a holder see what he signs: it is all that boxes will believe."""
-    root = draft.root.signed
-    say(f"Root {draft.version}, which expires on {root.expires:%Y-%m-%d}, names these keys:")
-    for role in ROLES:
-        named = root.roles[role]
-        keyids = ", ".join(keyid[:12] for keyid in named.keyids)
-        say(f"  {role:10} {named.threshold} of {len(named.keyids)} ({keyids})")
+    known, before = ceremony.ring.trusted_root(), draft.previous
+    if known is not None and known.signed.version < draft.version:
+        # Rather than with a root that the draft itself brings along.
+        before = known
+    other = None if before is None else before.signed
+    for line in describe(draft.root.signed, other, datetime.now(UTC)):
+        say(line)
+    if before is not None and before is not known:
+        say(f"Root {before.signed.version} came with the draft: compare its keys with the holders.")
     say(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
 
 

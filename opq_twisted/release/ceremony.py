@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, timedelta
 
 from attrs import frozen
 from securesystemslib.signer import Key
@@ -13,7 +13,7 @@ from opq_twisted.release.draft import Draft
 from opq_twisted.release.keyring import TRUSTED_ROOT, Passphrase
 from opq_twisted.release.rehearsal import try_generations, try_roots
 from opq_twisted.release.repository import Generation, is_signed
-from opq_twisted.release.signing import Signing
+from opq_twisted.release.signing import LIFETIME, Signing
 
 #: The roles in the order in which their keys are made.
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
@@ -154,6 +154,7 @@ class Ceremony(Signing):
         :raises KeyUnusable: when a key cannot be opened.
         :raises OSError: when the disk is full or fails.
         """
+        self._require_usual_life(draft)
         if not self.repository.updates.is_dir():
             # On another holder's machine, where only what the keys know can be compared.
             self._require_agreement(draft)
@@ -179,6 +180,16 @@ class Ceremony(Signing):
             with suppress(OSError):
                 draft.path.unlink()
             return None
+
+    def _require_usual_life(self, draft: Draft) -> None:
+        """Make sure that a root does not outlive its keys: what is stolen must end some day."""
+        expires = draft.root.signed.expires
+        if expires > self.now().astimezone(UTC) + timedelta(days=2 * LIFETIME):
+            raise ReleaseFailed(
+                f"The draft {draft.path} would be good until {expires:%Y-%m-%d}, and roots are "
+                f"made for {LIFETIME} days: set this machine's clock, or ask its sender, and begin "
+                "again."
+            )
 
     def _require_agreement(self, draft: Draft) -> None:
         """Make sure that a draft does not contradict the root under which these keys worked."""

@@ -8,11 +8,16 @@ from attrs import frozen
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, RootVerificationResult
 
-from opq_twisted import durable
+from opq_twisted import durable, files
 from opq_twisted.errors import ReleaseFailed
+from opq_twisted.release.key_ids import require_own_ids
 from opq_twisted.release.keyring import KeyRing
+from opq_twisted.release.trust import longest
 
 _READABLE_BY_ALL = 0o644
+
+#: Bytes: two roots as long as boxes read them, indented.
+_MAX_SIZE = 4 << 20
 
 
 @frozen
@@ -36,11 +41,16 @@ class Draft:
         :raises ReleaseFailed: when it is none.
         """
         try:
-            parts = json.loads(path.read_bytes())
+            parts = json.loads(files.read(path, _MAX_SIZE))
             previous = parts["previous"]
             draft = cls(path, _parse(parts["root"]), None if previous is None else _parse(previous))
+            _require_shown(draft.root)
         except OSError as error:
             raise ReleaseFailed(f"The draft {path} cannot be read: {error.strerror}.") from None
+        except _NotToBeSigned as reason:
+            raise ReleaseFailed(
+                f"The draft {path} is not to be signed: {reason}. Ask its sender, and begin again."
+            ) from None
         except (ValueError, KeyError, TypeError, RecursionError, RepositoryError):
             raise ReleaseFailed(
                 f"{path} is no draft of a root: give the file that opq-release has left."
@@ -121,8 +131,31 @@ class Draft:
         )
 
 
+class _NotToBeSigned(Exception):
+    """A root is not what an honest holder makes; the text says why."""
+
+
 def _parse(part: Any) -> Metadata[Root]:
     document = Metadata[Root].from_bytes(json.dumps(part).encode())
     if not isinstance(document.signed, Root):
         raise ValueError("it is no root")
+    try:
+        require_own_ids(document.signed)
+    except RepositoryError as error:
+        raise _NotToBeSigned(error) from None
     return document
+
+
+def _require_shown(document: Metadata[Root]) -> None:
+    """Make sure that a root says nothing but what is shown to those who sign it."""
+    root = document.signed
+    parts: tuple[Any, ...] = (root, *root.roles.values(), *root.keys.values())
+    if any(part.unrecognized_fields for part in parts):
+        raise _NotToBeSigned("its root says more than this version of opq-release understands")
+    if set(root.keys) != {keyid for role in root.roles.values() for keyid in role.keyids}:
+        raise _NotToBeSigned("its root has a key without a role, or a role without its key")
+    if not root.consistent_snapshot:
+        raise _NotToBeSigned("its root lets metadata be replaced (consistent_snapshot)")
+    size, most = len(document.to_bytes()), longest("root.json")
+    if size > most:
+        raise _NotToBeSigned(f"its root has {size} bytes, and boxes read {most}")

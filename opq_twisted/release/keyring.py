@@ -11,6 +11,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot
 from opq_twisted import durable, files
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.release import keys
+from opq_twisted.release.key_ids import require_own_ids
 from opq_twisted.release.trust import longest
 
 #: Where keys lie that no root names any more.
@@ -168,7 +169,9 @@ class KeyRing:
         """
         path = self.folder / TRUSTED_ROOT
         try:
-            return Metadata[Root].from_bytes(files.read(path, longest("root.json")))
+            trusted = Metadata[Root].from_bytes(files.read(path, longest("root.json")))
+            require_own_ids(trusted.signed)
+            return trusted
         except FileNotFoundError:
             return None
         except (OSError, RepositoryError):

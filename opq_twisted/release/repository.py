@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +14,11 @@ from attrs import Factory, frozen
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
-from opq_twisted import durable
+from opq_twisted import durable, files
 from opq_twisted.errors import ReleaseFailed
+from opq_twisted.release.key_ids import require_own_ids
 from opq_twisted.release.name import UpdateName
-from opq_twisted.release.trust import METADATA, Offer
+from opq_twisted.release.trust import METADATA, Offer, longest
 
 _NUMBERED = re.compile(r"([1-9][0-9]{0,14})\.(root|targets|snapshot)\.json", re.ASCII)
 #: How many snapshots and targets are kept, the newest ones.
@@ -25,6 +27,8 @@ KEPT = 5
 _MOST = 10**15 - 1
 #: More numbers than interruptions can have used up since the last file that counts.
 _MOST_IN_VAIN = 1000
+#: More files than a release every hour makes in years.
+_MOST_FILES = 100_000
 _TARGETS_FILE = f"{Targets.type}.json"
 _READABLE_BY_ALL = 0o644
 
@@ -113,9 +117,16 @@ class Repository:
 
     def _names(self) -> list[str]:
         try:
-            return os.listdir(self.folder)
+            with os.scandir(self.folder) as entries:
+                names = [entry.name for entry in islice(entries, _MOST_FILES + 1)]
         except FileNotFoundError:
             return []
+        if len(names) > _MOST_FILES:
+            raise ReleaseFailed(
+                f"{self.folder} holds more than {_MOST_FILES} files: they are not all yours, "
+                "restore it from a copy."
+            )
+        return names
 
     def roots(self) -> list[Metadata[Root]]:
         """
@@ -137,7 +148,7 @@ class Repository:
 
         :raises ReleaseFailed: when there is none, or a newer file is damaged.
         """
-        for number in reversed(self.numbers(Snapshot.type)):
+        for number in self.numbers(Snapshot.type)[: -_MOST_IN_VAIN - 1 : -1]:
             generation = self._generation(root, number)
             if generation is not None:
                 return generation
@@ -266,11 +277,8 @@ def _lock(fd: int, folder: Path) -> None:
 
 
 def _parse(kind: type[Any], path: Path, remedy: str) -> tuple[Metadata[Any], bytes]:
-    if path.exists() and not path.is_file():
-        # Reading from a FIFO would wait for ever.
-        raise ReleaseFailed(f"{path} is not a regular file: {remedy}.")
     try:
-        data = path.read_bytes()
+        data = files.read(path, longest(path.name))
         document = Metadata[Any].from_bytes(data)
     except OSError as error:
         raise ReleaseFailed(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
@@ -278,4 +286,9 @@ def _parse(kind: type[Any], path: Path, remedy: str) -> tuple[Metadata[Any], byt
         raise ReleaseFailed(f"{path} is damaged: {remedy}.") from None
     if not isinstance(document.signed, kind):
         raise ReleaseFailed(f"{path} holds the metadata of another role: {remedy}.")
+    if isinstance(document.signed, Root):
+        try:
+            require_own_ids(document.signed)
+        except RepositoryError as error:
+            raise ReleaseFailed(f"{path} is not to be trusted ({error}): {remedy}.") from None
     return document, data

@@ -17,7 +17,9 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, Root, Timestamp
 from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
+from opq_twisted import files
 from opq_twisted.errors import InvalidName, Untrusted
+from opq_twisted.release.key_ids import require_own_ids_in
 from opq_twisted.release.name import UpdateName
 
 #: What the boxes follow that are told nothing else.
@@ -25,6 +27,8 @@ STABLE = "stable"
 
 #: The folder of the signed metadata, beside the archives and on the wire.
 METADATA = "tuf"
+
+_ROOT_SUFFIX = ".root.json"
 
 #: Characters; of longer notes a box shows the beginning.
 MAX_NOTES = 4000
@@ -237,6 +241,9 @@ class Fetched(FetcherInterface):
         answer = self._answers[url]
         if isinstance(answer, DownloadError):
             raise answer
+        if url.endswith(_ROOT_SUFFIX):
+            # Before it is verified, and kept.
+            require_own_ids_in(answer)
         return answer
 
     def _fetch(self, url: str) -> Any:
@@ -277,6 +284,8 @@ def look_up(
     :raises OSError: when the cache cannot be used.
     """
     try:
+        require_own_ids_in(root)
+        _forget_false_roots(cache)
         # A new one each time: it takes the time when it is made.
         updater = Updater(
             str(cache), base_url, fetcher=fetched, config=UpdaterConfig(), bootstrap=root
@@ -327,3 +336,12 @@ def _is_signed_for_older_root(cache: Path, timestamp: Metadata[Timestamp]) -> bo
             continue
         return True
     return False
+
+
+def _forget_false_roots(cache: Path) -> None:
+    """Remove roots with false ids that were trusted by an earlier version of this program."""
+    for path in (cache / "root_history").glob(f"*{_ROOT_SUFFIX}"):
+        try:
+            require_own_ids_in(files.read(path, longest(path.name)))
+        except (RepositoryError, OSError):
+            path.unlink()

@@ -11,6 +11,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from opq_twisted.errors import MACHINE_BUSY
+from opq_twisted.release.key_ids import require_own_ids
 from opq_twisted.release.trust import METADATA, longest
 from opq_twisted.server.catalog import (
     Identity,
@@ -171,4 +172,9 @@ def _parse(kind: type[_T], name: str, data: bytes) -> Document[_T] | Unusable:
         return Unusable(f"{name} is no metadata: its upload goes on, or was cut off")
     if not isinstance(metadata.signed, kind):
         return Unusable(f"{name} holds the metadata of another role")
+    if isinstance(metadata.signed, Root):
+        try:
+            require_own_ids(metadata.signed)
+        except RepositoryError as error:
+            return Unusable(f"{name} cannot be trusted: {error}")
     return Document(name, data, metadata)
