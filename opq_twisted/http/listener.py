@@ -14,6 +14,7 @@ from opq_twisted.errors import CannotStart
 from opq_twisted.http.endpoint import RobustEndpoint
 from opq_twisted.http.every_address import BACKLOG, EveryAddress
 from opq_twisted.http.site import BoundedSite
+from opq_twisted.http.tls import TLSEndpoint, parse_ssl
 
 _HIGHEST_PORT = 65535
 
@@ -65,6 +66,9 @@ def make_endpoint(port: str) -> IStreamServerEndpoint:
         if int(port) > _HIGHEST_PORT:
             raise ValueError(f"the highest TCP port is {_HIGHEST_PORT}")
         return EveryAddress(reactor, int(port))
+    if port.startswith("ssl:") and (parsed := parse_ssl(port)) is not None:
+        tcp_port, certificate = parsed
+        return TLSEndpoint(make_endpoint(tcp_port), certificate)
     if port.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in port:
         # The description may say another by its place.
         with suppress(TypeError):

@@ -11,7 +11,9 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
+from opq_twisted.http.tls import parse_ssl
 from opq_twisted.release.name import UpdateName
+from tests.certificates import make_certificate
 from tests.functional.box import GLANCE, Box, Spawn, ask
 from tests.functional.processes import PATIENCE, ROOT, Server, copy_sources, require, run, skip
 from tests.functional.test_releasing import BUILDER
@@ -127,6 +129,10 @@ TYPED = {
     "/etc/systemd/system/opq-update-server.service.d/timestamp.conf",
     "install -o opq-update-server -m 400 timestamp-*.pem /etc/opq/timestamp.pem",
     "install -o opq-update-server -m 400 passphrase /etc/opq/timestamp.passphrase",
+    "install -d -o opq-update-server -m 500 /etc/opq/tls",
+    'install -o opq-update-server -m 400 "$RENEWED_LINEAGE/fullchain.pem" '
+    "/etc/opq/tls/fullchain.pem",
+    'install -o opq-update-server -m 400 "$RENEWED_LINEAGE/privkey.pem" /etc/opq/tls/privkey.pem',
     "twistd --nodaemon --pidfile= opq-update-server --timestamp-key timestamp.pem "
     "--timestamp-passphrase-file passphrase",
     "cd /var/opq/box-updates && "
@@ -271,6 +277,7 @@ class Place:
             "OPQ_PYTHON": sys.executable,
             "OPQ_BOX_URL": self.box.agent.url if hasattr(self.box, "agent") else "",
             "RSYNC_RSH": str(self.bin / "rsh"),
+            "RENEWED_LINEAGE": str(self.folder / "renewed"),
         }
 
     async def type(self, block: Block, folder: Path) -> str:
@@ -340,6 +347,9 @@ async def operate_a_server(place: Place) -> None:
         shutil.copy(key, place.checkout / name)
     (place.checkout / "passphrase").write_text("open sesame\n")
     shutil.rmtree(place.checkout / f"opq-box-update-{RELEASE}")
+    renewed = place.folder / "renewed"
+    renewed.mkdir()
+    make_certificate(renewed / "privkey.pem", renewed / "fullchain.pem")
     for block in blocks(SERVER.read_text(encoding="utf-8")):
         if block.section == "Signed releases on several servers":
             shutil.copytree(place.folder / "var", place.first / "var")
@@ -350,6 +360,10 @@ async def operate_a_server(place: Place) -> None:
         out = await place.type(block, place.checkout)
         if block.section == "Archives in an object store, or on a CDN":
             assert out.startswith("HTTP/1.1 206 ")
+        if block.section == "TLS" and "RENEWED" in block.script:
+            folder = place.folder / "etc" / "opq" / "tls"
+            key, certificate = folder / "privkey.pem", folder / "fullchain.pem"
+            assert parse_ssl(f"ssl:8443:privateKey={key}:certKey={certificate}") is not None
     assert place.server is not None
     copied = {path.name: path.read_bytes() for path in (place.updates / "tuf").iterdir()}
     first = place.first / place.updates.relative_to(place.folder) / "tuf"
