@@ -4,11 +4,13 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.password import Gate, PasswordHash, TooManyGuesses
+from opq_twisted.box import password
+from opq_twisted.box.password import Gate, PasswordHash
+from opq_twisted.box.turns import TooManyGuesses, Turns
 from opq_twisted.errors import ConfigInvalid
 from tests.fakes import NEW
 from tests.test_box_web import CURL, WebCase
@@ -72,6 +74,7 @@ class GateTests(SynchronousTestCase):
     """Who is let through."""
 
     def setUp(self) -> None:
+        self.patch(password, "_LN", 4)  # It need not take long.
         self.clock = Clock()
         self.hashed = 0
         self.gate = Gate(self.clock, PasswordHash.of(SECRET), self.in_thread)
@@ -80,8 +83,8 @@ class GateTests(SynchronousTestCase):
         self.hashed += 1
         return maybeDeferred(*call)
 
-    def admits(self, header: bytes | None) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self.gate.admits(header))
+    def admits(self, header: bytes | None, client: str = "192.168.0.9") -> Deferred[bool]:
+        return Deferred.fromCoroutine(self.gate.admits(header, client))
 
     def test_right(self) -> None:
         """The password, with any name; it is hashed once."""
@@ -119,14 +122,89 @@ class GateTests(SynchronousTestCase):
         guesses = [self.admits(basic(f"guess {number}")) for number in range(20)]
         self.assertEqual(self.hashed, 1)
         unheard = [guess for guess in guesses if guess.called]
-        self.assertEqual(len(unheard), 11)
+        self.assertEqual(len(unheard), 17)
         for guess in unheard:
             self.failureResultOf(guess, TooManyGuesses)
-        for _ in range(9):
+        for _ in range(3):
             self.clock.advance(1)
-        for guess in guesses[:9]:
+        for guess in guesses[:3]:
             self.assertFalse(self.successResultOf(guess))
-        self.assertEqual(self.hashed, 9)
+        self.assertEqual(self.hashed, 3)
+
+    def test_owner_among_guesses(self) -> None:
+        """While others guess as fast as they can, the owner is let through with the next guess."""
+        for number in range(40):
+            for _ in range(3):
+                self.admits(basic(f"guess {number}"), f"192.168.0.{number}").addErrback(
+                    lambda why: why.trap(TooManyGuesses)
+                )
+            self.clock.advance(1)
+        owner = self.admits(basic(SECRET), "192.168.0.200")
+        self.clock.advance(1)
+        self.assertTrue(self.successResultOf(owner))
+
+    def test_broken(self) -> None:
+        """A verification that fails, as for want of memory, keeps nobody out afterwards."""
+        self.patch(self.gate, "_in_thread", lambda *_: fail(MemoryError()))
+        self.failureResultOf(self.admits(basic(SECRET)), MemoryError)
+        self.patch(self.gate, "_in_thread", self.in_thread)
+        self.assertTrue(self.successResultOf(self.admits(basic(SECRET))))
+
+
+class TurnsTests(SynchronousTestCase):
+    """Whose turn it is."""
+
+    def setUp(self) -> None:
+        self.turns = Turns()
+
+    def take(self, client: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.turns.take(client))
+
+    def guess_wrong(self, client: str, times: int = 1) -> None:
+        for _ in range(times):
+            self.successResultOf(self.take(client))
+            self.turns.give_back(client, failed=True)
+
+    def test_fewest_failures(self) -> None:
+        """The client that has failed least is next; among equals, the one who came first."""
+        self.guess_wrong("a", 2)
+        self.guess_wrong("b", 1)
+        self.successResultOf(self.take("a"))
+        waiting = {client: self.take(client) for client in ("a", "b", "d", "c")}
+        for client in ("d", "c", "b", "a"):
+            self.assertNoResult(waiting[client])
+            self.turns.give_back("x", failed=False)
+            self.successResultOf(waiting[client])
+
+    def test_success(self) -> None:
+        """Who knows the password in the end is as good as who never failed."""
+        self.guess_wrong("a", 3)
+        self.successResultOf(self.take("a"))
+        self.turns.give_back("a", failed=False)
+        self.guess_wrong("b", 1)
+        self.successResultOf(self.take("x"))
+        second, first = self.take("b"), self.take("a")
+        self.turns.give_back("x", failed=False)
+        self.successResultOf(first)
+        self.assertNoResult(second)
+
+    def test_full(self) -> None:
+        """When all places are taken, a client with fewer failures gets one of another's."""
+        for number in range(16):
+            self.guess_wrong(f"{number}", 1 + number % 3)
+        self.successResultOf(self.take("x"))
+        waiting = [self.take(f"{number}") for number in range(16)]
+        self.assertNoResult(waiting[14])
+        newcomer = self.take("new")
+        self.failureResultOf(waiting[14], TooManyGuesses)
+        self.assertNoResult(newcomer)
+        self.failureResultOf(self.take("11"), TooManyGuesses)
+
+    def test_bounded(self) -> None:
+        """Who comes from ever new addresses does not fill the memory."""
+        for number in range(1100):
+            self.guess_wrong(f"{number}")
+        self.assertEqual(len(self.turns._failures), 1024)
 
 
 class ActionTests(WebCase):
@@ -157,7 +235,7 @@ class ActionTests(WebCase):
 
     def test_too_many(self) -> None:
         """Who is not looked at is told to come again, and not that the password is wrong."""
-        for _ in range(9):
+        for _ in range(3):
             self.send("POST", "/check", f"Authorization: {basic('guess').decode()}")
         answer = self.ask("POST", "/check", f"Authorization: {basic(SECRET).decode()}")
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "10"))

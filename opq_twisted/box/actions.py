@@ -25,8 +25,9 @@ from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.box.guard import Guard
 from opq_twisted.box.journal import Stage
-from opq_twisted.box.password import Gate, TooManyGuesses
+from opq_twisted.box.password import Gate
 from opq_twisted.box.status import StatusBoard
+from opq_twisted.box.turns import TooManyGuesses
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import InvalidName, OpqError, UpdateInProgress
 from opq_twisted.http.negotiation import preferred
@@ -84,8 +85,9 @@ class Action(PlainResource):
         return NOT_DONE_YET
 
     async def _act_if_admitted(self, request: BoundedRequest) -> Reply:
+        authorization, client = request.getHeader(b"Authorization"), request.channel.client
         try:
-            if self._gate and not await self._gate.admits(request.getHeader(b"Authorization")):
+            if self._gate and not await self._gate.admits(authorization, client):
                 return _NOT_ADMITTED
         except TooManyGuesses:
             return _TOO_MANY_GUESSES

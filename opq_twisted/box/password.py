@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.box.turns import Turns
 from opq_twisted.errors import ConfigInvalid
 
 #: Two to this power is scrypt's N; with r and p it takes 16 MB for a second of a Raspberry Pi, as
@@ -31,9 +31,8 @@ _HASH = re.compile(
     r"\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d)\$([A-Za-z0-9+/]{8,90})\$([A-Za-z0-9+/]{40,90})"
 )
 
-#: Seconds after a wrong password until the next is looked at, and how many wait for that.
+#: Seconds after a wrong password until the next is looked at.
 _PAUSE = 1.0
-_MOST_WAITING = 8
 
 InThread = Callable[..., Awaitable[Any]]
 
@@ -93,12 +92,8 @@ class PasswordHash:
         return hmac.compare_digest(digest, self.digest)
 
 
-class TooManyGuesses(Exception):
-    """So many passwords wait to be looked at that no other is."""
-
-
 class Gate:
-    """Lets through who knows the password; one at a time is looked at."""
+    """Lets through who knows the password; one guess at a time is looked at."""
 
     def __init__(
         self, clock: IReactorTime, password: PasswordHash, in_thread: InThread = deferToThread
@@ -106,15 +101,16 @@ class Gate:
         self._clock = clock
         self._password = password
         self._in_thread = in_thread
-        self._one_at_a_time = DeferredLock()
+        self._turns = Turns()
         # What has been right once needs not be hashed again for each click.
         self._key = os.urandom(32)
         self._known: bytes | None = None
 
-    async def admits(self, authorization: bytes | None) -> bool:
+    async def admits(self, authorization: bytes | None, client: str | None) -> bool:
         """
         Tell whether an Authorization header has the password (RFC 7617); any user name will do.
 
+        :param client: who asks: an address, or a network of addresses that are one client's.
         :raises TooManyGuesses: when too many wait to be told.
         """
         password = _basic(authorization)
@@ -123,14 +119,18 @@ class Gate:
         mark = hmac.digest(self._key, password.encode(), "sha256")
         if self._known is not None and hmac.compare_digest(mark, self._known):
             return True
-        if len(self._one_at_a_time.waiting) >= _MOST_WAITING:
-            raise TooManyGuesses
-        async with self._one_at_a_time:
-            if await self._in_thread(self._password.fits, password):
+        await self._turns.take(client)
+        try:
+            fits: bool = await self._in_thread(self._password.fits, password)
+            if fits:
                 self._known = mark
-                return True
-            await deferLater(self._clock, _PAUSE)
-            return False
+            else:
+                await deferLater(self._clock, _PAUSE)
+        except Exception:
+            self._turns.give_back(client, failed=True)
+            raise
+        self._turns.give_back(client, failed=not fits)
+        return fits
 
 
 def _basic(authorization: bytes | None) -> str | None:
