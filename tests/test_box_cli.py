@@ -567,6 +567,51 @@ class NewPasswordTests(SynchronousTestCase):
         self.assertTrue(PasswordHash.read(self.file).fits("one"))
 
 
+class ConfigTests(SynchronousTestCase):
+    """A configuration is checked without an agent."""
+
+    def setUp(self) -> None:
+        self.file = Path(self.mktemp()).absolute()
+
+    def check(self, content: dict[str, object], *options: str) -> tuple[int, str, str]:
+        self.file.write_text(json.dumps(content))
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            code = main(["config", *options, str(self.file)])
+        return code, out.getvalue(), error.getvalue()
+
+    def test_usable(self) -> None:
+        """All settings are printed as a configuration that means the same."""
+        updater = {"window": "22:00-04:00", "services": ["a.service"], "hosts": []}
+        given = {"updates_ep": "updates.example.org", "box_id": "7", "updater": updater, "cmd": 1}
+        code, said, complaint = self.check(given)
+        self.assertEqual((code, complaint), (0, ""))
+        first, _, settings = said.partition("\n")
+        self.assertEqual(
+            first, f"The agent can use the configuration {self.file}, and reads it as:"
+        )
+        read = json.loads(settings)
+        self.assertEqual((read["updates_ep"], read["box_id"]), ("http://updates.example.org", 7))
+        self.assertEqual({key: read["updater"][key] for key in updater}, updater)
+        self.assertEqual(read["updater"]["install"], "click")
+        self.assertEqual(json.loads(self.check(read, "--json")[1]), read)
+
+    def test_unusable(self) -> None:
+        """One that the agent would not start with is refused in a sentence."""
+        code, said, complaint = self.check({"updates_ep": "ftp://updates.example.org"})
+        self.assertEqual((code, said, complaint.count("\n")), (1, "", 1))
+        self.assertTrue(complaint.startswith(f"opq-box: The configuration {self.file} cannot be"))
+        self.file.unlink()
+        self.assertEqual(main(["config", str(self.file)]), 1)
+
+    def test_password_file(self) -> None:
+        """The agent does not start without the password file that is named."""
+        settings = {"web_password_file": "/nonexistent/hash"}
+        code, said, complaint = self.check({"updates_ep": "http://x", "updater": settings})
+        self.assertEqual((code, said), (1, ""))
+        self.assertIn("/nonexistent/hash", complaint)
+
+
 class NoAgentTests(AgentCase):
     """Where there is no agent a sentence says so."""
 

@@ -82,7 +82,10 @@ WRONG_SETTINGS: list[tuple[str, Any, str]] = [
 
 WRONG_ENDPOINTS: list[Any] = [
     "",
-    "updates.example.org:8151",
+    "http:/updates.example.org",
+    "https:updates.example.org",
+    "updates.example.org latest",
+    "/updates",
     "ftp://updates.example.org",
     "http://",
     "http://updates.example.org:0",
@@ -218,6 +221,28 @@ class ConfigTests(SynchronousTestCase):
                 self.assertIn('updater.proxy: must be like "http://proxy', sentence)
                 self.assertNotIn("sesame", sentence)
 
+    def test_endpoint_of_the_older_updater(self) -> None:
+        """What wget understood is understood."""
+        for given, understood in (
+            ("updates.example.org:8151", "http://updates.example.org:8151"),
+            ("192.0.2.7", "http://192.0.2.7"),
+            ("[2001:db8::1]:8151", "http://[2001:db8::1]:8151"),
+            ("opq-server/updates/", "http://opq-server/updates"),
+            ("HTTP://updates.example.org:8151//", "http://updates.example.org:8151"),
+            ("\t HTTPS://updates.example.org \n", "https://updates.example.org"),
+        ):
+            self.assertEqual(self.read({"updates_ep": given}).updates_ep, understood)
+
+    def test_box_id_of_the_older_updater(self) -> None:
+        """A number in quotes, or with a point, is that number."""
+        for given in ("7", " 7 ", "007", 7.0):
+            self.assertEqual(self.read({"updates_ep": ENDPOINT, "box_id": given}).box_id, 7)
+
+    def test_byte_order_mark(self) -> None:
+        """An editor may have put a byte order mark before the JSON."""
+        self.path.write_text(f'\ufeff{{"updates_ep": "{ENDPOINT}"}}', encoding="utf-8")
+        self.assertEqual(read_config(self.path).updates_ep, ENDPOINT)
+
     def test_endpoint_required(self) -> None:
         """Without an endpoint the agent cannot work."""
         sentence = self.refusal({"box_id": 3})
@@ -226,7 +251,7 @@ class ConfigTests(SynchronousTestCase):
 
     def test_wrong_box_id(self) -> None:
         """The box's number is a whole number, and neither text nor true."""
-        for value in ("7", 7.5, True, None):
+        for value in ("seven", "", "-", "7.5", 7.5, True, None, [7]):
             with self.subTest(value=value):
                 sentence = self.refusal({"updates_ep": ENDPOINT, "box_id": value})
                 self.assertIn("box_id: must be a whole number", sentence)

@@ -265,6 +265,8 @@ class UnitTests(SynchronousTestCase):
             "--property=ExecStopPost=-/bin/systemctl --no-block start opq-box-agent.service",
             f"--setenv=OPQ_VERSION={NEW}",
             "--setenv=OPQ_REBOOT=no",
+            "--setenv=OPQ_UNIT=opq-box-install.service",
+            f"--description=OPQ box: opq-box-install, of release {NEW}",
         ):
             self.assertIn(option, argv)
 

@@ -25,25 +25,70 @@ RESCUE_UNITS = (
     "timers.target.wants",
 )
 ENABLED = "--quiet enable --now opq-box-rescue.timer"
+FINISH = "opq-box-install-finish.service"
+#: What systemctl is asked when the script goes on in a unit of its own, and when that ends.
+BEGIN_FINISH = ["daemon-reload", f"--quiet enable {FINISH}", f"start {FINISH}"]
+END_FINISH = f"--quiet disable {FINISH}"
 
 Result = subprocess.CompletedProcess[str]
 
 #: Stands in for Python, pip and twistd, each of which would take seconds.
 PYTHON = """#!/bin/sh
-case "$1 ${2-} ${3-}" in
-    "-I -m venv") mkdir -p "$5/bin" && cp "$0" "$5/bin/python" && : >"$5/bin/twistd" ;;
+case $* in
+    "-I -m venv "*) mkdir -p "$5/bin" && cp "$0" "$5/bin/python" && : >"$5/bin/twistd" ;;
     *) echo "$0" "$@" ;;
 esac
 """
-#: Like the real one it neither stops nor disables a unit that has no file, and knows whether the
-#: rescue's timer is enabled.
-SYSTEMCTL = """#!/bin/sh
-wanted=/etc/systemd/system/timers.target.wants/opq-box-rescue.timer
-case $* in *is-enabled*) [ -e "$wanted" ]; exit ;; esac
+BAD_CONFIGURATION = """    *" config "*)
+        shift "$(($# - 1))"
+        echo "updates_ep is wrong in $1." >&2
+        exit 1
+        ;;
+    *)"""
+#: Like the real one it neither stops nor disables a unit that has no file, knows which services are
+#: enabled and which are active, from $STATE, and runs a oneshot unit to its end when it is started.
+#: The log has no questions. When old.service is stopped, the process group in $STATE/caller ends.
+SYSTEMCTL = r"""#!/bin/sh
+for last; do :; done
+units=/etc/systemd/system
+wanted=$units/timers.target.wants/opq-box-rescue.timer
+mkdir -p "$STATE/enabled" "$STATE/active"
+case $* in
+    *is-enabled*) [ -e "$wanted" ]; exit ;;
+    *is-active*) [ -e "$STATE/active/$last" ]; exit ;;
+    list-unit-files*) cd "$STATE/enabled" && ls | sed 's/$/ enabled enabled/'; exit ;;
+    show*) [ ! -e "$STATE/ExecStart" ] || cat "$STATE/ExecStart"; exit ;;
+esac
 echo "$*" >>"$SYSTEMCTL_LOG"
 case $* in *"enable --now opq-box-rescue.timer") mkdir -p "${wanted%/*}" && : >"$wanted" ;; esac
 for unit; do
-    case $unit in *.service) [ -f "/etc/systemd/system/$unit" ] || exit 5 ;; esac
+    case $unit in *.service) [ -f "$units/$unit" ] || exit 5 ;; *) continue ;; esac
+    case $* in
+        *disable*) rm -f "$STATE/enabled/$unit" ;;
+        *enable*) : >"$STATE/enabled/$unit" ;;
+    esac
+    case $* in
+        *stop* | *--now*)
+            rm -f "$STATE/active/$unit"
+            [ "$unit" != old.service ] || [ ! -s "$STATE/caller" ] ||
+                kill -9 "-$(cat "$STATE/caller")"
+            ;;
+        *start*)
+            : >"$STATE/active/$unit"
+            grep -q Type=oneshot "$units/$unit" || continue
+            log=$(sed -n 's/^StandardOutput=append://p' "$units/$unit")
+            (
+                unset OPQ_REBOOT
+                eval "set -- $(cat "$units/$unit" "/run/systemd/system/$unit.d/"*.conf 2>/dev/null |
+                    sed -n 's/^Environment=//p' | tr '\n' ' ')"
+                script=$(sed -n 's/^ExecStart=//p' "$units/$unit")
+                setsid --wait env "$@" ${FINISH_SHELL:-} "$script" >>"${log:-/dev/null}" 2>&1
+            )
+            status=$?
+            rm -f "$STATE/active/$unit"
+            [ "$status" -eq 0 ] || exit "$status"
+            ;;
+    esac
 done
 """
 #: bash reads this before the script; of the script's commands the KILL_AT-th is not run any more.
@@ -53,7 +98,7 @@ trap '[ "$BASH_SUBSHELL" -gt 0 ] || [ "$((KILL_AT -= 1))" -gt 0 ] || kill -9 0' 
 """
 #: Gives the script a folder of ours as the root of what it changes, and systemd's mark.
 ENTER = """
-for folder in etc run opt usr/local/bin; do mount --bind "$BOX/$folder" "/$folder"; done
+for folder in etc run opt usr/local/bin var/log; do mount --bind "$BOX/$folder" "/$folder"; done
 exec "$@"
 """
 
@@ -81,11 +126,21 @@ class Box:
         self.root = folder / "etc" / "opq" / "root.json"
         self.image_file = self.prefix / "IMAGE_VERSION"
         self.calls = folder / "systemctl.log"
+        self.update_log = folder / "var" / "log" / "opq" / "box_update.log"
+        #: The services that are enabled, and those that are active.
+        self.services = folder / "systemd"
 
     @classmethod
     def fresh(cls, folder: Path) -> "Box":
         box = cls(folder)
-        for path in ("opt", "etc/systemd/system", "run/systemd/system", "usr/local/bin", "bin"):
+        for path in (
+            "opt",
+            "etc/systemd/system",
+            "run/systemd/system",
+            "usr/local/bin",
+            "var/log",
+            "bin",
+        ):
             (folder / path).mkdir(parents=True)
         (folder / "killer").write_text(KILLER)
         box.tool("python", PYTHON)
@@ -100,6 +155,17 @@ class Box:
         """Put a program first on the script's PATH."""
         executable(self.folder / "bin" / name, script)
 
+    def older_daemon(self) -> None:
+        """Give the box the daemon of the older updater, enabled and active."""
+        (self.units / "old.service").write_text("[Service]\nExecStart=/usr/local/old\n")
+        for state in ("enabled", "active"):
+            (self.services / state).mkdir(parents=True, exist_ok=True)
+            (self.services / state / "old.service").touch()
+
+    def is_service(self, state: str, unit: str) -> bool:
+        """Whether a service is "enabled", or "active"."""
+        return (self.services / state / unit).exists()
+
     def unpack(self, version: int) -> Path:
         """Lay out an update as its archive unpacks, without Python code to run."""
         update = self.folder / f"opq-box-update-{version}"
@@ -111,18 +177,61 @@ class Box:
 
     def run(self, version: int, *shell: str, managed: bool = False, **environment: str) -> Result:
         """Run an update's script, as root where systemd runs if `managed`, else in a sandbox."""
-        surroundings = {"OPQ_PREFIX": str(self.prefix), "OPQ_SYSTEMD": "no"}
+        return self._run(version, shell, (), managed, environment)
+
+    def type(
+        self, version: int, *arguments: str, managed: bool = False, **environment: str
+    ) -> Result:
+        """Run an update's script with arguments."""
+        return self._run(version, (), arguments, managed, environment)
+
+    def _run(
+        self,
+        version: int,
+        shell: tuple[str, ...],
+        arguments: tuple[str, ...],
+        managed: bool,
+        environment: dict[str, str],
+    ) -> Result:
+        script = str(self.folder / f"opq-box-update-{version}" / "install_update.sh")
         if managed:
-            shell = (*namespace(), *shell)
-            surroundings = {"BOX": str(self.folder)}
+            return self.call(*shell, script, *arguments, **environment)
+        sandbox = {
+            "OPQ_PREFIX": str(self.prefix),
+            "OPQ_SYSTEMD": "no",
+            "OPQ_VERSION": str(version),
+        }
+        return self._start([*shell, script, *arguments], {**sandbox, **environment})
+
+    def changeable(self) -> list[Path]:
+        """List all that the script can change."""
+        return [
+            path
+            for name in ("etc", "run", "opt", "usr", "var")
+            for path in (self.folder / name).rglob("*")
+        ]
+
+    def boot(self, **environment: str) -> Result:
+        """Start the unit of an interrupted installation, if it is enabled, as a boot does."""
+        shutil.rmtree(self.folder / "run" / "systemd" / "system")
+        (self.folder / "run" / "systemd" / "system").mkdir()
+        if not self.is_service("enabled", FINISH):
+            return Result([], 0, "", "")
+        return self.call("systemctl", "start", FINISH, **environment)
+
+    def call(self, *command: str, **environment: str) -> Result:
+        """Run a command as root on the box, where systemd runs."""
+        return self._start([*namespace(), *command], {"BOX": str(self.folder), **environment})
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> Result:
         return subprocess.run(
-            [*shell, str(self.folder / f"opq-box-update-{version}" / "install_update.sh")],
+            command,
             env={
                 "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
                 "OPQ_PYTHON": str(self.folder / "bin" / "python"),
                 "SYSTEMCTL_LOG": str(self.calls),
+                "STATE": str(self.services),
                 "BASH_ENV": str(self.folder / "killer"),
-                **surroundings,
                 **environment,
             },
             capture_output=True,
@@ -531,6 +640,84 @@ class BoxFaultTests(InstallCase):
         self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))
 
 
+class ArgumentTests(InstallCase):
+    """What may be written behind the script's name."""
+
+    def test_refused(self) -> None:
+        """An argument that the script does not know is refused, and nothing is installed."""
+        self.box.unpack(100)
+        for arguments in (("--dry-run",), ("-h",), ("",), ("--check", "--help"), ("200",)):
+            result = self.box.type(100, *arguments)
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("there are no arguments but --check and --help", result.stderr)
+            self.assertEqual(result.stderr.count("\n"), 1)
+        self.assertFalse(self.box.prefix.exists())
+
+    def test_help(self) -> None:
+        """The help is the beginning of the script, and nothing is installed."""
+        self.box.unpack(100)
+        result = self.box.type(100, "--help")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertTrue(result.stdout.startswith("Install the release beside this script"))
+        self.assertIn("./install_update.sh --check ", result.stdout)
+        self.assertIn("OPQ_REBOOT ", result.stdout)
+        self.assertFalse(self.box.prefix.exists())
+
+    def test_check(self) -> None:
+        """The check says what would happen, and changes nothing."""
+        service(self.box.unpack(100), "triggering", "opq-triggering.service")
+        self.box.install(100, managed=True)
+        self.box.asked()
+        service(self.box.unpack(200), "triggering", "opq-new.service")
+        executable(self.box.folder / "opq-box-update-200" / "kernel" / "install.sh", "#!/bin/sh\n")
+        files = {path: path.lstat().st_mtime_ns for path in self.box.changeable()}
+        result = self.box.type(200, "--check", managed=True)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        for words in (
+            "Installed: 100. Release here: 200.",
+            "would be stopped: opq-box-agent.service opq-triggering.service.",
+            "would be enabled: opq-box-agent.service opq-new.service.",
+            "kernel/install.sh would be run.",
+            "would be rebooted",
+            "This script would install release 200.",
+        ):
+            self.assertIn(words, result.stdout)
+        self.assertEqual({path: path.lstat().st_mtime_ns for path in self.box.changeable()}, files)
+        self.assertEqual(self.box.asked(), [])
+
+    def test_check_of_an_older_release(self) -> None:
+        """The check says that a release is older, and ends as the installation would."""
+        self.box.unpack(100)
+        self.box.unpack(200)
+        self.box.install(200)
+        older = self.box.type(100, "--check", OPQ_VERSION="")
+        self.assert_refused(older, "release 100 is older than the installed one, 200")
+        self.assertEqual(self.box.type(100, "--check", OPQ_VERSION="100").returncode, 0)
+        self.assertEqual(self.box.state(), (200, None, {"200"}))
+
+    def test_check_of_a_configuration(self) -> None:
+        """The check says that the release cannot use the box's configuration."""
+        self.box.unpack(100)
+        self.box.config.parent.mkdir()
+        self.box.config.write_text("{}")
+        self.box.tool("python", PYTHON.replace("    *)", BAD_CONFIGURATION))
+        result = self.box.type(100, "--check", managed=True)
+        self.assertEqual(result.returncode, 75)
+        self.assertIn("cannot use this box's configuration", result.stderr)
+        self.assertEqual(list(self.box.prefix.rglob("*")), [])
+
+    def test_older_release(self) -> None:
+        """An older release is installed by hand only where somebody names it."""
+        self.box.unpack(100)
+        self.box.unpack(200)
+        self.box.install(200)
+        refused = self.box.run(100, OPQ_VERSION="")
+        self.assert_refused(refused, "is older than the installed one, 200", "OPQ_VERSION=100")
+        self.assertEqual(self.box.state(), (200, None, {"200"}))
+        self.box.install(100, OPQ_VERSION="100")
+        self.assertEqual(self.box.version("current"), 100)
+
+
 class ManagedTests(InstallCase):
     """Installing as root where systemd runs."""
 
@@ -541,10 +728,12 @@ class ManagedTests(InstallCase):
         self.assertEqual(
             self.box.asked(),
             [
+                *BEGIN_FINISH,
                 "daemon-reload",
                 ENABLED,
                 "daemon-reload",
                 "--quiet enable opq-box-agent.service opq-triggering.service",
+                END_FINISH,
                 "reboot",
             ],
         )
@@ -577,11 +766,13 @@ class ManagedTests(InstallCase):
         self.assertEqual(
             self.box.asked(),
             [
+                *BEGIN_FINISH,
                 "stop opq-box-agent.service opq-old.service",
                 "daemon-reload",
                 "--quiet enable opq-box-agent.service opq-new.service",
                 "--quiet disable opq-old.service",
                 "daemon-reload",
+                END_FINISH,
                 "reboot",
             ],
         )
@@ -595,7 +786,7 @@ class ManagedTests(InstallCase):
         service(self.box.unpack(100), "triggering", "opq-triggering.service")
         self.box.install(100, managed=True)
         self.box.asked()
-        self.box.install(100, managed=True, OPQ_REBOOT="no")
+        self.box.install(100, managed=True, OPQ_REBOOT="no", OPQ_UNIT="opq-box-install.service")
         self.assertEqual(
             self.box.asked(),
             [
@@ -635,7 +826,8 @@ class ManagedTests(InstallCase):
         executable(
             self.box.folder / "opq-box-update-100" / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n"
         )
-        self.assert_refused(self.box.run(100, managed=True), "kernel/install.sh failed")
+        refused = self.box.run(100, managed=True)
+        self.assertIn("kernel/install.sh failed", refused.stdout)
         self.assertFalse(self.box.root.exists())
         (self.box.folder / "opq-box-update-100" / "kernel" / "install.sh").unlink()
         said = self.box.install(100, managed=True)
@@ -648,10 +840,10 @@ class ManagedTests(InstallCase):
         """A root that was copied in part only is none, and the next run puts a whole one there."""
         (self.box.unpack(100) / "root.json").write_text("new")
         self.box.tool("install", '#!/bin/sh\necho half >"$4"\nkill -9 0\n')
-        self.assertEqual(self.box.run(100, managed=True).returncode, -signal.SIGKILL)
+        self.assertNotEqual(self.box.run(100, managed=True).returncode, 0)
         self.assertFalse(self.box.root.exists())
         (self.box.folder / "bin" / "install").unlink()
-        self.box.install(100, managed=True)
+        self.box.boot()
         self.assertEqual(self.box.root.read_text(), "new")
 
     def test_trusted_root_after_a_reinstall(self) -> None:
@@ -687,6 +879,76 @@ class ManagedTests(InstallCase):
         self.assertNotIn("trusted root", self.box.install(100, managed=True))
         self.assertFalse(self.box.root.exists())
 
+    def test_caller_is_ended(self) -> None:
+        """A component that stops the unit of the script's caller does not stop the installation."""
+        self.box.older_daemon()
+        script = self.box.unpack(100) / "kernel" / "install.sh"
+        executable(script, "#!/bin/sh\nexec systemctl disable --now old.service\n")
+        # The caller is the group that this shell begins.
+        caller = ("sh", "-c", 'echo "$$" >"$STATE/caller" && exec "$0"')
+        result = self.box.run(100, *caller, managed=True)
+        self.assertEqual(result.returncode, -signal.SIGKILL, result)
+        with (self.box.prefix / ".install.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # Until the script has ended.
+        self.assertEqual(self.box.version("current"), 100)
+        self.assertTrue(self.box.is_service("enabled", "opq-box-agent.service"))
+        self.assertEqual(self.box.asked()[-1], "reboot")
+
+    def test_failure_after_a_service_was_disabled(self) -> None:
+        """When a later component fails, the services that an earlier one has ended are back."""
+        self.box.older_daemon()
+        update = self.box.unpack(100)
+        script = "#!/bin/sh\nexec systemctl disable --now old.service\n"
+        executable(update / "firmware" / "install.sh", script)
+        executable(update / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n")
+        self.box.run(100, managed=True)
+        self.assertIsNone(self.box.version("current"))
+        self.assertTrue(self.box.is_service("enabled", "old.service"))
+        self.assertTrue(self.box.is_service("active", "old.service"))
+        self.assertNotIn("reboot", self.box.asked())
+
+    def test_interrupted_again_and_again(self) -> None:
+        """An installation that ends the machine three times is given up; the box is as before."""
+        self.box.older_daemon()
+        update = self.box.unpack(100)
+        script = "#!/bin/sh\nsystemctl disable --now old.service\nkill -9 0\n"
+        executable(update / "kernel" / "install.sh", script)
+        self.box.run(100, managed=True)
+        for _ in range(3):
+            self.assertFalse(self.box.is_service("enabled", "old.service"))
+            self.box.boot()
+        self.assertTrue(self.box.is_service("enabled", "old.service"))
+        self.assertFalse(self.box.is_service("enabled", FINISH))
+        self.assertIn("was interrupted 3 times", self.box.update_log.read_text())
+        self.assertIsNone(self.box.version("current"))
+
+    def test_no_reboot(self) -> None:
+        """OPQ_REBOOT is for this run only: the next boot ends an installation with a reboot."""
+        self.box.unpack(100)
+        self.assertNotIn("Rebooting.", self.box.install(100, managed=True, OPQ_REBOOT="no"))
+        self.box.asked()
+        self.box.install(100, managed=True, OPQ_REBOOT="no", FINISH_SHELL="true")
+        self.box.boot()
+        self.assertEqual(self.box.asked()[-1], "reboot")
+
+    def test_configuration_that_cannot_be_used(self) -> None:
+        """The release reads the configuration that the agent's unit names before all else."""
+        self.box.unpack(100)
+        self.box.install(100, managed=True)
+        self.box.asked()
+        self.box.unpack(200)
+        self.box.tool("python", PYTHON.replace("    *)", BAD_CONFIGURATION))
+        unit = "{ path=/opt/opq ; argv[]=/opt/opq/agent --config /opt/opq/mine --port 80 ; }\n"
+        (self.box.services / "ExecStart").write_text(unit)
+        (self.box.prefix / "mine").write_text("{}")
+        result = self.box.run(200, managed=True)
+        self.assertEqual(result.returncode, 75)
+        self.assertEqual(self.box.state(), (100, None, {"100"}))
+        self.assertIn("updates_ep is wrong in /opt/opq/mine.\n", result.stderr)
+        self.assertIn("cannot use this box's configuration, so nothing was changed", result.stderr)
+        self.assertEqual(self.box.version("current"), 100)
+        self.assertEqual(self.box.asked(), [])
+
     def test_another_prefix(self) -> None:
         """Units name the prefix that is used; one that a unit cannot name is refused."""
         self.box.unpack(100)
@@ -717,9 +979,12 @@ class ManagedTests(InstallCase):
         executable(self.box.unpack(200) / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n")
         self.box.install(100, managed=True)
         self.box.asked()
-        self.assert_refused(self.box.run(200, managed=True), "kernel/install.sh failed")
-        self.assertEqual(self.box.asked(), [])
+        result = self.box.run(200, managed=True)
+        self.assert_refused(result, "the installation of release 200 failed")
+        self.assertIn("kernel/install.sh failed", result.stdout)
+        self.assertEqual(self.box.asked(), [*BEGIN_FINISH, END_FINISH])
         self.assertEqual(self.box.version("current"), 100)
+        self.assertFalse((self.box.units / FINISH).exists())
 
     def test_sandbox_of_root(self) -> None:
         """Root too can install in a sandbox: nothing outside the prefix is touched."""
@@ -869,16 +1134,16 @@ class InterruptedTests(InstallCase):
         service(self.box.unpack(300), "triggering", "opq-triggering.service")
         executable(self.box.folder / "opq-box-update-300" / "kernel" / "install.sh", "#!/bin/sh\n")
 
-    def interruptions(self, version: int, *, managed: bool) -> Iterator[Box]:
-        """Yield a copy of the box for each point at which installing a release can be killed."""
+    def interruptions(self, run: Callable[[Box, str], Result]) -> Iterator[Box]:
+        """Yield a copy of the box for each command at which a script can be killed."""
         for count in range(1, 1000):
             box = self.box.copy(self.box.folder.parent / str(count))
-            result = box.run(version, "bash", managed=managed, KILL_AT=str(count))
+            result = run(box, str(count))
             if result.returncode == 0:
                 # Fewer would mean that the killing does not work.
                 self.assertGreater(count, 60)
                 return
-            self.assertEqual(result.returncode, -signal.SIGKILL, result)
+            self.assertIn(result.returncode, (-signal.SIGKILL, 128 + signal.SIGKILL), result)
             yield box
             shutil.rmtree(box.folder)
         self.fail("The script has no end.")
@@ -892,7 +1157,7 @@ class InterruptedTests(InstallCase):
         The image's version is on record before the release is live, and is never another one.
         """
         before = self.box.version("current")
-        for box in self.interruptions(version, managed=False):
+        for box in self.interruptions(lambda box, at: box.run(version, "bash", KILL_AT=at)):
             links = box.version("current"), box.version("previous")
             self.assertTrue(allowed(*links), links)
             recorded = {image} if version in links[:1] else {image, self.box.image()}
@@ -931,30 +1196,40 @@ class InterruptedTests(InstallCase):
         """Installing the current release again changes nothing at any time."""
         self.box.install(100)
         self.box.install(200)
-        for box in self.interruptions(200, managed=False):
+        for box in self.interruptions(lambda box, at: box.run(200, "bash", KILL_AT=at)):
             self.assertEqual(box.state(), (200, 100, {"100", "200"}))
             box.install(200)
             self.assertEqual(box.state(), (200, 100, {"100", "200"}))
 
-    def test_managed_update(self) -> None:
+    def test_power_cut(self) -> None:
         """
-        Whatever was interrupted, in the end the release's services are there, and a reboot.
+        The next boot ends an installation, even if a component has disabled the older daemon.
 
         The root is whole if there is one, and no release that brings one is live without it.
         """
         self.box.install(100, managed=True)
         self.box.install(200, managed=True)
-        (self.box.folder / "opq-box-update-300" / "root.json").write_text("new")
-        units = {"opq-box-agent.service", "opq-triggering.service", *RESCUE_UNITS}
-        for box in self.interruptions(300, managed=True):
-            self.assertIn(
-                (box.version("current"), box.version("previous")), ((200, 100), (300, 200))
-            )
+        self.box.older_daemon()
+        update = self.box.folder / "opq-box-update-300"
+        (update / "root.json").write_text("new")
+        executable(
+            update / "kernel" / "install.sh",
+            "#!/bin/sh\nexec systemctl disable --now old.service\n",
+        )
+        # The caller has built the release, and the power goes.
+        self.box.install(300, managed=True, FINISH_SHELL="true")
+        units = {"opq-box-agent.service", "opq-triggering.service", "old.service", *RESCUE_UNITS}
+        for box in self.interruptions(lambda box, at: box.boot(FINISH_SHELL="bash", KILL_AT=at)):
+            links = box.version("current"), box.version("previous")
+            self.assertIn(links, ((200, 100), (300, 200)))
             if box.version("current") == 300 or box.root.exists():
                 self.assertEqual(box.root.read_text(), "new")
-            box.asked()
-            box.install(300, managed=True)
+            if box.is_service("enabled", FINISH):
+                box.boot()
+                self.assertEqual(box.asked()[-1], "reboot")
             self.assertEqual(box.root.read_text(), "new")
             self.assertEqual(box.state(), (300, 200, {"200", "300"}))
-            self.assertEqual({path.name for path in box.units.iterdir()}, units)
-            self.assertEqual(box.asked()[-1], "reboot")
+            self.assertFalse(box.is_service("enabled", "old.service"))
+            self.assertTrue(box.is_service("enabled", "opq-box-agent.service"))
+            self.assertFalse(box.is_service("enabled", FINISH))
+            self.assertEqual({path.name for path in box.units.iterdir()} - {FINISH}, units)

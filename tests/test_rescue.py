@@ -273,6 +273,7 @@ class LastGoodTests(RescueCase):
                 "OPQ_PYTHON=/usr/bin/python3",
                 "OPQ_REBOOT=no",
                 f"OPQ_STATE_DIR={self.box.state_dir}",
+                "OPQ_UNIT=opq-box-rescue.service",
                 "OPQ_VERSION=100",
             ],
         )
@@ -794,7 +795,9 @@ class RealTests(RescueCase):
         for link in ("current", "previous"):
             (self.box.prefix / link).unlink()
         self.update(200)
-        self.box.install(200, managed=True, OPQ_PYTHON=sys.executable)
+        self.box.install(
+            200, managed=True, OPQ_PYTHON=sys.executable, OPQ_UNIT="opq-box-install.service"
+        )
         python = self.box.prefix / "releases" / "200" / "venv" / "bin" / "python"
         python.unlink()
         python.symlink_to("/nonexistent/python3")
@@ -820,6 +823,7 @@ class RealTests(RescueCase):
     def update(self, version: int) -> Path:
         """Lay out an update with a real package in it, whose twistd only says something."""
         update = self.box.unpack(version)
+        (update / AGENT / "bin" / "opq-box").unlink()
         (update / AGENT / "requirements.txt").write_text("twistd\n")
         with zipfile.ZipFile(update / "wheels" / "pip-1-py3-none-any.whl", "w") as wheel:
             wheel.writestr("pip/__main__.py", PIP)

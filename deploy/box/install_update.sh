@@ -1,6 +1,10 @@
 #!/bin/sh
 # Install the release beside this script: a first install and an update are the same thing.
 #
+#   ./install_update.sh           installs, and reboots the box
+#   ./install_update.sh --check   says what that would do, and changes nothing
+#   ./install_update.sh --help    prints this
+#
 # Every folder beside this script, wheels/ excepted, is a component. What is done with each:
 #
 #   COMPONENT/                   is copied to OPQ_PREFIX/releases/VERSION/COMPONENT
@@ -10,7 +14,8 @@
 #                                copied folder. It must be idempotent: an interrupted install is
 #                                run again. It runs once the release is whole, so that it may use
 #                                all of it, and before any service is stopped, so that its failing
-#                                leaves the box at work as it was. In a sandbox it is not run.
+#                                leaves the box at work as it was: services that it has stopped or
+#                                disabled are started and enabled again. In a sandbox it is not run.
 #
 # The agent's Python packages come from wheels/, for a box may have no internet.
 #
@@ -22,14 +27,25 @@
 #
 # /usr/local/bin/opq-box leads to the command line of the release that is current.
 #
+# Before anything is stopped or changed the new release reads the box's configuration. A release
+# that cannot use it is not installed.
+#
+# The part that stops services and switches to the release runs in a systemd unit of its own,
+# opq-box-install-finish.service: the caller may belong to a unit that a component stops. That unit
+# is enabled until the installation has ended, so the next boot continues an installation that a
+# power cut has interrupted.
+#
 # OPQ_PREFIX     where releases live                                        /opt/opq
 # OPQ_STATE_DIR  the agent's state, for install.sh scripts                  /var/lib/opq/updater
-# OPQ_VERSION    the release that the caller expects here                   (any)
+# OPQ_VERSION    the release that the caller expects here: a release older  (any, not older)
+#                than the installed one is installed only if this names it
 # OPQ_REBOOT     no: the agent runs this, and reboots the box itself        yes
 # OPQ_SYSTEMD    no: a sandbox, touch nothing outside OPQ_PREFIX; auto: so  auto
 #                where systemd does not run or the user is not root
 # OPQ_PYTHON     makes the virtual environment, or does its work            python3
 #                where the update has no wheels/
+# OPQ_UNIT       the unit that the caller has made for this script; without (none)
+#                it the script makes one
 #
 # A release is whole once it has its VERSION, which is written last. Only the rename of
 # OPQ_PREFIX/current makes it live. OPQ_PREFIX/previous leads through current, so that the same
@@ -52,17 +68,25 @@ export OPQ_STATE_DIR="${OPQ_STATE_DIR:-/var/lib/opq/updater}"
 export OPQ_REBOOT="${OPQ_REBOOT:-yes}"
 export OPQ_SYSTEMD="${OPQ_SYSTEMD:-auto}"
 export OPQ_PYTHON="${OPQ_PYTHON:-python3}"
+export OPQ_UNIT="${OPQ_UNIT:-}"
 AGENT=box-configuration-daemon
 COMMAND=/usr/local/bin/opq-box
 CONFIG=/etc/opq/opqbox_config.json
 ROOT=/etc/opq/root.json
 UNITS=/etc/systemd/system
+FINISH=opq-box-install-finish.service
+# Lost at a reboot, unlike the unit.
+CALLER=/run/systemd/system/$FINISH.d/caller.conf
+LOG=/var/log/opq/box_update.log
+MOST_TRIES=3
 # Later scripts find the units of earlier ones by this line: it must stay as it is.
 MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" for changes.'
 
 explained=no
+finishing=no
 stopped=
 building=no
+scratch=
 
 say() {
     echo "$*"
@@ -81,6 +105,22 @@ unfit() {
     exit 75
 }
 
+read_arguments() {
+    case $#:${1:-} in
+        0:) check=no ;;
+        1:--check) check=yes ;;
+        1:--help)
+            sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+            exit
+            ;;
+        *)
+            explained=yes
+            echo "install_update.sh: there are no arguments but --check and --help: $*" >&2
+            exit 2
+            ;;
+    esac
+}
+
 # Whatever went wrong, a box that is not about to reboot goes on measuring.
 clean_up() {
     if [ "$1" -ne 0 ] && [ -n "$stopped" ]; then
@@ -92,6 +132,11 @@ clean_up() {
         fault=$(check_folders) || building=unfit
         remove_release "$release" || :
         [ "$building" != unfit ] || unfit "$fault"
+    fi
+    if [ -n "$scratch" ]; then rm -rf "$scratch"; fi
+    if [ "$1" -ne 0 ] && [ "$finishing" = yes ]; then
+        restore_services
+        forget_finish
     fi
     if [ "$1" -ne 0 ] && [ "$explained" = no ]; then
         echo "install_update.sh: stopped by the error above: mend it and run this script again." >&2
@@ -139,8 +184,21 @@ check_inputs() {
     if [ "${OPQ_VERSION:-$version}" != "$version" ]; then
         fail "this is release $version, but OPQ_VERSION asks for $OPQ_VERSION: unpack that one."
     fi
-    export OPQ_VERSION="$version"
     release=$OPQ_PREFIX/releases/$version
+    SERVICES=$release/.services
+    TRIES=$release/.tries
+    installed=$(cat "$OPQ_PREFIX/current/VERSION" 2>/dev/null || :)
+}
+
+is_older() {
+    is_version "$installed" && [ "$version" -lt "$installed" ]
+}
+
+refuse_older() {
+    if is_older && [ -z "${OPQ_VERSION:-}" ]; then
+        fail "release $version is older than the installed one, $installed: to go back to it, run" \
+            "this script with OPQ_VERSION=$version."
+    fi
 }
 
 decide_on_services() {
@@ -202,7 +260,7 @@ check_room() {
         [ "$folder" != wheels/ ] || size=$((size * 4))
         needed=$((needed + size))
     done
-    free=$(df -k --output=avail "$OPQ_PREFIX" | tail -n 1)
+    free=$(df -k --output=avail "$1" | tail -n 1)
     if [ "$free" -lt "$needed" ]; then
         echo "release $version needs $((needed / 1024)) MiB free under $OPQ_PREFIX, and there are" \
             "$((free / 1024)) MiB. Make room."
@@ -211,7 +269,7 @@ check_room() {
     files=$(find . -path ./wheels -prune -o -print | wc -l)
     [ ! -d wheels ] || files=$((files + $(du -sk wheels | cut -f 1)))
     # Some file systems do not count files, and then it is no number.
-    free=$(df --output=iavail "$OPQ_PREFIX" | tail -n 1 | tr -dc 0-9)
+    free=$(df --output=iavail "$1" | tail -n 1 | tr -dc 0-9)
     if [ -n "$free" ] && [ "$free" -lt "$files" ]; then
         echo "release $version needs $files files under $OPQ_PREFIX, and there is room for $free." \
             "Remove some."
@@ -238,6 +296,11 @@ take_lock() {
     flock --nonblock 9 || fail "another install is under way in $OPQ_PREFIX: wait for it."
 }
 
+# Whether this script runs from inside the whole release: only the end of an installation is left.
+is_built() {
+    [ "$(pwd -P)" = "$(readlink -f "$release")" ] && [ -f "$release/VERSION" ]
+}
+
 is_live_and_whole() {
     [ "$(readlink "$OPQ_PREFIX/current")" = "releases/$version" ] && [ -f "$release/VERSION" ]
 }
@@ -255,13 +318,14 @@ build_release() {
     # A whole one that is not live is not trusted either: files rot on SD cards.
     remove_release "$release"
     (remove_unfinished)
-    fault=$(check_room) || unfit "$fault"
+    fault=$(check_room "$OPQ_PREFIX") || unfit "$fault"
     building=yes
     mkdir "$release"
     copy_components
     make_environment
     compile_agent
     try_agent
+    if [ "$managed" = yes ]; then check_configuration; fi
     if [ -L "$OPQ_PREFIX/current" ]; then
         live=$(readlink "$OPQ_PREFIX/current")
         ln -s "../${live##*/}" "$release/.previous"
@@ -324,6 +388,134 @@ try_agent() {
         fail "the agent of release $version does not start here, so nothing was changed."
 }
 
+# The configuration that the agent's unit names; the owner may have changed the unit.
+agent_configuration() {
+    named=$(systemctl show --property=ExecStart --value opq-box-agent.service 2>/dev/null |
+        sed -n 's/.* --config[ =]\([^ ;]*\).*/\1/p' | tail -n 1)
+    echo "${named:-$CONFIG}"
+}
+
+# An agent that refuses the box's configuration does not start.
+check_configuration() {
+    configuration=$(agent_configuration)
+    command=$release/$AGENT/bin/${COMMAND##*/}
+    if [ ! -x "$command" ] || ! is_there "$configuration"; then return; fi
+    "$command" config "$configuration" >/dev/null ||
+        unfit "release $version cannot use this box's configuration, so nothing was changed: mend" \
+            "$configuration and run this script again."
+}
+
+# Let the rest of the installation survive the caller, and a power cut.
+finish_in_own_unit() {
+    for file in install_update.sh root.json; do
+        if [ -f "$file" ] && ! is_built; then
+            cp -p "$file" "$release/.$file.new"
+            put_in_place "$release/.$file.new" "$release/$file"
+        fi
+    done
+    rm -f "$TRIES"
+    write_finish_unit
+    say "Going on in $FINISH, which runs to its end whatever becomes of this process."
+    # The unit takes the lock itself.
+    exec 9>&-
+    explained=yes
+    trap 'systemctl stop "$FINISH"; exit 130' INT
+    systemctl start "$FINISH" &
+    starting=$!
+    # The unit writes to a file, for a pipe of the caller's may have no reader any more.
+    [ ! -f "$LOG" ] || tail -c "+$((size + 1))" -f -s 0.2 --pid="$starting" "$LOG" || :
+    wait "$starting" ||
+        fail "the installation of release $version failed: $LOG and journalctl --unit $FINISH say why."
+}
+
+# As systemd.syntax(7) wants it.
+quoted() {
+    printf '"%s"' "$(printf %s "$1" | sed 's/[\\"]/\\&/g; s/%/%%/g')"
+}
+
+write_finish_unit() {
+    output=journal
+    size=0
+    if mkdir -p "${LOG%/*}" && touch "$LOG"; then
+        output=append:$LOG
+        size=$(stat -c %s "$LOG")
+    fi
+    rm -f "$CALLER"
+    if [ "$OPQ_REBOOT" = no ]; then
+        mkdir -p "${CALLER%/*}"
+        printf '[Service]\nEnvironment=OPQ_REBOOT=no\n' >"$CALLER"
+    fi
+    cat >"$UNITS/.$FINISH.new" <<END
+[Unit]
+Description=OPQ box: ends the installation of release $version
+RequiresMountsFor=$OPQ_PREFIX
+
+[Service]
+Type=oneshot
+ExecStart=$release/install_update.sh
+Environment=OPQ_UNIT=$FINISH OPQ_PREFIX=$OPQ_PREFIX OPQ_VERSION=$version LANG=C.UTF-8
+Environment=$(quoted "OPQ_STATE_DIR=$OPQ_STATE_DIR") $(quoted "OPQ_PYTHON=$OPQ_PYTHON")
+StandardOutput=$output
+StandardError=$output
+TimeoutStartSec=2h
+PrivateMounts=yes
+
+[Install]
+WantedBy=multi-user.target
+END
+    put_in_place "$UNITS/.$FINISH.new" "$UNITS/$FINISH"
+    systemctl daemon-reload
+    systemctl --quiet enable "$FINISH"
+    sync -f "$UNITS"
+}
+
+forget_finish() {
+    if [ -f "$UNITS/$FINISH" ]; then
+        systemctl --quiet disable "$FINISH" || :
+        rm -f "$UNITS/$FINISH"
+        sync -f "$UNITS"
+    fi
+    # After the unit, which runs the script and needs all of them.
+    rm -f "$SERVICES" "$TRIES" "$release/root.json" "$release/install_update.sh"
+}
+
+# A component that ends the machine must not do so at each boot for ever.
+count_try() {
+    if [ "$OPQ_UNIT" != "$FINISH" ]; then return; fi
+    tried=$(grep -c . "$TRIES" 2>/dev/null || :)
+    if [ "${tried:-0}" -ge "$MOST_TRIES" ]; then
+        fail "the installation of release $version was interrupted $MOST_TRIES times: it is given up."
+    fi
+    { cat "$TRIES" 2>/dev/null || :; echo "$version"; } >"$TRIES.new"
+    put_in_place "$TRIES.new" "$TRIES"
+}
+
+# The services that are enabled, a line each, and those of them that run.
+list_services() {
+    enabled=$(systemctl list-unit-files --type=service --state=enabled --plain --no-legend |
+        cut -d ' ' -f 1 | grep -v '@\.' || :) # Templates do not run.
+    for unit in $enabled; do
+        echo "enable $unit"
+        if systemctl --quiet is-active "$unit"; then echo "start $unit"; fi
+    done
+}
+
+# Those before the first try, which may have stopped some.
+remember_services() {
+    if [ ! -e "$SERVICES" ]; then
+        list_services >"$SERVICES.new"
+        put_in_place "$SERVICES.new" "$SERVICES"
+    fi
+}
+
+# A component that fails may have stopped the daemon by which this box is reached, or another one has.
+restore_services() {
+    if [ ! -e "$SERVICES" ]; then return; fi
+    list_services | grep -vxF -f - "$SERVICES" | while read -r verb unit; do
+        if [ "$unit" != "$FINISH" ]; then systemctl "$verb" "$unit" || :; fi
+    done
+}
+
 run_component_scripts() {
     for script in "$release"/*/install.sh; do
         if [ -x "$script" ]; then
@@ -356,18 +548,21 @@ installed_units() {
     done
 }
 
-stop_services() {
-    set --
+units_to_stop() {
     for unit in $( (release_units && installed_units) | sort -u); do
         if [ "$OPQ_REBOOT" = no ] && [ "$unit" = opq-box-agent.service ]; then
             continue # It runs this script, and must live to reboot the box.
         fi
-        if [ -f "$UNITS/$unit" ]; then set -- "$@" "$unit"; fi
+        if [ -f "$UNITS/$unit" ]; then echo "$unit"; fi
     done
-    if [ $# -gt 0 ]; then
-        say "Stopping $*."
-        stopped="$*"
-        systemctl stop "$@"
+}
+
+stop_services() {
+    stopped=$(units_to_stop | xargs)
+    if [ -n "$stopped" ]; then
+        say "Stopping $stopped."
+        # shellcheck disable=SC2086 # unit names have no spaces
+        systemctl stop $stopped
     fi
 }
 
@@ -463,19 +658,10 @@ prune_releases() {
     done
 }
 
-trap 'clean_up $?' EXIT
-trap 'exit 143' TERM
-cd "$(dirname "$(readlink -f "$0")")"
-check_inputs
-decide_on_services
-fault=$(check_folders) || unfit "$fault"
-take_lock
-if is_live_and_whole; then
-    say "Release $version is already there and current: keeping it."
-else
-    build_release
-fi
-if [ "$managed" = yes ]; then
+finish() {
+    finishing=yes
+    count_try
+    remember_services
     run_component_scripts
     place_rescue
     stop_services
@@ -483,12 +669,85 @@ if [ "$managed" = yes ]; then
     install_sample_configuration
     install_trusted_root
     install_command
+    record_image_version
+    switch_current
+    # From here on there is no way back: what fails is tried again at the next boot.
+    finishing=no
+    remove_gone_units
+    prune_releases
+    forget_finish
+    if [ "$OPQ_REBOOT" = yes ]; then
+        say "Rebooting."
+        systemctl reboot
+    fi
+}
+
+# The release is built in a scratch folder, for only its own code can tell whether it works here.
+say_what_would_happen() {
+    say "Installed: ${installed:-nothing}. Release here: $version."
+    decide_on_services
+    if [ "$managed" = yes ]; then say_what_would_be_changed; fi
+    fault=$(check_room_beforehand) || unfit "$fault"
+    say "There is room for the release."
+    say "Trying release $version in a scratch folder."
+    scratch=$(mktemp -d)
+    release=$scratch
+    cp -R "$AGENT" "$release/$AGENT"
+    make_environment
+    try_agent
+    if [ "$managed" = yes ]; then check_configuration; fi
+    refuse_older
+    say "This script would install release $version."
+}
+
+say_what_would_be_changed() {
+    release=$(pwd)
+    units=$(units_to_stop | xargs)
+    say "Services that would be stopped: ${units:-none}."
+    units=$(release_units | xargs)
+    say "Services that would be enabled: ${units:-none}."
+    for script in */install.sh; do
+        if [ -x "$script" ]; then say "$script would be run."; fi
+    done
+    if [ "$OPQ_REBOOT" = yes ]; then say "The box would be rebooted at the end."; fi
+}
+
+# Where the prefix is not there yet, its parent has the room.
+check_room_beforehand() {
+    folder=$OPQ_PREFIX
+    while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
+    check_room "$folder"
+}
+
+trap 'clean_up $?' EXIT
+trap 'exit 143' TERM
+read_arguments "$@"
+cd "$(dirname "$(readlink -f "$0")")"
+check_inputs
+if [ "$check" = yes ]; then
+    say_what_would_happen
+    exit
 fi
-record_image_version
-switch_current
-if [ "$managed" = yes ]; then remove_gone_units; fi
-prune_releases
-if [ "$managed" = yes ] && [ "$OPQ_REBOOT" = yes ]; then
-    say "Rebooting."
-    systemctl reboot
+refuse_older
+export OPQ_VERSION="$version"
+decide_on_services
+is_built || fault=$(check_folders) || unfit "$fault"
+take_lock
+if is_live_and_whole; then
+    say "Release $version is already there and current: keeping it."
+elif is_built; then
+    say "Release $version is built: going on with its installation."
+else
+    build_release
+fi
+if [ "$managed" = no ]; then
+    record_image_version
+    switch_current
+    prune_releases
+    exit
+fi
+if [ -z "$OPQ_UNIT" ]; then
+    finish_in_own_unit
+else
+    finish
 fi

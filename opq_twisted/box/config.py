@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, get_args, get_origin
 import cattrs
 from attrs import Factory, field, fields, frozen
 
+from opq_twisted.box import older_config
 from opq_twisted.box.proxies import NONE, Proxy
 from opq_twisted.box.urls import read_url
 from opq_twisted.box.window import Window
@@ -164,6 +165,7 @@ def read_config(path: Path) -> BoxConfig:
         raise ConfigInvalid(f"The configuration {path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ConfigInvalid(f"The configuration {path} must be a JSON object.")
+    content = older_config.translate(content)
     ours = {item.name: content[item.name] for item in fields(BoxConfig) if item.name in content}
     try:
         return _converter.structure(ours, BoxConfig)

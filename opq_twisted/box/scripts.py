@@ -58,6 +58,8 @@ class Scripts:
         """
         env = self._environment(version)
         if self.units:
+            # install_update.sh moves itself into a unit of its own where it has none.
+            env["OPQ_UNIT"] = f"{name}.service"
             return self.programs.run(
                 [
                     *self._unit(name, folder, env, timeout, log),
@@ -128,6 +130,8 @@ class Scripts:
             properties["ExecStopPost"] = f"-/bin/systemctl --no-block start {self.agent}"
         return [
             *("systemd-run", "--quiet", "--collect", "--wait", f"--unit={name}"),
+            # By default it is the command, and systemd warns of each line of one that has several.
+            f"--description=OPQ box: {name}, of release {env['OPQ_VERSION']}",
             "--service-type=exec",
             *output,
             f"--working-directory={folder}",

@@ -1,6 +1,7 @@
 """`opq-box`: for those who set up a box, or look after one."""
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ from opq_twisted.release.name import parse_version
 
 #: Where the agent is, if nobody says otherwise.
 _URL, _URL_VARIABLE = "http://127.0.0.1:8080", "OPQ_BOX_URL"
+
+_CONFIG = Path("/etc/opq/opqbox_config.json")
 
 #: Exit code of `check`.
 _UPDATE_AVAILABLE = 10
@@ -137,6 +140,20 @@ def password(options: argparse.Namespace) -> int:
     )
 
 
+def config(options: argparse.Namespace) -> int:
+    """Check a configuration without a restart of the agent, and print how the agent reads it."""
+    from opq_twisted.cli import configuration
+
+    settings = configuration.check(options.file)
+    if options.json:
+        say_json(settings)
+        return 0
+    say(f"The agent can use the configuration {options.file}, and reads it as:")
+    for line in json.dumps(settings, indent=2).splitlines():
+        say(line)
+    return 0
+
+
 def _agent(options: argparse.Namespace) -> Agent:
     return Agent(options.url, partial(passwords.known, getattr(options, "password_file", None)))
 
@@ -249,7 +266,7 @@ def make_parser() -> argparse.ArgumentParser:
     def add(name: str, command: Command) -> argparse.ArgumentParser:
         sub = add_command(commands, name, command)
         sub.add_argument("--json", action="store_true", help="print JSON")
-        if command not in (adopt, password):
+        if command not in (adopt, config, password):
             sub.add_argument(
                 "--url",
                 default=os.environ.get(_URL_VARIABLE) or _URL,
@@ -279,7 +296,7 @@ def make_parser() -> argparse.ArgumentParser:
     keep.add_argument(
         "--config",
         type=Path,
-        default=Path("/etc/opq/opqbox_config.json"),
+        default=_CONFIG,
         metavar="FILE",
         help="the box's configuration (default: %(default)s)",
     )
@@ -289,6 +306,14 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path("/var/lib/opq/updater"),
         metavar="DIR",
         help="the agent's state directory (default: %(default)s)",
+    )
+    add("config", config).add_argument(
+        "file",
+        type=Path,
+        nargs="?",
+        default=_CONFIG,
+        metavar="FILE",
+        help="the configuration (default: %(default)s)",
     )
     add("password", password).add_argument(
         "file", type=Path, metavar="FILE", help="the file to keep a hash of it in"

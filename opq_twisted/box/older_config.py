@@ -1,0 +1,36 @@
+"""Accepts the values that the older updater accepted in the box's configuration."""
+
+import re
+from collections.abc import Mapping
+
+# The older updater ran wget, which takes a host without a scheme. A misspelt scheme, as in
+# "http:/example.org", is no host.
+_HOST_ALONE = re.compile(
+    r"(?!https?:)(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?(/\S*)?", re.ASCII | re.IGNORECASE
+)
+
+
+def translate(content: Mapping[str, object]) -> dict[str, object]:
+    """
+    Return the configuration with the values of the older updater in the form that the agent reads.
+
+    Values that are neither are left as they are, for their validators to refuse.
+    """
+    translated = dict(content)
+    if isinstance(endpoint := content.get("updates_ep"), str):
+        translated["updates_ep"] = _url(endpoint.strip())
+    if "box_id" in content:
+        translated["box_id"] = _whole_number(content["box_id"])
+    return translated
+
+
+def _url(text: str) -> str:
+    return f"http://{text}" if _HOST_ALONE.fullmatch(text) else text
+
+
+def _whole_number(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,18}\s*", value, re.ASCII):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
