@@ -27,6 +27,14 @@ def without_privileges() -> Iterator[None]:
         os.seteuid(before)
 
 
+def give_away(folder: Path) -> None:
+    """Make the user of `without_privileges` the owner of a folder and of all that is in it."""
+    if os.geteuid() == 0:
+        for parent, _, names in os.walk(folder):
+            for path in (parent, *(os.path.join(parent, name) for name in names)):
+                os.chown(path, _NOBODY, _NOBODY)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder even if a test took the permissions of what is in it."""
     folder.chmod(0o700)

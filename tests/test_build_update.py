@@ -58,7 +58,9 @@ class BuilderTest(SynchronousTestCase):
         self.script = self.folder / "install.sh"
         self.script.write_text("#!/bin/sh\necho installing $(cat VERSION)\n")
         self.environment = os.environ.copy()
-        self.environment.pop("SOURCE_DATE_EPOCH", None)
+        # trial's workers have a PYTHONPATH, which would bring packages to any Python.
+        for name in ("SOURCE_DATE_EPOCH", "PYTHONPATH"):
+            self.environment.pop(name, None)
 
     def command(self, *arguments: str | Path, python: str = sys.executable) -> list[str]:
         return [python, str(BUILDER), *map(str, arguments)]

@@ -28,7 +28,7 @@ from opq_twisted.release import keys
 from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.draft import Draft
 from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
-from tests.privileges import without_privileges
+from tests.privileges import give_away, without_privileges
 from tests.signed import make_key, write_key
 from tests.terminal import on_terminal
 from tests.test_catalog import name_of
@@ -415,10 +415,9 @@ class TypedTests(CommandCase):
     def test_no_right(self) -> None:
         """Who may not write there, or not read, has a sentence that says where."""
         archive = self.archive(OLD)
-        for path in (self.place.parent, self.place, self.keys, *self.keys.iterdir()):
-            path.chmod(0o755)
-        self.secret.chmod(0o644)
-        (self.tuf / ".lock").chmod(0o644)
+        self.place.parent.chmod(0o755)
+        give_away(self.place)
+        (self.tuf / ".lock").chmod(0o444)
         self.tuf.chmod(0o555)
         with without_privileges():
             self.type("status")
