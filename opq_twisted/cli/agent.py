@@ -12,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 
 from opq_twisted import __version__
 from opq_twisted.cli.document import Document
+from opq_twisted.cli.listener_owner import stranger
 from opq_twisted.errors import AgentAway, AgentFailed
 
 #: Seconds; who lets the box check waits for the update server, too.
@@ -165,6 +166,7 @@ class Agent:
         sent = {"User-Agent": f"opq-box/{__version__}", **(headers or {})}
         try:
             connection.connect()
+            self._require_agent(connection.sock)
             with nullcontext() if is_stream else _deadline(connection.sock, patience):
                 connection.request(method, self._path + path, body, sent)
                 yield connection.getresponse()
@@ -176,6 +178,19 @@ class Agent:
             raise self._no_agent("not in HTTP") from None
         finally:
             connection.close()
+
+    def _require_agent(self, connected: socket.socket) -> None:
+        """
+        Tell nothing, and believe nothing, where a program of another user has taken the port.
+
+        :raises AgentFailed: when it has.
+        """
+        user = stranger(connected)
+        if user is not None:
+            raise AgentFailed(
+                f"A program of the user {user} answers at {self._url}, and not the box's agent, "
+                "which goes on without its page: end that program, or run opq-box as that user."
+            )
 
     def _document(self, path: str, answer: HTTPResponse, usual: list[HTTPStatus]) -> Document:
         if answer.status not in usual:
