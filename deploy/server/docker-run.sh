@@ -15,6 +15,18 @@ fail() {
     exit 1
 }
 
+case $#:${1:-} in
+    1:--help)
+        sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+        exit
+        ;;
+    [0-4]:[!-]* | [0-4]:) ;;
+    *)
+        echo "docker-run.sh: it takes PORT, DIRECTORY, KEY and PASSPHRASE_FILE, or --help: $*" >&2
+        exit 2
+        ;;
+esac
+
 # Print the option that mounts $1 as $2.
 mount() {
     case $1 in
