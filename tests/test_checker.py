@@ -187,6 +187,25 @@ class ScheduleTests(CheckerCase):
         self.assertEqual(said, ["Wait.", "Expired.", "Another.", "The box's disk fails: Full"])
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    def test_result_is_logged(self) -> None:
+        """The log says in one line what a look found, again only after another or a failure."""
+        said = logged(self)
+        current, new = "The box is up to date.", f"Release {NEW} is available."
+        self.assert_looks_after(1800)
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(said, [f"Looked for an update. {current}"])
+        self.assert_looks_after(HOUR)
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(len(said), 1)
+        self.assert_looks_after(HOUR)
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(said[1:], [f"Looked for an update. {new}"])
+        self.assert_looks_after(HOUR)
+        self.bench.steps.fail(Stale("Expired."))
+        self.assert_looks_after(15)
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(said[2:], ["Expired.", f"Looked for an update. {new}"])
+
     def test_unforeseen(self) -> None:
         """What nobody foresaw is logged, and the box looks again."""
         self.assert_looks_after(1800)

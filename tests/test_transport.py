@@ -26,6 +26,7 @@ from opq_twisted.box.proxies import Proxies, Proxy
 from opq_twisted.box.transport import MAX_HEADERS, BoundedAgent, make_http_clients
 from opq_twisted.errors import ServerFailed
 from tests.certificates import make_certificate
+from tests.fakes import logged
 
 
 class Answering(Protocol):
@@ -158,6 +159,13 @@ class ProxyTests(BoundedAgentCase):
         self.assertIn(b"Host: updates.invalid:8151", lines)
         self.assertIn(b"Proxy-Authorization: Basic Ym94OnNlc2FtZQ==", lines)
         await self.peer.lost
+
+    async def test_quiet(self) -> None:
+        """A connection leaves no line in the log that tells a reader nothing."""
+        said = logged(self)
+        await self.ask(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n1500000000")
+        await self.peer.lost
+        self.assertEqual([line for line in said if "HTTP11" in line], [])
 
     async def test_refused(self) -> None:
         """A refusal is told as the proxy's, without the password, and its body is not read."""

@@ -76,6 +76,8 @@ class Checker(Service):
         self._well = True
         #: How many looks the server has brought about since the last scheduled one.
         self._told = 0
+        #: The result of the last look that went well.
+        self._found: str | None = None
         self._looking: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -156,11 +158,18 @@ class Checker(Service):
             # A loop that ends would leave the box without updates for ever.
             self._log.failure("looking for an update failed")
             return self._backoff()
+        self._log_found(self._board.current.message)
         self._failures, self._well = 0, True
         pause = every * (0.8 + 0.4 * self._random())
         if self._config.install == "automatic" and self._updater.is_due:
             pause = min(pause, self._install_or_wait())
         return pause
+
+    def _log_found(self, sentence: str) -> None:
+        """Log the result of a look, once as long as it stays the same."""
+        if sentence != self._found or self._failures:
+            self._log.info("Looked for an update. {sentence}", sentence=sentence)
+        self._found = sentence
 
     def _install_or_wait(self) -> float:
         """Begin to install, if the window is open; returns the seconds until one may look again."""

@@ -103,6 +103,16 @@ def _plain(response: IResponse) -> IResponse:
     return response
 
 
+class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
+    """Logs no line at the beginning and at the end of each connection."""
+
+    noisy = False
+
+
+class _QuietPool(HTTPConnectionPool):
+    _factory = _QuietFactory
+
+
 @implementer(IAgent)
 class BoundedAgent:
     """Cuts a server that sends without end before the headers of its answer are there."""
@@ -142,7 +152,7 @@ class BoundedAgent:
         proxy = self._proxies.find(url)
         connection = _Connection(self._reactor, url, proxy, most)
         # A connection of its own for each request: so it is known whose bytes are counted.
-        pool = HTTPConnectionPool(self._reactor, persistent=False)
+        pool = _QuietPool(self._reactor, persistent=False)
         if proxy is None or url.secure:
             agent: IAgent = Agent.usingEndpointFactory(self._reactor, connection, pool)
         else:
