@@ -253,6 +253,8 @@ class RotateTests(HoldersCase):
         """Which root key goes has to be said, and has to be one."""
         for replaced in (None, "", "0123456789ab" * 2):
             self.assert_refused(partial(self.ceremony.rotate, ["root"], {}, replaced), "--replace")
+        wrong = partial(self.ceremony.rotate, ["root"], {}, "0123456789ab")
+        self.assert_refused(wrong, "'0123456789ab' is the beginning of 0 ids", "--replace")
         self.assertEqual(len(self.key_files("root")), 3)
 
     def test_renew_root(self) -> None:

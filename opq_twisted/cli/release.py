@@ -204,7 +204,7 @@ def rotate(options: argparse.Namespace) -> int:
             options.replace and _key_id(options.replace),
             _of_timestamp(options, ceremony),
         )
-    done = "The next root is in place; keys that it no longer names are in retired/."
+    done = "The next root is in place; keys here that it no longer names are moved to retired/."
     if "timestamp" in options.role:
         done += " Give the server the new timestamp key, and restart it: boxes wait for that."
     return _tell(ceremony, draft, done)

@@ -285,8 +285,9 @@ def _going(root: Root, role: str, replaced: str | None) -> list[str]:
         return keyids
     going = [keyid for keyid in keyids if replaced and keyid.startswith(replaced)]
     if len(going) != 1:
+        wrong = f"{replaced[:64]!r} is the beginning of {len(going)} ids. " if replaced else ""
         raise ReleaseFailed(
-            "Say with --replace which of the root's keys goes, by the beginning of its id: "
+            f"{wrong}Say with --replace which of the root's keys goes, by the beginning of its id: "
             f"{', '.join(keyid[:12] for keyid in keyids)}."
         )
     return going
