@@ -225,11 +225,16 @@ class RowTests(PageTestCase):
         """The release that boxes take until their turn comes is signed with the newest."""
         older, path = self.offer(BUILT - DAY, BUILT)
         before = under("stable", channel(older), {"version": BUILT - DAY, "file": older.name})
-        custom = {"version": BUILT, "file": path.name, "before": describe_before(before)}
+        rollout = {"percent": 25, "salt": "x"}
+        custom = {"version": BUILT, "file": path.name, "rollout": rollout}
+        custom["before"] = describe_before(before)
         self.sign({"stable": under("stable", channel(path), custom)})
         headings, *rows = self.page().rows
-        column = headings.index("Signed")
-        self.assertEqual([row[column] for row in rows], ["signed", "signed"])
+        columns = headings.index("Signed"), headings.index("Offered to")
+        self.assertEqual(
+            [tuple(row[column] for column in columns) for row in rows],
+            [("signed", "stable: 25 % of the boxes"), ("signed", "stable: all other boxes")],
+        )
 
     def test_no_box_follows(self) -> None:
         """What no box can follow is not said to be offered."""

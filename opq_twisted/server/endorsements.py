@@ -33,11 +33,11 @@ class Endorsements:
         self._channels: dict[str, list[tuple[str, TargetFile]]] = defaultdict(list)
         #: What is signed of the releases to which channels lead, by the names of their archives.
         self._signed: dict[str, list[TargetFile]] = defaultdict(list)
-        for name, target, file in channels(targets):
+        for name, target, _ in channels(targets):
             if is_channel(name):
-                self._channels[file].append((name, target))
-                for release, archive in releases_of(target):
-                    self._signed[archive].append(release)
+                for release, file in releases_of(target):
+                    self._channels[file].append((name, target))
+                    self._signed[file].append(release)
 
     def verdict(self, archive: Archive, digest: bytes | None) -> Verdict:
         """
@@ -55,7 +55,12 @@ class Endorsements:
         return Verdict.SIGNED if whole else Verdict.OTHER
 
     def offers(self, archive: Archive) -> Sequence[tuple[str, Offer]]:
-        """Give the channels that lead boxes to an archive, with what they read there."""
+        """
+        Give the channels that lead boxes to an archive, with what they read there.
+
+        The offer is the newest one of the channel. When its version is another one, the archive is
+        that of the release before.
+        """
         found = []
         for channel, target in self._channels.get(str(archive.name), ()):
             try:

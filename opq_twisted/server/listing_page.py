@@ -122,7 +122,7 @@ class ListingPage:
             size=_size(archive.size),
             verdict=verdict.value,
             signed=_WORDS[verdict],
-            offers=_describe_offers(signed.offers(archive)),
+            offers=_describe_offers(signed.offers(archive), version),
             known="unknown" if digest is None else "known",
             digest="not known yet" if digest is None else digest.hex(),
         )
@@ -169,14 +169,16 @@ def _size(size: int) -> str:
     return f"{size} B"
 
 
-def _describe_offers(offers: Sequence[tuple[str, Offer]]) -> str:
-    """Write a line for each channel."""
-    named = [f"{channel}: {_share(offer)}" for channel, offer in offers[:_MOST_OFFERS]]
+def _describe_offers(offers: Sequence[tuple[str, Offer]], version: int) -> str:
+    """Write a line for each channel that leads to a release of this version."""
+    named = [f"{channel}: {_share(offer, version)}" for channel, offer in offers[:_MOST_OFFERS]]
     left = len(offers) - len(named)
     return "\n".join([*named, f"and {left} more"] if left else named)
 
 
-def _share(offer: Offer) -> str:
+def _share(offer: Offer, version: int) -> str:
+    if offer.version != version:
+        return "all other boxes"
     if offer.rollout is None or offer.critical:
         return "all boxes"
     return f"{offer.rollout.percent} % of the boxes"

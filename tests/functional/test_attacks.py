@@ -14,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from opq_twisted.release.name import UpdateName
+from opq_twisted.release.trust import describe_before
 from tests.archives import layout, make_archive, stream, write_archive
 from tests.functional.box import (
     INSTALL,
@@ -28,7 +29,7 @@ from tests.functional.box import (
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import Server, run
 from tests.functional.update_server import started
-from tests.signed import ROLES, Signed, write_key
+from tests.signed import ROLES, Signed, channel, write_key
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
@@ -650,6 +651,18 @@ async def test_turn_comes(field: Field, custom: dict[str, Any]) -> None:
     field.has_nothing_new()
     field.release(NEW, **custom)
     await field.box.reboots_to(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_release_before(field: Field) -> None:
+    """A box gets the release that is for all boxes at once, and waits for its turn with that."""
+    before = describe_before(channel(field.release(NEW)))
+    field.release(NEWER, rollout={"percent": 0, "salt": "s"}, before=before)
+    await field.honest_server()
+    await field.starts(install="automatic", check_every=0.1, spread=0)
+    await field.box.reboots_to(NEW)
+    await field.box.shows(lambda status: "it is held back" in status["message"])
+    assert not (await field.box.status())["update_available"]
 
 
 @pytest_twisted.ensureDeferred
