@@ -15,7 +15,7 @@ from opq_twisted.server.catalog import Catalog
 from opq_twisted.server.digests import Digests
 from opq_twisted.server.downloads import Downloads
 from opq_twisted.server.resources import Version, tree
-from opq_twisted.server.transmission import STALLED
+from opq_twisted.server.transmission import LEAST_RATE, WINDOW
 from tests.archives import make_archive
 from tests.exchange import Answer, Connection, ask, parse_all
 from tests.test_catalog import name_of, open_descriptors
@@ -25,7 +25,7 @@ VERSION = 1547860803
 PATH = f"/update/{name_of(VERSION)}"
 MODIFIED = 1547860805
 #: More than three chunks, and no whole number of them.
-LARGE = os.urandom(400_000)
+LARGE = os.urandom(900_000)
 
 
 class DeliveryTestCase(SynchronousTestCase):
@@ -280,17 +280,22 @@ class DisconnectTests(DeliveryTestCase):
         self.assertEqual(self.downloads.cut, {VERSION: 1})
 
     def test_stalled(self) -> None:
-        """A client that takes nothing is cut in the end; one that takes a little is not."""
+        """A client that takes too little for its window is cut; one that takes enough is not."""
         connection = self.begin()
-        connection.advance(STALLED)
+        connection.advance(WINDOW)
         self.assertFalse(connection.transport.disconnected)
-        connection.transport.room = len(connection.transport.value()) + 1
+        self.take(connection, WINDOW * LEAST_RATE)
+        connection.advance(WINDOW)
+        self.assertFalse(connection.transport.disconnected)
+        self.take(connection, 1)
+        connection.advance(WINDOW)
+        self.assertTrue(connection.transport.disconnected)
+
+    def take(self, connection: Connection, size: int) -> None:
+        """Let the client take so many bytes more, and what is sent with them."""
+        connection.transport.room = len(connection.transport.value()) + size
         assert connection.transport.producer is not None
         connection.transport.producer.resumeProducing()
-        connection.advance(STALLED)
-        self.assertFalse(connection.transport.disconnected)
-        connection.advance(STALLED)
-        self.assertTrue(connection.transport.disconnected)
 
 
 class RangeTests(DeliveryTestCase):

@@ -1,5 +1,6 @@
 """Archives are sent over real sockets: all of it, in order, or the connection is cut."""
 
+import errno
 import os
 import socket
 import ssl
@@ -123,6 +124,14 @@ def read_to_end(client: socket.socket, at_once: int = 1_000_000) -> bytes:
     return bytes(received)
 
 
+def read_exactly(client: socket.socket, size: int) -> bytes:
+    """Read so many bytes, and no more."""
+    received = b""
+    while len(received) < size:
+        received += client.recv(size - len(received))
+    return received
+
+
 class PlainTests(SocketTestCase):
     """Over plain TCP."""
 
@@ -145,6 +154,54 @@ class PlainTests(SocketTestCase):
         self.assertEqual(self.open_files(), 0)
         self.assertEqual(self.downloads.bytes_sent, len(self.whole))
         self.assertEqual(self.downloads.completed, {1: 1})
+
+    async def test_without_sendfile(self) -> None:
+        """Where the kernel cannot send from the file, its bytes are read and written instead."""
+        calls = []
+
+        def refuse(*_: int) -> int:
+            calls.append(number)
+            if number == 0:
+                return 0
+            raise OSError(number, os.strerror(number))
+
+        self.patch(os, "sendfile", refuse)
+        for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO, 0):
+            answer = await self.get()
+            self.assertTrue(answer.body == self.whole, number)
+            part = await self.get("Range: bytes=1000000-3000000, -10")
+            self.assertFalse(part.cut)
+            self.assertIn(self.whole[1_000_000:3_000_001], part.body)
+        # Each download asks once.
+        self.assertEqual(len(calls), 12 if self.sends_by_kernel else 0)
+        await self.no_client_left()
+        self.assertEqual(self.open_files(), 0)
+
+    async def test_stops_half_way(self) -> None:
+        """The same when the kernel cannot go on in the middle of the file."""
+        sendfile = os.sendfile
+
+        def tire(out: int, file: int, offset: int, count: int) -> int:
+            if offset > 5_000_000:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return sendfile(out, file, offset, min(count, 700_000))
+
+        self.patch(os, "sendfile", tire)
+        self.assertTrue((await self.get()).body == self.whole)
+        self.assertTrue((await self.get(small=True)).body == self.whole)
+
+    async def test_unreadable(self) -> None:
+        """A disk that fails cuts the download, and one that gives no bytes does too."""
+
+        def fail(*_: int) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        self.patch(os, "sendfile", fail)
+        for pread in (fail, lambda *_: b""):
+            self.patch(os, "pread", pread)
+            self.assertTrue((await self.get()).cut)
+        await self.no_client_left()
+        self.assertEqual(self.downloads.cut, {1: 2})
 
     async def test_parts(self) -> None:
         """One part, or several with lines between them."""
@@ -301,27 +358,22 @@ class PlainTests(SocketTestCase):
         answer = await self.rest(client)
         self.assertTrue(answer.cut or (answer.body == before and not self.sends_by_kernel))
 
-    async def test_stalled_for_ever(self) -> None:
-        """A client that takes nothing is cut in the end, and one that takes a little is not."""
+    async def test_slow_for_ever(self) -> None:
+        """A client that takes a byte now and then is cut; one that is slow, and honest, is not."""
         client = await self.stalled()
-        self.pass_the_limit()
-        await deferToThread(self.read_a_little, client)
-        self.pass_the_limit()
-        self.assertTrue(self.site.channels)
+        for _ in range(3):
+            await deferToThread(read_exactly, client, 500_000)
+            self.pass_the_limit()
+            self.assertTrue(self.site.channels)
+        await deferToThread(read_exactly, client, 3_000)
         self.pass_the_limit()
         await self.no_client_left()
         self.assertEqual(self.open_files(), 0)
         self.assertEqual(self.downloads.cut, {1: 1})
 
     def pass_the_limit(self) -> None:
-        self.clock.advance(transmission.STALLED)
+        self.clock.advance(transmission.WINDOW)
         self.site.sweep()
-
-    def read_a_little(self, client: socket.socket) -> None:
-        """Read until the server has sent a little more."""
-        before = self.downloads.bytes_sent
-        while self.downloads.bytes_sent == before:
-            client.recv(100_000)
 
 
 class TLSTests(PlainTests):

@@ -11,12 +11,13 @@ The contract:
   two files. A file whose name was removed, or given to another, is sent to its end.
 - No more is read than the client takes. What waits for it in this process is one chunk at most, and
   over plain TCP nothing but the lines around the parts.
-- A client that has acknowledged nothing for `STALLED` seconds is cut.
+- A client that has acknowledged less than `LEAST_RATE` on average, over `WINDOW` seconds, is cut.
 
 Over plain TCP Twisted's transport asks its producer for more when, and only when, its own buffer is
 empty. From then on, until lines are to be written again, the reactor is made to call this module in
 the place of the transport's own writing, whenever the socket takes more. Over TLS the kernel cannot
-send from a file, and the same parts are read and written.
+send from a file, and the same parts are read and written. So they are where a file system or a
+sandbox has no sendfile(2).
 
 The kernel sends the pages of the file and no copy of them: a file that is written to changes what
 waits in the socket. So the last byte is held back until nothing waits there. (A client on the same
@@ -29,6 +30,7 @@ import socket
 import termios
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.tcp import Server
@@ -39,8 +41,12 @@ from opq_twisted.http.ranges import Range
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.server.downloads import Downloads
 
-#: Seconds after which a client that acknowledges nothing is cut.
-STALLED = 300
+#: Seconds after which it is looked at how much a client has acknowledged since the last time, and
+#: the bytes per second that it must have. A box gives up itself below 1,000 over ten minutes, and
+#: goes on with a `Range` when it was cut. Without such a rate whoever reads a byte now and then
+#: would hold a download for as long as he likes.
+WINDOW = 300
+LEAST_RATE = 500
 
 #: Bytes read at once where the kernel cannot send by itself.
 _CHUNK = 64 * 1024
@@ -92,7 +98,7 @@ class Transmission:
         # Asked for later, it may never fire.
         self._request.notifyFinish().addBoth(self._ended)
         self._request.registerProducer(self, True)
-        self._channel.set_deadline(STALLED, self._check_progress)
+        self._channel.set_deadline(WINDOW, self._check_progress)
         self._channel.write(head)
 
     def pauseProducing(self) -> None:
@@ -140,6 +146,8 @@ class Transmission:
         """Read bytes that are those of the file as it was at the start."""
         data = os.pread(self._fd, min(part.length, most), part.offset)
         self._require_unchanged()
+        if not data:
+            raise FileChanged("the file has fewer bytes than its file system says")
         return data
 
     def _require_unchanged(self) -> None:
@@ -148,9 +156,9 @@ class Transmission:
 
     def _check_progress(self) -> None:
         taken = self._request.sentLength - self._unacknowledged()
-        if taken > self._taken:
+        if taken - self._taken >= WINDOW * LEAST_RATE:
             self._taken = taken
-            self._channel.set_deadline(STALLED, self._check_progress)
+            self._channel.set_deadline(WINDOW, self._check_progress)
         else:
             self._channel.abort()
 
@@ -166,6 +174,8 @@ class ZeroCopy(Transmission):
     """A body that the kernel takes from the file to the socket."""
 
     _flushing = False
+    #: Whether the kernel can send from this file.
+    _has_sendfile = True
 
     def start(self, head: bytes) -> None:
         """Let the transport send the head first."""
@@ -202,6 +212,9 @@ class ZeroCopy(Transmission):
             self._request.write(self._parts.popleft())
             self._wait_until_empty()
             return False
+        if not self._has_sendfile:
+            self._read_chunk(part)
+            return True
         wanted = min(part.length, self._turn)
         try:
             count = os.sendfile(self._transport.fileno(), self._fd, part.offset, wanted)
@@ -210,12 +223,23 @@ class ZeroCopy(Transmission):
         except ConnectionError:
             self._channel.abort()
             return False
+        except OSError:
+            # A file system or a sandbox that has it not says so in many ways. If it is the disk
+            # that fails, so does reading.
+            count = 0
         if count == 0:
-            raise FileChanged("the file became shorter while it was sent")
+            self._has_sendfile = False
+            return True
         self._turn -= count
         self._request.sentLength += count
         self._account(part, count)
         return count == wanted and self._turn > 0
+
+    def _read_chunk(self, part: Range) -> None:
+        """Put the beginning of the first part before it, as bytes."""
+        chunk = self._read(part, _CHUNK)
+        self._account(part, len(chunk))
+        self._parts.appendleft(chunk)
 
     def _wait_until_empty(self) -> None:
         """Let the transport call `resumeProducing` when it has written all it has."""
@@ -245,10 +269,15 @@ class ZeroCopy(Transmission):
 
     def _set(self, option: int, value: int) -> None:
         """Set an option of the socket (tcp(7)): a cork lets it send full segments only."""
-        self._transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
+        # A kernel that does not know it sends all the same.
+        with suppress(OSError):
+            self._transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
 
     def _unacknowledged(self) -> int:
-        queued = fcntl.ioctl(self._transport.fileno(), termios.TIOCOUTQ, bytes(4))
+        try:
+            queued = fcntl.ioctl(self._transport.fileno(), termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return 0
         return int.from_bytes(queued, "little")
 
 
