@@ -1,11 +1,19 @@
 """Write small files so that a power cut leaves the old one or the new one, whole."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import BinaryIO
 
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+#: What file systems answer that have no second names, no fsync, or no locks: FAT, shared folders of
+#: virtual machines, and network file systems among them.
+_NO_HARD_LINKS = (
+    *(errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK),
+    *(errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL),
+)
+_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+_NO_LOCKS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
 
 def write(path: Path, data: bytes, mode: int | None = None) -> None:
@@ -23,7 +31,7 @@ def write(path: Path, data: bytes, mode: int | None = None) -> None:
                 os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         rename(temporary, path)
     except BaseException:
         # Be it a signal that ends the program.
@@ -80,6 +88,39 @@ def sync_folder(folder: Path) -> None:
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
+
+
+def sync(fd: int, data_only: bool = False) -> None:
+    """
+    Return when what was written is on the disk.
+
+    A file system that has no such thing for folders, or for any file, gives no promise to wait for.
+
+    :param data_only: whether the times of the file may come to the disk later.
+    :raises OSError: when the disk fails.
+    """
+    try:
+        (os.fdatasync if data_only else os.fsync)(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def lock(fd: int, wait: bool = False) -> None:
+    """
+    Keep other processes from locking the same file, until it is closed.
+
+    Where the file system has no locks nobody is kept from anything.
+
+    :param wait: whether to wait for another process.
+    :raises BlockingIOError: when another process has it.
+    :raises OSError: when it cannot be done.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

@@ -1,13 +1,68 @@
 """Small files are replaced whole, or not at all."""
 
 import errno
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted import durable
 from tests.disk import counting
+
+
+def refusing(number: int) -> Callable[..., None]:
+    """Make a system call that a file system does not have."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+class PoorFileSystemTests(SynchronousTestCase):
+    """A file system without fsync for folders, or without locks, as shared folders are."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+
+    def test_no_sync(self) -> None:
+        """Nothing can be waited for, and all else goes on."""
+        for number in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
+            self.patch(os, "fsync", refusing(number))
+            self.patch(os, "fdatasync", refusing(number))
+            durable.write(self.folder / "file", b"new")
+            durable.sync_folder(self.folder)
+            with (self.folder / "file").open("ab") as file:
+                durable.sync(file.fileno(), data_only=True)
+
+    def test_disk_fails(self) -> None:
+        """A disk that fails is told of."""
+        for number in (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            self.patch(os, "fsync", refusing(number))
+            error = self.assertRaises(OSError, durable.sync_folder, self.folder)
+            self.assertEqual(error.errno, number)
+
+    def test_locked(self) -> None:
+        """A file has one lock, until it is closed."""
+        path = self.folder / "lock"
+        with path.open("wb") as first:
+            durable.lock(first.fileno())
+            with path.open("wb") as second:
+                self.assertRaises(BlockingIOError, durable.lock, second.fileno())
+        with path.open("wb") as third:
+            durable.lock(third.fileno(), wait=True)
+
+    def test_no_locks(self) -> None:
+        """Where there are no locks nobody is kept from his work."""
+        with (self.folder / "lock").open("wb") as file:
+            for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                self.patch(fcntl, "flock", refusing(number))
+                durable.lock(file.fileno())
+            self.patch(fcntl, "flock", refusing(errno.EIO))
+            self.assertRaises(OSError, durable.lock, file.fileno())
 
 
 class GiveNameTests(SynchronousTestCase):
@@ -34,12 +89,11 @@ class GiveNameTests(SynchronousTestCase):
     def test_no_hard_links(self) -> None:
         """Where the file system has no second names the draft is renamed."""
 
-        def refuse(*_: object) -> None:
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-
-        self.patch(Path, "hardlink_to", refuse)
-        durable.give_name(self.draft, self.target)
-        self.assertEqual(os.listdir(self.folder), ["archive"])
+        for number in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
+            self.patch(Path, "hardlink_to", refusing(number))
+            durable.give_name(self.draft, self.target)
+            self.assertEqual(os.listdir(self.folder), ["archive"])
+            self.target.rename(self.draft)
 
 
 class WriteTests(SynchronousTestCase):

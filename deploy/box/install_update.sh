@@ -143,11 +143,16 @@ clean_up() {
     fi
 }
 
+# Bring the names in a folder to the disk, also where the file system does that only as a whole.
+sync_folder() {
+    sync "$1" 2>/dev/null || sync -f "$1"
+}
+
 # Give a finished file its name, which stands for the old file or the new one, whole, at any time.
 put_in_place() {
     sync "$1"
     mv -fT "$1" "$2"
-    sync "${2%/*}"
+    sync_folder "${2%/*}"
 }
 
 # A link is there too, wherever it leads.

@@ -1,7 +1,6 @@
 """The verified archives on the box's disk, and which of them is the last good one."""
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -164,7 +163,7 @@ class Archives:
         """
         fd = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            durable.lock(fd, wait=True)
             yield
         finally:
             os.close(fd)

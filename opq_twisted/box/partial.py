@@ -156,7 +156,7 @@ class Part:
             room = UNSURE - (self.size - self._synced)
             if room <= 0:
                 # The sender was asked to pause, and sent all the same.
-                os.fdatasync(self._fd)
+                durable.sync(self._fd, data_only=True)
                 self._synced = self.size
                 continue
             written = os.write(self._fd, view[:room])
@@ -186,7 +186,7 @@ class Part:
             return
         try:
             if self._synced < self.size:
-                os.fdatasync(self._fd)
+                durable.sync(self._fd, data_only=True)
             if self._record.synced != self.size:
                 self._write_record(evolve(self._record, synced=self.size))
         finally:
@@ -239,6 +239,6 @@ def remove(path: Path) -> None:
 
 def _sync(fd: int) -> None:
     try:
-        os.fdatasync(fd)
+        durable.sync(fd, data_only=True)
     finally:
         os.close(fd)

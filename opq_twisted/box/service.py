@@ -1,6 +1,5 @@
 """Wires the box agent together."""
 
-import fcntl
 import os
 import random
 import time
@@ -11,7 +10,7 @@ from twisted.internet import reactor
 from twisted.logger import Logger
 from twisted.python import usage
 
-from opq_twisted import __version__
+from opq_twisted import __version__, durable
 from opq_twisted.box.announcements import Announcements
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.checker import SOON, Checker
@@ -189,7 +188,7 @@ def _prepare(state_dir: Path, downloads: Path) -> None:
     try:
         downloads.mkdir(parents=True, exist_ok=True)
         lock = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        durable.lock(lock)
     except BlockingIOError:
         raise CannotStart(
             f"Another agent works in {state_dir}. Stop it, or choose another --state-dir."

@@ -90,7 +90,7 @@ def _copied(source: BinaryIO, state_dir: Path, progress: Progress) -> Iterator[t
                 file.write(chunk)
                 progress(len(chunk))
             file.flush()
-            os.fsync(file.fileno())
+            durable.sync(file.fileno())
         yield copy, digest.hexdigest()
     finally:
         copy.unlink(missing_ok=True)

@@ -164,7 +164,7 @@ def _appearing_whole(target: Path) -> Iterator[BinaryIO]:
         with draft.open("xb") as output:
             yield output
             output.flush()
-            os.fsync(output.fileno())
+            durable.sync(output.fileno())
         try:
             durable.give_name(draft, target)
         except FileExistsError as error:

@@ -1,6 +1,5 @@
 """The signed metadata beside the archives, on the disk."""
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -269,7 +268,7 @@ def is_signed(root: Root, document: Metadata[Any]) -> bool:
 
 def _lock(fd: int, folder: Path) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        durable.lock(fd)
     except BlockingIOError:
         raise ReleaseFailed(
             f"Another opq-release works in {folder}: wait until it has ended."

@@ -112,7 +112,7 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
                 shelved = _read(name, source, copy, progress)
                 copy.flush()
                 os.fchmod(copy.fileno(), _READABLE_BY_ALL)
-                os.fsync(copy.fileno())
+                durable.sync(copy.fileno())
             yield shelved
             try:
                 durable.give_name(draft, target)
@@ -150,7 +150,7 @@ def _compare(name: UpdateName, source: io.FileIO, target: Path, progress: Progre
             with suppress(PermissionError):
                 os.fchmod(there.fileno(), mode | _TO_READ)
         # Whoever put it there may not have waited for the disk.
-        os.fsync(there.fileno())
+        durable.sync(there.fileno())
     durable.sync_folder(target.parent)
     return shelved
 
