@@ -71,7 +71,9 @@ class PruneTests(PruningCase):
         """The newest archives stay, as many as one wants."""
         pruned = prune(self.ceremony, 5)
         self.assertEqual(pruned.removed, [name_of(OLD - 4), name_of(OLD - 3)])
+        files = self.files()
         self.assertEqual(prune(self.ceremony, 100).removed, [])
+        self.assertEqual(self.files(), files)
 
     def test_published_again(self) -> None:
         """The archives that were taken out are not brought back by the next release."""

@@ -141,7 +141,7 @@ def prune_archives(options: argparse.Namespace) -> int:
     """Take old archives out of the targets, which boxes read at each release."""
     pruned = prune(_ceremony(options), options.keep)
     if not pruned.removed:
-        say("Targets and snapshot are signed anew; they name no archive that can be taken out.")
+        say("No archive can be taken out, and nothing was changed.")
         return 0
     say("These archives are signed no more:")
     for name in pruned.removed:

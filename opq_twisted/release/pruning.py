@@ -25,7 +25,7 @@ class Pruned:
 
 def prune(signing: Signing, keep: int) -> Pruned:
     """
-    Sign only the newest archives, and those to which a channel leads.
+    Sign only the newest archives, and those to which a channel leads; nothing, if all are such.
 
     :param keep: how many archives stay at least, the newest ones.
     :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
@@ -37,13 +37,12 @@ def prune(signing: Signing, keep: int) -> Pruned:
     removed: list[str] = []
 
     def edit(targets: dict[str, TargetFile]) -> None:
-        unused = _unused(targets)
-        kept = _archives(targets)[-keep:] if keep else []
-        removed.extend(name for name in unused if name not in kept)
+        removed.extend(_surplus(targets, keep))
         for name in removed:
             del targets[name]
 
-    signing.change(edit)
+    if _surplus(signing.current().targets.signed.targets, keep):
+        signing.change(edit)
     updates = signing.repository.updates
     return Pruned(removed, [name for name in removed if (updates / name).exists()])
 
@@ -67,6 +66,11 @@ def describe_crowding(repository: Repository) -> str | None:
         f"The targets have {size} bytes, and boxes read {_MOST} at most: take old archives out of "
         "them with opq-release prune."
     )
+
+
+def _surplus(targets: dict[str, TargetFile], keep: int) -> list[str]:
+    kept = _archives(targets)[-keep:] if keep else []
+    return [name for name in _unused(targets) if name not in kept]
 
 
 def _unused(targets: dict[str, TargetFile]) -> list[str]:
