@@ -95,6 +95,11 @@ class ForeignHostTests(SynchronousTestCase):
         self.assert_own("7.local", "7-2.local")
         self.assert_foreign("2.local", "local", ".local")
 
+    def test_nameless(self) -> None:
+        """A machine that has no name answers to no empty one."""
+        self.patch(socket, "gethostname", lambda: "")
+        self.assert_foreign("", ".", ":8080", "local", ".local", "1.local", "-2.local")
+
     def test_renamed(self) -> None:
         """A box that gets another name while its agent runs answers to that one, and no more."""
         self.patch(socket, "gethostname", lambda: "kitchen")
@@ -193,6 +198,8 @@ class NotMeantTests(SynchronousTestCase):
             {"purpose": "prefetch"},
             {"x_purpose": "preview"},
             {"x_moz": "prefetch"},
+            {"user_agent": "Opera/9.80 (X11; Linux)", **host},
+            {"user_agent": "Links (2.28; Linux)", **host},
             {"user_agent": "curl/7.88.1", "referer": "http://evil.example/", **host},
             {"referer": "about:blank", **host},
             {"referer": "http://None/"},

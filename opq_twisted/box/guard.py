@@ -20,6 +20,9 @@ _PROGRAMS = frozenset(
     )
 )
 
+#: What the User-Agents of browsers begin with: of almost all with the first.
+_BROWSERS = ("mozilla", "opera", "lynx", "links", "elinks", "w3m", "netsurf", "dillo")
+
 _OWN_SITE = ("same-origin", "none")
 
 #: Where browsers, also older ones, say that they fetch a page before somebody opens it, and how.
@@ -94,7 +97,7 @@ class Guard:
             return _ANOTHER_PAGE
         if referers or _headers(request, "Sec-Fetch-Site") or _headers(request, "Origin"):
             return None
-        if any(_product(agent) == "mozilla" for agent in agents):
+        if any(_product(agent) in _BROWSERS for agent in agents):
             return "Open the box's own page, and click the button there."
         if request.method != b"POST" and not self._is_program(agents):
             return (

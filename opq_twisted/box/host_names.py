@@ -28,7 +28,7 @@ def is_own(name: str) -> bool:
     host = normal(socket.gethostname())
     short = host.partition(".")[0]
     if name in ("localhost", host, short) or _is_local(name, short):
-        return True
+        return name != ""
     return name in _names_of(host, short)
 
 

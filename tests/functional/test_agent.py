@@ -704,11 +704,12 @@ async def test_bad_configuration(box: Box, content: str | None, sentence: str) -
 
 @pytest_twisted.ensureDeferred
 async def test_busy_port(box: Box, raw: RawServer) -> None:
-    """A busy port ends the agent with a sentence."""
-    box.configure(raw.url)
+    """An agent whose port somebody else has says so, and looks for updates without its page."""
+    box.configure(raw.url, check_every=1, spread=0)
     agent = box.launch("--port", raw.url.rpartition(":")[2])
-    assert await agent.ends() == 1
-    assert os.strerror(errno.EADDRINUSE) in agent.output
+    await agent.says(f"There is no page.*: {os.strerror(errno.EADDRINUSE)}")
+    await eventually(lambda: raw.asked)
+    await agent.stop()
     assert "Traceback" not in agent.output
 
 
