@@ -102,8 +102,9 @@ class UnixSocketTests(TestCase):
         self.path = Path(folder.name) / "socket"
         self.lock = Path(f"{self.path}.lock")
 
-    async def listen(self) -> Any:
-        endpoint = RobustEndpoint(reactor, serverFromString(reactor, f"unix:{self.path}"))
+    async def listen(self, template: str = "unix:{path}") -> Any:
+        description = template.format(path=self.path)
+        endpoint = RobustEndpoint(reactor, serverFromString(reactor, description))
         port: Any = await endpoint.listen(Factory.forProtocol(Protocol))
         self.addCleanup(port.stopListening)
         return port
@@ -125,6 +126,16 @@ class UnixSocketTests(TestCase):
         self.left().close()
         await self.listen()
         self.assertListens()
+
+    async def test_wrapped(self) -> None:
+        """The same where a proxy says on it who its clients are."""
+        self.left().close()
+        await self.listen("haproxy:unix:{path}")
+        self.assertListens()
+
+    async def test_abstract(self) -> None:
+        """A socket without a file is left as it is."""
+        await self.listen(f"unix:\0opq-test-{os.getpid()}:lockfile=0")
 
     async def test_lock_alone(self) -> None:
         """A lock without a socket is none."""

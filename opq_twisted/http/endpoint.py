@@ -38,8 +38,12 @@ class RobustEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
         """Listen; fails as the other endpoint does."""
-        if isinstance(self.endpoint, UNIXServerEndpoint):
-            remove_dead_socket(os.fsdecode(self.endpoint._address))
+        # Below TLS, or a proxy's protocol.
+        innermost = self.endpoint
+        while hasattr(innermost, "_wrappedEndpoint"):
+            innermost = innermost._wrappedEndpoint
+        if isinstance(innermost, UNIXServerEndpoint):
+            remove_dead_socket(os.fsdecode(innermost._address))
         listening: Deferred[IListeningPort] = self.endpoint.listen(protocolFactory)
         return listening.addCallback(self._take_care)
 
@@ -90,7 +94,8 @@ def remove_dead_socket(path: str) -> None:
     The lock names a process, and in a container another process soon has the same number. Whether
     somebody listens is what counts.
     """
-    if _is_listened_on(path):
+    # One whose name begins so is not in the file system (unix(7)), and ends with its process.
+    if path.startswith("\0") or _is_listened_on(path):
         return
     with suppress(OSError):
         if stat.S_ISSOCK(os.lstat(path).st_mode):
