@@ -327,8 +327,15 @@ class Steps:
 
     def record(self, name: str) -> None:
         """Record a step that succeeds at once."""
-        stage = json.loads(self._journal.read_text())["stage"] if self._journal.exists() else None
-        self.begun.append(Begun(name, stage))
+        self.begun.append(Begun(name, self.stage))
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that the journal on the disk tells of; None when there is none."""
+        if not self._journal.exists():
+            return None
+        stage: str = json.loads(self._journal.read_text())["stage"]
+        return stage
 
     def begin(self, name: str) -> Deferred[Any]:
         """Begin a step."""
@@ -362,8 +369,12 @@ class StepReleases(Releases):
     def __init__(self, steps: Steps, config: UpdaterConfig) -> None:
         self._steps = steps
         self._config = config
+        #: Whether a release that confirms itself gets its answer at once.
+        self.answers_new_release = True
 
     async def newest(self) -> Offer | None:
+        if self.answers_new_release and self._steps.stage == "confirming":
+            return None
         newest: Offer | int | None = await self._steps.begin("newest")
         return Offer(newest) if isinstance(newest, int) else newest
 
@@ -538,6 +549,7 @@ class Bench:
         self.health = StepHealth(self.steps)
         self.archives = StepArchives(self.steps, self.folder)
         self.preflight = StepPreflight()
+        self.releases = StepReleases(self.steps, self.config)
         self.downloader = StepDownloader(self.steps, self.archives)
         config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
         installed = Installed(self.version_file, self.image_file)
@@ -545,7 +557,7 @@ class Bench:
             self.clock,
             self.config,
             Policy(config, installed, self.journal, self.board, self.clock.seconds),
-            StepReleases(self.steps, self.config),
+            self.releases,
             installed,
             self.downloader,
             self.archives,

@@ -47,6 +47,10 @@ JOURNEY = [
 ]
 
 
+#: Seconds.
+DAY = 24 * 3600.0
+
+
 class UpdaterCase(SynchronousTestCase):
     """An updater whose steps do what the test says."""
 
@@ -835,6 +839,83 @@ class FailureTests(UpdaterCase):
         self.bench.restart("second boot")
         self.assert_failed("Make room.")
         self.assertEqual([attempt.id for attempt in self.on_disk().attempts], [1, 2])
+
+
+class ForgetfulTests(UpdaterCase):
+    """A box that may forget all at each restart does not install the same for ever."""
+
+    def start(self, looked: float = 0.0, **settings: Any) -> None:
+        """Start a box that was installed long ago, and last looked then."""
+        self.bench = Bench(self.folder, install="automatic", **settings)
+        os.utime(self.bench.version_file, (OLD, OLD))
+        self.bench.clock.advance(10 * DAY)
+        self.bench.journal.write(looked=looked)
+        self.bench.restart()
+
+    def look(self) -> None:
+        looked = self.bench.updater.look()
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.successResultOf(looked), NEW)
+
+    def test_no_record(self) -> None:
+        """Without a record of the last day it first runs for some hours."""
+        self.start()
+        self.look()
+        self.assertFalse(self.bench.updater.is_due)
+        self.assertEqual(
+            self.bench.status.message,
+            f"Release {NEW} is available. The box has no record of the last day, and installs it "
+            "by itself when it has run for some hours.",
+        )
+        self.bench.clock.advance(3 * 3600 - 1)
+        self.assertFalse(self.bench.updater.is_due)
+        self.bench.clock.advance(1)
+        self.assertTrue(self.bench.updater.is_due)
+        self.look()
+        self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
+
+    def test_check_every(self) -> None:
+        """Not longer than three of its looks take, and not much longer than that."""
+        for every, wait in ((600, 1800), (7 * DAY, 3 * 3600)):
+            with self.subTest(every=every):
+                self.start(check_every=every)
+                self.look()
+                self.bench.clock.advance(wait - 1)
+                self.assertFalse(self.bench.updater.is_due)
+                self.bench.clock.advance(1)
+                self.assertTrue(self.bench.updater.is_due)
+
+    def test_record(self) -> None:
+        """A look of the last day that is remembered is enough."""
+        self.start(looked=NEW + 9.5 * DAY)
+        self.look()
+        self.assertTrue(self.bench.updater.is_due)
+
+    def test_recorded(self) -> None:
+        """A look that goes well is written down, and not each time."""
+        self.start()
+        for hours, expected in ((0, 0), (5, 0), (1, 6), (5, 6)):
+            self.bench.clock.advance(hours * 3600)
+            self.look()
+            self.assertEqual(self.on_disk().looked, NEW + 10 * DAY + expected * 3600)
+        looked = self.bench.updater.look()
+        self.bench.clock.advance(DAY)
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.failureResultOf(looked, ServerFailed)
+        self.assertEqual(self.on_disk().looked, NEW + 10 * DAY + 6 * 3600)
+
+    def test_installed_lately(self) -> None:
+        """A box that was set up within the last day need not prove anything."""
+        self.start()
+        os.utime(self.bench.version_file, (NEW + 9.5 * DAY,) * 2)
+        self.bench.restart()
+        self.look()
+        self.assertTrue(self.bench.updater.is_due)
+
+    def test_click(self) -> None:
+        """A click does not wait."""
+        self.start()
+        self.assert_works_again()
 
 
 class BoxFaultTests(UpdaterCase):

@@ -29,6 +29,14 @@ class Installed:
         return read_version(self.version_file)
 
     @property
+    def changed(self) -> float:
+        """When it was installed, in seconds since the epoch; 0 when nothing is known."""
+        try:
+            return self.version_file.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    @property
     def image(self) -> int | None:
         """The release that was the first on this box; None when nothing is known."""
         return _read_if_possible(self.image_file)

@@ -124,6 +124,17 @@ class Delay:
 
 
 @frozen
+class Trial:
+    """A release that runs and is healthy, and whose agent has not looked with success yet."""
+
+    release: Release
+    #: When the agent before it did, in seconds since the epoch; 0: nobody knows.
+    looked_before: float
+    #: Seconds for which it has run, over all boots.
+    uptime: float = 0.0
+
+
+@frozen
 class Entry:
     """All that the journal holds."""
 
@@ -149,6 +160,13 @@ class Entry:
     attempts: tuple[Attempt, ...] = ()
     refused: tuple[Refusal, ...] = ()
     delay: Delay | None = None
+    trial: Trial | None = None
+    #: What the box went back from as its agent could not look, until the one that runs has tried.
+    doubted: Release | None = None
+    #: The version of the last such release that was not to blame.
+    acquitted: int | None = None
+    #: The time of day of a successful look, some hours ago at most.
+    looked: float = 0.0
 
 
 class Journal:
@@ -181,11 +199,18 @@ class Journal:
         durable.write(self._path, json.dumps(content, indent=1).encode())
         self.entry = entry
 
-    def end(self, stage: Stage, attempt: Attempt, after_reboot: Stage | None = None) -> None:
+    def end(
+        self,
+        stage: Stage,
+        attempt: Attempt,
+        after_reboot: Stage | None = None,
+        trial: Trial | None = None,
+    ) -> None:
         """
         Record how an attempt ended.
 
         :param after_reboot: where it goes on if the box is rebooted by hand.
+        :param trial: the release that runs, if it has yet to prove itself.
         :raises OSError: when it cannot be written.
         """
         attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
@@ -195,11 +220,12 @@ class Journal:
             release=None,
             tries=0,
             attempts=attempts,
+            trial=trial,
             **(goes_on if after_reboot else {}),
             **({"delay": None} if attempt.outcome == "updated" else {}),
         )
 
-    def refuse(self, release: Release, reason: str, **changes: Any) -> None:
+    def refuse(self, release: Release, reason: str, /, **changes: Any) -> None:
         """
         Remember a release that is not to be tried again by itself.
 

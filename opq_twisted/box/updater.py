@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,6 +23,7 @@ from opq_twisted.box.installer import Installer
 from opq_twisted.box.journal import Attempt, Journal, Refusal, Release, Stage
 from opq_twisted.box.policy import Policy
 from opq_twisted.box.preflight import BOX_AT_FAULT, Preflight
+from opq_twisted.box.probation import COUNTED_EVERY, LONGEST, Probation
 from opq_twisted.box.releases import Releases
 from opq_twisted.box.rescued import Rescued
 from opq_twisted.box.status import StatusBoard
@@ -84,6 +85,22 @@ _BOX_TO_BLAME = (BoxAtFault, BoxUnfit, NotStarted)
 #: After these the update goes on when somebody reboots the box.
 _GO_ON = (RebootFailed, ReturnFailed)
 
+#: Seconds that a look may take which is not to hold up an update.
+_LOOK_TIMEOUT = 60.0
+
+#: Seconds after which a successful look is written down again.
+_LOOKS_WRITTEN = 6 * 3600.0
+
+#: Seconds for which the record of a look shows that the box remembers what it writes.
+_REMEMBERED = 24 * 3600.0
+
+#: How long a box without such a record runs before it installs anything by itself: so many times
+#: `check_every`, and at most so many seconds.
+_FORGETFUL_CHECKS = 3
+_FORGETFUL_WAIT = 3 * 3600.0
+
+_RESCUED = "Its agent did not start, or did nothing, and the box's rescue script came to help."
+
 _UNDER_WAY = {
     Stage.CHECKING: "Asking the update server for the newest release.",
     Stage.DOWNLOADING: "Downloading the new release.",
@@ -141,6 +158,12 @@ class Updater(Service):
         self._journal = journal
         self._board = board
         self._now = now
+        self._probation = Probation(journal, archives, installer)
+        self._counting = LoopingCall(self._count_uptime)
+        self._counting.clock = clock
+        #: The last sign, before this start, that what is written is remembered.
+        self._remembered = max(journal.entry.looked, installed.changed)
+        self._started = clock.seconds()
         self._offer: Offer | None = None
         self._looking: Deferred[None] | None = None
         self._lookers: list[Deferred[int | None]] = []
@@ -152,6 +175,8 @@ class Updater(Service):
         """Take up the journey that the journal tells of."""
         super().startService()
         self._begin_history()
+        with self._telling("The end of a trial cannot be written down"):
+            self._end_lost_trial()
         entry = self._journal.entry
         last_reason = entry.attempts[-1].reason if entry.attempts else ""
         self._board.publish(
@@ -162,6 +187,7 @@ class Updater(Service):
             stage=entry.stage,
             message=self._describe(entry.stage) or last_reason,
         )
+        self._count_trial()
         if entry.after_reboot is not None and not self._journal.same_boot:
             self._set_out(self._resume_after_failing(entry.after_reboot, entry.awaited))
         elif not entry.stage.at_rest:
@@ -174,9 +200,70 @@ class Updater(Service):
             with self._telling("The loss of the journal cannot be written down"):
                 self._journal.end(Stage.IDLE, Attempt(None, now, now, "failed", trouble))
 
+    def _end_lost_trial(self) -> None:
+        """Notice that another release runs than the one that was to prove itself."""
+        trial, installed, now = self._probation.trial, self._installed.version, self._now()
+        if trial is None or not self._journal.entry.stage.at_rest:
+            return
+        if installed in (None, trial.release.version):
+            return
+        self._probation.trial = None
+        if self._rescued.read() == installed:
+            self._journal.refuse(trial.release, _RESCUED, trial=None)
+            reason = _returned(trial.release.version, installed, _RESCUED)
+            attempt = Attempt(trial.release.version, now, now, "returned", reason)
+            self._journal.end(Stage.IDLE, attempt)
+            self._rescued.forget()
+        else:
+            # Somebody has installed it by hand.
+            self._journal.write(trial=None)
+
+    def _count_trial(self) -> None:
+        if self._probation.trial is not None and not self._counting.running:
+            self._counting.start(COUNTED_EVERY, now=False)
+
+    def _count_uptime(self) -> None:
+        if self._probation.trial is None:
+            self._counting.stop()
+            return
+        with self._telling("How long the release has run cannot be written down"):
+            is_over = self._probation.count(COUNTED_EVERY)
+            if is_over and self._journey is None and self._journal.entry.stage.at_rest:
+                self._set_out(self._end_trial())
+
+    async def _end_trial(self) -> None:
+        """Go back from a release whose agent does not reach the server, if a last look fails."""
+        await self._try_to_look()
+        trial = self._probation.trial
+        if trial is not None:
+            self._rescued.forget()
+            await self._return(
+                trial.release,
+                InstallFailed(
+                    f"It could not look for an update in {LONGEST / 86400:.0f} days, and the "
+                    "release before it could."
+                ),
+                attempt=self._journal.entry.attempt + 1,
+                started=self._now(),
+                automatic=True,
+                **self._probation.changes_of_return(),
+            )
+
+    async def _try_to_look(self) -> None:
+        """Look, for a while at most, and go on whatever comes of it."""
+        try:
+            await self.look().addTimeout(_LOOK_TIMEOUT, self._clock)
+        except Exception as error:
+            # A broken client may fail in any way.
+            if not self.running:
+                raise
+            self._log.warn("The update server was not asked: {error!r}", error=error)
+
     def stopService(self) -> Deferred[None] | None:
         """Interrupt the journey; an installer that runs goes on."""
         super().stopService()
+        if self._counting.running:
+            self._counting.stop()
         if self._reboot_awaited or self._journal.entry.stage is Stage.REBOOTING:
             with self._telling("The reboot cannot be written down"):
                 self._journal.write(reboot_under_way=True)
@@ -211,9 +298,13 @@ class Updater(Service):
             self._offer = offer = await self._releases.newest()
         except (OpqError, OSError) as error:
             trouble = self._explain(error)
+            self._judge(error)
             self._board.publish(trouble=trouble)
             self._publish_check(trouble)
             raise
+        self._judge(None)
+        with self._telling("The release cannot be made the last good one"):
+            await self._probation.prove()
         shown = None if offer is None else self._policy.advertise(offer)
         newest = None if shown is None else shown.version
         is_newer = shown is not None and self._policy.why_not(shown) is None
@@ -232,6 +323,16 @@ class Updater(Service):
             raise UnsignedRefused(forbidden)
         self._publish_check(self._describe_available())
         return newest
+
+    def _judge(self, error: Exception | None) -> None:
+        """Draw from a look what it tells of releases, and of the box."""
+        status = self._board.current
+        with self._telling("What came of the look cannot be written down"):
+            if not status.stage.may_be_live:
+                self._probation.judge(status.installed, error)
+            now, last = self._now(), self._journal.entry.looked
+            if error is None and status.stage.at_rest and not 0 <= now - last < _LOOKS_WRITTEN:
+                self._journal.write(looked=now)
 
     def forgive(self, version: int) -> bool:
         """
@@ -252,10 +353,28 @@ class Updater(Service):
     @property
     def is_due(self) -> bool:
         """Whether the release that was offered last is to be installed without anybody's click."""
+        return self._is_wanted and self._remembers
+
+    @property
+    def _is_wanted(self) -> bool:
         if self._offer is None:
             return False
         offer = self._policy.choose(self._offer, automatic=True)
         return self._policy.why_not(offer) is None and self._policy.why_not_by_itself(offer) is None
+
+    @property
+    def _remembers(self) -> bool:
+        """
+        Whether the box is known to remember what it does, or has run for some hours.
+
+        A box that forgets all at each restart would otherwise install the same release for ever,
+        where nothing else tells of that.
+        """
+        wait = min(_FORGETFUL_CHECKS * self._config.check_every, _FORGETFUL_WAIT)
+        return (
+            self._now() - self._remembered < _REMEMBERED
+            or self._clock.seconds() - self._started >= wait
+        )
 
     def _publish_check(self, message: str) -> None:
         stage = self._board.current.stage
@@ -626,12 +745,13 @@ class Updater(Service):
             await self._require_judge(release)
             raise
         with self._telling("The release cannot be made the last good one"):
-            # What was read when it came may never have come to the disk as it was.
-            (await self._archives.open(release)).close()
-            self._archives.keep_as_last_good(release)
-        with self._telling("The rescue script cannot be replaced"):
-            await self._installer.renew_rescue(release.version)
-        await self._arrive("updated", f"The box runs release {installed}.")
+            await self._probation.begin(release, self._journal.entry.started)
+        # An agent that dies of it has not confirmed its release.
+        await self._try_to_look()
+        reason = f"The box runs release {installed}."
+        if self._probation.trial is not None:
+            reason += " Its agent has not reached the update server yet."
+        await self._arrive("updated", reason)
 
     async def _require_judge(self, release: Release) -> None:
         """Where the box cannot run verify_update.sh, nobody knows how the release is."""
@@ -678,11 +798,22 @@ class Updater(Service):
     async def _has_last_good(self) -> bool:
         return self._archives.last_good is not None
 
-    async def _return(self, release: Release, error: Exception) -> None:
-        """Install the last good release again, whose archive needs nothing of what was there."""
+    async def _return(self, release: Release, error: Exception, **more: Any) -> None:
+        """
+        Install the last good release again, whose archive needs nothing of what was there.
+
+        :param more: what else the journal is to say.
+        """
         cause = self._explain(error)
         self._log.error("The update failed: {cause}", cause=cause)
-        changes = {"stage": Stage.RETURNING, "tries": 0, "cause": cause, "reboot_under_way": False}
+        changes = {
+            "stage": Stage.RETURNING,
+            "release": release,
+            "tries": 0,
+            "cause": cause,
+            "reboot_under_way": False,
+            **more,
+        }
 
         async def begin() -> None:
             self._installer.forget()
@@ -747,18 +878,14 @@ class Updater(Service):
             self._journal.write(tries=self._journal.entry.tries - 1)
 
     async def _end_rescued(self, release: Release) -> None:
-        cause = "Its agent did not start, or did nothing, and the box's rescue script came to help."
-        self._journal.refuse(release, cause)
-        await self._end_returning(release, cause)
+        self._journal.refuse(release, _RESCUED)
+        await self._end_returning(release, _RESCUED)
         self._rescued.forget()
 
     async def _end_returning(self, release: Release, reason: str) -> None:
         installed = self._installed.version
         self._board.publish(installed=installed)
-        await self._arrive(
-            "returned",
-            f"Release {release.version} failed, and the box runs {installed} again. {reason}",
-        )
+        await self._arrive("returned", _returned(release.version, installed, reason))
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:
@@ -803,6 +930,7 @@ class Updater(Service):
     async def _arrive(self, outcome: str, reason: str) -> None:
         """Record that the box is at rest, on a release that is good, and tidy up."""
         attempt = self._record_end(Stage.IDLE, outcome, reason)
+        self._count_trial()
         # Not sooner: until then it may be needed once more.
         with self._telling("What is not needed any more cannot be removed"):
             await self._unpacker.clear()
@@ -823,7 +951,9 @@ class Updater(Service):
             id=entry.attempt,
         )
         with self._telling("The end of the update cannot be written down"):
-            self._journal.end(stage, attempt, after_reboot)
+            self._journal.end(
+                stage, attempt, after_reboot, self._probation.trial_of(self._installed.version)
+            )
         return attempt
 
     def _show_end(self, stage: Stage, attempt: Attempt) -> None:
@@ -854,6 +984,15 @@ class Updater(Service):
 
     def _describe_available(self) -> str:
         if self._offer is not None:
+            if self._config.install == "automatic" and self._is_wanted and not self._remembers:
+                return (
+                    f"Release {self._offer.version} is available. The box has no record of the "
+                    "last day, and installs it by itself when it has run for some hours."
+                )
             return self._policy.describe(self._offer)
         channel = f" in the channel {self._config.channel}" if self._releases.signed else ""
         return f"The update server has no update{channel}."
+
+
+def _returned(version: int, installed: int | None, reason: str) -> str:
+    return f"Release {version} failed, and the box runs {installed} again. {reason}"
