@@ -249,16 +249,38 @@ class ReturnTests(TrialCase):
         self.install_last_good()
 
     def test_unfit(self) -> None:
-        """A box that cannot install the one before waits until it can."""
+        """A box that cannot install the one before goes on to look, and goes back when it can."""
         self.confirm()
         self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
         self.run_for(72)
         self.answer(NOBODY)
-        self.bench.steps.succeed()
-        self.assertEqual(self.bench.status.message, "The box cannot write in /opt.")
+        self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
         self.bench.preflight.unfit = None
+        self.run_for(1)
+        self.answer(NOBODY)
+        self.install_last_good()
+
+    def test_measurement(self) -> None:
+        """A measurement is left to end."""
+        self.confirm()
+        self.run_for(71)
+        self.bench.config.inhibit_file.touch()
+        self.run_for(1)
+        self.answer(NOBODY)
+        self.assertIn("Waiting for a measurement to end", self.bench.status.message)
+        self.bench.config.inhibit_file.unlink()
         self.bench.clock.advance(60)
         self.install_last_good()
+
+    def test_never_looked(self) -> None:
+        """Where nobody knows that the one before could look, there is no reason to go back."""
+        self.confirm()
+        content = json.loads(self.bench.journal_path.read_text())
+        content["trial"]["looked_before"] = 0
+        self.bench.journal_path.write_text(json.dumps(content))
+        self.boot("third boot")
+        self.run_for(100)
+        self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
 
     def test_to_blame(self) -> None:
         """When the release before reaches the server at once, the new one stays refused."""

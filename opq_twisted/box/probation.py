@@ -61,7 +61,6 @@ class Probation:
         Make the release that runs the last good one: its agent has looked with success.
 
         :raises DownloadFailed: when its archive is not on the disk as it came: it never becomes it.
-        :raises OpqError: when the rescue cannot be renewed.
         :raises OSError: when the disk fails; the next look tries it again.
         """
         trial = self.trial
@@ -73,7 +72,10 @@ class Probation:
             self._end_trial()
             raise
         self._end_trial()
-        await self._installer.renew_rescue(trial.release.version)
+        try:
+            await self._installer.renew_rescue(trial.release.version)
+        except (OpqError, OSError) as error:
+            self._log.error("The rescue script cannot be replaced: {error}", error=error)
 
     async def _keep(self, release: Release) -> None:
         good = self._archives.last_good
@@ -98,11 +100,12 @@ class Probation:
             return False
         self.trial = evolve(trial, uptime=trial.uptime + seconds)
         self._journal.write(trial=self.trial)
-        return self.trial.uptime >= LONGEST and self._can_return(trial.release)
+        return self.trial.uptime >= LONGEST and self._can_return(self.trial)
 
-    def _can_return(self, release: Release) -> bool:
+    def _can_return(self, trial: Trial) -> bool:
         good = self._archives.last_good
-        return good is not None and good.version != release.version
+        is_another = good is not None and good.version != trial.release.version
+        return is_another and trial.looked_before > 0
 
     def changes_of_return(self) -> dict[str, Any]:
         """Give what the journal is to say when the box goes back from the release."""

@@ -235,7 +235,17 @@ class Updater(Service):
         """Go back from a release whose agent does not reach the server, if a last look fails."""
         await self._try_to_look()
         trial = self._probation.trial
-        if trial is not None:
+        if trial is None:
+            return
+        try:
+            await self._preflight.require(trial.release.version)
+        except BoxUnfit as error:
+            # A box that waits for somebody while it goes back would not look for updates either.
+            self._log.warn("{error}", error=error)
+        else:
+            await self._inhibition.over(
+                self._now(), lambda reason: self._board.publish(message=reason)
+            )
             self._rescued.forget()
             await self._return(
                 trial.release,
