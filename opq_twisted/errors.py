@@ -65,6 +65,10 @@ class DownloadFailed(OpqError):
     """An archive did not arrive, or is not what the server promised."""
 
 
+class PiecesDiffer(DownloadFailed):
+    """What came over several connections, perhaps of several servers, is not one archive."""
+
+
 class UnsignedRefused(OpqError):
     """The release is not signed, and the box's configuration does not allow that."""
 

@@ -386,12 +386,19 @@ class StepDownloader(Downloader):
         self._steps = steps
         self._archives: StepArchives = archives
         self.report: Callable[[Progress], object] = lambda progress: None
+        self.say: Callable[[str], object] = lambda sentence: None
         #: What was asked for last.
         self.asked: Release | None = None
 
-    async def fetch(self, release: Release, report: Callable[[Progress], object]) -> Release:
+    async def fetch(
+        self,
+        release: Release,
+        report: Callable[[Progress], object],
+        say: Callable[[str], object],
+    ) -> Release:
         self.asked = release
         self.report = report
+        self.say = say
         await self._steps.begin("fetch")
         return Release(release.version, 10)
 

@@ -40,6 +40,8 @@ class CheckerCase(SynchronousTestCase):
         self.chance = chance
         #: Seconds that the time of day is behind what the timers go by.
         self.behind = 0.0
+        #: Until when the server wants to be left alone.
+        self.alone_until = 0.0
         self.server = WaitingServer()
         self.server.older = not waits
         self.checker = Checker(
@@ -50,11 +52,17 @@ class CheckerCase(SynchronousTestCase):
             self.bench.board,
             lambda: self.chance,
             self.now,
+            lambda: max(0.0, self.alone_until - self.clock.seconds()),
         )
         self.checker.startService()
 
     def now(self) -> float:
         return self.clock.seconds() - self.behind
+
+    def busy(self, seconds: float) -> ServerFailed:
+        """What a server says that wants to be left alone for so many seconds."""
+        self.alone_until = self.clock.seconds() + seconds
+        return ServerFailed("Busy.", retry_after=seconds)
 
     def looks(self) -> int:
         return self.bench.steps.names.count("newest")
@@ -126,11 +134,21 @@ class ScheduleTests(CheckerCase):
         self.assertEqual(self.looks(), 2001)
 
     def test_retry_after(self) -> None:
-        """The box never looks sooner than the server asked for, within a day."""
+        """The box never looks sooner than the server asked for."""
         self.assert_looks_after(1800)
-        for asked, pause in ((7.0, 15), (1000.0, 1000), (7000.0, 7000), (10**9, 24 * 3600)):
-            self.bench.steps.fail(ServerFailed("Busy.", retry_after=asked))
+        for asked, pause in ((7.0, 15), (1000.0, 1000), (7000.0, 7000)):
+            self.bench.steps.fail(self.busy(asked))
             self.assert_looks_after(pause)
+
+    def test_retry_after_of_a_download(self) -> None:
+        """Nor when it asked for that when an archive was fetched, between two looks."""
+        self.assert_looks_after(1800)
+        self.bench.steps.succeed(OLD)
+        self.clock.advance(10)
+        self.busy(5000.0)
+        self.clock.advance(3590)
+        self.assertEqual(self.looks(), 1)
+        self.assert_looks_after(1410)
 
     def test_clock_behind(self) -> None:
         """A box that waits for its clock looks again soon, not at the same moment as others."""
@@ -460,19 +478,22 @@ class WindowTests(CheckerCase):
 class WaitingCase(CheckerCase):
     """A checker whose server lets boxes wait, and says when there is something new."""
 
-    #: Seconds until it waits, and from the moment that it is told until it looks.
+    #: Seconds from the moment that it is told until it looks.
     SOON = 30 / 2
+
+    #: Seconds after a start, or a look, until it waits.
+    BEFORE = 2 + SOON
 
     def setUp(self) -> None:
         self.start(waits=True)
 
     def wait(self, tag: str = "old") -> None:
         """Let the checker come to wait, which knows this tag then."""
-        self.clock.advance(self.SOON)
+        self.clock.advance(self.BEFORE)
         if self.server.asked[-1][0] is None:
             self.assert_told(tag)
             self.bench.steps.succeed(OLD)
-            self.clock.advance(self.SOON)
+            self.clock.advance(self.BEFORE)
         self.assertIsNotNone(self.server.waiting)
 
     def assert_told(self, tag: str = "new", after: float = SOON) -> None:
@@ -493,7 +514,7 @@ class WaitingTests(WaitingCase):
 
     def test_first_tag(self) -> None:
         """The first tag makes it look: it may have looked before that became the tag."""
-        self.clock.advance(self.SOON - 0.001)
+        self.clock.advance(self.BEFORE - 0.001)
         self.assertEqual(self.server.asked, [])
         self.clock.advance(0.001)
         self.assertEqual(self.server.asked, [(None, 300)])
@@ -503,7 +524,7 @@ class WaitingTests(WaitingCase):
         self.assert_told("first")
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.bench.status.available, NEW)
-        self.clock.advance(self.SOON)
+        self.clock.advance(self.BEFORE)
         self.assertEqual(self.server.asked[1:], [("first", 300)])
 
     def test_asked(self) -> None:
@@ -513,9 +534,9 @@ class WaitingTests(WaitingCase):
             self.assertEqual(self.server.asked[-1], ("old", 300))
             self.clock.advance(300)
             self.server.answer("old")
-        self.assertEqual(self.server.asked[-1], ("old", 3600 - 15 - 11 * 300))
+        self.assertEqual(self.server.asked[-1], ("old", 3600 - 17 - 11 * 300))
         self.assertEqual(self.looks(), 1)
-        self.clock.advance(3600 - 15 - 11 * 300)
+        self.clock.advance(3600 - 17 - 11 * 300)
         self.server.answer("old")
         self.clock.advance(0)
         self.assertEqual(self.looks(), 2)
@@ -526,10 +547,10 @@ class WaitingTests(WaitingCase):
         for chance, soon in ((0.0, 0.0), (0.1, 3.0), (0.5, 15.0)):
             with self.subTest(chance=chance):
                 self.start(chance, waits=True)
-                self.clock.advance(soon)
+                self.clock.advance(2 + soon)
                 self.assert_told("old", after=soon)
                 self.bench.steps.succeed(OLD)
-                self.clock.advance(soon)
+                self.clock.advance(2 + soon)
                 self.clock.advance(100)
                 self.assert_told(after=soon)
                 self.bench.steps.succeed(NEW)
@@ -540,7 +561,7 @@ class WaitingTests(WaitingCase):
         for spread, soon in ((10, 5), (0, 0)):
             with self.subTest(spread=spread):
                 self.start(waits=True, spread=spread)
-                self.clock.advance(soon)
+                self.clock.advance(2 + soon)
                 self.assert_told(after=soon)
 
     def test_nothing_new(self) -> None:
@@ -570,7 +591,7 @@ class WaitingTests(WaitingCase):
         self.wait()
         self.assert_told()
         self.bench.steps.succeed(NEW)
-        self.assert_looks_after(3600 - 4 * 15 + 150)
+        self.assert_looks_after(3600 - 2 * 17 - 2 * 15 + 150)
 
     def test_busy(self) -> None:
         """What it is told during an update is looked at a minute after the update has ended."""
@@ -590,12 +611,12 @@ class WaitingTests(WaitingCase):
         """An interval may be shorter than a wait, or than what passes before it."""
         self.start(waits=True, check_every=100)
         self.wait()
-        self.assertEqual(self.server.asked[-1], ("old", 85))
-        self.clock.advance(85)
+        self.assertEqual(self.server.asked[-1], ("old", 83))
+        self.clock.advance(83)
         self.server.answer("old")
         self.clock.advance(0)
         self.assertEqual(self.looks(), 2)
-        for every in (1.0, 10.0):
+        for every in (1.0, 10.0, 16.0):
             self.start(waits=True, check_every=every)
             for _ in range(5):
                 self.clock.advance(every)
@@ -609,7 +630,7 @@ class WaitingTests(WaitingCase):
 
     def test_stopped(self) -> None:
         """A service that is stopped waits no more."""
-        for until in (self.SOON - 1, self.SOON):
+        for until in (self.BEFORE - 1, self.BEFORE):
             with self.subTest(until=until):
                 self.start(waits=True)
                 self.clock.advance(until)
@@ -642,15 +663,15 @@ class NotWaitingTests(WaitingCase):
         """A server that lets nobody wait is asked once for each look."""
         self.start()
         for number in range(1, 4):
-            self.clock.advance(self.SOON)
+            self.clock.advance(self.BEFORE)
             self.assertEqual(self.server.asked, [(None, 300)] * number)
-            self.assert_waits_no_more((1800 if number == 1 else 3600) - self.SOON)
+            self.assert_waits_no_more((1800 if number == 1 else 3600) - self.BEFORE)
             self.bench.steps.succeed(OLD)
 
     def test_older_again(self) -> None:
         """Nor is one asked again that has let boxes wait before."""
         self.wait()
-        self.clock.advance(85)
+        self.clock.advance(83)
         self.server.fail(NoWaiting("It lets nobody wait any more."))
         self.assert_waits_no_more(3600 - 100)
         self.bench.steps.succeed(OLD)
@@ -681,18 +702,18 @@ class NotWaitingTests(WaitingCase):
         self.wait()
         self.server.fail(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assert_waits_no_more(3600 - 15)
+        self.assert_waits_no_more(3600 - 17)
 
     def test_after_a_failure(self) -> None:
         """After a look that failed it does not wait at the server, but backs off."""
         self.assert_looks_after(1800)
         for error, pause in (
             (ServerFailed("Nobody is there."), 15),
-            (ServerFailed("Busy.", retry_after=5000), 5000),
+            (None, 5000),
             (ClockBehind("Wait."), 30),
             (Stale("Expired."), 60),
         ):
-            self.bench.steps.fail(error)
+            self.bench.steps.fail(error or self.busy(5000))
             self.assert_waits_no_more(pause)
         self.bench.steps.succeed(OLD)
         self.wait()
@@ -706,21 +727,33 @@ class NotWaitingTests(WaitingCase):
 
     def test_retry_after(self) -> None:
         """A server that refuses waiting for a time is left alone for it."""
-        for asked, pause in ((3700.0, 3700), (5000.0, 5000), (10**9, 24 * 3600)):
+        for asked in (3700.0, 5000.0):
             with self.subTest(asked=asked):
                 self.start(waits=True)
                 self.wait()
-                self.server.fail(ServerFailed("Busy.", retry_after=asked))
-                self.assert_waits_no_more(pause)
+                self.server.fail(self.busy(asked))
+                self.assert_waits_no_more(asked)
                 self.bench.steps.succeed(OLD)
                 self.wait()
+
+    def test_retry_after_of_a_look(self) -> None:
+        """So is one that has said so of anything else."""
+        self.wait()
+        self.assert_told()
+        self.busy(200)
+        self.bench.steps.succeed(OLD)
+        asked = len(self.server.asked)
+        self.clock.advance(199)
+        self.assertEqual(len(self.server.asked), asked)
+        self.clock.advance(1)
+        self.assertIsNotNone(self.server.waiting)
 
     def test_at_once(self) -> None:
         """A server that says at once that nothing is new is not asked again and again."""
         self.wait()
         self.clock.advance(9)
         self.server.answer("old")
-        self.assert_waits_no_more(3600 - 15 - 9)
+        self.assert_waits_no_more(3600 - 17 - 9)
 
     def tell(self, number: int) -> None:
         """Let the server tell of something, as another tag."""

@@ -175,6 +175,24 @@ class NewestTests(ClientCase):
                 asked = self.newest("503 Service Unavailable", *headers)
                 self.assertEqual(self.failure(asked).retry_after, seconds)
 
+    def test_left_alone(self) -> None:
+        """For how long the server wants to be left alone is remembered, for a day at most."""
+        server, clock = self.network.server, self.network.clock
+        for status, asked, alone in (
+            ("503 Service Unavailable", 120, 120),
+            ("429 Too Many Requests", 10**8, 86400),
+            ("404 Not Found", 5, 86400),
+            ("502 Bad Gateway", 7, 7),
+        ):
+            with self.subTest(status=status):
+                asking = self.newest(status, f"Retry-After: {asked}", "Content-Length: 0")
+                asking.addErrback(lambda _: None)
+                self.assertEqual(server.alone_for, alone)
+        clock.advance(5)
+        self.assertEqual(server.alone_for, 2)
+        clock.advance(5)
+        self.assertEqual(server.alone_for, 0)
+
 
 class UnreachableTests(ClientCase):
     """Servers that cannot be reached, or say nothing."""

@@ -24,6 +24,7 @@ from opq_twisted.errors import (
     NoRoom,
     NotStarted,
     OlderCopy,
+    PiecesDiffer,
     RebootFailed,
     ServerFailed,
     Stale,
@@ -158,6 +159,16 @@ class JourneyTests(UpdaterCase):
         self.assertEqual(self.bench.status.progress, Progress(5, 10, 1.0))
         self.bench.steps.succeed()
         self.assertIsNone(self.bench.status.progress)
+
+    def test_pauses(self) -> None:
+        """Why a download pauses is shown, until bytes come again."""
+        self.click("fetch")
+        self.bench.downloader.say("The server is busy. The box asks again in 7 seconds.")
+        status = self.bench.status
+        self.assertEqual(status.stage, Stage.DOWNLOADING)
+        self.assertEqual(status.message, "The server is busy. The box asks again in 7 seconds.")
+        self.bench.downloader.report(Progress(5, 10, 1.0))
+        self.assertEqual(self.bench.status.message, "Downloading the new release.")
 
     def test_part_kept(self) -> None:
         """Before a download all goes but the installed release, and a part of what is fetched."""
@@ -348,6 +359,24 @@ class TrustTests(UpdaterCase):
             self.bench.status.message, f"Release {NEW} is refused: It does not work here."
         )
         self.assert_works_again()
+
+    def test_pieces_differ(self) -> None:
+        """Pieces that do not fit together are fetched anew, once, and then put off."""
+        self.click("verify")
+        self.bench.steps.fail(PiecesDiffer("What came has another SHA-256."))
+        self.assertEqual(self.bench.steps.begun[-1], Begun("fetch", "downloading"))
+        self.travel("reboot")
+        self.assertIsNone(self.on_disk().delay)
+        self.setUp()
+        self.click("verify")
+        for _ in range(2):
+            self.assertEqual(self.bench.steps.names[-1], "verify")
+            self.bench.steps.fail(PiecesDiffer("What came has another SHA-256."))
+            if self.bench.steps.names[-1] == "fetch":
+                self.succeed()
+        self.assert_failed("What came has another SHA-256.")
+        self.assertEqual(self.bench.steps.names.count("fetch"), 2)
+        self.assertIsNotNone(self.on_disk().delay)
 
     def test_put_off(self) -> None:
         """What came as something else is not fetched again at each check, but is by a click."""

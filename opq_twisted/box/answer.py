@@ -54,6 +54,13 @@ def strong_etag(response: IResponse) -> str | None:
     return etag
 
 
+def is_web_page(response: IResponse) -> bool:
+    """Whether the answer is a page for people, as a network sends it that wants a login."""
+    [value] = response.headers.getRawHeaders(b"Content-Type", [b""])[:1]
+    kind = value.partition(b";")[0].strip(b" \t").lower()
+    return kind in (b"text/html", b"application/xhtml+xml")
+
+
 def retry_after(response: IResponse) -> float | None:
     """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
     [value] = response.headers.getRawHeaders(b"Retry-After", [b""])[:1]

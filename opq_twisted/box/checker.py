@@ -28,6 +28,9 @@ _UNTIL_COPIED = 60.0
 #: Seconds, more or less, until it looks when an update was under way at the time.
 _UNTIL_AT_REST = 60.0
 
+#: Seconds after a start, or a look, until it waits: a box that starts has other things to do first.
+_BEFORE_WAITING = 2.0
+
 #: Seconds over which the boxes of a fleet spread what all would do now, or their `spread` if that
 #: is less.
 SOON = 30.0
@@ -57,12 +60,15 @@ class Checker(Service):
         board: StatusBoard,
         random: Callable[[], float],
         now: Callable[[], float],
+        alone_for: Callable[[], float],
     ) -> None:
         """
         Prepare to look.
 
         :param random: gives numbers from 0 up to 1.
         :param now: the time of day, in seconds since the epoch.
+        :param alone_for: seconds that the server still wants to be left alone, whatever it was
+            asked for last: the box does not look sooner.
         """
         self._clock = clock
         self._config = config
@@ -71,6 +77,7 @@ class Checker(Service):
         self._board = board
         self._random = random
         self._now = now
+        self._alone_for = alone_for
         self._failures = 0
         #: Whether the last look went well.
         self._well = True
@@ -105,16 +112,16 @@ class Checker(Service):
         """Let a pause pass, which ends soon after the server has told of something new."""
         due = self._clock.seconds() + seconds
         self._board.publish(next_check=self._now() + seconds)
-        told, asked_for = False, 0.0
+        told = False
         if self._well and self._told < _MOST_TOLD:
-            await deferLater(self._clock, min(seconds, self._soon()))
+            pause = max(_BEFORE_WAITING + self._soon(), self._alone_for())
+            await deferLater(self._clock, min(seconds, pause))
             try:
                 told = await self._announcements.wait(due - self._clock.seconds())
             except CancelledError:
                 raise
             except ServerFailed as error:
                 self._log.debug("{error}", error=error)
-                asked_for = _asked_for(error)
             except Exception:
                 self._log.failure("waiting for a release failed")
         if told:
@@ -123,7 +130,7 @@ class Checker(Service):
             # A pause after a failure is short: to fail now and then must not buy a server more.
             self._told = 0
         left = due - self._clock.seconds()
-        seconds = min(left, self._soon()) if told else max(left, asked_for)
+        seconds = max(min(left, self._soon()) if told else left, self._alone_for())
         self._board.publish(next_check=self._now() + seconds)
         await deferLater(self._clock, max(0.0, seconds))
 
@@ -147,10 +154,10 @@ class Checker(Service):
             return _UNTIL_CLOCK * (0.5 + self._random())
         except OlderCopy as error:
             self._log.warn("{error}", error=error)
-            return self._backoff(min(every, _UNTIL_COPIED * (0.5 + self._random())))
+            return max(self._backoff(), min(every, _UNTIL_COPIED * (0.5 + self._random())))
         except OpqError as error:
             self._log.warn("{error}", error=error)
-            return self._backoff(_asked_for(error))
+            return self._backoff()
         except OSError as error:
             self._log.warn("The box's disk fails: {error}", error=error)
             return self._backoff()
@@ -189,14 +196,8 @@ class Checker(Service):
         longest = spread if window is None else min(spread, window.until_shut(start))
         return longest * self._random()
 
-    def _backoff(self, asked_for: float = 0.0) -> float:
-        """Exponential, with full jitter; never sooner than the server asked for."""
+    def _backoff(self) -> float:
+        """Exponential, with full jitter."""
         longest = min(_FIRST_BACKOFF * 2.0**self._failures, self._config.check_every)
         self._failures = min(self._failures + 1, 16)
-        return max(longest * self._random(), asked_for, 1.0)
-
-
-def _asked_for(error: OpqError) -> float:
-    """Seconds that the server wants to be left alone, of at most a day."""
-    retry_after = error.retry_after if isinstance(error, ServerFailed) else None
-    return min(retry_after or 0.0, 24 * 3600.0)
+        return max(longest * self._random(), 1.0)

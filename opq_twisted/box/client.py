@@ -25,6 +25,9 @@ from opq_twisted.release.name import UpdateName, parse_version
 #: Seconds until the headers of an answer are there.
 _HEADERS_TIMEOUT = 60.0
 
+#: Seconds that a server is left alone at most, whatever it says.
+_LONGEST_ALONE = 24 * 3600.0
+
 #: An answer to /version is a few digits.
 _MAX_VERSION_ANSWER = 1024
 
@@ -44,6 +47,13 @@ class UpdateServer:
         #: Its URL, without a slash at the end.
         self.endpoint = endpoint
         self._user_agent = user_agent
+        #: Until when the server wants to be left alone.
+        self._alone_until = 0.0
+
+    @property
+    def alone_for(self) -> float:
+        """Seconds that the server still wants to be left alone, as it said last."""
+        return max(0.0, self._alone_until - self._clock.seconds())
 
     def archive_url(self, version: int) -> str:
         """Say where an archive is."""
@@ -145,7 +155,7 @@ class UpdateServer:
                 allow_redirects=False,
                 unbuffered=True,
             )
-            return await _cancelled_as_such(asking.addTimeout(patience, self._clock, _too_late))
+            response = await _cancelled_as_such(asking.addTimeout(patience, self._clock, _too_late))
         except (CancelledError, ServerFailed):
             raise
         except ProxyFailed as error:
@@ -160,6 +170,10 @@ class UpdateServer:
                 f"Cannot reach the update server {self.endpoint}: {reason_of(error)}. "
                 "Check the network, and updates_ep in the configuration."
             ) from None
+        if is_passing(response):
+            asked = min(retry_after(response) or 0.0, _LONGEST_ALONE)
+            self._alone_until = self._clock.seconds() + asked
+        return response
 
 
 class _AsItIs(EncodedURL):

@@ -9,10 +9,10 @@ from opq_twisted.box import partial
 from opq_twisted.box.archives import Archives
 from opq_twisted.box.client import UpdateServer
 from opq_twisted.box.content import Content
-from opq_twisted.box.fetch import fetch
+from opq_twisted.box.fetch import Say, fetch
 from opq_twisted.box.journal import Release
 from opq_twisted.box.meter import Report
-from opq_twisted.errors import DownloadFailed
+from opq_twisted.errors import DownloadFailed, PiecesDiffer
 
 #: Bytes: no archive is larger.
 MAX_ARCHIVE = 2 * 1024**3
@@ -26,7 +26,7 @@ class Downloader:
         self._server = server
         self._archives = archives
 
-    async def fetch(self, release: Release, report: Report) -> Release:
+    async def fetch(self, release: Release, report: Report, say: Say) -> Release:
         """
         Download an archive to its part, which is on the disk then, not yet verified.
 
@@ -36,6 +36,7 @@ class Downloader:
         :param release: its size and hashes are those that were signed; without hashes it is what
             the server says.
         :param report: told of the progress, at most 4 times a second.
+        :param say: told in a sentence why it pauses, and for how long.
         :returns: the release, with what was promised about it.
         :raises ServerFailed: when the server does not send it; what came of it is kept.
         :raises DownloadFailed: when it does not come whole, or is too large.
@@ -50,6 +51,7 @@ class Downloader:
             self._archives.part(release.version),
             MAX_ARCHIVE,
             report,
+            say,
             self._archives.in_thread,
         )
         return Release(release.version, content.size, content.hashes)
@@ -60,14 +62,19 @@ class Downloader:
 
         :returns: the release with the size and the hashes it really has, and the very file that
             was read, open at its beginning; the caller closes it.
-        :raises DownloadFailed: when it is not what was promised; it is removed then.
+        :raises PiecesDiffer: when it is not what was promised, and came in pieces of which nobody
+            knew whether they fit: to fetch it anew may help. It is removed then.
+        :raises DownloadFailed: when it is not what was promised otherwise; it is removed then.
         :raises OSError: when the disk fails.
         """
         part = self._archives.part(promised.version)
         try:
             received, file = await self._archives.open_verified(part, promised)
-        except DownloadFailed:
+        except DownloadFailed as error:
+            joined = partial.is_joined(part)
             partial.remove(part)
+            if joined:
+                raise PiecesDiffer(str(error)) from None
             raise
         try:
             durable.rename(part, self._archives.path(promised.version))

@@ -30,6 +30,10 @@ class Meter:
         self._window = self._started
         self._before_window = 0
 
+    def skip(self, seconds: float) -> None:
+        """Do not count so many seconds, for which the server asked, as a time without bytes."""
+        self._window += seconds
+
     def count(self, taken: int, received: int, total: int | None) -> None:
         """
         Count bytes.

@@ -31,6 +31,8 @@ class _Record:
     etag: str | None
     #: Bytes that were on the disk when the last attempt ended in good order.
     synced: int = 0
+    #: Whether it has bytes of several answers, and only the hashes can tell whether they fit.
+    joined: bool = False
 
     def may_continue(self, url: str, expected: Content) -> bool:
         if expected.size not in (None, self.content.size):
@@ -104,7 +106,7 @@ class Part:
 
         :raises OSError: when the disk fails.
         """
-        record = self._read_record()
+        record = _read_record(self._path)
         if record is None or not record.may_continue(self._url, self._expected):
             self.drop()
             return
@@ -139,6 +141,28 @@ class Part:
         self.drop()
         self._open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._write_record(_Record(self._url, content, etag))
+
+    def join(self) -> None:
+        """
+        Write down that bytes of another answer follow, and that only the hashes tell if they fit.
+
+        :raises OSError: when the disk is full, or fails.
+        """
+        if not self._record.joined:
+            self._write_record(evolve(self._record, joined=True))
+
+    def cut_back(self, size: int) -> None:
+        """
+        Forget the bytes after the first `size`, which are not of this file.
+
+        :raises OSError: when the disk fails.
+        """
+        if not size:
+            self.drop()
+        elif self._fd is not None:
+            os.ftruncate(self._fd, size)
+            self.size = size
+            self._synced, self._asked = min(self._synced, size), min(self._asked, size)
 
     def learn_size(self, size: int) -> None:
         """Take note of a size that nobody had said before."""
@@ -215,13 +239,20 @@ class Part:
         durable.write(record_path(self._path), json.dumps(cattrs.unstructure(record)).encode())
         self._record = record
 
-    def _read_record(self) -> _Record | None:
-        try:
-            with record_path(self._path).open("rb") as file:
-                return cattrs.structure(json.loads(file.read(_MAX_RECORD)), _Record)
-        except Exception:
-            # Whatever is wrong with it: the download begins anew.
-            return None
+
+def _read_record(path: Path) -> _Record | None:
+    try:
+        with record_path(path).open("rb") as file:
+            return cattrs.structure(json.loads(file.read(_MAX_RECORD)), _Record)
+    except Exception:
+        # Whatever is wrong with it: the download begins anew.
+        return None
+
+
+def is_joined(path: Path) -> bool:
+    """Whether a part has bytes of several answers, and only the hashes tell whether they fit."""
+    record = _read_record(path)
+    return record is not None and record.joined
 
 
 def remove(path: Path) -> None:

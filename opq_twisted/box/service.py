@@ -154,6 +154,7 @@ def makeService(options: Options) -> IService:
             board,
             random.random,
             time.time,
+            lambda: server.alone_for,
         ),
         Hangup(reactor),
         # The last, for it says that the others have started.

@@ -42,6 +42,7 @@ from opq_twisted.errors import (
     NoWayBack,
     OlderCopy,
     OpqError,
+    PiecesDiffer,
     RebootFailed,
     ReturnFailed,
     ServerFailed,
@@ -530,15 +531,29 @@ class Updater(Service):
         return archive
 
     async def _download(self, release: Release) -> tuple[Release, BinaryIO]:
+        try:
+            return await self._fetch_and_verify(release)
+        except PiecesDiffer as error:
+            self._log.warn("The archive is fetched anew: {error}", error=error)
+        self._enter(Stage.DOWNLOADING, release=release)
+        return await self._fetch_and_verify(release, last=True)
+
+    async def _fetch_and_verify(
+        self, release: Release, last: bool = False
+    ) -> tuple[Release, BinaryIO]:
+        under_way = _UNDER_WAY[Stage.DOWNLOADING]
         promised = await self._downloader.fetch(
-            release, lambda progress: self._board.publish(progress=progress)
+            release,
+            lambda progress: self._board.publish(progress=progress, message=under_way),
+            lambda sentence: self._board.publish(message=sentence),
         )
         self._enter(Stage.VERIFYING, release=promised)
         try:
             return await self._downloader.verify(promised)
-        except DownloadFailed:
+        except DownloadFailed as error:
             # A server or a mirror that lies must not have the box fetch it again and again.
-            self._journal.put_off(release, self._now())
+            if last or not isinstance(error, PiecesDiffer):
+                self._journal.put_off(release, self._now())
             raise
 
     async def _install(self, release: Release, archive: BinaryIO, tries: int = 1) -> None:
