@@ -9,7 +9,7 @@ from typing import BinaryIO
 #: What file systems answer that have no second names, no fsync, or no locks: FAT, shared folders of
 #: virtual machines, and network file systems among them.
 _NO_HARD_LINKS = (
-    *(errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK),
+    *(errno.EPERM, errno.EXDEV, errno.EMLINK),
     *(errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL),
 )
 _NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)

@@ -192,6 +192,21 @@ class AccessLogTests(SynchronousTestCase):
         self.assertRegex(said[1], "is written again; up to [0-9]+ lines are missing")
         self.assertEqual(len(said), 2)
 
+    def test_disk_full_at_the_start(self) -> None:
+        """A server whose disk is full at its start starts, and writes when there is room."""
+
+        def refuse(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full = self.patch(os, "open", refuse)
+        log = AccessLog(self.clock, self.path)
+        full.restore()
+        self.site.request_observers = [log.request_ended]
+        log.startService()
+        self.ask("/after")
+        log.stopService()
+        self.assertEqual([line["uri"] for line in self.lines()], ["/after"])
+
     def test_cut_by_a_power_cut(self) -> None:
         """Half a line that was left is not made one with the next."""
         self.path.write_text('{"time": "20')

@@ -1,5 +1,6 @@
 """A line of JSON for each request."""
 
+import errno
 import os
 import stat
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ _MOST_LINES = 500
 #: Characters told of a URI or a header; a client may send 16 KiB of each.
 _LONGEST = 500
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class AccessLog(Service):
     """
@@ -42,7 +45,7 @@ class AccessLog(Service):
         Prepare to write.
 
         :param path: the file to write to; None for standard output.
-        :raises CannotStart: when the file cannot be written.
+        :raises CannotStart: when the file cannot be written, unless its disk is full: that passes.
         """
         self._clock = clock
         self._path = path
@@ -58,6 +61,8 @@ class AccessLog(Service):
                 self._open(path)
                 self.close()
         except OSError as error:
+            if error.errno in _DISK_FULL:
+                return
             raise CannotStart(
                 f"Cannot write the access log {path}: {error.strerror}. "
                 "Name another with --access-log, or turn it off with --no-access-log."
