@@ -166,12 +166,12 @@ class TurnsTests(SynchronousTestCase):
             self.turns.give_back(client, failed=True)
 
     def test_fewest_failures(self) -> None:
-        """The client that has failed least is next; among equals, the one who came first."""
+        """The client that has failed least is next; among equals, the one who came last."""
         self.guess_wrong("a", 2)
         self.guess_wrong("b", 1)
         self.successResultOf(self.take("a"))
         waiting = {client: self.take(client) for client in ("a", "b", "d", "c")}
-        for client in ("d", "c", "b", "a"):
+        for client in ("c", "d", "b", "a"):
             self.assertNoResult(waiting[client])
             self.turns.give_back("x", failed=False)
             self.successResultOf(waiting[client])
@@ -190,15 +190,26 @@ class TurnsTests(SynchronousTestCase):
 
     def test_full(self) -> None:
         """When all places are taken, a client with fewer failures gets one of another's."""
-        for number in range(16):
+        for number in range(64):
             self.guess_wrong(f"{number}", 1 + number % 3)
         self.successResultOf(self.take("x"))
-        waiting = [self.take(f"{number}") for number in range(16)]
-        self.assertNoResult(waiting[14])
+        waiting = [self.take(f"{number}") for number in range(64)]
+        self.assertNoResult(waiting[2])
         newcomer = self.take("new")
-        self.failureResultOf(waiting[14], TooManyGuesses)
+        self.failureResultOf(waiting[2], TooManyGuesses)
         self.assertNoResult(newcomer)
         self.failureResultOf(self.take("11"), TooManyGuesses)
+
+    def test_impatient(self) -> None:
+        """Who guesses faster than the turns go has failed, too, before any guess was looked at."""
+        self.successResultOf(self.take("x"))
+        flooding = [self.take("a") for _ in range(3)]
+        self.failureResultOf(flooding[2], TooManyGuesses)
+        owner = self.take("b")
+        self.turns.give_back("x", failed=True)
+        self.successResultOf(owner)
+        self.assertNoResult(flooding[0])
+        self.assertNoResult(flooding[1])
 
     def test_bounded(self) -> None:
         """Who comes from ever new addresses does not fill the memory."""

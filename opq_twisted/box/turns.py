@@ -6,7 +6,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 #: Guesses that wait, of all clients and of one.
-_MOST_WAITING = 16
+_MOST_WAITING = 64
 _MOST_EACH = 2
 
 #: Clients whose failures are counted; of more, those that failed longest ago are forgotten.
@@ -27,9 +27,10 @@ class Turns:
     """
     Gives turns, so that a client who guesses wrong again and again does not keep others waiting.
 
-    The next turn is that of the client with the fewest failures; among equals it is that of the
-    guess which has waited longest. When too many wait, those of the client with the most failures
-    are turned away first.
+    The next turn is that of the client with the fewest failures. Among equals the latest guess is
+    first, so that an owner does not wait behind a crowd that came before. A guess beyond those that
+    one client may have waiting counts as a failure. When too many wait, those of the client with
+    the most failures are turned away first.
     """
 
     def __init__(self) -> None:
@@ -53,26 +54,31 @@ class Turns:
 
     def give_back(self, client: str | None, *, failed: bool) -> None:
         """End a turn, with what came of it, and begin the next one."""
-        failures = self._failures.pop(client, 0)
         if failed:
-            self._failures[client] = failures + 1
-            if len(self._failures) > _MOST_COUNTED:
-                self._failures.popitem(last=False)
+            self._count_failure(client)
+        else:
+            self._failures.pop(client, None)
         self._taken = bool(self._waiting)
         if self._waiting:
-            chosen = min(self._waiting, key=self._count)
+            chosen = min(reversed(self._waiting), key=self._count)
             self._waiting.remove(chosen)
             chosen.turn.callback(None)
 
     def _make_room(self, client: str | None) -> None:
         if sum(guess.client == client for guess in self._waiting) >= _MOST_EACH:
+            self._count_failure(client)
             raise TooManyGuesses
         if len(self._waiting) >= _MOST_WAITING:
-            worst = max(reversed(self._waiting), key=self._count)
+            worst = max(self._waiting, key=self._count)
             if self._count(worst) <= self._failures.get(client, 0):
                 raise TooManyGuesses
             self._waiting.remove(worst)
             worst.turn.errback(TooManyGuesses())
+
+    def _count_failure(self, client: str | None) -> None:
+        self._failures[client] = self._failures.pop(client, 0) + 1
+        if len(self._failures) > _MOST_COUNTED:
+            self._failures.popitem(last=False)
 
     def _count(self, guess: _Guess) -> int:
         return self._failures.get(guess.client, 0)
