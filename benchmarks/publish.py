@@ -20,19 +20,29 @@ PROGRAM = str(Path(sys.executable).with_name("opq-release"))
 
 
 def make_archive(place: Path, megabytes: int) -> Path:
-    """Write an archive of about this size, which is all that its bytes matter for here."""
+    """Write an archive of about this size, of a file that cannot be compressed."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as members:
-        for name, content in (("VERSION", b"1547860803\n"), ("install_update.sh", b"#!/bin/sh\n")):
+        for name, content in (
+            ("VERSION", b"1547860803\n"),
+            ("install_update.sh", b"#!/bin/sh\n"),
+            ("content", os.urandom(megabytes * 1_000_000)),
+        ):
             member = tarfile.TarInfo(f"{NAME}/{name}")
             member.size, member.mode = len(content), 0o755
             members.addfile(member, io.BytesIO(content))
     archive = place / f"{NAME}.tar.bz2"
-    # Publishing reads its beginning and its end, and hashes the rest.
-    archive.write_bytes(
-        bz2.compress(tar.getvalue()) + os.urandom(megabytes * 1_000_000) + bz2.compress(b"")
-    )
+    archive.write_bytes(bz2.compress(tar.getvalue()))
     return archive
+
+
+def judge(archive: Path) -> float:
+    """Find out as a box does whether it can be unpacked, which is a part of publishing."""
+    command = (sys.executable, "-m", "opq_twisted.release.unpack", "1547860803")
+    start = time.perf_counter()
+    with archive.open("rb") as file:
+        subprocess.run(command, stdin=file, check=True)
+    return time.perf_counter() - start
 
 
 def timed(*command: object) -> float:
@@ -85,12 +95,14 @@ def compare(place: Path, megabytes: int) -> None:
     there: list[float] = []
     resigned: list[float] = []
     plain: list[float] = []
+    judged: list[float] = []
     for _ in range(ROUNDS):
         peer.append(timed("sha512sum", archive) + timed("sha256sum", archive))
         plain.append(plain_copy(archive, place / "copy"))
         copied.append(holder.publish(archive))
         there.append(holder.publish(holder.updates / archive.name))
         resigned.append(holder.resign())
+        judged.append(judge(archive))
         (holder.updates / archive.name).unlink()
     print(f"A {megabytes} MB archive, seconds, median of {ROUNDS}, on {os.cpu_count()} cores.")
     sums = "sha512sum and sha256sum"
@@ -98,6 +110,7 @@ def compare(place: Path, megabytes: int) -> None:
     tell("opq-release publish, copied", median(copied), sums, median(peer), at_most=1.5)
     with_copy = median(peer) + median(plain)
     tell("opq-release publish, copied", median(copied), f"{sums} and dd conv=fsync", with_copy)
+    print(f"Judging it as a box does, which is a part of that: {median(judged):.3g}")
     print(
         f"dd conv=fsync alone: {median(plain):.3g}; opq-release resign, which is all but the "
         f"archive: {median(resigned):.3g}"

@@ -11,12 +11,12 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box import unpacker
 from opq_twisted.box.processes import Programs
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import ArchiveRefused
+from opq_twisted.release import unpack as unpack_module
 from opq_twisted.release.decompress import Decompress, fastest, with_stdlib
-from opq_twisted.release.unpack import REFUSED, unpack
+from opq_twisted.release.unpack import REFUSED, judge, unpack
 from tests.archives import file, layout, stream, write_archive
 from tests.fakes import ChildrenCase
 from tests.hostile import BOMB_LIMIT, BOMBS, HARMLESS, HOSTILE, TOO_MANY, VERSION, Hostile
@@ -72,6 +72,14 @@ class FunctionTests(SynchronousTestCase):
                     self.unpack(each)
                 self.assertSentence(name, hostile, str(caught.exception))
                 self.assertEqual(os.listdir(self.place), [ARCHIVE], name)
+                # Who only judges it comes to the same end.
+                with self.archive.open("rb", buffering=0) as file:
+                    judged = self.assertRaises(
+                        *(ArchiveRefused, judge, file, VERSION),
+                        limit=BOMB_LIMIT,
+                        decompress=each,
+                    )
+                self.assertEqual(str(judged), str(caught.exception))
         self.assertEqual(os.listdir(self.root), ["place"])
 
     def assertSentence(self, name: str, hostile: Hostile, sentence: str) -> None:
@@ -93,6 +101,8 @@ class FunctionTests(SynchronousTestCase):
             self.archive.write_bytes(odd.build())
             destination = self.place / name
             unpack(self.archive, destination, VERSION, reserve=0)
+            with self.archive.open("rb", buffering=0) as file:
+                judge(file, VERSION)
             self.assertEqual(stat.S_IMODE((destination / odd.path).stat().st_mode), odd.mode, name)
             for path in destination.rglob("*"):
                 self.assertTrue(is_plain(path), (name, path))
@@ -145,7 +155,7 @@ class ChildTests(ChildrenCase):
         memory = Path("/dev/shm")
         place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else self.root))
         self.addCleanup(shutil.rmtree, place)
-        self.patch(unpacker, "RESERVE", 0)
+        self.patch(unpack_module, "RESERVE", 0)
         self.patch(self.unpacker, "folder", place / "unpacked")
         await self.unpack()
         found = [*self.unpacker.folder.rglob("*")]

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box import unpacker
-from opq_twisted.box.unpacker import child_command
+from opq_twisted.release.unpacking import child_command, child_environment
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box" / "bin"
@@ -78,6 +77,6 @@ class StrangersModulesTests(SynchronousTestCase):
     def test_unpacker(self) -> None:
         """The child that unpacks gets the agent's modules, without those of its current folder."""
         self.patch(sys, "path", ["", ".", "home", *sys.path])
-        self.environment = unpacker.child_environment()
-        command = child_command(self.root / "unpacked", 1)
+        self.environment = child_environment()
+        command = child_command(1, self.root / "unpacked")
         self.assertIn("usage:", self.assert_untouched(*command, "--help"))

@@ -27,6 +27,7 @@ from opq_twisted.cli.release import main
 from opq_twisted.release import keys
 from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.draft import Draft
+from tests.archives import file, stream, write_archive
 from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
 from tests.privileges import give_away, without_privileges
 from tests.signed import make_key, write_key
@@ -504,6 +505,11 @@ class ProcessTests(CommandCase):
             OPQ_RELEASE_PASSPHRASE=PASSPHRASE.decode(),
         )
         self.assertEqual((ended.returncode, ended.stderr), (0, ""))
+        path = self.place / name_of(NEW)
+        write_archive(path, stream(file("VERSION", str(NEW).encode())))
+        ended = self.run_program("publish", *self.options("publish"), path)
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""))
+        self.assert_sentence(ended.stderr, "Boxes would refuse", "no file install_update.sh")
         self.assertEqual(self.run_program("status", *self.options("status")).returncode, 0)
 
     def test_signals(self) -> None:

@@ -13,11 +13,12 @@ from tuf.api.metadata import MetaFile, Snapshot
 from tuf.ngclient import UpdaterConfig
 
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
-from opq_twisted.release import trust
+from opq_twisted.release import publication, trust
 from opq_twisted.release.ceremony import Ceremony
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.rehearsal import is_channel_target
 from opq_twisted.release.trust import Offer
+from opq_twisted.release.vetting import MAX_ARCHIVE
 from tests.archives import file, folder, layout, make_archive, stream, write_archive
 from tests.holders import NEW, NEWER, OLD, HoldersCase, ceremony_in
 from tests.test_catalog import name_of
@@ -302,7 +303,7 @@ class PublishRefusalTests(HoldersCase):
         """A folder or a FIFO; nobody waits for it."""
         path = self.place / name_of(NEWER)
         path.mkdir()
-        self.refuses(path, "not a regular file", "name the archive")
+        self.refuses(path, "Is a directory")
         path.rmdir()
         os.mkfifo(path)
         self.refuses(path, "not a regular file")
@@ -315,13 +316,45 @@ class PublishRefusalTests(HoldersCase):
         """An archive that holds another VERSION, none, or one where no box looks for it."""
         path = self.place / name_of(NEWER)
         make_archive(path, OLD, wrapped=False)
-        self.refuses(path, f"'{OLD}'")
+        self.refuses(path, f"its VERSION holds {OLD} and not {NEWER}")
         write_archive(path, stream(file("install_update.sh", b"x", 0o755)))
-        self.refuses(path, "no VERSION")
+        self.refuses(path, "no file VERSION")
         write_archive(path, stream(folder("other/"), *layout(NEWER, "other/")))
-        self.refuses(path, "no VERSION")
+        self.refuses(path, "no file VERSION")
         write_archive(path, stream(file("VERSION", b"today\n")))
-        self.refuses(path, "'today'")
+        self.refuses(path, f"VERSION does not hold {NEWER}")
+
+    def test_hostile(self) -> None:
+        """What a box would not unpack is not signed for it, wherever in the archive it is."""
+        path = self.place / name_of(NEWER)
+        version = file("VERSION", str(NEWER).encode())
+        for members, reason in (
+            ([version], "no file install_update.sh"),
+            ([version, file("install_update.sh", b"x", 0o644)], "is not executable"),
+            ([*layout(NEWER), folder("a/"), file("a", b"")], "a folder is needed"),
+        ):
+            write_archive(path, stream(*members))
+            self.refuses(path, "Boxes would refuse", reason)
+        whole = make_archive(path, NEWER, {"content": os.urandom(1000)}).read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        self.refuses(path, "Boxes would refuse", "damaged")
+
+    def test_more_than_boxes_fetch(self) -> None:
+        """What boxes do not fetch is refused before it is read."""
+        path = self.archive(NEWER)
+        os.truncate(path, MAX_ARCHIVE + 1)
+        self.refuses(path, f"{MAX_ARCHIVE + 1} bytes", "boxes fetch no more")
+
+    def test_changed_when_it_was_judged(self) -> None:
+        """What is copied is what was judged."""
+        path = self.archive(NEWER)
+
+        def judge(*_: object) -> None:
+            make_archive(path, NEWER, {"content": b"another"})
+
+        self.patch(publication, "judge", judge)
+        self.refuses(path, "changed while it was read")
 
     def test_no_archive(self) -> None:
         """A bzip2 file that holds no archive."""

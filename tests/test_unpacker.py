@@ -5,10 +5,10 @@ import sys
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from opq_twisted.box import unpacker
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.box.unpacker import Unpacker
 from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
+from opq_twisted.release import unpack as unpack_module
 from tests.archives import file, layout, make_archive, stream, write_archive
 from tests.fakes import NEW, NEWER, ChildrenCase
 
@@ -89,7 +89,7 @@ class UnpackerTests(ChildrenCase):
 
     async def test_no_room(self) -> None:
         """When the disk has too little room, the archive is not to blame."""
-        self.patch(unpacker, "RESERVE", 1 << 60)
+        self.patch(unpack_module, "RESERVE", 1 << 60)
         make_archive(self.archive, NEW)
         self.assertIn("make room, then try again", await self.refusal(NoRoom))
 

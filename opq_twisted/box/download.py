@@ -13,9 +13,7 @@ from opq_twisted.box.fetch import Say, fetch
 from opq_twisted.box.journal import Release
 from opq_twisted.box.meter import Report
 from opq_twisted.errors import DownloadFailed, PiecesDiffer
-
-#: Bytes: no archive is larger.
-MAX_ARCHIVE = 2 * 1024**3
+from opq_twisted.release.vetting import MAX_ARCHIVE
 
 
 class Downloader:

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +12,7 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.box.processes import Programs
 from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
 from opq_twisted.release import unpack
-from opq_twisted.release.unpack import RESERVE
+from opq_twisted.release.unpacking import child_command, child_environment
 
 #: Seconds that the unpacking of an archive may take.
 _TIMEOUT = 1800.0
@@ -75,7 +74,7 @@ class Unpacker:
 
     async def _run_child(self, archive: BinaryIO, version: int) -> None:
         ended = await self._programs.run(
-            child_command(self.folder, version),
+            child_command(version, self.folder),
             timeout=_TIMEOUT,
             env=child_environment(),
             files={0: archive.fileno()},
@@ -86,18 +85,3 @@ class Unpacker:
             )
             lines = ended.output.strip().splitlines()
             raise kind(lines[-1] if lines else f"The unpacking {ended}.")
-
-
-def child_command(folder: Path, version: int) -> list[str]:
-    """Give what unpacks its standard input, a file, into a folder that is not there yet."""
-    arguments = (os.fspath(folder), str(version), f"--reserve={RESERVE}")
-    # -P: whoever may write in the current folder must not be the agent's user.
-    return [sys.executable, "-P", "-m", unpack.__name__, *arguments]
-
-
-def child_environment() -> dict[str, str]:
-    """Give the child the modules of this process, those of the current folder excepted."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if os.path.isabs(path)),
-    }

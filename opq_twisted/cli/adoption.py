@@ -14,10 +14,10 @@ from opq_twisted.box.archives import Archives
 from opq_twisted.box.config import read_config
 from opq_twisted.box.installed import read_version
 from opq_twisted.box.journal import Release
-from opq_twisted.box.unpacker import child_command, child_environment
 from opq_twisted.errors import AdoptFailed
 from opq_twisted.progress import Progress, ProgressBar
 from opq_twisted.release.name import UpdateName
+from opq_twisted.release.unpacking import child_command, child_environment
 
 _CHUNK = 1 << 20
 
@@ -67,7 +67,7 @@ def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
     """Unpack it as an update is, for a moment: then it is known that the box can return to it."""
     with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
         ended = subprocess.run(
-            child_command(Path(folder, "unpacked"), name.version),
+            child_command(name.version, Path(folder, "unpacked")),
             stdin=archive,
             capture_output=True,
             text=True,

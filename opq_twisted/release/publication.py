@@ -11,10 +11,11 @@ from tuf.api.metadata import TargetFile
 
 from opq_twisted.errors import ReleaseFailed, Untrusted
 from opq_twisted.progress import Progress
+from opq_twisted.release.judge import judge
 from opq_twisted.release.pruning import drop_missing
 from opq_twisted.release.rehearsal import try_generations
 from opq_twisted.release.repository import Generation, Repository
-from opq_twisted.release.shelf import Shelved, examine, shelve
+from opq_twisted.release.shelf import Candidate, Shelved, candidate, shelve
 from opq_twisted.release.signing import Signing
 from opq_twisted.release.trust import (
     MAX_NOTES,
@@ -67,7 +68,12 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         raise ReleaseFailed(
             f"The release notes have {len(terms.notes)} characters: boxes show {MAX_NOTES} at most."
         )
-    version = examine(archive).version
+    with candidate(archive) as opened:
+        return _publish(signing, opened, terms, progress)
+
+
+def _publish(signing: Signing, archive: Candidate, terms: Terms, progress: Progress) -> Offer:
+    version = archive.name.version
     if version > signing.now().timestamp():
         raise ReleaseFailed(
             f"Version {version} lies in the future: boxes would wait until then. Build the release "
@@ -80,6 +86,7 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         _require_newer(before, version, terms)
         # Before the long part: a missing key or a wrong passphrase is told at once.
         signing.sign(current)
+        judge(archive.file, version)
         with shelve(archive, repository.updates, progress) as shelved:
             targets = dict(current.targets.signed.targets)
             _add(targets, shelved, terms, before)

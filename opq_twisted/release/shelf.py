@@ -12,18 +12,14 @@ from typing import BinaryIO
 
 from attrs import frozen
 
-from opq_twisted import durable
-from opq_twisted.errors import ArchiveRefused, InvalidName, ReleaseFailed
+from opq_twisted import durable, files
+from opq_twisted.errors import InvalidName, ReleaseFailed
 from opq_twisted.progress import Progress
 from opq_twisted.release.bzip2 import is_whole
-from opq_twisted.release.decompress import with_stdlib
 from opq_twisted.release.name import UpdateName
-from opq_twisted.release.tarstream import TarStream
+from opq_twisted.release.vetting import MAX_ARCHIVE
 
 _CHUNK = 1 << 20
-#: Decompressed bytes in which the VERSION of an archive must come; the builder writes it first.
-_START = 8 << 20
-_LONGEST_VERSION = 64
 _READABLE_BY_ALL = 0o644
 _TO_READ = 0o444
 
@@ -39,56 +35,43 @@ class Shelved:
     hashes: dict[str, str]
 
 
-def examine(archive: Path) -> UpdateName:
-    """
-    Make sure that a file looks like the update that its name promises.
+@frozen
+class Candidate:
+    """An archive that is to be published, open for reading."""
 
-    :raises ReleaseFailed: when it does not.
+    name: UpdateName
+    file: io.FileIO
+    #: As it was when it was opened.
+    status: os.stat_result
+
+
+@contextmanager
+def candidate(archive: Path) -> Iterator[Candidate]:
+    """
+    Open a file that looks, at its name and its end, like an update.
+
+    :raises ReleaseFailed: when it does not, or boxes would not fetch so much.
     """
     try:
         name = UpdateName.parse(archive.name)
-        with _open(archive) as file:
-            if not is_whole(file.fileno(), os.fstat(file.fileno()).st_size):
-                raise ReleaseFailed(f"{archive} is not a whole bzip2 file: build it again.")
-            found = _inner_version(file, name)
+        file = files.open_regular(archive)
     except InvalidName as error:
         raise ReleaseFailed(str(error)) from None
     except OSError as error:
         raise ReleaseFailed(f"{archive} cannot be read: {error.strerror}.") from None
-    except ArchiveRefused as error:
-        raise ReleaseFailed(f"Boxes would refuse {archive}: {error}.") from None
-    if found != str(name.version):
-        raise ReleaseFailed(
-            f"{archive} holds {f'VERSION {found!r}' if found else 'no VERSION'} near its beginning,"
-            f" and not {name.version}: build it with build_update.py."
-        )
-    return name
-
-
-def _open(archive: Path) -> io.FileIO:
-    # Not waiting: a FIFO would never give anything.
-    fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise ReleaseFailed(f"{archive} is not a regular file: name the archive itself.")
-    return io.FileIO(fd)
-
-
-def _inner_version(file: BinaryIO, name: UpdateName) -> str | None:
-    """Read VERSION as a box will, in the single top folder or without it."""
-    with with_stdlib(file) as source:
-        stream = TarStream(source)
-        for member in stream:
-            path = member.name.removeprefix("./")
-            if path in ("VERSION", f"{name.folder}/VERSION") and member.size <= _LONGEST_VERSION:
-                return b"".join(stream.content()).decode("ascii", "replace").strip()
-            if stream.offset + member.size > _START:
-                break
-    return None
+    with file:
+        status = os.fstat(file.fileno())
+        if status.st_size > MAX_ARCHIVE:
+            raise ReleaseFailed(
+                f"{archive} has {status.st_size} bytes, and boxes fetch no more than {MAX_ARCHIVE}."
+            )
+        if not is_whole(file.fileno(), status.st_size):
+            raise ReleaseFailed(f"{archive} is not a whole bzip2 file: build it again.")
+        yield Candidate(name, file, status)
 
 
 @contextmanager
-def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved]:
+def shelve(archive: Candidate, updates: Path, progress: Progress) -> Iterator[Shelved]:
     """
     Read an archive, and copy it into the updates directory unless it lies there.
 
@@ -98,29 +81,27 @@ def shelve(archive: Path, updates: Path, progress: Progress) -> Iterator[Shelved
     :raises ReleaseFailed: when the name is taken by other bytes, or the file changes meanwhile.
     :raises OSError: when the disk is full or fails.
     """
-    name = UpdateName.parse(archive.name)
-    target = updates / str(name)
-    with _open(archive) as source:
-        if os.path.lexists(target):
-            yield _compare(name, source, target, progress)
-            return
-        _sweep(updates)
-        draft = target.with_name(f".{name}.part")
+    target = updates / str(archive.name)
+    if os.path.lexists(target):
+        yield _compare(archive, target, progress)
+        return
+    _sweep(updates)
+    draft = target.with_name(f".{archive.name}.part")
+    try:
+        # Within reach of the clean-up: a signal may come as soon as it is there.
+        with durable.create(draft, 0o600) as copy:
+            shelved = _read(archive, copy, progress)
+            copy.flush()
+            os.fchmod(copy.fileno(), _READABLE_BY_ALL)
+            durable.sync(copy.fileno())
+        yield shelved
         try:
-            # Within reach of the clean-up: a signal may come as soon as it is there.
-            with durable.create(draft, 0o600) as copy:
-                shelved = _read(name, source, copy, progress)
-                copy.flush()
-                os.fchmod(copy.fileno(), _READABLE_BY_ALL)
-                durable.sync(copy.fileno())
-            yield shelved
-            try:
-                durable.give_name(draft, target)
-            except FileExistsError:
-                raise _taken(target) from None
-        finally:
-            draft.unlink(missing_ok=True)
-        durable.sync_folder(updates)
+            durable.give_name(draft, target)
+        except FileExistsError:
+            raise _taken(target) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    durable.sync_folder(updates)
 
 
 def _sweep(updates: Path) -> None:
@@ -131,20 +112,21 @@ def _sweep(updates: Path) -> None:
             left.unlink()
 
 
-def _compare(name: UpdateName, source: io.FileIO, target: Path, progress: Progress) -> Shelved:
+def _compare(archive: Candidate, target: Path, progress: Progress) -> Shelved:
     """Read what is to be published, which has to be what lies there under its name."""
     if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(target.parent)):
         raise ReleaseFailed(
             f"{target} is a link that leads out of the updates directory, and servers do not "
             "follow it: take it away, and name the archive itself."
         )
-    shelved = _read(name, source, None, progress)
-    with _open(target) as there:
-        if not os.path.samestat(os.fstat(source.fileno()), os.fstat(there.fileno())) and (
-            _read(name, there, None, lambda _: None) != shelved
+    shelved = _read(archive, None, progress)
+    with files.open_regular(target) as there:
+        status = os.fstat(there.fileno())
+        if not os.path.samestat(archive.status, status) and (
+            _read(Candidate(archive.name, there, status), None, lambda _: None) != shelved
         ):
             raise _taken(target)
-        mode = stat.S_IMODE(os.fstat(there.fileno()).st_mode)
+        mode = stat.S_IMODE(status.st_mode)
         if mode | _TO_READ != mode:
             # The server is another user; if it is not ours to let it read, it may be able to.
             with suppress(PermissionError):
@@ -162,11 +144,11 @@ def _taken(target: Path) -> ReleaseFailed:
     )
 
 
-def _read(
-    name: UpdateName, source: io.FileIO, copy: BinaryIO | None, progress: Progress
-) -> Shelved:
+def _read(archive: Candidate, copy: BinaryIO | None, progress: Progress) -> Shelved:
     """Hash with two algorithms at once, each in a thread of its own, and write meanwhile."""
-    before = os.fstat(source.fileno())
+    source, before = archive.file, archive.status
+    # Whoever has judged it has read it.
+    source.seek(0)
     hashes, size = {"sha256": sha256(), "sha512": sha512()}, 0
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         pending: list[Future[None]] = []
@@ -184,8 +166,10 @@ def _read(
         _settle(pending)
     after = os.fstat(source.fileno())
     if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ReleaseFailed(f"{name} changed while it was read: try again when it is at rest.")
-    return Shelved(name, size, {key: value.hexdigest() for key, value in hashes.items()})
+        raise ReleaseFailed(
+            f"{archive.name} changed while it was read: try again when it is at rest."
+        )
+    return Shelved(archive.name, size, {key: value.hexdigest() for key, value in hashes.items()})
 
 
 def _settle(pending: list[Future[None]]) -> None:

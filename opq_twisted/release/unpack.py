@@ -5,11 +5,9 @@ import errno
 import os
 import shutil
 import signal
-import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -91,22 +89,68 @@ def _empty(folder: int) -> None:
 def _fill(
     folder: int, file: BinaryIO, version: int, limit: int, reserve: int, decompress: Decompress
 ) -> None:
-    name = UpdateName(version)
-    try:
-        tree = _Tree(folder, reserve)
+    tree = _Tree(folder, reserve)
+    with _naming(version) as name:
         _extract(file, decompress, Vetting(name.folder), tree, limit)
         tree.check_room(name)
-        _check_layout(folder, version)
-    except ArchiveRefused as error:
-        raise ArchiveRefused(f"{name} is refused: {error}.") from error
+        _check_layout(tree, version)
     os.fchmod(folder, FOLDER_MODE)
 
 
-class _Tree:
+def judge(
+    file: BinaryIO, version: int, *, limit: int = LIMIT, decompress: Decompress = fastest
+) -> None:
+    """
+    Find out whether `unpack` would take an archive, and write nothing.
+
+    :param file: the archive, at its beginning.
+    :raises ArchiveRefused: when the archive is damaged, hostile, or not the update `version`.
+    :raises OSError: when the archive cannot be read.
+    """
+    outline = _Outline()
+    with _naming(version) as name:
+        _extract(file, decompress, Vetting(name.folder), outline, limit)
+        _check_layout(outline, version)
+
+
+@contextmanager
+def _naming(version: int) -> Iterator[UpdateName]:
+    """Name the archive in whatever refuses it."""
+    name = UpdateName(version)
+    try:
+        yield name
+    except ArchiveRefused as error:
+        raise ArchiveRefused(f"{name} is refused: {error}.") from error
+
+
+class _Outline:
+    """What has to be known of an archive's files in order to judge it."""
+
+    def __init__(self) -> None:
+        #: The content of VERSION; None when there is none, or it is too long.
+        self.version: bytes | None = None
+        #: Whether the script is executable; None when there is none.
+        self.script: bool | None = None
+
+    def add(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
+        """Note what the member brings into being, and write it."""
+        if placement.file == "VERSION" and member.size <= _VERSION_LENGTH:
+            self.version = b"".join(content)
+            content = [self.version]
+        if placement.file == INSTALL_SCRIPT:
+            self.script = member.is_executable
+        self.write(placement, member, content)
+
+    def write(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
+        """Write nothing: it is enough to know it."""
+
+
+class _Tree(_Outline):
     """A folder that is filled while there is room; after that it only counts what is needed."""
 
     def __init__(self, root: int, reserve: int) -> None:
         """:param root: the folder's descriptor."""
+        super().__init__()
         disk = os.statvfs(root)
         self._root = root
         self._reserve = reserve
@@ -115,14 +159,14 @@ class _Tree:
         self._needed = 0
         self._is_full = False
 
-    def add(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
+    def write(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
         """Create what the member brings into being."""
         self._needed += self._block * (len(placement.folders) + -(-member.size // self._block))
         self._is_full |= self._needed > self._room
         if self._is_full:
             return
         try:
-            self._write(placement, member, content)
+            self._create(placement, member, content)
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
@@ -140,7 +184,7 @@ class _Tree:
                 f"{_mebibytes(self._reserve)} that must stay free: make room, then try again."
             )
 
-    def _write(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
+    def _create(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
         for folder in placement.folders:
             os.mkdir(folder, 0o700, dir_fd=self._root)
             os.chmod(folder, FOLDER_MODE, dir_fd=self._root)
@@ -154,7 +198,7 @@ class _Tree:
 
 
 def _extract(
-    file: BinaryIO, decompress: Decompress, vetting: Vetting, tree: _Tree, limit: int
+    file: BinaryIO, decompress: Decompress, vetting: Vetting, outline: _Outline, limit: int
 ) -> None:
     if not is_whole(file.fileno(), os.fstat(file.fileno()).st_size):
         raise ArchiveRefused("it is cut off, or no bzip2 file")
@@ -163,34 +207,23 @@ def _extract(
         for member in stream:
             if stream.offset + member.size > limit:
                 raise ArchiveRefused(f"it unpacks to more than {_mebibytes(limit)}")
-            tree.add(vetting.admit(member), member, stream.content())
+            outline.add(vetting.admit(member), member, stream.content())
 
 
-def _check_layout(root: int, version: int) -> None:
+def _check_layout(outline: _Outline, version: int) -> None:
     """Refuse what is well-formed and yet not the update `version`."""
-    version_file, script = _file(root, "VERSION"), _file(root, INSTALL_SCRIPT)
-    if version_file is None or version_file.st_size > _VERSION_LENGTH:
+    if outline.version is None:
         raise ArchiveRefused("it has no file VERSION with its version")
-    with open("VERSION", "rb", opener=partial(os.open, dir_fd=root)) as file:
-        content = file.read().decode("ascii", "replace")
     try:
-        found = parse_version(content)
+        found = parse_version(outline.version.decode("ascii", "replace"))
     except InvalidName as error:
         raise ArchiveRefused(f"its VERSION does not hold {version}") from error
     if found != version:
         raise ArchiveRefused(f"its VERSION holds {found} and not {version}")
-    if script is None:
+    if outline.script is None:
         raise ArchiveRefused("it has no file install_update.sh")
-    if not script.st_mode & 0o100:
+    if not outline.script:
         raise ArchiveRefused("its install_update.sh is not executable")
-
-
-def _file(root: int, name: str) -> os.stat_result | None:
-    try:
-        status = os.stat(name, dir_fd=root, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _mebibytes(size: int) -> str:
@@ -221,6 +254,10 @@ def _unpack_stdin(options: argparse.Namespace) -> None:
     archive = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 - it stays open
     # Whoever gave us the descriptor has read it to its end.
     archive.seek(0)
+    if options.destination is None:
+        confine_this_process(options.limit)
+        judge(archive, options.version, limit=options.limit)
+        return
     with _fresh_folder(options.destination) as folder:
         confine_this_process(options.limit)
         _fill(folder, archive, options.version, options.limit, options.reserve, fastest)
@@ -231,7 +268,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m opq_twisted.release.unpack",
         description=f"{__doc__} The archive is the standard input, a file.",
     )
-    parser.add_argument("destination", type=Path, help="the folder to make")
+    parser.add_argument(
+        *("destination",),
+        type=Path,
+        nargs="?",
+        help="the folder to make; without it the archive is only judged",
+    )
     parser.add_argument("version", type=int, help="the version the archive must hold")
     parser.add_argument("--limit", type=int, default=LIMIT, help="most bytes to unpack")
     parser.add_argument(

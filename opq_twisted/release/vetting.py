@@ -9,6 +9,8 @@ from opq_twisted.errors import ArchiveRefused
 from opq_twisted.release.name import INSTALL_SCRIPT
 from opq_twisted.release.tarstream import Member, quoted
 
+#: How many bytes an archive may have.
+MAX_ARCHIVE = 2 << 30
 #: How many bytes the decompressed archive may have.
 LIMIT = 2 << 30
 MAX_MEMBERS = 100_000
