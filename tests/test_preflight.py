@@ -89,24 +89,27 @@ class FitTests(PreflightCase):
     async def test_interpreter(self) -> None:
         """What the first line of a script names has to be there before it is installed."""
         for name in ("install_update.sh", "verify_update.sh"):
+            broken = self.tools / "broken"
+            broken.write_text("#!/no/such/loader\n")
+            broken.chmod(0o755)
             for line, needed in (
-                ("#!/no/such/shell -eu", "/no/such/shell"),
+                ("#!/no/such/shell -eu", "/no/such/shell -eu"),
                 ("#! /no/such/shell", "/no/such/shell"),
-                ("#!/usr/bin/env no-such-python", "no-such-python"),
-                ("#!/usr/bin/env -S A=b no-such-python -P", "no-such-python"),
+                ("#!/usr/bin/env no-such-python", "/usr/bin/env no-such-python"),
+                (f"#!{broken}", str(broken)),
             ):
                 with self.subTest(line=line, name=name):
                     self.script("#!/bin/sh")
                     self.script(line, name)
                     self.assertEqual(
                         str(await self.unfit(self.folder)),
-                        f"This box has no {needed}, which {name} needs. Install it.",
+                        f"This box cannot run {needed}, which {name} needs. Install it.",
                     )
             (self.folder / name).unlink()
 
     async def test_no_fault_of_the_box(self) -> None:
         """A script that is odd in another way is its release's affair."""
-        for line in ("#!/bin/sh\r", "", "echo *", "#!/usr/bin/env sh", "#!"):
+        for line in ("#!/no/shell\r", "", "echo *", "#!/usr/bin/env sh", "#!/bin/false"):
             with self.subTest(line=line):
                 self.script(line)
                 await self.preflight.require(NEW, self.folder)
@@ -192,6 +195,15 @@ class BlameTests(PreflightCase):
         self.assertEqual(
             await self.preflight.blame(NEW), "The box ran out of memory. Stop what takes it."
         )
+
+    async def test_boot(self) -> None:
+        """A kernel that did not fit has filled the partition that it was for."""
+        boot = self.root / "boot"
+        self.patch(preflight, "_BOOT", (self.root / "none", boot))
+        self.patch(Path, "is_mount", lambda path: path == boot)
+        for size, said in ((1 << 20, None), (1000, f"There is no room in {boot}. Make some.")):
+            self.patch(preflight, "_free", lambda path, size=size: Room(size, 1000))
+            self.assertEqual(await self.preflight.blame(NEW), said)
 
     async def test_kills_counted(self) -> None:
         """The kernel tells of them."""

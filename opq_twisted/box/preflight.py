@@ -26,6 +26,10 @@ _RESERVE = 16 << 20
 
 _BLOCK = 4096
 
+#: Where components put kernels and firmware. A copy that did not fit fills it to the last bytes.
+_BOOT = (Path("/boot"), Path("/boot/firmware"))
+_FULL = 1 << 20
+
 #: An installed wheel and its bytecode, in multiples of the wheel.
 _WHEEL_GROWTH = 4
 
@@ -88,7 +92,8 @@ class Preflight:
             return str(error)
         if _memory_kills() > self._kills:
             return "The box ran out of memory. Stop what takes it."
-        return None
+        full = next(filter(_is_full_partition, _BOOT), None)
+        return None if full is None else f"There is no room in {full}. Make some."
 
     async def require_running(self, version: int) -> None:
         """
@@ -163,6 +168,13 @@ def _free(path: Path) -> Room:
     # Some file systems do not count inodes.
     inodes = disk.f_favail if disk.f_files else 1 << 62
     return Room(disk.f_bavail * disk.f_frsize, inodes)
+
+
+def _is_full_partition(path: Path) -> bool:
+    try:
+        return path.is_mount() and _free(path).size < _FULL
+    except OSError:
+        return False
 
 
 def _memory_kills() -> int:

@@ -45,25 +45,20 @@ can_run() {
     unfit "The box cannot run programs in $1: $reason. Mount it without noexec."
 }
 
-# The first line names the program, and what env(1) is to find.
+# An empty script with the same first line is tried. A carriage return there is the release's fault.
 has_interpreter() {
-    set -f
     IFS= read -r first <"$1" || :
-    case $first in *"$(printf '\r')"* | [!#]* | '') set +f; return ;; '#!'*) ;; *) return ;; esac
-    script=$1
-    # shellcheck disable=SC2086 # it is split into words
-    set -- ${first#??}
-    needed=${1-sh}
-    case $needed in
-        */env)
-            shift
-            while case ${1-} in -* | *=*) ;; *) false ;; esac; do shift; done
-            needed=${1-sh}
-            ;;
+    case $first in *"$(printf '\r')"*) return ;; '#!'*) ;; *) return ;; esac
+    probe=$(mktemp "$OPQ_STATE_DIR/.opq-box-XXXXXX") && printf '%s\n' "$first" >"$probe" &&
+        chmod 700 "$probe" || return
+    "$probe" </dev/null >/dev/null 2>&1
+    status=$?
+    rm -f "$probe"
+    needed=${first#??}
+    needed=${needed# }
+    case $status in
+        126 | 127) unfit "This box cannot run $needed, which $1 needs. Install it." ;;
     esac
-    set +f
-    command -v "$needed" >/dev/null 2>&1 ||
-        unfit "This box has no $needed, which $script needs. Install it."
 }
 
 remove_unfinished() {

@@ -364,7 +364,7 @@ async def test_failing_script(start: StartDaemon, box: Box, updates: Path) -> No
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (b"#!/nonexistent/shell\n", "This box has no /nonexistent/shell, which"),
+        (b"#!/nonexistent/shell\n", "This box cannot run /nonexistent/shell, which"),
         (b"#!/bin/sh\necho 'install_update.sh: make room.'\nexit 75\n", "make room."),
         (
             b'#!/bin/sh\nrm -rf "$OPQ_PREFIX" && touch "$OPQ_PREFIX"; exit 1\n',
