@@ -67,6 +67,18 @@ class AnnouncementsTests(SynchronousTestCase):
         self.assertEqual(self.clock.tcpClients, [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_first_version(self) -> None:
+        """A server that has no version yet may let it wait for the first."""
+        waiting = self.wait()
+        none = ("404 Not Found", 'ETag: "none"', "Content-Length: 0")
+        self.accept().answer(*none)
+        self.assertTrue(self.successResultOf(waiting))
+        waiting = self.wait()
+        self.clock.advance(100)
+        self.accept('If-None-Match: "none"').answer(*none, "Preference-Applied: wait=300")
+        self.accept('If-None-Match: "none"').answer("200 OK", NEW, "Content-Length: 1", body=b"2")
+        self.assertTrue(self.successResultOf(waiting))
+
     def test_remembered(self) -> None:
         """What comes while nobody waits is told of as soon as somebody does."""
         self.know()

@@ -197,6 +197,19 @@ class JourneyTests(UpdaterCase):
         self.assertEqual(self.bench.steps.names, ["newest", "newest"])
         self.travel("fetch")
 
+    def test_busy_server(self) -> None:
+        """So does one whose server is busy, not before that wants to be asked again."""
+        self.bench.updater.begin(automatic=True)
+        for asked, pause in ((400.0, 400), (3000.0, 600)):
+            before = len(self.bench.steps.names)
+            self.bench.steps.fail(ServerFailed("The server is busy.", retry_after=asked))
+            self.assertEqual(self.bench.status.message, "The server is busy.")
+            self.bench.clock.advance(pause - 0.5)
+            self.assertEqual(len(self.bench.steps.names), before)
+            self.bench.clock.advance(0.5)
+            self.assertEqual(len(self.bench.steps.names), before + 1)
+        self.travel("fetch")
+
     def test_only_older_copies(self) -> None:
         """Where that goes on the update fails, with nothing fetched."""
         self.bench.updater.begin(automatic=True)

@@ -116,6 +116,20 @@ class WaitingTests(SynchronousTestCase):
         connection.send("GET", "/version", *WAIT)
         self.assertEqual(connection.answer().status, 404)
 
+    def test_first_version(self) -> None:
+        """Boxes wait for the first version, too, with a tag that stands for none."""
+        (self.directory / name_of(1)).unlink()
+        self.catalog.rescan()
+        connection = Connection(self.root)
+        connection.send("GET", "/version", *ANY)
+        answer = connection.answer()
+        self.assertEqual((answer.status, answer.headers["ETag"]), (404, '"none"'))
+        connection = self.wait('If-None-Match: "none"', *ANY)
+        self.assertEqual(self.over(connection, 60).status, 304)
+        connection = self.wait('If-None-Match: "none"', *ANY)
+        self.offer(2)
+        self.assertEqual(self.over(connection).body, b"2")
+
     def test_older_archive(self) -> None:
         """A change that leaves the newest version as it is wakes nobody."""
         self.offer(5)

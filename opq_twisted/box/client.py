@@ -86,14 +86,15 @@ class UpdateServer:
         headers = {"Prefer": f"wait={wait}", **({} if known is None else {"If-None-Match": known})}
         response = await self.get(url, headers, patience)
         hang_up(self._clock, response)
-        if response.code not in (OK, NOT_MODIFIED):
+        # Where there is no version yet, that may have a tag as well.
+        tag = strong_etag(response) if response.code in (OK, NOT_FOUND) else None
+        if response.code == NOT_MODIFIED and has_waited(response):
+            tag = known
+        if response.code not in (OK, NOT_MODIFIED) and tag is None:
             error = refused(response, url)
             if is_passing(response):
                 raise error
             raise NoWaiting(str(error), error.retry_after)
-        tag = known if has_waited(response) else None
-        if response.code == OK:
-            tag = strong_etag(response)
         if tag is None:
             raise NoWaiting(f"The update server lets nobody wait until {url} changes.")
         return tag

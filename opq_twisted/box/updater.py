@@ -40,7 +40,6 @@ from opq_twisted.errors import (
     NoRoom,
     NotStarted,
     NoWayBack,
-    OlderCopy,
     OpqError,
     PiecesDiffer,
     RebootFailed,
@@ -65,9 +64,12 @@ _LONGEST_CONFIRMATION = 1800.0
 #: Seconds between the times that the box is asked to reboot in a row; after as many it is given up.
 _REBOOT_PAUSES = (2.0, 10.0)
 
-#: Seconds between the looks of an update that nobody clicked for and that finds an older copy of
-#: the metadata; after as many it is given up. They begin at a moment of each box's own.
-_COPY_PAUSES = (60.0, 120.0)
+#: Seconds between the looks of an update that nobody clicked for; after as many that fail it is
+#: given up. They begin at a moment of each box's own.
+_LOOK_PAUSES = (60.0, 120.0)
+
+#: Seconds: a server that wants to be left alone for longer is asked again after these.
+_LONGEST_PAUSE = 600.0
 
 #: Seconds until it looks again whether the disk works.
 _DISK_PAUSE = 60.0
@@ -456,7 +458,7 @@ class Updater(Service):
     async def _check(self, automatic: bool) -> Offer | None:
         """Find what there is to install; None when there is nothing."""
         if automatic:
-            await self._look_past_older_copies()
+            await self._look_patiently()
         else:
             await self.look()
         if self._offer is None:
@@ -488,19 +490,21 @@ class Updater(Service):
         delay = self._journal.delay_of(release)
         await self._preflight.require(release.version, room=delay.room if delay else 0)
 
-    async def _look_past_older_copies(self) -> None:
+    async def _look_patiently(self) -> None:
         """
-        Look; when that finds an older copy of the metadata, look again for some minutes.
+        Look; when the server is busy, or has an older copy of the metadata, look again later.
 
         Whoever has clicked is told instead. Nobody else would try again before the next scheduled
         look, which may find a good copy and begin with an older one as before.
         """
-        for pause in _COPY_PAUSES:
+        for pause in _LOOK_PAUSES:
             try:
                 await self.look()
-            except OlderCopy as error:
+            except ServerFailed as error:
                 self._log.warn("{error}", error=error)
-                await deferLater(self._clock, pause)
+                await deferLater(
+                    self._clock, max(pause, min(error.retry_after or 0.0, _LONGEST_PAUSE))
+                )
             else:
                 return
         await self.look()

@@ -40,13 +40,19 @@ _LIST_HEADERS = {**_ASK_AGAIN, b"Vary": b"Accept"}
 #: The forms of the list; who says nothing gets the first.
 _LIST_FORMS = (b"text/plain", b"application/json", b"text/html")
 
-_NO_UPDATE = Reply.sentence(
-    NOT_FOUND,
-    "There is no update yet. Put an opq-box-update-VERSION.tar.bz2 into the updates directory.",
+_NO_UPDATE_YET = (
+    "There is no update yet. Put an opq-box-update-VERSION.tar.bz2 into the updates directory."
 )
 
-#: What boxes that wait are answered when the metadata was not read in all that time.
-_NOT_KNOWN_YET = Reply.of(NOT_MODIFIED)
+_NO_UPDATE = Reply.sentence(NOT_FOUND, _NO_UPDATE_YET)
+
+#: The entity tag of no version, with which boxes wait for the first one.
+_NO_VERSION_TAG = b'"none"'
+
+_NO_VERSION = Reply.sentence(NOT_FOUND, _NO_UPDATE_YET, {**_ASK_AGAIN, b"ETag": _NO_VERSION_TAG})
+
+#: What boxes that wait are answered when there was nothing to say in all that time.
+_NOTHING_TO_SAY = Reply.of(NOT_MODIFIED)
 
 #: Stands for the digest of the channels while no timestamp announces any.
 _NOTHING_ANNOUNCED = "0"
@@ -212,12 +218,14 @@ class Version(PlainResource):
 
     def _answer(self, request: BoundedRequest) -> Reply:
         etag, replies = self._answers.get()
-        return replies[evaluate(request, etag)] if etag else _NO_UPDATE
+        return replies[evaluate(request, etag)] if etag else _NO_VERSION
 
     def _answer_to_waiting(self, request: BoundedRequest) -> Reply:
         if self._announced is None:
-            return _NOT_KNOWN_YET
+            return _NOTHING_TO_SAY
         reply = self._answer(request)
+        if reply is _NO_VERSION and _NO_VERSION_TAG in tags_known(request):
+            return _NOTHING_TO_SAY
         if reply.code == OK and self._announced:
             # The newest archive may be another one, and is nothing to act on.
             end = f'-{self._announced}"'.encode()
