@@ -54,6 +54,17 @@ class CannotStartTests(SynchronousTestCase):
         listener = Listener("tcp:70000", site())
         self.assertRaises(CannotStart, listener.privilegedStartService)
 
+    def test_no_such_address(self) -> None:
+        """An interface that is none is named for what it is."""
+        for interface, expected in (
+            ("192.0.2.1", "Cannot assign requested address"),
+            ("x" * 64, "Name or service not known"),
+            ("ö" * 64, "encoding of hostname failed"),
+        ):
+            listener = Listener(f"tcp:0:interface={interface}", site())
+            error = self.assertRaises(CannotStart, listener.privilegedStartService)
+            self.assertRegex(str(error), f": [^.]*{expected}[^.]*\\. Stop what listens there")
+
     def test_busy_number(self) -> None:
         """A number is busy where somebody has that port on one address of either kind."""
         for address in ("127.0.0.1", "::1"):

@@ -47,7 +47,7 @@ class Listener(MultiService):
         """
         try:
             super().privilegedStartService()
-        except (CannotListenError, OverflowError, OSError) as error:
+        except (CannotListenError, OverflowError, OSError, TypeError) as error:
             raise CannotStart(
                 f"Cannot listen on port {self._port}: {reason(error)}. "
                 "Stop what listens there, or choose another --port."
@@ -92,5 +92,7 @@ def no_such_port(port: str, error: Exception) -> CannotStart:
 def reason(error: BaseException) -> str:
     """Say why a port cannot be had, as the end of a sentence."""
     cause = getattr(error, "socketError", error)
-    number = getattr(cause, "errno", None)
-    return os.strerror(number) if isinstance(number, int) else str(cause).rstrip(".")
+    number = getattr(cause, "errno", None) or 0
+    # A name that cannot be resolved has a number below zero, and a text of its own.
+    text = os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or str(cause)
+    return text.rstrip(".")
