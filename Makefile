@@ -47,7 +47,8 @@ lint: $(READY)
 	.venv/bin/mypy
 	.venv/bin/shellcheck opq_twisted/box/preflight.sh \
 		deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
-		deploy/box/bin/opq-box deploy/box/rescue/opq-box-rescue deploy/box/rescue/place \
+		deploy/box/bin/opq-box deploy/box/bin/release-python \
+		deploy/box/rescue/opq-box-rescue deploy/box/rescue/place \
 		deploy/server/docker-run.sh deploy/server/build-deb .ci/run \
 		deploy/server/debian/opq-update-server.postinst \
 		deploy/server/debian/opq-update-server.prerm deploy/server/debian/opq-update-server.postrm

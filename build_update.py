@@ -50,11 +50,11 @@ bytes are others, and building takes longer."""
 
 EPILOG = """\
 Python packages for another machine than this one, here a Raspberry Pi with the 64-bit Raspberry Pi
-OS 12:
+OS 12, and for the time after an upgrade to 13:
 
-  ./build_update.py --python-version 3.11 --platform manylinux2014_aarch64
+  ./build_update.py --python-version 3.11 --python-version 3.13 --platform manylinux2014_aarch64
 
-Run that with the box's own Python version: pip decides by the version it runs on which further
+Run that with one of the boxes' Python versions: pip decides by the version it runs on which further
 packages a package needs.
 
 environment:
@@ -229,12 +229,15 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="fetch Python packages for this platform, in pip's words; can be given more than once "
-        "(default: this machine's)",
+        "and for several machines (default: this machine's)",
     )
     parser.add_argument(
         "--python-version",
+        action="append",
+        default=[],
         metavar="X.Y",
-        help="fetch Python packages for this version of Python (default: the one that runs this)",
+        help="fetch Python packages for this version of Python; can be given more than once "
+        "(default: the one that runs this)",
     )
     return parser
 

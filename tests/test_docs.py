@@ -69,6 +69,7 @@ def sources() -> Iterator[Path]:
     yield from (ROOT / "opq_twisted" / "box" / "page").glob("*.html")
     yield ROOT / "opq_twisted" / "box" / "preflight.sh"
     yield ROOT / "deploy" / "box" / "install_update.sh"
+    yield ROOT / "deploy" / "box" / "bin" / "release-python"
     yield ROOT / "deploy" / "box" / "rescue" / "opq-box-rescue"
 
 

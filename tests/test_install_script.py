@@ -35,7 +35,15 @@ Result = subprocess.CompletedProcess[str]
 #: Stands in for Python, pip and twistd, each of which would take seconds.
 PYTHON = """#!/bin/sh
 case $* in
-    "-I -m venv "*) mkdir -p "$5/bin" && cp "$0" "$5/bin/python" && : >"$5/bin/twistd" ;;
+    "-I -m venv "*)
+        mkdir -p "$5/bin" "$5/lib/python3.11/site-packages"
+        cp "$0" "$5/bin/python" && : >"$5/bin/twistd"
+        ;;
+    *version_info*) echo 3.11 ;;
+    *" --target "*)
+        while [ "$1" != --target ]; do shift; done
+        mkdir -p "$2/bin" && [ ! -e "$STATE/lacks-$4" ]
+        ;;
     *) echo "$0" "$@" ;;
 esac
 """
@@ -638,6 +646,82 @@ class BoxFaultTests(InstallCase):
         (self.box.prefix / "releases" / "150").mkdir()
         self.assertIn("Removing 150, which was not finished.", self.box.install(200))
         self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))
+
+
+class OtherPythonTests(InstallCase):
+    """A box whose python3 becomes another version by an upgrade of its system."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        wheels = self.box.unpack(100) / "wheels"
+        for version in ("311", "313", "314"):
+            (wheels / f"x-1-cp{version}-cp{version}-linux_aarch64.whl").touch()
+        (wheels / "y-1-cp39-abi3-linux_aarch64.whl").touch()
+        self.venv = self.box.prefix / "releases" / "100" / "venv"
+
+    def upgrade(self, version: str) -> None:
+        """Let the box's python3 be of another version."""
+        python = self.box.folder / f"python{version}"
+        executable(python, "#!/bin/sh\n")
+        (self.venv / "bin" / "python").unlink()
+        (self.venv / "bin" / "python").symlink_to(python)
+
+    def find(self) -> Result:
+        """Ask which Python runs the release."""
+        script = self.venv.parent / AGENT / "bin" / "release-python"
+        return subprocess.run([script], capture_output=True, text=True)
+
+    def test_packages_for_each(self) -> None:
+        """The packages are installed for each version that the update has wheels for."""
+        said = self.box.install(100)
+        self.assertIn("The update has packages for Python 3.11 3.13 3.14; the box has 3.11.", said)
+        packages = self.venv / "lib" / "python3.13" / "site-packages"
+        agent = packages / (packages / "opq-box.pth").read_text().strip()
+        self.assertEqual(agent.resolve(), (self.venv.parent / AGENT).resolve())
+        for version in ("3.13", "3.14"):
+            self.upgrade(version)
+            found = self.find()
+            self.assertEqual((found.stdout, found.stderr), (f"{self.venv}/bin/python\n", ""))
+
+    def test_wheels_are_lacking(self) -> None:
+        """A later version for which not all wheels are there is told, and holds up nothing."""
+        self.box.services.mkdir()
+        (self.box.services / "lacks-3.13").touch()
+        said = self.box.install(100)
+        self.assertIn("lacks what the agent needs after an upgrade to Python 3.13.", said)
+        self.assertEqual(self.box.version("current"), 100)
+        self.assertFalse((self.venv / "lib" / "python3.13" / "site-packages").exists())
+
+    def test_earlier_python_is_kept(self) -> None:
+        """Where the new python3 has no packages, the one before runs the agent, if it is there."""
+        self.box.install(100)
+        before = self.box.folder / "python3.11"
+        executable(before, "#!/bin/sh\n")
+        (self.venv / "bin" / "python3.11").unlink()
+        (self.venv / "bin" / "python3.11").symlink_to(before)
+        self.upgrade("3.15")
+        self.assertEqual(self.find().stdout, f"{self.venv}/bin/python3.11\n")
+        before.unlink()
+        lost = self.find()
+        self.assertEqual((lost.returncode, lost.stdout), (1, ""))
+        self.assertEqual(
+            lost.stderr,
+            "Release 100 has packages for Python 3.11, 3.13, 3.14, and the box has Python 3.15: "
+            "install an update that was built with --python-version 3.15.\n",
+        )
+
+    def test_launchers(self) -> None:
+        """The agent and its command line end with that sentence."""
+        self.box.install(100)
+        (self.venv / "bin" / "python").unlink()
+        (self.venv / "bin" / "python3.11").unlink()
+        for name in ("opq-box-agent", "opq-box"):
+            result = subprocess.run(
+                [self.venv.parent / AGENT / "bin" / name], capture_output=True, text=True
+            )
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("and the box has Python none", result.stderr)
+            self.assertEqual(result.stderr.count("\n"), 1)
 
 
 class ArgumentTests(InstallCase):

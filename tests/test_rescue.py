@@ -24,6 +24,7 @@ from tests.test_install_script import (
     SHIPPED,
     Box,
     Result,
+    executable,
     namespace,
     service,
 )
@@ -391,6 +392,18 @@ class PreviousTests(RescueCase):
         self.assert_brought_back(said, made="long ago")
         self.assertEqual(self.box.tries, ["previous"])
         self.assertEqual(os.readlink(self.box.prefix / "current"), "releases/100")
+
+    def test_agent_that_does_not_start(self) -> None:
+        """A release whose agent does not start either, as with another Python, is left alone."""
+        launcher = self.box.prefix / "releases" / "100" / AGENT / "bin" / "opq-box-agent"
+        launcher.parent.mkdir(parents=True)
+        executable(launcher, "#!/bin/sh\necho It has no Python. >&2\nexit 1\n")
+        said = self.rescue()
+        self.assertIn("previous release 100 does not start either: It has no Python.\n", said)
+        self.assert_paused(said)
+        self.assertEqual(self.box.tries, [])
+        executable(launcher, '#!/bin/sh\n[ "$*" = --help ]\n')
+        self.assert_brought_back(self.rescue(), made="long ago")
 
     def test_units(self) -> None:
         """The previous release's units are installed and enabled, and are install_update.sh's."""
@@ -798,9 +811,7 @@ class RealTests(RescueCase):
         self.box.install(
             200, managed=True, OPQ_PYTHON=sys.executable, OPQ_UNIT="opq-box-install.service"
         )
-        python = self.box.prefix / "releases" / "200" / "venv" / "bin" / "python"
-        python.unlink()
-        python.symlink_to("/nonexistent/python3")
+        self.break_python(200)
         self.assertNotEqual(self.launch().returncode, 0)
         self.box.asked()
 
@@ -813,12 +824,17 @@ class RealTests(RescueCase):
         self.assert_tidy()
 
         # Files rot: the release that is live is made anew.
-        python = self.box.prefix / "releases" / "100" / "venv" / "bin" / "python"
-        python.unlink()
+        self.break_python(100)
         self.assertNotEqual(self.launch().returncode, 0)
         self.rescue(OPQ_PYTHON=sys.executable)
         self.assertEqual(self.launch().stdout, "I am the agent.\n")
         self.assert_tidy()
+
+    def break_python(self, version: int) -> None:
+        folder = self.box.prefix / "releases" / str(version) / "venv" / "bin"
+        for python in list(folder.glob("python*")):
+            python.unlink()
+            python.symlink_to("/nonexistent/python3")
 
     def update(self, version: int) -> Path:
         """Lay out an update with a real package in it, whose twistd only says something."""

@@ -361,18 +361,47 @@ make_environment() {
     # Debian's Python alone cannot put pip into it, and a release has no use for pip later.
     "$OPQ_PYTHON" -I -m venv --without-pip "$release/venv" ||
         fail "$OPQ_PYTHON made no virtual environment: install Python 3.11 or later."
-    set -- wheels/pip-*.whl
-    "$release/venv/bin/python" -I "$1/pip" --isolated --quiet --disable-pip-version-check install \
-        --no-index --find-links wheels --no-cache-dir --no-compile \
-        --requirement "$AGENT/requirements.txt" ||
+    python=$(readlink -f "$release/venv/bin/python")
+    own=$("$python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    say "The update has packages for Python $(wheel_versions | xargs); the box has $own."
+    install_packages ||
         fail "wheels/ lacks what the agent needs on this machine: build the update for it."
-    # Relative, as current is: OPQ_PREFIX may be moved.
-    "$release/venv/bin/python" -I -c '
-import os, sys, sysconfig
-packages = sysconfig.get_path("purelib")
-with open(os.path.join(packages, "opq-box.pth"), "w") as file:
-    print(os.path.relpath(sys.argv[1], packages), file=file)
-' "$release/$AGENT"
+    add_agent "$own"
+    # An upgrade of the system may keep this Python beside the next one.
+    ln -sfn "$python" "$release/venv/bin/python$own"
+    for next in $(wheel_versions); do
+        if [ "$next" != "$own" ]; then install_packages_for "$next"; fi
+    done
+}
+
+# The minor versions of Python that are named by wheels.
+wheel_versions() {
+    for wheel in wheels/*.whl; do echo "$wheel"; done |
+        sed -n 's/.*-cp3\([0-9]*\)-cp3\1-.*/3.\1/p' | sort -Vu
+}
+
+install_packages() {
+    "$release/venv/bin/python" -I "$(echo wheels/pip-*.whl)/pip" --isolated --quiet \
+        --disable-pip-version-check install --no-index --find-links wheels --no-cache-dir \
+        --no-compile --requirement "$AGENT/requirements.txt" "$@"
+}
+
+# For the time after an upgrade of the system: nobody can install them then.
+install_packages_for() {
+    packages=$release/venv/lib/python$1/site-packages
+    if install_packages --target "$packages" --python-version "$1" --implementation cp \
+        --only-binary :all:; then
+        rm -rf "${packages:?}/bin"
+        add_agent "$1"
+    else
+        say "wheels/ lacks what the agent needs after an upgrade to Python $1."
+        rm -rf "$packages"
+    fi
+}
+
+# Relative, as current is: OPQ_PREFIX may be moved.
+add_agent() {
+    echo "../../../../$AGENT" >"$release/venv/lib/python$1/site-packages/opq-box.pth"
 }
 
 # Not left to the agent: it cannot write in a release. And not to pip, which would compile what
