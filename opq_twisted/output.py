@@ -13,6 +13,10 @@ from functools import cache
 #: Bytes that wait for standard output to take them; with more, lines are lost.
 _MOST_WAITING = 1024 * 1024
 
+#: Seconds that a write waits until standard output has taken it. When it takes longer, no write
+#: waits until all that there is was taken.
+_WAIT = 0.05
+
 #: Seconds that the end of the process waits for standard output.
 _LAST_WAIT = 1.0
 
@@ -91,8 +95,9 @@ class Output:
     Standard output, which nobody has to read.
 
     A pipe, a terminal or a socket whose reader stands still blocks each write to it, and with it
-    the reactor. So a thread writes, and lines that wait for too long are lost. Whether standard
-    output blocks is a property that other processes may share, and so it is left as it is.
+    the reactor. So a thread writes, and lines that wait for too long are lost. While somebody
+    reads, a line is out when `write` returns: a signal may end the process a moment later. Whether
+    standard output blocks is a property that other processes may share, and so it stays as it is.
     """
 
     def __init__(self, fd: int | None) -> None:
@@ -102,11 +107,12 @@ class Output:
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
+        self._stands_still = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def write(self, text: str | bytes) -> None:
-        """Write whole lines, at some time, if somebody takes them."""
+        """Write whole lines: now, or later if somebody takes them then."""
         if self._lines is None:
             return
         data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
@@ -126,6 +132,8 @@ class Output:
                 self._thread.start()
                 atexit.register(self.drain)
             self._changed.notify_all()
+            if not self._stands_still:
+                self._stands_still = not self._changed.wait_for(lambda: not self._size, _WAIT)
 
     def flush(self) -> None:
         """Wait for nothing: what was written goes out by itself."""
@@ -145,6 +153,7 @@ class Output:
                 self._waiting.popleft()
                 self._size -= len(data)
                 self._lost += data.count(b"\n") if is_lost else 0
+                self._stands_still = self._stands_still and bool(self._waiting)
                 self._changed.notify_all()
 
     def _try_to_write(self, data: bytes) -> bool:
