@@ -28,7 +28,7 @@ from opq_twisted.release import keys
 from opq_twisted.release.ceremony import ROLES
 from opq_twisted.release.draft import Draft
 from tests.archives import file, stream, write_archive
-from tests.holders import NEW, OLD, PASSPHRASE, HoldersCase, ceremony_in
+from tests.holders import NEW, NEWER, OLD, PASSPHRASE, HoldersCase, ceremony_in
 from tests.privileges import give_away, without_privileges
 from tests.signed import make_key, write_key
 from tests.terminal import on_terminal
@@ -193,6 +193,10 @@ class TypedTests(CommandCase):
         self.assertIn(f"move {name_of(OLD)} out of it", said)
         self.serve()
         self.assertEqual((box.version("beta"), box.version()), (None, NEW))
+        self.type("publish", self.archive(NEWER), "--channel", "beta")
+        said = self.type("drop", "beta", "stable")
+        for channel in ("beta", "stable"):
+            self.assertIn(f"The channel {channel} is gone", said)
         for name in ("beta", name_of(OLD)):
             self.assert_sentence(self.type("drop", name, status=1), "There is no channel", name)
 

@@ -6,15 +6,18 @@ import os
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from tuf.api.metadata import MetaFile, Snapshot
 from tuf.ngclient import UpdaterConfig
 
 from opq_twisted.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.release import publication, trust
 from opq_twisted.release.ceremony import Ceremony
+from opq_twisted.release.inspection import inspect
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.rehearsal import is_channel_target
 from opq_twisted.release.trust import Offer
@@ -495,6 +498,31 @@ class ExpiryTests(HoldersCase):
         self.assert_refused(ceremony.resign, "Root 1 has expired", "renew-root")
         self.assertIsNone(ceremony.renew_root())
         ceremony.resign()
+
+    def test_clock_was_ahead(self) -> None:
+        """A release from the future is named, and so is the way out, which works."""
+        self.publish(OLD)
+        right, future = self.ceremony, int(time.time()) + 86400
+        ahead = datetime.fromtimestamp(future, UTC)
+        self.ceremony = evolve(right, now=lambda: ahead)
+        for channel in ("beta", "stable"):
+            self.publish(future, channel)
+        self.ceremony = right
+        way_out = "opq-release drop beta stable"
+        for work in (
+            self.ceremony.resign,
+            partial(self.publish, NEW),
+            partial(self.publish, NEW, allow_downgrade=True),
+            partial(self.publish, NEW, "beta"),
+        ):
+            self.assert_refused(work, f"{future} was built at {ahead:%Y-%m-%d %H:%M}", way_out)
+        found = inspect(self.repository, self.ceremony.now())
+        self.assertIn(way_out, " ".join(found.problems))
+        self.assertEqual(self.ceremony.drop(["beta", "stable"]), [name_of(future)])
+        offer = self.publish(NEW)
+        self.assertEqual(offer.version, NEW)
+        found = inspect(self.repository, self.ceremony.now())
+        self.assertNotIn(way_out, " ".join(found.problems))
 
     def test_wrong_clock(self) -> None:
         """A clock that shows a time before the newest release makes nothing that boxes accept."""

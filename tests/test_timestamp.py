@@ -551,8 +551,9 @@ class KeyTests(AttendTestCase):
         self.signed.publish(1, self.archive())
         self.now = RELEASE - 1
         self.assertTrouble(
-            f"The clock is behind: it shows a time before release {RELEASE} was built. "
-            "No timestamp is signed until it is right."
+            f"The clock is behind, or the one was ahead by which release {RELEASE} was built: no "
+            "timestamp is signed before that time. Set this machine's clock; if it is right, see "
+            "what opq-release status says on the release machine."
         )
         self.now = RELEASE
         self.assertSigned("", 1)

@@ -173,10 +173,12 @@ def resign(options: argparse.Namespace) -> int:
 
 
 def drop(options: argparse.Namespace) -> int:
-    """Offer nothing in a channel any more."""
-    archive = _ceremony(options).drop(options.channel)
-    say(f"The channel {options.channel} is gone: its boxes keep the release that they have.")
-    _tell_unused(archive)
+    """Offer nothing in some channels any more."""
+    archives = _ceremony(options).drop(list(dict.fromkeys(options.channel)))
+    for channel in dict.fromkeys(options.channel):
+        say(f"The channel {channel} is gone: its boxes keep the release that they have.")
+    for archive in archives:
+        _tell_unused(archive)
     return 0
 
 
@@ -405,7 +407,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="the newest N archives stay, beside those to which a channel leads (default: 5)",
     )
     add("resign", resign)
-    add("drop", drop).add_argument("channel", metavar="CHANNEL", help="the channel that ends")
+    add("drop", drop).add_argument(
+        "channel", nargs="+", metavar="CHANNEL", help="the channel that ends"
+    )
     renew = add("renew-root", renew_root)
     turn = add("rotate", rotate)
     turn.add_argument(

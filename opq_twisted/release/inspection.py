@@ -13,6 +13,7 @@ from opq_twisted.release.name import UpdateName
 from opq_twisted.release.pruning import describe_crowding
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository, is_signed
+from opq_twisted.release.signing import describe_future
 from opq_twisted.release.trust import Offer, read_offer
 
 #: Days left from which on a role needs care; the server renews the timestamp by itself.
@@ -96,6 +97,8 @@ def inspect(repository: Repository, now: datetime) -> Inspection:
         found.problems.extend(_needs(status))
     if generation is not None:
         found.problems.extend(_server_needs(repository, generation, signed, now))
+        future = describe_future(generation.targets.signed.targets.values(), now)
+        found.problems.extend([] if future is None else [future])
         _look_at_channels(repository, generation, found)
         crowding = describe_crowding(repository)
         found.problems.extend([] if crowding is None else [crowding])

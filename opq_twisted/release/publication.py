@@ -16,7 +16,7 @@ from opq_twisted.release.pruning import drop_missing
 from opq_twisted.release.rehearsal import try_generations
 from opq_twisted.release.repository import Generation, Repository
 from opq_twisted.release.shelf import Candidate, Shelved, candidate, shelve
-from opq_twisted.release.signing import Signing
+from opq_twisted.release.signing import Signing, describe_time
 from opq_twisted.release.trust import (
     MAX_NOTES,
     Offer,
@@ -76,12 +76,14 @@ def _publish(signing: Signing, archive: Candidate, terms: Terms, progress: Progr
     version = archive.name.version
     if version > signing.now().timestamp():
         raise ReleaseFailed(
-            f"Version {version} lies in the future: boxes would wait until then. Build the release "
-            "with the time of now."
+            f"Version {version} lies in the future ({describe_time(version)}; this machine's clock "
+            f"shows {describe_time(signing.now().timestamp())}): boxes would wait until then. Set "
+            "this clock if it is behind; otherwise build the release again with the right time."
         )
     repository = signing.repository
     with repository.locked():
         current = signing.current()
+        signing.require_clock(current)
         before = _offer(current, terms.channel)
         _require_newer(before, version, terms)
         # Before the long part: a missing key or a wrong passphrase is told at once.

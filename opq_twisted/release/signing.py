@@ -1,6 +1,6 @@
 """Signs anew, with the keys in one folder, what a repository holds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -36,26 +36,26 @@ class Signing:
         """
         self.change(lambda targets: None)
 
-    def drop(self, channel: str) -> str | None:
+    def drop(self, channels: Sequence[str]) -> list[str]:
         """
-        Offer nothing in a channel any more; its boxes keep what they have.
+        Offer nothing in some channels any more; their boxes keep what they have.
 
-        :returns: the archive that was offered, unless another channel still leads to it.
+        :returns: the archives that were offered, unless another channel still leads to them.
         :raises ReleaseFailed: when there is no such channel, a key is missing, or boxes would
             refuse the result.
         :raises KeyUnusable: when a key cannot be opened.
         :raises OSError: when the disk is full or fails.
         """
-
         dropped: list[TargetFile] = []
 
         def drop(targets: dict[str, TargetFile]) -> None:
-            require_channel(targets, channel)
-            dropped.append(targets.pop(channel))
+            for channel in channels:
+                dropped.append(require_channel(targets, channel))
+                del targets[channel]
 
-        after = self.change(drop)
-        [target] = dropped
-        return unused_archive(target, after.targets.signed.targets)
+        targets = self.change(drop).targets.signed.targets
+        unused = [unused_archive(target, targets) for target in dropped]
+        return list(dict.fromkeys(name for name in unused if name is not None))
 
     def change(self, edit: Callable[[dict[str, TargetFile]], None]) -> Generation:
         """
@@ -87,7 +87,9 @@ class Signing:
         if root.signed.is_expired(self.now().astimezone(UTC)):
             raise ReleaseFailed(
                 f"Root {root.signed.version} has expired, and boxes would refuse all that follows: "
-                "run opq-release renew-root first."
+                "run opq-release renew-root first. It was good until "
+                f"{root.signed.expires:%Y-%m-%d}, and this machine's clock shows "
+                f"{describe_time(self.now().timestamp())}."
             )
         current = self.repository.current(root)
         self.ring.require_not_behind(current.snapshot.signed)
@@ -149,24 +151,45 @@ class Signing:
 
     def require_clock(self, generation: Generation) -> None:
         """
-        Make sure that the clock does not show a time that is known to have passed.
+        Make sure that no channel offers a release that was built at a time that has not come yet.
 
-        :raises ReleaseFailed: when it does: what it signs would expire too early.
+        :raises ReleaseFailed: when one does: either what this clock signs would expire too early,
+            or the release was built by a clock that was ahead.
         """
-        for target in generation.targets.signed.targets.values():
-            try:
-                version = read_offer(target).version if is_channel_target(target) else 0
-            except Untrusted:
-                continue  # the rehearsal will tell of it
-            if version > self.now().timestamp():
-                raise ReleaseFailed(
-                    f"This machine's clock shows a time before release {version} was built, and "
-                    "what it signs would expire too early: set it right."
-                )
+        problem = describe_future(generation.targets.signed.targets.values(), self.now())
+        if problem is not None:
+            raise ReleaseFailed(problem)
 
     def expires(self) -> datetime:
         """Say when expires what is signed now."""
         return self.now().astimezone(UTC).replace(microsecond=0) + timedelta(days=LIFETIME)
+
+
+def describe_future(targets: Iterable[TargetFile], now: datetime) -> str | None:
+    """Say which channels offer a release from the future, if any do, and what leads out of it."""
+    newest: dict[str, int] = {}
+    for target in filter(is_channel_target, targets):
+        # The rehearsal tells of channels that no box can follow.
+        with suppress(Untrusted):
+            newest[target.path] = read_offer(target).version
+    channels = sorted(name for name, version in newest.items() if version > now.timestamp())
+    if not channels:
+        return None
+    version = max(newest[name] for name in channels)
+    return (
+        f"Release {version} was built at {describe_time(version)} by its name, and this machine's "
+        f"clock shows {describe_time(now.timestamp())}. If this clock is behind, set it right. If "
+        "it is right, the other one was ahead, and boxes wait for that time: run opq-release drop "
+        f"{' '.join(channels)}, and publish a release that was built with the right time."
+    )
+
+
+def describe_time(seconds: float) -> str:
+    """Write a time since 1970 for people."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError):
+        return "a time after the year 9999"
 
 
 def require_channel(targets: Mapping[str, TargetFile], channel: str) -> TargetFile:

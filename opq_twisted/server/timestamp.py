@@ -71,8 +71,9 @@ def make_timestamp(
     seconds = int(now.timestamp())
     if seconds < generation.newest:
         raise Unusable(
-            f"The clock is behind: it shows a time before release {generation.newest} was built. "
-            "No timestamp is signed until it is right."
+            f"The clock is behind, or the one was ahead by which release {generation.newest} was "
+            "built: no timestamp is signed before that time. Set this machine's clock; if it is "
+            "right, see what opq-release status says on the release machine."
         )
     # It need only increase. Being the time, it does so even where timestamp.json was lost, or
     # another server signed the last one.
