@@ -19,12 +19,20 @@ class Hangup(Service):
     def __init__(self, reactor: Any, action: Callable[[], object] = lambda: None) -> None:
         self._reactor = reactor
         self._action = action
+        self._before: Any = None
 
     def startService(self) -> None:
         """Take the signal, unless whoever started this process ignores it, as nohup(1) does."""
         super().startService()
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        self._before = signal.getsignal(signal.SIGHUP)
+        if self._before is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._received)
+
+    def stopService(self) -> None:
+        """Leave the signal as it was."""
+        super().stopService()
+        if self._before is not None:
+            signal.signal(signal.SIGHUP, self._before)
 
     def _received(self, _number: int, _frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._action)

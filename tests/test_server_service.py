@@ -2,7 +2,10 @@
 
 import os
 import re
+import signal
+import socket
 import tempfile
+from ipaddress import ip_network
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
@@ -41,6 +44,16 @@ class OptionsTests(SynchronousTestCase):
         options = options_of()
         self.assertEqual(options["port"], "8151")
         self.assertEqual(options["updates-dir"], "/var/opq/box-updates")
+
+    def test_trusted_proxies(self) -> None:
+        """Addresses and networks, of both kinds; a name, or half an address, is refused."""
+        options = options_of("--trusted-proxies", "192.0.2.7, 2001:db8::/32")
+        self.assertEqual(
+            options["trusted-proxies"], (ip_network("192.0.2.7"), ip_network("2001:db8::/32"))
+        )
+        for text in ("proxy.example.org", "192.0.2", "192.0.2.7/24"):
+            error = self.assertRaises(UsageError, options_of, "--trusted-proxies", text)
+            self.assertIn("Give addresses or networks such as", str(error))
 
     def test_short(self) -> None:
         """Both have a short form."""
@@ -213,9 +226,6 @@ class ServiceTests(TestCase):
         self.directory.mkdir()
         self.access_log = Path(self.mktemp())
 
-    def tearDown(self) -> None:
-        self.assertIn('"uri": "/version"', self.access_log.read_text())
-
     async def test_life(self) -> None:
         """Knows the directory before it answers, follows it, and leaves nothing open at its end."""
         make_archive(self.directory / name_of(1), 1)
@@ -229,11 +239,14 @@ class ServiceTests(TestCase):
                 self.access_log,
             )
         )
+        heard = self.listen_as_systemd()
+        before = signal.getsignal(signal.SIGHUP)
         service = makeService(options)
         assert isinstance(service, MultiService)
         service.privilegedStartService()
         service.startService()
         try:
+            self.assertEqual(heard.recv(100), b"READY=1")
             listener = next(part for part in service if isinstance(part, Listener))
             port = await next(iter(listener))._waitingForPort
             url = b"http://127.0.0.1:%d/version" % port.getHost().port
@@ -245,6 +258,33 @@ class ServiceTests(TestCase):
             await service.stopService()
         await deferLater(reactor, 0)
         self.assertEqual([name for name in open_descriptors() if "inotify" in name], [])
+        self.assertEqual(heard.recv(100), b"STOPPING=1")
+        self.assertIn('"uri": "/version"', self.access_log.read_text())
+        self.assertIs(signal.getsignal(signal.SIGHUP), before)
+
+    async def test_not_ready(self) -> None:
+        """A server that cannot listen is never said to be ready."""
+        heard = self.listen_as_systemd()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+            service = makeService(
+                options_of("-d", self.directory, "-p", port, "--access-log", self.access_log)
+            )
+            assert isinstance(service, MultiService)
+            with self.assertRaises(CannotStart):
+                service.privilegedStartService()
+        with self.assertRaises(BlockingIOError):
+            heard.recv(100)
+
+    def listen_as_systemd(self) -> socket.socket:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(listening.close)
+        listening.bind(f"{folder.name}/notify")
+        listening.setblocking(False)
+        self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": f"{folder.name}/notify"})
+        return listening
 
 
 async def get(url: bytes) -> bytes:
