@@ -11,7 +11,8 @@ from opq_twisted.errors import (
     ServerFailed,
     Untrusted,
 )
-from tests.fakes import NEW, NEWER, OLD, logged
+from opq_twisted.release.trust import Offer
+from tests.fakes import NEW, NEWER, OLD, StepReleases, logged
 from tests.test_returning import GOOD, HealthyCase
 
 HOUR = 3600.0
@@ -40,14 +41,14 @@ class TrialCase(HealthyCase):
         self.answer(answer)
         self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
 
-    def answer(self, answer: int | Exception | None) -> None:
+    def answer(self, answer: int | Offer | Exception | None) -> None:
         """Let the look that is under way come to something, or not."""
         if isinstance(answer, Exception):
             self.bench.steps.fail(answer)
         else:
             self.bench.steps.succeed(answer)
 
-    def look(self, answer: int | Exception | None) -> None:
+    def look(self, answer: int | Offer | Exception | None) -> None:
         """Look once."""
         self.bench.updater.look().addErrback(lambda failure: None)
         self.answer(answer)
@@ -95,6 +96,16 @@ class ProofTests(TrialCase):
         self.look(None)
         self.assertEqual(self.archives.last_good, KEPT)
         self.assertIsNone(self.on_disk().trial)
+
+    def test_lost_root(self) -> None:
+        """An agent that lost its trusted root hears of releases, and is none that can update."""
+        self.confirm()
+        self.patch(StepReleases, "unsigned", False)
+        self.look(NEW)
+        self.assertEqual(self.archives.last_good, GOOD)
+        (self.folder / "root.json").write_text("{}")
+        self.look(Offer(NEW, signed=True))
+        self.assertEqual(self.archives.last_good, KEPT)
 
     def test_no_answer(self) -> None:
         """A server that does not answer holds nothing up for long."""

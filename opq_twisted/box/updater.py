@@ -315,9 +315,11 @@ class Updater(Service):
             self._board.publish(trouble=trouble)
             self._publish_check(trouble)
             raise
-        self._judge(None)
-        with self._telling("The release cannot be made the last good one"):
-            await self._probation.prove()
+        if self._releases.signed or self._releases.unsigned:
+            # An agent that has lost the trusted root hears of releases, and can install none.
+            self._judge(None)
+            with self._telling("The release cannot be made the last good one"):
+                await self._probation.prove()
         shown = None if offer is None else self._policy.advertise(offer)
         newest = None if shown is None else shown.version
         is_newer = shown is not None and self._policy.why_not(shown) is None
