@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted import durable
 from opq_twisted.box import fetch as module
 from opq_twisted.box.body import DURATION
 from opq_twisted.box.content import Content
@@ -929,6 +930,20 @@ class LimitTests(FetchCase):
                 peer.send(DATA)
                 patched.restore()
                 self.assertIn("No space left", self.failure(fetching, OSError))
+                self.assert_nothing_left()
+
+    def test_disk_full_at_a_piece(self) -> None:
+        """So it is when a piece cannot even be noted; its connection does not stay behind."""
+        for headers in (["Content-Length: 2000", "Content-Range: bytes 1000-2999/3000"], []):
+            with self.subTest(headers=headers):
+                self.interrupt(LENGTH, TAG)
+                fetching = self.fetch()
+                peer = self.ask("Range: bytes=1000-")
+                patched = self.patch(durable, "write", self.full)
+                peer.answer("206 Partial Content" if headers else "200 OK", *headers)
+                patched.restore()
+                self.failure(fetching, OSError)
+                self.assertFalse(peer.open)
                 self.assert_nothing_left()
 
     def test_disk_full_at_the_end(self) -> None:

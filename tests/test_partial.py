@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.content import Content
-from opq_twisted.box.partial import SYNC_EVERY, UNSURE, Part, record_path
+from opq_twisted.box.partial import SYNC_EVERY, UNSURE, Part, is_joined, record_path
 
 URL = "http://updates.example:8151/file"
 SIGNED = Content(10_000_000, {"sha256": "ab" * 32})
@@ -59,6 +59,46 @@ class PartTests(SynchronousTestCase):
             part.write(os.urandom(min(65_536, size - part.size)))
             if part.sync_due:
                 part.sync()
+
+    def test_cut_back(self) -> None:
+        """What is not of the file goes, and was never sure, also if that is told only later."""
+        threads: list[Deferred[None]] = []
+
+        def later(function: Callable[..., Any], *args: Any) -> Deferred[None]:
+            function(*args)
+            threads.append(Deferred())
+            return threads[-1]
+
+        part = Part(self.path, URL, SIGNED, later)
+        self.addCleanup(part._release)
+        part.begin(SIGNED, None)
+        part.write(b"a" * 1000)
+        part.write(b"b" * 200_000)
+        part.sync()
+        part.cut_back(1000)
+        threads.pop().callback(None)
+        self.assertEqual((part.size, self.path.read_bytes()), (1000, b"a" * 1000))
+        self.confirmed = 0
+        # As much may be written ahead of the disk as ever, and no more.
+        part.write(b"c" * (UNSURE - 1000))
+        self.assertEqual(self.confirmed, 0)
+        part.write(b"c")
+        self.assertEqual(self.confirmed, UNSURE)
+        part.cut_back(0)
+        self.assertEqual(list(self.path.parent.iterdir()), [])
+
+    def test_joined(self) -> None:
+        """That there are bytes of several answers is on the disk before they come."""
+        part = self.begun()
+        self.assertFalse(is_joined(self.path))
+        part.join()
+        self.assertTrue(is_joined(self.path))
+        part.write(b"a" * 1000)
+        part.close()
+        self.assertEqual(self.resumed().size, 1000)
+        self.assertTrue(is_joined(self.path))
+        self.begun()
+        self.assertFalse(is_joined(self.path))
 
     def test_power_cut(self) -> None:
         """

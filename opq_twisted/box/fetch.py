@@ -162,7 +162,7 @@ class _Fetch:
             return self._refused(response)
         if self._continues(response):
             if self._expected.hashes:
-                part.join()
+                self._join(response)
             return await self._take(response)
         hang_up(self._clock, response)
         if self._is_all_of(response):
@@ -186,19 +186,26 @@ class _Fetch:
     async def _take_whole(self, response: IResponse) -> OpqError | None:
         """Take an answer that is the whole; where hashes decide, only what is missing of it."""
         size = None if response.length is UNKNOWN_LENGTH else int(response.length)
+        if self._is_somebody_elses(response, size):
+            hang_up(self._clock, response)
+            return self._not_it("a web page" if size is None else f"{size} bytes")
+        if size is None and self._part.size and self._expected.hashes:
+            # Perhaps it is something else after all, so what is here must not be lost.
+            self._join(response)
+            return await self._take(response, passing_over=self._part.size)
         try:
-            if self._is_somebody_elses(response, size):
-                hang_up(self._clock, response)
-                return self._not_it("a web page" if size is None else f"{size} bytes")
-            if size is None and self._part.size and self._expected.hashes:
-                # Perhaps it is something else after all, so what is here must not be lost.
-                self._part.join()
-                return await self._take(response, passing_over=self._part.size)
             self._begin(response, size)
         except (OpqError, OSError):
             hang_up(self._clock, response)
             raise
         return await self._take(response)
+
+    def _join(self, response: IResponse) -> None:
+        try:
+            self._part.join()
+        except OSError:
+            hang_up(self._clock, response)
+            raise
 
     def _is_somebody_elses(self, response: IResponse, size: int | None) -> bool:
         """Whether an answer comes from something between the box and the server."""

@@ -161,6 +161,8 @@ class Part:
             self.drop()
         elif self._fd is not None:
             os.ftruncate(self._fd, size)
+            # What a thread is still bringing to the disk counts no more.
+            self._record = evolve(self._record)
             self.size = size
             self._synced, self._asked = min(self._synced, size), min(self._asked, size)
 
