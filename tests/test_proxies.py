@@ -35,6 +35,7 @@ class ProxyTests(SynchronousTestCase):
             "box:ses%40me@proxy.example:3128": b"box:ses@me",
             "http://box:s/s@m#e?@proxy.example:3128": b"box:s/s@m#e?",
             "http://box@proxy.example:3128": b"box:",
+            "http://box:s\xe4\udcff@proxy.example:3128": b"box:s\xc3\xa4\xff",
         }.items():
             with self.subTest(text=text):
                 proxy = Proxy.parse(text)
@@ -51,11 +52,13 @@ class ProxyTests(SynchronousTestCase):
             "http://box:sesame@proxy.example:x",
             "http://box:sesame@proxy.example/path",
             "proxy.example:sesame",
+            "http://box:sesame\ud800@proxy.example:3128",
             "",
         ):
             with self.subTest(text=text):
                 error = self.assertRaises(ValueError, Proxy.parse, text)
                 self.assertNotIn("sesame", str(error))
+                self.assertNotIn("ud800", str(error))
 
 
 class FindTests(SynchronousTestCase):

@@ -48,6 +48,7 @@ class RedirectTests(SynchronousTestCase):
             ("//mirror.example:81/x", "GET /x HTTP/1.1", "mirror.example:81"),
             ("/x", "GET /x HTTP/1.1", "updates.example:8151"),
             ("y", "GET /update/y HTTP/1.1", "updates.example:8151"),
+            ("/?" + "x" * 7000, "GET /?" + "x" * 7000 + " HTTP/1.1", "updates.example:8151"),
         ):
             with self.subTest(location=location):
                 asked, _ = self.redirect(location)
@@ -151,7 +152,7 @@ class RedirectTests(SynchronousTestCase):
             "http://m\xefrror.example/",
             "http://[fe80::1%25eth0]/",
             "/x\r\nLocation: /y",
-            "/" + "x" * 5000,
+            "/" + "x" * 8000,
         ):
             with self.subTest(location=location[:40]):
                 asked, _ = self.redirect(location)

@@ -133,6 +133,25 @@ class BoundedAgentTests(BoundedAgentCase):
         self.assertEqual(await body, b"x")
         await self.peer.lost
 
+    async def test_nonsense(self) -> None:
+        """What no server says is told in plain words, whatever Twisted makes of it."""
+        for answer in (
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n folded\r\n\r\n",
+        ):
+
+            def send(peer: Protocol, answer: bytes = answer) -> None:
+                assert peer.transport is not None
+                peer.transport.write(answer)
+
+            endpoint = self.serve(send).decode().rstrip("/")
+            server = UpdateServer(reactor, make_http_clients(reactor), endpoint, lambda: "box")
+            asking = Deferred.fromCoroutine(server.newest())
+            sentence = str(await self.assertFailure(asking, ServerFailed))
+            self.assertIn(": what it answers is not HTTP. ", sentence)
+            await self.peer.lost
+
 
 class ProxyTests(BoundedAgentCase):
     """Requests that go through a proxy, which alone knows the names of servers."""
@@ -176,6 +195,27 @@ class ProxyTests(BoundedAgentCase):
             self.assertIn("through the proxy http://127.0.0.1:", sentence)
             self.assertIn(phrase, sentence)
             self.assertNotIn("sesame", sentence)
+            await self.peer.lost
+
+    async def test_broken(self) -> None:
+        """A proxy that does not answer in HTTP, or not at all, is named."""
+        for answer, phrase in (
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
+            (b"", "closed the connection"),
+        ):
+
+            def send(peer: Protocol, answer: bytes = answer) -> None:
+                assert peer.transport is not None
+                peer.transport.write(answer)
+                peer.transport.loseConnection()
+
+            proxy = Proxy.parse(self.serve(send).decode())
+            clients = make_http_clients(reactor, Proxies(proxy))
+            server = UpdateServer(reactor, clients, "http://updates.invalid:8151", lambda: "box")
+            asking = Deferred.fromCoroutine(server.newest())
+            sentence = str(await self.assertFailure(asking, ServerFailed))
+            self.assertIn(f"through the proxy {proxy}: ", sentence)
+            self.assertIn(phrase, sentence)
             await self.peer.lost
 
     async def test_too_close(self) -> None:
@@ -258,7 +298,9 @@ class TrustTests(TestCase):
         asking = Deferred.fromCoroutine(self.tunnelled("updates.invalid"))
         self.assertIn("not trusted here", str(await self.assertFailure(asking, ServerFailed)))
         self.trust()
+        said = logged(self)
         self.assertEqual(await self.tunnelled("updates.invalid"), 1500000000)
+        self.assertEqual([line for line in said if "protocol.Factory" in line], [])
         asking = Deferred.fromCoroutine(self.tunnelled("others.invalid"))
         self.assertIn("another server's", str(await self.assertFailure(asking, ServerFailed)))
 

@@ -95,12 +95,31 @@ class TunnelTests(SynchronousTestCase):
         proxy.close()
         self.assertTrue(inside.lost)
 
+    def test_interim(self) -> None:
+        """Answers that come before the answer are passed over, and bounded with it."""
+        opening = self.open()
+        proxy = self.accept()
+        proxy.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nX: y\r\n\r\nHTTP/1.1 ")
+        self.assertNoResult(opening)
+        proxy.send(b"200 OK\r\n\r\nfirst")
+        self.assertEqual(self.successResultOf(opening).received, b"first")
+        opening = self.open()
+        proxy = self.accept()
+        interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+        for _ in range(MAX_HEAD // len(interim)):
+            proxy.send(interim)
+        self.assertNoResult(opening)
+        proxy.send(interim)
+        self.assertEqual(self.failure(opening), "it does not answer as a proxy")
+        self.assertFalse(proxy.open)
+
     def test_refused(self) -> None:
         """A refusal is told by its number, and with what to do."""
         for answer, reason in (
             ("407 Proxy Authentication Required", "http://USER:PASSWORD@HOST:PORT"),
             ("403 Forbidden", "it answers 403 (forbidden)"),
             ("502 Bad Gateway", "it answers 502"),
+            ("101 Switching Protocols", "it answers 101"),
             ("302 Found\r\nLocation: http://192.168.1.1/", "it answers 302"),
             ("1000 OK", "it does not answer as a proxy"),
         ):

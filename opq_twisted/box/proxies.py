@@ -93,7 +93,12 @@ class Proxies:
 
 
 def _basic(credentials: str) -> bytes:
-    user, _, password = credentials.partition(":")
+    try:
+        # Whatever bytes the environment has in it are sent as they are.
+        known = credentials.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("its user name or its password holds half a character") from None
+    user, _, password = known.partition(b":")
     return b"Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password))
 
 

@@ -13,7 +13,6 @@ from twisted.internet.error import (
     TCPTimedOutError,
 )
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.web._newclient import ParseError
 from twisted.web.client import ResponseFailed
 
 #: What the network's errors are called on the page.
@@ -32,9 +31,6 @@ def reason_of(error: Exception) -> str:
     answered = isinstance(error, ResponseFailed)
     while reasons := getattr(error, "reasons", None):
         error = reasons[-1].value
-    if answered and isinstance(error, ParseError | ValueError):
-        # Their text shows what came, however long, as Python writes it.
-        return "what it answers is not HTTP"
     for kind, words in _PLAIN.items():
         if isinstance(error, kind):
             return words
@@ -44,6 +40,9 @@ def reason_of(error: Exception) -> str:
         return "its certificate is another server's"
     if isinstance(error, SSL.Error):
         return _untrusted(error)
+    if answered:
+        # Whatever Twisted fails with shows what came, however long, as Python writes it.
+        return "what it answers is not HTTP"
     return (str(error) or type(error).__name__).rstrip(".")
 
 

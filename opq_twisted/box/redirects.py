@@ -25,7 +25,8 @@ REDIRECTS = (301, 302, 303, 307, 308)
 #: Redirects in a row that are followed.
 MAX_REDIRECTS = 5
 
-_LOCATION = re.compile(rb"[!-~]{1,2048}")
+#: As long as all should support at least (RFC 9110, section 4.1): signed URLs of mirrors are long.
+_LOCATION = re.compile(rb"[!-~]{1,8000}")
 
 
 @frozen

@@ -29,6 +29,7 @@ from opq_twisted.box.addresses import Reach
 from opq_twisted.box.body import hang_up
 from opq_twisted.box.connecting import BoundedReach, TooClose, nearest, resolve
 from opq_twisted.box.proxies import Proxies, Proxy
+from opq_twisted.box.reasons import reason_of
 from opq_twisted.box.redirects import Answer, RedirectingAgent
 from opq_twisted.box.tunnel import ProxyEndpoint, ProxyFailed, TunnelEndpoint, refusal
 from opq_twisted.box.urls import Url, read_url
@@ -161,7 +162,15 @@ class BoundedAgent:
         # The proxy takes whichever of the addresses it likes.
         if proxy and most < Reach.MACHINE and await self.reach_of_name(url) > most:
             raise TooClose
-        response = await agent.request(method, uri, headers)
+        try:
+            response = await agent.request(method, uri, headers)
+        except ProxyFailed:
+            raise
+        except Exception as error:
+            if proxy is None or url.secure:
+                raise
+            # Nobody else was asked, and a proxy in the way is not looked for at the server.
+            raise ProxyFailed(proxy, reason_of(error)) from None
         connection.lift()
         if proxy is not None and not url.secure and response.code in _REFUSED_BY_PROXY:
             hang_up(self._reactor, response)

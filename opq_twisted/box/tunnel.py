@@ -12,13 +12,14 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from twisted.web.http import SWITCHING
 from zope.interface import implementer
 
 from opq_twisted.box.proxies import Proxy
 from opq_twisted.box.reasons import reason_of
 from opq_twisted.box.urls import Url
 
-#: Bytes of the head of a proxy's answer.
+#: Bytes of the head of a proxy's answer, with those of interim answers.
 MAX_HEAD = 16 * 1024
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |\r\n)")
@@ -82,6 +83,8 @@ class TunnelEndpoint:
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         opening = Factory.forProtocol(lambda: _Tunnel(self._request, self._proxy))
+        # It would log a line at the beginning and at the end of each connection.
+        opening.noisy = False
         tunnel = cast(_Tunnel, await self._endpoint.connect(opening))
         early = await tunnel.opened
         protocol = factory.buildProtocol(tunnel.transport.getPeer())
@@ -99,6 +102,7 @@ class _Tunnel(Protocol):
         self._proxy = proxy
         self._request = request
         self._head = bytearray()
+        self._received = 0
         self._carried: Any = None
         #: Fires with the bytes that came through the open tunnel already.
         self.opened: Deferred[bytes] = Deferred(lambda _: self.transport.abortConnection())
@@ -118,19 +122,26 @@ class _Tunnel(Protocol):
             self._carried.dataReceived(data)
         elif not self.opened.called:
             self._head += data
-            self._read_head()
+            self._received += len(data)
+            self._read_heads()
 
-    def _read_head(self) -> None:
-        end = self._head.find(b"\r\n\r\n")
-        if end < 0 and len(self._head) <= MAX_HEAD:
-            return
-        status = _STATUS.match(self._head)
-        if not 0 <= end <= MAX_HEAD or status is None:
+    def _read_heads(self) -> None:
+        """Read the head of the answer, behind those of interim answers (RFC 9110, 15.2)."""
+        while (end := self._head.find(b"\r\n\r\n")) >= 0:
+            read = self._received - len(self._head) + end
+            status = _STATUS.match(self._head)
+            if read > MAX_HEAD or status is None:
+                break
+            code = int(status[1])
+            del self._head[: end + 4]
+            if 200 <= code < 300:
+                self.opened.callback(bytes(self._head))
+                return
+            if code >= 200 or code == SWITCHING:
+                self._fail(refusal(code))
+                return
+        if end >= 0 or self._received > MAX_HEAD:
             self._fail("it does not answer as a proxy")
-        elif not 200 <= int(status[1]) < 300:
-            self._fail(refusal(int(status[1])))
-        else:
-            self.opened.callback(bytes(self._head[end + 4 :]))
 
     def _fail(self, reason: str) -> None:
         self.opened.errback(ProxyFailed(self._proxy, reason))
