@@ -524,9 +524,10 @@ count_try() {
     put_in_place "$TRIES.new" "$TRIES"
 }
 
-# The services that are enabled, a line each, and those of them that run.
+# The services, sockets and timers that are enabled, a line each, and those of them that run.
 list_services() {
-    enabled=$(systemctl list-unit-files --type=service --state=enabled --plain --no-legend |
+    enabled=$(systemctl list-unit-files --type=service,socket,timer \
+        --state=enabled --plain --no-legend |
         cut -d ' ' -f 1 | grep -v '@\.' || :) # Templates do not run.
     for unit in $enabled; do
         echo "enable $unit"

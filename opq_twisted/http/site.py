@@ -32,6 +32,8 @@ class BoundedSite(Site):
     """
 
     _log = Logger()
+    #: The port says that it listens; a second line for that has no use.
+    noisy = False
 
     def __init__(
         self, reactor: IReactorTime, root: IResource, limits: Limits | None = None

@@ -682,8 +682,8 @@ async def test_unsigned_refused(box: Box, raw: RawServer) -> None:
         ("{", "The configuration {config} is not JSON"),
         ("[]", "The configuration {config} must be a JSON object."),
         ("{}", "updates_ep: a required key is missing"),
-        ('{"updates_ep": "updates.example.org"}', "updates_ep must be like"),
-        ('{"updates_ep": "http://x", "box_id": "7"}', "box_id: must be a whole number"),
+        ('{"updates_ep": "ftp://updates.example.org"}', "updates_ep must be like"),
+        ('{"updates_ep": "http://x", "box_id": "seven"}', "box_id: must be a whole number"),
         (
             '{"updates_ep": "http://x", "updater": {"instal": "click"}}',
             "updater: unknown key 'instal'",
