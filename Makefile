@@ -1,11 +1,12 @@
 # make demo · make test · make vm-test · make deb · make deb-test · make image-test · make lint ·
-# make bench · make manuals · make screenshots: each makes .venv itself, and only image-test needs
-# root.
+# make bench · make manuals · make screenshots · make lock: each makes .venv itself, and only
+# image-test needs root.
 
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test vm-test deb deb-test image-test screenshots lint bench manuals clean
+.PHONY: demo test vm-test deb deb-test image-test screenshots lint bench manuals lock \
+	clean
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -62,6 +63,22 @@ bench: $(READY)
 # The pages for man, and what completes commands in bash and zsh: TO=build
 manuals: $(READY)
 	.venv/bin/python build_manuals.py $(or $(TO),build)
+
+# The versions in constraints.txt, and their hashes in the *.lock files: docs/building-an-update.md
+# tells when. Versions that are there stay: UPGRADE=1 takes the newest, UPGRADE="attrs treq" of these.
+NEWER := $(if $(filter 1,$(UPGRADE)),--upgrade,$(UPGRADE:%=--upgrade-package=%))
+# No address of an index, nor anything of this machine, may get into the files.
+COMPILE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+HASH := $(COMPILE) --constraint constraints.txt --generate-hashes --only-binary :all: \
+	--emit-build-options
+
+lock: $(READY)
+	printf 'pip\nsetuptools\n' | $(COMPILE) $(NEWER) --output-file constraints.txt \
+		- requirements.txt requirements-dev.txt
+	$(HASH) --output-file requirements.lock requirements.txt
+	echo pip | $(HASH) --output-file requirements-pip.lock -
+	echo setuptools | $(HASH) --output-file requirements-build.lock -
 
 clean:
 	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache

@@ -38,6 +38,7 @@ from opq_twisted.release.wheels import fetch_wheels
 
 CHECKOUT = Path(__file__).resolve().parent
 BOX = CHECKOUT / "deploy" / "box"
+PIP_LOCK = CHECKOUT / "requirements-pip.lock"
 
 DESCRIPTION = f"""\
 {__doc__}
@@ -53,9 +54,6 @@ Python packages for another machine than this one, here a Raspberry Pi with the 
 OS 12, and for the time after an upgrade to 13:
 
   ./build_update.py --python-version 3.11 --python-version 3.13 --platform manylinux2014_aarch64
-
-Run that with one of the boxes' Python versions: pip decides by the version it runs on which further
-packages a package needs.
 
 environment:
   SOURCE_DATE_EPOCH     the default for --version, and the time of every file in the update
@@ -91,7 +89,7 @@ def build(options: argparse.Namespace) -> Path:
     contents = _contents(options)
     with tempfile.TemporaryDirectory(prefix="opq-wheels-") as wheels:
         if options.wheels:
-            fetch_wheels(contents, Path(wheels), options.platform, options.python_version)
+            fetch_wheels(contents, Path(wheels), PIP_LOCK, options.platform, options.python_version)
             contents |= gather(Path(wheels), WHEELS)
         timestamp = name.version if source_date is None else source_date
         with ProgressBar(sum(file.size for file in contents.values() if file)) as progress:

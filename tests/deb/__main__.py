@@ -43,7 +43,8 @@ _ADDED = "\n# This line is new.\n"
 #: What the package is built from.
 _SOURCES = (
     *("opq_twisted", "twisted", "deploy", "docs"),
-    *("LICENSE", "README.md", "constraints.txt", "pyproject.toml", "requirements.txt", "setup.py"),
+    *("LICENSE", "README.md", "pyproject.toml", "setup.py"),
+    *("requirements.txt", "requirements.lock", "requirements-build.lock"),
 )
 
 #: What a command of apt may change beside the package.

@@ -9,6 +9,8 @@ import pytest
 
 from tests.functional.processes import PATIENCE, ROOT, copy_sources, skip
 
+LOCKS = ("requirements.lock", "requirements-build.lock")
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -33,11 +35,14 @@ def run(*argv: object, folder: Path) -> str:
 
 
 def install(folder: Path, *what: object) -> Path:
-    """Install into an empty venv; returns the folder of its programs."""
+    """Install into an empty venv, with the hashes; returns the folder of its programs."""
     venv.create(folder, with_pip=True)
     programs = folder / "bin"
-    constraints = ROOT / "constraints.txt"
-    run(programs / "pip", "install", "--quiet", "--constraint", constraints, *what, folder=folder)
+    pip = (programs / "pip", "install", "--quiet")
+    locks = [f"--requirement={ROOT / name}" for name in LOCKS]
+    run(*pip, "--require-hashes", "--no-deps", *locks, folder=folder)
+    run(*pip, "--no-deps", "--no-build-isolation", *what, folder=folder)
+    run(programs / "pip", "check", folder=folder)
     return programs
 
 

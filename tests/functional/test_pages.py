@@ -104,7 +104,9 @@ UNTRIED = {
 #: The commands that are typed here, in a folder that stands for the machines of the pages.
 TYPED = {
     "python3 -I -m venv /opt/opq-update-server",
-    "/opt/opq-update-server/bin/pip install --constraint constraints.txt .",
+    "/opt/opq-update-server/bin/pip install --require-hashes --no-deps -r requirements.lock "
+    "-r requirements-build.lock",
+    "/opt/opq-update-server/bin/pip install --no-deps --no-build-isolation .",
     "/opt/opq-update-server/bin/twistd --nodaemon --pidfile= opq-update-server --port 8151 "
     "--updates-dir /var/opq/box-updates",
     "mkdir updates",

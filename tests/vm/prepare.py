@@ -22,7 +22,7 @@ _SOURCES = (
     *(cache.ROOT / "opq_twisted", cache.ROOT / "deploy" / "box", cache.ROOT / "twisted", DAEMON),
 )
 _FILES = (
-    *(cache.ROOT / "build_update.py", cache.ROOT / "requirements.txt"),
+    *(cache.ROOT / "build_update.py", *cache.ROOT.glob("requirements*")),
     *(HERE / name for name in ("prepare.py", "releases.py")),
 )
 
