@@ -144,6 +144,10 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(named, {field.name for field in fields(Status)} | {"page"})
 
 
+#: Git looks into the checkout of another user only if it is told to.
+GIT = ("git", "-c", "safe.directory=*", "-C", ROOT)
+
+
 class CheckoutTests(SynchronousTestCase):
     """What docs/releasing.md lets people put into a checkout."""
 
@@ -160,14 +164,14 @@ class CheckoutTests(SynchronousTestCase):
             *("timestamp-0a1b2c3d4e5f.pem", "deploy/server/timestamp.pem"),
         ]
         ignored = subprocess.run(
-            ["git", "-C", ROOT, "check-ignore", "--no-index", *names],
+            [*GIT, "check-ignore", "--no-index", *names],
             capture_output=True,
             text=True,
             check=True,
         )
         self.assertEqual(ignored.stdout.splitlines(), names)
         sources = subprocess.run(
-            ["git", "-C", ROOT, "ls-files", "--cached", "--ignored", "--exclude-standard"],
+            [*GIT, "ls-files", "--cached", "--ignored", "--exclude-standard"],
             capture_output=True,
             text=True,
             check=True,
