@@ -13,6 +13,7 @@ from attrs import evolve
 
 from opq_twisted.errors import ReleaseFailed
 from opq_twisted.release.inspection import inspect
+from opq_twisted.release.pruning import prune
 from opq_twisted.release.publication import Terms, publish
 from opq_twisted.release.repository import Repository
 from opq_twisted.release.trust import Offer
@@ -201,7 +202,7 @@ class ReleaseBeforeTests(PublicationCase):
         return None if offer.before is None else offer.before.version
 
     def test_kept(self) -> None:
-        """It stays while the rollout changes, and goes when that has reached all boxes."""
+        """It stays while the rollout changes, also after that has reached all boxes."""
         self.assertIsNone(self.before(OLD, notes="Good."))
         for percent in (10, 0, 50):
             self.assertEqual(self.before(NEW, rollout=percent), OLD)
@@ -213,21 +214,34 @@ class ReleaseBeforeTests(PublicationCase):
         self.assertEqual(offer.before.size, archive.stat().st_size)
         self.assertEqual(offer.before.hashes["sha256"], sha256(archive.read_bytes()).hexdigest())
         self.assertEqual(offer.before.notes, "Good.")
-        self.assertIsNone(self.before(NEW, rollout=100))
-        self.assertIsNone(self.before(NEW, rollout=10), "it was for all already")
+        self.assertEqual(self.before(NEW, rollout=100), OLD)
+        self.assertEqual(self.before(NEW), OLD)
+        self.assertEqual(self.before(NEW, rollout=0), OLD)
+
+    def test_for_all(self) -> None:
+        """While a release is for all boxes, none is led to the one before: nothing needs that."""
+        self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW))
+        self.serve()
+        (self.updates / name_of(OLD)).unlink()
+        self.assertEqual(self.serve().troubles, ())
+        found = inspect(self.repository, datetime.now(UTC))
+        self.assertEqual((found.problems, found.channels[0].before), ([], None))
+        self.assertEqual(prune(self.ceremony, 0).removed, [name_of(OLD)])
+        self.assertIsNone(self.before(NEW, rollout=0), "it is gone")
 
     def test_followed(self) -> None:
         """A rollout that another one follows was never for all: the one before it stays."""
         self.offer(self.archive(OLD))
         self.assertEqual(self.before(NEW, rollout=10), OLD)
         self.assertEqual(self.before(NEWER, rollout=10), OLD)
-        self.assertIsNone(self.before(NEWER))
+        self.assertEqual(self.before(NEWER), OLD)
 
     def test_critical(self) -> None:
         """A critical release is for all boxes."""
         self.offer(self.archive(OLD), critical=True)
         self.assertEqual(self.before(NEW, rollout=10), OLD)
-        self.assertIsNone(self.before(NEW, critical=True))
+        self.assertEqual(self.before(NEW, critical=True), OLD)
 
     def test_older_only(self) -> None:
         """Boxes that may go back are not led forward again by it."""
@@ -274,12 +288,20 @@ class WithdrawalTests(PublicationCase):
         self.assertFalse(offer.allow_downgrade)
         self.assertIsNone(offer.before)
 
-    def test_named(self) -> None:
-        """A release that was for all is followed by the earlier one that is named."""
+    def test_for_all(self) -> None:
+        """A release that was for all boxes gives way to the one before, signed still or not."""
         self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW))
+        prune(self.ceremony, 0)
+        self.assertEqual(withdraw(self.ceremony, "stable").offered.version, OLD)
+        self.assert_served(OLD)
+
+    def test_named(self) -> None:
+        """It can be followed by any earlier release that is named."""
+        self.offer(self.archive(OLD))
+        self.assert_refused(lambda: withdraw(self.ceremony, "stable"), "--to VERSION")
         publish(self.ceremony, self.archive(NEW), Terms("beta"), lambda _: None)
         self.offer(self.archive(NEW))
-        self.assert_refused(lambda: withdraw(self.ceremony, "stable"), "--to VERSION")
         done = withdraw(self.ceremony, "stable", OLD)
         self.assertIsNone(done.unused, "the channel beta leads to it")
         self.assert_served(OLD)

@@ -397,7 +397,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--to",
         type=int,
         metavar="VERSION",
-        help="the earlier release; without it the one before the rollout that is under way",
+        help="the earlier release; without it the one before, that was for all boxes",
     )
     add("prune", prune_archives).add_argument(
         "--keep",

@@ -167,8 +167,9 @@ def _look_at_channels(repository: Repository, generation: Generation, found: Ins
             continue  # the rehearsal has told of it
         problem = _archive_problem(repository, offer, target.path)
         problems = [problem]
-        if offer.before is not None:
-            problems.append(_archive_problem(repository, offer.before, target.path))
+        before = None if offer.is_for_all else offer.before
+        if before is not None:
+            problems.append(_archive_problem(repository, before, target.path))
         found.problems.extend(each for each in problems if each is not None)
         found.channels.append(
             ChannelStatus(
@@ -177,7 +178,7 @@ def _look_at_channels(repository: Repository, generation: Generation, found: Ins
                 rollout=None if offer.rollout is None else offer.rollout.percent,
                 critical=offer.critical,
                 allow_downgrade=offer.allow_downgrade,
-                before=None if offer.before is None else offer.before.version,
+                before=None if before is None else before.version,
                 is_there=problem is None,
             )
         )

@@ -143,10 +143,12 @@ def _add_release_before(
     """
     Add the last release that was for all boxes: those whose turn has not come take that one.
 
+    A release that is for all boxes keeps it, too: it may be held back, or withdrawn, after all.
+
     :param previous: the channel as it was.
     """
     offer = read_offer(channel)
-    if previous is None or offer.is_for_all:
+    if previous is None:
         return
     with suppress(Untrusted):  # no box could follow the channel as it was
         known = read_offer(previous)

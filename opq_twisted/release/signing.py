@@ -12,7 +12,7 @@ from opq_twisted.release.keyring import KeyRing
 from opq_twisted.release.name import UpdateName
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository
-from opq_twisted.release.trust import is_channel, read_before, read_offer
+from opq_twisted.release.trust import is_channel, read_needed_before, read_offer
 
 #: Days until what is signed by hand expires.
 LIFETIME = 365
@@ -211,7 +211,7 @@ def archives_in_use(targets: Mapping[str, TargetFile]) -> set[str]:
     used: set[str] = set()
     for target in filter(is_channel_target, targets.values()):
         with suppress(Untrusted):  # no box follows it
-            used |= {_archive_of(each) for each in (target, read_before(target)) if each}
+            used |= {_archive_of(each) for each in (target, read_needed_before(target)) if each}
     return used
 
 

@@ -74,7 +74,7 @@ class Offer:
     rollout: Rollout | None = None
     #: What its makers say of it, for the owner of the box.
     notes: str | None = None
-    #: The last release that was for all boxes; those whose turn has not come take that one.
+    #: The last release before it that was for all boxes; those whose turn has not come take it.
     before: "Offer | None" = None
     #: Whether the release key signed all of this.
     signed: bool = field(default=False, eq=False)
@@ -150,6 +150,18 @@ def read_before(channel: TargetFile) -> TargetFile | None:
     if type(older) is not int or type(version) is not int or older >= version:
         raise _bad(channel, "the release before is not older")
     return before
+
+
+def read_needed_before(channel: TargetFile) -> TargetFile | None:
+    """
+    Read the release before that of a channel, while there are boxes that take it.
+
+    There is none while the channel's release is for all boxes. What it says of the release before
+    is for the case that this one is held back, or withdrawn, after all.
+
+    :raises Untrusted: as `read_offer`.
+    """
+    return None if read_offer(channel).is_for_all else read_before(channel)
 
 
 def describe_before(channel: TargetFile) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def withdraw(signing: Signing, channel: str, version: int | None = None) -> With
 
     Boxes that have the later one keep it: the earlier one may not take them back.
 
-    :param version: of the earlier release; None for the one before the rollout that is under way.
+    :param version: of the earlier release; None for the last one before that was for all boxes.
     :raises ReleaseFailed: when there is no such channel, the earlier release is not known or not
         there, a key is missing, or boxes would refuse the result.
     :raises KeyUnusable: when a key cannot be opened.

@@ -10,7 +10,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
 from opq_twisted.errors import Untrusted
-from opq_twisted.release.trust import read_before
+from opq_twisted.release.trust import read_needed_before
 from opq_twisted.server.catalog import Snapshot as Offered
 from opq_twisted.server.metadata import Document, Folder, Unusable
 
@@ -51,7 +51,7 @@ def releases_of(channel: TargetFile) -> Iterator[tuple[TargetFile, str]]:
     """Give the releases to which a channel leads boxes, and their archives: one or two."""
     before = None
     with suppress(Untrusted):  # no box follows such a channel
-        before = read_before(channel)
+        before = read_needed_before(channel)
     for target in (channel, before):
         file = None if target is None else _file_of(target)
         if target is not None and file is not None:
