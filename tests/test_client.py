@@ -106,6 +106,22 @@ class NewestTests(ClientCase):
         self.assertIn("more than 1024 bytes", str(self.failure(asked)))
         self.assertFalse(peer.open)
 
+    def test_dripping(self) -> None:
+        """An answer that goes on slowly for ever is given up: a look would never end."""
+        asked, peer = self.ask(self.network.server.newest())
+        peer.answer("200 OK", "Content-Length: 1000")
+        for _ in range(14):
+            self.clock.advance(40)
+            peer.send(b"1")
+        self.assertNoResult(asked)
+        self.clock.advance(40)
+        self.assertEqual(
+            str(self.failure(asked)),
+            f"Cannot read {ENDPOINT}/version: it was not whole after 10 minutes.",
+        )
+        self.assertFalse(peer.open)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_cut(self) -> None:
         """A number whose end is missing is another number."""
         asked, peer = self.ask(self.network.server.newest())

@@ -7,6 +7,7 @@ from typing import NoReturn
 from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as LateError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import GONE, INTERNAL_SERVER_ERROR, NOT_FOUND, NOT_MODIFIED, OK
@@ -27,6 +28,9 @@ _HEADERS_TIMEOUT = 60.0
 
 #: Seconds that a server is left alone at most, whatever it says.
 _LONGEST_ALONE = 24 * 3600.0
+
+#: Seconds until a small answer is whole; a signed file of 5 MB comes in that time at 9 kB/s.
+_BODY_TIMEOUT = 600.0
 
 #: An answer to /version is a few digits.
 _MAX_VERSION_ANSWER = 1024
@@ -114,7 +118,12 @@ class UpdateServer:
             raise refused(response, url)
         answer = bytearray()
         try:
-            await take(self._clock, response, answer.extend, limit)
+            taking = take(self._clock, response, answer.extend, limit)
+            await taking.addTimeout(_BODY_TIMEOUT, self._clock)
+        except LateError:
+            raise ServerFailed(
+                f"Cannot read {url}: it was not whole after {_BODY_TIMEOUT / 60:.0f} minutes."
+            ) from None
         except BrokenOff as error:
             raise ServerFailed(f"Cannot read {url}: {error}") from None
         except DownloadFailed as error:
