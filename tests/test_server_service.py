@@ -18,6 +18,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, readBody
 
+from opq_twisted.box.urls import read_url
 from opq_twisted.errors import CannotStart
 from opq_twisted.http.listener import Listener
 from opq_twisted.release import keys
@@ -61,30 +62,52 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual((options["port"], options["updates-dir"]), ("80", "/srv"))
 
     def test_limits(self) -> None:
-        """What is no sensible number, or no URL of a mirror, is refused with a sentence."""
+        """What is no sensible number is refused with a sentence."""
         for option, values in {
             "heartbeat": ("0", "-1", "nan", "inf", "1e9", "soon", ""),
             "max-downloads": ("0", "-5", "1.5", "many", "10000000"),
             "max-connections": ("0", "-5", "1.5", "many", "10000000"),
-            "mirror": (
-                "mirror",
-                "ftp://x",
-                "http://",
-                "http://x/?a",
-                "http://x/#a",
-                "http://x y",
-                "http://x:a",
-                "//x",
-            ),
         }.items():
             for value in values:
                 error = self.assertRaises(UsageError, options_of, f"--{option}={value}")
                 self.assertIn(f"--{option} {value}: give a ", str(error))
 
     def test_mirror(self) -> None:
-        """A slash at the end makes no difference."""
-        for url in ("http://[::1]:8080/opq", "https://mirror.example.org"):
+        """It is a URL to which boxes follow a redirect; a slash at its end makes no difference."""
+        for url in (
+            "http://[::1]:8080/opq",
+            "https://mirror.example.org",
+            "HTTPS://Mirror.example.org:443/a%2Fb/(c)",
+            "http://the_mirror.:8151",
+            "https://192.0.2.1",
+        ):
             self.assertEqual(options_of("--mirror", url + "/")["mirror"], url)
+            read_url(url)
+
+    def test_no_mirror(self) -> None:
+        """What boxes would refuse is refused here, without the password that may be in it."""
+        for url in (
+            "mirror",
+            "ftp://x",
+            "http://",
+            "http://x/?a",
+            "http://x/#a",
+            "http://x y",
+            "http://x:a",
+            "http://x:0",
+            "http://x:99999",
+            "http://x..y",
+            "http://" + "x" * 64,
+            "http://[::1",
+            "http://[:::1]",
+            "https://the_mirror",
+            "https://ab--cd.example.org",
+            "http://box:sesame@x",
+            "//x",
+        ):
+            error = self.assertRaises(UsageError, options_of, f"--mirror={url}")
+            self.assertIn("--mirror: give a URL such as", str(error))
+            self.assertNotIn("sesame", str(error))
 
     def test_no_more(self) -> None:
         """What is neither is refused."""

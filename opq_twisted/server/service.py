@@ -4,9 +4,11 @@ import math
 import os
 import re
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import idna
 from securesystemslib.signer import Signer
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
@@ -34,8 +36,8 @@ from opq_twisted.systemd import Readiness, take_supervisor
 from opq_twisted.timers import use_monotonic_time
 
 _URL = re.compile(
-    r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)?",
-    re.ASCII,
+    r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9a-f]{2})*)?",
+    re.ASCII | re.IGNORECASE,
 )
 
 _LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
@@ -61,8 +63,24 @@ def _number(
 
 
 def _mirror(text: str) -> str:
-    if not _URL.fullmatch(text):
-        raise ValueError(f"--mirror {text}: give a URL such as https://mirror.example.org/opq.")
+    """Read the URL of a mirror: one that boxes follow."""
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        if not _URL.fullmatch(text) or parts.port == 0:
+            raise ValueError
+        if ":" in host:
+            ip_address(host)
+        elif parts.scheme == "https":
+            idna.encode(host)
+        else:
+            host.encode("idna")
+    except ValueError:
+        # It is not repeated: there may be a password in it.
+        raise ValueError(
+            "--mirror: give a URL such as https://mirror.example.org/opq, with a port and a name "
+            "that can be, and with no user name, no password, no query (?) and no fragment (#)."
+        ) from None
     return text.rstrip("/")
 
 
