@@ -1,6 +1,6 @@
 # make demo · make test · make vm-test · make deb · make deb-test · make image-test · make lint ·
-# make bench · make manuals · make screenshots · make lock: each makes .venv itself, and only
-# image-test needs root.
+# make bench · make manuals · make screenshots · make lock: each makes what it needs itself,
+# and only image-test needs root.
 
 PYTHON ?= python3
 READY := .venv/.ready
@@ -68,13 +68,18 @@ manuals: $(READY)
 # tells when. Versions that are there stay: UPGRADE=1 takes the newest, UPGRADE="attrs treq" of these.
 NEWER := $(if $(filter 1,$(UPGRADE)),--upgrade,$(UPGRADE:%=--upgrade-package=%))
 # No address of an index, nor anything of this machine, may get into the files.
-COMPILE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
+COMPILE := build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 HASH := $(COMPILE) --constraint constraints.txt --generate-hashes --only-binary :all: \
 	--emit-build-options
 
-lock: $(READY)
-	printf 'pip\nsetuptools\n' | $(COMPILE) $(NEWER) --output-file constraints.txt \
+# Not in .venv, which cannot be made where requirements.txt asks for what constraints.txt excludes.
+build/uv/bin/uv:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --constraint constraints.txt uv
+
+lock: build/uv/bin/uv
+	printf 'pip\nsetuptools\nuv\n' | $(COMPILE) $(NEWER) --output-file constraints.txt \
 		- requirements.txt requirements-dev.txt
 	$(HASH) --output-file requirements.lock requirements.txt
 	echo pip | $(HASH) --output-file requirements-pip.lock -

@@ -104,9 +104,11 @@ class HashTests(WheelsCase):
         """A file that was changed is refused, even if only another package needs it."""
         self.require("probe\n")
         other = self.wheel("other-1")
-        self.lock("requirements.lock", self.wheel("probe-1", "other"), other)
+        lock = self.lock("requirements.lock", self.wheel("probe-1", "other"), other)
         self.wheel("other-1", content="print('owned')")
-        self.assert_refused("other-1-py3-none-any.whl", "changed")
+        self.assert_refused("other-1-py3-none-any.whl", "for other==1,", "changed")
+        lock.write_text(lock.read_text().replace("other==1", "other==1 ; python_version > '3'"))
+        self.assert_refused("other-1-py3-none-any.whl", "for other==1,", "changed")
 
     def test_changed_pip(self) -> None:
         """The pip with which a box installs the packages has a hash, too."""

@@ -17,9 +17,9 @@ from opq_twisted.release.pack import AGENT
 _LINUX = re.compile(r"\A(?:many)?(musl)?linux(?:\d+|_\d+_\d+)?_")
 
 # What pip says of hashes: a heading, and then a line for each package.
-_MISMATCH = re.compile(r"DO NOT MATCH THE HASHES.*\n\s+(\S+)(?: from ([^\s#]+))?")
+_MISMATCH = re.compile(r"DO NOT MATCH THE HASHES.*\n\s+([^\s;]+)(?:;.*?)?(?: from ([^\s#]+))?")
 _NO_HASH = re.compile(
-    r"(?:versions pinned with ==|Hashes are required|Can't verify hashes).*\n\s+(\S+)"
+    r"(?:versions pinned with ==|Hashes are required|Can't verify hashes).*\n\s+([^\s;]+)"
 )
 
 

@@ -77,6 +77,7 @@ def test_wheel_from_sdist(checkout: Path, tmp_path: Path) -> None:
     run(unpacked / "build_update.py", "--no-wheels", "--version", "1547860803", folder=tmp_path)
     assert (tmp_path / "opq-box-update-1547860803.tar.bz2").exists()
     assert (unpacked / "deploy" / "server" / "timestamp.conf").exists()
+    assert (unpacked / "requirements-pip.lock").exists()
     assert [name for name in secrets if list(unpacked.rglob(name))] == []
 
 
