@@ -110,3 +110,14 @@ class InstallerTests(SynchronousTestCase):
                     self.assertRegex(command, "--require-hashes|--no-deps", name)
                 if command.rstrip().endswith(" ."):
                     self.assertIn("--no-build-isolation", command, name)
+
+    def test_lock_files_are_copied(self) -> None:
+        """The image and the Debian package are built where the files lie that they name."""
+        for name, copied in (
+            ("deploy/server/Dockerfile", ".dockerignore"),
+            ("deploy/server/debian/rules", "deploy/server/build-deb"),
+        ):
+            locks = re.findall(r"--requirement (\S+)", read(name))
+            self.assertEqual(len(locks), 2)
+            for lock in locks:
+                self.assertRegex(read(copied), rf"[!\s]{re.escape(lock)}\s")
