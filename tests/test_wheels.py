@@ -83,10 +83,12 @@ class HashTests(WheelsCase):
     """The hashes in a requirements.lock."""
 
     def test_known(self) -> None:
-        """Files with the hashes are fetched, and the pip for the box besides."""
+        """Files with the hashes are fetched, whatever is newer, and the pip for the box besides."""
         self.require("probe[more]>=1\n")
-        self.lock("requirements.lock", self.wheel("probe-1", "extra"), self.wheel("extra-3"))
-        self.wheel("probe-2")
+        probe = self.wheel("probe-1", "extra[more]>=2")
+        self.lock("requirements.lock", probe, self.wheel("extra-3"))
+        for newer in ("probe-2", "extra-4"):
+            self.wheel(newer)
         self.assertEqual(
             self.fetch(), [f"{each}-py3-none-any.whl" for each in ("extra-3", "pip-1", "probe-1")]
         )
