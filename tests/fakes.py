@@ -75,6 +75,8 @@ class Network:
         self.clock = MemoryReactorClock()
         #: How close hosts are that are not on the internet.
         self.reaches: dict[str, Reach] = {}
+        #: Hosts that have an address on the internet as well.
+        self.public_too: set[str] = set()
         #: Whether a proxy connects to them.
         self.proxied = False
         pool = HTTPConnectionPool(self.clock, persistent=False)
@@ -90,14 +92,15 @@ class Network:
     async def ask(
         self, method: bytes, uri: bytes, headers: Headers | None, most: Reach = Reach.MACHINE
     ) -> Answer:
-        reach = await self.reach_of_name(read_url(uri.decode()))
+        reach = max(await self.reaches_of_name(read_url(uri.decode())))
         if reach > most:
             raise TooClose
         response = await self._agent.request(method, uri, headers)
         return Answer(response, None if self.proxied else reach)
 
-    async def reach_of_name(self, url: Url) -> Reach:
-        return self.reaches.get(url.host, Reach.INTERNET)
+    async def reaches_of_name(self, url: Url) -> list[Reach]:
+        public = [Reach.INTERNET] if url.host in self.public_too else []
+        return [*public, self.reaches.get(url.host, Reach.INTERNET)]
 
     def endpointForURI(self, uri: URI) -> TCP4ClientEndpoint:
         return TCP4ClientEndpoint(self.clock, uri.host.decode(), uri.port)

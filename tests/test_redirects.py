@@ -120,6 +120,14 @@ class RedirectTests(SynchronousTestCase):
                 else:
                     self.assertIn("redirects to other.example", self.sentence(asked))
 
+    def test_many_addresses(self) -> None:
+        """Behind a proxy a server may not give itself an address in the home, to lead there."""
+        self.network.proxied = True
+        self.network.reaches = {"updates.example": Reach.HOME, "router.home": Reach.HOME}
+        self.network.public_too = {"updates.example"}
+        asked, _ = self.redirect("http://router.home/reboot")
+        self.assertIn("redirects to router.home", self.sentence(asked))
+
     def test_each(self) -> None:
         """A mirror gets no closer than the server that has led to it."""
         self.network.reaches = {"mirror.example": Reach.INTERNET, "router.home": Reach.HOME}

@@ -86,9 +86,9 @@ class BoundedReach:
         return protocol  # type: ignore[no-any-return]
 
 
-def nearest(addresses: Sequence[IAddress]) -> Reach:
-    """Say how close the closest of some addresses is; those on the internet are the farthest."""
-    return max((reach_of(_text(item)) for item in addresses), default=Reach.INTERNET)
+def reaches_of(addresses: Sequence[IAddress]) -> list[Reach]:
+    """Say how close each of some addresses is; without any, there is one on the internet."""
+    return [reach_of(_text(item)) for item in addresses] or [Reach.INTERNET]
 
 
 def _text(address: Any) -> str:

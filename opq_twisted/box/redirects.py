@@ -51,8 +51,12 @@ class Asker(Protocol):
         """
         raise NotImplementedError
 
-    async def reach_of_name(self, url: Url) -> Reach:
-        """Say how close a server is, by the addresses that the box knows for its name."""
+    async def reaches_of_name(self, url: Url) -> list[Reach]:
+        """
+        Say how close a server is, by each of the addresses that the box knows for its name.
+
+        A name that is not known is taken for one of the internet.
+        """
         raise NotImplementedError
 
 
@@ -88,8 +92,9 @@ class RedirectingAgent:
                 return response
             hang_up(self._clock, response)
             if most is None:
-                # Whatever the name says: a proxy is not asked for what is on the box itself.
-                most = min(await self._agent.reach_of_name(read_url(url)), Reach.HOME)
+                # Of a name with many addresses the farthest counts: whoever is the server may be
+                # who gave it the others. A proxy is never asked for what is on the box itself.
+                most = min(*await self._agent.reaches_of_name(read_url(url)), Reach.HOME)
             url = _target(url, response)
             response = await self._ask(method, url, headers, most)
         if response.code not in REDIRECTS:

@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from opq_twisted.box.addresses import Reach
 from opq_twisted.box.body import hang_up
-from opq_twisted.box.connecting import BoundedReach, TooClose, nearest, resolve
+from opq_twisted.box.connecting import BoundedReach, TooClose, reaches_of, resolve
 from opq_twisted.box.proxies import Proxies, Proxy
 from opq_twisted.box.reasons import reason_of
 from opq_twisted.box.redirects import Answer, RedirectingAgent
@@ -160,7 +160,7 @@ class BoundedAgent:
             agent = ProxyAgent(connection.endpoint(), self._reactor, pool)
             headers = _authorized(headers, proxy)
         # The proxy takes whichever of the addresses it likes.
-        if proxy and most < Reach.MACHINE and await self.reach_of_name(url) > most:
+        if proxy and most < Reach.MACHINE and max(await self.reaches_of_name(url)) > most:
             raise TooClose
         try:
             response = await agent.request(method, uri, headers)
@@ -177,9 +177,9 @@ class BoundedAgent:
             raise ProxyFailed(proxy, refusal(response.code))
         return Answer(response, connection.reach)
 
-    async def reach_of_name(self, url: Url) -> Reach:
-        """See `Asker.reach_of_name`; a name that is not known is taken for one of the internet."""
-        return nearest(await resolve(self._reactor, url.host, url.port))
+    async def reaches_of_name(self, url: Url) -> list[Reach]:
+        """See `Asker.reaches_of_name`."""
+        return reaches_of(await resolve(self._reactor, url.host, url.port))
 
 
 def _authorized(headers: Headers | None, proxy: Proxy) -> Headers:
