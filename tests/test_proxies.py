@@ -101,6 +101,8 @@ class FindTests(SynchronousTestCase):
             ("192.168.0.0/16", "http://192.168.1.5", True),
             ("192.168.0.0/16", "http://[::ffff:192.168.1.5]", True),
             ("192.168.0.0/16", "http://10.0.0.1", False),
+            ("10.0.0.0/8", "http://10.1", True),
+            ("0.0.0.0/0", "http://10.1.2.3.4", False),
             ("fd00::/8", "http://[fd00::1]", True),
             ("[fd00::1]", "http://[fd00:0::1]", True),
             ("[fd00::1]:80", "http://[fd00::1]", True),
@@ -115,7 +117,10 @@ class FindTests(SynchronousTestCase):
 
     def test_here(self) -> None:
         """A proxy knows nothing of what is on the box itself."""
-        for host in ("localhost", "a.localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"):
+        for host in (
+            *("localhost", "a.localhost", "[::1]", "[::ffff:127.0.0.1]"),
+            *("127.0.0.1", "0.0.0.0", "127.1", "2130706433", "0x7F.1", "0177.0.0.1"),
+        ):
             with self.subTest(host=host):
                 self.assertIsNone(self.found(f"http://{host}:8151", {"http_proxy": PROXY}))
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import socket
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Literal
@@ -17,6 +18,8 @@ from opq_twisted.errors import ServerFailed
 NONE: Literal["none"] = "none"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: A host that name services take for an address without asking anybody, as "127.1" (inet_aton(3)).
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
 #: An entry of `no_proxy` that names a port.
 _WITH_PORT = re.compile(r"(\[.*\]|[^:]*):([0-9]{1,5})")
 
@@ -135,7 +138,9 @@ def _matches(url: Url, entry: str) -> bool:
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
+        if _NUMBERS.fullmatch(host):
+            host = socket.inet_ntoa(socket.inet_aton(host))
         address = ipaddress.ip_address(host)
-    except ValueError:
+    except (OSError, ValueError):
         return None
     return getattr(address, "ipv4_mapped", None) or address
