@@ -44,6 +44,8 @@ ELSEWHERE = {
     "systemctl restart opq-box-agent": ("tests/vm/box.py", "systemctl restart opq-box-agent"),
     "opq-box log --follow": (_OPERATOR, '"log", "--follow"'),
     "opq-box forgive 1547860803": (_OPERATOR, '"forgive", '),
+    "./install_update.sh --check": ("tests/test_install_script.py", '"--check"'),
+    "./install_update.sh --help": ("tests/test_install_script.py", '"--help"'),
     "make manuals": ("tests/test_manuals.py", "build_manuals"),
     "make deb": (_DEB, "deploy/server/build-deb"),
     "apt-get install ./dist/opq-update-server_*.deb": (_DEB, "apt-get install"),
@@ -95,6 +97,9 @@ UNTRIED = {
     'aws s3 cp "$name" "s3://BUCKET/update/$name" --content-type application/octet-stream '
     "--cache-control 'public, max-age=31536000, immutable'": "an account",
     "systemctl disable --now UNIT-OF-THE-OLDER-DAEMON": "an older box",
+    "sed -i 's/bookworm/trixie/g' /etc/apt/sources.list /etc/apt/sources.list.d/*": "a box",
+    "apt update && apt full-upgrade": "a box",
+    "reboot": "a box",
     "systemctl daemon-reload": "a box with systemd",
     "systemctl stop opq-box-agent": "a box with systemd",
     "systemctl enable --now opq-box-agent.socket": "a box with systemd",
@@ -156,7 +161,9 @@ TYPED = {
     "scp opq-box-update-1547860803.tar.bz2 opq@opq-box-7.local:",
     "tar xf opq-box-update-1547860803.tar.bz2",
     "cd opq-box-update-1547860803",
-    "python3 -I -m json.tool /etc/opq/opqbox_config.json",
+    "opq-box config",
+    "rsync -t --recursive --delete --exclude '.*' --exclude timestamp.json "
+    "first:/var/opq/box-updates/tuf/ tuf/",
     "cp /opt/opq/current/box-configuration-daemon/systemd/opq-box-agent.socket "
     "/etc/systemd/system/",
     "cd /home/opq",
@@ -183,6 +190,7 @@ TOOLS = {
     "opq-box": """\
 case $1 in
     adopt) set -- "$@" --config {box}/etc/opq/opqbox_config.json --state-dir {box}/state ;;
+    config) set -- "$@" {box}/etc/opq/opqbox_config.json ;;
     password) echo "open sesame" | {program} "$@" && exit ;;
 esac
 exec {program} "$@"
@@ -353,7 +361,7 @@ async def operate_a_server(place: Place) -> None:
     renewed.mkdir()
     make_certificate(renewed / "privkey.pem", renewed / "fullchain.pem")
     for block in blocks(SERVER.read_text(encoding="utf-8")):
-        if block.section == "Signed releases on several servers":
+        if block.section == "Signed releases on several servers" and not place.first.exists():
             shutil.copytree(place.folder / "var", place.first / "var")
             shutil.rmtree(place.updates)
             (place.updates / "tuf").mkdir(parents=True)
@@ -381,7 +389,7 @@ async def operate_a_box(place: Place) -> None:
     box.configure(place.server.url, allow_unsigned=False)
     box.pin((place.checkout / "root.json").read_bytes())
     for block in blocks(BOX.read_text(encoding="utf-8")):
-        if block.section == "From a blank SD card" and "json.tool" in block.script:
+        if block.section == "From a blank SD card" and "opq-box config" in block.script:
             await box.start()
         on_the_box = block.section == "From a blank SD card" and not re.search(
             "build_update|scp", block.script
