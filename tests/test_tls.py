@@ -1,18 +1,21 @@
 """A server sends the chain of its certificate, and takes a renewed one while it runs."""
 
+import errno
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThread
-from twisted.logger import capturedLogs, formatEvent
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Site
 
+from opq_twisted import files
 from opq_twisted.http.listener import make_endpoint
 from opq_twisted.http.tls import parse_ssl
 from tests.certificates import Issued, issue, make_certificate
@@ -67,6 +70,10 @@ class ServingTests(TestCase):
             self.assertEqual, issued.certificate.serial_number
         )
 
+    def warnings(self, events: Sequence[LogEvent]) -> list[str]:
+        lines = (formatEvent(event) or "" for event in events)
+        return [line for line in lines if "is not used" in line]
+
     async def test_full_chain(self) -> None:
         """The certificates behind the first one of the file are sent, too."""
         await self.listen()
@@ -93,9 +100,8 @@ class ServingTests(TestCase):
         with capturedLogs() as events:
             await self.serves(self.current)
             await self.serves(self.current)
-        warnings = [line for line in map(formatEvent, events) if "is not used" in (line or "")]
         self.assertEqual(
-            warnings,
+            self.warnings(events),
             [
                 f"The renewed certificate is not used: {self.key} is not the unencrypted private "
                 f"key of {self.certificate}."
@@ -108,7 +114,32 @@ class ServingTests(TestCase):
         """Without its files the server goes on with what it has read."""
         await self.listen()
         self.certificate.unlink()
+        with capturedLogs() as events:
+            await self.serves(self.current)
+            await self.serves(self.current)
+        self.assertEqual(len(self.warnings(events)), 1)
+
+    async def test_no_regular_file(self) -> None:
+        """A FIFO in the place of a file is not waited for."""
+        await self.listen()
+        self.key.unlink()
+        os.mkfifo(self.key)
+        with capturedLogs() as events:
+            await self.serves(self.current)
+        self.assertIn("not a regular file", self.warnings(events)[0])
+
+    async def test_readable_later(self) -> None:
+        """Files that could not be read are read again, although they are the same."""
+        await self.listen()
+        renewed = self.renew()
+
+        def read(path: Path, most: int) -> bytes:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        patch = self.patch(files, "read", read)
         await self.serves(self.current)
+        patch.restore()
+        await self.serves(renewed)
 
 
 class DescriptionTests(SynchronousTestCase):
@@ -155,16 +186,16 @@ class DescriptionTests(SynchronousTestCase):
         encrypted.write_bytes(issue("another").key_pem(b"open sesame"))
         nothing = self.folder / "nothing.pem"
         nothing.write_bytes(b"nothing")
-        large = self.folder / "large.pem"
-        large.write_bytes(bytes(2 << 20))
         for key, certificate, words in (
             (another, self.certificate, "is not the unencrypted private key of"),
             (encrypted, self.certificate, "is not the unencrypted private key of"),
             (another, nothing, "nothing.pem holds no certificates in PEM"),
-            (another, large, "large.pem is larger than 1 MiB"),
         ):
             error = self.assertRaises(
                 ValueError, parse_ssl, f"ssl:443:privateKey={key}:certKey={certificate}"
             )
             self.assertIn(words, str(error))
         self.assertRaises(FileNotFoundError, parse_ssl, "ssl:443:privateKey=/nonexistent")
+        large = self.folder / "large.pem"
+        large.write_bytes(bytes(2 << 20))
+        self.assertRaises(OSError, parse_ssl, f"ssl:443:privateKey={large}")

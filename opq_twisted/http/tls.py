@@ -20,13 +20,15 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from opq_twisted import files
+
 #: Bytes: a chain of certificates has some thousands.
 _MAX_FILE = 1 << 20
 
 #: The words of Twisted's `ssl:` description that are understood here.
 _KNOWN = {"privateKey", "certKey", "extraCertChain", "interface", "backlog"}
 
-#: Device, inode, size and time of change, of each file.
+#: Device, inode, size and time of change, of each file. The last also changes with the rights.
 _Stamp = tuple[tuple[int, int, int, int], ...]
 
 
@@ -53,7 +55,9 @@ class Certificate:
         own, *chain = certificates
         try:
             # With a passphrase of its own OpenSSL asks for none on the terminal.
-            key = crypto.load_privatekey(crypto.FILETYPE_PEM, _read(self.key), passphrase=b"")
+            key = crypto.load_privatekey(
+                crypto.FILETYPE_PEM, files.read(self.key, _MAX_FILE), passphrase=b""
+            )
             options = CertificateOptions(privateKey=key, certificate=own, extraCertChain=chain)
             options.getContext()
         except (crypto.Error, SSL.Error):
@@ -70,24 +74,16 @@ class Certificate:
         """
         paths = (self.key, self.certificate, *((self.chain,) if self.chain else ()))
         states = [os.stat(path) for path in paths]
-        return tuple((each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in states)
+        return tuple((each.st_dev, each.st_ino, each.st_size, each.st_ctime_ns) for each in states)
 
 
 def _certificates(path: Path) -> list[crypto.X509]:
-    content = _read(path)
+    content = files.read(path, _MAX_FILE)
     try:
         found = load_pem_x509_certificates(content)
     except ValueError:
         raise ValueError(f"{path} holds no certificates in PEM") from None
     return [crypto.X509.from_cryptography(each) for each in found]
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(_MAX_FILE + 1)
-    if len(content) > _MAX_FILE:
-        raise ValueError(f"{path} is larger than 1 MiB")
-    return content
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -96,13 +92,14 @@ class CurrentCertificate:
     """
     Gives each new connection the certificate that is in its files by then.
 
-    A certificate is renewed every few weeks by another program. Until all of its files fit each
-    other, the one before is used.
+    A certificate is renewed every few weeks by another program. Until all of its files can be read
+    and fit each other, the one before is used, and the reason is logged once.
     """
 
     _certificate: Certificate
     _options: CertificateOptions = field(init=False)
     _stamp: _Stamp = field(init=False)
+    _complaint: str = field(init=False, default="")
 
     _log = Logger()
 
@@ -121,13 +118,24 @@ class CurrentCertificate:
             stamp = self._certificate.stamp()
             if stamp == self._stamp:
                 return
+            self._options = self._certificate.load()
+        except OSError as error:
+            # It may pass although no file changes: descriptors are free again, or a folder is open.
+            self._complain(error)
+        except ValueError as error:
             # Files that cannot be used are not read again before they change.
             self._stamp = stamp
-            self._options = self._certificate.load()
-        except (OSError, ValueError) as error:
-            self._log.warn("The renewed certificate is not used: {error}.", error=error)
+            self._complain(error)
         else:
+            self._stamp = stamp
+            self._complaint = ""
             self._log.info("The renewed certificate is used.")
+
+    def _complain(self, error: Exception) -> None:
+        """Log why the files cannot be used, once for each reason: every connection asks."""
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            self._log.warn("The renewed certificate is not used: {error}.", error=error)
 
 
 @implementer(IStreamServerEndpoint)
