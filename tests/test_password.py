@@ -84,7 +84,7 @@ class GateTests(SynchronousTestCase):
         return maybeDeferred(*call)
 
     def admits(self, header: bytes | None, client: str = "192.168.0.9") -> Deferred[bool]:
-        return Deferred.fromCoroutine(self.gate.admits(header, client))
+        return Deferred.fromCoroutine(self.gate.admits(header, (client,)))
 
     def test_right(self) -> None:
         """The password, with any name; it is hashed once."""
@@ -157,41 +157,55 @@ class TurnsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.turns = Turns()
 
-    def take(self, client: str) -> Deferred[None]:
+    def take(self, *client: str) -> Deferred[None]:
         return Deferred.fromCoroutine(self.turns.take(client))
 
-    def guess_wrong(self, client: str, times: int = 1) -> None:
+    def guess_wrong(self, *client: str, times: int = 1) -> None:
         for _ in range(times):
-            self.successResultOf(self.take(client))
+            self.successResultOf(self.take(*client))
             self.turns.give_back(client, failed=True)
 
     def test_fewest_failures(self) -> None:
         """The client that has failed least is next; among equals, the one who came last."""
-        self.guess_wrong("a", 2)
-        self.guess_wrong("b", 1)
+        self.guess_wrong("a", times=2)
+        self.guess_wrong("b", times=1)
         self.successResultOf(self.take("a"))
         waiting = {client: self.take(client) for client in ("a", "b", "d", "c")}
         for client in ("c", "d", "b", "a"):
             self.assertNoResult(waiting[client])
-            self.turns.give_back("x", failed=False)
+            self.turns.give_back(("x",), failed=False)
             self.successResultOf(waiting[client])
 
     def test_success(self) -> None:
         """Who knows the password in the end is as good as who never failed."""
-        self.guess_wrong("a", 3)
+        self.guess_wrong("a", times=3)
         self.successResultOf(self.take("a"))
-        self.turns.give_back("a", failed=False)
-        self.guess_wrong("b", 1)
+        self.turns.give_back(("a",), failed=False)
+        self.guess_wrong("b", times=1)
         self.successResultOf(self.take("x"))
         second, first = self.take("b"), self.take("a")
-        self.turns.give_back("x", failed=False)
+        self.turns.give_back(("x",), failed=False)
         self.successResultOf(first)
         self.assertNoResult(second)
+
+    def test_same_network(self) -> None:
+        """Who guesses in the owner's own network is behind the owner, as is another network."""
+        network = "2001:db8::/64"
+        self.guess_wrong("2001:db8::bad", network, times=3)
+        self.successResultOf(self.take("x"))
+        guesses = [self.take("2001:db8::bad", network) for _ in range(2)]
+        owner = self.take("2001:db8::1", network)
+        from_elsewhere = self.take("192.0.2.1")
+        newest = self.take("2001:db8::2", network)
+        for waiting in (from_elsewhere, newest, owner, *reversed(guesses)):
+            self.assertNoResult(waiting)
+            self.turns.give_back(("x",), failed=False)
+            self.successResultOf(waiting)
 
     def test_full(self) -> None:
         """When all places are taken, a client with fewer failures gets one of another's."""
         for number in range(64):
-            self.guess_wrong(f"{number}", 1 + number % 3)
+            self.guess_wrong(f"{number}", times=1 + number % 3)
         self.successResultOf(self.take("x"))
         waiting = [self.take(f"{number}") for number in range(64)]
         self.assertNoResult(waiting[2])
@@ -206,7 +220,7 @@ class TurnsTests(SynchronousTestCase):
         flooding = [self.take("a") for _ in range(3)]
         self.failureResultOf(flooding[2], TooManyGuesses)
         owner = self.take("b")
-        self.turns.give_back("x", failed=True)
+        self.turns.give_back(("x",), failed=True)
         self.successResultOf(owner)
         self.assertNoResult(flooding[0])
         self.assertNoResult(flooding[1])

@@ -27,7 +27,7 @@ from opq_twisted.box.guard import Guard
 from opq_twisted.box.journal import Stage
 from opq_twisted.box.password import Gate
 from opq_twisted.box.status import StatusBoard
-from opq_twisted.box.turns import TooManyGuesses
+from opq_twisted.box.turns import Source, TooManyGuesses
 from opq_twisted.box.updater import Updater
 from opq_twisted.errors import InvalidName, OpqError, UpdateInProgress
 from opq_twisted.http.negotiation import preferred
@@ -85,9 +85,9 @@ class Action(PlainResource):
         return NOT_DONE_YET
 
     async def _act_if_admitted(self, request: BoundedRequest) -> Reply:
-        authorization, client = request.getHeader(b"Authorization"), request.channel.client
+        authorization = request.getHeader(b"Authorization")
         try:
-            if self._gate and not await self._gate.admits(authorization, client):
+            if self._gate and not await self._gate.admits(authorization, _source(request)):
                 return _NOT_ADMITTED
         except TooManyGuesses:
             return _TOO_MANY_GUESSES
@@ -165,6 +165,12 @@ class Forgive(Action):
         if not self._updater.forgive(version):
             return self.answer(request, NOT_FOUND, f"Release {version} is not refused.")
         return self.answer(request, OK, f"Release {version} may be tried again.")
+
+
+def _source(request: BoundedRequest) -> Source:
+    """Give the address of a client, and its network where that is another thing."""
+    channel = request.channel
+    return tuple(dict.fromkeys((getattr(channel.getPeer(), "host", None), channel.client)))
 
 
 def as_json(code: int, content: dict[str, Any]) -> Reply:

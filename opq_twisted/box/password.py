@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.box.turns import Turns
+from opq_twisted.box.turns import Source, Turns
 from opq_twisted.errors import ConfigInvalid
 
 #: Two to this power is scrypt's N; with r and p it takes 16 MB for a second of a Raspberry Pi, as
@@ -106,11 +106,11 @@ class Gate:
         self._key = os.urandom(32)
         self._known: bytes | None = None
 
-    async def admits(self, authorization: bytes | None, client: str | None) -> bool:
+    async def admits(self, authorization: bytes | None, client: Source) -> bool:
         """
         Tell whether an Authorization header has the password (RFC 7617); any user name will do.
 
-        :param client: who asks: an address, or a network of addresses that are one client's.
+        :param client: who asks: an address, and the network that counts as well.
         :raises TooManyGuesses: when too many wait to be told.
         """
         password = _basic(authorization)
