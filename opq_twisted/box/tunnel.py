@@ -105,7 +105,7 @@ class _Tunnel(Protocol):
         self._received = 0
         self._carried: Any = None
         #: Fires with the bytes that came through the open tunnel already.
-        self.opened: Deferred[bytes] = Deferred(lambda _: self.transport.abortConnection())
+        self.opened: Deferred[bytes] = Deferred(lambda _: self._fail("it has not answered yet"))
 
     def connectionMade(self) -> None:
         self.transport.write(self._request)
