@@ -231,15 +231,56 @@ class BrokenTests(FetchCase):
 
     def test_no_ranges(self) -> None:
         """A server without ranges sends all of it again, in place of what came before."""
-        for expected in (SIGNED, Content()):
-            with self.subTest(expected=expected):
-                fetching, peer = self.begin(LENGTH, body=b"x" * 2000, expected=expected)
-                peer.reset()
-                self.clock.advance(1)
-                # Without signature and validator nobody knows whether the rest would fit.
-                peer = self.ask(*(["Range: bytes=2000-"] if expected.hashes else []))
-                peer.answer("200 OK", LENGTH, body=DATA)
-                self.assert_came(fetching, Content(len(DATA), expected.hashes))
+        fetching, peer = self.begin(LENGTH, body=b"x" * 2000, expected=Content())
+        peer.reset()
+        self.clock.advance(1)
+        # Without signature and validator nobody knows whether the rest would fit.
+        self.ask().answer("200 OK", LENGTH, body=DATA)
+        self.assert_came(fetching, Content(len(DATA)))
+
+    def test_no_ranges_of_signed(self) -> None:
+        """Where the hash decides, only what is missing of it is taken."""
+        fetching, peer = self.begin(LENGTH, body=DATA[:1000])
+        peer.reset()
+        self.clock.advance(1)
+        peer = self.ask("Range: bytes=1000-")
+        peer.answer("200 OK", LENGTH, body=b"x" * 1000)
+        peer.send(DATA[1000:])
+        self.assert_came(fetching, SIGNED)
+        self.assertTrue(is_joined(self.path))
+
+    def test_nothing_lost(self) -> None:
+        """A whole that breaks off sooner than what is here ends takes nothing of that away."""
+        fetching, peer = self.begin(LENGTH, body=DATA[:1000])
+        peer.reset()
+        self.clock.advance(1)
+        peer = self.ask("Range: bytes=1000-")
+        peer.answer("200 OK", LENGTH, body=b"x" * 10)
+        peer.reset()
+        self.assertEqual(self.path.read_bytes(), DATA[:1000])
+        self.clock.advance(2)
+        peer = self.ask("Range: bytes=1000-")
+        peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:])
+        self.assert_came(fetching, SIGNED)
+
+    def test_passing_over_is_not_slow(self) -> None:
+        """What is sent once more counts for the rate, if for nothing else."""
+        size = 1_000_000
+        expected = Content(size, HASHES)
+        length = f"Content-Length: {size}"
+        fetching, _ = self.begin(length, body=bytes(size - 10), expected=expected)
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+        fetching = self.fetch(expected)
+        peer = self.ask(f"Range: bytes={size - 10}-")
+        peer.answer("200 OK", length)
+        for _ in range(19):
+            self.clock.advance(40)
+            peer.send(bytes(52_631))
+        peer.send(bytes(5))
+        self.assertNoResult(fetching)
+        peer.send(bytes(size - 19 * 52_631 - 5))
+        self.assertEqual(self.successResultOf(fetching), expected)
 
     def test_changed(self) -> None:
         """A file that has changed begins anew, with its own promise and its own validator."""

@@ -189,8 +189,9 @@ class _Fetch:
         if self._is_somebody_elses(response, size):
             hang_up(self._clock, response)
             return self._not_it("a web page" if size is None else f"{size} bytes")
-        if size is None and self._part.size and self._expected.hashes:
-            # Perhaps it is something else after all, so what is here must not be lost.
+        if self._part.size and self._expected.hashes:
+            # Perhaps it is something else after all, or breaks off sooner than what is here ends:
+            # that must not be lost.
             self._join(response)
             return await self._take(response, passing_over=self._part.size)
         try:
@@ -270,7 +271,7 @@ class _Fetch:
         part = self._part
         begun = part.size
         most = self._limit if part.content.size is None else part.content.size
-        receive = _PassOver(passing_over, self._receive)
+        receive = _PassOver(passing_over, self._passed_over, self._receive)
         try:
             await take(self._clock, response, receive, most - begun + passing_over)
         except BrokenOff as error:
@@ -288,6 +289,10 @@ class _Fetch:
         if part.missing:
             return BrokenOff(f"The connection broke after {part.size} bytes. Try again.")
         return None
+
+    def _passed_over(self, size: int) -> None:
+        # They bring nothing new, but are not slow.
+        self._meter.count(size, self._part.size, self._part.content.size)
 
     def _receive(self, data: bytes) -> Deferred[None] | None:
         # Not every server says how much it will send, and others write to the disk too.
@@ -308,10 +313,11 @@ class _Fetch:
 
 
 class _PassOver:
-    """Hands on what is received, but for the first bytes."""
+    """Hands on what is received; of the first bytes only how many have come."""
 
-    def __init__(self, left: int, receive: Receive) -> None:
+    def __init__(self, left: int, passed_over: Callable[[int], object], receive: Receive) -> None:
         self._left = left
+        self._passed_over = passed_over
         self._receive = receive
         #: Bytes that came, with those that were passed over.
         self.taken = 0
@@ -320,6 +326,8 @@ class _PassOver:
         self.taken += len(data)
         passed = min(self._left, len(data))
         self._left -= passed
+        if passed:
+            self._passed_over(passed)
         return self._receive(data[passed:]) if len(data) > passed else None
 
 
