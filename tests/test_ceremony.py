@@ -739,11 +739,26 @@ class HolderTests(SynchronousTestCase):
             lambda root: root["keys"].update({key.keyid: key.to_dict()}),
             lambda root: root["roles"]["targets"]["keyids"].append(key.keyid),
             lambda root: root.update(consistent_snapshot=False),
+            lambda root: root.update(consistent_snapshot=1),
+            lambda root: root["roles"]["timestamp"].update(threshold=2),
+            lambda root: root["roles"]["root"].update(threshold=10**40),
         )
         for alter in alterations:
             with self.assertRaises(ReleaseFailed) as caught:
                 self.altered(alter)
             self.assertIn("not to be signed", str(caught.exception))
+
+    def test_whole_numbers(self) -> None:
+        """Numbers that cannot be signed are told, and those that would be signed as others."""
+        self.in_place()
+        for number in (1.0, float("nan"), float("inf"), True):
+            for alter in (
+                lambda root, number=number: root.update(version=number),
+                lambda root, number=number: root["roles"]["timestamp"].update(threshold=number),
+            ):
+                with self.assertRaises(ReleaseFailed) as caught:
+                    self.altered(alter)
+                self.assertIn("no draft", str(caught.exception))
 
     def test_life(self) -> None:
         """A root that would be good for ever is signed by nobody."""

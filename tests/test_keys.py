@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import SkipTest
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, SECP256R1, generate_private_key
@@ -214,6 +215,27 @@ class LoadTests(KeysCase):
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.refuses(path, PASSPHRASE, "passphrase is wrong")
         self.assertEqual(keys.load(path, b"another").public_key, signer.public_key)
+
+    def test_no_memory(self) -> None:
+        """A key that takes more memory than there is, to open or to write, is told so."""
+        path = self.write("key.pem", pem_of(NoEncryption()))
+        self.patch(pkcs8, "COST", 3)
+        self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=lambda _: bytes(32)))
+        keys.encrypt_anew(path, None, PASSPHRASE)
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.load(path, PASSPHRASE)
+        self.assertIn("more memory than there is", str(caught.exception))
+
+        def derive(*_: object) -> bytes:
+            raise MemoryError
+
+        path.write_bytes(pem_of(NoEncryption()))
+        before = path.read_bytes()
+        self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=derive))
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.encrypt_anew(path, None, PASSPHRASE)
+        self.assertIn("too little memory", str(caught.exception))
+        self.assertEqual(path.read_bytes(), before)
 
     def test_encrypt_anew(self) -> None:
         """What a link leads to is encrypted; a mistake changes nothing."""

@@ -410,7 +410,10 @@ class PublishRefusalTests(HoldersCase):
         """A snapshot that is damaged, or another than its name says, is never worked around."""
         newest = self.tuf / "2.snapshot.json"
         good = newest.read_bytes()
-        wrong = (good[:-9], (self.tuf / "2.targets.json").read_bytes())
+        # No fraction can be signed.
+        fraction = good.replace(b'"spec_version"', b'"x": 1.5, "spec_version"')
+        self.assertNotEqual(fraction, good)
+        wrong = (good[:-9], fraction, (self.tuf / "2.targets.json").read_bytes())
         for data in (*wrong, (self.tuf / "1.snapshot.json").read_bytes()):
             newest.write_bytes(data)
             self.refuses(self.archive(NEWER), "2.snapshot.json", "restore")

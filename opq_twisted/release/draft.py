@@ -139,11 +139,19 @@ def _parse(part: Any) -> Metadata[Root]:
     document = Metadata[Root].from_bytes(json.dumps(part).encode())
     if not isinstance(document.signed, Root):
         raise ValueError("it is no root")
+    _require_whole(document.signed)
     try:
         require_own_ids(document.signed)
     except RepositoryError as error:
         raise _NotToBeSigned(error) from None
     return document
+
+
+def _require_whole(root: Root) -> None:
+    """Make sure that numbers are whole: no others can be signed (canonical JSON)."""
+    numbers = [root.version, *(role.threshold for role in root.roles.values())]
+    if any(type(number) is not int for number in numbers):
+        raise ValueError("it has a number that is not whole")
 
 
 def _require_shown(document: Metadata[Root]) -> None:
@@ -154,7 +162,9 @@ def _require_shown(document: Metadata[Root]) -> None:
         raise _NotToBeSigned("its root says more than this version of opq-release understands")
     if set(root.keys) != {keyid for role in root.roles.values() for keyid in role.keyids}:
         raise _NotToBeSigned("its root has a key without a role, or a role without its key")
-    if not root.consistent_snapshot:
+    if any(role.threshold > len(role.keyids) for role in root.roles.values()):
+        raise _NotToBeSigned("its root asks a role for more signatures than it has keys")
+    if root.consistent_snapshot is not True:
         raise _NotToBeSigned("its root lets metadata be replaced (consistent_snapshot)")
     size, most = len(document.to_bytes()), longest("root.json")
     if size > most:

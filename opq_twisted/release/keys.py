@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
@@ -26,13 +26,14 @@ def create(folder: Path, role: str, passphrase: bytes) -> CryptoSigner:
 
     The file is named for the role and the key, and never replaces another one.
 
-    :raises KeyUnusable: when the passphrase is empty, or the file cannot be written.
+    :raises KeyUnusable: when the passphrase is empty, the file cannot be written, or the memory is
+        too little.
     """
     _require(passphrase)
     private = Ed25519PrivateKey.generate()
     signer = CryptoSigner(private, SSlibKey.from_crypto(private.public_key()))
     path = folder / file_name(role, signer.public_key)
-    pem = pkcs8.encrypt(private, passphrase)
+    pem = _encrypt(private, passphrase)
     if path.exists():
         raise KeyUnusable(f"The key {path} is there already: try again.")
     _write(path, pem)
@@ -65,7 +66,17 @@ def encrypt_anew(path: Path, passphrase: bytes | None, new: bytes) -> None:
     """
     _require(new)
     # By its real name: a link would be replaced, and what it leads to would stay as it was.
-    _write(Path(os.path.realpath(path)), pkcs8.encrypt(_open(path, passphrase), new))
+    _write(Path(os.path.realpath(path)), _encrypt(_open(path, passphrase), new))
+
+
+def _encrypt(private: PrivateKeyTypes, passphrase: bytes) -> bytes:
+    try:
+        return pkcs8.encrypt(private, passphrase)
+    except MemoryError:
+        raise KeyUnusable(
+            "This machine has too little memory to encrypt a key, which takes 128 MiB: end other "
+            "programs, or do it on another machine."
+        ) from None
 
 
 def advice(path: Path) -> str | None:
@@ -94,6 +105,12 @@ def _open(path: Path, passphrase: bytes | None) -> PrivateKeyTypes:
         return load_pem_private_key(pem, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _cannot_be_opened(path) from None
+    except (InternalError, MemoryError):
+        # `cryptography` has no other word for a cost that OpenSSL does not take.
+        raise KeyUnusable(
+            f"The key {path} cannot be opened: its format asks for more memory than there is, or "
+            "it is damaged."
+        ) from None
 
 
 def _cannot_be_opened(path: Path) -> KeyUnusable:

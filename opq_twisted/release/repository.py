@@ -279,6 +279,8 @@ def _parse(kind: type[Any], path: Path, remedy: str) -> tuple[Metadata[Any], byt
     try:
         data = files.read(path, longest(path.name))
         document = Metadata[Any].from_bytes(data)
+        # Fails for what nobody can have signed, as fractions (canonical JSON).
+        _ = document.signed_bytes
     except OSError as error:
         raise ReleaseFailed(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
     except RepositoryError:
