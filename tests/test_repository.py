@@ -334,6 +334,7 @@ class PublishRefusalTests(HoldersCase):
         for members, reason in (
             ([version], "no file install_update.sh"),
             ([version, file("install_update.sh", b"x", 0o644)], "is not executable"),
+            ([version, file("install_update.sh", b"#!/bin/sh\r\n", 0o755)], "carriage return"),
             ([*layout(NEWER), folder("a/"), file("a", b"")], "a folder is needed"),
         ):
             write_archive(path, stream(*members))

@@ -322,6 +322,9 @@ class HostileLayoutTests(UnpackTestCase):
         self.assertLayoutRefused("no file install_update.sh", version, folder("install_update.sh"))
         not_executable = layout(VERSION, mode=0o644)
         self.assertLayoutRefused("install_update.sh is not executable", *not_executable)
+        for content in (b"", b"true\n", b"\xef\xbb\xbf#!/bin/sh\n", b"#!/bin/sh\r\ntrue\r\n"):
+            script = file("install_update.sh", content, 0o755)
+            self.assertLayoutRefused("nothing that a box can run", version, script)
 
     def test_lookalikes(self) -> None:
         """No other name may be taken for one of the two where case or width does not count."""

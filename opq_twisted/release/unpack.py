@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -30,6 +31,9 @@ RESERVE = 64 << 20
 FOLDER_MODE = 0o755
 #: Of a file that is not executable, and of one that is.
 FILE_MODES = (0o644, 0o755)
+
+#: How a compiled program begins (elf(5)).
+_ELF = b"\x7fELF"
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _VERSION_LENGTH = 64
@@ -131,6 +135,8 @@ class _Outline:
         self.version: bytes | None = None
         #: Whether the script is executable; None when there is none.
         self.script: bool | None = None
+        #: The first bytes of the script.
+        self.script_start = b""
 
     def add(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
         """Note what the member brings into being, and write it."""
@@ -139,6 +145,9 @@ class _Outline:
             content = [self.version]
         if placement.file == INSTALL_SCRIPT:
             self.script = member.is_executable
+            content = iter(content)
+            self.script_start = next(content, b"")
+            content = chain([self.script_start], content)
         self.write(placement, member, content)
 
     def write(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
@@ -224,6 +233,19 @@ def _check_layout(outline: _Outline, version: int) -> None:
         raise ArchiveRefused("it has no file install_update.sh")
     if not outline.script:
         raise ArchiveRefused("its install_update.sh is not executable")
+    if not _can_run(outline.script_start):
+        raise ArchiveRefused(
+            "its install_update.sh is nothing that a box can run: its first line must begin with "
+            "#!, and end without a carriage return"
+        )
+
+
+def _can_run(start: bytes) -> bool:
+    """Whether the kernel would know what to do with a file that begins like this."""
+    first_line = start.partition(b"\n")[0]
+    return start.startswith(_ELF) or (
+        first_line.startswith(b"#!") and not first_line.endswith(b"\r")
+    )
 
 
 def _mebibytes(size: int) -> str:
