@@ -1,11 +1,11 @@
-# make demo · make test · make vm-test · make deb · make deb-test · make image-test · make lint ·
+# make demo · make test · make torture · make vm-test · make deb · make deb-test · make image-test · make lint ·
 # make bench · make manuals · make screenshots · make lock: each makes what it needs itself,
 # and only image-test needs root.
 
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test vm-test deb deb-test image-test screenshots lint bench manuals lock \
+.PHONY: demo test torture vm-test deb deb-test image-test screenshots lint bench manuals lock \
 	clean
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
@@ -21,6 +21,12 @@ test: $(READY)
 	.venv/bin/python -m twisted.trial tests
 	.venv/bin/python -m pytest tests/functional
 	$(MAKE) lint
+
+# All kills and faults of which `make test` tries some: hours.
+torture: $(READY)
+	EVERY=1 .venv/bin/python -m twisted.trial tests.test_install_script
+	KILLS=all FAULTS=all .venv/bin/python -m pytest \
+		tests/functional/test_kill_at_every_write.py tests/functional/test_system_call_failures.py
 
 # A real machine in QEMU: CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
 vm-test: $(READY)

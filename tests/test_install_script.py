@@ -104,7 +104,7 @@ KILLER = """
 set -o functrace
 trap '[ "$BASH_SUBSHELL" -gt 0 ] || [ "$((KILL_AT -= 1))" -gt 0 ] || kill -9 0' DEBUG
 """
-#: Of the many commands that follow when a release is built, every n-th is tried: EVERY=1 tries all.
+#: Of a script's many commands every n-th is tried; `make torture` tries all.
 EVERY = int(os.environ.get("EVERY", "7"))
 #: Gives the script a folder of ours as the root of what it changes, and systemd's mark.
 ENTER = """
@@ -1220,9 +1220,9 @@ class InterruptedTests(InstallCase):
         service(self.box.unpack(300), "triggering", "opq-triggering.service")
         executable(self.box.folder / "opq-box-update-300" / "kernel" / "install.sh", "#!/bin/sh\n")
 
-    def interruptions(self, run: Callable[[Box, str], Result], every: int = 1) -> Iterator[Box]:
-        """Yield a copy of the box for each command, or every n-th, at which a script is killed."""
-        for count in range(1, 1000, every):
+    def interruptions(self, run: Callable[[Box, str], Result]) -> Iterator[Box]:
+        """Yield a copy of the box for every n-th command at which a script is killed."""
+        for count in range(1, 1000, EVERY):
             box = self.box.copy(self.box.folder.parent / str(count))
             result = run(box, str(count))
             if result.returncode == 0:
@@ -1305,9 +1305,7 @@ class InterruptedTests(InstallCase):
         # The caller has built the release, and the power goes.
         self.box.install(300, managed=True, FINISH_SHELL="true")
         units = {"opq-box-agent.service", "opq-triggering.service", "old.service", *RESCUE_UNITS}
-        for box in self.interruptions(
-            lambda box, at: box.boot(FINISH_SHELL="bash", KILL_AT=at), EVERY
-        ):
+        for box in self.interruptions(lambda box, at: box.boot(FINISH_SHELL="bash", KILL_AT=at)):
             links = box.version("current"), box.version("previous")
             self.assertIn(links, ((200, 100), (300, 200)))
             if box.version("current") == 300 or box.root.exists():
