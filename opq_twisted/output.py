@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from functools import cache
 
 #: Bytes that wait for standard output to take them; with more, lines are lost.
@@ -61,8 +62,10 @@ class WholeLines:
         self._rest = b""
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._fd)
+        """Close the descriptor; a file system may tell only then of lines that it has lost."""
+        # The number is free all the same (close(2)), and the next connection may have it.
+        with suppress(OSError):
+            os.close(self._fd)
 
     def _write_some(self, data: bytes) -> int:
         try:

@@ -51,6 +51,12 @@ class WholeLinesTests(SynchronousTestCase):
         *whole, last = received.splitlines(keepends=True)
         self.assertEqual((whole, last), (sent[: len(whole)], b"after\n"))
 
+    def test_close_fails(self) -> None:
+        """The end is the end, even where the file system tells only then of a full disk."""
+        another = WholeLines(os.dup(self.read))
+        os.close(another._fd)
+        another.close()
+
     def test_nothing_taken(self) -> None:
         """The rest of a line is not forgotten while nothing at all can be written."""
         self.lines = WholeLines(self.lines._fd, rest=b"rest\n")
