@@ -63,8 +63,8 @@ class MakeRoomTests(SynchronousTestCase):
         self.assertIn("room for 348 connections", self.said[0])
 
     def test_far_too_few(self) -> None:
-        """There is always room for one."""
-        for limit, room in ((100, (24, 12)), (64, (1, 1)), (10, (1, 1))):
+        """There is always room for a few, and with hardly any descriptors for one."""
+        for limit, room in ((100, (24, 12)), (64, (11, 5)), (10, (1, 1))):
             self.limits(limit, limit)
             self.assertEqual(self.room(1000, 500), room)
 

@@ -31,7 +31,8 @@ def make_room(
     needed = connections + downloads + RESERVE
     limit = raise_descriptor_limit(needed)
     if limit < needed:
-        room = max(2, limit - RESERVE)
+        # At rest a server has a dozen open, which are less than what is left here.
+        room = max(2, limit - RESERVE, limit // 4)
         downloads = min(downloads, room // 3 or 1)
         connections = min(connections, room - downloads)
         _log.warn(
