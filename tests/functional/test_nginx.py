@@ -6,7 +6,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from email.message import Message
 from http.client import HTTPConnection
 from pathlib import Path
@@ -220,6 +220,24 @@ async def test_200_downloads(start: StartDaemon, spawn: StartDaemon, updates: Pa
 
     await deferToThread(download_all)
     assert await cost(origin) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_address(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """An address that has very many requests at once gets no more, and others are answered."""
+    publish(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+    tag = (await ask(nginx, "/version")).headers["ETag"]
+    waiting = (
+        f"GET /version HTTP/1.1\r\nHost: x\r\nPrefer: wait=300\r\nIf-None-Match: {tag}\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        for _ in range(192):
+            client = socket.create_connection(("127.0.0.1", nginx.port), PATIENCE)
+            stack.enter_context(client).sendall(waiting.encode())
+        await becomes(origin, "opq_waiting_boxes", 192)
+        assert (await ask(nginx, "/version")).status == 503
+        assert (await ask(nginx, "/version", source="127.0.0.2")).status == 200
 
 
 @pytest_twisted.ensureDeferred
