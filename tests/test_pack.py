@@ -258,9 +258,14 @@ class TestRefusals(PackTest):
         self.write(self.kernel / "install.sh", b"#!/bin/sh\nexit\r\n")
         self.assert_refused("install.sh", "CRLF")
 
+    def test_windows_line_ends_in_a_part(self) -> None:
+        """So is a part of a script, which other scripts read: every line of it would fail."""
+        self.write(self.kernel / "functions.sh", b"flash() {\r\n}\r\n")
+        self.assert_refused("functions.sh", "CRLF")
+
     def test_byte_order_mark(self) -> None:
         """An editor's mark before the first line is refused: a box could not run the script."""
-        for path in (self.kernel / "install.sh", self.script):
+        for path in (self.kernel / "install.sh", self.kernel / "bin" / "flash", self.script):
             self.write(path, b"\xef\xbb\xbf#!/bin/sh\n")
             self.assert_refused(path.name, "byte order mark")
             path.write_bytes(b"#!/bin/sh\n")

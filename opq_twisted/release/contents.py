@@ -17,6 +17,8 @@ _LITTER = re.compile(r"__pycache__|.*\.pyc|\.git", re.DOTALL)
 _START = 4096
 #: Bytes: no TUF client reads more of a root.
 _MAX_ROOT = 512_000
+#: A script as some editors save it: behind a byte order mark, by which no kernel knows it.
+_MARKED_SCRIPT = b"\xef\xbb\xbf#!"
 _ROLES = ("root", "targets", "snapshot", "timestamp")
 
 
@@ -183,7 +185,15 @@ def _own_file(path: Path, folder: Path, is_script: bool) -> File:
     if is_script:
         return find_script(path)
     file, (first_line, newline, _) = find_file(path), _start(path).partition(b"\n")
+    if first_line.startswith(_MARKED_SCRIPT):
+        raise BuildFailed(
+            f"{path} begins with a byte order mark, so that no box can run it: save it as UTF-8 "
+            "without one."
+        )
     if not first_line.startswith(b"#!"):
+        if path.suffix == ".sh" and newline and first_line.endswith(b"\r"):
+            # Another script reads it.
+            raise _windows_line_ends(path)
         return file
     if newline and first_line.endswith(b"\r"):
         raise _windows_line_ends(path)
