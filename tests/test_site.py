@@ -120,6 +120,17 @@ class LimitTests(SynchronousTestCase):
         self.connect("fe80::1%eth0")
         self.assertReset(self.connect("fe80::2%eth0"))
 
+    def test_each_address(self) -> None:
+        """A machine does not take the connections of the others in its IPv6 network."""
+        self.make_site(Limits(connections=10, each=3, each_address=2))
+        first = self.connect("2001:db8:0:1::1")
+        self.connect("2001:db8:0:1::1")
+        self.assertReset(self.connect("2001:db8:0:1::1"))
+        self.assertServed(self.connect("2001:db8:0:1::2"))
+        self.assertReset(self.connect("2001:db8:0:1::3"))
+        first.lose()
+        self.assertServed(self.connect("2001:db8:0:1::1"))
+
     def test_trusted(self) -> None:
         """A reverse proxy speaks for many: only the total bounds it. So it is on a UNIX socket."""
         self.make_site(Limits(connections=5, each=1, trusted=[ip_network("192.0.2.0/28")]))

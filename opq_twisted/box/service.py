@@ -49,9 +49,11 @@ from opq_twisted.release.trust import METADATA
 from opq_twisted.systemd import take_supervisor
 from opq_twisted.timers import use_monotonic_time
 
-#: Connections to the page at once, and those of one client: a browser keeps 6.
+#: Connections to the page at once, those of one network, which is a whole home in IPv6, and those
+#: of one address: a browser keeps 6.
 _CONNECTIONS = 256
-_CONNECTIONS_EACH = 64
+_CONNECTIONS_OF_NETWORK = 192
+_CONNECTIONS_OF_ADDRESS = 64
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ENVIRONMENT = Path("/proc/self/environ")
@@ -174,7 +176,9 @@ def _configuration(path: Path) -> BoxConfig:
 def _limits() -> Limits:
     """Bound the connections to the page by the descriptors that this process may have."""
     limit = raise_descriptor_limit(_CONNECTIONS + RESERVE)
-    return Limits(_CONNECTIONS, _CONNECTIONS_EACH, first_reserved(limit))
+    return Limits(
+        _CONNECTIONS, _CONNECTIONS_OF_NETWORK, _CONNECTIONS_OF_ADDRESS, first_reserved(limit)
+    )
 
 
 def _gate(path: Path | None) -> Gate | None:

@@ -52,6 +52,8 @@ class BoundedChannel(HTTPChannel):
 
     #: Who has a share of what is bounded; None for whom only the total counts.
     client: str | None = None
+    #: Its address; None where `client` is.
+    address: str | None = None
 
     #: When `overdue` is called, by the reactor's clock (seconds).
     deadline = inf

@@ -29,9 +29,10 @@ _IPV6_PREFIX = 64
 class Limits:
     """How many connections a site takes."""
 
-    #: Connections at once, and those of one client.
+    #: Connections at once, those of one client, and those of one address of it.
     connections: int = 1000
     each: int = 1000
+    each_address: int = sys.maxsize
     #: A connection whose descriptor is this number, or a higher one, is not taken. The kernel gives
     #: the lowest number that is free, so that as many descriptors are in use as the number says.
     first_reserved: int = sys.maxsize

@@ -49,6 +49,7 @@ class BoundedSite(Site):
         self.protocol = BoundedChannel  # type: ignore[assignment,method-assign]
         self._limits = Limits() if limits is None else limits
         self._shares = Shares(self._limits.connections, self._limits.each)
+        self._shares_of_addresses = Shares(self._limits.connections, self._limits.each_address)
         self._turned_away = Repeated(reactor, self._warn)
         #: Called at the end of each request, with whether its client got the whole answer.
         self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
@@ -106,8 +107,10 @@ class BoundedSite(Site):
         """
         address = channel.transport.getPeer()
         channel.client = self._limits.client(address)
-        if channel.descriptor() >= self._limits.first_reserved or not self._shares.has_room(
-            channel.client
+        channel.address = None if channel.client is None else address.host
+        if channel.descriptor() >= self._limits.first_reserved or not (
+            self._shares.has_room(channel.client)
+            and self._shares_of_addresses.has_room(channel.address)
         ):
             self.refused(SERVICE_UNAVAILABLE)
             self._turned_away.say(
@@ -118,6 +121,7 @@ class BoundedSite(Site):
             return
         self.channels.add(channel)
         self._shares.take(channel.client)
+        self._shares_of_addresses.take(channel.address)
         self._sweep_if_needed()
 
     def disconnected(self, channel: BoundedChannel) -> None:
@@ -125,6 +129,7 @@ class BoundedSite(Site):
         if channel in self.channels:
             self.channels.discard(channel)
             self._shares.give_back(channel.client)
+            self._shares_of_addresses.give_back(channel.address)
 
     def _warn(self, line: str) -> None:
         self._log.warn("{line}", line=line)

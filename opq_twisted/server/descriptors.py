@@ -43,4 +43,7 @@ def make_room(
             downloads=downloads,
             limit=limit,
         )
-    return Limits(connections, share(connections), first_reserved(limit), trusted), downloads
+    limits = Limits(
+        connections, share(connections), first_reserved=first_reserved(limit), trusted=trusted
+    )
+    return limits, downloads
