@@ -486,6 +486,9 @@ class StepPreflight(Preflight):
 class StepInstaller(Installer):
     """Installs nothing, and reboots nothing."""
 
+    #: What the box was short of when an installation has failed.
+    shortage: str | None = None
+
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
 
@@ -560,6 +563,7 @@ class Bench:
         self.archives = StepArchives(self.steps, self.folder)
         self.preflight = StepPreflight()
         self.releases = StepReleases(self.steps, self.config)
+        self.installer = StepInstaller(self.steps)
         self.downloader = StepDownloader(self.steps, self.archives)
         config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
         installed = Installed(self.version_file, self.image_file)
@@ -574,7 +578,7 @@ class Bench:
             StepUnpacker(self.steps, self.folder / "unpacked"),
             Inhibition(self.clock, self.config.inhibit_file, self.clock.seconds),
             self.preflight,
-            StepInstaller(self.steps),
+            self.installer,
             self.health,
             Rescued(self.folder / "rescued"),
             self.journal,

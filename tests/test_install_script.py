@@ -993,6 +993,24 @@ class ManagedTests(InstallCase):
         self.assertTrue(self.box.is_service("active", "old.service"))
         self.assertNotIn("reboot", self.box.asked())
 
+    def test_component_finds_the_box_at_fault(self) -> None:
+        """Exit status 75 of a component is passed on; those before it are taken back."""
+        done = self.box.folder / "done"
+        for release in (100, 200):
+            update = self.box.unpack(release)
+            executable(
+                update / "firmware" / "install.sh", f'#!/bin/sh\necho "$OPQ_VERSION" >>{done}\n'
+            )
+            executable(
+                update / "kernel" / "install.sh", f"#!/bin/sh\nexit {75 * (release == 200)}\n"
+            )
+        self.box.install(100, managed=True)
+        result = self.box.run(200, managed=True, OPQ_UNIT="agents.service")
+        self.assertEqual(result.returncode, 75, result)
+        self.assertIn("kernel/install.sh finds this box at fault", result.stdout.splitlines()[-1])
+        self.assertEqual(done.read_text().split(), ["100", "200", "100"])
+        self.assertEqual(self.box.version("current"), 100)
+
     def test_interrupted_again_and_again(self) -> None:
         """An installation that ends the machine three times is given up; the box is as before."""
         self.box.older_daemon()

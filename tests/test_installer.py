@@ -121,6 +121,45 @@ class InstallTests(InstallerCase):
             "install_update.sh was not started: what was to start it ended with exit status 1.",
         )
 
+    async def test_no_process(self) -> None:
+        """A machine that has no process for it is busy, and its release is not to blame."""
+
+        def spawn(*args: Any, **kwargs: Any) -> None:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        self.patch(self.children, "spawnProcess", spawn)
+        self.assertEqual(
+            await self.failure(self.install("exit 0"), NotStarted),
+            "install_update.sh was not started: Resource temporarily unavailable.",
+        )
+
+    async def test_too_busy_to_tell(self) -> None:
+        """How a script ended is asked again when there is no descriptor to learn it by."""
+        await self.install("exit 0")
+
+        def refuse(*args: Any, **kwargs: Any) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        busy = self.patch(os, "open", refuse)
+        waiting = Deferred.fromCoroutine(self.installer.wait())
+        self.assertNoResult(waiting)
+        busy.restore()
+        self.clock.advance(1)
+        self.assertEqual(self.successResultOf(waiting), 0)
+
+    async def test_shortage(self) -> None:
+        """What the box was short of stands in the last lines that a script wrote."""
+        for said, shortage in (
+            ("sh: 3: Cannot fork", "Cannot fork"),
+            ("bash: fork: Resource temporarily unavailable", "Resource temporarily unavailable"),
+            ("cp: error writing: No space left on device", "No space left on device"),
+            ("no tape", None),
+        ):
+            with self.subTest(said=said):
+                await self.failure(self.install(f"echo {said!r}; exit 1"))
+                expected = shortage and f"The box was short of something meanwhile: {shortage}."
+                self.assertEqual(self.installer.shortage, expected)
+
     async def test_hangs(self) -> None:
         """A script that hangs, and does not heed SIGTERM, is killed with all its children."""
         group = self.listen("group")

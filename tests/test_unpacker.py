@@ -1,5 +1,8 @@
 """Archives are unpacked by a child process, of which nothing stays when it is refused or killed."""
 
+import contextlib
+import errno
+import io
 import os
 import sys
 
@@ -7,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from opq_twisted.box.processes import TERMINATION_GRACE, Programs
 from opq_twisted.box.unpacker import Unpacker
-from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
+from opq_twisted.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
 from opq_twisted.release import unpack as unpack_module
 from tests.archives import file, layout, make_archive, stream, write_archive
 from tests.fakes import NEW, NEWER, ChildrenCase
@@ -86,6 +89,36 @@ class UnpackerTests(ChildrenCase):
         content[len(content) // 2] ^= 1
         self.archive.write_bytes(content)
         self.assertIn("is refused", await self.refusal(ArchiveRefused))
+
+    async def test_not_the_archive(self) -> None:
+        """Without memory or a process, or when the child is killed, no archive is to blame."""
+        make_archive(self.archive, NEW)
+        interpreter = self.root / "python"
+        interpreter.write_text("#!/bin/sh\nkill -9 $$\n")
+        interpreter.chmod(0o755)
+        with self.subTest(end="killed"):
+            self.patch(sys, "executable", str(interpreter))
+            self.assertEqual(await self.refusal(BoxUnfit), "The unpacking was ended by SIGKILL.")
+        with self.subTest(end="never began"):
+
+            def spawn(*args: object, **kwargs: object) -> None:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+            self.patch(self.children, "spawnProcess", spawn)
+            self.assertIn("cannot start the unpacking", await self.refusal(BoxUnfit))
+
+    def test_too_little_memory(self) -> None:
+        """An archive takes no more than it may, so a want of memory is not its fault."""
+
+        def fail(_: object) -> None:
+            raise MemoryError
+
+        self.patch(unpack_module, "_unpack_stdin", fail)
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            status = unpack_module.main([str(NEW)])
+        self.assertNotIn(status, (0, unpack_module.REFUSED, unpack_module.NO_ROOM))
+        self.assertIn("could not be unpacked: there is too little memory.", said.getvalue())
 
     async def test_no_room(self) -> None:
         """When the disk has too little room, the archive is not to blame."""

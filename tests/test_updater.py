@@ -1039,6 +1039,13 @@ class BoxFaultTests(UpdaterCase):
         self.bench.steps.fail(InstallFailed("It ended with 1."))
         self.assert_not_refused("It ended with 1. The box cannot write in /opt.")
 
+    def test_short_meanwhile(self) -> None:
+        """So is what it wrote, when the box was short of something only while it ran."""
+        self.bench.installer.shortage = "The box was short of something."
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.assert_not_refused("It ended with 1. The box was short of something.")
+
     def test_found_by_the_next_agent(self) -> None:
         """So it is by an agent that was started meanwhile."""
         for status, reason in (

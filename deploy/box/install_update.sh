@@ -16,6 +16,9 @@
 #                                all of it, and before any service is stopped, so that its failing
 #                                leaves the box at work as it was: services that it has stopped or
 #                                disabled are started and enabled again. In a sandbox it is not run.
+#                                With exit status 75 it says that the box is at fault, and is as it
+#                                was; those of the live release are then run for the components
+#                                before it.
 #
 # The agent's Python packages come from wheels/, for a box may have no internet.
 #
@@ -85,6 +88,7 @@ MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" f
 explained=no
 finishing=no
 stopped=
+ran=
 building=no
 scratch=
 
@@ -557,10 +561,31 @@ run_component_scripts() {
             component=${script%/install.sh}
             component=${component##*/}
             say "Running $component/install.sh."
-            (cd "$release/$component" && ./install.sh 9>&-) ||
-                fail "$component/install.sh failed, so release $version was not made current."
+            status=0
+            (cd "$release/$component" && ./install.sh 9>&-) || status=$?
+            case $status in
+                0) ran="$component/$ran" ;;
+                75) end_for_box "$component" ;;
+                *) fail "$component/install.sh failed, so release $version was not made current." ;;
+            esac
         fi
     done
+}
+
+# The live release's scripts take back what those of this release have done before the one that failed.
+end_for_box() {
+    while [ -n "$ran" ]; do
+        component=${ran%%/*}
+        ran=${ran#*/}
+        folder=$OPQ_PREFIX/current/$component
+        if [ -x "$folder/install.sh" ]; then
+            say "Running $component/install.sh of release $installed again."
+            (cd "$folder" && OPQ_VERSION=$installed ./install.sh 9>&-) ||
+                fail "$component/install.sh of release $installed failed."
+        fi
+    done
+    unfit "$1/install.sh finds this box at fault, so release $version was not made current: see what it" \
+        "wrote, as with opq-box log."
 }
 
 # One that is there is of a release that has proved itself, which this one has yet to do.

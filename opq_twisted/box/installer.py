@@ -9,14 +9,21 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 
 from opq_twisted import durable
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.preflight import BOX_AT_FAULT
-from opq_twisted.box.processes import TERMINATION_GRACE, Programs
+from opq_twisted.box.processes import TERMINATION_GRACE, Ended, Programs
 from opq_twisted.box.scripts import Scripts
-from opq_twisted.errors import BoxAtFault, InstallFailed, NotStarted, RebootFailed
+from opq_twisted.errors import (
+    MACHINE_BUSY,
+    BoxAtFault,
+    InstallFailed,
+    NotStarted,
+    RebootFailed,
+)
 from opq_twisted.release.name import INSTALL_SCRIPT
 
 #: The name of the unit that it has where systemd runs.
@@ -33,6 +40,12 @@ _LOG_CHECKED_EVERY = 5.0
 _LOG_ROOM = 64 * 1024
 _LOG_END = 4096
 _MAX_REASON = 300
+
+#: What programs write when the machine has no more of something; dash does not give the reason.
+_SHORTAGES = (
+    *map(os.strerror, (*MACHINE_BUSY, errno.ENOSPC, errno.EDQUOT)),
+    *("Cannot fork", "MemoryError", "can't start new thread", "Out of memory"),
+)
 
 # Keeps the group's leader, and then the exit status, where an agent that was restarted finds them.
 _KEEP_STATUS = """
@@ -78,24 +91,14 @@ class Installer:
 
         :raises InstallFailed: when it fails, or takes too long.
         :raises BoxAtFault: when it says that the box is to blame, and is as it was.
-        :raises NotStarted: when it did not run: the box is to blame.
-        :raises OSError: when no program can be started.
+        :raises NotStarted: when it did not run, also for want of a process: the box is to blame.
+        :raises OSError: when the disk fails, or the machine is too busy to learn how it ended.
         """
         self._log = self._begin_log(f"Going back to release {version}:" if returning else None)
-        running = self._scripts.run(
-            UNIT,
-            # flock tells an agent that was restarted that the script still runs: it holds the lock
-            # itself, and --close keeps it from daemons that the script starts.
-            [
-                *("flock", "--close", os.fspath(self._lock)),
-                *("sh", "-c", _KEEP_STATUS, "sh", INSTALL_SCRIPT, os.fspath(self._status)),
-                os.fspath(self._lock),
-            ],
-            folder,
-            version,
-            self._config.install_timeout,
-            self._log,
-        )
+        try:
+            running = self._start(folder, version)
+        except OSError as error:
+            raise NotStarted(f"{INSTALL_SCRIPT} was not started: {error.strerror}.") from None
         bounding = LoopingCall(self._bound_log)
         bounding.clock = self._programs.clock
         bounding.start(_LOG_CHECKED_EVERY)
@@ -112,20 +115,50 @@ class Installer:
                 raise self.box_at_fault()
             raise InstallFailed(f"{INSTALL_SCRIPT} {ended}. See {self._log} for what it said.")
 
+    def _start(self, folder: Path, version: int) -> Deferred[Ended]:
+        return self._scripts.run(
+            UNIT,
+            # flock tells an agent that was restarted that the script still runs: it holds the lock
+            # itself, and --close keeps it from daemons that the script starts.
+            [
+                *("flock", "--close", os.fspath(self._lock)),
+                *("sh", "-c", _KEEP_STATUS, "sh", INSTALL_SCRIPT, os.fspath(self._status)),
+                os.fspath(self._lock),
+            ],
+            folder,
+            version,
+            self._config.install_timeout,
+            self._log,
+        )
+
     def box_at_fault(self) -> BoxAtFault:
         """Give the reason of a script that found the box at fault: the last line that it wrote."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(max(0, self._log.stat().st_size - _LOG_END))
-                said = file.read(_LOG_END).decode("utf-8", "replace")
-        except OSError:
-            said = ""
-        line = said.strip().rpartition("\n")[2].removeprefix(f"{INSTALL_SCRIPT}: ")
+        line = self._log_end.strip().rpartition("\n")[2].removeprefix(f"{INSTALL_SCRIPT}: ")
         reason = "".join(filter(str.isprintable, line))[:_MAX_REASON]
         return BoxAtFault(
             reason or f"{INSTALL_SCRIPT} found this box at fault, and did not say why.",
             touched=False,
         )
+
+    @property
+    def shortage(self) -> str | None:
+        """
+        What the box was short of when the script failed, by the last that it wrote, in a sentence.
+
+        A shortage may be over by the time that the box is measured. None when it tells of none.
+        """
+        said = self._log_end
+        found = next((words for words in _SHORTAGES if words in said), None)
+        return found and f"The box was short of something meanwhile: {found}."
+
+    @property
+    def _log_end(self) -> str:
+        try:
+            with self._log.open("rb") as file:
+                file.seek(max(0, self._log.stat().st_size - _LOG_END))
+                return file.read(_LOG_END).decode("utf-8", "replace")
+        except OSError:
+            return ""
 
     async def wait(self) -> int | None:
         """
@@ -133,9 +166,10 @@ class Installer:
 
         :returns: its exit status; None when it ended without one, as in a power cut.
         :raises InstallFailed: when it does not end in time.
+        :raises OSError: when the disk fails, or the machine is too busy for all of that time.
         """
         left = self._config.install_timeout
-        while self._is_locked() or await self._scripts.is_running(UNIT):
+        while await self._may_run(left > 0):
             if left <= 0:
                 await self._end()
                 raise InstallFailed(f"{INSTALL_SCRIPT} took too long. See {self._config.log}.")
@@ -146,6 +180,15 @@ class Installer:
             return int(self._status.read_text())
         except (FileNotFoundError, ValueError):
             return None
+
+    async def _may_run(self, is_patient: bool) -> bool:
+        """Whether the script runs, or the machine is too busy to tell."""
+        try:
+            return self._is_locked() or await self._scripts.is_running(UNIT)
+        except OSError as error:
+            if is_patient and error.errno in MACHINE_BUSY:
+                return True
+            raise
 
     async def _end(self) -> None:
         """End a script that an earlier run of the agent started, and all of its group."""

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.processes import Programs
-from opq_twisted.errors import ArchiveRefused, NoRoom, OpqError
+from opq_twisted.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
 from opq_twisted.release import unpack
 from opq_twisted.release.unpacking import child_command, child_environment
 
@@ -60,7 +60,7 @@ class Unpacker:
             its name stands for by now; its position afterwards is anywhere.
         :raises ArchiveRefused: when the archive is damaged, hostile, or not that version's.
         :raises NoRoom: when the disk has too little room.
-        :raises OpqError: when the child cannot do its work.
+        :raises BoxUnfit: when the child cannot do its work, as when the box is short of memory.
         """
         await self.clear()
         try:
@@ -73,15 +73,19 @@ class Unpacker:
             raise
 
     async def _run_child(self, archive: BinaryIO, version: int) -> None:
-        ended = await self._programs.run(
-            child_command(version, self.folder),
-            timeout=_TIMEOUT,
-            env=child_environment(),
-            files={0: archive.fileno()},
-        )
+        try:
+            ended = await self._programs.run(
+                child_command(version, self.folder),
+                timeout=_TIMEOUT,
+                env=child_environment(),
+                files={0: archive.fileno()},
+            )
+        except OSError as error:
+            raise BoxUnfit(f"The box cannot start the unpacking: {error.strerror}.") from None
         if ended.status != 0:
+            # The child says of an archive that it is to blame; all else says nothing about it.
             kind = {unpack.REFUSED: ArchiveRefused, unpack.NO_ROOM: NoRoom}.get(
-                ended.status, OpqError
+                ended.status, BoxUnfit
             )
             lines = ended.output.strip().splitlines()
             raise kind(lines[-1] if lines else f"The unpacking {ended}.")

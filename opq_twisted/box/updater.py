@@ -582,7 +582,7 @@ class Updater(Service):
 
     async def _find_fault(self, release: Release, error: InstallFailed) -> NoReturn:
         """Fail for the box's fault if it has one, and for the release's otherwise."""
-        fault = await self._preflight.blame(release.version)
+        fault = await self._preflight.blame(release.version) or self._installer.shortage
         if fault is not None:
             raise BoxAtFault(f"{error} {fault}", touched=True) from None
         raise error

@@ -262,10 +262,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return {ArchiveRefused: REFUSED, NoRoom: NO_ROOM}.get(type(error), 1)
     except MemoryError:
-        print(
-            f"{UpdateName(options.version)} is refused: it takes too much memory.", file=sys.stderr
-        )
-        return REFUSED
+        # No archive takes more than the bounds of this process: others have taken it.
+        name = UpdateName(options.version)
+        print(f"{name} could not be unpacked: there is too little memory.", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"{UpdateName(options.version)} could not be unpacked: {error}.", file=sys.stderr)
         return 1
