@@ -643,6 +643,11 @@ class BoxFaultTests(InstallCase):
         )
         self.assert_unfit(self.box.run(200), "No space left on device. Mend that")
 
+    def test_python_is_gone(self) -> None:
+        """Where the box's own Python makes no virtual environment, the release is not to blame."""
+        (self.box.folder / "opq-box-update-200" / "wheels").mkdir(exist_ok=True)
+        self.assert_unfit(self.box.run(200, OPQ_PYTHON="/gone/python3"), "install Python 3.11")
+
     def test_unfinished_are_removed(self) -> None:
         """What a power cut has left of another release goes before there is asked for room."""
         (self.box.prefix / "releases" / "150").mkdir()
@@ -791,6 +796,24 @@ class ArgumentTests(InstallCase):
         self.assertEqual(result.returncode, 75)
         self.assertIn("cannot use this box's configuration", result.stderr)
         self.assertEqual(list(self.box.prefix.rglob("*")), [])
+
+    def test_check_of_an_unfit_box(self) -> None:
+        """The check says what the box lacks, as the installation would."""
+        self.box.unpack(100)
+        self.box.prefix.write_text("no folder")
+        result = self.box.type(100, "--check")
+        self.assertEqual(result.returncode, 75)
+        self.assertIn(f"cannot write in {self.box.prefix}: it is no folder", result.stderr)
+        self.box.prefix.unlink()
+        self.box.tool("findmnt", "#!/bin/sh\necho rw,noexec,relatime\n")
+        result = self.box.type(100, "--check")
+        self.assertEqual(result.returncode, 75)
+        self.assertIn("it is mounted noexec", result.stderr)
+        (self.box.folder / "bin" / "findmnt").unlink()
+        self.box.tool("head", "#!/bin/sh\necho 'head: x: No space left on device' >&2\nexit 1\n")
+        result = self.box.type(100, "--check")
+        self.assertEqual(result.returncode, 75)
+        self.assertIn("No space left on device", result.stderr)
 
     def test_older_release(self) -> None:
         """An older release is installed by hand only where somebody names it."""
@@ -999,7 +1022,8 @@ class ManagedTests(InstallCase):
         for release in (100, 200):
             update = self.box.unpack(release)
             executable(
-                update / "firmware" / "install.sh", f'#!/bin/sh\necho "$OPQ_VERSION" >>{done}\n'
+                update / "firmware" / "install.sh",
+                f'#!/bin/sh\necho "$OPQ_VERSION" >>{shlex.quote(str(done))}\n',
             )
             executable(
                 update / "kernel" / "install.sh", f"#!/bin/sh\nexit {75 * (release == 200)}\n"
@@ -1007,7 +1031,7 @@ class ManagedTests(InstallCase):
         self.box.install(100, managed=True)
         result = self.box.run(200, managed=True, OPQ_UNIT="agents.service")
         self.assertEqual(result.returncode, 75, result)
-        self.assertIn("kernel/install.sh finds this box at fault", result.stdout.splitlines()[-1])
+        self.assertIn("kernel/install.sh finds this box at fault", result.stderr)
         self.assertEqual(done.read_text().split(), ["100", "200", "100"])
         self.assertEqual(self.box.version("current"), 100)
 

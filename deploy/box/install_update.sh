@@ -250,15 +250,17 @@ try_to_run() {
 # Print what the box lacks, and fail. pip writes in /tmp, or where TMPDIR says.
 check_folders() {
     for folder in "$OPQ_PREFIX" "${TMPDIR:-/tmp}"; do
-        if ! said=$(try_to_write "$folder" 2>&1); then
-            echo "the box cannot write in $folder: ${said##*: }. Mend that, as by making room there."
-            return 1
-        fi
+        said=$(try_to_write "$folder" 2>&1) || { cannot_write "$folder" "${said##*: }"; return 1; }
     done
-    if ! said=$(try_to_run "$OPQ_PREFIX" 2>&1); then
-        echo "the box cannot run programs in $OPQ_PREFIX: ${said##*: }. Mount it without noexec."
-        return 1
-    fi
+    said=$(try_to_run "$OPQ_PREFIX" 2>&1) || { cannot_run "${said##*: }"; return 1; }
+}
+
+cannot_write() {
+    echo "the box cannot write in $1: $2. Mend that, as by making room there."
+}
+
+cannot_run() {
+    echo "the box cannot run programs in $OPQ_PREFIX: $1. Mount it without noexec."
 }
 
 # As above. An installed wheel, with its bytecode, is some four times as large as its file.
@@ -364,7 +366,7 @@ make_environment() {
     say "Installing the agent's Python packages."
     # Debian's Python alone cannot put pip into it, and a release has no use for pip later.
     "$OPQ_PYTHON" -I -m venv --without-pip "$release/venv" ||
-        fail "$OPQ_PYTHON made no virtual environment: install Python 3.11 or later."
+        unfit "$OPQ_PYTHON made no virtual environment: install Python 3.11 or later."
     python=$(readlink -f "$release/venv/bin/python")
     own=$("$python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     say "The update has packages for Python $(wheel_versions | xargs); the box has $own."
@@ -747,7 +749,7 @@ say_what_would_happen() {
     say "Installed: ${installed:-nothing}. Release here: $version."
     decide_on_services
     if [ "$managed" = yes ]; then say_what_would_be_changed; fi
-    fault=$(check_room_beforehand) || unfit "$fault"
+    fault=$(check_beforehand) || unfit "$fault"
     say "There is room for the release."
     say "Trying release $version in a scratch folder."
     scratch=$(mktemp -d)
@@ -773,10 +775,21 @@ say_what_would_be_changed() {
 }
 
 # Where the prefix is not there yet, its parent has the room.
-check_room_beforehand() {
-    folder=$OPQ_PREFIX
-    while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
-    check_room "$folder"
+check_beforehand() {
+    nearest=$OPQ_PREFIX
+    until is_there "$nearest"; do nearest=$(dirname "$nearest"); done
+    # Not by writing there: this is not to change anything.
+    if [ ! -d "$nearest" ] || [ ! -w "$nearest" ]; then
+        cannot_write "$nearest" "it is no folder, is read-only, or belongs to another user"
+        return 1
+    fi
+    if findmnt -n -o OPTIONS -T "$nearest" | grep -qw noexec; then
+        cannot_run "it is mounted noexec"
+        return 1
+    fi
+    said=$(try_to_write "${TMPDIR:-/tmp}" 2>&1) ||
+        { cannot_write "${TMPDIR:-/tmp}" "${said##*: }"; return 1; }
+    check_room "$nearest"
 }
 
 trap 'clean_up $?' EXIT
