@@ -230,6 +230,26 @@ class ReturnTests(TrialCase):
         self.answer(NOBODY)
         self.install_last_good()
 
+    def test_short_boots(self) -> None:
+        """A box that is switched off before each hour is over goes back, too."""
+        self.confirm()
+        for number in range(95):
+            self.bench.clock.advance(45 * 60)
+            self.boot(f"boot {number}")
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+        self.bench.clock.advance(45 * 60)
+        self.answer(NOBODY)
+        self.install_last_good()
+
+    def test_stopped(self) -> None:
+        """An agent that is stopped sooner counts how long it has run."""
+        self.confirm()
+        self.bench.clock.advance(300)
+        self.bench.updater.stopService()
+        trial = self.on_disk().trial
+        assert trial is not None
+        self.assertEqual(trial.uptime, 300)
+
     def test_last_look(self) -> None:
         """A last look that goes well proves it."""
         self.confirm()

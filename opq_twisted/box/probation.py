@@ -13,8 +13,8 @@ from opq_twisted.errors import ClockBehind, DownloadFailed, OpqError
 #: Seconds that a release may run, over all boots, without a successful look.
 LONGEST = 3 * 24 * 3600.0
 
-#: Seconds between two entries of how long it has run.
-COUNTED_EVERY = 3600.0
+#: Seconds between two entries of how long it has run; a box may be switched off each hour.
+COUNTED_EVERY = 600.0
 
 
 class Probation:

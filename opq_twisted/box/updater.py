@@ -164,6 +164,8 @@ class Updater(Service):
         self._probation = Probation(journal, archives, installer)
         self._counting = LoopingCall(self._count_uptime)
         self._counting.clock = clock
+        #: By the clock: the uptime until then is counted.
+        self._counted = clock.seconds()
         #: The last sign, before this start, that what is written is remembered.
         self._remembered = max(journal.entry.looked, installed.changed)
         self._started = clock.seconds()
@@ -223,6 +225,7 @@ class Updater(Service):
 
     def _count_trial(self) -> None:
         if self._probation.trial is not None and not self._counting.running:
+            self._counted = self._clock.seconds()
             self._counting.start(COUNTED_EVERY, now=False)
 
     def _count_uptime(self) -> None:
@@ -230,9 +233,13 @@ class Updater(Service):
             self._counting.stop()
             return
         with self._telling("How long the release has run cannot be written down"):
-            is_over = self._probation.count(COUNTED_EVERY)
+            is_over = self._count()
             if is_over and self._journey is None and self._journal.entry.stage.at_rest:
                 self._set_out(self._end_trial())
+
+    def _count(self) -> bool:
+        before, self._counted = self._counted, self._clock.seconds()
+        return self._probation.count(self._counted - before)
 
     async def _end_trial(self) -> None:
         """Go back from a release whose agent does not reach the server, if a last look fails."""
@@ -277,6 +284,8 @@ class Updater(Service):
         super().stopService()
         if self._counting.running:
             self._counting.stop()
+            with self._telling("How long the release has run cannot be written down"):
+                self._count()
         if self._reboot_awaited or self._journal.entry.stage is Stage.REBOOTING:
             with self._telling("The reboot cannot be written down"):
                 self._journal.write(reboot_under_way=True)
