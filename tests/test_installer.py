@@ -121,6 +121,11 @@ class InstallTests(InstallerCase):
             "install_update.sh was not started: what was to start it ended with exit status 1.",
         )
 
+    async def test_lock_removed(self) -> None:
+        """A script that removes the lock did run, and is to blame."""
+        script = f"rm {self.state_dir}/install.lock; exit 3"
+        self.assertIn("exit status 3", await self.failure(self.install(script)))
+
     async def test_no_process(self) -> None:
         """A machine that has no process for it is busy, and its release is not to blame."""
 

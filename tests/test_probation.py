@@ -291,6 +291,19 @@ class ReturnTests(TrialCase):
         self.answer(NOBODY)
         self.install_last_good()
 
+    def test_no_way_back(self) -> None:
+        """Where the archive of the one before is damaged, the release stays."""
+        self.confirm()
+        self.bench.archives.lost = True
+        self.run_for(72)
+        self.answer(NOBODY)
+        self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
+        self.run_for(2)
+        self.assertEqual(self.bench.steps.names[-1], "open", "it is not read again and again")
+        self.bench.archives.lost = False
+        self.look(NEW)
+        self.assertEqual(self.archives.last_good, KEPT)
+
     def test_measurement(self) -> None:
         """A measurement is left to end."""
         self.confirm()

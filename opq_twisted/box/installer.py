@@ -108,7 +108,8 @@ class Installer:
             bounding.stop()
         # What runs the script for us may fail before it begins, and while it goes on.
         if ended.status != 0 and (status := await self.wait()) != 0:
-            if not self._lock.stat().st_size:
+            # A script may remove the lock, but not the status that is written after it.
+            if status is None and not self._lock.stat().st_size:
                 why = ended.last_words or f"what was to start it {ended}"
                 raise NotStarted(f"{INSTALL_SCRIPT} was not started: {why}.")
             if status == BOX_AT_FAULT:

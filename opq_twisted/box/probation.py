@@ -107,6 +107,23 @@ class Probation:
         is_another = good is not None and good.version != trial.release.version
         return is_another and trial.looked_before > 0
 
+    async def require_way_back(self) -> None:
+        """
+        Make sure that the release before can be installed again, or let the trial have no end.
+
+        :raises DownloadFailed: when its archive is not on the disk as it came.
+        :raises OSError: when the disk fails; the archive may be whole.
+        """
+        good = self._archives.last_good
+        try:
+            if good is not None:
+                (await self._archives.open(good)).close()
+        except DownloadFailed:
+            # What cannot return to it must go on to look, and may still prove itself.
+            if self.trial is not None:
+                self.trial = evolve(self.trial, looked_before=0.0)
+            raise
+
     def changes_of_return(self) -> dict[str, Any]:
         """Give what the journal is to say when the box goes back from the release."""
         trial, self.trial = self.trial, None

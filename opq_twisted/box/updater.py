@@ -249,7 +249,8 @@ class Updater(Service):
             return
         try:
             await self._preflight.require(trial.release.version)
-        except BoxUnfit as error:
+            await self._probation.require_way_back()
+        except (BoxUnfit, DownloadFailed, OSError) as error:
             # A box that waits for somebody while it goes back would not look for updates either.
             self._log.warn("{error}", error=error)
         else:
