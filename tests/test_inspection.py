@@ -58,6 +58,14 @@ class InspectionTests(HoldersCase):
         words = ("root expires in 13", "targets expires in 13", "snapshot expires in 13")
         self.assert_needs(found, *words, "timestamp has expired")
 
+    def test_late(self) -> None:
+        """What is good for years, as a clock was ahead when it was signed, needs care."""
+        self.serve()
+        self.assert_needs(self.look(-364))
+        roles = ("root", "targets", "snapshot")
+        words = [f"{role} expires in 765 days, and" for role in roles]
+        self.assert_needs(self.look(-400), *words)
+
     def test_expired(self) -> None:
         """What has expired needs it more."""
         self.serve()

@@ -13,7 +13,7 @@ from opq_twisted.release.name import UpdateName
 from opq_twisted.release.pruning import describe_crowding
 from opq_twisted.release.rehearsal import is_channel_target, try_generations, try_roots
 from opq_twisted.release.repository import Generation, Repository, is_signed
-from opq_twisted.release.signing import describe_future
+from opq_twisted.release.signing import LIFETIME, describe_future
 from opq_twisted.release.trust import Offer, read_offer
 
 #: Days left from which on a role needs care; the server renews the timestamp by itself.
@@ -137,6 +137,13 @@ def _needs(status: RoleStatus) -> Iterator[str]:
         yield f"The {status.role} has expired, and boxes install nothing: {remedy}."
     elif status.days_left < _CARE[status.role]:
         yield f"The {status.role} expires in {status.days_left} days: {remedy}."
+    elif status.days_left > 2 * LIFETIME and status.role != Timestamp.type:
+        # What is stolen must end some day.
+        yield (
+            f"The {status.role} expires in {status.days_left:.0f} days, and it is made for "
+            f"{LIFETIME}: a clock was ahead when it was signed, or this one is behind. With the "
+            f"right time, {remedy}."
+        )
 
 
 def _server_needs(
