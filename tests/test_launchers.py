@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -46,12 +47,23 @@ class StrangersModulesTests(SynchronousTestCase):
         """Lay out a release; give the folder of its programs."""
         agent = self.root / f"release-{with_venv}" / "box-configuration-daemon"
         shutil.copytree(SHIPPED, agent / "bin")
+        for name in ("opq_twisted", "twisted"):
+            (agent / name).symlink_to(PROJECT / name)
         if with_venv:
-            (agent.parent / "venv").symlink_to(sys.prefix)
-        else:
-            for name in ("opq_twisted", "twisted"):
-                (agent / name).symlink_to(PROJECT / name)
+            self.make_venv(agent.parent / "venv", agent)
         return agent / "bin"
+
+    def make_venv(self, venv: Path, agent: Path) -> None:
+        """Lay out a virtual environment as the installer does, with the packages of this one."""
+        packages = Path(sysconfig.get_path("purelib"))
+        own = venv / packages.relative_to(sys.prefix)
+        own.mkdir(parents=True)
+        (own / "opq-box.pth").write_text(f"{agent}\n")
+        (own / "packages.pth").write_text(f"{packages}\n")
+        (venv / "bin").mkdir()
+        (venv / "bin" / "python").symlink_to(sys.executable)
+        (venv / "bin" / "twistd").symlink_to(Path(sys.executable).with_name("twistd"))
+        shutil.copy(Path(sys.prefix, "pyvenv.cfg"), venv)
 
     def test_strangers_code_would_run(self) -> None:
         """The modules do harm where nothing keeps them out."""

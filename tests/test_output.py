@@ -192,6 +192,8 @@ class HangupTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        # The tests themselves may have been started with nohup(1).
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         self.done: list[str] = []
 
     def callFromThread(self, action: Any) -> None:

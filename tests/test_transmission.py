@@ -366,7 +366,9 @@ class PlainTests(SocketTestCase):
             self.pass_the_limit()
             self.assertTrue(self.site.channels)
         await deferToThread(read_exactly, client, 3_000)
-        self.pass_the_limit()
+        # What was read before may have been acknowledged in the first of these windows.
+        for _ in range(3):
+            self.pass_the_limit()
         await self.no_client_left()
         self.assertEqual(self.open_files(), 0)
         self.assertEqual(self.downloads.cut, {1: 1})
