@@ -46,6 +46,12 @@ class ViewTests(SynchronousTestCase):
                 "good",
                 "The box has been updated",
             ),
+            (
+                {"available": NEW, "last_check": NOW - 310, "last_attempt": updated},
+                "good",
+                "The box has been updated",
+            ),
+            ({"available": NEW, "last_attempt": updated}, "good", "The box is up to date"),
             ({}, "good", "There is no update"),
             (
                 {"available": NEW, "update_available": True},

@@ -110,9 +110,9 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
         return "bad", "The box went back to its last good release"
     if status.update_available:
         return "news", "An update is available"
+    if last is not None and last.outcome == "updated" and not _has_looked_since(status):
+        return "good", "The box has been updated"
     if status.last_check is None:
-        if last is not None and last.outcome == "updated":
-            return "good", "The box has been updated"
         return "news", "The box has not looked for updates since it started"
     if _has_none(status):
         return "good", "There is no update"

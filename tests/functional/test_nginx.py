@@ -417,7 +417,7 @@ async def test_bad_mirror(start: StartDaemon, updates: Path) -> None:
     ):
         server = start("opq-update-server", "--updates-dir", updates, "--mirror", mirror)
         assert await server.ends() == 1, mirror
-        assert f"--mirror {mirror}: give a URL such as" in server.output
+        assert "--mirror: give a URL such as" in server.output
         assert "Traceback" not in server.output
 
 
