@@ -1003,6 +1003,15 @@ class ManagedTests(InstallCase):
         self.assertTrue(self.box.is_service("enabled", "opq-box-agent.service"))
         self.assertEqual(self.box.asked()[-1], "reboot")
 
+    def test_caller_writes_into_the_log(self) -> None:
+        """A caller that sends the output into the log, as an earlier agent does, has it once."""
+        self.box.unpack(100)
+        log = "/var/log/opq/box_update.log"
+        caller = ("sh", "-c", f'mkdir -p {log.rpartition("/")[0]} && exec "$0" >>{log} 2>&1')
+        result = self.box.run(100, *caller, managed=True)
+        self.assertEqual(result.returncode, 0, result)
+        self.assertEqual(self.box.update_log.read_text().count("is now current"), 1)
+
     def test_failure_after_a_service_was_disabled(self) -> None:
         """When a later component fails, the services that an earlier one has ended are back."""
         self.box.older_daemon()

@@ -463,9 +463,15 @@ finish_in_own_unit() {
     systemctl start "$FINISH" &
     starting=$!
     # The unit writes to a file, for a pipe of the caller's may have no reader any more.
-    [ ! -f "$LOG" ] || tail -c "+$((size + 1))" -f -s 0.2 --pid="$starting" "$LOG" || :
+    [ ! -f "$LOG" ] || writes_to_log || tail -c "+$((size + 1))" -f -s 0.2 --pid="$starting" "$LOG" || :
     wait "$starting" ||
         fail "the installation of release $version failed: $LOG and journalctl --unit $FINISH say why."
+}
+
+# The agent of an earlier release sends this script's output into the log. To follow the log would
+# then copy it into itself without end.
+writes_to_log() {
+    [ "$(stat -L -c %d:%i "/proc/$$/fd/1")" = "$(stat -c %d:%i "$LOG")" ]
 }
 
 # As systemd.syntax(7) wants it.
