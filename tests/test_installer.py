@@ -118,7 +118,7 @@ class InstallTests(InstallerCase):
         sentence = await self.failure(running, NotStarted)
         self.assertEqual(
             sentence,
-            "install_update.sh was not started: what was to start it ended with exit status 1.",
+            "The install script was not started: what was to start it ended with exit status 1.",
         )
 
     async def test_lock_removed(self) -> None:
@@ -135,7 +135,7 @@ class InstallTests(InstallerCase):
         self.patch(self.children, "spawnProcess", spawn)
         self.assertEqual(
             await self.failure(self.install("exit 0"), NotStarted),
-            "install_update.sh was not started: Resource temporarily unavailable.",
+            "The install script was not started: Resource temporarily unavailable.",
         )
 
     async def test_too_busy_to_tell(self) -> None:
@@ -146,8 +146,11 @@ class InstallTests(InstallerCase):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         busy = self.patch(os, "open", refuse)
+        told: list[OSError] = []
+        self.installer.when_busy = told.append
         waiting = Deferred.fromCoroutine(self.installer.wait())
         self.assertNoResult(waiting)
+        self.assertEqual([error.errno for error in told], [errno.EMFILE])
         busy.restore()
         self.clock.advance(1)
         self.assertEqual(self.successResultOf(waiting), 0)
@@ -297,7 +300,7 @@ class UnitTests(InstallerCase):
         sentence = await self.failure(self.install("exit 0"), NotStarted)
         self.assertEqual(
             sentence,
-            "install_update.sh was not started: Failed to connect to bus: Connection refused.",
+            "The install script was not started: Failed to connect to bus: Connection refused.",
         )
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -69,6 +70,8 @@ class Installer:
         self._lock = scripts.state_dir / "install.lock"
         #: Where the output of the script goes.
         self._log = config.log
+        #: Told each second in which the machine is too busy to learn whether a script runs.
+        self.when_busy: Callable[[OSError], object] = lambda _: None
 
     def forget(self) -> None:
         """
@@ -98,7 +101,7 @@ class Installer:
         try:
             running = self._start(folder, version)
         except OSError as error:
-            raise NotStarted(f"{INSTALL_SCRIPT} was not started: {error.strerror}.") from None
+            raise NotStarted(f"The install script was not started: {error.strerror}.") from None
         bounding = LoopingCall(self._bound_log)
         bounding.clock = self._programs.clock
         bounding.start(_LOG_CHECKED_EVERY)
@@ -111,7 +114,7 @@ class Installer:
             # A script may remove the lock, but not the status that is written after it.
             if status is None and not self._lock.stat().st_size:
                 why = ended.last_words or f"what was to start it {ended}"
-                raise NotStarted(f"{INSTALL_SCRIPT} was not started: {why}.")
+                raise NotStarted(f"The install script was not started: {why}.")
             if status == BOX_AT_FAULT:
                 raise self.box_at_fault()
             raise InstallFailed(f"{INSTALL_SCRIPT} {ended}. See {self._log} for what it said.")
@@ -188,6 +191,7 @@ class Installer:
             return self._is_locked() or await self._scripts.is_running(UNIT)
         except OSError as error:
             if is_patient and error.errno in MACHINE_BUSY:
+                self.when_busy(error)
                 return True
             raise
 

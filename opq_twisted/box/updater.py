@@ -156,6 +156,7 @@ class Updater(Service):
         self._inhibition = inhibition
         self._preflight = preflight
         self._installer = installer
+        installer.when_busy = lambda error: board.publish(message=self._explain(error))
         self._health = health
         self._rescued = rescued
         self._journal = journal
