@@ -1,6 +1,6 @@
-# make demo · make test · make torture · make vm-test · make deb · make deb-test · make image-test · make lint ·
-# make bench · make manuals · make screenshots · make lock: each makes what it needs itself,
-# and only image-test needs root.
+# make demo · make test · make torture · make vm-test · make deb · make deb-test · make image-test ·
+# make lint · make bench · make manuals · make screenshots · make lock: each makes what it needs
+# itself, and only image-test needs root.
 
 PYTHON ?= python3
 READY := .venv/.ready
@@ -22,7 +22,7 @@ test: $(READY)
 	.venv/bin/python -m pytest tests/functional
 	$(MAKE) lint
 
-# All kills and faults of which `make test` tries some: hours.
+# All kills and faults. `make test` tries a part of them; this takes hours.
 torture: $(READY)
 	EVERY=1 .venv/bin/python -m twisted.trial tests.test_install_script
 	KILLS=all FAULTS=all .venv/bin/python -m pytest \

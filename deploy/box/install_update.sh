@@ -468,8 +468,8 @@ finish_in_own_unit() {
         fail "the installation of release $version failed: $LOG and journalctl --unit $FINISH say why."
 }
 
-# The agent of an earlier release sends this script's output into the log. To follow the log would
-# then copy it into itself without end.
+# The agent of an earlier release sends this script's output into the log. Following the log would
+# then copy the log into itself without end.
 writes_to_log() {
     [ "$(stat -L -c %d:%i "/proc/$$/fd/1")" = "$(stat -c %d:%i "$LOG")" ]
 }

@@ -70,7 +70,7 @@ class Installer:
         self._lock = scripts.state_dir / "install.lock"
         #: Where the output of the script goes.
         self._log = config.log
-        #: Told each second in which the machine is too busy to learn whether a script runs.
+        #: Called each second while the machine is too busy to find out whether a script runs.
         self.when_busy: Callable[[OSError], object] = lambda _: None
 
     def forget(self) -> None:
