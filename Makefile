@@ -1,12 +1,14 @@
-# make demo · make test · make torture · make vm-test · make deb · make deb-test · make image-test ·
-# make lint · make bench · make manuals · make screenshots · make lock: each makes what it needs
-# itself, and only image-test needs root.
+# `make help` lists the targets. Each makes what it needs itself, and only image-test needs root.
 
+.DEFAULT_GOAL := help
 PYTHON ?= python3
 READY := .venv/.ready
 
-.PHONY: demo test torture vm-test deb deb-test image-test screenshots lint bench manuals lock \
-	clean
+.PHONY: help demo test torture test-oldest test-newest vm-test deb deb-test image-test screenshots \
+	fmt lint bench manuals lock clean
+
+help: ## Print this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
 
 $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 	$(PYTHON) -m venv .venv
@@ -14,41 +16,53 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
 		--requirement requirements-dev.txt --editable .
 	touch $@
 
-demo: $(READY)
+demo: $(READY) ## Build an update, serve it, and let a box in a folder install it (CLICK=1 clicks by itself)
 	.venv/bin/python demo.py $(if $(CLICK),--click)
 
-test: $(READY)
+test: $(READY) ## Run the tests that a change has to pass, and the checks
 	.venv/bin/python -m twisted.trial tests
 	.venv/bin/python -m pytest tests/functional
 	$(MAKE) lint
 
 # All kills and faults. `make test` tries a part of them; this takes hours.
-torture: $(READY)
+torture: $(READY) ## Try every kill and every fault; takes hours
 	EVERY=1 .venv/bin/python -m twisted.trial tests.test_install_script
 	KILLS=all FAULTS=all .venv/bin/python -m pytest \
 		tests/functional/test_kill_at_every_write.py tests/functional/test_system_call_failures.py
 
-# A real machine in QEMU: CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
-vm-test: $(READY)
+# In an environment of its own, which is made anew; PYTHON=python3.13 takes another Python.
+test-oldest: ## Run the unit tests with the oldest versions that requirements.txt allows
+test-newest: ## Run the unit tests with the newest versions that there are today
+test-oldest: CONSTRAINTS := constraints-oldest.txt
+test-newest: CONSTRAINTS := /dev/null
+test-oldest test-newest:
+	$(PYTHON) -m venv --clear build/$@
+	build/$@/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) \
+		--requirement requirements-dev.txt --editable .
+	PYTHON=$(CURDIR)/build/$@/bin/python build/$@/bin/python -m twisted.trial tests
+
+# CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
+vm-test: $(READY) ## Update a real machine in QEMU, with power cuts
 	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(ROW:%=--row=%) \
 		$(JOBS:%=--jobs=%) $(ONLY:%=--only=%)
 
-# The Debian package of the server, into dist/, with the manual pages that are in build/man.
-deb: manuals
+deb: manuals ## Build the Debian package of the server, into dist/
 	deploy/server/build-deb dist
 
-# Its whole life, in a Debian of its own.
-deb-test: manuals
+deb-test: manuals ## Install, upgrade and remove that package in a Debian of its own
 	.venv/bin/python -m tests.deb
 
-# The container image of the server, in podman.
-image-test: $(READY)
+image-test: $(READY) ## Try the container image of the server in podman (as root)
 	.venv/bin/python -m tests.image
 
-screenshots: $(READY)
+screenshots: $(READY) ## Make the pictures of the page in docs/pictures
 	.venv/bin/python -m tests.browser.screenshots
 
-lint: $(READY)
+fmt: $(READY) ## Format the sources, and mend what ruff can mend
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lint: $(READY) ## Check format, style, types and shell scripts
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -60,14 +74,14 @@ lint: $(READY)
 		deploy/server/debian/opq-update-server.postinst \
 		deploy/server/debian/opq-update-server.prerm deploy/server/debian/opq-update-server.postrm
 
-bench: $(READY)
+bench: $(READY) ## Measure everything in docs/performance.md
 	for name in watch build unpack agent_memory interrupted_download idle_agent trust publish \
 		downloads answers waiting slow_readers page; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done
 
-# The pages for man, and what completes commands in bash and zsh: TO=build
-manuals: $(READY)
+# TO=build: the folder to write into.
+manuals: $(READY) ## Write the manual pages and shell completions into build/
 	.venv/bin/python build_manuals.py $(or $(TO),build)
 
 # The versions in constraints.txt, and their hashes in the *.lock files: docs/building-an-update.md
@@ -84,12 +98,16 @@ build/uv/bin/uv:
 	$(PYTHON) -m venv build/uv
 	build/uv/bin/pip install --quiet --constraint constraints.txt uv
 
-lock: build/uv/bin/uv
+lock: build/uv/bin/uv ## Renew constraints*.txt and the *.lock files (UPGRADE=1: take the newest versions)
 	printf 'pip\nsetuptools\nuv\n' | $(COMPILE) $(NEWER) --output-file constraints.txt \
 		- requirements.txt requirements-dev.txt
+	grep --extended-regexp \
+		"^($$(sed -n 's/^\([a-z-]\+\).*/\1/p' requirements-dev.txt | paste -sd '|'))==" \
+		constraints.txt | $(COMPILE) --resolution lowest-direct \
+		--output-file constraints-oldest.txt - requirements.txt
 	$(HASH) --output-file requirements.lock requirements.txt
 	echo pip | $(HASH) --output-file requirements-pip.lock -
 	echo setuptools | $(HASH) --output-file requirements-build.lock -
 
-clean:
+clean: ## Remove everything that these targets make
 	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The *.lock files, which `make lock` writes: they agree with each other and hold all hashes."""
+"""The files that `make lock` writes agree with each other, and hold all hashes."""
 
 import re
 import tomllib
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from twisted.trial.unittest import SynchronousTestCase
 
 PROJECT = Path(__file__).parent.parent
@@ -46,6 +47,15 @@ class LockTests(SynchronousTestCase):
             self.assertNotEqual(locked, {})
             for package, version in locked.items():
                 self.assertEqual(constraints.get(package), version, f"{package}: run make lock")
+
+    def test_oldest(self) -> None:
+        """constraints-oldest.txt has the lower bound of each requirement."""
+        oldest = pins("constraints-oldest.txt")
+        for requirement in requirements("requirements.txt"):
+            [bound] = requirement.specifier
+            self.assertEqual(bound.operator, ">=")
+            pinned = Version(oldest[canonicalize_name(requirement.name)])
+            self.assertEqual(pinned, Version(bound.version), f"{requirement}: run make lock")
 
     def test_requirements(self) -> None:
         """They are versions that the project asks for."""
@@ -88,7 +98,7 @@ class LockTests(SynchronousTestCase):
 
     def test_any_index(self) -> None:
         """No index is named: the files may come from any that has them."""
-        for name in (*LOCKS, "constraints.txt"):
+        for name in (*LOCKS, "constraints.txt", "constraints-oldest.txt"):
             self.assertNotRegex(read(name), "://|index-url|find-links|trusted-host")
 
     def test_any_python(self) -> None:
