@@ -94,14 +94,16 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.naps: list[float] = []
+        self._now = 0.0
 
     def monotonic(self) -> float:
         """Give the seconds that were slept."""
-        return sum(self.naps)
+        return self._now
 
     def sleep(self, seconds: float) -> None:
         """Sleep."""
         self.naps.append(seconds)
+        self._now += seconds
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,6 +1,7 @@
 """Holders of the release keys at work, with a real server beside them, and real clients."""
 
 import atexit
+import itertools
 import os
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ from opq_twisted.server.standing import Standing, attend
 from tests.archives import make_archive
 from tests.disk import counting
 from tests.test_catalog import name_of
+from tests.torture import stride
 
 PASSPHRASE = b"open sesame, and quickly"
 OLD, NEW, NEWER = 1_547_860_803, 1_547_947_203, 1_548_033_603
@@ -156,14 +158,13 @@ class HoldersCase(SynchronousTestCase):
         """
         Interrupt work at each time that it waits for the disk: first by an error, then by death.
 
-        Each begins with a fresh copy of what there was; the last one is not interrupted.
+        A sample of these times, that is. Each begins with a fresh copy of what there was; the last
+        one is not interrupted.
         """
         saved = self.place.with_name("saved")
         shutil.copytree(self.place, saved)
-        for interrupt in (fails_at, dies_at):
-            number, interrupted = 0, True
-            while interrupted:
-                number += 1
+        for first, interrupt in enumerate((fails_at, dies_at), 1):
+            for number in itertools.count(first, stride(5)):
                 interrupted = interrupt(number, work)
                 # What is known of the files and keys is known anew.
                 self.ceremony = ceremony_in(self.place)
@@ -173,6 +174,8 @@ class HoldersCase(SynchronousTestCase):
                 shutil.copytree(saved, self.place)
                 self.ceremony = ceremony_in(self.place)
                 self.repository, self.ring = self.ceremony.repository, self.ceremony.ring
+                if not interrupted:
+                    break
             self.assertGreater(number, 4)
 
 

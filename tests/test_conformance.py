@@ -139,8 +139,8 @@ class ConformanceCase(SynchronousTestCase):
         url = f"{self.repository.url}/tuf/"
         return self.call("--metadata-url", url, "--metadata-dir", self.metadata, "refresh")
 
-    def download(self, *names: str) -> int:
-        return self.call(*self.to_download(*names))
+    def download(self, *names: str, timeout: float = 30.0) -> int:
+        return self.call("--timeout", str(timeout), *self.to_download(*names))
 
     def to_download(self, *names: str) -> list[str | Path]:
         """The arguments that ask for these targets."""
@@ -320,7 +320,7 @@ class DownloadTests(ConformanceCase):
         self.publish()
         for name in "abcd":
             with self.subTest(name=name):
-                self.assertEqual(self.download(name), 1)
+                self.assertEqual(self.download(name, timeout=1), 1)
                 self.assertEqual(self.stored(), {"a": b"first"})
 
     def test_interrupted(self) -> None:

@@ -61,6 +61,7 @@ class StatusTests(FollowingCase):
     def test_nonsense(self) -> None:
         """What another program answers in the meantime is not believed."""
         self.patch(following, "_LONGEST_ABSENCE", 120.0)
+        self.patch(following, "_PAUSE", 30.0)
         for raw in (b"", b"HTTP/1.0 200 OK\r\n\r\ndata: []\n\n", b"HTTP/1.0 200 OK\r\n\r\n<p>"):
             self.fake.raw = {"/events": raw, "/status": b"HTTP/1.0 502 Bad\r\n\r\n<p>"}
             with self.subTest(raw=raw):

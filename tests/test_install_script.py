@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.release.name import parse_version
 from tests.privileges import lacking
+from tests.torture import stride
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box"
@@ -104,8 +105,6 @@ KILLER = """
 set -o functrace
 trap '[ "$BASH_SUBSHELL" -gt 0 ] || [ "$((KILL_AT -= 1))" -gt 0 ] || kill -9 0' DEBUG
 """
-#: Of a script's many commands every n-th is tried; `make torture` tries all.
-EVERY = int(os.environ.get("EVERY", "7"))
 #: Gives the script a folder of ours as the root of what it changes, and systemd's mark.
 ENTER = """
 for folder in etc run opt usr/local/bin var/log; do mount --bind "$BOX/$folder" "/$folder"; done
@@ -1273,7 +1272,7 @@ class InterruptedTests(InstallCase):
 
     def interruptions(self, run: Callable[[Box, str], Result]) -> Iterator[Box]:
         """Yield a copy of the box for every n-th command at which a script is killed."""
-        for count in range(1, 1000, EVERY):
+        for count in range(1, 1000, stride(31)):
             box = self.box.copy(self.box.folder.parent / str(count))
             result = run(box, str(count))
             if result.returncode == 0:

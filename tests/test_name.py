@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.errors import InvalidName
 from opq_twisted.release.name import UpdateName, parse_version
+from tests.torture import examples
 
 GREATEST = 10**15 - 1
 
@@ -15,11 +16,13 @@ GREATEST = 10**15 - 1
 class UpdateNameTests(SynchronousTestCase):
     """`opq-box-update-VERSION.tar.bz2`."""
 
+    @examples(100)
     @given(st.integers(1, GREATEST))
     def test_round_trip(self, version: int) -> None:
         """A name that was written is read as the same version."""
         self.assertEqual(UpdateName.parse(str(UpdateName(version))), UpdateName(version))
 
+    @examples(100)
     @given(st.text())
     def test_one_spelling(self, text: str) -> None:
         """What is read as a name is spelled as that name is written."""

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.http.ranges import Range, Unsatisfiable, parse_ranges
+from tests.torture import examples
 
 SIZE = 1000
 
@@ -82,6 +83,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(Range(0, 500).content_range(SIZE), b"bytes 0-499/1000")
         self.assertEqual(Range(999, 1).content_range(SIZE), b"bytes 999-999/1000")
 
+    @examples(100)
     @given(st.binary(max_size=60), st.integers(1, 2000))
     def test_any_bytes(self, header: bytes, size: int) -> None:
         """Whatever is sent, what comes of it lies within the file."""

@@ -3,7 +3,7 @@
 import io
 import tarfile
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -21,6 +21,7 @@ from tests.archives import (
     raw_pax,
     stream,
 )
+from tests.torture import examples
 
 LONG = "folder/" + "n" * 200
 
@@ -260,7 +261,7 @@ class RefusedStreamTests(SynchronousTestCase):
         self.assertRefused(stream(file("a")) + stream(file("b")), "data behind its end")
         self.assertRefused(stream(file("a")) + bytes((1 << 20) + 1), "data behind its end")
 
-    @settings(max_examples=200, deadline=None, database=None)
+    @examples(200)
     @given(st.data())
     def test_any_bytes(self, data: st.DataObject) -> None:
         """Whatever the fields of a header hold, the stream is read or refused, and nothing else."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,17 +29,13 @@ from tests.archives import (
     pax,
     stream,
 )
+from tests.torture import examples
 
 VERSION = 1547860803
 ARCHIVE = f"opq-box-update-{VERSION}.tar.bz2"
 KIB = 1 << 10
 
 Tree = dict[str, tuple[int, bytes | None]]
-
-
-def deterministic(examples: int) -> settings:
-    """The same examples in every run, however long they take."""
-    return settings(max_examples=examples, derandomize=True, database=None, deadline=None)
 
 
 def make_real_archive(path: Path) -> bytes:
@@ -209,13 +205,13 @@ class DamageTests(FuzzCase):
         flipped[bit // 8 % len(flipped)] ^= 1 << bit % 8
         return bytes(flipped)
 
-    @deterministic(300)
+    @examples(300)
     @given(st.integers(0, 4000 * KIB))
     def test_bit_flips(self, bit: int) -> None:
         """A flipped bit is found, or changes nothing."""
         self.assertIn(self.unpack(self.flip(bit)), (None, self.expected))
 
-    @deterministic(25)
+    @examples(25)
     @given(st.integers(0, 4000 * KIB))
     def test_bit_flips_in_child(self, bit: int) -> None:
         """The same holds for the process, with lbzip2 where the machine has it."""
@@ -234,13 +230,13 @@ class TarTests(FuzzCase):
         self.assertEqual(found["d/s"][1], b"12345")
         self.assertEqual(with_right_checksums(self.ODD), self.ODD)
 
-    @deterministic(800)
+    @examples(800)
     @given(damaged(ODD))
     def test_damaged(self, tar: bytes) -> None:
         """Nothing leads out, and nothing but plain files and folders comes of it."""
         self.unpack(bz2.compress(tar, 1))
 
-    @deterministic(25)
+    @examples(25)
     @given(damaged(ODD))
     def test_damaged_in_child(self, tar: bytes) -> None:
         """The process ends as well-behaved."""

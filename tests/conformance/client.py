@@ -30,9 +30,6 @@ from opq_twisted.errors import DownloadFailed, OpqError, Untrusted
 #: The root that was given at first: not `*.json`, for these are what is trusted now.
 _TRUSTED_ROOT = "trusted_root"
 
-#: Seconds for one target: a suite does not wait for as many attempts as a box makes.
-_LONGEST_DOWNLOAD = 30.0
-
 
 class _Parser(argparse.ArgumentParser):
     """Ends with 1 when it is called wrongly: the protocol knows no other failure."""
@@ -122,7 +119,7 @@ class _Client:
         fetching = Deferred.fromCoroutine(
             fetch(self._reactor, server, url, expected, path, target.length)
         )
-        await fetching.addTimeout(_LONGEST_DOWNLOAD, self._reactor, _too_late)
+        await fetching.addTimeout(self._options.timeout, self._reactor, _too_late)
 
     def _url(self, target: TargetFile) -> str:
         """Say where a target is: a path is a URL's, and needs no encoding but what no URL has."""
@@ -145,6 +142,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--target-name", action="append", default=[])
     parser.add_argument("--target-dir", type=Path)
     parser.add_argument("--target-base-url")
+    # Seconds for one target: a suite does not wait for as many attempts as a box makes.
+    parser.add_argument("--timeout", type=float, default=30.0)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init").add_argument("root", type=Path)
     for command, required in (

@@ -5,9 +5,7 @@ Each step that leaves something behind is one: a change of a file's content, nam
 brings that to the disk, and the start of a program. The agent is killed right before each step, and
 right after each start of a program: what is right after any other step is right before the next.
 
-KILLS says how many of these kills are tried on each journey, or is "all": then those right after
-every step are tried as well. SEED says which are chosen, and is the first of the seeds of two kills
-in one update; SEEDS says how many of these there are.
+A sample of these kills is tried; `make torture` tries all, and those right after every step too.
 """
 
 import hashlib
@@ -39,12 +37,15 @@ from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import PATIENCE, Server, twistd
 from tests.functional.update_server import started
 from tests.signed import Signed, channel
+from tests.torture import SEED, TORTURE, sample
 
 OLD = 1500000000
 
-KILLS = os.environ.get("KILLS", "30")
-SEED = int(os.environ.get("SEED", "0"))
-SEEDS = range(SEED, SEED + int(os.environ.get("SEEDS", "10")))
+#: So many kills are tried on each journey.
+KILLS = 6
+
+#: Each of them is an update with two kills.
+SEEDS = range(SEED, SEED + (100 if TORTURE else 4))
 
 #: So many boxes at a time.
 WORKERS = 3
@@ -442,10 +443,9 @@ def choose(steps: list[Operation]) -> list[Kill]:
     """Choose when to kill."""
     every = [Kill(step.number, after=False) for step in steps]
     after = [Kill(step.number, after=True) for step in steps]
-    if KILLS == "all":
-        return every + after
-    every += [kill for kill, step in zip(after, steps, strict=True) if step.call in STARTS]
-    return Random(SEED).sample(every, min(int(KILLS), len(every)))
+    if not TORTURE:
+        after = [kill for kill, step in zip(after, steps, strict=True) if step.call in STARTS]
+    return sample(every + after, KILLS)
 
 
 @pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.name)
@@ -454,7 +454,7 @@ async def test_kill(ground: Ground, journey: Journey) -> None:
     """Killed at any step, it ends where the journey leads."""
     steps = await ground.count(journey)
     struck = await all_of(ground.try_out(journey, kill) for kill in choose(steps))
-    if KILLS == "all":
+    if TORTURE:
         # An update has not always as many steps as the one that was counted.
         number = len(steps) + 1
         while await ground.try_out(journey, Kill(number, after=False)):

@@ -44,18 +44,18 @@ from tests.functional.proxy import (
 )
 from tests.functional.update_server import started
 from tests.signed import Signed
+from tests.torture import SEED, TORTURE
 
 OLD, NEW = 1500000000, 1600000000
 
 #: Where the boxes fetch the new release.
 ARCHIVE = f"/update/{UpdateName(NEW)}"
 
-#: SEEDS says how many networks are tried, and SEED which is the first.
-_FIRST = int(os.environ.get("SEED", "0"))
-SEEDS = range(_FIRST, _FIRST + int(os.environ.get("SEEDS", "12")))
+#: Each is a network that is tried.
+SEEDS = range(SEED, SEED + (200 if TORTURE else 12))
 
-#: So many of them are tried on real agents, who have to wait as long as they say.
-AGENTS = 4
+#: So many of them are tried on real agents, which have to wait as long as they say.
+AGENTS = 12 if TORTURE else 2
 
 #: Bytes that may be fetched twice after an interruption.
 TWICE = 1_000_000

@@ -6,13 +6,11 @@ So it is for a release that is good, and for one that is not, which the box has 
 
 import errno
 import json
-import os
 import re
 import signal
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -29,12 +27,12 @@ from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import PATIENCE, Server, twistd
 from tests.functional.update_server import get, started
 from tests.signed import Signed, channel
+from tests.torture import SEED, sample
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
-#: How many faults are tried of each release, or "all"; which they are is the seed's to say.
-FAULTS = os.environ.get("FAULTS", "20")
-SEED = int(os.environ.get("SEED", "0"))
+#: So many faults are tried of each release.
+FAULTS = 6
 
 #: So many boxes at a time.
 WORKERS = 3
@@ -262,7 +260,7 @@ def choose(operations: list[Operation]) -> list[Fault]:
         for number in range(1, 1 + sum(error in operation.errors for operation in operations))
         for lasting in (False, True)
     ]
-    return every if FAULTS == "all" else Random(SEED).sample(every, int(FAULTS))
+    return sample(every, FAULTS)
 
 
 async def try_out(trial: Trial, fault: Fault) -> str | None:
