@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.release.name import parse_version
 from tests.privileges import lacking
-from tests.torture import stride
+from tests.torture import TORTURE, stride
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED = PROJECT / "deploy" / "box"
@@ -1232,7 +1232,7 @@ class RescueTests(InstallCase):
         # As the rescue of a release was that had no timer yet.
         (self.box.units / "timers.target.wants" / "opq-box-rescue.timer").unlink()
         found = set()
-        for count in range(1, 200):
+        for count in range(1, 200, stride(5)):
             box = self.box.copy(self.box.folder.parent / str(count))
             result = self.place("bash", box=box, KILL_AT=str(count))
             files = [box.folder / path.relative_to(self.box.folder) for path in self.files]
@@ -1247,15 +1247,13 @@ class RescueTests(InstallCase):
                 source = next((SHIPPED / "rescue").rglob(shipped.name))
                 self.assertEqual(path.read_text(), source.read_text())
             shutil.rmtree(box.folder)
-        self.assertEqual(
-            found,
-            {
-                (True, True, True),
-                (False, True, True),
-                (False, False, True),
-                (False, False, False),
-            },
-        )
+        in_order = {
+            (True, True, True),
+            (False, True, True),
+            (False, False, True),
+            (False, False, False),
+        }
+        self.assertEqual(found, in_order if TORTURE else found & in_order)
 
 
 class InterruptedTests(InstallCase):

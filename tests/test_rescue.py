@@ -28,6 +28,7 @@ from tests.test_install_script import (
     namespace,
     service,
 )
+from tests.torture import stride
 
 #: Says that the agent failed, unless it is told otherwise.
 SYSTEMCTL = """#!/bin/sh
@@ -708,7 +709,7 @@ class InterruptedTests(RescueCase):
     def interruptions(self) -> Iterator[RescuedBox]:
         """Yield a copy of the box for each point at which the rescue can be killed."""
         before = self.box
-        for count in range(1, 500):
+        for count in range(1, 500, stride(9)):
             folder = before.folder.parent / str(count)
             shutil.copytree(before.folder, folder, symlinks=True)
             self.box = RescuedBox(folder)
