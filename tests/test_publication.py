@@ -1,5 +1,6 @@
 """How an archive gets into the updates directory, wherever it lies, and whatever lies there."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from opq_twisted.release.withdrawal import withdraw
 from tests.holders import NEW, NEWER, OLD, HoldersCase, ceremony_in
 from tests.release import stops_at
 from tests.test_catalog import name_of
+from tests.torture import stride
 
 
 class PublicationCase(HoldersCase):
@@ -334,13 +336,13 @@ class StoppedTests(PublicationCase):
         shutil.copytree(self.place, self.saved)
 
     def steps(self, work: Callable[[], object], after: Callable[[str], object]) -> None:
-        number, stopped = 0, True
-        while stopped:
-            number += 1
+        for number in itertools.count(1, stride(4)):
             stopped = stops_at(number, work)
             after(f"step {number}")
             shutil.rmtree(self.place)
             shutil.copytree(self.saved, self.place)
+            if not stopped:
+                break
         self.assertGreater(number, 8)
 
     def test_publish(self) -> None:

@@ -42,10 +42,10 @@ from tests.torture import SEED, TORTURE, sample
 OLD = 1500000000
 
 #: So many kills are tried on each journey.
-KILLS = 6
+KILLS = 4
 
 #: Each of them is an update with two kills.
-SEEDS = range(SEED, SEED + (100 if TORTURE else 4))
+SEEDS = range(SEED, SEED + (100 if TORTURE else 2))
 
 #: So many boxes at a time.
 WORKERS = 3
