@@ -26,7 +26,7 @@ test: $(READY) ## Run the tests that a change has to pass, and the checks
 
 # All kills and faults. `make test` tries a part of them; this takes hours.
 torture: $(READY) ## Try every kill and every fault; takes hours
-	EVERY=1 .venv/bin/python -m twisted.trial tests.test_install_script
+	EVERY=1 .venv/bin/python -m twisted.trial tests.unit.deploy.test_install_script
 	KILLS=all FAULTS=all .venv/bin/python -m pytest \
 		tests/functional/test_kill_at_every_write.py tests/functional/test_system_call_failures.py
 
@@ -66,7 +66,7 @@ lint: $(READY) ## Check format, style, types and shell scripts
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/shellcheck opq_twisted/box/preflight.sh \
+	.venv/bin/shellcheck opq_twisted/box/install/preflight.sh \
 		deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
 		deploy/box/bin/opq-box deploy/box/bin/release-python \
 		deploy/box/rescue/opq-box-rescue deploy/box/rescue/place \

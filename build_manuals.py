@@ -11,7 +11,8 @@ from argparse_manpage.manpage import Manpage
 
 import build_update
 from opq_twisted import __version__
-from opq_twisted.cli import box, release
+from opq_twisted.cli.box import main as box
+from opq_twisted.cli.release import main as release
 
 #: How each shell names the file that completes a program.
 COMPLETIONS = {"bash": "{}", "zsh": "_{}"}

@@ -15,18 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from opq_twisted.cli.program import say, warn
-from opq_twisted.errors import BuildFailed, OpqError
-from opq_twisted.progress import ProgressBar
-from opq_twisted.release.contents import (
+from opq_twisted.archive.build.contents import (
     Contents,
     find_file,
     find_script,
     find_trusted_root,
     gather,
 )
-from opq_twisted.release.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName, parse_version
-from opq_twisted.release.pack import (
+from opq_twisted.archive.build.pack import (
     AGENT,
     COMPONENTS,
     TRUSTED_ROOT,
@@ -34,11 +30,18 @@ from opq_twisted.release.pack import (
     destination,
     pack,
 )
-from opq_twisted.release.wheels import fetch_wheels
+from opq_twisted.archive.build.wheels import fetch_wheels
+from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName, parse_version
+from opq_twisted.cli.program import say, warn
+from opq_twisted.common.errors import BuildFailed, OpqError
+from opq_twisted.common.progress_bar import ProgressBar
 
 CHECKOUT = Path(__file__).resolve().parent
 BOX = CHECKOUT / "deploy" / "box"
 PIP_LOCK = CHECKOUT / "requirements-pip.lock"
+
+#: Folders of `opq_twisted` that only the server and the maintainer's machine use.
+NOT_FOR_BOXES = ("archive/build/", "cli/release/", "fleet/", "server/", "signing/")
 
 DESCRIPTION = f"""\
 {__doc__}
@@ -126,9 +129,9 @@ def own_agent() -> Contents:
 
 def _is_for_boxes(path: str) -> bool:
     inside = path.removeprefix(f"{AGENT}/opq_twisted/")
-    if inside.startswith("server/"):
+    if inside.startswith(NOT_FOR_BOXES):
         return False
-    return inside.startswith("box/page/") or inside.endswith((".py", ".sh", "py.typed"))
+    return inside.startswith("box/web/page/") or inside.endswith((".py", ".sh", "py.typed"))
 
 
 def _source_date() -> int | None:

@@ -16,7 +16,7 @@ import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
-from opq_twisted.release.unpack import unpack
+from opq_twisted.archive.extract.unpack import unpack
 
 ROOT = Path(__file__).parent.absolute()
 SANDBOX = ROOT / ".demo"

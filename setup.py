@@ -28,13 +28,14 @@ setup(
     package_dir={"": "."},
     package_data={
         "opq_twisted": ["py.typed"],
-        "opq_twisted.box": ["page/*", "preflight.sh"],
-        "opq_twisted.server": ["page/*"],
+        "opq_twisted.box.install": ["preflight.sh"],
+        "opq_twisted.box.web": ["page/*"],
+        "opq_twisted.server.web": ["page/*"],
     },
     entry_points={
         "console_scripts": [
-            "opq-box=opq_twisted.cli.box:main",
-            "opq-release=opq_twisted.cli.release:main",
+            "opq-box=opq_twisted.cli.box.main:main",
+            "opq-release=opq_twisted.cli.release.main:main",
         ]
     },
     zip_safe=False,

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from opq_twisted.release.contents import File, find_script, gather
-from opq_twisted.release.name import UpdateName
-from opq_twisted.release.pack import pack
+from opq_twisted.archive.build.contents import File, find_script, gather
+from opq_twisted.archive.build.pack import pack
+from opq_twisted.archive.name import UpdateName
 
 UPDATE = UpdateName(1600000000)
 

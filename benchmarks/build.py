@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from benchmarks.trees import make_tree
-from opq_twisted.release.compress import Compress, with_lbzip2, with_stdlib
-from opq_twisted.release.contents import gather
-from opq_twisted.release.name import UpdateName
-from opq_twisted.release.pack import pack
+from opq_twisted.archive.build.compress import Compress, with_lbzip2, with_stdlib
+from opq_twisted.archive.build.contents import gather
+from opq_twisted.archive.build.pack import pack
+from opq_twisted.archive.name import UpdateName
 
 ROUNDS = 3
 

@@ -16,7 +16,7 @@ from statistics import median
 from benchmarks import servers
 from benchmarks.figures import tell
 from benchmarks.servers import Server
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 
 NAME = str(UpdateName(1_500_000_000))
 

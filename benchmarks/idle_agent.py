@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.signed import with_one_release
+from tests.helpers.signed_metadata import with_one_release
 
 #: The aims: megabytes, and wakeups a second.
 MEMORY, WAKEUPS = 60.0, 1.0

@@ -38,7 +38,7 @@ def make_archive(place: Path, megabytes: int) -> Path:
 
 def judge(archive: Path) -> float:
     """Find out as a box does whether it can be unpacked, which is a part of publishing."""
-    command = (sys.executable, "-m", "opq_twisted.release.unpack", "1547860803")
+    command = (sys.executable, "-m", "opq_twisted.archive.extract.unpack", "1547860803")
     start = time.perf_counter()
     with archive.open("rb") as file:
         subprocess.run(command, stdin=file, check=True)

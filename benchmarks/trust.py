@@ -21,12 +21,12 @@ from twisted.internet.task import react
 
 from benchmarks.agent_memory import daemon, post
 from benchmarks.figures import tell, tell_alone
-from opq_twisted.box.client import UpdateServer
-from opq_twisted.box.metadata import SignedMetadata
-from opq_twisted.box.transport import make_http_clients
-from opq_twisted.release.contents import Contents, find_script
-from opq_twisted.release.name import UpdateName
-from opq_twisted.release.pack import pack
+from opq_twisted.archive.build.contents import Contents, find_script
+from opq_twisted.archive.build.pack import pack
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.network.http_agent import make_http_clients
+from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 
 UPDATE = UpdateName(1600000000)
 

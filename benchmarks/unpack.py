@@ -13,8 +13,8 @@ from typing import Any
 from twisted.internet.task import react
 
 from benchmarks.trees import make_tree
-from opq_twisted.box.processes import Programs
-from opq_twisted.box.unpacker import Unpacker
+from opq_twisted.box.install.processes import Programs
+from opq_twisted.box.install.unpacker import Unpacker
 
 VERSION = 1547860803
 NAME = f"opq-box-update-{VERSION}"

@@ -14,7 +14,7 @@ from benchmarks import servers
 from benchmarks.figures import tell, tell_alone
 from benchmarks.servers import Server
 from benchmarks.watch import CONTENT, FIRST, fill
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 
 _REQUEST = (
     b"GET /version HTTP/1.1\r\nHost: bench\r\n"

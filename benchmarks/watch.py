@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from benchmarks import servers
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 
 FIRST = 1_500_000_000
 CONTENT = bz2.compress(b"an update")

@@ -9,11 +9,11 @@ import cattrs
 from attrs import Factory, field, fields, frozen
 
 from opq_twisted.box import older_config
-from opq_twisted.box.proxies import NONE, Proxy
-from opq_twisted.box.urls import read_url
+from opq_twisted.box.network.proxies import NONE, Proxy
+from opq_twisted.box.network.urls import read_url
 from opq_twisted.box.window import Window
-from opq_twisted.errors import ConfigInvalid
-from opq_twisted.release.trust import STABLE, is_channel
+from opq_twisted.common.errors import ConfigInvalid
+from opq_twisted.trust.offer import STABLE, is_channel
 
 _MAX_SIZE = 1024 * 1024
 #: Seconds; more than thirty years are a slip of the keyboard.

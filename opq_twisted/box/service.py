@@ -10,44 +10,45 @@ from twisted.internet import reactor
 from twisted.logger import Logger
 from twisted.python import usage
 
-from opq_twisted import __version__, durable
-from opq_twisted.box.announcements import Announcements
-from opq_twisted.box.archives import Archives
-from opq_twisted.box.checker import SOON, Checker
-from opq_twisted.box.client import UpdateServer
-from opq_twisted.box.clock import ClockFloor, kernel_is_synchronised
+from opq_twisted import __version__
 from opq_twisted.box.config import BoxConfig, read_config
-from opq_twisted.box.download import Downloader
-from opq_twisted.box.guard import AGENT, Guard
-from opq_twisted.box.health import Health
-from opq_twisted.box.inhibition import Inhibition
-from opq_twisted.box.installed import Installed
-from opq_twisted.box.installer import Installer
-from opq_twisted.box.journal import Journal
-from opq_twisted.box.metadata import SignedMetadata
-from opq_twisted.box.page_port import PagePort, inherited_sockets
-from opq_twisted.box.password import Gate, PasswordHash
-from opq_twisted.box.policy import Policy
-from opq_twisted.box.preflight import Preflight
-from opq_twisted.box.processes import Programs
-from opq_twisted.box.proxies import Proxies
-from opq_twisted.box.releases import Releases
-from opq_twisted.box.rescued import Rescued
-from opq_twisted.box.scripts import SYSTEMD, Scripts, own_unit
-from opq_twisted.box.status import Status, StatusBoard
-from opq_twisted.box.supervision import SignsOfLife
-from opq_twisted.box.transport import make_http_clients
-from opq_twisted.box.unpacker import Unpacker
-from opq_twisted.box.updater import Updater
-from opq_twisted.box.web import tree
-from opq_twisted.errors import CannotStart, ConfigInvalid
-from opq_twisted.hangup import Hangup
+from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.downloader import Downloader
+from opq_twisted.box.install.health import Health
+from opq_twisted.box.install.inhibitor import Inhibition
+from opq_twisted.box.install.installer import Installer
+from opq_twisted.box.install.preflight import Preflight
+from opq_twisted.box.install.processes import Programs
+from opq_twisted.box.install.units import SYSTEMD, Scripts, own_unit
+from opq_twisted.box.install.unpacker import Unpacker
+from opq_twisted.box.network.http_agent import make_http_clients
+from opq_twisted.box.network.proxies import Proxies
+from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.offers.clock_floor import ClockFloor, kernel_is_synchronised
+from opq_twisted.box.offers.long_poll import Announcements
+from opq_twisted.box.offers.lookup import Releases
+from opq_twisted.box.offers.policy import Policy
+from opq_twisted.box.offers.tuf_lookup import SignedMetadata
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.rescued import Rescued
+from opq_twisted.box.state.status import Status, StatusBoard
+from opq_twisted.box.state.versions import Installed
+from opq_twisted.box.update.scheduler import SOON, Checker
+from opq_twisted.box.update.updater import Updater
+from opq_twisted.box.watchdog import SignsOfLife
+from opq_twisted.box.web.auth import Gate, PasswordHash
+from opq_twisted.box.web.csrf import AGENT, Guard
+from opq_twisted.box.web.page_port import PagePort, inherited_sockets
+from opq_twisted.box.web.resources import tree
+from opq_twisted.common import files
+from opq_twisted.common.errors import CannotStart, ConfigInvalid
+from opq_twisted.common.hangup import Hangup
+from opq_twisted.common.log import log_to_standard_output
+from opq_twisted.common.monotonic import use_monotonic_time
+from opq_twisted.common.sd_notify import take_supervisor
 from opq_twisted.http.limits import RESERVE, Limits, first_reserved, raise_descriptor_limit
 from opq_twisted.http.site import BoundedSite
-from opq_twisted.log import log_to_standard_output
-from opq_twisted.release.trust import METADATA
-from opq_twisted.systemd import take_supervisor
-from opq_twisted.timers import use_monotonic_time
+from opq_twisted.trust.offer import METADATA
 
 #: Connections to the page at once, those of one network, which is a whole home in IPv6, and those
 #: of one address: a browser keeps 6.
@@ -193,7 +194,7 @@ def _prepare(state_dir: Path, downloads: Path) -> None:
     try:
         downloads.mkdir(parents=True, exist_ok=True)
         lock = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        durable.lock(lock)
+        files.lock(lock)
     except BlockingIOError:
         raise CannotStart(
             f"Another agent works in {state_dir}. Stop it, or choose another --state-dir."

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
-from opq_twisted.errors import OpqError
+from opq_twisted.common.errors import OpqError
 
 #: What does a command; its docstring is its help.
 Command = Callable[[argparse.Namespace], int]

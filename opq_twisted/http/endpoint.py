@@ -20,7 +20,7 @@ from twisted.internet.tcp import Port
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from opq_twisted.repeated import Repeated
+from opq_twisted.common.repeated import Repeated
 
 #: Seconds for which nothing is accepted when the machine has no descriptor, or no memory.
 _PAUSE = 1.0

@@ -11,10 +11,10 @@ from twisted.web.http import SERVICE_UNAVAILABLE, datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
+from opq_twisted.common.repeated import Repeated
 from opq_twisted.http.channel import BoundedChannel
 from opq_twisted.http.limits import Limits, Shares
 from opq_twisted.http.request import BoundedRequest
-from opq_twisted.repeated import Repeated
 
 #: What stands for an answer's status when the client went away before there was one, as in nginx.
 CLIENT_GONE = 499

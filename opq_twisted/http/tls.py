@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from opq_twisted import files
+from opq_twisted.common import files
 
 #: Bytes: a chain of certificates has some thousands.
 _MAX_FILE = 1 << 20

@@ -12,10 +12,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from opq_twisted.errors import CannotStart
+from opq_twisted.common.errors import CannotStart
+from opq_twisted.common.output import WholeLines, standard_output
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.site import CLIENT_GONE
-from opq_twisted.output import WholeLines, standard_output
 
 #: Seconds after which a line is written at the latest.
 _PERIOD = 1.0

@@ -13,11 +13,11 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import CLIENT_GONE
-from opq_twisted.server.catalog import Catalog
-from opq_twisted.server.downloads import Downloads
-from opq_twisted.server.expiry import days_left
-from opq_twisted.server.timestamper import Timestamper
-from opq_twisted.server.watcher import Watcher
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.watcher import Watcher
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.timestamp.expiry import days_left
+from opq_twisted.server.timestamp.service import Timestamper
 
 #: The endpoints by path; a path that a client makes up gets no series of its own.
 _ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}

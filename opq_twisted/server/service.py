@@ -15,25 +15,25 @@ from twisted.internet import reactor
 from twisted.logger import Logger
 from twisted.python import usage
 
-from opq_twisted.errors import CannotStart, KeyUnusable
-from opq_twisted.hangup import Hangup
+from opq_twisted.common.errors import CannotStart, KeyUnusable
+from opq_twisted.common.hangup import Hangup
+from opq_twisted.common.log import log_to_standard_output
+from opq_twisted.common.monotonic import use_monotonic_time
+from opq_twisted.common.sd_notify import Readiness, take_supervisor
 from opq_twisted.http.limits import Network
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
-from opq_twisted.log import log_to_standard_output
-from opq_twisted.release import keys
-from opq_twisted.release.passphrase import read_passphrase, warning_about_access
 from opq_twisted.server.access_log import AccessLog
-from opq_twisted.server.catalog import Catalog, check_readable
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Catalog, check_readable
+from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.descriptors import make_room
-from opq_twisted.server.digests import Digests
-from opq_twisted.server.downloads import Downloads
+from opq_twisted.server.limits import Downloads
 from opq_twisted.server.metrics import Metrics, MetricsResource
-from opq_twisted.server.resources import Version, tree
-from opq_twisted.server.timestamper import Timestamper
-from opq_twisted.server.watcher import HEARTBEAT, Watcher
-from opq_twisted.systemd import Readiness, take_supervisor
-from opq_twisted.timers import use_monotonic_time
+from opq_twisted.server.timestamp.service import Timestamper
+from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.trust import keys
+from opq_twisted.trust.passphrase import read_passphrase, warning_about_access
 
 _URL = re.compile(
     r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9a-f]{2})*)?",

@@ -10,12 +10,12 @@ from typing import Any, cast
 from attrs import evolve
 from twisted.internet import reactor
 
-from opq_twisted.box.guard import Guard
-from opq_twisted.box.journal import Attempt, Stage
-from opq_twisted.box.status import Progress
-from opq_twisted.box.web import tree
+from opq_twisted.box.state.journal import Attempt, Stage
+from opq_twisted.box.state.status import Progress
+from opq_twisted.box.web.csrf import Guard
+from opq_twisted.box.web.resources import tree
 from opq_twisted.http.site import BoundedSite
-from tests.fakes import NEW, OLD, Bench
+from tests.helpers.box_fakes import NEW, OLD, Bench
 
 NOTES = (
     "Voltage events are no longer cut at 100 ms.\n"

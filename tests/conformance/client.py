@@ -19,13 +19,13 @@ from twisted.internet.task import react
 from twisted.web.http import FORBIDDEN, NOT_FOUND
 from twisted.web.iweb import IResponse
 
-from opq_twisted import durable
-from opq_twisted.box.client import UpdateServer
-from opq_twisted.box.content import Content, measure, open_file
-from opq_twisted.box.fetch import fetch
-from opq_twisted.box.metadata import SignedMetadata
-from opq_twisted.box.transport import make_http_clients
-from opq_twisted.errors import DownloadFailed, OpqError, Untrusted
+from opq_twisted.box.download.resumable import fetch
+from opq_twisted.box.download.verify import Content, measure, open_file
+from opq_twisted.box.network.http_agent import make_http_clients
+from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.offers.tuf_lookup import SignedMetadata
+from opq_twisted.common import files
+from opq_twisted.common.errors import DownloadFailed, OpqError, Untrusted
 
 #: The root that was given at first: not `*.json`, for these are what is trusted now.
 _TRUSTED_ROOT = "trusted_root"
@@ -60,8 +60,8 @@ class _Client:
         folder: Path = self._options.metadata_dir
         root = self._options.root.read_bytes()
         folder.mkdir(parents=True, exist_ok=True)
-        durable.write(folder / _TRUSTED_ROOT, root)
-        durable.write(folder / "root.json", root)
+        files.write(folder / _TRUSTED_ROOT, root)
+        files.write(folder / "root.json", root)
 
     async def refresh(self) -> None:
         """Bring the metadata up to date."""
@@ -104,7 +104,7 @@ class _Client:
                 part = Path(temporary, "target")
                 await self._fetch(target, part, expected)
                 await self._require(part, expected)
-                durable.rename(part, place)
+                files.rename(part, place)
 
     async def _require(self, path: Path, expected: Content) -> None:
         with open_file(path) as file:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from opq_twisted import __version__
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from opq_twisted.archive.name import UpdateName
 from tests.deb.root import Root
+from tests.helpers.archives import make_archive
 from tests.vm.box import free_port
 from tests.vm.cache import ROOT
 from tests.vm.errors import Broken, must

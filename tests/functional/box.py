@@ -19,11 +19,11 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
 
-from opq_twisted.box.archives import Archives
-from opq_twisted.box.journal import Release
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.state.journal import Release
 from tests.functional.processes import PATIENCE, Server, run, url_of
+from tests.helpers.archives import make_archive
 
 Spawn = Callable[..., Server]
 

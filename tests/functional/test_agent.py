@@ -18,15 +18,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from opq_twisted.release.name import UpdateName
-from tests.archives import (
-    concatenated,
-    file,
-    header,
-    layout,
-    make_archive,
-    stream,
-)
+from opq_twisted.archive.name import UpdateName
 from tests.functional import older_server
 from tests.functional.box import (
     GLANCE,
@@ -44,7 +36,8 @@ from tests.functional.box import (
 )
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, ROOT, Server, run
-from tests.signed import Signed, write_key
+from tests.helpers.archives import concatenated, file, header, layout, make_archive, stream
+from tests.helpers.signed_metadata import Signed, write_key
 
 NEW, NEWER = 1600000000, 1700000000
 

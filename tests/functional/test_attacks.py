@@ -13,23 +13,14 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from opq_twisted.release.name import UpdateName
-from opq_twisted.release.trust import describe_before
-from tests.archives import layout, make_archive, stream, write_archive
-from tests.functional.box import (
-    INSTALL,
-    Answer,
-    Box,
-    Middleman,
-    Spawn,
-    ask,
-    eventually,
-    http,
-)
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.trust.offer import describe_before
+from tests.functional.box import INSTALL, Answer, Box, Middleman, Spawn, ask, eventually, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import Server, run
 from tests.functional.update_server import started
-from tests.signed import ROLES, Signed, channel, write_key
+from tests.helpers.archives import layout, make_archive, stream, write_archive
+from tests.helpers.signed_metadata import ROLES, Signed, channel, write_key
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 

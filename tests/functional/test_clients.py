@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, run
 from tests.functional.update_server import archive, curl, large_archive, metrics, started

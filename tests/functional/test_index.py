@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, Server, require, run, skip
 from tests.functional.update_server import (

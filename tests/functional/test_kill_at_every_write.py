@@ -27,17 +27,17 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.box.archives import LAST_GOOD, Archives
-from opq_twisted.box.journal import Entry, Stage
-from opq_twisted.errors import InvalidName
-from opq_twisted.release.name import UpdateName
-from tests.archives import file, folder, layout, stream, write_archive
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.download.archive_store import LAST_GOOD, Archives
+from opq_twisted.box.state.journal import Entry, Stage
+from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
 from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import PATIENCE, Server, twistd
 from tests.functional.update_server import started
-from tests.signed import Signed, channel
-from tests.torture import SEED, TORTURE, sample
+from tests.helpers.archives import file, folder, layout, stream, write_archive
+from tests.helpers.signed_metadata import Signed, channel
+from tests.helpers.torture import SEED, TORTURE, sample
 
 OLD = 1500000000
 

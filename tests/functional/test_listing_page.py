@@ -13,7 +13,7 @@ from tests.browser import chromium
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import skip
 from tests.functional.update_server import archive, started
-from tests.signed import Signed, channel, write_key
+from tests.helpers.signed_metadata import Signed, channel, write_key
 
 DAY = 86400
 

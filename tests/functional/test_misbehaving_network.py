@@ -15,14 +15,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.task import Clock, LoopingCall
 
-from opq_twisted.box.archives import Archives
-from opq_twisted.box.client import UpdateServer
-from opq_twisted.box.download import Downloader
-from opq_twisted.box.journal import Release
-from opq_twisted.box.transport import make_http_clients
-from opq_twisted.errors import OpqError
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.downloader import Downloader
+from opq_twisted.box.network.http_agent import make_http_clients
+from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.state.journal import Release
+from opq_twisted.common.errors import OpqError
 from tests.functional.box import INSTALL, Box, Spawn, eventually
 from tests.functional.processes import Server, twistd
 from tests.functional.proxy import (
@@ -43,8 +42,9 @@ from tests.functional.proxy import (
     other_range,
 )
 from tests.functional.update_server import started
-from tests.signed import Signed
-from tests.torture import SEED, TORTURE
+from tests.helpers.archives import make_archive
+from tests.helpers.signed_metadata import Signed
+from tests.helpers.torture import SEED, TORTURE
 
 OLD, NEW = 1500000000, 1600000000
 

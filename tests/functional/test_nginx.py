@@ -18,15 +18,15 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.archive.name import UpdateName
 from opq_twisted.http import channel
-from opq_twisted.release.name import UpdateName
-from opq_twisted.server import waiting
-from tests.archives import make_archive, make_large_archive
+from opq_twisted.server.web import long_poll
 from tests.functional import box
 from tests.functional.box import RawServer, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, ROOT, Server, require, run
 from tests.functional.update_server import GLANCE, metrics, started
+from tests.helpers.archives import make_archive, make_large_archive
 
 SITE = ROOT / "deploy" / "server" / "nginx-site.conf"
 
@@ -296,7 +296,7 @@ async def test_waiting_box(start: StartDaemon, spawn: StartDaemon, updates: Path
     """A box that waits for a release behind nginx learns of it."""
     publish(updates, 1)
     origin, nginx = await cached(start, spawn, updates)
-    headers = {"Prefer": f"wait={waiting.LONGEST}", "If-None-Match": '"1"'}
+    headers = {"Prefer": f"wait={long_poll.LONGEST}", "If-None-Match": '"1"'}
     answered = deferToThread(fetch, nginx, "/version", headers)
     await becomes(origin, "opq_waiting_boxes", 1)
     publish(updates, 2)
@@ -309,7 +309,7 @@ def test_times() -> None:
     """The site's times fit the server's: it waits longer, and lets go of connections earlier."""
     site = SITE.read_text()
     [read_timeout] = re.findall(r"proxy_read_timeout (\d+)s;", site)
-    assert int(read_timeout) > waiting.LONGEST
+    assert int(read_timeout) > long_poll.LONGEST
     [keepalive] = re.findall(r"keepalive_timeout (\d+)s;", site)
     assert int(keepalive) < channel._REQUEST_TIMEOUT
 

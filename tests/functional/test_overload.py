@@ -20,7 +20,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, Server, skip
 from tests.functional.update_server import (

@@ -51,7 +51,9 @@ def test_from_the_folder(checkout: Path, tmp_path: Path) -> None:
     programs = install(tmp_path / "venv", checkout)
     _both_daemons_are_there(programs, tmp_path)
     for wing in ("box", "server"):
-        page = f"from opq_twisted.{wing} import __path__; open(f'{{__path__[0]}}/page/index.html')"
+        page = (
+            f"from opq_twisted.{wing}.web import __path__; open(f'{{__path__[0]}}/page/index.html')"
+        )
         run(programs / "python", "-c", page, folder=tmp_path)
 
 

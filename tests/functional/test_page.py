@@ -16,13 +16,13 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from opq_twisted.box.password import PasswordHash
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.web.auth import PasswordHash
 from tests.browser import chromium, gallery
 from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, archive, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, skip
+from tests.helpers.archives import make_archive
 
 NEW, NEWER = 1600000000, 1700000000
 

@@ -11,13 +11,13 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
+from opq_twisted.archive.name import UpdateName
 from opq_twisted.http.tls import parse_ssl
-from opq_twisted.release.name import UpdateName
-from tests.certificates import make_certificate
 from tests.functional.box import GLANCE, Box, Spawn, ask
 from tests.functional.processes import PATIENCE, ROOT, Server, copy_sources, require, run, skip
 from tests.functional.test_releasing import BUILDER
-from tests.pages import Block, blocks, commands
+from tests.helpers.certificates import make_certificate
+from tests.helpers.documentation import Block, blocks, commands
 
 README, SERVER, BOX, TROUBLES = (
     ROOT / name
@@ -44,9 +44,9 @@ ELSEWHERE = {
     "systemctl restart opq-box-agent": ("tests/vm/box.py", "systemctl restart opq-box-agent"),
     "opq-box log --follow": (_OPERATOR, '"log", "--follow"'),
     "opq-box forgive 1547860803": (_OPERATOR, '"forgive", '),
-    "./install_update.sh --check": ("tests/test_install_script.py", '"--check"'),
-    "./install_update.sh --help": ("tests/test_install_script.py", '"--help"'),
-    "make manuals": ("tests/test_manuals.py", "build_manuals"),
+    "./install_update.sh --check": ("tests/unit/deploy/test_install_script.py", '"--check"'),
+    "./install_update.sh --help": ("tests/unit/deploy/test_install_script.py", '"--help"'),
+    "make manuals": ("tests/unit/test_manuals.py", "build_manuals"),
     "make deb": (_DEB, "deploy/server/build-deb"),
     "apt-get install ./dist/opq-update-server_*.deb": (_DEB, "apt-get install"),
     "apt-get install debhelper dpkg-dev make python3-venv": (".ci/run", "debhelper"),
@@ -86,8 +86,8 @@ ELSEWHERE = {
         "tests/vm/scenarios.py",
         "journalctl --unit opq-box-rescue --lines 50",
     ),
-    "man -l build/man/opq-box.1": ("tests/test_manuals.py", '"-man"'),
-    ". build/completions/bash/opq-box": ("tests/test_manuals.py", "/completions/bash/"),
+    "man -l build/man/opq-box.1": ("tests/unit/test_manuals.py", '"-man"'),
+    ". build/completions/bash/opq-box": ("tests/unit/test_manuals.py", "/completions/bash/"),
 }
 
 #: Commands that no test runs, and what it would need.

@@ -11,11 +11,11 @@ import pytest_twisted
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata, Root
 
-from opq_twisted.release.trust import Fetched, Need, Offer, Rollout, look_up, read_offer
+from opq_twisted.trust.offer import Fetched, Need, Offer, Rollout, look_up, read_offer
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import ROOT, Server, require, run
 from tests.functional.update_server import get, started
-from tests.pages import Block, blocks
+from tests.helpers.documentation import Block, blocks
 
 PAGE = ROOT / "docs" / "releasing.md"
 
@@ -49,8 +49,8 @@ exec {openssl} "$@"
 RELEASE_TOOL = """\
 #!{python}
 import sys
-from opq_twisted.cli.release import main
-from opq_twisted.release import pkcs8
+from opq_twisted.cli.release.main import main
+from opq_twisted.trust import pkcs8
 pkcs8.COST = 1 << 4
 sys.exit(main())
 """

@@ -14,8 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, ROOT, require, run
 from tests.functional.update_server import (
@@ -29,6 +28,7 @@ from tests.functional.update_server import (
     offers,
     started,
 )
+from tests.helpers.archives import make_archive
 
 
 @pytest_twisted.ensureDeferred

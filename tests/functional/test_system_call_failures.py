@@ -20,14 +20,14 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from opq_twisted.archive.name import UpdateName
 from tests.functional.box import GLANCE, INSTALL, Box, Spawn
 from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import PATIENCE, Server, twistd
 from tests.functional.update_server import get, started
-from tests.signed import Signed, channel
-from tests.torture import SEED, sample
+from tests.helpers.archives import make_archive
+from tests.helpers.signed_metadata import Signed, channel
+from tests.helpers.torture import SEED, sample
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 

@@ -12,12 +12,12 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.release import keys
+from opq_twisted.trust import keys
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, Server
 from tests.functional.test_nginx import Answer, ask, cached
 from tests.functional.update_server import GLANCE, archive, curl, get, metrics, started
-from tests.signed import Signed, channel, make_key, write_key
+from tests.helpers.signed_metadata import Signed, channel, make_key, write_key
 
 RELEASE = 1547860803
 NEWER = 1547860900

@@ -11,10 +11,10 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive, make_large_archive
+from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, Server, run
+from tests.helpers.archives import make_archive, make_large_archive
 
 TWISTD = os.fspath(Path(sys.executable).with_name("twistd"))
 

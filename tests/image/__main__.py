@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from opq_twisted.release.name import UpdateName
-from tests.archives import make_archive
+from opq_twisted.archive.name import UpdateName
+from tests.helpers.archives import make_archive
 from tests.vm import cache
 from tests.vm.box import free_port
 from tests.vm.cache import ROOT

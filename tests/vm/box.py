@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 from tests.vm.errors import Broken
 from tests.vm.guest import Shell
 from tests.vm.image import Image

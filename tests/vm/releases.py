@@ -12,8 +12,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from opq_twisted.release.name import UpdateName
-from opq_twisted.release.unpack import unpack
+from opq_twisted.archive.extract.unpack import unpack
+from opq_twisted.archive.name import UpdateName
 from tests.vm.cache import ROOT
 from tests.vm.errors import Broken
 

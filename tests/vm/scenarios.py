@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from opq_twisted.release.name import UpdateName
+from opq_twisted.archive.name import UpdateName
 from tests.vm import invariants, package
 from tests.vm.box import AT_REST, BOOT, PREFIX, Box
 from tests.vm.errors import Broken

@@ -1,0 +1,217 @@
+"""Find the files and folders that an update is to hold."""
+
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from opq_twisted.archive.name import COMPONENT_SCRIPT
+from opq_twisted.common.errors import BuildFailed
+
+_LITTER = re.compile(r"__pycache__|.*\.pyc|\.git", re.DOTALL)
+#: Bytes at the start of a file that show whether a box can run it. A binary part may follow them.
+_START = 4096
+#: Bytes: no TUF client reads more of a root.
+_MAX_ROOT = 512_000
+#: A script as some editors save it: behind a byte order mark, by which no kernel knows it.
+_MARKED_SCRIPT = b"\xef\xbb\xbf#!"
+_ROLES = ("root", "targets", "snapshot", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file as it was found: it must still be so when it is packed."""
+
+    source: Path
+    size: int
+    #: In nanoseconds since the epoch.
+    modified: int
+    is_executable: bool
+
+
+#: Where each file lies below the update's top-level folder; None is a folder.
+Contents = dict[str, File | None]
+
+
+def gather(folder: Path, at: str) -> Contents:
+    """
+    Find what is in a folder, which an update is to hold as `at`.
+
+    A link to a file of the same folder counts as a file: the update holds its content. Python's
+    caches and git's folder are left out. Every file that begins with `#!` becomes executable.
+
+    :raises BuildFailed: when there is no such folder, it holds what an update cannot, or a script
+        that no box could run.
+    """
+    if not os.path.isdir(folder):
+        raise BuildFailed(f"There is no folder {folder}: check the path.")
+    contents: Contents = {}
+    pending = [(folder, at)]
+    while pending:
+        here, name = pending.pop()
+        contents[name] = None
+        for entry in _entries(here):
+            path, inside = here / entry.name, f"{name}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                pending.append((path, inside))
+            else:
+                is_script = inside == f"{at}/{COMPONENT_SCRIPT}"
+                contents[inside] = _own_file(path, folder, is_script)
+    return contents
+
+
+def find_file(path: Path) -> File:
+    """
+    Find a single file for an update.
+
+    :raises BuildFailed: when there is none.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BuildFailed(f"{path} is not a regular file: an update holds only files and folders.")
+    is_executable = bool(status.st_mode & stat.S_IXUSR)
+    return File(path, status.st_size, status.st_mtime_ns, is_executable)
+
+
+def find_script(path: Path) -> File:
+    """
+    Find a script for an update; it will be executable there.
+
+    :raises BuildFailed: when there is none, or no box could run it.
+    """
+    file = find_file(path)
+    start = _start(path)
+    if not start.startswith(b"#!"):
+        raise BuildFailed(
+            f"{path} is no script: its first line must begin with #!, with nothing before that, "
+            "not even a byte order mark."
+        )
+    if b"\r\n" in start:
+        raise _windows_line_ends(path)
+    return replace(file, is_executable=True)
+
+
+def find_trusted_root(path: Path, now: datetime) -> File:
+    """
+    Find the signed metadata of the root role (TUF specification, section 4.3) for an update.
+
+    This is to catch a slip, as a file of another role. Who signed it is for the boxes to verify.
+
+    :raises BuildFailed: when there is none, or no box could begin with it.
+    """
+    file = find_file(path)
+    try:
+        with path.open("rb") as root:
+            text = root.read(_MAX_ROOT + 1)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        expires = _expiry_of_root(text)
+    except (ValueError, RecursionError) as error:
+        raise BuildFailed(
+            f"{path} is no trusted root ({error}): give the newest root.json that the holders of "
+            "the root keys signed."
+        ) from error
+    if expires <= now:
+        raise BuildFailed(
+            f"The trusted root {path} expired on {expires:%Y-%m-%d at %H:%M} UTC: have the holders "
+            "of the root keys renew it, and give the new one."
+        )
+    return File(path, file.size, file.modified, is_executable=False)
+
+
+def _expiry_of_root(text: bytes) -> datetime:
+    """Read until when a root is good; the text of a ValueError says what is wrong with it."""
+    if len(text) > _MAX_ROOT:
+        raise ValueError(f"it is larger than {_MAX_ROOT} bytes")
+    try:
+        metadata = json.loads(text.decode())
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+    signed = _holds(metadata, "signed", dict)
+    if signed.get("_type") != "root":
+        kind = json.dumps(signed.get("_type"))
+        raise ValueError(f'its signed._type is {kind[:40]}, not "root"')
+    if isinstance(signed.get("version"), bool) or _holds(signed, "version", int) < 1:
+        raise ValueError("its version is not 1 or more")
+    _holds(signed, "keys", dict)
+    roles = _holds(signed, "roles", dict)
+    if lacking := [role for role in _ROLES if role not in roles]:
+        raise ValueError(f"its roles lack {', '.join(lacking)}")
+    _holds(metadata, "signatures", list)
+    expires = _holds(signed, "expires", str)
+    try:
+        return datetime.strptime(expires, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ValueError("its signed.expires is not like 2030-12-31T00:00:00Z") from error
+
+
+def _holds(value: object, key: str, kind: type) -> Any:
+    """Give what an object has under a key: of this kind, and not empty."""
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    inner = value.get(key)
+    if not isinstance(inner, kind) or inner in ({}, [], ""):
+        raise ValueError(f'it has no "{key}"')
+    return inner
+
+
+def unreadable(path: Path, error: OSError) -> BuildFailed:
+    """Word the failure of reading a file."""
+    return BuildFailed(f"{path} cannot be read ({error.strerror}): mend that and build again.")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not _LITTER.fullmatch(entry.name)]
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def _own_file(path: Path, folder: Path, is_script: bool) -> File:
+    # Not Path.resolve(), which raises RuntimeError for a link to itself.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise BuildFailed(
+            f"{path} is a link that leads out of {folder}: put the file itself there."
+        )
+    if is_script:
+        return find_script(path)
+    file, (first_line, newline, _) = find_file(path), _start(path).partition(b"\n")
+    if first_line.startswith(_MARKED_SCRIPT):
+        raise BuildFailed(
+            f"{path} begins with a byte order mark, so that no box can run it: save it as UTF-8 "
+            "without one."
+        )
+    if not first_line.startswith(b"#!"):
+        if path.suffix == ".sh" and newline and first_line.endswith(b"\r"):
+            # Another script reads it.
+            raise _windows_line_ends(path)
+        return file
+    if newline and first_line.endswith(b"\r"):
+        raise _windows_line_ends(path)
+    # Checkouts on Windows, FAT and ZIP files lose the executable bit.
+    return replace(file, is_executable=True)
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_START)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _windows_line_ends(path: Path) -> BuildFailed:
+    # The kernel would look for an interpreter whose name ends with a carriage return.
+    return BuildFailed(
+        f"{path} has the line ends of Windows (CRLF), so that no box can run it: convert it, for "
+        "example with dos2unix."
+    )

@@ -1,0 +1,1 @@
+"""Unpacks an archive within limits, in a process of its own."""

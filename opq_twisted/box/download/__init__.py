@@ -1,0 +1,1 @@
+"""Downloads archives, resumes them, verifies them, and keeps them."""

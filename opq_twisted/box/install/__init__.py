@@ -1,0 +1,1 @@
+"""Unpacks a release, runs its installer, and checks its health."""

@@ -1,0 +1,187 @@
+"""Runs a program to its end, bounded in time and in what is kept of its output."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorTime
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from opq_twisted.common.errors import MACHINE_BUSY
+
+#: Bytes of output that are kept, from its end.
+_KEPT_OUTPUT = 4096
+
+#: Seconds between SIGTERM and SIGKILL.
+TERMINATION_GRACE = 10.0
+
+#: Seconds that a program's pipes may stay open, held by its children, after it has ended.
+PIPE_GRACE = 1.0
+
+#: An unpacker that outlived an agent would fight the next agent's one for the folder. Where the end
+#: came before setpriv was there, nothing but another parent tells of it.
+_DIES_WITH_US = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"'),
+)
+
+
+@frozen
+class Ended:
+    """How a program ended."""
+
+    #: Its exit status; minus the signal's number when a signal ended it, as in `subprocess`.
+    status: int
+    #: The last that it wrote to its pipes.
+    output: str = ""
+    #: Whether it was ended because its time was over.
+    timed_out: bool = False
+
+    @property
+    def last_words(self) -> str:
+        """Its last line of output, to be put in a sentence; empty when it said nothing."""
+        return self.output.strip().rpartition("\n")[2][-200:].rstrip(".")
+
+    @property
+    def says_busy(self) -> bool:
+        """Whether its output says that the machine had no descriptor, memory or process for it."""
+        return any(os.strerror(number) in self.output for number in MACHINE_BUSY)
+
+    def __str__(self) -> str:
+        if self.timed_out:
+            return "took too long and was ended"
+        if self.status < 0:
+            return f"was ended by {_signal_name(-self.status)}"
+        return f"ended with exit status {self.status}"
+
+
+@frozen
+class Programs:
+    """Starts programs."""
+
+    clock: IReactorTime
+    processes: IReactorProcess
+
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout: float,
+        env: Mapping[str, str],
+        folder: Path | None = None,
+        files: Mapping[int, int] | None = None,
+        outlives_us: bool = False,
+    ) -> Deferred[Ended]:
+        """
+        Run a program in a session of its own, so that its whole group can be ended.
+
+        :param timeout: seconds until the group gets SIGTERM, and a grace later SIGKILL.
+        :param files: descriptors that the program gets, by the number it knows; its standard input,
+            output and error are pipes unless they are among them.
+        :param outlives_us: whether the program goes on when the Deferred is cancelled; otherwise
+            its group is killed then, and the program also when this process ends without a word.
+        :raises OSError: when it cannot be started.
+        """
+        program = _Program(self.clock, timeout, outlives_us)
+        # setsid replaces itself with the program, which thus leads its session and its group.
+        self.processes.spawnProcess(
+            program,
+            "setsid",
+            ["setsid", *(() if outlives_us else (*_DIES_WITH_US, str(os.getpid()))), *argv],
+            env=dict(env),
+            path=None if folder is None else os.fspath(folder),
+            childFDs={0: "w", 1: "r", 2: "r", **(files or {})},
+        )
+        return program.ended
+
+
+class _Program(ProcessProtocol):
+    def __init__(self, clock: IReactorTime, timeout: float, outlives_us: bool) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._outlives_us = outlives_us
+        self._output = b""
+        self._status: int | None = None
+        self._timed_out = False
+        self._group_has_grace = False
+        self._alarm: IDelayedCall | None = None
+        self._pid: int | None = None
+        self.ended: Deferred[Ended] = Deferred(self._cancelled)
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self._pid = self.transport.pid
+        self.transport.closeStdin()
+        self._alarm = self._clock.callLater(self._timeout, self._time_is_over)
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self._output = (self._output + data)[-_KEPT_OUTPUT:]
+
+    def processExited(self, reason: Failure) -> None:
+        # Not processEnded: that waits for grandchildren that hold the pipes.
+        self._status = _status(reason)
+        if not self._group_has_grace:
+            self._set_alarm(PIPE_GRACE, self._finish)
+
+    def processEnded(self, reason: Failure) -> None:
+        if not self._group_has_grace:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._set_alarm(None)
+        if not self.ended.called and self._status is not None:
+            output = self._output.decode("utf-8", "replace")
+            self.ended.callback(Ended(self._status, output, self._timed_out))
+
+    def _time_is_over(self) -> None:
+        self._timed_out = True
+        self._signal(signal.SIGTERM)
+        self._group_has_grace = True
+        self._set_alarm(TERMINATION_GRACE, self._grace_is_over)
+
+    def _grace_is_over(self) -> None:
+        # The leader may have gone at once, and left others of its group behind.
+        self._group_has_grace = False
+        self._signal(signal.SIGKILL)
+        self._finish()
+
+    def _cancelled(self, _: object) -> None:
+        self._set_alarm(None)
+        if not self._outlives_us:
+            self._signal(signal.SIGKILL)
+
+    def _set_alarm(self, delay: float | None, call: Any = None) -> None:
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.cancel()
+        self._alarm = None if delay is None else self._clock.callLater(delay, call)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._pid is not None
+        assert self.transport is not None
+        try:
+            os.killpg(self._pid, number)
+        except ProcessLookupError:
+            # All of it has gone, or setsid has not made the group yet.
+            with contextlib.suppress(ProcessExitedAlready):
+                self.transport.signalProcess(number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Most of the real-time signals have none.
+        return f"signal {number}"
+
+
+def _status(reason: Failure) -> int:
+    error = reason.value
+    if not isinstance(error, ProcessTerminated):
+        return 0
+    return -error.signal if error.signal else error.exitCode or 0

@@ -1,0 +1,1 @@
+"""Reaches the update server over HTTP, directly or through a proxy."""

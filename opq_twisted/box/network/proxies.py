@@ -1,0 +1,146 @@
+"""Finds the HTTP proxy for a request: from the configuration, or as other programs do."""
+
+import ipaddress
+import re
+import socket
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import unquote_to_bytes
+
+from attrs import field, frozen
+
+from opq_twisted.box.network.addresses import Reach, reach_of
+from opq_twisted.box.network.urls import Url, read_url
+from opq_twisted.common.errors import ServerFailed
+
+#: The value of the setting with which no proxy is used.
+NONE: Literal["none"] = "none"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: A host that name services take for an address without asking anybody, as "127.1" (inet_aton(3)).
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
+#: An entry of `no_proxy` that names a port.
+_WITH_PORT = re.compile(r"(\[.*\]|[^:]*):([0-9]{1,5})")
+
+
+@frozen
+class Proxy:
+    """An HTTP proxy; its password is in no text about it."""
+
+    secure: bool
+    host: str
+    port: int
+    #: The value of `Proxy-Authorization` (RFC 9110, section 11.7.2); None when it asks for none.
+    authorization: bytes | None = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "Proxy":
+        """
+        Read `http://USER:PASSWORD@HOST:PORT`, of which only the host is required.
+
+        :raises ValueError: if it is no such proxy; the reason does not repeat the text.
+        """
+        if not _SCHEME.match(text):
+            text = f"http://{text}"
+        scheme, _, rest = text.partition("://")
+        # A password may have any character in it, also one that should have been escaped.
+        credentials, at, place = rest.rpartition("@")
+        url = read_url(f"{scheme}://{place}")
+        if url.path not in ("", "/"):
+            raise ValueError("there must be no path in it")
+        return cls(url.secure, url.host, url.port, _basic(credentials) if at else None)
+
+    def __str__(self) -> str:
+        """Name it for people: without a user name and a password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
+
+
+@frozen
+class Proxies:
+    """Which proxy is for which request."""
+
+    _setting: Proxy | Literal["none"] | None = NONE
+    _environment: Mapping[str, str] = field(factory=dict, repr=False)
+
+    def find(self, url: Url) -> Proxy | None:
+        """
+        Find the proxy through which a URL is asked for; None when it is asked for directly.
+
+        The setting wins over the environment. There `http_proxy` is for http URLs and `https_proxy`
+        for https URLs, but for the hosts in `no_proxy`; the names in lower case win over those in
+        upper case. What is on this machine itself is always asked for directly.
+
+        :raises ServerFailed: if the environment names a proxy that cannot be used.
+        """
+        if self._setting == NONE or _is_here(url.host):
+            return None
+        if isinstance(self._setting, Proxy):
+            return self._setting
+        name = "https_proxy" if url.secure else "http_proxy"
+        text = self._variable(name)
+        if not text or _is_excepted(url, self._variable("no_proxy")):
+            return None
+        try:
+            return Proxy.parse(text)
+        except ValueError as error:
+            raise ServerFailed(
+                f"The proxy in the environment variable {name} cannot be used: {error}. Write it "
+                "as http://proxy.example.org:3128."
+            ) from None
+
+    def _variable(self, name: str) -> str:
+        value = self._environment.get(name)
+        return (self._environment.get(name.upper(), "") if value is None else value).strip()
+
+
+def _basic(credentials: str) -> bytes:
+    try:
+        # Whatever bytes the environment has in it are sent as they are.
+        known = credentials.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("its user name or its password holds half a character") from None
+    user, _, password = known.partition(b":")
+    return b"Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password))
+
+
+def _is_here(host: str) -> bool:
+    address = _address(host)
+    if address is not None:
+        return reach_of(str(address)) is Reach.MACHINE
+    name = host.removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _is_excepted(url: Url, exceptions: str) -> bool:
+    entries = re.split(r"[,\s]+", exceptions.lower())
+    return any(_matches(url, entry) for entry in entries if entry)
+
+
+def _matches(url: Url, entry: str) -> bool:
+    """Whether an entry of `no_proxy` is about a URL: `*`, a name, its domain, an address, a net."""
+    if entry == "*":
+        return True
+    if found := _WITH_PORT.fullmatch(entry):
+        entry = found[1]
+        if int(found[2]) != url.port:
+            return False
+    address = _address(url.host)
+    if address is not None:
+        try:
+            return address in ipaddress.ip_network(entry.strip("[]"), strict=False)
+        except ValueError:
+            return False
+    name, domain = url.host.removesuffix("."), entry.removeprefix("*").strip(".")
+    return bool(domain) and (name == domain or name.endswith(f".{domain}"))
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        if _NUMBERS.fullmatch(host):
+            host = socket.inet_ntoa(socket.inet_aton(host))
+        address = ipaddress.ip_address(host)
+    except (OSError, ValueError):
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,1 @@
+"""Finds out which release the update server offers, and whether this box takes it."""

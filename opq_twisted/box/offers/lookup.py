@@ -1,0 +1,116 @@
+"""Knows which release the box is offered, and whether it may believe that."""
+
+import os
+
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.offers.clock_floor import ClockFloor
+from opq_twisted.box.offers.tuf_lookup import SignedMetadata
+from opq_twisted.box.state.versions import Installed
+from opq_twisted.common.errors import UnsignedRefused, Untrusted
+from opq_twisted.trust.offer import METADATA, Offer, longest, read_offer
+
+#: Bytes; no larger root is read from a server either.
+_MAX_ROOT = longest("root.json")
+
+
+class Releases:
+    """
+    Asks for the newest release.
+
+    A box with a trusted root believes only what that root vouches for. One without asks the server,
+    and installs what it says only if its configuration allows that.
+    """
+
+    def __init__(
+        self,
+        config: UpdaterConfig,
+        server: UpdateServer,
+        metadata: SignedMetadata,
+        floor: ClockFloor,
+        installed: Installed,
+    ) -> None:
+        self._config = config
+        self._server = server
+        self._metadata = metadata
+        self._floor = floor
+        self._installed = installed
+
+    @property
+    def signed(self) -> bool:
+        """Whether the box has a trusted root, even one that cannot be used."""
+        try:
+            os.lstat(self._config.trusted_root)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # Where the agent may not look, or cannot, there might be one.
+            return True
+        return True
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether the box installs what nobody signed."""
+        return self._config.allow_unsigned and not self.signed
+
+    async def newest(self) -> Offer | None:
+        """
+        Ask for the newest release; None when there is none.
+
+        :raises Untrusted: when it is not signed as it must be, or the trusted root cannot be used.
+        :raises Stale: when the signatures have expired.
+        :raises ClockBehind: when the box's clock cannot tell whether they have.
+        :raises ServerFailed: when there is no answer.
+        """
+        if not self.signed:
+            version = await self._server.newest()
+            return None if version is None else Offer(version)
+        root = self._read_root()
+        self._floor.require_passed(self._installed.newest_known)
+        channel = await self._metadata.find(
+            f"{self._server.endpoint}/{METADATA}/", root, self._config.channel
+        )
+        self._floor.record()
+        return None if channel is None else read_offer(channel)
+
+    def why_forbidden(self, offer: Offer) -> str | None:
+        """
+        Say why an offer of `newest` may not be installed, as the box is now; None when it may.
+
+        It is not signed, and nobody allowed that, or the box has got a trusted root since it asked.
+        """
+        if offer.signed or self.unsigned:
+            return None
+        if self.signed:
+            return (
+                "The box has got a trusted root since it asked, and what it was offered is not "
+                "signed. Ask again."
+            )
+        return (
+            "The release is not signed for this box, which has no trusted root and does not "
+            f"install unsigned releases. Give it a root.json as {self._config.trusted_root}, "
+            'or set "allow_unsigned": true under "updater" in its configuration.'
+        )
+
+    def require_permission(self, offer: Offer) -> None:
+        """
+        Make sure that an offer of `newest` may be installed, as the box is now.
+
+        :raises UnsignedRefused: when it may not.
+        """
+        reason = self.why_forbidden(offer)
+        if reason is not None:
+            raise UnsignedRefused(reason)
+
+    def _read_root(self) -> bytes:
+        path = self._config.trusted_root
+        try:
+            with path.open("rb") as file:
+                root = file.read(_MAX_ROOT + 1)
+        except OSError as error:
+            raise Untrusted(
+                f"The trusted root {path} cannot be read: {error.strerror}. Nothing is installed."
+            ) from None
+        if len(root) > _MAX_ROOT:
+            raise Untrusted(f"The trusted root {path} is too large to be one.")
+        return root

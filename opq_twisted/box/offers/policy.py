@@ -1,0 +1,109 @@
+"""Decides which releases this box installs, and which of them without anybody's click."""
+
+from collections.abc import Callable
+
+from opq_twisted.box.config import BoxConfig
+from opq_twisted.box.state.journal import Journal, Release
+from opq_twisted.box.state.status import StatusBoard
+from opq_twisted.box.state.versions import Installed
+from opq_twisted.trust.offer import Offer
+
+
+class Policy:
+    """Knows the reasons against a release that is offered."""
+
+    def __init__(
+        self,
+        config: BoxConfig,
+        installed: Installed,
+        journal: Journal,
+        board: StatusBoard,
+        now: Callable[[], float],
+    ) -> None:
+        """:param now: the time of day, in seconds since the epoch."""
+        self._config = config
+        self._installed = installed
+        self._journal = journal
+        self._board = board
+        self._now = now
+
+    def choose(self, offer: Offer, automatic: bool) -> Offer:
+        """
+        Choose between a release and the one before it.
+
+        A box that installs by itself takes the release before until its turn has come. A click
+        takes the newest one, unless that is held back.
+
+        :param automatic: whether nobody has clicked.
+        """
+        before = offer.before
+        waits = offer.is_held_back or (automatic and not offer.is_turn_of(self._config.box_id))
+        if not waits or before is None or self.why_not(offer) or self.why_not(before):
+            return offer
+        return before
+
+    def advertise(self, offer: Offer) -> Offer | None:
+        """Choose the release that people are told of; None when it is held back."""
+        chosen = self.choose(offer, automatic=False)
+        return None if chosen.is_held_back and self.why_not(chosen) is None else chosen
+
+    def why_not(self, offer: Offer) -> str | None:
+        """Say why a release is none that this box installs; None when it is one."""
+        # What runs: a release that was put in place since then has not proved itself yet.
+        installed, image = self._board.current.installed, self._installed.image
+        if offer.version == installed:
+            return "The box is up to date."
+        if offer.allow_downgrade:
+            return None
+        if installed is not None and offer.version < installed:
+            return (
+                f"The box is up to date: release {offer.version}, which is offered, is older than "
+                "the one installed."
+            )
+        if image is not None and offer.version < image:
+            return (
+                f"Release {offer.version} is not installed: it is older than {image}, which the "
+                "box was made with."
+            )
+        return None
+
+    def why_not_by_itself(self, offer: Offer) -> str | None:
+        """Say why a release waits for a click; None when it does not."""
+        if offer.version == self._installed.version:
+            return f"Release {offer.version} is installed, and waits for a reboot."
+        release = Release(offer.version, offer.size, offer.hashes)
+        refusal = self._journal.refusal(release)
+        if refusal is not None:
+            return f"Release {offer.version} is refused: {refusal.reason}"
+        if self._journal.is_put_off(release, self._now()):
+            delay = self._journal.delay_of(release)
+            if delay is not None and delay.reason:
+                return (
+                    f"Release {offer.version} is not installed: {delay.reason} The box tries "
+                    "again later; click on Update Box to try now."
+                )
+            return (
+                f"What came as release {offer.version} was not what was promised. The box fetches "
+                "it again later; click on Update Box to try now."
+            )
+        if offer.is_held_back:
+            return f"Release {offer.version} comes to this box later: it is held back for now."
+        if not offer.is_turn_of(self._config.box_id):
+            return (
+                f"Release {offer.version} comes to this box later: it reaches the boxes bit by "
+                "bit. Click on Update Box to have it now."
+            )
+        return None
+
+    def describe(self, offer: Offer) -> str:
+        """Say what becomes of a release, or of the one before it until this box has its turn."""
+        offer = self.choose(offer, automatic=self._config.updater.install == "automatic")
+        reason = self.why_not(offer)
+        if reason is None:
+            reason = self.why_not_by_itself(offer)
+        return reason or f"Release {offer.version} is available{self._describe_window()}."
+
+    def _describe_window(self) -> str:
+        config = self._config.updater
+        automatic, window = config.install == "automatic", config.window
+        return f"; it is installed {window}" if automatic and window is not None else ""

@@ -1,0 +1,1 @@
+"""What the box remembers on its disk, and the status that it shows."""

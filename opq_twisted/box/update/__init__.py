@@ -1,0 +1,1 @@
+"""Takes the box from one release to the next, and back when the next one is bad."""

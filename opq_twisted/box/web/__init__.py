@@ -1,0 +1,1 @@
+"""The box's own page and its HTTP interface."""

@@ -1,0 +1,142 @@
+"""`/events`: the status as server-sent events, first as it is and then each change."""
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.web.http import OK, SERVICE_UNAVAILABLE
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
+
+from opq_twisted.box.state.status import Status, StatusBoard
+from opq_twisted.http.limits import Shares
+from opq_twisted.http.reply import Reply, header_lines
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+
+#: Streams that are open at once, a quarter of them those of one client; each takes some kilobytes.
+MOST = 64
+
+#: Seconds from one event to the next, at least.
+_PAUSE = 0.25
+
+#: Seconds after which a stream that says nothing says that it lives: to proxies by a comment, and
+#: to the page, which does not see those, by an event.
+_QUIET = 15.0
+_ALIVE = b": \nevent: alive\ndata: \n\n"
+
+#: Seconds that a client has to take what it was sent.
+_PATIENCE = 60.0
+
+_HEAD = header_lines(
+    {
+        b"Content-Type": b"text/event-stream",
+        b"Cache-Control": b"no-store",
+        b"X-Content-Type-Options": b"nosniff",
+        b"X-Accel-Buffering": b"no",
+    }
+)
+#: A stream has no length, and ends with the connection.
+_STREAM_HEAD = _HEAD + header_lines({b"Connection": b"close"})
+
+_TOO_MANY = Reply.sentence(
+    SERVICE_UNAVAILABLE,
+    "Too many pages follow this box already, or too many of yours. Ask for its status now and "
+    "then instead.",
+    {b"Retry-After": b"30"},
+)
+
+
+class Events(PlainResource):
+    """The streams of all who follow."""
+
+    isLeaf = True
+
+    def __init__(
+        self, clock: IReactorTime, board: StatusBoard, encode: Callable[[Status], bytes]
+    ) -> None:
+        """:param encode: words a status in one line."""
+        super().__init__()
+        self._clock = clock
+        self._board = board
+        self._encode = encode
+        self._streams: set[_Stream] = set()
+        self._shares = Shares(MOST)
+        self._sent_at = float("-inf")
+        self._due: IDelayedCall | None = None
+        self._sign_of_life = LoopingCall(lambda: self._send(_ALIVE))
+        self._sign_of_life.clock = clock
+        board.subscribe(self._changed)
+
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
+        """Begin a stream."""
+        client = request.channel.client
+        if not self._shares.has_room(client):
+            return _TOO_MANY
+        if request.method == b"HEAD":
+            return Reply(OK, _HEAD)
+        stream = _Stream(request, self._event)
+        self._streams.add(stream)
+        self._shares.take(client)
+        request.notifyFinish().addBoth(lambda _: self._end(stream, client))
+        if not self._sign_of_life.running:
+            self._sign_of_life.start(_QUIET, now=False)
+        stream.start()
+        return NOT_DONE_YET
+
+    def _end(self, stream: "_Stream", client: str | None) -> None:
+        self._streams.discard(stream)
+        self._shares.give_back(client)
+        if not self._streams and self._sign_of_life.running:
+            self._sign_of_life.stop()
+
+    def _changed(self, _: Status) -> None:
+        if self._streams and self._due is None:
+            pause = max(0.0, self._sent_at + _PAUSE - self._clock.seconds())
+            # Several changes of one turn of the reactor are one event.
+            self._due = self._clock.callLater(pause, self._send_status)
+
+    def _send_status(self) -> None:
+        self._due = None
+        self._sent_at = self._clock.seconds()
+        self._send(self._event())
+
+    def _event(self) -> bytes:
+        return b"data: %s\n\n" % self._encode(self._board.current)
+
+    def _send(self, event: bytes) -> None:
+        for stream in tuple(self._streams):
+            stream.send(event)
+
+
+@implementer(IPushProducer)
+class _Stream:
+    """One client, which misses what came while it took nothing, but for the last."""
+
+    def __init__(self, request: BoundedRequest, latest: Callable[[], bytes]) -> None:
+        self._request = request
+        self._latest = latest
+        self._paused = False
+
+    def start(self) -> None:
+        self._request.registerProducer(self, True)
+        self._request.channel.write(self._request.begin(OK, _STREAM_HEAD) + self._latest())
+
+    def send(self, event: bytes) -> None:
+        if not self._paused:
+            self._request.channel.write(event)
+
+    def pauseProducing(self) -> None:
+        """The client takes nothing: what it was sent fills the buffers."""
+        self._paused = True
+        channel = self._request.channel
+        channel.set_deadline(_PATIENCE, channel.abort)
+
+    def resumeProducing(self) -> None:
+        """Go on with what is now."""
+        self._paused = False
+        self._request.channel.deadline = float("inf")
+        self.send(self._latest())
+
+    def stopProducing(self) -> None:
+        """The client is gone."""

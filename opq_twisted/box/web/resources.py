@@ -1,0 +1,224 @@
+"""The box's own HTTP server: its page, and the status for programs."""
+
+import json
+from collections.abc import Callable, Iterable
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from attrs import asdict, fields
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import FORBIDDEN, OK
+from twisted.web.resource import IResource
+
+from opq_twisted.box.state.journal import Attempt
+from opq_twisted.box.state.status import Status, StatusBoard
+from opq_twisted.box.update.updater import Updater
+from opq_twisted.box.web.actions import BoxUpdate, Check, Forgive, as_json
+from opq_twisted.box.web.auth import Gate
+from opq_twisted.box.web.csrf import Guard
+from opq_twisted.box.web.events import Events
+from opq_twisted.box.web.log import InstallerLog
+from opq_twisted.box.web.view_model import STAGES, View, account, outcome, view
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+
+_PAGE = Path(__file__).with_name("page")
+
+_PAGE_HEADERS = {
+    b"Content-Security-Policy": b"default-src 'none'; script-src 'self'; style-src 'self'; "
+    b"img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+    b"base-uri 'none'",
+    b"Referrer-Policy": b"same-origin",
+    b"Cross-Origin-Opener-Policy": b"same-origin",
+    b"Cross-Origin-Resource-Policy": b"same-origin",
+}
+
+#: The page's own files, and what they are.
+_FILES = {
+    "page.css": b"text/css; charset=utf-8",
+    "page.js": b"text/javascript; charset=utf-8",
+    "icon.svg": b"image/svg+xml",
+}
+
+#: Where a browser without the page's script looks again by itself.
+_LOOK_AGAIN = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+
+
+def tree(
+    clock: IReactorTime,
+    updater: Updater,
+    board: StatusBoard,
+    guard: Guard,
+    gate: Gate | None,
+    log: Path,
+    now: Callable[[], float],
+) -> IResource:
+    """
+    Put the agent's resources together.
+
+    :param gate: asks for the password of the actions; None when there is none.
+    :param log: the installer's.
+    :param now: the time of day, in seconds since the epoch.
+    """
+
+    def encode(status: Status) -> bytes:
+        return json.dumps({**asdict(status), "page": asdict(view(status, now()))}).encode()
+
+    parts = (updater, board, guard, gate)
+    root = GuardedRoot(guard)
+    root.putChild(b"", Page(updater, board, now))
+    for name, content_type in _FILES.items():
+        root.putChild(name.encode(), PageFile(name, content_type))
+    root.putChild(b"version", Version(board))
+    root.putChild(b"status", StatusResource(board, encode))
+    root.putChild(b"events", Events(clock, board, encode))
+    root.putChild(b"history", History(updater))
+    root.putChild(b"log", InstallerLog(log))
+    root.putChild(b"check", Check(*parts))
+    root.putChild(b"box_update", BoxUpdate(clock, *parts))
+    root.putChild(b"forgive", Forgive(*parts))
+    return root
+
+
+class GuardedRoot(PlainResource):
+    """Gives nothing to a request for a host that is not this box."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def getChildWithDefault(self, path: bytes, request: BoundedRequest) -> IResource:
+        """Find a resource, for a request that is for this box."""
+        reason = self._guard.foreign_host(request)
+        return Forbidden(reason) if reason else super().getChildWithDefault(path, request)
+
+
+class Forbidden(PlainResource):
+    """403, and why."""
+
+    isLeaf = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self._reason = reason
+
+    def render(self, request: BoundedRequest) -> int:
+        """Answer any method."""
+        return request.reply(Reply.sentence(FORBIDDEN, self._reason))
+
+
+class Page(PlainResource):
+    """`/`: the page of the box, complete without its script, which then keeps it up to date."""
+
+    def __init__(self, updater: Updater, board: StatusBoard, now: Callable[[], float]) -> None:
+        super().__init__()
+        self._updater = updater
+        self._board = board
+        self._now = now
+        self._template = Template((_PAGE / "index.html").read_text(encoding="utf-8"))
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Show the box."""
+        status = self._board.current
+        shown = view(status, self._now())
+        attempts, _ = self._updater.history
+        body = self._template.substitute(
+            **_texts(shown),
+            notes=escape(status.notes or ""),
+            notes_hidden="" if status.notes and status.update_available else "hidden",
+            stages=_stages(shown),
+            history=_history(reversed(attempts)),
+            until=attempts[-1].ended if attempts else 0,
+            look_again="" if shown.at_rest else _LOOK_AGAIN,
+            disabled="" if shown.at_rest else "disabled",
+            stages_hidden="hidden" if shown.step is None else "",
+            unsigned_hidden="" if status.unsigned else "hidden",
+            history_hidden="" if attempts else "hidden",
+            log_open="open" if status.stage.installs else "",
+        )
+        return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
+
+
+def _texts(shown: View) -> dict[str, str]:
+    """Give each text, and whether it is hidden, for it is empty."""
+    texts = {field.name: getattr(shown, field.name) for field in fields(View) if field.type is str}
+    return {
+        **{name: escape(text) for name, text in texts.items()},
+        **{f"{name}_hidden": "" if text else "hidden" for name, text in texts.items()},
+    }
+
+
+def _stages(shown: View) -> str:
+    items = []
+    for number, name in enumerate(STAGES.values()):
+        mark = ""
+        if shown.step is not None and number <= shown.step:
+            mark = ' aria-current="step"' if number == shown.step else ' class="past"'
+        items.append(f"<li{mark}>{name}</li>")
+    return "".join(items)
+
+
+def _history(attempts: Iterable[Attempt]) -> str:
+    return "".join(
+        f'<li data-outcome="{escape(attempt.outcome)}"><strong>{escape(outcome(attempt))}</strong> '
+        f"<span>{escape(account(attempt))}</span><p>{escape(attempt.reason)}</p></li>"
+        for attempt in attempts
+    )
+
+
+class PageFile(PlainResource):
+    """One of the page's own files."""
+
+    def __init__(self, name: str, content_type: bytes) -> None:
+        super().__init__()
+        self._content = (_PAGE / name).read_bytes()
+        self._content_type = content_type
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Send the file."""
+        return Reply.of(OK, self._content, self._content_type)
+
+
+class Version(PlainResource):
+    """`/version`: what is installed."""
+
+    def __init__(self, board: StatusBoard) -> None:
+        super().__init__()
+        self._board = board
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Say what is installed; null when nothing is known."""
+        return as_json(OK, {"version": self._board.current.installed})
+
+
+class StatusResource(PlainResource):
+    """`/status`: all there is to know."""
+
+    def __init__(self, board: StatusBoard, encode: Callable[[Status], bytes]) -> None:
+        super().__init__()
+        self._board = board
+        self._encode = encode
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Say how the box is."""
+        return Reply.of(OK, self._encode(self._board.current) + b"\n", b"application/json")
+
+
+class History(PlainResource):
+    """`/history`: the last attempts, and the releases that are refused."""
+
+    def __init__(self, updater: Updater) -> None:
+        super().__init__()
+        self._updater = updater
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Say what has been tried."""
+        attempts, refused = self._updater.history
+        content: dict[str, Any] = {
+            "attempts": [asdict(attempt) for attempt in attempts],
+            "refused": [asdict(refusal) for refusal in refused],
+        }
+        return as_json(OK, content)

@@ -1,0 +1,201 @@
+"""Says how the box is in the words of its page."""
+
+import time
+
+from attrs import frozen
+
+from opq_twisted.box.state.journal import Attempt, Stage
+from opq_twisted.box.state.status import Progress, Status
+
+#: What each stage is called in the row of stages, in their order.
+STAGES = {
+    Stage.CHECKING: "Check",
+    Stage.DOWNLOADING: "Download",
+    Stage.VERIFYING: "Verify",
+    Stage.UNPACKING: "Unpack",
+    Stage.INSTALLING: "Install",
+    Stage.REBOOTING: "Reboot",
+    Stage.CONFIRMING: "Confirm",
+}
+
+_UNDER_WAY = {
+    Stage.CHECKING: "Looking for an update",
+    Stage.REBOOTING: "The box is rebooting",
+    Stage.CONFIRMING: "Trying the new release",
+    Stage.RETURNING: "Going back to the last good release",
+}
+
+#: Which of them it is in the row; going back is to install once more.
+_STEPS = {stage: number for number, stage in enumerate(STAGES)}
+_STEPS[Stage.RETURNING] = _STEPS[Stage.INSTALLING]
+
+_OUTCOMES = {"updated": "Updated", "returned": "Went back", "failed": "Failed"}
+
+#: Seconds; after a longer wait nobody has the outcome of the last update in mind.
+_NEWS = 24 * 3600.0
+
+
+@frozen
+class View:
+    """What the page shows besides the history; empty texts are not shown."""
+
+    #: `good`, `news`, `busy` or `bad`.
+    tone: str
+    headline: str
+    message: str
+    installed: str
+    available: str
+    #: What a click on Update Box will do.
+    promise: str
+    #: How far a download is.
+    progress: str
+    checked: str
+    #: Why the last update did not go well, while that is news.
+    outcome: str
+    at_rest: bool
+    #: Which of `STAGES` it is; None for none of them.
+    step: int | None
+
+
+def view(status: Status, now: float) -> View:
+    """
+    Word a status.
+
+    :param now: the time of day, in seconds since the epoch.
+    """
+    tone, headline = _headline(status, now)
+    last = _last_news(status, now)
+    return View(
+        tone=tone,
+        headline=headline,
+        message="" if status.message == f"{headline}." else status.message,
+        installed=_release(status.installed),
+        available="none" if _has_none(status) else _release(status.available),
+        promise=_promise(status) if status.stage.at_rest else "",
+        progress="" if status.progress is None else _how_far(status.progress),
+        checked=_checked(status),
+        outcome="" if last is None else _trouble_of(last, status.message),
+        at_rest=status.stage.at_rest,
+        step=_STEPS.get(status.stage),
+    )
+
+
+def moment(seconds: float) -> str:
+    """Word a time of day, as the box has it; a number that is none stays what it is."""
+    return _formatted("%-d %B %Y, %H:%M %Z", seconds)
+
+
+def outcome(attempt: Attempt) -> str:
+    """Name how an attempt ended."""
+    return _OUTCOMES.get(attempt.outcome, attempt.outcome)
+
+
+def account(attempt: Attempt) -> str:
+    """Word when an attempt ended, how long it took, and of which release it was."""
+    took = _duration(attempt.ended - attempt.started)
+    of_release = "" if attempt.version is None else f", release of {_release(attempt.version)}"
+    return f"{moment(attempt.ended)}, {took}{of_release}"
+
+
+def _headline(status: Status, now: float) -> tuple[str, str]:
+    stage = status.stage
+    if not stage.at_rest:
+        return "busy", _UNDER_WAY.get(stage, "Updating the box")
+    if stage is Stage.FAILED and not _has_looked_since(status):
+        return "bad", "The last update failed"
+    if status.trouble is not None:
+        return "bad", "The box cannot get updates"
+    last = _last_news(status, now)
+    if last is not None and last.outcome == "returned":
+        return "bad", "The box went back to its last good release"
+    if status.update_available:
+        return "news", "An update is available"
+    if last is not None and last.outcome == "updated" and not _has_looked_since(status):
+        return "good", "The box has been updated"
+    if status.last_check is None:
+        return "news", "The box has not looked for updates since it started"
+    if _has_none(status):
+        return "good", "There is no update"
+    return "good", "The box is up to date"
+
+
+def _has_looked_since(status: Status) -> bool:
+    """Whether the box has looked since the last attempt, which is no news then."""
+    last = status.last_attempt
+    return last is not None and (status.last_check or 0.0) > last.ended
+
+
+def _has_none(status: Status) -> bool:
+    return status.available is None and status.last_check is not None and status.trouble is None
+
+
+def _release(version: int | None) -> str:
+    # A version is when the release was built.
+    return "unknown" if version is None else f"{moment(version)} ({version})"
+
+
+def _promise(status: Status) -> str:
+    if not status.update_available or status.trouble is not None:
+        return "The box asks for the newest release; if there is one it installs it and reboots."
+    size = "it" if status.size is None else _megabytes(status.size)
+    took = (
+        "" if status.last_took is None else f" Last time that took {_duration(status.last_took)}."
+    )
+    return (
+        f"The box downloads {size}, installs the release and reboots. While it installs and "
+        f"reboots it measures nothing.{took}"
+    )
+
+
+def _how_far(progress: Progress) -> str:
+    here, rate = _megabytes(progress.received), _megabytes(progress.rate)
+    if progress.total is None:
+        return f"{here}, {rate} a second"
+    left = ""
+    if progress.rate > 0:
+        left = f", {_duration((progress.total - progress.received) / progress.rate)} left"
+    return f"{here} of {_megabytes(progress.total)}, {rate} a second{left}"
+
+
+def _checked(status: Status) -> str:
+    last, following = status.last_check, status.next_check
+    sentences = []
+    if last is not None:
+        sentences.append(f"The box last looked for an update on {moment(last)}.")
+    if following is not None:
+        sentences.append(f"It looks next at {_formatted('%H:%M', following)}.")
+    return " ".join(sentences)
+
+
+def _trouble_of(attempt: Attempt, message: str) -> str:
+    """Give the reason of an attempt that did not go well, unless the message tells it."""
+    told = message.partition(" is refused: ")[2] or message
+    is_told = bool(told) and attempt.reason.endswith(told)
+    return "" if attempt.outcome == "updated" or is_told else attempt.reason
+
+
+def _last_news(status: Status, now: float) -> Attempt | None:
+    """Give the last attempt, while it is news."""
+    last = status.last_attempt
+    fresh = last is not None and status.stage.at_rest and 0 <= now - last.ended < _NEWS
+    return last if fresh else None
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    count, unit = seconds, "second"
+    for size, name in ((60, "minute"), (3600, "hour")):
+        if seconds >= 1.5 * size:
+            count, unit = seconds / size, name
+    number = max(1, round(count))
+    return f"about {number} {unit}{'' if number == 1 else 's'}"
+
+
+def _formatted(form: str, seconds: float) -> str:
+    try:
+        return time.strftime(form, time.localtime(seconds))
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds:.0f}"

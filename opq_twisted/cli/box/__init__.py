@@ -1,0 +1,1 @@
+"""`opq-box`: the command line of a box."""

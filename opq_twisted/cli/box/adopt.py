@@ -1,0 +1,96 @@
+"""Gives a box a release to return to, from the archive that it was set up with."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import BinaryIO
+
+from opq_twisted.archive.extract.command import child_command, child_environment
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.config import read_config
+from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.state.journal import Release
+from opq_twisted.box.state.versions import read_version
+from opq_twisted.common import files
+from opq_twisted.common.errors import AdoptFailed
+from opq_twisted.common.progress_bar import Progress, ProgressBar
+
+_CHUNK = 1 << 20
+
+
+def adopt(archive: Path, config: Path, state_dir: Path) -> str:
+    """
+    Keep the archive of the release that runs, and say so.
+
+    :raises OpqError: when it cannot be the one to which the box returns.
+    """
+    installed = read_version(read_config(config).updater.version_file)
+    name = UpdateName.parse(archive.name)
+    if name.version != installed:
+        raise AdoptFailed(
+            f"The box runs release {installed or 'nobody knows which'}, and not {name.version}: "
+            "give the archive that it was made from."
+        )
+    archives = Archives(state_dir / "archives")
+    archives.folder.mkdir(parents=True, exist_ok=True)
+    if _is_kept(archives, name.version):
+        return f"Release {name.version} is the last good one already."
+    with archive.open("rb") as source, ProgressBar(_size(source)) as progress:
+        _vet(source, name, state_dir)
+        with _copied(source, state_dir, progress) as (copy, digest), archives.locked():
+            files.rename(copy, archives.path(name.version))
+            archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
+    return f"Release {name.version} is the one to which this box returns when an update fails."
+
+
+def _is_kept(archives: Archives, version: int) -> bool:
+    """Whether a release is the last good one, and its archive is here as it was."""
+    good = archives.last_good
+    if good is None or good.version != version:
+        return False
+    try:
+        with archives.path(version).open("rb") as file:
+            return file_digest(file, "sha256").hexdigest() == good.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
+    """Unpack it as an update is, for a moment: then it is known that the box can return to it."""
+    with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
+        ended = subprocess.run(
+            child_command(name.version, Path(folder, "unpacked")),
+            stdin=archive,
+            capture_output=True,
+            text=True,
+            env=child_environment(),
+        )
+    if ended.returncode != 0:
+        reason = (ended.stderr or ended.stdout).strip().rpartition("\n")[2]
+        raise AdoptFailed(reason or f"The archive cannot be unpacked: {ended.returncode}.")
+
+
+@contextmanager
+def _copied(source: BinaryIO, state_dir: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
+    """Give a copy that is on the disk, and its digest; it is gone if it is not moved away."""
+    copy, digest = state_dir / ".adopted.part", sha256()
+    source.seek(0)
+    try:
+        with files.create(copy, 0o600) as file:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+                progress(len(chunk))
+            file.flush()
+            files.sync(file.fileno())
+        yield copy, digest.hexdigest()
+    finally:
+        copy.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Shows people the stages of an update: a line for each, and a bar while it downloads."""
+
+from opq_twisted.cli.box.untrusted_json import Document
+from opq_twisted.cli.program import say
+from opq_twisted.common.progress_bar import ProgressBar
+
+_REBOOTS = (
+    "The box reboots now. On the box itself that ends this, too: opq-box status says afterwards "
+    "what came of it."
+)
+
+
+def is_at_rest(status: Document) -> bool:
+    """Whether no update is under way."""
+    return status.text("stage") in ("idle", "failed")
+
+
+class Stages:
+    """What the terminal shows."""
+
+    def __init__(self) -> None:
+        self._line = ""
+        self._bar: ProgressBar | None = None
+        self._received = self._total = 0
+
+    def __enter__(self) -> "Stages":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._end_bar()
+
+    def tell(self, text: str) -> None:
+        """Say something on a line of its own."""
+        self._end_bar()
+        say(text)
+
+    def show(self, status: Document) -> None:
+        """Show where the update is; what came of it is for others to say."""
+        stage = status.text("stage")
+        message = _REBOOTS if stage == "rebooting" else status.text("message")
+        line = f"{stage}: {message}"
+        if self._bar is not None and stage in ("verifying", "unpacking"):
+            self._advance(self._total, self._total)
+        if line != self._line and not is_at_rest(status):
+            self._line = line
+            self.tell(line)
+        progress = status.part("progress")
+        total = progress.integer("total")
+        if total:
+            self._advance(min(progress.integer("received") or 0, total), total)
+
+    def _advance(self, received: int, total: int) -> None:
+        if total != self._total or received < self._received:
+            self._end_bar()
+        if self._bar is None:
+            self._bar, self._received, self._total = ProgressBar(total), 0, total
+        self._bar(received - self._received)
+        self._received = received
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None

@@ -1,0 +1,1 @@
+"""`opq-release`: the command line of the key holders; boxes do not get this package."""

@@ -1,0 +1,114 @@
+"""Where passphrases come from: a file, the environment, or whoever sits at the terminal."""
+
+import getpass
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from opq_twisted.cli.program import warn
+from opq_twisted.common.errors import KeyUnusable
+from opq_twisted.signing.key_folder import Passphrase
+from opq_twisted.trust.passphrase import read_passphrase, warning_about_access, warning_about_length
+
+VARIABLE = "OPQ_RELEASE_PASSPHRASE"
+TIMESTAMP_VARIABLE = "OPQ_TIMESTAMP_PASSPHRASE"
+
+
+def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
+    """
+    Ask, once and not before it is needed, for the passphrase of the keys.
+
+    :param makes_keys: whether one who types has to type it twice, and a short one is warned about.
+    """
+
+    @cache
+    def ask() -> bytes:
+        passphrase = _given(file, VARIABLE)
+        if passphrase is None:
+            if not sys.stdin.isatty():
+                raise KeyUnusable(
+                    "A passphrase is needed: name its file with --passphrase-file, put it into "
+                    f"{VARIABLE}, or run this on a terminal."
+                )
+            passphrase = _typed("Passphrase of the keys", makes_keys)
+        if makes_keys:
+            _warn(warning_about_length(passphrase))
+        return passphrase
+
+    return ask
+
+
+def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) -> Passphrase:
+    """
+    Ask for the passphrase of the timestamp's key, which lies on the server.
+
+    :param keys_file: where that of the other keys comes from; nobody is asked to type then.
+    :param others: it is taken where no other one is given.
+    """
+
+    @cache
+    def ask() -> bytes:
+        passphrase = _given(file, TIMESTAMP_VARIABLE)
+        if passphrase is None and keys_file is None and VARIABLE not in os.environ:
+            passphrase = _typed_or_none("Passphrase of the timestamp key (nothing: the same)")
+        if passphrase is None:
+            return others()
+        _warn(warning_about_length(passphrase))
+        return passphrase
+
+    return ask
+
+
+def of_new(file: Path | None, old: Passphrase) -> Passphrase:
+    """
+    Ask for the passphrase that keys are to have from now on.
+
+    :param old: it is taken where no other one is given.
+    """
+
+    @cache
+    def ask() -> bytes:
+        passphrase = (
+            _typed_or_none("New passphrase (nothing: the same)") if file is None else (_read(file))
+        )
+        if passphrase is None:
+            passphrase = old()
+        _warn(warning_about_length(passphrase))
+        return passphrase
+
+    return ask
+
+
+def _given(file: Path | None, variable: str) -> bytes | None:
+    return os.environb.get(variable.encode()) if file is None else _read(file)
+
+
+def _read(file: Path) -> bytes:
+    _warn(warning_about_access(file))
+    return read_passphrase(file)
+
+
+def _typed_or_none(prompt: str) -> bytes | None:
+    """Ask at the terminal; None where there is none, and where nothing is typed."""
+    return (_typed(prompt, True) or None) if sys.stdin.isatty() else None
+
+
+def _warn(sentence: str | None) -> None:
+    if sentence is not None:
+        warn(f"opq-release: {sentence}")
+
+
+def _typed(prompt: str, twice: bool) -> bytes:
+    try:
+        passphrase = getpass.getpass(f"{prompt}: ")
+        if twice and passphrase and getpass.getpass("Once more: ") != passphrase:
+            raise KeyUnusable("The two passphrases differ: run it again.")
+        return passphrase.encode()
+    except EOFError:
+        raise KeyUnusable("No passphrase was typed: run it again.") from None
+    except UnicodeError:
+        raise KeyUnusable(
+            "What was typed is not UTF-8: set the terminal to it, or put the passphrase into a "
+            "file and name that with --passphrase-file."
+        ) from None

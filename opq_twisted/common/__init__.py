@@ -1,0 +1,1 @@
+"""What all the programs share, and what knows none of them."""

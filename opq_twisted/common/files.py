@@ -1,0 +1,173 @@
+"""Open and read files within bounds; write them so that a power cut leaves them old or new."""
+
+import errno
+import fcntl
+import io
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+#: What file systems answer that have no second names, no fsync, or no locks: FAT, shared folders of
+#: virtual machines, and network file systems among them.
+_NO_HARD_LINKS = (
+    *(errno.EPERM, errno.EXDEV, errno.EMLINK),
+    *(errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL),
+)
+_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+_NO_LOCKS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
+
+#: A FIFO or a device must not block the program that opens it.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """
+    Open a regular file for reading.
+
+    :raises OSError: when it cannot be opened, or is something else.
+    """
+    fd = os.open(path, _FLAGS)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise OSError(errno.EINVAL, "It is not a regular file", os.fspath(path))
+    return io.FileIO(fd)
+
+
+def read(path: Path, most: int) -> bytes:
+    """
+    Read a whole regular file.
+
+    :param most: the bytes that it may have.
+    :raises OSError: when it cannot be read, is no regular file, or has more bytes.
+    """
+    # One byte more than is allowed: the size that a file tells may have changed meanwhile.
+    with open_regular(path) as file, io.BufferedReader(file) as buffered:
+        data = buffered.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"It has more than {most} bytes", os.fspath(path))
+    return data
+
+
+def is_open_to_others(path: Path) -> bool:
+    """
+    Whether users other than the owner and the group of a file may read or write it.
+
+    The group is left out: systemd gives credentials to a service as files of mode 0440.
+
+    :raises OSError: when there is no such file.
+    """
+    return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+
+
+def write(path: Path, data: bytes, mode: int | None = None) -> None:
+    """
+    Replace a file's content, and return when it is on the disk.
+
+    :param mode: who may read it, from the moment that it is there; otherwise as the umask has it.
+    :raises OSError: when the disk is full or fails; the old file is untouched then.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with create(temporary, 0o666 if mode is None else mode) as file:
+            if mode is not None:
+                # The umask may have taken rights away.
+                os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            sync(file.fileno())
+        rename(temporary, path)
+    except BaseException:
+        # Be it a signal that ends the program.
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def create(path: Path, mode: int = 0o666) -> BinaryIO:
+    """
+    Make a new file of our own in the place of whatever has its name, and open it for writing.
+
+    In a folder that others can write to, a link or a FIFO may wait there: neither is opened.
+
+    :param mode: who may open it, as far as the umask lets them.
+    :raises OSError: when it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
+
+
+def rename(source: Path, target: Path) -> None:
+    """
+    Rename within a folder, and return when that is on the disk.
+
+    :raises OSError: when it cannot be done.
+    """
+    source.replace(target)
+    sync_folder(target.parent)
+
+
+def give_name(draft: Path, target: Path) -> None:
+    """
+    Give a finished file its name in the same folder, and never replace what has it.
+
+    Whoever calls this removes the draft, and syncs the folder.
+
+    :raises FileExistsError: when the name is taken.
+    :raises OSError: when it cannot be done.
+    """
+    try:
+        # Unlike a rename this never replaces what somebody else wrote in the meantime.
+        target.hardlink_to(draft)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        draft.rename(target)
+
+
+def sync_folder(folder: Path) -> None:
+    """
+    Return when the names in a folder are on the disk.
+
+    :raises OSError: when the disk fails.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync(fd: int, data_only: bool = False) -> None:
+    """
+    Return when what was written is on the disk.
+
+    A file system that has no such thing for folders, or for any file, gives no promise to wait for.
+
+    :param data_only: whether the times of the file may come to the disk later.
+    :raises OSError: when the disk fails.
+    """
+    try:
+        (os.fdatasync if data_only else os.fsync)(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def lock(fd: int, wait: bool = False) -> None:
+    """
+    Keep other processes from locking the same file, until it is closed.
+
+    Where the file system has no locks nobody is kept from anything.
+
+    :param wait: whether to wait for another process.
+    :raises BlockingIOError: when another process has it.
+    :raises OSError: when it cannot be done.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

@@ -1,0 +1,89 @@
+"""The log on standard output: it blocks nobody, and a line that repeats is counted."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, textFileLogObserver
+from twisted.python import usage
+from zope.interface import implementer
+
+from opq_twisted.common.output import standard_output
+
+#: Lines of one kind that are written in a minute; more are counted.
+MOST = 60
+
+_PERIOD = 60.0
+
+
+@implementer(ILogObserver)
+class RepeatCounter:
+    """
+    Passes log events on, but no more than `MOST` of a kind in a minute.
+
+    Events of one kind come from the same line of the program. A journal on an SD card would wear
+    it out, and one in memory would lose the lines that matter.
+    """
+
+    def __init__(
+        self, observer: Callable[[LogEvent], object], seconds: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._observer = observer
+        self._seconds = seconds
+        self._began = seconds()
+        self._seen: Counter[tuple[object, ...]] = Counter()
+        self._latest: dict[tuple[object, ...], LogEvent] = {}
+        # Threads log, too.
+        self._lock = threading.RLock()
+
+    def __call__(self, event: LogEvent) -> None:
+        """Pass an event on, or count it."""
+        with self._lock:
+            if self._seconds() - self._began >= _PERIOD:
+                self._begin_period()
+            kind = (event.get("log_namespace"), event.get("log_level"), event.get("log_format"))
+            self._seen[kind] += 1
+            if self._seen[kind] <= MOST:
+                self._observer(event)
+            else:
+                self._latest[kind] = event
+
+    def _begin_period(self) -> None:
+        """Tell what was counted, and begin again."""
+        seen, latest = self._seen, self._latest
+        self._began, self._seen, self._latest = self._seconds(), Counter(), {}
+        for kind, event in latest.items():
+            self._observer(
+                {
+                    "log_time": event.get("log_time"),
+                    "log_namespace": event.get("log_namespace", "-"),
+                    "log_level": event.get("log_level", LogLevel.info),
+                    "log_format": "{text} ({more:,} more of these in a minute.)",
+                    "text": formatEvent(event),
+                    "more": seen[kind] - MOST,
+                }
+            )
+
+
+def log_to_standard_output(twistd: usage.Options | None) -> None:
+    """
+    Let twistd log through `Output` and `RepeatCounter`, where it logs to standard output.
+
+    :param twistd: the options of `twistd` itself; a log file, syslog, or another `--logger` that
+        they ask for is left as it is.
+    """
+    if (
+        twistd is not None
+        and twistd.get("nodaemon")
+        and twistd.get("logfile") in (None, "", "-")
+        and not twistd.get("syslog")
+        and not twistd.get("logger")
+    ):
+        twistd["logger"] = f"{make_observer.__module__}.{make_observer.__name__}"
+
+
+def make_observer() -> RepeatCounter:
+    """Make what writes the log to standard output; twistd calls it by its name."""
+    return RepeatCounter(textFileLogObserver(cast(Any, standard_output())))

@@ -1,1 +1,0 @@
-"""What an update is, and what the server, the box and the builder must agree about."""

@@ -1,0 +1,1 @@
+"""Knows which archives are in the updates directory."""

@@ -1,0 +1,329 @@
+"""What is offered now: an immutable snapshot of the updates directory."""
+
+import os
+import stat
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from attrs import frozen
+from twisted.logger import Logger
+
+from opq_twisted.archive.bzip2 import is_whole
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.common.errors import MACHINE_BUSY, InvalidName
+
+#: What tells one state of a file from another: device, inode, size, mtime and ctime (nanoseconds).
+Identity = tuple[int, int, int, int, int]
+
+#: The end of the year 9999: `Last-Modified` has four digits for the year.
+_LATEST_NS = 253_402_300_800 * 10**9
+
+
+class NotOffered(Exception):
+    """A file in the updates directory is no update; its text says why."""
+
+
+@frozen
+class Archive:
+    """A whole archive, as it was when it was last looked at."""
+
+    name: UpdateName
+    path: Path
+    size: int
+    modified_ns: int
+    identity: Identity
+
+
+@frozen
+class Snapshot:
+    """The archives offered at one moment, oldest version first."""
+
+    archives: tuple[Archive, ...] = ()
+
+    @property
+    def newest(self) -> Archive | None:
+        """The archive with the highest version."""
+        return self.archives[-1] if self.archives else None
+
+    def find(self, name: str) -> Archive | None:
+        """The archive of this name, if it is on offer."""
+        try:
+            version = UpdateName.parse(name).version
+        except InvalidName:
+            return None
+        index = bisect_left(self.archives, version, key=_version)
+        found = self.archives[index : index + 1]
+        return found[0] if found and _version(found[0]) == version else None
+
+    def latest(self, count: int, before: int | None = None) -> tuple[Archive, ...]:
+        """The newest so many archives, of those before a version; the newest comes first."""
+        end = len(self.archives)
+        if before is not None:
+            end = bisect_left(self.archives, before, key=_version)
+        return self.archives[max(end - count, 0) : end][::-1]
+
+    def replace(self, changes: Mapping[str, Archive | None]) -> "Snapshot":
+        """
+        Make the snapshot in which these names stand for these archives, or for none.
+
+        To change one of many thousands costs no more than to copy a list.
+        """
+        archives = list(self.archives)
+        for name, archive in changes.items():
+            before = self.find(name)
+            if before is not None:
+                archives.pop(bisect_left(archives, _version(before), key=_version))
+            if archive is not None:
+                insort(archives, archive, key=_version)
+        return Snapshot(tuple(archives))
+
+
+def _version(archive: Archive) -> int:
+    return archive.name.version
+
+
+@frozen
+class Reading:
+    """What one look at the whole directory found."""
+
+    archives: Mapping[str, Archive]
+    refused: Mapping[str, str]
+
+
+class Catalog:
+    """
+    Knows the archives in one directory.
+
+    Resources read `snapshot`, which is replaced in a single assignment; an answer is never half old
+    and half new.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        #: The archives on offer.
+        self.snapshot = Snapshot()
+        #: Why the directory cannot be read, as a sentence; None while it can.
+        self.problem: str | None = None
+        #: When the snapshot last changed (seconds since the epoch); None when it never did.
+        self.changed: float | None = None
+        #: Called with the new snapshot after each change.
+        self.observers: list[Callable[[Snapshot], None]] = []
+        self._refused: dict[str, str] = {}
+
+    def look(self, names: Iterable[str]) -> None:
+        """
+        Look again at these names only: something happened to them.
+
+        While the directory cannot be read, what was known stays on offer: it is the directory that
+        has gone, and will be back.
+        """
+        try:
+            changes = self._inspect(names)
+        except OSError as error:
+            self.lost(error)
+        else:
+            self._publish(self.snapshot.replace(changes))
+
+    def read(self) -> Reading:
+        """
+        Look at the whole directory, opening only what is new or changed; safe to call in a thread.
+
+        :raises OSError: when the directory cannot be read.
+        """
+        known = {str(archive.name): archive for archive in self.snapshot.archives}
+        return read_directory(self.directory, known)
+
+    def adopt(self, reading: Reading, touched: Iterable[str] = ()) -> None:
+        """Make what `read` found the truth, but for the names that were touched while it read."""
+        try:
+            changes = self._inspect(touched)
+        except OSError as error:
+            self.lost(error)
+            return
+        for name, reason in reading.refused.items():
+            self._refuse(name, reason)
+        self._refused = dict(reading.refused)
+        self.problem = None
+        archives = sorted(reading.archives.values(), key=_version)
+        self._publish(Snapshot(tuple(archives)).replace(changes))
+
+    def lost(self, error: OSError) -> None:
+        """Remember that the directory cannot be read; what was known goes on being offered."""
+        problem = f"Cannot read the updates directory {self.directory}: {error.strerror}."
+        if problem != self.problem:
+            self._log.error("{problem}", problem=problem)
+        self.problem = problem
+
+    def rescan(self) -> None:
+        """Look at the whole directory now."""
+        try:
+            reading = self.read()
+        except OSError as error:
+            self.lost(error)
+        else:
+            self.adopt(reading)
+
+    def _inspect(self, names: Iterable[str]) -> dict[str, Archive | None]:
+        """
+        Look at these names; None stands for one that is not on offer.
+
+        :raises OSError: when the directory cannot be read.
+        """
+        check_readable(self.directory)
+        found: dict[str, Archive | None] = {}
+        for name in names:
+            try:
+                found[name] = inspect(self.directory, name)
+                self._refused.pop(name, None)
+            except NotOffered as reason:
+                found[name] = None
+                self._refuse(name, str(reason))
+            except FileNotFoundError:
+                found[name] = None
+                self._refused.pop(name, None)
+            except OSError as error:
+                self._log.error("Cannot look at {name!r} now: {error}", name=name, error=error)
+        return found
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        if snapshot == self.snapshot:
+            return
+        if snapshot.newest != self.snapshot.newest:
+            name = snapshot.newest and snapshot.newest.name
+            self._log.info("the newest update is {name}", name=name)
+        self.snapshot = snapshot
+        self.changed = time.time()
+        for observer in self.observers:
+            with self._log.failuresHandled("{observer} failed", observer=observer):
+                observer(snapshot)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        if self._refused.get(name) != reason:
+            self._log.warn("{name!r} is not offered: {reason}", name=name, reason=reason)
+        self._refused[name] = reason
+
+
+def check_readable(directory: Path) -> None:
+    """
+    Find out whether a directory can be listed, and its files be opened.
+
+    :raises OSError: when either cannot be done.
+    """
+    os.scandir(_inside(directory)).close()
+
+
+def _inside(directory: Path) -> str:
+    """The directory by a name that is found only by who may reach its files, too."""
+    return f"{directory}/."
+
+
+def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
+    """
+    Look at every name in a directory; a file that is unchanged since it was `known` is not opened.
+
+    :raises OSError: when the directory cannot be read.
+    """
+    archives: dict[str, Archive] = {}
+    refused: dict[str, str] = {}
+    with os.scandir(_inside(directory)) as entries:
+        for entry in entries:
+            before = known.get(entry.name)
+            try:
+                if (
+                    before is not None
+                    and identify(entry.stat(follow_symlinks=False)) == before.identity
+                ):
+                    archives[entry.name] = before
+                else:
+                    archives[entry.name] = inspect(directory, entry.name)
+            except NotOffered as reason:
+                refused[entry.name] = str(reason)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno not in MACHINE_BUSY:
+                    raise
+                if before is not None:
+                    archives[entry.name] = before
+    return Reading(archives, refused)
+
+
+def inspect(directory: Path, name: str) -> Archive:
+    """
+    Look at one name in the directory.
+
+    :raises NotOffered: when it is no update that can be served.
+    :raises FileNotFoundError: when nothing of that name is there, or it is not meant for us.
+    :raises OSError: when the machine cannot look at it now, whatever it is.
+    """
+    if name.startswith(".") or name == "tuf":
+        # Uploads under way have such names, and the signed metadata lives in tuf/.
+        raise FileNotFoundError(name)
+    try:
+        parsed = UpdateName.parse(name)
+    except InvalidName:
+        if not os.path.lexists(directory / name):
+            raise FileNotFoundError(name) from None
+        raise NotOffered("its name does not follow opq-box-update-VERSION.tar.bz2") from None
+    try:
+        path, fd = open_inside(directory, name)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _not_offered(error, "opened") from None
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotOffered("it is not a regular file")
+        if not is_whole(fd, status.st_size):
+            raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
+        if not 0 <= status.st_mtime_ns < _LATEST_NS:
+            raise NotOffered("its time is none that HTTP can say: touch it")
+        return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
+    except OSError as error:
+        raise _not_offered(error, "read") from None
+    finally:
+        os.close(fd)
+
+
+def _not_offered(error: OSError, done: str) -> Exception:
+    """Tell a file's own fault from the machine's, which must take nothing out of the catalog."""
+    if error.errno in MACHINE_BUSY:
+        return error
+    return NotOffered(f"it cannot be {done}: {error.strerror}")
+
+
+def open_inside(directory: Path, name: str) -> tuple[Path, int]:
+    """
+    Open a file for reading, following a link only within the directory.
+
+    :raises NotOffered: for a link that leads out of the directory, or nowhere.
+    :raises OSError: when it cannot be opened.
+    """
+    path = directory / name
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+        if not path.is_relative_to(os.path.realpath(directory)):
+            raise NotOffered("it is a link that leads out of the directory")
+        if not path.exists():
+            raise NotOffered("it is a link that leads nowhere")
+    return path, open_at_once(path)
+
+
+def open_at_once(path: Path) -> int:
+    """
+    Open what has this name now for reading, following no link.
+
+    :raises OSError: when it cannot be opened.
+    """
+    # Without O_NONBLOCK the opening of a FIFO would wait for its writer.
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def identify(status: os.stat_result) -> Identity:
+    """Tell this state of a file from any other."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,0 +1,137 @@
+"""Keeps the catalog true: kernel events say "look again", and a heartbeat looks again anyway."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from opq_twisted.server.catalog.inotify import Watch
+from opq_twisted.server.catalog.snapshot import Catalog, Reading
+
+#: Seconds between two looks at the whole directory.
+HEARTBEAT = 30.0
+
+#: The same while the directory cannot be read: nothing tells that it is back.
+_WHILE_UNREADABLE = 1.0
+
+InThread = Callable[[Callable[[], Reading]], Deferred[Reading]]
+
+
+class Watcher(Service):
+    """
+    Looks at the directory at the start, whenever the kernel reports a change, and every heartbeat.
+
+    Kernel events are hints: the queue overflows, a directory that is moved or replaced or mounted
+    over goes unreported, a network filesystem reports nothing. The heartbeat is the truth.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        catalog: Catalog,
+        heartbeat: float = HEARTBEAT,
+        in_thread: InThread = deferToThread,
+    ) -> None:
+        self._reactor = reactor
+        self._catalog = catalog
+        self._heartbeat = heartbeat
+        self._in_thread = in_thread
+        self._watch = Watch(
+            reactor, catalog.directory, self._note, self._directory_changed, self._events_lost
+        )
+        self._touched: set[str] = set()
+        self._touched_while_reading: set[str] = set()
+        self._flush: IDelayedCall | None = None
+        self._beat: IDelayedCall | None = None
+        self._reason = "heartbeat"
+        self._again = False
+        #: Called with the names that something happened to.
+        self.observers: list[Callable[[set[str]], None]] = []
+        #: How often the whole directory was read, by reason.
+        self.rescans: Counter[str] = Counter()
+        #: How often the kernel's queue of events was full.
+        self.overflows = 0
+
+    def startService(self) -> None:
+        """Know the directory before the first request is answered."""
+        super().startService()
+        self.rescans["start"] += 1
+        try:
+            self._watch.renew()
+        except OSError as error:
+            self._catalog.lost(error)
+        else:
+            self._catalog.rescan()
+        self._schedule_beat()
+
+    def stopService(self) -> None:
+        """Stop looking."""
+        super().stopService()
+        self._watch.end()
+        for call in (self._flush, self._beat):
+            if call is not None and call.active():
+                call.cancel()
+
+    def _note(self, name: str) -> None:
+        self._touched.add(name)
+        if self._flush is None:
+            self._flush = self._reactor.callLater(0, self._look)
+
+    def _look(self) -> None:
+        """Look at all that was touched since the last time: one snapshot for a burst of events."""
+        self._flush = None
+        touched, self._touched = self._touched, set()
+        self._touched_while_reading |= touched
+        with self._log.failuresHandled("looking at changed files failed"):
+            self._catalog.look(touched)
+        for observer in self.observers:
+            with self._log.failuresHandled("{observer} failed", observer=observer):
+                observer(touched)
+
+    def _directory_changed(self) -> None:
+        self._read_soon("directory")
+
+    def _events_lost(self) -> None:
+        self.overflows += 1
+        self._log.warn("the kernel's queue of events was full: some are lost")
+        self._read_soon("overflow")
+
+    def _read_soon(self, reason: str) -> None:
+        self._reason = reason
+        if self._beat is not None and self._beat.active():
+            self._beat.reset(0)
+        else:
+            self._again = True
+
+    def _schedule_beat(self) -> None:
+        unreadable = self._catalog.problem is not None
+        pause = min(self._heartbeat, _WHILE_UNREADABLE) if unreadable else self._heartbeat
+        self._beat = self._reactor.callLater(
+            0 if self._again else pause, lambda: Deferred.fromCoroutine(self._read())
+        )
+        self._again = False
+
+    async def _read(self) -> None:
+        """Look at the whole directory, off the reactor."""
+        self.rescans[self._reason] += 1
+        self._reason = "heartbeat"
+        with self._log.failuresHandled("looking at the updates directory failed"):
+            self._touched_while_reading.clear()
+            try:
+                # Watch first: what comes before it is read, what comes after it is reported. Read
+                # nothing that is not watched: the directory may be back a moment later.
+                self._watch.renew()
+                reading = await self._in_thread(self._catalog.read)
+            except OSError as error:
+                self._catalog.lost(error)
+            else:
+                self._catalog.adopt(reading, self._touched_while_reading)
+        if self.running:
+            self._schedule_beat()

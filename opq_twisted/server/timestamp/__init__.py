@@ -1,0 +1,1 @@
+"""Keeps the timestamp of the signed metadata fresh."""

@@ -1,0 +1,1 @@
+"""Answers the server's HTTP requests."""

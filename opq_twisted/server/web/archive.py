@@ -1,0 +1,209 @@
+"""One archive over HTTP: all of it or parts, under conditions, as RFC 9110 has them."""
+
+import base64
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from time import time
+
+from attrs import frozen
+from twisted.logger import Logger
+from twisted.web.http import (
+    NOT_FOUND,
+    OK,
+    PARTIAL_CONTENT,
+    PRECONDITION_FAILED,
+    REQUESTED_RANGE_NOT_SATISFIABLE,
+    SERVICE_UNAVAILABLE,
+)
+from twisted.web.server import NOT_DONE_YET
+
+from opq_twisted.common.errors import MACHINE_BUSY
+from opq_twisted.http.conditional import evaluate, range_applies
+from opq_twisted.http.ranges import Range, Unsatisfiable, parse_ranges
+from opq_twisted.http.reply import Reply, header_lines
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Archive, Catalog, identify, open_at_once
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.web.sendfile import Part, transmit
+
+# A name is never used twice.
+_FOR_EVER = b"public, max-age=31536000, immutable"
+
+_CONTENT_TYPE = b"application/octet-stream"
+
+_NO_SUCH_UPDATE = Reply.sentence(NOT_FOUND, "There is no such update. See /ls for those there are.")
+
+
+class CannotServe(Exception):
+    """An archive is on offer, but cannot be sent now; the text says why."""
+
+
+@frozen
+class Delivery:
+    """The answer that sends parts of an archive."""
+
+    code: int
+    headers: dict[bytes, bytes]
+    parts: Sequence[Part]
+
+
+class ArchiveResource(PlainResource):
+    """Sends the archive that a name stands for in the catalog."""
+
+    isLeaf = True
+    _log = Logger()
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        digests: Digests,
+        downloads: Downloads,
+        name: str,
+        may_be_kept: Callable[[Archive, bytes | None], bool] = lambda archive, digest: True,
+    ) -> None:
+        """:param may_be_kept: says of an archive and its sha-256 whether caches may keep it."""
+        super().__init__()
+        self._may_be_kept = may_be_kept
+        self._catalog = catalog
+        self._digests = digests
+        self._downloads = downloads
+        self._name = name
+
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
+        """200 or 206 with the archive, 304, 412, 416, 503, or 404 for what is not on offer."""
+        try:
+            opened = self._open()
+        except CannotServe as error:
+            return self._later(str(error))
+        if opened is None:
+            return _NO_SUCH_UPDATE
+        archive, fd = opened
+        self._digests.want(archive)
+        digest = self._digests.known(archive)
+        answer = respond(request, archive, digest, self._may_be_kept(archive, digest))
+        if isinstance(answer, Delivery):
+            if self._downloads.has_room(request.channel.client):
+                self._send(request, archive, fd, answer)
+                return NOT_DONE_YET
+            answer = self._later("There are too many downloads at once.")
+        os.close(fd)
+        return answer
+
+    def _send(self, request: BoundedRequest, archive: Archive, fd: int, delivery: Delivery) -> None:
+        request.notifyFinish().addBoth(self._downloads.begin(archive, request.channel.client))
+        head = request.begin(delivery.code, header_lines(delivery.headers))
+        transmit(request, head, fd, delivery.parts, self._downloads)
+
+    def _later(self, reason: str) -> Reply:
+        return Reply.sentence(
+            SERVICE_UNAVAILABLE,
+            f"{reason} Try again in a little while.",
+            {b"Retry-After": b"%d" % self._downloads.turn_away()},
+        )
+
+    def _open(self) -> tuple[Archive, int] | None:
+        """
+        Open the archive that the catalog promises; None when it promises none.
+
+        A file that changed since the catalog looked is looked at once more: what is sent is what
+        was found to be whole.
+
+        :raises CannotServe: when it cannot be opened now.
+        """
+        for _ in range(2):
+            archive = self._catalog.snapshot.find(self._name)
+            if archive is None:
+                return None
+            try:
+                fd = open_at_once(archive.path)
+            except OSError as error:
+                if error.errno in MACHINE_BUSY:
+                    raise CannotServe("The server is busy.") from None
+                self._log.warn("{name} cannot be opened: {error}", name=self._name, error=error)
+            else:
+                if identify(os.fstat(fd)) == archive.identity:
+                    return archive, fd
+                os.close(fd)
+            self._catalog.look([self._name])
+        if self._catalog.snapshot.find(self._name) is not None:
+            raise CannotServe("This update cannot be read now.")
+        return None
+
+
+def respond(
+    request: BoundedRequest, archive: Archive, digest: bytes | None, may_be_kept: bool
+) -> Delivery | Reply:
+    """
+    Decide what a GET or HEAD of an archive is answered with (RFC 9110, section 13.2.2).
+
+    :param may_be_kept: whether caches may keep it for ever, and need not ask again.
+    """
+    etag, modified = entity_tag(archive), archive.modified_ns // 10**9
+    unmet = evaluate(request, etag, modified)
+    if unmet == PRECONDITION_FAILED:
+        return Reply.of(unmet)
+    headers = _describe(archive, digest, may_be_kept)
+    if unmet is not None:
+        return Reply.of(unmet, headers=headers)
+    wanted = request.getHeader(b"Range")
+    # Only GET has ranges (section 14.2).
+    if wanted and request.method == b"GET" and range_applies(request, etag, modified, time()):
+        try:
+            ranges = parse_ranges(wanted, archive.size)
+        except Unsatisfiable:
+            return Reply.sentence(
+                REQUESTED_RANGE_NOT_SATISFIABLE,
+                f"The update has {archive.size} bytes.",
+                {b"Content-Range": b"bytes */%d" % archive.size},
+            )
+        if ranges is not None:
+            return _partial(headers, ranges, archive.size)
+    headers[b"Content-Type"] = _CONTENT_TYPE
+    headers[b"Content-Length"] = b"%d" % archive.size
+    if request.method == b"HEAD":
+        return Reply(OK, header_lines(headers))
+    return Delivery(OK, headers, [Range(0, archive.size)])
+
+
+def entity_tag(archive: Archive) -> bytes:
+    """Make a strong tag that several servers over one directory, or copies of it, agree about."""
+    return b'"%x-%x"' % (archive.modified_ns, archive.size)
+
+
+def _describe(archive: Archive, digest: bytes | None, may_be_kept: bool) -> dict[bytes, bytes]:
+    headers = {
+        b"Content-Disposition": b'attachment; filename="%s"' % str(archive.name).encode(),
+        b"Accept-Ranges": b"bytes",
+        b"ETag": entity_tag(archive),
+        b"Last-Modified": formatdate(archive.modified_ns // 10**9, usegmt=True).encode(),
+        b"Cache-Control": _FOR_EVER if may_be_kept else b"no-cache",
+    }
+    if digest is not None:
+        headers[b"Repr-Digest"] = b"sha-256=:%s:" % base64.b64encode(digest)  # RFC 9530
+    return headers
+
+
+def _partial(headers: dict[bytes, bytes], ranges: list[Range], size: int) -> Delivery:
+    """Answer with one range, or with several as multipart/byteranges (section 15.3.7)."""
+    if len(ranges) == 1:
+        headers[b"Content-Type"] = _CONTENT_TYPE
+        headers[b"Content-Range"] = ranges[0].content_range(size)
+        parts: list[Part] = [*ranges]
+    else:
+        boundary = secrets.token_hex(16).encode()
+        headers[b"Content-Type"] = b"multipart/byteranges; boundary=%s" % boundary
+        parts = []
+        for each in ranges:
+            part_head = {
+                b"Content-Type": _CONTENT_TYPE,
+                b"Content-Range": each.content_range(size),
+            }
+            parts += [b"\r\n--%s\r\n%s\r\n" % (boundary, header_lines(part_head)), each]
+        parts.append(b"\r\n--%s--\r\n" % boundary)
+    length = sum(part.length if isinstance(part, Range) else len(part) for part in parts)
+    headers[b"Content-Length"] = b"%d" % length
+    return Delivery(PARTIAL_CONTENT, headers, parts)

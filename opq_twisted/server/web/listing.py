@@ -1,0 +1,184 @@
+"""The page of `/ls`: the archives on offer in a table, for people."""
+
+import hashlib
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from string import Template
+
+from twisted.web.http import OK
+
+from opq_twisted.archive.name import parse_version
+from opq_twisted.common.errors import InvalidName
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Archive, Catalog
+from opq_twisted.server.timestamp.signed_archives import Endorsements, SignedArchives, Verdict
+from opq_twisted.server.timestamp.state import Standing
+from opq_twisted.trust.offer import Offer
+
+_FILES = Path(__file__).with_name("page")
+
+#: Rows of one page, and channels in one row: a page is made for each request.
+_MOST_ROWS = 100
+_MOST_OFFERS = 4
+
+#: The end of the year 9999: a calendar goes no further, and a version may.
+_LAST_DATE = 253_402_300_800
+
+#: In bytes, and in seconds.
+_SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_AGES = ((31_557_600, "year"), (2_629_800, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
+
+_WORDS = {
+    Verdict.SIGNED: "signed",
+    Verdict.UNSIGNED: "not signed",
+    Verdict.OTHER: "does not match",
+}
+
+
+class ListingPage:
+    """Makes the page: the newest archives first, with what is known of each."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        digests: Digests,
+        standing: Callable[[], Standing],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Read the page's files.
+
+        :param standing: tells how the signed metadata is.
+        :param now: the time, in seconds since the epoch.
+        """
+        self._catalog = catalog
+        self._digests = digests
+        self._standing = standing
+        self._now = now
+        self._signed = SignedArchives(catalog.directory, standing)
+        style = _read("page.css")
+        self._page = Template(_read("index.html").replace("$style", style))
+        self._row = Template(_read("row.html"))
+        digest = b64encode(hashlib.sha256(style.encode()).digest())
+        self._headers = {
+            b"Content-Security-Policy": b"default-src 'none'; style-src 'sha256-%s'; "
+            b"form-action 'none'; frame-ancestors 'none'; base-uri 'none'" % digest,
+            b"Referrer-Policy": b"no-referrer",
+        }
+
+    def reply(self, request: BoundedRequest, headers: Mapping[bytes, bytes]) -> Reply:
+        """
+        Answer with the newest archives, or with those before the version that the query names.
+
+        :param headers: what the other forms of the list have too.
+        """
+        snapshot, before = self._catalog.snapshot, _before(request)
+        archives = snapshot.latest(_MOST_ROWS, before)
+        problem = self._problem()
+        more = bool(archives) and archives[-1] != snapshot.archives[0]
+        frame = _escaped(
+            problem=problem,
+            caption=f"{len(snapshot.archives):,} on offer, the newest first",
+            oldest=archives[-1].name.version if archives else "",
+            hide_problem="" if problem else "hidden",
+            hide_nothing="hidden" if snapshot.archives else "",
+            hide_table="" if snapshot.archives else "hidden",
+            hide_nav="" if more or before is not None else "hidden",
+            hide_newest="hidden" if before is None else "",
+            hide_older="" if more else "hidden",
+        )
+        page = self._page.substitute(frame, rows=self._rows(archives))
+        return Reply.of(
+            OK, page.encode(), b"text/html; charset=utf-8", {**headers, **self._headers}
+        )
+
+    def _problem(self) -> str:
+        """Say what a person should know who reads the list; nothing when all is well."""
+        if self._catalog.problem is not None:
+            return f"{self._catalog.problem} This is what was there before."
+        if self._standing().troubles:
+            return "Something is wrong with the signatures: the log of the server says what."
+        return ""
+
+    def _rows(self, archives: Sequence[Archive]) -> str:
+        now, signed = self._now(), self._signed.endorsements
+        rows = (self._row.substitute(self._describe(each, signed, now)) for each in archives)
+        return "".join(rows)
+
+    def _describe(self, archive: Archive, signed: Endorsements, now: float) -> dict[str, str]:
+        version, digest = archive.name.version, self._digests.known(archive)
+        verdict = signed.verdict(archive, digest)
+        return _escaped(
+            name=archive.name,
+            version=version,
+            built=_date(version),
+            age=_age(now - version),
+            size=_size(archive.size),
+            verdict=verdict.value,
+            signed=_WORDS[verdict],
+            offers=_describe_offers(signed.offers(archive), version),
+            known="unknown" if digest is None else "known",
+            digest="not known yet" if digest is None else digest.hex(),
+        )
+
+
+def _read(name: str) -> str:
+    return (_FILES / name).read_text(encoding="utf-8")
+
+
+def _escaped(**values: object) -> dict[str, str]:
+    """Turn values into text that a browser takes for nothing else."""
+    return {name: escape(str(value)) for name, value in values.items()}
+
+
+def _before(request: BoundedRequest) -> int | None:
+    """Read `?before=VERSION`; anything else counts as not said, as it does for the other forms."""
+    try:
+        return parse_version(request.args[b"before"][0].decode("ascii", "replace"))
+    except (KeyError, InvalidName):
+        return None
+
+
+def _date(version: int) -> str:
+    if version >= _LAST_DATE:
+        return "beyond all dates"
+    return f"{datetime.fromtimestamp(version, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _age(seconds: float) -> str:
+    if seconds < 0:
+        return "in the future"
+    for length, unit in _AGES:
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def _size(size: int) -> str:
+    """Write a number of bytes as people say it; the list as JSON has it exactly."""
+    for length, unit in _SIZES:
+        if size >= length:
+            return f"{size / length:.1f} {unit}"
+    return f"{size} B"
+
+
+def _describe_offers(offers: Sequence[tuple[str, Offer]], version: int) -> str:
+    """Write a line for each channel that leads to a release of this version."""
+    named = [f"{channel}: {_share(offer, version)}" for channel, offer in offers[:_MOST_OFFERS]]
+    left = len(offers) - len(named)
+    return "\n".join([*named, f"and {left} more"] if left else named)
+
+
+def _share(offer: Offer, version: int) -> str:
+    if offer.version != version:
+        return "all other boxes"
+    if offer.rollout is None or offer.critical:
+        return "all boxes"
+    return f"{offer.rollout.percent} % of the boxes"

@@ -1,0 +1,1 @@
+"""Signs releases and root keys for `opq-release`; boxes do not get this package."""

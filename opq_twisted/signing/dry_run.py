@@ -1,0 +1,152 @@
+"""Tries new metadata on a real client, before any box sees it."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from securesystemslib.signer import CryptoSigner, Key
+from tuf.api.exceptions import DownloadHTTPError, ExpiredMetadataError, RepositoryError
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Role,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from opq_twisted.common.errors import ReleaseFailed, Untrusted
+from opq_twisted.signing.repository import Generation
+from opq_twisted.trust.offer import Fetched, Need, is_channel, look_up, read_offer
+
+_URL = "rehearsal:/"
+_PREFIX = "opq-rehearsal-"
+
+
+def try_roots(roots: Sequence[Metadata[Root]]) -> None:
+    """
+    Let a client go from the first root to the last; whether that one has expired is not asked.
+
+    :raises ReleaseFailed: when it would not get there.
+    """
+    files = {f"{root.signed.version}.root.json": root.to_bytes() for root in roots}
+    try:
+        with tempfile.TemporaryDirectory(prefix=_PREFIX) as cache:
+            # Behind the last root it lacks the server's timestamp.
+            with suppress(DownloadHTTPError):
+                _look_up(files, roots[0].to_bytes(), Path(cache))
+            reached = Metadata[Root].from_file(str(Path(cache) / "root.json")).signed.version
+    except (RepositoryError, Untrusted) as error:
+        raise _refused(error) from None
+    if reached != roots[-1].signed.version:
+        raise ReleaseFailed(
+            f"Boxes would refuse this: from root {roots[0].signed.version} they do not get further "
+            f"than to {reached}."
+        )
+
+
+def try_generations(*generations: Generation) -> None:
+    """
+    Let a client follow from one generation to the next, and another begin with the last.
+
+    The timestamp's key is the server's. So the client starts from a root of the rehearsal's own,
+    which names the real keys of targets and snapshot, and a key for the timestamp that is thrown
+    away: the signatures, numbers, hashes and lengths that it checks are real.
+
+    :raises ReleaseFailed: when it would not, or a box could not follow a channel.
+    """
+    stage = _Stage()
+    *before, last = (stage.show(number, each) for number, each in enumerate(generations, start=1))
+    first_root = [*before, last][0]["1.root.json"]
+    files: dict[str, bytes] = {}
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix=_PREFIX) as followed,
+            tempfile.TemporaryDirectory(prefix=_PREFIX) as fresh,
+        ):
+            for show in before:
+                files |= show
+                # What has expired meanwhile was seen by boxes when it had not.
+                with suppress(ExpiredMetadataError):
+                    _look_up(files, first_root, Path(followed))
+            files |= last
+            for cache in (followed, fresh):
+                _look_up(files, first_root, Path(cache))
+        for target in generations[-1].targets.signed.targets.values():
+            if is_channel_target(target):
+                read_offer(target)
+    except (RepositoryError, Untrusted, DownloadHTTPError) as error:
+        raise _refused(error) from None
+
+
+def is_channel_target(target: TargetFile) -> bool:
+    """Whether a target is a channel and not an archive."""
+    return is_channel(target.path)
+
+
+class _Stage:
+    def __init__(self) -> None:
+        self._root_key = CryptoSigner.generate_ed25519()
+        self._timestamp_key = CryptoSigner.generate_ed25519()
+        self._expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+
+    def show(self, number: int, generation: Generation) -> dict[str, bytes]:
+        """Make the files that a server would have, by name."""
+        real = generation.root.signed
+        own = {
+            Root.type: self._root_key.public_key,
+            Timestamp.type: self._timestamp_key.public_key,
+        }
+        roles = {role: Role([key.keyid], 1) for role, key in own.items()}
+        public: dict[str, Key] = {key.keyid: key for key in own.values()}
+        for role in (Targets.type, Snapshot.type):
+            roles[role] = real.roles[role]
+            public |= {keyid: real.keys[keyid] for keyid in real.roles[role].keyids}
+        root = Metadata(Root(number, expires=self._expires, keys=public, roles=roles))
+        root.sign(self._root_key)
+        snapshot, targets = generation.snapshot, generation.targets
+        data = generation.data(snapshot)
+        timestamp = Metadata(
+            Timestamp(
+                number,
+                expires=self._expires,
+                snapshot_meta=MetaFile.from_data(snapshot.signed.version, data, ["sha256"]),
+            )
+        )
+        timestamp.sign(self._timestamp_key)
+        return {
+            f"{number}.root.json": root.to_bytes(),
+            "timestamp.json": timestamp.to_bytes(),
+            f"{snapshot.signed.version}.snapshot.json": data,
+            f"{targets.signed.version}.targets.json": generation.data(targets),
+        }
+
+
+def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path) -> None:
+    fetched = Fetched()
+    while True:
+        try:
+            look_up(cache, _URL, root, fetched, None)
+            return
+        except Need as need:
+            name = need.url.removeprefix(_URL)
+            data = files.get(name)
+            if data is None:
+                fetched.keep(need.url, DownloadHTTPError(f"there is no {name}", 404))
+            elif len(data) > need.max_length:
+                raise ReleaseFailed(
+                    f"Boxes would refuse this, so nothing was changed: {name} would have "
+                    f"{len(data)} bytes, and {need.max_length} are read."
+                ) from None
+            else:
+                fetched.keep(need.url, data)
+
+
+def _refused(error: Exception) -> ReleaseFailed:
+    return ReleaseFailed(
+        f"Boxes would refuse this, so nothing was changed: {str(error).rstrip('.')}."
+    )

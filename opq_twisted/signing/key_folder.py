@@ -1,0 +1,247 @@
+"""Finds the private keys of roles in a folder, by the ids that a root names."""
+
+import errno
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from securesystemslib.signer import CryptoSigner, Key
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, Snapshot
+
+from opq_twisted.common import files
+from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
+from opq_twisted.trust import keys
+from opq_twisted.trust.key_ids import require_own_ids
+from opq_twisted.trust.offer import longest
+
+#: Where keys lie that no root names any more.
+RETIRED = "retired"
+
+#: The newest root under which these keys have worked: no secret.
+TRUSTED_ROOT = "trusted-root.json"
+
+#: The number of the snapshot that was signed with these keys last.
+LAST_SNAPSHOT = "last-snapshot"
+
+_MAX_DIGITS = 32
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+Passphrase = Callable[[], bytes]
+
+
+class KeyRing:
+    """The keys in one folder; whoever has the folder and the passphrase can sign with them."""
+
+    def __init__(
+        self, folder: Path, passphrase: Passphrase, advise: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """
+        :param passphrase: asked when the first key is opened or made.
+        :param advise: told what makes the file of a key safer that has been opened.
+        """
+        self.folder = folder
+        self.passphrase = passphrase
+        self._advise = advise
+        self._opened: dict[Path, CryptoSigner] = {}
+
+    def create(self, role: str, passphrase: Passphrase | None = None) -> Key:
+        """
+        Make a key for a role, and give its public half.
+
+        :param passphrase: where it is another than that of the rest.
+        :raises KeyUnusable: when its file cannot be written.
+        """
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(mode=0o700, parents=True)
+                files.sync_folder(self.folder.parent)
+        except OSError as error:
+            raise KeyUnusable(
+                f"The folder {self.folder} for the keys cannot be made: {error.strerror}."
+            ) from None
+        return keys.create(self.folder, role, (passphrase or self.passphrase)()).public_key
+
+    def unused(
+        self, role: str, roots: Sequence[Root], passphrase: Passphrase | None = None
+    ) -> list[Key]:
+        """
+        Give the public halves of a role's keys that were made, and that no root has named yet.
+
+        :raises KeyUnusable: when one cannot be opened.
+        """
+        used = {keys.file_name(role, key) for root in roots for key in root.keys.values()}
+        used |= {path.name for path in (self.folder / RETIRED).glob("*.pem")}
+        return [
+            keys.load(path, (passphrase or self.passphrase)()).public_key
+            for path in sorted(self.folder.glob(f"{role}-*.pem"))
+            if path.name not in used
+        ]
+
+    def signers(self, root: Root, role: str) -> list[CryptoSigner]:
+        """
+        Open all keys of a role that lie here.
+
+        :raises KeyUnusable: when one cannot be opened.
+        """
+        named = [root.keys[keyid] for keyid in root.roles[role].keyids if keyid in root.keys]
+        return [signer for key in named if (signer := self._signer(role, key)) is not None]
+
+    def _signer(self, role: str, key: Key) -> CryptoSigner | None:
+        path = self.folder / keys.file_name(role, key)
+        if path not in self._opened:
+            if not path.exists():
+                return None
+            signer = keys.load(path, self.passphrase())
+            if signer.public_key.keyid != key.keyid:
+                raise KeyUnusable(f"{path} holds another key than its name says: put it right.")
+            self._opened[path] = signer
+            if (advice := keys.advice(path)) is not None:
+                self._advise(advice)
+        return self._opened[path]
+
+    def enough(self, root: Root, role: str) -> list[CryptoSigner]:
+        """
+        Open as many keys of a role as its signatures need.
+
+        :raises ReleaseFailed: when fewer lie here.
+        :raises KeyUnusable: when one cannot be opened.
+        """
+        threshold = root.roles[role].threshold
+        found = self.signers(root, role)[:threshold]
+        if len(found) < threshold:
+            raise self.lacks(role, root)
+        return found
+
+    def lacks(self, role: str, *roots: Root) -> ReleaseFailed:
+        """Say which files would be needed."""
+        names = {
+            keys.file_name(role, root.keys[keyid])
+            for root in roots
+            for keyid in root.roles[role].keyids
+            if keyid in root.keys
+        }
+        return ReleaseFailed(
+            f"{self.folder} does not hold the keys of {role} ({', '.join(sorted(names))}) that "
+            "have to sign: run this where they are, or name their folder with --keys-dir."
+        )
+
+    def retire(self, roots: Sequence[Root]) -> None:
+        """
+        Move away the keys that an earlier root named, and the last one does not.
+
+        On a medium that is only read they stay, and are not used all the same.
+
+        :raises OSError: when the disk is full or fails.
+        """
+        *earlier, current = roots
+        names = {
+            keys.file_name(role, root.keys[keyid])
+            for root in earlier
+            for role, name in root.roles.items()
+            for keyid in name.keyids
+            if keyid not in current.roles[role].keyids
+        }
+        try:
+            for name in sorted(names):
+                if (self.folder / name).exists():
+                    self._move_away(name)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+
+    def _move_away(self, name: str) -> None:
+        retired = self.folder / RETIRED
+        retired.mkdir(mode=0o700, exist_ok=True)
+        (self.folder / name).replace(retired / name)
+        files.sync_folder(retired)
+        files.sync_folder(self.folder)
+
+    def knows_a_root(self) -> bool:
+        """Whether these keys have worked under a root already."""
+        return (self.folder / TRUSTED_ROOT).exists()
+
+    def trusted_root(self) -> Metadata[Root] | None:
+        """
+        Give the newest root under which these keys have worked; None when there is none yet.
+
+        :raises ReleaseFailed: when it cannot be read.
+        """
+        path = self.folder / TRUSTED_ROOT
+        try:
+            trusted = Metadata[Root].from_bytes(files.read(path, longest("root.json")))
+            require_own_ids(trusted.signed)
+            return trusted
+        except FileNotFoundError:
+            return None
+        except (OSError, RepositoryError):
+            raise ReleaseFailed(
+                f"{path} cannot be read: put there the root that you know to be yours."
+            ) from None
+
+    def recognise(self, roots: Sequence[Metadata[Root]]) -> None:
+        """
+        Make sure that a chain of roots leads through the one under which these keys worked last.
+
+        The updates directory may be one that others can write to. Whoever put a root of his own
+        there, which names these keys and his, would else get his targets signed with these.
+
+        The last of them is remembered, unless the keys lie on a medium that is only read.
+
+        :raises ReleaseFailed: when it does not.
+        :raises OSError: when the disk is full or fails.
+        """
+        path = self.folder / TRUSTED_ROOT
+        newest, known = roots[-1].signed.version, self.trusted_root()
+        if known is not None:
+            if not any(root.signed_bytes == known.signed_bytes for root in roots):
+                raise ReleaseFailed(
+                    f"The roots in the updates directory are not those of these keys: root "
+                    f"{known.signed.version} is not the one in {path}. Restore the directory from "
+                    "a copy."
+                )
+            if known.signed.version == newest:
+                return
+        self._keep(path, roots[-1].to_bytes())
+
+    def require_not_behind(self, snapshot: Snapshot) -> None:
+        """
+        Make sure that no later snapshot than this was signed with these keys.
+
+        An updates directory that was restored from an old copy would use numbers once more, which
+        boxes refuse, and offer again what was withdrawn.
+
+        :raises ReleaseFailed: when one was.
+        """
+        path = self.folder / LAST_SNAPSHOT
+        try:
+            last = int(files.read(path, _MAX_DIGITS))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError):
+            raise ReleaseFailed(
+                f"{path} cannot be read: put there the number of the last snapshot that you know."
+            ) from None
+        if snapshot.version < last:
+            raise ReleaseFailed(
+                f"The updates directory has snapshot {snapshot.version}, but {last} was signed "
+                "with these keys: copy tuf/ from where the newest is. If that is lost, let boxes "
+                "begin anew: opq-release rotate targets snapshot timestamp."
+            )
+
+    def remember(self, snapshot: Snapshot) -> None:
+        """
+        Remember the snapshot that was signed last, unless the medium is only read.
+
+        :raises OSError: when the disk is full or fails.
+        """
+        self._keep(self.folder / LAST_SNAPSHOT, f"{snapshot.version}\n".encode())
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        if not self.folder.is_dir():
+            return
+        try:
+            files.write(path, data, 0o644)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise

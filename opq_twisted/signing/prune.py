@@ -1,0 +1,89 @@
+"""Takes archives that no box needs out of the targets, which boxes read at each release."""
+
+from attrs import frozen
+from tuf.api.metadata import TargetFile, Targets
+
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.common.errors import InvalidName, ReleaseFailed
+from opq_twisted.signing.repository import Repository
+from opq_twisted.signing.signer import Signing, archives_in_use
+from opq_twisted.trust.offer import longest
+
+#: Bytes of the targets that a box reads, and from which on somebody is told.
+_MOST = longest(f"{Targets.type}.json")
+_MANY = _MOST // 2
+
+
+@frozen
+class Pruned:
+    """The archives whose entries were taken out, the oldest first."""
+
+    removed: list[str]
+    #: Those of them that are still in the updates directory.
+    still_there: list[str]
+
+
+def prune(signing: Signing, keep: int) -> Pruned:
+    """
+    Sign only the newest archives, and those to which a channel leads; nothing, if all are such.
+
+    :param keep: how many archives stay at least, the newest ones.
+    :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
+    :raises KeyUnusable: when a key cannot be opened.
+    :raises OSError: when the disk is full or fails.
+    """
+    if keep < 0:
+        raise ReleaseFailed(f"No {keep} archives can be kept: give a number from 0.")
+    removed: list[str] = []
+
+    def edit(targets: dict[str, TargetFile]) -> None:
+        removed.extend(_surplus(targets, keep))
+        for name in removed:
+            del targets[name]
+
+    if _surplus(signing.current().targets.signed.targets, keep):
+        signing.change(edit)
+    updates = signing.repository.updates
+    return Pruned(removed, [name for name in removed if (updates / name).exists()])
+
+
+def drop_missing(targets: dict[str, TargetFile], repository: Repository) -> None:
+    """Drop the archives that are gone from the updates directory, unless a channel needs one."""
+    for name in _unused(targets):
+        if not (repository.updates / name).exists():
+            del targets[name]
+
+
+def describe_crowding(repository: Repository) -> str | None:
+    """Say that the newest targets come near to the size that boxes read; None when they do not."""
+    numbers = repository.numbers(Targets.type)
+    size = (
+        (repository.folder / f"{numbers[-1]}.{Targets.type}.json").stat().st_size if numbers else 0
+    )
+    if size <= _MANY:
+        return None
+    return (
+        f"The targets have {size} bytes, and boxes read {_MOST} at most: take old archives out of "
+        "them with opq-release prune."
+    )
+
+
+def _surplus(targets: dict[str, TargetFile], keep: int) -> list[str]:
+    kept = _archives(targets)[-keep:] if keep else []
+    return [name for name in _unused(targets) if name not in kept]
+
+
+def _unused(targets: dict[str, TargetFile]) -> list[str]:
+    used = archives_in_use(targets)
+    return [name for name in _archives(targets) if name not in used]
+
+
+def _archives(targets: dict[str, TargetFile]) -> list[str]:
+    """Give the names of the archives, the oldest first."""
+    names = []
+    for name in targets:
+        try:
+            names.append(UpdateName.parse(name))
+        except InvalidName:
+            continue
+    return [str(name) for name in sorted(names, key=lambda name: name.version)]

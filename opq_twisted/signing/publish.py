@@ -1,0 +1,180 @@
+"""Offers an archive to the boxes of a channel."""
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from tuf.api.metadata import TargetFile
+
+from opq_twisted.archive.extract.judge import judge
+from opq_twisted.common.errors import ReleaseFailed, Untrusted
+from opq_twisted.common.progress_bar import Progress
+from opq_twisted.signing.copy_archive import Candidate, Shelved, candidate, shelve
+from opq_twisted.signing.dry_run import try_generations
+from opq_twisted.signing.prune import drop_missing
+from opq_twisted.signing.repository import Generation, Repository
+from opq_twisted.signing.signer import Signing, describe_time
+from opq_twisted.trust.offer import (
+    MAX_NOTES,
+    Offer,
+    describe_before,
+    is_channel,
+    read_before,
+    read_offer,
+)
+
+
+@frozen
+class Terms:
+    """To whom a release is offered, and how."""
+
+    channel: str
+    #: Whole percent of the boxes; None for all of them.
+    rollout: int | None = None
+    critical: bool = False
+    allow_downgrade: bool = False
+    #: What its makers say of it; the page of each box shows it.
+    notes: str | None = None
+
+
+def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -> Offer:
+    """
+    Put an archive into the updates directory, and sign that it is the newest of a channel.
+
+    Published once more, the same archive gets the new terms, and a rollout grows.
+
+    :param progress: told how many more bytes have been read.
+    :returns: what boxes read.
+    :raises ReleaseFailed: when that would strand boxes.
+    :raises KeyUnusable: when a key cannot be opened.
+    :raises OSError: when the disk is full or fails; what was published before is untouched then.
+    """
+    if not is_channel(terms.channel):
+        raise ReleaseFailed(
+            f"{terms.channel[:40]!r} is no name for a channel: use lower-case letters, digits and "
+            "hyphens, at most 32."
+        )
+    if terms.rollout is not None and not 0 <= terms.rollout <= 100:
+        raise ReleaseFailed(f"A rollout is from 0 to 100 percent, not {terms.rollout}.")
+    if terms.critical and terms.rollout not in (None, 100):
+        raise ReleaseFailed(
+            "A critical release is for every box at once, whatever its rollout: give --critical or "
+            "--rollout, and not both."
+        )
+    if terms.notes is not None and len(terms.notes) > MAX_NOTES:
+        raise ReleaseFailed(
+            f"The release notes have {len(terms.notes)} characters: boxes show {MAX_NOTES} at most."
+        )
+    with candidate(archive) as opened:
+        return _publish(signing, opened, terms, progress)
+
+
+def _publish(signing: Signing, archive: Candidate, terms: Terms, progress: Progress) -> Offer:
+    version = archive.name.version
+    if version > signing.now().timestamp():
+        raise ReleaseFailed(
+            f"Version {version} lies in the future ({describe_time(version)}; this machine's clock "
+            f"shows {describe_time(signing.now().timestamp())}): boxes would wait until then. Set "
+            "this clock if it is behind; otherwise build the release again with the right time."
+        )
+    repository = signing.repository
+    with repository.locked():
+        current = signing.current()
+        signing.require_clock(current)
+        before = _offer(current, terms.channel)
+        _require_newer(before, version, terms)
+        # Before the long part: a missing key or a wrong passphrase is told at once.
+        signing.sign(current)
+        judge(archive.file, version)
+        with shelve(archive, repository.updates, progress) as shelved:
+            targets = dict(current.targets.signed.targets)
+            _add(targets, shelved, terms, before)
+            previous = current.targets.signed.targets.get(terms.channel)
+            _add_release_before(targets[terms.channel], previous, repository)
+            drop_missing(targets, repository)
+            after = signing.sign(current.offering(targets))
+            try_generations(current, after)
+        signing.place(after)
+    return read_offer(after.targets.signed.targets[terms.channel])
+
+
+def _offer(generation: Generation, channel: str) -> Offer | None:
+    target = generation.targets.signed.targets.get(channel)
+    try:
+        return None if target is None else read_offer(target)
+    except Untrusted:
+        return None  # no box can follow it: this release puts it right
+
+
+def _require_newer(before: Offer | None, version: int, terms: Terms) -> None:
+    if before is not None and version < before.version and not terms.allow_downgrade:
+        raise ReleaseFailed(
+            f"Release {version} is older than {before.version}, which the channel {terms.channel} "
+            "offers: boxes would not take it. Build it again, or let them go back with "
+            "--allow-downgrade."
+        )
+
+
+def _add(
+    targets: dict[str, TargetFile], shelved: Shelved, terms: Terms, before: Offer | None
+) -> None:
+    name = str(shelved.name)
+    known = targets.get(name)
+    if known is not None and (known.length, known.hashes) != (shelved.size, shelved.hashes):
+        raise ReleaseFailed(
+            f"{name} was published with other bytes, and a name is never used twice: build the "
+            "release again, with a version of its own."
+        )
+    targets[name] = TargetFile(shelved.size, shelved.hashes, name)
+    targets[terms.channel] = TargetFile(
+        shelved.size,
+        shelved.hashes,
+        terms.channel,
+        {"custom": _custom(shelved, terms, before)},
+    )
+
+
+def _add_release_before(
+    channel: TargetFile, previous: TargetFile | None, repository: Repository
+) -> None:
+    """
+    Add the last release that was for all boxes: those whose turn has not come take that one.
+
+    A release that is for all boxes keeps it, too: it may be held back, or withdrawn, after all.
+
+    :param previous: the channel as it was.
+    """
+    offer = read_offer(channel)
+    if previous is None:
+        return
+    with suppress(Untrusted):  # no box could follow the channel as it was
+        known = read_offer(previous)
+        # A rollout that changes, or is followed by another one, keeps the release before it.
+        is_kept = known.version == offer.version or not known.is_for_all
+        before = read_before(previous) if is_kept else previous
+        if before is None:
+            return
+        older = read_offer(before)
+        if older.version < offer.version and repository.holds(older):
+            channel.custom["before"] = describe_before(before)
+
+
+def _custom(shelved: Shelved, terms: Terms, before: Offer | None) -> Mapping[str, Any]:
+    version = shelved.name.version
+    custom: dict[str, Any] = {"version": version, "file": str(shelved.name)}
+    # What is published once more keeps what was said of it.
+    same = before if before is not None and before.version == version else None
+    if terms.rollout is not None:
+        # The same salt lets a rollout grow: no box that had its turn loses it.
+        salt = same.rollout.salt if same and same.rollout else secrets.token_hex(8)
+        custom["rollout"] = {"percent": terms.rollout, "salt": salt}
+    for name in ("critical", "allow_downgrade"):
+        if getattr(terms, name):
+            custom[name] = True
+    notes = same.notes if same and terms.notes is None else terms.notes
+    if notes is not None:
+        custom["notes"] = notes
+    return custom

@@ -1,0 +1,293 @@
+"""Makes roots: the first one, and those that renew it or give roles other keys."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, timedelta
+
+from attrs import frozen
+from securesystemslib.signer import Key
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+
+from opq_twisted.common.errors import ReleaseFailed
+from opq_twisted.signing.dry_run import try_generations, try_roots
+from opq_twisted.signing.key_folder import TRUSTED_ROOT, Passphrase
+from opq_twisted.signing.repository import Generation, is_signed
+from opq_twisted.signing.root_draft import Draft
+from opq_twisted.signing.signer import LIFETIME, Signing
+
+#: The roles in the order in which their keys are made.
+ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
+
+_MOST_ROOT_KEYS = 16
+
+
+@frozen
+class Ceremony(Signing):
+    """What needs the keys of root."""
+
+    def init(
+        self,
+        root_keys: int,
+        root_threshold: int,
+        public: Mapping[str, Sequence[Key]],
+        timestamp_passphrase: Passphrase | None = None,
+    ) -> Draft | None:
+        """
+        Make the keys that are not there yet, and the first root, targets and snapshot.
+
+        Run again after an interruption it goes on with the keys that it has made.
+
+        :param public: keys that were made elsewhere, by role.
+        :returns: a draft when the keys here are too few to sign it.
+        :raises ReleaseFailed: when there is a root already, or the numbers make no sense.
+        :raises KeyUnusable: when a key cannot be made or opened.
+        :raises OSError: when the disk is full or fails.
+        """
+        if not 1 <= root_threshold <= root_keys <= _MOST_ROOT_KEYS:
+            raise ReleaseFailed(
+                f"{root_threshold} of {root_keys} root keys make no sense: give at most "
+                f"{_MOST_ROOT_KEYS} keys, and a threshold from 1 to their number."
+            )
+        with self.repository.locked():
+            if self.repository.numbers(Root.type):
+                raise ReleaseFailed(
+                    f"{self.repository.folder} has a root already: boxes that trust it could not "
+                    "follow another one. Use rotate to change keys."
+                )
+            self._require_new_keys()
+            root = Root(1, expires=self.expires())
+            for role in ROLES:
+                passphrase = timestamp_passphrase if role == Timestamp.type else None
+                wanted = root_keys if role == Root.type else 1
+                for key in self._keys_for(role, wanted, public.get(role, ()), passphrase):
+                    _require_own(key, role, root)
+                    root.add_key(key, role)
+            root.roles[Root.type].threshold = root_threshold
+            return self._finish(self._draft(root, None))
+
+    def _require_new_keys(self) -> None:
+        if self.ring.knows_a_root():
+            raise ReleaseFailed(
+                f"The keys in {self.ring.folder} have a root already: name another folder with "
+                "--keys-dir, or restore the updates directory from a copy."
+            )
+
+    def _keys_for(
+        self, role: str, wanted: int, public: Sequence[Key], passphrase: Passphrase | None
+    ) -> list[Key]:
+        found = {key.keyid: key for key in [*public, *self.ring.unused(role, [], passphrase)]}
+        if len(found) > wanted:
+            raise ReleaseFailed(
+                f"There are {len(found)} keys for {role} in {self.ring.folder} and on the command "
+                f"line, and {wanted} are wanted: take the others away."
+            )
+        while len(found) < wanted:
+            key = self.ring.create(role, passphrase)
+            found[key.keyid] = key
+        return list(found.values())
+
+    def renew_root(self) -> Draft | None:
+        """
+        Make the next root, with the same keys, for a year from now.
+
+        :returns: a draft when the keys here are too few to sign it.
+        :raises ReleaseFailed: when no key of root is here, or boxes would refuse the result.
+        :raises KeyUnusable: when a key cannot be opened.
+        :raises OSError: when the disk is full or fails.
+        """
+        with self.repository.locked():
+            current = self.roots()[-1]
+            return self._finish(self._draft(self._next_root(current), current))
+
+    def rotate(
+        self,
+        roles: Sequence[str],
+        public: Mapping[str, Key],
+        replaced: str | None = None,
+        timestamp_passphrase: Passphrase | None = None,
+    ) -> Draft | None:
+        """
+        Give roles other keys by the next root, and sign with them what the old keys had signed.
+
+        Run again after an interruption it goes on with the keys that it has made.
+
+        :param public: keys that were made elsewhere, by role.
+        :param replaced: the beginning of the id of the root's key that goes.
+        :returns: a draft when the keys here are too few to sign it.
+        :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
+        :raises KeyUnusable: when a key cannot be made or opened.
+        :raises OSError: when the disk is full or fails.
+        """
+        _require_named(roles, public, replaced)
+        with self.repository.locked():
+            roots = self.roots()
+            current = roots[-1]
+            self.repository.current(current)
+            if not self.ring.signers(current.signed, Root.type):
+                raise self.ring.lacks(Root.type, current.signed)
+            root, used = self._next_root(current), [each.signed for each in roots]
+            going = {role: _going(root, role, replaced) for role in roles}
+            for role, keyids in going.items():
+                passphrase = timestamp_passphrase if role == Timestamp.type else None
+                key = public.get(role) or self._new_key(role, used, passphrase)
+                if any(key.keyid in each.keys for each in used):
+                    raise ReleaseFailed(
+                        f"The key {key.keyid[:12]} was used before: make another one for {role}."
+                    )
+                _require_own(key, role, root)
+                for keyid in keyids:
+                    root.revoke_key(keyid, role)
+                root.add_key(key, role)
+            return self._finish(self._draft(root, current))
+
+    def _new_key(self, role: str, used: Sequence[Root], passphrase: Passphrase | None) -> Key:
+        left = self.ring.unused(role, used, passphrase)
+        return left[0] if left else self.ring.create(role, passphrase)
+
+    def append(self, draft: Draft) -> Draft | None:
+        """
+        Add the signatures of the root's keys that lie here to a draft; place it if it is complete.
+
+        :returns: the draft while it lacks signatures, or while it cannot be placed from here.
+        :raises ReleaseFailed: when it does not follow the root that is known here, or boxes would
+            refuse it.
+        :raises KeyUnusable: when a key cannot be opened.
+        :raises OSError: when the disk is full or fails.
+        """
+        self._require_usual_life(draft)
+        if not self.repository.updates.is_dir():
+            # On another holder's machine, where only what the keys know can be compared.
+            self._require_agreement(draft)
+            draft.sign(self.ring)
+            draft.save()
+            return draft
+        with self.repository.locked():
+            roots = self.roots() if self.repository.numbers(Root.type) else []
+            newest = roots[-1].signed_bytes if roots else None
+            if not roots:
+                self._require_new_keys()
+            if newest == draft.root.signed_bytes:
+                # It was interrupted when all but this was done.
+                self.ring.retire([each.signed for each in roots])
+            elif newest != (draft.previous and draft.previous.signed_bytes):
+                raise ReleaseFailed(
+                    f"The draft {draft.path} is root {draft.version}, which does not follow the "
+                    f"root in {self.repository.folder}: begin again."
+                )
+            elif self._finish(draft) is not None:
+                return draft
+            # Where it cannot be taken away it does no harm: appended again, it is known to be done.
+            with suppress(OSError):
+                draft.path.unlink()
+            return None
+
+    def _require_usual_life(self, draft: Draft) -> None:
+        """Make sure that a root does not outlive its keys: what is stolen must end some day."""
+        expires = draft.root.signed.expires
+        if expires > self.now().astimezone(UTC) + timedelta(days=2 * LIFETIME):
+            raise ReleaseFailed(
+                f"The draft {draft.path} would be good until {expires:%Y-%m-%d}, and roots are "
+                f"made for {LIFETIME} days: set this machine's clock, or ask its sender, and begin "
+                "again."
+            )
+
+    def _require_agreement(self, draft: Draft) -> None:
+        """Make sure that a draft does not contradict the root under which these keys worked."""
+        known, previous = self.ring.trusted_root(), draft.previous
+        if known is None:
+            return
+        follows = previous is not None and (
+            previous.signed_bytes == known.signed_bytes
+            if previous.signed.version == known.signed.version
+            else previous.signed.version > known.signed.version
+        )
+        if not follows:
+            raise ReleaseFailed(
+                f"The draft {draft.path} does not follow root {known.signed.version} in "
+                f"{self.ring.folder / TRUSTED_ROOT}, which is yours: ask its sender, and begin "
+                "again."
+            )
+
+    def _draft(self, root: Root, current: Metadata[Root] | None) -> Draft:
+        path = self.ring.folder / f"root-{root.version}.draft.json"
+        return Draft(path, Metadata(root), current)
+
+    def _next_root(self, current: Metadata[Root]) -> Root:
+        # By way of its bytes: a copy that shares nothing with what it follows.
+        root = Metadata[Root].from_bytes(current.to_bytes()).signed
+        root.version += 1
+        root.expires = self.expires()
+        return root
+
+    def _finish(self, draft: Draft) -> Draft | None:
+        """Sign a root and place it; keep it as a draft where the keys here do not suffice."""
+        draft.sign(self.ring)
+        before = None if draft.previous is None else self.repository.current(draft.previous)
+        if before is not None:
+            self.require_clock(before)
+        is_accepted = before is not None and all(
+            is_signed(draft.root.signed, each) for each in (before.targets, before.snapshot)
+        )
+        signs = [] if is_accepted else [Targets.type, Snapshot.type]
+        if draft.missing or not all(self._can_sign(draft.root.signed, role) for role in signs):
+            draft.save()
+            return draft
+        if draft.root.signed.is_expired(self.now().astimezone(UTC)):
+            raise ReleaseFailed(f"The draft {draft.path} has expired: begin again.")
+        self._place(draft.root, before, not is_accepted)
+        return None
+
+    def _can_sign(self, root: Root, role: str) -> bool:
+        return len(self.ring.signers(root, role)) >= root.roles[role].threshold
+
+    def _place(self, root: Metadata[Root], before: Generation | None, signs: bool) -> None:
+        """Place a root; what it does not accept is signed anew, and placed before it."""
+        roots = [*(self.repository.roots() if before else []), root]
+        try_roots(roots)
+        after = None
+        if signs:
+            content = before or Generation(root, Metadata(Targets()), Metadata(Snapshot()))
+            after = self.sign(Generation(root, content.targets, content.snapshot))
+            try_generations(*([before] if before else []), after)
+            # The server takes a snapshot when the root in place accepts it, and not before.
+            self.repository.place(after.targets, after.snapshot)
+        self.repository.place(root)
+        self.ring.recognise(roots)
+        if after is not None:
+            self.ring.remember(after.snapshot.signed)
+        self.ring.retire([each.signed for each in roots])
+
+
+def _require_named(roles: Sequence[str], public: Mapping[str, Key], replaced: str | None) -> None:
+    """Make sure that nothing is said of a role that stays as it is."""
+    for role in public:
+        if role not in roles:
+            raise ReleaseFailed(
+                f"There is a --public-key for {role}, which is not to have another key: name it "
+                "among the roles, too."
+            )
+    if replaced is not None and Root.type not in roles:
+        raise ReleaseFailed("Only a key of root is told by --replace: name root among the roles.")
+
+
+def _require_own(key: Key, role: str, root: Root) -> None:
+    """Make sure that a key has one role: whoever gets it shall not get another's."""
+    if key.keyid in root.keys:
+        raise ReleaseFailed(
+            f"The key {key.keyid[:12]} has another role already: give {role} one of its own."
+        )
+
+
+def _going(root: Root, role: str, replaced: str | None) -> list[str]:
+    """Say which keys of a role are replaced: one of the root's, or all of another's."""
+    keyids = list(root.roles[role].keyids)
+    if role != Root.type or (replaced is None and len(keyids) == 1):
+        return keyids
+    going = [keyid for keyid in keyids if replaced and keyid.startswith(replaced)]
+    if len(going) != 1:
+        wrong = f"{replaced[:64]!r} is the beginning of {len(going)} ids. " if replaced else ""
+        raise ReleaseFailed(
+            f"{wrong}Say with --replace which of the root's keys goes, by the beginning of its id: "
+            f"{', '.join(keyid[:12] for keyid in keyids)}."
+        )
+    return going

@@ -1,0 +1,83 @@
+"""Takes a release back: a channel offers an earlier one again."""
+
+from attrs import frozen
+from tuf.api.metadata import TargetFile
+
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.common.errors import ReleaseFailed
+from opq_twisted.signing.repository import Repository
+from opq_twisted.signing.signer import Signing, require_channel, unused_archive
+from opq_twisted.trust.offer import Offer, read_before, read_offer
+
+
+@frozen
+class Withdrawal:
+    """The release that was taken back, and the one in its place."""
+
+    withdrawn: Offer
+    offered: Offer
+    #: The archive of the one that was taken back, unless another channel still leads to it.
+    unused: str | None
+
+
+def withdraw(signing: Signing, channel: str, version: int | None = None) -> Withdrawal:
+    """
+    Let a channel offer an earlier release again, to all boxes.
+
+    Boxes that have the later one keep it: the earlier one may not take them back.
+
+    :param version: of the earlier release; None for the last one before that was for all boxes.
+    :raises ReleaseFailed: when there is no such channel, the earlier release is not known or not
+        there, a key is missing, or boxes would refuse the result.
+    :raises KeyUnusable: when a key cannot be opened.
+    :raises OSError: when the disk is full or fails.
+    """
+    withdrawn: list[TargetFile] = []
+
+    def edit(targets: dict[str, TargetFile]) -> None:
+        current = require_channel(targets, channel)
+        withdrawn.append(current)
+        earlier = read_before(current)
+        if earlier is None or version not in (None, earlier.custom["version"]):
+            earlier = _find(targets, read_offer(current), channel, version)
+        _require_there(signing.repository, earlier, channel)
+        targets[channel] = earlier
+
+    after = signing.change(edit)
+    targets, [before] = after.targets.signed.targets, withdrawn
+    unused = unused_archive(before, targets)
+    return Withdrawal(read_offer(before), read_offer(targets[channel]), unused)
+
+
+def _find(
+    targets: dict[str, TargetFile], withdrawn: Offer, channel: str, version: int | None
+) -> TargetFile:
+    """Make the channel of an archive that was signed before."""
+    if version is None:
+        raise ReleaseFailed(
+            f"No earlier release than {withdrawn.version} is signed for the channel {channel} any "
+            "more: name the earlier one with --to VERSION, or end the channel with opq-release "
+            "drop."
+        )
+    if version >= withdrawn.version:
+        raise ReleaseFailed(
+            f"Release {version} is not earlier than {withdrawn.version}, which the channel "
+            f"{channel} offers: offer it with opq-release publish."
+        )
+    file = str(UpdateName(version))
+    archive = targets.get(file)
+    if archive is None:
+        raise ReleaseFailed(
+            f"No archive {file} is signed: offer it with opq-release publish --allow-downgrade."
+        )
+    custom = {"version": version, "file": file}
+    return TargetFile(archive.length, archive.hashes, channel, {"custom": custom})
+
+
+def _require_there(repository: Repository, target: TargetFile, channel: str) -> None:
+    offer = read_offer(target)
+    if not repository.holds(offer):
+        raise ReleaseFailed(
+            f"{repository.updates / str(UpdateName(offer.version))}, which the channel {channel} "
+            "would offer again, is not there as it was signed: put it back first."
+        )

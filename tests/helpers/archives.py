@@ -1,0 +1,125 @@
+"""Make archives for tests: good updates, and tar streams that no honest tool would write."""
+
+import bz2
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from opq_twisted.archive.name import UpdateName
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+SCRIPT = b"#!/bin/sh\nexit 0\n"
+GNU, POSIX = b"ustar  \0", b"ustar\x0000"
+
+
+def make_archive(
+    path: Path,
+    version: int,
+    members: Mapping[str, bytes] | None = None,
+    *,
+    script: bytes = SCRIPT,
+    wrapped: bool = True,
+) -> Path:
+    """
+    Write a good update to `path`: `VERSION`, `install_update.sh`, and whatever `members` names.
+
+    `wrapped` puts it all into the top-level folder, as the builder does.
+    """
+    top = f"{UpdateName(version).folder}/" if wrapped else ""
+    parts = [folder(top)] if wrapped else []
+    parts += layout(version, top, script)
+    parts += [file(f"{top}{name}", content) for name, content in (members or {}).items()]
+    return write_archive(path, stream(*parts))
+
+
+def make_large_archive(path: Path, size: int) -> Path:
+    """Write about `size` random bytes that the server takes for an archive."""
+    ends = bz2.compress(b"")
+    path.write_bytes(ends[:4] + bytes.fromhex("314159265359") + os.urandom(size) + ends)
+    return path
+
+
+def layout(version: int, top: str = "", script: bytes = SCRIPT, mode: int = 0o755) -> list[bytes]:
+    """The two members that every update must have."""
+    return [file(f"{top}VERSION", b"%d\n" % version), file(f"{top}install_update.sh", script, mode)]
+
+
+def write_archive(path: Path, tar: bytes) -> Path:
+    """Compress a tar stream into `path`."""
+    path.write_bytes(bz2.compress(tar, 1))
+    return path
+
+
+def stream(*members: bytes, end: bytes = END) -> bytes:
+    """A tar stream of ready-made members."""
+    return b"".join(members) + end
+
+
+def file(name: str | bytes, content: bytes = b"", mode: int = 0o644) -> bytes:
+    """A regular file."""
+    return header(name, b"0", len(content), mode) + padded(content)
+
+
+def folder(name: str | bytes) -> bytes:
+    """A directory."""
+    return header(name, b"5", 0, 0o755)
+
+
+def header(
+    name: str | bytes,
+    kind: bytes,
+    size: int | bytes = 0,
+    mode: int = 0o644,
+    *,
+    link: bytes = b"",
+    magic: bytes = POSIX,
+    prefix: bytes = b"",
+) -> bytes:
+    """One header block with a right checksum; `size` as bytes goes into the field as it is."""
+    name = name.encode() if isinstance(name, str) else name
+    size = b"%011o\0" % size if isinstance(size, int) else size
+    fields = (name, b"%07o\0" % mode, b"0000000\0", b"0000000\0", size, b"14235050143\0", b" " * 8)
+    block = struct.pack("100s8s8s8s12s12s8s", *fields)
+    block += struct.pack("1s100s8s32s32s8s8s155s12x", kind, link, magic, b"", b"", b"", b"", prefix)
+    return _with_checksum(block)
+
+
+def long_name(name: str | bytes) -> bytes:
+    """A GNU long name for the member after it."""
+    content = (name.encode() if isinstance(name, str) else name) + b"\0"
+    return header("././@LongLink", b"L", len(content), magic=GNU) + padded(content)
+
+
+def pax(records: Mapping[str, str] | Mapping[str, bytes], kind: bytes = b"x") -> bytes:
+    """A PAX extended header for the member after it, or with kind `g` for all."""
+    return raw_pax(b"".join(_record(key, value) for key, value in records.items()), kind)
+
+
+def raw_pax(content: bytes, kind: bytes = b"x") -> bytes:
+    """A PAX extended header with these very bytes."""
+    return header("./PaxHeaders/x", kind, len(content)) + padded(content)
+
+
+def padded(content: bytes) -> bytes:
+    """Fill the last block with zeros."""
+    return content + bytes(-len(content) % BLOCK)
+
+
+def concatenated(parts: Iterable[bytes]) -> bytes:
+    """Compress each part as a bzip2 stream of its own, as pbzip2 and lbzip2 do."""
+    return b"".join(bz2.compress(part, 1) for part in parts)
+
+
+def _record(key: str, value: str | bytes) -> bytes:
+    value = value.encode() if isinstance(value, str) else value
+    rest = b" %s=%s\n" % (key.encode(), value)
+    length = len(rest) + 1
+    while len(b"%d" % length) + len(rest) != length:
+        length += 1
+    return b"%d" % length + rest
+
+
+def _with_checksum(block: bytes) -> bytes:
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]

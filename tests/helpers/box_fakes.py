@@ -1,0 +1,608 @@
+"""Stand-ins for what surrounds the box agent: its network, its programs, its update server."""
+
+import json
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from attrs import frozen
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IProcessTransport, IReactorProcess
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.config import BoxConfig, UpdaterConfig
+from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.downloader import Downloader
+from opq_twisted.box.install.health import Health
+from opq_twisted.box.install.inhibitor import Inhibition
+from opq_twisted.box.install.installer import Installer
+from opq_twisted.box.install.preflight import Preflight
+from opq_twisted.box.install.unpacker import Unpacker
+from opq_twisted.box.network.addresses import Reach
+from opq_twisted.box.network.connect import TooClose
+from opq_twisted.box.network.http_agent import HttpClients, PlainAgent
+from opq_twisted.box.network.redirects import Answer, RedirectingAgent
+from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.urls import Url, read_url
+from opq_twisted.box.offers.lookup import Releases
+from opq_twisted.box.offers.policy import Policy
+from opq_twisted.box.state.journal import Journal, Release
+from opq_twisted.box.state.rescued import Rescued
+from opq_twisted.box.state.status import Progress, Status, StatusBoard
+from opq_twisted.box.state.versions import Installed
+from opq_twisted.box.update.updater import Updater
+from opq_twisted.common.errors import BoxAtFault, BoxUnfit, DownloadFailed, NoWaiting
+from opq_twisted.trust.offer import Offer
+
+OLD, NEW, NEWER = 1700000000, 1700000100, 1700000200
+
+
+def logged(case: SynchronousTestCase) -> list[str]:
+    """Collect what is logged from now until the end of the test."""
+    said: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        said.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    case.addCleanup(globalLogPublisher.removeObserver, observe)
+    return said
+
+
+@implementer(IAgentEndpointFactory)
+class Network:
+    """A network in memory: the test is the server, and answers byte for byte."""
+
+    def __init__(self) -> None:
+        self.clock = MemoryReactorClock()
+        #: How close hosts are that are not on the internet.
+        self.reaches: dict[str, Reach] = {}
+        #: Hosts that have an address on the internet as well.
+        self.public_too: set[str] = set()
+        #: Whether a proxy connects to them.
+        self.proxied = False
+        pool = HTTPConnectionPool(self.clock, persistent=False)
+        self._agent = Agent.usingEndpointFactory(self.clock, self, pool)
+        clients = HttpClients(
+            HTTPClient(PlainAgent(self._agent)),
+            HTTPClient(PlainAgent(RedirectingAgent(self.clock, self))),
+        )
+        self.server = UpdateServer(
+            self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"
+        )
+
+    async def ask(
+        self, method: bytes, uri: bytes, headers: Headers | None, most: Reach = Reach.MACHINE
+    ) -> Answer:
+        reach = max(await self.reaches_of_name(read_url(uri.decode())))
+        if reach > most:
+            raise TooClose
+        response = await self._agent.request(method, uri, headers)
+        return Answer(response, None if self.proxied else reach)
+
+    async def reaches_of_name(self, url: Url) -> list[Reach]:
+        public = [Reach.INTERNET] if url.host in self.public_too else []
+        return [*public, self.reaches.get(url.host, Reach.INTERNET)]
+
+    def endpointForURI(self, uri: URI) -> TCP4ClientEndpoint:
+        return TCP4ClientEndpoint(self.clock, uri.host.decode(), uri.port)
+
+    def accept(self) -> "Peer":
+        """Accept the connection that was asked for last."""
+        factory = self.clock.tcpClients.pop()[2]
+        return Peer(factory.buildProtocol(None))
+
+    def refuse(self, error: Exception | None = None) -> None:
+        """Refuse the connection that was asked for last."""
+        factory: Any = self.clock.tcpClients.pop()[2]
+        factory.clientConnectionFailed(None, Failure(error or ConnectionRefusedError()))
+
+
+class Peer:
+    """The server's end of a connection."""
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._transport = StringTransportWithDisconnection()
+        self._transport.protocol = protocol
+        protocol.makeConnection(self._transport)
+
+    @property
+    def request(self) -> str:
+        """What the client sent."""
+        sent: bytes = self._transport.value()
+        return sent.decode()
+
+    @property
+    def open(self) -> bool:
+        """Whether the client has not closed the connection."""
+        return bool(self._transport.connected)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client wants nothing more for now."""
+        return str(self._transport.producerState) == "paused"
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._protocol.dataReceived(data)
+
+    def answer(self, status: str, *headers: str, body: bytes = b"") -> None:
+        """Send an answer's head, and what is given of its body."""
+        self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body)
+
+    def close(self) -> None:
+        """Close the connection in good order."""
+        self._protocol.connectionLost(Failure(ConnectionDone()))
+
+    def reset(self) -> None:
+        """Break the connection."""
+        self._protocol.connectionLost(Failure(ConnectionLost()))
+
+
+class WaitingServer(UpdateServer):
+    """Answers who waits for another version when the test says so."""
+
+    def __init__(self) -> None:
+        #: Whether it lets nobody wait, as an older server.
+        self.older = False
+        #: What was asked: the tag that was known, and the seconds to wait.
+        self.asked: list[tuple[str | None, int]] = []
+        #: The one who waits.
+        self.waiting: Deferred[str] | None = None
+
+    async def entity_tag(self, known: str | None, wait: int, patience: float) -> str:
+        assert self.waiting is None, "one request at a time"
+        self.asked.append((known, wait))
+        if self.older:
+            raise NoWaiting("It lets nobody wait.")
+        self.waiting = Deferred()
+        try:
+            return await self.waiting
+        finally:
+            self.waiting = None
+
+    def answer(self, tag: str) -> None:
+        """Say what the tag is now."""
+        assert self.waiting is not None
+        self.waiting.callback(tag)
+
+    def fail(self, error: Exception) -> None:
+        """Do not say it."""
+        assert self.waiting is not None
+        self.waiting.errback(error)
+
+
+@implementer(IReactorProcess)
+class Children:
+    """Starts real programs, and tells what becomes of them."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[str, Deferred[None]]] = []
+        self._happened: set[str] = set()
+
+    def spawnProcess(self, processProtocol: Any, *args: Any, **kwargs: Any) -> IProcessTransport:
+        protocol: ProcessProtocol = processProtocol
+        for method, event in (
+            ("connectionMade", "started"),
+            ("childDataReceived", "said"),
+            ("processExited", "exited"),
+            ("processEnded", "ended"),
+        ):
+            setattr(protocol, method, self._told(event, getattr(protocol, method)))
+        transport: IProcessTransport = reactor.spawnProcess(protocol, *args, **kwargs)
+        return transport
+
+    def _told(self, event: str, method: Callable[..., None]) -> Callable[..., None]:
+        def tell(*args: Any) -> None:
+            method(*args)
+            self._happened.add(event)
+            for name, happened in tuple(self._events):
+                if name == event:
+                    self._events.remove((name, happened))
+                    # Later: whom it concerns may be in the midst of starting the program.
+                    reactor.callLater(0, happened.callback, None)
+
+        return tell
+
+    def wait(self, event: str) -> Deferred[None]:
+        """
+        Wait until the program has `started`, `said` something, `exited`, or `ended`.
+
+        It has ended when nobody holds its pipes any more: neither itself nor its children.
+        """
+        happened: Deferred[None] = Deferred()
+        if event in self._happened:
+            happened.callback(None)
+        else:
+            self._events.append((event, happened))
+        return happened
+
+
+class ChildrenCase(TestCase):
+    """A test of real programs, on a clock that the test sets."""
+
+    timeout = 60
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        self.root = Path(self.mktemp()).absolute()
+        self.root.mkdir()
+        self.clock = Clock()
+        self.children = Children()
+        self.prepare()
+        # The test begins once the reactor runs: trial never notices the end of a program that was
+        # started before, and ended while the reactor was about to run.
+        return deferLater(reactor, 0)
+
+    def prepare(self) -> None:
+        """Make what the tests need."""
+
+
+class Gate:
+    """A FIFO at which scripts wait until the test lets one pass."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        # Both ways, so that neither side waits for the other to open it.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        #: The command that waits.
+        self.wait = f"read _ <{path}"
+
+    def open(self) -> None:
+        """Let one script pass."""
+        os.write(self._fd, b"\n")
+
+    def close(self) -> None:
+        """Let nobody pass any more."""
+        os.close(self._fd)
+
+
+class Ear(FileDescriptor):
+    """A FIFO on which a test hears of scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(reactor)
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        #: Fires when something was written.
+        self.heard: Deferred[None] = Deferred()
+        #: Fires when nobody holds the other end any more.
+        self.ended: Deferred[None] = Deferred()
+        self.startReading()
+
+    def fileno(self) -> int:
+        """What the reactor watches."""
+        return self._fd
+
+    def doRead(self) -> Exception | None:
+        """Take what is there; returns why there will be no more."""
+        if not os.read(self._fd, 4096):
+            return ConnectionDone()
+        if not self.heard.called:
+            self.heard.callback(None)
+        return None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Notice the end."""
+        super().connectionLost(reason)
+        self.ended.callback(None)
+
+    def close(self) -> None:
+        """Hear no more."""
+        self.stopReading()
+        os.close(self._fd)
+
+
+@frozen
+class Begun:
+    """A step that the updater began."""
+
+    name: str
+    #: The stage that the journal on the disk told of at that moment; None when there was none.
+    stage: str | None
+
+
+class Steps:
+    """Each step of an update begins here, and waits until the test says what comes of it."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._waiting: Deferred[Any] | None = None
+        self.begun: list[Begun] = []
+
+    def record(self, name: str) -> None:
+        """Record a step that succeeds at once."""
+        self.begun.append(Begun(name, self.stage))
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that the journal on the disk tells of; None when there is none."""
+        if not self._journal.exists():
+            return None
+        stage: str = json.loads(self._journal.read_text())["stage"]
+        return stage
+
+    def begin(self, name: str) -> Deferred[Any]:
+        """Begin a step."""
+        self.record(name)
+        self._waiting = Deferred()
+        return self._waiting
+
+    @property
+    def names(self) -> list[str]:
+        """The steps begun so far."""
+        return [begun.name for begun in self.begun]
+
+    def succeed(self, result: Any = None) -> None:
+        """Let the current step succeed."""
+        self.take().callback(result)
+
+    def fail(self, error: Exception) -> None:
+        """Let the current step fail."""
+        self.take().errback(error)
+
+    def take(self) -> Deferred[Any]:
+        """Take the current step, to end it when others have begun."""
+        waiting, self._waiting = self._waiting, None
+        assert waiting is not None, f"no step waits, after {self.names}"
+        return waiting
+
+
+class StepReleases(Releases):
+    """Answers when the test says so: an offer, or only the version of one that nobody signed."""
+
+    def __init__(self, steps: Steps, config: UpdaterConfig) -> None:
+        self._steps = steps
+        self._config = config
+        #: Whether a release that confirms itself gets its answer at once.
+        self.answers_new_release = True
+
+    async def newest(self) -> Offer | None:
+        if self.answers_new_release and self._steps.stage == "confirming":
+            return None
+        newest: Offer | int | None = await self._steps.begin("newest")
+        return Offer(newest) if isinstance(newest, int) else newest
+
+
+class StepDownloader(Downloader):
+    """Downloads nothing."""
+
+    def __init__(self, steps: Steps, archives: "StepArchives") -> None:
+        self._steps = steps
+        self._archives: StepArchives = archives
+        self.report: Callable[[Progress], object] = lambda progress: None
+        self.say: Callable[[str], object] = lambda sentence: None
+        #: What was asked for last.
+        self.asked: Release | None = None
+
+    async def fetch(
+        self,
+        release: Release,
+        report: Callable[[Progress], object],
+        say: Callable[[str], object],
+    ) -> Release:
+        self.asked = release
+        self.report = report
+        self.say = say
+        await self._steps.begin("fetch")
+        return Release(release.version, 10)
+
+    async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
+        await self._steps.begin("verify")
+        return Release(promised.version, 10, {"sha256": "ab" * 32}), self._archives.hand_out(
+            promised
+        )
+
+
+class StepArchives(Archives):
+    """Has the archive that is asked for, unless it is lost."""
+
+    def __init__(self, steps: Steps, folder: Path) -> None:
+        super().__init__(folder)
+        self._steps = steps
+        #: What the last call of `clear` was to keep.
+        self.kept: tuple[set[int | None], int | None] = (set(), None)
+        #: What was handed out last.
+        self.archive = BytesIO()
+        #: Whether the archive that was verified before is lost.
+        self.lost = False
+        #: What is here already.
+        self.here: Release | None = None
+
+    def clear(self, *keep: int | None, fetching: int | None = None) -> None:
+        """There is nothing to remove."""
+        self.kept = (set(keep), fetching)
+
+    async def find(self, release: Release) -> tuple[Release, BinaryIO] | None:
+        return None if self.here is None else (self.here, self.hand_out(self.here))
+
+    async def open(self, release: Release) -> BinaryIO:
+        self._steps.record("open")
+        if self.lost:
+            raise DownloadFailed("It is lost.")
+        return self.hand_out(release)
+
+    def hand_out(self, release: Release) -> BinaryIO:
+        self.archive = BytesIO(str(UpdateName(release.version)).encode())
+        return self.archive
+
+
+class StepUnpacker(Unpacker):
+    """Unpacks nothing."""
+
+    def __init__(self, steps: Steps, folder: Path) -> None:
+        self._steps = steps
+        self.folder = folder
+
+    async def clear(self) -> None:
+        """There is nothing to remove."""
+
+    async def unpack(self, archive: BinaryIO, version: int) -> None:
+        assert archive.read() == str(UpdateName(version)).encode()
+        await self._steps.begin("unpack")
+
+
+class StepPreflight(Preflight):
+    """Finds the box as the test says."""
+
+    def __init__(self) -> None:
+        #: Why the box can take nothing; None when it can.
+        self.unfit: BoxUnfit | None = None
+        #: What the box lacked when an installation has failed.
+        self.fault: str | None = None
+        #: The room that was asked for last.
+        self.room = 0
+
+    async def require(self, version: int, folder: Path | None = None, room: int = 0) -> None:
+        self.room = room
+        if self.unfit is not None:
+            raise self.unfit
+
+    async def require_running(self, version: int) -> None:
+        await self.require(version)
+
+    async def blame(self, version: int) -> str | None:
+        return self.fault
+
+
+class StepInstaller(Installer):
+    """Installs nothing, and reboots nothing."""
+
+    #: What the box was short of when an installation has failed.
+    shortage: str | None = None
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def forget(self) -> None:
+        """There is nothing to forget."""
+        self._steps.record("forget")
+
+    async def install(self, folder: Path, version: int, returning: bool = False) -> None:
+        await self._steps.begin("install")
+
+    async def renew_rescue(self, version: int) -> None:
+        """There is nothing to replace."""
+
+    def box_at_fault(self) -> BoxAtFault:
+        return BoxAtFault("The box says so.", touched=False)
+
+    async def wait(self) -> int | None:
+        status: int | None = await self._steps.begin("wait")
+        return status
+
+    async def reboot(self) -> None:
+        await self._steps.begin("reboot")
+
+
+class StepHealth(Health):
+    """A release is healthy at once, unless the test wants to say so."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        #: The deadline of the last judgement that the test was asked for.
+        self.deadline: float | None = None
+        #: Whether the test judges.
+        self.asks = False
+
+    async def require(self, folder: Path, version: int, deadline: float) -> None:
+        self.deadline = deadline
+        if self.asks:
+            await self._steps.begin("judge")
+
+
+class Bench:
+    """A real updater on a box that is not: its steps do what the test says."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder = folder.absolute()
+        folder.mkdir(exist_ok=True)
+        self.clock = Clock()
+        self.clock.advance(NEW)
+        self.journal_path = folder / "journal.json"
+        self.version_file = folder / "VERSION"
+        self.image_file = folder / "IMAGE_VERSION"
+        self.box_id = 7
+        self.set_installed(OLD)
+        self.config = UpdaterConfig(
+            **{
+                "allow_unsigned": True,
+                "trusted_root": folder / "root.json",
+                "version_file": self.version_file,
+                "log": folder / "box_update.log",
+                "inhibit_file": folder / "inhibit-update",
+                **settings,
+            }
+        )
+        self.make_agent()
+
+    def make_agent(self, boot_id: str = "first boot") -> None:
+        """Make what an agent's process would have in memory; its updater is not started."""
+        self.steps = Steps(self.journal_path)
+        self.board = StatusBoard(Status())
+        self.journal = Journal(self.journal_path, boot_id)
+        self.health = StepHealth(self.steps)
+        self.archives = StepArchives(self.steps, self.folder)
+        self.preflight = StepPreflight()
+        self.releases = StepReleases(self.steps, self.config)
+        self.installer = StepInstaller(self.steps)
+        self.downloader = StepDownloader(self.steps, self.archives)
+        config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
+        installed = Installed(self.version_file, self.image_file)
+        self.updater = Updater(
+            self.clock,
+            self.config,
+            Policy(config, installed, self.journal, self.board, self.clock.seconds),
+            self.releases,
+            installed,
+            self.downloader,
+            self.archives,
+            StepUnpacker(self.steps, self.folder / "unpacked"),
+            Inhibition(self.clock, self.config.inhibit_file, self.clock.seconds),
+            self.preflight,
+            self.installer,
+            self.health,
+            Rescued(self.folder / "rescued"),
+            self.journal,
+            self.board,
+            self.clock.seconds,
+        )
+
+    def start(self) -> "Bench":
+        """Start the updater."""
+        self.updater.startService()
+        # The reactor runs.
+        self.clock.advance(0)
+        return self
+
+    def restart(self, boot_id: str = "first boot") -> None:
+        """Kill the agent, and start another."""
+        self.make_agent(boot_id)
+        self.start()
+
+    def set_installed(self, version: int) -> None:
+        """Let a release be the installed one."""
+        self.version_file.write_text(f"{version}\n")
+
+    @property
+    def status(self) -> Status:
+        """The status now."""
+        return self.board.current

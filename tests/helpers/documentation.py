@@ -1,0 +1,79 @@
+"""Reads the documentation: what is to be typed, what programs print, where links lead."""
+
+import re
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from tests.helpers.project import PROJECT
+
+ROOT = PROJECT
+
+#: The README, and what lies in `docs`.
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+@frozen
+class Block:
+    """Lines to type, and what they print."""
+
+    section: str
+    script: str
+    #: A line each; an ellipsis stands for anything.
+    printed: str = ""
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """Find what is to be typed: `console` and others are not for here."""
+    section = ""
+    script: str | None = None
+    # In a list the lines are indented.
+    fence = r"^##+ ([^\n]+)$|^( *)```(\w*)\n(.*?)^\2```$"
+    for title, indent, kind, content in re.findall(fence, text, re.MULTILINE | re.DOTALL):
+        body = re.sub(f"^{indent}", "", content, flags=re.MULTILINE)
+        if kind == "text":
+            assert script is not None, f"{section}: nothing prints {body}"
+            yield Block(section, script, body)
+            script = None
+            continue
+        if script is not None:
+            yield Block(section, script)
+        script = body if kind == "sh" else None
+        section = title or section
+    if script is not None:
+        yield Block(section, script)
+
+
+def commands(script: str) -> Iterator[str]:
+    """Split what is to be typed into its commands: comments are dropped, broken lines joined."""
+    joined = re.sub(r"(\\|&&)\n\s*", lambda found: "" if found[1] == "\\" else "&& ", script)
+    for line in joined.splitlines():
+        command = re.sub(r"(^|\s+)#\s.*", "", line).strip()
+        if command:
+            yield " ".join(command.split())
+
+
+def rows(text: str, *titles: str) -> Iterator[str]:
+    """Find the first cells of the tables whose first column has one of these titles."""
+    wanted = False
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            wanted = False
+        elif (cell := re.split(r"(?<!\\)\|", line)[1].strip()) in titles:
+            wanted = True
+        elif wanted and not set(cell) <= set("- "):
+            yield cell
+
+
+def anchors(text: str) -> set[str]:
+    """Name the sections of a page as links do."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def links(text: str) -> Iterator[str]:
+    """Find where a page's links and pictures lead within the project."""
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        link = target[0] or target[1]
+        if "://" not in link:
+            yield link

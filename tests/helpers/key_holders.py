@@ -1,0 +1,218 @@
+"""Holders of the release keys at work, with a real server beside them, and real clients."""
+
+import atexit
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tuf.api.exceptions import DownloadHTTPError
+from tuf.api.metadata import Metadata, Timestamp
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.extract import unpack
+from opq_twisted.common.errors import ArchiveRefused, KeyUnusable, OpqError, ReleaseFailed
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.timestamp.state import Standing, attend
+from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.signing import publish as publishing
+from opq_twisted.signing.key_folder import KeyRing
+from opq_twisted.signing.publish import Terms, publish
+from opq_twisted.signing.repository import Repository
+from opq_twisted.signing.root_keys import Ceremony
+from opq_twisted.trust import pkcs8
+from opq_twisted.trust.offer import Fetched, Need, Offer, look_up, read_offer
+from tests.helpers.archives import make_archive
+from tests.helpers.failing_disk import counting
+from tests.helpers.torture import stride
+from tests.unit.server.catalog.test_snapshot import name_of
+
+PASSPHRASE = b"open sesame, and quickly"
+OLD, NEW, NEWER = 1_547_860_803, 1_547_947_203, 1_548_033_603
+_URL = "https://updates.example/tuf/"
+_KILLED = 9
+
+
+class Box:
+    """A box that keeps what it has seen."""
+
+    def __init__(self, tuf: Path, root: int = 1) -> None:
+        self.tuf = tuf
+        self._root = (tuf / f"{root}.root.json").read_bytes()
+        self._cache = Path(tempfile.mkdtemp(dir=tuf.parent.parent))
+
+    def asks(self, channel: str = "stable") -> Offer | None:
+        """Ask for the newest release of a channel; everything is verified on the way."""
+        fetched = Fetched()
+        while True:
+            try:
+                target = look_up(self._cache, _URL, self._root, fetched, channel)
+            except Need as need:
+                path = self.tuf / need.url.removeprefix(_URL)
+                answer: bytes | DownloadHTTPError = DownloadHTTPError("not there", 404)
+                if path.exists():
+                    answer = path.read_bytes()
+                fetched.keep(need.url, answer)
+            else:
+                return None if target is None else read_offer(target)
+
+    def version(self, channel: str = "stable") -> int | None:
+        """Give the version that the box is offered."""
+        offer = self.asks(channel)
+        return None if offer is None else offer.version
+
+
+def save_time(test: SynchronousTestCase) -> None:
+    """Make keys that take no time to open, and judge archives in this process."""
+    test.patch(pkcs8, "COST", 1 << 4)
+    test.patch(publishing, "judge", _judge_here)
+
+
+def _judge_here(archive: BinaryIO, version: int) -> None:
+    """Judge as the child process does, without one."""
+    try:
+        archive.seek(0)
+        unpack.judge(archive, version)
+    except ArchiveRefused as error:
+        raise ReleaseFailed(f"Boxes would refuse this release: {error}") from None
+
+
+def ceremony_in(place: Path, passphrase: bytes = PASSPHRASE) -> Ceremony:
+    """Work in a folder of this machine, on an updates directory beside it."""
+    (place / "updates").mkdir(parents=True, exist_ok=True)
+    ring = KeyRing(place / "keys", lambda: passphrase)
+    return Ceremony(Repository(place / "updates"), ring, lambda: datetime.now(UTC))
+
+
+@cache
+def made(root_keys: int, root_threshold: int) -> Path:
+    """Begin, with keys and metadata, once for all tests: that is what takes long."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    ceremony_in(place).init(root_keys, root_threshold, {})
+    return place
+
+
+class HoldersCase(SynchronousTestCase):
+    """A release machine, where root is 1 of 1 or what a class says, and a server beside it."""
+
+    root_keys, root_threshold = 1, 1
+
+    def setUp(self) -> None:
+        save_time(self)
+        self.place = Path(self.mktemp()).absolute()
+        # As new as in life: a server that has signed nothing for minutes would be told of.
+        made_before = made(self.root_keys, self.root_threshold)
+        shutil.copytree(made_before, self.place, copy_function=shutil.copy)
+        self.updates, self.tuf = self.place / "updates", self.place / "updates" / "tuf"
+        self.keys = self.place / "keys"
+        self.ceremony = ceremony_in(self.place)
+        self.repository, self.ring = self.ceremony.repository, self.ceremony.ring
+
+    def archive(self, version: int, content: bytes = b"", where: Path | None = None) -> Path:
+        place = where or self.place
+        return make_archive(place / name_of(version), version, {"content": content})
+
+    def publish(self, version: int, channel: str = "stable", **terms: Any) -> Offer:
+        archive = self.archive(version)
+        return publish(self.ceremony, archive, Terms(channel, **terms), lambda _: None)
+
+    def serve(self) -> Standing:
+        return serve(self.ceremony)
+
+    def box(self) -> Box:
+        return Box(self.tuf)
+
+    def files(self) -> set[str]:
+        """What boxes and mirrors see."""
+        return {
+            str(path.relative_to(self.updates))
+            for path in self.updates.rglob("*")
+            if not path.name.startswith(".")
+        }
+
+    def newest(self, role: str) -> Any:
+        number = self.repository.numbers(role)[-1]
+        return Metadata.from_file(str(self.tuf / f"{number}.{role}.json")).signed
+
+    def assert_refused(
+        self, work: Callable[[], object], *words: str, kind: type[OpqError] = ReleaseFailed
+    ) -> None:
+        """Nothing is changed, and a sentence says why."""
+        before = {name: (self.updates / name).stat().st_mtime_ns for name in self.files()}
+        with self.assertRaises(kind) as caught:
+            work()
+        sentence = str(caught.exception)
+        for word in words:
+            self.assertIn(word, sentence)
+        self.assertNotIn("\n", sentence)
+        self.assertTrue(sentence.endswith("."), sentence)
+        after = {name: (self.updates / name).stat().st_mtime_ns for name in self.files()}
+        self.assertEqual(after | {"tuf": 0}, before | {"tuf": 0})
+
+    def interruptions(self, work: Callable[[], object]) -> Iterator[str]:
+        """
+        Interrupt work at each time that it waits for the disk: first by an error, then by death.
+
+        A sample of these times, that is. Each begins with a fresh copy of what there was; the last
+        one is not interrupted.
+        """
+        saved = self.place.with_name("saved")
+        shutil.copytree(self.place, saved)
+        for first, interrupt in enumerate((fails_at, dies_at), 1):
+            for number in itertools.count(first, stride(5)):
+                interrupted = interrupt(number, work)
+                # What is known of the files and keys is known anew.
+                self.ceremony = ceremony_in(self.place)
+                self.repository, self.ring = self.ceremony.repository, self.ceremony.ring
+                yield f"{interrupt.__name__} {number}"
+                shutil.rmtree(self.place)
+                shutil.copytree(saved, self.place)
+                self.ceremony = ceremony_in(self.place)
+                self.repository, self.ring = self.ceremony.repository, self.ceremony.ring
+                if not interrupted:
+                    break
+            self.assertGreater(number, 4)
+
+
+def fails_at(number: int, work: Callable[[], object]) -> bool:
+    """Let the disk be full at the n-th time; whether it came to that."""
+    with counting(number):
+        try:
+            work()
+        except (OSError, KeyUnusable, ReleaseFailed) as error:
+            if "No space left" not in str(error):
+                raise
+            return True
+    return False
+
+
+def dies_at(number: int, work: Callable[[], object]) -> bool:
+    """Do it in a child that is gone, without cleaning up, at the n-th time."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with counting(number, lambda: os._exit(_KILLED)):
+                work()
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, _KILLED), status
+    return status == _KILLED
+
+
+def serve(ceremony: Ceremony) -> Standing:
+    """Let the real server look, and sign a timestamp if it wants to."""
+    repository = ceremony.repository
+    catalog = Catalog(repository.updates)
+    catalog.rescan()
+    [signer] = ceremony.ring.signers(repository.roots()[-1].signed, Timestamp.type)
+    return attend(Folder(repository.updates), catalog.snapshot, signer, time.time())

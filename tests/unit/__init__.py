@@ -1,0 +1,1 @@
+"""The unit tests: one folder for each package of `opq_twisted`."""

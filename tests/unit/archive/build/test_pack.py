@@ -1,0 +1,484 @@
+"""Packing: the same bytes always, only what a box takes, and whole or not at all."""
+
+import bz2
+import errno
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any, BinaryIO, NoReturn
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.build.compress import Compress, Writable, with_lbzip2, with_stdlib
+from opq_twisted.archive.build.contents import (
+    Contents,
+    File,
+    find_file,
+    find_script,
+    find_trusted_root,
+    gather,
+)
+from opq_twisted.archive.build.pack import pack
+from opq_twisted.archive.extract.unpack import unpack
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.common.errors import BuildFailed
+from tests.helpers.privileges import lacking
+
+NAME = UpdateName(1547860803)
+TOP = NAME.folder
+LONG = "a-name-that-needs-more-than-the-hundred-bytes-of-a-tar-header/" * 3
+FILES = {"VERSION": b"b", "z": b"", f"{LONG}end": b"deep", "a/Ä": b"umlaut", "a-b": b"dash"}
+
+
+def both_compressors() -> tuple[Compress, Compress]:
+    """Give both; a machine without lbzip2 skips the test, but never where tests are to be whole."""
+    if shutil.which("lbzip2") is None:
+        raise lacking("needs lbzip2")
+    return with_lbzip2, with_stdlib
+
+
+class PackTest(SynchronousTestCase):
+    """What every test here needs: a folder to build in and a small component."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.output = self.new_folder("output")
+        self.kernel = self.new_folder("kernel")
+        self.write(self.kernel / "image", b"kernel")
+        self.script = self.folder / "install.sh"
+        self.write(self.script, b"#!/bin/sh\n")
+
+    def new_folder(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        return folder
+
+    def write(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(mode)
+
+    def contents(self) -> Contents:
+        return {
+            "install_update.sh": find_script(self.script),
+            **gather(self.kernel, "kernel"),
+        }
+
+    def pack(self, compress: Compress = with_stdlib, output: Path | None = None) -> Path:
+        return pack(
+            NAME, self.contents(), output or self.output, timestamp=86400, compress=compress
+        )
+
+    def assert_refused(self, *words: str) -> None:
+        """No archive is made, and one sentence with these words says why."""
+        error = self.assertRaises(BuildFailed, self.pack)
+        for word in words:
+            self.assertIn(word, str(error))
+        self.assertTrue(str(error).endswith("."))
+        self.assertEqual(list(self.output.iterdir()), [])
+
+
+class TestTheArchive(PackTest):
+    """What is in an archive."""
+
+    def test_same_bytes(self) -> None:
+        """Order, times and modes of the files make no difference to the archive."""
+        for number, compress in enumerate(both_compressors()):
+            archives = []
+            for order, mode in ((sorted(FILES), 0o600), (sorted(FILES, reverse=True), 0o664)):
+                self.kernel = self.new_folder(f"kernel-{number}-{mode:o}")
+                for path in order:
+                    self.write(self.kernel / path, FILES[path], mode)
+                    os.utime(self.kernel / path, (mode, mode))
+                output = self.new_folder(f"output-{number}-{mode:o}")
+                archives.append(self.pack(compress, output).read_bytes())
+            self.assertEqual(archives[0], archives[1])
+
+    def test_layout(self) -> None:
+        """The version comes first, then script and root, then the components, sorted."""
+        for path in ("b/2", "b/10", "b-c", "B"):
+            self.write(self.kernel / path, b"")
+        contents = self.contents() | {"root.json": find_file(self.kernel / "image")}
+        with tarfile.open(pack(NAME, contents, self.output, timestamp=0)) as archive:
+            names = archive.getnames()
+        kernel = ["kernel", "kernel/B", "kernel/b", "kernel/b/10", "kernel/b/2", "kernel/b-c"]
+        inside = ["VERSION", "install_update.sh", "root.json", *kernel, "kernel/image"]
+        self.assertEqual(names, [TOP, *(f"{TOP}/{path}" for path in inside)])
+
+    def test_members(self) -> None:
+        """Members belong to root, are 0644 or 0755, and have the time that was asked for."""
+        self.write(self.kernel / "tool", b"", 0o700)
+        with tarfile.open(self.pack()) as archive:
+            modes = {member.name.removeprefix(f"{TOP}/"): member.mode for member in archive}
+            owners = {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in archive}
+        self.assertEqual(owners, {(0, 0, "", "", 86400)})
+        self.assertEqual(
+            modes,
+            {
+                TOP: 0o755,
+                "VERSION": 0o644,
+                "install_update.sh": 0o755,
+                "kernel": 0o755,
+                "kernel/image": 0o644,
+                "kernel/tool": 0o755,
+            },
+        )
+
+    def test_a_box_unpacks_it(self) -> None:
+        """What was packed comes out of the box's unpacker, whichever compressor was used."""
+        files = FILES | {"large": Random(0).randbytes(9_000_000), "one-chunk": bytes(3_600_000)}
+        for path, data in files.items():
+            self.write(self.kernel / path, data)
+        (self.kernel / "empty").mkdir()
+        for number, compress in enumerate(both_compressors()):
+            archive = self.pack(compress, self.new_folder(f"output-{number}"))
+            unpacked = self.folder / f"unpacked-{number}"
+            unpack(archive, unpacked, NAME.version, reserve=0)
+            for path, data in files.items():
+                self.assertEqual((unpacked / "kernel" / path).read_bytes(), data)
+            self.assertTrue((unpacked / "kernel" / "empty").is_dir())
+
+    def test_both_compressors_hold_the_same(self) -> None:
+        """The compressors differ in their bytes only, not in what they hold."""
+        self.write(self.kernel / "large", Random(0).randbytes(5_000_000))
+        archives = [self.pack(how, self.new_folder(how.__name__)) for how in both_compressors()]
+        tars = [bz2.decompress(archive.read_bytes()) for archive in archives]
+        self.assertEqual(tars[0], tars[1])
+
+    def test_lbzip2_variables(self) -> None:
+        """Variables that give lbzip2 more arguments change nothing."""
+        with_lbzip2, _ = both_compressors()
+        plain = self.pack(with_lbzip2).read_bytes()
+        self.patch(os, "environ", os.environ | {"LBZIP2": "-1", "BZIP2": "-1", "BZIP": "-1"})
+        again = self.pack(with_lbzip2, self.new_folder("again")).read_bytes()
+        self.assertEqual(plain, again)
+
+    def test_scripts_are_executable(self) -> None:
+        """Each file that begins with #! is executable, whatever its own mode is."""
+        for name in ("install.sh", "bin/flash", "notes"):
+            self.write(self.kernel / name, b"x" if name == "notes" else b"#!/bin/sh\nexit\n", 0o644)
+        contents = gather(self.kernel, "kernel")
+        executable = {path for path, file in contents.items() if file and file.is_executable}
+        self.assertEqual(executable, {"kernel/install.sh", "kernel/bin/flash"})
+
+    def test_windows_line_ends_elsewhere(self) -> None:
+        """Files that are no scripts, and what lies in a script behind its text, may have CRLF."""
+        self.write(self.kernel / "notes.txt", b"one\r\ntwo\r\n")
+        self.write(self.kernel / "install.sh", b"#!/bin/sh\nexit\n" + b"x" * 5000 + b"\r\n")
+        self.pack()
+
+    def test_litter(self) -> None:
+        """Python's caches and git's folder are left out."""
+        for path in ("__pycache__/a.cpython-311.pyc", "b.pyc", ".git/config"):
+            self.write(self.kernel / path, b"litter")
+        self.assertEqual(list(gather(self.kernel, "kernel")), ["kernel", "kernel/image"])
+
+
+class TestRefusals(PackTest):
+    """What no box would take, or nobody can have meant."""
+
+    def test_link_inside(self) -> None:
+        """A link to a file of the same component is packed as that file."""
+        (self.kernel / "link").symlink_to("image")
+        with tarfile.open(self.pack()) as archive:
+            member = archive.getmember(f"{TOP}/kernel/link")
+            content = archive.extractfile(member)
+            self.assertTrue(member.isreg())
+            assert content is not None
+            self.assertEqual(content.read(), b"kernel")
+
+    def test_link_outside(self) -> None:
+        """A link that leads out of its component is refused."""
+        (self.kernel / "link").symlink_to("/etc/passwd")
+        self.assert_refused("kernel/link", "leads out of")
+
+    def test_link_to_nothing_or_a_folder(self) -> None:
+        """A link that leads to no file is refused."""
+        link = self.kernel / "link"
+        for target, words in (
+            ("gone", "cannot be read"),
+            ("link", "cannot be read"),
+            (".", "file"),
+        ):
+            link.symlink_to(target)
+            self.assert_refused("kernel/link", words)
+            link.unlink()
+
+    def test_fifo(self) -> None:
+        """A FIFO is refused, and not waited for."""
+        os.mkfifo(self.kernel / "fifo")
+        self.assert_refused("kernel/fifo", "not a regular file")
+
+    def test_control_character(self) -> None:
+        """A name with a control character is refused."""
+        self.write(self.kernel / "new\nline", b"")
+        self.assert_refused("kernel/new\\nline", "control character")
+
+    def test_not_utf8(self) -> None:
+        """A name that is not UTF-8 is refused."""
+        self.write(Path(os.fsdecode(os.fsencode(self.kernel) + b"/\xff")), b"")
+        self.assert_refused("kernel/\\udcff", "UTF-8")
+
+    def test_too_deep(self) -> None:
+        """A file that lies deeper than a box allows is refused."""
+        self.write(self.kernel / ("d/" * 30) / "file", b"")
+        self.assert_refused("deep")
+
+    def test_path_too_long(self) -> None:
+        """A path that is longer than a box allows is refused."""
+        self.write(self.kernel / (("d" * 200 + "/") * 5) / "file", b"")
+        self.assert_refused("longer than 1024 bytes")
+
+    def test_too_large(self) -> None:
+        """More than a box would unpack is refused before anything is read."""
+        with (self.kernel / "large").open("wb") as file:
+            file.truncate(2 << 30)
+        self.assert_refused("2048 MiB")
+
+    def test_no_script(self) -> None:
+        """An install script must be there, and say what runs it."""
+        self.script.write_bytes(b"echo hello\n")
+        self.assert_refused("install.sh", "#!")
+        self.script.unlink()
+        self.assert_refused("install.sh", "cannot be read")
+
+    def test_windows_line_ends(self) -> None:
+        """A script that Windows gave its line ends is refused: no box can run it."""
+        for path in (self.kernel / "install.sh", self.kernel / "bin" / "flash", self.script):
+            self.write(path, b"#!/bin/sh\r\nexit\r\n")
+            self.assert_refused(path.name, "CRLF", "convert it")
+            path.write_bytes(b"#!/bin/sh\nexit\n")
+        self.write(self.kernel / "install.sh", b"#!/bin/sh\nexit\r\n")
+        self.assert_refused("install.sh", "CRLF")
+
+    def test_windows_line_ends_in_a_part(self) -> None:
+        """So is a part of a script, which other scripts read: every line of it would fail."""
+        self.write(self.kernel / "functions.sh", b"flash() {\r\n}\r\n")
+        self.assert_refused("functions.sh", "CRLF")
+
+    def test_byte_order_mark(self) -> None:
+        """An editor's mark before the first line is refused: a box could not run the script."""
+        for path in (self.kernel / "install.sh", self.kernel / "bin" / "flash", self.script):
+            self.write(path, b"\xef\xbb\xbf#!/bin/sh\n")
+            self.assert_refused(path.name, "byte order mark")
+            path.write_bytes(b"#!/bin/sh\n")
+
+    def test_component_script(self) -> None:
+        """A component's install.sh must say what runs it."""
+        self.write(self.kernel / "install.sh", b"echo hello\n")
+        self.assert_refused("kernel/install.sh", "#!")
+
+    def test_no_folder(self) -> None:
+        """A component's folder must be there."""
+        self.kernel = self.folder / "gone"
+        self.assert_refused("gone")
+
+
+class TestTrustedRoot(PackTest):
+    """The root that an update gives to boxes: it is looked at, but its signatures are not."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.folder / "2.root.json"
+        self.signed: dict[str, Any] = {
+            "_type": "root",
+            "version": 2,
+            "expires": "2030-12-31T23:59:59Z",
+            "keys": {"k": {}},
+            "roles": {role: {} for role in ("root", "targets", "snapshot", "timestamp")},
+        }
+        self.metadata: dict[str, Any] = {"signed": self.signed, "signatures": [{"keyid": "k"}]}
+
+    def find(self, text: bytes | None = None, now: str = "2030-12-31T23:59:58Z") -> File:
+        self.write(self.path, json.dumps(self.metadata).encode() if text is None else text)
+        return find_trusted_root(self.path, datetime.fromisoformat(now))
+
+    def assert_no_root(self, reason: str, text: bytes | None = None) -> None:
+        """One sentence names the file, gives the reason, and says what to do."""
+        error = self.assertRaises(BuildFailed, self.find, text)
+        self.assertIn(f"{self.path} is no trusted root ({reason}", str(error))
+        self.assertRegex(str(error), r"\): give the newest root\.json [^\n]+\.\Z")
+
+    def test_good(self) -> None:
+        """A root that is good for one more second is taken, up to the size that a client reads."""
+        text = json.dumps(self.metadata).encode()
+        self.assertEqual(self.find().size, len(text))
+        self.assertEqual(self.find(text.ljust(512_000)).size, 512_000)
+        self.assert_no_root("it is larger than 512000 bytes", text.ljust(512_001))
+
+    def test_expired(self) -> None:
+        """A root is no good any more at the very second at which it expires."""
+        error = self.assertRaises(BuildFailed, self.find, now="2030-12-31T23:59:59Z")
+        self.assertIn(f"{self.path} expired on 2030-12-31 at 23:59 UTC: have", str(error))
+
+    def test_not_json(self) -> None:
+        """What a TUF client cannot parse is refused."""
+        encoded = json.dumps(self.metadata)
+        for text in (b"", b"root", b"\xff", encoded.encode("utf-16"), encoded.encode()[:-1]):
+            self.assert_no_root("it is not JSON: ", text)
+        for text in (b"[" * 100_000, b'{"signed": {"_type": %s}}' % (b"[" * 900 + b"]" * 900)):
+            self.assert_no_root("", text)
+
+    def test_not_an_object(self) -> None:
+        """JSON that is no object is refused, and so is one that is empty or not signed metadata."""
+        self.assert_no_root("it is no JSON object", b"[]")
+        self.assert_no_root('it has no "signed"', b"{}")
+        self.assert_no_root('it has no "signed"', b'{"signed": [1]}')
+
+    def test_another_role(self) -> None:
+        """The metadata of another role, or of none, is no root."""
+        self.signed["_type"] = "targets"
+        self.assert_no_root('its signed._type is "targets", not "root"')
+        del self.signed["_type"]
+        self.assert_no_root('its signed._type is null, not "root"')
+
+    def test_lacking(self) -> None:
+        """What every root has must be there, be of its kind, and not be empty."""
+        others: tuple[object, ...] = (None, [], {}, "", 1.5, [1])
+        for key in ("version", "expires", "keys", "roles"):
+            for value in others:
+                self.signed[key], kept = value, self.signed[key]
+                self.assert_no_root(f'it has no "{key}"')
+                self.signed[key] = kept
+        for value in (None, [], {}, "", {"keyid": "k"}):
+            self.metadata["signatures"] = value
+            self.assert_no_root('it has no "signatures"')
+
+    def test_odd_version(self) -> None:
+        """A version is a number from 1."""
+        for version in (0, -1, True):
+            self.signed["version"] = version
+            self.assert_no_root("its version is not 1 or more")
+
+    def test_roles(self) -> None:
+        """A root names the keys of all four roles."""
+        del self.signed["roles"]["snapshot"], self.signed["roles"]["timestamp"]
+        self.assert_no_root("its roles lack snapshot, timestamp")
+
+    def test_odd_expiry(self) -> None:
+        """A time is written as the specification has it."""
+        for time in ("2030-12-31", "2030-12-31T23:59:59", "2030-12-31T23:59:59+00:00", "never"):
+            self.signed["expires"] = time
+            self.assert_no_root("its signed.expires is not like 2030-12-31T00:00:00Z")
+
+    def test_fifo(self) -> None:
+        """A FIFO is refused, and not waited for."""
+        os.mkfifo(self.path)
+        error = self.assertRaises(BuildFailed, find_trusted_root, self.path, datetime.now(UTC))
+        self.assertIn("not a regular file", str(error))
+
+    def test_changes(self) -> None:
+        """A root that changes after it was looked at ends the build."""
+        contents = self.contents() | {"root.json": self.find()}
+        self.write(self.path, b"another root")
+        error = self.assertRaises(BuildFailed, pack, NAME, contents, self.output, timestamp=0)
+        self.assertIn("2.root.json changed while it was read", str(error))
+        self.assertEqual(list(self.output.iterdir()), [])
+
+
+class TestWholeOrNotAtAll(PackTest):
+    """Under the final name there is never anything but a whole archive."""
+
+    def assert_nothing_left(self) -> None:
+        self.assertEqual(list(self.output.iterdir()), [])
+
+    def test_name_taken(self) -> None:
+        """An archive never replaces what has its name."""
+        (self.output / str(NAME)).write_bytes(b"older")
+        error = self.assertRaises(BuildFailed, self.pack)
+        self.assertIn("already there", str(error))
+        self.assertEqual((self.output / str(NAME)).read_bytes(), b"older")
+
+    def test_name_taken_meanwhile(self) -> None:
+        """An archive that appears while another is packed under its name stays as it is."""
+        target = self.output / str(NAME)
+
+        def slow(output: BinaryIO) -> AbstractContextManager[Writable]:
+            target.write_bytes(b"faster")
+            return with_stdlib(output)
+
+        self.assertRaises(BuildFailed, self.pack, slow)
+        self.assertEqual([path.read_bytes() for path in self.output.iterdir()], [b"faster"])
+
+    def test_no_hard_links(self) -> None:
+        """A filesystem without hard links gets its archive too."""
+
+        def refuse(*_: object) -> NoReturn:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        self.patch(Path, "hardlink_to", refuse)
+        archive = self.pack()
+        self.assertEqual(list(self.output.iterdir()), [archive])
+
+    def test_file_changes(self) -> None:
+        """A file that grows, shrinks or is rewritten while it is read ends the build."""
+        image = self.kernel / "image"
+        for compress in both_compressors():
+            for data in (b"more than before", b"less", b"other!"):
+                self.write(image, b"kernel")
+                os.utime(image, (1, 1))
+                contents = self.contents()
+                self.write(image, data)
+                error = self.assertRaises(
+                    BuildFailed, pack, NAME, contents, self.output, timestamp=0, compress=compress
+                )
+                self.assertIn("changed while it was read", str(error))
+                self.assert_nothing_left()
+
+    def test_file_vanishes(self) -> None:
+        """A file that cannot be read any more ends the build."""
+        contents = self.contents()
+        (self.kernel / "image").unlink()
+        error = self.assertRaises(BuildFailed, pack, NAME, contents, self.output, timestamp=0)
+        self.assertIn("image cannot be read (No such file", str(error))
+        self.assert_nothing_left()
+
+    def test_disk_full(self) -> None:
+        """A full disk is told in a sentence, whichever compressor meets it."""
+        self.write(self.kernel / "large", Random(0).randbytes(5_000_000))
+        for compress in both_compressors():
+            error = self.assertRaises(BuildFailed, self.pack, onto_full_disk(compress))
+            self.assertIn("No space left on device", str(error))
+            self.assert_nothing_left()
+
+    def test_interrupted(self) -> None:
+        """An interruption leaves nothing behind."""
+
+        def interrupt(_: int) -> NoReturn:
+            raise KeyboardInterrupt
+
+        for compress in both_compressors():
+            with self.assertRaises(KeyboardInterrupt):
+                pack(
+                    NAME,
+                    self.contents(),
+                    self.output,
+                    timestamp=0,
+                    compress=compress,
+                    progress=interrupt,
+                )
+            self.assert_nothing_left()
+
+    def test_progress(self) -> None:
+        """Progress adds up to the size of all files."""
+        counts: list[int] = []
+        pack(NAME, self.contents(), self.output, timestamp=0, progress=counts.append)
+        self.assertEqual(sum(counts), len(b"kernel") + len(b"#!/bin/sh\n"))
+
+
+def onto_full_disk(compress: Compress) -> Compress:
+    """Compress into the device that is always full."""
+
+    @contextmanager
+    def compress_onto_full_disk(_: BinaryIO) -> Iterator[Writable]:
+        with open("/dev/full", "wb") as full, compress(full) as stream:
+            yield stream
+
+    return compress_onto_full_disk

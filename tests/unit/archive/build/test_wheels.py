@@ -1,0 +1,171 @@
+"""The wheels in an update: none without a hash that is known."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from zipfile import ZipFile
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.build.contents import gather
+from opq_twisted.archive.build.pack import AGENT
+from opq_twisted.archive.build.wheels import fetch_wheels
+from opq_twisted.common.errors import BuildFailed
+
+
+class WheelsCase(SynchronousTestCase):
+    """A component with requirements, and an index that is a folder."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.component = self.folder / "component"
+        self.index = self.folder / "index"
+        self.fetched = self.folder / "fetched"
+        for folder in (self.component, self.index, self.fetched):
+            folder.mkdir(parents=True)
+        pip = {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.index),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+        for name in [name for name in os.environ if name.startswith("PIP_")]:
+            self.addCleanup(os.environ.__setitem__, name, os.environ.pop(name))
+        for name, value in pip.items():
+            os.environ[name] = value
+            self.addCleanup(os.environ.pop, name)
+        self.pip_lock = self.lock("pip.lock", self.wheel("pip-1"))
+
+    def wheel(self, name: str, *needs: str, content: str = "", tag: str = "py3-none-any") -> Path:
+        """Make a wheel `NAME-VERSION` or `NAME-VERSION-BUILD` in the index."""
+        project, version = name.split("-")[:2]
+        path = self.index / f"{name}-{tag}.whl"
+        metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+        with ZipFile(path, "w") as wheel:
+            info = f"{project}-{version}.dist-info"
+            requires = "".join(f"Requires-Dist: {need}\n" for need in needs)
+            wheel.writestr(f"{info}/METADATA", metadata + requires)
+            wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
+            wheel.writestr(f"{project}.py", content)
+        return path
+
+    def lock(self, file: str, *wheels: Path) -> Path:
+        """Write down versions and hashes."""
+        hashes: dict[str, str] = {}
+        for wheel in wheels:
+            package = "==".join(wheel.name.split("-")[:2])
+            digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+            hashes[package] = f"{hashes.get(package, package)} --hash=sha256:{digest}"
+        path = self.component / file
+        path.write_text("\n".join(hashes.values()))
+        return path
+
+    def require(self, text: str) -> None:
+        """Write the component's requirements.txt."""
+        (self.component / "requirements.txt").write_text(text)
+
+    def fetch(self, platforms: Sequence[str] = (), versions: Sequence[str] = ()) -> list[str]:
+        """Fetch the wheels; give their names."""
+        contents = gather(self.component, AGENT)
+        fetch_wheels(contents, self.fetched, self.pip_lock, platforms, versions)
+        return sorted(path.name for path in self.fetched.iterdir())
+
+    def assert_refused(self, *words: str) -> None:
+        """One sentence with these words."""
+        sentence = str(self.assertRaises(BuildFailed, self.fetch))
+        self.assertNotIn("\n", sentence)
+        for word in words:
+            self.assertIn(word, sentence)
+
+
+class HashTests(WheelsCase):
+    """The hashes in a requirements.lock."""
+
+    def test_known(self) -> None:
+        """Files with the hashes are fetched, whatever is newer, and the pip for the box besides."""
+        self.require("probe[more]>=1\n")
+        probe = self.wheel("probe-1", "extra[more]>=2")
+        self.lock("requirements.lock", probe, self.wheel("extra-3"))
+        for newer in ("probe-2", "extra-4"):
+            self.wheel(newer)
+        self.assertEqual(
+            self.fetch(), [f"{each}-py3-none-any.whl" for each in ("extra-3", "pip-1", "probe-1")]
+        )
+
+    def test_another_file_of_the_version(self) -> None:
+        """A file that was added to a version later, which pip prefers, is refused by its name."""
+        self.require("probe\n")
+        self.lock("requirements.lock", self.wheel("probe-1"))
+        self.wheel("probe-1-1", content="print('owned')")
+        self.assert_refused(
+            "probe-1-1-py3-none-any.whl", "probe==1", "changed", "nothing was built"
+        )
+
+    def test_changed_file(self) -> None:
+        """A file that was changed is refused, even if only another package needs it."""
+        self.require("probe\n")
+        other = self.wheel("other-1")
+        lock = self.lock("requirements.lock", self.wheel("probe-1", "other"), other)
+        self.wheel("other-1", content="print('owned')")
+        self.assert_refused("other-1-py3-none-any.whl", "for other==1,", "changed")
+        lock.write_text(lock.read_text().replace("other==1", "other==1 ; python_version > '3'"))
+        self.assert_refused("other-1-py3-none-any.whl", "for other==1,", "changed")
+
+    def test_changed_pip(self) -> None:
+        """The pip with which a box installs the packages has a hash, too."""
+        self.require("probe\n")
+        self.lock("requirements.lock", self.wheel("probe-1"))
+        self.wheel("pip-1", content="print('owned')")
+        self.assert_refused("pip-1-py3-none-any.whl", "changed")
+
+    def test_no_lock(self) -> None:
+        """Packages without hashes are not fetched, be they pinned or not."""
+        self.wheel("probe-1")
+        for requirement in ("probe", "probe==1", f"probe @ file://{self.index}"):
+            self.require(f"{requirement}\n")
+            self.assert_refused("probe", "hash", "requirements.lock", "--no-wheels")
+
+    def test_old_lock(self) -> None:
+        """What was added to requirements.txt, or is needed by a package, has to be in the lock."""
+        self.require("probe\nother\n")
+        self.lock("requirements.lock", self.wheel("probe-1"))
+        self.wheel("other-1")
+        self.assert_refused("requirements.lock", "other", "--no-wheels")
+        self.require("probe\n")
+        self.lock("requirements.lock", self.wheel("probe-1", "other>=1"))
+        self.assert_refused("requirements.lock", "other>=1", "--no-wheels")
+        self.require("probe>1\n")
+        self.lock("requirements.lock", self.wheel("probe-1"))
+        self.wheel("probe-2")
+        self.assert_refused("requirements.lock", "probe>1", "--no-wheels")
+
+    def test_hashes_in_the_requirements(self) -> None:
+        """A requirements.txt that has the hashes itself needs no lock beside it."""
+        self.lock("requirements.txt", self.wheel("probe-1"))
+        self.assertEqual(self.fetch(), ["pip-1-py3-none-any.whl", "probe-1-py3-none-any.whl"])
+
+
+class TargetTests(WheelsCase):
+    """Wheels for other machines than this one."""
+
+    def test_several(self) -> None:
+        """Wheels are fetched for each version of Python, and for each machine."""
+        self.require("x\n")
+        machines = ("manylinux2014_aarch64", "manylinux_2_28_aarch64", "linux_armv7l")
+        tags = [
+            f"cp3{minor}-cp3{minor}-{machine}" for minor in (11, 13, 14) for machine in machines
+        ]
+        # The first of two names for one machine has no wheel for one of the versions.
+        tags.remove("cp313-cp313-manylinux2014_aarch64")
+        self.lock("requirements.lock", *(self.wheel("x-1", tag=tag) for tag in tags))
+        self.assertEqual(
+            self.fetch(machines, ("3.11", "3.13")),
+            [
+                "pip-1-py3-none-any.whl",
+                "x-1-cp311-cp311-linux_armv7l.whl",
+                "x-1-cp311-cp311-manylinux2014_aarch64.whl",
+                "x-1-cp313-cp313-linux_armv7l.whl",
+                "x-1-cp313-cp313-manylinux_2_28_aarch64.whl",
+            ],
+        )

@@ -1,0 +1,60 @@
+"""An archive is judged in a process of its own before it is published."""
+
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.extract import judge
+from opq_twisted.common.errors import ReleaseFailed
+from tests.helpers.archives import file, make_archive, stream, write_archive
+from tests.helpers.key_holders import OLD
+from tests.unit.server.catalog.test_snapshot import name_of
+
+
+class JudgeTests(SynchronousTestCase):
+    """What the process comes to."""
+
+    def setUp(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        self.archive = folder / name_of(OLD)
+
+    def judge(self) -> None:
+        with self.archive.open("rb", buffering=0) as opened:
+            opened.seek(0, 2)
+            judge.judge(opened, OLD)
+
+    def refuses(self, sentence: str) -> None:
+        self.assertEqual(str(self.assertRaises(ReleaseFailed, self.judge)), sentence)
+
+    def test_good(self) -> None:
+        """What boxes would unpack is let through, and nothing is written beside it."""
+        make_archive(self.archive, OLD)
+        self.judge()
+        self.assertEqual(list(self.archive.parent.iterdir()), [self.archive])
+
+    def test_refused(self) -> None:
+        """What they would refuse is refused with the same reason."""
+        write_archive(self.archive, stream(file("VERSION", str(OLD).encode())))
+        self.refuses(
+            f"Boxes would refuse this release: {name_of(OLD)} is refused: it has no file "
+            "install_update.sh."
+        )
+
+    def run_instead(self, script: str) -> None:
+        make_archive(self.archive, OLD)
+        self.patch(judge, "child_command", lambda _: [sys.executable, "-c", script])
+
+    def test_cannot(self) -> None:
+        """A process that fails for another reason says nothing against the archive."""
+        self.run_instead("raise SystemExit('There is no memory.')")
+        self.refuses(f"Release {OLD} could not be judged: There is no memory.")
+        self.run_instead("raise SystemExit(9)")
+        self.refuses(f"Release {OLD} could not be judged: status 9.")
+
+    def test_too_long(self) -> None:
+        """What takes longer than a box allows is ended."""
+        self.patch(judge, "_TIMEOUT", 0.01)
+        self.run_instead("import signal; signal.pause()")
+        self.assertIn("build a smaller one", str(self.assertRaises(ReleaseFailed, self.judge)))

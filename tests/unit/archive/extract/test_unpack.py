@@ -1,0 +1,685 @@
+"""An update is unpacked whole and vetted, or refused with a reason and without a trace."""
+
+import bz2
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from unittest import SkipTest
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive import decompress
+from opq_twisted.archive.decompress import (
+    MAX_STREAMS,
+    Decompress,
+    fastest,
+    streams_join,
+    with_lbzip2,
+    with_stdlib,
+)
+from opq_twisted.archive.extract.unpack import NO_ROOM, REFUSED, unpack
+from opq_twisted.archive.member_rules import Vetting
+from opq_twisted.archive.tar_reader import Member
+from opq_twisted.common.errors import ArchiveRefused, NoRoom
+from tests.helpers.archives import (
+    SCRIPT,
+    concatenated,
+    file,
+    folder,
+    header,
+    layout,
+    long_name,
+    make_archive,
+    pax,
+    stream,
+    write_archive,
+)
+
+VERSION = 1547860803
+NAME = f"opq-box-update-{VERSION}"
+ARCHIVE = f"{NAME}.tar.bz2"
+MIB = 1 << 20
+
+
+def needs(*programs: str) -> None:
+    """Skip where a program is missing, but never where all of them are promised."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing and "CI" in os.environ:
+        raise AssertionError(f"this machine has no {missing}")
+    if missing:
+        raise SkipTest(f"NOT TESTED: this machine has no {missing}")
+
+
+def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
+    """Every path below `root`, with its mode and content."""
+    return {
+        str(path.relative_to(root)): (
+            stat.S_IMODE(path.lstat().st_mode),
+            path.read_bytes() if path.is_file() else None,
+        )
+        for path in root.rglob("*")
+    }
+
+
+GOOD = {"VERSION": (0o644, b"%d\n" % VERSION), "install_update.sh": (0o755, SCRIPT)}
+
+
+class UnpackTestCase(SynchronousTestCase):
+    """A workplace with an archive's path and a destination beside it."""
+
+    decompress: Decompress = staticmethod(with_stdlib)
+
+    def setUp(self) -> None:
+        self.place = Path(self.mktemp())
+        self.place.mkdir()
+        self.archive = self.place / ARCHIVE
+        self.destination = self.place / "unpacked"
+
+    def unpack(
+        self, limit: int = 64 * MIB, reserve: int = 0
+    ) -> dict[str, tuple[int, bytes | None]]:
+        """Unpack; the result is removed, so that a test can go on."""
+        unpack(
+            self.archive,
+            self.destination,
+            VERSION,
+            limit=limit,
+            reserve=reserve,
+            decompress=self.decompress,
+        )
+        result = tree(self.destination)
+        shutil.rmtree(self.destination)
+        return result
+
+    def unpack_members(self, *members: bytes) -> dict[str, tuple[int, bytes | None]]:
+        write_archive(self.archive, stream(*members))
+        return self.unpack()
+
+    def assertRefused(self, reason: str, **options: int) -> None:
+        error = self.assertRaises(ArchiveRefused, self.unpack, **options)
+        self.assertTrue(str(error).startswith(f"{ARCHIVE} is refused: "), error)
+        self.assertIn(reason, str(error))
+        self.assertTrue(str(error).isprintable())
+        self.assertEqual(os.listdir(self.place), [ARCHIVE])
+
+    def assertMembersRefused(self, reason: str, *members: bytes) -> None:
+        """Refused beside the members of a good layout."""
+        write_archive(self.archive, stream(*layout(VERSION), *members))
+        self.assertRefused(reason)
+
+
+class LayoutTests(UnpackTestCase):
+    """What a good archive becomes."""
+
+    def test_wrapped_and_flat(self) -> None:
+        """The layout is the same with the top-level folder and without it."""
+        good = {**GOOD, "daemon": (0o755, None), "daemon/run.py": (0o644, b"pass\n")}
+        for wrapped in (True, False):
+            make_archive(self.archive, VERSION, {"daemon/run.py": b"pass\n"}, wrapped=wrapped)
+            self.assertEqual(self.unpack(), good)
+
+    def test_wrapped_without_the_folder_as_member(self) -> None:
+        """The top-level folder need not be a member, and `./` may stand before it."""
+        for top in (f"{NAME}/", f"./{NAME}/"):
+            self.assertEqual(self.unpack_members(*layout(VERSION, top)), GOOD)
+            members = folder("./"), folder(top), *layout(VERSION, top)
+            self.assertEqual(self.unpack_members(*members), GOOD)
+
+    def test_modes(self) -> None:
+        """Only the owner's x bit is kept: no set-user-id, no writing for others, no umask."""
+        members = [file("s", b"", 0o6777), file("w", b"", 0o666), file("r", b"", 0o011)]
+        self.addCleanup(os.umask, os.umask(0o077))
+        result = self.unpack_members(*layout(VERSION), *members, header("d/", b"5", mode=0o1777))
+        modes = {name: mode for name, (mode, _) in result.items()}
+        self.assertEqual([modes[name] for name in "swrd"], [0o755, 0o644, 0o644, 0o755])
+
+    def test_destination_mode(self) -> None:
+        """The folder can be entered by all once it is whole."""
+        unpack(make_archive(self.archive, VERSION), self.destination, VERSION, reserve=0)
+        self.assertEqual(stat.S_IMODE(self.destination.stat().st_mode), 0o755)
+
+    def test_destination_exists(self) -> None:
+        """What stands at the destination already is left as it is."""
+        make_archive(self.archive, VERSION)
+        self.destination.mkdir()
+        (self.destination / "kept").touch()
+        self.assertRaises(FileExistsError, self.unpack)
+        self.assertEqual(os.listdir(self.destination), ["kept"])
+
+    def test_real_tar(self) -> None:
+        """What `tar cjf` makes in any format is accepted, with long names, of a folder or `.`."""
+        needs("tar", "bzip2")
+        source = self.place / NAME
+        deep = source / ("d" * 60) / ("e" * 60)
+        deep.mkdir(parents=True)
+        unpack(make_archive(self.archive, VERSION), source / "x", VERSION, reserve=0)
+        for path in (source / "x").iterdir():
+            path.rename(source / path.name)
+        (source / "x").rmdir()
+        (deep / ("f" * 90)).write_bytes(b"x" * 100_000)
+        expected = tree(source)
+        for form in ("gnu", "posix", "ustar", "oldgnu"):
+            for inside, what in ((self.place, NAME), (self.place, f"./{NAME}"), (source, ".")):
+                command = f"tar cjf {self.archive.absolute()} --format={form} {what}"
+                subprocess.run(command.split(), cwd=inside, check=True)
+                self.assertEqual(self.unpack(), expected, (form, what))
+
+    def test_git_archive(self) -> None:
+        """What `git archive --prefix` makes is accepted, its global header with a comment too."""
+        needs("git")
+        source = self.place / "source"
+        unpack(make_archive(self.archive, VERSION), source, VERSION, reserve=0)
+        git = ["git", "-C", str(source), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+        for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "t"]):
+            subprocess.run([*git, *command], check=True)
+        command = [*git, "archive", f"--prefix={NAME}/", "HEAD"]
+        write_archive(self.archive, subprocess.run(command, check=True, capture_output=True).stdout)
+        self.assertEqual(self.unpack(), GOOD)
+
+    def test_archive_in_archive(self) -> None:
+        """A bzip2 file or a tar stream inside is a file like any other."""
+        inner = stream(header("evil", b"2", link=b"/etc"))
+        members = {"inner.tar": inner, "inner.tar.bz2": bz2.compress(inner)}
+        make_archive(self.archive, VERSION, members)
+        self.assertEqual(self.unpack()["inner.tar"], (0o644, inner))
+
+    def test_folder_after_its_content(self) -> None:
+        """A folder may be listed after what it holds, as long as it is listed once."""
+        members = [*layout(VERSION), file("a/b/c"), folder("a/b/"), folder("./a")]
+        self.assertIn("a/b/c", self.unpack_members(*members))
+
+    def test_odd_but_harmless_names(self) -> None:
+        """Spaces, dots, dashes, other letters and doubled slashes are no reason to refuse."""
+        odd = ["...", "..a", "-rf *", "Mānoa", "a\\b", "C:", "~", "x" * 255, " "]
+        members = [file(pax_name) for pax_name in odd[:-2]] + [file(" ")]
+        members += [long_name("x" * 255) + file("x"), file("p//q/./r")]
+        result = self.unpack_members(*layout(VERSION), *members)
+        self.assertLessEqual({*odd, "p/q/r"}, result.keys())
+
+
+class HostileNameTests(UnpackTestCase):
+    """Names that would leave the folder, hide, or clash."""
+
+    def test_paths_that_lead_out(self) -> None:
+        """`..` and absolute paths are refused in every place where a name can stand."""
+        for name, reason in (
+            ("../x", "has '..' in its path"),
+            ("a/../../x", "has '..' in its path"),
+            ("a/..", "has '..' in its path"),
+            ("..", "has '..' in its path"),
+            (f"{NAME}/../x", "has '..' in its path"),
+            ("/etc/cron.d/x", "is an absolute path"),
+            ("//x", "is an absolute path"),
+        ):
+            for member in (
+                file(name),
+                folder(name),
+                long_name(name) + file("x"),
+                pax({"path": name}) + file("x"),
+                pax({"path": name}) + folder("x"),
+            ):
+                self.assertMembersRefused(reason, member)
+        self.assertMembersRefused("has '..'", header("x", b"0", prefix=b"../.."))
+        self.assertMembersRefused("absolute", header("x", b"0", prefix=b"/tmp"))
+        self.assertEqual(os.listdir(self.place.parent), [self.place.name])
+
+    def test_control_characters(self) -> None:
+        """No control character, no NUL, no newline, and none of them reaches the message."""
+        for name in ("a\nb", "a\rb", "a\x1b[2J", "a\x7f", "a\x85", "a\tb"):
+            self.assertMembersRefused("control character", file(name))
+        self.assertMembersRefused("control character", pax({"path": "a\0b"}) + file("x"))
+        self.assertMembersRefused("control character", long_name("VERSION\0x") + file("x"))
+
+    def test_not_utf8(self) -> None:
+        """A name in another encoding is refused."""
+        self.assertMembersRefused("not UTF-8", file(b"caf\xe9"))
+
+    def test_no_name(self) -> None:
+        """A member has a name, and a file has one of its own."""
+        self.assertMembersRefused("without a name", file(""))
+        self.assertMembersRefused("without a name", folder("/"))
+        self.assertMembersRefused("without a name", pax({"path": ""}) + file("x"))
+        for name in (".", "./", "a/", "a/."):
+            self.assertMembersRefused("is a file with the name of a folder", file(name))
+
+    def test_duplicates(self) -> None:
+        """No file and no folder comes twice, however its name is spelled."""
+        for first, second in (
+            (file("a"), file("a")),
+            (file("a"), file("./a")),
+            (file("b/a"), file("b//a")),
+            (folder("a"), folder("a/")),
+            (folder("."), folder("./")),
+            (file("x"), file("VERSION")),
+        ):
+            self.assertMembersRefused("is there twice", first, second)
+
+    def test_file_and_folder_clash(self) -> None:
+        """Nothing lies beneath a file, and neither takes the other's place."""
+        self.assertMembersRefused(
+            "'a/b' needs a folder where 'a' is a file", file("a"), file("a/b")
+        )
+        self.assertMembersRefused("where 'a' is a file", file("a"), file("a/b/c"))
+        self.assertMembersRefused("where 'a' is a file", file("a"), folder("a"))
+        self.assertMembersRefused("is a file where a folder is", folder("a"), file("a"))
+        self.assertMembersRefused("is a file where a folder is", file("a/b"), file("a"))
+
+    def test_lengths(self) -> None:
+        """A path has at most 1,024 bytes and 32 parts, and a part at most 255 bytes."""
+        longest = "/".join(["d" * 200] * 5 + ["f" * 19])
+        self.assertEqual(len(longest), 1024)
+        deepest = "/".join("d" * 32)
+        for name in (longest, deepest):
+            members = [*layout(VERSION), long_name(name), file("x")]
+            self.assertIn(name, self.unpack_members(*members))
+        self.assertMembersRefused("longer than 1024", long_name(f"{longest}f") + file("x"))
+        self.assertMembersRefused("more than 32 folders", file(f"{deepest}/d"))
+        self.assertMembersRefused("longer than 255", long_name("ā" * 128) + file("x"))
+
+    def test_too_many(self) -> None:
+        """100,000 files and folders are the most, and folders that are only implied count too."""
+        vetting = Vetting(NAME)
+        for number in range(4_000):
+            vetting.admit(Member(f"{number}/" + "d/" * 23 + "f", 0, False, False))
+        one_more = Member("f", 0, False, False)
+        error = self.assertRaises(ArchiveRefused, vetting.admit, one_more)
+        self.assertIn("more than 100000", str(error))
+
+    def test_links(self) -> None:
+        """A link is refused before anything could be written through it."""
+        for kind, reason in ((b"2", "a symbolic link"), (b"1", "a hard link")):
+            link = header("a", kind, link=b"/tmp")
+            self.assertMembersRefused(f"'a' is {reason}", link, file("a/x", b"evil"))
+
+
+class HostileLayoutTests(UnpackTestCase):
+    """Well-formed archives that are not the update which their name promises."""
+
+    def assertLayoutRefused(self, reason: str, *members: bytes) -> None:
+        write_archive(self.archive, stream(*members))
+        self.assertRefused(reason)
+
+    def test_version(self) -> None:
+        """`VERSION` is a small file that holds the name's version, and nothing but that."""
+        _, script = layout(VERSION)
+        self.assertLayoutRefused("no file VERSION", script)
+        for name in ("VERSI\u039fN", "a/VERSION", "VERSION.txt", "VERSION "):
+            self.assertLayoutRefused("no file VERSION", file(name, b"%d" % VERSION), script)
+        self.assertLayoutRefused("no file VERSION", folder("VERSION"), script)
+        self.assertLayoutRefused("no file VERSION", file("VERSION", b"1" * 65), script)
+        for content in (b"", b"x", b"0%d" % VERSION, b"-1", b"\xff\xfe", b"1 2", b"1.5"):
+            self.assertLayoutRefused("VERSION does not hold", file("VERSION", content), script)
+        self.assertLayoutRefused(f"holds 7 and not {VERSION}", file("VERSION", b"7"), script)
+
+    def test_script(self) -> None:
+        """`install_update.sh` is a file that can be run."""
+        version, _ = layout(VERSION)
+        self.assertLayoutRefused("no file install_update.sh", version)
+        self.assertLayoutRefused("no file install_update.sh", version, folder("install_update.sh"))
+        not_executable = layout(VERSION, mode=0o644)
+        self.assertLayoutRefused("install_update.sh is not executable", *not_executable)
+        for content in (b"", b"true\n", b"\xef\xbb\xbf#!/bin/sh\n", b"#!/bin/sh\r\ntrue\r\n"):
+            script = file("install_update.sh", content, 0o755)
+            self.assertLayoutRefused("nothing that a box can run", version, script)
+
+    def test_lookalikes(self) -> None:
+        """No other name may be taken for one of the two where case or width does not count."""
+        for top in ("", f"{NAME}/"):
+            for name in ("version", "Version", "\uff36\uff25RSION", "VER\u017fION", "version/x"):
+                for members in ([file(top + name)], [*layout(VERSION, top), file(top + name)]):
+                    self.assertLayoutRefused("can be taken for VERSION", *members)
+            members = [*layout(VERSION, top), folder(f"{top}Install_Update.SH")]
+            self.assertLayoutRefused("can be taken for install_update.sh", *members)
+            members = [
+                file(f"{top}{name}") for name in ("a/version", "VERSI\u039fN", "readme", "README")
+            ]
+            self.assertIn("README", self.unpack_members(*layout(VERSION, top), *members))
+
+    def test_top_folder(self) -> None:
+        """The only top-level folder that is taken for granted is the one named like the update."""
+        other = "opq-box-update-1547860804/"
+        self.assertLayoutRefused("no file VERSION", folder(other), *layout(VERSION, other))
+        two = [*layout(VERSION, f"{NAME}/"), *layout(VERSION, other)]
+        self.assertLayoutRefused(f"'{other}VERSION' lies outside the folder {NAME}", *two)
+        beside = [*layout(VERSION, f"{NAME}/"), file("x")]
+        self.assertLayoutRefused("'x' lies outside", *beside)
+        self.assertLayoutRefused("no file VERSION", file("x"), *layout(VERSION, f"{NAME}/"))
+        self.assertLayoutRefused("no file VERSION", file(NAME))
+
+    def test_nothing_inside(self) -> None:
+        """An archive without members is no update."""
+        self.assertLayoutRefused("no file VERSION")
+
+
+class DecompressionTests(UnpackTestCase):
+    """Damage to the bzip2 file is found, by the standard library's decompressor."""
+
+    #: lbzip2 is a process for every try: enough to be sure of the way its failures are told.
+    step = 1
+
+    def setUp(self) -> None:
+        super().setUp()
+        make_archive(self.archive, VERSION, {"daemon": bytes(range(256)) * 4})
+        self.good = self.archive.read_bytes()
+        self.expected = self.unpack()
+
+    def test_concatenated_streams(self) -> None:
+        """Several bzip2 streams one after the other are one archive, empty ones among them."""
+        tar = bz2.decompress(self.good)
+        parts = [tar[:100], b"", tar[100:2000], tar[2000:], b""]
+        self.archive.write_bytes(concatenated(parts))
+        self.assertEqual(self.unpack(), self.expected)
+
+    def test_truncation(self) -> None:
+        """A file that is cut off anywhere is refused."""
+        for length in range(0, len(self.good), self.step):
+            self.archive.write_bytes(self.good[:length])
+            self.assertRefused("cut off")
+
+    def test_truncated_second_stream(self) -> None:
+        """It does not help that the first of two streams was whole."""
+        tar = bz2.decompress(self.good)
+        whole = concatenated([tar[:2000], tar[2000:]])
+        for length in range(len(bz2.compress(tar[:2000], 1)), len(whole), self.step):
+            self.archive.write_bytes(whole[:length])
+            self.assertRefused("")
+
+    def test_bit_flips(self) -> None:
+        """A flipped bit is found, or does not matter."""
+        for bit in range(0, len(self.good) * 8, self.step):
+            flipped = bytearray(self.good)
+            flipped[bit // 8] ^= 1 << bit % 8
+            self.archive.write_bytes(flipped)
+            try:
+                self.assertEqual(self.unpack(), self.expected)
+            except ArchiveRefused:
+                self.assertFalse(self.destination.exists())
+
+    def test_damage_inside(self) -> None:
+        """Damage that only the decompressor can see is called damage."""
+        middle = len(self.good) // 2
+        self.archive.write_bytes(self.good[:middle] + b"\0\0\0\0" + self.good[middle + 4 :])
+        self.assertRefused("its bzip2 data is damaged or cut off")
+
+    def test_trailing_garbage(self) -> None:
+        """Anything behind the last stream is refused."""
+        for garbage in (b"x", b"\0" * 100, b"BZh9", b"BZh91AY&SY", self.good[:-1]):
+            self.archive.write_bytes(self.good + garbage)
+            self.assertRefused("")
+
+    def test_no_bzip2(self) -> None:
+        """An empty file, a plain tar stream and other compressions are no update."""
+        for content in (b"", b"\0", b"\x1f\x8b\x08" * 100, bz2.decompress(self.good), b"BZh9"):
+            self.archive.write_bytes(content)
+            self.assertRefused("no bzip2 file")
+
+    def test_limit(self) -> None:
+        """The decompressed size is counted while it comes out, and bounded."""
+        write_archive(self.archive, stream(*layout(VERSION), file("zeros", bytes(3 * MIB))))
+        self.assertRefused("unpacks to more than 3 MiB", limit=3 * MIB)
+        self.assertIn("zeros", self.unpack(limit=3 * MIB + 10_000))
+
+    def test_headers_count(self) -> None:
+        """A bomb of extended headers alone is counted too."""
+        members = (pax({"comment": "x" * 60_000}) + file(str(n)) for n in range(60))
+        write_archive(self.archive, stream(*layout(VERSION), *members))
+        self.assertRefused("unpacks to more than 3 MiB", limit=3 * MIB)
+
+
+class Lbzip2Tests(DecompressionTests):
+    """The same damage is found where lbzip2 decompresses what it can be trusted with."""
+
+    decompress = staticmethod(fastest)
+    step = 31
+
+    def setUp(self) -> None:
+        needs("lbzip2")
+        super().setUp()
+
+    def test_good_is_left_to_lbzip2(self) -> None:
+        """An archive of one stream or of many is read with lbzip2."""
+        self.patch(decompress, "with_stdlib", None)
+        self.assertEqual(self.unpack(), self.expected)
+        self.test_concatenated_streams()
+
+    def test_child_is_gone(self) -> None:
+        """After a refusal in the middle no lbzip2 is left, running or unreaped."""
+        members = [*layout(VERSION), file("../x"), file("zeros", bytes(8 * MIB))]
+        write_archive(self.archive, stream(*members))
+        self.assertRefused("'..'")
+        self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+
+    def test_failure_that_is_not_the_archive(self) -> None:
+        """When lbzip2 is killed the archive is not to blame."""
+        # More than a pipe holds, so that lbzip2 cannot have ended before.
+        write_archive(self.archive, stream(*layout(VERSION), file("zeros", bytes(8 * MIB))))
+        with self.archive.open("rb") as archive, with_lbzip2(archive) as output:
+            for pid in _children():
+                os.kill(pid, signal.SIGKILL)
+            error = self.assertRaises(OSError, output.read)
+        self.assertIn("status -9", str(error))
+
+
+def _children() -> list[int]:
+    return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
+
+
+class StreamsJoinTests(SynchronousTestCase):
+    """Garbage behind a stream is found without decompression."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        # Streams end at every bit of a byte.
+        self.streams = [bz2.compress(bytes(range(count))) for count in range(60)]
+
+    def join(self, *parts: bytes) -> bool:
+        self.path.write_bytes(b"".join(parts))
+        with self.path.open("rb") as archive:
+            return streams_join(archive.fileno())
+
+    def test_joined(self) -> None:
+        """Streams right behind each other join, one alone does too, empty ones among them."""
+        for whole in self.streams:
+            self.assertTrue(self.join(whole))
+        self.assertTrue(self.join(*self.streams))
+
+    def test_garbage(self) -> None:
+        """Anything else behind a stream is seen, whatever follows it."""
+        for whole in self.streams:
+            for garbage in (b"\0", b"B", b"BZh", b"BZh0", b"BZ0", bytes(5000)):
+                self.assertFalse(self.join(whole, garbage))
+                self.assertFalse(self.join(whole, garbage, whole))
+
+    def test_everywhere(self) -> None:
+        """An end is seen wherever it lies in the chunks that the file is read by."""
+        for whole in self.streams[:9]:
+            for before in range(decompress._READ - len(whole) - 9, decompress._READ + 9):
+                self.assertFalse(self.join(bytes(before), whole, b"x"))
+
+    def test_number(self) -> None:
+        """There is a highest number of streams."""
+        empty = bz2.compress(b"")
+        self.assertTrue(self.join(empty * MAX_STREAMS))
+        self.assertRaises(ArchiveRefused, self.join, empty * (MAX_STREAMS + 1))
+
+
+class RoomTests(UnpackTestCase):
+    """The disk is never filled."""
+
+    def test_reserve(self) -> None:
+        """What would eat into the reserve is not kept, and the sentence says how much is needed."""
+        make_archive(self.archive, VERSION, {"zeros": bytes(3 * MIB)})
+        error = self.assertRaises(NoRoom, self.unpack, reserve=1 << 60)
+        self.assertIn(f"Unpacking {ARCHIVE} needs 4 MiB of the disk", str(error))
+        self.assertEqual(os.listdir(self.place), [ARCHIVE])
+
+    def test_hostile_before_too_big(self) -> None:
+        """Without room the archive is still vetted to its end."""
+        write_archive(self.archive, stream(*layout(VERSION), file("a"), file("../b")))
+        self.assertRefused("'..'", reserve=1 << 60)
+
+
+class ProcessCase(UnpackTestCase):
+    """The unpacker as the process that the agent starts."""
+
+    def run_process(self, *options: str) -> subprocess.CompletedProcess[str]:
+        with self.archive.open() as archive:
+            return subprocess.run(
+                self.command(*options), stdin=archive, capture_output=True, text=True, check=False
+            )
+
+    def command(self, *options: str) -> list[str]:
+        module = [sys.executable, "-m", "opq_twisted.archive.extract.unpack"]
+        return [*module, str(self.destination), str(VERSION), *options]
+
+    def assertEnds(self, status: int, reason: str, *options: str) -> None:
+        """It ends with this status, one sentence, and nothing left behind."""
+        self.assertEnded(self.run_process(*options), status, reason)
+
+    def assertEnded(self, done: subprocess.CompletedProcess[str], status: int, reason: str) -> None:
+        self.assertEqual(done.returncode, status, done.stderr)
+        self.assertIn(reason, done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertTrue(done.stderr.rstrip("\n").isprintable())
+        self.assertTrue(done.stderr.endswith(".\n"))
+        self.assertNotIn("Traceback", done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertNothingLeft()
+
+    def assertNothingLeft(self) -> None:
+        self.assertFalse(self.destination.exists())
+
+
+class ProcessTests(ProcessCase):
+    """How the process ends, and what it says."""
+
+    def test_good(self) -> None:
+        """A good archive is unpacked without a word."""
+        make_archive(self.archive, VERSION, {"a/b": b"c"})
+        done = self.run_process("--reserve", "0")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+        self.assertEqual((self.destination / "a/b").read_bytes(), b"c")
+
+    def test_refused(self) -> None:
+        """A refusal names the member and the reason."""
+        write_archive(self.archive, stream(*layout(VERSION), header("./x", b"2", link=b"/etc")))
+        self.assertEnds(REFUSED, f"{ARCHIVE} is refused: './x' is a symbolic link")
+
+    def test_control_characters_stay_out_of_the_log(self) -> None:
+        """A name cannot forge a line of the log."""
+        write_archive(self.archive, stream(*layout(VERSION), file("a\nroot logged in")))
+        self.assertEnds(REFUSED, r"'a\nroot logged in' has a control character")
+
+    def test_damaged(self) -> None:
+        """A truncated archive is refused."""
+        make_archive(self.archive, VERSION)
+        self.archive.write_bytes(self.archive.read_bytes()[:-20])
+        self.assertEnds(REFUSED, "is cut off, or no bzip2 file")
+
+    def test_other_version(self) -> None:
+        """The archive of another version is refused, whatever it is called."""
+        make_archive(self.archive, VERSION + 1, wrapped=False)
+        self.assertEnds(REFUSED, f"VERSION holds {VERSION + 1} and not {VERSION}")
+
+    def test_no_room(self) -> None:
+        """Too little room has an exit code of its own."""
+        make_archive(self.archive, VERSION)
+        self.assertEnds(NO_ROOM, "make room, then try again", "--reserve", str(1 << 60))
+
+    def test_read_from_its_beginning(self) -> None:
+        """Whoever opened the archive may have read it before, to any place."""
+        make_archive(self.archive, VERSION)
+        with self.archive.open("rb", buffering=0) as archive:
+            archive.read()
+            self.archive.unlink()
+            done = subprocess.run(self.command("--reserve", "0"), stdin=archive, check=False)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(os.listdir(self.place), ["unpacked"])
+
+    def test_no_file(self) -> None:
+        """What is no refusal and no lack of room is another failure."""
+        command = self.command()
+        done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
+        self.assertEnded(done, 1, f"{ARCHIVE} could not be unpacked: ")
+
+    def test_disk_full(self) -> None:
+        """A disk that runs full, here of inodes, is a lack of room, and leaves nothing behind."""
+        needs("unshare", "mount")
+        make_archive(self.archive, VERSION, {str(number): b"" for number in range(20)})
+        mounted = self.place / "mounted"
+        mounted.mkdir()
+        self.destination = mounted / "unpacked"
+        script = (
+            f"mount -t tmpfs -o size=8m,nr_inodes=12 none {mounted} || exit 99; "
+            f"{' '.join(self.command('--reserve', '0'))} <{self.archive}; "
+            f"status=$?; ls {mounted}; exit $status"
+        )
+        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 99 or "unshare" in done.stderr:
+            raise SkipTest(f"NOT TESTED: cannot mount a small disk here: {done.stderr}")
+        self.assertEqual((done.returncode, done.stdout), (NO_ROOM, ""), done.stderr)
+        self.assertIn("make room", done.stderr)
+
+    def test_stopped(self) -> None:
+        """The agent may stop it at any time: nothing is left behind."""
+        zeros = b"".join(file(str(number), bytes(MIB)) for number in range(100))
+        write_archive(self.archive, stream(*layout(VERSION), zeros))
+        with self.archive.open() as archive:
+            process = subprocess.Popen(self.command(), stdin=archive, stderr=subprocess.PIPE)
+        while not (self.destination / "VERSION").exists():
+            self.assertIsNone(process.poll())
+        process.terminate()
+        _, sentence = process.communicate()
+        self.assertEqual(
+            (process.returncode, sentence), (1, b"Unpacking was stopped by SIGTERM.\n")
+        )
+        self.assertNothingLeft()
+
+
+#: Runs the unpacker as a program whose `_fill` tells what this process may do, and does nothing.
+TELL_RIGHTS = """
+import resource
+from opq_twisted.archive.extract import unpack
+
+def fill(*arguments):
+    for line in open("/proc/self/status"):
+        if line.startswith("NoNewPrivs"):
+            print(line.replace("\\t", " ").strip())
+    for name in ("CORE", "NOFILE", "FSIZE"):
+        print(name, *resource.getrlimit(getattr(resource, f"RLIMIT_{name}")))
+
+unpack._fill = fill
+raise SystemExit(unpack.main())
+"""
+
+
+class RightsTests(ProcessCase):
+    """What the process may do once it reads the archive."""
+
+    def command(self, *options: str, program: str | None = None) -> list[str]:
+        command = super().command(*options)
+        return command if program is None else [command[0], "-c", program, *command[3:]]
+
+    def rights(self, *prefix: str) -> list[str]:
+        make_archive(self.archive, VERSION)
+        with self.archive.open() as archive:
+            done = subprocess.run(
+                [*prefix, *self.command("--limit", "12345", program=TELL_RIGHTS)],
+                stdin=archive,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        self.destination.rmdir()
+        return done.stdout.splitlines()
+
+    def test_limits(self) -> None:
+        """The process cannot lift its limits again, and gains no rights from any program."""
+        rights = self.rights()
+        expected = {"NoNewPrivs: 1", "CORE 0 0", "NOFILE 64 64", "FSIZE 12345 12345"}
+        self.assertLessEqual(expected, set(rights))

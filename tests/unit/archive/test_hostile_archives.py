@@ -1,0 +1,206 @@
+"""Every archive of a corpus that no honest tool makes is refused, and nothing of it stays."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.decompress import Decompress, fastest, with_stdlib
+from opq_twisted.archive.extract import unpack as unpack_module
+from opq_twisted.archive.extract.unpack import REFUSED, judge, unpack
+from opq_twisted.box.install.processes import Programs
+from opq_twisted.box.install.unpacker import Unpacker
+from opq_twisted.common.errors import ArchiveRefused
+from tests.helpers.archives import file, layout, stream, write_archive
+from tests.helpers.box_fakes import ChildrenCase
+from tests.helpers.hostile_archives import (
+    BOMB_LIMIT,
+    BOMBS,
+    HARMLESS,
+    HOSTILE,
+    TOO_MANY,
+    VERSION,
+    Hostile,
+)
+from tests.helpers.torture import sample
+
+ARCHIVE = f"opq-box-update-{VERSION}.tar.bz2"
+REFUSAL = f"{ARCHIVE} is refused: "
+MIB = 1 << 20
+
+#: Far more than there is on any disk: an archive is vetted then, and nothing is written.
+NO_ROOM_AT_ALL = 1 << 60
+
+#: Runs a program, and tells the highest number of KiB that it or a child of it took.
+MEASURE = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+
+
+def is_plain(path: Path) -> bool:
+    """Whether it is a file or a folder, and of one of the two modes."""
+    mode = path.lstat().st_mode
+    kinds = {stat.S_IFREG: (0o644, 0o755), stat.S_IFDIR: (0o755,)}
+    return stat.S_IMODE(mode) in kinds.get(stat.S_IFMT(mode), ())
+
+
+class FunctionTests(SynchronousTestCase):
+    """The corpus and the function that unpacks."""
+
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp())
+        self.place = self.root / "place"
+        self.place.mkdir(parents=True)
+        self.archive = self.place / ARCHIVE
+        self.destination = self.place / "unpacked"
+
+    def unpack(self, decompress: Decompress) -> None:
+        unpack(
+            self.archive,
+            self.destination,
+            VERSION,
+            limit=BOMB_LIMIT,
+            reserve=0,
+            decompress=decompress,
+        )
+
+    def assertAllRefused(self, corpus: dict[str, Hostile], *decompress: Decompress) -> None:
+        for name, hostile in corpus.items():
+            self.archive.write_bytes(hostile.build())
+            for each in decompress:
+                with self.assertRaises(ArchiveRefused, msg=name) as caught:
+                    self.unpack(each)
+                self.assertSentence(name, hostile, str(caught.exception))
+                self.assertEqual(os.listdir(self.place), [ARCHIVE], name)
+                # Who only judges it comes to the same end.
+                with self.archive.open("rb", buffering=0) as file:
+                    judged = self.assertRaises(
+                        *(ArchiveRefused, judge, file, VERSION),
+                        limit=BOMB_LIMIT,
+                        decompress=each,
+                    )
+                self.assertEqual(str(judged), str(caught.exception))
+        self.assertEqual(os.listdir(self.root), ["place"])
+
+    def assertSentence(self, name: str, hostile: Hostile, sentence: str) -> None:
+        self.assertTrue(sentence.startswith(REFUSAL), (name, sentence))
+        self.assertIn(hostile.reason, sentence, name)
+        self.assertTrue(sentence.isprintable(), (name, sentence))
+
+    def test_hostile(self) -> None:
+        """Each is refused for its own reason, whoever decompresses it."""
+        self.assertAllRefused(HOSTILE, fastest, with_stdlib)
+
+    def test_bombs(self) -> None:
+        """Bombs are refused when the limit is reached."""
+        self.assertAllRefused(BOMBS, fastest, with_stdlib)
+
+    def test_harmless(self) -> None:
+        """What is merely odd is unpacked to plain files and folders."""
+        for name, odd in HARMLESS.items():
+            self.archive.write_bytes(odd.build())
+            destination = self.place / name
+            unpack(self.archive, destination, VERSION, reserve=0)
+            with self.archive.open("rb", buffering=0) as file:
+                judge(file, VERSION)
+            self.assertEqual(stat.S_IMODE((destination / odd.path).stat().st_mode), odd.mode, name)
+            for path in destination.rglob("*"):
+                self.assertTrue(is_plain(path), (name, path))
+
+
+class ChildTests(ChildrenCase):
+    """The corpus and the process that the agent starts."""
+
+    timeout = 300
+
+    def prepare(self) -> None:
+        self.archive = self.root / ARCHIVE
+        self.unpacker = Unpacker(Programs(self.clock, self.children), self.root / "unpacked")
+
+    def unpack(self) -> Deferred[None]:
+        archive = self.archive.open("rb")
+        self.addCleanup(archive.close)
+        return Deferred.fromCoroutine(self.unpacker.unpack(archive, VERSION))
+
+    async def test_hostile(self) -> None:
+        """Each is refused for its own reason, and nothing at all is left."""
+        for name, hostile in sample([*HOSTILE.items()], 15):
+            self.archive.write_bytes(hostile.build())
+            with self.assertRaises(ArchiveRefused, msg=name) as caught:
+                await self.unpack()
+            sentence = str(caught.exception)
+            self.assertTrue(sentence.startswith(REFUSAL), (name, sentence))
+            self.assertIn(hostile.reason, sentence, name)
+            self.assertEqual(os.listdir(self.root), [ARCHIVE], name)
+
+    async def test_harmless(self) -> None:
+        """What is merely odd passes, and is the agent's then."""
+        for name, odd in HARMLESS.items():
+            self.archive.write_bytes(odd.build())
+            await self.unpack()
+            found = self.unpacker.folder / odd.path
+            self.assertEqual(stat.S_IMODE(found.stat().st_mode), odd.mode, name)
+            for path in self.unpacker.folder.rglob("*"):
+                self.assertTrue(is_plain(path), (name, path))
+                self.assertEqual(path.stat().st_uid, os.geteuid())
+
+    async def test_many_members(self) -> None:
+        """50,000 members are nothing special."""
+        members = b"".join(file(f"{number % 100}/{number}") for number in range(50_000))
+        write_archive(self.archive, stream(*layout(VERSION), members))
+        # In memory where that is possible, as most disks are slow with so many files.
+        memory = Path("/dev/shm")
+        place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else self.root))
+        self.addCleanup(shutil.rmtree, place)
+        self.patch(unpack_module, "RESERVE", 0)
+        self.patch(self.unpacker, "folder", place / "unpacked")
+        await self.unpack()
+        found = [*self.unpacker.folder.rglob("*")]
+        self.assertEqual(len(found), 50_102)
+        self.assertEqual({path.stat().st_uid for path in found}, {os.geteuid()})
+
+
+class MemoryTests(SynchronousTestCase):
+    """What the process takes of the memory, with lbzip2 and without."""
+
+    def setUp(self) -> None:
+        self.place = Path(self.mktemp())
+        self.place.mkdir()
+
+    def measure(self, content: bytes, path: str, *options: str) -> tuple[int, str, int]:
+        """Tell the exit status, the sentence, and the peak of the resident memory in bytes."""
+        archive, destination = self.place / ARCHIVE, self.place / "unpacked"
+        archive.write_bytes(content)
+        command = [sys.executable, "-m", "opq_twisted.archive.extract.unpack", str(destination)]
+        # A process begins with its parent's peak, and that of a test run is high.
+        with archive.open() as standard_input:
+            done = subprocess.run(
+                [sys.executable, "-c", MEASURE, *command, str(VERSION), *options],
+                stdin=standard_input,
+                env={**os.environ, "PATH": path},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        self.assertFalse(destination.exists())
+        return done.returncode, done.stderr, int(done.stdout) * 1024
+
+    def test_bounded(self) -> None:
+        """Bombs and the largest numbers of members take less than 200 MiB."""
+        for name, hostile in (BOMBS | TOO_MANY).items():
+            content = hostile.build()
+            limit, reserve = f"--limit={BOMB_LIMIT}", f"--reserve={NO_ROOM_AT_ALL}"
+            for path in (os.environ["PATH"], "/nowhere"):
+                status, sentence, peak = self.measure(content, path, limit, reserve)
+                self.assertEqual(status, REFUSED, name)
+                self.assertIn(hostile.reason, sentence, name)
+                self.assertLess(peak, 200 * MIB, name)

@@ -1,0 +1,248 @@
+"""An archive has its name once it is on the disk, whole and as promised; before it is a `.part`."""
+
+import bz2
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from twisted.internet.defer import CancelledError, Deferred, execute
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.download import downloader
+from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.downloader import Downloader
+from opq_twisted.box.download.verify import InThread
+from opq_twisted.box.state.journal import Release
+from opq_twisted.box.state.status import Progress
+from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
+from tests.helpers.box_fakes import NEW, OLD, Network, Peer
+
+ARCHIVE = bz2.compress(os.urandom(3000))
+OTHER = bz2.compress(os.urandom(3000))
+HASHES = {"sha256": hashlib.sha256(ARCHIVE).hexdigest()}
+SHA512 = {"sha512": hashlib.sha512(ARCHIVE).hexdigest()}
+SIGNED = Release(NEW, len(ARCHIVE), HASHES)
+NAME = f"opq-box-update-{NEW}.tar.bz2"
+
+
+class DownloadCase(SynchronousTestCase):
+    """A downloader whose server is the test."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.part = self.folder / f"{NAME}.part"
+        self.downloader = self.another()
+
+    def another(self, in_thread: InThread = execute) -> Downloader:
+        """What a later run of the agent would make."""
+        self.archives = Archives(self.folder, in_thread)
+        return Downloader(self.network.clock, self.network.server, self.archives)
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            path.name: path.read_bytes() for path in self.folder.iterdir() if path.name != ".lock"
+        }
+
+    def failure(self, running: Deferred[Any]) -> str:
+        return str(self.failureResultOf(running, DownloadFailed).value)
+
+
+class FetchTests(DownloadCase):
+    """How a release gets to its part."""
+
+    def fetch(self, release: Release = SIGNED) -> tuple[Deferred[Release], Peer]:
+        self.reports: list[Progress] = []
+        self.said: list[str] = []
+        fetching = Deferred.fromCoroutine(
+            self.downloader.fetch(release, self.reports.append, self.said.append)
+        )
+        return fetching, self.network.accept()
+
+    def interrupt(self, release: Release = SIGNED) -> None:
+        """Let an earlier run leave 1000 bytes of a release."""
+        fetching, peer = self.fetch(release)
+        peer.answer("200 OK", 'ETag: "one"', body=ARCHIVE[:1000])
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+        self.downloader = self.another()
+
+    def test_fetched(self) -> None:
+        """An archive is asked for by its name, and its promise is told."""
+        for release in (SIGNED, Release(NEW)):
+            with self.subTest(release=release):
+                fetching, peer = self.fetch(release)
+                self.assertTrue(peer.request.startswith(f"GET /update/{NAME} HTTP/1.1\r\n"))
+                peer.answer("200 OK", f"Content-Length: {len(ARCHIVE)}", body=ARCHIVE)
+                promised = self.successResultOf(fetching)
+                self.assertEqual(promised, Release(NEW, len(ARCHIVE), release.hashes))
+                self.assertEqual(self.part.read_bytes(), ARCHIVE)
+                self.assertNotIn(NAME, self.files())
+                self.assertEqual(self.reports[-1].received, len(ARCHIVE))
+                self.archives.clear()
+
+    def test_resumed(self) -> None:
+        """A later run goes on where an earlier one was interrupted, though all else is cleared."""
+        self.interrupt()
+        self.archives.clear(OLD, fetching=NEW)
+        fetching, peer = self.fetch()
+        self.assertIn("\r\nRange: bytes=1000-\r\n", peer.request)
+        total = len(ARCHIVE)
+        peer.answer(
+            "206 Partial Content",
+            f"Content-Range: bytes 1000-{total - 1}/{total}",
+            f"Content-Length: {total - 1000}",
+            body=ARCHIVE[1000:],
+        )
+        self.assertEqual(self.successResultOf(fetching), SIGNED)
+        received, file = self.successResultOf(
+            Deferred.fromCoroutine(self.downloader.verify(SIGNED))
+        )
+        file.close()
+        self.assertEqual(received, SIGNED)
+        self.assertEqual(self.files(), {NAME: ARCHIVE})
+
+    def test_pieces(self) -> None:
+        """What came in pieces that do not fit is told from what was wrong in one piece."""
+        self.interrupt()
+        fetching, peer = self.fetch()
+        total = len(ARCHIVE)
+        peer.answer(
+            "206 Partial Content",
+            f"Content-Range: bytes 1000-{total - 1}/{total}",
+            f"Content-Length: {total - 1000}",
+            body=bytes(total - 1000),
+        )
+        promised = self.successResultOf(fetching)
+        verifying = Deferred.fromCoroutine(self.downloader.verify(promised))
+        self.failureResultOf(verifying, PiecesDiffer)
+        self.assertEqual(self.files(), {})
+        fetching, peer = self.fetch()
+        self.assertNotIn("Range", peer.request)
+        peer.answer("200 OK", f"Content-Length: {total}", body=bytes(total))
+        promised = self.successResultOf(fetching)
+        verifying = Deferred.fromCoroutine(self.downloader.verify(promised))
+        error = self.failureResultOf(verifying, DownloadFailed).value
+        self.assertNotIsInstance(error, PiecesDiffer)
+
+    def test_another_release(self) -> None:
+        """A part of what had the version's name before is not continued."""
+        self.interrupt()
+        _, peer = self.fetch(Release(NEW, len(ARCHIVE), {"sha256": "00" * 32}))
+        self.assertNotIn("Range", peer.request)
+        self.assertEqual(self.files(), {})
+
+    def test_too_large(self) -> None:
+        """No archive is larger than the limit."""
+        self.patch(downloader, "MAX_ARCHIVE", 1000)
+        fetching, peer = self.fetch(Release(NEW))
+        peer.answer("200 OK", "Content-Length: 1001")
+        self.assertIn("1001 bytes; at most 1000", self.failure(fetching))
+
+
+class VerifyTests(DownloadCase):
+    """What must hold before an archive gets its name."""
+
+    def leave(self, content: bytes, path: Path | None = None) -> None:
+        """Leave a part as a download does, with its record."""
+        (path or self.part).write_bytes(content)
+        (self.folder / f"{NAME}.part.json").write_text("{}")
+
+    def verify(self, promised: Release) -> Deferred[tuple[Release, BinaryIO]]:
+        return Deferred.fromCoroutine(self.downloader.verify(promised))
+
+    def verified(self, promised: Release) -> BinaryIO:
+        received, file = self.successResultOf(self.verify(promised))
+        self.addCleanup(file.close)
+        self.assertEqual(received, Release(NEW, len(ARCHIVE), {**HASHES, **promised.hashes}))
+        self.assertEqual(self.files(), {NAME: ARCHIVE})
+        return file
+
+    def refused(self, promised: Release) -> str:
+        sentence = self.failure(self.verify(promised))
+        self.assertEqual(self.files(), {})
+        return sentence
+
+    def test_promised(self) -> None:
+        """What is as promised gets its name; whatever hashes there are, the SHA-256 is told."""
+        for hashes in ({}, HASHES, SHA512, {**HASHES, **SHA512}):
+            for size in (None, len(ARCHIVE)):
+                with self.subTest(hashes=hashes, size=size):
+                    self.leave(ARCHIVE)
+                    self.verified(Release(NEW, size, hashes))
+
+    def test_very_file(self) -> None:
+        """What is read later is what was verified, whatever has its name by then."""
+        self.leave(ARCHIVE)
+        file = self.verified(SIGNED)
+        self.leave(OTHER, self.folder / "other")
+        (self.folder / "other").replace(self.archives.path(NEW))
+        self.assertEqual(file.tell(), 0)
+        self.assertEqual(file.read(), ARCHIVE)
+
+    def test_another_digest(self) -> None:
+        """Any other hash than promised refuses the archive, and removes it."""
+        for hashes, name in (
+            ({"sha256": "00" * 32}, "SHA-256"),
+            ({**HASHES, "sha512": "00" * 64}, "SHA-512"),
+            ({**HASHES, "sha3_256": "00" * 32}, "sha3_256"),
+        ):
+            with self.subTest(name=name):
+                self.leave(ARCHIVE)
+                sentence = self.refused(Release(NEW, len(ARCHIVE), hashes))
+                self.assertIn(f"another {name} than was promised", sentence)
+
+    def test_another_size(self) -> None:
+        """So does another size, as a part that lost its end in a power cut has."""
+        self.leave(ARCHIVE[:1000])
+        sentence = self.refused(Release(NEW, len(ARCHIVE)))
+        self.assertIn(f"1000 bytes came instead of {len(ARCHIVE)}", sentence)
+
+    def test_truncated(self) -> None:
+        """Without a promise a missing end is found all the same."""
+        for content in (ARCHIVE[:-1], ARCHIVE[:1000], b"", b"<!doctype html>", bytes(4096)):
+            with self.subTest(content=content[:10]):
+                self.leave(content)
+                self.assertIn("not a whole bzip2", self.refused(Release(NEW)))
+
+    def test_no_file(self) -> None:
+        """Nothing is followed or waited for that is not a file."""
+        target = Path(self.mktemp())
+        target.write_bytes(ARCHIVE)
+        for make in (
+            lambda: None,
+            lambda: os.mkfifo(self.part),
+            lambda: self.part.symlink_to(target.absolute()),
+        ):
+            make()
+            self.refused(SIGNED)
+
+    def test_cancelled(self) -> None:
+        """A verification can be given up; the part is still there for the next."""
+        self.leave(ARCHIVE)
+        before = os.listdir("/proc/self/fd")
+        threads: list[tuple[Any, ...]] = []
+
+        def in_thread(*work: Any) -> Deferred[Any]:
+            threads.append(work)
+            return Deferred()
+
+        self.downloader = self.another(in_thread)
+        verifying = self.verify(SIGNED)
+        verifying.cancel()
+        self.failureResultOf(verifying, CancelledError)
+        self.assertIn(self.part.name, self.files())
+        # The thread goes on for as long as it likes.
+        function, *args = threads.pop()
+        function(*args)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+    def test_disk_fails(self) -> None:
+        """A file that cannot be renamed does not stay open."""
+        self.leave(ARCHIVE)
+        before = os.listdir("/proc/self/fd")
+        self.archives.path(NEW).mkdir()
+        self.failureResultOf(self.verify(SIGNED), OSError)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)

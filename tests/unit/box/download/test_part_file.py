@@ -1,0 +1,268 @@
+"""What is left of a download is believed only as far as it must be on the disk."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, execute
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.download.part_file import SYNC_EVERY, UNSURE, Part, is_joined, record_path
+from opq_twisted.box.download.verify import Content
+
+URL = "http://updates.example:8151/file"
+SIGNED = Content(10_000_000, {"sha256": "ab" * 32})
+
+
+class PartTests(SynchronousTestCase):
+    """A part, and what another run makes of it."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp()) / "file.part"
+        self.path.parent.mkdir()
+        self.confirmed = 0
+        real = os.fdatasync
+
+        def fdatasync(fd: int) -> None:
+            real(fd)
+            self.confirmed = os.fstat(fd).st_size
+
+        self.patch(os, "fdatasync", fdatasync)
+
+    def part(self, expected: Content = SIGNED) -> Part:
+        part = Part(self.path, URL, expected, execute)
+        self.addCleanup(part._release)
+        return part
+
+    def begun(self) -> Part:
+        part = self.part()
+        part.begin(SIGNED, '"one"')
+        return part
+
+    def resumed(self) -> Part:
+        part = self.part()
+        part.resume()
+        return part
+
+    def cut_power(self, length: int) -> None:
+        """Leave on the disk what was confirmed, and zeros up to a length."""
+        with self.path.open("r+b") as file:
+            file.truncate(self.confirmed)
+            file.truncate(length)
+
+    def fill(self, part: Part, size: int) -> None:
+        """Write as a download does."""
+        while part.size < size:
+            part.write(os.urandom(min(65_536, size - part.size)))
+            if part.sync_due:
+                part.sync()
+
+    def test_cut_back(self) -> None:
+        """What is not of the file goes, and was never sure, also if that is told only later."""
+        threads: list[Deferred[None]] = []
+
+        def later(function: Callable[..., Any], *args: Any) -> Deferred[None]:
+            function(*args)
+            threads.append(Deferred())
+            return threads[-1]
+
+        part = Part(self.path, URL, SIGNED, later)
+        self.addCleanup(part._release)
+        part.begin(SIGNED, None)
+        part.write(b"a" * 1000)
+        part.write(b"b" * 200_000)
+        part.sync()
+        part.cut_back(1000)
+        threads.pop().callback(None)
+        self.assertEqual((part.size, self.path.read_bytes()), (1000, b"a" * 1000))
+        self.confirmed = 0
+        # As much may be written ahead of the disk as ever, and no more.
+        part.write(b"c" * (UNSURE - 1000))
+        self.assertEqual(self.confirmed, 0)
+        part.write(b"c")
+        self.assertEqual(self.confirmed, UNSURE)
+        part.cut_back(0)
+        self.assertEqual(list(self.path.parent.iterdir()), [])
+
+    def test_joined(self) -> None:
+        """That there are bytes of several answers is on the disk before they come."""
+        part = self.begun()
+        self.assertFalse(is_joined(self.path))
+        part.join()
+        self.assertTrue(is_joined(self.path))
+        part.write(b"a" * 1000)
+        part.close()
+        self.assertEqual(self.resumed().size, 1000)
+        self.assertTrue(is_joined(self.path))
+        self.begun()
+        self.assertFalse(is_joined(self.path))
+
+    def test_power_cut(self) -> None:
+        """
+        Whatever was not on the disk is not believed, and at most 1 MB comes twice.
+
+        The length that is found may be any between what was confirmed and what was written.
+        """
+        for written in (1, UNSURE - 1, UNSURE, UNSURE + 1, 999_999, 3_141_592):
+            for fraction in (0, 0.3, 1):
+                with self.subTest(written=written, fraction=fraction):
+                    self.confirmed = 0
+                    part = self.begun()
+                    self.fill(part, written)
+                    whole = self.path.read_bytes()
+                    self.cut_power(
+                        self.confirmed + int(fraction * (written - self.confirmed)),
+                    )
+                    part._release()
+                    part = self.resumed()
+                    self.assertEqual(self.path.read_bytes(), whole[: part.size])
+                    self.assertLessEqual(part.size, self.confirmed)
+                    self.assertGreaterEqual(part.size, written - 1_000_000)
+                    part.drop()
+
+    def test_second_power_cut(self) -> None:
+        """So it is for what a resumed download adds."""
+        part = self.begun()
+        self.fill(part, 2_000_000)
+        part._release()
+        part = self.resumed()
+        self.fill(part, part.size + SYNC_EVERY - 1)
+        whole = self.path.read_bytes()
+        part._release()
+        with self.path.open("r+b") as file:
+            file.truncate(2_000_000 - UNSURE)
+            file.truncate(len(whole))
+        part = self.resumed()
+        self.assertEqual(self.path.read_bytes(), whole[: part.size])
+
+    def test_large_pieces(self) -> None:
+        """However large the pieces are, never is more written than may be lost."""
+        part = self.begun()
+        lengths: list[int] = []
+        confirm = os.fdatasync
+
+        def fdatasync(fd: int) -> None:
+            lengths.append(os.fstat(fd).st_size - self.confirmed)
+            confirm(fd)
+
+        self.patch(os, "fdatasync", fdatasync)
+        part.write(bytes(3 * UNSURE + 1))
+        self.assertEqual(lengths, [UNSURE] * 3)
+        self.assertEqual(part.size, 3 * UNSURE + 1)
+
+    def test_closed(self) -> None:
+        """An end in good order is written down: all of it is believed."""
+        for size in (1, 1_234_567):
+            with self.subTest(size=size):
+                part = self.begun()
+                self.fill(part, size)
+                part.close()
+                self.assertEqual(self.confirmed, size)
+                self.assertEqual(self.resumed().size, size)
+
+    def test_closed_early(self) -> None:
+        """What is added after that, and not closed, is believed as far as anything."""
+        part = self.begun()
+        self.fill(part, 100)
+        part.close()
+        part = self.resumed()
+        self.fill(part, 200)
+        part._release()
+        self.assertEqual(self.resumed().size, 100)
+        self.assertEqual(self.path.stat().st_size, 100)
+
+    def test_late_confirmation(self) -> None:
+        """What a thread confirms of an earlier file says nothing about this one."""
+        threads: list[Deferred[None]] = []
+
+        def in_thread(function: Callable[..., Any], *args: Any) -> Deferred[None]:
+            function(*args)
+            threads.append(Deferred())
+            return threads[-1]
+
+        part = Part(self.path, URL, SIGNED, in_thread)
+        part.begin(SIGNED, None)
+        part.write(bytes(UNSURE))
+        part.sync()
+        part.begin(SIGNED, None)
+        threads.pop().callback(None)
+        part.write(b"x")
+        self.confirmed = 0
+        part.close()
+        self.assertEqual(self.confirmed, 1)
+
+    def test_record_first(self) -> None:
+        """The record is there before the first byte, and says what this is a part of."""
+        part = self.begun()
+        record = json.loads(record_path(self.path).read_text())
+        self.assertEqual(record["etag"], '"one"')
+        self.assertEqual(record["content"], {"size": SIGNED.size, "hashes": dict(SIGNED.hashes)})
+        self.assertEqual(part.size, 0)
+        self.assertEqual(part.etag, '"one"')
+
+    def test_begun_anew(self) -> None:
+        """At no time has a part the record of another."""
+        part = self.begun()
+        self.fill(part, 1_000_000)
+        part.close()
+        real = os.replace
+        seen: list[int] = []
+
+        def replace(*args: Any) -> None:
+            seen.append(self.path.stat().st_size)
+            real(*args)
+
+        part = self.resumed()
+        self.patch(os, "replace", replace)
+        part.begin(SIGNED, '"two"')
+        self.assertEqual(seen, [0] * len(seen))
+        self.assertEqual(self.path.stat().st_size, 0)
+
+    def test_not_believed(self) -> None:
+        """What is no part, or has no record that can be read, is removed."""
+        self.fill(part := self.begun(), 1000)
+        part.close()
+        good = json.loads(record_path(self.path).read_text())
+        for record in (
+            None,
+            "",
+            "garbage",
+            "[]",
+            json.dumps({**good, "synced": 1001}),
+            json.dumps({**good, "synced": -1}),
+            json.dumps({**good, "synced": None}),
+            json.dumps({**good, "content": {"size": 999, "hashes": good["content"]["hashes"]}}),
+            json.dumps({"url": URL}),
+            "\0" * 100,
+            "[" * 60_000,
+        ):
+            with self.subTest(record=record):
+                self.path.write_bytes(bytes(1000))
+                record_path(self.path).unlink(missing_ok=True)
+                if record is not None:
+                    record_path(self.path).write_text(record)
+                self.assertEqual(self.resumed().size, 0)
+                self.assertEqual(os.listdir(self.path.parent), [])
+
+    def test_record_alone(self) -> None:
+        """A record without a part is one of nothing."""
+        self.begun().close()
+        self.path.unlink()
+        self.assertEqual(self.resumed().size, 0)
+        self.assertEqual(os.listdir(self.path.parent), [])
+
+    def test_not_a_file(self) -> None:
+        """A link is not followed, and a FIFO is not waited for."""
+        self.begun().close()
+        record = record_path(self.path).read_text()
+        self.path.unlink()
+        os.mkfifo(self.path)
+        self.assertEqual(self.resumed().size, 0)
+        record_path(self.path).write_text(record)
+        self.path.symlink_to("/dev/full")
+        with self.assertRaises(OSError):
+            self.resumed()
+        shutil.rmtree(self.path.parent)

@@ -1,0 +1,152 @@
+"""How long an installation waits for a measurement."""
+
+import os
+from pathlib import Path
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.install.inhibitor import PATIENCE, Inhibition
+from tests.helpers.box_fakes import logged
+from tests.helpers.time_zones import EUROPE, at, move_to
+
+#: When the journeys began.
+FIRST, SECOND = 1700000000.0, 1700000001.0
+
+SENTENCE = "Waiting for a measurement to end; the update goes on by 14:30 at the latest."
+
+
+class InhibitionTests(SynchronousTestCase):
+    """A file that the test holds."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.path = self.folder / "inhibit-update"
+        self.clock = Clock()
+        self.said: list[str] = []
+        move_to(self, EUROPE)
+        self.make(self.path)
+
+    def make(self, path: Path) -> None:
+        noon = at("2026-01-15", "13:30")
+        self.inhibition = Inhibition(self.clock, path, lambda: noon + self.clock.seconds())
+
+    def ask(self, journey: float = FIRST) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.inhibition.over(journey, self.said.append))
+
+    def assert_free(self) -> None:
+        self.successResultOf(self.ask())
+        self.assertEqual(self.said, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def assert_held(self) -> None:
+        asked = self.ask()
+        self.assertNoResult(asked)
+        self.assertEqual(self.said, [SENTENCE])
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+
+    def test_free(self) -> None:
+        """Without the file nothing waits."""
+        self.assert_free()
+
+    def test_held(self) -> None:
+        """While the file is there it waits, says so once, and looks every few seconds."""
+        self.path.touch()
+        asked = self.ask()
+        for _ in range(20):
+            [look] = self.clock.getDelayedCalls()
+            self.assertEqual(look.getTime(), self.clock.seconds() + 5)
+            self.clock.advance(5)
+            self.assertNoResult(asked)
+        self.path.unlink()
+        self.clock.advance(4.999)
+        self.assertNoResult(asked)
+        self.clock.advance(0.001)
+        self.successResultOf(asked)
+        self.assertEqual(self.said, [SENTENCE])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_latest(self) -> None:
+        """The time that it names is never sooner than it goes on."""
+        self.clock.advance(2)
+        self.path.touch()
+        self.ask()
+        self.assertEqual(self.said, [SENTENCE.replace("14:30", "14:31")])
+
+    def test_forgotten(self) -> None:
+        """A file that stays holds nothing back for ever, and the log tells."""
+        said = logged(self)
+        self.path.touch()
+        asked = self.ask()
+        self.clock.pump([5.0] * int(PATIENCE / 5 - 1) + [4.999])
+        self.assertNoResult(asked)
+        self.clock.advance(0.001)
+        self.successResultOf(asked)
+        self.assertEqual(said, [f"{self.path} is still there after 60 minutes; the update goes on"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_same_journey(self) -> None:
+        """The time counts from when a journey asked first, held or not; the next has its own."""
+        self.successResultOf(self.ask())
+        self.path.touch()
+        self.clock.advance(PATIENCE - 7)
+        asked = self.ask()
+        self.assertEqual(self.said, [SENTENCE])
+        self.clock.pump([5, 1.999])
+        self.assertNoResult(asked)
+        self.clock.advance(0.001)
+        self.successResultOf(asked)
+        self.successResultOf(self.ask())
+        self.assertNoResult(self.ask(SECOND))
+
+    def test_cancelled(self) -> None:
+        """It can be cancelled, and leaves nothing."""
+        self.path.touch()
+        asked = self.ask()
+        self.clock.advance(7)
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_link(self) -> None:
+        """A link holds, wherever it leads."""
+        self.path.symlink_to(self.folder / "nowhere")
+        self.assert_held()
+
+    def test_circle(self) -> None:
+        """So does one that leads to itself."""
+        self.path.symlink_to(self.path)
+        self.assert_held()
+
+    def test_folder(self) -> None:
+        """A folder of that name holds as well."""
+        self.path.mkdir()
+        self.assert_held()
+
+    def test_no_folder(self) -> None:
+        """Nothing holds in a folder that is not there, or is none."""
+        self.make(self.folder / "nowhere" / "inhibit-update")
+        self.assert_free()
+        self.path.touch()
+        self.make(self.path / "inhibit-update")
+        self.assert_free()
+
+    def test_unreadable(self) -> None:
+        """Where nobody can look, nothing holds: an update must come through on a broken box."""
+        circle = self.folder / "circle"
+        circle.symlink_to(circle)
+        self.make(circle / "inhibit-update")
+        self.assert_free()
+        self.make(self.folder / ("x" * 300))
+        self.assert_free()
+
+        def refuse(path: Path) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        self.path.touch()
+        self.make(self.path)
+        self.patch(os, "lstat", refuse)
+        self.assert_free()

@@ -1,0 +1,197 @@
+"""Bodies are taken piece by piece, and the connection is closed beyond their limits."""
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.iweb import IResponse
+
+from opq_twisted.box.network.body import DURATION, SILENCE, BrokenOff, TooLong, hang_up, take
+from opq_twisted.common.errors import DownloadFailed
+from tests.helpers.box_fakes import Network, Peer
+
+URL = "http://updates.example:8151/x"
+
+
+class BodyTests(SynchronousTestCase):
+    """What comes of an answer's body, byte for byte."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+        self.clock = self.network.clock
+        self.pieces: list[bytes] = []
+
+    def answer(self, *headers: str) -> tuple[Peer, IResponse]:
+        asked = Deferred.fromCoroutine(self.network.server.get(URL))
+        peer = self.network.accept()
+        peer.answer("200 OK", *headers)
+        return peer, self.successResultOf(asked)
+
+    def take(self, *headers: str, limit: int = 100, **options: Any) -> tuple[Peer, Deferred[int]]:
+        peer, response = self.answer(*headers)
+        return peer, take(self.clock, response, self.pieces.append, limit, **options)
+
+    def assert_given_up(
+        self, peer: Peer, body: Deferred[int], kind: type[DownloadFailed], sentence: str
+    ) -> None:
+        error = self.failureResultOf(body, DownloadFailed).value
+        self.assertEqual((type(error), str(error)), (kind, sentence))
+        self.assertFalse(peer.open)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_whole(self) -> None:
+        """A body is handed on as it comes, and counted."""
+        peer, body = self.take("Content-Length: 5")
+        peer.send(b"ab")
+        peer.send(b"cde")
+        self.assertEqual(self.successResultOf(body), 5)
+        self.assertEqual(self.pieces, [b"ab", b"cde"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_empty(self) -> None:
+        """A body may be empty."""
+        _, body = self.take("Content-Length: 0")
+        self.assertEqual(self.successResultOf(body), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_came_before(self) -> None:
+        """A body that came with the headers is not lost."""
+        peer, response = self.answer("Content-Length: 5")
+        peer.send(b"abcde")
+        body = take(self.clock, response, self.pieces.append, 100)
+        self.assertEqual(self.successResultOf(body), 5)
+        self.assertEqual(b"".join(self.pieces), b"abcde")
+
+    def test_chunked(self) -> None:
+        """Chunks are no part of the body."""
+        peer, body = self.take("Transfer-Encoding: chunked")
+        peer.send(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+        self.assertEqual(self.successResultOf(body), 5)
+        self.assertEqual(b"".join(self.pieces), b"abcde")
+
+    def test_no_length(self) -> None:
+        """A body without a length ends when the connection is closed."""
+        peer, body = self.take()
+        peer.send(b"abcde")
+        self.assertNoResult(body)
+        peer.close()
+        self.assertEqual(self.successResultOf(body), 5)
+
+    def test_broken(self) -> None:
+        """A body that ends before its length is not whole, however the connection ended."""
+        for end in (Peer.close, Peer.reset):
+            with self.subTest(end=end.__name__):
+                peer, body = self.take("Content-Length: 5")
+                peer.send(b"abcd")
+                end(peer)
+                error = self.failureResultOf(body, BrokenOff).value
+                self.assertEqual(str(error), "The connection broke after 4 bytes. Try again.")
+                self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_limit(self) -> None:
+        """The byte beyond the limit is not taken."""
+        peer, body = self.take(limit=5)
+        peer.send(b"abcde")
+        self.assertNoResult(body)
+        peer.send(b"f")
+        self.assert_given_up(peer, body, TooLong, "The server sent more than 5 bytes.")
+        self.assertEqual(self.pieces, [b"abcde"])
+
+    def test_silence(self) -> None:
+        """Silence ends a transfer; each byte begins it anew."""
+        peer, body = self.take("Content-Length: 5")
+        for _ in range(3):
+            self.clock.advance(SILENCE - 1)
+            peer.send(b"a")
+        self.clock.advance(SILENCE - 1)
+        self.assertNoResult(body)
+        self.clock.advance(1)
+        self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
+
+    def test_deadline(self) -> None:
+        """A byte now and then does not keep a transfer alive for ever."""
+        peer, body = self.take(limit=10**6)
+        for _ in range(int(DURATION / 50) - 1):
+            self.clock.advance(50)
+            peer.send(b"a")
+        self.assertNoResult(body)
+        self.clock.advance(50)
+        self.assert_given_up(peer, body, DownloadFailed, "The transfer took more than 6 hours.")
+
+    def take_slowly(self, *headers: str) -> tuple[Peer, Deferred[int], Deferred[None]]:
+        """Take a body whose first piece keeps its receiver busy."""
+        busy: list[Deferred[None]] = [Deferred()]
+        peer, response = self.answer(*headers)
+        body = take(self.clock, response, lambda data: busy.pop() if busy else None, 100)
+        ready = busy[0]
+        peer.send(b"abc")
+        return peer, body, ready
+
+    def test_paused(self) -> None:
+        """A sender pauses until the receiver is ready; that silence is not the sender's."""
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        self.assertTrue(peer.paused)
+        self.clock.advance(SILENCE)
+        self.clock.advance(SILENCE - 1)
+        ready.callback(None)
+        self.assertFalse(peer.paused)
+        self.clock.advance(SILENCE - 1)
+        self.assertNoResult(body)
+        self.clock.advance(1)
+        self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
+
+    def test_paused_too_late(self) -> None:
+        """What is under way when the sender is asked to pause is taken all the same."""
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        peer.send(b"def")
+        self.assertEqual(self.successResultOf(body), 6)
+        ready.callback(None)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_fails_while_paused(self) -> None:
+        """When what the receiver does fails, that is the reason; afterwards it is none any more."""
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        ready.errback(OSError(28, "No space left on device"))
+        self.failureResultOf(body, OSError)
+        self.assertFalse(peer.open)
+        peer, body, ready = self.take_slowly("Content-Length: 6")
+        body.cancel()
+        self.failureResultOf(body, CancelledError)
+        ready.errback(OSError(28, "No space left on device"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_receiver_fails(self) -> None:
+        """When what takes the bytes fails, that is the reason, and the transfer ends."""
+
+        def fail(data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        peer, response = self.answer("Content-Length: 5")
+        body = take(self.clock, response, fail, 100)
+        peer.send(b"abc")
+        self.failureResultOf(body, OSError)
+        self.assertFalse(peer.open)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancelled(self) -> None:
+        """To cancel is to close the connection."""
+        peer, body = self.take("Content-Length: 5")
+        peer.send(b"abc")
+        body.cancel()
+        self.failureResultOf(body, CancelledError)
+        self.assertFalse(peer.open)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_hang_up(self) -> None:
+        """An answer of no use is not read, and its connection is closed."""
+        peer, response = self.answer("Content-Length: 5")
+        hang_up(self.clock, response)
+        self.assertFalse(peer.open)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_hang_up_late(self) -> None:
+        """It may have come whole already."""
+        peer, response = self.answer("Content-Length: 5")
+        peer.send(b"abcde")
+        hang_up(self.clock, response)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

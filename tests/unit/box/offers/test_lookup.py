@@ -1,0 +1,321 @@
+"""Which release a box is offered: by its trusted root, or else by the server's word."""
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.offers.clock_floor import ClockFloor
+from opq_twisted.box.offers.lookup import Releases
+from opq_twisted.box.offers.tuf_lookup import SignedMetadata
+from opq_twisted.box.state.versions import Installed
+from opq_twisted.common.errors import (
+    ClockBehind,
+    OpqError,
+    ServerFailed,
+    Stale,
+    UnsignedRefused,
+    Untrusted,
+)
+from opq_twisted.trust.offer import Offer
+from tests.helpers.box_fakes import NEW, NEWER, OLD
+from tests.helpers.privileges import without_privileges
+from tests.helpers.signed_metadata import channel, with_one_release
+
+URL = "http://updates.example:8151"
+
+
+class FakeServer(UpdateServer):
+    """Has the files of a directory, and says a version."""
+
+    def __init__(self, updates: Path) -> None:
+        self.endpoint = URL
+        self._updates = updates
+        self.version: int | None = NEWER
+        #: What was asked for.
+        self.asked: list[str] = []
+
+    async def newest(self) -> int | None:
+        self.asked.append("version")
+        return self.version
+
+    async def read(self, url: str, limit: int) -> bytes | None:
+        name = url.removeprefix(f"{URL}/")
+        self.asked.append(name)
+        path = self._updates / name
+        return path.read_bytes() if path.exists() else None
+
+
+class ReleasesCase(SynchronousTestCase):
+    """A box with or without a trusted root, and a server that has signed and unsigned releases."""
+
+    def setUp(self) -> None:
+        self.updates = Path(self.mktemp())
+        self.updates.mkdir()
+        self.signed, self.archive = with_one_release(self.updates, NEW)
+        self.box = Path(self.mktemp()).absolute()
+        self.box.mkdir()
+        self.trusted_root = self.box / "root.json"
+        self.time = self.box / "last-good-time"
+        self.installed = Installed(self.box / "VERSION", self.box / "IMAGE_VERSION")
+        self.installed.version_file.write_text(f"{OLD}\n")
+        self.now = float(NEW)
+        self.synchronised = True
+        self.server = FakeServer(self.updates)
+        self.releases = self.make()
+
+    def make(self, **settings: Any) -> Releases:
+        return Releases(
+            UpdaterConfig(trusted_root=self.trusted_root, **settings),
+            self.server,
+            SignedMetadata(Clock(), self.server.read, self.box / "tuf", maybeDeferred),
+            ClockFloor(self.time, lambda: self.now, lambda: self.synchronised),
+            self.installed,
+        )
+
+    def trust(self) -> None:
+        """Give the box the root that vouches for the server's releases."""
+        self.trusted_root.write_bytes((self.signed.folder / "1.root.json").read_bytes())
+
+    def newest(self) -> Offer | None:
+        return self.successResultOf(Deferred.fromCoroutine(self.releases.newest()))
+
+    def assert_fails(self, kind: type[OpqError]) -> str:
+        """There is no offer; the reason is one sentence or two."""
+        failure = self.failureResultOf(Deferred.fromCoroutine(self.releases.newest()), kind)
+        sentence = str(failure.value)
+        self.assertNotIn("\n", sentence)
+        self.assertTrue(sentence.endswith("."), sentence)
+        return sentence
+
+
+class UnsignedTests(ReleasesCase):
+    """A box without a trusted root."""
+
+    def test_asks_the_server(self) -> None:
+        """The server's word is what there is; nobody vouches for a size or a hash."""
+        self.assertEqual(self.newest(), Offer(NEWER))
+        self.assertEqual(self.server.asked, ["version"])
+
+    def test_nothing(self) -> None:
+        """The server may have no update."""
+        self.server.version = None
+        self.assertIsNone(self.newest())
+
+    def test_clock(self) -> None:
+        """Without signatures nothing expires, and the clock does not matter."""
+        self.now = 0.0
+        self.assertEqual(self.newest(), Offer(NEWER))
+        self.assertFalse(self.time.exists())
+
+    def test_permission(self) -> None:
+        """Only the box's own configuration allows that it is installed."""
+        with self.assertRaises(UnsignedRefused) as caught:
+            self.releases.require_permission(Offer(NEW))
+        self.assertIn(str(self.trusted_root), str(caught.exception))
+        self.assertIn('"allow_unsigned": true', str(caught.exception))
+        self.make(allow_unsigned=True).require_permission(Offer(NEW))
+
+    def test_says_so(self) -> None:
+        """A box is called unsigned when it installs unsigned releases."""
+        self.assertFalse(self.releases.signed)
+        self.assertFalse(self.releases.unsigned)
+        self.assertTrue(self.make(allow_unsigned=True).unsigned)
+
+
+class SignedTests(ReleasesCase):
+    """A box with a trusted root."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.trust()
+
+    def test_asks_the_metadata(self) -> None:
+        """What the channel says is the offer; the server's own word is not asked for."""
+        target = channel(self.archive)
+        self.assertEqual(self.newest(), Offer(NEW, target.length, target.hashes))
+        self.assertEqual(
+            self.server.asked,
+            [
+                "tuf/2.root.json",
+                "tuf/timestamp.json",
+                "tuf/1.snapshot.json",
+                "tuf/1.targets.json",
+            ],
+        )
+
+    def test_channel(self) -> None:
+        """The channel is the one of the configuration."""
+        beta = channel(self.archive)
+        beta.path, beta.unrecognized_fields["custom"]["critical"] = "beta", True
+        self.signed.targets(2, {"stable": channel(self.archive), "beta": beta})
+        self.signed.snapshot(2, 2)
+        self.signed.timestamp(2, 2)
+        for name, critical in (("stable", False), ("beta", True)):
+            self.releases = self.make(channel=name)
+            offer = self.newest()
+            assert offer is not None
+            self.assertEqual(offer.critical, critical)
+
+    def test_no_channel(self) -> None:
+        """A channel that is not signed has no release."""
+        self.releases = self.make(channel="beta")
+        self.assertIsNone(self.newest())
+        self.assertNotIn("version", self.server.asked)
+
+    def test_unusable_channel(self) -> None:
+        """A channel that is signed and describes no release is not guessed at."""
+        target = channel(self.archive)
+        target.unrecognized_fields["custom"]["version"] = NEWER
+        self.signed.targets(2, {"stable": target})
+        self.signed.snapshot(2, 2)
+        self.signed.timestamp(2, 2)
+        self.assertIn("The release key signed a channel", self.assert_fails(Untrusted))
+
+    def test_permission(self) -> None:
+        """What the root vouches for needs no other permission, and nothing makes it unsigned."""
+        self.releases.require_permission(Offer(NEW, signed=True))
+        releases = self.make(allow_unsigned=True)
+        self.assertTrue(releases.signed)
+        with self.assertRaisesRegex(UnsignedRefused, "has got a trusted root since it asked"):
+            releases.require_permission(Offer(NEW))
+        self.assertFalse(releases.unsigned)
+
+    def test_root_comes_later(self) -> None:
+        """A root that is put there while the agent runs counts at once."""
+        self.trusted_root.unlink()
+        self.assertEqual(self.newest(), Offer(NEWER))
+        self.trust()
+        offer = self.newest()
+        assert offer is not None
+        self.assertEqual(offer.version, NEW)
+
+
+class NeverFallsBackTests(ReleasesCase):
+    """A box that was given a root believes nobody else, even when that root cannot be used."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.releases = self.make(allow_unsigned=True)
+
+    def assert_nothing_believed(self) -> str:
+        sentence = self.assert_fails(Untrusted)
+        self.assertEqual(self.server.asked, [])
+        self.assertTrue(self.releases.signed)
+        self.assertFalse(self.releases.unsigned)
+        self.assertFalse(self.time.exists())
+        return sentence
+
+    def test_dangling(self) -> None:
+        """A link to nowhere is a root that is lost."""
+        self.trusted_root.symlink_to("nowhere")
+        sentence = self.assert_nothing_believed()
+        self.assertIn(f"The trusted root {self.trusted_root} cannot be read", sentence)
+
+    def test_loop(self) -> None:
+        """So is a link to itself."""
+        self.trusted_root.symlink_to(self.trusted_root)
+        self.assert_nothing_believed()
+
+    def test_folder(self) -> None:
+        """A folder is no root."""
+        self.trusted_root.mkdir()
+        self.assertIn("Is a directory", self.assert_nothing_believed())
+
+    def test_unreadable(self) -> None:
+        """One that the agent may not read might be any."""
+        self.trust()
+        self.trusted_root.chmod(0)
+        self.box.parent.chmod(0o755)
+        with without_privileges():
+            self.assertIn("Permission denied", self.assert_nothing_believed())
+
+    def test_hidden(self) -> None:
+        """One in a folder that the agent may not look into might be there."""
+        self.trusted_root = self.box / "etc" / "root.json"
+        self.trusted_root.parent.mkdir(mode=0)
+        self.box.parent.chmod(0o755)
+        self.releases = self.make(allow_unsigned=True)
+        with without_privileges():
+            self.assertIn("Permission denied", self.assert_nothing_believed())
+
+    def test_oversized(self) -> None:
+        """One that is larger than any is not read into memory."""
+        with self.trusted_root.open("wb") as file:
+            file.truncate(512_001)
+        self.assertIn("too large", self.assert_nothing_believed())
+
+    def test_garbage(self) -> None:
+        """What a power cut left of it is none, and so is anything else."""
+        self.trust()
+        whole = self.trusted_root.read_bytes()
+        for content in (
+            b"",
+            bytes(100),
+            b"{}",
+            whole[:-10],
+            whole.replace(b'"sig":"', b'"sig":"00'),
+        ):
+            with self.subTest(content=content[:20]):
+                self.trusted_root.write_bytes(content)
+                self.assertIn(
+                    "The box's trusted root cannot be used", self.assert_nothing_believed()
+                )
+
+    def test_server_without_metadata(self) -> None:
+        """A server that lost its signatures, or hides them, has nothing for this box."""
+        self.trust()
+        self.signed.folder.rename(self.updates / "away")
+        self.assert_fails(ServerFailed)
+        self.assertNotIn("version", self.server.asked)
+
+
+class ClockTests(ReleasesCase):
+    """The clock, without which nothing can have expired."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.trust()
+
+    def test_behind_release(self) -> None:
+        """A clock behind the installed release, or the image's, is found out before all else."""
+        for path in (self.installed.version_file, self.installed.image_file):
+            path.write_text(f"{NEWER}\n")
+            self.assertIn("Waiting for the clock", self.assert_fails(ClockBehind))
+            path.unlink()
+        self.assertEqual(self.server.asked, [])
+        self.assertFalse((self.box / "tuf").exists())
+
+    def test_behind_record(self) -> None:
+        """So is one behind the last good time, unless the kernel says that it is right."""
+        self.time.write_text(f"{NEWER}\n")
+        self.synchronised = False
+        self.assert_fails(ClockBehind)
+        self.assertEqual(self.server.asked, [])
+        self.now = NEWER
+        self.assertIsNotNone(self.newest())
+
+    def test_was_ahead(self) -> None:
+        """Once the clock is right again, updates go on, and the right time is recorded."""
+        self.time.write_text(f"{NEWER}\n")
+        self.assertIsNotNone(self.newest())
+        self.assertEqual(self.time.read_text(), f"{NEW}\n")
+
+    def test_recorded(self) -> None:
+        """A time that signatures bore out is put on record."""
+        self.newest()
+        self.assertEqual(self.time.read_text(), f"{NEW}\n")
+
+    def test_not_recorded(self) -> None:
+        """One that nothing bore out is not: the clock might be years ahead."""
+        self.signed.timestamp(2, 1, days=-1)
+        self.assert_fails(Stale)
+        self.signed.timestamp(3, 1, signer=self.signed.keys["root"])
+        self.assert_fails(Untrusted)
+        (self.signed.folder / "timestamp.json").unlink()
+        self.assert_fails(ServerFailed)
+        self.assertFalse(self.time.exists())

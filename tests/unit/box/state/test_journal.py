@@ -1,0 +1,256 @@
+"""The journal survives what disks and power cuts do to it."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.state.journal import Attempt, Entry, Journal, Refusal, Release, Stage
+from opq_twisted.common.errors import CannotStart
+from tests.helpers.box_fakes import NEW, NEWER, OLD, logged
+from tests.helpers.failing_disk import counting
+
+HASHES = {"sha256": "ab" * 32}
+RELEASE = Release(NEW, 4096, {"sha256": "ab" * 32, "sha512": "ef" * 64})
+
+
+def attempt(number: int, outcome: str = "failed") -> Attempt:
+    return Attempt(NEW, float(number), number + 0.5, outcome, f"Reason {number}.")
+
+
+class JournalTests(SynchronousTestCase):
+    """What a journal says after it was written, by this agent or an earlier one."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.path = self.folder / "journal.json"
+
+    def open(self, boot_id: str = "first boot") -> Journal:
+        return Journal(self.path, boot_id)
+
+    def test_new(self) -> None:
+        """Without a file the box is idle, and knows nothing."""
+        self.assertEqual(self.open().entry, Entry())
+
+    def test_round_trip(self) -> None:
+        """The next agent reads what this one wrote."""
+        journal = self.open()
+        journal.write(stage=Stage.INSTALLING, release=RELEASE, started=12.5, tries=2)
+        journal.refuse(Release(NEWER), "It is \N{LATIN SMALL LETTER U WITH DIAERESIS}bel.")
+        self.assertEqual(self.open().entry, journal.entry)
+        journal.end(Stage.IDLE, attempt(1, "updated"))
+        self.assertEqual(self.open().entry, journal.entry)
+
+    def test_older_format(self) -> None:
+        """What an agent wrote that knew of one hash only is read, and written as now."""
+        for written, release in (
+            ({"version": NEW, "size": 4096, "sha256": "ab" * 32}, Release(NEW, 4096, HASHES)),
+            ({"version": NEW, "size": None, "sha256": None}, Release(NEW)),
+            (None, None),
+        ):
+            with self.subTest(written=written):
+                refused = [{"version": OLD, "sha256": "cd" * 32, "reason": "Bad."}]
+                content = {"format": 1, "stage": "installing", "release": written}
+                self.path.write_text(json.dumps({**content, "refused": refused}))
+                journal = self.open()
+                self.assertEqual(journal.entry.stage, Stage.INSTALLING)
+                self.assertEqual(journal.entry.release, release)
+                self.assertEqual(journal.entry.refused, (Refusal(OLD, "cd" * 32, "Bad."),))
+                journal.write(tries=1)
+                self.assertEqual(self.open().entry, journal.entry)
+
+    def test_end(self) -> None:
+        """The end of an attempt leaves no release and no tries, but is remembered."""
+        journal = self.open()
+        journal.write(stage=Stage.INSTALLING, release=RELEASE, tries=2)
+        journal.end(Stage.FAILED, attempt(1))
+        entry = self.open().entry
+        self.assertEqual((entry.stage, entry.release, entry.tries), (Stage.FAILED, None, 0))
+        self.assertEqual(entry.attempts, (attempt(1),))
+
+    def test_attempts_bounded(self) -> None:
+        """The last 20 attempts are kept, oldest first."""
+        journal = self.open()
+        for number in range(25):
+            journal.end(Stage.FAILED, attempt(number))
+        self.assertEqual(self.open().entry.attempts, tuple(map(attempt, range(5, 25))))
+
+    def test_refusals_bounded(self) -> None:
+        """The last 100 refused releases are kept."""
+        journal = self.open()
+        for version in range(1, 104):
+            journal.refuse(Release(version), "Bad.")
+        refused = self.open().entry.refused
+        self.assertEqual([item.version for item in refused], list(range(4, 104)))
+
+    def test_refused_once(self) -> None:
+        """A release that is refused again is refused for the later reason."""
+        journal = self.open()
+        journal.refuse(RELEASE, "First.")
+        journal.refuse(RELEASE, "Second.")
+        self.assertEqual(journal.entry.refused, (Refusal(NEW, "ab" * 32, "Second."),))
+
+    def test_refusal(self) -> None:
+        """A release whose digest has changed is another one; a digest that nobody knows is any."""
+        journal = self.open()
+        journal.refuse(RELEASE, "Bad.")
+        for release, refused in (
+            (RELEASE, True),
+            (Release(NEW), True),
+            (Release(NEW, None, {"sha256": "cd" * 32}), False),
+            (Release(NEWER, None, {"sha256": "ab" * 32}), False),
+        ):
+            with self.subTest(release=release):
+                self.assertEqual(journal.refusal(release) is not None, refused)
+
+    def test_put_off(self) -> None:
+        """A release that came as another is put off for an hour, then for two, up to a day."""
+        journal, now = self.open(), 1_000_000.0
+        for hours in (1, 2, 4, 8, 16, 24, 24):
+            journal.put_off(RELEASE, now)
+            over = now + hours * 3600
+            self.assertTrue(self.open().is_put_off(RELEASE, now))
+            self.assertTrue(journal.is_put_off(Release(NEW), over - 1))
+            self.assertFalse(journal.is_put_off(RELEASE, over))
+            now = over
+        self.assertFalse(journal.is_put_off(Release(NEWER), now))
+        journal.put_off(Release(NEWER), now)
+        self.assertFalse(journal.is_put_off(Release(NEWER), now + 3600))
+
+    def test_put_off_by_a_wrong_clock(self) -> None:
+        """A clock that was ahead does not put a release off for years."""
+        journal = self.open()
+        journal.put_off(RELEASE, 2_000_000_000.0)
+        self.assertFalse(journal.is_put_off(RELEASE, 1_600_000_000.0))
+
+    def test_same_boot(self) -> None:
+        """The journal knows whether the machine has booted since it was written."""
+        self.open("first boot").write(stage=Stage.INSTALLING)
+        self.assertTrue(self.open("first boot").same_boot)
+        later = self.open("second boot")
+        self.assertFalse(later.same_boot)
+        later.write(tries=1)
+        self.assertTrue(later.same_boot)
+
+    def test_unreadable(self) -> None:
+        """A journal that cannot be read is set aside and reported, and the box is idle."""
+        journal = self.open()
+        journal.write(stage=Stage.INSTALLING, release=RELEASE)
+        journal.end(Stage.FAILED, attempt(1))
+        good = self.path.read_bytes()
+        content = json.loads(good)
+        for bad in (
+            b"",
+            bytes(4096),
+            good[: len(good) // 2],
+            good[:-1],
+            b"\xff" + good,
+            b"[]",
+            b"null",
+            b"[" * 100_000,
+            json.dumps({**content, "format": 2}).encode(),
+            json.dumps({**content, "stage": "dancing"}).encode(),
+            json.dumps({**content, "tries": None}).encode(),
+            json.dumps({**content, "release": {"size": 1}}).encode(),
+            json.dumps({**content, "attempts": "none"}).encode(),
+            json.dumps({"stage": "idle"}).encode(),
+        ):
+            with self.subTest(bad=bad[:40]):
+                self.path.write_bytes(bad)
+                said = logged(self)
+                entry = self.open().entry
+                self.assertEqual(evolve(entry, attempts=(), refused=(), attempt=0), Entry())
+                self.assertIn("set aside", said[0])
+                self.assertFalse(self.path.exists())
+                self.assertEqual(self.path.with_suffix(".unreadable").read_bytes(), bad)
+
+    def test_older_reboot(self) -> None:
+        """The agent before wrote the release that waits for a reboot where others stand."""
+        release = {"version": NEW, "size": 4096, "hashes": HASHES}
+        for written in (release, {"version": NEW, "size": 4096, "sha256": "ab" * 32}):
+            content = {"format": 1, "stage": "failed", "after_reboot": "rebooting"}
+            self.path.write_text(json.dumps({**content, "release": written}))
+            entry = self.open().entry
+            self.assertEqual((entry.release, entry.awaited), (None, Release(NEW, 4096, HASHES)))
+
+    def test_salvaged(self) -> None:
+        """What can be read of one that is not understood is kept: which releases are bad."""
+        journal = self.open()
+        journal.write(stage=Stage.RETURNING, release=RELEASE)
+        journal.end(Stage.FAILED, evolve(attempt(7), id=7))
+        journal.refuse(Release(OLD, None, {"sha256": "cd" * 32}), "It hangs.")
+        content = json.loads(self.path.read_bytes())
+        content["attempts"].insert(0, {"version": "unheard of"})
+        others = {"release": {"version": NEW, "hashes": {}}, "format": 2}
+        for stage, refused in (("idle", []), ("dancing", []), ("returning", [NEW])):
+            with self.subTest(stage=stage):
+                self.path.write_text(json.dumps({**content, **others, "stage": stage}))
+                entry = self.open().entry
+                self.assertEqual((entry.stage, entry.release), (Stage.IDLE, None))
+                self.assertEqual(entry.attempts, (evolve(attempt(7), id=7),))
+                self.assertEqual(entry.attempt, 7)
+                self.assertEqual([item.version for item in entry.refused], [OLD, *refused])
+
+    def test_disk_fails_once(self) -> None:
+        """One that can be read a moment later is not set aside."""
+        self.open().write(stage=Stage.RETURNING, release=RELEASE)
+        real, failing = Path.open, [OSError(errno.EIO, "Input/output error")] * 2
+
+        def fail(path: Path, mode: str) -> Any:
+            if failing:
+                raise failing.pop()
+            return real(path, mode)
+
+        self.patch(Path, "open", fail)
+        self.assertEqual(self.open().entry.stage, Stage.RETURNING)
+
+    def test_not_a_file(self) -> None:
+        """Even a journal that is a folder is not the reason for a dead agent."""
+        self.path.mkdir()
+        self.assertEqual(self.open().entry, Entry())
+        self.open().write(stage=Stage.CHECKING)
+        self.assertEqual(self.open().entry.stage, Stage.CHECKING)
+
+    def test_cannot_be_set_aside(self) -> None:
+        """Nor is one that cannot even be set aside: the next entry replaces it."""
+        self.path.write_bytes(b"garbage")
+        self.path.with_suffix(".unreadable").mkdir()
+        said = logged(self)
+        journal = self.open()
+        self.assertIn("cannot be set aside: ", said[-1])
+        journal.write(stage=Stage.CHECKING)
+        self.assertEqual(self.open().entry.stage, Stage.CHECKING)
+
+    def test_machine_busy(self) -> None:
+        """One that cannot be opened now is not lost: the agent is started again."""
+        self.open().write(stage=Stage.INSTALLING)
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with self.assertRaises(CannotStart), mock.patch.object(Path, "open", refuse):
+            self.open()
+        self.assertEqual(self.open().entry.stage, Stage.INSTALLING)
+
+    def test_disk_full(self) -> None:
+        """What cannot be written down has not happened, in memory as on the disk."""
+        journal = self.open()
+        journal.write(stage=Stage.DOWNLOADING, release=RELEASE)
+        before = journal.entry
+        with counting(1), self.assertRaises(OSError) as caught:
+            journal.write(stage=Stage.VERIFYING)
+        self.assertEqual(caught.exception.errno, errno.ENOSPC)
+        self.assertEqual(journal.entry, before)
+        self.assertEqual(self.open().entry, before)
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_stages(self) -> None:
+        """Only when it is idle or has failed is a box at rest."""
+        at_rest = {stage for stage in Stage if stage.at_rest}
+        self.assertEqual(at_rest, {Stage.IDLE, Stage.FAILED})

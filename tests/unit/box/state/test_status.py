@@ -1,0 +1,71 @@
+"""The status is told to everybody who asked to be told."""
+
+from twisted.internet.defer import CancelledError
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.state.journal import Stage
+from opq_twisted.box.state.status import Status, StatusBoard
+from tests.helpers.box_fakes import NEW, OLD
+
+
+class StatusBoardTests(SynchronousTestCase):
+    """Who hears what of a board."""
+
+    def setUp(self) -> None:
+        self.board = StatusBoard(Status(installed=OLD))
+        self.heard: list[Status] = []
+
+    def test_publish(self) -> None:
+        """A change keeps the rest as it was, and every observer is told."""
+        self.board.subscribe(self.heard.append)
+        self.board.publish(stage=Stage.CHECKING)
+        self.board.publish(available=NEW)
+        self.assertEqual(
+            self.heard,
+            [
+                Status(installed=OLD, stage=Stage.CHECKING),
+                Status(installed=OLD, stage=Stage.CHECKING, available=NEW),
+            ],
+        )
+        self.assertEqual(self.board.current, self.heard[-1])
+
+    def test_unsubscribe(self) -> None:
+        """An observer that ended its subscription is told no more."""
+        unsubscribe = self.board.subscribe(self.heard.append)
+        unsubscribe()
+        self.board.publish(available=NEW)
+        self.assertEqual(self.heard, [])
+
+    def test_failing_observer(self) -> None:
+        """An observer that fails is reported, and takes nothing from the others."""
+
+        def fail(status: Status) -> None:
+            raise ZeroDivisionError
+
+        self.board.subscribe(fail)
+        self.board.subscribe(self.heard.append)
+        self.board.publish(available=NEW)
+        self.assertEqual(len(self.heard), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_wait_met(self) -> None:
+        """A condition that holds already is not waited for."""
+        waited = self.board.wait_for(lambda status: status.installed == OLD)
+        self.assertEqual(self.successResultOf(waited), self.board.current)
+
+    def test_wait(self) -> None:
+        """A wait ends with the first status that meets the condition, once."""
+        waited = self.board.wait_for(lambda status: status.available is not None)
+        self.board.publish(stage=Stage.CHECKING)
+        self.assertNoResult(waited)
+        self.board.publish(available=NEW)
+        self.board.publish(stage=Stage.IDLE)
+        expected = Status(installed=OLD, available=NEW, stage=Stage.CHECKING)
+        self.assertEqual(self.successResultOf(waited), expected)
+
+    def test_wait_cancelled(self) -> None:
+        """A wait can be given up."""
+        waited = self.board.wait_for(lambda status: status.available is not None)
+        waited.cancel()
+        self.failureResultOf(waited, CancelledError)
+        self.board.publish(available=NEW)

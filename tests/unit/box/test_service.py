@@ -1,0 +1,108 @@
+"""The agent is put together from its command line, or says in a sentence why not."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.service import Options, makeService
+from opq_twisted.box.update.scheduler import Checker
+from opq_twisted.box.update.updater import Updater
+from opq_twisted.box.watchdog import SignsOfLife
+from opq_twisted.box.web.page_port import PagePort
+from opq_twisted.common.errors import CannotStart
+from opq_twisted.common.hangup import Hangup
+
+
+class ServiceTests(SynchronousTestCase):
+    """What `makeService` makes of its options."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.config = self.folder / "config.json"
+        self.state_dir = self.folder / "lib" / "updater"
+        self.configure()
+
+    def configure(self, **settings: Any) -> None:
+        content = {"updates_ep": "http://updates.example", "box_id": 3, "updater": settings}
+        self.config.write_text(json.dumps(content))
+
+    def make(self, *arguments: str) -> IService:
+        options = Options()
+        options.parseOptions(
+            ["--config", str(self.config), "--state-dir", str(self.state_dir), *arguments]
+        )
+        return makeService(options)
+
+    def refusal(self, *arguments: str) -> str:
+        with self.assertRaises(CannotStart) as caught:
+            self.make(*arguments)
+        sentence = str(caught.exception)
+        self.assertNotIn("\n", sentence)
+        return sentence
+
+    def test_defaults(self) -> None:
+        """Without options the paths and the port are the protocol's."""
+        options = Options()
+        options.parseOptions([])
+        self.assertEqual(
+            dict(options),
+            {
+                "config": "/etc/opq/opqbox_config.json",
+                "port": "8080",
+                "state-dir": "/var/lib/opq/updater",
+            },
+        )
+
+    def test_unknown_option(self) -> None:
+        """An option that nobody knows is refused."""
+        with self.assertRaises(UsageError):
+            self.make("--update")
+
+    def test_parts(self) -> None:
+        """The agent listens, updates and checks; it makes its state directory, and does no more."""
+        agent = self.make("--port", "0")
+        assert isinstance(agent, MultiService)
+        self.assertEqual(
+            [type(part) for part in agent.services],
+            [PagePort, Updater, Checker, Hangup, SignsOfLife],
+        )
+        found = {path.name for path in self.state_dir.iterdir()}
+        self.assertEqual(found, {"agent.lock", "archives"})
+
+    def test_environment(self) -> None:
+        """What systemd says to the agent is not handed on to the agent's children."""
+        self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1"})
+        self.make()
+        self.assertEqual({"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(os.environ), set())
+
+    def test_configuration(self) -> None:
+        """A configuration that cannot be used is the reason not to start, with its key."""
+        self.configure(check_every=0)
+        self.assertIn("check_every must be more than 0", self.refusal())
+        self.config.unlink()
+        self.assertIn("--config", self.refusal())
+
+    def test_password(self) -> None:
+        """A box whose owner wants a password is not exposed without one."""
+        self.configure(web_password_file="/nonexistent/password")
+        self.assertIn("The password file /nonexistent/password cannot be read", self.refusal())
+
+    def test_one_agent(self) -> None:
+        """Two agents do not work in one state directory."""
+        self.make()
+        self.assertIn(f"Another agent works in {self.state_dir}", self.refusal())
+
+    def test_state_dir(self) -> None:
+        """A state directory that cannot be made is named."""
+        self.state_dir.parent.write_text("This is no folder.")
+        self.assertIn(f"Cannot write in the state directory {self.state_dir}", self.refusal())
+
+    def test_port(self) -> None:
+        """What is no port is refused, with an example of what is."""
+        self.assertIn("--port nonsense:1", self.refusal("--port", "nonsense:1"))

@@ -1,0 +1,280 @@
+"""The password of the box's actions: what is kept of it, and who is let through."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.web import auth
+from opq_twisted.box.web.auth import Gate, PasswordHash
+from opq_twisted.box.web.turns import TooManyGuesses, Turns
+from opq_twisted.common.errors import ConfigInvalid
+from tests.helpers.box_fakes import NEW
+from tests.unit.box.web.test_resources import CURL, WebCase
+
+SECRET = "correct hörse"
+
+
+def basic(password: str, user: str = "owner") -> bytes:
+    """Word the header that a browser sends."""
+    return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+
+
+class HashTests(SynchronousTestCase):
+    """What is kept."""
+
+    def read(self, text: str) -> PasswordHash:
+        path = Path(self.mktemp())
+        path.write_text(text)
+        return PasswordHash.read(path)
+
+    def test_round_trip(self) -> None:
+        """What is written can be read, and fits its password only."""
+        kept = self.read(f"{PasswordHash.of(SECRET)}\n")
+        self.assertTrue(kept.fits(SECRET))
+        self.assertFalse(kept.fits(SECRET + "x"))
+        self.assertNotEqual(PasswordHash.of(SECRET), PasswordHash.of(SECRET))
+
+    def test_known(self) -> None:
+        """It is scrypt as others have it (RFC 7914, section 12)."""
+        salt = base64.b64encode(b"SodiumChloride").rstrip(b"=").decode()
+        digest = bytes.fromhex(
+            "7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2"
+            "d5432955613f0fcf62d49705242a9af9e61e85dc0d651e40dfcf017b45575887"
+        )
+        encoded = base64.b64encode(digest).rstrip(b"=").decode()
+        kept = self.read(f"$scrypt$ln=14,r=8,p=1${salt}${encoded}")
+        self.assertTrue(kept.fits("pleaseletmein"))
+
+    def test_unusable(self) -> None:
+        """A file that holds something else, or would take the box's memory, is refused."""
+        good = str(PasswordHash.of(SECRET))
+        for text in (
+            "",
+            SECRET,
+            good.replace("ln=14", "ln=20"),
+            good.replace("ln=14", "ln=0"),
+            good.replace("r=8", "r=0"),
+            good.replace("scrypt", "md5"),
+            good[:-3] + "é",
+            good * 2,
+        ):
+            with self.subTest(text=text):
+                self.assertIn(
+                    "opq-box password", str(self.assertRaises(ConfigInvalid, self.read, text))
+                )
+        missing = self.assertRaises(ConfigInvalid, PasswordHash.read, Path(self.mktemp()))
+        self.assertIn("No such file or directory", str(missing))
+
+
+class GateTests(SynchronousTestCase):
+    """Who is let through."""
+
+    def setUp(self) -> None:
+        self.patch(auth, "_LN", 4)  # It need not take long.
+        self.clock = Clock()
+        self.hashed = 0
+        self.gate = Gate(self.clock, PasswordHash.of(SECRET), self.in_thread)
+
+    def in_thread(self, *call: Any) -> Deferred[Any]:
+        self.hashed += 1
+        return maybeDeferred(*call)
+
+    def admits(self, header: bytes | None, client: str = "192.168.0.9") -> Deferred[bool]:
+        return Deferred.fromCoroutine(self.gate.admits(header, (client,)))
+
+    def test_right(self) -> None:
+        """The password, with any name; it is hashed once."""
+        for user in ("owner", "", "somebody else"):
+            self.assertTrue(self.successResultOf(self.admits(basic(SECRET, user))))
+        self.assertEqual(self.hashed, 1)
+
+    def test_wrong(self) -> None:
+        """Another password takes a second to be refused, also once the right one is known."""
+        for _ in range(2):
+            asked = self.admits(basic("guess"))
+            self.assertNoResult(asked)
+            self.clock.advance(1)
+            self.assertFalse(self.successResultOf(asked))
+            self.assertTrue(self.successResultOf(self.admits(basic(SECRET))))
+
+    def test_malformed(self) -> None:
+        """What is no password is refused without hashing."""
+        for header in (
+            None,
+            b"",
+            b"Basic",
+            b"Basic !",
+            b"Basic " + base64.b64encode(b"no colon"),
+            b"Basic " + base64.b64encode(b"\xff\xfe:\xff"),
+            b"Bearer " + basic(SECRET)[6:],
+            basic("x" * 1025),
+        ):
+            with self.subTest(header=header):
+                self.assertFalse(self.successResultOf(self.admits(header)))
+        self.assertEqual(self.hashed, 0)
+
+    def test_many(self) -> None:
+        """Guesses come one after the other, and a crowd of them is not looked at."""
+        guesses = [self.admits(basic(f"guess {number}")) for number in range(20)]
+        self.assertEqual(self.hashed, 1)
+        unheard = [guess for guess in guesses if guess.called]
+        self.assertEqual(len(unheard), 17)
+        for guess in unheard:
+            self.failureResultOf(guess, TooManyGuesses)
+        for _ in range(3):
+            self.clock.advance(1)
+        for guess in guesses[:3]:
+            self.assertFalse(self.successResultOf(guess))
+        self.assertEqual(self.hashed, 3)
+
+    def test_owner_among_guesses(self) -> None:
+        """While others guess as fast as they can, the owner is let through with the next guess."""
+        for number in range(40):
+            for _ in range(3):
+                self.admits(basic(f"guess {number}"), f"192.168.0.{number}").addErrback(
+                    lambda why: why.trap(TooManyGuesses)
+                )
+            self.clock.advance(1)
+        owner = self.admits(basic(SECRET), "192.168.0.200")
+        self.clock.advance(1)
+        self.assertTrue(self.successResultOf(owner))
+
+    def test_broken(self) -> None:
+        """A verification that fails, as for want of memory, keeps nobody out afterwards."""
+        self.patch(self.gate, "_in_thread", lambda *_: fail(MemoryError()))
+        self.failureResultOf(self.admits(basic(SECRET)), MemoryError)
+        self.patch(self.gate, "_in_thread", self.in_thread)
+        self.assertTrue(self.successResultOf(self.admits(basic(SECRET))))
+
+
+class TurnsTests(SynchronousTestCase):
+    """Whose turn it is."""
+
+    def setUp(self) -> None:
+        self.turns = Turns()
+
+    def take(self, *client: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.turns.take(client))
+
+    def guess_wrong(self, *client: str, times: int = 1) -> None:
+        for _ in range(times):
+            self.successResultOf(self.take(*client))
+            self.turns.give_back(client, failed=True)
+
+    def test_fewest_failures(self) -> None:
+        """The client that has failed least is next; among equals, the one who came last."""
+        self.guess_wrong("a", times=2)
+        self.guess_wrong("b", times=1)
+        self.successResultOf(self.take("a"))
+        waiting = {client: self.take(client) for client in ("a", "b", "d", "c")}
+        for client in ("c", "d", "b", "a"):
+            self.assertNoResult(waiting[client])
+            self.turns.give_back(("x",), failed=False)
+            self.successResultOf(waiting[client])
+
+    def test_success(self) -> None:
+        """Who knows the password in the end is as good as who never failed."""
+        self.guess_wrong("a", times=3)
+        self.successResultOf(self.take("a"))
+        self.turns.give_back(("a",), failed=False)
+        self.guess_wrong("b", times=1)
+        self.successResultOf(self.take("x"))
+        second, first = self.take("b"), self.take("a")
+        self.turns.give_back(("x",), failed=False)
+        self.successResultOf(first)
+        self.assertNoResult(second)
+
+    def test_same_network(self) -> None:
+        """Who guesses in the owner's own network is behind the owner, as is another network."""
+        network = "2001:db8::/64"
+        self.guess_wrong("2001:db8::bad", network, times=3)
+        self.successResultOf(self.take("x"))
+        guesses = [self.take("2001:db8::bad", network) for _ in range(2)]
+        owner = self.take("2001:db8::1", network)
+        from_elsewhere = self.take("192.0.2.1")
+        newest = self.take("2001:db8::2", network)
+        for waiting in (from_elsewhere, newest, owner, *reversed(guesses)):
+            self.assertNoResult(waiting)
+            self.turns.give_back(("x",), failed=False)
+            self.successResultOf(waiting)
+
+    def test_full(self) -> None:
+        """When all places are taken, a client with fewer failures gets one of another's."""
+        for number in range(64):
+            self.guess_wrong(f"{number}", times=1 + number % 3)
+        self.successResultOf(self.take("x"))
+        waiting = [self.take(f"{number}") for number in range(64)]
+        self.assertNoResult(waiting[2])
+        newcomer = self.take("new")
+        self.failureResultOf(waiting[2], TooManyGuesses)
+        self.assertNoResult(newcomer)
+        self.failureResultOf(self.take("11"), TooManyGuesses)
+
+    def test_impatient(self) -> None:
+        """Who guesses faster than the turns go has failed, too, before any guess was looked at."""
+        self.successResultOf(self.take("x"))
+        flooding = [self.take("a") for _ in range(3)]
+        self.failureResultOf(flooding[2], TooManyGuesses)
+        owner = self.take("b")
+        self.turns.give_back(("x",), failed=True)
+        self.successResultOf(owner)
+        self.assertNoResult(flooding[0])
+        self.assertNoResult(flooding[1])
+
+    def test_bounded(self) -> None:
+        """Who comes from ever new addresses does not fill the memory."""
+        for number in range(1100):
+            self.guess_wrong(f"{number}")
+        self.assertEqual(len(self.turns._failures), 1024)
+
+
+class ActionTests(WebCase):
+    """What the password covers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        gate = Gate(self.bench.clock, PasswordHash.of(SECRET), maybeDeferred)
+        self.root = self.tree("box.example", gate=gate)
+
+    def test_actions(self) -> None:
+        """Without it nothing is done, and a browser asks for it."""
+        for method, path in (
+            ("GET", "/box_update"),
+            ("POST", "/box_update"),
+            ("POST", "/check"),
+            ("POST", "/forgive"),
+        ):
+            with self.subTest(method=method, path=path):
+                answer = self.ask(method, path, CURL)
+                self.assertEqual(answer.status, 401)
+                self.assertEqual(
+                    answer.headers["WWW-Authenticate"], 'Basic realm="OPQ Box", charset="UTF-8"'
+                )
+        self.assertEqual(self.bench.steps.begun, [])
+        self.send("POST", "/box_update", f"Authorization: {basic(SECRET).decode()}")
+        self.assertEqual(self.bench.steps.names, ["newest"])
+
+    def test_too_many(self) -> None:
+        """Who is not looked at is told to come again, and not that the password is wrong."""
+        for _ in range(3):
+            self.send("POST", "/check", f"Authorization: {basic('guess').decode()}")
+        answer = self.ask("POST", "/check", f"Authorization: {basic(SECRET).decode()}")
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "10"))
+
+    def test_another_page(self) -> None:
+        """A browser that knows the password does not lend it to another page."""
+        header = f"Authorization: {basic(SECRET).decode()}"
+        answer = self.ask("POST", "/box_update", header, "Sec-Fetch-Site: cross-site")
+        self.assertEqual(answer.status, 403)
+        self.assertEqual(self.bench.steps.begun, [])
+
+    def test_seen(self) -> None:
+        """The page and the status are for all in the house."""
+        self.bench.board.publish(available=NEW)
+        for path in ("/", "/status", "/version", "/history", "/log"):
+            with self.subTest(path=path):
+                self.assertEqual(self.ask("GET", path).status, 200)

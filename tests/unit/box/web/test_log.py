@@ -1,0 +1,99 @@
+"""The installer's log over HTTP: whole, from an offset on, and while it grows or begins anew."""
+
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.web.log import InstallerLog
+from tests.helpers.http_exchange import Answer, Connection, ask
+
+TEXT = "Building release 7.\nCopying box-configuration-daemon.\n"
+
+
+class InstallerLogTests(SynchronousTestCase):
+    """A log in a folder."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.write_text(TEXT)
+        self.resource = InstallerLog(self.path)
+
+    def ask(self, *headers: str, method: str = "GET") -> Answer:
+        return ask(self.resource, method, "/", *headers)
+
+    def test_whole(self) -> None:
+        """It is text, and no other page's markup."""
+        answer = self.ask()
+        self.assertEqual((answer.status, answer.text), (200, TEXT))
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
+
+    def test_none(self) -> None:
+        """Before the first update it is empty."""
+        self.path.unlink()
+        answer = self.ask()
+        self.assertEqual((answer.status, answer.body), (200, b""))
+
+    def test_unreadable(self) -> None:
+        """What cannot be read is said not to be."""
+        self.path.unlink()
+        self.path.symlink_to(self.path.name)
+        answer = self.ask()
+        self.assertEqual(answer.status, 500)
+        self.assertIn("The installer's log cannot be read", answer.text)
+
+    def test_no_file(self) -> None:
+        """A folder is no log."""
+        self.path.unlink()
+        self.path.mkdir()
+        self.assertEqual(self.ask().status, 500)
+
+    def test_from_an_offset(self) -> None:
+        """Who has a part asks for what has come since."""
+        answer = self.ask("Range: bytes=9-")
+        self.assertEqual((answer.status, answer.text), (206, TEXT[9:]))
+        self.assertEqual(answer.headers["Content-Range"], f"bytes 9-{len(TEXT) - 1}/{len(TEXT)}")
+        with self.path.open("a") as log:
+            log.write("More.\n")
+        answer = self.ask(f"Range: bytes={len(TEXT)}-")
+        self.assertEqual((answer.status, answer.text), (206, "More.\n"))
+
+    def test_nothing_since(self) -> None:
+        """Beyond the end there is nothing, and how long the log is."""
+        answer = self.ask(f"Range: bytes={len(TEXT)}-")
+        self.assertEqual(answer.status, 416)
+        self.assertEqual(answer.headers["Content-Range"], f"bytes */{len(TEXT)}")
+
+    def test_several_ranges(self) -> None:
+        """Who asks for several parts gets the whole."""
+        answer = self.ask("Range: bytes=0-1,3-4")
+        self.assertEqual((answer.status, answer.text), (200, TEXT))
+
+    def test_head(self) -> None:
+        """HEAD has no body, and no range."""
+        answer = self.ask("Range: bytes=0-1", method="HEAD")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(answer.headers["Content-Length"], f"{len(TEXT)}")
+
+    def test_long(self) -> None:
+        """A long log is read as the client takes it, and every file is closed."""
+        before = len(os.listdir("/proc/self/fd"))
+        self.path.write_bytes(bytes(1_000_000))
+        connection = Connection(self.resource)
+        connection.transport.room = 100_000
+        connection.send("GET", "/")
+        self.assertLess(len(connection.transport.value()), 300_000)
+        connection.transport.take_all()
+        self.assertEqual(len(connection.answer().body), 1_000_000)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_begins_anew(self) -> None:
+        """A log that is cut while it is sent ends the answer before its promised length."""
+        self.path.write_bytes(bytes(1_000_000))
+        connection = Connection(self.resource)
+        connection.transport.room = 100_000
+        connection.send("GET", "/")
+        os.truncate(self.path, 0)
+        connection.transport.take_all()
+        self.assertTrue(connection.transport.disconnected)

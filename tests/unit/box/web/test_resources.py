@@ -1,0 +1,466 @@
+"""What the box's own server answers to its page, to programs, and to strangers."""
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import IResource
+
+from opq_twisted.box.state.journal import Attempt, Release, Stage
+from opq_twisted.box.state.status import Progress
+from opq_twisted.box.web.auth import Gate
+from opq_twisted.box.web.csrf import Guard
+from opq_twisted.box.web.resources import tree
+from opq_twisted.common.errors import ServerFailed
+from tests.helpers.box_fakes import NEW, OLD, Bench
+from tests.helpers.http_exchange import Answer, Connection
+
+CURL = "User-Agent: curl/8.5.0"
+FORM = "Accept: text/html,application/xhtml+xml"
+
+
+class WebCase(SynchronousTestCase):
+    """The box's server, asked over a connection in memory."""
+
+    def setUp(self) -> None:
+        self.bench = Bench(Path(self.mktemp())).start()
+        # The name that the connection's requests are for.
+        self.root = self.tree("box.example")
+
+    def tree(self, *hosts: str, gate: Gate | None = None) -> IResource:
+        bench = self.bench
+        return tree(
+            bench.clock,
+            bench.updater,
+            bench.board,
+            Guard(hosts),
+            gate,
+            bench.config.log,
+            bench.clock.seconds,
+        )
+
+    def send(self, method: str, path: str, *headers: str, body: str = "") -> Connection:
+        connection = Connection(self.root)
+        connection.send(method, path, *headers)
+        connection.channel.dataReceived(body.encode())
+        return connection
+
+    def ask(self, method: str, path: str, *headers: str, body: str = "") -> Answer:
+        return self.send(method, path, *headers, body=body).answer(method)
+
+    def refuse(self) -> None:
+        """Let an update fail for which the release is to blame."""
+        release = Release(NEW, 10, {"sha256": "ab" * 32})
+        self.bench.journal.refuse(release, "It ended with 1.")
+        attempt = Attempt(NEW, 1.0, 2.0, "failed", "It ended with 1.", 1)
+        self.bench.journal.end(Stage.FAILED, attempt)
+
+    def said(self, answer: Answer) -> Any:
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        return json.loads(answer.body)
+
+
+class PageTests(WebCase):
+    """What is shown."""
+
+    def test_page(self) -> None:
+        """The page shows the box, and has the button, without its script too."""
+        self.bench.board.publish(available=NEW, last_check=1.0, update_available=True)
+        answer = self.ask("GET", "/")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.headers["Content-Type"], "text/html; charset=utf-8")
+        self.assertIn('<form method="post" action="box_update">', answer.text)
+        self.assertRegex(answer.text, '<button id="update"  [^>]*>Update Box</button>')
+        for shown in (f"({OLD})<", f"({NEW})<", ">An update is available<"):
+            self.assertIn(shown, answer.text)
+
+    def test_busy(self) -> None:
+        """During an update the button cannot be clicked."""
+        self.bench.updater.begin()
+        answer = self.ask("GET", "/")
+        self.assertIn('<button id="update" disabled', answer.text)
+        self.assertIn('<li aria-current="step">Check</li><li>Download</li>', answer.text)
+
+    def test_without_script(self) -> None:
+        """During an update a browser without the page's script looks again by itself."""
+        again = '<noscript><meta http-equiv="refresh"'
+        self.assertNotIn(again, self.ask("GET", "/").text)
+        self.bench.updater.begin()
+        self.assertIn(again, self.ask("GET", "/").text)
+
+    def test_history(self) -> None:
+        """The last attempts are listed, the newest first, whatever their reasons look like."""
+        self.assertIn('aria-labelledby="past-title" hidden>', self.ask("GET", "/").text)
+        for reason in ("Nobody is there.", "<b>Nobody</b>"):
+            self.bench.updater.begin()
+            self.bench.steps.fail(ServerFailed(reason))
+        text = self.ask("GET", "/").text
+        history = text[text.index('<ol id="history"') : text.index("</ol>", text.index("history"))]
+        self.assertEqual(
+            [part.partition("<")[0] for part in history.split("<p>")[1:]],
+            ["&lt;b&gt;Nobody&lt;/b&gt;", "Nobody is there."],
+        )
+
+    def test_unknown(self) -> None:
+        """What is not known is said not to be."""
+        self.bench.board.publish(installed=None)
+        self.assertIn('<dd id="installed">unknown</dd>', self.ask("GET", "/").text)
+
+    def test_unsigned(self) -> None:
+        """A box that installs unsigned releases says so, and only such a box."""
+        self.assertIn('id="unsigned" >This box installs', self.ask("GET", "/").text)
+        self.bench.board.publish(unsigned=False)
+        self.assertIn('id="unsigned" hidden>This box installs', self.ask("GET", "/").text)
+
+    def test_markup(self) -> None:
+        """What a server or an archive said is text, whatever it looks like."""
+        self.bench.board.publish(message="<script>alert('&$stage')</script>")
+        text = self.ask("GET", "/").text
+        self.assertNotIn("<script>alert", text)
+        self.assertIn("&lt;script&gt;alert(&#x27;&amp;$stage&#x27;)&lt;/script&gt;", text)
+
+    def test_security_headers(self) -> None:
+        """The page runs and loads nothing but its own, and is shown in no other page."""
+        headers = self.ask("GET", "/").headers
+        policy = headers["Content-Security-Policy"]
+        for rule in ("default-src 'none'", "frame-ancestors 'none'", "form-action 'self'"):
+            self.assertIn(rule, policy)
+        self.assertNotIn("unsafe", policy)
+        self.assertEqual(headers["X-Content-Type-Options"], "nosniff")
+        self.assertEqual(headers["Referrer-Policy"], "same-origin")
+        self.assertEqual(headers["Cache-Control"], "no-store")
+
+    def test_files(self) -> None:
+        """The page's own files are there, and nothing else of the folder."""
+        for path, kind in (("/page.css", "text/css"), ("/page.js", "text/javascript")):
+            with self.subTest(path=path):
+                answer = self.ask("GET", path)
+                self.assertEqual(answer.status, 200)
+                self.assertEqual(answer.headers["Content-Type"], f"{kind}; charset=utf-8")
+                self.assertTrue(answer.body)
+        for path in ("/index.html", "/page/", "/../web.py", "/%2e%2e/web.py", "/version/x"):
+            with self.subTest(path=path):
+                self.assertEqual(self.ask("GET", path).status, 404)
+
+
+class StatusTests(WebCase):
+    """What programs read."""
+
+    def test_version(self) -> None:
+        """The installed version is answered as the older daemon answered it."""
+        answer = self.ask("GET", "/version")
+        self.assertEqual((answer.status, self.said(answer)), (200, {"version": OLD}))
+
+    def test_version_unknown(self) -> None:
+        """It is null when nothing is known."""
+        self.bench.board.publish(installed=None)
+        self.assertEqual(self.said(self.ask("GET", "/version")), {"version": None})
+
+    def test_status(self) -> None:
+        """The status has all there is to know."""
+        self.bench.updater.begin()
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.bench.board.publish(
+            progress=Progress(5, 10, 2.5), available=NEW, update_available=True, next_check=1.5
+        )
+        said = self.said(self.ask("GET", "/status"))
+        self.assertEqual(said.pop("page")["headline"], "The last update failed")
+        self.assertEqual(
+            said,
+            {
+                "installed": OLD,
+                "available": NEW,
+                "update_available": True,
+                "size": None,
+                "notes": None,
+                "stage": "failed",
+                "progress": {"received": 5, "total": 10, "rate": 2.5},
+                "message": "Nobody is there.",
+                "trouble": "Nobody is there.",
+                "unsigned": True,
+                "last_check": NEW,
+                "next_check": 1.5,
+                "last_attempt": {
+                    "version": None,
+                    "started": NEW,
+                    "ended": NEW,
+                    "outcome": "failed",
+                    "reason": "Nobody is there.",
+                    "id": 1,
+                },
+                "last_took": None,
+            },
+        )
+
+    def test_history(self) -> None:
+        """Programs read the last attempts, the oldest first, and what is refused."""
+        self.assertEqual(self.said(self.ask("GET", "/history")), {"attempts": [], "refused": []})
+        self.refuse()
+        said = self.said(self.ask("GET", "/history"))
+        self.assertEqual([each["outcome"] for each in said["attempts"]], ["failed"])
+        self.assertEqual(
+            said["refused"],
+            [{"version": NEW, "sha256": "ab" * 32, "reason": "It ended with 1."}],
+        )
+
+    def test_head(self) -> None:
+        """HEAD has the headers of GET, and no body."""
+        for path in ("/", "/version", "/status", "/page.css"):
+            with self.subTest(path=path):
+                got, head = self.ask("GET", path), self.ask("HEAD", path)
+                self.assertEqual((head.status, head.body), (200, b""))
+                self.assertEqual(head.headers["Content-Length"], got.headers["Content-Length"])
+
+    def test_other_methods(self) -> None:
+        """What cannot be asked for is said not to be."""
+        for method, path, allowed in (
+            ("POST", "/status", "GET, HEAD"),
+            ("DELETE", "/", "GET, HEAD"),
+            ("GET", "/check", "POST"),
+            ("HEAD", "/check", "POST"),
+            ("PUT", "/box_update", "GET, HEAD, POST"),
+        ):
+            with self.subTest(method=method, path=path):
+                answer = self.ask(method, path)
+                self.assertEqual((answer.status, answer.headers["Allow"]), (405, allowed))
+        self.assertEqual(self.bench.steps.begun, [])
+
+
+class ForgiveTests(WebCase):
+    """`/forgive`."""
+
+    def forgive(self, body: str, *headers: str) -> Answer:
+        return self.ask("POST", "/forgive", f"Content-Length: {len(body)}", *headers, body=body)
+
+    def test_forgiven(self) -> None:
+        """A release that was refused may be tried again, and not a second time."""
+        self.refuse()
+        said = self.said(self.forgive(f"release={NEW}"))
+        self.assertEqual(said, {"status": f"Release {NEW} may be tried again."})
+        self.assertEqual(self.bench.journal.entry.refused, ())
+        answer = self.forgive(f"release={NEW}")
+        self.assertEqual(answer.status, 404)
+        self.assertEqual(self.said(answer), {"status": f"Release {NEW} is not refused."})
+
+    def test_no_release(self) -> None:
+        """What names no release is told so."""
+        for body in ("", "release=", "release=x", "release=-1", "release=%ff", "&" * 100, "r=1"):
+            with self.subTest(body=body):
+                answer = self.forgive(body)
+                self.assertEqual(answer.status, 400)
+                self.assertIn("release=VERSION", self.said(answer)["status"])
+
+    def test_not_meant(self) -> None:
+        """Another page cannot forgive."""
+        self.refuse()
+        self.assertEqual(self.forgive(f"release={NEW}", "Origin: http://evil.example").status, 403)
+        self.assertEqual(len(self.bench.journal.entry.refused), 1)
+
+
+class UpdateBoxTests(WebCase):
+    """`/box_update`."""
+
+    def test_begins(self) -> None:
+        """GET and POST begin an update, and are told when there is something to install."""
+        for method in ("GET", "POST"):
+            with self.subTest(method=method):
+                self.bench.restart()
+                self.setUp()
+                connection = self.send(method, "/box_update", CURL)
+                self.assertEqual(self.bench.status.stage, Stage.CHECKING)
+                self.bench.steps.succeed(NEW)
+                self.bench.clock.advance(0)
+                answer = connection.answer(method)
+                self.assertEqual(answer.status, 202)
+                self.assertEqual(
+                    self.said(answer),
+                    {"status": f"The update to {NEW} has begun.", "stage": "downloading"},
+                )
+
+    def test_under_way(self) -> None:
+        """A second click is told what is under way."""
+        self.send("POST", "/box_update")
+        for method in ("GET", "POST"):
+            with self.subTest(method=method):
+                answer = self.ask(method, "/box_update", CURL)
+                self.assertEqual(answer.status, 409)
+                self.assertEqual(
+                    self.said(answer),
+                    {"status": "An update is under way already: checking.", "stage": "checking"},
+                )
+        self.assertEqual(self.bench.steps.names, ["newest"])
+
+    def test_up_to_date(self) -> None:
+        """A box that is up to date says so."""
+        for newest, sentence in (
+            (OLD, "The box is up to date."),
+            (None, "The update server has no update."),
+        ):
+            with self.subTest(newest=newest):
+                connection = self.send("POST", "/box_update")
+                self.bench.steps.succeed(newest)
+                answer = connection.answer()
+                self.assertEqual(answer.status, 200)
+                self.assertEqual(self.said(answer), {"status": sentence, "stage": "idle"})
+
+    def test_slow_server(self) -> None:
+        """A click does not wait long for the update server; the update goes on without it."""
+        connection = self.send("POST", "/box_update")
+        self.bench.clock.advance(1.999)
+        self.assertEqual(connection.transport.value(), b"")
+        self.bench.clock.advance(0.001)
+        answer = connection.answer()
+        self.assertEqual(answer.status, 202)
+        self.assertEqual(self.said(answer)["status"], "The update server is being asked.")
+        self.bench.steps.succeed(NEW)
+        self.bench.clock.advance(0)
+        self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
+
+    def test_fails(self) -> None:
+        """An update that fails at once says why."""
+        connection = self.send("POST", "/box_update")
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        answer = connection.answer()
+        self.assertEqual(self.said(answer)["stage"], "failed")
+        self.assertEqual(self.said(answer)["status"], "The update failed: Nobody is there.")
+
+    def test_form(self) -> None:
+        """The button without the page's script leads back to the page, whatever came of it."""
+        connection = self.send("POST", "/box_update", FORM)
+        second = self.ask("POST", "/box_update", FORM)
+        self.bench.steps.succeed(OLD)
+        for answer in (second, connection.answer()):
+            self.assertEqual((answer.status, answer.headers["Location"]), (303, "./"))
+
+    def test_browser_by_get(self) -> None:
+        """The seed's interface asks by GET, and gets JSON."""
+        connection = self.send("GET", "/box_update", FORM, CURL)
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(self.said(connection.answer())["status"], "The box is up to date.")
+
+    def test_head(self) -> None:
+        """HEAD begins nothing."""
+        answer = self.ask("HEAD", "/box_update")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(self.bench.steps.begun, [])
+
+    def test_not_meant(self) -> None:
+        """What another page caused begins nothing, by no method."""
+        for method in ("GET", "POST"):
+            for header in (
+                "Sec-Fetch-Site: cross-site",
+                "Sec-Purpose: prefetch",
+                "Origin: http://evil.example",
+            ):
+                with self.subTest(method=method, header=header):
+                    answer = self.ask(method, "/box_update", header)
+                    self.assertEqual(answer.status, 403)
+                    self.assertTrue(answer.text.endswith(".\n"))
+        self.assertEqual(self.bench.steps.begun, [])
+
+    def test_client_gone(self) -> None:
+        """A client that has gone before the answer changes nothing."""
+        connection = self.send("POST", "/box_update")
+        connection.channel.connectionLost(Failure(ConnectionDone()))
+        self.bench.steps.succeed(NEW)
+        self.bench.clock.advance(0)
+        self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
+        self.assertEqual(connection.transport.value(), b"")
+        # A failure that nobody handled would be logged now, and fail the test.
+        gc.collect()
+
+
+class CheckTests(WebCase):
+    """`/check`."""
+
+    def test_available(self) -> None:
+        """What is available is answered, and nothing is installed."""
+        connection = self.send("POST", "/check")
+        self.bench.steps.succeed(NEW)
+        answer = connection.answer()
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(
+            self.said(answer),
+            {"installed": OLD, "available": NEW, "status": f"Release {NEW} is available."},
+        )
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_server_fails(self) -> None:
+        """When the update server does not answer, the reason is."""
+        connection = self.send("POST", "/check")
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        answer = connection.answer()
+        self.assertEqual((answer.status, self.said(answer)), (502, {"status": "Nobody is there."}))
+
+    def test_disk_fails(self) -> None:
+        """When the box's own disk fails, that is said."""
+        connection = self.send("POST", "/check")
+        self.bench.steps.fail(OSError(28, "No space left on device"))
+        answer = connection.answer()
+        said = {"status": "The box's disk is full. Make room, and try again."}
+        self.assertEqual((answer.status, self.said(answer)), (502, said))
+
+    def test_unforeseen(self) -> None:
+        """What nobody foresaw is logged, and the client is not left waiting."""
+        connection = self.send("POST", "/check")
+        self.bench.steps.fail(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        answer = connection.answer()
+        self.assertEqual((answer.status, answer.text), (500, "The agent failed; see its log.\n"))
+
+    def test_during_update(self) -> None:
+        """It may be asked during an update too, which shares the answer."""
+        self.bench.updater.begin()
+        connection = self.send("POST", "/check")
+        self.bench.steps.succeed(OLD)
+        self.assertEqual(self.said(connection.answer())["available"], OLD)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+    def test_many(self) -> None:
+        """A hundred at once ask the server once, and a click waits for none of those who left."""
+        connections = [self.send("POST", "/check") for _ in range(100)]
+        for connection in connections[:99]:
+            connection.lose()
+        self.bench.updater.begin()
+        self.bench.steps.succeed(NEW)
+        self.bench.clock.advance(0)
+        self.assertEqual(self.said(connections[99].answer())["available"], NEW)
+        self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
+
+    def test_not_meant(self) -> None:
+        """Another page cannot make the box ask."""
+        answer = self.ask("POST", "/check", "Sec-Fetch-Site: cross-site")
+        self.assertEqual(answer.status, 403)
+        self.assertEqual(self.bench.steps.begun, [])
+
+
+class StrangerTests(WebCase):
+    """Requests for a host that is not this box."""
+
+    def test_refused(self) -> None:
+        """Nothing is shown to them, and nothing is done."""
+        self.root = self.tree()
+        for method, path in (
+            ("GET", "/"),
+            ("GET", "/version"),
+            ("GET", "/status"),
+            ("GET", "/page.js"),
+            ("GET", "/events"),
+            ("GET", "/log"),
+            ("GET", "/history"),
+            ("POST", "/forgive"),
+            ("GET", "/box_update"),
+            ("POST", "/box_update"),
+            ("POST", "/check"),
+            ("GET", "/nothing/here"),
+        ):
+            with self.subTest(method=method, path=path):
+                answer = self.ask(method, path)
+                self.assertEqual(answer.status, 403)
+                self.assertIn("does not answer to the name 'box.example'", answer.text)
+        self.assertEqual(self.bench.steps.begun, [])

@@ -1,0 +1,206 @@
+"""The box in the words of its page: each state in plain sentences."""
+
+import os
+import time
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.state.journal import Attempt, Stage
+from opq_twisted.box.state.status import Progress, Status
+from opq_twisted.box.web.view_model import STAGES, View, account, moment, view
+from tests.helpers.box_fakes import NEW, OLD
+
+NOW = 1_700_100_000.0
+
+
+class ViewTests(SynchronousTestCase):
+    """What is shown of a status."""
+
+    def setUp(self) -> None:
+        before = os.environ.get("TZ")
+        self.set_zone("UTC")
+        self.addCleanup(self.set_zone, before)
+
+    def set_zone(self, zone: str | None) -> None:
+        """Let the box be somewhere."""
+        if zone is None:
+            os.environ.pop("TZ", None)
+        else:
+            os.environ["TZ"] = zone
+        time.tzset()
+
+    def view(self, **status: Any) -> View:
+        return view(Status(**{"installed": OLD, "last_check": NOW - 60, **status}), NOW)
+
+    def test_headlines(self) -> None:
+        """Each state has a headline, and a tone."""
+        returned = Attempt(NEW, NOW - 900, NOW - 300, "returned", "It is not healthy.", 1)
+        failed = Attempt(NEW, NOW - 90, NOW - 30, "failed", "Make room.", 1)
+        updated = Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)
+        for status, tone, headline in (
+            ({"available": OLD}, "good", "The box is up to date"),
+            ({"last_check": None}, "news", "The box has not looked for updates since it started"),
+            (
+                {"last_check": None, "last_attempt": updated},
+                "good",
+                "The box has been updated",
+            ),
+            (
+                {"available": NEW, "last_check": NOW - 310, "last_attempt": updated},
+                "good",
+                "The box has been updated",
+            ),
+            ({"available": NEW, "last_attempt": updated}, "good", "The box is up to date"),
+            ({}, "good", "There is no update"),
+            (
+                {"available": NEW, "update_available": True},
+                "news",
+                "An update is available",
+            ),
+            ({"trouble": "Nobody is there."}, "bad", "The box cannot get updates"),
+            (
+                {"stage": Stage.FAILED, "trouble": "Nobody is there."},
+                "bad",
+                "The last update failed",
+            ),
+            (
+                {"stage": Stage.FAILED, "last_attempt": failed},
+                "bad",
+                "The last update failed",
+            ),
+            # A look is later, that went well or not.
+            (
+                {
+                    "stage": Stage.FAILED,
+                    "last_attempt": failed,
+                    "last_check": NOW - 10,
+                    "trouble": "Nobody is there.",
+                },
+                "bad",
+                "The box cannot get updates",
+            ),
+            (
+                {"stage": Stage.FAILED, "last_attempt": failed, "last_check": NOW - 10},
+                "good",
+                "There is no update",
+            ),
+            ({"last_attempt": returned}, "bad", "The box went back to its last good release"),
+            ({"stage": Stage.CHECKING}, "busy", "Looking for an update"),
+            ({"stage": Stage.INSTALLING}, "busy", "Updating the box"),
+            ({"stage": Stage.REBOOTING}, "busy", "The box is rebooting"),
+            ({"stage": Stage.RETURNING}, "busy", "Going back to the last good release"),
+        ):
+            with self.subTest(status=status):
+                shown = self.view(**status)
+                self.assertEqual((shown.tone, shown.headline), (tone, headline))
+
+    def test_steps(self) -> None:
+        """A stage has its place in the row; to go back is to install once more."""
+        for number, stage in enumerate(STAGES):
+            shown = self.view(stage=stage)
+            self.assertEqual((shown.step, shown.at_rest), (number, False))
+        installing = list(STAGES).index(Stage.INSTALLING)
+        for stage, step, at_rest in (
+            (Stage.IDLE, None, True),
+            (Stage.FAILED, None, True),
+            (Stage.RETURNING, installing, False),
+        ):
+            shown = self.view(stage=stage)
+            self.assertEqual((shown.step, shown.at_rest), (step, at_rest))
+
+    def test_releases(self) -> None:
+        """A release is shown with the time at which it was built, by the box's own clock."""
+        self.assertEqual(self.view().installed, f"14 November 2023, 22:13 UTC ({OLD})")
+        self.set_zone("HST10")
+        self.assertEqual(self.view().installed, f"14 November 2023, 12:13 HST ({OLD})")
+
+    def test_no_release(self) -> None:
+        """That there is none is another thing than that nobody knows."""
+        self.assertEqual(self.view().available, "none")
+        self.assertEqual(self.view(last_check=None).available, "unknown")
+        self.assertEqual(self.view(trouble="Nobody is there.").available, "unknown")
+        self.assertEqual(self.view(installed=None).installed, "unknown")
+
+    def test_no_moment(self) -> None:
+        """A number that is no time of any clock is shown as it is."""
+        self.assertEqual(moment(1e18), "1000000000000000000")
+        self.assertIn("looks next at", self.view(next_check=1e18).checked)
+
+    def test_promise(self) -> None:
+        """What a click will do is said, with how long it took last time; not while it is done."""
+        offered = {"available": NEW, "update_available": True, "size": 12_340_000}
+        self.assertEqual(
+            self.view(**offered, last_took=231.0).promise,
+            "The box downloads 12.3 MB, installs the release and reboots. While it installs and "
+            "reboots it measures nothing. Last time that took about 4 minutes.",
+        )
+        self.assertEqual(
+            self.view(**{**offered, "size": None}).promise,
+            "The box downloads it, installs the release and reboots. While it installs and "
+            "reboots it measures nothing.",
+        )
+        for status in ({}, {**offered, "trouble": "Nobody is there."}):
+            self.assertIn("if there is one it installs it", self.view(**status).promise)
+        self.assertEqual(self.view(**offered, stage=Stage.DOWNLOADING).promise, "")
+
+    def test_progress(self) -> None:
+        """A download shows its bytes, its rate, and the time that is left as far as it is known."""
+        for progress, words in (
+            (None, ""),
+            (
+                Progress(3_210_000, 12_300_000, 1e6),
+                "3.2 MB of 12.3 MB, 1.0 MB a second, about 9 seconds left",
+            ),
+            (
+                Progress(0, 123_000_000, 1e6),
+                "0.0 MB of 123.0 MB, 1.0 MB a second, about 2 minutes left",
+            ),
+            (
+                Progress(0, 123_000_000, 1e4),
+                "0.0 MB of 123.0 MB, 0.0 MB a second, about 3 hours left",
+            ),
+            (Progress(5, 10, 0.0), "0.0 MB of 0.0 MB, 0.0 MB a second"),
+            (Progress(3_210_000, None, 1e6), "3.2 MB, 1.0 MB a second"),
+        ):
+            with self.subTest(progress=progress):
+                self.assertEqual(self.view(progress=progress).progress, words)
+
+    def test_checked(self) -> None:
+        """When the box looked, and when it looks next, as far as it is known."""
+        self.assertEqual(
+            self.view(next_check=NOW + 60).checked,
+            "The box last looked for an update on 16 November 2023, 01:59 UTC. "
+            "It looks next at 02:01.",
+        )
+        self.assertEqual(self.view(last_check=None).checked, "")
+
+    def test_outcome(self) -> None:
+        """Why the last update did not go well is told for a day, and not twice."""
+        ended = Attempt(NEW, NOW - 900, NOW - 300, "failed", "Make room.", 1)
+        self.assertEqual(self.view(last_attempt=ended).outcome, "Make room.")
+        for status in (
+            {"message": "Make room."},
+            {"message": f"Release {NEW} is refused: Make room."},
+            {"last_attempt": Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)},
+            {"stage": Stage.DOWNLOADING},
+            {"last_attempt": Attempt(NEW, 1.0, NOW - 90_000, "failed", "Make room.", 1)},
+            {"last_attempt": Attempt(NEW, 1.0, NOW + 900, "failed", "Make room.", 1)},
+        ):
+            with self.subTest(status=status):
+                self.assertEqual(self.view(**{"last_attempt": ended, **status}).outcome, "")
+
+    def test_said_once(self) -> None:
+        """A message that says what the headline does is not shown."""
+        self.assertEqual(self.view(available=OLD, message="The box is up to date.").message, "")
+        self.assertEqual(self.view(message="The disk is full.").message, "The disk is full.")
+
+    def test_account(self) -> None:
+        """An attempt has a time, a length and, where that is known, a release."""
+        ended = Attempt(NEW, NOW - 240, NOW, "failed", "Make room.", 1)
+        release = self.view(available=NEW).available
+        self.assertEqual(
+            account(ended), f"16 November 2023, 02:00 UTC, about 4 minutes, release of {release}"
+        )
+        unknown = Attempt(None, NOW - 1, NOW, "failed", "Nobody is there.", 2)
+        self.assertEqual(account(unknown), "16 November 2023, 02:00 UTC, about 1 second")

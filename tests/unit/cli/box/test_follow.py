@@ -1,0 +1,137 @@
+"""Following a box through the absences of its agent."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.cli.box import follow
+from opq_twisted.cli.box.agent_client import Agent
+from opq_twisted.cli.box.follow import Patience, log_lines, statuses
+from opq_twisted.common.errors import AgentAway, AgentFailed
+from tests.helpers.fake_agent import FakeAgent, FakeClock
+
+
+class FollowingCase(SynchronousTestCase):
+    """An agent, and somebody with patience."""
+
+    def setUp(self) -> None:
+        self.fake = FakeAgent()
+        self.addCleanup(self.fake.close)
+        self.agent = Agent(self.fake.url, lambda: b"")
+        self.clock = FakeClock()
+        self.told: list[str] = []
+        self.patience = Patience(self.clock, self.told.append)
+
+
+class StatusTests(FollowingCase):
+    """The status, and each change of it."""
+
+    def follow(self, last: str) -> list[str]:
+        stages = []
+        for status in statuses(self.agent, self.patience):
+            stages.append(status.text("stage"))
+            if stages[-1] == last:
+                return stages
+        raise AssertionError("it does not end by itself")
+
+    def test_events(self) -> None:
+        """An agent that tells of changes is asked once."""
+        self.fake.course = [{"stage": "checking"}, {"stage": "failed"}]
+        self.assertEqual(self.follow("failed"), ["idle", "checking", "failed"])
+        self.assertEqual(self.fake.asked, ["GET /events"])
+        self.assertEqual(self.clock.naps, [])
+
+    def test_without_events(self) -> None:
+        """One that does not is asked again and again."""
+        self.fake.has_events = False
+        self.fake.course = [{"stage": "checking"}, {"stage": "failed"}]
+        self.assertEqual(self.follow("failed"), ["checking", "failed"])
+        self.assertEqual(self.clock.naps, [1.0])
+
+    def test_too_many(self) -> None:
+        """So is one that tells too many others already."""
+        self.fake.raw["/events"] = b"HTTP/1.0 503 Busy\r\n\r\nToo many.\n"
+        self.assertEqual(self.follow("idle"), ["idle"])
+
+    def test_away(self) -> None:
+        """While the agent is away it is waited for, and that is told once."""
+        self.fake.course = [{"stage": "rebooting"}, 3, {"stage": "failed"}, 2]
+        self.assertEqual(self.follow("failed"), ["idle", "rebooting", "rebooting", "failed"])
+        self.assertEqual(len(self.told), 1, self.told)
+        self.assertEqual(self.clock.naps, [1.0] * 4)
+
+    def test_nonsense(self) -> None:
+        """What another program answers in the meantime is not believed."""
+        self.patch(follow, "_LONGEST_ABSENCE", 120.0)
+        self.patch(follow, "_PAUSE", 30.0)
+        for raw in (b"", b"HTTP/1.0 200 OK\r\n\r\ndata: []\n\n", b"HTTP/1.0 200 OK\r\n\r\n<p>"):
+            self.fake.raw = {"/events": raw, "/status": b"HTTP/1.0 502 Bad\r\n\r\n<p>"}
+            with self.subTest(raw=raw):
+                error = self.assertRaises(AgentAway, self.follow, "idle")
+                self.assertIn("has not answered for 2 minutes", str(error))
+                self.patience.end()
+
+    def test_patience(self) -> None:
+        """It comes to an end, and begins anew with each answer."""
+        failure = AgentFailed("It is away.")
+        for _ in range(2):
+            for _ in range(3600):
+                self.patience.bear(failure)
+            self.patience.end()
+        self.assertEqual(len(self.told), 2)
+        for _ in range(3601):
+            self.patience.bear(failure)
+        self.assertRaises(AgentAway, self.patience.bear, failure)
+
+
+class LogTests(FollowingCase):
+    """What the installer said."""
+
+    def test_whole(self) -> None:
+        """Lines are lines, however they end; an agent sends as much as it likes at a time."""
+        self.fake.log = "one\r\ntwo\rthr\u00e9e\n\nlast".encode()
+        self.assertEqual([*log_lines(self.agent)], ["one", "two", "thrée", "", "last"])
+        self.fake.has_whole_log_only = True
+        self.assertEqual([*log_lines(self.agent)], ["one", "two", "thrée", "", "last"])
+        self.fake.log = b""
+        self.assertEqual([*log_lines(self.agent)], [])
+
+    def test_large(self) -> None:
+        """A log of several pieces, and lines that are longer than any."""
+        line = "é" * 100_000
+        self.fake.log = f"{line}\n".encode() * 15
+        lines = [*log_lines(self.agent)]
+        self.assertEqual("".join(lines), line * 15)
+        self.assertGreater(self.fake.asked.count("GET /log"), 2)
+        self.assertLess(max(map(len, lines)), 2_000_000)
+
+    def test_follow(self) -> None:
+        """What comes later is given when it is there; a new log begins anew."""
+        self.fake.log = b"one\ntw"
+        lines = log_lines(self.agent, self.patience)
+        self.assertEqual(next(lines), "one")
+        self.fake.log += b"o\nthree\n"
+        self.assertEqual([next(lines), next(lines)], ["two", "three"])
+        self.fake.log = b"new\n"
+        self.assertEqual(next(lines), "new")
+
+    def test_away(self) -> None:
+        """A reboot is waited for, where somebody follows; else it is said that there is nobody."""
+        lines = log_lines(self.agent, self.patience)
+        self.fake.log = b"one\n"
+        self.assertEqual(next(lines), "one")
+        self.fake.log += b"two\n"
+        self.fake.course = [2]
+        self.fake.go_on()
+        self.assertEqual(next(lines), "two")
+        self.assertEqual(len(self.told), 1)
+        self.fake.course = [1]
+        self.fake.go_on()
+        self.assertRaises(AgentAway, list, log_lines(self.agent))
+
+    def test_endless(self) -> None:
+        """A log without an end is given up."""
+        body = b"x\n" * 1_000_000
+        head = b"HTTP/1.0 206 Partial Content\r\n\r\n"
+        self.fake.raw["/log"] = head + body
+        with self.assertRaises(AgentFailed):
+            for _ in log_lines(self.agent):
+                pass

@@ -1,0 +1,203 @@
+"""Small files are replaced whole, or not at all."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.common import files
+from tests.helpers.failing_disk import counting
+
+
+def refusing(number: int) -> Callable[..., None]:
+    """Make a system call that a file system does not have."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+class PoorFileSystemTests(SynchronousTestCase):
+    """A file system without fsync for folders, or without locks, as shared folders are."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+
+    def test_no_sync(self) -> None:
+        """Nothing can be waited for, and all else goes on."""
+        for number in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
+            self.patch(os, "fsync", refusing(number))
+            self.patch(os, "fdatasync", refusing(number))
+            files.write(self.folder / "file", b"new")
+            files.sync_folder(self.folder)
+            with (self.folder / "file").open("ab") as file:
+                files.sync(file.fileno(), data_only=True)
+
+    def test_disk_fails(self) -> None:
+        """A disk that fails is told of."""
+        for number in (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            self.patch(os, "fsync", refusing(number))
+            error = self.assertRaises(OSError, files.sync_folder, self.folder)
+            self.assertEqual(error.errno, number)
+
+    def test_locked(self) -> None:
+        """A file has one lock, until it is closed."""
+        path = self.folder / "lock"
+        with path.open("wb") as first:
+            files.lock(first.fileno())
+            with path.open("wb") as second:
+                self.assertRaises(BlockingIOError, files.lock, second.fileno())
+        with path.open("wb") as third:
+            files.lock(third.fileno(), wait=True)
+
+    def test_no_locks(self) -> None:
+        """Where there are no locks nobody is kept from his work."""
+        with (self.folder / "lock").open("wb") as file:
+            for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                self.patch(fcntl, "flock", refusing(number))
+                files.lock(file.fileno())
+            self.patch(fcntl, "flock", refusing(errno.EIO))
+            self.assertRaises(OSError, files.lock, file.fileno())
+
+
+class GiveNameTests(SynchronousTestCase):
+    """What `give_name` leaves on the disk."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.draft, self.target = self.folder / ".draft", self.folder / "archive"
+        self.draft.write_bytes(b"new")
+
+    def test_free(self) -> None:
+        """A name that is free leads to what the draft was."""
+        files.give_name(self.draft, self.target)
+        self.assertEqual(self.target.read_bytes(), b"new")
+
+    def test_taken(self) -> None:
+        """What has the name keeps it, be it a link that leads nowhere."""
+        self.target.symlink_to("nowhere")
+        with self.assertRaises(FileExistsError):
+            files.give_name(self.draft, self.target)
+        self.assertEqual(os.readlink(self.target), "nowhere")
+
+    def test_no_hard_links(self) -> None:
+        """Where the file system has no second names the draft is renamed."""
+
+        for number in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
+            self.patch(Path, "hardlink_to", refusing(number))
+            files.give_name(self.draft, self.target)
+            self.assertEqual(os.listdir(self.folder), ["archive"])
+            self.target.rename(self.draft)
+
+
+class WriteTests(SynchronousTestCase):
+    """What `write` leaves on the disk."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.path = self.folder / "journal.json"
+
+    def test_new(self) -> None:
+        """A file that was not there is there, whole, and nothing beside it."""
+        files.write(self.path, b"new")
+        self.assertEqual(self.path.read_bytes(), b"new")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_mode(self) -> None:
+        """Who may read it does not hang on the umask where the mode is said."""
+        self.addCleanup(os.umask, os.umask(0o077))
+        files.write(self.path, b"new", 0o644)
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o644)
+
+    def test_private(self) -> None:
+        """What is for its owner only is that from the moment that it is there."""
+        self.addCleanup(os.umask, os.umask(0))
+        modes = []
+        fchmod = os.fchmod
+
+        def look(fd: int, mode: int) -> None:
+            modes.append(os.fstat(fd).st_mode & 0o777)
+            fchmod(fd, mode)
+
+        self.patch(os, "fchmod", look)
+        files.write(self.path, b"new", 0o600)
+        self.assertEqual(modes, [0o600])
+
+    def test_replaced(self) -> None:
+        """The old file is replaced, not written into: who has it open still reads the old one."""
+        self.path.write_bytes(b"the old content, which is longer")
+        with self.path.open("rb") as old:
+            files.write(self.path, b"new")
+            self.assertEqual(old.read(), b"the old content, which is longer")
+        self.assertEqual(self.path.read_bytes(), b"new")
+
+    def test_disk_full(self) -> None:
+        """On a full disk the old file stays, and what was begun is removed."""
+        self.path.write_bytes(b"old")
+        with counting(1), self.assertRaises(OSError) as caught:
+            files.write(self.path, b"new")
+        self.assertEqual(caught.exception.errno, errno.ENOSPC)
+        self.assertEqual(self.path.read_bytes(), b"old")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_stopped(self) -> None:
+        """Nor does anything stay of what a signal ended."""
+        self.path.write_bytes(b"old")
+
+        def stop() -> None:
+            raise SystemExit(143)
+
+        with counting(1, stop), self.assertRaises(SystemExit):
+            files.write(self.path, b"new")
+        self.assertEqual(self.path.read_bytes(), b"old")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_planted(self) -> None:
+        """What somebody else put under the temporary name is neither followed nor waited for."""
+        victim = self.folder.with_name(f"{self.folder.name}.victim")
+        victim.write_bytes(b"a key")
+        planted = self.folder / ".journal.json.new"
+        for plant in (
+            lambda: planted.symlink_to(victim.absolute()),
+            lambda: planted.hardlink_to(victim),
+            lambda: os.mkfifo(planted),
+        ):
+            plant()
+            files.write(self.path, b"new")
+            self.assertEqual(self.path.read_bytes(), b"new")
+            self.assertFalse(self.path.is_symlink())
+            self.assertEqual(victim.read_bytes(), b"a key")
+            self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_left_over(self) -> None:
+        """What a power cut left of an earlier attempt is in nobody's way."""
+        (self.folder / ".journal.json.new").write_bytes(b"half of something much longer")
+        files.write(self.path, b"new")
+        self.assertEqual(self.path.read_bytes(), b"new")
+        self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_no_folder(self) -> None:
+        """A folder that has gone is an OSError, like all that a disk can do."""
+        with self.assertRaises(FileNotFoundError):
+            files.write(self.folder / "gone" / "journal.json", b"new")
+
+
+class RenameTests(SynchronousTestCase):
+    """What `rename` leaves on the disk."""
+
+    def test_rename(self) -> None:
+        """The target is replaced, and the source is gone."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "a.part").write_bytes(b"new")
+        (folder / "a").write_bytes(b"old")
+        files.rename(folder / "a.part", folder / "a")
+        self.assertEqual((folder / "a").read_bytes(), b"new")
+        self.assertEqual(os.listdir(folder), ["a"])

@@ -1,0 +1,226 @@
+"""Lines come out whole, and nobody has to read them."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from twisted.logger import LogEvent, Logger, formatEvent
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.common.hangup import Hangup
+from opq_twisted.common.log import MOST, RepeatCounter, log_to_standard_output
+from opq_twisted.common.output import Output, WholeLines
+
+
+class WholeLinesTests(SynchronousTestCase):
+    """`WholeLines`, on a pipe that takes a part."""
+
+    def setUp(self) -> None:
+        self.read, write = os.pipe()
+        os.set_blocking(write, False)
+        os.set_blocking(self.read, False)
+        self.lines = WholeLines(write)
+        self.addCleanup(os.close, self.read)
+        self.addCleanup(self.lines.close)
+
+    def drain(self) -> bytes:
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self.read, 65536):
+                data += piece
+        return data
+
+    def test_full(self) -> None:
+        """The rest of a line that was begun comes first; lines that were not begun are lost."""
+        sent = [b"%06d %s\n" % (number, b"x" * 500) for number in range(500)]
+        with self.assertRaises(BlockingIOError):
+            self.lines.write(b"".join(sent))
+        with self.assertRaises(BlockingIOError):
+            self.lines.write(b"lost\n")
+        received = self.drain()
+        self.assertNotEqual(received[-1:], b"\n", "a pipe takes a part")
+        self.lines.write(b"after\n")
+        received += self.drain()
+        *whole, last = received.splitlines(keepends=True)
+        self.assertEqual((whole, last), (sent[: len(whole)], b"after\n"))
+
+    def test_close_fails(self) -> None:
+        """The end is the end, even where the file system tells only then of a full disk."""
+        another = WholeLines(os.dup(self.read))
+        os.close(another._fd)
+        another.close()
+
+    def test_nothing_taken(self) -> None:
+        """The rest of a line is not forgotten while nothing at all can be written."""
+        self.lines = WholeLines(self.lines._fd, rest=b"rest\n")
+        os.write(self.lines._fd, b"x" * 65536)
+        for _ in range(2):
+            with self.assertRaises(BlockingIOError):
+                self.lines.write(b"lost\n")
+        self.drain()
+        self.lines.write(b"after\n")
+        self.assertEqual(self.drain(), b"rest\nafter\n")
+
+
+class OutputTests(SynchronousTestCase):
+    """`Output`, which nobody reads for a while."""
+
+    def make(self, blocking: bool = True) -> Output:
+        self.read, self.write = os.pipe()
+        os.set_blocking(self.write, blocking)
+        return Output(self.write)
+
+    def read_all(self, pieces: list[bytes]) -> None:
+        while piece := os.read(self.read, 65536):
+            pieces.append(piece)
+
+    def test_written(self) -> None:
+        """What is written comes out, whatever characters it has."""
+        output = self.make()
+        output.write("one \u00e9 \udcff\n")
+        output.write(b"two\n")
+        self.assertEqual(os.read(self.read, 100), b"one \xc3\xa9 \\udcff\ntwo\n")
+
+    def test_nobody_reads(self) -> None:
+        """A write never waits; what is too much is lost as whole lines, and that is told."""
+        for blocking in (True, False):
+            output = self.make(blocking)
+            for number in range(3000):
+                output.write(f"{number} {'x' * 1000}\n")
+            pieces: list[bytes] = []
+            reader = threading.Thread(target=self.read_all, args=(pieces,))
+            reader.start()
+            output.drain()
+            output.write("last\n")
+            output.drain()
+            os.close(self.write)
+            reader.join()
+            received = b"".join(pieces)
+            lines = received.decode().splitlines()
+            numbers = [int(line.split()[0]) for line in lines if line.endswith("x")]
+            told = re.findall(rb"^\((\d+) lines are missing here: nobody took them", received, re.M)
+            self.assertEqual(numbers, sorted(numbers))
+            self.assertEqual(len(numbers) + sum(map(int, told)), 3000)
+            self.assertEqual(len(numbers) + len(told) + 1, len(lines))
+
+    def test_none(self) -> None:
+        """Without a standard output nothing is written to what has its number now."""
+        output = Output(None)
+        output.write("lost\n")
+        output.drain()
+        self.assertIsNone(output._thread)
+
+    def test_reader_gone(self) -> None:
+        """A pipe that was closed at its other end is no error."""
+        output = self.make()
+        os.close(self.read)
+        for _ in range(2):
+            output.write("lost\n")
+            output.drain()
+        self.assertEqual(output._size, 0)
+
+    def test_end(self) -> None:
+        """A process whose output nobody reads ends all the same."""
+        program = """
+from opq_twisted.common.output import standard_output
+for _ in range(1000):
+    standard_output().write("x" * 999 + "\\n")
+"""
+        with socket.socketpair()[0] as ours:
+            process = subprocess.Popen([sys.executable, "-c", program], stdout=ours.fileno())
+            self.addCleanup(process.kill)
+            self.assertEqual(process.wait(timeout=20), 0)
+
+
+class RepeatCounterTests(SynchronousTestCase):
+    """Lines that repeat."""
+
+    def setUp(self) -> None:
+        self.now = 0.0
+        self.written: list[str] = []
+        self.counter = RepeatCounter(self.write, lambda: self.now)
+        self.log = Logger("opq", observer=self.counter)
+
+    def write(self, event: LogEvent) -> None:
+        self.written.append(formatEvent(event))
+
+    def test_few(self) -> None:
+        """What is not too much is written as it is."""
+        for minute in range(3):
+            self.now = minute * 60.0
+            for number in range(MOST):
+                self.log.info("Line {number}.", number=number)
+        self.assertEqual(len(self.written), 3 * MOST)
+
+    def test_many(self) -> None:
+        """What is too much is counted, whatever is put into the line; others are written."""
+        for number in range(MOST + 1234):
+            self.log.info("Line {number}.", number=number)
+        self.log.info("Another line.")
+        self.assertEqual(self.written[MOST:], ["Another line."])
+        self.now = 60.0
+        self.log.info("Line {number}.", number=0)
+        self.assertEqual(
+            self.written[MOST + 1 :],
+            [f"Line {MOST + 1233}. (1,234 more of these in a minute.)", "Line 0."],
+        )
+
+    def test_where(self) -> None:
+        """Only a log to standard output is taken care of."""
+        for options, taken in (
+            ({"nodaemon": 1, "logfile": None, "syslog": 0, "logger": None}, True),
+            ({"nodaemon": 1, "logfile": "-", "syslog": 0, "logger": None}, True),
+            ({"nodaemon": 1, "logfile": "a.log", "syslog": 0, "logger": None}, False),
+            ({"nodaemon": 1, "logfile": None, "syslog": 1, "logger": None}, False),
+            ({"nodaemon": 0, "logfile": None, "syslog": 0, "logger": None}, False),
+        ):
+            twistd = usage.Options()
+            twistd.update(options)
+            log_to_standard_output(twistd)
+            self.assertEqual(twistd["logger"] is not None, taken, options)
+
+
+class HangupTests(SynchronousTestCase):
+    """SIGHUP."""
+
+    def setUp(self) -> None:
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+        # The tests themselves may have been started with nohup(1).
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        self.done: list[str] = []
+
+    def callFromThread(self, action: Any) -> None:
+        """Stand for the reactor."""
+        self.assertIs(threading.current_thread(), threading.main_thread())
+        action()
+
+    def test_taken(self) -> None:
+        """The signal does what it should, and does not end the process."""
+        Hangup(self, lambda: self.done.append("reopened")).startService()
+        signal.raise_signal(signal.SIGHUP)
+        self.assertEqual(self.done, ["reopened"])
+
+    def test_ignored(self) -> None:
+        """Whoever started the process with nohup(1) wants it to be ignored."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        Hangup(self, lambda: self.done.append("reopened")).startService()
+        signal.raise_signal(signal.SIGHUP)
+        self.assertEqual(self.done, [])
+
+    def test_children(self) -> None:
+        """A program that is started later ends by it as ever."""
+        Hangup(self).startService()
+        child = subprocess.run(
+            [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGHUP).name)"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(child.stdout, "SIG_DFL\n")

@@ -1,0 +1,879 @@
+"""The shipped opq-box-rescue, run as it is: which release it brings back, interrupted or not."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pip
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.state.journal import Journal, Release, Stage
+from tests.helpers.archives import make_archive
+from tests.helpers.privileges import lacking
+from tests.helpers.torture import stride
+from tests.unit.deploy.test_install_script import (
+    AGENT,
+    SHIPPED,
+    Box,
+    Result,
+    executable,
+    namespace,
+    service,
+)
+
+#: Says that the agent failed, unless it is told otherwise.
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>"$SYSTEMCTL_LOG"
+case $* in
+    is-active*) echo "${AGENT_STATE:-failed}" ;;
+    list-jobs*) echo "${JOBS:-}" ;;
+esac
+"""
+#: Does what install_update.sh does with releases: it keeps the live one as it is.
+INSTALLER = b"""#!/bin/sh
+echo "I install release $OPQ_VERSION."
+{ pwd -P; env | grep -E '^(OPQ_|LANG=)' | sort; } >"$OPQ_STATE_DIR/given"
+release=$OPQ_PREFIX/releases/$OPQ_VERSION
+[ "$(readlink "$OPQ_PREFIX/current")" = "releases/$OPQ_VERSION" ] &&
+    [ -f "$release/VERSION" ] && exit
+rm -f "$release/VERSION" && rm -rf "$release" && mkdir -p "$release" || exit
+@HERE@
+echo fresh >"$release/made"
+cp VERSION "$release/VERSION"
+ln -sfn "releases/$OPQ_VERSION" "$OPQ_PREFIX/.current.new"
+mv -fT "$OPQ_PREFIX/.current.new" "$OPQ_PREFIX/current"
+"""
+#: Ends the rescue too, which leads the installer's session, as a power cut does.
+POWER_CUT = b"read -r _ _ _ _ _ session _ </proc/$$/stat; kill -9 -$session $$"
+
+
+def installer(here: bytes = b"") -> bytes:
+    """Return an installer that does something when the old release is gone."""
+    return INSTALLER.replace(b"@HERE@", here)
+
+
+class RescuedBox(Box):
+    """A box whose agent does not start."""
+
+    @property
+    def state_dir(self) -> Path:
+        """The agent's state directory."""
+        return self.folder / "state"
+
+    @property
+    def log(self) -> Path:
+        """The log of the rescue."""
+        return self.folder / "log" / "box_rescue.log"
+
+    @property
+    def archive(self) -> Path:
+        """The last good archive."""
+        return self.state_dir / "archives" / "opq-box-update-100.tar.bz2"
+
+    @property
+    def script(self) -> Path:
+        """The rescue."""
+        return self.prefix / "rescue" / "opq-box-rescue"
+
+    def prepare(self) -> None:
+        """Put the rescue where it belongs."""
+        self.script.parent.mkdir(parents=True)
+        shutil.copy(SHIPPED / "rescue" / "opq-box-rescue", self.script)
+        (self.state_dir / "archives").mkdir(parents=True)
+        self.tool("systemctl", SYSTEMCTL)
+        # Power cuts are only played here, and the disk of whoever tests has other things to do.
+        self.tool("sync", "#!/bin/sh\n")
+        self.tool("sleep", '#!/bin/sh\necho "sleep $*" >>"$SYSTEMCTL_LOG"\n')
+
+    def release(self, version: int, *, before: int | None = None) -> Path:
+        """Make a whole release, and make it the live one."""
+        folder = self.prefix / "releases" / str(version)
+        folder.mkdir(parents=True)
+        (folder / "VERSION").write_text(f"{version}\n")
+        (folder / "made").write_text("long ago\n")
+        if before is not None:
+            (folder / ".previous").symlink_to(f"../{before}")
+        for link, target in (
+            ("current", f"releases/{version}"),
+            ("previous", "current/.previous"),
+        ):
+            (self.prefix / link).unlink(missing_ok=True)
+            (self.prefix / link).symlink_to(target)
+        return folder
+
+    def last_good(self, script: bytes = INSTALLER.replace(b"@HERE@", b"")) -> None:
+        """Put the archive of release 100 where the agent keeps the last good one."""
+        make_archive(self.archive, 100, script=script)
+        self.call_last_good()
+
+    def call_last_good(self) -> None:
+        """Do what the agent does when the release of that archive has proved itself."""
+        digest = hashlib.sha256(self.archive.read_bytes()).hexdigest()
+        self.digest.write_text(f"{digest}  {self.archive.name}\n")
+        (self.archive.parent / "last-good").unlink(missing_ok=True)
+        (self.archive.parent / "last-good").symlink_to(self.archive.name)
+
+    @property
+    def digest(self) -> Path:
+        """What the last good archive must be."""
+        return self.archive.with_name(f"{self.archive.name}.sha256")
+
+    def change(self, old: str, new: str) -> None:
+        """Change a line of the script."""
+        text = self.script.read_text()
+        assert f"\n{old}\n" in text
+        self.script.write_text(text.replace(f"\n{old}\n", f"\n{new}\n"))
+
+    def start(self, shell: str = "dash", **environment: str) -> "subprocess.Popen[str]":
+        """Start the rescue as its unit does."""
+        return subprocess.Popen(
+            [*namespace(), shell, "/opt/opq/rescue/opq-box-rescue"],
+            env={
+                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+                "BOX": str(self.folder),
+                "OPQ_STATE_DIR": str(self.state_dir),
+                "LOGS_DIRECTORY": str(self.log.parent),
+                "SYSTEMCTL_LOG": str(self.calls),
+                "BASH_ENV": str(self.folder / "killer"),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def rescue(self, shell: str = "dash", **environment: str) -> Result:
+        """Run the rescue to its end."""
+        with self.start(shell, **environment) as process:
+            said, _ = process.communicate()
+        return Result(process.args, process.returncode, said)
+
+    @property
+    def current(self) -> tuple[str, str] | None:
+        """The version of the live release, and when it was made; None when it is not whole."""
+        folder = self.prefix / "current"
+        if not (folder / "VERSION").exists():
+            return None
+        return (folder / "VERSION").read_text().strip(), (folder / "made").read_text().strip()
+
+    @property
+    def releases(self) -> set[str]:
+        """The names of all releases."""
+        return {path.name for path in (self.prefix / "releases").iterdir()}
+
+    @property
+    def seen(self) -> Path:
+        """What the rescue has seen of the agent."""
+        return self.state_dir / "rescue.seen"
+
+    def let_hours_pass(self, hours: int = 4, *, boot: str | None = None) -> None:
+        """Let the agent have had so many hours, or had them in another boot."""
+        journal, now, when, stood = self.seen.read_text().splitlines()
+        stood = str(int(stood) + hours * 3600)
+        self.seen.write_text("\n".join([journal, boot or now, when, stood]) + "\n")
+
+    @property
+    def rescued(self) -> str | None:
+        """What the agent is told."""
+        path = self.state_dir / "rescued"
+        return path.read_text() if path.exists() else None
+
+    @property
+    def tries(self) -> list[str]:
+        """The rescues that were counted."""
+        return [line for line in self._counted if line != "waited"]
+
+    @property
+    def pauses(self) -> int:
+        """How often nothing could be done, since there was something to count."""
+        return self._counted.count("waited")
+
+    @property
+    def _counted(self) -> list[str]:
+        path = self.state_dir / "rescue.tries"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+ASKED = "is-active opq-box-agent.service"
+RESTARTED = "--no-block restart opq-box-agent.service"
+REBOOTED = [ASKED, "reboot", "sleep 600", RESTARTED]
+PAUSED = [ASKED, "sleep 600"]
+
+
+class RescueCase(SynchronousTestCase):
+    """A box with two releases; the agent of the live one, 200, does not start."""
+
+    def setUp(self) -> None:
+        if shutil.which("dash") is None:
+            raise lacking("The boxes' shell is dash.")
+        self.box = self.fresh("a box")
+        self.box.release(100)
+        self.box.release(200, before=100)
+
+    def fresh(self, name: str) -> RescuedBox:
+        box = RescuedBox.fresh(Path(self.mktemp()).absolute() / name)
+        assert isinstance(box, RescuedBox)
+        box.prepare()
+        return box
+
+    def rescue(self, **environment: str) -> str:
+        result = self.box.rescue(**environment)
+        self.assertEqual(result.returncode, 0, result)
+        return result.stdout
+
+    def assert_brought_back(self, said: str, made: str) -> None:
+        """Release 100 is live, the agent is told, the box reboots, and nothing is left behind."""
+        self.assertEqual(self.box.current, ("100", made), said)
+        self.assertEqual(self.box.rescued, "100\n")
+        self.assertEqual(self.box.asked()[-3:], REBOOTED[-3:])
+        self.assert_tidy()
+
+    def assert_paused(self, said: str, live: str = "200", made: str = "long ago") -> None:
+        """The box is as it was, and only waits until the agent is started again."""
+        self.assertEqual(self.box.current, (live, made), said)
+        self.assertEqual(self.box.asked(), PAUSED)
+        self.assertIn("the agent is started again in 10 minutes", said)
+        self.assert_tidy()
+
+    def assert_tidy(self) -> None:
+        self.assertFalse((self.box.state_dir / "rescue").exists())
+        self.assertEqual([name for name in self.box.releases if "aside" in name], [])
+
+
+class LastGoodTests(RescueCase):
+    """The last good archive is installed again."""
+
+    def test_return(self) -> None:
+        """The release of the last good archive is built anew, and the box reboots."""
+        self.box.last_good()
+        said = self.rescue()
+        self.assert_brought_back(said, made="fresh")
+        self.assertEqual(self.box.tries, ["return"])
+        self.assertEqual(self.box.releases, {"100", "200"})
+
+    def test_surroundings(self) -> None:
+        """The installer finds what it finds when the agent runs it."""
+        self.box.last_good()
+        self.rescue(OPQ_PYTHON="/usr/bin/python3", LANG="de_DE.UTF-8")
+        given = (self.box.state_dir / "given").read_text().splitlines()
+        self.assertEqual(
+            given,
+            [
+                f"{self.box.state_dir}/rescue/opq-box-update-100",
+                "LANG=C.UTF-8",
+                "OPQ_PREFIX=/opt/opq",
+                "OPQ_PYTHON=/usr/bin/python3",
+                "OPQ_REBOOT=no",
+                f"OPQ_STATE_DIR={self.box.state_dir}",
+                "OPQ_UNIT=opq-box-rescue.service",
+                "OPQ_VERSION=100",
+            ],
+        )
+
+    def test_log(self) -> None:
+        """The log holds the rescue's words and the installer's; the one before is kept."""
+        self.box.last_good()
+        for _ in range(3):
+            self.rescue()
+            (self.box.state_dir / "rescue.tries").unlink()
+        self.assertEqual(
+            self.box.log.read_text().splitlines(),
+            [
+                "Installing release 100 again, the last good one.",
+                "I install release 100.",
+                "Release 100 is there again: rebooting.",
+                "The box does not reboot: starting the agent again.",
+            ],
+        )
+        self.assertEqual(
+            {path.name for path in self.box.log.parent.iterdir()},
+            {"box_rescue.log", "box_rescue.log.1"},
+        )
+
+    def test_no_log(self) -> None:
+        """Where no log can be written the rescue goes on."""
+        self.box.last_good()
+        self.box.log.parent.write_text("This is no folder.")
+        self.assert_brought_back(self.rescue(), made="fresh")
+
+    def test_without_top_level_folder(self) -> None:
+        """The archive's root may be the update itself."""
+        make_archive(self.box.archive, 100, script=installer(), wrapped=False)
+        self.box.call_last_good()
+        self.assert_brought_back(self.rescue(), made="fresh")
+
+    def test_current_is_gone(self) -> None:
+        """Where no release is live, or the live one is not whole, the last good one becomes it."""
+        self.box.last_good()
+        (self.box.prefix / "releases" / "200" / "VERSION").unlink()
+        self.assert_brought_back(self.rescue(), made="fresh")
+        shutil.rmtree(self.box.prefix / "releases")
+        self.assert_brought_back(self.rescue(), made="fresh")
+        (self.box.prefix / "current").unlink()
+        self.assert_brought_back(self.rescue(), made="fresh")
+
+    def test_three_times(self) -> None:
+        """An installation that does not help is not made for ever."""
+        # It says that all is well, and does nothing.
+        self.box.last_good(b"#!/bin/sh\nexit 0\n")
+        shutil.rmtree(self.box.prefix / "releases" / "100")
+        for count in range(1, 4):
+            self.rescue()
+            self.assertEqual(self.box.tries, ["return"] * count)
+            self.assertEqual(self.box.asked(), REBOOTED)
+        self.assert_paused(self.rescue())
+
+    def test_a_day_later(self) -> None:
+        """What did not help may do so a day later, when nobody pulls the plug any more."""
+        self.box.last_good(installer(b"exit 3"))
+        shutil.rmtree(self.box.prefix / "releases" / "100")
+        for count in range(1, 4):
+            self.assert_paused(self.rescue())
+            self.assertEqual((self.box.tries, self.box.pauses), (["return"] * count, count))
+        self.box.last_good()
+        while self.box.pauses < 100:
+            self.assert_paused(self.rescue())
+        self.assert_brought_back(self.rescue(), made="fresh")
+        self.assertEqual((self.box.tries, self.box.pauses), (["return"], 0))
+
+    def test_reinstall(self) -> None:
+        """The release that is live already is built anew once; then a pause is all there is."""
+        self.box.release(50)
+        self.box.last_good()
+        shutil.rmtree(self.box.prefix / "releases" / "100")
+        self.box.release(100, before=50)
+        self.assert_brought_back(self.rescue(), made="fresh")
+        self.assertEqual(self.box.tries, ["reinstall", "reinstalled"])
+        for _ in range(5):
+            self.assert_paused(self.rescue(), live="100", made="fresh")
+        self.assertEqual(self.box.tries, ["reinstall", "reinstalled"])
+        # The agent has run for ten minutes meanwhile.
+        (self.box.state_dir / "rescue.tries").unlink()
+        self.assert_brought_back(self.rescue(), made="fresh")
+
+    def test_return_and_reinstall(self) -> None:
+        """A mistake in the configuration costs two reboots, and then none."""
+        self.box.last_good()
+        asked = []
+        for _ in range(10):
+            self.rescue()
+            asked += self.box.asked()
+        self.assertEqual(asked.count("reboot"), 2)
+        self.assertEqual(asked[-10:], PAUSED * 5)
+
+    def test_reinstall_fails(self) -> None:
+        """When the live release cannot be built anew it is put back, and three tries are enough."""
+        self.box.release(50)
+        shutil.rmtree(self.box.prefix / "releases" / "100")
+        self.box.release(100, before=50)
+        self.box.last_good(installer(b"exit 3"))
+        for _ in range(4):
+            self.assert_paused(self.rescue(), live="100")
+        self.assertEqual(self.box.tries, ["reinstall"] * 3)
+        self.assertEqual(self.box.rescued, None)
+
+
+class PreviousTests(RescueCase):
+    """The previous release becomes the live one where no archive can be installed."""
+
+    def test_no_archive(self) -> None:
+        """Without a last good archive the box goes back to the previous release."""
+        said = self.rescue()
+        self.assertIn("There is no last good archive.", said)
+        self.assert_brought_back(said, made="long ago")
+        self.assertEqual(self.box.tries, ["previous"])
+        self.assertEqual(os.readlink(self.box.prefix / "current"), "releases/100")
+
+    def test_agent_that_does_not_start(self) -> None:
+        """A release whose agent does not start either, as with another Python, is left alone."""
+        launcher = self.box.prefix / "releases" / "100" / AGENT / "bin" / "opq-box-agent"
+        launcher.parent.mkdir(parents=True)
+        executable(launcher, "#!/bin/sh\necho It has no Python. >&2\nexit 1\n")
+        said = self.rescue()
+        self.assertIn("previous release 100 does not start either: It has no Python.\n", said)
+        self.assert_paused(said)
+        self.assertEqual(self.box.tries, [])
+        executable(launcher, '#!/bin/sh\n[ "$*" = --help ]\n')
+        self.assert_brought_back(self.rescue(), made="long ago")
+
+    def test_units(self) -> None:
+        """The previous release's units are installed and enabled, and are install_update.sh's."""
+        release = self.box.prefix / "releases" / "100"
+        service(release, AGENT, "opq-box-agent.service")
+        service(release, "triggering", "opq-triggering.service")
+        self.rescue()
+        self.assertEqual(
+            self.box.asked(),
+            [
+                ASKED,
+                "daemon-reload",
+                "--quiet enable opq-box-agent.service",
+                "daemon-reload",
+                "--quiet enable opq-triggering.service",
+                *REBOOTED[1:],
+            ],
+        )
+        mark, *unit = (self.box.units / "opq-box-agent.service").read_text().splitlines()
+        self.assertIn(f"MARK='{mark}'\n", (SHIPPED / "install_update.sh").read_text())
+        self.assertIn(f"ExecStart=/opt/opq/current/{AGENT}/run", unit)
+
+    def test_units_cannot_be_installed(self) -> None:
+        """A release whose units cannot be installed does not become the live one."""
+        service(self.box.prefix / "releases" / "100", AGENT, "opq-box-agent.service")
+        self.box.tool("sed", "#!/bin/sh\nexit 1\n")
+        self.assert_paused(self.rescue())
+
+    def test_damaged_archive(self) -> None:
+        """An archive that is not what its digest says, whatever is wrong, is not unpacked."""
+
+        def no_digest() -> None:
+            self.box.digest.unlink()
+
+        def another_files_digest() -> None:
+            other = self.box.archive.with_name("other")
+            other.write_bytes(b"")
+            self.box.digest.write_text(f"{hashlib.sha256().hexdigest()}  other\n")
+
+        def empty_digest() -> None:
+            self.box.digest.write_text("")
+
+        def rotten() -> None:
+            content = bytearray(self.box.archive.read_bytes())
+            content[len(content) // 2] ^= 1
+            self.box.archive.write_bytes(content)
+
+        def gone() -> None:
+            self.box.archive.unlink()
+
+        def all_gone() -> None:
+            self.box.archive.unlink()
+            self.box.digest.unlink()
+
+        for damage in (no_digest, another_files_digest, empty_digest, rotten, gone, all_gone):
+            self.box = self.fresh(damage.__name__)
+            self.box.release(100)
+            self.box.release(200, before=100)
+            self.box.last_good()
+            damage()
+            said = self.rescue()
+            self.assertIn("The last good archive is damaged or gone", said)
+            self.assert_brought_back(said, made="long ago")
+
+    def test_odd_name(self) -> None:
+        """A link that names no archive leads nowhere, least of all out of the folder."""
+        link = self.box.archive.parent / "last-good"
+        self.box.last_good()
+        for name in ("../x", "opq-box-update-.tar.bz2", "opq-box-update-1.tar", "100", "a\nb"):
+            link.unlink()
+            link.symlink_to(name)
+            (self.box.prefix / "current").unlink()
+            (self.box.prefix / "current").symlink_to("releases/200")
+            (self.box.state_dir / "rescue.tries").unlink(missing_ok=True)
+            said = self.rescue()
+            self.assertIn("is none", said)
+            self.assert_brought_back(said, made="long ago")
+
+    def test_installer_fails(self) -> None:
+        """When the last good release cannot be built anew, the one that is there still is taken."""
+        self.box.last_good(installer(b"exit 3"))
+        said = self.rescue()
+        self.assertIn("That failed with exit status 3", said)
+        self.assert_brought_back(said, made="long ago")
+        self.assertEqual(self.box.tries, ["return", "previous"])
+
+    def test_installer_hangs(self) -> None:
+        """An installer that does not end is ended, with what it has started."""
+        self.box.last_good(installer(b'flock "$OPQ_STATE_DIR/child" /bin/sleep 1000 & wait'))
+        self.box.change("INSTALL_TIMEOUT=1800", "INSTALL_TIMEOUT=1")
+        said = self.rescue()
+        self.assertIn("That failed with exit status 124", said)
+        self.assert_brought_back(said, made="long ago")
+        with (self.box.state_dir / "child").open() as child:
+            fcntl.flock(child, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def test_no_room(self) -> None:
+        """When there is no room to unpack, what was unpacked goes, and no release is touched."""
+        self.box.last_good()
+        self.box.tool(
+            "tar", '#!/bin/sh\nfor to; do :; done\necho x >"$5/x"\necho "No space" >&2\nexit 2\n'
+        )
+        self.assert_brought_back(self.rescue(), made="long ago")
+        self.assertIn("No space", self.box.log.read_text())
+
+    def test_nothing_to_go_back_to(self) -> None:
+        """Where no other whole release is there the box waits, and counts nothing."""
+        for name in ("100", "200"):
+            self.box = self.fresh(name)
+            self.box.release(100)
+            self.box.release(200, before=int(name))
+            (self.box.prefix / "releases" / "100" / "VERSION").unlink()
+            said = self.rescue()
+            self.assertIn("There is no previous release.", said)
+            self.assert_paused(said)
+            self.assertEqual(self.box.tries, [])
+
+    def test_to_and_fro(self) -> None:
+        """Two releases that lead to each other are not tried for ever."""
+        (self.box.prefix / "releases" / "100" / ".previous").symlink_to("../200")
+        for _ in range(3):
+            self.rescue()
+            self.assertEqual(self.box.asked(), REBOOTED)
+        self.assertIn("Three rescues of the kind previous were begun", said := self.rescue())
+        self.assert_paused(said, live="100")
+
+
+class CareTests(RescueCase):
+    """When nothing is to be done, or nothing can be."""
+
+    def test_agent_has_not_failed(self) -> None:
+        """While systemd has not given up on the agent, nothing is done."""
+        self.box.last_good()
+        for state in ("active", "activating", "deactivating", "inactive"):
+            self.rescue(AGENT_STATE=state)
+            self.assertEqual(self.box.asked()[:1], [ASKED])
+            self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+
+    def test_agent_never_starts(self) -> None:
+        """An agent that does not even start in the middle of an update is helped as well."""
+        self.box.last_good()
+        journal = Journal(self.box.state_dir / "journal.json", "a boot")
+        for stage in (Stage.IDLE, Stage.FAILED, Stage.UNPACKING):
+            journal.write(stage=stage)
+            self.rescue(AGENT_STATE="inactive")
+            self.assertEqual(self.box.asked(), [ASKED, "list-jobs --no-legend"])
+        journal.write(stage=Stage.REBOOTING)
+        # It waits, as for the network.
+        self.rescue(AGENT_STATE="inactive", JOBS="  7 opq-box-agent.service start waiting")
+        self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+        self.assert_brought_back(self.rescue(AGENT_STATE="inactive"), "fresh")
+
+    def stand_still(self, stage: Stage = Stage.CONFIRMING, **changes: Any) -> Journal:
+        """Let the agent have left the update to 200 where it is for four hours."""
+        self.box.last_good()
+        journal = Journal(self.box.state_dir / "journal.json", "a boot")
+        journal.write(stage=stage, **{"release": Release(200), **changes})
+        self.rescue(AGENT_STATE="active")
+        self.box.let_hours_pass()
+        return journal
+
+    def test_agent_stands_still(self) -> None:
+        """An agent that runs, and for hours leaves an update where it is, is helped as well."""
+        for stage in (Stage.REBOOTING, Stage.RETURNING, Stage.CONFIRMING):
+            self.stand_still(stage)
+        self.box.asked()
+        self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
+
+    def test_agent_never_rests(self) -> None:
+        """So it is where no boot lasts so long, and where the box failed to reboot."""
+        awaited = {"release": None, "after_reboot": Stage.REBOOTING, "awaited": Release(200)}
+        self.stand_still(Stage.FAILED, **awaited)
+        self.box.let_hours_pass(0, boot="another boot")
+        self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
+
+    def test_reboot_awaited(self) -> None:
+        """An agent that waits for somebody to reboot the box is left alone; so is a stopped one."""
+        self.box.last_good()
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        journal = Journal(self.box.state_dir / "journal.json", boot_id)
+        for stage in (Stage.REBOOTING, Stage.RETURNING):
+            journal.write(stage=Stage.FAILED, after_reboot=stage, awaited=Release(200))
+            for state in ("active", "inactive"):
+                self.rescue(AGENT_STATE=state)
+                self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+        self.assertFalse(self.box.seen.exists())
+
+    def test_sight_is_garbled(self) -> None:
+        """What was seen of the agent may be unreadable: then it begins anew."""
+        self.stand_still()
+        journal, boot, *_ = self.box.seen.read_text().splitlines()
+        for rest in (("08", "1 2"), ("", "abc"), ("-1", "$(reboot)"), ()):
+            self.box.seen.write_text("\n".join((journal, boot, *rest)) + "\n")
+            self.rescue(AGENT_STATE="active")
+            self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+            self.assertRegex(self.box.seen.read_text(), rf"^{journal}\n{boot}\n\d+\n\d+\n$")
+
+    def test_agent_gets_on(self) -> None:
+        """An agent that has got on since, or has had less time, is left alone."""
+        journal = self.stand_still()
+        journal.write(tries=2)
+        for hours in (0, 3):
+            self.box.let_hours_pass(hours)
+            self.rescue(AGENT_STATE="active")
+            self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+
+    def test_agent_waits(self) -> None:
+        """The agent of another release than the new one waits as long as it has to."""
+        for stage in (Stage.INSTALLING, Stage.RETURNING):
+            with self.subTest(stage=stage):
+                self.stand_still(stage)
+                (self.box.prefix / "current").unlink()
+                (self.box.prefix / "current").symlink_to("releases/100")
+                self.rescue(AGENT_STATE="active")
+                self.assertEqual((self.box.current, self.box.tries), (("100", "long ago"), []))
+                (self.box.prefix / "current").unlink()
+                (self.box.prefix / "current").symlink_to("releases/200")
+
+    def test_not_ended(self) -> None:
+        """Where the agent before still runs, because the box did not reboot, it is asked again."""
+        self.stand_still()
+        self.rescue(AGENT_STATE="active")
+        # That agent was killed before it was restarted.
+        self.box.asked()
+        self.rescue(AGENT_STATE="active")
+        self.assertEqual(self.box.asked(), REBOOTED)
+        self.assertEqual(self.box.current, ("100", "fresh"))
+
+    def test_installer_at_work(self) -> None:
+        """An installer that runs is waited for; the agent has a chance with what it installed."""
+        self.box.last_good()
+        with (self.box.state_dir / "install.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with self.box.start() as process:
+                assert process.stdout is not None
+                self.assertIn("An installer is at work", process.stdout.readline())
+                self.assertRaises(subprocess.TimeoutExpired, process.wait, 0.2)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                self.assertEqual(process.wait(10), 0)
+        self.assertEqual(self.box.asked(), [ASKED])
+        self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
+
+    def test_installer_does_not_end(self) -> None:
+        """One that holds the lock for longer than it may run is left to the agent."""
+        self.box.last_good()
+        self.box.change("INSTALLER_PATIENCE=2400", "INSTALLER_PATIENCE=0.1")
+        with (self.box.state_dir / "install.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.rescue()
+        self.assertEqual(self.box.asked(), [ASKED])
+
+    def test_lock(self) -> None:
+        """Its own installer holds the lock; a pause and what the installer starts do not."""
+        try_lock = b'flock -n "$OPQ_STATE_DIR/install.lock" true; echo "locked $?"; ls /proc/$$/fd'
+        self.box.last_good(installer(try_lock))
+        self.rescue()
+        log = self.box.log.read_text().splitlines()
+        self.assertIn("locked 1", log)
+        self.assertNotIn("9", log)
+        self.box.tool("sleep", '#!/bin/sh\nflock -n "$OPQ_STATE_DIR/install.lock" echo free\n')
+        self.rescue()
+        self.assertIn("free\n", self.rescue())
+
+    def test_cannot_be_counted(self) -> None:
+        """What cannot be counted is not begun: a box must not reboot for ever."""
+        self.box.last_good()
+        (self.box.state_dir / "rescue.tries").mkdir()
+        self.assert_paused(self.rescue())
+
+    def test_count_is_garbled(self) -> None:
+        """Whatever a power cut made of the count, what is readable of it counts."""
+        self.box.last_good()
+        (self.box.state_dir / "rescue.tries").write_bytes(b"return\n\0\0\xff\nreturn\nreturn\n")
+        said = self.rescue()
+        self.assertIn("Three rescues of the kind return were begun", said)
+        self.assert_brought_back(said, made="long ago")
+
+    def test_no_state_directory(self) -> None:
+        """Where the state directory cannot be written to, the box waits."""
+        shutil.rmtree(self.box.state_dir)
+        self.box.state_dir.write_text("This is no folder.")
+        self.rescue()
+        self.assertEqual(self.box.asked(), PAUSED)
+
+    def test_reboot_fails(self) -> None:
+        """When no reboot comes it ends, and its unit starts the agent of the new release."""
+        self.box.last_good()
+        self.box.tool("systemctl", SYSTEMCTL + "case $* in reboot) exit 1 ;; esac\n")
+        said = self.rescue()
+        self.assertIn("The box does not reboot: starting the agent again.", said)
+        self.assertEqual(self.box.asked(), [*REBOOTED[:2], RESTARTED])
+
+
+class InterruptedTests(RescueCase):
+    """A power cut before each of its commands, and then the next run."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        if shutil.which("bash") is None:
+            raise lacking("Only bash can stop a script before each command.")
+
+    def interruptions(self) -> Iterator[RescuedBox]:
+        """Yield a copy of the box for each point at which the rescue can be killed."""
+        before = self.box
+        for count in range(1, 500, stride(9)):
+            folder = before.folder.parent / str(count)
+            shutil.copytree(before.folder, folder, symlinks=True)
+            self.box = RescuedBox(folder)
+            result = self.box.rescue("bash", KILL_AT=str(count))
+            if result.returncode == 0:
+                # Fewer would mean that the killing does not work.
+                self.assertGreater(count, 25)
+                return
+            self.assertEqual(result.returncode, -signal.SIGKILL, result)
+            yield self.box
+            shutil.rmtree(folder)
+        self.fail("The script has no end.")
+
+    def test_return(self) -> None:
+        """The live release stays whole until the other one is."""
+        self.box.last_good()
+        for box in self.interruptions():
+            self.assertIn(box.current, [("200", "long ago"), ("100", "fresh")])
+            self.assert_brought_back(self.rescue(), made="fresh")
+
+    def test_reinstall(self) -> None:
+        """The live release is there, or is built anew by the next run."""
+        self.box.release(50)
+        shutil.rmtree(self.box.prefix / "releases" / "100")
+        self.box.release(100, before=50)
+        self.box.last_good()
+        for box in self.interruptions():
+            if "reinstalled" in box.tries:
+                self.assert_paused_or_rebooted()
+            else:
+                self.assert_brought_back(self.rescue(), made="fresh")
+
+    def assert_paused_or_rebooted(self) -> None:
+        """All was done but the reboot: the release is fresh."""
+        self.assertEqual(self.box.current, ("100", "fresh"))
+        self.rescue()
+        self.assertEqual(self.box.asked()[-1], "sleep 600")
+        self.assertEqual(self.box.current, ("100", "fresh"))
+
+    def test_previous(self) -> None:
+        """There is a whole release that is live at any time."""
+        service(self.box.prefix / "releases" / "100", AGENT, "opq-box-agent.service")
+        for box in self.interruptions():
+            self.assertIn(box.current, [("200", "long ago"), ("100", "long ago")])
+            live = box.current
+            box.asked()
+            said = self.rescue()
+            if live == ("200", "long ago"):
+                self.assert_brought_back(said, made="long ago")
+            else:
+                self.assert_paused(said, live="100")
+
+    def test_within_the_installer(self) -> None:
+        """What an installer has begun is ended by the next run, be it the live release anew."""
+        for live in (100, 200):
+            self.box = self.fresh(str(live))
+            for version in sorted({100, live}):
+                self.box.release(version)
+            self.box.last_good(installer(POWER_CUT))
+            self.assertEqual(self.box.rescue().returncode, -signal.SIGKILL)
+            self.assertIn("100.aside", self.box.releases)
+            tries = self.box.tries
+            self.box.last_good()
+            self.assert_brought_back(self.rescue(), made="fresh")
+            self.assertEqual(self.box.tries, [*tries, "return"])
+
+    def test_within_the_installer_again_and_again(self) -> None:
+        """After three power cuts the release that was set aside is put back."""
+        shutil.rmtree(self.box.prefix / "releases")
+        self.box.release(100)
+        self.box.last_good(installer(POWER_CUT))
+        while self.box.rescue().returncode:
+            self.box.asked()
+        self.assertEqual(self.box.tries, ["reinstall", "return", "return", "return"])
+        self.assertEqual(self.box.current, ("100", "long ago"))
+        self.assert_tidy()
+
+
+#: Stands in for the pip that an update brings: it leads to the one of the tests.
+PIP = f"""
+import runpy, sys
+sys.path[0] = {os.fspath(Path(pip.__file__).parent.parent)!r}
+runpy.run_module("pip", run_name="__main__")
+"""
+
+
+class RealTests(RescueCase):
+    """The real installer."""
+
+    def test_broken_python(self) -> None:
+        """A release whose Python is broken gives way to the last good one, whose agent starts."""
+        update = self.update(100)
+        with tarfile.open(self.box.archive, "w:bz2") as archive:
+            archive.add(update, update.name)
+        self.box.call_last_good()
+        shutil.rmtree(self.box.prefix / "releases")
+        for link in ("current", "previous"):
+            (self.box.prefix / link).unlink()
+        self.update(200)
+        self.box.install(
+            200, managed=True, OPQ_PYTHON=sys.executable, OPQ_UNIT="opq-box-install.service"
+        )
+        self.break_python(200)
+        self.assertNotEqual(self.launch().returncode, 0)
+        self.box.asked()
+
+        said = self.rescue(OPQ_PYTHON=sys.executable)
+        self.assertEqual(self.box.rescued, "100\n", said)
+        self.assertEqual(self.box.state(), (100, 200, {"100", "200"}))
+        self.assertEqual(self.box.asked()[-2:], REBOOTED[-2:])
+        self.assertEqual(self.launch().stdout, "I am the agent.\n")
+        self.assertIn("Release 100 is now current.", self.box.log.read_text())
+        self.assert_tidy()
+
+        # Files rot: the release that is live is made anew.
+        self.break_python(100)
+        self.assertNotEqual(self.launch().returncode, 0)
+        self.rescue(OPQ_PYTHON=sys.executable)
+        self.assertEqual(self.launch().stdout, "I am the agent.\n")
+        self.assert_tidy()
+
+    def break_python(self, version: int) -> None:
+        folder = self.box.prefix / "releases" / str(version) / "venv" / "bin"
+        for python in list(folder.glob("python*")):
+            python.unlink()
+            python.symlink_to("/nonexistent/python3")
+
+    def update(self, version: int) -> Path:
+        """Lay out an update with a real package in it, whose twistd only says something."""
+        update = self.box.unpack(version)
+        (update / AGENT / "bin" / "opq-box").unlink()
+        (update / AGENT / "requirements.txt").write_text("twistd\n")
+        with zipfile.ZipFile(update / "wheels" / "pip-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("pip/__main__.py", PIP)
+        with zipfile.ZipFile(update / "wheels" / "twistd-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("twistd-1.data/scripts/twistd", '#!python\nprint("I am the agent.")\n')
+            wheel.writestr(
+                "twistd-1.dist-info/WHEEL",
+                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            )
+            wheel.writestr(
+                "twistd-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: twistd\nVersion: 1\n"
+            )
+            wheel.writestr("twistd-1.dist-info/RECORD", "")
+        return update
+
+    def launch(self) -> Result:
+        return subprocess.run(
+            [*namespace(), f"/opt/opq/current/{AGENT}/bin/opq-box-agent"],
+            env={"PATH": os.environ["PATH"], "BOX": str(self.box.folder)},
+            capture_output=True,
+            text=True,
+        )
+
+
+class UnitTests(SynchronousTestCase):
+    """The units."""
+
+    def test_ten_starts(self) -> None:
+        """However the agent's starts fail, ten of them are within the time that systemd counts."""
+        drop_in = SHIPPED / "rescue" / "opq-box-agent.service.d" / "rescue.conf"
+        lines = [line.partition("=") for line in drop_in.read_text().splitlines() if "=" in line]
+        value = {name: number for name, _, number in lines}
+        each = sum(int(value[name]) for name in ("RestartSec", "TimeoutStartSec", "TimeoutStopSec"))
+        self.assertEqual(value["OnFailure"], "opq-box-rescue.service")
+        self.assertEqual(value["Restart"], "always")
+        self.assertLess(int(value["StartLimitBurst"]) * each, int(value["StartLimitIntervalSec"]))

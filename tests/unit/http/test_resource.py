@@ -1,0 +1,143 @@
+"""A resource answers in plain text, and says what can be asked of it."""
+
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import NOT_DONE_YET
+
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import NotFound, PlainResource
+from tests.helpers.http_exchange import Connection, ask
+
+
+class Hello(PlainResource):
+    """Says how long the body was that it got."""
+
+    isLeaf = True
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Answer."""
+        return Reply.sentence(200, "Hello.")
+
+    def render_POST(self, request: BoundedRequest) -> Reply:
+        """Answer."""
+        assert request.content is not None
+        return Reply.of(200, b"%d" % len(request.content.read()))
+
+
+def hello() -> PlainResource:
+    root = PlainResource()
+    root.putChild(b"hello", Hello())
+    return root
+
+
+class Waits(PlainResource):
+    """Keeps its requests, for a test to answer."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[BoundedRequest] = []
+
+    def render_GET(self, request: BoundedRequest) -> int:
+        """Answer later."""
+        self.requests.append(request)
+        return NOT_DONE_YET
+
+
+class PostOnly(PlainResource):
+    """Takes something, and has nothing to show."""
+
+    isLeaf = True
+
+    def render_POST(self, request: BoundedRequest) -> Reply:
+        """Answer."""
+        return Reply.sentence(202, "Thank you.")
+
+
+class MethodTests(SynchronousTestCase):
+    """What can be asked of a resource."""
+
+    def test_methods(self) -> None:
+        """`Allow` names what a resource has."""
+        got = ask(hello(), "DELETE", "/hello")
+        self.assertEqual((got.status, got.headers["Allow"]), (405, "GET, HEAD, POST"))
+        self.assertEqual(got.text, "Only GET, HEAD, POST can be asked for here.\n")
+
+    def test_methods_are_case_sensitive(self) -> None:
+        """`get` is no method (RFC 9110, section 9.1), and neither is the name of an attribute."""
+        for method in ("get", "Get", "render_GET", "isLeaf", "children", "putChild"):
+            self.assertEqual(ask(hello(), method, "/hello").status, 405, method)
+
+    def test_no_methods(self) -> None:
+        """A resource that has none is only a step on the way: not found."""
+        self.assertEqual(ask(PlainResource(), "GET", "/").status, 404)
+        root = PlainResource()
+        root.putChild(b"step", hello())
+        for method in ("GET", "HEAD", "POST", "DELETE"):
+            self.assertEqual(ask(root, method, "/step").status, 404)
+        self.assertEqual(ask(root, "GET", "/step/hello").status, 200)
+
+    def test_no_get(self) -> None:
+        """Where there is no GET, there is no HEAD either."""
+        for method in ("GET", "HEAD", "PUT"):
+            got = ask(PostOnly(), method, "/")
+            self.assertEqual((got.status, got.headers["Allow"]), (405, "POST"))
+        self.assertEqual(ask(PostOnly(), "POST", "/").text, "Thank you.\n")
+
+    def test_later(self) -> None:
+        """A resource may answer when it likes."""
+        waits = Waits()
+        connection = Connection(waits)
+        connection.send("GET", "/")
+        self.assertEqual(connection.transport.value(), b"")
+        waits.requests[0].reply(Reply.sentence(200, "At last."))
+        self.assertEqual(connection.answer().text, "At last.\n")
+
+
+class HeadTests(SynchronousTestCase):
+    """HEAD is GET without the body."""
+
+    def test_like_get(self) -> None:
+        """HEAD has the status and the header of GET, the length of the body included."""
+        for path in ("/hello", "/nothing"):
+            got, head = ask(hello(), "GET", path), ask(hello(), "HEAD", path)
+            self.assertEqual((head.status, head.body, head.cut), (got.status, b"", False))
+            for answer in (got, head):
+                del answer.headers["Date"]
+            self.assertEqual(head.headers.items(), got.headers.items())
+
+    def test_head_of_a_refusal(self) -> None:
+        """HEAD never has a body, also where nothing is."""
+        got = ask(hello(), "HEAD", "/nothing")
+        self.assertEqual((got.status, got.body), (404, b""))
+        self.assertGreater(int(got.headers["Content-Length"]), 0)
+
+    def test_later(self) -> None:
+        """HEAD of what is answered later has no body either."""
+        waits = Waits()
+        connection = Connection(waits)
+        connection.send("HEAD", "/")
+        waits.requests[0].reply(Reply.sentence(200, "At last."))
+        self.assertTrue(connection.transport.value().endswith(b"Content-Length: 9\r\n\r\n"))
+
+
+class NotFoundTests(SynchronousTestCase):
+    """Where nothing is."""
+
+    def test_any(self) -> None:
+        """404 as one line of text, for any path and any method."""
+        for path in ("/", "/nothing", "/nothing/deeper", "/hell%6f%00", "/../hello", "//"):
+            for method in ("GET", "POST", "BREW"):
+                got = ask(hello(), method, path)
+                self.assertEqual((got.status, got.text), (404, "There is nothing here.\n"), path)
+
+    def test_quoted(self) -> None:
+        """A path is the same however it is quoted, and whatever is asked of it."""
+        for path in ("/hello", "/hell%6f", "/hello?", "/hello?a=b;c&%ff", "/hello/deeper"):
+            self.assertEqual(ask(hello(), "GET", path).status, 200, path)
+
+    def test_leaf(self) -> None:
+        """The resource itself is all there is below it."""
+        self.assertTrue(NotFound.isLeaf)
+        self.assertEqual(ask(NotFound(), "GET", "/a/b/c").status, 404)

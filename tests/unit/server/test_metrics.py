@@ -1,0 +1,223 @@
+"""`/metrics` tells what the server does and how it is."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.http.site import BoundedSite
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.watcher import Watcher
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.metrics import Metrics, MetricsResource
+from opq_twisted.server.timestamp.service import Timestamper
+from opq_twisted.server.web.resources import Version, tree
+from tests.helpers.archives import make_archive, make_large_archive
+from tests.helpers.http_exchange import Connection
+from tests.helpers.signed_metadata import Signed
+from tests.unit.server.catalog.test_snapshot import name_of
+
+BUILT = 1500000000
+
+
+class MetricsTests(SynchronousTestCase):
+    """A server's parts, and what is told of them."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        make_archive(self.directory / name_of(1), 1)
+        make_archive(self.directory / name_of(BUILT), BUILT)
+        self.catalog = Catalog(self.directory)
+        self.reactor = MemoryReactorClock()
+        self.watcher = Watcher(self.reactor, self.catalog)
+        self.watcher.startService()
+        self.addCleanup(self.watcher.stopService)
+        self.downloads = Downloads(1)
+        version = Version(Clock(), self.catalog)
+        self.signed = Signed(self.directory)
+        self.timestamper = Timestamper(
+            self.reactor,
+            self.catalog,
+            self.signed.keys["timestamp"],
+            now=lambda: self.signed.now,
+            in_thread=maybeDeferred,
+        )
+        metrics = Metrics(
+            self.catalog, self.watcher, self.downloads, version.waiting, self.timestamper
+        )
+        root = tree(self.catalog, Digests(maybeDeferred), self.downloads, version)
+        root.putChild(b"metrics", MetricsResource(metrics))
+        self.site = BoundedSite(Clock(), root)
+        self.site.request_observers.append(metrics.request_ended)
+        self.site.refusal_observers.append(metrics.refused)
+        self.root = root
+
+    def ask(
+        self, path: str, *headers: str, method: str = "GET", room: int | None = None
+    ) -> Connection:
+        connection = Connection(self.root, self.site)
+        connection.transport.room = room
+        connection.send(method, path, *headers)
+        return connection
+
+    def told(self) -> dict[tuple[str, ...], float]:
+        """All series: the name and the values of the labels, in the labels' order."""
+        answer = self.ask("/metrics").answer()
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8")
+        return {
+            (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+
+    def test_requests(self) -> None:
+        """Counted by endpoint and status; made-up paths share one series."""
+        for path in ("/version", "/version", "/latest", "/nothing", "/a", "/update/x", "/", "/ls"):
+            self.ask(path)
+        for path in ("/tuf/1.root.json", "/tuf/x", "/tuf"):
+            self.ask(path)
+        self.ask(f"/update/{name_of(1)}", "Range: bytes=0-0")
+        self.ask("/version", method="DELETE")
+        told = self.told()
+        requests = {key[1:]: value for key, value in told.items() if key[0] == "opq_requests_total"}
+        self.assertEqual(
+            requests,
+            {
+                ("/version", "200"): 2,
+                ("/version", "405"): 1,
+                ("/latest", "303"): 1,
+                ("other", "404"): 3,
+                ("/tuf", "404"): 2,
+                ("/update", "404"): 1,
+                ("/update", "206"): 1,
+                ("/", "200"): 1,
+                ("/ls", "200"): 1,
+            },
+        )
+
+    def test_refused(self) -> None:
+        """What is no proper request is counted by its status."""
+        Connection(self.root, self.site).channel.dataReceived(b"GET /" + b"a" * 20_000)
+        self.assertEqual(self.told()["opq_requests_total", "refused", "414"], 1)
+
+    def test_waiting(self) -> None:
+        """Boxes that wait, and those that went away."""
+        waiting = self.ask("/version", f'If-None-Match: "{BUILT}"', "Prefer: wait=9")
+        self.assertEqual(self.told()["opq_waiting_boxes",], 1)
+        waiting.lose()
+        told = self.told()
+        self.assertEqual(told["opq_waiting_boxes",], 0)
+        self.assertEqual(told["opq_requests_total", "/version", "499"], 1)
+
+    def test_downloads(self) -> None:
+        """Under way and by release, how they ended, those turned away, and bytes."""
+        make_large_archive(self.directory / name_of(2), 200_000)
+        self.catalog.rescan()
+        path = f"/update/{name_of(2)}"
+        under_way = self.ask(path, room=100_000)
+        self.ask(path)
+        told = self.told()
+        self.assertEqual(told["opq_downloads_in_progress", "2"], 1)
+        self.assertEqual(told["opq_downloads_turned_away_total",], 1)
+        under_way.transport.take_all()
+        self.ask(path, room=100_000).lose()
+        told = self.told()
+        self.assertNotIn(("opq_downloads_in_progress", "2"), told)
+        self.assertEqual(told["opq_downloads_total", "complete", "2"], 1)
+        self.assertEqual(told["opq_downloads_total", "cut", "2"], 1)
+        size = (self.directory / name_of(2)).stat().st_size
+        self.assertGreater(told["opq_sent_bytes_total",], size)
+
+    def test_withdrawn(self) -> None:
+        """A release that is not on offer any more has no series of its own."""
+        self.ask(f"/update/{name_of(1)}")
+        self.assertIn(("opq_downloads_total", "complete", "1"), self.told())
+        (self.directory / name_of(1)).unlink()
+        self.catalog.rescan()
+        self.assertNotIn(("opq_downloads_total", "complete", "1"), self.told())
+
+    def test_index(self) -> None:
+        """How many there are, how new they are, and when that changed."""
+        told = self.told()
+        self.assertEqual(told["opq_archives",], 2)
+        self.assertEqual(told["opq_newest_version",], BUILT)
+        age = told["opq_newest_release_age_seconds",]
+        self.assertLess(abs(time.time() - BUILT - age), 60)
+        self.assertEqual(told["opq_index_changed_timestamp_seconds",], self.catalog.changed)
+        self.assertEqual(told["opq_directory_readable",], 1)
+        self.assertEqual(told["opq_rescans_total", "start"], 1)
+        self.assertEqual(told["opq_event_queue_overflows_total",], 0)
+
+    def test_directory_gone(self) -> None:
+        """That the directory cannot be read is told."""
+        shutil.rmtree(self.directory)
+        self.catalog.rescan()
+        self.assertEqual(self.told()["opq_directory_readable",], 0)
+
+    def test_nothing_on_offer(self) -> None:
+        """Without an archive nothing is told of the newest."""
+        for name in os.listdir(self.directory):
+            (self.directory / name).unlink()
+        self.catalog.rescan()
+        told = self.told()
+        self.assertEqual(told["opq_archives",], 0)
+        self.assertNotIn(("opq_newest_version",), told)
+
+    def look_at_metadata(self) -> None:
+        self.timestamper.startService()
+        self.addCleanup(self.timestamper.stopService)
+        self.reactor.advance(0)
+
+    def test_metadata(self) -> None:
+        """Versions and days left of each role; whether the timestamp is kept fresh."""
+        self.signed.init().publish(3, days=20)
+        self.look_at_metadata()
+        told = {
+            " ".join(key): value
+            for key, value in self.told().items()
+            if key[0].startswith("opq_tuf")
+        }
+        version = told.pop("opq_tuf_version timestamp")
+        self.assertEqual(version, int(self.signed.now))
+        rounded = {name: round(value, 2) for name, value in told.items()}
+        self.assertEqual(
+            rounded,
+            {
+                "opq_tuf_days_left root": 365,
+                "opq_tuf_days_left snapshot": 20,
+                "opq_tuf_days_left targets": 20,
+                "opq_tuf_days_left timestamp": 7,
+                "opq_tuf_version root": 1,
+                "opq_tuf_version snapshot": 3,
+                "opq_tuf_version targets": 3,
+                "opq_tuf_timestamp_problem": 0,
+                "opq_tuf_timestamps_signed_total": 1,
+            },
+        )
+
+    def test_metadata_that_waits(self) -> None:
+        """A snapshot that is not announced is a problem."""
+        self.signed.init().snapshot(1, 1)
+        self.look_at_metadata()
+        told = self.told()
+        self.assertEqual(told["opq_tuf_timestamp_problem",], 1)
+        self.assertEqual(told["opq_tuf_timestamps_signed_total",], 0)
+        self.assertNotIn(("opq_tuf_days_left", "timestamp"), told)
+
+    def test_no_look_at_metadata_yet(self) -> None:
+        """Before the first look nothing is told of metadata."""
+        self.assertEqual([name for name in self.told() if name[0].startswith("opq_tuf")], [])
+
+    def test_process(self) -> None:
+        """The process's own: descriptors, memory, time."""
+        told = self.told()
+        for name in ("process_open_fds", "process_resident_memory_bytes"):
+            self.assertGreater(told[name,], 0)

@@ -1,0 +1,448 @@
+"""The service that keeps the timestamp fresh: when it looks, and what it says of what it found."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
+from opq_twisted.server.timestamp.alerts import Reminders, Trouble
+from opq_twisted.server.timestamp.service import Timestamper
+from opq_twisted.server.timestamp.state import Standing
+from tests.helpers.archives import make_archive
+from tests.helpers.signed_metadata import DAY, Signed
+from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
+
+NOW = 1_700_000_000
+RELEASE = 1_600_000_000
+
+
+@implementer(ILogObserver)
+class Log:
+    """What the log was told at `warn` and above."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[LogLevel, str]] = []
+
+    def __call__(self, event: Any) -> None:
+        """Take note."""
+        if event["log_level"] >= LogLevel.warn and "sentence" in event:
+            self.events.append((event["log_level"], event["sentence"]))
+
+    def take(self) -> list[str]:
+        """Give what came since the last time."""
+        events, self.events = self.events, []
+        return [sentence for _, sentence in events]
+
+
+class LoggedTestCase(SynchronousTestCase):
+    """A test that reads the log."""
+
+    def setUp(self) -> None:
+        self.log = Log()
+        globalLogPublisher.addObserver(self.log)
+        self.addCleanup(globalLogPublisher.removeObserver, self.log)
+
+
+class TimestamperTestCase(LoggedTestCase):
+    """The service beside the one that watches the directory, over real files and kernel events."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.updates = Path(self.mktemp()).absolute()
+        self.updates.mkdir()
+        self.reactor = MemoryReactorClock()
+        self.signed = Signed(self.updates, NOW)
+        self.looks: list[float] = []
+        #: What a look fails with instead.
+        self.failure: Exception | None = None
+
+    def start(
+        self, in_thread: Callable[..., Deferred[Standing]] | None = None, *, key: bool = True
+    ) -> Timestamper:
+        self.catalog = Catalog(self.updates)
+        self.watcher = Watcher(self.reactor, self.catalog, in_thread=maybeDeferred)
+        self.timestamper = Timestamper(
+            self.reactor,
+            self.catalog,
+            self.signed.keys["timestamp"] if key else None,
+            now=lambda: NOW + self.reactor.seconds(),
+            in_thread=in_thread or self.at_once,
+        )
+        self.catalog.observers.append(self.timestamper.catalog_changed)
+        self.watcher.observers.append(self.timestamper.directory_touched)
+        for service in (self.watcher, self.timestamper):
+            service.startService()
+        self.addCleanup(self.stop)
+        self.reactor.advance(0)
+        return self.timestamper
+
+    def stop(self) -> None:
+        for service in (self.watcher, self.timestamper):
+            if service.running:
+                service.stopService()
+        self.reactor.advance(0)
+
+    def at_once(self, call: Callable[..., Standing], *arguments: Any) -> Deferred[Standing]:
+        """Stand in for a thread."""
+        self.looks.append(self.reactor.seconds())
+        if self.failure is not None:
+            return maybeDeferred(self.fail_look)
+        return maybeDeferred(call, *arguments)
+
+    def fail_look(self) -> Standing:
+        assert self.failure is not None
+        raise self.failure
+
+    def kernel_reports(self) -> None:
+        """Hand over all that the kernel has noticed, as the reactor would."""
+        while True:
+            looks = len(self.looks)
+            for reader in tuple(self.reactor.readers):
+                reader.doRead()
+            # The directory's events are looked at first, and lead to a look at the folder.
+            self.reactor.advance(0)
+            self.reactor.advance(0)
+            if len(self.looks) == looks:
+                return
+
+    def deaf(self) -> None:
+        """Let the kernel tell nothing from now on."""
+        self.reactor.removeAll()
+
+    def told(self) -> int:
+        """The snapshot that boxes are told of."""
+        return self.signed.read_timestamp().snapshot_meta.version
+
+
+class EventTests(TimestamperTestCase):
+    """What the kernel reports leads to a look at once."""
+
+    def test_at_the_start(self) -> None:
+        """What is there at the start is signed for."""
+        self.signed.init().publish(1)
+        self.start()
+        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.timestamper.signed, 1)
+        self.assertFalse(self.timestamper.problem)
+
+    def test_observers(self) -> None:
+        """After each look, and only then, whoever wants to know is told how the metadata is."""
+        self.signed.init().publish(1)
+        self.start()
+        seen: list[Standing] = []
+        self.timestamper.observers.append(seen.append)
+        self.signed.publish(2)
+        self.kernel_reports()
+        # The server's own writing leads to another look.
+        self.assertEqual([each.signed is None for each in seen], [False, True])
+        self.assertIs(seen[-1], self.timestamper.standing)
+        self.failure = OSError(5, "Input/output error")
+        self.reactor.advance(HEARTBEAT)
+        self.assertEqual(len(seen), 2)
+
+    def test_new_snapshot(self) -> None:
+        """A snapshot that appears is announced, without any time passing."""
+        self.signed.init().publish(1)
+        self.start()
+        self.signed.publish(2)
+        self.kernel_reports()
+        self.assertEqual(self.told(), 2)
+        self.assertEqual(self.reactor.seconds(), 0)
+
+    def test_archive_comes_last(self) -> None:
+        """A snapshot that waits for its archive is announced when that is on offer."""
+        path = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE)), RELEASE)
+        self.signed.init().publish(1)
+        self.start()
+        self.signed.publish(2, path)
+        self.kernel_reports()
+        self.assertEqual(self.told(), 1)
+        self.assertTrue(self.timestamper.problem)
+        path.rename(self.updates / path.name)
+        self.kernel_reports()
+        self.assertEqual(self.told(), 2)
+        self.assertFalse(self.timestamper.problem)
+
+    def test_folder_appears(self) -> None:
+        """A folder that is made later is seen, and what happens in it from then on."""
+        self.start()
+        self.assertTrue(self.timestamper.problem)
+        self.signed.init()
+        self.kernel_reports()
+        self.signed.publish(1)
+        self.kernel_reports()
+        self.assertEqual(self.told(), 1)
+
+    def test_folder_replaced(self) -> None:
+        """Another folder in its place is seen, and what happens in it from then on."""
+        self.signed.init().publish(1)
+        self.start()
+        self.signed.folder.rename(self.updates / "old")
+        self.kernel_reports()
+        self.assertTrue(self.timestamper.problem)
+        self.assertFalse(self.timestamper.standing.present)
+        self.signed.folder.mkdir()
+        for path in (self.updates / "old").iterdir():
+            (self.signed.folder / path.name).write_bytes(path.read_bytes())
+        self.kernel_reports()
+        self.assertFalse(self.timestamper.problem)
+        self.signed.publish(2)
+        self.kernel_reports()
+        self.assertEqual(self.told(), 2)
+        self.assertEqual(sum("inotify" in name for name in open_descriptors()), 2)
+
+    def test_own_writing(self) -> None:
+        """Its own writing leads to one more look, and to no more than that."""
+        self.signed.init().publish(1)
+        self.start()
+        self.kernel_reports()
+        looks = len(self.looks)
+        self.assertLessEqual(looks, 3)
+        self.kernel_reports()
+        self.assertEqual(len(self.looks), looks)
+        self.assertEqual(self.timestamper.signed, 1)
+
+    def test_no_storm(self) -> None:
+        """One that cannot be written is tried again at the heartbeat, and told of once."""
+        self.signed.init().publish(1)
+        path = self.signed.folder / "timestamp.json"
+        path.mkdir()
+        self.start()
+        self.kernel_reports()
+        self.assertEqual(self.looks, [0])
+        for number in range(1, 4):
+            self.reactor.advance(HEARTBEAT)
+            self.kernel_reports()
+            self.assertEqual(len(self.looks), number + 1)
+        self.assertEqual(self.log.take(), [f"Cannot write {path}: Is a directory."])
+        self.assertTrue(self.timestamper.problem)
+        path.rmdir()
+        self.kernel_reports()
+        self.assertEqual(self.told(), 1)
+        self.assertFalse(self.timestamper.problem)
+
+    def test_one_look_at_a_time(self) -> None:
+        """What is reported during a look leads to another one when it is over."""
+        waiting: list[tuple[Deferred[Standing], Callable[[], Standing]]] = []
+
+        def later(call: Callable[..., Standing], *arguments: Any) -> Deferred[Standing]:
+            waiting.append((Deferred(), lambda: call(*arguments)))
+            return waiting[-1][0]
+
+        self.signed.init().publish(1)
+        self.start(later)
+        for _ in range(3):
+            os.utime(self.signed.folder / "1.root.json")
+            self.kernel_reports()
+            self.reactor.advance(HEARTBEAT)
+        self.assertEqual(len(waiting), 1)
+        done, call = waiting[0]
+        done.callback(call())
+        self.reactor.advance(0)
+        self.assertEqual(len(waiting), 2)
+        self.stop()
+        done, call = waiting[1]
+        done.callback(call())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual([name for name in open_descriptors() if "inotify" in name], [])
+
+
+class HeartbeatTests(TimestamperTestCase):
+    """What no event tells is found all the same."""
+
+    def test_new_snapshot(self) -> None:
+        """A snapshot that nobody told of is announced at the next heartbeat."""
+        self.signed.init().publish(1)
+        self.start()
+        self.deaf()
+        self.signed.publish(2)
+        self.reactor.advance(HEARTBEAT - 1)
+        self.assertEqual(self.told(), 1)
+        self.reactor.advance(1)
+        self.assertEqual(self.told(), 2)
+
+    def test_half_life(self) -> None:
+        """When half of its life is over, the timestamp is signed anew, and again."""
+        self.signed.init().publish(1)
+        self.start()
+        self.deaf()
+        for count in (1, 2, 3):
+            self.assertEqual(self.timestamper.signed, count)
+            self.reactor.advance(3.5 * DAY)
+        self.assertFalse(self.timestamper.problem)
+
+    def test_error(self) -> None:
+        """An error of ours is logged and is a problem; the next heartbeat comes."""
+        self.signed.init().publish(1)
+        self.failure = RuntimeError("an error of ours")
+        self.start()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertTrue(self.timestamper.problem)
+        self.failure = None
+        self.reactor.advance(HEARTBEAT)
+        self.assertFalse(self.timestamper.problem)
+        self.assertEqual(self.told(), 1)
+
+    def test_machine_busy(self) -> None:
+        """What was known stays when the machine cannot look now; it is told once."""
+        self.signed.init().publish(1)
+        self.start()
+        self.deaf()
+        standing = self.timestamper.standing
+        self.failure = OSError(24, "Too many open files")
+        for _ in range(3):
+            self.reactor.advance(HEARTBEAT)
+        self.assertEqual(
+            self.log.take(),
+            [f"Cannot look at the signed metadata in {self.signed.folder}: Too many open files."],
+        )
+        self.assertTrue(self.timestamper.problem)
+        self.assertIs(self.timestamper.standing, standing)
+        self.failure = None
+        self.reactor.advance(HEARTBEAT)
+        self.assertFalse(self.timestamper.problem)
+
+    def test_a_file_in_its_place(self) -> None:
+        """A file of the folder's name is a problem, and not the end."""
+        self.signed.folder.touch()
+        self.start()
+        self.assertEqual(
+            self.log.take(),
+            [f"Cannot look at the signed metadata in {self.signed.folder}: Not a directory."],
+        )
+        self.signed.folder.unlink()
+        self.signed.init().publish(1)
+        self.reactor.advance(HEARTBEAT)
+        self.assertEqual(self.told(), 1)
+
+
+class WarningTests(TimestamperTestCase):
+    """What will expire is told of at the start, and once a day."""
+
+    def test_in_time(self) -> None:
+        """Nothing is said as long as all of it is good for more than 14 days."""
+        self.signed.init().publish(1, days=14.1)
+        self.signed.root(1, days=14.1)
+        self.start()
+        self.assertEqual(self.log.take(), [])
+
+    def test_daily(self) -> None:
+        """From 14 days before, each is told of once a day, with what to do."""
+        self.signed.init()
+        self.signed.root(1, days=10.5)
+        self.signed.publish(1, days=12)
+        self.start()
+        self.deaf()
+        root = "boxes install nothing new from then on. Renew it with: opq-release renew-root."
+        resign = "boxes install nothing new from then on. Sign it again with: opq-release resign."
+        self.assertEqual(
+            self.log.take(),
+            [
+                f"1.root.json expires in 10.5 days: {root}",
+                f"1.snapshot.json expires in 12.0 days: {resign}",
+                f"1.targets.json expires in 12.0 days: {resign}",
+            ],
+        )
+        for _ in range(23):
+            self.reactor.advance(3600)
+        self.assertEqual(self.log.take(), [])
+        self.reactor.advance(3600)
+        self.assertEqual(self.log.take()[0], f"1.root.json expires in 9.5 days: {root}")
+        self.assertFalse(self.timestamper.problem)
+
+    def test_expired(self) -> None:
+        """A root that has expired does not keep the timestamp from being signed."""
+        self.signed.init()
+        self.signed.root(1, days=-2)
+        self.signed.publish(1)
+        self.start()
+        self.assertEqual(
+            self.log.take(),
+            [
+                "1.root.json expired 2.0 days ago: boxes install nothing new any more. "
+                "Renew it with: opq-release renew-root."
+            ],
+        )
+        self.assertEqual(self.told(), 1)
+
+    def test_renewed(self) -> None:
+        """What was signed again is told of no more."""
+        self.signed.init()
+        self.signed.publish(1, days=10)
+        self.start()
+        self.log.take()
+        self.signed.publish(2)
+        self.kernel_reports()
+        self.reactor.advance(2 * DAY)
+        self.assertEqual(self.log.take(), [])
+
+    def test_timestamp_not_copied(self) -> None:
+        """Without a key, a timestamp that should have been signed again by now is told of."""
+        self.signed.init().publish(1)
+        self.signed.timestamp(5, 1, days=3.2)
+        self.start(key=False)
+        self.assertEqual(self.log.take(), [])
+        self.reactor.advance(DAY)
+        self.assertEqual(
+            self.log.take(),
+            [
+                "timestamp.json expires in 2.2 days: boxes install nothing new from then on. "
+                "It should have been signed again by now: see what the log of the server says "
+                "that has the timestamp's key, and copy tuf/ from there."
+            ],
+        )
+        self.assertEqual(self.signed.read_timestamp().version, 5)
+
+    def test_without_metadata(self) -> None:
+        """A directory without metadata, and without a key, is nothing to speak of."""
+        self.start(key=False)
+        self.reactor.advance(DAY)
+        self.assertEqual(self.log.take(), [])
+        self.assertFalse(self.timestamper.problem)
+
+
+class ReminderTests(LoggedTestCase):
+    """The log is told of trouble, and not filled with it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reminders = Reminders()
+
+    def tell(self, now: float, *sentences: str) -> list[str]:
+        self.reminders.tell(map(Trouble, sentences), now)
+        return self.log.take()
+
+    def test_once_a_day(self) -> None:
+        """At once, and then each day."""
+        self.assertEqual(self.tell(0, "a"), ["a"])
+        self.assertEqual(self.tell(1, "a", "b"), ["b"])
+        self.assertEqual(self.tell(DAY - 1, "a", "b"), [])
+        self.assertEqual(self.tell(DAY, "a", "b"), ["a"])
+        self.assertEqual(self.tell(DAY + 1, "a", "b"), ["b"])
+
+    def test_returns(self) -> None:
+        """What was over and comes back is new."""
+        self.tell(0, "a")
+        self.assertEqual(self.tell(1), [])
+        self.assertEqual(self.tell(2, "a"), ["a"])
+
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back does not silence it for long."""
+        self.tell(NOW, "a")
+        self.assertEqual(self.tell(0, "a"), ["a"])
+        self.assertEqual(self.tell(DAY, "a"), ["a"])
+
+    def test_level_and_cause(self) -> None:
+        """One cause is one trouble, whatever its sentence says each time."""
+        first = Trouble("2 days left", LogLevel.warn, "expiry")
+        self.reminders.tell([first], 0)
+        self.reminders.tell([Trouble("1 day left", LogLevel.warn, "expiry")], 1)
+        self.assertEqual(self.log.events, [(LogLevel.warn, "2 days left")])

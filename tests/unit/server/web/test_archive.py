@@ -1,0 +1,465 @@
+"""An archive reaches a client whole, with all that a client needs to know of it, or not at all."""
+
+import base64
+import email.policy
+import hashlib
+import os
+from email.utils import formatdate
+from pathlib import Path
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.sendfile import LEAST_RATE, WINDOW
+from tests.helpers.archives import make_archive
+from tests.helpers.http_exchange import Answer, Connection, ask, parse_all
+from tests.unit.server.catalog.test_digests import Thread
+from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
+
+VERSION = 1547860803
+PATH = f"/update/{name_of(VERSION)}"
+MODIFIED = 1547860805
+#: More than three chunks, and no whole number of them.
+LARGE = os.urandom(900_000)
+
+
+class DeliveryTestCase(SynchronousTestCase):
+    """One archive on offer, and a client that asks for it."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.file = make_archive(self.directory / name_of(VERSION), VERSION, {"data": LARGE})
+        os.utime(self.file, (MODIFIED, MODIFIED))
+        self.catalog = Catalog(self.directory)
+        self.catalog.rescan()
+        self.thread = Thread()
+        self.addCleanup(self.thread.finish)
+        self.downloads = Downloads(10, lambda: 0.5)
+        self.root = tree(
+            self.catalog, Digests(self.thread), self.downloads, Version(Clock(), self.catalog)
+        )
+
+    def get(self, *headers: str, method: str = "GET", path: str = PATH) -> Answer:
+        connection = Connection(self.root)
+        connection.send(method, path, *headers)
+        return connection.answer(method)
+
+    def begin(self, *headers: str, host: str = "192.0.2.1") -> Connection:
+        """Ask for the archive as a client that takes about half of it, for now."""
+        connection = Connection(self.root, address=IPv4Address("TCP", host, 50_000))
+        connection.transport.room = len(LARGE) // 2
+        connection.send("GET", PATH, *headers)
+        self.assertTrue(connection.answer().cut)
+        return connection
+
+    def open_files(self) -> int:
+        """Count the descriptors of files in the directory, those that lost their names included."""
+        return sum(target.startswith(str(self.directory)) for target in open_descriptors())
+
+
+class WholeTests(DeliveryTestCase):
+    """A plain download."""
+
+    def test_bytes(self) -> None:
+        """What arrives is the file; its descriptor is closed."""
+        answer = self.get()
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.body, self.file.read_bytes())
+        self.assertEqual(self.open_files(), 0)
+
+    def test_headers(self) -> None:
+        """The headers that caches, browsers and boxes go by; never a Content-Encoding."""
+        headers = self.get().headers
+        size = self.file.stat().st_size
+        expected = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(size),
+            "Content-Disposition": f'attachment; filename="{name_of(VERSION)}"',
+            "ETag": f'"{MODIFIED * 10**9:x}-{size:x}"',
+            "Last-Modified": formatdate(MODIFIED, usegmt=True),
+            "Cache-Control": "public, max-age=31536000, immutable",
+            "Content-Encoding": None,
+            "Transfer-Encoding": None,
+        }
+        self.assertEqual({name: headers[name] for name in expected}, expected)
+
+    def test_head(self) -> None:
+        """HEAD gets what GET gets, without the body, and no file stays open."""
+        got, head = self.get(), self.get(method="HEAD")
+        self.assertEqual((head.status, head.body), (200, b""))
+        for answer in (got, head):
+            del answer.headers["Date"]
+        self.assertEqual(head.headers.items(), got.headers.items())
+        self.assertEqual(self.open_files(), 0)
+
+    def test_repr_digest(self) -> None:
+        """The digest is told from the moment it is known (RFC 9530)."""
+        self.assertIsNone(self.get().headers["Repr-Digest"])
+        self.thread.work()
+        digest = base64.b64encode(hashlib.sha256(self.file.read_bytes()).digest()).decode()
+        for method in ("GET", "HEAD"):
+            self.assertEqual(self.get(method=method).headers["Repr-Digest"], f"sha-256=:{digest}:")
+
+    def test_same_tag_on_another_server(self) -> None:
+        """A copy that kept the time of change, as rsync makes it, has the same tag."""
+        tag = self.get().headers["ETag"]
+        copy = Path(self.mktemp())
+        copy.write_bytes(self.file.read_bytes())
+        os.utime(copy, (MODIFIED, MODIFIED))
+        copy.replace(self.file)
+        self.assertEqual(self.get().headers["ETag"], tag)
+
+    def test_link(self) -> None:
+        """A link within the directory is downloaded under its own name."""
+        (self.directory / name_of(2)).symlink_to(name_of(VERSION))
+        self.catalog.rescan()
+        answer = self.get(path=f"/update/{name_of(2)}")
+        self.assertEqual(answer.body, self.file.read_bytes())
+        self.assertIn(name_of(2), answer.headers["Content-Disposition"])
+
+    def test_backpressure(self) -> None:
+        """A client that takes nothing gets nothing more; when it goes on, it gets the rest."""
+        connection = self.begin()
+        self.assertLess(len(connection.transport.value()), len(LARGE) * 0.75)
+        connection.transport.take_all()
+        self.assertEqual(connection.answer().body, self.file.read_bytes())
+
+
+class ConditionalTests(DeliveryTestCase):
+    """Downloads under conditions; which one counts when is test_preconditions' matter."""
+
+    def test_not_modified(self) -> None:
+        """304: no body, no length but the archive's, and the tag to keep."""
+        tag = self.get().headers["ETag"]
+        for method in ("GET", "HEAD"):
+            for condition in (f"If-None-Match: {tag}", f"If-Modified-Since: {formatdate()}"):
+                answer = self.get(condition, method=method)
+                self.assertEqual((answer.status, answer.body), (304, b""))
+                self.assertEqual(answer.headers["ETag"], tag)
+                self.assertIn("immutable", answer.headers["Cache-Control"])
+                size = str(self.file.stat().st_size)
+                self.assertIn(answer.headers["Content-Length"], (None, size))
+        self.assertEqual(self.open_files(), 0)
+
+    def test_precondition_failed(self) -> None:
+        """412: nothing of the archive, and nothing that a cache would keep."""
+        for method in ("GET", "HEAD"):
+            answer = self.get('If-Match: "another"', method=method)
+            self.assertEqual((answer.status, answer.body), (412, b""))
+            for name in ("Content-Disposition", "ETag", "Repr-Digest"):
+                self.assertIsNone(answer.headers[name], name)
+            self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        self.assertEqual(self.open_files(), 0)
+
+    def test_met(self) -> None:
+        """A condition that is met changes nothing."""
+        tag = self.get().headers["ETag"]
+        self.assertEqual(self.get(f"If-Match: {tag}").body, self.file.read_bytes())
+
+
+class UnknownTests(DeliveryTestCase):
+    """Names that are not in the catalog."""
+
+    def test_not_in_the_catalog(self) -> None:
+        """404 as one line of text, whatever the name looks like, and though such a file exists."""
+        (self.directory / "secret").write_text("secret")
+        for path in (
+            "/update/secret",
+            "/update/",
+            "/update",
+            f"/update/{name_of(1)}",
+            f"/update/{name_of(VERSION)}/",
+            f"/update//{name_of(VERSION)}",
+            f"/update/./{name_of(VERSION)}",
+            f"/update/x/../{name_of(VERSION)}",
+            f"/update/..%2f{self.directory.name}%2f{name_of(VERSION)}",
+            f"/update/{name_of(VERSION)}%00",
+            f"/update/%00{name_of(VERSION)}",
+            f"/update/{name_of(VERSION).upper()}",
+            "/update/%ff%fe",
+            "/update/" + "a" * 8000,
+        ):
+            answer = self.get(path=path)
+            self.assertEqual(answer.status, 404, path)
+            self.assertEqual(answer.text.count("\n"), 1)
+            self.assertTrue(answer.headers["Content-Type"].startswith("text/plain"))
+
+    def test_query(self) -> None:
+        """A query asks for nothing else."""
+        self.assertEqual(self.get(path=f"{PATH}?from=box").status, 200)
+
+
+class ChangeTests(DeliveryTestCase):
+    """A file that changes behind the catalog's back."""
+
+    def test_replaced_since_the_last_look(self) -> None:
+        """What is sent is the new archive, with its own length and tag."""
+        old_tag = self.get().headers["ETag"]
+        make_archive(Path(self.mktemp()), VERSION).rename(self.file)
+        answer = self.get()
+        self.assertEqual(answer.body, self.file.read_bytes())
+        self.assertNotEqual(answer.headers["ETag"], old_tag)
+        self.assertEqual(self.open_files(), 0)
+
+    def test_truncated_since_the_last_look(self) -> None:
+        """What is no longer whole is not sent."""
+        os.truncate(self.file, 1000)
+        self.assertEqual(self.get().status, 404)
+        self.assertEqual(self.open_files(), 0)
+
+    def test_removed_since_the_last_look(self) -> None:
+        """What is gone is not found, and not listed any more."""
+        self.file.unlink()
+        answer = self.get()
+        self.assertEqual(answer.status, 404)
+        self.assertIn("/ls", answer.text)
+        self.assertEqual(ask(self.root, "GET", "/ls").body, b"")
+
+    def test_fifo_in_its_place(self) -> None:
+        """A FIFO that took the archive's name is not waited for."""
+        self.file.unlink()
+        os.mkfifo(self.file)
+        self.assertEqual(self.get().status, 404)
+        self.assertEqual(self.open_files(), 0)
+
+    def test_link_in_its_place(self) -> None:
+        """A link out of the directory that took the archive's name is not followed."""
+        self.file.rename(outside := Path(self.mktemp()).absolute())
+        self.file.symlink_to(outside)
+        self.assertEqual(self.get().status, 404)
+        self.assertEqual(self.open_files(), 0)
+
+    def test_replaced_under_way(self) -> None:
+        """A download that has begun goes on with the file it began with."""
+        before = self.file.read_bytes()
+        connection = self.begin()
+        make_archive(Path(self.mktemp()), VERSION).rename(self.file)
+        connection.transport.take_all()
+        self.assertEqual(connection.answer().body, before)
+
+    def test_truncated_under_way(self) -> None:
+        """The connection is cut, so that nobody takes what came for the whole."""
+        connection = self.begin()
+        os.truncate(self.file, 1000)
+        self.assertCut(connection)
+
+    def test_rewritten_under_way(self) -> None:
+        """The same holds for a file whose bytes change while its length does not."""
+        connection = self.begin()
+        with self.file.open("r+b") as file:
+            file.write(b"another")
+        os.utime(self.file, (MODIFIED, MODIFIED + 1))
+        self.assertCut(connection)
+
+    def assertCut(self, connection: Connection) -> None:
+        connection.transport.take_all()
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.assertTrue(connection.answer().cut)
+        self.assertEqual(self.open_files(), 0)
+
+
+class DisconnectTests(DeliveryTestCase):
+    """A client that goes away."""
+
+    def test_gone_under_way(self) -> None:
+        """Its file is closed at once, and nothing more is read."""
+        connection = self.begin()
+        self.assertEqual(self.open_files(), 1)
+        before = len(connection.transport.value())
+        connection.lose()
+        self.assertEqual(self.open_files(), 0)
+        self.assertEqual(len(connection.transport.value()), before)
+        self.assertEqual(self.downloads.under_way, {})
+        self.assertEqual(self.downloads.cut, {VERSION: 1})
+
+    def test_stalled(self) -> None:
+        """A client that takes too little for its window is cut; one that takes enough is not."""
+        connection = self.begin()
+        connection.advance(WINDOW)
+        self.assertFalse(connection.transport.disconnected)
+        self.take(connection, WINDOW * LEAST_RATE)
+        connection.advance(WINDOW)
+        self.assertFalse(connection.transport.disconnected)
+        self.take(connection, 1)
+        connection.advance(WINDOW)
+        self.assertTrue(connection.transport.disconnected)
+
+    def take(self, connection: Connection, size: int) -> None:
+        """Let the client take so many bytes more, and what is sent with them."""
+        connection.transport.room = len(connection.transport.value()) + size
+        assert connection.transport.producer is not None
+        connection.transport.producer.resumeProducing()
+
+
+class RangeTests(DeliveryTestCase):
+    """Parts of an archive; which parts a header means is test_ranges' matter."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.whole = self.file.read_bytes()
+        self.size = len(self.whole)
+        self.tag = self.get().headers["ETag"]
+
+    def test_accepted(self) -> None:
+        """A client learns that it may resume."""
+        for method in ("GET", "HEAD"):
+            self.assertEqual(self.get(method=method).headers["Accept-Ranges"], "bytes")
+
+    def test_single(self) -> None:
+        """206: these bytes, which of how many they are, and all else that a whole answer says."""
+        answer = self.get("Range: bytes=100000-300000")
+        self.assertEqual((answer.status, answer.body), (206, self.whole[100_000:300_001]))
+        self.assertEqual(answer.headers["Content-Range"], f"bytes 100000-300000/{self.size}")
+        self.assertEqual(answer.headers["Content-Length"], "200001")
+        whole = self.get().headers
+        for name in ("ETag", "Last-Modified", "Cache-Control", "Content-Type", "Accept-Ranges"):
+            self.assertEqual(answer.headers[name], whole[name])
+
+    def test_resumed_at_any_byte(self) -> None:
+        """What came before the cut and what comes after it are the archive."""
+        for offset in (1, 65_535, 65_536, self.size - 1):
+            answer = self.get(f"Range: bytes={offset}-", f"If-Range: {self.tag}")
+            self.assertEqual(answer.status, 206)
+            self.assertEqual(self.whole[:offset] + answer.body, self.whole)
+
+    def test_suffix(self) -> None:
+        """The last bytes."""
+        self.assertEqual(self.get("Range: bytes=-7").body, self.whole[-7:])
+
+    def test_multiple(self) -> None:
+        """Several ranges come as parts, each with its place, in the order asked for."""
+        answer = self.get("Range: bytes=100-199, 0-0, -5")
+        self.assertEqual(answer.status, 206)
+        self.assertEqual(int(answer.headers["Content-Length"]), len(answer.body))
+        self.assertIsNone(answer.headers["Content-Range"])
+        message = email.message_from_bytes(
+            f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode() + answer.body,
+            policy=email.policy.HTTP,
+        )
+        self.assertEqual(message.get_content_type(), "multipart/byteranges")
+        got = [
+            (part["Content-Type"], part["Content-Range"], part.get_payload(decode=True))
+            for part in message.iter_parts()
+        ]
+        size = self.size
+        octets = "application/octet-stream"
+        expected = [
+            (octets, f"bytes 100-199/{size}", self.whole[100:200]),
+            (octets, f"bytes 0-0/{size}", self.whole[:1]),
+            (octets, f"bytes {size - 5}-{size - 1}/{size}", self.whole[-5:]),
+        ]
+        self.assertEqual(got, expected)
+
+    def test_one_left_of_several(self) -> None:
+        """When only one of them can be had it comes as itself."""
+        answer = self.get(f"Range: bytes={self.size}-, 0-9")
+        self.assertEqual((answer.status, answer.body), (206, self.whole[:10]))
+        self.assertEqual(answer.headers["Content-Range"], f"bytes 0-9/{self.size}")
+
+    def test_unsatisfiable(self) -> None:
+        """416, with the length that the client got wrong."""
+        answer = self.get(f"Range: bytes={self.size}-")
+        self.assertEqual(answer.status, 416)
+        self.assertEqual(answer.headers["Content-Range"], f"bytes */{self.size}")
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        self.assertEqual(self.open_files(), 0)
+
+    def test_head(self) -> None:
+        """HEAD knows no ranges."""
+        answer = self.get("Range: bytes=0-9", method="HEAD")
+        self.assertEqual((answer.status, answer.headers["Content-Length"]), (200, str(self.size)))
+
+    def test_not_the_same_file(self) -> None:
+        """A client that has a part of another file gets the whole of this one."""
+        for validator in ('"another"', f"W/{self.tag}", formatdate(MODIFIED - 1, usegmt=True)):
+            answer = self.get("Range: bytes=10-", f"If-Range: {validator}")
+            self.assertEqual((answer.status, answer.body), (200, self.whole))
+
+    def test_preconditions_first(self) -> None:
+        """A range is looked at only when the request would be answered 200."""
+        for condition, status in ((f"If-None-Match: {self.tag}", 304), ('If-Match: "x"', 412)):
+            answer = self.get("Range: bytes=0-9", condition)
+            self.assertEqual((answer.status, answer.body), (status, b""))
+
+    def test_truncated_under_way(self) -> None:
+        """Of a part, too, nobody gets what does not belong to it."""
+        connection = Connection(self.root)
+        connection.transport.room = 100_000
+        connection.send("GET", PATH, "Range: bytes=1000-300000")
+        os.truncate(self.file, 200_000)
+        connection.transport.take_all()
+        self.assertTrue(connection.transport.disconnecting)
+        connection.lose()
+        self.assertTrue(connection.answer().cut)
+
+    def test_one_connection(self) -> None:
+        """A connection goes on after a part."""
+        connection = Connection(self.root)
+        connection.send("GET", PATH, "Range: bytes=0-99")
+        connection.send("GET", PATH, "Range: bytes=0-1, 5-6")
+        connection.send("GET", "/version")
+        answers = parse_all(connection.transport.value())
+        self.assertEqual([answer.status for answer in answers], [206, 206, 200])
+        self.assertEqual(answers[0].body, self.whole[:100])
+
+
+class BusyTests(DeliveryTestCase):
+    """What cannot be sent now is answered 503, with a time after which to ask again."""
+
+    def assertLater(self, answer: Answer) -> None:
+        self.assertEqual(answer.status, 503)
+        self.assertEqual(answer.headers["Retry-After"], "35")
+        self.assertRegex(answer.text, r"\A[^\n]+ Try again in a little while\.\n\Z")
+        self.assertEqual(self.open_files(), 0)
+
+    def test_too_many(self) -> None:
+        """Over the limit; HEAD, conditions and other endpoints are answered as ever."""
+        self.downloads = Downloads(1, lambda: 0.5)
+        self.root = tree(
+            self.catalog, Digests(self.thread), self.downloads, Version(Clock(), self.catalog)
+        )
+        first = self.begin()
+        refused = self.get()
+        self.assertEqual((refused.status, refused.headers["Retry-After"]), (503, "35"))
+        self.assertEqual(self.downloads.turned_away, 1)
+        self.assertEqual(self.get(method="HEAD").status, 200)
+        self.assertEqual(self.get(path="/version").status, 200)
+        first.transport.take_all()
+        self.assertEqual(self.get().status, 200)
+        self.assertEqual(self.downloads.completed, {VERSION: 2})
+
+    def test_too_many_of_one(self) -> None:
+        """One client has a quarter of the downloads, and others go on being served."""
+        first, _second = self.begin(), self.begin()
+        third = Connection(self.root, address=IPv4Address("TCP", "192.0.2.1", 50_000))
+        third.send("GET", PATH)
+        self.assertEqual(third.answer().status, 503)
+        self.begin(host="192.0.2.2")
+        first.transport.take_all()
+        self.begin()
+        self.assertEqual(self.downloads.turned_away, 1)
+
+    def test_directory_gone(self) -> None:
+        """While the directory cannot be read, its archives are not sent, and not forgotten."""
+        self.directory.rename(away := Path(self.mktemp()).absolute())
+        self.assertLater(self.get())
+        self.assertEqual(self.get(path="/version").body, str(VERSION).encode())
+        self.assertEqual(self.get(path="/").status, 503)
+        away.rename(self.directory)
+        self.assertEqual(self.get().status, 200)
+
+    def test_begun_before(self) -> None:
+        """What is under way ends whole, though the directory has gone."""
+        before = self.file.read_bytes()
+        connection = self.begin()
+        self.thread.work()
+        self.directory.rename(self.mktemp())
+        connection.transport.take_all()
+        self.assertEqual(connection.answer().body, before)

@@ -1,0 +1,418 @@
+"""The page of `/ls`: what it shows of each archive, and that nothing in it can do harm."""
+
+import base64
+import hashlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from tuf.api.metadata import TargetFile
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.timestamp.state import Standing, attend
+from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.web.listing import ListingPage
+from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.trust.offer import describe_before
+from tests.helpers.archives import make_archive
+from tests.helpers.http_exchange import Answer, ask
+from tests.helpers.signed_metadata import Signed, channel
+from tests.unit.server.catalog.test_snapshot import name_of
+
+BUILT = 1547860803
+DAY = 86400
+
+
+class Page(HTMLParser):
+    """What a person gets to see of a page: the text of each cell, the links, all other text."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.links: dict[str, str] = {}
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.style = ""
+        self._open: list[tuple[str, bool]] = []
+        self.feed(answer.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take an element."""
+        given = dict(attrs)
+        self.elements.append((tag, given))
+        if tag in ("meta", "link"):
+            return
+        hidden = "hidden" in given or (self._open != [] and self._open[-1][1])
+        self._open.append((tag, hidden))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+        elif tag == "a" and not hidden:
+            self.links[given.get("aria-label") or ""] = given["href"] or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave an element, which is the one that was opened last."""
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        """Take text."""
+        inside = [tag for tag, _ in self._open]
+        if "style" in inside:
+            self.style += data
+        elif self._open and not self._open[-1][1]:
+            self.text += data
+            if "td" in inside or "th" in inside:
+                self.rows[-1][-1] += data
+
+
+class PageTestCase(SynchronousTestCase):
+    """The page over a real directory, at a time that stands."""
+
+    def setUp(self) -> None:
+        self.updates = Path(self.mktemp()).absolute()
+        self.updates.mkdir()
+        self.catalog = Catalog(self.updates)
+        self.digests = Digests(maybeDeferred)
+        self.standing = Standing(present=False)
+        self.now = BUILT + 3 * DAY
+        page = ListingPage(
+            self.catalog, self.digests, lambda: self.standing, lambda: float(self.now)
+        )
+        self.root = PlainResource()
+        self.root.putChild(b"ls", _Only(page))
+
+    def offer(self, *versions: int) -> list[Path]:
+        paths = [make_archive(self.updates / name_of(each), each) for each in versions]
+        self.catalog.rescan()
+        return paths
+
+    def offer_many(self, count: int) -> None:
+        """Offer archives that are no files: this is about numbers."""
+        archives = (
+            Archive(UpdateName(version), self.updates, 1, 0, (0, 0, 0, 0, 0))
+            for version in range(1, count + 1)
+        )
+        self.catalog.snapshot = Snapshot(tuple(archives))
+
+    def sign(self, targets: dict[str, TargetFile]) -> None:
+        signed = Signed(self.updates, self.now).init()
+        signed.targets(1, targets)
+        signed.snapshot(1, 1)
+        signed.timestamp(1, 1)
+        self.look()
+
+    def look(self) -> None:
+        self.standing = attend(Folder(self.updates), self.catalog.snapshot, None, self.now)
+
+    def answer(self, query: str = "", method: str = "GET") -> Answer:
+        return ask(self.root, method, f"/ls{query}")
+
+    def page(self, query: str = "") -> Page:
+        return Page(self.answer(query))
+
+    def row(self) -> dict[str, str]:
+        """What is said of the newest archive, by the heading of its column."""
+        headings, row, *_ = self.page().rows
+        return dict(zip(headings, row, strict=True))
+
+
+class _Only(PlainResource):
+    def __init__(self, page: ListingPage) -> None:
+        super().__init__()
+        self._page = page
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        return self._page.reply(request, {})
+
+
+def under(name: str, target: TargetFile, custom: dict[str, Any] | None = None) -> TargetFile:
+    """Sign the same file under another name, with `custom` or without."""
+    unrecognized = {} if custom is None else {"custom": custom}
+    return TargetFile(target.length, target.hashes, name, unrecognized)
+
+
+class RowTests(PageTestCase):
+    """What is said of an archive."""
+
+    def test_unsigned(self) -> None:
+        """When it was built, how old and how large it is, and that it is not signed."""
+        [path] = self.offer(BUILT)
+        self.assertEqual(
+            self.row(),
+            {
+                "Built": f"2019-01-19 01:20 UTC {BUILT}",
+                "Age": "3 days ago",
+                "Size": f"{path.stat().st_size} B",
+                "Signed": "not signed",
+                "Offered to": "",
+                "SHA-256": "not known yet",
+                "Archive": "Download",
+            },
+        )
+
+    def test_digest(self) -> None:
+        """The digest, once it is known."""
+        [path] = self.offer(BUILT)
+        self.digests.want(self.catalog.snapshot.archives[0])
+        self.assertEqual(self.row()["SHA-256"], hashlib.sha256(path.read_bytes()).hexdigest())
+
+    def test_ages(self) -> None:
+        """Ages in the largest unit that there is one of."""
+        self.offer(BUILT)
+        for seconds, age in (
+            (-1, "in the future"),
+            (59, "just now"),
+            (60, "1 minute ago"),
+            (7199, "1 hour ago"),
+            (40 * DAY, "1 month ago"),
+            (2 * 366 * DAY, "2 years ago"),
+        ):
+            self.now = BUILT + seconds
+            self.assertEqual(self.row()["Age"], age)
+
+    def test_sizes(self) -> None:
+        """Sizes in the largest unit that there is one of."""
+        for size, shown in ((999, "999 B"), (1000, "1.0 kB"), (131_449_999, "131.4 MB")):
+            archive = Archive(UpdateName(1), self.updates, size, 0, (0, 0, 0, 0, 0))
+            self.catalog.snapshot = Snapshot((archive,))
+            self.assertEqual(self.row()["Size"], shown)
+
+    def test_no_date(self) -> None:
+        """A version that is no time is shown all the same."""
+        for version in (1, 253_402_300_799, 253_402_300_800, 999_999_999_999_999):
+            self.offer(version)
+            self.assertIn(f" {version}", self.row()["Built"])
+
+    def test_signed(self) -> None:
+        """Signed under its own name: signed, and offered to nobody."""
+        [path] = self.offer(BUILT)
+        self.sign({path.name: under(path.name, channel(path))})
+        row = self.row()
+        self.assertEqual((row["Signed"], row["Offered to"]), ("signed", ""))
+
+    def test_channels(self) -> None:
+        """The channels that lead to it, and to which part of the boxes."""
+        older, path = self.offer(BUILT - DAY, BUILT)
+        target = channel(path)
+        custom = {"version": BUILT, "file": path.name}
+        rollout = {"percent": 25, "salt": "x"}
+        self.sign(
+            {
+                "stable": under("stable", target, {**custom, "rollout": rollout}),
+                "lab": under("lab", target, custom),
+                "urgent": under("urgent", target, {**custom, "rollout": rollout, "critical": True}),
+                "old": under("old", channel(older), {"version": BUILT - DAY, "file": older.name}),
+            }
+        )
+        row = self.row()
+        self.assertEqual(row["Signed"], "signed")
+        self.assertEqual(
+            sorted(row["Offered to"].split("\n")),
+            ["lab: all boxes", "stable: 25 % of the boxes", "urgent: all boxes"],
+        )
+
+    def test_release_before(self) -> None:
+        """The release that boxes take until their turn comes is signed with the newest."""
+        older, path = self.offer(BUILT - DAY, BUILT)
+        before = under("stable", channel(older), {"version": BUILT - DAY, "file": older.name})
+        rollout = {"percent": 25, "salt": "x"}
+        custom = {"version": BUILT, "file": path.name, "rollout": rollout}
+        custom["before"] = describe_before(before)
+        self.sign({"stable": under("stable", channel(path), custom)})
+        headings, *rows = self.page().rows
+        columns = headings.index("Signed"), headings.index("Offered to")
+        self.assertEqual(
+            [tuple(row[column] for column in columns) for row in rows],
+            [("signed", "stable: 25 % of the boxes"), ("signed", "stable: all other boxes")],
+        )
+
+    def test_no_box_follows(self) -> None:
+        """What no box can follow is not said to be offered."""
+        [path] = self.offer(BUILT)
+        target = channel(path)
+        custom = {"version": BUILT, "file": path.name}
+        self.sign(
+            {
+                "<script>": under("<script>", target, custom),
+                "stable": under("stable", target, {**custom, "critical": "yes"}),
+            }
+        )
+        self.assertEqual(self.row()["Offered to"], "")
+
+    def test_many_channels(self) -> None:
+        """A row is bounded, however many channels there are."""
+        [path] = self.offer(BUILT)
+        target, custom = channel(path), {"version": BUILT, "file": path.name}
+        self.sign({f"c{n}": under(f"c{n}", target, custom) for n in range(100)})
+        self.assertEqual(self.row()["Offered to"].split("\n")[-1], "and 96 more")
+        self.assertEqual(len(self.row()["Offered to"].split("\n")), 5)
+
+    def test_another_length(self) -> None:
+        """A file of another length than was signed is none that boxes install."""
+        [path] = self.offer(BUILT)
+        self.sign({"stable": channel(path, {"file": path.name})})
+        make_archive(path, BUILT, {"more": b"more"})
+        self.catalog.rescan()
+        self.assertEqual(self.row()["Signed"], "does not match")
+
+    def test_other_bytes(self) -> None:
+        """Nor is one with other bytes, which shows when its digest is known."""
+        [path] = self.offer(BUILT)
+        target = TargetFile(path.stat().st_size, {"sha256": "00" * 32}, path.name)
+        self.sign({path.name: target})
+        self.assertEqual(self.row()["Signed"], "signed")
+        self.digests.want(self.catalog.snapshot.archives[0])
+        self.assertEqual(self.row()["Signed"], "does not match")
+
+    def test_follows(self) -> None:
+        """A new state of the metadata is followed."""
+        [path] = self.offer(BUILT)
+        self.look()
+        self.assertEqual(self.row()["Signed"], "not signed")
+        self.sign({"stable": channel(path)})
+        self.assertEqual(self.row()["Signed"], "signed")
+
+
+class PagesTests(PageTestCase):
+    """Which archives there are, and the way from one page to the next."""
+
+    def test_empty(self) -> None:
+        """Nothing is said to be nothing."""
+        page = self.page()
+        self.assertIn("There is no update yet.", page.text)
+        self.assertNotIn("on offer", page.text)
+        self.assertEqual(page.links, {})
+
+    def test_newest_first(self) -> None:
+        """The newest comes first, with links that hold behind a proxy's path prefix."""
+        self.offer(999999999, 1000000000)
+        page = self.page()
+        self.assertEqual(
+            list(page.links.items()),
+            [
+                ("Download release 1000000000", f"update/{name_of(1000000000)}"),
+                ("Download release 999999999", f"update/{name_of(999999999)}"),
+            ],
+        )
+        self.assertIn("2 on offer, the newest first", page.text)
+
+    def test_many(self) -> None:
+        """Of ten thousand a page shows a hundred, and leads to all of them."""
+        self.offer_many(10_000)
+        seen, query, pages = [], "", 0
+        while True:
+            page = self.page(query)
+            pages += 1
+            rows = [row[0].split()[-1] for row in page.rows[1:]]
+            self.assertLessEqual(len(rows), 100)
+            seen += rows
+            more = page.links.get("", "ls")
+            if more == "ls":
+                break
+            query = more.removeprefix("ls")
+        self.assertEqual(seen, [str(version) for version in range(10_000, 0, -1)])
+        self.assertEqual(pages, 100)
+
+    def test_older_than_all(self) -> None:
+        """Before the first there is nothing but the way back."""
+        self.offer_many(200)
+        page = self.page("?before=1")
+        self.assertEqual((len(page.rows), page.links), (1, {"": "ls"}))
+
+    def test_other_queries(self) -> None:
+        """What is no version does not count."""
+        self.offer_many(2)
+        for query in ("?before=x", "?before=", "?before=%ff", "?before=-1", "?after=1", "?before"):
+            self.assertEqual(len(self.page(query).rows), 3)
+
+    def test_directory_gone(self) -> None:
+        """That the list is an old one is said above it."""
+        self.offer(BUILT)
+        self.updates.rename(self.mktemp())
+        self.catalog.rescan()
+        page = self.page()
+        self.assertIn(f"Cannot read the updates directory {self.updates}", page.text)
+        self.assertEqual(len(page.rows), 2)
+
+    def test_trouble_with_the_metadata(self) -> None:
+        """That something is wrong with the signatures is said, but not what: anybody may ask."""
+        [path] = self.offer(BUILT)
+        self.sign({"stable": channel(path)})
+        self.assertNotIn("wrong", self.page().text)
+        (self.updates / "tuf" / "timestamp.json").unlink()
+        self.look()
+        self.assertIn("Something is wrong with the signatures", self.page().text)
+
+
+class MarkupTests(PageTestCase):
+    """The page as browsers and screen readers take it."""
+
+    def test_nothing_from_outside(self) -> None:
+        """No script and nothing loaded; the policy allows this very style and nothing else."""
+        self.offer(BUILT)
+        answer = self.answer()
+        page = Page(answer)
+        digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+        policy = answer.headers["Content-Security-Policy"]
+        self.assertIn("default-src 'none'", policy)
+        self.assertIn(f"style-src 'sha256-{digest}'", policy)
+        self.assertNotIn("unsafe", policy)
+        self.assertNotIn("url(", page.style)
+        for tag, attributes in page.elements:
+            self.assertNotIn(tag, ("script", "link", "img", "iframe", "object"))
+            self.assertEqual([name for name in attributes if name.startswith(("on", "style"))], [])
+        self.assertEqual(answer.headers["Referrer-Policy"], "no-referrer")
+
+    def test_table(self) -> None:
+        """A caption, headings with their scope, and roles, which a stylesheet cannot take away."""
+        self.offer(BUILT)
+        elements = self.page().elements
+        self.assertIn("caption", [tag for tag, _ in elements])
+        roles = {"table": "table", "tr": "row", "td": "cell", "thead": "rowgroup"}
+        for tag, attributes in elements:
+            if tag in roles:
+                self.assertEqual(attributes["role"], roles[tag])
+            if tag == "th":
+                column = attributes["scope"] == "col"
+                self.assertEqual(attributes["role"], "columnheader" if column else "rowheader")
+        self.assertEqual(elements[0], ("html", {"lang": "en"}))
+
+    def test_all_is_text(self) -> None:
+        """Whatever a directory is called, it is no markup."""
+        self.catalog.problem = "<script>alert(1)</script>\"'&"
+        answer = self.answer()
+        self.assertNotIn("<script", answer.text)
+        self.assertIn("<script>alert(1)</script>\"'&", Page(answer).text)
+
+    def test_head(self) -> None:
+        """HEAD has the headers of GET and no body."""
+        self.offer(BUILT)
+        got, head = self.answer(), self.answer(method="HEAD")
+        for answer in (got, head):
+            del answer.headers["Date"]
+        self.assertEqual((head.headers.items(), head.body), (got.headers.items(), b""))
+
+
+class ServerTests(PageTestCase):
+    """The page in the server's own tree."""
+
+    def test_signed(self) -> None:
+        """It tells what the server knows of the signatures."""
+        [path] = self.offer(BUILT)
+        self.sign({"stable": channel(path)})
+        version = Version(Clock(), self.catalog)
+        self.root = tree(
+            self.catalog, self.digests, Downloads(1), version, standing=lambda: self.standing
+        )
+        page = Page(ask(self.root, "GET", "/ls", "Accept: text/html"))
+        self.assertEqual(page.rows[1][3:5], ["signed", "stable: all boxes"])

@@ -1,0 +1,461 @@
+"""Boxes wait for another version, are answered when it comes, and cost nothing after that."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import maybeDeferred
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import Request
+from twisted.web.test.requesthelper import DummyChannel
+
+from opq_twisted.http.site import BoundedSite
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.timestamp.state import attend
+from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.web.long_poll import preferred_wait
+from opq_twisted.server.web.resources import Version, tree
+from tests.helpers.archives import make_archive
+from tests.helpers.http_exchange import Answer, Connection, Turns, parse_all
+from tests.helpers.signed_metadata import DAY, Signed, channel
+from tests.unit.server.catalog.test_snapshot import name_of
+
+NOW = 1_700_000_000
+
+ANY = ("Prefer: wait=60",)
+
+WAIT = ('If-None-Match: "1"', *ANY)
+
+
+class WaitingTests(SynchronousTestCase):
+    """`/version` with `Prefer: wait=N` and an entity tag that the client has already."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.catalog = Catalog(self.directory)
+        self.clock = Turns()
+        self.version = Version(self.clock, self.catalog)
+        self.root = tree(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.offer(1)
+
+    def offer(self, version: int) -> None:
+        make_archive(self.directory / name_of(version), version)
+        self.catalog.rescan()
+
+    def wait(self, *headers: str, method: str = "GET") -> Connection:
+        connection = Connection(self.root, BoundedSite(self.clock, self.root))
+        connection.send(method, "/version", *(headers or WAIT))
+        self.assertEqual(connection.transport.value(), b"")
+        self.assertEqual(len(self.version.waiting), 1)
+        return connection
+
+    def over(self, connection: Connection, seconds: float = 0, method: str = "GET") -> Answer:
+        """Let time pass; the client must have its answer then, and wait no longer."""
+        self.clock.advance(max(seconds, Turns.TURN))
+        connection.site.sweep()
+        self.assertEqual(len(self.version.waiting), 0)
+        return connection.answer(method)
+
+    def test_new_version(self) -> None:
+        """Answered at once, with the new version."""
+        connection = self.wait()
+        self.offer(2)
+        answer = self.over(connection)
+        self.assertEqual((answer.status, answer.body), (200, b"2"))
+        self.assertEqual(answer.headers["ETag"], '"2"')
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
+        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+
+    def test_time_is_over(self) -> None:
+        """304 when nothing changed in the time, and not before."""
+        connection = self.wait()
+        self.clock.advance(59)
+        connection.site.sweep()
+        self.assertEqual(connection.transport.value(), b"")
+        answer = self.over(connection, 1)
+        self.assertEqual((answer.status, answer.body), (304, b""))
+        self.assertEqual(answer.headers["ETag"], '"1"')
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
+
+    def test_at_most_300_seconds(self) -> None:
+        """A longer wait is cut to that, and the client is told."""
+        connection = self.wait('If-None-Match: "1"', "Prefer: wait=86400")
+        answer = self.over(connection, 300)
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=300")
+
+    def test_head(self) -> None:
+        """HEAD waits as GET does."""
+        connection = self.wait(method="HEAD")
+        self.offer(2)
+        answer = self.over(connection, method="HEAD")
+        self.assertEqual((answer.status, answer.headers["ETag"], answer.body), (200, '"2"', b""))
+
+    def test_not_waiting(self) -> None:
+        """Answered at once: who knows another version, or none, or does not want to wait."""
+        for headers, status in (
+            (("Prefer: wait=60",), 200),
+            (('If-None-Match: "0"', "Prefer: wait=60"), 200),
+            (('If-None-Match: "1"',), 304),
+            (('If-None-Match: "1"', "Prefer: wait=0"), 304),
+            (('If-None-Match: "1"', "Prefer: return=minimal"), 304),
+            (('If-Match: "0"', *WAIT), 412),
+        ):
+            connection = Connection(self.root)
+            connection.send("GET", "/version", *headers)
+            self.assertEqual(connection.answer().status, status, headers)
+            self.assertIsNone(connection.answer().headers["Preference-Applied"])
+
+    def test_nothing_on_offer(self) -> None:
+        """There is nothing to compare with: 404 at once."""
+        (self.directory / name_of(1)).unlink()
+        self.catalog.rescan()
+        connection = Connection(self.root)
+        connection.send("GET", "/version", *WAIT)
+        self.assertEqual(connection.answer().status, 404)
+
+    def test_first_version(self) -> None:
+        """Boxes wait for the first version, too, with a tag that stands for none."""
+        (self.directory / name_of(1)).unlink()
+        self.catalog.rescan()
+        connection = Connection(self.root)
+        connection.send("GET", "/version", *ANY)
+        answer = connection.answer()
+        self.assertEqual((answer.status, answer.headers["ETag"]), (404, '"none"'))
+        connection = self.wait('If-None-Match: "none"', *ANY)
+        self.assertEqual(self.over(connection, 60).status, 304)
+        connection = self.wait('If-None-Match: "none"', *ANY)
+        self.offer(2)
+        self.assertEqual(self.over(connection).body, b"2")
+
+    def test_older_archive(self) -> None:
+        """A change that leaves the newest version as it is wakes nobody."""
+        self.offer(5)
+        connection = self.wait('If-None-Match: "5"', "Prefer: wait=60")
+        self.offer(3)
+        self.clock.turn()
+        self.assertEqual(connection.transport.value(), b"")
+
+    def test_withdrawn(self) -> None:
+        """Who waits is told also that the newest version is another because it was withdrawn."""
+        self.offer(2)
+        connection = self.wait('If-None-Match: "2"', "Prefer: wait=60")
+        (self.directory / name_of(2)).unlink()
+        self.catalog.rescan()
+        self.assertEqual(self.over(connection).body, b"1")
+
+    def test_last_one_withdrawn(self) -> None:
+        """When nothing is left the answer is 404."""
+        connection = self.wait()
+        (self.directory / name_of(1)).unlink()
+        self.catalog.rescan()
+        self.assertEqual(self.over(connection).status, 404)
+
+    def test_client_gone(self) -> None:
+        """Who went away waits no more, and nothing is answered."""
+        connection = self.wait()
+        connection.lose()
+        self.assertEqual(len(self.version.waiting), 0)
+        self.offer(2)
+        self.clock.advance(60)
+        connection.site.sweep()
+        self.assertEqual(connection.transport.value(), b"")
+
+    def test_next_request(self) -> None:
+        """The connection goes on after the wait, also with what was sent meanwhile."""
+        connection = self.wait()
+        connection.send("GET", "/ls")
+        self.offer(2)
+        self.clock.turn()
+        answers = parse_all(connection.transport.value())
+        self.assertEqual([answer.status for answer in answers], [200, 200])
+
+    def test_many(self) -> None:
+        """A fleet is answered some at a time, so that others get their answers meanwhile."""
+        site = BoundedSite(self.clock, self.root)
+        fleet = [Connection(self.root, site) for _ in range(250)]
+        for connection in fleet:
+            connection.send("GET", "/version", *WAIT)
+        self.offer(2)
+        left = []
+        while len(self.version.waiting):
+            self.clock.turn()
+            left.append(len(self.version.waiting))
+        self.assertEqual(left, [150, 50, 0])
+        self.assertEqual({connection.answer().body for connection in fleet}, {b"2"})
+
+    def test_one_that_breaks(self) -> None:
+        """An error in the answer to one is logged, and the others get theirs."""
+        site = BoundedSite(self.clock, self.root)
+        fleet = [Connection(self.root, site) for _ in range(150)]
+        for connection in fleet:
+            connection.send("GET", "/version", *WAIT)
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("an error")
+
+        self.patch(fleet[3].channel, "requestDone", fail)
+        for version in (2, 3):
+            self.offer(version)
+            self.clock.pump([Turns.TURN] * 5)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(len(self.version.waiting), 0)
+        self.assertEqual({connection.answer().body for connection in fleet}, {b"2"})
+
+    def test_changed_again_meanwhile(self) -> None:
+        """Whoever was not answered yet gets the newest of all; each is answered once."""
+        site = BoundedSite(self.clock, self.root)
+        fleet = [Connection(self.root, site) for _ in range(150)]
+        for connection in fleet:
+            connection.send("GET", "/version", *WAIT)
+        self.offer(2)
+        self.clock.turn()
+        self.offer(3)
+        self.clock.pump([Turns.TURN] * 5)
+        self.assertEqual(
+            [connection.answer().body for connection in fleet], [b"2"] * 100 + [b"3"] * 50
+        )
+
+
+class AnnouncedTests(SynchronousTestCase):
+    """`/version` of a directory with signed metadata, which is looked at as the server does."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.signed = Signed(self.directory, NOW).init()
+        self.number = 0
+        self.now = NOW
+        self.offer(1)
+        self.publish(stable=1)
+        self.start()
+
+    def start(self) -> None:
+        """Start a server, which has not looked at the metadata yet."""
+        self.catalog = Catalog(self.directory)
+        self.clock = Turns()
+        self.version = Version(self.clock, self.catalog, await_metadata=True)
+        self.root = tree(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.catalog.rescan()
+
+    def offer(self, version: int) -> None:
+        make_archive(self.directory / name_of(version), version)
+
+    def publish(self, custom: dict[str, Any] | None = None, **channels: int) -> None:
+        """Sign that each channel has this version."""
+        self.number += 1
+        targets = {
+            name: channel(self.directory / name_of(version), custom)
+            for name, version in channels.items()
+        }
+        self.signed.targets(self.number, targets)
+        self.signed.snapshot(self.number, self.number)
+
+    def look(self, key: bool = True) -> None:
+        """Let the server look at archives and metadata."""
+        self.catalog.rescan()
+        signer = self.signed.keys["timestamp"] if key else None
+        folder = Folder(self.directory)
+        self.version.metadata_changed(attend(folder, self.catalog.snapshot, signer, self.now))
+        self.clock.pump([Turns.TURN] * 2)
+
+    def ask(self, *headers: str) -> Connection:
+        connection = Connection(self.root, BoundedSite(self.clock, self.root))
+        connection.send("GET", "/version", *headers)
+        return connection
+
+    def tag(self) -> str:
+        """The entity tag now."""
+        self.look()
+        answer = self.ask("Prefer: wait=60").answer()
+        self.assertEqual((answer.status, answer.body.isdigit()), (200, True))
+        return answer.headers["ETag"] or ""
+
+    def wait(self, tag: str | None = None) -> Connection:
+        """Wait for another tag."""
+        connection = self.ask(f"If-None-Match: {tag or self.tag()}", "Prefer: wait=60")
+        self.assert_waits(connection)
+        return connection
+
+    def assert_waits(self, connection: Connection) -> None:
+        self.assertEqual(connection.transport.value(), b"")
+        self.assertEqual(len(self.version.waiting), 1)
+
+    def assert_told(self, connection: Connection, body: bytes) -> None:
+        """It was answered, with another tag; who waits with that one waits."""
+        answer = connection.answer()
+        self.assertEqual((answer.status, answer.body), (200, body))
+        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
+        self.assertEqual(answer.headers["ETag"], self.tag())
+        self.wait().lose()
+
+    def test_release(self) -> None:
+        """A box is told of a release when it is announced, and not when its archive arrives."""
+        connection = self.wait()
+        self.offer(2)
+        self.look()
+        self.assert_waits(connection)
+        self.publish(stable=2)
+        self.assert_waits(connection)
+        self.look()
+        self.assert_told(connection, b"2")
+
+    def test_archive_comes_last(self) -> None:
+        """Nor when metadata is there whose archive is not."""
+        connection = self.wait()
+        self.offer(2)
+        self.publish(stable=2)
+        (self.directory / name_of(2)).rename(self.directory / "on-its-way")
+        self.look()
+        self.assert_waits(connection)
+        (self.directory / "on-its-way").rename(self.directory / name_of(2))
+        self.look()
+        self.assert_told(connection, b"2")
+
+    def test_what_matters(self) -> None:
+        """Promotion, a grown rollout, priority, withdrawal: all that boxes can act on is told."""
+        self.offer(2)
+        self.publish(beta=2, stable=1)
+        rollouts = [{"rollout": {"percent": percent, "salt": "x"}} for percent in (0, 1, 50)]
+        changes: tuple[tuple[dict[str, Any], dict[str, int]], ...] = (
+            *((custom, {"beta": 2, "stable": 2}) for custom in rollouts),
+            ({}, {"beta": 2, "stable": 2}),
+            ({"critical": True}, {"beta": 2, "stable": 2}),
+            ({"allow_downgrade": True}, {"beta": 2, "stable": 1}),
+            ({}, {"stable": 1}),
+            ({}, {}),
+        )
+        for custom, channels in changes:
+            with self.subTest(custom=custom, channels=channels):
+                connection = self.wait()
+                self.publish(custom, **channels)
+                self.look()
+                self.assert_told(connection, b"2")
+
+    def test_signed_anew(self) -> None:
+        """What is only signed anew wakes nobody, neither a timestamp nor what it leads to."""
+        connection = self.wait()
+        self.now += 5 * DAY
+        before = (self.directory / "tuf" / "timestamp.json").read_bytes()
+        self.look()
+        self.assertNotEqual((self.directory / "tuf" / "timestamp.json").read_bytes(), before)
+        self.publish(stable=1)
+        self.look()
+        self.signed.rotate("snapshot", 2)
+        self.publish(stable=1)
+        self.look()
+        self.assert_waits(connection)
+
+    def test_unannounced_archives(self) -> None:
+        """Archives that nobody announces wake no box that asks anew meanwhile either."""
+        tag = self.tag()
+        self.offer(2)
+        self.look()
+        connection = self.wait(tag)
+        self.clock.advance(60)
+        connection.site.sweep()
+        self.assertEqual(connection.answer().status, 304)
+        # Whoever does not wait gets the newest archive, under a tag of its own.
+        answer = self.ask(f"If-None-Match: {tag}").answer()
+        self.assertEqual((answer.status, answer.body), (200, b"2"))
+        self.assertNotEqual(answer.headers["ETag"], tag)
+
+    def test_restart(self) -> None:
+        """A server that was restarted knows what boxes know, once it has looked."""
+        tag = self.tag()
+        self.start()
+        connection, fresh = self.ask(f"If-None-Match: {tag}", "Prefer: wait=60"), self.ask(*ANY)
+        self.assertEqual(len(self.version.waiting), 2)
+        self.look()
+        self.assert_waits(connection)
+        self.assertEqual(fresh.answer().headers["ETag"], tag)
+        self.start()
+        connection = self.ask('If-None-Match: "1-another"', "Prefer: wait=60")
+        self.assert_waits(connection)
+        self.look()
+        self.assert_told(connection, b"1")
+
+    def test_never_looked(self) -> None:
+        """A wait ends in time, also while the metadata cannot be looked at."""
+        connection = self.ask(f"If-None-Match: {self.tag()}", "Prefer: wait=60")
+        self.start()
+        connection = self.ask('If-None-Match: "1"', "Prefer: wait=60")
+        self.clock.advance(60)
+        connection.site.sweep()
+        self.assertEqual(connection.answer().status, 304)
+        self.assertEqual(self.ask().answer().body, b"1")
+
+    def test_unusable(self) -> None:
+        """Metadata that boxes cannot follow for a while is no news, nor that it is back."""
+        connection = self.wait()
+        timestamp = self.directory / "tuf" / "timestamp.json"
+        whole = timestamp.read_bytes()
+        for content in (b"", b"{}"):
+            timestamp.write_bytes(content)
+            self.look(key=False)
+            self.assert_waits(connection)
+        timestamp.write_bytes(whole)
+        self.look(key=False)
+        self.assert_waits(connection)
+
+    def test_copies(self) -> None:
+        """Servers that follow one signer have the same tags."""
+        tag = self.tag()
+        copy = Path(self.mktemp()).absolute()
+        shutil.copytree(self.directory, copy)
+        self.directory = copy
+        self.start()
+        self.look(key=False)
+        self.assertEqual(self.ask(*ANY).answer().headers["ETag"], tag)
+
+    def test_first_metadata(self) -> None:
+        """So it is told when a directory gets its first metadata, or loses it."""
+        folder = self.directory / "tuf"
+        folder.rename(self.directory / "away")
+        self.start()
+        connection = self.wait()
+        (self.directory / "away").rename(folder)
+        self.look()
+        self.assert_told(connection, b"1")
+        connection = self.wait()
+        folder.rename(self.directory / "away")
+        self.look()
+        self.assertEqual(connection.answer().headers["ETag"], '"1"')
+
+
+class PreferTests(SynchronousTestCase):
+    """`preferred_wait` (RFC 7240)."""
+
+    TABLE: tuple[tuple[list[str], int], ...] = (
+        ([], 0),
+        (["wait=10"], 10),
+        (["wait = 10"], 10),
+        (['wait="10"'], 10),
+        (["WAIT=10"], 10),
+        (["respond-async, wait=10"], 10),
+        (["respond-async", "wait=10"], 10),
+        (["wait=10; foo=bar"], 10),
+        (["wait=10, wait=20"], 10),
+        (["wait=300"], 300),
+        (["wait=301"], 300),
+        (["wait=" + "9" * 5000], 300),
+        (["wait=0"], 0),
+        (["wait"], 0),
+        (["wait="], 0),
+        (["wait=-1"], 0),
+        (["wait=1.5"], 0),
+        (["wait=ten"], 0),
+        (["await=10"], 0),
+        (['"wait=10"'], 0),
+        ([""], 0),
+    )
+
+    def test_table(self) -> None:
+        """What each header means."""
+        for headers, expected in self.TABLE:
+            request = Request(DummyChannel(), False)
+            for header in headers:
+                request.requestHeaders.addRawHeader("Prefer", header)
+            self.assertEqual(preferred_wait(request), expected, headers)  # type: ignore[arg-type]

@@ -1,0 +1,447 @@
+"""`/tuf/NAME`: the signed metadata over HTTP."""
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from securesystemslib.signer import Signer
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.server.catalog.digests import Digests, InThread
+from opq_twisted.server.catalog.snapshot import Catalog, Identity
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.timestamp import store
+from opq_twisted.server.timestamp.state import Standing, attend
+from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.web import metadata
+from opq_twisted.server.web.resources import Version, tree
+from tests.helpers.archives import make_archive
+from tests.helpers.http_exchange import Answer, ask
+from tests.helpers.privileges import without_privileges
+from tests.helpers.signed_metadata import Signed, make_key
+from tests.unit.server.catalog.test_snapshot import name_of
+
+NOW = 1_700_000_000
+RELEASE = 1_600_000_000
+
+FOREVER = "public, max-age=31536000, immutable"
+NEVER = "no-store"
+
+
+class MetadataTestCase(SynchronousTestCase):
+    """The server's tree over a directory with signed metadata."""
+
+    def setUp(self) -> None:
+        self.updates = Path(self.mktemp()).absolute()
+        self.updates.mkdir()
+        self.signed = Signed(self.updates, NOW).init()
+        self.folder = self.signed.folder
+        self.signed.publish(1)
+        self.signed.timestamp(1, 1)
+        self.standing = Standing()
+        self.root = self.tree()
+        self.look()
+        #: The files that were read.
+        self.reads: list[str] = []
+        self.patch(metadata, "read", self.read)
+
+    def tree(self, mirror: str | None = None) -> PlainResource:
+        catalog = Catalog(self.updates)
+        catalog.rescan()
+        version = Version(Clock(), catalog)
+        digests, downloads = Digests(maybeDeferred), Downloads(10)
+        return tree(catalog, digests, downloads, version, mirror, lambda: self.standing)
+
+    def look(self, signer: Signer | None = None) -> Standing:
+        """Let the server look at the metadata, with or without the timestamp's key."""
+        catalog = Catalog(self.updates)
+        catalog.rescan()
+        self.standing = attend(Folder(self.updates), catalog.snapshot, signer, NOW)
+        return self.standing
+
+    def read(self, folder: Path, name: str) -> tuple[bytes, Identity]:
+        self.reads.append(name)
+        return store.read(folder, name)
+
+    def get(self, name: str, *headers: str, method: str = "GET") -> Answer:
+        return ask(self.root, method, f"/tuf/{name}", *headers)
+
+    def put(self, name: str, size: int) -> bytes:
+        """Put metadata of this many bytes into the folder."""
+        data = b'{"signed": {}, "signatures": []}'.ljust(size)
+        (self.folder / name).write_bytes(data)
+        return data
+
+    def assertNotFound(self, name: str) -> None:
+        """404 as one line, which nobody keeps."""
+        answer = self.get(name)
+        self.assertEqual(answer.status, 404, name)
+        self.assertRegex(answer.text, r"\A[^\n<>]{10,}\.\n\Z")
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+
+
+class FileTests(MetadataTestCase):
+    """What is served, and how."""
+
+    def test_files(self) -> None:
+        """Each as it is in the folder, as JSON."""
+        (self.folder / "3.de_leg-ated9.json").write_bytes(
+            (self.folder / "1.targets.json").read_bytes()
+        )
+        for name in (
+            "1.root.json",
+            "1.targets.json",
+            "1.snapshot.json",
+            "3.de_leg-ated9.json",
+            "timestamp.json",
+        ):
+            answer = self.get(name)
+            self.assertEqual(answer.status, 200)
+            self.assertEqual(answer.body, (self.folder / name).read_bytes())
+            self.assertEqual(answer.headers["Content-Type"], "application/json")
+            self.assertIsNone(answer.headers["Content-Encoding"])
+
+    def test_known_already(self) -> None:
+        """304 while it has not changed; the tag is of the content, so that copies share it."""
+        tag = self.get("timestamp.json").headers["ETag"]
+        self.assertRegex(tag, r'\A"[0-9a-f]{32}"\Z')
+        answer = self.get("timestamp.json", f"If-None-Match: {tag}")
+        self.assertEqual((answer.status, answer.body), (304, b""))
+        self.assertEqual(answer.headers["ETag"], tag)
+        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+        path = self.folder / "timestamp.json"
+        copy = path.read_bytes()
+        path.unlink()
+        path.write_bytes(copy)
+        self.assertEqual(self.get("timestamp.json", f"If-None-Match: {tag}").status, 304)
+        self.signed.timestamp(2, 1)
+        answer = self.get("timestamp.json", f"If-None-Match: {tag}")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(json.loads(answer.body)["signed"]["version"], 2)
+        self.assertEqual(self.get("timestamp.json", 'If-Match: "x"').status, 412)
+
+    def test_head(self) -> None:
+        """HEAD has the headers of GET and no body."""
+        got, head = self.get("1.root.json"), self.get("1.root.json", method="HEAD")
+        for answer in (got, head):
+            del answer.headers["Date"]
+        self.assertEqual(head.headers.items(), got.headers.items())
+        self.assertEqual((head.status, head.body), (200, b""))
+
+    def test_other_methods(self) -> None:
+        """Nothing can be put there."""
+        answer = self.get("timestamp.json", method="PUT")
+        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD"))
+
+    def test_mirror(self) -> None:
+        """With a mirror for the archives, metadata is answered here all the same."""
+        self.root = self.tree("https://mirror.example.org")
+        self.assertEqual(self.get("timestamp.json").status, 200)
+
+    def test_large(self) -> None:
+        """A file as long as a box takes, and not one that is longer."""
+        data = self.put("2.targets.json", 5_000_000)
+        self.assertEqual(self.get("2.targets.json").body, data)
+        self.put("2.targets.json", 5_000_001)
+        self.assertNotFound("2.targets.json")
+        self.put("2.root.json", 512_001)
+        self.assertNotFound("2.root.json")
+
+    def test_appears(self) -> None:
+        """What was not there a moment ago is there at once."""
+        self.assertNotFound("2.root.json")
+        self.signed.root(2)
+        self.assertEqual(self.get("2.root.json").status, 200)
+
+
+class CachingTests(MetadataTestCase):
+    """What caches may keep: a wrong file would keep the right one from the boxes for a year."""
+
+    def assert_cached(self, **expected: str) -> None:
+        """Check `Cache-Control` of numbered files, by `role_number`."""
+        for name, control in expected.items():
+            role, number = name.split("_")
+            answer = self.get(f"{number}.{role}.json")
+            self.assertEqual((answer.status, answer.headers["Cache-Control"]), (200, control), name)
+
+    def test_announced(self) -> None:
+        """The files that the timestamp leads to may be kept; the timestamp is asked for."""
+        self.assert_cached(root_1=FOREVER, snapshot_1=FOREVER, targets_1=FOREVER)
+        self.assertEqual(self.get("timestamp.json").headers["Cache-Control"], "no-cache")
+
+    def test_not_looked_at(self) -> None:
+        """Before the first look no file is verified."""
+        self.standing = Standing()
+        self.assert_cached(root_1=NEVER, snapshot_1=NEVER, targets_1=NEVER)
+
+    def test_not_announced(self) -> None:
+        """A generation is not kept before it is announced, nor longer than that."""
+        self.signed.publish(2)
+        self.look()
+        self.assert_cached(snapshot_2=NEVER, targets_2=NEVER, snapshot_1=FOREVER)
+        self.look(self.signed.keys["timestamp"])
+        self.assert_cached(snapshot_2=FOREVER, targets_2=FOREVER, snapshot_1=NEVER)
+
+    def test_wrong_root(self) -> None:
+        """A root that boxes refuse is not kept; the right one is, once it is verified."""
+        self.signed.root(2, signers=[make_key()])
+        self.look()
+        self.assert_cached(root_2=NEVER, root_1=FOREVER)
+        self.signed.root(2)
+        self.assert_cached(root_2=NEVER)
+        self.look()
+        self.assert_cached(root_2=FOREVER)
+
+    def test_root_that_replaces_the_key(self) -> None:
+        """No root is kept while boxes accept no timestamp: the new root may be the mistake."""
+        self.signed.rotate("timestamp", 2)
+        self.look()
+        self.assert_cached(root_1=NEVER, root_2=NEVER, snapshot_1=NEVER)
+        self.look(self.signed.keys["timestamp"])
+        self.assert_cached(root_1=FOREVER, root_2=FOREVER, snapshot_1=FOREVER)
+
+    def test_unsigned_metadata(self) -> None:
+        """Snapshots and targets of somebody without the keys are not kept."""
+        thief = Signed(self.updates, NOW)
+        thief.publish(2)
+        self.look(self.signed.keys["timestamp"])
+        self.assert_cached(snapshot_2=NEVER, targets_2=NEVER, snapshot_1=FOREVER)
+
+    def test_another_snapshot(self) -> None:
+        """A snapshot that is signed, and not the one that the timestamp names, is not kept."""
+        self.signed.snapshot(1, 1, days=300)
+        self.look()
+        self.assert_cached(snapshot_1=NEVER, targets_1=NEVER)
+
+    def test_replaced(self) -> None:
+        """A file that was replaced since the look is not kept, whatever its name."""
+        self.assert_cached(targets_1=FOREVER)
+        (self.folder / "1.targets.json").write_bytes(b'{"signed": {}}')
+        self.assert_cached(targets_1=NEVER)
+
+    def test_known_already(self) -> None:
+        """A 304 says the same."""
+        tag = self.get("1.root.json").headers["ETag"]
+        for standing, control in ((self.standing, FOREVER), (Standing(), NEVER)):
+            self.standing = standing
+            answer = self.get("1.root.json", f"If-None-Match: {tag}")
+            self.assertEqual((answer.status, answer.headers["Cache-Control"]), (304, control))
+
+
+class ArchiveCachingTests(MetadataTestCase):
+    """What caches may keep of the archives."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = make_archive(self.updates / name_of(RELEASE), RELEASE)
+
+    def cache_control(self, in_thread: InThread = maybeDeferred) -> str | None:
+        """Ask a server that has just been started."""
+        catalog = Catalog(self.updates)
+        catalog.rescan()
+        version = Version(Clock(), catalog)
+        digests = Digests(in_thread)
+        root = tree(catalog, digests, Downloads(10), version, None, lambda: self.standing)
+        answer = ask(root, "HEAD", f"/update/{name_of(RELEASE)}")
+        self.assertEqual(answer.status, 200)
+        return answer.headers["Cache-Control"]
+
+    def publish(self, number: int) -> None:
+        self.signed.publish(number, self.path)
+        self.look(self.signed.keys["timestamp"])
+
+    def test_signed(self) -> None:
+        """An archive may be kept once its bytes are known to be the signed ones."""
+        self.assertEqual(self.cache_control(), "no-cache")
+        self.publish(2)
+        hashing: Deferred[bytes | None] = Deferred()
+        self.assertEqual(self.cache_control(lambda *work: hashing), "no-cache")
+        hashing.callback(None)
+        self.assertEqual(self.cache_control(), FOREVER)
+
+    def test_wrong(self) -> None:
+        """A wrong archive of that name and length is not kept; the right one is, then."""
+        self.publish(2)
+        right = self.path.read_bytes()
+        self.path.write_bytes(bytes([*right[:20], right[20] ^ 1, *right[21:]]))
+        self.assertEqual(self.cache_control(), "no-cache")
+        self.path.write_bytes(right)
+        self.assertEqual(self.cache_control(), FOREVER)
+
+    def test_metadata_unusable(self) -> None:
+        """Where the metadata cannot be used no archive is verified."""
+        self.standing = Standing()
+        self.assertEqual(self.cache_control(), "no-cache")
+
+    def test_no_metadata(self) -> None:
+        """In a directory that nobody signs the name stands for the bytes."""
+        shutil.rmtree(self.folder)
+        self.assertFalse(self.look().present)
+        self.assertEqual(self.cache_control(), FOREVER)
+
+
+class NotThereTests(MetadataTestCase):
+    """What is not served."""
+
+    def test_names(self) -> None:
+        """Nothing that is not named as metadata is."""
+        (self.updates / "secret.json").write_text('{"signed": 1}')
+        for name in ("root.json", "0.root.json", "1.root.json.bak", ".1.root.json.new", "x.json"):
+            self.put(name, 100)
+        for name in (
+            *("root.json", "0.root.json", "01.root.json", "1.root.json.bak", ".1.root.json.new"),
+            *("x.json", "1.json", "1..json", "-1.root.json", "1.root.JSON", "1.r%20t.json"),
+            *("", "%2e%2e/secret.json", "..%2fsecret.json", "1.root.json/", "1.root.json/x"),
+            *("1.root.json%00", "1.ro%2fot.json", "1.r%c3%b6t.json", "timestamp.json%0a", "//"),
+            "1" * 5000 + ".root.json",
+        ):
+            self.assertNotFound(name)
+        self.assertEqual(self.reads, [])
+
+    def test_missing(self) -> None:
+        """A root that does not exist yet is asked for again and again, without opening a thing."""
+        for _ in range(3):
+            self.assertNotFound("2.root.json")
+        self.assertEqual(self.reads, [])
+
+    def test_no_folder(self) -> None:
+        """Without the folder there is nothing, and it may come back."""
+        self.folder.rename(away := Path(self.mktemp()))
+        self.assertNotFound("1.root.json")
+        self.folder.touch()
+        self.assertNotFound("1.root.json")
+        self.folder.unlink()
+        away.rename(self.folder)
+        self.assertEqual(self.get("1.root.json").status, 200)
+
+    def test_links(self) -> None:
+        """A link within the folder is followed; one that leads out of it, or nowhere, is not."""
+        outside = self.updates / "outside.json"
+        outside.write_text('{"signed": 1}')
+        (self.folder / "2.root.json").symlink_to("1.root.json")
+        (self.folder / "3.root.json").symlink_to("../outside.json")
+        (self.folder / "4.root.json").symlink_to("/etc/passwd")
+        (self.folder / "5.root.json").symlink_to("6.root.json")
+        self.assertEqual(self.get("2.root.json").status, 200)
+        for number in (3, 4, 5):
+            self.assertNotFound(f"{number}.root.json")
+
+    def test_folder_elsewhere(self) -> None:
+        """A folder that is a link within the directory is followed, and no other."""
+        self.folder.rename(self.updates / "inside")
+        self.folder.symlink_to("inside")
+        self.assertEqual(self.get("1.root.json").status, 200)
+        self.folder.unlink()
+        outside = (self.updates / "inside").rename(Path(self.mktemp()).absolute())
+        self.folder.symlink_to(outside)
+        (outside / "1.root.json").write_bytes((outside / "1.root.json").read_bytes() + b"\n")
+        self.assertNotFound("1.root.json")
+
+    def test_no_files(self) -> None:
+        """A directory, a FIFO or a socket is none, and nobody waits for one."""
+        (self.folder / "2.root.json").mkdir()
+        os.mkfifo(self.folder / "3.root.json")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(os.path.relpath(self.folder / "4.root.json"))
+            for number in (2, 3, 4):
+                self.assertNotFound(f"{number}.root.json")
+
+    def test_not_whole(self) -> None:
+        """Half a file is not served: no box can use it. The whole one is, then."""
+        path = self.folder / "1.root.json"
+        whole = path.read_bytes()
+        for part in (b"", whole[:1], whole[: len(whole) // 2], whole[:-1], bytes(len(whole))):
+            path.write_bytes(part)
+            self.assertNotFound("1.root.json")
+        for other in (b"[]", b"{}", b"1", b'"signed"', b"[" * 100_000):
+            path.write_bytes(other)
+            self.assertNotFound("1.root.json")
+        path.write_bytes(whole)
+        self.assertEqual(self.get("1.root.json").body, whole)
+
+    def test_unreadable(self) -> None:
+        """A file that the server may not read is not there, until it may."""
+        path = self.folder / "1.root.json"
+        path.chmod(0)
+        self.updates.parent.chmod(0o755)
+        with without_privileges():
+            self.assertNotFound("1.root.json")
+        path.chmod(0o644)
+        with without_privileges():
+            self.assertEqual(self.get("1.root.json").status, 200)
+
+    def test_machine_busy(self) -> None:
+        """Without descriptors the answer is to come later, and not that there is none."""
+
+        def busy(_folder: Path, _name: str) -> tuple[bytes, Identity]:
+            raise OSError(24, "Too many open files")
+
+        self.get("1.root.json")
+        self.patch(metadata, "read", busy)
+        answer = self.get("1.snapshot.json")
+        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "30"))
+        self.assertEqual(self.get("1.root.json").status, 200, "this one is in memory")
+
+
+class MemoryTests(MetadataTestCase):
+    """A fleet's requests are answered from memory, of which a bounded part is used."""
+
+    def test_read_once(self) -> None:
+        """A file is read once for each of its states."""
+        for _ in range(3):
+            self.get("timestamp.json")
+            self.get("1.root.json")
+        self.assertEqual(self.reads, ["timestamp.json", "1.root.json"])
+        self.signed.timestamp(2, 1)
+        self.get("timestamp.json")
+        self.get("1.root.json")
+        self.assertEqual(self.reads, ["timestamp.json", "1.root.json", "timestamp.json"])
+
+    def test_bad_ones_too(self) -> None:
+        """One that cannot be served is looked into once, too."""
+        self.put("2.targets.json", 100)
+        (self.folder / "2.targets.json").write_bytes(b" " * 1_000_000)
+        for _ in range(3):
+            self.assertNotFound("2.targets.json")
+        self.assertEqual(self.reads, ["2.targets.json"])
+
+    def test_bytes(self) -> None:
+        """When there is too much, what was asked for longest ago makes room."""
+        for number in range(2, 10):
+            self.put(f"{number}.targets.json", 1_500_000)
+            self.get(f"{number}.targets.json")
+            self.get("timestamp.json")
+        self.reads.clear()
+        for number in (9, 8, 7):
+            self.get(f"{number}.targets.json")
+        self.get("timestamp.json")
+        self.assertEqual(self.reads, [])
+        self.get("2.targets.json")
+        self.assertEqual(self.reads, ["2.targets.json"])
+
+    def test_replaced(self) -> None:
+        """What is replaced is not counted twice."""
+        for _ in range(10):
+            self.put("2.targets.json", 4_000_000)
+            os.utime(self.folder / "2.targets.json", ns=(0, len(self.reads)))
+            self.get("2.targets.json")
+        self.get("timestamp.json")
+        self.reads.clear()
+        self.get("2.targets.json")
+        self.get("timestamp.json")
+        self.assertEqual(self.reads, [])
+
+    def test_number(self) -> None:
+        """Small ones are bounded by their number."""
+        for number in range(2, 300):
+            self.put(f"{number}.snapshot.json", 100)
+            self.get(f"{number}.snapshot.json")
+        self.reads.clear()
+        self.get("299.snapshot.json")
+        self.get("2.snapshot.json")
+        self.assertEqual(self.reads, ["2.snapshot.json"])

@@ -1,0 +1,249 @@
+"""The update server's endpoints, as the protocol has them."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.web.resources import Version, tree
+from tests.helpers.archives import make_archive
+from tests.helpers.http_exchange import Answer, Connection, ask, parse_all
+from tests.unit.server.catalog.test_snapshot import name_of
+
+ENDPOINTS = ("/", "/ls", "/version", "/latest", f"/update/{name_of(999999999)}")
+
+
+class ResourcesTestCase(SynchronousTestCase):
+    """The server's tree over a real directory."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.catalog = Catalog(self.directory)
+        self.digests = Digests(maybeDeferred)
+        self.clock = Clock()
+        self.version = Version(self.clock, self.catalog)
+        self.root = tree(self.catalog, self.digests, Downloads(10), self.version)
+
+    def offer(self, *versions: int) -> None:
+        for version in versions:
+            make_archive(self.directory / name_of(version), version)
+        self.catalog.rescan()
+
+    def get(self, path: str, *headers: str, method: str = "GET") -> Answer:
+        return ask(self.root, method, path, *headers)
+
+    def assertSentence(self, answer: Answer, status: int) -> None:
+        """A refusal is one line of plain text."""
+        self.assertEqual(answer.status, status)
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertRegex(answer.text, r"\A[^\n<>]{10,}\.\n\Z")
+
+
+class HealthTests(ResourcesTestCase):
+    """`/`."""
+
+    def test_well(self) -> None:
+        """200 and empty, also without any update."""
+        answer = self.get("/")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(answer.headers["Content-Length"], "0")
+
+    def test_ill(self) -> None:
+        """503 and why, while the directory cannot be read; then 200 again."""
+        self.directory.rename(away := Path(self.mktemp()))
+        self.catalog.rescan()
+        answer = self.get("/")
+        self.assertSentence(answer, 503)
+        self.assertIn(str(self.directory), answer.text)
+        away.rename(self.directory)
+        self.catalog.rescan()
+        self.assertEqual(self.get("/").status, 200)
+
+
+class ListingTests(ResourcesTestCase):
+    """`/ls`."""
+
+    def test_empty(self) -> None:
+        """Nothing is an empty list."""
+        answer = self.get("/ls")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(json.loads(self.get("/ls", "Accept: application/json").body), [])
+
+    def test_text(self) -> None:
+        """A name a line, oldest first, by number."""
+        self.offer(1000000000, 999999999)
+        answer = self.get("/ls")
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(answer.text, f"{name_of(999999999)}\n{name_of(1000000000)}\n")
+
+    def test_json(self) -> None:
+        """All that is known of each, for who asks for JSON; the digest once it is known."""
+        self.offer(1, 2)
+        os.utime(self.directory / name_of(2), (0, 1547860803.9))
+        self.catalog.rescan()
+        self.digests.want(self.catalog.snapshot.archives[1])
+        answer = self.get("/ls", "Accept: text/html;q=0.8, application/json;q=0.9")
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        first, second = json.loads(answer.body)
+        self.assertNotIn("sha256", first)
+        content = (self.directory / name_of(2)).read_bytes()
+        self.assertEqual(
+            second,
+            {
+                "name": name_of(2),
+                "version": 2,
+                "size": len(content),
+                "modified": 1547860803,
+                "sha256": hashlib.sha256(content).hexdigest(),
+            },
+        )
+
+    def test_page(self) -> None:
+        """A page for a browser, and text for curl and wget."""
+        self.offer(1)
+        page = self.get("/ls", "Accept: text/html,application/xhtml+xml,*/*;q=0.8")
+        self.assertEqual(page.headers["Content-Type"], "text/html; charset=utf-8")
+        self.assertEqual(self.get("/ls", "Accept: */*").text, f"{name_of(1)}\n")
+
+    def test_forms_for_caches(self) -> None:
+        """Caches know that there are several forms, and ask again before they use one."""
+        for accept in ("text/plain", "application/json", "text/html"):
+            headers = self.get("/ls", f"Accept: {accept}").headers
+            self.assertEqual((headers["Vary"], headers["Cache-Control"]), ("Accept", "no-cache"))
+
+    def test_follows(self) -> None:
+        """The list is that of now."""
+        self.offer(1)
+        self.get("/ls")
+        self.offer(2)
+        self.assertEqual(self.get("/ls").text, f"{name_of(1)}\n{name_of(2)}\n")
+
+
+class VersionTests(ResourcesTestCase):
+    """`/version`."""
+
+    def test_none(self) -> None:
+        """404 and what to do about it."""
+        answer = self.get("/version")
+        self.assertSentence(answer, 404)
+        self.assertIn("opq-box-update-VERSION.tar.bz2", answer.text)
+        self.assertEqual(answer.headers["ETag"], '"none"')
+
+    def test_newest(self) -> None:
+        """The highest number: digits, and nothing else."""
+        self.offer(1000000000, 999999999)
+        answer = self.get("/version")
+        self.assertEqual((answer.status, answer.body), (200, b"1000000000"))
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(answer.headers["ETag"], '"1000000000"')
+        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+
+    def test_known_already(self) -> None:
+        """304 while the client's version is the newest; then the new one."""
+        self.offer(1)
+        answer = self.get("/version", 'If-None-Match: "1"')
+        self.assertEqual((answer.status, answer.body), (304, b""))
+        self.assertEqual(answer.headers["ETag"], '"1"')
+        self.assertIsNone(answer.headers["Content-Length"])
+        self.offer(2)
+        self.assertEqual(self.get("/version", 'If-None-Match: "1"').body, b"2")
+
+    def test_another_version_wanted(self) -> None:
+        """412 to who goes on only with another version."""
+        self.offer(1)
+        self.assertEqual(self.get("/version", 'If-Match: "2"').status, 412)
+
+
+class LatestTests(ResourcesTestCase):
+    """`/latest`."""
+
+    def test_none(self) -> None:
+        """404 and what to do about it."""
+        self.assertSentence(self.get("/latest"), 404)
+
+    def test_redirects(self) -> None:
+        """303, relative to wherever the server is mounted, not to be kept."""
+        self.offer(999999999, 1000000000)
+        answer = self.get("/latest")
+        self.assertEqual(answer.status, 303)
+        self.assertEqual(answer.headers["Location"], f"update/{name_of(1000000000)}")
+        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+        self.assertEqual(answer.text, f"update/{name_of(1000000000)}\n")
+
+
+class EverywhereTests(ResourcesTestCase):
+    """What holds for all endpoints."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.offer(999999999)
+
+    def test_head(self) -> None:
+        """HEAD has the status and headers of GET, the length included, and no body."""
+        for path in (*ENDPOINTS[:-1], "/nothing"):
+            got, head = self.get(path), self.get(path, method="HEAD")
+            for answer in (got, head):
+                del answer.headers["Date"]
+            self.assertEqual(head.status, got.status)
+            self.assertEqual(head.headers.items(), got.headers.items())
+            self.assertEqual(head.body, b"")
+
+    def test_other_methods(self) -> None:
+        """405 with what is allowed, as one line of text."""
+        for path in ENDPOINTS:
+            for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "get", "BREW", "SUBMIT"):
+                answer = self.get(path, method=method)
+                self.assertSentence(answer, 405)
+                self.assertEqual(answer.headers["Allow"], "GET, HEAD")
+
+    def test_not_found(self) -> None:
+        """404 as one line of text, for any method, above, below and beside what there is."""
+        for path in (
+            "/x",
+            "/ls/",
+            "/tuf",
+            "/tuf/",
+            "/tuf/x",
+            "/version/1",
+            "/latest/x",
+            "/update",
+            "/update/",
+            "//version",
+        ):
+            for method in ("GET", "POST", "BREW"):
+                self.assertSentence(self.get(path, method=method), 404)
+
+    def test_old_clients(self) -> None:
+        """A client of HTTP/1.0 without a Host gets the same, and its connection is closed."""
+        connection = Connection(self.root)
+        connection.channel.dataReceived(b"GET /version HTTP/1.0\r\n\r\n")
+        self.assertEqual(connection.answer().body, b"999999999")
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_one_connection(self) -> None:
+        """A connection serves many requests, also those sent before the answers came."""
+        connection = Connection(self.root)
+        for path in ("/version", "/nothing", "/ls"):
+            connection.send("GET", path)
+        answers = parse_all(connection.transport.value())
+        self.assertEqual([answer.status for answer in answers], [200, 404, 200])
+        self.assertFalse(connection.transport.disconnecting)
+
+    def test_no_live_directory(self) -> None:
+        """Answers come from the snapshot: only a download touches the directory."""
+        self.directory.rename(self.mktemp())
+        self.assertEqual(self.get("/version").body, b"999999999")
+        self.assertEqual(self.get("/latest").status, 303)
+        self.assertEqual(self.get("/ls").text, f"{name_of(999999999)}\n")
+
+    def test_any_bytes(self) -> None:
+        """A path that is no text is not found."""
+        self.assertSentence(self.get("/update/%ff%00%c0%ae"), 404)

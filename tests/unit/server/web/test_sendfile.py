@@ -1,0 +1,395 @@
+"""Archives are sent over real sockets: all of it, in order, or the connection is cut."""
+
+import errno
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from opq_twisted.http.site import BoundedSite
+from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.limits import Downloads
+from opq_twisted.server.web import sendfile
+from opq_twisted.server.web.resources import Version, tree
+from tests.helpers.archives import make_archive, make_large_archive
+from tests.helpers.certificates import make_certificate
+from tests.helpers.http_exchange import Answer, parse, parse_all
+from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
+
+#: Seconds after which a client that gets nothing gives up.
+PATIENCE = 20
+
+#: More than the buffers of both ends hold.
+LARGE = 24_000_000
+
+PATH = f"/update/{name_of(1)}"
+
+_T = TypeVar("_T")
+
+
+def request(*headers: str, path: str = PATH) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+class SocketTestCase(TestCase):
+    """A large archive on offer at a real port; deadlines go by a clock of the test's."""
+
+    def setUp(self) -> Deferred[None]:  # type: ignore[override]
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.file = make_large_archive(self.directory / name_of(1), LARGE)
+        self.whole = self.file.read_bytes()
+        return Deferred.fromCoroutine(self.listen())
+
+    async def listen(self) -> None:
+        self.catalog = Catalog(self.directory)
+        self.catalog.rescan()
+        self.clock = Clock()
+        self.downloads = Downloads(100)
+        version = Version(self.clock, self.catalog)
+        root = tree(self.catalog, Digests(maybeDeferred), self.downloads, version)
+        self.site = BoundedSite(self.clock, root)
+        self.port = await serverFromString(reactor, self.endpoint()).listen(self.site)
+
+    async def tearDown(self) -> None:  # type: ignore[override]
+        await self.port.stopListening()
+        await self.no_client_left()
+
+    def endpoint(self) -> str:
+        return "tcp:0:interface=127.0.0.1"
+
+    def connect(self, receive_buffer: int | None = None) -> socket.socket:
+        client = socket.socket()
+        if receive_buffer is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.settimeout(PATIENCE)
+        client.connect(("127.0.0.1", self.port.getHost().port))
+        return client
+
+    async def client(self, work: Callable[[socket.socket], _T], small: bool = False) -> _T:
+        """Let a client work in a thread, with a connection that it closes in the end."""
+
+        def run() -> _T:
+            with self.connect(4096 if small else None) as client:
+                return work(client)
+
+        result: _T = await deferToThread(run)
+        return result
+
+    async def get(self, *headers: str, small: bool = False) -> Answer:
+        def work(client: socket.socket) -> bytes:
+            client.sendall(request(*headers, "Connection: close"))
+            return read_to_end(client)
+
+        return parse(await self.client(work, small))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for the server to notice something of which it tells nobody."""
+        while not condition():
+            await deferLater(reactor, 0.005)
+
+    async def no_client_left(self) -> None:
+        await self.until(lambda: not self.site.channels)
+
+    def open_files(self) -> int:
+        return sum(target.startswith(str(self.directory)) for target in open_descriptors())
+
+
+def read_answer(client: socket.socket) -> bytes:
+    """Read one short answer with a body, and no byte more."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += client.recv(1)
+    left = parse(received).headers["Content-Length"]
+    while int(left) > len(received.partition(b"\r\n\r\n")[2]):
+        received += client.recv(1)
+    return received
+
+
+def read_to_end(client: socket.socket, at_once: int = 1_000_000) -> bytes:
+    received = bytearray()
+    while data := client.recv(at_once):
+        received += data
+    return bytes(received)
+
+
+def read_exactly(client: socket.socket, size: int) -> bytes:
+    """Read so many bytes, and no more."""
+    received = b""
+    while len(received) < size:
+        received += client.recv(size - len(received))
+    return received
+
+
+class PlainTests(SocketTestCase):
+    """Over plain TCP."""
+
+    sends_by_kernel = True
+
+    async def test_whole(self) -> None:
+        """Every byte, in order, sent by the kernel where it can; nothing stays open."""
+        calls = []
+        sendfile = os.sendfile
+
+        def counted(*arguments: int) -> int:
+            calls.append(arguments)
+            return sendfile(*arguments)
+
+        self.patch(os, "sendfile", counted)
+        answer = await self.get()
+        self.assertTrue(answer.body == self.whole)
+        self.assertEqual(bool(calls), self.sends_by_kernel)
+        await self.no_client_left()
+        self.assertEqual(self.open_files(), 0)
+        self.assertEqual(self.downloads.bytes_sent, len(self.whole))
+        self.assertEqual(self.downloads.completed, {1: 1})
+
+    async def test_without_sendfile(self) -> None:
+        """Where the kernel cannot send from the file, its bytes are read and written instead."""
+        calls = []
+
+        def refuse(*_: int) -> int:
+            calls.append(number)
+            if number == 0:
+                return 0
+            raise OSError(number, os.strerror(number))
+
+        self.patch(os, "sendfile", refuse)
+        for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO, 0):
+            answer = await self.get()
+            self.assertTrue(answer.body == self.whole, number)
+            part = await self.get("Range: bytes=1000000-3000000, -10")
+            self.assertFalse(part.cut)
+            self.assertIn(self.whole[1_000_000:3_000_001], part.body)
+        # Each download asks once.
+        self.assertEqual(len(calls), 12 if self.sends_by_kernel else 0)
+        await self.no_client_left()
+        self.assertEqual(self.open_files(), 0)
+
+    async def test_stops_half_way(self) -> None:
+        """The same when the kernel cannot go on in the middle of the file."""
+        sendfile = os.sendfile
+
+        def tire(out: int, file: int, offset: int, count: int) -> int:
+            if offset > 5_000_000:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return sendfile(out, file, offset, min(count, 700_000))
+
+        self.patch(os, "sendfile", tire)
+        self.assertTrue((await self.get()).body == self.whole)
+        self.assertTrue((await self.get(small=True)).body == self.whole)
+
+    async def test_unreadable(self) -> None:
+        """A disk that fails cuts the download, and one that gives no bytes does too."""
+
+        def fail(*_: int) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        self.patch(os, "sendfile", fail)
+        for pread in (fail, lambda *_: b""):
+            self.patch(os, "pread", pread)
+            self.assertTrue((await self.get()).cut)
+        await self.no_client_left()
+        self.assertEqual(self.downloads.cut, {1: 2})
+
+    async def test_parts(self) -> None:
+        """One part, or several with lines between them."""
+        part = await self.get("Range: bytes=1000000-20000000")
+        self.assertTrue(part.body == self.whole[1_000_000:20_000_001])
+        parts = await self.get("Range: bytes=0-9999999, 12000000-12000000, -5000000")
+        boundary = parts.headers["Content-Type"].partition("boundary=")[2]
+        size, expected = len(self.whole), b""
+        for first, last in ((0, 9_999_999), (12_000_000, 12_000_000), (size - 5_000_000, size - 1)):
+            expected += (
+                f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n"
+                f"Content-Range: bytes {first}-{last}/{size}\r\n\r\n"
+            ).encode() + self.whole[first : last + 1]
+        self.assertTrue(parts.body == expected + f"\r\n--{boundary}--\r\n".encode())
+
+    async def test_slow_reader(self) -> None:
+        """A client with a small buffer, read in small pieces, gets the same."""
+        self.assertTrue((await self.get(small=True)).body == self.whole)
+
+    async def test_many_at_once(self) -> None:
+        """Downloads side by side do not mix."""
+        ranges = [(n * 1_000_000, n * 1_000_000 + 8_000_000) for n in range(16)]
+        getting = [
+            Deferred.fromCoroutine(self.get(f"Range: bytes={first}-{last}"))
+            for first, last in ranges
+        ]
+        for (first, last), got in zip(ranges, getting, strict=True):
+            self.assertTrue((await got).body == self.whole[first : last + 1])
+
+    async def test_pipelined(self) -> None:
+        """Requests sent at once are answered one after the other, on one connection."""
+
+        def work(client: socket.socket) -> bytes:
+            client.sendall(
+                request("Range: bytes=5-5000004")
+                + request(path="/version")
+                + request("Range: bytes=0-0, 9-9")
+                + request()
+                + request("Connection: close", path="/ls")
+            )
+            return read_to_end(client)
+
+        answers = parse_all(await self.client(work))
+        self.assertEqual([answer.status for answer in answers], [206, 200, 206, 200, 200])
+        self.assertTrue(answers[0].body == self.whole[5:5_000_005])
+        self.assertEqual(answers[1].body, b"1")
+        self.assertTrue(answers[3].body == self.whole)
+
+    async def test_keep_alive_after_a_part(self) -> None:
+        """A connection is used again after a part was sent."""
+
+        def work(client: socket.socket) -> bytes:
+            received = b""
+            for number in range(20):
+                client.sendall(request(f"Range: bytes={number}-{number + 9}"))
+                received += read_answer(client)
+            return received
+
+        bodies = [answer.body for answer in parse_all(await self.client(work))]
+        self.assertEqual(bodies, [self.whole[n : n + 10] for n in range(20)])
+
+    async def test_vanishing_readers(self) -> None:
+        """Whoever goes away, at whatever byte, by a close or a reset, leaves nothing open."""
+        for count in (0, 1, 100, 400, 70_000, 3_000_000):
+            for reset in (False, True):
+
+                def work(client: socket.socket, count: int = count, reset: bool = reset) -> None:
+                    client.sendall(request())
+                    left = count
+                    while left:
+                        left -= len(client.recv(min(left, 100_000)))
+                    if reset:
+                        client.setsockopt(
+                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                        )
+
+                await self.client(work)
+                await self.no_client_left()
+                self.assertEqual(self.open_files(), 0)
+        self.assertEqual(self.downloads.under_way, {})
+        self.assertTrue((await self.get()).body == self.whole)
+
+    async def stalled(self) -> socket.socket:
+        """A client that has read a little of its answer, and reads no more for now."""
+        client = await deferToThread(self.connect, 4096)
+        self.addCleanup(client.close)
+        await deferToThread(client.sendall, request("Connection: close"))
+        self.received = await deferToThread(client.recv, 1000)
+        sent = -1
+        while self.downloads.bytes_sent != sent:
+            sent = self.downloads.bytes_sent
+            await deferLater(reactor, 0.05)
+        self.assertLess(sent, LARGE)
+        return client
+
+    async def rest(self, client: socket.socket) -> Answer:
+        received = await deferToThread(read_to_end, client)
+        client.close()
+        return parse(self.received + received)
+
+    async def test_nothing_waits_in_this_process(self) -> None:
+        """What a client does not take is not read: a stalled one costs next to nothing."""
+        client = await self.stalled()
+        (channel,) = self.site.channels
+        held = channel.transport
+        while hasattr(held, "transport"):
+            held = held.transport
+        waiting = len(held.dataBuffer) + held._tempDataLen
+        self.assertLessEqual(waiting, 0 if self.sends_by_kernel else 200_000)
+        self.assertTrue((await self.rest(client)).body == self.whole)
+
+    async def test_replaced_under_way(self) -> None:
+        """A download goes on with the file it began with; the next gets the new one."""
+        client = await self.stalled()
+        make_archive(Path(self.mktemp()), 1).rename(self.file)
+        self.assertTrue((await self.rest(client)).body == self.whole)
+        self.assertEqual((await self.get()).body, self.file.read_bytes())
+
+    async def test_removed_under_way(self) -> None:
+        """So it does when the file is removed."""
+        client = await self.stalled()
+        self.file.unlink()
+        self.assertTrue((await self.rest(client)).body == self.whole)
+
+    async def test_truncated_under_way(self) -> None:
+        """A file that shrinks is cut, and nothing but its own bytes was sent."""
+        client = await self.stalled()
+        os.truncate(self.file, LARGE - 1000)
+        answer = await self.rest(client)
+        self.assertTrue(answer.cut)
+        self.assertTrue(self.whole.startswith(answer.body))
+
+    async def test_overwritten_under_way(self) -> None:
+        """A copy over the file, as long as it was, is not mixed into the download."""
+        client = await self.stalled()
+        self.file.write_bytes(bytes(len(self.whole)))
+        answer = await self.rest(client)
+        self.assertTrue(answer.cut)
+
+    async def test_written_to_in_place(self) -> None:
+        """Nor is what was written into a file of which all but the last byte was taken already."""
+        small = make_large_archive(self.directory / name_of(2), 300_000)
+        before = small.read_bytes()
+        self.catalog.rescan()
+        client = await deferToThread(self.connect, 4096)
+        self.addCleanup(client.close)
+        ask = request("Connection: close", path=f"/update/{small.name}")
+        await deferToThread(client.sendall, ask)
+        self.received = await deferToThread(client.recv, 100)
+        await self.until(lambda: self.downloads.bytes_sent >= len(before) - 1)
+        with small.open("r+b") as file:
+            file.seek(10)
+            file.write(bytes(len(before) - 20))
+        answer = await self.rest(client)
+        self.assertTrue(answer.cut or (answer.body == before and not self.sends_by_kernel))
+
+    async def test_slow_for_ever(self) -> None:
+        """A client that takes a byte now and then is cut; one that is slow, and honest, is not."""
+        client = await self.stalled()
+        for _ in range(3):
+            await deferToThread(read_exactly, client, 500_000)
+            self.pass_the_limit()
+            self.assertTrue(self.site.channels)
+        await deferToThread(read_exactly, client, 3_000)
+        # What was read before may have been acknowledged in the first of these windows.
+        for _ in range(3):
+            self.pass_the_limit()
+        await self.no_client_left()
+        self.assertEqual(self.open_files(), 0)
+        self.assertEqual(self.downloads.cut, {1: 1})
+
+    def pass_the_limit(self) -> None:
+        self.clock.advance(sendfile.WINDOW)
+        self.site.sweep()
+
+
+class TLSTests(PlainTests):
+    """Over TLS, where the bytes are read and written."""
+
+    sends_by_kernel = False
+
+    def endpoint(self) -> str:
+        key, certificate = Path(self.mktemp()), Path(self.mktemp())
+        make_certificate(key, certificate)
+        return f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+
+    def connect(self, receive_buffer: int | None = None) -> socket.socket:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context.wrap_socket(super().connect(receive_buffer))

@@ -1,0 +1,210 @@
+"""What a real client refuses is refused before it is written."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from attrs import evolve
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets
+from tuf.ngclient import Updater, UpdaterConfig
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.common.errors import ReleaseFailed
+from opq_twisted.signing.dry_run import try_generations, try_roots
+from opq_twisted.signing.repository import Generation
+
+KEYS = {
+    role: CryptoSigner.generate_ed25519() for role in ("root", "targets", "snapshot", "timestamp")
+}
+OTHER = CryptoSigner.generate_ed25519()
+CUSTOM = {"version": 7, "file": "opq-box-update-7.tar.bz2"}
+
+
+def later(days: float = 30) -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
+
+
+def make_root(version: int = 1, *signers: CryptoSigner, days: float = 30) -> Metadata[Root]:
+    root = Metadata(Root(version, expires=later(days)))
+    for role, key in KEYS.items():
+        root.signed.add_key(key.public_key, role)
+    for signer in signers or (KEYS["root"],):
+        root.sign(signer, append=True)
+    return root
+
+
+def channel(custom: Mapping[str, Any], name: str = "stable") -> dict[str, TargetFile]:
+    target = TargetFile(1, {"sha256": "ab" * 32}, name, {"custom": dict(custom)})
+    return {name: target}
+
+
+def generation(
+    number: int = 1,
+    *,
+    days: float = 30,
+    named: int | None = None,
+    targets: Mapping[str, TargetFile] | None = None,
+    keys: Mapping[str, CryptoSigner] = KEYS,
+) -> Generation:
+    content = dict(channel(CUSTOM) if targets is None else targets)
+    metadata = Metadata(Targets(number, expires=later(days), targets=content))
+    meta = {"targets.json": MetaFile(named or number)}
+    snapshot = Metadata(Snapshot(number, expires=later(days), meta=meta))
+    metadata.sign(keys["targets"])
+    snapshot.sign(keys["snapshot"])
+    return Generation(make_root(), metadata, snapshot)
+
+
+class RehearsalCase(SynchronousTestCase):
+    """Anything that a client would refuse, in a sentence."""
+
+    def refuses_roots(self, *roots: Metadata[Root], word: str = "Boxes would refuse this") -> None:
+        with self.assertRaises(ReleaseFailed) as caught:
+            try_roots(roots)
+        self._is_sentence(str(caught.exception), word)
+
+    def refuses(self, *generations: Generation, word: str = "nothing was changed") -> None:
+        with self.assertRaises(ReleaseFailed) as caught:
+            try_generations(*generations)
+        self._is_sentence(str(caught.exception), word)
+
+    def _is_sentence(self, text: str, word: str) -> None:
+        self.assertIn(word, text)
+        self.assertTrue(text.endswith("."), text)
+        self.assertFalse(text.endswith(".."), text)
+        self.assertNotIn("\n", text)
+
+
+class RootTests(RehearsalCase):
+    """A chain of roots."""
+
+    def test_chain(self) -> None:
+        """Each is signed by the keys of the one before, and by its own."""
+        try_roots([make_root(1)])
+        try_roots([make_root(1), make_root(2), make_root(3)])
+
+    def test_not_from_the_first(self) -> None:
+        """The chain may begin later."""
+        try_roots([make_root(4), make_root(5)])
+
+    def test_expired_between(self) -> None:
+        """One that has expired is followed, for others come after it."""
+        try_roots([make_root(1, days=-1), make_root(2)])
+
+    def test_not_signed(self) -> None:
+        """By another key, by none, or by too few."""
+        self.refuses_roots(make_root(1, OTHER))
+        self.refuses_roots(make_root(1), make_root(2, OTHER))
+        unsigned = make_root(2)
+        unsigned.signatures.clear()
+        self.refuses_roots(make_root(1), unsigned)
+        strict = make_root(2)
+        strict.signed.add_key(OTHER.public_key, "root")
+        strict.signed.roles["root"].threshold = 2
+        strict.sign(KEYS["root"])
+        self.refuses_roots(make_root(1), strict)
+        strict.sign(OTHER, append=True)
+        try_roots([make_root(1), strict])
+
+    def test_gap(self) -> None:
+        """A number is left out."""
+        self.refuses_roots(make_root(1), make_root(3), word="do not get further than to 1")
+
+    def test_too_many(self) -> None:
+        """More roots than a client goes through at once."""
+        small = UpdaterConfig(max_root_rotations=2)
+        self.patch(Updater, "__init__", _with(small))
+        roots = [make_root(number) for number in range(1, 5)]
+        try_roots(roots[:3])
+        self.refuses_roots(*roots, word="do not get further than to 3")
+
+    def test_too_long(self) -> None:
+        """A root that is larger than a client reads."""
+        large = make_root(2)
+        large.signed.unrecognized_fields["x"] = "x" * 512_000
+        large.sign(KEYS["root"])
+        self.refuses_roots(make_root(1), large, word="512000 are read")
+
+
+def _with(config: UpdaterConfig) -> Any:
+    real = Updater.__init__
+
+    def init(self: Any, *arguments: Any, **named: Any) -> None:
+        real(self, *arguments, **{**named, "config": config})
+
+    return init
+
+
+class GenerationTests(RehearsalCase):
+    """Targets and snapshot, alone and after what was there before."""
+
+    def test_good(self) -> None:
+        """A client begins with it, and another comes to it."""
+        try_generations(generation())
+        try_generations(generation(1), generation(2), generation(5))
+
+    def test_other_key(self) -> None:
+        """One of both is signed by a key that the root does not name."""
+        for role in ("targets", "snapshot"):
+            self.refuses(generation(keys={**KEYS, role: OTHER}), word=role)
+
+    def test_rotated(self) -> None:
+        """New keys by a new root."""
+        keys = {**KEYS, "targets": OTHER}
+        root = make_root(2)
+        root.signed.revoke_key(KEYS["targets"].public_key.keyid, "targets")
+        root.signed.add_key(OTHER.public_key, "targets")
+        try_generations(generation(1), evolve(generation(2, keys=keys), root=root))
+
+    def test_rollback(self) -> None:
+        """A number goes back."""
+        self.refuses(generation(2), generation(1))
+        fresh = generation(3)
+        back = generation(2, named=1)
+        older = evolve(generation(1), snapshot=back.snapshot)
+        self.refuses(fresh, older)
+
+    def test_wrong_number(self) -> None:
+        """The snapshot names targets that are not there."""
+        self.refuses(generation(2, named=3))
+
+    def test_hash(self) -> None:
+        """The snapshot names other bytes."""
+        bad = generation()
+        bad.snapshot.signed.meta["targets.json"] = MetaFile(1, hashes={"sha256": "ab" * 32})
+        bad.snapshot.sign(KEYS["snapshot"])
+        self.refuses(bad, word="hash")
+
+    def test_as_on_the_disk(self) -> None:
+        """Files are tried as they are, however another tool has written them."""
+        good = generation()
+        data = good.targets.to_bytes() + b"\n"
+        meta = MetaFile.from_data(1, data, ["sha256"])
+        good.snapshot.signed.meta["targets.json"] = meta
+        good.snapshot.sign(KEYS["snapshot"])
+        self.refuses(good)
+        try_generations(evolve(good, files={"targets": data}))
+
+    def test_expired(self) -> None:
+        """The last one must not have expired; those before may have."""
+        try_generations(generation(1, days=-1), generation(2))
+        self.refuses(generation(1), generation(2, days=-1), word="expired")
+
+    def test_too_long(self) -> None:
+        """Larger than boxes read, even if the snapshot names that length."""
+        large = generation(targets={"opq-box-update-1.tar.bz2": TargetFile(1, {"sha256": ""}, "x")})
+        large.targets.signed.unrecognized_fields["x"] = "x" * 5_000_000
+        large.targets.sign(KEYS["targets"])
+        meta = MetaFile.from_data(1, large.targets.to_bytes(), ["sha256"])
+        large.snapshot.signed.meta["targets.json"] = meta
+        large.snapshot.sign(KEYS["snapshot"])
+        self.refuses(large, word="5000000 are read")
+
+    def test_channels(self) -> None:
+        """Every channel can be followed; an archive is no channel."""
+        archive = channel({}, "opq-box-update-7.tar.bz2")
+        try_generations(generation(targets={**channel(CUSTOM), **archive}))
+        for custom in ({}, {**CUSTOM, "version": 8}, {**CUSTOM, "critical": "yes"}):
+            self.refuses(generation(targets=channel(custom, "beta")), word="'beta'")
+        self.refuses(generation(targets=channel({}, "opq-box-update-beta")), word="-beta'")

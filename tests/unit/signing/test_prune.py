@@ -1,0 +1,107 @@
+"""Which archives stay among the targets, which boxes read at each release."""
+
+from datetime import UTC, datetime
+
+from tuf.api.metadata import TargetFile
+
+from opq_twisted.common.errors import ReleaseFailed
+from opq_twisted.signing.prune import describe_crowding, prune
+from opq_twisted.signing.status import inspect
+from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase
+from tests.unit.server.catalog.test_snapshot import name_of
+
+
+class PruningCase(HoldersCase):
+    """Some archives that were published."""
+
+    def named(self) -> set[str]:
+        """The archives that are signed."""
+        return {name for name in self.newest("targets").targets if name.endswith(".bz2")}
+
+
+class MissingTests(PruningCase):
+    """What `publish` does about archives that are gone."""
+
+    def test_dropped(self) -> None:
+        """An archive that is gone, and that no channel needs, is signed no more."""
+        self.publish(OLD)
+        self.publish(NEW)
+        self.assertEqual(self.named(), {name_of(OLD), name_of(NEW)})
+        (self.updates / name_of(OLD)).unlink()
+        self.publish(NEWER)
+        self.assertEqual(self.named(), {name_of(NEW), name_of(NEWER)})
+
+    def test_in_use(self) -> None:
+        """An archive to which a channel leads stays, wherever it is."""
+        self.publish(OLD)
+        self.publish(NEW, "beta")
+        self.publish(NEWER, rollout=10)
+        for version in (OLD, NEW):
+            (self.updates / name_of(version)).unlink()
+        self.publish(NEWER, "gamma")
+        self.assertEqual(self.named(), {name_of(OLD), name_of(NEW), name_of(NEWER)})
+
+
+class PruneTests(PruningCase):
+    """What `prune` does."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for version in range(OLD - 4, OLD):
+            self.publish(version)
+        self.publish(OLD, "beta")
+        self.publish(NEW)
+        self.publish(NEWER, rollout=10)
+        self.used = {name_of(OLD), name_of(NEW), name_of(NEWER)}
+
+    def test_all(self) -> None:
+        """Only the archives to which channels lead stay, with the release before of a rollout."""
+        self.serve()
+        box = self.box()
+        self.assertEqual(box.version(), NEWER)
+        (self.updates / name_of(OLD - 4)).unlink()
+        pruned = prune(self.ceremony, 0)
+        self.assertEqual(pruned.removed, [name_of(OLD - back) for back in (4, 3, 2, 1)])
+        self.assertEqual(pruned.still_there, pruned.removed[1:])
+        self.assertEqual(self.named(), self.used)
+        self.assertEqual(self.serve().troubles, ())
+        self.assertEqual((box.version(), box.version("beta")), (NEWER, OLD))
+
+    def test_keep(self) -> None:
+        """The newest archives stay, as many as one wants."""
+        pruned = prune(self.ceremony, 5)
+        self.assertEqual(pruned.removed, [name_of(OLD - 4), name_of(OLD - 3)])
+        files = self.files()
+        self.assertEqual(prune(self.ceremony, 100).removed, [])
+        self.assertEqual(self.files(), files)
+
+    def test_published_again(self) -> None:
+        """The archives that were taken out are not brought back by the next release."""
+        prune(self.ceremony, 0)
+        self.publish(NEWER)
+        self.assertEqual(self.named(), self.used)
+
+    def test_refused(self) -> None:
+        """A number that is none changes nothing."""
+        self.assert_refused(lambda: prune(self.ceremony, -1), "a number from 0", kind=ReleaseFailed)
+
+
+class CrowdingTests(PruningCase):
+    """Targets that come near to the size that boxes read."""
+
+    def test_told(self) -> None:
+        """It is told long before boxes refuse them, and not after they are pruned."""
+        self.assertIsNone(describe_crowding(self.repository))
+        hashes = {"sha256": "ab" * 32, "sha512": "cd" * 64}
+
+        def crowd(targets: dict[str, TargetFile]) -> None:
+            for version in range(1, 10_000):
+                targets[name_of(version)] = TargetFile(1, hashes, name_of(version))
+
+        self.ceremony.change(crowd)
+        sentence = describe_crowding(self.repository)
+        assert sentence is not None
+        self.assertIn("boxes read 5000000 at most", sentence)
+        self.assertIn(sentence, inspect(self.repository, datetime.now(UTC)).problems)
+        prune(self.ceremony, 0)
+        self.assertIsNone(describe_crowding(self.repository))

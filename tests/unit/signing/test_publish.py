@@ -1,0 +1,416 @@
+"""How an archive gets into the updates directory, wherever it lies, and whatever lies there."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from opq_twisted.common.errors import ReleaseFailed
+from opq_twisted.signing.prune import prune
+from opq_twisted.signing.publish import Terms, publish
+from opq_twisted.signing.repository import Repository
+from opq_twisted.signing.status import inspect
+from opq_twisted.signing.withdraw import withdraw
+from opq_twisted.trust.offer import Offer
+from tests.helpers.interruptions import stops_at
+from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, ceremony_in
+from tests.helpers.torture import stride
+from tests.unit.server.catalog.test_snapshot import name_of
+
+
+class PublicationCase(HoldersCase):
+    """An archive that is published from where it is."""
+
+    def offer(self, archive: Path, **terms: Any) -> Offer:
+        return publish(self.ceremony, archive, Terms("stable", **terms), lambda _: None)
+
+    def assert_served(self, version: int) -> None:
+        """The server offers it, and a box is told of it."""
+        standing = self.serve()
+        self.assertEqual(standing.troubles, ())
+        self.assertEqual(self.box().version(), version)
+
+
+class PlaceTests(PublicationCase):
+    """Where an archive may lie."""
+
+    def test_here(self) -> None:
+        """In the folder in which one works, with or without a dot before its name."""
+        self.archive(OLD)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.place)
+        for path in (f"./{name_of(OLD)}", name_of(OLD), f"updates/../{name_of(OLD)}"):
+            self.offer(Path(path))
+        self.assert_served(OLD)
+
+    def test_link(self) -> None:
+        """A link to the archive: the copy is no link, and outlives it."""
+        folder = self.place / "built"
+        folder.mkdir()
+        real = self.archive(OLD, where=folder)
+        link = self.place / name_of(OLD)
+        link.symlink_to(real)
+        self.offer(link)
+        shutil.rmtree(folder)
+        self.assertFalse((self.updates / name_of(OLD)).is_symlink())
+        self.assert_served(OLD)
+
+    def test_link_of_another_name(self) -> None:
+        """It is the link's name that counts, and it has to be the archive's."""
+        real = self.archive(OLD)
+        link = self.place / name_of(NEW)
+        link.symlink_to(real)
+        self.assert_refused(lambda: self.offer(link), "VERSION", str(NEW))
+
+    def test_hard_link(self) -> None:
+        """Another name of the file that lies there already: it is read once."""
+        there = self.archive(OLD, where=self.updates)
+        (self.place / name_of(OLD)).hardlink_to(there)
+        self.offer(self.place / name_of(OLD))
+        self.assert_served(OLD)
+
+    def test_updates_by_a_link(self) -> None:
+        """The updates directory may be told by a link, and the archive lie there."""
+        link = self.place / "link"
+        link.symlink_to(self.updates)
+        self.ceremony = evolve(self.ceremony, repository=Repository(link))
+        self.archive(OLD, where=self.updates)
+        self.offer(link / name_of(OLD))
+        self.offer(self.archive(NEW))
+        self.assert_served(NEW)
+
+
+class ThereTests(PublicationCase):
+    """What lies in the updates directory already."""
+
+    def test_link_out(self) -> None:
+        """A link that leads out is refused: no server would follow it."""
+        real = self.archive(OLD)
+        there = self.updates / name_of(OLD)
+        there.symlink_to(real)
+        for archive in (there, real):
+            self.assert_refused(partial(self.offer, archive), "link", "leads out")
+
+    def test_link_inside(self) -> None:
+        """One that stays inside is followed, as servers do."""
+        store = self.updates / "store"
+        store.mkdir()
+        self.archive(OLD, where=store)
+        (self.updates / name_of(OLD)).symlink_to(f"store/{name_of(OLD)}")
+        self.offer(self.updates / name_of(OLD))
+        self.assert_served(OLD)
+
+    def test_link_to_nothing(self) -> None:
+        """One that leads nowhere is no archive, and nothing takes its place."""
+        archive = self.archive(OLD)
+        (self.updates / name_of(OLD)).symlink_to("store")
+        with self.assertRaises(FileNotFoundError):
+            self.offer(archive)
+        self.assertEqual(self.repository.numbers("targets"), [1])
+
+    def test_private(self) -> None:
+        """The server, which is another user, is let to read it."""
+        there = self.archive(OLD, where=self.updates)
+        for before, after in ((0o600, 0o644), (0o400, 0o444), (0o444, 0o444)):
+            there.chmod(before)
+            self.offer(there)
+            self.assertEqual(there.stat().st_mode & 0o777, after)
+
+    def test_of_somebody_else(self) -> None:
+        """Where it is not ours to let others read it, they may be able to all the same."""
+
+        def refused(_fd: int, _mode: int) -> None:
+            raise PermissionError(1, os.strerror(1))
+
+        there = self.archive(OLD, where=self.updates)
+        there.chmod(0o640)
+        fchmod = os.fchmod
+        self.patch(os, "fchmod", lambda fd, mode: (refused if _is(fd, there) else fchmod)(fd, mode))
+        self.offer(there)
+        self.assertEqual(there.stat().st_mode & 0o777, 0o640)
+
+    def test_planted_link(self) -> None:
+        """A link with the name of the copy that is being made leads to nothing that is written."""
+        victim = self.place / "victim"
+        victim.write_text("precious")
+        (self.updates / f".{name_of(OLD)}.part").symlink_to(victim)
+        self.offer(self.archive(OLD))
+        self.assertEqual(victim.read_text(), "precious")
+        self.assertFalse((self.updates / name_of(OLD)).is_symlink())
+        self.assert_served(OLD)
+
+    def test_in_the_way(self) -> None:
+        """What has that name and cannot be taken away is told."""
+        draft = self.updates / f".{name_of(OLD)}.part"
+        draft.mkdir()
+        with self.assertRaises(IsADirectoryError) as caught:
+            self.offer(self.archive(OLD))
+        self.assertEqual(caught.exception.filename, str(draft))
+
+    def test_left_over(self) -> None:
+        """What an interrupted copy of another release left goes; what is being built stays."""
+        left = self.updates / f".{name_of(NEW)}.part"
+        building = self.updates / f".{name_of(NEW)}.1a2b3c4d.part"
+        for path in (left, building):
+            path.write_bytes(b"half")
+        self.offer(self.archive(OLD))
+        self.assertFalse(left.exists())
+        self.assertTrue(building.exists())
+
+    def test_planted_lock(self) -> None:
+        """The lock is no link, either."""
+        lock = self.tuf / ".lock"
+        lock.unlink()
+        lock.symlink_to(self.place / "elsewhere")
+        self.assert_refused(self.ceremony.resign, "Nothing can be written")
+        self.assertFalse((self.place / "elsewhere").exists())
+
+
+class TermsTests(PublicationCase):
+    """The same archive on other terms."""
+
+    def test_stops(self) -> None:
+        """A rollout can be stopped, with the salt that lets it go on where it was."""
+        archive = self.archive(OLD)
+        salts = set()
+        for percent in (20, 0, 20):
+            offer = self.offer(archive, rollout=percent)
+            assert offer.rollout is not None
+            self.assertEqual(offer.rollout.percent, percent)
+            salts.add(offer.rollout.salt)
+        self.assertEqual(len(salts), 1)
+
+    def test_back(self) -> None:
+        """A release that boxes may go back to is followed by ones that they may not leave."""
+        self.offer(self.archive(NEW))
+        self.assertTrue(self.offer(self.archive(OLD), allow_downgrade=True).allow_downgrade)
+        self.assertFalse(self.offer(self.archive(NEW)).allow_downgrade)
+        self.assert_served(NEW)
+
+
+class ReleaseBeforeTests(PublicationCase):
+    """The release that boxes take until their turn comes."""
+
+    def before(self, version: int, **terms: Any) -> int | None:
+        """Publish a release; give the version of the one before."""
+        offer = self.offer(self.archive(version), **terms)
+        return None if offer.before is None else offer.before.version
+
+    def test_kept(self) -> None:
+        """It stays while the rollout changes, also after that has reached all boxes."""
+        self.assertIsNone(self.before(OLD, notes="Good."))
+        for percent in (10, 0, 50):
+            self.assertEqual(self.before(NEW, rollout=percent), OLD)
+        self.assert_served(NEW)
+        offer = self.box().asks()
+        assert offer is not None
+        assert offer.before is not None
+        archive = self.updates / name_of(OLD)
+        self.assertEqual(offer.before.size, archive.stat().st_size)
+        self.assertEqual(offer.before.hashes["sha256"], sha256(archive.read_bytes()).hexdigest())
+        self.assertEqual(offer.before.notes, "Good.")
+        self.assertEqual(self.before(NEW, rollout=100), OLD)
+        self.assertEqual(self.before(NEW), OLD)
+        self.assertEqual(self.before(NEW, rollout=0), OLD)
+
+    def test_for_all(self) -> None:
+        """While a release is for all boxes, none is led to the one before: nothing needs that."""
+        self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW))
+        self.serve()
+        (self.updates / name_of(OLD)).unlink()
+        self.assertEqual(self.serve().troubles, ())
+        found = inspect(self.repository, datetime.now(UTC))
+        self.assertEqual((found.problems, found.channels[0].before), ([], None))
+        self.assertEqual(prune(self.ceremony, 0).removed, [name_of(OLD)])
+        self.assertIsNone(self.before(NEW, rollout=0), "it is gone")
+
+    def test_followed(self) -> None:
+        """A rollout that another one follows was never for all: the one before it stays."""
+        self.offer(self.archive(OLD))
+        self.assertEqual(self.before(NEW, rollout=10), OLD)
+        self.assertEqual(self.before(NEWER, rollout=10), OLD)
+        self.assertEqual(self.before(NEWER), OLD)
+
+    def test_critical(self) -> None:
+        """A critical release is for all boxes."""
+        self.offer(self.archive(OLD), critical=True)
+        self.assertEqual(self.before(NEW, rollout=10), OLD)
+        self.assertEqual(self.before(NEW, critical=True), OLD)
+
+    def test_older_only(self) -> None:
+        """Boxes that may go back are not led forward again by it."""
+        self.offer(self.archive(NEW))
+        self.assertIsNone(self.before(OLD, rollout=10, allow_downgrade=True))
+
+    def test_archive_gone(self) -> None:
+        """A release whose archive is gone is offered to nobody, and holds nothing back."""
+        self.offer(self.archive(OLD))
+        (self.updates / name_of(OLD)).unlink()
+        self.assertIsNone(self.before(NEW, rollout=10))
+        self.assert_served(NEW)
+
+    def test_archive_goes(self) -> None:
+        """The server and `status` tell of an archive that goes while boxes are led to it."""
+        self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW), rollout=10)
+        self.serve()
+        (self.updates / name_of(OLD)).unlink()
+        [trouble] = self.serve().troubles
+        self.assertIn(f"channel stable leads to {name_of(OLD)}", trouble.sentence)
+        [problem] = inspect(self.repository, datetime.now(UTC)).problems
+        self.assertIn(name_of(OLD), problem)
+
+
+class WithdrawalTests(PublicationCase):
+    """A release that is taken back."""
+
+    def test_rollout(self) -> None:
+        """The release before is for all boxes again, and takes none back."""
+        self.offer(self.archive(OLD), notes="Good.")
+        self.offer(self.archive(NEW), rollout=10)
+        box = self.box()
+        self.serve()
+        self.assertEqual(box.version(), NEW)
+        done = withdraw(self.ceremony, "stable")
+        self.assertEqual((done.withdrawn.version, done.unused), (NEW, name_of(NEW)))
+        self.serve()
+        offer = box.asks()
+        self.assertEqual(offer, done.offered)
+        assert offer is not None
+        self.assertEqual((offer.version, offer.notes), (OLD, "Good."))
+        self.assertTrue(offer.is_for_all)
+        self.assertFalse(offer.allow_downgrade)
+        self.assertIsNone(offer.before)
+
+    def test_for_all(self) -> None:
+        """A release that was for all boxes gives way to the one before, signed still or not."""
+        self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW))
+        prune(self.ceremony, 0)
+        self.assertEqual(withdraw(self.ceremony, "stable").offered.version, OLD)
+        self.assert_served(OLD)
+
+    def test_named(self) -> None:
+        """It can be followed by any earlier release that is named."""
+        self.offer(self.archive(OLD))
+        self.assert_refused(lambda: withdraw(self.ceremony, "stable"), "--to VERSION")
+        publish(self.ceremony, self.archive(NEW), Terms("beta"), lambda _: None)
+        self.offer(self.archive(NEW))
+        done = withdraw(self.ceremony, "stable", OLD)
+        self.assertIsNone(done.unused, "the channel beta leads to it")
+        self.assert_served(OLD)
+        self.offer(self.archive(NEWER))
+        self.assert_served(NEWER)
+
+    def test_refused(self) -> None:
+        """A release that is not earlier, not signed or not there is none to go back to."""
+        self.offer(self.archive(OLD))
+        self.offer(self.archive(NEW))
+        for version, words in (
+            (NEW, "is not earlier than"),
+            (NEWER, "is not earlier than"),
+            (OLD - 1, "No archive"),
+        ):
+            self.assert_refused(partial(withdraw, self.ceremony, "stable", version), words)
+        self.assert_refused(lambda: withdraw(self.ceremony, "beta"), "There is no channel 'beta'")
+        (self.updates / name_of(OLD)).unlink()
+        self.assert_refused(lambda: withdraw(self.ceremony, "stable", OLD), "put it back first")
+
+
+class StoppedTests(PublicationCase):
+    """Ended by a signal before any step that reaches the disk."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.offer(self.archive(OLD))
+        self.serve()
+        self.saved = self.place.with_name("saved")
+        shutil.copytree(self.place, self.saved)
+
+    def steps(self, work: Callable[[], object], after: Callable[[str], object]) -> None:
+        for number in itertools.count(1, stride(4)):
+            stopped = stops_at(number, work)
+            after(f"step {number}")
+            shutil.rmtree(self.place)
+            shutil.copytree(self.saved, self.place)
+            if not stopped:
+                break
+        self.assertGreater(number, 8)
+
+    def test_publish(self) -> None:
+        """Boxes have the old release or the new one, nothing half is left, and it can be rerun."""
+
+        def work() -> None:
+            self.ceremony = ceremony_in(self.place)
+            self.offer(self.archive(NEW))
+
+        def after(step: str) -> None:
+            self.assertEqual(list(self.updates.glob(".*.part")), [], step)
+            box = self.box()
+            self.assertIn(box.version(), (OLD, NEW), step)
+            self.serve()
+            self.assertIn(box.version(), (OLD, NEW), step)
+            work()
+            self.serve()
+            self.assertEqual((box.version(), self.box().version()), (NEW, NEW), step)
+            self.assertEqual(list(self.updates.glob(".*")), [], step)
+            self.assertEqual([path.name for path in self.tuf.glob(".*")], [".lock"], step)
+
+        self.steps(work, after)
+
+    def test_rotate(self) -> None:
+        """Boxes go on with the old keys or the new ones, and what was made is not made twice."""
+
+        def work() -> None:
+            self.ceremony = ceremony_in(self.place)
+            self.ceremony.rotate(["targets", "snapshot"], {})
+
+        def after(step: str) -> None:
+            box = self.box()
+            self.serve()
+            self.assertEqual(box.version(), OLD, step)
+            self.ceremony = ceremony_in(self.place)
+            if self.newest("root").version == 1:
+                work()
+            self.ceremony.renew_root()
+            for role in ("targets", "snapshot"):
+                names = [path.name for path in self.keys.glob(f"{role}-*.pem")]
+                [keyid] = self.newest("root").roles[role].keyids
+                self.assertEqual(names, [f"{role}-{keyid[:12]}.pem"], step)
+            self.offer(self.archive(NEW))
+            self.serve()
+            self.assertEqual((box.version(), self.box().version()), (NEW, NEW), step)
+            self.assertEqual([path.name for path in self.tuf.glob(".*")], [".lock"], step)
+
+        self.steps(work, after)
+
+
+def _is(fd: int, path: Path) -> bool:
+    return os.path.samestat(os.fstat(fd), path.stat())
+
+
+class NotesTests(PublicationCase):
+    """What is said of a release."""
+
+    def test_kept(self) -> None:
+        """A rollout that grows keeps the notes; another release has its own, or none."""
+        archive = self.archive(OLD)
+        self.assertEqual(self.offer(archive, rollout=10, notes="Faster.").notes, "Faster.")
+        self.assertEqual(self.offer(archive, rollout=50).notes, "Faster.")
+        self.assertEqual(self.offer(archive, notes="Even faster.").notes, "Even faster.")
+        self.assertIsNone(self.offer(self.archive(NEW)).notes)
+
+    def test_too_long(self) -> None:
+        """What no box would show is refused before anything is signed."""
+        archive = self.archive(OLD)
+        error = self.assertRaises(ReleaseFailed, self.offer, archive, notes="x" * 4001)
+        self.assertIn("4001 characters: boxes show 4000 at most", str(error))
+        self.assertEqual(len(self.offer(archive, notes="x" * 4000).notes or ""), 4000)

@@ -1,0 +1,538 @@
+"""What is published: how it gets to boxes, and what is refused."""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from tuf.api.metadata import MetaFile, Snapshot
+from tuf.ngclient import UpdaterConfig
+
+from opq_twisted.archive.member_rules import MAX_ARCHIVE
+from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
+from opq_twisted.signing import publish as publishing
+from opq_twisted.signing.dry_run import is_channel_target
+from opq_twisted.signing.publish import Terms, publish
+from opq_twisted.signing.root_keys import Ceremony
+from opq_twisted.signing.status import inspect
+from opq_twisted.trust import offer
+from opq_twisted.trust.offer import Offer
+from tests.helpers.archives import file, folder, layout, make_archive, stream, write_archive
+from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, ceremony_in
+from tests.unit.server.catalog.test_snapshot import name_of
+
+
+class PublishTests(HoldersCase):
+    """What a channel offers."""
+
+    def test_offer(self) -> None:
+        """A box is offered the archive's length and hashes, and nothing that was not asked for."""
+        archive = self.archive(OLD)
+        data = archive.read_bytes()
+        told: list[int] = []
+        publish(self.ceremony, archive, Terms("stable"), told.append)
+        self.serve()
+        self.assertEqual(
+            self.box().asks(),
+            Offer(
+                OLD,
+                len(data),
+                {
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "sha512": hashlib.sha512(data).hexdigest(),
+                },
+            ),
+        )
+        self.assertEqual(sum(told), len(data))
+        custom = self.newest("targets").targets["stable"].custom
+        self.assertEqual(custom, {"version": OLD, "file": name_of(OLD)})
+        copy = self.updates / name_of(OLD)
+        self.assertEqual(copy.read_bytes(), data)
+        self.assertEqual(copy.stat().st_mode & 0o777, 0o644)
+        self.assertEqual(
+            self.files(),
+            {name_of(OLD), "tuf", "tuf/timestamp.json", "tuf/1.root.json"}
+            | {
+                f"tuf/{number}.{role}.json" for number in (1, 2) for role in ("targets", "snapshot")
+            },
+        )
+
+    def test_terms(self) -> None:
+        """All that it says reaches the box."""
+        self.publish(OLD, critical=True, allow_downgrade=True)
+        self.publish(OLD, "beta", rollout=20)
+        self.serve()
+        offer, other = self.box().asks(), self.box().asks("beta")
+        assert offer is not None
+        self.assertTrue(offer.critical)
+        self.assertTrue(offer.allow_downgrade)
+        assert other is not None
+        assert other.rollout is not None
+        self.assertEqual(other.rollout.percent, 20)
+
+    def test_newer(self) -> None:
+        """A box that has seen the old release is led to the new one."""
+        self.publish(OLD)
+        self.serve()
+        box = self.box()
+        self.assertEqual(box.version(), OLD)
+        self.publish(NEW)
+        self.assertEqual(box.version(), OLD)
+        self.serve()
+        self.assertEqual(box.version(), NEW)
+
+    def test_channels(self) -> None:
+        """A channel begins with its first release, and changes no other one."""
+        self.publish(OLD)
+        self.publish(NEW, "beta")
+        self.serve()
+        box = self.box()
+        self.assertEqual((box.version(), box.version("beta")), (OLD, NEW))
+        self.assertIsNone(box.version("gamma"))
+
+    def test_grows(self) -> None:
+        """The same archive again: the rollout grows, with its salt, up to all."""
+        salts = []
+        for percent in (10, 50, 100):
+            offer = self.publish(NEW, rollout=percent)
+            assert offer.rollout is not None
+            self.assertEqual(offer.rollout.percent, percent)
+            salts.append(offer.rollout.salt)
+        self.assertEqual(len(set(salts)), 1)
+        self.assertIsNone(self.publish(NEW).rollout)
+        offer = self.publish(NEWER, rollout=10)
+        assert offer.rollout is not None
+        self.assertNotIn(offer.rollout.salt, salts)
+
+    def test_superseded(self) -> None:
+        """Old metadata is removed, and never what boxes follow."""
+        self.publish(OLD)
+        self.serve()
+        announced = self.repository.numbers("snapshot")[-1]
+        for percent in range(1, 8):
+            self.publish(NEW, rollout=percent)
+        newest = [announced + number for number in range(3, 8)]
+        for role in ("snapshot", "targets"):
+            self.assertEqual(self.repository.numbers(role), [announced, *newest])
+        box = self.box()
+        self.assertEqual(box.version(), OLD)
+        self.serve()
+        self.assertEqual(box.version(), NEW)
+        self.publish(NEW)
+        self.assertEqual(self.repository.numbers("snapshot"), [*newest[1:], newest[-1] + 1])
+        self.assertEqual(self.repository.numbers("root"), [1])
+
+    def test_unknown_timestamp(self) -> None:
+        """While the timestamp cannot be read all metadata stays: boxes may follow any of it."""
+        (self.tuf / "timestamp.json").write_text("{")
+        for percent in range(1, 8):
+            self.publish(NEW, rollout=percent)
+        self.assertEqual(self.repository.numbers("snapshot"), list(range(1, 9)))
+
+    def test_becomes_critical(self) -> None:
+        """The same archive again, critical."""
+        self.publish(NEW, rollout=10)
+        self.assertTrue(self.publish(NEW, critical=True).critical)
+        self.assertTrue(self.publish(NEW, rollout=100, critical=True).critical)
+
+    def test_already_there(self) -> None:
+        """An archive that lies in the updates directory is not copied."""
+        archive = self.archive(NEW, where=self.updates)
+        before = archive.stat()
+        publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+        self.assertEqual(archive.stat(), before)
+
+    def test_same_bytes_there(self) -> None:
+        """A copy that is there already will do."""
+        self.archive(NEW, where=self.updates)
+        self.publish(NEW)
+        self.serve()
+        self.assertEqual(self.box().version(), NEW)
+
+    def test_without_top_folder(self) -> None:
+        """The archive's root may be the layout, and its names may begin with a dot."""
+        for version, top in ((OLD, ""), (NEW, "./")):
+            parts = layout(version, top)
+            archive = write_archive(self.place / name_of(version), stream(*parts))
+            publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+
+    def test_no_links(self) -> None:
+        """Where the file system knows no links, the archive gets its name all the same."""
+
+        def refused(_self: Path, _target: Path) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        self.patch(Path, "hardlink_to", refused)
+        self.publish(NEW)
+        self.serve()
+        self.assertEqual(self.box().version(), NEW)
+
+    def test_interrupted(self) -> None:
+        """Boxes have the old release or the new one at every point; run again, the new one."""
+        self.publish(OLD)
+        self.serve()
+        archive = self.archive(NEW)
+
+        def work() -> None:
+            publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+
+        for point in self.interruptions(work):
+            box, other = self.box(), self.box()
+            self.assertIn(box.version(), (OLD, NEW), point)
+            for target in self.ceremony.current().targets.signed.targets.values():
+                if is_channel_target(target):
+                    self.assertIn(target.custom["file"], self.files(), point)
+            self.serve()
+            self.assertIn(box.version(), (OLD, NEW), point)
+            work()
+            self.serve()
+            for each in (box, other, self.box()):
+                self.assertEqual(each.version(), NEW, point)
+            self.assertFalse(list(self.updates.glob(".*.part")), point)
+
+    def test_gone_meanwhile(self) -> None:
+        """What is left of an interruption is never used again."""
+        self.publish(OLD)
+        orphan = self.tuf / "7.targets.json"
+        shutil.copy(self.tuf / "1.targets.json", orphan)
+        self.publish(NEW)
+        self.assertTrue((self.tuf / "8.targets.json").exists())
+        self.assertEqual(self.newest("snapshot").meta["targets.json"].version, 8)
+
+
+class PlaceTests(HoldersCase):
+    """What was written once."""
+
+    def test_never_again(self) -> None:
+        """A number that is taken is never written over, not even with the same bytes."""
+        current = self.ceremony.current()
+        for document in (current.root, current.targets, current.snapshot):
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.repository.place(document)
+            self.assertIn("never used twice", str(caught.exception))
+
+
+class PublishRefusalTests(HoldersCase):
+    """What would strand boxes is not published."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(NEW)
+
+    def refuses(self, archive: Path, *words: str, channel: str = "stable", **terms: Any) -> None:
+        self.assert_refused(
+            lambda: publish(self.ceremony, archive, Terms(channel, **terms), lambda _: None), *words
+        )
+        self.assertFalse(list(self.updates.glob(".opq*")))
+
+    def test_older(self) -> None:
+        """A version that is not newer, unless boxes may go back."""
+        self.refuses(self.archive(OLD), f"older than {NEW}", "--allow-downgrade")
+        self.assertTrue(self.publish(OLD, allow_downgrade=True).allow_downgrade)
+
+    def test_future(self) -> None:
+        """A version from the future: boxes would wait until then."""
+        self.refuses(self.archive(int(time.time()) + 3600), "lies in the future")
+
+    def test_other_bytes(self) -> None:
+        """A name that lies there with other bytes."""
+        self.archive(NEWER, b"of somebody else", self.updates)
+        self.refuses(self.archive(NEWER), "with other bytes")
+
+    def test_other_bytes_were_signed(self) -> None:
+        """A name that was signed with other bytes, even when that archive is gone."""
+        (self.updates / name_of(NEW)).unlink()
+        self.refuses(self.archive(NEW, b"other"), "published with other bytes")
+
+    def test_appears_meanwhile(self) -> None:
+        """A name that somebody else takes while it is copied."""
+        archive = self.archive(NEWER, b"ours")
+
+        def progress(_: int) -> None:
+            (self.updates / name_of(NEWER)).write_bytes(b"theirs")
+
+        with self.assertRaises(ReleaseFailed):
+            publish(self.ceremony, archive, Terms("stable"), progress)
+        self.assertEqual((self.updates / name_of(NEWER)).read_bytes(), b"theirs")
+        self.assertEqual(self.repository.numbers("targets"), [1, 2])
+
+    def test_changes_meanwhile(self) -> None:
+        """A file that changes while it is read."""
+        archive = self.archive(NEWER)
+
+        def progress(_: int) -> None:
+            with archive.open("ab") as more:
+                more.write(b"more")
+            os.utime(archive)
+
+        self.assert_refused(
+            lambda: publish(self.ceremony, archive, Terms("stable"), progress), "changed"
+        )
+
+    def test_channel(self) -> None:
+        """A name that no box could be told to follow."""
+        for name in ("", "Stable", "a/b", "../x", "opq-box-update-1.tar.bz2", "x" * 33):
+            self.refuses(self.archive(NEWER), "no name for a channel", channel=name)
+
+    def test_percent(self) -> None:
+        """A rollout beyond all boxes."""
+        for percent in (-1, 101):
+            self.refuses(self.archive(NEWER), "from 0 to 100", rollout=percent)
+
+    def test_critical_for_some(self) -> None:
+        """A release cannot be for every box at once and for a part of them."""
+        for percent in (0, 10, 99):
+            self.refuses(
+                self.archive(NEWER), "--critical or --rollout", rollout=percent, critical=True
+            )
+
+    def test_name(self) -> None:
+        """A file that is not called like an update."""
+        archive = self.archive(NEWER)
+        self.refuses(archive.rename(archive.with_name("update.tar.bz2")), "the name must be")
+
+    def test_cut_off(self) -> None:
+        """An archive that is not whole."""
+        archive = self.archive(NEWER)
+        archive.write_bytes(archive.read_bytes()[:-1])
+        self.refuses(archive, "not a whole bzip2 file")
+
+    def test_not_a_file(self) -> None:
+        """A folder or a FIFO; nobody waits for it."""
+        path = self.place / name_of(NEWER)
+        path.mkdir()
+        self.refuses(path, "Is a directory")
+        path.rmdir()
+        os.mkfifo(path)
+        self.refuses(path, "not a regular file")
+
+    def test_missing(self) -> None:
+        """A file that is not there."""
+        self.refuses(self.place / name_of(NEWER), "No such file")
+
+    def test_version_inside(self) -> None:
+        """An archive that holds another VERSION, none, or one where no box looks for it."""
+        path = self.place / name_of(NEWER)
+        make_archive(path, OLD, wrapped=False)
+        self.refuses(path, f"its VERSION holds {OLD} and not {NEWER}")
+        write_archive(path, stream(file("install_update.sh", b"x", 0o755)))
+        self.refuses(path, "no file VERSION")
+        write_archive(path, stream(folder("other/"), *layout(NEWER, "other/")))
+        self.refuses(path, "no file VERSION")
+        write_archive(path, stream(file("VERSION", b"today\n")))
+        self.refuses(path, f"VERSION does not hold {NEWER}")
+
+    def test_hostile(self) -> None:
+        """What a box would not unpack is not signed for it, wherever in the archive it is."""
+        path = self.place / name_of(NEWER)
+        version = file("VERSION", str(NEWER).encode())
+        for members, reason in (
+            ([version], "no file install_update.sh"),
+            ([version, file("install_update.sh", b"x", 0o644)], "is not executable"),
+            ([version, file("install_update.sh", b"#!/bin/sh\r\n", 0o755)], "carriage return"),
+            ([*layout(NEWER), folder("a/"), file("a", b"")], "a folder is needed"),
+        ):
+            write_archive(path, stream(*members))
+            self.refuses(path, "Boxes would refuse", reason)
+        whole = make_archive(path, NEWER, {"content": os.urandom(1000)}).read_bytes()
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        self.refuses(path, "Boxes would refuse", "damaged")
+
+    def test_more_than_boxes_fetch(self) -> None:
+        """What boxes do not fetch is refused before it is read."""
+        path = self.archive(NEWER)
+        os.truncate(path, MAX_ARCHIVE + 1)
+        self.refuses(path, f"{MAX_ARCHIVE + 1} bytes", "boxes fetch no more")
+
+    def test_changed_when_it_was_judged(self) -> None:
+        """What is copied is what was judged."""
+        path = self.archive(NEWER)
+
+        def judge(*_: object) -> None:
+            make_archive(path, NEWER, {"content": b"another"})
+
+        self.patch(publishing, "judge", judge)
+        self.refuses(path, "changed while it was read")
+
+    def test_no_archive(self) -> None:
+        """A bzip2 file that holds no archive."""
+        path = write_archive(self.place / name_of(NEWER), b"x" * 2048)
+        self.refuses(path, "Boxes would refuse")
+
+    def test_missing_key(self) -> None:
+        """Without the keys that have to sign; their names are told."""
+        [path] = self.keys.glob("snapshot-*.pem")
+        path.rename(self.place / "elsewhere")
+        self.ceremony = ceremony_in(self.place)
+        self.refuses(self.archive(NEWER), path.name, "--keys-dir")
+
+    def test_wrong_passphrase(self) -> None:
+        """With a wrong passphrase it is told before anything is copied."""
+        self.ceremony = ceremony_in(self.place, b"wrong")
+        archive = self.archive(NEWER)
+        told: list[int] = []
+        self.assert_refused(
+            lambda: publish(self.ceremony, archive, Terms("stable"), told.append),
+            "passphrase",
+            kind=KeyUnusable,
+        )
+        self.assertEqual(told, [])
+
+    def test_too_large(self) -> None:
+        """Metadata that is larger than boxes read."""
+        small = UpdaterConfig(targets_max_length=1200)
+        self.patch(offer, "UpdaterConfig", lambda: small)
+        self.refuses(self.archive(NEWER), "3.targets.json", "1200 are read")
+
+    def test_at_once(self) -> None:
+        """Only one works in a directory at a time."""
+        with self.repository.locked():
+            self.refuses(self.archive(NEWER), "Another opq-release")
+
+    def test_numbers_used_up(self) -> None:
+        """A file with a number that nobody came to would leave none, and is told of."""
+        for name in ("999999999999999.targets.json", "1002.targets.json"):
+            (self.tuf / name).write_bytes(b"")
+            self.refuses(self.archive(NEWER), name, "take it away")
+            (self.tuf / name).unlink()
+        (self.tuf / "1001.targets.json").write_bytes(b"")
+        self.publish(NEWER)
+        self.assertEqual(self.newest("targets").version, 1002)
+        self.ceremony.resign()
+        self.assertEqual(self.newest("targets").version, 1003)
+
+    def test_damaged(self) -> None:
+        """A snapshot that is damaged, or another than its name says, is never worked around."""
+        newest = self.tuf / "2.snapshot.json"
+        good = newest.read_bytes()
+        # No fraction can be signed.
+        fraction = good.replace(b'"spec_version"', b'"x": 1.5, "spec_version"')
+        self.assertNotEqual(fraction, good)
+        wrong = (good[:-9], fraction, (self.tuf / "2.targets.json").read_bytes())
+        for data in (*wrong, (self.tuf / "1.snapshot.json").read_bytes()):
+            newest.write_bytes(data)
+            self.refuses(self.archive(NEWER), "2.snapshot.json", "restore")
+
+
+class RestoredTests(HoldersCase):
+    """An updates directory that was restored from an old copy."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        copy = self.place / "copy"
+        shutil.copytree(self.updates, copy)
+        self.publish(NEW)
+        self.serve()
+        self.seen = self.box()
+        self.assertEqual(self.seen.version(), NEW)
+        shutil.rmtree(self.updates)
+        copy.rename(self.updates)
+
+    def test_refused(self) -> None:
+        """Nothing is signed there: numbers that boxes have seen would be used once more."""
+        for work in (lambda: self.publish(NEWER), self.ceremony.resign):
+            self.assert_refused(work, "has snapshot 2, but 3 was signed", "opq-release rotate")
+
+    def test_newest_is_lost(self) -> None:
+        """With other keys boxes begin anew, and what is published then reaches all of them."""
+        self.ceremony.rotate(["targets", "snapshot", "timestamp"], {})
+        self.publish(NEWER)
+        self.serve()
+        self.assertEqual(self.seen.version(), NEWER)
+        self.assertEqual(self.box().version(), NEWER)
+
+    def test_unreadable(self) -> None:
+        """What cannot be read is not taken for nothing."""
+        (self.keys / "last-snapshot").write_bytes(b"three")
+        self.assert_refused(self.ceremony.resign, "last-snapshot", "put there the number")
+
+
+class ExpiryTests(HoldersCase):
+    """What has expired can be signed anew."""
+
+    def expire(self) -> None:
+        """Sign targets and a snapshot that have expired."""
+        current = self.ceremony.current()
+        for document in (current.targets, current.snapshot):
+            role = document.signed.type
+            document.signed.version += 1
+            document.signed.expires -= timedelta(days=400)
+            [signer] = self.ring.signers(current.root.signed, role)
+            if isinstance(document.signed, Snapshot):
+                document.signed.meta["targets.json"] = MetaFile(document.signed.version)
+            document.sign(signer)
+            self.repository.place(document)
+
+    def test_resign(self) -> None:
+        """Signed anew, it is good for a year from now, and says what it said before."""
+        self.publish(OLD)
+        self.ceremony.resign()
+        self.serve()
+        self.assertEqual(self.box().version(), OLD)
+        self.assertEqual(self.repository.numbers("targets"), [1, 2, 3])
+
+    def test_resign_expired(self) -> None:
+        """Even when it had expired."""
+        self.publish(OLD)
+        self.expire()
+        self.ceremony.resign()
+        self.serve()
+        self.assertEqual(self.box().version(), OLD)
+        left = self.newest("targets").expires - datetime.now(UTC)
+        self.assertLess(abs(left - timedelta(days=365)), timedelta(minutes=1))
+
+    def test_publish_expired(self) -> None:
+        """A release renews it, too."""
+        self.expire()
+        self.publish(OLD)
+        self.serve()
+        self.assertEqual(self.box().version(), OLD)
+
+    def test_expired_root(self) -> None:
+        """Nothing is signed beneath a root that has expired, but the next root."""
+        later = datetime.now(UTC) + timedelta(days=366)
+        ceremony = Ceremony(self.repository, self.ring, lambda: later)
+        self.assert_refused(ceremony.resign, "Root 1 has expired", "renew-root")
+        self.assertIsNone(ceremony.renew_root())
+        ceremony.resign()
+
+    def test_clock_was_ahead(self) -> None:
+        """A release from the future is named, and so is the way out, which works."""
+        self.publish(OLD)
+        right, future = self.ceremony, int(time.time()) + 86400
+        ahead = datetime.fromtimestamp(future, UTC)
+        self.ceremony = evolve(right, now=lambda: ahead)
+        for channel in ("beta", "stable"):
+            self.publish(future, channel)
+        self.ceremony = right
+        way_out = "opq-release drop beta stable"
+        for work in (
+            self.ceremony.resign,
+            partial(self.publish, NEW),
+            partial(self.publish, NEW, allow_downgrade=True),
+            partial(self.publish, NEW, "beta"),
+        ):
+            self.assert_refused(work, f"{future} was built at {ahead:%Y-%m-%d %H:%M}", way_out)
+        found = inspect(self.repository, self.ceremony.now())
+        self.assertIn(way_out, " ".join(found.problems))
+        self.assertEqual(self.ceremony.drop(["beta", "stable"]), [name_of(future)])
+        offer = self.publish(NEW)
+        self.assertEqual(offer.version, NEW)
+        found = inspect(self.repository, self.ceremony.now())
+        self.assertNotIn(way_out, " ".join(found.problems))
+
+    def test_wrong_clock(self) -> None:
+        """A clock that shows a time before the newest release makes nothing that boxes accept."""
+        self.publish(NEW)
+        early = datetime.fromtimestamp(OLD, UTC)
+        ceremony = Ceremony(self.repository, self.ring, lambda: early)
+        self.assert_refused(ceremony.resign, "clock", str(NEW))
+        self.assert_refused(ceremony.renew_root, "clock", str(NEW))

@@ -1,0 +1,920 @@
+"""The keys: made, renewed, rotated, and held by several on several machines."""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import BadVersionNumberError, RepositoryError
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
+from opq_twisted.signing.key_folder import KeyRing
+from opq_twisted.signing.publish import Terms, publish
+from opq_twisted.signing.repository import Repository
+from opq_twisted.signing.root_draft import Draft
+from opq_twisted.signing.root_keys import ROLES, Ceremony
+from opq_twisted.trust import keys
+from opq_twisted.trust.offer import read_offer
+from tests.helpers.archives import make_archive
+from tests.helpers.key_holders import (
+    NEW,
+    OLD,
+    PASSPHRASE,
+    Box,
+    HoldersCase,
+    ceremony_in,
+    dies_at,
+    fails_at,
+    save_time,
+    serve,
+)
+from tests.helpers.torture import stride
+from tests.unit.server.catalog.test_snapshot import name_of
+
+
+class InitTests(SynchronousTestCase):
+    """The first ceremony."""
+
+    def setUp(self) -> None:
+        save_time(self)
+        self.place = Path(self.mktemp()).absolute()
+        self.ceremony = ceremony_in(self.place)
+        self.tuf, self.keys = self.place / "updates" / "tuf", self.place / "keys"
+
+    def names(self, where: Path) -> list[str]:
+        return sorted(path.name for path in where.iterdir() if not path.name.startswith("."))
+
+    def test_files(self) -> None:
+        """Keys, of which nobody else may read one, and metadata for all to read, root last."""
+        written: list[str] = []
+        replace = Path.replace
+
+        def recording(source: Path, target: Path) -> Path:
+            written.append(target.name)
+            return replace(source, target)
+
+        self.patch(Path, "replace", recording)
+        self.addCleanup(os.umask, os.umask(0o077))
+        self.assertIsNone(self.ceremony.init(3, 2, {}))
+        metadata = [name for name in written if name[0].isdigit()]
+        self.assertEqual(metadata, ["1.targets.json", "1.snapshot.json", "1.root.json"])
+        self.assertEqual(self.names(self.tuf), sorted(metadata))
+        for path in self.tuf.glob("*.json"):
+            self.assertEqual(path.stat().st_mode & 0o777, 0o644)
+        private = sorted(self.keys.glob("*.pem"))
+        roles = [path.name.split("-")[0] for path in private]
+        self.assertEqual(roles, ["root"] * 3 + ["snapshot", "targets", "timestamp"])
+        for path in private:
+            self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+            self.assertIn(b"ENCRYPTED", path.read_bytes())
+
+    def test_content(self) -> None:
+        """The root expires in a year, and two of three have signed it."""
+        self.ceremony.init(3, 2, {})
+        root = Metadata[Root].from_file(str(self.tuf / "1.root.json"))
+        left = root.signed.expires - datetime.now(UTC)
+        self.assertLess(abs(left - timedelta(days=365)), timedelta(minutes=1))
+        self.assertTrue(root.signed.consistent_snapshot)
+        self.assertEqual(root.signed.roles["root"].threshold, 2)
+        root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
+
+    def test_boxes_follow(self) -> None:
+        """A server signs a timestamp for it, and a box finds that nothing is offered yet."""
+        self.ceremony.init(1, 1, {})
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+
+    def test_numbers(self) -> None:
+        """The threshold is at most the number of keys, and at least one."""
+        for number, threshold in ((1, 2), (3, 0), (0, 0), (17, 2)):
+            with self.assertRaises(ReleaseFailed):
+                self.ceremony.init(number, threshold, {})
+        self.assertFalse(self.keys.exists())
+
+    def test_again(self) -> None:
+        """What has a root is never begun again: boxes could not follow."""
+        self.ceremony.init(1, 1, {})
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("has a root already", str(caught.exception))
+
+    def test_keys_with_a_root(self) -> None:
+        """Keys that have signed for one directory do not begin another one."""
+        self.ceremony.init(1, 1, {})
+        shutil.rmtree(self.tuf)
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("have a root already", str(caught.exception))
+
+    def test_no_directory(self) -> None:
+        """The updates directory is not made by a slip of the finger."""
+        (self.place / "updates").rmdir()
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("make it", str(caught.exception))
+
+    def test_too_many_keys(self) -> None:
+        """Keys that lie around are not left out in silence."""
+        for _ in range(2):
+            self.ceremony.ring.create("targets")
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("2 keys for targets", str(caught.exception))
+
+    def test_one_role_each(self) -> None:
+        """A key is not given to two roles: the server's would be that of root."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        key = keys.create(other, "root", PASSPHRASE).public_key
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {"root": [key], "timestamp": [key]})
+        self.assertIn("another role", str(caught.exception))
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+
+    def test_more_keys_the_second_time(self) -> None:
+        """Run again with other numbers, it takes the keys that there are, or says what is wrong."""
+        for _ in range(2):
+            self.ceremony.ring.create("root")
+        made = set(self.keys.glob("root-*.pem"))
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.init(1, 1, {})
+        self.assertIn("2 keys for root", str(caught.exception))
+        self.ceremony.init(3, 2, {})
+        self.assertTrue(made < set(self.keys.glob("root-*.pem")))
+        self.assertEqual(len(self.ceremony.repository.roots()[0].signed.roles["root"].keyids), 3)
+
+    def test_timestamp_passphrase(self) -> None:
+        """The key that lies on the server has a passphrase of its own."""
+        self.ceremony.init(1, 1, {}, lambda: b"another")
+        [path] = self.keys.glob("timestamp-*.pem")
+        keys.load(path, b"another")
+        self.assertRaises(KeyUnusable, keys.load, path, PASSPHRASE)
+
+    def test_public_key(self) -> None:
+        """A key that was made on the server stands for the timestamp's; its private half stays."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        signer = keys.create(other, "timestamp", PASSPHRASE)
+        self.ceremony.init(1, 1, {"timestamp": [signer.public_key]})
+        self.assertEqual(list(self.keys.glob("timestamp-*")), [])
+        root = self.ceremony.repository.roots()[-1].signed
+        self.assertEqual(root.roles["timestamp"].keyids, [signer.public_key.keyid])
+
+    def test_interrupted(self) -> None:
+        """Whenever it is interrupted: run again, it ends with no key too many."""
+        for first, interrupt in enumerate((fails_at, dies_at), 1):
+            for number in itertools.count(first, stride(3)):
+                interrupted = interrupt(number, lambda: self.ceremony.init(2, 2, {}))
+                if not (self.tuf / "1.root.json").exists():
+                    self.ceremony = ceremony_in(self.place)
+                    self.assertIsNone(self.ceremony.init(2, 2, {}))
+                self.assertEqual(len(list(self.keys.glob("*.pem"))), 5)
+                serve(self.ceremony)
+                self.assertIsNone(Box(self.tuf).asks())
+                shutil.rmtree(self.place)
+                self.ceremony = ceremony_in(self.place)
+                if not interrupted:
+                    break
+            self.assertGreater(number, 10)
+
+
+class RotateTests(HoldersCase):
+    """Other keys for the roles."""
+
+    root_keys, root_threshold = 3, 2
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        self.serve()
+        self.before = self.box()
+        self.assertEqual(self.before.version(), OLD)
+
+    def key_files(self, role: str) -> list[str]:
+        return sorted(path.name for path in self.keys.glob(f"{role}-*.pem"))
+
+    def follows(self) -> None:
+        """A box that saw the old state, and one that begins now, follow to a new release."""
+        self.serve()
+        self.assertEqual(self.before.version(), OLD)
+        self.assertEqual(self.box().version(), OLD)
+        self.publish(NEW)
+        self.serve()
+        self.assertEqual(self.before.version(), NEW)
+        self.assertEqual(self.box().version(), NEW)
+
+    def test_each_role(self) -> None:
+        """One root has another key for a role; the old one is moved away."""
+        for role in ("targets", "snapshot", "timestamp"):
+            [old] = self.key_files(role)
+            self.assertIsNone(self.ceremony.rotate([role], {}))
+            [new] = self.key_files(role)
+            self.assertNotEqual(new, old)
+            self.assertTrue((self.keys / "retired" / old).exists())
+            self.assertEqual(self.newest("root").version, self.repository.numbers("root")[-1])
+        self.assertEqual(self.repository.numbers("root"), [1, 2, 3, 4])
+        self.follows()
+
+    def test_all_at_once(self) -> None:
+        """All roles in one root."""
+        [old, *_] = self.key_files("root")
+        self.ceremony.rotate(["root", "targets", "snapshot", "timestamp"], {}, old[5:17])
+        self.assertEqual(self.repository.numbers("root"), [1, 2])
+        self.assertEqual(len(self.key_files("root")), 3)
+        self.follows()
+
+    def test_only_what_must(self) -> None:
+        """What the new root accepts is not signed anew."""
+        self.ceremony.rotate(["timestamp"], {})
+        self.assertEqual(self.repository.numbers("targets"), [1, 2])
+
+    def test_root(self) -> None:
+        """A root key is replaced; the old threshold and the new one have signed."""
+        old, *kept = self.key_files("root")
+        self.ceremony.rotate(["root"], {}, old[5:17])
+        names = self.key_files("root")
+        self.assertEqual(len(names), 3)
+        self.assertTrue(set(kept) < set(names))
+        self.assertTrue((self.keys / "retired" / old).exists())
+        one, two = self.repository.roots()
+        one.signed.verify_delegate("root", two.signed_bytes, two.signatures)
+        self.follows()
+
+    def test_which_root(self) -> None:
+        """Which root key goes has to be said, and has to be one."""
+        for replaced in (None, "", "0123456789ab" * 2):
+            self.assert_refused(partial(self.ceremony.rotate, ["root"], {}, replaced), "--replace")
+        wrong = partial(self.ceremony.rotate, ["root"], {}, "0123456789ab")
+        self.assert_refused(wrong, "'0123456789ab' is the beginning of 0 ids", "--replace")
+        self.assertEqual(len(self.key_files("root")), 3)
+
+    def test_renew_root(self) -> None:
+        """The same keys for another year."""
+        self.assertIsNone(self.ceremony.renew_root())
+        one, two = self.repository.roots()
+        self.assertEqual(one.signed.roles, two.signed.roles)
+        self.follows()
+
+    def test_public_key(self) -> None:
+        """The new key was made on the server."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        signer = keys.create(other, "timestamp", PASSPHRASE)
+        self.ceremony.rotate(["timestamp"], {"timestamp": signer.public_key})
+        self.assertEqual(self.key_files("timestamp"), [])
+        self.assertEqual(self.newest("root").roles["timestamp"].keyids, [signer.public_key.keyid])
+
+    def test_used_before(self) -> None:
+        """A key that a root has named is not taken again, wherever it lies."""
+        [old] = self.key_files("timestamp")
+        key = keys.load(self.keys / old, PASSPHRASE).public_key
+        self.assert_refused(lambda: self.ceremony.rotate(["timestamp"], {"timestamp": key}), "used")
+        self.ceremony.rotate(["timestamp"], {})
+        shutil.copy(self.keys / "retired" / old, self.keys / old)
+        self.ceremony.rotate(["timestamp"], {})
+        self.assertNotIn(key.keyid, self.newest("root").roles["timestamp"].keyids)
+
+    def test_one_role_each(self) -> None:
+        """A new key is not given to two roles."""
+        other = Path(self.mktemp())
+        other.mkdir()
+        key = keys.create(other, "targets", PASSPHRASE).public_key
+        self.assert_refused(
+            lambda: self.ceremony.rotate(
+                ["targets", "snapshot"], {"targets": key, "snapshot": key}
+            ),
+            "another role",
+        )
+
+    def test_not_named(self) -> None:
+        """What is said of a role that stays as it is was a mistake, and is not passed over."""
+        [timestamp] = self.key_files("timestamp")
+        key = keys.load(self.keys / timestamp, PASSPHRASE).public_key
+        self.assert_refused(
+            lambda: self.ceremony.rotate(["targets"], {"timestamp": key}), "for timestamp"
+        )
+        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}, "0123"), "--replace")
+        self.assertEqual(len(self.key_files("targets")), 1)
+
+    def test_without_root_key(self) -> None:
+        """Without a root key nothing is made; the files that would be needed are named."""
+        names = self.key_files("root")
+        for name in names:
+            (self.keys / name).rename(self.place / name)
+        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}), *names)
+        self.assert_refused(self.ceremony.renew_root, *names)
+        self.assertEqual(len(self.key_files("targets")), 1)
+
+    def test_lost_keys(self) -> None:
+        """When the keys of targets and snapshot are lost, those of root give them new ones."""
+        for role in ("targets", "snapshot"):
+            [name] = self.key_files(role)
+            (self.keys / name).unlink()
+        self.ceremony.rotate(["targets", "snapshot"], {})
+        self.follows()
+
+    def test_fast_forward(self) -> None:
+        """A box that saw absurd numbers, signed by stolen keys, follows after a rotation."""
+        theirs = self.place / "theirs" / "updates"
+        shutil.copytree(self.updates, theirs)
+        root = self.repository.roots()[-1].signed
+        absurd, later = 10**14, datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
+        meta = {"targets.json": MetaFile(absurd)}
+        content = self.ceremony.current().targets.signed.targets
+        stolen: list[Metadata[Any]] = [
+            Metadata(Targets(absurd, expires=later, targets=content)),
+            Metadata(Snapshot(absurd, expires=later, meta=meta)),
+        ]
+        for document in stolen:
+            document.sign(self.ring.signers(root, document.signed.type)[0])
+            Repository(theirs).place(document)
+        timestamp = Metadata(Timestamp(absurd, expires=later, snapshot_meta=MetaFile(absurd)))
+        timestamp.sign(self.ring.signers(root, "timestamp")[0])
+        timestamp.to_file(str(theirs / "tuf" / "timestamp.json"))
+        fooled = Box(theirs / "tuf")
+        self.assertEqual(fooled.version(), OLD)
+        fooled.tuf = self.tuf
+        with self.assertRaises(BadVersionNumberError):
+            fooled.version()
+        self.ceremony.rotate(["targets", "snapshot", "timestamp"], {})
+        self.before = fooled
+        self.follows()
+
+    def test_interrupted(self) -> None:
+        """At every point boxes are where they were, and run again it ends the same way."""
+        names = self.key_files("root")
+
+        def work() -> None:
+            if self.repository.numbers("root") == [1]:
+                self.ceremony.rotate(["root", "targets", "snapshot"], {}, names[0][5:17])
+            else:
+                self.ceremony.renew_root()
+
+        saved = self.place.with_name("saved")
+        for point in self.interruptions(work):
+            box = Box(saved / "updates" / "tuf")
+            self.assertEqual(box.version(), OLD, point)
+            box.tuf = self.tuf
+            # Until the server has signed for the new root, a box may have to wait for it.
+            with contextlib.suppress(RepositoryError):
+                self.assertEqual(box.version(), OLD, point)
+            self.serve()
+            self.assertEqual(box.version(), OLD, point)
+            work()
+            for role, number in (("root", 3), ("targets", 1), ("snapshot", 1)):
+                self.assertEqual(len(self.key_files(role)), number, point)
+            self.assertNotIn(names[0], self.key_files("root"))
+            self.serve()
+            for each in (box, self.box()):
+                self.assertEqual(each.version(), OLD, point)
+            self.publish(NEW)
+            self.serve()
+            self.assertEqual(box.version(), NEW, point)
+
+
+class OneKeyTests(HoldersCase):
+    """One root key, and one is enough."""
+
+    def test_rotate(self) -> None:
+        """It need not be said which root key goes."""
+        [old] = self.keys.glob("root-*.pem")
+        self.assertIsNone(self.ceremony.rotate(["root"], {}))
+        [new] = self.keys.glob("root-*.pem")
+        self.assertNotEqual(old.name, new.name)
+        self.publish(OLD)
+        self.serve()
+        self.assertEqual(self.box().version(), OLD)
+
+
+class ExpiredTests(HoldersCase):
+    """Nobody has renewed anything for more than a year."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        self.before = self.box()
+        [root], current = self.repository.roots(), self.ceremony.current()
+        current.snapshot.signed.meta["targets.json"] = MetaFile(current.targets.signed.version)
+        for document in (root, current.targets, current.snapshot):
+            document.signed.expires -= timedelta(days=400)
+            document.sign(self.ring.signers(root.signed, document.signed.type)[0])
+            name = f"{document.signed.version}.{document.signed.type}.json"
+            (self.tuf / name).write_bytes(document.to_bytes())
+        (self.keys / "trusted-root.json").unlink()
+
+    def follows(self) -> None:
+        """A box that has only the expired root follows."""
+        self.serve()
+        self.assertEqual((self.before.version(), self.box().version()), (OLD, OLD))
+
+    def test_renew_root(self) -> None:
+        """The root comes first, and then the rest."""
+        for work in (self.ceremony.resign, lambda: self.publish(NEW)):
+            with self.assertRaises(ReleaseFailed) as caught:
+                work()
+            self.assertIn("renew-root first", str(caught.exception))
+        self.assertIsNone(self.ceremony.renew_root())
+        self.ceremony.resign()
+        self.follows()
+
+    def test_publish(self) -> None:
+        """A release after that renews the rest, too."""
+        self.ceremony.renew_root()
+        self.publish(NEW)
+        self.serve()
+        self.assertEqual(self.before.version(), NEW)
+
+    def test_rotate(self) -> None:
+        """So do other keys, all at once."""
+        self.ceremony.rotate(["root", "targets", "snapshot", "timestamp"], {})
+        self.follows()
+
+
+class IntruderTests(HoldersCase):
+    """Whoever can write in the updates directory gets nothing signed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish(OLD)
+        # The intruder has keys of his own, and of ours what is public.
+        self.theirs = ceremony_in(self.place / "theirs")
+        self.theirs.init(1, 1, {})
+        self.publish_theirs()
+
+    def publish_theirs(self) -> None:
+        archive = self.archive(NEW, b"evil")
+        publish(self.theirs, archive, Terms("stable"), lambda _: None)
+        self.evil = self.theirs.current()
+        archive.unlink()
+
+    def test_targets(self) -> None:
+        """Targets that our keys have not signed are passed over by whatever signs anew."""
+        for document in (self.evil.targets, self.evil.snapshot):
+            document.signed.version = 900
+            if isinstance(document.signed, Snapshot):
+                document.signed.meta["targets.json"] = MetaFile(900)
+            document.sign(self.theirs.ring.signers(self.evil.root.signed, document.signed.type)[0])
+            self.repository.place(document)
+        self.ceremony.resign()
+        self.ceremony.rotate(["targets", "snapshot"], {})
+        targets = self.newest("targets")
+        self.assertEqual(targets.version, 902)
+        self.assertEqual(read_offer(targets.targets["stable"]).version, OLD)
+
+    def test_old_targets(self) -> None:
+        """A snapshot that is not ours does not bring back what was signed before."""
+        snapshot = self.evil.snapshot
+        snapshot.signed.version = 900
+        snapshot.signed.meta["targets.json"] = MetaFile(1)
+        snapshot.sign(self.theirs.ring.signers(self.evil.root.signed, "snapshot")[0])
+        self.repository.place(snapshot)
+        self.ceremony.resign()
+        self.assertIn("stable", self.newest("targets").targets)
+
+    def test_stolen_snapshot_key(self) -> None:
+        """With the stolen key of the snapshot alone nothing new is offered."""
+        root = self.ceremony.current().root.signed
+        for document in (self.evil.targets, self.evil.snapshot):
+            document.signed.version = 900
+            if isinstance(document.signed, Snapshot):
+                document.signed.meta["targets.json"] = MetaFile(900)
+                document.sign(self.ring.signers(root, "snapshot")[0])
+            self.repository.place(document)
+        self.ceremony.resign()
+        self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
+
+    def test_same_number(self) -> None:
+        """With the stolen key of targets alone nothing takes the place of what was signed."""
+        current = self.ceremony.current()
+        content = self.evil.targets.signed.targets
+        evil = Metadata(Targets(2, expires=current.targets.signed.expires, targets=content))
+        evil.sign(self.ring.signers(current.root.signed, "targets")[0])
+        path = self.tuf / "2.targets.json"
+        ours = path.read_bytes()
+        evil.to_file(str(path))
+        self.assert_refused(self.ceremony.resign, "has snapshot 1, but 2 was signed")
+        path.write_bytes(ours)
+        self.ceremony.resign()
+        self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
+
+    def test_next_root(self) -> None:
+        """A root that names our keys and his, and that ours have not signed."""
+        root = self.mixed(2)
+        self.repository.place(root)
+        self.assert_refused(self.ceremony.resign, "root")
+        self.assert_refused(lambda: self.publish(NEW), "root")
+        self.assert_refused(self.ceremony.renew_root, "root")
+        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}), "root")
+
+    def test_first_root(self) -> None:
+        """Another first root, with all that follows from it."""
+        for path in self.tuf.glob("*.json"):
+            path.unlink()
+        self.repository.place(self.mixed(1), self.evil.targets, self.evil.snapshot)
+        self.assert_refused(self.ceremony.resign, "not those of these keys")
+        self.assert_refused(self.ceremony.renew_root, "not those of these keys")
+
+    def mixed(self, number: int) -> Metadata[Root]:
+        ours = Metadata[Root].from_file(str(self.tuf / "1.root.json")) if number > 1 else None
+        known = Metadata[Root].from_file(str(self.keys / "trusted-root.json"))
+        root = Metadata[Root].from_bytes((ours or known).to_bytes())
+        root.signed.version = number
+        for role in ("root", "targets", "snapshot"):
+            [signer] = self.theirs.ring.signers(self.evil.root.signed, role)
+            root.signed.add_key(signer.public_key, role)
+        root.sign(self.theirs.ring.signers(self.evil.root.signed, "root")[0])
+        return root
+
+
+class HolderTests(SynchronousTestCase):
+    """Two holders of root keys on two machines."""
+
+    def setUp(self) -> None:
+        save_time(self)
+        self.anna = Path(self.mktemp()).absolute()
+        self.ceremony = ceremony_in(self.anna)
+        self.tuf = self.anna / "updates" / "tuf"
+        self.bens = Path(self.mktemp()).absolute() / "keys"
+        self.ben = Ceremony(
+            Repository(self.bens.parent / "none"),
+            KeyRing(self.bens, lambda: b"Ben's own"),
+            lambda: datetime.now(UTC),
+        )
+        self.key = self.ben.ring.create("root")
+
+    def begin(self) -> Path:
+        draft = self.ceremony.init(2, 2, {"root": [self.key]})
+        assert draft is not None
+        self.assertEqual(draft.missing, 1)
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+        return draft.path
+
+    def in_place(self) -> None:
+        path = self.begin()
+        draft = self.ben.append(Draft.load(path))
+        assert draft is not None
+        self.assertEqual((draft.missing, len(draft.signed_by)), (0, 2))
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+        self.assertFalse(path.exists())
+
+    def test_init(self) -> None:
+        """The root is in place when both have signed, and the updates directory is there."""
+        self.in_place()
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+
+    def test_early(self) -> None:
+        """Appending where nothing new can sign leaves the draft as it is."""
+        path = self.begin()
+        draft = self.ceremony.append(Draft.load(path))
+        assert draft is not None
+        self.assertEqual(draft.missing, 1)
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+
+    def test_init_again(self) -> None:
+        """Begun again, it takes the same keys."""
+        path = self.begin()
+        before = sorted(self.anna.rglob("*.pem"))
+        self.assertEqual(self.begin(), path)
+        self.assertEqual(sorted(self.anna.rglob("*.pem")), before)
+
+    def test_not_lost(self) -> None:
+        """What another holder has signed is not written over by beginning again."""
+        path = self.begin()
+        self.ben.append(Draft.load(path))
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.begin()
+        self.assertIn("--append", str(caught.exception))
+        self.assertIn(self.key.keyid[:12], str(caught.exception))
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+
+    def test_contradiction(self) -> None:
+        """A holder who knows a root signs nothing that does not follow it, wherever he is."""
+        self.in_place()
+        known = self.ben.ring.folder / "trusted-root.json"
+        ours = (self.tuf / "1.root.json").read_bytes()
+        known.write_bytes(ours)
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        evil = Metadata[Root].from_bytes(ours)
+        evil.signed.roles["targets"].keyids = evil.signed.roles["root"].keyids
+        later = Metadata[Root].from_bytes(ours)
+        later.signed.version = 2
+        for previous in (None, evil):
+            self.refuses_to_sign(evolve(draft, previous=previous))
+        known.write_bytes(later.to_bytes())
+        self.refuses_to_sign(draft)
+        known.write_bytes(ours)
+        self.assertIsNotNone(self.ben.append(draft))
+        # What he has missed, others have signed.
+        draft.root.signed.version = 3
+        self.assertIsNotNone(self.ben.append(evolve(draft, previous=later)))
+
+    def refuses_to_sign(self, draft: Draft) -> None:
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ben.append(draft)
+        self.assertIn("which is yours", str(caught.exception))
+
+    def test_renew(self) -> None:
+        """Either may begin."""
+        self.in_place()
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        self.ben.append(Draft.load(draft.path))
+        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
+        self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+
+    def test_rotate(self) -> None:
+        """Keys of the release are rotated; what they signed is signed anew at the end."""
+        self.in_place()
+        serve(self.ceremony)
+        box = Box(self.tuf)
+        self.assertIsNone(box.asks())
+        draft = self.ceremony.rotate(["targets", "snapshot"], {})
+        assert draft is not None
+        self.assertEqual(self.ceremony.repository.numbers("targets"), [1])
+        # A release in between is signed with the old keys, and not lost.
+        archive = make_archive(self.anna / name_of(OLD), OLD)
+        publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+        self.ben.append(Draft.load(draft.path))
+        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
+        self.assertEqual(len(list((self.anna / "keys" / "retired").iterdir())), 2)
+        serve(self.ceremony)
+        self.assertEqual((box.version(), Box(self.tuf).version()), (OLD, OLD))
+
+    def test_replace_holder(self) -> None:
+        """The key of the other holder is replaced: it is he who signs with the old one."""
+        self.in_place()
+        carla = KeyRing(self.bens.parent / "carla", lambda: b"Carla's own")
+        key = carla.create("root")
+        draft = self.ceremony.rotate(["root"], {"root": key}, self.key.keyid[:12])
+        assert draft is not None
+        self.assertEqual(draft.missing, 1)
+        after_ben = self.ben.append(Draft.load(draft.path))
+        assert after_ben is not None
+        self.assertEqual(after_ben.missing, 1)
+        self.assertNotIn(None, after_ben.signed_by)
+        Ceremony(self.ben.repository, carla, self.ben.now).append(Draft.load(draft.path))
+        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
+        serve(self.ceremony)
+        self.assertIsNone(Box(self.tuf).asks())
+        self.assertEqual(
+            set(self.ceremony.repository.roots()[-1].signed.roles["root"].keyids),
+            {key.keyid}
+            | (
+                set(self.ceremony.repository.roots()[0].signed.roles["root"].keyids)
+                - {self.key.keyid}
+            ),
+        )
+
+    def test_out_of_date(self) -> None:
+        """A draft that does not follow the root in place is refused."""
+        self.in_place()
+        for number in (2, 3):
+            draft = self.ceremony.renew_root()
+            assert draft is not None
+            old = draft.path.with_name(f"old-{number}.json")
+            shutil.copy(draft.path, old)
+            self.ben.append(Draft.load(draft.path))
+            self.ceremony.append(Draft.load(draft.path))
+        old = old.with_name("old-2.json")
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.append(Draft.load(old))
+        self.assertIn("does not follow", str(caught.exception))
+
+    def test_tampered(self) -> None:
+        """A draft that was changed on its way has lost the signatures that it had."""
+        path = self.begin()
+        parts = json.loads(path.read_bytes())
+        later = datetime.now(UTC) + timedelta(days=400)
+        parts["root"]["signed"]["expires"] = f"{later:%Y-%m-%dT%H:%M:%SZ}"
+        path.write_text(json.dumps(parts))
+        draft = self.ben.append(Draft.load(path))
+        assert draft is not None
+        self.assertEqual(draft.signed_by, [self.key.keyid[:12]])
+        self.assertEqual(draft.missing, 1)
+
+    def altered(self, change: Callable[[Any], object]) -> Draft:
+        """Load a draft that follows the root in place, and that somebody has altered."""
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        parts = json.loads(draft.path.read_bytes())
+        change(parts["root"]["signed"])
+        draft.path.write_text(json.dumps(parts))
+        return Draft.load(draft.path)
+
+    def test_key_ids(self) -> None:
+        """A key behind the id of another one is not signed, whatever the role."""
+        self.in_place()
+        thief = CryptoSigner.generate_ed25519().public_key.to_dict()
+
+        for role in ROLES:
+
+            def exchange(root: Any, role: str = role) -> None:
+                root["keys"][root["roles"][role]["keyids"][0]] = thief
+
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.altered(exchange)
+            self.assertIn("which is not its own", str(caught.exception))
+
+    def test_not_shown(self) -> None:
+        """What is not shown to a holder is not signed."""
+        self.in_place()
+        key = CryptoSigner.generate_ed25519().public_key
+        alterations: tuple[Callable[[Any], object], ...] = (
+            lambda root: root.update(x=1),
+            lambda root: root["roles"]["root"].update(x=1),
+            lambda root: next(iter(root["keys"].values())).update(x=1),
+            lambda root: root["keys"].update({key.keyid: key.to_dict()}),
+            lambda root: root["roles"]["targets"]["keyids"].append(key.keyid),
+            lambda root: root.update(consistent_snapshot=False),
+            lambda root: root.update(consistent_snapshot=1),
+            lambda root: root["roles"]["timestamp"].update(threshold=2),
+            lambda root: root["roles"]["root"].update(threshold=10**40),
+        )
+        for alter in alterations:
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.altered(alter)
+            self.assertIn("not to be signed", str(caught.exception))
+
+    def test_whole_numbers(self) -> None:
+        """Numbers that cannot be signed are told, and those that would be signed as others."""
+        self.in_place()
+        for number in (1.0, float("nan"), float("inf"), True):
+            for alter in (
+                lambda root, number=number: root.update(version=number),
+                lambda root, number=number: root["roles"]["timestamp"].update(threshold=number),
+            ):
+                with self.assertRaises(ReleaseFailed) as caught:
+                    self.altered(alter)
+                self.assertIn("no draft", str(caught.exception))
+
+    def test_life(self) -> None:
+        """A root that would be good for ever is signed by nobody."""
+        self.in_place()
+        draft = self.altered(lambda root: root.update(expires="9999-12-31T23:59:59Z"))
+        for ceremony in (self.ben, self.ceremony):
+            with self.assertRaises(ReleaseFailed) as caught:
+                ceremony.append(draft)
+            self.assertIn("9999-12-31", str(caught.exception))
+
+    def test_bounded(self) -> None:
+        """A draft that is too long, or none at all, is not read to its end."""
+        path = self.anna / "draft.json"
+        os.mkfifo(path)
+        with self.assertRaises(ReleaseFailed):
+            Draft.load(path)
+        path.unlink()
+        path.touch()
+        os.truncate(path, 1 << 40)
+        with self.assertRaises(ReleaseFailed):
+            Draft.load(path)
+
+    def test_no_draft(self) -> None:
+        """Another file is told from a draft."""
+        self.in_place()
+        root = self.tuf / "1.root.json"
+        other = self.anna / "other.json"
+        for data in (
+            b"",
+            b"{}",
+            b"[]",
+            root.read_bytes(),
+            b'{"previous": null, "root": {}}',
+            b"[" * 100_000,
+        ):
+            other.write_bytes(data)
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.ben.append(Draft.load(other))
+            self.assertIn("no draft", str(caught.exception))
+        with self.assertRaises(ReleaseFailed):
+            self.ben.append(Draft.load(self.anna / "missing"))
+
+    def test_another_first_root(self) -> None:
+        """Keys that have a root do not begin another one by a draft, either."""
+        path = self.begin()
+        self.ben.append(Draft.load(path))
+        again = path.with_name("again.json")
+        shutil.copy(path, again)
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+        for metadata in self.tuf.glob("*.json"):
+            metadata.unlink()
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ceremony.append(Draft.load(again))
+        self.assertIn("have a root already", str(caught.exception))
+        self.assertEqual(list(self.tuf.glob("*.json")), [])
+
+    def test_only_read(self) -> None:
+        """A draft that cannot be taken away is done with all the same, and so are the old keys."""
+        self.in_place()
+        draft = self.ceremony.rotate(["targets"], {})
+        assert draft is not None
+        self.ben.append(Draft.load(draft.path))
+
+        for name in ("unlink", "mkdir"):
+            self.patch(Path, name, self.refusing_in_keys(getattr(Path, name)))
+        for _ in range(2):
+            self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
+            self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
+        self.assertFalse((self.anna / "keys" / "retired").exists())
+        [keyid] = self.ceremony.repository.roots()[-1].signed.roles["targets"].keyids
+        self.ceremony = ceremony_in(self.anna)
+        self.ceremony.resign()
+        [signature] = self.ceremony.current().targets.signatures
+        self.assertEqual(signature, keyid)
+
+    def refusing_in_keys(self, real: Callable[..., None]) -> Callable[..., None]:
+        def refusing(path: Path, *arguments: Any, **named: Any) -> None:
+            if path.is_relative_to(self.anna / "keys"):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            real(path, *arguments, **named)
+
+        return refusing
+
+    def test_wrong_holder(self) -> None:
+        """Who has no root key learns which one is wanted."""
+        path = self.begin()
+        stranger = Ceremony(
+            self.ben.repository, KeyRing(self.anna / "none", lambda: b""), self.ben.now
+        )
+        with self.assertRaises(ReleaseFailed) as caught:
+            stranger.append(Draft.load(path))
+        self.assertIn(f"root-{self.key.keyid[:12]}.pem", str(caught.exception))
+
+    def test_without_release_keys(self) -> None:
+        """Complete, but the keys of targets and snapshot are elsewhere: it stays a draft."""
+        path = self.begin()
+        self.ben.append(Draft.load(path))
+        other = ceremony_in(self.anna / "other")
+        draft = other.append(Draft.load(path))
+        assert draft is not None
+        self.assertEqual(draft.missing, 0)
+        self.assertEqual(other.repository.numbers("root"), [])
+        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+
+    def test_interrupted(self) -> None:
+        """Whenever the last step is interrupted, it can be run again."""
+        self.in_place()
+        serve(self.ceremony)
+        draft = self.ceremony.rotate(["targets", "snapshot"], {})
+        assert draft is not None
+        self.ben.append(Draft.load(draft.path))
+        saved = self.anna.with_name("anna-saved")
+        shutil.copytree(self.anna, saved)
+        for first, interrupt in enumerate((fails_at, dies_at), 1):
+            for number in itertools.count(first, stride(3)):
+                interrupted = interrupt(
+                    number, lambda: self.ceremony.append(Draft.load(draft.path))
+                )
+                box = Box(saved / "updates" / "tuf")
+                self.assertIsNone(box.asks())
+                box.tuf = self.tuf
+                with contextlib.suppress(RepositoryError):
+                    self.assertIsNone(box.asks())
+                serve(self.ceremony)
+                self.assertIsNone(box.asks())
+                if draft.path.exists():
+                    self.assertIsNone(ceremony_in(self.anna).append(Draft.load(draft.path)))
+                self.assertEqual(len(list((self.anna / "keys").glob("targets-*.pem"))), 1)
+                serve(self.ceremony)
+                self.assertIsNone(box.asks())
+                shutil.rmtree(self.anna)
+                shutil.copytree(saved, self.anna)
+                self.ceremony = ceremony_in(self.anna)
+                if not interrupted:
+                    break
+            self.assertGreater(number, 6)
+
+    def test_expired(self) -> None:
+        """A draft that took too long is not placed."""
+        path = self.begin()
+        self.ben.append(Draft.load(path))
+        later = datetime.now(UTC) + timedelta(days=400)
+        late = Ceremony(self.ceremony.repository, self.ceremony.ring, lambda: later)
+        with self.assertRaises(ReleaseFailed) as caught:
+            late.append(Draft.load(path))
+        self.assertIn("expired", str(caught.exception))
+
+    def test_draft_is_for_all(self) -> None:
+        """A draft has no secrets, and brings along the root that it follows."""
+        self.in_place()
+        draft = self.ceremony.renew_root()
+        assert draft is not None
+        self.assertEqual(draft.path.stat().st_mode & 0o777, 0o644)
+        self.assertEqual(draft.path.name, "root-2.draft.json")
+        loaded = Draft.load(draft.path)
+        assert loaded.previous is not None
+        self.assertEqual(loaded.previous.signed.version, 1)

@@ -1,0 +1,206 @@
+"""What `opq-release status` looks at."""
+
+import os
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+
+from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile
+
+from opq_twisted.common.errors import ReleaseFailed
+from opq_twisted.signing import repository
+from opq_twisted.signing.root_keys import ROLES
+from opq_twisted.signing.status import ChannelStatus, Inspection, inspect
+from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase
+from tests.helpers.signed_metadata import make_key
+from tests.unit.server.catalog.test_snapshot import name_of
+
+
+class InspectionTests(HoldersCase):
+    """What `status` says."""
+
+    def look(self, days: float = 0) -> Inspection:
+        return inspect(self.repository, datetime.now(UTC) + timedelta(days=days))
+
+    def assert_needs(self, found: Inspection, *words: str) -> None:
+        self.assertEqual(len(found.problems), len(words), found.problems)
+        for problem, word in zip(found.problems, words, strict=True):
+            self.assertIn(word, problem)
+            self.assertTrue(problem.endswith("."), problem)
+
+    def test_well(self) -> None:
+        """Nothing needs care."""
+        self.publish(OLD, critical=True)
+        self.publish(NEW, "beta")
+        self.publish(NEWER, "beta", rollout=30)
+        self.serve()
+        found = self.look()
+        self.assert_needs(found)
+        self.assertEqual([role.role for role in found.roles], list(ROLES))
+        self.assertEqual({role.role: role.version for role in found.roles}["targets"], 4)
+        for role in found.roles:
+            self.assertEqual(role.threshold, 1)
+            self.assertEqual(len(role.keys[0]), 12)
+        self.assertEqual([role.days_left for role in found.roles], [365.0, 365.0, 365.0, 7.0])
+        self.assertEqual(
+            {channel.channel: channel for channel in found.channels},
+            {
+                "stable": ChannelStatus("stable", OLD, None, True, False, None, True),
+                "beta": ChannelStatus("beta", NEWER, 30, False, False, NEW, True),
+            },
+        )
+
+    def test_soon(self) -> None:
+        """What expires within two weeks needs care; the timestamp within two days."""
+        self.serve()
+        self.assert_needs(self.look(5.5), "timestamp expires in 1.5 days")
+        found = self.look(352)
+        words = ("root expires in 13", "targets expires in 13", "snapshot expires in 13")
+        self.assert_needs(found, *words, "timestamp has expired")
+
+    def test_late(self) -> None:
+        """What is good for years, as a clock was ahead when it was signed, needs care."""
+        self.serve()
+        self.assert_needs(self.look(-364))
+        roles = ("root", "targets", "snapshot")
+        words = [f"{role} expires in 765 days, and" for role in roles]
+        self.assert_needs(self.look(-400), *words)
+
+    def test_expired(self) -> None:
+        """What has expired needs it more."""
+        self.serve()
+        expired = [f"The {role} has expired" for role in ("root", "targets", "snapshot")]
+        self.assert_needs(self.look(366), *expired, "The timestamp has expired")
+
+    def test_no_timestamp(self) -> None:
+        """The server has a few minutes until a timestamp is missed."""
+        self.assert_needs(self.look())
+        self.assert_needs(self.look(0.01), "There is no timestamp")
+
+    def test_old_timestamp(self) -> None:
+        """So has it for a new snapshot."""
+        self.serve()
+        self.publish(OLD)
+        self.assert_needs(self.look())
+        self.assert_needs(self.look(0.01), "names snapshot 1 and not 2")
+
+    def test_rotated_timestamp(self) -> None:
+        """A server that has not got its new key is told of."""
+        self.serve()
+        self.ceremony.rotate(["timestamp"], {})
+        self.assert_needs(self.look(), "give the server that key")
+
+    def test_damaged_timestamp(self) -> None:
+        """A timestamp that cannot be read is told of."""
+        (self.tuf / "timestamp.json").write_bytes(b"?")
+        self.assert_needs(self.look(), "timestamp.json is damaged")
+
+    def test_archives(self) -> None:
+        """The archive of a channel is missing, or is another one."""
+        self.publish(OLD)
+        archive = self.updates / name_of(OLD)
+        with archive.open("ab") as more:
+            more.write(b"more")
+        found = self.look()
+        self.assert_needs(found, "put back")
+        self.assertFalse(found.channels[0].is_there)
+        archive.unlink()
+        self.assert_needs(self.look(), "cannot be read")
+
+    def test_refused_by_boxes(self) -> None:
+        """What no box accepts is told of, and everything else as well."""
+        root = Metadata[Root].from_file(str(self.tuf / "1.root.json"))
+        root.signed.version = 2
+        self.repository.place(root)
+        self.assert_needs(self.look(), "Boxes would refuse")
+
+    def test_bad_channel(self) -> None:
+        """A channel that was signed by another tool, and that no box can follow."""
+        current = self.ceremony.current()
+        targets = current.targets.signed
+        targets.targets["stable"] = TargetFile(1, {"sha256": "00"}, "stable")
+        targets.version = 2
+        current.targets.sign(self.ring.signers(current.root.signed, "targets")[0])
+        current.snapshot.signed.version = 2
+        current.snapshot.signed.meta["targets.json"] = MetaFile(2)
+        current.snapshot.sign(self.ring.signers(current.root.signed, "snapshot")[0])
+        self.repository.place(current.targets, current.snapshot)
+        found = self.look()
+        self.assert_needs(found, "no box can follow")
+        self.assertEqual(found.channels, [])
+
+    def test_heals(self) -> None:
+        """Such a channel is put right by the next release in it."""
+        self.test_bad_channel()
+        self.publish(OLD)
+        self.serve()
+        self.assert_needs(self.look())
+
+    def test_interrupted(self) -> None:
+        """What an interruption has left, and no box will ever see, needs no care."""
+        self.publish(OLD)
+        self.serve()
+        numbers = self.repository.numbers("snapshot")
+        saved = (self.tuf / "1.root.json").read_bytes()
+        self.ceremony.rotate(["targets", "snapshot"], {})
+        (self.tuf / "2.root.json").unlink()
+        self.assertEqual((self.tuf / "1.root.json").read_bytes(), saved)
+        self.assertGreater(self.repository.numbers("snapshot"), numbers)
+        found = self.look(0.01)
+        self.assert_needs(found)
+        self.assertEqual({role.role: role.version for role in found.roles}["snapshot"], 2)
+
+    def test_wrong_clock(self) -> None:
+        """A snapshot from the future is missed in the timestamp, too."""
+        future = time.time() + 86400
+        os.utime(self.tuf / "1.snapshot.json", (future, future))
+        self.assert_needs(self.look(), "There is no timestamp")
+
+    def test_no_file(self) -> None:
+        """A FIFO or a folder in the place of a file is told of, and not waited for."""
+        path = self.tuf / "1.targets.json"
+        path.unlink()
+        os.mkfifo(path)
+        self.assert_needs(self.look(), "1.targets.json cannot be read (It is not a regular file)")
+        path.unlink()
+        path.mkdir()
+        self.assert_needs(self.look(), "1.targets.json cannot be read (Is a directory)")
+
+    def test_endless(self) -> None:
+        """What boxes would not read to its end is not read to its end either."""
+        path = self.tuf / "timestamp.json"
+        path.symlink_to("/dev/zero")
+        self.assert_needs(self.look(), "not a regular file")
+        path.unlink()
+        path.touch()
+        os.truncate(path, 1 << 40)
+        self.assert_needs(self.look(), "more than 16384 bytes")
+
+    def test_too_many(self) -> None:
+        """Of a folder that somebody has filled no more names are read than there can be."""
+        self.patch(repository, "_MOST_FILES", 2)
+        error = self.assertRaises(ReleaseFailed, self.look)
+        self.assertIn("more than 2 files", str(error))
+
+    def test_false_id(self) -> None:
+        """A root that gives a key the id of another one is told of."""
+        root = self.repository.roots()[-1]
+        [keyid] = root.signed.roles["targets"].keyids
+        root.signed.keys[keyid] = make_key().public_key
+        root.to_file(str(self.tuf / "1.root.json"))
+        error = self.assertRaises(ReleaseFailed, self.look)
+        self.assertIn("which is not its own", str(error))
+
+    def test_no_snapshot(self) -> None:
+        """Without a snapshot the roles that are there are told of."""
+        (self.tuf / "1.snapshot.json").unlink()
+        found = self.look()
+        self.assert_needs(found, "holds no snapshot")
+        self.assertEqual(found.roles[0].version, 1)
+
+    def test_nothing(self) -> None:
+        """Without a root there is nothing to say."""
+        shutil.rmtree(self.tuf)
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.look()
+        self.assertIn("opq-release init", str(caught.exception))

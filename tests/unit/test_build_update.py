@@ -1,0 +1,502 @@
+"""`build_update.py` as people run it: what it builds, what it says, what it leaves behind."""
+
+import json
+import os
+import pty
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.extract.unpack import unpack
+from tests.helpers.privileges import lacking
+from tests.helpers.project import PROJECT
+
+BUILDER = PROJECT / "build_update.py"
+AGENT = "box-configuration-daemon"
+#: Stands in for lbzip2 to stop the builder half-way: it waits for a word on the gate.
+WAITING_LBZIP2 = """#!/bin/sh
+echo started >"{events}"
+read -r word <"{gate}"
+exec cat
+"""
+
+Result = subprocess.CompletedProcess[str]
+
+
+def tool(name: str) -> str:
+    """Find a program that a test needs."""
+    path = shutil.which(name)
+    if path is None:
+        raise lacking(f"needs {name}")
+    return path
+
+
+class BuilderTest(SynchronousTestCase):
+    """What every test here needs: a folder to build in and a small component."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).resolve()
+        self.output = self.folder / "output"
+        self.output.mkdir(parents=True)
+        self.kernel = self.folder / "kernel"
+        self.kernel.mkdir()
+        (self.kernel / "image").write_bytes(Random(0).randbytes(1_000_000))
+        self.script = self.folder / "install.sh"
+        self.script.write_text("#!/bin/sh\necho installing $(cat VERSION)\n")
+        self.environment = os.environ.copy()
+        # trial's workers have a PYTHONPATH, which would bring packages to any Python.
+        for name in ("SOURCE_DATE_EPOCH", "PYTHONPATH"):
+            self.environment.pop(name, None)
+
+    def command(self, *arguments: str | Path, python: str = sys.executable) -> list[str]:
+        return [python, str(BUILDER), *map(str, arguments)]
+
+    def run_builder(
+        self,
+        *arguments: str | Path,
+        python: str = sys.executable,
+        through: Sequence[str] = (),
+    ) -> Result:
+        """Run the builder, if need be through a program that takes something from it."""
+        return subprocess.run(
+            [*through, *self.command(*arguments, python=python)],
+            cwd=self.output,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def build(self, *arguments: str | Path) -> Path:
+        """Build a small update and give its path, which is all that the builder says."""
+        result = self.run_builder("--no-wheels", *arguments)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        return self.output / result.stdout.removesuffix("\n")
+
+    def assert_refused(self, result: Result, *words: str) -> None:
+        """One sentence on stderr with these words, exit code 1, and nothing left behind."""
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertRegex(result.stderr, r"\A[^\n]+\.\n\Z")
+        for word in words:
+            self.assertIn(word, result.stderr)
+        self.assertEqual(self.left(), [])
+
+    def root(self, expires: datetime) -> Path:
+        """Write a root as the tools of its keys' holders do."""
+        signer = CryptoSigner.generate_ed25519()
+        root = Root(expires=expires)
+        for role in root.roles:
+            root.add_key(signer.public_key, role)
+        metadata = Metadata(root)
+        metadata.sign(signer)
+        path = self.folder / "1.root.json"
+        metadata.to_file(str(path))
+        return path
+
+    def left(self) -> list[str]:
+        return [path.name for path in self.output.iterdir()]
+
+
+class TestWhatIsBuilt(BuilderTest):
+    """The archive."""
+
+    def test_own_box_sources(self) -> None:
+        """Without arguments the update holds the script and this project's own box sources."""
+        names = tar_names(self.build("--version", "1547860803"))
+        top = "opq-box-update-1547860803"
+        head = ["", "VERSION", "install_update.sh", f"{AGENT}/"]
+        self.assertEqual(names[:4], [f"{top}/{name}" for name in head])
+        code = PROJECT / "opq_twisted" / "box"
+        shipped = {
+            *(f"opq_twisted/box/{path.relative_to(code)}" for path in code.rglob("*.py")),
+            *(
+                "opq_twisted/common/errors.py",
+                "opq_twisted/py.typed",
+                "opq_twisted/archive/name.py",
+            ),
+            "opq_twisted/box/install/preflight.sh",
+            *("requirements.txt", "twisted/plugins/opq_box_agent.py"),
+            *("bin/opq-box-agent", "systemd/opq-box-agent.service", "opqbox_config.json"),
+            *("rescue/opq-box-rescue", "rescue/opq-box-rescue.service", "rescue/place"),
+            "rescue/opq-box-agent.service.d/rescue.conf",
+        }
+        self.assertEqual({f"{top}/{AGENT}/{name}" for name in shipped} - set(names), set())
+        unwanted = (
+            "/server/",
+            "/signing/",
+            "/archive/build/",
+            "/cli/release/",
+            "__pycache__",
+            f"{AGENT}/install_update.sh",
+            "dropin.cache",
+        )
+        self.assertEqual([n for n in names if any(word in n for word in unwanted)], [])
+
+    def test_components(self) -> None:
+        """Each component is a folder of its own, in the layout's order; the agent's is replaced."""
+        options = [f"--component={name}={self.kernel}" for name in ("firmware", "kernel", AGENT)]
+        names = tar_names(self.build("--version", "7", *options))
+        top = "opq-box-update-7"
+        folders = [f"{top}/{name}/" for name in (AGENT, "kernel", "firmware")]
+        files = [f"{folder}image" for folder in folders]
+        inside = [name for pair in zip(folders, files, strict=True) for name in pair]
+        self.assertEqual(names[3:], inside)
+
+    def test_version_is_now(self) -> None:
+        """The version is the time of the build, in seconds since the epoch."""
+        before = int(time.time())
+        name = self.build().name
+        version = int(name.removeprefix("opq-box-update-").removesuffix(".tar.bz2"))
+        self.assertTrue(before <= version <= time.time())
+
+    def test_source_date_epoch(self) -> None:
+        """SOURCE_DATE_EPOCH is the default version, and every member's time in any case."""
+        self.environment["SOURCE_DATE_EPOCH"] = "1000"
+        self.assertEqual(self.build().name, "opq-box-update-1000.tar.bz2")
+        with tarfile.open(self.build("--version", "2000")) as archive:
+            self.assertEqual({member.mtime for member in archive}, {1000})
+
+    def test_reproducible(self) -> None:
+        """Two builds of one version are the same byte for byte, with lbzip2 and without."""
+        tool("lbzip2")
+        for path in (os.environ["PATH"], "/nonexistent"):
+            self.environment["PATH"] = path
+            component = f"--component=kernel={self.kernel}"
+            first = self.build("--version", "7", component).rename(self.folder / "first")
+            os.utime(self.kernel / "image", (1, 1))
+            (self.kernel / "image").chmod(0o600)
+            second = self.build("--version", "7", component)
+            self.assertEqual(first.read_bytes(), second.read_bytes())
+            second.unlink()
+
+    def test_trusted_root(self) -> None:
+        """The trusted root lies beside the script as it is, whatever its own name and mode."""
+        root = self.root(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
+        root.chmod(0o755)
+        archive = self.build("--version", "7", "--trusted-root", root)
+        names = tar_names(archive)
+        head = ["", "VERSION", "install_update.sh", "root.json", f"{AGENT}/"]
+        self.assertEqual(names[:5], [f"opq-box-update-7/{name}" for name in head])
+        with tarfile.open(archive) as tar:
+            self.assertEqual(tar.getmember("opq-box-update-7/root.json").mode, 0o644)
+        unpack(archive, self.folder / "unpacked", 7, reserve=0)
+        unpacked = self.folder / "unpacked" / "root.json"
+        self.assertEqual(unpacked.read_bytes(), root.read_bytes())
+        first = archive.rename(self.folder / "first")
+        os.utime(root, (1, 1))
+        root.chmod(0o600)
+        second = self.build("--version", "7", "--trusted-root", root)
+        self.assertEqual(first.read_bytes(), second.read_bytes())
+
+    def test_optional(self) -> None:
+        """An update holds a root, and a script to verify it, only when it is asked for."""
+        names = tar_names(self.build("--version", "7"))
+        for name in ("root.json", "verify_update.sh"):
+            self.assertNotIn(f"opq-box-update-7/{name}", names)
+
+    def test_verify_script(self) -> None:
+        """A script by which boxes judge the release is executable in the update."""
+        self.script.chmod(0o644)
+        archive = self.build("--version", "7", "--verify-script", self.script)
+        unpack(archive, self.folder / "unpacked", 7, reserve=0)
+        unpacked = self.folder / "unpacked" / "verify_update.sh"
+        self.assertEqual(unpacked.read_bytes(), self.script.read_bytes())
+        self.assertEqual(unpacked.stat().st_mode & 0o777, 0o755)
+
+    def test_an_older_box_installs_it(self) -> None:
+        """What the older box's shell script does with an archive works."""
+        archive = self.build("--version", "7", "--install-script", self.script)
+        steps = f"tar xf {archive.name} && cd opq-box-update-*/ && ./install_update.sh"
+        result = subprocess.run(
+            ["sh", "-c", steps], cwd=self.output, capture_output=True, text=True
+        )
+        self.assertEqual((result.stdout, result.stderr), ("installing 7\n", ""))
+
+    def test_a_box_unpacks_it(self) -> None:
+        """The agent's own unpacker takes the archive."""
+        archive = self.build("--version", "7", f"--component=kernel={self.kernel}")
+        unpack(archive, self.folder / "unpacked", 7, reserve=0)
+        image = self.folder / "unpacked" / "kernel" / "image"
+        self.assertEqual(image.read_bytes(), (self.kernel / "image").read_bytes())
+
+    def test_bare_python(self) -> None:
+        """The builder needs a Python of 3.11 or newer, and nothing installed."""
+        python = "/usr/bin/python3"
+        new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        if not os.path.exists(python) or subprocess.run(new_enough).returncode != 0:
+            raise lacking("needs /usr/bin/python3 to be 3.11 or newer")
+        root = self.root(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
+        command = [python, "-S", str(BUILDER), "--no-wheels", "--version=7"]
+        command.append(f"--trusted-root={root}")
+        subprocess.run(command, cwd=self.output, check=True, capture_output=True)
+        self.assertEqual(self.left(), ["opq-box-update-7.tar.bz2"])
+
+    def test_progress(self) -> None:
+        """A terminal shows how far the build is."""
+        reader, terminal = pty.openpty()
+        command = self.command("--no-wheels", "--version", "7")
+        subprocess.run(
+            command, cwd=self.output, stdout=subprocess.DEVNULL, stderr=terminal, check=True
+        )
+        os.close(terminal)
+        self.assertIn(b"100 %", os.read(reader, 100_000))
+        os.close(reader)
+
+    def test_help(self) -> None:
+        """The help names every option."""
+        text = self.run_builder("--help").stdout
+        options = ("--component", "--output-dir", "--version", "--install-script", "--no-wheels")
+        for option in (
+            *options,
+            "--verify-script",
+            "--trusted-root",
+            "--platform",
+            "--python-version",
+            "SOURCE_DATE_EPOCH",
+        ):
+            self.assertIn(option, text)
+
+
+class TestWheels(BuilderTest):
+    """The Python packages in an update."""
+
+    def test_complete_offline(self) -> None:
+        """A fresh environment gets all it needs from the update's wheels, without a network."""
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        probe = subprocess.run([*pip, f"--dest={self.folder}", "attrs"], capture_output=True)
+        if probe.returncode != 0:
+            raise lacking("needs an index that pip can download from")
+        result = self.run_builder("--version", "7")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        unpacked = self.folder / "unpacked"
+        unpack(self.output / result.stdout.strip(), unpacked, 7, reserve=0)
+        environment = self.folder / "venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        [pip_wheel] = (unpacked / "wheels").glob("pip-*.whl")
+        offline = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
+        subprocess.run(
+            [
+                *(environment / "bin" / "python", pip_wheel / "pip", "--quiet", "install"),
+                "--no-index",
+                *("--find-links", unpacked / "wheels"),
+                *("--requirement", unpacked / AGENT / "requirements.txt"),
+            ],
+            env={**offline, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            check=True,
+        )
+        imports = "import attrs, cattrs, treq, twisted.internet.ssl"
+        subprocess.run([environment / "bin" / "python", "-c", imports], check=True)
+
+    def test_no_such_package(self) -> None:
+        """What pip says was wrong is told, and how to go on."""
+        locked = f"no-such-package==1 --hash=sha256:{'0' * 64}\n"
+        (self.kernel / "requirements.txt").write_text(locked)
+        self.environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+        self.environment["PIP_FIND_LINKS"] = str(self.folder)
+        result = self.run_builder(f"--component={AGENT}={self.kernel}")
+        self.assert_refused(result, "No matching distribution", "no-such-package", "--no-wheels")
+
+    def test_no_pip(self) -> None:
+        """A Python without pip is told apart."""
+        venv = self.folder / "venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+        result = self.run_builder(python=str(venv / "bin" / "python"))
+        self.assert_refused(result, "No module named pip", "--no-wheels")
+
+    def test_no_requirements(self) -> None:
+        """Another agent must say which packages it needs."""
+        result = self.run_builder(f"--component={AGENT}={self.kernel}")
+        self.assert_refused(result, "requirements.txt", "--no-wheels")
+
+
+class TestErrors(BuilderTest):
+    """What a person can do wrong."""
+
+    def test_sentences(self) -> None:
+        """Each mistake has a sentence."""
+        plain = self.folder / "plain"
+        plain.write_text("echo hello\n")
+        mistakes: list[tuple[list[str], tuple[str, ...]]] = [
+            (["--component=kernel=gone"], ("gone",)),
+            (["--component=kernel"], ("NAME=DIR", "firmware")),
+            (["--component=kernel="], ("NAME=DIR",)),
+            ([f"--component=server={self.kernel}"], ("server", AGENT, "triggering", "firmware")),
+            ([f"--component=kernel={self.kernel}"] * 2, ("kernel", "twice")),
+            (["--version=yesterday"], ("yesterday", "seconds since the epoch")),
+            (["--version=0"], ("'0'",)),
+            (["--output-dir=gone"], ("gone", "make it first")),
+            (["--install-script=gone"], ("gone", "No such file")),
+            ([f"--install-script={plain}"], ("plain", "#!")),
+            ([f"--verify-script={plain}"], ("plain", "#!")),
+        ]
+        for arguments, words in mistakes:
+            self.assert_refused(self.run_builder("--no-wheels", *arguments), *words)
+
+    def test_trusted_root(self) -> None:
+        """A root that no box could begin with is refused before anything is fetched."""
+        timestamp = self.folder / "timestamp.json"
+        timestamp.write_text(json.dumps({"signed": {"_type": "timestamp"}, "signatures": []}))
+        expired = self.root(datetime(2020, 2, 29, 12, 30, tzinfo=UTC))
+        mistakes: list[tuple[Path, tuple[str, ...]]] = [
+            (self.folder / "gone", ("gone", "No such file")),
+            (self.folder, ("not a regular file",)),
+            (self.script, ("install.sh", "not JSON", "give the newest root.json")),
+            (timestamp, ("timestamp.json", 'its signed._type is "timestamp", not "root"')),
+            (expired, ("1.root.json expired on 2020-02-29 at 12:30 UTC", "renew")),
+        ]
+        for root, words in mistakes:
+            self.assert_refused(self.run_builder("--trusted-root", root), *words)
+
+    def test_source_date_epoch(self) -> None:
+        """A SOURCE_DATE_EPOCH that is no time is refused."""
+        self.environment["SOURCE_DATE_EPOCH"] = "noon"
+        self.assert_refused(self.run_builder("--no-wheels"), "SOURCE_DATE_EPOCH", "noon")
+
+    def test_name_taken(self) -> None:
+        """A name is never used twice, and that is said before any work is done."""
+        archive = self.build("--version", "7")
+        before = archive.read_bytes()
+        result = self.run_builder("--version", "7", "--component=kernel=gone")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("already there", result.stderr)
+        self.assertEqual(archive.read_bytes(), before)
+
+    def test_limit_on_file_size(self) -> None:
+        """An archive that cannot be written to its end is told in a sentence."""
+        limited = [tool("prlimit"), "--fsize=100000"]
+        component = f"--component=kernel={self.kernel}"
+        for path in (os.environ["PATH"], "/nonexistent"):
+            self.environment["PATH"] = path
+            result = self.run_builder("--no-wheels", "--version=7", component, through=limited)
+            self.assert_refused(result, "could not")
+
+    def test_without_permission(self) -> None:
+        """A file that may not be read and a folder that may not be written have a sentence each."""
+        obeying: list[str] = []
+        if os.geteuid() == 0:
+            obeying = [tool("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]
+        (self.kernel / "image").chmod(0)
+        component = f"--component=kernel={self.kernel}"
+        result = self.run_builder("--no-wheels", "--version=7", component, through=obeying)
+        self.assert_refused(result, "kernel/image", "Permission denied")
+        self.output.chmod(0o500)
+        result = self.run_builder("--no-wheels", "--version=7", through=obeying)
+        self.assert_refused(result, "may not write")
+
+
+class TestNobodyListens(BuilderTest):
+    """A builder whose output goes nowhere has built all the same, and says that it has."""
+
+    def assert_built(self, version: int, redirection: str) -> str:
+        """Build through a shell; gives what the builder says on standard error."""
+        command = shlex.join(self.command("--no-wheels", f"--version={version}"))
+        result = subprocess.run(
+            ["bash", "-c", f"{command} {redirection}"],
+            cwd=self.output,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(self.left(), [f"opq-box-update-{version}.tar.bz2"])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertNotIn("Traceback", result.stderr)
+        self.assertNotIn("not built", result.stderr)
+        return result.stderr
+
+    def test_full(self) -> None:
+        """Standard output is full."""
+        said = self.assert_built(7, ">/dev/full")
+        self.assertIn("No space left on device", said)
+        self.assertIn("The update was built: opq-box-update-7.tar.bz2", said)
+
+    def test_closed(self) -> None:
+        """Standard output is closed."""
+        self.assertIn("The update was built", self.assert_built(7, ">&-"))
+
+    def test_no_reader(self) -> None:
+        """What read standard output has ended."""
+        self.assertIn("The update was built", self.assert_built(7, "> >(exec <&-; wait)"))
+
+    def test_errors_go_nowhere(self) -> None:
+        """Standard error is closed or full."""
+        self.assertEqual(self.assert_built(7, "2>&-"), "")
+        (self.output / "opq-box-update-7.tar.bz2").unlink()
+        self.assertEqual(self.assert_built(7, ">/dev/full 2>/dev/full"), "")
+
+    def test_other_letters(self) -> None:
+        """The terminal cannot hold the letters of the path."""
+        self.environment["PYTHONIOENCODING"] = "ascii"
+        folder = self.folder / "straße"
+        folder.mkdir()
+        result = self.run_builder("--no-wheels", "--version=7", f"--output-dir={folder}")
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertIn("stra\\xdfe/opq-box-update-7", result.stdout)
+
+
+class TestStoppedHalfWay(BuilderTest):
+    """A builder that is ended while it compresses."""
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start a builder, and return when it compresses."""
+        events, self.gate = self.folder / "events", self.folder / "gate"
+        for fifo in (events, self.gate):
+            os.mkfifo(fifo)
+        tools = self.folder / "tools"
+        tools.mkdir()
+        lbzip2 = tools / "lbzip2"
+        lbzip2.write_text(WAITING_LBZIP2.format(events=events, gate=self.gate))
+        lbzip2.chmod(0o755)
+        self.environment["PATH"] = f"{tools}:{os.environ['PATH']}"
+        reader = os.open(events, os.O_RDWR)
+        self.addCleanup(os.close, reader)
+        builder = subprocess.Popen(
+            self.command("--no-wheels", "--version=7", f"--component=kernel={self.kernel}"),
+            cwd=self.output,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+        )
+        self.addCleanup(builder.kill)
+        ready, _, _ = select.select([reader], [], [], 60)
+        self.assertTrue(ready, "the builder never began to compress")
+        return builder
+
+    def assert_leaves_nothing(self, number: signal.Signals) -> None:
+        with self.start() as builder:
+            builder.send_signal(number)
+            self.assertEqual(builder.wait(), 128 + number)
+        self.assertEqual(self.left(), [])
+
+    def test_terminated(self) -> None:
+        """SIGTERM leaves nothing behind, and the exit code says that it was that."""
+        self.assert_leaves_nothing(signal.SIGTERM)
+
+    def test_interrupted(self) -> None:
+        """Ctrl-C leaves nothing behind, and the exit code says that it was that."""
+        self.assert_leaves_nothing(signal.SIGINT)
+
+    def test_killed(self) -> None:
+        """SIGKILL leaves no file under the final name, and the next build works."""
+        with self.start() as builder:
+            builder.kill()
+        self.gate.write_text("go on\n")
+        self.assertEqual([name for name in self.left() if not name.startswith(".")], [])
+        self.environment["PATH"] = os.environ["PATH"]
+        self.assertTrue(self.build("--version", "7").exists())
+
+
+def tar_names(archive: Path) -> list[str]:
+    """List an archive with the machine's own tar."""
+    listing = subprocess.run(["tar", "tjf", archive], capture_output=True, text=True, check=True)
+    return listing.stdout.splitlines()

@@ -1,0 +1,179 @@
+"""The documentation says what the programs say, and its links lead somewhere."""
+
+import ast
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import SkipTest
+
+from attrs import fields
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.box.state.status import Status
+from tests.helpers.documentation import PAGES, ROOT, anchors, links, rows
+
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+
+#: The titles of the columns that hold what a program prints.
+SENTENCES = (
+    "the page says",
+    "the log says",
+    "the journal says",
+    "its log says",
+    "the answer",
+    "it prints",
+)
+
+#: Stands for what a program puts into a sentence.
+ANYTHING = "\0"
+
+#: A sentence whose longest fixed part has fewer letters would be found anywhere.
+SHORTEST = 10
+
+
+def words_of(node: ast.expr) -> str:
+    """Give the words of a string in a source."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(words_of, node.values))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        # As Twisted's logger has it.
+        return re.sub(r"\{[a-z_]+[^}]*\}", ANYTHING, node.value)
+    return ANYTHING
+
+
+def strings_of(path: Path) -> Iterator[str]:
+    """Find the strings of a program; a script's are its lines."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        nodes = list(ast.walk(ast.parse(text)))
+        # Docstrings are not printed, and the parts of a string are taken with the whole.
+        apart = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        apart |= {
+            id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values
+        }
+        for node in nodes:
+            if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in apart:
+                yield words_of(node)
+    else:
+        for line in text.splitlines():
+            if not line.lstrip().startswith(("#", "<!--")):
+                yield re.sub(r"\$\(\(.*?\)\)|\$\w+", ANYTHING, line)
+
+
+def sources() -> Iterator[Path]:
+    """Find all that prints sentences."""
+    yield ROOT / "build_update.py"
+    yield from (ROOT / "opq_twisted").rglob("*.py")
+    yield from (ROOT / "opq_twisted" / "box" / "web" / "page").glob("*.html")
+    yield ROOT / "opq_twisted" / "box" / "install" / "preflight.sh"
+    yield ROOT / "deploy" / "box" / "install_update.sh"
+    yield ROOT / "deploy" / "box" / "bin" / "release-python"
+    yield ROOT / "deploy" / "box" / "rescue" / "opq-box-rescue"
+
+
+def sentences(path: Path) -> list[str]:
+    """Find what a page says that programs print."""
+    cells = rows(path.read_text(encoding="utf-8"), *SENTENCES)
+    return [sentence for cell in cells for sentence in re.findall("`([^`]+)`", cell)]
+
+
+class SentenceTests(SynchronousTestCase):
+    """What programs are said to print."""
+
+    maxDiff = None
+
+    strings = "\n".join(string for path in sources() for string in strings_of(path))
+
+    def is_printed(self, sentence: str) -> bool:
+        """Whether the fixed parts of a sentence stand in one string, in their order."""
+        fixed = map(re.escape, sentence.strip("…").split("…"))
+        # An ellipsis may stand for more than what is put in, but not for the end of a string.
+        between = f"[^\n]*{ANYTHING}[^\n]*"
+        return re.search(between.join(fixed), self.strings) is not None
+
+    def test_sentences_are_printed(self) -> None:
+        """Each sentence that a page explains is one that a program prints."""
+        explained = {path: sentences(path) for path in PAGES}
+        self.assertGreater(len(explained[TROUBLESHOOTING]), 100)
+        unknown = [
+            f"{path.name}: {sentence}"
+            for path, found in explained.items()
+            for sentence in found
+            if not self.is_printed(sentence)
+        ]
+        self.assertEqual("\n".join(unknown), "")
+
+    def test_sentences_can_be_told_apart(self) -> None:
+        """Each has a fixed part that is long enough to be looked for."""
+        found = sentences(TROUBLESHOOTING)
+        vague = [each for each in found if max(map(len, each.split("…"))) < SHORTEST]
+        self.assertEqual("\n".join(vague), "")
+
+    def test_another_sentence_is_missed(self) -> None:
+        """A sentence that no program prints is noticed."""
+        self.assertFalse(self.is_printed("Cannot reach the … update server"))
+        self.assertTrue(self.is_printed("Cannot reach the update server …"))
+
+
+class LinkTests(SynchronousTestCase):
+    """Where the links lead."""
+
+    def test_links_lead_somewhere(self) -> None:
+        """Each link within the project leads to a file, and to a section of it."""
+        broken = []
+        for page in PAGES:
+            for link in links(page.read_text(encoding="utf-8")):
+                name, _, anchor = link.partition("#")
+                target = page.parent / name if name else page
+                if not target.exists() or (
+                    anchor and anchor not in anchors(target.read_text(encoding="utf-8"))
+                ):
+                    broken.append(f"{page.name}: {link}")
+        self.assertEqual(broken, [])
+
+
+class ProtocolTests(SynchronousTestCase):
+    """What docs/protocol.md says of the box."""
+
+    def test_status_is_explained(self) -> None:
+        """Each field of the status is in the table, and the table has no other."""
+        text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+        named = {name for cell in rows(text, "field") for name in re.findall("`(.+?)`", cell)}
+        self.assertEqual(named, {field.name for field in fields(Status)} | {"page"})
+
+
+#: Git looks into the checkout of another user only if it is told to.
+GIT = ("git", "-c", "safe.directory=*", "-C", ROOT)
+
+
+class CheckoutTests(SynchronousTestCase):
+    """What docs/releasing.md lets people put into a checkout."""
+
+    def test_ignored(self) -> None:
+        """Git does not take keys, passphrases, archives and what else is theirs."""
+        if not (ROOT / ".git").exists():
+            if "CI" in os.environ:
+                self.fail("This is no checkout.")
+            raise SkipTest("This is no checkout.")
+        names = [
+            *("opq-keys/root-0a1b2c3d4e5f.pem", "opq-keys/last-snapshot", "root-8.draft.json"),
+            *("handed-over/timestamp.passphrase", "timestamp.passphrase", "passphrase"),
+            *("updates/tuf/1.root.json", "root.json", "opq-box-update-1547860803.tar.bz2"),
+            *("timestamp-0a1b2c3d4e5f.pem", "deploy/server/timestamp.pem"),
+        ]
+        ignored = subprocess.run(
+            [*GIT, "check-ignore", "--no-index", *names],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(ignored.stdout.splitlines(), names)
+        sources = subprocess.run(
+            [*GIT, "ls-files", "--cached", "--ignored", "--exclude-standard"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(sources.stdout, "")

@@ -1,0 +1,440 @@
+"""The files of private keys, and the folder in which they are found by their ids."""
+
+import base64
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import SkipTest
+
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from tuf.api.metadata import Metadata, Root, Snapshot
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.common import files
+from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
+from opq_twisted.signing.key_folder import KeyRing
+from opq_twisted.trust import keys, pkcs8
+from tests.helpers.key_holders import save_time
+from tests.helpers.privileges import without_privileges
+from tests.helpers.signed_metadata import write_key
+
+PASSPHRASE = b"open sesame"
+COST = pkcs8.COST
+
+
+def pem_of(encryption: KeySerializationEncryption) -> bytes:
+    """Make a private key as other programs do."""
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def der(pem: bytes) -> bytes:
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+
+
+class KeysCase(SynchronousTestCase):
+    """A folder for keys."""
+
+    def setUp(self) -> None:
+        save_time(self)
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+
+    def write(self, name: str, data: bytes) -> Path:
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_bytes(data)
+        return path
+
+
+class CreateTests(KeysCase):
+    """Making a key."""
+
+    def test_file(self) -> None:
+        """It is named for its role and id, encrypted, and nobody else may read it."""
+        self.addCleanup(os.umask, os.umask(0))
+        signer = keys.create(self.folder, "targets", PASSPHRASE)
+        [path] = self.folder.iterdir()
+        self.assertEqual(path.name, f"targets-{signer.public_key.keyid[:12]}.pem")
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        self.assertTrue(path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----"))
+
+    def test_cost(self) -> None:
+        """A guess costs scrypt's work with N = 2**17, r = 8, p = 1, as the file itself says."""
+        self.patch(pkcs8, "COST", COST)
+        keys.create(self.folder, "targets", PASSPHRASE)
+        [path] = self.folder.iterdir()
+        pem = path.read_bytes()
+        self.assertIn(bytes.fromhex("0203020000 020108 020101"), der(pem))
+        self.assertTrue(pkcs8.uses_scrypt(pem))
+        self.assertIsNone(keys.advice(path))
+
+    def test_never_open(self) -> None:
+        """Not for a moment is there a file that others may open."""
+        self.addCleanup(os.umask, os.umask(0))
+        modes: list[int] = []
+        fchmod = os.fchmod
+
+        def look(fd: int, mode: int) -> None:
+            modes.append(os.fstat(fd).st_mode & 0o777)
+            fchmod(fd, mode)
+
+        self.patch(os, "fchmod", look)
+        keys.create(self.folder, "targets", PASSPHRASE)
+        self.assertEqual(modes, [0o600])
+
+    def test_other_programs(self) -> None:
+        """OpenSSL's command opens what costs no more memory than it allows."""
+        openssl = shutil.which("openssl")
+        if openssl is None:
+            if "CI" in os.environ:
+                self.fail("There is no openssl.")
+            raise SkipTest("There is no openssl.")
+        self.patch(pkcs8, "COST", 1 << 14)
+        signer = keys.create(self.folder, "root", PASSPHRASE)
+        [path] = self.folder.iterdir()
+        public = self.write("key.pub", b"")
+        subprocess.run(
+            [openssl, "pkey", "-in", path, "-pubout", "-out", public, "-passin", "stdin"],
+            input=PASSPHRASE,
+            check=True,
+        )
+        self.assertEqual(keys.load_public(public).keyid, signer.public_key.keyid)
+
+    def test_signs(self) -> None:
+        """What is read again signs like what was made."""
+        signer = keys.create(self.folder, "targets", PASSPHRASE)
+        [path] = self.folder.iterdir()
+        again = keys.load(path, PASSPHRASE)
+        self.assertEqual(again.sign(b"data"), signer.sign(b"data"))
+        signer.public_key.verify_signature(again.sign(b"data"), b"data")
+
+    def test_each_another(self) -> None:
+        """No two are the same."""
+        one, two = (keys.create(self.folder, "root", PASSPHRASE) for _ in range(2))
+        self.assertNotEqual(one.public_key.keyid, two.public_key.keyid)
+
+    def test_empty_passphrase(self) -> None:
+        """A key without a passphrase is not made."""
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.create(self.folder, "root", b"")
+        self.assertIn("not empty", str(caught.exception))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_disk_full(self) -> None:
+        """A full disk leaves no part of a key behind."""
+
+        def fsync(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self.patch(os, "fsync", fsync)
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.create(self.folder, "root", PASSPHRASE)
+        self.assertIn("No space left", str(caught.exception))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_no_folder(self) -> None:
+        """So does a folder that is not there."""
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.create(self.folder / "none", "root", PASSPHRASE)
+        self.assertIn("No such file", str(caught.exception))
+
+
+class LoadTests(KeysCase):
+    """Reading a key."""
+
+    def refuses(self, path: Path, passphrase: bytes | None, word: str) -> None:
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.load(path, passphrase)
+        sentence = str(caught.exception)
+        self.assertIn(word, sentence)
+        self.assertIn(str(path), sentence)
+        self.assertTrue(sentence.endswith("."))
+
+    def test_passphrase(self) -> None:
+        """Without the passphrase, or with another one, it stays closed."""
+        keys.create(self.folder, "root", PASSPHRASE)
+        [path] = self.folder.iterdir()
+        self.refuses(path, b"wrong", "passphrase is wrong")
+        for nothing in (None, b""):
+            self.refuses(path, nothing, "no passphrase was given")
+
+    def test_not_encrypted(self) -> None:
+        """One that is not encrypted needs none, and does not mind one."""
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        path = self.write("key.pem", pem)
+        self.assertEqual(
+            keys.load(path, None).public_key.keyid, keys.load(path, PASSPHRASE).public_key.keyid
+        )
+
+    def test_no_key(self) -> None:
+        """Other files are told from keys."""
+        for data in (b"", b"?" * 60_000, b"-----BEGIN PRIVATE KEY-----\n?\n"):
+            self.refuses(self.write("key.pem", data), PASSPHRASE, "PKCS#8 PEM")
+        self.refuses(self.write("key.pem", b"?" * 100_000), PASSPHRASE, "more than 65536 bytes")
+        self.refuses(self.folder / "none.pem", PASSPHRASE, "No such file")
+        self.refuses(self.folder, PASSPHRASE, "Is a directory")
+
+    def test_not_a_file(self) -> None:
+        """A FIFO is not waited for."""
+        path = self.folder / "key.pem"
+        os.mkfifo(path, 0o600)
+        self.refuses(path, PASSPHRASE, "not a regular file")
+
+    def test_open_to_others(self) -> None:
+        """A key that other users can read or change is not used; its group may read it."""
+        path = self.write("key.pem", pem_of(NoEncryption()))
+        for mode in (0o644, 0o604, 0o602, 0o666):
+            path.chmod(mode)
+            self.refuses(path, None, f"chmod 600 {path}")
+        for mode in (0o600, 0o400, 0o440):
+            path.chmod(mode)
+            keys.load(path, None)
+
+    def test_older_formats(self) -> None:
+        """A key that was encrypted with PBKDF2 works, and how to make it safer is said."""
+        path = self.write("key.pem", pem_of(BestAvailableEncryption(PASSPHRASE)))
+        signer = keys.load(path, PASSPHRASE)
+        self.assertIn(f"opq-release encrypt {path}", str(keys.advice(path)))
+        keys.encrypt_anew(path, PASSPHRASE, b"another")
+        self.assertIsNone(keys.advice(path))
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        self.refuses(path, PASSPHRASE, "passphrase is wrong")
+        self.assertEqual(keys.load(path, b"another").public_key, signer.public_key)
+
+    def test_no_memory(self) -> None:
+        """A key that takes more memory than there is, to open or to write, is told so."""
+        path = self.write("key.pem", pem_of(NoEncryption()))
+        self.patch(pkcs8, "COST", 3)
+        self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=lambda _: bytes(32)))
+        keys.encrypt_anew(path, None, PASSPHRASE)
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.load(path, PASSPHRASE)
+        self.assertIn("more memory than there is", str(caught.exception))
+
+        def derive(*_: object) -> bytes:
+            raise MemoryError
+
+        path.write_bytes(pem_of(NoEncryption()))
+        before = path.read_bytes()
+        self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=derive))
+        with self.assertRaises(KeyUnusable) as caught:
+            keys.encrypt_anew(path, None, PASSPHRASE)
+        self.assertIn("too little memory", str(caught.exception))
+        self.assertEqual(path.read_bytes(), before)
+
+    def test_encrypt_anew(self) -> None:
+        """What a link leads to is encrypted; a mistake changes nothing."""
+        path = self.write("key.pem", pem_of(NoEncryption()))
+        link = self.folder / "link.pem"
+        link.symlink_to(path)
+        before = path.read_bytes()
+        self.assertRaises(KeyUnusable, keys.encrypt_anew, link, None, b"")
+        self.assertEqual(path.read_bytes(), before)
+        keys.encrypt_anew(link, None, PASSPHRASE)
+        self.assertTrue(link.is_symlink())
+        self.assertIn(b"ENCRYPTED", path.read_bytes())
+
+    def test_cannot_sign(self) -> None:
+        """A key that is not for signatures is none."""
+        pem = X25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        self.refuses(self.write("key.pem", pem), None, "PKCS#8 PEM")
+
+    def test_public(self) -> None:
+        """The public half has the same id, whatever the kind of key."""
+        for private in (Ed25519PrivateKey.generate(), generate_private_key(SECP256R1())):
+            pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            public = private.public_key().public_bytes(
+                Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+            )
+            self.assertEqual(
+                keys.load_public(self.write("key.pub", public)).keyid,
+                keys.load(self.write("key.pem", pem), None).public_key.keyid,
+            )
+
+    def test_no_public(self) -> None:
+        """A private key, or anything else, is no public one."""
+        signer = keys.create(self.folder, "root", PASSPHRASE)
+        private = self.folder / keys.file_name("root", signer.public_key)
+        for path in (private, self.write("x", b"?"), self.folder / "none"):
+            self.assertRaises(KeyUnusable, keys.load_public, path)
+
+    def test_unknown_kinds(self) -> None:
+        """A public key of a kind that boxes cannot use is refused, and what to do is said."""
+        for private in (X25519PrivateKey.generate(), generate_private_key(SECP256K1())):
+            public = private.public_key().public_bytes(
+                Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+            )
+            with self.assertRaises(KeyUnusable) as caught:
+                keys.load_public(self.write("key.pub", public))
+            self.assertIn("Ed25519", str(caught.exception))
+
+
+class KeyRingTests(KeysCase):
+    """Finding keys by the ids that a root names."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked = 0
+        self.ring = KeyRing(self.folder, self.passphrase)
+
+    def passphrase(self) -> bytes:
+        self.asked += 1
+        return PASSPHRASE
+
+    def test_advice(self) -> None:
+        """When a key of an older format is opened, it is told once how to make it safer."""
+        root = self.root("targets")
+        [path] = self.folder.iterdir()
+        older = keys.load(path, PASSPHRASE)
+        write_key(path, older, BestAvailableEncryption(PASSPHRASE))
+        said: list[str] = []
+        ring = KeyRing(self.folder, self.passphrase, said.append)
+        for _ in range(2):
+            ring.signers(root, "targets")
+        [advice] = said
+        self.assertIn(str(path), advice)
+
+    def test_bounded(self) -> None:
+        """What lies beside the keys is read within bounds, and a FIFO is not waited for."""
+        for name, work in (
+            ("trusted-root.json", self.ring.trusted_root),
+            ("last-snapshot", lambda: self.ring.require_not_behind(Snapshot(1))),
+        ):
+            path = self.folder / name
+            os.mkfifo(path)
+            self.assertIn(name, str(self.assertRaises(ReleaseFailed, work)))
+            path.unlink()
+            path.touch()
+            os.truncate(path, 1 << 30)
+            self.assertIn(name, str(self.assertRaises(ReleaseFailed, work)))
+
+    def root(self, *roles: str) -> Root:
+        root = Root(1)
+        for role in roles:
+            root.add_key(self.ring.create(role), role)
+        return root
+
+    def test_signers(self) -> None:
+        """A role's keys are found, opened once, and those of others left alone."""
+        root = self.root("root", "root", "targets")
+        self.asked = 0
+        found = self.ring.signers(root, "root")
+        self.assertEqual([signer.public_key.keyid for signer in found], root.roles["root"].keyids)
+        self.assertEqual(self.ring.signers(root, "root"), found)
+        self.assertEqual(self.asked, 2)
+        self.assertEqual(self.ring.signers(root, "snapshot"), [])
+
+    def test_elsewhere(self) -> None:
+        """A key that lies elsewhere is no error until it has to sign; then it is named."""
+        root = self.root("targets")
+        [path] = self.folder.glob("targets-*")
+        path.unlink()
+        self.assertEqual(self.ring.signers(root, "targets"), [])
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ring.enough(root, "targets")
+        self.assertIn(path.name, str(caught.exception))
+
+    def test_enough(self) -> None:
+        """No more sign than have to."""
+        root = self.root("root", "root", "root")
+        root.roles["root"].threshold = 2
+        self.assertEqual(len(self.ring.enough(root, "root")), 2)
+
+    def test_wrong_name(self) -> None:
+        """A file that holds another key than its name says signs nothing."""
+        root = self.root("targets", "snapshot")
+        [targets], [snapshot] = (self.folder.glob(f"{role}-*") for role in ("targets", "snapshot"))
+        targets.write_bytes(snapshot.read_bytes())
+        with self.assertRaises(KeyUnusable) as caught:
+            self.ring.signers(root, "targets")
+        self.assertIn("another key", str(caught.exception))
+
+    def test_unused(self) -> None:
+        """What was made in vain is found; what a root has named, or was retired, is not."""
+        root = self.root("targets")
+        left = self.ring.create("targets")
+        self.assertEqual([key.keyid for key in self.ring.unused("targets", [root])], [left.keyid])
+        retired = self.folder / "retired"
+        retired.mkdir()
+        (retired / keys.file_name("targets", left)).write_bytes(b"")
+        self.assertEqual(self.ring.unused("targets", [root]), [])
+
+    def test_retire(self) -> None:
+        """What only earlier roots name is moved away, and nothing else is."""
+        before, after = self.root("targets", "snapshot"), Root(2)
+        [gone] = before.roles["targets"].keyids
+        [stays] = before.roles["snapshot"].keyids
+        after.add_key(before.keys[stays], "snapshot")
+        new = self.ring.create("targets")
+        after.add_key(new, "targets")
+        for _ in range(2):
+            self.ring.retire([before, after])
+            self.assertEqual(
+                sorted(path.name for path in self.folder.rglob("*.pem")),
+                sorted(
+                    f"{name[:-52]}.pem"
+                    for name in (f"targets-{gone}", f"snapshot-{stays}", f"targets-{new.keyid}")
+                ),
+            )
+        self.assertTrue((self.folder / "retired" / f"targets-{gone[:12]}.pem").exists())
+
+    def test_folder(self) -> None:
+        """The folder is made when it is needed, and is for its owner only."""
+        ring = KeyRing(self.folder / "new" / "keys", self.passphrase)
+        ring.create("root")
+        self.assertEqual(ring.folder.stat().st_mode & 0o777, 0o700)
+
+    def test_no_right(self) -> None:
+        """Where it cannot be made, a sentence says so."""
+        self.folder.chmod(0o555)
+        with without_privileges(), self.assertRaises(KeyUnusable) as caught:
+            KeyRing(self.folder / "keys", self.passphrase).create("root")
+        self.assertIn("Permission denied", str(caught.exception))
+
+    def test_recognise(self) -> None:
+        """A chain of roots has to lead through the one that is remembered."""
+        one, two, other = (Metadata(Root(number)) for number in (1, 2, 1))
+        other.signed.unrecognized_fields["x"] = 1
+        self.assertFalse(self.ring.knows_a_root())
+        self.ring.recognise([one])
+        self.assertTrue(self.ring.knows_a_root())
+        self.ring.recognise([one, two])
+        for chain in ([one], [other], [other, Metadata(Root(3))]):
+            with self.assertRaises(ReleaseFailed) as caught:
+                self.ring.recognise(chain)
+            self.assertIn("not those of these keys", str(caught.exception))
+        self.ring.recognise([one, two])
+
+    def test_damaged_root(self) -> None:
+        """A root that cannot be read is not taken for none."""
+        self.write("trusted-root.json", b"")
+        with self.assertRaises(ReleaseFailed) as caught:
+            self.ring.recognise([Metadata(Root(1))])
+        self.assertIn("trusted-root.json", str(caught.exception))
+
+    def test_read_only(self) -> None:
+        """Keys on a medium that is only read can be used all the same."""
+
+        def write(*_: object) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        self.patch(files, "write", write)
+        self.ring.recognise([Metadata(Root(1))])
+        self.assertFalse(self.ring.knows_a_root())

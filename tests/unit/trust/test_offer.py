@@ -1,0 +1,171 @@
+"""What a box makes of a channel that the release key signed."""
+
+from itertools import pairwise
+from typing import Any
+
+from tuf.ngclient import TargetFile
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.common.errors import Untrusted
+from opq_twisted.trust.offer import Offer, Rollout, is_channel, read_offer
+from tests.helpers.box_fakes import NEW, OLD
+
+HASHES = {"sha256": "ab" * 32, "sha512": "cd" * 64}
+CUSTOM = {"version": NEW, "file": f"opq-box-update-{NEW}.tar.bz2"}
+BEFORE = {"version": OLD, "file": f"opq-box-update-{OLD}.tar.bz2"}
+
+
+def channel(custom: Any = CUSTOM, hashes: dict[str, str] = HASHES) -> TargetFile:
+    """Make the target that a channel is."""
+    unrecognized = {} if custom is None else {"custom": custom}
+    return TargetFile(1234, hashes, "stable", unrecognized)
+
+
+class ReadOfferTests(SynchronousTestCase):
+    """From a signed target to an offer."""
+
+    def test_plain(self) -> None:
+        """Length and hashes are the target's; what is not said is not allowed."""
+        self.assertEqual(read_offer(channel()), Offer(NEW, 1234, HASHES))
+        self.assertTrue(read_offer(channel()).signed)
+
+    def test_all(self) -> None:
+        """All that the release key's holder can say arrives."""
+        custom = {
+            **CUSTOM,
+            "allow_downgrade": True,
+            "critical": True,
+            "rollout": {"percent": 12, "salt": "x1"},
+        }
+        expected = Offer(NEW, 1234, HASHES, True, True, Rollout(12, "x1"))
+        self.assertEqual(read_offer(channel(custom)), expected)
+
+    def test_later_additions(self) -> None:
+        """What a later release tool adds does not keep a box from its update."""
+        self.assertEqual(read_offer(channel({**CUSTOM, "notes": "none"})).version, NEW)
+
+    def test_refused(self) -> None:
+        """A channel that names another file or version, or says what is no sense, is refused."""
+        refused: tuple[Any, ...] = (
+            None,
+            [],
+            "stable",
+            {},
+            {**CUSTOM, "file": f"opq-box-update-{OLD}.tar.bz2"},
+            {**CUSTOM, "file": f"../opq-box-update-{NEW}.tar.bz2"},
+            {**CUSTOM, "file": f"opq-box-update-{NEW}.tar.bz2\n"},
+            {**CUSTOM, "file": "root.json"},
+            {**CUSTOM, "file": NEW},
+            {**CUSTOM, "version": OLD},
+            {**CUSTOM, "version": str(NEW)},
+            {**CUSTOM, "version": float(NEW)},
+            {"file": f"opq-box-update-{1}.tar.bz2", "version": True},
+            {**CUSTOM, "critical": "yes"},
+            {**CUSTOM, "allow_downgrade": 1},
+            {**CUSTOM, "rollout": 50},
+            {**CUSTOM, "rollout": {}},
+            {**CUSTOM, "rollout": {"percent": 101, "salt": "x"}},
+            {**CUSTOM, "rollout": {"percent": -1, "salt": "x"}},
+            {**CUSTOM, "rollout": {"percent": 12.5, "salt": "x"}},
+            {**CUSTOM, "rollout": {"percent": 12.0, "salt": "x"}},
+            {**CUSTOM, "rollout": {"percent": "12", "salt": "x"}},
+            {**CUSTOM, "rollout": {"percent": float("nan"), "salt": "x"}},
+            {**CUSTOM, "rollout": {"percent": True, "salt": "x"}},
+            {**CUSTOM, "rollout": {"percent": 10, "salt": ""}},
+            {**CUSTOM, "rollout": {"percent": 10}},
+        )
+        for custom in refused:
+            with self.assertRaises(Untrusted, msg=f"{custom}") as caught:
+                read_offer(channel(custom))
+            self.assertIn("The release key signed a channel 'stable'", str(caught.exception))
+
+    def test_before(self) -> None:
+        """The release before is a release like any other, for all boxes, and takes none back."""
+        before = {"length": 99, "hashes": HASHES, "custom": {**BEFORE, "notes": "Good."}}
+        offer = read_offer(channel({**CUSTOM, "before": before}))
+        self.assertEqual(offer.before, Offer(OLD, 99, HASHES, notes="Good."))
+        assert offer.before is not None
+        self.assertTrue(offer.before.signed)
+        more = {"allow_downgrade": True, "rollout": {"percent": 1, "salt": "x"}, "before": before}
+        before["custom"] = {**BEFORE, **more}
+        offer = read_offer(channel({**CUSTOM, "before": before}))
+        self.assertEqual(offer.before, Offer(OLD, 99, HASHES))
+
+    def test_bad_before(self) -> None:
+        """A release before that is no older release refuses the channel."""
+        good: dict[str, Any] = {"length": 99, "hashes": HASHES, "custom": BEFORE}
+        newer = {"version": NEW, "file": f"opq-box-update-{NEW}.tar.bz2"}
+        cases: list[Any] = [{}, [], "x", 1, False, [good]]
+        bad: dict[str, list[Any]] = {
+            "length": [-1, "1", 1.5, True, None],
+            "hashes": [{}, [], "x", {"sha256": 1}, {"md5": "a"}],
+            "custom": [
+                *(None, [], "version", 1, {}, newer),
+                {**BEFORE, "file": "../x"},
+                {**BEFORE, "version": str(OLD)},
+            ],
+        }
+        cases += [{**good, key: value} for key, values in bad.items() for value in values]
+        for before in cases:
+            with self.assertRaises(Untrusted, msg=f"{before}") as caught:
+                read_offer(channel({**CUSTOM, "before": before}))
+            self.assertIn("The release key signed a channel 'stable'", str(caught.exception))
+
+    def test_weak_hash(self) -> None:
+        """A target without a SHA-256 is no release that a box can tell from another."""
+        with self.assertRaises(Untrusted):
+            read_offer(channel(hashes={"md5": "ab" * 16}))
+
+
+class RolloutTests(SynchronousTestCase):
+    """Whose turn it is."""
+
+    def turn(self, percent: int, salt: str = "x1") -> set[int]:
+        """The boxes of a thousand whose turn it is."""
+        offer = Offer(NEW, rollout=Rollout(percent, salt))
+        return {box for box in range(1000) if offer.is_turn_of(box)}
+
+    def test_formula(self) -> None:
+        """SHA-256 of salt, version and box id, written one after the other, modulo 10,000."""
+        # printf x117000001007 | sha256sum, taken modulo 10,000, is 5228.
+        self.assertFalse(Rollout(52, "x1").includes(NEW, 7))
+        self.assertTrue(Rollout(53, "x1").includes(NEW, 7))
+        # That of box 16063 is 5200, which is not less than 52 %; that of box 10048 is 0.
+        self.assertFalse(Rollout(52, "x1").includes(NEW, 16063))
+        self.assertFalse(Rollout(0, "x1").includes(NEW, 10048))
+        self.assertTrue(Rollout(1, "x1").includes(NEW, 10048))
+
+    def test_nobody_and_everybody(self) -> None:
+        """0 % are no boxes and 100 % are all."""
+        self.assertEqual(self.turn(0), set())
+        self.assertEqual(len(self.turn(100)), 1000)
+
+    def test_grows(self) -> None:
+        """A larger percentage adds boxes, and takes none away."""
+        turns = [self.turn(percent) for percent in (1, 5, 25, 50, 99)]
+        for smaller, larger in pairwise(turns):
+            self.assertLess(smaller, larger)
+
+    def test_share(self) -> None:
+        """The part of the boxes is about the percentage."""
+        self.assertTrue(180 < len(self.turn(25)) < 320)
+
+    def test_salt(self) -> None:
+        """With each salt other boxes come first."""
+        self.assertNotEqual(self.turn(10, "x1"), self.turn(10, "x2"))
+
+    def test_critical(self) -> None:
+        """A critical release is for every box at once."""
+        offer = Offer(NEW, critical=True, rollout=Rollout(0, "x1"))
+        self.assertTrue(offer.is_turn_of(7))
+
+
+class ChannelNameTests(SynchronousTestCase):
+    """What a channel may be called."""
+
+    def test_names(self) -> None:
+        """Lower-case letters, digits and hyphens: nothing that a path or an archive could be."""
+        for name in ("stable", "beta-2", "x"):
+            self.assertTrue(is_channel(name))
+        for name in ("", "-x", "Stable", "a/b", "..", "a.b", "x" * 33, "stabl\u0435", "a\n"):
+            self.assertFalse(is_channel(name))
