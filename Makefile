@@ -10,7 +10,7 @@ READY := .venv/.ready
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
 
-$(READY): requirements.txt requirements-dev.txt constraints.txt setup.py
+$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt \
 		--requirement requirements-dev.txt --editable .
