@@ -62,10 +62,11 @@ fmt: $(READY) ## Format the sources, and mend what ruff can mend
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-lint: $(READY) ## Check format, style, types and shell scripts
+lint: $(READY) ## Check format, style, types, imports and shell scripts
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 	.venv/bin/shellcheck opq_twisted/box/install/preflight.sh \
 		deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
 		deploy/box/bin/opq-box deploy/box/bin/release-python \
@@ -110,4 +111,5 @@ lock: build/uv/bin/uv ## Renew constraints*.txt and the *.lock files (UPGRADE=1:
 	echo setuptools | $(HASH) --output-file requirements-build.lock -
 
 clean: ## Remove everything that these targets make
-	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,62 @@
+"""Who may import whom: the contracts in pyproject.toml hold, and a breach of each is noticed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.helpers.project import PROJECT
+
+
+def lint_imports(folder: Path) -> tuple[int, str]:
+    """Check the contracts of a checkout; gives the exit status and what is printed."""
+    program = Path(sys.executable).with_name("lint-imports")
+    ended = subprocess.run(
+        [program, "--no-cache"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+class ContractTests(SynchronousTestCase):
+    """What `make lint` says of imports."""
+
+    def copy(self) -> Path:
+        """Copy the sources, and the contracts."""
+        copy = Path(self.mktemp())
+        shutil.copytree(PROJECT / "opq_twisted", copy / "opq_twisted")
+        shutil.copy(PROJECT / "pyproject.toml", copy)
+        return copy
+
+    def test_kept(self) -> None:
+        """The sources keep all contracts."""
+        status, said = lint_imports(PROJECT)
+        self.assertEqual(status, 0, said)
+
+    def test_broken(self) -> None:
+        """A forbidden import is found wherever it stands: in a function, or only for types."""
+        for contract, importer, line in (
+            ("Programs", "server/metrics.py", "def f(): import opq_twisted.box.config"),
+            ("Programs", "box/config.py", "if TYPE_CHECKING: import opq_twisted.server.limits"),
+            ("Programs", "common/files.py", "import opq_twisted.trust.offer"),
+            ("Programs", "trust/offer.py", "import opq_twisted.signing.repository"),
+            ("A box", "cli/box/adopt.py", "def f(): import opq_twisted.archive.build.pack"),
+            ("No circle", "archive/name.py", "def f(): import opq_twisted.archive.member_rules"),
+            ("No circle", "box/state/status.py", "import opq_twisted.box.web.resources"),
+        ):
+            copy = self.copy()
+            with (copy / "opq_twisted" / importer).open("a", encoding="utf-8") as source:
+                source.write(f"\n{line}\n")
+            status, said = lint_imports(copy)
+            self.assertEqual(status, 1, said)
+            self.assertRegex(said, rf"(?m)^{contract}.* BROKEN\b")
+
+    def test_new_package(self) -> None:
+        """A package that no contract names is noticed."""
+        copy = self.copy()
+        (copy / "opq_twisted" / "attic").mkdir()
+        (copy / "opq_twisted" / "attic" / "__init__.py").touch()
+        status, said = lint_imports(copy)
+        self.assertEqual(status, 1, said)
+        self.assertIn("attic", said)
