@@ -25,7 +25,7 @@ from opq_twisted.archive.build.contents import Contents, find_script
 from opq_twisted.archive.build.pack import pack
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.network.http_agent import make_http_clients
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 
 UPDATE = UpdateName(1600000000)
@@ -91,7 +91,7 @@ async def measure(
 async def compare(reactor: Any, endpoint: str, root: bytes, rounds: int, place: Path) -> None:
     """Let ours and theirs ask the same server, one after the other."""
     base = f"{endpoint}/tuf/"
-    server = UpdateServer(reactor, make_http_clients(reactor), endpoint, lambda: "bench")
+    server = UpdateServerClient(reactor, make_http_clients(reactor), endpoint, lambda: "bench")
 
     async def ours(cache: Path) -> None:
         assert await SignedMetadata(reactor, server.read, cache).find(base, root, "stable")

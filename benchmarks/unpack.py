@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.task import react
 
 from benchmarks.trees import make_tree
-from opq_twisted.box.install.processes import Programs
+from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
 
 VERSION = 1547860803
@@ -51,7 +51,7 @@ def plain_tar(archive: Path, destination: Path) -> float:
 
 async def unpack(reactor: Any, archive: Path, destination: Path, path: str) -> float:
     """Do what the agent does: in a child without root's rights, whose work root then adopts."""
-    unpacker = Unpacker(Programs(reactor, reactor), destination)
+    unpacker = Unpacker(ProcessRunner(reactor, reactor), destination)
     before, os.environ["PATH"] = os.environ["PATH"], path
     try:
         start = time.perf_counter()

@@ -12,21 +12,21 @@ from twisted.python import usage
 
 from opq_twisted import __version__
 from opq_twisted.box.config import BoxConfig, read_config
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health
-from opq_twisted.box.install.inhibitor import Inhibition
+from opq_twisted.box.install.inhibitor import Inhibitor
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.install.preflight import Preflight
-from opq_twisted.box.install.processes import Programs
-from opq_twisted.box.install.units import SYSTEMD, Scripts, own_unit
+from opq_twisted.box.install.processes import ProcessRunner
+from opq_twisted.box.install.units import SYSTEMD, TransientUnits, own_unit
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.proxies import Proxies
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor, kernel_is_synchronised
-from opq_twisted.box.offers.long_poll import Announcements
-from opq_twisted.box.offers.lookup import Releases
+from opq_twisted.box.offers.long_poll import LongPoll
+from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.journal import Journal
@@ -35,7 +35,7 @@ from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.box.update.scheduler import SOON, Checker
 from opq_twisted.box.update.updater import Updater
-from opq_twisted.box.watchdog import SignsOfLife
+from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.box.web.auth import Gate, PasswordHash
 from opq_twisted.box.web.csrf import AGENT, Guard
 from opq_twisted.box.web.page_port import PagePort, inherited_sockets
@@ -87,22 +87,22 @@ def makeService(options: Options) -> IService:
     use_monotonic_time(reactor)
     config = _configuration(Path(options["config"]).absolute())
     state_dir = Path(options["state-dir"]).absolute()
-    archives = Archives(state_dir / "archives")
+    archives = ArchiveStore(state_dir / "archives")
     _prepare(state_dir, archives.folder)
 
     gate = _gate(config.updater.web_password_file)
     board = StatusBoard(Status())
-    programs = Programs(reactor, reactor)
+    programs = ProcessRunner(reactor, reactor)
     units = SYSTEMD.is_dir() and os.geteuid() == 0
-    scripts = Scripts(programs, config.updater.prefix, state_dir, units, own_unit())
-    server = UpdateServer(
+    scripts = TransientUnits(programs, config.updater.prefix, state_dir, units, own_unit())
+    server = UpdateServerClient(
         reactor,
         make_http_clients(reactor, Proxies(config.updater.proxy, os.environ)),
         config.updates_ep,
         lambda: _user_agent(config, board),
     )
     installed = Installed(config.updater.version_file, config.updater.prefix / "IMAGE_VERSION")
-    releases = Releases(
+    releases = OfferLookup(
         config.updater,
         server,
         SignedMetadata(reactor, server.read, state_dir / METADATA),
@@ -119,7 +119,7 @@ def makeService(options: Options) -> IService:
         Downloader(reactor, server, archives),
         archives,
         Unpacker(programs, state_dir / "unpacked"),
-        Inhibition(reactor, config.updater.inhibit_file, time.time),
+        Inhibitor(reactor, config.updater.inhibit_file, time.time),
         Preflight(scripts, config.updater),
         Installer(programs, scripts, config.updater),
         Health(reactor, scripts, config.updater.services, config.updater.settle),
@@ -153,15 +153,15 @@ def makeService(options: Options) -> IService:
             reactor,
             config.updater,
             updater,
-            Announcements(reactor, server, min(config.updater.spread, SOON), random.random),
+            LongPoll(reactor, server, min(config.updater.spread, SOON), random.random),
             board,
             random.random,
             time.time,
-            lambda: server.alone_for,
+            lambda: server.retry_after_left,
         ),
         Hangup(reactor),
         # The last, for it says that the others have started.
-        SignsOfLife(reactor, take_supervisor(os.environ, os.getpid()), state_dir),
+        WatchdogService(reactor, take_supervisor(os.environ, os.getpid()), state_dir),
     ):
         service.setServiceParent(agent)
     return agent

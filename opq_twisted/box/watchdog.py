@@ -12,10 +12,10 @@ from opq_twisted.common.sd_notify import Readiness, Supervisor
 RESCUE_TRIES = "rescue.tries"
 
 #: Seconds after which an agent that runs needs no rescue.
-PROVEN = 600.0
+RESCUE_RESET_AFTER = 600.0
 
 
-class SignsOfLife(Readiness):
+class WatchdogService(Readiness):
     """
     Tells the supervisor that the agent works, and the rescue that it works for good.
 
@@ -39,7 +39,7 @@ class SignsOfLife(Readiness):
         if self._supervisor.patience is not None:
             # Two may be late or lost.
             self._heartbeat.start(self._supervisor.patience / 3)
-        self._proof = self._clock.callLater(PROVEN, self._forget_rescues)
+        self._proof = self._clock.callLater(RESCUE_RESET_AFTER, self._forget_rescues)
 
     def stopService(self) -> None:
         """Say that the agent stops."""

@@ -22,7 +22,7 @@ from twisted.web.iweb import IResponse
 from opq_twisted.box.download.resumable import fetch
 from opq_twisted.box.download.verify import Content, measure, open_file
 from opq_twisted.box.network.http_agent import make_http_clients
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, OpqError, Untrusted
@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(f"The client is not called as it must be: {message}.")
 
 
-class _Server(UpdateServer):
+class _Server(UpdateServerClient):
     """A host of static files may answer 403 for what is not there: no newer root, that is."""
 
     async def get(self, url: str, *arguments: Any, **keywords: Any) -> IResponse:
@@ -75,7 +75,7 @@ class _Client:
                 raise Untrusted(f"No target of the name {name!r} is signed.")
             await self._store(target)
 
-    def _server(self, url: str) -> UpdateServer:
+    def _server(self, url: str) -> UpdateServerClient:
         http = make_http_clients(self._reactor)
         return _Server(self._reactor, http, url.rstrip("/"), lambda: "opq-conformance-client")
 

@@ -20,7 +20,7 @@ from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
 
 from opq_twisted.archive.name import UpdateName
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Release
 from tests.functional.processes import PATIENCE, Server, run, url_of
 from tests.helpers.archives import make_archive
@@ -128,7 +128,7 @@ class Box:
 
     def keep_as_last_good(self, archive: Path) -> None:
         """Let the box have something to return to."""
-        archives = Archives(self.state_dir / "archives")
+        archives = ArchiveStore(self.state_dir / "archives")
         archives.folder.mkdir(parents=True)
         shutil.copy(archive, archives.folder)
         hashes = {"sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}

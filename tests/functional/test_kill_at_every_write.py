@@ -28,7 +28,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
-from opq_twisted.box.download.archive_store import LAST_GOOD, Archives
+from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
 from opq_twisted.box.state.journal import Entry, Stage
 from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
@@ -337,7 +337,7 @@ class Trial:
         ), last
         assert len(entry.attempts) == 1, entry.attempts
         self._runs_whole({journey.end})
-        good = Archives(self.box.state_dir / "archives").last_good
+        good = ArchiveStore(self.box.state_dir / "archives").last_good
         assert good is not None
         assert good.version == journey.end, f"the last good release is {good.version}"
         refused = [item.version for item in entry.refused]

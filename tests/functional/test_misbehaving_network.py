@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.task import Clock, LoopingCall
 
 from opq_twisted.archive.name import UpdateName
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.network.http_agent import make_http_clients
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.state.journal import Release
 from opq_twisted.common.errors import OpqError
 from tests.functional.box import INSTALL, Box, Spawn, eventually
@@ -147,8 +147,8 @@ class Download:
         self._site = site
         self._folder = folder
         http = make_http_clients(reactor)
-        server = UpdateServer(clock, http, proxy.url, lambda: "opq-box-agent")
-        self._downloader = Downloader(clock, server, Archives(folder))
+        server = UpdateServerClient(clock, http, proxy.url, lambda: "opq-box-agent")
+        self._downloader = Downloader(clock, server, ArchiveStore(folder))
         folder.mkdir()
 
     async def fails(self, release: Release) -> str | None:

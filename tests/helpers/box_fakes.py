@@ -28,10 +28,10 @@ from zope.interface import implementer
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.config import BoxConfig, UpdaterConfig
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health
-from opq_twisted.box.install.inhibitor import Inhibition
+from opq_twisted.box.install.inhibitor import Inhibitor
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.install.preflight import Preflight
 from opq_twisted.box.install.unpacker import Unpacker
@@ -39,9 +39,9 @@ from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.connect import TooClose
 from opq_twisted.box.network.http_agent import HttpClients, PlainAgent
 from opq_twisted.box.network.redirects import Answer, RedirectingAgent
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.network.urls import Url, read_url
-from opq_twisted.box.offers.lookup import Releases
+from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Journal, Release
 from opq_twisted.box.state.rescued import Rescued
@@ -85,7 +85,7 @@ class Network:
             HTTPClient(PlainAgent(self._agent)),
             HTTPClient(PlainAgent(RedirectingAgent(self.clock, self))),
         )
-        self.server = UpdateServer(
+        self.server = UpdateServerClient(
             self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"
         )
 
@@ -158,7 +158,7 @@ class Peer:
         self._protocol.connectionLost(Failure(ConnectionLost()))
 
 
-class WaitingServer(UpdateServer):
+class WaitingServer(UpdateServerClient):
     """Answers who waits for another version when the test says so."""
 
     def __init__(self) -> None:
@@ -366,7 +366,7 @@ class Steps:
         return waiting
 
 
-class StepReleases(Releases):
+class StepOfferLookup(OfferLookup):
     """Answers when the test says so: an offer, or only the version of one that nobody signed."""
 
     def __init__(self, steps: Steps, config: UpdaterConfig) -> None:
@@ -385,9 +385,9 @@ class StepReleases(Releases):
 class StepDownloader(Downloader):
     """Downloads nothing."""
 
-    def __init__(self, steps: Steps, archives: "StepArchives") -> None:
+    def __init__(self, steps: Steps, archives: "StepArchiveStore") -> None:
         self._steps = steps
-        self._archives: StepArchives = archives
+        self._archives: StepArchiveStore = archives
         self.report: Callable[[Progress], object] = lambda progress: None
         self.say: Callable[[str], object] = lambda sentence: None
         #: What was asked for last.
@@ -412,7 +412,7 @@ class StepDownloader(Downloader):
         )
 
 
-class StepArchives(Archives):
+class StepArchiveStore(ArchiveStore):
     """Has the archive that is asked for, unless it is lost."""
 
     def __init__(self, steps: Steps, folder: Path) -> None:
@@ -496,7 +496,7 @@ class StepInstaller(Installer):
         """There is nothing to forget."""
         self._steps.record("forget")
 
-    async def install(self, folder: Path, version: int, returning: bool = False) -> None:
+    async def install(self, folder: Path, version: int, rolling_back: bool = False) -> None:
         await self._steps.begin("install")
 
     async def renew_rescue(self, version: int) -> None:
@@ -560,9 +560,9 @@ class Bench:
         self.board = StatusBoard(Status())
         self.journal = Journal(self.journal_path, boot_id)
         self.health = StepHealth(self.steps)
-        self.archives = StepArchives(self.steps, self.folder)
+        self.archives = StepArchiveStore(self.steps, self.folder)
         self.preflight = StepPreflight()
-        self.releases = StepReleases(self.steps, self.config)
+        self.releases = StepOfferLookup(self.steps, self.config)
         self.installer = StepInstaller(self.steps)
         self.downloader = StepDownloader(self.steps, self.archives)
         config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
@@ -576,7 +576,7 @@ class Bench:
             self.downloader,
             self.archives,
             StepUnpacker(self.steps, self.folder / "unpacked"),
-            Inhibition(self.clock, self.config.inhibit_file, self.clock.seconds),
+            Inhibitor(self.clock, self.config.inhibit_file, self.clock.seconds),
             self.preflight,
             self.installer,
             self.health,

@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"([0-9a-f]{64})  \S+\n", re.ASCII)
 _MAX_DIGEST = 256
 
 
-class Archives:
+class ArchiveStore:
     """
     A folder of archives: `NAME.part` until they are verified, then `NAME`.
 

@@ -6,11 +6,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.box.download import part_file
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.meter import Report
 from opq_twisted.box.download.resumable import Say, fetch
 from opq_twisted.box.download.verify import Content
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.state.journal import Release
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
@@ -19,7 +19,9 @@ from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
 class Downloader:
     """Fetches archives into their folder."""
 
-    def __init__(self, clock: IReactorTime, server: UpdateServer, archives: Archives) -> None:
+    def __init__(
+        self, clock: IReactorTime, server: UpdateServerClient, archives: ArchiveStore
+    ) -> None:
         self._clock = clock
         self._server = server
         self._archives = archives

@@ -25,7 +25,7 @@ from opq_twisted.box.network.headers import (
     is_web_page,
     strong_etag,
 )
-from opq_twisted.box.network.update_server import UpdateServer, refused
+from opq_twisted.box.network.update_server import UpdateServerClient, refused
 from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFailed
 
 #: Seconds between the attempts in a row that bring nothing new; after as many it is given up.
@@ -44,7 +44,7 @@ Say = Callable[[str], object]
 
 async def fetch(
     clock: IReactorTime,
-    server: UpdateServer,
+    server: UpdateServerClient,
     url: str,
     expected: Content,
     path: Path,
@@ -100,7 +100,7 @@ async def fetch(
 @frozen
 class _Fetch:
     _clock: IReactorTime
-    _server: UpdateServer
+    _server: UpdateServerClient
     _url: str
     _expected: Content
     _part: Part

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from opq_twisted.archive.name import VERIFY_SCRIPT
-from opq_twisted.box.install.units import Scripts
+from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import MACHINE_BUSY, InstallFailed
 
 _UNIT = "opq-box-verify"
@@ -28,7 +28,7 @@ class Health:
     def __init__(
         self,
         clock: IReactorTime,
-        scripts: Scripts,
+        scripts: TransientUnits,
         services: Sequence[str],
         settle: float,
     ) -> None:

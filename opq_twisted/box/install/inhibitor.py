@@ -9,14 +9,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-#: Seconds that a journey waits at most: a file that was forgotten must not hold back all updates.
-PATIENCE = 3600.0
+#: Seconds that an update waits at most: a file that was forgotten must not hold back all updates.
+MAX_WAIT = 3600.0
 
 #: Seconds between two looks at the file.
-_LOOK_EVERY = 5.0
+_POLL_INTERVAL = 5.0
 
 
-class Inhibition:
+class Inhibitor:
     """A file that the box's other daemons hold while nothing may be installed."""
 
     _log = Logger()
@@ -26,33 +26,33 @@ class Inhibition:
         self._clock = clock
         self._path = path
         self._now = now
-        self._journey: float | None = None
-        self._patient_until = 0.0
+        self._update: float | None = None
+        self._deadline = 0.0
 
-    async def over(self, journey: float, report: Callable[[str], object]) -> None:
+    async def wait_until_released(self, update: float, report: Callable[[str], object]) -> None:
         """
         Wait while the file is there, for a bounded time.
 
-        :param journey: when that began: who asks again on the same one is not given more time.
+        :param update: when that began: who asks again on the same one is not given more time.
         :param report: told once what is waited for, if it has to be.
         """
-        if journey != self._journey:
-            self._journey = journey
-            self._patient_until = self._clock.seconds() + PATIENCE
+        if update != self._update:
+            self._update = update
+            self._deadline = self._clock.seconds() + MAX_WAIT
         reported = False
         while self._is_held():
-            left = self._patient_until - self._clock.seconds()
+            left = self._deadline - self._clock.seconds()
             if left <= 0:
                 self._log.warn(
                     "{path} is still there after {minutes:.0f} minutes; the update goes on",
                     path=str(self._path),
-                    minutes=PATIENCE / 60,
+                    minutes=MAX_WAIT / 60,
                 )
                 return
             if not reported:
                 report(self._describe(left))
                 reported = True
-            await deferLater(self._clock, min(left, _LOOK_EVERY))
+            await deferLater(self._clock, min(left, _POLL_INTERVAL))
 
     def _is_held(self) -> bool:
         # Links that lead nowhere and folders count; where nobody can look there is nothing.

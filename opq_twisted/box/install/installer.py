@@ -16,8 +16,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from opq_twisted.archive.name import INSTALL_SCRIPT
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.install.preflight import BOX_AT_FAULT
-from opq_twisted.box.install.processes import TERMINATION_GRACE, Ended, Programs
-from opq_twisted.box.install.units import Scripts
+from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessResult, ProcessRunner
+from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common import files
 from opq_twisted.common.errors import (
     MACHINE_BUSY,
@@ -61,7 +61,9 @@ exit "$status"
 class Installer:
     """Runs one installation at a time, which goes on when the agent does not."""
 
-    def __init__(self, programs: Programs, scripts: Scripts, config: UpdaterConfig) -> None:
+    def __init__(
+        self, programs: ProcessRunner, scripts: TransientUnits, config: UpdaterConfig
+    ) -> None:
         self._programs = programs
         self._scripts = scripts
         self._config = config
@@ -83,21 +85,21 @@ class Installer:
         self._lock.write_bytes(b"")
         files.sync_folder(self._state_dir)
 
-    async def install(self, folder: Path, version: int, returning: bool = False) -> None:
+    async def install(self, folder: Path, version: int, rolling_back: bool = False) -> None:
         """
         Run the update's script in its folder.
 
         Its output goes to the log and its exit status to a file, so that it neither ends with the
         agent nor needs it.
 
-        :param returning: what a bad release said stays in the log, and this comes below.
+        :param rolling_back: what a bad release said stays in the log, and this comes below.
 
         :raises InstallFailed: when it fails, or takes too long.
         :raises BoxAtFault: when it says that the box is to blame, and is as it was.
         :raises NotStarted: when it did not run, also for want of a process: the box is to blame.
         :raises OSError: when the disk fails, or the machine is too busy to learn how it ended.
         """
-        self._log = self._begin_log(f"Going back to release {version}:" if returning else None)
+        self._log = self._begin_log(f"Going back to release {version}:" if rolling_back else None)
         try:
             running = self._start(folder, version)
         except OSError as error:
@@ -119,7 +121,7 @@ class Installer:
                 raise self.box_at_fault()
             raise InstallFailed(f"{INSTALL_SCRIPT} {ended}. See {self._log} for what it said.")
 
-    def _start(self, folder: Path, version: int) -> Deferred[Ended]:
+    def _start(self, folder: Path, version: int) -> Deferred[ProcessResult]:
         return self._scripts.run(
             UNIT,
             # flock tells an agent that was restarted that the script still runs: it holds the lock

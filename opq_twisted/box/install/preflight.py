@@ -9,7 +9,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.install import persistence
-from opq_twisted.box.install.units import Scripts
+from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import BoxUnfit
 
 #: Exit status of a script that finds the box at fault, and leaves it as it was: EX_TEMPFAIL of
@@ -52,7 +52,7 @@ class Preflight:
     It tries: it writes, and runs a program, where `install_update.sh` does so.
     """
 
-    def __init__(self, scripts: Scripts, config: UpdaterConfig) -> None:
+    def __init__(self, scripts: TransientUnits, config: UpdaterConfig) -> None:
         self._scripts = scripts
         self._prefix = config.prefix
         self._log = config.log

@@ -34,7 +34,7 @@ _DIES_WITH_US = (
 
 
 @frozen
-class Ended:
+class ProcessResult:
     """How a program ended."""
 
     #: Its exit status; minus the signal's number when a signal ended it, as in `subprocess`.
@@ -63,7 +63,7 @@ class Ended:
 
 
 @frozen
-class Programs:
+class ProcessRunner:
     """Starts programs."""
 
     clock: IReactorTime
@@ -77,7 +77,7 @@ class Programs:
         folder: Path | None = None,
         files: Mapping[int, int] | None = None,
         outlives_us: bool = False,
-    ) -> Deferred[Ended]:
+    ) -> Deferred[ProcessResult]:
         """
         Run a program in a session of its own, so that its whole group can be ended.
 
@@ -112,7 +112,7 @@ class _Program(ProcessProtocol):
         self._group_has_grace = False
         self._alarm: IDelayedCall | None = None
         self._pid: int | None = None
-        self.ended: Deferred[Ended] = Deferred(self._cancelled)
+        self.ended: Deferred[ProcessResult] = Deferred(self._cancelled)
 
     def connectionMade(self) -> None:
         assert self.transport is not None
@@ -137,7 +137,7 @@ class _Program(ProcessProtocol):
         self._set_alarm(None)
         if not self.ended.called and self._status is not None:
             output = self._output.decode("utf-8", "replace")
-            self.ended.callback(Ended(self._status, output, self._timed_out))
+            self.ended.callback(ProcessResult(self._status, output, self._timed_out))
 
     def _time_is_over(self) -> None:
         self._timed_out = True

@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from opq_twisted.box.install.processes import TERMINATION_GRACE, Ended, Programs
+from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessResult, ProcessRunner
 
 #: It is there when systemd is the first process (sd_booted(3)).
 SYSTEMD = Path("/run/systemd/system")
@@ -19,7 +19,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @frozen
-class Scripts:
+class TransientUnits:
     """
     Runs one script at a time under each name.
 
@@ -27,7 +27,7 @@ class Scripts:
     the agent may not do does not bind it. Elsewhere it has a session of its own.
     """
 
-    programs: Programs
+    programs: ProcessRunner
     prefix: Path
     state_dir: Path
     #: Whether units can be made.
@@ -43,7 +43,7 @@ class Scripts:
         version: int,
         timeout: float,
         log: Path | None = None,
-    ) -> Deferred[Ended]:
+    ) -> Deferred[ProcessResult]:
         """
         Run it in its folder, with no input, and what a release's scripts may rely on around it.
 
@@ -95,7 +95,7 @@ class Scripts:
         if self.units:
             await self.systemctl("stop", f"{name}.service")
 
-    def systemctl(self, *arguments: str) -> Deferred[Ended]:
+    def systemctl(self, *arguments: str) -> Deferred[ProcessResult]:
         """Ask systemd."""
         return self.programs.run(["systemctl", *arguments], _UNIT_GRACE, env={"PATH": _PATH})
 

@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.extract import unpack
 from opq_twisted.archive.extract.command import child_command, child_environment
-from opq_twisted.box.install.processes import Programs
+from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.common.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
 
 #: Seconds that the unpacking of an archive may take.
@@ -23,7 +23,7 @@ _TOO_DEEP = (errno.EMFILE, errno.ENAMETOOLONG)
 class Unpacker:
     """Unpacks one archive at a time into the same folder."""
 
-    def __init__(self, programs: Programs, folder: Path) -> None:
+    def __init__(self, programs: ProcessRunner, folder: Path) -> None:
         self._programs = programs
         #: Where the unpacked update lies.
         self.folder = folder

@@ -36,7 +36,7 @@ _BODY_TIMEOUT = 600.0
 _MAX_VERSION_ANSWER = 1024
 
 
-class UpdateServer:
+class UpdateServerClient:
     """The update server, as a box sees it."""
 
     def __init__(
@@ -55,7 +55,7 @@ class UpdateServer:
         self._alone_until = 0.0
 
     @property
-    def alone_for(self) -> float:
+    def retry_after_left(self) -> float:
         """Seconds that the server still wants to be left alone, as it said last."""
         return max(0.0, self._alone_until - self._clock.seconds())
 

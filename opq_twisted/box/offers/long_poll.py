@@ -6,7 +6,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import NoWaiting, ServerFailed
 
 #: Seconds that the server is asked to wait at most; ours waits no longer.
@@ -23,7 +23,7 @@ _SHORTEST_WAIT = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 
-class Announcements:
+class LongPoll:
     """
     Remembers the entity tag of `/version`, and waits for another: one request after the other.
 
@@ -39,7 +39,7 @@ class Announcements:
     def __init__(
         self,
         clock: IReactorTime,
-        server: UpdateServer,
+        server: UpdateServerClient,
         spread: float,
         random: Callable[[], float],
     ) -> None:

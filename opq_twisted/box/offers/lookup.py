@@ -3,7 +3,7 @@
 import os
 
 from opq_twisted.box.config import UpdaterConfig
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.versions import Installed
@@ -14,7 +14,7 @@ from opq_twisted.trust.offer import METADATA, Offer, longest, read_offer
 _MAX_ROOT = longest("root.json")
 
 
-class Releases:
+class OfferLookup:
     """
     Asks for the newest release.
 
@@ -25,7 +25,7 @@ class Releases:
     def __init__(
         self,
         config: UpdaterConfig,
-        server: UpdateServer,
+        server: UpdateServerClient,
         metadata: SignedMetadata,
         floor: ClockFloor,
         installed: Installed,

@@ -5,7 +5,7 @@ from typing import Any
 from attrs import evolve
 from twisted.logger import Logger
 
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.state.journal import Journal, Release, Trial
 from opq_twisted.common.errors import ClockBehind, DownloadFailed, OpqError
@@ -29,7 +29,7 @@ class Probation:
 
     _log = Logger()
 
-    def __init__(self, journal: Journal, archives: Archives, installer: Installer) -> None:
+    def __init__(self, journal: Journal, archives: ArchiveStore, installer: Installer) -> None:
         self._journal = journal
         self._archives = archives
         self._installer = installer

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.box.config import UpdaterConfig
-from opq_twisted.box.offers.long_poll import Announcements
+from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.common.errors import (
@@ -62,19 +62,19 @@ class Checker(Service):
         clock: IReactorTime,
         config: UpdaterConfig,
         updater: Updater,
-        announcements: Announcements,
+        announcements: LongPoll,
         board: StatusBoard,
         random: Callable[[], float],
         now: Callable[[], float],
-        alone_for: Callable[[], float],
+        retry_after_left: Callable[[], float],
     ) -> None:
         """
         Prepare to look.
 
         :param random: gives numbers from 0 up to 1.
         :param now: the time of day, in seconds since the epoch.
-        :param alone_for: seconds that the server still wants to be left alone, whatever it was
-            asked for last: the box does not look sooner.
+        :param retry_after_left: seconds until the server may be asked again (Retry-After); the
+            box does not look sooner.
         """
         self._clock = clock
         self._config = config
@@ -83,7 +83,7 @@ class Checker(Service):
         self._board = board
         self._random = random
         self._now = now
-        self._alone_for = alone_for
+        self._retry_after_left = retry_after_left
         self._failures = 0
         #: Whether the last look went well.
         self._well = True
@@ -120,7 +120,7 @@ class Checker(Service):
         self._board.publish(next_check=self._now() + seconds)
         told = False
         if self._well and self._told < _MOST_TOLD:
-            pause = max(_BEFORE_WAITING + self._soon(), self._alone_for())
+            pause = max(_BEFORE_WAITING + self._soon(), self._retry_after_left())
             await deferLater(self._clock, min(seconds, pause))
             try:
                 told = await self._announcements.wait(due - self._clock.seconds())
@@ -136,7 +136,7 @@ class Checker(Service):
             # A pause after a failure is short: to fail now and then must not buy a server more.
             self._told = 0
         left = due - self._clock.seconds()
-        seconds = max(min(left, self._soon()) if told else left, self._alone_for())
+        seconds = max(min(left, self._soon()) if told else left, self._retry_after_left())
         self._board.publish(next_check=self._now() + seconds)
         await deferLater(self._clock, max(0.0, seconds))
 

@@ -14,14 +14,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from opq_twisted.box.config import UpdaterConfig
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health
-from opq_twisted.box.install.inhibitor import Inhibition
+from opq_twisted.box.install.inhibitor import Inhibitor
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.install.preflight import BOX_AT_FAULT, Preflight
 from opq_twisted.box.install.unpacker import Unpacker
-from opq_twisted.box.offers.lookup import Releases
+from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Attempt, Journal, Refusal, Release, Stage
 from opq_twisted.box.state.rescued import Rescued
@@ -130,12 +130,12 @@ class Updater(Service):
         clock: IReactorTime,
         config: UpdaterConfig,
         policy: Policy,
-        releases: Releases,
+        releases: OfferLookup,
         installed: Installed,
         downloader: Downloader,
-        archives: Archives,
+        archives: ArchiveStore,
         unpacker: Unpacker,
-        inhibition: Inhibition,
+        inhibitor: Inhibitor,
         preflight: Preflight,
         installer: Installer,
         health: Health,
@@ -153,7 +153,7 @@ class Updater(Service):
         self._downloader = downloader
         self._archives = archives
         self._unpacker = unpacker
-        self._inhibition = inhibition
+        self._inhibitor = inhibitor
         self._preflight = preflight
         self._installer = installer
         installer.when_busy = lambda error: board.publish(message=self._explain(error))
@@ -255,7 +255,7 @@ class Updater(Service):
             # A box that waits for somebody while it goes back would not look for updates either.
             self._log.warn("{error}", error=error)
         else:
-            await self._inhibition.over(
+            await self._inhibitor.wait_until_released(
                 self._now(), lambda reason: self._board.publish(message=reason)
             )
             self._rescued.forget()
@@ -577,7 +577,7 @@ class Updater(Service):
         """Unpack and install the release whose verified archive this is, and reboot."""
         with archive:
             await self._unpacker.unpack(archive, release.version)
-        await self._inhibition.over(
+        await self._inhibitor.wait_until_released(
             self._journal.entry.started, lambda reason: self._board.publish(message=reason)
         )
         await self._preflight.require(release.version, self._unpacker.folder)
@@ -904,7 +904,7 @@ class Updater(Service):
             await self._preflight.require(good.version)
             with await self._archives.open(good) as archive:
                 await self._unpacker.unpack(archive, good.version)
-            await self._installer.install(self._unpacker.folder, good.version, returning=True)
+            await self._installer.install(self._unpacker.folder, good.version, rolling_back=True)
         except (NoRoom, BoxUnfit, OSError) as error:
             self._take_back_try(error)
             raise

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from opq_twisted.archive.extract.command import child_command, child_environment
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.config import read_config
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Release
 from opq_twisted.box.state.versions import read_version
 from opq_twisted.common import files
@@ -35,7 +35,7 @@ def adopt(archive: Path, config: Path, state_dir: Path) -> str:
             f"The box runs release {installed or 'nobody knows which'}, and not {name.version}: "
             "give the archive that it was made from."
         )
-    archives = Archives(state_dir / "archives")
+    archives = ArchiveStore(state_dir / "archives")
     archives.folder.mkdir(parents=True, exist_ok=True)
     if _is_kept(archives, name.version):
         return f"Release {name.version} is the last good one already."
@@ -47,7 +47,7 @@ def adopt(archive: Path, config: Path, state_dir: Path) -> str:
     return f"Release {name.version} is the one to which this box returns when an update fails."
 
 
-def _is_kept(archives: Archives, version: int) -> bool:
+def _is_kept(archives: ArchiveStore, version: int) -> bool:
     """Whether a release is the last good one, and its archive is here as it was."""
     good = archives.last_good
     if good is None or good.version != version:

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.decompress import Decompress, fastest, with_stdlib
 from opq_twisted.archive.extract import unpack as unpack_module
 from opq_twisted.archive.extract.unpack import REFUSED, judge, unpack
-from opq_twisted.box.install.processes import Programs
+from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.common.errors import ArchiveRefused
 from tests.helpers.archives import file, layout, stream, write_archive
@@ -124,7 +124,7 @@ class ChildTests(ChildrenCase):
 
     def prepare(self) -> None:
         self.archive = self.root / ARCHIVE
-        self.unpacker = Unpacker(Programs(self.clock, self.children), self.root / "unpacked")
+        self.unpacker = Unpacker(ProcessRunner(self.clock, self.children), self.root / "unpacked")
 
     def unpack(self) -> Deferred[None]:
         archive = self.archive.open("rb")

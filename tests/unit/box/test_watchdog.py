@@ -11,7 +11,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.watchdog import PROVEN, SignsOfLife
+from opq_twisted.box.watchdog import RESCUE_RESET_AFTER, WatchdogService
 from opq_twisted.common.sd_notify import Supervisor, take_supervisor
 from tests.helpers.box_fakes import logged
 
@@ -44,8 +44,8 @@ class SystemdCase(SynchronousTestCase):
             except BlockingIOError:
                 return said
 
-    def signs(self, supervisor: Supervisor) -> SignsOfLife:
-        return SignsOfLife(self.clock, supervisor, self.state_dir)
+    def signs(self, supervisor: Supervisor) -> WatchdogService:
+        return WatchdogService(self.clock, supervisor, self.state_dir)
 
 
 class EnvironmentTests(SystemdCase):
@@ -87,7 +87,7 @@ class EnvironmentTests(SystemdCase):
         self.assertEqual(self.heard(), ["READY=1"])
 
 
-class SignsOfLifeTests(SystemdCase):
+class WatchdogServiceTests(SystemdCase):
     """What is said, and when."""
 
     def test_ready(self) -> None:
@@ -156,9 +156,10 @@ class SignsOfLifeTests(SystemdCase):
 import time
 from pathlib import Path
 from twisted.internet import reactor
-from opq_twisted.box.watchdog import SignsOfLife
+from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.common.sd_notify import Supervisor
-SignsOfLife(reactor, Supervisor({self.path!r}, 0.3), Path({str(self.state_dir)!r})).startService()
+supervisor = Supervisor({self.path!r}, 0.3)
+WatchdogService(reactor, supervisor, Path({str(self.state_dir)!r})).startService()
 reactor.callLater(0.5, time.sleep, 60)
 reactor.run()
 """
@@ -184,7 +185,7 @@ class ProofTests(SystemdCase):
         tries = self.state_dir / "rescue.tries"
         tries.write_text("return\n")
         self.signs(Supervisor()).startService()
-        self.clock.advance(PROVEN - 1)
+        self.clock.advance(RESCUE_RESET_AFTER - 1)
         self.assertTrue(tries.exists())
         self.clock.advance(1)
         self.assertFalse(tries.exists())
@@ -200,8 +201,8 @@ class ProofTests(SystemdCase):
         """Mostly there was no rescue, and a disk that fails is no reason to end."""
         signs = self.signs(Supervisor())
         signs.startService()
-        self.clock.advance(PROVEN)
+        self.clock.advance(RESCUE_RESET_AFTER)
         (self.state_dir / "rescue.tries").mkdir()
         signs.startService()
-        self.clock.advance(PROVEN)
+        self.clock.advance(RESCUE_RESET_AFTER)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)

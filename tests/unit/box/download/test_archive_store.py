@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from twisted.internet.defer import Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Release
 from opq_twisted.common.errors import DownloadFailed
 from tests.helpers.box_fakes import NEW, NEWER, OLD
@@ -29,7 +29,7 @@ class ArchivesCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
-        self.archives = Archives(self.folder, execute)
+        self.archives = ArchiveStore(self.folder, execute)
 
     def files(self) -> list[str]:
         return sorted(name for name in os.listdir(self.folder) if name != ".lock")
@@ -140,7 +140,7 @@ class LastGoodTests(ArchivesCase):
     def test_kept(self) -> None:
         """The next one takes the place of the one before; sha256sum can check it."""
         for version in (OLD, NEW):
-            self.assertEqual(self.keep(version), Archives(self.folder).last_good)
+            self.assertEqual(self.keep(version), ArchiveStore(self.folder).last_good)
         digest = self.folder / f"{NAME}.sha256"
         self.assertEqual(digest.read_text(), f"{SHA256}  {NAME}\n")
         self.assertEqual(os.readlink(self.folder / "last-good"), NAME)

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.download import downloader
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.download.verify import InThread
 from opq_twisted.box.state.journal import Release
@@ -38,7 +38,7 @@ class DownloadCase(SynchronousTestCase):
 
     def another(self, in_thread: InThread = execute) -> Downloader:
         """What a later run of the agent would make."""
-        self.archives = Archives(self.folder, in_thread)
+        self.archives = ArchiveStore(self.folder, in_thread)
         return Downloader(self.network.clock, self.network.server, self.archives)
 
     def files(self) -> dict[str, bytes]:

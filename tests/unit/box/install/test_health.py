@@ -12,30 +12,30 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.install.health import Health
-from opq_twisted.box.install.processes import Ended, Programs
-from opq_twisted.box.install.units import Scripts
+from opq_twisted.box.install.processes import ProcessResult, ProcessRunner
+from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import InstallFailed
 from tests.helpers.box_fakes import NEW, Children, ChildrenCase
 
 
 @frozen
-class System(Programs):
+class System(ProcessRunner):
     """A box whose systemd and scripts answer as the test says."""
 
     #: The state and the run of each service.
     services: dict[str, tuple[str, str]] = Factory(dict)
     #: What `verify_update.sh` ends with, each time.
-    verdicts: list[Ended] = Factory(list)
+    verdicts: list[ProcessResult] = Factory(list)
     asked: list[str] = Factory(list)
 
-    def run(self, argv: Any, *_: object, **__: object) -> Deferred[Ended]:
+    def run(self, argv: Any, *_: object, **__: object) -> Deferred[ProcessResult]:
         """Answer `systemctl show`, or run the script."""
-        answer: Deferred[Ended] = Deferred()
+        answer: Deferred[ProcessResult] = Deferred()
         if argv[0] == "systemctl":
             self.asked.append(argv[-1])
             state, run = self.services[argv[-1]]
             output = f"ActiveState={state}\nInvocationID={run}\n" if state else "not booted\n"
-            answer.callback(Ended(0 if state else 1, output))
+            answer.callback(ProcessResult(0 if state else 1, output))
         else:
             self.asked.append(argv[-1])
             answer.callback(self.verdicts.pop(0))
@@ -54,7 +54,7 @@ class HealthCase(SynchronousTestCase):
         self.clock = Clock()
         self.system = System(self.clock, Children())
         self.system.services.update(dict.fromkeys(self.services, ("active", "first")))
-        self.scripts = Scripts(self.system, self.folder, self.folder, units=False)
+        self.scripts = TransientUnits(self.system, self.folder, self.folder, units=False)
         self.health = self.make()
 
     def make(self, settle: float = 60) -> Health:
@@ -77,7 +77,7 @@ class RequireTests(HealthCase):
 
     def test_healthy(self) -> None:
         """All services are active for as long as they must, and the script says so twice."""
-        self.system.verdicts[:] = [Ended(0), Ended(0)]
+        self.system.verdicts[:] = [ProcessResult(0), ProcessResult(0)]
         judging = self.judge()
         self.pass_by(59)
         self.assertNoResult(judging)
@@ -91,7 +91,7 @@ class RequireTests(HealthCase):
     def test_no_time_to_settle(self) -> None:
         """Where it need not hold for a while one look is enough."""
         self.health = self.make(settle=0)
-        self.system.verdicts[:] = [Ended(0)]
+        self.system.verdicts[:] = [ProcessResult(0)]
         self.assertIsNone(self.successResultOf(self.judge()))
 
     def test_no_script(self) -> None:
@@ -103,7 +103,7 @@ class RequireTests(HealthCase):
 
     def test_slow_start(self) -> None:
         """A service may take its time to start; it has to hold from then on."""
-        self.system.verdicts[:] = [Ended(0), Ended(0)]
+        self.system.verdicts[:] = [ProcessResult(0), ProcessResult(0)]
         self.system.services["mauka"] = ("activating", "first")
         judging = self.judge()
         self.pass_by(300)
@@ -136,7 +136,7 @@ class RequireTests(HealthCase):
 
     def test_busy_systemctl(self) -> None:
         """The same holds where systemctl is what could not do its work."""
-        said = Ended(1, "Failed to fork: Resource temporarily unavailable\n")
+        said = ProcessResult(1, "Failed to fork: Resource temporarily unavailable\n")
         self.patch(System, "run", lambda *_, **__: succeed(said))
         judging = self.judge()
         self.pass_by(600)
@@ -144,7 +144,7 @@ class RequireTests(HealthCase):
 
     def test_busy_for_a_while(self) -> None:
         """It is asked again, and judged when the machine has time."""
-        self.system.verdicts[:] = [Ended(0), Ended(0)]
+        self.system.verdicts[:] = [ProcessResult(0), ProcessResult(0)]
         busy = self.patch(System, "run", self.refuse(OSError(errno.EMFILE, "Too many open files")))
         judging = self.judge()
         self.pass_by(300)
@@ -160,7 +160,7 @@ class RequireTests(HealthCase):
 
     def test_crash_loop(self) -> None:
         """A service that is active at each look, but never the same for long, is not healthy."""
-        self.system.verdicts[:] = [Ended(0)] * 1000
+        self.system.verdicts[:] = [ProcessResult(0)] * 1000
         judging = self.judge()
         for number in range(700):
             self.system.services["box"] = ("active", str(number // 30))
@@ -169,21 +169,21 @@ class RequireTests(HealthCase):
 
     def test_script(self) -> None:
         """What the script says last is told."""
-        self.system.verdicts[:] = [Ended(1, "Looking.\nThere is no voltage.\n")] * 1000
+        self.system.verdicts[:] = [ProcessResult(1, "Looking.\nThere is no voltage.\n")] * 1000
         judging = self.judge()
         self.pass_by(600)
         self.assert_sick(judging, "verify_update.sh ended with exit status 1: There is no voltage")
 
     def test_script_later(self) -> None:
         """What was healthy at first has to be so in the end."""
-        self.system.verdicts[:] = [Ended(0), Ended(-9, "", timed_out=True)]
+        self.system.verdicts[:] = [ProcessResult(0), ProcessResult(-9, "", timed_out=True)]
         judging = self.judge(30)
         self.pass_by(60)
         self.assert_sick(judging, "verify_update.sh took too long and was ended")
 
     def test_too_late(self) -> None:
         """After the deadline there is one look, and no more."""
-        self.system.verdicts[:] = [Ended(1)]
+        self.system.verdicts[:] = [ProcessResult(1)]
         self.clock.advance(700)
         self.assert_sick(self.judge(), "verify_update.sh ended with exit status 1")
 
@@ -191,12 +191,12 @@ class RequireTests(HealthCase):
 class ScriptsTests(ChildrenCase):
     """How the scripts of a release are run where systemd does not."""
 
-    def run_script(self, text: str, **options: Any) -> Deferred[Ended]:
+    def run_script(self, text: str, **options: Any) -> Deferred[ProcessResult]:
         script = self.root / "script.sh"
         script.write_text(f"#!/bin/sh\n{text}\n")
         script.chmod(0o755)
-        scripts = Scripts(
-            Programs(self.clock, self.children), self.root / "prefix", self.root, units=False
+        scripts = TransientUnits(
+            ProcessRunner(self.clock, self.children), self.root / "prefix", self.root, units=False
         )
         return scripts.run("opq-test", [str(script)], self.root, NEW, 30, **options)
 
@@ -227,17 +227,17 @@ class ScriptsTests(ChildrenCase):
 class UnitTests(SynchronousTestCase):
     """What systemd is asked for."""
 
-    def asked(self, run: Callable[[Scripts], object], agent: str | None = None) -> list[str]:
+    def asked(self, run: Callable[[TransientUnits], object], agent: str | None = None) -> list[str]:
         asked: list[list[str]] = []
 
         @frozen
         class Recorder(System):
-            def run(self, argv: Any, *_: object, **__: object) -> Deferred[Ended]:
+            def run(self, argv: Any, *_: object, **__: object) -> Deferred[ProcessResult]:
                 asked.append(list(argv))
                 return Deferred()
 
         run(
-            Scripts(
+            TransientUnits(
                 Recorder(Clock(), Children()),
                 Path("/opt/opq"),
                 Path("/state"),

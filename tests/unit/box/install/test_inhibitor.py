@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.install.inhibitor import PATIENCE, Inhibition
+from opq_twisted.box.install.inhibitor import MAX_WAIT, Inhibitor
 from tests.helpers.box_fakes import logged
 from tests.helpers.time_zones import EUROPE, at, move_to
 
@@ -17,7 +17,7 @@ FIRST, SECOND = 1700000000.0, 1700000001.0
 SENTENCE = "Waiting for a measurement to end; the update goes on by 14:30 at the latest."
 
 
-class InhibitionTests(SynchronousTestCase):
+class InhibitorTests(SynchronousTestCase):
     """A file that the test holds."""
 
     def setUp(self) -> None:
@@ -31,10 +31,10 @@ class InhibitionTests(SynchronousTestCase):
 
     def make(self, path: Path) -> None:
         noon = at("2026-01-15", "13:30")
-        self.inhibition = Inhibition(self.clock, path, lambda: noon + self.clock.seconds())
+        self.inhibitor = Inhibitor(self.clock, path, lambda: noon + self.clock.seconds())
 
-    def ask(self, journey: float = FIRST) -> Deferred[None]:
-        return Deferred.fromCoroutine(self.inhibition.over(journey, self.said.append))
+    def ask(self, update: float = FIRST) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.inhibitor.wait_until_released(update, self.said.append))
 
     def assert_free(self) -> None:
         self.successResultOf(self.ask())
@@ -81,18 +81,18 @@ class InhibitionTests(SynchronousTestCase):
         said = logged(self)
         self.path.touch()
         asked = self.ask()
-        self.clock.pump([5.0] * int(PATIENCE / 5 - 1) + [4.999])
+        self.clock.pump([5.0] * int(MAX_WAIT / 5 - 1) + [4.999])
         self.assertNoResult(asked)
         self.clock.advance(0.001)
         self.successResultOf(asked)
         self.assertEqual(said, [f"{self.path} is still there after 60 minutes; the update goes on"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_same_journey(self) -> None:
-        """The time counts from when a journey asked first, held or not; the next has its own."""
+    def test_same_update(self) -> None:
+        """The time counts from when an update asked first, held or not; the next has its own."""
         self.successResultOf(self.ask())
         self.path.touch()
-        self.clock.advance(PATIENCE - 7)
+        self.clock.advance(MAX_WAIT - 7)
         asked = self.ask()
         self.assertEqual(self.said, [SENTENCE])
         self.clock.pump([5, 1.999])

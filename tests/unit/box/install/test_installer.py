@@ -12,8 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.install import units
 from opq_twisted.box.install.installer import Installer
-from opq_twisted.box.install.processes import PIPE_GRACE, TERMINATION_GRACE, Programs
-from opq_twisted.box.install.units import Scripts
+from opq_twisted.box.install.processes import PIPE_GRACE, TERMINATION_GRACE, ProcessRunner
+from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import BoxAtFault, InstallFailed, NotStarted, RebootFailed
 from tests.helpers.box_fakes import NEW, Children, ChildrenCase, Ear, Gate
 
@@ -33,15 +33,15 @@ class InstallerCase(ChildrenCase):
         config = UpdaterConfig(
             **{"prefix": self.root / "prefix", "log": self.log, "install_timeout": 30, **settings}
         )
-        programs = Programs(self.clock, self.children)
-        scripts = Scripts(programs, config.prefix, self.state_dir, units=False)
+        programs = ProcessRunner(self.clock, self.children)
+        scripts = TransientUnits(programs, config.prefix, self.state_dir, units=False)
         return Installer(programs, scripts, config)
 
-    def install(self, script: str, mode: int = 0o755, returning: bool = False) -> Deferred[None]:
+    def install(self, script: str, mode: int = 0o755, rolling_back: bool = False) -> Deferred[None]:
         path = self.folder / "install_update.sh"
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(mode)
-        return Deferred.fromCoroutine(self.installer.install(self.folder, NEW, returning))
+        return Deferred.fromCoroutine(self.installer.install(self.folder, NEW, rolling_back))
 
     def listen(self, name: str) -> Ear:
         """Listen to what scripts write to a FIFO."""
@@ -194,10 +194,10 @@ class InstallTests(InstallerCase):
         expected = {f"{name}.{age}": str(6 - age) for age in range(1, 5)}
         self.assertEqual(logs, {name: "6", **expected})
 
-    async def test_returning(self) -> None:
+    async def test_rolling_back(self) -> None:
         """What a bad release said is still in the log when the box has gone back from it."""
         await self.failure(self.install("echo no tape; exit 7"))
-        await self.install("echo good", returning=True)
+        await self.install("echo good", rolling_back=True)
         self.assertEqual(self.log.read_text(), f"no tape\n\nGoing back to release {NEW}:\ngood\n")
 
     async def test_log_elsewhere(self) -> None:
@@ -248,8 +248,8 @@ class UnitTests(InstallerCase):
 
     def make(self, **settings: Any) -> Installer:
         config = UpdaterConfig(prefix=self.root / "prefix", log=self.log, **settings)
-        programs = Programs(self.clock, self.children)
-        units = Scripts(programs, config.prefix, self.state_dir, units=True)
+        programs = ProcessRunner(self.clock, self.children)
+        units = TransientUnits(programs, config.prefix, self.state_dir, units=True)
         return Installer(programs, units, config)
 
     def tool(self, name: str, script: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.install import persistence, preflight, units
 from opq_twisted.box.install.preflight import Preflight, Room
-from opq_twisted.box.install.processes import Programs
-from opq_twisted.box.install.units import Scripts
+from opq_twisted.box.install.processes import ProcessRunner
+from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import BoxUnfit
 from tests.helpers.box_fakes import NEW, OLD, ChildrenCase
 
@@ -30,8 +30,10 @@ class PreflightCase(ChildrenCase):
 
     def make(self, **settings: Any) -> Preflight:
         config = UpdaterConfig(**{"prefix": self.prefix, "log": self.log, **settings})
-        programs = Programs(self.clock, self.children)
-        return Preflight(Scripts(programs, config.prefix, self.state_dir, units=False), config)
+        programs = ProcessRunner(self.clock, self.children)
+        return Preflight(
+            TransientUnits(programs, config.prefix, self.state_dir, units=False), config
+        )
 
     def tool(self, name: str, script: str) -> None:
         """Put a program before the machine's own."""

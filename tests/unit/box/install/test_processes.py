@@ -9,7 +9,12 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from opq_twisted.box.install.processes import PIPE_GRACE, TERMINATION_GRACE, Ended, Programs
+from opq_twisted.box.install.processes import (
+    PIPE_GRACE,
+    TERMINATION_GRACE,
+    ProcessResult,
+    ProcessRunner,
+)
 from tests.helpers.box_fakes import ChildrenCase, Gate
 
 ENV = {"PATH": os.defpath}
@@ -18,10 +23,10 @@ ENV = {"PATH": os.defpath}
 KILLED = """
 import os, signal
 from twisted.internet import reactor
-from opq_twisted.box.install.processes import Programs
+from opq_twisted.box.install.processes import ProcessRunner
 
 env = {"PATH": os.environ["PATH"]}
-Programs(reactor, reactor).run(["touch", "survived"], 60, env, files={3: 1})
+ProcessRunner(reactor, reactor).run(["touch", "survived"], 60, env, files={3: 1})
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -29,8 +34,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 class ProgramsTests(ChildrenCase):
     """What becomes of real programs."""
 
-    def run_shell(self, script: str, **options: Any) -> Deferred[Ended]:
-        programs = Programs(self.clock, self.children)
+    def run_shell(self, script: str, **options: Any) -> Deferred[ProcessResult]:
+        programs = ProcessRunner(self.clock, self.children)
         return programs.run(["sh", "-c", script], 60, ENV, **options)
 
     async def test_success(self) -> None:
@@ -43,7 +48,7 @@ class ProgramsTests(ChildrenCase):
     async def test_failure(self) -> None:
         """A program's exit status is told."""
         ended = await self.run_shell("exit 3")
-        self.assertEqual(ended, Ended(3))
+        self.assertEqual(ended, ProcessResult(3))
         self.assertEqual(str(ended), "ended with exit status 3")
 
     async def test_signal(self) -> None:
@@ -51,7 +56,7 @@ class ProgramsTests(ChildrenCase):
         ended = await self.run_shell("kill -SEGV $$")
         self.assertEqual(ended.status, -signal.SIGSEGV)
         self.assertEqual(str(ended), "was ended by SIGSEGV")
-        self.assertEqual(str(Ended(-40)), "was ended by signal 40")
+        self.assertEqual(str(ProcessResult(-40)), "was ended by signal 40")
 
     async def test_output_bounded(self) -> None:
         """Of much output only the end is kept."""
@@ -75,7 +80,7 @@ class ProgramsTests(ChildrenCase):
 
     async def test_missing(self) -> None:
         """A program that is not there ends at once, and is named."""
-        ended = await Programs(self.clock, self.children).run(["/nonexistent/reboot"], 60, ENV)
+        ended = await ProcessRunner(self.clock, self.children).run(["/nonexistent/reboot"], 60, ENV)
         self.assertEqual(ended.status, 127)
         self.assertIn("/nonexistent/reboot", ended.output)
 
@@ -190,5 +195,5 @@ class ProgramsTests(ChildrenCase):
         with output.open("wb") as file:
             files = dict.fromkeys(range(3), file.fileno())
             ended = await self.run_shell("echo out; echo err >&2; exit 4", files=files)
-        self.assertEqual(ended, Ended(4))
+        self.assertEqual(ended, ProcessResult(4))
         self.assertEqual(output.read_text(), "out\nerr\n")

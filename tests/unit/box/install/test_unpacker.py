@@ -9,7 +9,7 @@ import sys
 from twisted.internet.defer import CancelledError, Deferred
 
 from opq_twisted.archive.extract import unpack as unpack_module
-from opq_twisted.box.install.processes import TERMINATION_GRACE, Programs
+from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.common.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
 from tests.helpers.archives import file, layout, make_archive, stream, write_archive
@@ -21,7 +21,7 @@ class UnpackerTests(ChildrenCase):
 
     def prepare(self) -> None:
         self.archive = self.root / f"opq-box-update-{NEW}.tar.bz2"
-        self.unpacker = Unpacker(Programs(self.clock, self.children), self.root / "unpacked")
+        self.unpacker = Unpacker(ProcessRunner(self.clock, self.children), self.root / "unpacked")
 
     def unpack(self) -> Deferred[None]:
         archive = self.archive.open("rb")

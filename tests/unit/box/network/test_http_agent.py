@@ -23,7 +23,7 @@ from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.connect import TooClose
 from opq_twisted.box.network.http_agent import MAX_HEADERS, BoundedAgent, make_http_clients
 from opq_twisted.box.network.proxies import Proxies, Proxy
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import ServerFailed
 from tests.helpers.box_fakes import logged
 from tests.helpers.certificates import make_certificate
@@ -146,7 +146,9 @@ class BoundedAgentTests(BoundedAgentCase):
                 peer.transport.write(answer)
 
             endpoint = self.serve(send).decode().rstrip("/")
-            server = UpdateServer(reactor, make_http_clients(reactor), endpoint, lambda: "box")
+            server = UpdateServerClient(
+                reactor, make_http_clients(reactor), endpoint, lambda: "box"
+            )
             asking = Deferred.fromCoroutine(server.newest())
             sentence = str(await self.assertFailure(asking, ServerFailed))
             self.assertIn(": what it answers is not HTTP. ", sentence)
@@ -167,7 +169,7 @@ class ProxyTests(BoundedAgentCase):
         self.proxies = Proxies(Proxy.parse(credentials + where))
         clients = make_http_clients(reactor, self.proxies)
         endpoint = "http://updates.invalid:8151"
-        return await UpdateServer(reactor, clients, endpoint, lambda: "box").newest()
+        return await UpdateServerClient(reactor, clients, endpoint, lambda: "box").newest()
 
     async def test_asked(self) -> None:
         """A proxy is given the whole URL, and its password."""
@@ -211,7 +213,9 @@ class ProxyTests(BoundedAgentCase):
 
             proxy = Proxy.parse(self.serve(send).decode())
             clients = make_http_clients(reactor, Proxies(proxy))
-            server = UpdateServer(reactor, clients, "http://updates.invalid:8151", lambda: "box")
+            server = UpdateServerClient(
+                reactor, clients, "http://updates.invalid:8151", lambda: "box"
+            )
             asking = Deferred.fromCoroutine(server.newest())
             sentence = str(await self.assertFailure(asking, ServerFailed))
             self.assertIn(f"through the proxy {proxy}: ", sentence)
@@ -248,7 +252,7 @@ class TrustTests(TestCase):
     async def newest(self, host: str = "127.0.0.1", proxies: Proxies | None = None) -> int | None:
         """Ask the server as a box does."""
         url = f"https://{host}:{self.port}"
-        return await UpdateServer(
+        return await UpdateServerClient(
             reactor,
             make_http_clients(reactor, proxies),
             url,

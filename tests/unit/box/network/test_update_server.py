@@ -203,11 +203,11 @@ class NewestTests(ClientCase):
             with self.subTest(status=status):
                 asking = self.newest(status, f"Retry-After: {asked}", "Content-Length: 0")
                 asking.addErrback(lambda _: None)
-                self.assertEqual(server.alone_for, alone)
+                self.assertEqual(server.retry_after_left, alone)
         clock.advance(5)
-        self.assertEqual(server.alone_for, 2)
+        self.assertEqual(server.retry_after_left, 2)
         clock.advance(5)
-        self.assertEqual(server.alone_for, 0)
+        self.assertEqual(server.retry_after_left, 0)
 
 
 class UnreachableTests(ClientCase):

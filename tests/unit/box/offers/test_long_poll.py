@@ -3,7 +3,7 @@
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.offers.long_poll import Announcements
+from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.common.errors import NoWaiting, ServerFailed
 from tests.helpers.box_fakes import Network, Peer
 
@@ -13,7 +13,7 @@ OLD, NEW = 'ETag: "1"', 'ETag: "2"'
 IN_VAIN = ("304 Not Modified", OLD, "Preference-Applied: wait=300")
 
 
-class AnnouncementsTests(SynchronousTestCase):
+class LongPollTests(SynchronousTestCase):
     """A real client, whose server is the test."""
 
     def setUp(self) -> None:
@@ -22,9 +22,9 @@ class AnnouncementsTests(SynchronousTestCase):
         self.chance = 0.5
         self.announcements = self.another()
 
-    def another(self) -> Announcements:
+    def another(self) -> LongPoll:
         """Make what the next run of the agent would have."""
-        return Announcements(self.clock, self.network.server, 30.0, lambda: self.chance)
+        return LongPoll(self.clock, self.network.server, 30.0, lambda: self.chance)
 
     def wait(self, seconds: float = 1000.0) -> Deferred[bool]:
         return Deferred.fromCoroutine(self.announcements.wait(seconds))

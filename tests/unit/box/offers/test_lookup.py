@@ -8,9 +8,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.config import UpdaterConfig
-from opq_twisted.box.network.update_server import UpdateServer
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor
-from opq_twisted.box.offers.lookup import Releases
+from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.common.errors import (
@@ -29,7 +29,7 @@ from tests.helpers.signed_metadata import channel, with_one_release
 URL = "http://updates.example:8151"
 
 
-class FakeServer(UpdateServer):
+class FakeServer(UpdateServerClient):
     """Has the files of a directory, and says a version."""
 
     def __init__(self, updates: Path) -> None:
@@ -68,8 +68,8 @@ class ReleasesCase(SynchronousTestCase):
         self.server = FakeServer(self.updates)
         self.releases = self.make()
 
-    def make(self, **settings: Any) -> Releases:
-        return Releases(
+    def make(self, **settings: Any) -> OfferLookup:
+        return OfferLookup(
             UpdaterConfig(trusted_root=self.trusted_root, **settings),
             self.server,
             SignedMetadata(Clock(), self.server.read, self.box / "tuf", maybeDeferred),

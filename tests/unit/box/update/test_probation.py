@@ -7,7 +7,7 @@ import os
 from opq_twisted.box.state.journal import Journal, Release, Stage
 from opq_twisted.common.errors import BoxUnfit, ClockBehind, ServerFailed, Untrusted
 from opq_twisted.trust.offer import Offer
-from tests.helpers.box_fakes import NEW, NEWER, OLD, StepReleases, logged
+from tests.helpers.box_fakes import NEW, NEWER, OLD, StepOfferLookup, logged
 from tests.unit.box.update.test_rollback import GOOD, HealthyCase
 
 HOUR = 3600.0
@@ -95,7 +95,7 @@ class ProofTests(TrialCase):
     def test_lost_root(self) -> None:
         """An agent that lost its trusted root hears of releases, and is none that can update."""
         self.confirm()
-        self.patch(StepReleases, "unsigned", False)
+        self.patch(StepOfferLookup, "unsigned", False)
         self.look(NEW)
         self.assertEqual(self.archives.last_good, GOOD)
         (self.folder / "root.json").write_text("{}")

@@ -2,7 +2,7 @@
 
 import errno
 
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Release, Stage
 from opq_twisted.common.errors import (
     BoxAtFault,
@@ -30,7 +30,7 @@ class HealthyCase(UpdaterCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.archives = Archives(self.folder)
+        self.archives = ArchiveStore(self.folder)
         self.archives.keep_as_last_good(GOOD)
 
     def boot(self, boot_id: str) -> None:

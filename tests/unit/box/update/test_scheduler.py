@@ -5,7 +5,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.offers.long_poll import Announcements
+from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.box.state.journal import Stage
 from opq_twisted.box.update.scheduler import Checker
 from opq_twisted.box.window import Window
@@ -48,7 +48,7 @@ class CheckerCase(SynchronousTestCase):
             self.clock,
             self.bench.config,
             self.bench.updater,
-            Announcements(self.clock, self.server, 30.0, lambda: self.chance),
+            LongPoll(self.clock, self.server, 30.0, lambda: self.chance),
             self.bench.board,
             lambda: self.chance,
             self.now,

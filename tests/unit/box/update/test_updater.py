@@ -1142,7 +1142,7 @@ class StopTests(UpdaterCase):
         self.assertIsNone(self.bench.updater.stopService())
 
 
-class InhibitionTests(UpdaterCase):
+class InhibitorTests(UpdaterCase):
     """A measurement that must not be disturbed."""
 
     def setUp(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.download.archive_store import Archives
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.web.auth import PasswordHash
 from opq_twisted.cli.box import main as box
 from opq_twisted.cli.box.agent_client import Agent
@@ -57,7 +57,7 @@ class AdoptTests(SynchronousTestCase):
         settings = {"version_file": str(self.version_file)}
         self.config.write_text(json.dumps({"updates_ep": "http://x.example", "updater": settings}))
         self.archive = make_archive(self.place / name_of(OLD), OLD)
-        self.archives = Archives(self.state_dir / "archives")
+        self.archives = ArchiveStore(self.state_dir / "archives")
 
     def adopt(self, archive: Path, *more: str, status: int = 0) -> str:
         options = [f"--config={self.config}", f"--state-dir={self.state_dir}", *more]
