@@ -9,8 +9,11 @@ from tests.helpers.project import PROJECT
 
 ROOT = PROJECT
 
-#: The README, and what lies in `docs`.
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+#: The pages for readers: those in the top folder, and those in `docs`.
+PAGES = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 
 
 @frozen

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
@@ -132,6 +133,57 @@ class LinkTests(SynchronousTestCase):
                 ):
                     broken.append(f"{page.name}: {link}")
         self.assertEqual(broken, [])
+
+
+class ContributingTests(SynchronousTestCase):
+    """What CONTRIBUTING.md says of the sources."""
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+    def test_places(self) -> None:
+        """Each `file: words` of its tables is a file with these words."""
+        named = re.findall("`([^` ]+): ([^`]+)`", self.text)
+        self.assertGreater(len(named), 40)
+        wrong = [
+            f"{name}: {words}"
+            for name, words in named
+            if not (ROOT / name).is_file() or words not in (ROOT / name).read_text(encoding="utf-8")
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_modules(self) -> None:
+        """The tests that it runs are there."""
+        named = {
+            *re.findall(r"trial (\S+)", self.text),
+            *(path.replace("/", ".") for path in re.findall(r"pytest (\S+)\.py", self.text)),
+        }
+        self.assertGreater(len(named), 2)
+        for module in named:
+            self.assertIsNotNone(find_spec(module), module)
+
+
+class MakeTests(SynchronousTestCase):
+    """The targets of the Makefile."""
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+    def test_named(self) -> None:
+        """Each target that a page names is one."""
+        targets = set(re.findall(r"^([a-z-]+):", self.makefile, re.MULTILINE))
+        self.assertIn("test", targets)
+        for page in PAGES:
+            text = page.read_text(encoding="utf-8")
+            for line in re.findall(r"(?:`|^)(make [a-z][^`\n#]*)", text, re.MULTILINE):
+                named = {word for word in line.split()[1:] if re.fullmatch("[a-z-]+", word)}
+                self.assertLessEqual(named, targets, f"{page.name}: {line}")
+
+    def test_help(self) -> None:
+        """Plain `make` prints a line about each target."""
+        said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", self.makefile, re.MULTILINE)
+        assert phony is not None
+        explained = {line.split()[0] for line in said.splitlines() if len(line.split()) > 1}
+        self.assertEqual(explained, set(phony[1].replace("\\", "").split()))
 
 
 class ProtocolTests(SynchronousTestCase):
