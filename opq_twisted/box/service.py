@@ -36,10 +36,11 @@ from opq_twisted.box.state.versions import Installed
 from opq_twisted.box.update.scheduler import SOON, Checker
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
-from opq_twisted.box.web.auth import Gate, PasswordHash
-from opq_twisted.box.web.csrf import AGENT, Guard
+from opq_twisted.box.web.auth import BasicAuth, PasswordHash
+from opq_twisted.box.web.csrf import AGENT, CsrfCheck
+from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.page_port import PagePort, inherited_sockets
-from opq_twisted.box.web.resources import tree
+from opq_twisted.box.web.resources import make_root
 from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart, ConfigInvalid
 from opq_twisted.common.hangup import Hangup
@@ -90,7 +91,7 @@ def makeService(options: Options) -> IService:
     archives = ArchiveStore(state_dir / "archives")
     _prepare(state_dir, archives.folder)
 
-    gate = _gate(config.updater.web_password_file)
+    basic_auth = _basic_auth(config.updater.web_password_file)
     board = StatusBoard(Status())
     programs = ProcessRunner(reactor, reactor)
     units = SYSTEMD.is_dir() and os.geteuid() == 0
@@ -135,12 +136,13 @@ def makeService(options: Options) -> IService:
             options["port"],
             BoundedSite(
                 reactor,
-                tree(
+                make_root(
                     reactor,
                     updater,
                     board,
-                    Guard(config.updater.hosts, config.updater.programs),
-                    gate,
+                    HostCheck(config.updater.hosts),
+                    CsrfCheck(config.updater.programs),
+                    basic_auth,
                     config.updater.log,
                     time.time,
                 ),
@@ -182,9 +184,9 @@ def _limits() -> Limits:
     )
 
 
-def _gate(path: Path | None) -> Gate | None:
+def _basic_auth(path: Path | None) -> BasicAuth | None:
     try:
-        return None if path is None else Gate(reactor, PasswordHash.read(path))
+        return None if path is None else BasicAuth(reactor, PasswordHash.read(path))
     except ConfigInvalid as error:
         raise CannotStart(str(error)) from None
 

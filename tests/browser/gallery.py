@@ -12,8 +12,9 @@ from twisted.internet import reactor
 
 from opq_twisted.box.state.journal import Attempt, Stage
 from opq_twisted.box.state.status import Progress
-from opq_twisted.box.web.csrf import Guard
-from opq_twisted.box.web.resources import tree
+from opq_twisted.box.web.csrf import CsrfCheck
+from opq_twisted.box.web.host_check import HostCheck
+from opq_twisted.box.web.resources import make_root
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.box_fakes import NEW, OLD, Bench
 
@@ -159,7 +160,16 @@ def serve(state: str, folder: Path) -> int:
     bench.start()
     bench.config.log.write_text(OUTPUT)
     bench.board.publish(last_attempt=attempts[-1] if attempts else None, **changes)
-    root = tree(reactor, bench.updater, bench.board, Guard([]), None, bench.config.log, time.time)
+    root = make_root(
+        reactor,
+        bench.updater,
+        bench.board,
+        HostCheck([]),
+        CsrfCheck(),
+        None,
+        bench.config.log,
+        time.time,
+    )
     site = cast(Any, BoundedSite(reactor, root))
     port: int = cast(Any, reactor.listenTCP(0, site, interface="127.0.0.1")).getHost().port
     return port

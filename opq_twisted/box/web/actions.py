@@ -1,4 +1,4 @@
-"""What a request can make the box do, if its owner meant it."""
+"""The actions of the box's owner: check for an update, start one, unblock a release."""
 
 import json
 from collections.abc import Coroutine
@@ -27,28 +27,28 @@ from opq_twisted.archive.name import parse_version
 from opq_twisted.box.state.journal import Stage
 from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.update.updater import Updater
-from opq_twisted.box.web.auth import Gate
-from opq_twisted.box.web.csrf import Guard
-from opq_twisted.box.web.turns import Source, TooManyGuesses
+from opq_twisted.box.web.auth import BasicAuth
+from opq_twisted.box.web.csrf import CsrfCheck
+from opq_twisted.box.web.password_queue import ClientKey, TooManyAttempts
 from opq_twisted.common.errors import InvalidName, OpqError, UpdateInProgress
 from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 
-#: Seconds that an answer to a click waits for the update server; the journey goes on without it.
-_PATIENCE = 2.0
+#: Seconds that a response to a click waits for the update server; the update goes on without it.
+_RESPONSE_DELAY = 2.0
 
-#: The forms of an answer: a program's, and a browser's.
-_FORMS = (b"application/json", b"text/html")
+#: The media types of a response: for programs, and for browsers.
+_MEDIA_TYPES = (b"application/json", b"text/html")
 
-_NOT_ADMITTED = Reply.sentence(
+_UNAUTHORIZED = Reply.sentence(
     UNAUTHORIZED,
     "This box asks for its password.",
     {b"WWW-Authenticate": b'Basic realm="OPQ Box", charset="UTF-8"'},
 )
 
-_TOO_MANY_GUESSES = Reply.sentence(
+_TOO_MANY_ATTEMPTS = Reply.sentence(
     SERVICE_UNAVAILABLE,
     "Somebody tries many passwords. Try again in a little while.",
     {b"Retry-After": b"10"},
@@ -56,55 +56,60 @@ _TOO_MANY_GUESSES = Reply.sentence(
 
 
 class Action(PlainResource):
-    """Something that a request makes the box do."""
+    """An action of the owner: checks for CSRF and for the password, then does `act`."""
 
     isLeaf = True
 
     _log = Logger()
 
     def __init__(
-        self, updater: Updater, board: StatusBoard, guard: Guard, gate: Gate | None
+        self,
+        updater: Updater,
+        board: StatusBoard,
+        csrf_check: CsrfCheck,
+        basic_auth: BasicAuth | None,
     ) -> None:
-        """:param gate: asks for the password; None when there is none."""
+        """:param basic_auth: checks the password; None if the box has none."""
         super().__init__()
         self._updater = updater
         self._board = board
-        self._guard = guard
-        self._gate = gate
+        self._csrf_check = csrf_check
+        self._basic_auth = basic_auth
 
     async def act(self, request: BoundedRequest) -> Reply:
-        """Do it, and return the answer."""
+        """Do the action, and return the response."""
         raise NotImplementedError
 
     def render_POST(self, request: BoundedRequest) -> Reply | int:
-        """Do it, unless another page asked, or somebody who does not know the password."""
-        reason = self._guard.not_meant(request)
-        if reason is not None:
-            return Reply.sentence(FORBIDDEN, reason)
-        _answer_later(request, self._act_if_admitted(request))
+        """Do the action; 403 for a forged request, 401 without the right password."""
+        error = self._csrf_check.error(request)
+        if error is not None:
+            return Reply.sentence(FORBIDDEN, error)
+        _answer_later(request, self._authenticate_and_act(request))
         return NOT_DONE_YET
 
-    async def _act_if_admitted(self, request: BoundedRequest) -> Reply:
+    async def _authenticate_and_act(self, request: BoundedRequest) -> Reply:
         authorization = request.getHeader(b"Authorization")
+        auth = self._basic_auth
         try:
-            if self._gate and not await self._gate.admits(authorization, _source(request)):
-                return _NOT_ADMITTED
-        except TooManyGuesses:
-            return _TOO_MANY_GUESSES
+            if auth and not await auth.check(authorization, _client_key(request)):
+                return _UNAUTHORIZED
+        except TooManyAttempts:
+            return _TOO_MANY_ATTEMPTS
         return await self.act(request)
 
     def answer(self, request: BoundedRequest, code: int, text: str, **more: Any) -> Reply:
-        """Answer a program in JSON, and show a browser without the page's script the page again."""
-        if request.method == b"POST" and preferred(request, _FORMS) == b"text/html":
+        """Answer a program in JSON, and redirect a browser without JavaScript to the page."""
+        if request.method == b"POST" and preferred(request, _MEDIA_TYPES) == b"text/html":
             return Reply.sentence(SEE_OTHER, text, {b"Location": b"./"})
         return as_json(code, {"status": text, **more})
 
 
 class Check(Action):
-    """`/check`: asks the update server now."""
+    """`/check`: checks for an update now."""
 
     async def act(self, request: BoundedRequest) -> Reply:
-        """Answer with what is available."""
+        """Check, and answer with the available release."""
         try:
             available = await self._updater.look()
         except OpqError as error:
@@ -118,27 +123,27 @@ class Check(Action):
 
 
 class BoxUpdate(Action):
-    """`/box_update`: the Update Box button, by GET (as the older interface has it) and by POST."""
+    """`/box_update`: the Update Box button, by POST, and by GET for the older interface."""
 
     def __init__(self, clock: IReactorTime, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._clock = clock
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
-        """Begin an update; HEAD begins nothing."""
+        """Start an update; HEAD starts nothing."""
         if request.method == b"HEAD":
             return Reply.of(OK, b"", b"application/json")
         return self.render_POST(request)
 
     async def act(self, request: BoundedRequest) -> Reply:
-        """Begin an update: 202, 409 when one is under way, 200 when there is nothing to do."""
+        """Start an update: 202; 409 if one is under way, 200 if there is nothing to do."""
         try:
             self._updater.begin()
         except UpdateInProgress as error:
             return self._answer(request, CONFLICT, str(error))
         asked = self._board.wait_for(lambda status: status.stage is not Stage.CHECKING)
         try:
-            status = await asked.addTimeout(_PATIENCE, self._clock)
+            status = await asked.addTimeout(_RESPONSE_DELAY, self._clock)
         except TimeoutError:
             return self._answer(request, ACCEPTED, "The update server is being asked.")
         if status.stage is Stage.IDLE:
@@ -151,11 +156,11 @@ class BoxUpdate(Action):
         return self.answer(request, code, text, stage=self._board.current.stage)
 
 
-class Forgive(Action):
-    """`/forgive`: lets a release that was refused be tried again by itself."""
+class Unblock(Action):
+    """`/forgive`: lets the box install a blocked release automatically again."""
 
     async def act(self, request: BoundedRequest) -> Reply:
-        """Forget the refusal of `release`, a field of the form."""
+        """Unblock the release in the form field `release`."""
         try:
             version = parse_version(_field(request, b"release"))
         except InvalidName:
@@ -167,14 +172,13 @@ class Forgive(Action):
         return self.answer(request, OK, f"Release {version} may be tried again.")
 
 
-def _source(request: BoundedRequest) -> Source:
-    """Give the address of a client, and its network where that is another thing."""
+def _client_key(request: BoundedRequest) -> ClientKey:
     channel = request.channel
-    return tuple(dict.fromkeys((getattr(channel.getPeer(), "host", None), channel.client)))
+    return getattr(channel.getPeer(), "host", None), channel.client
 
 
 def as_json(code: int, content: dict[str, Any]) -> Reply:
-    """Answer a program."""
+    """Make a response in JSON."""
     return Reply.of(code, json.dumps(content).encode() + b"\n", b"application/json")
 
 
@@ -188,7 +192,7 @@ def _field(request: BoundedRequest, name: bytes) -> str:
 
 
 def _answer_later(request: BoundedRequest, replying: Coroutine[Deferred[Any], Any, Reply]) -> None:
-    """Finish the request with what a coroutine returns, unless its client has gone."""
+    """Send the reply that a coroutine returns, unless the client has disconnected."""
     gone = request.notifyFinish()
 
     async def finish() -> None:

@@ -1,4 +1,4 @@
-"""Asks for the password of the box's actions, where there is one."""
+"""HTTP basic authentication for the box's actions, if a password is configured."""
 
 import base64
 import binascii
@@ -16,14 +16,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.box.web.turns import Source, Turns
+from opq_twisted.box.web.password_queue import ClientKey, PasswordCheckQueue
 from opq_twisted.common.errors import ConfigInvalid
 
-#: Two to this power is scrypt's N; with r and p it takes 16 MB for a second of a Raspberry Pi, as
-#: OWASP's Password Storage Cheat Sheet has it.
+#: The parameters of scrypt: log2(N), r and p, one of the sets that OWASP's Password Storage Cheat
+#: Sheet recommends. One hash takes 16 MB and about a second on a Raspberry Pi.
 _LN, _R, _P = 14, 8, 5
 
-#: Bytes that one verification may take, and characters that are looked at.
+#: Bytes that one hash may take, and characters of a password.
 _MAX_MEMORY = 64 * 1024**2
 _MAX_PASSWORD = 1024
 
@@ -31,15 +31,15 @@ _HASH = re.compile(
     r"\$scrypt\$ln=(\d{1,2}),r=(\d{1,2}),p=(\d)\$([A-Za-z0-9+/]{8,90})\$([A-Za-z0-9+/]{40,90})"
 )
 
-#: Seconds after a wrong password until the next is looked at.
-_PAUSE = 1.0
+#: Seconds from a wrong password to the next check.
+_FAILURE_DELAY = 1.0
 
 InThread = Callable[..., Awaitable[Any]]
 
 
 @frozen
 class PasswordHash:
-    """What is kept of a password, in the PHC string format."""
+    """The scrypt hash of a password, written in the PHC string format."""
 
     ln: int
     r: int
@@ -58,7 +58,7 @@ class PasswordHash:
         """
         Read the file that `opq-box password` wrote.
 
-        :raises ConfigInvalid: when it cannot be read, or holds something else.
+        :raises ConfigInvalid: if the file cannot be read, or has other content.
         """
         try:
             with path.open("rb") as file:
@@ -80,20 +80,20 @@ class PasswordHash:
         )
 
     def __str__(self) -> str:
-        """Word it as one line of text."""
+        """Return the PHC string."""
         return (
             f"$scrypt$ln={self.ln},r={self.r},p={self.p}"
             f"${_encode(self.salt)}${_encode(self.digest)}"
         )
 
-    def fits(self, password: str) -> bool:
-        """Whether it is that of a password; that takes a part of a second, and much memory."""
+    def matches(self, password: str) -> bool:
+        """Tell whether this is the hash of a password; slow, and takes much memory."""
         digest = _scrypt(password, self.ln, self.r, self.p, self.salt, len(self.digest))
         return hmac.compare_digest(digest, self.digest)
 
 
-class Gate:
-    """Lets through who knows the password; one guess at a time is looked at."""
+class BasicAuth:
+    """Checks the password of a request (RFC 7617); passwords are checked one at a time."""
 
     def __init__(
         self, clock: IReactorTime, password: PasswordHash, in_thread: InThread = deferToThread
@@ -101,36 +101,35 @@ class Gate:
         self._clock = clock
         self._password = password
         self._in_thread = in_thread
-        self._turns = Turns()
-        # What has been right once needs not be hashed again for each click.
+        self._queue = PasswordCheckQueue()
+        # A password that was right once is compared by a fast digest, and not hashed at each click.
         self._key = os.urandom(32)
-        self._known: bytes | None = None
+        self._known_digest: bytes | None = None
 
-    async def admits(self, authorization: bytes | None, client: Source) -> bool:
+    async def check(self, authorization: bytes | None, client: ClientKey) -> bool:
         """
-        Tell whether an Authorization header has the password (RFC 7617); any user name will do.
+        Tell whether an Authorization header has the right password, with any user name.
 
-        :param client: who asks: an address, and the network that counts as well.
-        :raises TooManyGuesses: when too many wait to be told.
+        :raises TooManyAttempts: if too many checks are waiting.
         """
         password = _basic(authorization)
         if password is None:
             return False
-        mark = hmac.digest(self._key, password.encode(), "sha256")
-        if self._known is not None and hmac.compare_digest(mark, self._known):
+        digest = hmac.digest(self._key, password.encode(), "sha256")
+        if self._known_digest is not None and hmac.compare_digest(digest, self._known_digest):
             return True
-        await self._turns.take(client)
+        await self._queue.acquire(client)
         try:
-            fits: bool = await self._in_thread(self._password.fits, password)
-            if fits:
-                self._known = mark
+            matches: bool = await self._in_thread(self._password.matches, password)
+            if matches:
+                self._known_digest = digest
             else:
-                await deferLater(self._clock, _PAUSE)
+                await deferLater(self._clock, _FAILURE_DELAY)
         except Exception:
-            self._turns.give_back(client, failed=True)
+            self._queue.release(client, failed=True)
             raise
-        self._turns.give_back(client, failed=not fits)
-        return fits
+        self._queue.release(client, failed=not matches)
+        return matches
 
 
 def _basic(authorization: bytes | None) -> str | None:
@@ -156,7 +155,7 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    """Read base64 without padding; nothing when it is none."""
+    """Decode base64 without padding; return nothing if it is malformed."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4))
     except binascii.Error:

@@ -1,18 +1,15 @@
-"""Tells a request that the owner meant from one that another page in the browser caused."""
+"""Rejects actions that another page in the user's browser caused (cross-site request forgery)."""
 
-import ipaddress
 import re
 from collections.abc import Iterable
 
 from twisted.web.server import Request
 
-from opq_twisted.box.web.host_names import is_own, normal
-
 #: The beginning of the `User-Agent` of every box's agent.
 AGENT = "opq-box-agent/"
 
-#: The programs that may begin an update by GET: curl, wget and the usual HTTP clients of Python, of
-#: which the older configuration daemon uses one. That of aiohttp begins with "Python/3.11".
+#: The programs that may start an update by GET: curl, wget and the usual HTTP clients of Python;
+#: the older configuration daemon uses one of those. That of aiohttp begins with "Python/3.11".
 _PROGRAMS = frozenset(
     (
         *("curl", "wget", "python", "python-urllib", "python-urllib3", "python-requests"),
@@ -20,61 +17,41 @@ _PROGRAMS = frozenset(
     )
 )
 
-#: What the User-Agents of browsers begin with: of almost all with the first.
+#: The first products in the User-Agents of browsers; almost all begin with "Mozilla".
 _BROWSERS = ("mozilla", "opera", "lynx", "links", "elinks", "w3m", "netsurf", "dillo")
 
 _OWN_SITE = ("same-origin", "none")
 
-#: Where browsers, also older ones, say that they fetch a page before somebody opens it, and how.
+#: The headers by which browsers, also older ones, mark a prefetch, and the words in them.
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Moz")
 _IN_ADVANCE = ("prefetch", "preview", "prerender")
 
 _ANOTHER_PAGE = "Another page asked for this; use the box's own page."
 
 
-class Guard:
-    """Knows which requests to refuse, and why."""
+class CsrfCheck:
+    """Lets an action pass if it comes from the box's own page, or from a program."""
 
-    def __init__(self, hosts: Iterable[str], programs: Iterable[str] = ()) -> None:
+    def __init__(self, programs: Iterable[str] = ()) -> None:
         """
-        Prepare to judge requests.
+        Configure the check.
 
-        :param hosts: further names under which the box may be asked for.
-        :param programs: the first words of the User-Agents of further programs that may begin an
-            update by GET.
+        :param programs: products of User-Agents that may start an update by GET, besides the usual.
         """
         self._programs = {*_PROGRAMS, *(program.lower() for program in programs)}
-        self._hosts = {_host_name(_in_ascii(host)) for host in hosts}
 
-    def foreign_host(self, request: Request) -> str | None:
+    def error(self, request: Request) -> str | None:
         """
-        Say why a request's `Host` is not one of the box.
+        Return a sentence for the user if a request for an action is rejected, and else None.
 
-        A page elsewhere can let its own name point to the box's address (DNS rebinding); the name
-        that the browser then sends gives it away.
-        """
-        host = _header(request, "Host")
-        if host is None:
-            return None
-        name = _host_name(host)
-        if _is_address(name) or name in self._hosts or is_own(name):
-            return None
-        return (
-            f"This box does not answer to the name {name[:100]!r}. Use its address, or "
-            'add the name to "hosts" under "updater" in its configuration.'
-        )
-
-    def not_meant(self, request: Request) -> str | None:
-        """
-        Say why a request for an action comes neither from the owner nor from the owner's program.
-
-        - An agent is no person: a server can lead it here by a redirect.
-        - Another page, or one that is not shown yet, has no business here.
-        - A page, a mail or a playlist makes a media player, a preview or a mail program send a GET.
-          So a GET has to show that it comes from the box's own page, or be sent by a program that
-          people use for such requests. None of those sends a POST.
-        - Over plain HTTP browsers send `Sec-Fetch-Site` only to loopback (Fetch Metadata, section
-          2), and no `Origin` for an image or a link. So a browser has to show it for any method.
+        - A box's agent is rejected: a server can redirect it to this URL.
+        - Another page is rejected, and so is a prefetch.
+        - A page, a mail or a playlist can make a media player, a preview or a mail program send a
+          GET, but not a POST. So a GET must come from the box's own page, or from a program that
+          people use for such requests.
+        - Over plain HTTP, browsers send `Sec-Fetch-Site` only to loopback (Fetch Metadata, section
+          2), and no `Origin` for an image or a link. So a browser must prove that the request is of
+          the same origin, whatever the method is.
         """
         agents = _headers(request, "User-Agent")
         if any(_product(agent) == _product(AGENT) for agent in agents):
@@ -88,8 +65,8 @@ class Guard:
             for word in _IN_ADVANCE
         ):
             return "A browser asked for this in advance; click the button instead."
-        host = _header(request, "Host")
-        ours = () if host is None else (f"http://{host}", f"https://{host}")
+        hosts = _headers(request, "Host")[-1:]
+        ours = tuple(f"{scheme}://{host}" for host in hosts for scheme in ("http", "https"))
         if any(origin not in ours for origin in _headers(request, "Origin")):
             return _ANOTHER_PAGE
         referers = [referer for referer in _headers(request, "Referer") if referer]
@@ -112,39 +89,11 @@ class Guard:
 
 
 def _headers(request: Request, name: str) -> list[str]:
-    """Read all values of a header, whatever bytes they have."""
+    """Return all values of a header, whatever bytes they contain."""
     values = request.requestHeaders.getRawHeaders(name.encode(), ())
     return [value.decode("latin-1") for value in values]
 
 
-def _header(request: Request, name: str) -> str | None:
-    values = _headers(request, name)
-    return values[-1] if values else None
-
-
 def _product(user_agent: str) -> str:
-    """Give the name of the first product of a User-Agent (RFC 9110, section 10.1.5)."""
+    """Return the name of the first product of a User-Agent (RFC 9110, section 10.1.5)."""
     return re.split(r"[/\s]", user_agent.strip(), maxsplit=1)[0].lower()
-
-
-def _host_name(host: str) -> str:
-    """Take the port off a Host header (RFC 9110, section 7.2)."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return normal(host.partition(":")[0])
-
-
-def _in_ascii(host: str) -> str:
-    """Give a name as browsers send it (RFC 3490); one that cannot be a name stays as it is."""
-    try:
-        return host if host.isascii() else host.encode("idna").decode()
-    except UnicodeError:
-        return host
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""The box's own HTTP server: its page, and the status for programs."""
+"""The box's HTTP resources: its page, and the status for programs."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -15,10 +15,11 @@ from twisted.web.resource import IResource
 from opq_twisted.box.state.journal import Attempt
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.update.updater import Updater
-from opq_twisted.box.web.actions import BoxUpdate, Check, Forgive, as_json
-from opq_twisted.box.web.auth import Gate
-from opq_twisted.box.web.csrf import Guard
+from opq_twisted.box.web.actions import BoxUpdate, Check, Unblock, as_json
+from opq_twisted.box.web.auth import BasicAuth
+from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.events import Events
+from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.log import InstallerLog
 from opq_twisted.box.web.view_model import STAGES, View, account, outcome, view
 from opq_twisted.http.reply import Reply
@@ -36,68 +37,69 @@ _PAGE_HEADERS = {
     b"Cross-Origin-Resource-Policy": b"same-origin",
 }
 
-#: The page's own files, and what they are.
+#: The page's files and their content types.
 _FILES = {
     "page.css": b"text/css; charset=utf-8",
     "page.js": b"text/javascript; charset=utf-8",
     "icon.svg": b"image/svg+xml",
 }
 
-#: Where a browser without the page's script looks again by itself.
-_LOOK_AGAIN = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+#: Reloads the page while an update runs, for browsers without JavaScript.
+_AUTO_REFRESH = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
 
 
-def tree(
+def make_root(
     clock: IReactorTime,
     updater: Updater,
     board: StatusBoard,
-    guard: Guard,
-    gate: Gate | None,
+    host_check: HostCheck,
+    csrf_check: CsrfCheck,
+    basic_auth: BasicAuth | None,
     log: Path,
     now: Callable[[], float],
 ) -> IResource:
     """
-    Put the agent's resources together.
+    Make the tree of the agent's resources.
 
-    :param gate: asks for the password of the actions; None when there is none.
-    :param log: the installer's.
+    :param basic_auth: checks the password of the actions; None if the box has none.
+    :param log: the path of the installer's log.
     :param now: the time of day, in seconds since the epoch.
     """
 
     def encode(status: Status) -> bytes:
         return json.dumps({**asdict(status), "page": asdict(view(status, now()))}).encode()
 
-    parts = (updater, board, guard, gate)
-    root = GuardedRoot(guard)
+    parts = (updater, board, csrf_check, basic_auth)
+    root = Root(host_check)
     root.putChild(b"", Page(updater, board, now))
     for name, content_type in _FILES.items():
         root.putChild(name.encode(), PageFile(name, content_type))
-    root.putChild(b"version", Version(board))
+    root.putChild(b"version", InstalledVersion(board))
     root.putChild(b"status", StatusResource(board, encode))
     root.putChild(b"events", Events(clock, board, encode))
     root.putChild(b"history", History(updater))
     root.putChild(b"log", InstallerLog(log))
     root.putChild(b"check", Check(*parts))
     root.putChild(b"box_update", BoxUpdate(clock, *parts))
-    root.putChild(b"forgive", Forgive(*parts))
+    root.putChild(b"forgive", Unblock(*parts))
     return root
 
 
-class GuardedRoot(PlainResource):
-    """Gives nothing to a request for a host that is not this box."""
+class Root(PlainResource):
+    """Answers 403 to every request whose Host header is not a name of this box."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, host_check: HostCheck) -> None:
         super().__init__()
-        self._guard = guard
+        self._host_check = host_check
 
     def getChildWithDefault(self, path: bytes, request: BoundedRequest) -> IResource:
-        """Find a resource, for a request that is for this box."""
-        reason = self._guard.foreign_host(request)
-        return Forbidden(reason) if reason else super().getChildWithDefault(path, request)
+        """Find a resource, if the request is for this box."""
+        error = self._host_check.error(request)
+        return Forbidden(error) if error else super().getChildWithDefault(path, request)
 
 
 class Forbidden(PlainResource):
-    """403, and why."""
+    """403 with the reason."""
 
     isLeaf = True
 
@@ -111,7 +113,7 @@ class Forbidden(PlainResource):
 
 
 class Page(PlainResource):
-    """`/`: the page of the box, complete without its script, which then keeps it up to date."""
+    """`/`: the page of the box; it works without JavaScript, and its script keeps it current."""
 
     def __init__(self, updater: Updater, board: StatusBoard, now: Callable[[], float]) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ class Page(PlainResource):
         self._template = Template((_PAGE / "index.html").read_text(encoding="utf-8"))
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Show the box."""
+        """Render the page."""
         status = self._board.current
         shown = view(status, self._now())
         attempts, _ = self._updater.history
@@ -132,7 +134,7 @@ class Page(PlainResource):
             stages=_stages(shown),
             history=_history(reversed(attempts)),
             until=attempts[-1].ended if attempts else 0,
-            look_again="" if shown.at_rest else _LOOK_AGAIN,
+            auto_refresh="" if shown.at_rest else _AUTO_REFRESH,
             disabled="" if shown.at_rest else "disabled",
             stages_hidden="hidden" if shown.step is None else "",
             unsigned_hidden="" if status.unsigned else "hidden",
@@ -143,7 +145,7 @@ class Page(PlainResource):
 
 
 def _texts(shown: View) -> dict[str, str]:
-    """Give each text, and whether it is hidden, for it is empty."""
+    """Return each text, and a `hidden` attribute for each empty one."""
     texts = {field.name: getattr(shown, field.name) for field in fields(View) if field.type is str}
     return {
         **{name: escape(text) for name, text in texts.items()},
@@ -170,7 +172,7 @@ def _history(attempts: Iterable[Attempt]) -> str:
 
 
 class PageFile(PlainResource):
-    """One of the page's own files."""
+    """A file of the page."""
 
     def __init__(self, name: str, content_type: bytes) -> None:
         super().__init__()
@@ -182,20 +184,20 @@ class PageFile(PlainResource):
         return Reply.of(OK, self._content, self._content_type)
 
 
-class Version(PlainResource):
-    """`/version`: what is installed."""
+class InstalledVersion(PlainResource):
+    """`/version`: the version of the installed release."""
 
     def __init__(self, board: StatusBoard) -> None:
         super().__init__()
         self._board = board
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Say what is installed; null when nothing is known."""
+        """Send the version; null if it is unknown."""
         return as_json(OK, {"version": self._board.current.installed})
 
 
 class StatusResource(PlainResource):
-    """`/status`: all there is to know."""
+    """`/status`: the current status."""
 
     def __init__(self, board: StatusBoard, encode: Callable[[Status], bytes]) -> None:
         super().__init__()
@@ -203,19 +205,19 @@ class StatusResource(PlainResource):
         self._encode = encode
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Say how the box is."""
+        """Send the status as JSON."""
         return Reply.of(OK, self._encode(self._board.current) + b"\n", b"application/json")
 
 
 class History(PlainResource):
-    """`/history`: the last attempts, and the releases that are refused."""
+    """`/history`: the last attempts, and the blocked releases."""
 
     def __init__(self, updater: Updater) -> None:
         super().__init__()
         self._updater = updater
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Say what has been tried."""
+        """Send the history as JSON."""
         attempts, refused = self._updater.history
         content: dict[str, Any] = {
             "attempts": [asdict(attempt) for attempt in attempts],

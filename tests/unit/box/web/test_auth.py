@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.web import auth
-from opq_twisted.box.web.auth import Gate, PasswordHash
-from opq_twisted.box.web.turns import TooManyGuesses, Turns
+from opq_twisted.box.web.auth import BasicAuth, PasswordHash
+from opq_twisted.box.web.password_queue import TooManyAttempts
 from opq_twisted.common.errors import ConfigInvalid
 from tests.helpers.box_fakes import NEW
 from tests.unit.box.web.test_resources import CURL, WebCase
@@ -34,8 +34,8 @@ class HashTests(SynchronousTestCase):
     def test_round_trip(self) -> None:
         """What is written can be read, and fits its password only."""
         kept = self.read(f"{PasswordHash.of(SECRET)}\n")
-        self.assertTrue(kept.fits(SECRET))
-        self.assertFalse(kept.fits(SECRET + "x"))
+        self.assertTrue(kept.matches(SECRET))
+        self.assertFalse(kept.matches(SECRET + "x"))
         self.assertNotEqual(PasswordHash.of(SECRET), PasswordHash.of(SECRET))
 
     def test_known(self) -> None:
@@ -47,7 +47,7 @@ class HashTests(SynchronousTestCase):
         )
         encoded = base64.b64encode(digest).rstrip(b"=").decode()
         kept = self.read(f"$scrypt$ln=14,r=8,p=1${salt}${encoded}")
-        self.assertTrue(kept.fits("pleaseletmein"))
+        self.assertTrue(kept.matches("pleaseletmein"))
 
     def test_unusable(self) -> None:
         """A file that holds something else, or would take the box's memory, is refused."""
@@ -70,36 +70,36 @@ class HashTests(SynchronousTestCase):
         self.assertIn("No such file or directory", str(missing))
 
 
-class GateTests(SynchronousTestCase):
+class BasicAuthTests(SynchronousTestCase):
     """Who is let through."""
 
     def setUp(self) -> None:
         self.patch(auth, "_LN", 4)  # It need not take long.
         self.clock = Clock()
         self.hashed = 0
-        self.gate = Gate(self.clock, PasswordHash.of(SECRET), self.in_thread)
+        self.auth = BasicAuth(self.clock, PasswordHash.of(SECRET), self.in_thread)
 
     def in_thread(self, *call: Any) -> Deferred[Any]:
         self.hashed += 1
         return maybeDeferred(*call)
 
-    def admits(self, header: bytes | None, client: str = "192.168.0.9") -> Deferred[bool]:
-        return Deferred.fromCoroutine(self.gate.admits(header, (client,)))
+    def check(self, header: bytes | None, client: str = "192.168.0.9") -> Deferred[bool]:
+        return Deferred.fromCoroutine(self.auth.check(header, (client, client)))
 
     def test_right(self) -> None:
         """The password, with any name; it is hashed once."""
         for user in ("owner", "", "somebody else"):
-            self.assertTrue(self.successResultOf(self.admits(basic(SECRET, user))))
+            self.assertTrue(self.successResultOf(self.check(basic(SECRET, user))))
         self.assertEqual(self.hashed, 1)
 
     def test_wrong(self) -> None:
         """Another password takes a second to be refused, also once the right one is known."""
         for _ in range(2):
-            asked = self.admits(basic("guess"))
+            asked = self.check(basic("guess"))
             self.assertNoResult(asked)
             self.clock.advance(1)
             self.assertFalse(self.successResultOf(asked))
-            self.assertTrue(self.successResultOf(self.admits(basic(SECRET))))
+            self.assertTrue(self.successResultOf(self.check(basic(SECRET))))
 
     def test_malformed(self) -> None:
         """What is no password is refused without hashing."""
@@ -114,17 +114,17 @@ class GateTests(SynchronousTestCase):
             basic("x" * 1025),
         ):
             with self.subTest(header=header):
-                self.assertFalse(self.successResultOf(self.admits(header)))
+                self.assertFalse(self.successResultOf(self.check(header)))
         self.assertEqual(self.hashed, 0)
 
     def test_many(self) -> None:
         """Guesses come one after the other, and a crowd of them is not looked at."""
-        guesses = [self.admits(basic(f"guess {number}")) for number in range(20)]
+        guesses = [self.check(basic(f"guess {number}")) for number in range(20)]
         self.assertEqual(self.hashed, 1)
         unheard = [guess for guess in guesses if guess.called]
         self.assertEqual(len(unheard), 17)
         for guess in unheard:
-            self.failureResultOf(guess, TooManyGuesses)
+            self.failureResultOf(guess, TooManyAttempts)
         for _ in range(3):
             self.clock.advance(1)
         for guess in guesses[:3]:
@@ -135,101 +135,20 @@ class GateTests(SynchronousTestCase):
         """While others guess as fast as they can, the owner is let through with the next guess."""
         for number in range(40):
             for _ in range(3):
-                self.admits(basic(f"guess {number}"), f"192.168.0.{number}").addErrback(
-                    lambda why: why.trap(TooManyGuesses)
+                self.check(basic(f"guess {number}"), f"192.168.0.{number}").addErrback(
+                    lambda why: why.trap(TooManyAttempts)
                 )
             self.clock.advance(1)
-        owner = self.admits(basic(SECRET), "192.168.0.200")
+        owner = self.check(basic(SECRET), "192.168.0.200")
         self.clock.advance(1)
         self.assertTrue(self.successResultOf(owner))
 
     def test_broken(self) -> None:
         """A verification that fails, as for want of memory, keeps nobody out afterwards."""
-        self.patch(self.gate, "_in_thread", lambda *_: fail(MemoryError()))
-        self.failureResultOf(self.admits(basic(SECRET)), MemoryError)
-        self.patch(self.gate, "_in_thread", self.in_thread)
-        self.assertTrue(self.successResultOf(self.admits(basic(SECRET))))
-
-
-class TurnsTests(SynchronousTestCase):
-    """Whose turn it is."""
-
-    def setUp(self) -> None:
-        self.turns = Turns()
-
-    def take(self, *client: str) -> Deferred[None]:
-        return Deferred.fromCoroutine(self.turns.take(client))
-
-    def guess_wrong(self, *client: str, times: int = 1) -> None:
-        for _ in range(times):
-            self.successResultOf(self.take(*client))
-            self.turns.give_back(client, failed=True)
-
-    def test_fewest_failures(self) -> None:
-        """The client that has failed least is next; among equals, the one who came last."""
-        self.guess_wrong("a", times=2)
-        self.guess_wrong("b", times=1)
-        self.successResultOf(self.take("a"))
-        waiting = {client: self.take(client) for client in ("a", "b", "d", "c")}
-        for client in ("c", "d", "b", "a"):
-            self.assertNoResult(waiting[client])
-            self.turns.give_back(("x",), failed=False)
-            self.successResultOf(waiting[client])
-
-    def test_success(self) -> None:
-        """Who knows the password in the end is as good as who never failed."""
-        self.guess_wrong("a", times=3)
-        self.successResultOf(self.take("a"))
-        self.turns.give_back(("a",), failed=False)
-        self.guess_wrong("b", times=1)
-        self.successResultOf(self.take("x"))
-        second, first = self.take("b"), self.take("a")
-        self.turns.give_back(("x",), failed=False)
-        self.successResultOf(first)
-        self.assertNoResult(second)
-
-    def test_same_network(self) -> None:
-        """Who guesses in the owner's own network is behind the owner, as is another network."""
-        network = "2001:db8::/64"
-        self.guess_wrong("2001:db8::bad", network, times=3)
-        self.successResultOf(self.take("x"))
-        guesses = [self.take("2001:db8::bad", network) for _ in range(2)]
-        owner = self.take("2001:db8::1", network)
-        from_elsewhere = self.take("192.0.2.1")
-        newest = self.take("2001:db8::2", network)
-        for waiting in (from_elsewhere, newest, owner, *reversed(guesses)):
-            self.assertNoResult(waiting)
-            self.turns.give_back(("x",), failed=False)
-            self.successResultOf(waiting)
-
-    def test_full(self) -> None:
-        """When all places are taken, a client with fewer failures gets one of another's."""
-        for number in range(64):
-            self.guess_wrong(f"{number}", times=1 + number % 3)
-        self.successResultOf(self.take("x"))
-        waiting = [self.take(f"{number}") for number in range(64)]
-        self.assertNoResult(waiting[2])
-        newcomer = self.take("new")
-        self.failureResultOf(waiting[2], TooManyGuesses)
-        self.assertNoResult(newcomer)
-        self.failureResultOf(self.take("11"), TooManyGuesses)
-
-    def test_impatient(self) -> None:
-        """Who guesses faster than the turns go has failed, too, before any guess was looked at."""
-        self.successResultOf(self.take("x"))
-        flooding = [self.take("a") for _ in range(3)]
-        self.failureResultOf(flooding[2], TooManyGuesses)
-        owner = self.take("b")
-        self.turns.give_back(("x",), failed=True)
-        self.successResultOf(owner)
-        self.assertNoResult(flooding[0])
-        self.assertNoResult(flooding[1])
-
-    def test_bounded(self) -> None:
-        """Who comes from ever new addresses does not fill the memory."""
-        for number in range(1100):
-            self.guess_wrong(f"{number}")
-        self.assertEqual(len(self.turns._failures), 1024)
+        self.patch(self.auth, "_in_thread", lambda *_: fail(MemoryError()))
+        self.failureResultOf(self.check(basic(SECRET)), MemoryError)
+        self.patch(self.auth, "_in_thread", self.in_thread)
+        self.assertTrue(self.successResultOf(self.check(basic(SECRET))))
 
 
 class ActionTests(WebCase):
@@ -237,8 +156,8 @@ class ActionTests(WebCase):
 
     def setUp(self) -> None:
         super().setUp()
-        gate = Gate(self.bench.clock, PasswordHash.of(SECRET), maybeDeferred)
-        self.root = self.tree("box.example", gate=gate)
+        basic_auth = BasicAuth(self.bench.clock, PasswordHash.of(SECRET), maybeDeferred)
+        self.root = self.make_root("box.example", basic_auth=basic_auth)
 
     def test_actions(self) -> None:
         """Without it nothing is done, and a browser asks for it."""

@@ -12,9 +12,10 @@ from twisted.web.resource import IResource
 
 from opq_twisted.box.state.journal import Attempt, Release, Stage
 from opq_twisted.box.state.status import Progress
-from opq_twisted.box.web.auth import Gate
-from opq_twisted.box.web.csrf import Guard
-from opq_twisted.box.web.resources import tree
+from opq_twisted.box.web.auth import BasicAuth
+from opq_twisted.box.web.csrf import CsrfCheck
+from opq_twisted.box.web.host_check import HostCheck
+from opq_twisted.box.web.resources import make_root
 from opq_twisted.common.errors import ServerFailed
 from tests.helpers.box_fakes import NEW, OLD, Bench
 from tests.helpers.http_exchange import Answer, Connection
@@ -29,16 +30,17 @@ class WebCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.bench = Bench(Path(self.mktemp())).start()
         # The name that the connection's requests are for.
-        self.root = self.tree("box.example")
+        self.root = self.make_root("box.example")
 
-    def tree(self, *hosts: str, gate: Gate | None = None) -> IResource:
+    def make_root(self, *hosts: str, basic_auth: BasicAuth | None = None) -> IResource:
         bench = self.bench
-        return tree(
+        return make_root(
             bench.clock,
             bench.updater,
             bench.board,
-            Guard(hosts),
-            gate,
+            HostCheck(hosts),
+            CsrfCheck(),
+            basic_auth,
             bench.config.log,
             bench.clock.seconds,
         )
@@ -230,7 +232,7 @@ class StatusTests(WebCase):
         self.assertEqual(self.bench.steps.begun, [])
 
 
-class ForgiveTests(WebCase):
+class UnblockTests(WebCase):
     """`/forgive`."""
 
     def forgive(self, body: str, *headers: str) -> Answer:
@@ -444,7 +446,7 @@ class StrangerTests(WebCase):
 
     def test_refused(self) -> None:
         """Nothing is shown to them, and nothing is done."""
-        self.root = self.tree()
+        self.root = self.make_root()
         for method, path in (
             ("GET", "/"),
             ("GET", "/version"),

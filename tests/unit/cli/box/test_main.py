@@ -545,10 +545,10 @@ class NewPasswordTests(SynchronousTestCase):
     def test_line(self) -> None:
         """It is a line of what comes in, and the file holds a hash that only its owner reads."""
         self.assertIn("web_password_file", self.choose("öffne dich\nand another line"))
-        self.assertTrue(PasswordHash.read(self.file).fits("öffne dich"))
+        self.assertTrue(PasswordHash.read(self.file).matches("öffne dich"))
         self.assertEqual(self.file.stat().st_mode & 0o777, 0o600)
         self.choose("another")
-        self.assertTrue(PasswordHash.read(self.file).fits("another"))
+        self.assertTrue(PasswordHash.read(self.file).matches("another"))
 
     def test_none(self) -> None:
         """None, or one that no agent takes, changes nothing."""
@@ -564,7 +564,7 @@ class NewPasswordTests(SynchronousTestCase):
             said, status = on_terminal(PROGRAM, "password", self.file, prompts=prompts)
             self.assertEqual(status, code, said)
             self.assertIn(words, said)
-        self.assertTrue(PasswordHash.read(self.file).fits("one"))
+        self.assertTrue(PasswordHash.read(self.file).matches("one"))
 
 
 class ConfigTests(SynchronousTestCase):
