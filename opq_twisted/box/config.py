@@ -11,7 +11,7 @@ from attrs import Factory, field, fields, frozen
 from opq_twisted.box import older_config
 from opq_twisted.box.network.proxies import NONE, Proxy
 from opq_twisted.box.network.urls import read_url
-from opq_twisted.box.window import Window
+from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import ConfigInvalid
 from opq_twisted.trust.offer import STABLE, is_channel
 
@@ -109,7 +109,7 @@ class UpdaterConfig:
     """The agent's own settings; times are in seconds."""
 
     install: Literal["click", "automatic"] = "click"
-    window: Window | None = None
+    window: DailyWindow | None = None
     check_every: float = field(default=3600.0, validator=_positive)
     spread: float = field(default=300.0, validator=_not_negative)
     channel: str = field(default=STABLE, validator=_channel)
@@ -264,7 +264,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(bool, _strictly(bool, name="true or false"))
     converter.register_structure_hook(Path, _structure_path)
     converter.register_structure_hook(
-        Window | None, _optional(lambda value, kind: Window.parse(string(value, str)))
+        DailyWindow | None, _optional(lambda value, kind: DailyWindow.parse(string(value, str)))
     )
     converter.register_structure_hook_func(
         lambda kind: kind == Proxy | Literal["none"] | None, _structure_proxy

@@ -10,7 +10,7 @@ from attrs import field, frozen
 _TIMES = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 
 
-def _another(window: "Window", _: object, end: time) -> None:
+def _another(window: "DailyWindow", _: object, end: time) -> None:
     if end == window.start:
         raise ValueError(
             f"must not end when it begins, at {end:%H:%M}; leave it out for the whole day"
@@ -18,7 +18,7 @@ def _another(window: "Window", _: object, end: time) -> None:
 
 
 @frozen
-class Window:
+class DailyWindow:
     """
     From one time of the day to another, over midnight if that is earlier.
 
@@ -30,7 +30,7 @@ class Window:
     end: time = field(validator=_another)
 
     @classmethod
-    def parse(cls, text: str) -> "Window":
+    def parse(cls, text: str) -> "DailyWindow":
         """
         Read "02:00-04:00".
 
@@ -55,7 +55,7 @@ class Window:
         """Seconds until it is open; 0 when it is."""
         return _until(self.is_open, now)
 
-    def until_shut(self, now: float) -> float:
+    def until_closed(self, now: float) -> float:
         """Seconds until it is shut; 0 when it is."""
         return _until(lambda moment: not self.is_open(moment), now)
 

@@ -26,7 +26,7 @@ from tests.functional.processes import url_of
 _PIECE = 65536
 
 #: Seconds between two looks whether the kernel has sent everything: it tells nobody when.
-_GLANCE = 0.002
+_POLL_INTERVAL = 0.002
 
 
 class End(Enum):
@@ -37,7 +37,7 @@ class End(Enum):
     #: By a reset, once all that was sent has arrived.
     RESET = auto()
     #: Not at all: nothing more comes.
-    SILENCE = auto()
+    IDLE_TIMEOUT = auto()
 
 
 @frozen
@@ -172,7 +172,7 @@ def _cut_body(random: Random) -> Mischief:
 
 def _silence(random: Random) -> Mischief:
     cut = _cut_body(random)
-    return Mischief("silence", lambda answer: evolve(cut.send(answer), end=End.SILENCE))
+    return Mischief("silence", lambda answer: evolve(cut.send(answer), end=End.IDLE_TIMEOUT))
 
 
 def drip(pieces: int, pause: float) -> Mischief:
@@ -516,7 +516,7 @@ class _Passage(Protocol):
         elif end is End.RESET:
             if self._under_way():
                 # A reset throws away what has not arrived.
-                self._later = reactor.callLater(_GLANCE, self._end, end)
+                self._later = reactor.callLater(_POLL_INTERVAL, self._end, end)
             else:
                 self.transport.abortConnection()
 

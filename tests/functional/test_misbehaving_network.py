@@ -420,7 +420,7 @@ async def test_interrupted_late(
     """An agent that ends at 90 % of a download fetches at most 1 MB twice."""
     come = len(site.archive) * 9 // 10
     proxy = make_proxy()
-    proxy.plan = lambda request: cut_body(come, End.SILENCE)
+    proxy.plan = lambda request: cut_body(come, End.IDLE_TIMEOUT)
     box = await clicked(Box(spawn, tmp_path / "box"), site, proxy)
     part = box.state_dir / "archives" / f"{UpdateName(NEW)}.part"
     await eventually(lambda: part.exists() and part.stat().st_size == come)

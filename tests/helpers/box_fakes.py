@@ -37,7 +37,7 @@ from opq_twisted.box.install.preflight import Preflight
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.connect import TooClose
-from opq_twisted.box.network.http_agent import HttpClients, PlainAgent
+from opq_twisted.box.network.http_agent import HttpClients, IdentityEncodingAgent
 from opq_twisted.box.network.redirects import Answer, RedirectingAgent
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.network.urls import Url, read_url
@@ -82,8 +82,8 @@ class Network:
         pool = HTTPConnectionPool(self.clock, persistent=False)
         self._agent = Agent.usingEndpointFactory(self.clock, self, pool)
         clients = HttpClients(
-            HTTPClient(PlainAgent(self._agent)),
-            HTTPClient(PlainAgent(RedirectingAgent(self.clock, self))),
+            HTTPClient(IdentityEncodingAgent(self._agent)),
+            HTTPClient(IdentityEncodingAgent(RedirectingAgent(self.clock, self))),
         )
         self.server = UpdateServerClient(
             self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"
@@ -169,7 +169,7 @@ class WaitingServer(UpdateServerClient):
         #: The one who waits.
         self.waiting: Deferred[str] | None = None
 
-    async def entity_tag(self, known: str | None, wait: int, patience: float) -> str:
+    async def poll_etag(self, known: str | None, wait: int, response_timeout: float) -> str:
         assert self.waiting is None, "one request at a time"
         self.asked.append((known, wait))
         if self.older:

@@ -7,8 +7,8 @@ from twisted.internet.interfaces import IReactorTime
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.download.meter import Report
-from opq_twisted.box.download.resumable import Say, fetch
+from opq_twisted.box.download.progress import ReportProgress
+from opq_twisted.box.download.resumable import ReportPause, fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.state.journal import Release
@@ -26,7 +26,9 @@ class Downloader:
         self._server = server
         self._archives = archives
 
-    async def fetch(self, release: Release, report: Report, say: Say) -> Release:
+    async def fetch(
+        self, release: Release, report: ReportProgress, report_pause: ReportPause
+    ) -> Release:
         """
         Download an archive to its part, which is on the disk then, not yet verified.
 
@@ -36,7 +38,7 @@ class Downloader:
         :param release: its size and hashes are those that were signed; without hashes it is what
             the server says.
         :param report: told of the progress, at most 4 times a second.
-        :param say: told in a sentence why it pauses, and for how long.
+        :param report_pause: told in a sentence why it pauses, and for how long.
         :returns: the release, with what was promised about it.
         :raises ServerFailed: when the server does not send it; what came of it is kept.
         :raises DownloadFailed: when it does not come whole, or is too large.
@@ -51,7 +53,7 @@ class Downloader:
             self._archives.part(release.version),
             MAX_ARCHIVE,
             report,
-            say,
+            report_pause,
             self._archives.in_thread,
         )
         return Release(release.version, content.size, content.hashes)

@@ -14,22 +14,29 @@ from twisted.web import http
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from opq_twisted.archive.extract.unpack import RESERVE
-from opq_twisted.box.download.meter import Meter, Report
 from opq_twisted.box.download.part_file import Part
+from opq_twisted.box.download.progress import ProgressMeter, ReportProgress
 from opq_twisted.box.download.verify import Content, InThread
-from opq_twisted.box.network.body import DURATION, BrokenOff, Receive, TooLong, hang_up, take
+from opq_twisted.box.network.body import (
+    MAX_DURATION,
+    BrokenOff,
+    Receive,
+    TooLong,
+    discard,
+    read_body,
+)
 from opq_twisted.box.network.headers import (
     ContentRange,
-    announced_hashes,
     content_range,
-    is_web_page,
+    is_html,
+    repr_digests,
     strong_etag,
 )
-from opq_twisted.box.network.update_server import UpdateServerClient, refused
+from opq_twisted.box.network.update_server import UpdateServerClient, unexpected_status
 from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFailed
 
 #: Seconds between the attempts in a row that bring nothing new; after as many it is given up.
-PAUSES = (1.0, 2.0, 4.0, 10.0, 30.0)
+RETRY_DELAYS = (1.0, 2.0, 4.0, 10.0, 30.0)
 
 #: Seconds: a server that asks for more patience with `Retry-After` is not waited for. The update
 #: fails then, and the box comes back when that time is over.
@@ -39,7 +46,7 @@ _LONGEST_PAUSE = 600.0
 _LONGEST_WAIT = 3600.0
 
 #: Is told in a sentence why a download pauses.
-Say = Callable[[str], object]
+ReportPause = Callable[[str], object]
 
 
 async def fetch(
@@ -49,8 +56,8 @@ async def fetch(
     expected: Content,
     path: Path,
     limit: int,
-    report: Report = lambda progress: None,
-    say: Say = lambda sentence: None,
+    report: ReportProgress = lambda progress: None,
+    report_pause: ReportPause = lambda sentence: None,
     in_thread: InThread = deferToThread,
 ) -> Content:
     """
@@ -69,7 +76,7 @@ async def fetch(
     :param path: of the file; a part of anything else is removed.
     :param limit: bytes; more are not taken.
     :param report: told of the progress, at most 4 times a second.
-    :param say: told in a sentence why it pauses, and for how long.
+    :param report_pause: told in a sentence why it pauses, and for how long.
     :returns: what is expected, or else promised by the server.
     :raises ServerFailed: when the server does not send it.
     :raises DownloadFailed: when it does not come whole, comes too slowly, is larger than it may
@@ -83,9 +90,11 @@ async def fetch(
     try:
         try:
             part.resume()
-            meter = Meter(clock, report)
-            run = _Fetch(clock, server, url, expected, part, path.parent, limit, meter, say).run()
-            await Deferred.fromCoroutine(run).addTimeout(DURATION, clock, _too_late)
+            meter = ProgressMeter(clock, report)
+            run = _Fetch(
+                clock, server, url, expected, part, path.parent, limit, meter, report_pause
+            ).run()
+            await Deferred.fromCoroutine(run).addTimeout(MAX_DURATION, clock, _too_late)
         except NoRoom:
             part.drop()
             raise
@@ -106,8 +115,8 @@ class _Fetch:
     _part: Part
     _folder: Path
     _limit: int
-    _meter: Meter
-    _say: Say
+    _meter: ProgressMeter
+    _report_pause: ReportPause
 
     async def run(self) -> None:
         """Make attempts until all of it is here, or too many of them bring nothing."""
@@ -121,15 +130,15 @@ class _Fetch:
             else:
                 fruitless += 1
                 unexplained += asked is None
-            pause = max(PAUSES[min(fruitless, len(PAUSES) - 1)], asked or 0.0)
+            pause = max(RETRY_DELAYS[min(fruitless, len(RETRY_DELAYS) - 1)], asked or 0.0)
             waited = self._clock.seconds() - since
             if (
-                unexplained == len(PAUSES)
+                unexplained == len(RETRY_DELAYS)
                 or pause > _LONGEST_PAUSE
                 or waited + pause > _LONGEST_WAIT
             ):
                 raise _given_up(error, furthest)
-            self._say(_pausing(error, pause))
+            self._report_pause(_pausing(error, pause))
             await deferLater(self._clock, pause)
             if asked is not None:
                 self._meter.skip(pause)
@@ -164,7 +173,7 @@ class _Fetch:
             if self._expected.hashes:
                 self._join(response)
             return await self._take(response)
-        hang_up(self._clock, response)
+        discard(self._clock, response)
         if self._is_all_of(response):
             return None
         found = content_range(response)
@@ -187,7 +196,7 @@ class _Fetch:
         """Take an answer that is the whole; where hashes decide, only what is missing of it."""
         size = None if response.length is UNKNOWN_LENGTH else int(response.length)
         if self._is_somebody_elses(response, size):
-            hang_up(self._clock, response)
+            discard(self._clock, response)
             return self._not_it("a web page" if size is None else f"{size} bytes")
         if self._part.size and self._expected.hashes:
             # Perhaps it is something else after all, or breaks off sooner than what is here ends:
@@ -197,7 +206,7 @@ class _Fetch:
         try:
             self._begin(response, size)
         except (OpqError, OSError):
-            hang_up(self._clock, response)
+            discard(self._clock, response)
             raise
         return await self._take(response)
 
@@ -205,14 +214,14 @@ class _Fetch:
         try:
             self._part.join()
         except OSError:
-            hang_up(self._clock, response)
+            discard(self._clock, response)
             raise
 
     def _is_somebody_elses(self, response: IResponse, size: int | None) -> bool:
         """Whether an answer comes from something between the box and the server."""
         if size is not None and self._expected.size is not None:
             return size != self._expected.size
-        return is_web_page(response)
+        return is_html(response)
 
     def _is_another_size(self, size: int | None) -> bool:
         return None not in (size, self._expected.size) and size != self._expected.size
@@ -231,7 +240,7 @@ class _Fetch:
         size = self._expected.size if size is None else size
         self._part.drop()
         self._require_room(size)
-        hashes = self._expected.hashes or announced_hashes(response)
+        hashes = self._expected.hashes or repr_digests(response)
         self._part.begin(Content(size, hashes), strong_etag(response))
 
     def _continues(self, response: IResponse) -> bool:
@@ -256,8 +265,8 @@ class _Fetch:
         )
 
     def _refused(self, response: IResponse) -> ServerFailed:
-        hang_up(self._clock, response)
-        error = refused(response, self._url)
+        discard(self._clock, response)
+        error = unexpected_status(response, self._url)
         if response.code in (http.NOT_FOUND, http.GONE):
             raise error
         return error
@@ -273,7 +282,7 @@ class _Fetch:
         most = self._limit if part.content.size is None else part.content.size
         receive = _PassOver(passing_over, self._passed_over, self._receive)
         try:
-            await take(self._clock, response, receive, most - begun + passing_over)
+            await read_body(self._clock, response, receive, most - begun + passing_over)
         except BrokenOff as error:
             return error
         except TooLong:

@@ -82,7 +82,7 @@ class Health:
                 "show", "--property=ActiveState,InvocationID", "--", service
             )
             state = dict(line.partition("=")[::2] for line in ended.output.splitlines())
-            if not state.get("ActiveState") and ended.says_busy:
+            if not state.get("ActiveState") and ended.reports_shortage:
                 raise OSError(errno.EAGAIN, f"systemctl {ended}")
             if state.get("ActiveState") != "active":
                 is_now = state.get("ActiveState") or f"unknown: systemctl {ended}"
@@ -98,5 +98,5 @@ class Health:
         script = os.fspath(folder / VERIFY_SCRIPT)
         ended = await self._scripts.run(_UNIT, [script], folder, version, left)
         if ended.status != 0:
-            said = ended.last_words
+            said = ended.last_line
             raise _Unhealthy(f"{VERIFY_SCRIPT} {ended}{said and ': '}{said}")

@@ -115,7 +115,7 @@ class Installer:
         if ended.status != 0 and (status := await self.wait()) != 0:
             # A script may remove the lock, but not the status that is written after it.
             if status is None and not self._lock.stat().st_size:
-                why = ended.last_words or f"what was to start it {ended}"
+                why = ended.last_line or f"what was to start it {ended}"
                 raise NotStarted(f"The install script was not started: {why}.")
             if status == BOX_AT_FAULT:
                 raise self.box_at_fault()

@@ -45,12 +45,12 @@ class ProcessResult:
     timed_out: bool = False
 
     @property
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """Its last line of output, to be put in a sentence; empty when it said nothing."""
         return self.output.strip().rpartition("\n")[2][-200:].rstrip(".")
 
     @property
-    def says_busy(self) -> bool:
+    def reports_shortage(self) -> bool:
         """Whether its output says that the machine had no descriptor, memory or process for it."""
         return any(os.strerror(number) in self.output for number in MACHINE_BUSY)
 

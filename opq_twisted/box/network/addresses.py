@@ -46,7 +46,7 @@ def reach_of(host: str) -> Reach:
     return Reach.INTERNET if address in _GLOBAL_UNICAST and address.is_global else Reach.HOME
 
 
-def share_a_home(one: str, other: str) -> bool:
+def in_same_site(one: str, other: str) -> bool:
     """
     Whether two addresses belong to one site.
 

@@ -1,4 +1,4 @@
-"""Takes the body of a response: bounded in size, and never waiting in silence for long."""
+"""Reads the body of a response, with limits on its size, its pauses and its duration."""
 
 from collections.abc import Callable
 from typing import cast
@@ -13,139 +13,132 @@ from twisted.web.iweb import IResponse
 
 from opq_twisted.common.errors import DownloadFailed
 
-#: Takes a piece of the body; returns a Deferred to be waited for before more is asked for.
+#: Receives a piece of the body. It may return a Deferred: the sender is paused until that fires.
 Receive = Callable[[bytes], Deferred[None] | None]
 
-#: Seconds without a byte after which a transfer counts as dead.
-SILENCE = 60.0
+#: Seconds without a byte after which a transfer fails.
+IDLE_TIMEOUT = 60.0
 
-#: Seconds after which a transfer is given up, however lively it is.
-DURATION = 6 * 3600.0
+#: Seconds after which a transfer fails even if bytes still arrive.
+MAX_DURATION = 6 * 3600.0
 
 
 class BrokenOff(DownloadFailed):
-    """The connection broke or fell silent: what came before is good, and more may come."""
+    """The connection broke or went silent; the bytes received so far can be kept."""
 
 
 class TooLong(DownloadFailed):
-    """There was more than may be taken."""
+    """The body is longer than the limit."""
 
 
-def take(
+def read_body(
     clock: IReactorTime,
     response: IResponse,
     receive: Receive,
     limit: int,
-    silence: float = SILENCE,
+    idle_timeout: float = IDLE_TIMEOUT,
 ) -> Deferred[int]:
     """
     Hand the body to `receive`, piece by piece.
 
-    An answer without a length ends when the connection does, cleanly or not (HTTP/1.0): whoever
-    needs it whole has to look at what came.
+    A response without a length ends when the connection does, cleanly or not (HTTP/1.0): the caller
+    has to check that the body is complete.
 
-    :param limit: bytes; a longer body is not taken.
-    :param receive: while a Deferred that it returned has not fired, the sender is asked to pause;
-        some pieces may be under way already.
-    :param silence: seconds without a byte after which it is given up; after `DURATION` it is in any
-        case.
-    :returns: fires with the number of bytes; fails with `BrokenOff`, `TooLong`, another
-        `DownloadFailed` after `DURATION`, or with what `receive` raised. Cancelling it closes the
-        connection.
+    :param limit: bytes; a longer body fails with `TooLong`.
+    :param receive: the sender is paused until the returned Deferred fires; pieces that are on
+        their way already may still arrive.
+    :param idle_timeout: seconds without a byte after which the transfer fails.
+    :returns: fires with the number of bytes; fails with `BrokenOff`, with `TooLong`, with another
+        `DownloadFailed` after `MAX_DURATION`, or with the error that `receive` raised. Cancelling
+        it closes the connection.
     """
-    taker = _Taker(clock, receive, limit, silence)
-    response.deliverBody(taker)
-    return taker.done
+    reader = _BodyReader(clock, receive, limit, idle_timeout)
+    response.deliverBody(reader)
+    return reader.done
 
 
-def hang_up(clock: IReactorTime, response: IResponse) -> None:
-    """Close the connection of an answer whose body is of no use."""
-    body = take(clock, response, lambda data: None, limit=0)
+def discard(clock: IReactorTime, response: IResponse) -> None:
+    """Close the connection of a response without reading its body."""
+    body = read_body(clock, response, lambda data: None, limit=0)
     body.addErrback(lambda _: None)
     body.cancel()
 
 
-class _Taker(Protocol):
+class _BodyReader(Protocol):
     def __init__(
-        self,
-        clock: IReactorTime,
-        receive: Receive,
-        limit: int,
-        silence: float,
+        self, clock: IReactorTime, receive: Receive, limit: int, idle_timeout: float
     ) -> None:
         self._clock = clock
         self._receive = receive
         self._limit = limit
-        self._silence = silence
-        self._taken = 0
-        self._waiting = False
-        self._alarm = clock.callLater(silence, self._silent)
-        self._deadline = clock.callLater(DURATION, self._too_slow)
-        self.done: Deferred[int] = Deferred(lambda _: self._give_up(CancelledError()))
+        self._idle_timeout = idle_timeout
+        self._received = 0
+        self._paused = False
+        self._idle_call = clock.callLater(idle_timeout, self._went_silent)
+        self._duration_call = clock.callLater(MAX_DURATION, self._took_too_long)
+        self.done: Deferred[int] = Deferred(lambda _: self._abort(CancelledError()))
 
     def dataReceived(self, data: bytes) -> None:
         if self.done.called:
             return
-        self._alarm.reset(self._silence)
-        self._taken += len(data)
-        if self._taken > self._limit:
-            self._give_up(TooLong(f"The server sent more than {self._limit} bytes."))
+        self._idle_call.reset(self._idle_timeout)
+        self._received += len(data)
+        if self._received > self._limit:
+            self._abort(TooLong(f"The server sent more than {self._limit} bytes."))
             return
         try:
-            received = self._receive(data)
+            processed = self._receive(data)
         except Exception as error:
-            self._give_up(error)
+            self._abort(error)
         else:
-            if received is not None:
-                self._wait_for(received)
+            if processed is not None:
+                self._pause_until(processed)
 
-    def _wait_for(self, received: Deferred[None]) -> None:
-        self._waiting = True
+    def _pause_until(self, processed: Deferred[None]) -> None:
+        self._paused = True
         cast(IPushProducer, self.transport).pauseProducing()
-        received.addCallbacks(self._go_on, self._fail)
+        processed.addCallbacks(self._resume, self._fail)
 
-    def _go_on(self, _: object) -> None:
-        self._waiting = False
+    def _resume(self, _: object) -> None:
+        self._paused = False
         if not self.done.called:
-            self._alarm.reset(self._silence)
+            self._idle_call.reset(self._idle_timeout)
             cast(IPushProducer, self.transport).resumeProducing()
 
     def _fail(self, failure: Failure) -> None:
         if not self.done.called:
-            self._give_up(failure)
+            self._abort(failure)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._cancel_alarms()
+        self._cancel_calls()
         if self.done.called:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
-            self.done.callback(self._taken)
+            self.done.callback(self._received)
         else:
             self.done.errback(
-                BrokenOff(f"The connection broke after {self._taken} bytes. Try again.")
+                BrokenOff(f"The connection broke after {self._received} bytes. Try again.")
             )
 
-    def _silent(self) -> None:
-        if self._waiting:
-            # The silence is ours.
-            self._alarm = self._clock.callLater(self._silence, self._silent)
+    def _went_silent(self) -> None:
+        if self._paused:
+            # The server is silent because this side has paused it.
+            self._idle_call = self._clock.callLater(self._idle_timeout, self._went_silent)
             return
-        self._give_up(BrokenOff(f"The server sent nothing for {self._silence:.0f} seconds."))
+        self._abort(BrokenOff(f"The server sent nothing for {self._idle_timeout:.0f} seconds."))
 
-    def _too_slow(self) -> None:
-        self._give_up(DownloadFailed(f"The transfer took more than {DURATION / 3600:.0f} hours."))
+    def _took_too_long(self) -> None:
+        hours = MAX_DURATION / 3600
+        self._abort(DownloadFailed(f"The transfer took more than {hours:.0f} hours."))
 
-    def _cancel_alarms(self) -> None:
-        for alarm in (self._alarm, self._deadline):
-            if alarm.active():
-                alarm.cancel()
+    def _cancel_calls(self) -> None:
+        for call in (self._idle_call, self._duration_call):
+            if call.active():
+                call.cancel()
 
-    def _give_up(self, error: BaseException | Failure) -> None:
-        # First the reason: to hang up may end the connection at once.
+    def _abort(self, error: BaseException | Failure) -> None:
+        # Report the error first: closing may call connectionLost at once.
         self.done.errback(error)
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        self._cancel_alarms()
-        # A body's transport has no abortConnection.
+        self._cancel_calls()
+        # The transport of a body has no abortConnection.
         cast(ITransport, self.transport).loseConnection()

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from opq_twisted.box.network.addresses import Reach, reach_of, share_a_home
+from opq_twisted.box.network.addresses import Reach, in_same_site, reach_of
 
 #: Seconds until a connection stands.
 CONNECT_TIMEOUT = 15.0
@@ -46,7 +46,7 @@ async def resolve(reactor: Any, host: str, port: int) -> list[IAddress]:
 
 
 @implementer(IStreamClientEndpoint)
-class BoundedReach:
+class ReachLimitedEndpoint:
     """Connects to one of the addresses of a host, if that is far enough away."""
 
     def __init__(self, reactor: Any, host: str, port: int, most: Reach) -> None:
@@ -78,7 +78,7 @@ class BoundedReach:
         self.reach = reach_of(peer)
         if peer == own:
             self.reach = Reach.MACHINE
-        elif share_a_home(peer, own):
+        elif in_same_site(peer, own):
             self.reach = max(self.reach, Reach.HOME)
         if self.reach > self._most:
             protocol.transport.abortConnection()

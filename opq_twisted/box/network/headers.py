@@ -38,7 +38,7 @@ def content_range(response: IResponse) -> ContentRange | None:
     return found and ContentRange(*(None if item is None else int(item) for item in found.groups()))
 
 
-def announced_hashes(response: IResponse) -> dict[str, str]:
+def repr_digests(response: IResponse) -> dict[str, str]:
     """Read `Repr-Digest` (RFC 9530): in hexadecimal, by the name that `hashlib` has for each."""
     value = b", ".join(response.headers.getRawHeaders(b"Repr-Digest", []))
     found = {name: digest.search(value) for name, digest in _DIGESTS.items()}
@@ -54,7 +54,7 @@ def strong_etag(response: IResponse) -> str | None:
     return etag
 
 
-def is_web_page(response: IResponse) -> bool:
+def is_html(response: IResponse) -> bool:
     """Whether the answer is a page for people, as a network sends it that wants a login."""
     [value] = response.headers.getRawHeaders(b"Content-Type", [b""])[:1]
     kind = value.partition(b";")[0].strip(b" \t").lower()
@@ -75,7 +75,7 @@ def retry_after(response: IResponse) -> float | None:
     return max(0.0, seconds)
 
 
-def has_waited(response: IResponse) -> bool:
+def wait_applied(response: IResponse) -> bool:
     """Whether the server did what `Prefer: wait` asked for (RFC 7240, section 3)."""
     values = response.headers.getRawHeaders(b"Preference-Applied", [])
     applied = b",".join(values).split(b",")

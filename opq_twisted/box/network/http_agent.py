@@ -26,8 +26,8 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResp
 from zope.interface import implementer
 
 from opq_twisted.box.network.addresses import Reach
-from opq_twisted.box.network.body import hang_up
-from opq_twisted.box.network.connect import BoundedReach, TooClose, reaches_of, resolve
+from opq_twisted.box.network.body import discard
+from opq_twisted.box.network.connect import ReachLimitedEndpoint, TooClose, reaches_of, resolve
 from opq_twisted.box.network.proxies import Proxies, Proxy
 from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.redirects import Answer, RedirectingAgent
@@ -69,12 +69,13 @@ def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClien
     """
     agent = BoundedAgent(reactor, proxies or Proxies())
     return HttpClients(
-        HTTPClient(PlainAgent(agent)), HTTPClient(PlainAgent(RedirectingAgent(reactor, agent)))
+        HTTPClient(IdentityEncodingAgent(agent)),
+        HTTPClient(IdentityEncodingAgent(RedirectingAgent(reactor, agent))),
     )
 
 
 @implementer(IAgent)
-class PlainAgent:
+class IdentityEncodingAgent:
     """
     Asks for bodies as they are, and takes them so; leaves out of an answer what would be kept.
 
@@ -173,7 +174,7 @@ class BoundedAgent:
             raise ProxyFailed(proxy, reason_of(error)) from None
         connection.lift()
         if proxy is not None and not url.secure and response.code in _REFUSED_BY_PROXY:
-            hang_up(self._reactor, response)
+            discard(self._reactor, response)
             raise ProxyFailed(proxy, refusal(response.code))
         return Answer(response, connection.reach)
 
@@ -198,7 +199,7 @@ class _Connection:
         self._url = url
         self._proxy = proxy
         place = url if proxy is None else proxy
-        self._near = BoundedReach(
+        self._near = ReachLimitedEndpoint(
             reactor, place.host, place.port, most if proxy is None else Reach.MACHINE
         )
 

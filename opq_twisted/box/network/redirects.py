@@ -12,7 +12,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from opq_twisted.box.network.addresses import Reach
-from opq_twisted.box.network.body import hang_up
+from opq_twisted.box.network.body import discard
 from opq_twisted.box.network.connect import TooClose
 from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.tunnel import ProxyFailed
@@ -90,7 +90,7 @@ class RedirectingAgent:
         for _ in range(MAX_REDIRECTS):
             if response.code not in REDIRECTS:
                 return response
-            hang_up(self._clock, response)
+            discard(self._clock, response)
             if most is None:
                 # Of a name with many addresses the farthest counts: whoever is the server may be
                 # who gave it the others. A proxy is never asked for what is on the box itself.
@@ -99,7 +99,7 @@ class RedirectingAgent:
             response = await self._ask(method, url, headers, most)
         if response.code not in REDIRECTS:
             return response
-        hang_up(self._clock, response)
+        discard(self._clock, response)
         raise ServerFailed(
             f"The update server redirects more than {MAX_REDIRECTS} times. Its operator has to "
             "mend that."

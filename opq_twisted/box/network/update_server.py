@@ -15,8 +15,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from opq_twisted.archive.name import UpdateName, parse_version
-from opq_twisted.box.network.body import BrokenOff, hang_up, take
-from opq_twisted.box.network.headers import has_waited, retry_after, strong_etag
+from opq_twisted.box.network.body import BrokenOff, discard, read_body
+from opq_twisted.box.network.headers import retry_after, strong_etag, wait_applied
 from opq_twisted.box.network.http_agent import HttpClients
 from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.redirects import REDIRECTS
@@ -76,27 +76,27 @@ class UpdateServerClient:
         except OpqError as error:
             raise _nonsense(url, error) from None
 
-    async def entity_tag(self, known: str | None, wait: int, patience: float) -> str:
+    async def poll_etag(self, known: str | None, wait: int, response_timeout: float) -> str:
         """
         Ask for the entity tag of the newest version.
 
         :param known: the one known already: the answer comes when there is another.
         :param wait: seconds that the server is to wait for another at most.
-        :param patience: seconds that its answer is waited for.
+        :param response_timeout: seconds that its answer is waited for.
         :raises NoWaiting: when the server has no entity tag, or lets nobody wait.
         :raises ServerFailed: when it cannot be reached, or does not answer now.
         """
         url = f"{self.endpoint}/version"
         headers = {"Prefer": f"wait={wait}", **({} if known is None else {"If-None-Match": known})}
-        response = await self.get(url, headers, patience)
-        hang_up(self._clock, response)
+        response = await self.get(url, headers, response_timeout)
+        discard(self._clock, response)
         # Where there is no version yet, that may have a tag as well.
         tag = strong_etag(response) if response.code in (OK, NOT_FOUND) else None
-        if response.code == NOT_MODIFIED and has_waited(response):
+        if response.code == NOT_MODIFIED and wait_applied(response):
             tag = known
         if response.code not in (OK, NOT_MODIFIED) and tag is None:
-            error = refused(response, url)
-            if is_passing(response):
+            error = unexpected_status(response, url)
+            if is_temporary(response):
                 raise error
             raise NoWaiting(str(error), error.retry_after)
         if tag is None:
@@ -112,13 +112,13 @@ class UpdateServerClient:
         """
         response = await self.get(url)
         if response.code != OK:
-            hang_up(self._clock, response)
+            discard(self._clock, response)
             if response.code in (NOT_FOUND, GONE):
                 return None
-            raise refused(response, url)
+            raise unexpected_status(response, url)
         answer = bytearray()
         try:
-            taking = take(self._clock, response, answer.extend, limit)
+            taking = read_body(self._clock, response, answer.extend, limit)
             await taking.addTimeout(_BODY_TIMEOUT, self._clock)
         except LateError:
             raise ServerFailed(
@@ -134,17 +134,17 @@ class UpdateServerClient:
         self,
         url: str,
         headers: Mapping[str, str] | None = None,
-        patience: float = _HEADERS_TIMEOUT,
+        response_timeout: float = _HEADERS_TIMEOUT,
     ) -> IResponse:
         """
         Ask for a URL of the server; whatever the answer is, its body waits to be taken.
 
         No redirect is followed: that is for archives only, which have a signed hash.
 
-        :param patience: seconds until the headers of the answer are there.
+        :param response_timeout: seconds until the headers of the answer are there.
         :raises ServerFailed: when the server cannot be reached, or does not answer.
         """
-        return await self._ask(self._http.direct, url, headers, patience)
+        return await self._ask(self._http.direct, url, headers, response_timeout)
 
     async def get_archive(self, url: str, headers: Mapping[str, str]) -> IResponse:
         """
@@ -155,7 +155,7 @@ class UpdateServerClient:
         return await self._ask(self._http.following, url, headers, _HEADERS_TIMEOUT)
 
     async def _ask(
-        self, http: HTTPClient, url: str, headers: Mapping[str, str] | None, patience: float
+        self, http: HTTPClient, url: str, headers: Mapping[str, str] | None, response_timeout: float
     ) -> IResponse:
         every = {**(headers or {}), "User-Agent": self._user_agent()}
         try:
@@ -165,7 +165,9 @@ class UpdateServerClient:
                 allow_redirects=False,
                 unbuffered=True,
             )
-            response = await _cancelled_as_such(asking.addTimeout(patience, self._clock, _too_late))
+            response = await _cancelled_as_such(
+                asking.addTimeout(response_timeout, self._clock, _timed_out)
+            )
         except (CancelledError, ServerFailed):
             raise
         except ProxyFailed as error:
@@ -180,7 +182,7 @@ class UpdateServerClient:
                 f"Cannot reach the update server {self.endpoint}: {reason_of(error)}. "
                 "Check the network, and updates_ep in the configuration."
             ) from None
-        if is_passing(response):
+        if is_temporary(response):
             asked = min(retry_after(response) or 0.0, _LONGEST_ALONE)
             self._alone_until = self._clock.seconds() + asked
         return response
@@ -193,7 +195,7 @@ class _AsItIs(EncodedURL):
         return self
 
 
-def refused(response: IResponse, url: str) -> ServerFailed:
+def unexpected_status(response: IResponse, url: str) -> ServerFailed:
     """Say that the server does not send what is at a URL."""
     text = f"The update server answers {response.code} when asked for {url}"
     if response.code in REDIRECTS:
@@ -204,7 +206,7 @@ def refused(response: IResponse, url: str) -> ServerFailed:
     return ServerFailed(f"{text}.", retry_after(response))
 
 
-def is_passing(response: IResponse) -> bool:
+def is_temporary(response: IResponse) -> bool:
     """Whether a busy server, or a network that wants a login, answers for the time being."""
     code: int = response.code
     return (
@@ -233,7 +235,7 @@ def _cancelled_as_such(asking: Deferred[IResponse]) -> Deferred[IResponse]:
     return answer
 
 
-def _too_late(failure: Failure, timeout: float) -> NoReturn:
+def _timed_out(failure: Failure, timeout: float) -> NoReturn:
     # A request that is cancelled fails with one of many errors, none of which says why.
     reason = f"it did not answer within {timeout:.0f} seconds"
     if isinstance(failure.value, ProxyFailed):

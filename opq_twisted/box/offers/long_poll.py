@@ -76,7 +76,7 @@ class LongPoll:
                 return False
             known = self._tag
             try:
-                self._tag = await self._server.entity_tag(known, wait, min(left, wait + _GRACE))
+                self._tag = await self._server.poll_etag(known, wait, min(left, wait + _GRACE))
             except NoWaiting:
                 raise
             except ServerFailed as error:

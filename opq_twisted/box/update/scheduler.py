@@ -199,7 +199,7 @@ class Checker(Service):
     def _part_of_spread(self, start: float) -> float:
         """Seconds: a random part of the spread, which is over while the window is open."""
         spread, window = self._config.spread, self._config.window
-        longest = spread if window is None else min(spread, window.until_shut(start))
+        longest = spread if window is None else min(spread, window.until_closed(start))
         return longest * self._random()
 
     def _backoff(self) -> float:

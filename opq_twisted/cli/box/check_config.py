@@ -6,7 +6,7 @@ from attrs import fields
 
 from opq_twisted.box.config import UpdaterConfig, read_config
 from opq_twisted.box.web.auth import PasswordHash
-from opq_twisted.box.window import Window
+from opq_twisted.box.window import DailyWindow
 
 
 def check(path: Path) -> dict[str, object]:
@@ -28,6 +28,6 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, Window):
+    if isinstance(value, DailyWindow):
         return f"{value.start:%H:%M}-{value.end:%H:%M}"
     return str(value)

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.config import read_config
 from opq_twisted.box.network.proxies import NONE, Proxy
-from opq_twisted.box.window import Window
+from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import ConfigInvalid
 from tests.helpers.project import PROJECT
 
@@ -172,7 +172,7 @@ class ConfigTests(SynchronousTestCase):
     def test_window(self) -> None:
         """The window is read as the times that it is between."""
         config = self.read({"updates_ep": ENDPOINT, "updater": {"window": "22:30-04:00"}})
-        self.assertEqual(config.updater.window, Window(time(22, 30), time(4)))
+        self.assertEqual(config.updater.window, DailyWindow(time(22, 30), time(4)))
 
     def test_wrong_settings(self) -> None:
         """A wrong type or an impossible value is named with its key, and with what would do."""

@@ -5,7 +5,7 @@ from datetime import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.window import Window
+from opq_twisted.box.window import DailyWindow
 from tests.helpers.time_zones import EUROPE, at, move_to
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -22,16 +22,16 @@ class WindowCase(SynchronousTestCase):
 
     def assert_opens(self, window: str, now: float, opens: float) -> None:
         """It is shut now, and opens then, and not before."""
-        parsed = Window.parse(window)
+        parsed = DailyWindow.parse(window)
         self.assertEqual(parsed.until_open(now), opens - now)
-        self.assertEqual(parsed.until_shut(now), 0)
+        self.assertEqual(parsed.until_closed(now), 0)
         for moment, is_open in ((now, False), (opens - 0.001, False), (opens, True)):
             self.assertEqual(parsed.is_open(moment), is_open)
 
     def assert_shuts(self, window: str, now: float, shuts: float) -> None:
         """It is open now, and shuts then, and not before."""
-        parsed = Window.parse(window)
-        self.assertEqual(parsed.until_shut(now), shuts - now)
+        parsed = DailyWindow.parse(window)
+        self.assertEqual(parsed.until_closed(now), shuts - now)
         self.assertEqual(parsed.until_open(now), 0)
         for moment, is_open in ((now, True), (shuts - 0.001, True), (shuts, False)):
             self.assertEqual(parsed.is_open(moment), is_open)
@@ -43,12 +43,12 @@ class ParseTests(WindowCase):
     def test_parsed(self) -> None:
         """It is two times of the day, and said in words."""
         for text, window, words in (
-            ("02:00-04:00", Window(time(2), time(4)), "between 02:00 and 04:00"),
-            ("23:30-00:15", Window(time(23, 30), time(0, 15)), "between 23:30 and 00:15"),
-            ("00:00-23:59", Window(time(0), time(23, 59)), "between 00:00 and 23:59"),
+            ("02:00-04:00", DailyWindow(time(2), time(4)), "between 02:00 and 04:00"),
+            ("23:30-00:15", DailyWindow(time(23, 30), time(0, 15)), "between 23:30 and 00:15"),
+            ("00:00-23:59", DailyWindow(time(0), time(23, 59)), "between 00:00 and 23:59"),
         ):
             with self.subTest(text=text):
-                self.assertEqual(Window.parse(text), window)
+                self.assertEqual(DailyWindow.parse(text), window)
                 self.assertEqual(str(window), words)
 
     def test_refused(self) -> None:
@@ -59,14 +59,14 @@ class ParseTests(WindowCase):
             *("02:00:00-04:00:00", "9" * 1000),
         ):
             with self.subTest(text=text), self.assertRaises(ValueError) as caught:
-                Window.parse(text)
+                DailyWindow.parse(text)
             self.assertIn('must be like "02:00-04:00"', str(caught.exception))
             self.assertLess(len(str(caught.exception)), 100)
 
     def test_empty(self) -> None:
         """One that ends when it begins is a whole day to some, and nothing to others: neither."""
         with self.assertRaisesRegex(ValueError, "must not end when it begins, at 02:00"):
-            Window.parse("02:00-02:00")
+            DailyWindow.parse("02:00-02:00")
 
 
 class DayTests(WindowCase):
@@ -182,12 +182,12 @@ class YearTests(WindowCase):
         """Whenever it is asked, it opens and shuts when it says, and within two days."""
         for zone in (EUROPE, "NZST-12NZDT,M9.5.0,M4.1.0/3", "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0"):
             move_to(self, zone)
-            for window in map(Window.parse, ("02:15-02:45", "23:00-02:30")):
+            for window in map(DailyWindow.parse, ("02:15-02:45", "23:00-02:30")):
                 for now in self.moments():
                     opens = now + window.until_open(now)
                     self.assertTrue(window.is_open(opens))
                     self.assertTrue(opens == now or not window.is_open(opens - 0.01))
-                    shuts = opens + window.until_shut(opens)
+                    shuts = opens + window.until_closed(opens)
                     self.assertFalse(window.is_open(shuts))
                     self.assertTrue(window.is_open(shuts - 0.01))
                     self.assertLess(shuts - now, 2 * DAY)

@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.download import resumable as module
 from opq_twisted.box.download.part_file import SYNC_EVERY, UNSURE, is_joined
-from opq_twisted.box.download.resumable import PAUSES, fetch
+from opq_twisted.box.download.resumable import RETRY_DELAYS, fetch
 from opq_twisted.box.download.verify import Content
-from opq_twisted.box.network.body import DURATION
+from opq_twisted.box.network.body import MAX_DURATION
 from opq_twisted.box.state.status import Progress
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, NoRoom, ServerFailed
@@ -423,7 +423,7 @@ class BrokenTests(FetchCase):
 class GivenUpTests(FetchCase):
     """Downloads that come to no end; what came of them is kept."""
 
-    def exhaust(self, fail: Callable[[], None], pauses: tuple[float, ...] = PAUSES) -> None:
+    def exhaust(self, fail: Callable[[], None], pauses: tuple[float, ...] = RETRY_DELAYS) -> None:
         """Let attempt after attempt fail."""
         for pause in pauses:
             self.clock.advance(pause - 0.5)
@@ -441,7 +441,7 @@ class GivenUpTests(FetchCase):
             peer.answer("200 OK", LENGTH)
             peer.close()
 
-        self.exhaust(fail, PAUSES[1:])
+        self.exhaust(fail, RETRY_DELAYS[1:])
         self.assertIn("nothing came after the first 0 bytes", self.failure(fetching))
 
     def test_unreachable(self) -> None:
@@ -472,8 +472,8 @@ class GivenUpTests(FetchCase):
         """One byte more begins the count anew."""
         fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
         peer.reset()
-        self.exhaust(self.network.refuse, PAUSES[:-1])
-        self.clock.advance(PAUSES[-1])
+        self.exhaust(self.network.refuse, RETRY_DELAYS[:-1])
+        self.clock.advance(RETRY_DELAYS[-1])
         peer = self.ask("Range: bytes=1000-")
         peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:1001])
         peer.reset()
@@ -534,7 +534,7 @@ class GivenUpTests(FetchCase):
             self.turn_away("Retry-After: 0")
             asked += 1
             if not fetching.called:
-                self.clock.advance(PAUSES[min(asked, 4)])
+                self.clock.advance(RETRY_DELAYS[min(asked, 4)])
         self.failureResultOf(fetching, ServerFailed)
         self.assertLessEqual(self.clock.seconds() - began, 3600)
         self.assertLess(asked, 130)
@@ -665,7 +665,7 @@ class GivenUpTests(FetchCase):
         size = 100 * 1000 * 1000
         expected = Content(size, HASHES)
         fetching, peer = self.begin(f"Content-Length: {size}", expected=expected)
-        for _ in range(int(DURATION / 60) - 1):
+        for _ in range(int(MAX_DURATION / 60) - 1):
             peer.send(bytes(100_000))
             peer.reset()
             self.clock.advance(1)
@@ -686,7 +686,7 @@ class GivenUpTests(FetchCase):
 
     def test_too_long_in_a_pause(self) -> None:
         """The limit also ends a pause."""
-        self.patch(module, "DURATION", 90)
+        self.patch(module, "MAX_DURATION", 90)
         fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
         peer.reset()
         self.clock.advance(1)
@@ -888,7 +888,7 @@ class LimitTests(FetchCase):
     def test_another_size(self) -> None:
         """A server that goes on having a file of another size does not have this one."""
         fetching, peer = self.begin("Content-Length: 2999")
-        for pause in PAUSES[1:]:
+        for pause in RETRY_DELAYS[1:]:
             self.assertFalse(peer.open)
             self.clock.advance(pause)
             peer = self.ask()

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.network.addresses import Reach, reach_of, share_a_home
+from opq_twisted.box.network.addresses import Reach, in_same_site, reach_of
 
 ADDRESSES = {
     Reach.INTERNET: "8.8.8.8 2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::8.8.8.8 2002:808:808::",
@@ -35,7 +35,7 @@ class ReachTests(SynchronousTestCase):
 
     def test_home(self) -> None:
         """Public IPv6 addresses of one site belong together; of IPv4 a home has only one."""
-        self.assertTrue(share_a_home("2001:470:1:a::1", "2001:470:1:b::2"))
-        self.assertFalse(share_a_home("2001:470:1::1", "2001:470:2::1"))
-        self.assertFalse(share_a_home("8.8.8.8", "8.8.8.9"))
-        self.assertFalse(share_a_home("8.8.8.8", "2001:470:1::1"))
+        self.assertTrue(in_same_site("2001:470:1:a::1", "2001:470:1:b::2"))
+        self.assertFalse(in_same_site("2001:470:1::1", "2001:470:2::1"))
+        self.assertFalse(in_same_site("8.8.8.8", "8.8.8.9"))
+        self.assertFalse(in_same_site("8.8.8.8", "2001:470:1::1"))

@@ -6,7 +6,14 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IResponse
 
-from opq_twisted.box.network.body import DURATION, SILENCE, BrokenOff, TooLong, hang_up, take
+from opq_twisted.box.network.body import (
+    IDLE_TIMEOUT,
+    MAX_DURATION,
+    BrokenOff,
+    TooLong,
+    discard,
+    read_body,
+)
 from opq_twisted.common.errors import DownloadFailed
 from tests.helpers.box_fakes import Network, Peer
 
@@ -29,7 +36,7 @@ class BodyTests(SynchronousTestCase):
 
     def take(self, *headers: str, limit: int = 100, **options: Any) -> tuple[Peer, Deferred[int]]:
         peer, response = self.answer(*headers)
-        return peer, take(self.clock, response, self.pieces.append, limit, **options)
+        return peer, read_body(self.clock, response, self.pieces.append, limit, **options)
 
     def assert_given_up(
         self, peer: Peer, body: Deferred[int], kind: type[DownloadFailed], sentence: str
@@ -58,7 +65,7 @@ class BodyTests(SynchronousTestCase):
         """A body that came with the headers is not lost."""
         peer, response = self.answer("Content-Length: 5")
         peer.send(b"abcde")
-        body = take(self.clock, response, self.pieces.append, 100)
+        body = read_body(self.clock, response, self.pieces.append, 100)
         self.assertEqual(self.successResultOf(body), 5)
         self.assertEqual(b"".join(self.pieces), b"abcde")
 
@@ -101,9 +108,9 @@ class BodyTests(SynchronousTestCase):
         """Silence ends a transfer; each byte begins it anew."""
         peer, body = self.take("Content-Length: 5")
         for _ in range(3):
-            self.clock.advance(SILENCE - 1)
+            self.clock.advance(IDLE_TIMEOUT - 1)
             peer.send(b"a")
-        self.clock.advance(SILENCE - 1)
+        self.clock.advance(IDLE_TIMEOUT - 1)
         self.assertNoResult(body)
         self.clock.advance(1)
         self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
@@ -111,7 +118,7 @@ class BodyTests(SynchronousTestCase):
     def test_deadline(self) -> None:
         """A byte now and then does not keep a transfer alive for ever."""
         peer, body = self.take(limit=10**6)
-        for _ in range(int(DURATION / 50) - 1):
+        for _ in range(int(MAX_DURATION / 50) - 1):
             self.clock.advance(50)
             peer.send(b"a")
         self.assertNoResult(body)
@@ -122,7 +129,7 @@ class BodyTests(SynchronousTestCase):
         """Take a body whose first piece keeps its receiver busy."""
         busy: list[Deferred[None]] = [Deferred()]
         peer, response = self.answer(*headers)
-        body = take(self.clock, response, lambda data: busy.pop() if busy else None, 100)
+        body = read_body(self.clock, response, lambda data: busy.pop() if busy else None, 100)
         ready = busy[0]
         peer.send(b"abc")
         return peer, body, ready
@@ -131,11 +138,11 @@ class BodyTests(SynchronousTestCase):
         """A sender pauses until the receiver is ready; that silence is not the sender's."""
         peer, body, ready = self.take_slowly("Content-Length: 6")
         self.assertTrue(peer.paused)
-        self.clock.advance(SILENCE)
-        self.clock.advance(SILENCE - 1)
+        self.clock.advance(IDLE_TIMEOUT)
+        self.clock.advance(IDLE_TIMEOUT - 1)
         ready.callback(None)
         self.assertFalse(peer.paused)
-        self.clock.advance(SILENCE - 1)
+        self.clock.advance(IDLE_TIMEOUT - 1)
         self.assertNoResult(body)
         self.clock.advance(1)
         self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
@@ -167,7 +174,7 @@ class BodyTests(SynchronousTestCase):
             raise OSError(28, "No space left on device")
 
         peer, response = self.answer("Content-Length: 5")
-        body = take(self.clock, response, fail, 100)
+        body = read_body(self.clock, response, fail, 100)
         peer.send(b"abc")
         self.failureResultOf(body, OSError)
         self.assertFalse(peer.open)
@@ -185,7 +192,7 @@ class BodyTests(SynchronousTestCase):
     def test_hang_up(self) -> None:
         """An answer of no use is not read, and its connection is closed."""
         peer, response = self.answer("Content-Length: 5")
-        hang_up(self.clock, response)
+        discard(self.clock, response)
         self.assertFalse(peer.open)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -193,5 +200,5 @@ class BodyTests(SynchronousTestCase):
         """It may have come whole already."""
         peer, response = self.answer("Content-Length: 5")
         peer.send(b"abcde")
-        hang_up(self.clock, response)
+        discard(self.clock, response)
         self.assertEqual(self.clock.getDelayedCalls(), [])

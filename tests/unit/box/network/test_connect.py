@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.network.addresses import Reach
-from opq_twisted.box.network.connect import MAX_ADDRESSES, BoundedReach, TooClose
+from opq_twisted.box.network.connect import MAX_ADDRESSES, ReachLimitedEndpoint, TooClose
 
 PORT = 8151
 
@@ -42,7 +42,7 @@ class BoundedReachTests(SynchronousTestCase):
     def connect(self, name: str, addresses: list[str], most: Reach) -> Deferred[Any]:
         """Begin to connect."""
         self.reactor.nameResolver = Resolver({name: addresses})  # type: ignore[assignment]
-        self.near = BoundedReach(self.reactor, name, PORT, most)
+        self.near = ReachLimitedEndpoint(self.reactor, name, PORT, most)
         return self.near.connect(Factory.forProtocol(Protocol))
 
     def accept(self, peer: str, own: str) -> StringTransport:

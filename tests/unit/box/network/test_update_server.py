@@ -13,11 +13,11 @@ from twisted.web.iweb import IResponse
 
 from opq_twisted.box.network.headers import (
     ContentRange,
-    announced_hashes,
     content_range,
+    repr_digests,
     strong_etag,
 )
-from opq_twisted.box.network.update_server import refused
+from opq_twisted.box.network.update_server import unexpected_status
 from opq_twisted.common.errors import ServerFailed
 from tests.helpers.box_fakes import NEW, Network, Peer
 
@@ -305,7 +305,7 @@ class EntityTagTests(ClientCase):
     """Waiting for another version."""
 
     def tag(self, known: str | None = '"1"', wait: int = 300) -> Deferred[Any]:
-        asked, self.peer = self.ask(self.network.server.entity_tag(known, wait, wait + 60))
+        asked, self.peer = self.ask(self.network.server.poll_etag(known, wait, wait + 60))
         return asked
 
     def test_asked(self) -> None:
@@ -436,7 +436,7 @@ class GetTests(ClientCase):
     def test_any_status(self) -> None:
         """What the status means is for others to say; a sentence tells it."""
         response, peer = self.answer("404 Not Found", "Content-Length: 100", "Retry-After: 3")
-        error = refused(response, f"{ENDPOINT}/x")
+        error = unexpected_status(response, f"{ENDPOINT}/x")
         self.assertEqual(str(error), f"The update server answers 404 when asked for {ENDPOINT}/x.")
         self.assertEqual(error.retry_after, 3)
         self.assertTrue(peer.open)
@@ -465,7 +465,7 @@ class GetTests(ClientCase):
         ):
             with self.subTest(headers=headers):
                 response, _ = self.answer("200 OK", *(f"Repr-Digest: {item}" for item in headers))
-                self.assertEqual(announced_hashes(response), expected)
+                self.assertEqual(repr_digests(response), expected)
 
     def test_etag(self) -> None:
         """Only a strong validator says that two ranges are of the same file."""

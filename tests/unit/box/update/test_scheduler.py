@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.box.state.journal import Stage
 from opq_twisted.box.update.scheduler import Checker
-from opq_twisted.box.window import Window
+from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (
     ClockBehind,
     InstallFailed,
@@ -366,7 +366,7 @@ class WindowTests(CheckerCase):
 
     def open(self, window: str, **settings: Any) -> None:
         """Start a box with a window, whose first look comes at a quarter past midnight."""
-        settings = {"install": "automatic", "window": Window.parse(window), **settings}
+        settings = {"install": "automatic", "window": DailyWindow.parse(window), **settings}
         self.start(began=self.FIRST - 1800, **settings)
         self.assert_looks_after(1800)
 
@@ -585,7 +585,7 @@ class WaitingTests(WaitingCase):
     def test_window(self) -> None:
         """One whose window is shut knows then that it has to look when that opens."""
         move_to(self, EUROPE)
-        window = Window.parse("02:00-04:00")
+        window = DailyWindow.parse("02:00-04:00")
         began = at("2026-01-15", "01:00")
         self.start(waits=True, began=began, install="automatic", window=window, check_every=10800)
         self.wait()

@@ -13,7 +13,7 @@ from opq_twisted.box.state.journal import Entry, Journal, Release, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.box.update.updater import MAX_TRIES
-from opq_twisted.box.window import Window
+from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (
     ArchiveRefused,
     BoxAtFault,
@@ -423,7 +423,7 @@ class ShutWindowTests(UpdaterCase):
 
     def begin(self, automatic: bool) -> None:
         now = datetime.fromtimestamp(NEW)
-        window = Window((now - timedelta(hours=1)).time(), (now + timedelta(hours=1)).time())
+        window = DailyWindow((now - timedelta(hours=1)).time(), (now + timedelta(hours=1)).time())
         self.bench = Bench(self.folder, install="automatic", window=window).start()
         self.bench.updater.begin(automatic=automatic)
         self.travel("verify")
@@ -650,7 +650,7 @@ class OfferTests(UpdaterCase):
 
     def test_look_says_when(self) -> None:
         """A look says when a release is installed, where that is not a matter of minutes."""
-        window = Window.parse("02:00-04:00")
+        window = DailyWindow.parse("02:00-04:00")
         for settings, message in (
             (
                 {"install": "automatic", "window": window},

@@ -14,13 +14,13 @@ _SLOWEST, _WINDOW = 1000, 600.0
 _REPORT_EVERY = 0.25
 
 #: Is told how far a download is.
-Report = Callable[[Progress], object]
+ReportProgress = Callable[[Progress], object]
 
 
-class Meter:
+class ProgressMeter:
     """Measures a download, reports it now and then, and ends one that is too slow."""
 
-    def __init__(self, clock: IReactorTime, report: Report) -> None:
+    def __init__(self, clock: IReactorTime, report: ReportProgress) -> None:
         self._clock = clock
         self._report = report
         #: Bytes that have come so far, over all connections.
