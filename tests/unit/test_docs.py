@@ -179,7 +179,9 @@ class MakeTests(SynchronousTestCase):
 
     def test_help(self) -> None:
         """Plain `make` prints a line about each target."""
-        said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        # Within `make test` it would also say which folder it enters.
+        command = ["make", "--no-print-directory"]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", self.makefile, re.MULTILINE)
         assert phony is not None
         explained = {line.split()[0] for line in said.splitlines() if len(line.split()) > 1}
