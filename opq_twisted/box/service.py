@@ -195,8 +195,7 @@ def _prepare(state_dir: Path, downloads: Path) -> None:
     """Make the state directory, and hold it for as long as the process lives."""
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        lock = os.open(state_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        files.lock(lock)
+        files.lock(state_dir / "agent.lock")
     except BlockingIOError:
         raise CannotStart(
             f"Another agent works in {state_dir}. Stop it, or choose another --state-dir."

@@ -2,9 +2,13 @@
 
 import errno
 import fcntl
+import hashlib
 import io
 import os
 import stat
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,21 +24,59 @@ _NO_LOCKS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 #: A FIFO or a device must not block the program that opens it.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
+_CHUNK = 1 << 20
 
-def open_regular(path: Path) -> io.FileIO:
+
+class NotRegular(OSError):
+    """The path names a directory, a FIFO, a device or a socket."""
+
+
+def open_regular(path: Path, follow_links: bool = True) -> io.FileIO:
     """
     Open a regular file for reading.
 
-    :raises OSError: when it cannot be opened, or is something else.
+    :param follow_links: whether `path` itself may be a symbolic link; otherwise the error is ELOOP.
+    :raises NotRegular: if the path names something else.
+    :raises OSError: if the file cannot be opened.
     """
-    fd = os.open(path, _FLAGS)
+    fd = os.open(path, _FLAGS if follow_links else _FLAGS | os.O_NOFOLLOW)
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-        raise OSError(errno.EINVAL, "It is not a regular file", os.fspath(path))
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        reason = os.strerror(number) if stat.S_ISDIR(mode) else "It is not a regular file"
+        raise NotRegular(number, reason, os.fspath(path))
     return io.FileIO(fd)
+
+
+def hash_file(
+    fd: int,
+    algorithms: Iterable[str],
+    size: int | None = None,
+    each_piece: Callable[[bytes], object] = lambda piece: None,
+) -> dict[str, str]:
+    """
+    Hash an open file from its first byte, each algorithm in a thread of its own.
+
+    The position of the descriptor does not move.
+
+    :param algorithms: names that `hashlib.new` knows.
+    :param size: the number of bytes to read. Without it, a file that grows is read for ever.
+    :param each_piece: is called with all bytes in order, to copy them or to show the progress. If
+        it raises an error, the hashing ends with that error.
+    :returns: the hashes in lower-case hexadecimal, by algorithm.
+    :raises OSError: if the file cannot be read.
+    """
+    hashes = {name: hashlib.new(name) for name in algorithms}
+    offset = 0
+    with ThreadPoolExecutor(len(hashes)) as pool:
+        updates: list[Future[None]] = []
+        while piece := os.pread(fd, _CHUNK if size is None else min(_CHUNK, size - offset), offset):
+            wait(updates)
+            updates = [pool.submit(each.update, piece) for each in hashes.values()]
+            each_piece(piece)
+            offset += len(piece)
+    return {name: each.hexdigest() for name, each in hashes.items()}
 
 
 def read(path: Path, most: int) -> bytes:
@@ -109,17 +151,17 @@ def rename(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def give_name(draft: Path, target: Path) -> None:
+def link_no_replace(draft: Path, target: Path) -> None:
     """
-    Give a finished file its name in the same folder, and never replace what has it.
+    Give a finished file its final name in the same folder, unless that name is taken.
 
-    Whoever calls this removes the draft, and syncs the folder.
+    The caller removes the draft and syncs the folder.
 
-    :raises FileExistsError: when the name is taken.
-    :raises OSError: when it cannot be done.
+    :raises FileExistsError: if the name is taken.
+    :raises OSError: if the file cannot get the name for another reason.
     """
     try:
-        # Unlike a rename this never replaces what somebody else wrote in the meantime.
+        # A rename would replace a file that another program wrote in the meantime.
         target.hardlink_to(draft)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
@@ -156,18 +198,32 @@ def sync(fd: int, data_only: bool = False) -> None:
             raise
 
 
-def lock(fd: int, wait: bool = False) -> None:
+def lock(path: Path, blocking: bool = False) -> int:
     """
-    Keep other processes from locking the same file, until it is closed.
+    Create a lock file, unless it exists, and lock it against other processes (flock(2)).
 
-    Where the file system has no locks nobody is kept from anything.
+    On a file system without locks the file is opened, and no other process is kept out.
 
-    :param wait: whether to wait for another process.
-    :raises BlockingIOError: when another process has it.
-    :raises OSError: when it cannot be done.
+    :param blocking: whether to wait until another process releases the lock.
+    :returns: a descriptor; closing it releases the lock.
+    :raises BlockingIOError: if another process holds the lock.
+    :raises OSError: if the file cannot be created or locked.
     """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno not in _NO_LOCKS:
+            os.close(fd)
             raise
+    return fd
+
+
+@contextmanager
+def locked(path: Path, blocking: bool = False) -> Iterator[None]:
+    """Hold a lock while the context lasts; the parameters and errors are those of `lock`."""
+    fd = lock(path, blocking)
+    try:
+        yield
+    finally:
+        os.close(fd)

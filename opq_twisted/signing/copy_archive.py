@@ -4,9 +4,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from hashlib import sha256, sha512
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +17,6 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import InvalidName, ReleaseFailed
 from opq_twisted.common.progress_bar import Progress
 
-_CHUNK = 1 << 20
 _READABLE_BY_ALL = 0o644
 _TO_READ = 0o444
 
@@ -96,7 +93,7 @@ def shelve(archive: Candidate, updates: Path, progress: Progress) -> Iterator[Sh
             files.sync(copy.fileno())
         yield shelved
         try:
-            files.give_name(draft, target)
+            files.link_no_replace(draft, target)
         except FileExistsError:
             raise _taken(target) from None
     finally:
@@ -145,33 +142,20 @@ def _taken(target: Path) -> ReleaseFailed:
 
 
 def _read(archive: Candidate, copy: BinaryIO | None, progress: Progress) -> Shelved:
-    """Hash with two algorithms at once, each in a thread of its own, and write meanwhile."""
-    source, before = archive.file, archive.status
-    # Whoever has judged it has read it.
-    source.seek(0)
-    hashes, size = {"sha256": sha256(), "sha512": sha512()}, 0
-    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
-        pending: list[Future[None]] = []
-        # No further than it was long at first: one that grows would never end.
-        while chunk := source.read(min(_CHUNK, before.st_size - size)):
-            _settle(pending)
-            pending = [
-                first.submit(hashes["sha256"].update, chunk),
-                second.submit(hashes["sha512"].update, chunk),
-            ]
-            if copy is not None:
-                copy.write(chunk)
-            size += len(chunk)
-            progress(len(chunk))
-        _settle(pending)
-    after = os.fstat(source.fileno())
-    if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    """Hash an archive, and write it to `copy` meanwhile."""
+
+    def handle(piece: bytes) -> None:
+        if copy is not None:
+            copy.write(piece)
+        progress(len(piece))
+
+    before = archive.status
+    hashes = files.hash_file(
+        archive.file.fileno(), ("sha256", "sha512"), before.st_size, each_piece=handle
+    )
+    after = os.fstat(archive.file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ReleaseFailed(
             f"{archive.name} changed while it was read: try again when it is at rest."
         )
-    return Shelved(archive.name, size, {key: value.hexdigest() for key, value in hashes.items()})
-
-
-def _settle(pending: list[Future[None]]) -> None:
-    for each in pending:
-        each.result()
+    return Shelved(archive.name, before.st_size, hashes)

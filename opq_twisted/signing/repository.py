@@ -82,17 +82,19 @@ class Repository:
             if not self.folder.is_dir():
                 self.folder.mkdir()
                 files.sync_folder(self.updates)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self.folder / ".lock", flags, 0o600)
+            lock = files.lock(self.folder / ".lock")
+        except BlockingIOError:
+            raise ReleaseFailed(
+                f"Another opq-release works in {self.folder}: wait until it has ended."
+            ) from None
         except OSError as error:
             raise ReleaseFailed(
                 f"Nothing can be written in {self.folder}: {error.strerror}."
             ) from None
         try:
-            _lock(fd, self.folder)
             yield
         finally:
-            os.close(fd)
+            os.close(lock)
 
     def numbers(self, role: str) -> list[int]:
         """Give the numbers of a role's files, in order."""
@@ -264,15 +266,6 @@ def is_signed(root: Root, document: Metadata[Any]) -> bool:
         document.signed.type, document.signed_bytes, document.signatures
     )
     return result.verified
-
-
-def _lock(fd: int, folder: Path) -> None:
-    try:
-        files.lock(fd)
-    except BlockingIOError:
-        raise ReleaseFailed(
-            f"Another opq-release works in {folder}: wait until it has ended."
-        ) from None
 
 
 def _parse(kind: type[Any], path: Path, remedy: str) -> tuple[Metadata[Any], bytes]:

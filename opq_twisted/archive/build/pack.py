@@ -166,7 +166,7 @@ def _appearing_whole(target: Path) -> Iterator[BinaryIO]:
             output.flush()
             files.sync(output.fileno())
         try:
-            files.give_name(draft, target)
+            files.link_no_replace(draft, target)
         except FileExistsError as error:
             raise _name_taken(target) from error
     finally:

@@ -161,12 +161,8 @@ class ArchiveStore:
 
         :raises OSError: when the disk fails.
         """
-        fd = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            files.lock(fd, wait=True)
+        with files.locked(self.folder / _LOCK, blocking=True):
             yield
-        finally:
-            os.close(fd)
 
     def _last_good_version(self) -> int | None:
         """

@@ -2,8 +2,8 @@
 
 import errno
 import hashlib
+import io
 import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,12 +12,11 @@ from attrs import Factory, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed
 
 #: Calls a function with arguments in a thread.
 InThread = Callable[..., Deferred[Any]]
-
-_CHUNK = 1024 * 1024
 
 _NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
 
@@ -38,10 +37,19 @@ class Content:
         :raises DownloadFailed: when this Python does not know an algorithm.
         """
         for name in self.hashes:
-            _new_hash(name)
+            try:
+                is_computable = hashlib.new(name).digest_size > 0
+            except ValueError:
+                is_computable = False
+            # SHAKE hashes have no fixed digest size.
+            if not is_computable:
+                raise DownloadFailed(
+                    f"The release has a {name[:40]!r} hash, which this box cannot compute. Update "
+                    "it by hand."
+                )
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.FileIO:
     """
     Open a file for reading: whatever its name leads to later, this is what is read.
 
@@ -49,16 +57,13 @@ def open_file(path: Path) -> BinaryIO:
     :raises OSError: when the disk fails.
     """
     try:
-        # A FIFO would make us wait.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return files.open_regular(path, follow_links=False)
+    except files.NotRegular:
+        raise DownloadFailed(f"{path.name} is not a file. Try again.") from None
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ELOOP):
             raise
         raise DownloadFailed(f"{path.name} is not there any more. Try again.") from None
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise DownloadFailed(f"{path.name} is not a file. Try again.")
-    return os.fdopen(fd, "rb")
 
 
 async def measure(
@@ -71,6 +76,7 @@ async def measure(
     :raises DownloadFailed: when it is not what was expected.
     :raises OSError: when the disk fails.
     """
+    expected.require_computable()
     size = os.fstat(file.fileno()).st_size
     if expected.size not in (None, size):
         raise DownloadFailed(f"{size} bytes came instead of {expected.size}. Try again.")
@@ -88,26 +94,6 @@ async def measure(
 
 def _compute(fd: int, names: set[str]) -> dict[str, str]:
     try:
-        computed = {name: _new_hash(name) for name in names}
-        offset = 0
-        while chunk := os.pread(fd, _CHUNK, offset):
-            offset += len(chunk)
-            for computing in computed.values():
-                computing.update(chunk)
-        return {name: computing.hexdigest() for name, computing in computed.items()}
+        return files.hash_file(fd, names)
     finally:
         os.close(fd)
-
-
-def _new_hash(name: str) -> Any:
-    try:
-        computing = hashlib.new(name)
-    except ValueError:
-        computing = None
-    # Those of any length have none of their own.
-    if computing is None or not computing.digest_size:
-        raise DownloadFailed(
-            f"The release has a {name[:40]!r} hash, which this box cannot compute. Update it by "
-            "hand."
-        )
-    return computing

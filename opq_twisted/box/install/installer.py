@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import tempfile
@@ -264,14 +263,11 @@ class Installer:
                 os.truncate(self._log, 0)
 
     def _is_locked(self) -> bool:
-        fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with files.locked(self._lock):
+                return False
         except BlockingIOError:
             return True
-        finally:
-            os.close(fd)
-        return False
 
 
 def _rotate(log: Path, chapter: str | None) -> None:

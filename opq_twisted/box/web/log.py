@@ -1,7 +1,7 @@
 """`/log`: what the installer said in the last attempt, and goes on to say."""
 
+import io
 import os
-import stat
 from pathlib import Path
 
 from twisted.web.http import (
@@ -11,6 +11,7 @@ from twisted.web.http import (
     REQUESTED_RANGE_NOT_SATISFIABLE,
 )
 
+from opq_twisted.common import files
 from opq_twisted.http.ranges import Unsatisfiable, parse_ranges
 from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
@@ -36,20 +37,19 @@ class InstallerLog(PlainResource):
     def render_GET(self, request: BoundedRequest) -> Reply | int:
         """200, or 206 with one range (RFC 9110, section 14); empty before the first update."""
         try:
-            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            file = files.open_regular(self._path)
         except FileNotFoundError:
             return Reply.of(OK, headers={b"Accept-Ranges": b"bytes"})
+        except files.NotRegular:
+            return Reply.sentence(INTERNAL_SERVER_ERROR, "The installer's log is no file.")
         except OSError as error:
             return Reply.sentence(
                 INTERNAL_SERVER_ERROR, f"The installer's log cannot be read: {error.strerror}."
             )
-        request.notifyFinish().addBoth(lambda _: os.close(file))
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            return Reply.sentence(INTERNAL_SERVER_ERROR, "The installer's log is no file.")
-        return self._send(request, file, found.st_size)
+        request.notifyFinish().addBoth(lambda _: file.close())
+        return self._send(request, file, os.fstat(file.fileno()).st_size)
 
-    def _send(self, request: BoundedRequest, file: int, size: int) -> Reply | int:
+    def _send(self, request: BoundedRequest, file: io.FileIO, size: int) -> Reply | int:
         offset, length, code, headers = 0, size, OK, dict(_HEADERS)
         wanted = request.getHeader(b"Range")
         # An answer in several parts is for archives: here they get the whole.
@@ -70,6 +70,6 @@ class InstallerLog(PlainResource):
         return request.reply_from(
             code,
             header_lines(headers),
-            lambda start, most: os.pread(file, most, offset + start),
+            lambda start, most: os.pread(file.fileno(), most, offset + start),
             length,
         )

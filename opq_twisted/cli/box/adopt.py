@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,8 +18,6 @@ from opq_twisted.box.state.versions import read_version
 from opq_twisted.common import files
 from opq_twisted.common.errors import AdoptFailed
 from opq_twisted.common.progress_bar import Progress, ProgressBar
-
-_CHUNK = 1 << 20
 
 
 def adopt(archive: Path, config: Path, state_dir: Path) -> str:
@@ -81,16 +79,17 @@ def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
 @contextmanager
 def _copied(source: BinaryIO, state_dir: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
     """Give a copy that is on the disk, and its digest; it is gone if it is not moved away."""
-    copy, digest = state_dir / ".adopted.part", sha256()
-    source.seek(0)
+    copy = state_dir / ".adopted.part"
     try:
         with files.create(copy, 0o600) as file:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                file.write(chunk)
-                progress(len(chunk))
+
+            def handle(piece: bytes) -> None:
+                file.write(piece)
+                progress(len(piece))
+
+            hashes = files.hash_file(source.fileno(), ["sha256"], each_piece=handle)
             file.flush()
             files.sync(file.fileno())
-        yield copy, digest.hexdigest()
+        yield copy, hashes["sha256"]
     finally:
         copy.unlink(missing_ok=True)

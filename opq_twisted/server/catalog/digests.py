@@ -1,6 +1,5 @@
 """The sha-256 of each archive: computed once, off the reactor, so that nobody waits for it."""
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -10,9 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
-from opq_twisted.server.catalog.snapshot import Archive, Snapshot, identify, open_at_once
-
-_CHUNK = 1024 * 1024
+from opq_twisted.common import files
+from opq_twisted.server.catalog.snapshot import Archive, Snapshot, identify
 
 InThread = Callable[..., Deferred[bytes | None]]
 
@@ -79,11 +77,19 @@ def sha256_of(archive: Archive, stopping: threading.Event) -> bytes | None:
 
     :raises OSError: when it cannot be read.
     """
-    sha256 = hashlib.sha256()
-    with open(open_at_once(archive.path), "rb") as file:
-        while chunk := file.read(_CHUNK):
-            if stopping.is_set():
-                return None
-            sha256.update(chunk)
-        unchanged = identify(os.fstat(file.fileno())) == archive.identity
-    return sha256.digest() if unchanged else None
+
+    def check_stopping(_: bytes) -> None:
+        if stopping.is_set():
+            raise _Stopping
+
+    try:
+        with files.open_regular(archive.path, follow_links=False) as file:
+            hashes = files.hash_file(file.fileno(), ["sha256"], each_piece=check_stopping)
+            is_unchanged = identify(os.fstat(file.fileno())) == archive.identity
+    except (files.NotRegular, _Stopping):
+        return None
+    return bytes.fromhex(hashes["sha256"]) if is_unchanged else None
+
+
+class _Stopping(Exception):
+    """The server stops, and needs no digest."""

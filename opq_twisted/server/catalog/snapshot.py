@@ -1,7 +1,7 @@
 """What is offered now: an immutable snapshot of the updates directory."""
 
+import io
 import os
-import stat
 import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY, InvalidName
 
 #: What tells one state of a file from another: device, inode, size, mtime and ctime (nanoseconds).
@@ -270,16 +271,16 @@ def inspect(directory: Path, name: str) -> Archive:
             raise FileNotFoundError(name) from None
         raise NotOffered("its name does not follow opq-box-update-VERSION.tar.bz2") from None
     try:
-        path, fd = open_inside(directory, name)
+        path, file = open_inside(directory, name)
     except FileNotFoundError:
         raise
+    except files.NotRegular:
+        raise NotOffered("it is not a regular file") from None
     except OSError as error:
         raise _not_offered(error, "opened") from None
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotOffered("it is not a regular file")
-        if not is_whole(fd, status.st_size):
+        status = os.fstat(file.fileno())
+        if not is_whole(file.fileno(), status.st_size):
             raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
         if not 0 <= status.st_mtime_ns < _LATEST_NS:
             raise NotOffered("its time is none that HTTP can say: touch it")
@@ -287,7 +288,7 @@ def inspect(directory: Path, name: str) -> Archive:
     except OSError as error:
         raise _not_offered(error, "read") from None
     finally:
-        os.close(fd)
+        file.close()
 
 
 def _not_offered(error: OSError, done: str) -> Exception:
@@ -297,11 +298,12 @@ def _not_offered(error: OSError, done: str) -> Exception:
     return NotOffered(f"it cannot be {done}: {error.strerror}")
 
 
-def open_inside(directory: Path, name: str) -> tuple[Path, int]:
+def open_inside(directory: Path, name: str) -> tuple[Path, io.FileIO]:
     """
     Open a file for reading, following a link only within the directory.
 
     :raises NotOffered: for a link that leads out of the directory, or nowhere.
+    :raises NotRegular: if it is not a regular file.
     :raises OSError: when it cannot be opened.
     """
     path = directory / name
@@ -311,17 +313,7 @@ def open_inside(directory: Path, name: str) -> tuple[Path, int]:
             raise NotOffered("it is a link that leads out of the directory")
         if not path.exists():
             raise NotOffered("it is a link that leads nowhere")
-    return path, open_at_once(path)
-
-
-def open_at_once(path: Path) -> int:
-    """
-    Open what has this name now for reading, following no link.
-
-    :raises OSError: when it cannot be opened.
-    """
-    # Without O_NONBLOCK the opening of a FIFO would wait for its writer.
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    return path, files.open_regular(path, follow_links=False)
 
 
 def identify(status: os.stat_result) -> Identity:

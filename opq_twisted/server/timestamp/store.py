@@ -1,8 +1,8 @@
 """The files of the signed metadata: read within bounds, and parsed once while they stay."""
 
+import io
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -10,6 +10,7 @@ from attrs import frozen
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
+from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY
 from opq_twisted.server.catalog.snapshot import Identity, NotOffered, identify, open_inside
 from opq_twisted.trust.key_ids import require_own_ids
@@ -57,20 +58,20 @@ def read(folder: Path, name: str) -> tuple[bytes, Identity]:
     if folder.is_symlink() and not _inside(folder, folder.parent):
         raise Unusable(f"{folder.name} is a link that leads out of the updates directory")
     try:
-        fd = open_inside(folder, name)[1]
+        file = open_inside(folder, name)[1]
     except NotOffered as reason:
         raise Unusable(f"{name} cannot be used: {reason}") from None
+    except files.NotRegular:
+        raise Unusable(f"{name} is not a regular file") from None
     except OSError as error:
         raise _unusable(name, error) from None
     try:
-        with open(fd, "rb") as file:
-            before = os.fstat(fd)
-            if not stat.S_ISREG(before.st_mode):
-                raise Unusable(f"{name} is not a regular file")
+        with file, io.BufferedReader(file) as buffered:
+            before = os.fstat(file.fileno())
             if before.st_size > longest(name):
                 raise Unusable(f"{name} is longer than a box takes: {longest(name)} bytes")
-            data = file.read(before.st_size + 1)
-            after = identify(os.fstat(fd))
+            data = buffered.read(before.st_size + 1)
+            after = identify(os.fstat(file.fileno()))
     except OSError as error:
         raise _unusable(name, error) from None
     if after != identify(before) or len(data) != before.st_size:

@@ -1,6 +1,7 @@
 """One archive over HTTP: all of it or parts, under conditions, as RFC 9110 has them."""
 
 import base64
+import io
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from twisted.web.http import (
 )
 from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY
 from opq_twisted.http.conditional import evaluate, range_applies
 from opq_twisted.http.ranges import Range, Unsatisfiable, parse_ranges
@@ -26,7 +28,7 @@ from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
-from opq_twisted.server.catalog.snapshot import Archive, Catalog, identify, open_at_once
+from opq_twisted.server.catalog.snapshot import Archive, Catalog, identify
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.sendfile import Part, transmit
 
@@ -81,22 +83,24 @@ class ArchiveResource(PlainResource):
             return self._later(str(error))
         if opened is None:
             return _NO_SUCH_UPDATE
-        archive, fd = opened
+        archive, file = opened
         self._digests.want(archive)
         digest = self._digests.known(archive)
         answer = respond(request, archive, digest, self._may_be_kept(archive, digest))
         if isinstance(answer, Delivery):
             if self._downloads.has_room(request.channel.client):
-                self._send(request, archive, fd, answer)
+                self._send(request, archive, file, answer)
                 return NOT_DONE_YET
             answer = self._later("There are too many downloads at once.")
-        os.close(fd)
+        file.close()
         return answer
 
-    def _send(self, request: BoundedRequest, archive: Archive, fd: int, delivery: Delivery) -> None:
+    def _send(
+        self, request: BoundedRequest, archive: Archive, file: io.FileIO, delivery: Delivery
+    ) -> None:
         request.notifyFinish().addBoth(self._downloads.begin(archive, request.channel.client))
         head = request.begin(delivery.code, header_lines(delivery.headers))
-        transmit(request, head, fd, delivery.parts, self._downloads)
+        transmit(request, head, file, delivery.parts, self._downloads)
 
     def _later(self, reason: str) -> Reply:
         return Reply.sentence(
@@ -105,7 +109,7 @@ class ArchiveResource(PlainResource):
             {b"Retry-After": b"%d" % self._downloads.turn_away()},
         )
 
-    def _open(self) -> tuple[Archive, int] | None:
+    def _open(self) -> tuple[Archive, io.FileIO] | None:
         """
         Open the archive that the catalog promises; None when it promises none.
 
@@ -119,15 +123,15 @@ class ArchiveResource(PlainResource):
             if archive is None:
                 return None
             try:
-                fd = open_at_once(archive.path)
+                file = files.open_regular(archive.path, follow_links=False)
             except OSError as error:
                 if error.errno in MACHINE_BUSY:
                     raise CannotServe("The server is busy.") from None
                 self._log.warn("{name} cannot be opened: {error}", name=self._name, error=error)
             else:
-                if identify(os.fstat(fd)) == archive.identity:
-                    return archive, fd
-                os.close(fd)
+                if identify(os.fstat(file.fileno())) == archive.identity:
+                    return archive, file
+                file.close()
             self._catalog.look([self._name])
         if self._catalog.snapshot.find(self._name) is not None:
             raise CannotServe("This update cannot be read now.")

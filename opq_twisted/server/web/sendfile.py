@@ -5,7 +5,7 @@ The contract:
 
 - The parts are sent in their order: bytes as they are, a `Range` from the file. Either all of it is
   sent and the request is finished, or the connection is cut.
-- The descriptor is owned, and closed once, whatever happens.
+- The file is owned, and closed once, whatever happens.
 - The file is looked at before each piece, and once more before the last byte is sent. If its size
   or its time of change is not what it was at the start, the connection is cut: nobody gets parts of
   two files. A file whose name was removed, or given to another, is sent to its end.
@@ -25,6 +25,7 @@ machine is given the very pages, and can see them change even later, until it ha
 """
 
 import fcntl
+import io
 import os
 import socket
 import termios
@@ -57,14 +58,14 @@ Part = bytes | Range
 def transmit(
     request: BoundedRequest,
     head: bytes,
-    fd: int,
+    file: io.FileIO,
     parts: Sequence[Part],
     downloads: Downloads,
 ) -> None:
     """Send `head` and `parts`, as one of the downloads under way."""
     transport = request.channel.transport
     plain = type(transport) is Server and not transport.TLS
-    transmission = (ZeroCopy if plain else ReadAndWrite)(request, fd, parts, downloads)
+    transmission = (ZeroCopy if plain else ReadAndWrite)(request, file, parts, downloads)
     transmission.start(head)
 
 
@@ -81,13 +82,13 @@ class Transmission:
     def __init__(
         self,
         request: BoundedRequest,
-        fd: int,
+        file: io.FileIO,
         parts: Sequence[Part],
         downloads: Downloads,
     ) -> None:
         self._request = request
         self._channel = request.channel
-        self._fd = fd
+        self._file = file
         self._parts = deque(parts)
         self._downloads = downloads
         self._state = self._look()
@@ -139,12 +140,12 @@ class Transmission:
         self._downloads.bytes_sent += count
 
     def _look(self) -> tuple[int, int]:
-        status = os.fstat(self._fd)
+        status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns
 
     def _read(self, part: Range, most: int) -> bytes:
         """Read bytes that are those of the file as it was at the start."""
-        data = os.pread(self._fd, min(part.length, most), part.offset)
+        data = os.pread(self._file.fileno(), min(part.length, most), part.offset)
         self._require_unchanged()
         if not data:
             raise FileChanged("the file has fewer bytes than its file system says")
@@ -167,7 +168,7 @@ class Transmission:
         self._request.unregisterProducer()
 
     def _ended(self, _: object) -> None:
-        os.close(self._fd)
+        self._file.close()
 
 
 class ZeroCopy(Transmission):
@@ -217,7 +218,7 @@ class ZeroCopy(Transmission):
             return True
         wanted = min(part.length, self._turn)
         try:
-            count = os.sendfile(self._transport.fileno(), self._fd, part.offset, wanted)
+            count = os.sendfile(self._transport.fileno(), self._file.fileno(), part.offset, wanted)
         except BlockingIOError:
             return False
         except ConnectionError:

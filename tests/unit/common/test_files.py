@@ -1,8 +1,10 @@
-"""Small files are replaced whole, or not at all."""
+"""Files are opened, read and hashed within bounds, and replaced whole or not at all."""
 
 import errno
 import fcntl
+import hashlib
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,25 +50,24 @@ class PoorFileSystemTests(SynchronousTestCase):
     def test_locked(self) -> None:
         """A file has one lock, until it is closed."""
         path = self.folder / "lock"
-        with path.open("wb") as first:
-            files.lock(first.fileno())
-            with path.open("wb") as second:
-                self.assertRaises(BlockingIOError, files.lock, second.fileno())
-        with path.open("wb") as third:
-            files.lock(third.fileno(), wait=True)
+        with files.locked(path):
+            self.assertRaises(BlockingIOError, files.lock, path)
+        with files.locked(path, blocking=True):
+            pass
 
     def test_no_locks(self) -> None:
         """Where there are no locks nobody is kept from his work."""
-        with (self.folder / "lock").open("wb") as file:
-            for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                self.patch(fcntl, "flock", refusing(number))
-                files.lock(file.fileno())
-            self.patch(fcntl, "flock", refusing(errno.EIO))
-            self.assertRaises(OSError, files.lock, file.fileno())
+        path = self.folder / "lock"
+        for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            self.patch(fcntl, "flock", refusing(number))
+            with files.locked(path):
+                self.assertTrue(path.exists())
+        self.patch(fcntl, "flock", refusing(errno.EIO))
+        self.assertRaises(OSError, files.lock, path)
 
 
-class GiveNameTests(SynchronousTestCase):
-    """What `give_name` leaves on the disk."""
+class LinkNoReplaceTests(SynchronousTestCase):
+    """What `link_no_replace` leaves on the disk."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -76,14 +77,14 @@ class GiveNameTests(SynchronousTestCase):
 
     def test_free(self) -> None:
         """A name that is free leads to what the draft was."""
-        files.give_name(self.draft, self.target)
+        files.link_no_replace(self.draft, self.target)
         self.assertEqual(self.target.read_bytes(), b"new")
 
     def test_taken(self) -> None:
         """What has the name keeps it, be it a link that leads nowhere."""
         self.target.symlink_to("nowhere")
         with self.assertRaises(FileExistsError):
-            files.give_name(self.draft, self.target)
+            files.link_no_replace(self.draft, self.target)
         self.assertEqual(os.readlink(self.target), "nowhere")
 
     def test_no_hard_links(self) -> None:
@@ -91,7 +92,7 @@ class GiveNameTests(SynchronousTestCase):
 
         for number in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
             self.patch(Path, "hardlink_to", refusing(number))
-            files.give_name(self.draft, self.target)
+            files.link_no_replace(self.draft, self.target)
             self.assertEqual(os.listdir(self.folder), ["archive"])
             self.target.rename(self.draft)
 
@@ -201,3 +202,74 @@ class RenameTests(SynchronousTestCase):
         files.rename(folder / "a.part", folder / "a")
         self.assertEqual((folder / "a").read_bytes(), b"new")
         self.assertEqual(os.listdir(folder), ["a"])
+
+
+class HashTests(SynchronousTestCase):
+    """`hash_file` against hashlib."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.data = random.Random(1).randbytes(3_000_000)
+        self.path.write_bytes(self.data)
+
+    def test_all(self) -> None:
+        """Each algorithm gets all bytes, and the position of the descriptor stays."""
+        for algorithms in (["sha256"], ["sha256", "sha512", "blake2b"]):
+            with files.open_regular(self.path) as file:
+                file.seek(5)
+                hashes = files.hash_file(file.fileno(), algorithms)
+                self.assertEqual(file.tell(), 5)
+            expected = {name: hashlib.new(name, self.data).hexdigest() for name in algorithms}
+            self.assertEqual(hashes, expected)
+
+    def test_bounded(self) -> None:
+        """No byte after the given size is hashed, and each piece before it is handed over."""
+        pieces: list[bytes] = []
+        with files.open_regular(self.path) as file:
+            hashes = files.hash_file(file.fileno(), ["sha256"], 2_000_000, pieces.append)
+        self.assertEqual(b"".join(pieces), self.data[:2_000_000])
+        self.assertEqual(hashes["sha256"], hashlib.sha256(self.data[:2_000_000]).hexdigest())
+
+    def test_stopped(self) -> None:
+        """An error of `each_piece` ends the hashing at once."""
+        pieces: list[bytes] = []
+
+        def stop(piece: bytes) -> None:
+            pieces.append(piece)
+            raise InterruptedError
+
+        with files.open_regular(self.path) as file, self.assertRaises(InterruptedError):
+            files.hash_file(file.fileno(), ["sha256"], each_piece=stop)
+        self.assertEqual(len(pieces), 1)
+
+
+class ReadTests(SynchronousTestCase):
+    """What `read` gives."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+
+    def refuses(self, path: Path, reason: str) -> None:
+        error = self.assertRaises(OSError, files.read, path, 3)
+        self.assertEqual(error.strerror, reason)
+
+    def test_whole(self) -> None:
+        """All of it, up to the last byte that is allowed."""
+        for content in (b"", b"abc"):
+            self.path.write_bytes(content)
+            self.assertEqual(files.read(self.path, 3), content)
+
+    def test_too_long(self) -> None:
+        """One byte more is too many, and the rest is not read."""
+        self.path.write_bytes(b"abcd")
+        self.refuses(self.path, "It has more than 3 bytes")
+        os.truncate(self.path, 1 << 40)
+        self.refuses(self.path, "It has more than 3 bytes")
+
+    def test_not_regular(self) -> None:
+        """What would be waited for, or never ends, is not read."""
+        os.mkfifo(self.path)
+        self.refuses(self.path, "It is not a regular file")
+        self.refuses(Path("/dev/zero"), "It is not a regular file")
+        self.refuses(Path("/"), "Is a directory")
+        self.refuses(Path("/none"), "No such file or directory")

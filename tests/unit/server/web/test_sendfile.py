@@ -200,6 +200,8 @@ class PlainTests(SocketTestCase):
         for pread in (fail, lambda *_: b""):
             self.patch(os, "pread", pread)
             self.assertTrue((await self.get()).cut)
+        # The archive's digest could not be computed either.
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         await self.no_client_left()
         self.assertEqual(self.downloads.cut, {1: 2})
 
