@@ -20,7 +20,7 @@ from opq_twisted.common.errors import AdoptFailed
 from opq_twisted.common.progress_bar import Progress, ProgressBar
 
 
-def adopt(archive: Path, config: Path, state_dir: Path) -> str:
+def register_last_good(archive: Path, config: Path, state_dir: Path) -> str:
     """
     Keep the archive of the release that runs, and say so.
 
@@ -38,7 +38,7 @@ def adopt(archive: Path, config: Path, state_dir: Path) -> str:
     if _is_kept(archives, name.version):
         return f"Release {name.version} is the last good one already."
     with archive.open("rb") as source, ProgressBar(_size(source)) as progress:
-        _vet(source, name, state_dir)
+        _try_unpacking(source, name, state_dir)
         with _copied(source, state_dir, progress) as (copy, digest), archives.locked():
             files.rename(copy, archives.path(name.version))
             archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
@@ -61,7 +61,7 @@ def _size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def _vet(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
+def _try_unpacking(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
     """Unpack it as an update is, for a moment: then it is known that the box can return to it."""
     with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
         ended = subprocess.run(

@@ -11,12 +11,12 @@ from threading import Event, Timer
 from urllib.parse import urlencode, urlsplit
 
 from opq_twisted import __version__
-from opq_twisted.cli.box.listener_owner import stranger
+from opq_twisted.cli.box.listener_owner import foreign_listener
 from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.common.errors import AgentAway, AgentFailed
 
 #: Seconds; who lets the box check waits for the update server, too.
-_PATIENCE, _CHECK_PATIENCE = 30.0, 660.0
+_TIMEOUT, _CHECK_TIMEOUT = 30.0, 660.0
 
 #: Seconds of silence after which a stream counts as broken: an agent says something every 15.
 _SILENCE = 45.0
@@ -29,17 +29,15 @@ _URL = re.compile(r"(?=[!-~]+\Z)https?://[^/?#@]+(?:/[^?#]*)?")
 _EMPTY_RANGE = re.compile(r"bytes \*/([0-9]{1,15})")
 
 
-class Agent:
+class AgentClient:
     """The agent of one box; each question is a connection of its own."""
 
-    def __init__(
-        self, url: str, password: Callable[[], bytes], patience: float = _PATIENCE
-    ) -> None:
+    def __init__(self, url: str, password: Callable[[], bytes], timeout: float = _TIMEOUT) -> None:
         """
         Note where the agent is.
 
         :param password: is called, at most once, where the box wants to know it.
-        :param patience: seconds within which an answer has to be whole.
+        :param timeout: seconds within which an answer has to be whole.
         :raises AgentFailed: when there can be no agent at such a URL.
         """
         try:
@@ -59,7 +57,7 @@ class Agent:
         self._path = parts.path.rstrip("/")
         self._connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._password = password
-        self._patience = patience
+        self._timeout = timeout
 
     def status(self) -> Document:
         """
@@ -84,14 +82,14 @@ class Agent:
 
     def check(self) -> Document:
         """Let the box ask the update server now."""
-        return self._act("/check", [HTTPStatus.OK], patience=_CHECK_PATIENCE)
+        return self._act("/check", [HTTPStatus.OK], timeout=_CHECK_TIMEOUT)
 
     def update(self) -> Document:
         """Let an update begin, if there is one and none is under way."""
         usual = [HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT]
         return self._act("/box_update", usual)
 
-    def forgive(self, version: int) -> Document:
+    def unblock(self, version: int) -> Document:
         """Let a release that was refused be tried again by itself."""
         return self._act("/forgive", [HTTPStatus.OK], {"release": str(version)})
 
@@ -128,14 +126,14 @@ class Agent:
         path: str,
         usual: list[HTTPStatus],
         form: Mapping[str, str] | None = None,
-        patience: float | None = None,
+        timeout: float | None = None,
         authorization: str | None = None,
     ) -> Document:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         if authorization is not None:
             headers["Authorization"] = authorization
         body = urlencode(form or {})
-        with self._asked("POST", path, patience, body, headers) as answer:
+        with self._asked("POST", path, timeout, body, headers) as answer:
             if answer.status != HTTPStatus.UNAUTHORIZED:
                 return self._document(path, answer, usual)
             wanted = answer.headers.get("WWW-Authenticate", "")
@@ -144,14 +142,14 @@ class Agent:
         if not wanted.lower().startswith("basic"):
             raise AgentFailed(f"{self._url} wants to know who you are in a way that no box does.")
         known = base64.b64encode(b":" + self._password()).decode()
-        return self._act(path, usual, form, patience, f"Basic {known}")
+        return self._act(path, usual, form, timeout, f"Basic {known}")
 
     @contextmanager
     def _asked(
         self,
         method: str,
         path: str,
-        patience: float | None = None,
+        timeout: float | None = None,
         body: str | None = None,
         headers: Mapping[str, str] | None = None,
         is_stream: bool = False,
@@ -159,19 +157,19 @@ class Agent:
         """
         Send a request, and give the answer.
 
-        :param patience: seconds within which it has to be whole, or that a stream may be silent.
+        :param timeout: seconds within which it has to be whole, or that a stream may be silent.
         """
-        patience = patience or self._patience
-        connection = self._connect(*self._address, timeout=patience)
+        timeout = timeout or self._timeout
+        connection = self._connect(*self._address, timeout=timeout)
         sent = {"User-Agent": f"opq-box/{__version__}", **(headers or {})}
         try:
             connection.connect()
             self._require_agent(connection.sock)
-            with nullcontext() if is_stream else _deadline(connection.sock, patience):
+            with nullcontext() if is_stream else _deadline(connection.sock, timeout):
                 connection.request(method, self._path + path, body, sent)
                 yield connection.getresponse()
         except TimeoutError:
-            raise self._away(f"within {patience:.0f} seconds") from None
+            raise self._away(f"within {timeout:.0f} seconds") from None
         except OSError as error:
             raise self._away(f"({error.strerror or 'the connection broke'})") from None
         except HTTPException:
@@ -185,7 +183,7 @@ class Agent:
 
         :raises AgentFailed: when it has.
         """
-        user = stranger(connected)
+        user = foreign_listener(connected)
         if user is not None:
             raise AgentFailed(
                 f"A program of the user {user} answers at {self._url}, and not the box's agent, "
@@ -245,7 +243,7 @@ def _events(answer: HTTPResponse) -> Iterator[bytes]:
 
 
 @contextmanager
-def _deadline(connected: socket.socket, patience: float) -> Iterator[None]:
+def _deadline(connected: socket.socket, timeout: float) -> Iterator[None]:
     """
     Cut a connection off after so many seconds, however much it drips.
 
@@ -258,7 +256,7 @@ def _deadline(connected: socket.socket, patience: float) -> Iterator[None]:
         with suppress(OSError):
             connected.shutdown(socket.SHUT_RDWR)
 
-    timer = Timer(patience, cut)
+    timer = Timer(timeout, cut)
     timer.start()
     try:
         yield

@@ -5,13 +5,13 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from opq_twisted.cli.box.agent_client import Agent
+from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.common.errors import AgentAway, AgentFailed
 
 #: Seconds between two questions; and for how long nobody need answer them: an installer may stop
 #: the agent for half an hour, and then the box reboots.
-_PAUSE, _LONGEST_ABSENCE = 1.0, 3600.0
+_RETRY_DELAY, _MAX_ABSENCE = 1.0, 3600.0
 
 #: Characters of a line; bytes of a log, of which an agent keeps fewer.
 _LONGEST_LINE, _LARGEST_LOG = 1 << 16, 1 << 26
@@ -27,21 +27,21 @@ class Clock(Protocol):
         """Wait."""
 
 
-class Patience:
+class RetryTimer:
     """Bears with an agent that is away, for a while."""
 
-    def __init__(self, clock: Clock, tell: Callable[[str], object]) -> None:
-        """:param tell: is told once, for each time that the agent goes away, that it did."""
+    def __init__(self, clock: Clock, notify: Callable[[str], object]) -> None:
+        """:param notify: is told once, for each time that the agent goes away, that it did."""
         self._clock = clock
-        self._tell = tell
+        self._notify = notify
         self._since: float | None = None
-        self._is_told = False
+        self._is_notified = False
 
-    def end(self) -> None:
+    def reset(self) -> None:
         """Begin anew, because the agent has answered."""
-        self._since, self._is_told = None, False
+        self._since, self._is_notified = None, False
 
-    def bear(self, failure: AgentFailed | None = None) -> None:
+    def wait(self, failure: AgentFailed | None = None) -> None:
         """
         Wait a moment.
 
@@ -51,49 +51,49 @@ class Patience:
         now = self._clock.monotonic()
         if self._since is None:
             self._since = now
-        if now - self._since > _LONGEST_ABSENCE:
+        if now - self._since > _MAX_ABSENCE:
             raise AgentAway(
-                f"The box has not answered for {_LONGEST_ABSENCE / 60:.0f} minutes. Look after it; "
+                f"The box has not answered for {_MAX_ABSENCE / 60:.0f} minutes. Look after it; "
                 "opq-box status says how it is once it answers."
             )
-        if failure is not None and not self._is_told:
-            self._tell("The box does not answer now. This waits for it.")
-            self._is_told = True
-        self._clock.sleep(_PAUSE)
+        if failure is not None and not self._is_notified:
+            self._notify("The box does not answer now. This waits for it.")
+            self._is_notified = True
+        self._clock.sleep(_RETRY_DELAY)
 
 
-def statuses(agent: Agent, patience: Patience) -> Iterator[Document]:
+def statuses(agent: AgentClient, timer: RetryTimer) -> Iterator[Document]:
     """
     Give the status and each later one, through reboots, until whoever asks has seen enough.
 
-    :raises AgentAway: when the patience is over.
+    :raises AgentAway: when the agent has been away for too long.
     """
     while True:
         failure = None
         try:
             for status in agent.events():
-                patience.end()
+                timer.reset()
                 yield status
         except AgentFailed as error:
             failure = error
-        patience.bear(failure)
+        timer.wait(failure)
 
 
-def log_lines(agent: Agent, patience: Patience | None = None) -> Iterator[str]:
+def log_lines(agent: AgentClient, timer: RetryTimer | None = None) -> Iterator[str]:
     """
     Give the lines of what the installer said.
 
-    :param patience: to go on with what it says later; without it the end is the end.
-    :raises AgentFailed: when the log cannot be had, or the patience is over.
+    :param timer: to go on with what it says later; without it the end is the end.
+    :raises AgentFailed: when the log cannot be had, or the agent has been away for too long.
     """
     start, text = 0, _Lines()
     while True:
         try:
             piece = agent.log(start)
         except AgentFailed as error:
-            if patience is None:
+            if timer is None:
                 raise
-            patience.bear(error)
+            timer.wait(error)
             continue
         if piece is None:
             yield from text.end()
@@ -101,14 +101,14 @@ def log_lines(agent: Agent, patience: Patience | None = None) -> Iterator[str]:
         elif piece:
             start += len(piece)
             yield from text.add(piece)
-            if patience is None and start > _LARGEST_LOG:
+            if timer is None and start > _LARGEST_LOG:
                 raise AgentFailed("The log does not end: no agent keeps that much.")
-        elif patience is None:
+        elif timer is None:
             yield from text.end()
             return
         else:
-            patience.end()
-            patience.bear()
+            timer.reset()
+            timer.wait()
 
 
 class _Lines:

@@ -29,7 +29,7 @@ class _Socket:
     user: int
 
 
-def stranger(connected: socket.socket) -> str | None:
+def foreign_listener(connected: socket.socket) -> str | None:
     """
     Name the user who answers a connection on this machine, unless it is root or our own user.
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from opq_twisted.archive.name import parse_version
 from opq_twisted.cli.box import password_prompt
-from opq_twisted.cli.box.agent_client import Agent
-from opq_twisted.cli.box.follow import Patience, log_lines, statuses
-from opq_twisted.cli.box.progress import Stages, is_at_rest
+from opq_twisted.cli.box.agent_client import AgentClient
+from opq_twisted.cli.box.follow import RetryTimer, log_lines, statuses
+from opq_twisted.cli.box.progress import StageDisplay, is_at_rest
 from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.cli.program import Command, add_command, run, say, say_json, warn
 from opq_twisted.common import files, wording
@@ -65,12 +65,12 @@ def update(options: argparse.Namespace) -> int:
     """Update the box, and follow that to its end, through the reboot."""
     agent = _agent(options)
     before = agent.status().part("last_attempt")
-    with _left_alone(), Stages() as stages:
-        patience = Patience(time, warn if options.json else stages.tell)
-        show = _show_json if options.json else stages.show
+    with _left_alone(), StageDisplay() as display:
+        timer = RetryTimer(time, warn if options.json else display.announce)
+        show = _show_json if options.json else display.show
         agent.update()
         last = Document({})
-        for found in statuses(agent, patience):
+        for found in statuses(agent, timer):
             if found != last:
                 show(found)
             last = found
@@ -81,7 +81,7 @@ def update(options: argparse.Namespace) -> int:
 
 def log(options: argparse.Namespace) -> int:
     """Print what the installer said in the last update."""
-    lines = log_lines(_agent(options), Patience(time, warn) if options.follow else None)
+    lines = log_lines(_agent(options), RetryTimer(time, warn) if options.follow else None)
     if options.json and not options.follow:
         say_json({"lines": list(lines)})
         return 0
@@ -114,17 +114,19 @@ def history(options: argparse.Namespace) -> int:
     return 0
 
 
-def forgive(options: argparse.Namespace) -> int:
+def unblock(options: argparse.Namespace) -> int:
     """Let a release that was refused be tried again by itself."""
-    return _say_done(options, _agent(options).forgive(options.release).text("status"))
+    return _say_done(options, _agent(options).unblock(options.release).text("status"))
 
 
 def adopt(options: argparse.Namespace) -> int:
     """Keep the archive of the release that runs, so that the box can return to it."""
     # Not above: it brings the agent's own modules, and triples the time that all else takes.
-    from opq_twisted.cli.box import adopt
+    from opq_twisted.cli.box import adopt as adoption
 
-    return _say_done(options, adopt.adopt(options.archive, options.config, options.state_dir))
+    return _say_done(
+        options, adoption.register_last_good(options.archive, options.config, options.state_dir)
+    )
 
 
 def password(options: argparse.Namespace) -> int:
@@ -154,8 +156,8 @@ def config(options: argparse.Namespace) -> int:
     return 0
 
 
-def _agent(options: argparse.Namespace) -> Agent:
-    return Agent(
+def _agent(options: argparse.Namespace) -> AgentClient:
+    return AgentClient(
         options.url, partial(password_prompt.known, getattr(options, "password_file", None))
     )
 
@@ -274,7 +276,7 @@ def make_parser() -> argparse.ArgumentParser:
                 default=os.environ.get(_URL_VARIABLE) or _URL,
                 help=f"where the box's agent is (default: {_URL})",
             )
-        if command in (check, update, forgive):
+        if command in (check, update, unblock):
             sub.add_argument(
                 "--password-file",
                 type=Path,
@@ -290,7 +292,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--follow", action="store_true", help="go on with what it says later, until Ctrl-C"
     )
     add("history", history)
-    add("forgive", forgive).add_argument(
+    add("forgive", unblock).add_argument(
         "release", type=_release, metavar="RELEASE", help="its version, as history shows it"
     )
     keep = add("adopt", adopt)

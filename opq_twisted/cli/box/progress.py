@@ -15,7 +15,7 @@ def is_at_rest(status: Document) -> bool:
     return status.text("stage") in ("idle", "failed")
 
 
-class Stages:
+class StageDisplay:
     """What the terminal shows."""
 
     def __init__(self) -> None:
@@ -23,13 +23,13 @@ class Stages:
         self._bar: ProgressBar | None = None
         self._received = self._total = 0
 
-    def __enter__(self) -> "Stages":
+    def __enter__(self) -> "StageDisplay":
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._end_bar()
 
-    def tell(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         """Say something on a line of its own."""
         self._end_bar()
         say(text)
@@ -43,7 +43,7 @@ class Stages:
             self._advance(self._total, self._total)
         if line != self._line and not is_at_rest(status):
             self._line = line
-            self.tell(line)
+            self.announce(line)
         progress = status.part("progress")
         total = progress.integer("total")
         if total:

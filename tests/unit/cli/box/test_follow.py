@@ -3,8 +3,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.cli.box import follow
-from opq_twisted.cli.box.agent_client import Agent
-from opq_twisted.cli.box.follow import Patience, log_lines, statuses
+from opq_twisted.cli.box.agent_client import AgentClient
+from opq_twisted.cli.box.follow import RetryTimer, log_lines, statuses
 from opq_twisted.common.errors import AgentAway, AgentFailed
 from tests.helpers.fake_agent import FakeAgent, FakeClock
 
@@ -15,10 +15,10 @@ class FollowingCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.fake = FakeAgent()
         self.addCleanup(self.fake.close)
-        self.agent = Agent(self.fake.url, lambda: b"")
+        self.agent = AgentClient(self.fake.url, lambda: b"")
         self.clock = FakeClock()
-        self.told: list[str] = []
-        self.patience = Patience(self.clock, self.told.append)
+        self.notices: list[str] = []
+        self.timer = RetryTimer(self.clock, self.notices.append)
 
 
 class StatusTests(FollowingCase):
@@ -26,7 +26,7 @@ class StatusTests(FollowingCase):
 
     def follow(self, last: str) -> list[str]:
         stages = []
-        for status in statuses(self.agent, self.patience):
+        for status in statuses(self.agent, self.timer):
             stages.append(status.text("stage"))
             if stages[-1] == last:
                 return stages
@@ -55,31 +55,31 @@ class StatusTests(FollowingCase):
         """While the agent is away it is waited for, and that is told once."""
         self.fake.course = [{"stage": "rebooting"}, 3, {"stage": "failed"}, 2]
         self.assertEqual(self.follow("failed"), ["idle", "rebooting", "rebooting", "failed"])
-        self.assertEqual(len(self.told), 1, self.told)
+        self.assertEqual(len(self.notices), 1, self.notices)
         self.assertEqual(self.clock.naps, [1.0] * 4)
 
     def test_nonsense(self) -> None:
         """What another program answers in the meantime is not believed."""
-        self.patch(follow, "_LONGEST_ABSENCE", 120.0)
-        self.patch(follow, "_PAUSE", 30.0)
+        self.patch(follow, "_MAX_ABSENCE", 120.0)
+        self.patch(follow, "_RETRY_DELAY", 30.0)
         for raw in (b"", b"HTTP/1.0 200 OK\r\n\r\ndata: []\n\n", b"HTTP/1.0 200 OK\r\n\r\n<p>"):
             self.fake.raw = {"/events": raw, "/status": b"HTTP/1.0 502 Bad\r\n\r\n<p>"}
             with self.subTest(raw=raw):
                 error = self.assertRaises(AgentAway, self.follow, "idle")
                 self.assertIn("has not answered for 2 minutes", str(error))
-                self.patience.end()
+                self.timer.reset()
 
     def test_patience(self) -> None:
         """It comes to an end, and begins anew with each answer."""
         failure = AgentFailed("It is away.")
         for _ in range(2):
             for _ in range(3600):
-                self.patience.bear(failure)
-            self.patience.end()
-        self.assertEqual(len(self.told), 2)
+                self.timer.wait(failure)
+            self.timer.reset()
+        self.assertEqual(len(self.notices), 2)
         for _ in range(3601):
-            self.patience.bear(failure)
-        self.assertRaises(AgentAway, self.patience.bear, failure)
+            self.timer.wait(failure)
+        self.assertRaises(AgentAway, self.timer.wait, failure)
 
 
 class LogTests(FollowingCase):
@@ -106,7 +106,7 @@ class LogTests(FollowingCase):
     def test_follow(self) -> None:
         """What comes later is given when it is there; a new log begins anew."""
         self.fake.log = b"one\ntw"
-        lines = log_lines(self.agent, self.patience)
+        lines = log_lines(self.agent, self.timer)
         self.assertEqual(next(lines), "one")
         self.fake.log += b"o\nthree\n"
         self.assertEqual([next(lines), next(lines)], ["two", "three"])
@@ -115,14 +115,14 @@ class LogTests(FollowingCase):
 
     def test_away(self) -> None:
         """A reboot is waited for, where somebody follows; else it is said that there is nobody."""
-        lines = log_lines(self.agent, self.patience)
+        lines = log_lines(self.agent, self.timer)
         self.fake.log = b"one\n"
         self.assertEqual(next(lines), "one")
         self.fake.log += b"two\n"
         self.fake.course = [2]
         self.fake.go_on()
         self.assertEqual(next(lines), "two")
-        self.assertEqual(len(self.told), 1)
+        self.assertEqual(len(self.notices), 1)
         self.fake.course = [1]
         self.fake.go_on()
         self.assertRaises(AgentAway, list, log_lines(self.agent))

@@ -8,8 +8,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.cli.box import listener_owner
-from opq_twisted.cli.box.agent_client import Agent
-from opq_twisted.cli.box.listener_owner import stranger
+from opq_twisted.cli.box.agent_client import AgentClient
+from opq_twisted.cli.box.listener_owner import foreign_listener
 from opq_twisted.common.errors import AgentFailed
 from tests.helpers.fake_agent import FakeAgent
 from tests.helpers.privileges import without_privileges
@@ -51,7 +51,7 @@ class TablesTests(SynchronousTestCase):
         self.table.write_text("  sl  local_address ...\n" + "".join(self.rows))
 
     def found(self) -> str | None:
-        return stranger(self.client)
+        return foreign_listener(self.client)
 
     def test_agent(self) -> None:
         """Root is trusted, and so is our own user."""
@@ -60,7 +60,7 @@ class TablesTests(SynchronousTestCase):
             self.row("127.0.0.1", user)
             self.assertIsNone(self.found())
 
-    def test_stranger(self) -> None:
+    def test_foreign_listener(self) -> None:
         """Another user is named, on whichever address the port was taken."""
         for ip in ("127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"):
             self.rows = []
@@ -106,7 +106,7 @@ class AgentTests(SynchronousTestCase):
         agent.password = b"secret"
         # The program's user is an ordinary one, and we are another.
         self.patch(os, "geteuid", lambda: NOBODY_KNOWN)
-        box = Agent(agent.url, lambda: self.fail("the password was asked for"))
+        box = AgentClient(agent.url, lambda: self.fail("the password was asked for"))
         for ask in (box.status, box.update, box.check, box.history, lambda: box.log(0)):
             error = self.assertRaises(AgentFailed, ask)
             self.assertIn("A program of the user ", str(error))

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.web.auth import PasswordHash
 from opq_twisted.cli.box import main as box
-from opq_twisted.cli.box.agent_client import Agent
+from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.main import main
 from opq_twisted.common.errors import AgentAway
 from tests.helpers.archives import make_archive
@@ -678,7 +678,7 @@ class NoAgentTests(AgentCase):
         head = b"HTTP/1.0 200 OK\r\n"
         for raw, drop in ((b"", b""), (b"", b"X"), (head, b"X"), (head + b"\r\n{", b" ")):
             self.agent.raw["/status"], self.agent.drop = raw, drop
-            asking = Agent(self.agent.url, lambda: b"", patience=0.2)
+            asking = AgentClient(self.agent.url, lambda: b"", timeout=0.2)
             with self.subTest(raw=raw, drop=drop):
                 error = self.assertRaises(AgentAway, asking.status)
                 self.assertIn("within 0 seconds", str(error))
