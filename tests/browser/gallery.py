@@ -10,7 +10,7 @@ from typing import Any, cast
 from attrs import evolve
 from twisted.internet import reactor
 
-from opq_twisted.box.state.journal import Attempt, Stage
+from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.host_check import HostCheck

@@ -29,7 +29,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
-from opq_twisted.box.state.journal import Entry, Stage
+from opq_twisted.box.state.records import Entry, Stage
 from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
 from tests.functional.faults import Faults, Operation, build

@@ -43,7 +43,8 @@ from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
-from opq_twisted.box.state.journal import Journal, Release
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.records import Release
 from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import Progress, Status, StatusBoard
 from opq_twisted.box.state.versions import Installed

@@ -14,7 +14,7 @@ from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.verify import Content, InThread, measure, open_file
-from opq_twisted.box.state.journal import Release
+from opq_twisted.box.state.records import Release
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, InvalidName
 

@@ -11,7 +11,7 @@ from opq_twisted.box.download.progress import ReportProgress
 from opq_twisted.box.download.resumable import ReportPause, fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.network.update_server import UpdateServerClient
-from opq_twisted.box.state.journal import Release
+from opq_twisted.box.state.records import Release
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
 

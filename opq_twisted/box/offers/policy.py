@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from opq_twisted.box.config import BoxConfig
-from opq_twisted.box.state.journal import Journal, Release
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.records import Release
 from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.trust.offer import Offer
@@ -72,11 +73,11 @@ class Policy:
         if offer.version == self._installed.version:
             return f"Release {offer.version} is installed, and waits for a reboot."
         release = Release(offer.version, offer.size, offer.hashes)
-        refusal = self._journal.refusal(release)
+        refusal = self._journal.find_blocked(release)
         if refusal is not None:
             return f"Release {offer.version} is refused: {refusal.reason}"
-        if self._journal.is_put_off(release, self._now()):
-            delay = self._journal.delay_of(release)
+        if self._journal.is_postponed(release, self._now()):
+            delay = self._journal.find_postponed(release)
             if delay is not None and delay.reason:
                 return (
                     f"Release {offer.version} is not installed: {delay.reason} The box tries "

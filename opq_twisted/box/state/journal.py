@@ -1,16 +1,24 @@
-"""The stage of an update's journey on disk, so that a power cut is only a pause."""
+"""Keeps the stage of an update on disk, so that a power cut only interrupts it."""
 
 import contextlib
 import json
-from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import cattrs
-from attrs import Factory, evolve, frozen
+from attrs import evolve
 from twisted.logger import Logger
 
+from opq_twisted.box.state.records import (
+    Attempt,
+    Blocked,
+    Entry,
+    EntryChanges,
+    Postponement,
+    Release,
+    Stage,
+    Trial,
+)
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY, CannotStart
 
@@ -21,152 +29,20 @@ _FORMAT = 1
 
 _MAX_SIZE = 1024 * 1024
 
-#: How often a file that the disk does not give is asked for.
+#: How often the agent tries to read a file that the disk does not give.
 _READS = 3
 
 _KEPT_ATTEMPTS = 20
-_KEPT_REFUSALS = 100
+_KEPT_BLOCKED = 100
 
-#: Seconds; what took longer waited for somebody, or for a clock that was set.
+#: Seconds; a longer update waited for somebody, or the clock was set meanwhile.
 _LONGEST_UPDATE = 6 * 3600.0
 
 #: Seconds.
-_FIRST_DELAY, _LONGEST_DELAY = 3600.0, 24 * 3600.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 3600.0, 24 * 3600.0
 
 #: How often a box that was at fault tries the same release again without a click.
-_MOST_DELAYS = 10
-
-
-class Stage(StrEnum):
-    """Where the box is on its journey from one release to the next."""
-
-    IDLE = "idle"
-    CHECKING = "checking"
-    DOWNLOADING = "downloading"
-    VERIFYING = "verifying"
-    UNPACKING = "unpacking"
-    INSTALLING = "installing"
-    REBOOTING = "rebooting"
-    CONFIRMING = "confirming"
-    RETURNING = "returning"
-    FAILED = "failed"
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether no update is under way."""
-        return self in (Stage.IDLE, Stage.FAILED)
-
-    @property
-    def may_be_live(self) -> bool:
-        """Whether the release that is under way may be the live one."""
-        return self in (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING, Stage.RETURNING)
-
-    @property
-    def installs(self) -> bool:
-        """Whether an installer may be at work."""
-        return self in (Stage.INSTALLING, Stage.RETURNING)
-
-
-@frozen
-class Release:
-    """One release, as it was offered or received."""
-
-    version: int
-    #: Bytes; None while nobody has said.
-    size: int | None = None
-    #: In lower-case hexadecimal, by the name that `hashlib` has for the algorithm.
-    hashes: Mapping[str, str] = Factory(dict)
-
-    @property
-    def sha256(self) -> str | None:
-        """In hexadecimal; None while nobody has said or computed it."""
-        return self.hashes.get("sha256")
-
-
-@frozen
-class Attempt:
-    """One update that was tried; times are in seconds since the epoch."""
-
-    version: int | None
-    started: float
-    ended: float
-    #: `updated`, `returned` or `failed`.
-    outcome: str
-    reason: str
-    #: Counts the attempts of this box; 0: made by an agent that did not count.
-    id: int = 0
-
-
-@frozen
-class Refusal:
-    """A release that is not to be tried again by itself, and why."""
-
-    version: int
-    sha256: str | None
-    reason: str
-
-
-@frozen
-class Delay:
-    """A release that was not installed, though not to blame, and when it may be without a click."""
-
-    version: int
-    sha256: str | None
-    #: Seconds; and the time of day when they are over.
-    pause: float
-    until: float
-    #: What kept the box from installing it; empty when it came as something else.
-    reason: str = ""
-    #: How often that happened in a row.
-    count: int = 1
-    #: Bytes that must be free under the prefix: then it may be installed, whatever the time is.
-    room: int = 0
-
-
-@frozen
-class Trial:
-    """A release that runs and is healthy, and whose agent has not looked with success yet."""
-
-    release: Release
-    #: When the agent before it did, in seconds since the epoch; 0: nobody knows.
-    looked_before: float
-    #: Seconds for which it has run, over all boots.
-    uptime: float = 0.0
-
-
-@frozen
-class Entry:
-    """All that the journal holds."""
-
-    stage: Stage = Stage.IDLE
-    release: Release | None = None
-    started: float = 0.0
-    #: Which attempt of this box it is, beginning with 1.
-    attempt: int = 0
-    boot_id: str = ""
-    tries: int = 0
-    #: Whether it began without anybody's click.
-    automatic: bool = False
-    #: Whether the reboot was accepted, or the agent stopped in good order once it had asked.
-    reboot_under_way: bool = False
-    #: Where a box that failed to reboot, or to return, goes on when somebody reboots it by hand,
-    #: and with which release; until the next one is fetched.
-    after_reboot: Stage | None = None
-    awaited: Release | None = None
-    #: By the clock of this boot: when a new release must have begun to be healthy.
-    deadline: float = 0.0
-    #: Why the box returns to its last good release.
-    cause: str = ""
-    attempts: tuple[Attempt, ...] = ()
-    refused: tuple[Refusal, ...] = ()
-    delay: Delay | None = None
-    trial: Trial | None = None
-    #: What the box went back from as its agent could not look, until the one that runs has tried.
-    doubted: Release | None = None
-    #: The version of the last such release that was not to blame.
-    acquitted: int | None = None
-    #: The time of day of a successful look, some hours ago at most.
-    looked: float = 0.0
+_MAX_POSTPONEMENTS = 10
 
 
 class Journal:
@@ -177,9 +53,8 @@ class Journal:
     def __init__(self, path: Path, boot_id: str) -> None:
         self._path = path
         self._boot_id = boot_id
-        #: What an owner should know of how it was found; empty when that is nothing.
+        #: A sentence for the owner if the file was not understood; empty otherwise.
         self.trouble = ""
-        #: What the journal says.
         self.entry = self._read()
 
     @property
@@ -187,11 +62,11 @@ class Journal:
         """Whether the entry was written since the machine started."""
         return self.entry.boot_id == self._boot_id
 
-    def write(self, **changes: Any) -> None:
+    def write(self, **changes: Unpack[EntryChanges]) -> None:
         """
-        Change the entry, and return when that is on the disk.
+        Change the entry, and return when it is on the disk.
 
-        :raises OSError: when it cannot be written; the entry is unchanged then.
+        :raises OSError: if it cannot be written; the entry stays as it was.
         """
         entry = evolve(self.entry, boot_id=self._boot_id, **changes)
         content = {"format": _FORMAT, **cattrs.unstructure(entry)}
@@ -207,40 +82,43 @@ class Journal:
         trial: Trial | None = None,
     ) -> None:
         """
-        Record how an attempt ended.
+        Record the end of an attempt.
 
-        :param after_reboot: where it goes on if the box is rebooted by hand.
-        :param trial: the release that runs, if it has yet to prove itself.
-        :raises OSError: when it cannot be written.
+        :param after_reboot: the stage in which it goes on if somebody reboots the box.
+        :param trial: the trial of the release that runs, if that is not over.
+        :raises OSError: if it cannot be written.
         """
-        attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
-        goes_on = {"after_reboot": after_reboot, "awaited": self.entry.release}
-        self.write(
+        entry = self.entry
+        changes = EntryChanges(
             stage=stage,
             release=None,
             tries=0,
-            attempts=attempts,
+            attempts=(*entry.attempts, attempt)[-_KEPT_ATTEMPTS:],
             trial=trial,
-            **(goes_on if after_reboot else {}),
-            **({"delay": None} if attempt.outcome == "updated" else {}),
         )
+        if after_reboot:
+            changes |= {"after_reboot": after_reboot, "awaited": entry.release}
+        if attempt.outcome == "updated":
+            changes["delay"] = None
+        self.write(**changes)
 
-    def refuse(self, release: Release, reason: str, /, **changes: Any) -> None:
+    def block(self, release: Release, reason: str, /, **changes: Unpack[EntryChanges]) -> None:
         """
-        Remember a release that is not to be tried again by itself.
+        Remember that a release must not be installed without a click.
 
-        :param changes: what else changes with that, in the same write.
-        :raises OSError: when it cannot be written.
+        :param changes: other changes, made by the same write.
+        :raises OSError: if it cannot be written.
         """
         others = [item for item in self.entry.refused if item.version != release.version]
-        refusal = Refusal(release.version, release.sha256, reason)
-        self.write(refused=tuple([*others, refusal][-_KEPT_REFUSALS:]), **changes)
+        blocked = Blocked(release.version, release.sha256, reason)
+        changes["refused"] = (*others, blocked)[-_KEPT_BLOCKED:]
+        self.write(**changes)
 
-    def forgive(self, version: int) -> bool:
+    def unblock(self, version: int) -> bool:
         """
-        Forget that a release is refused, or put off; whether it was.
+        Forget that a release is blocked or postponed; returns whether it was.
 
-        :raises OSError: when it cannot be written.
+        :raises OSError: if it cannot be written.
         """
         entry = self.entry
         refused = tuple(item for item in entry.refused if item.version != version)
@@ -252,7 +130,7 @@ class Journal:
 
     @property
     def last_took(self) -> float | None:
-        """Seconds that the last update took which went well; None when there was none."""
+        """Seconds that the last successful update took; None if there was none."""
         took = [
             attempt.ended - attempt.started
             for attempt in self.entry.attempts
@@ -261,46 +139,49 @@ class Journal:
         ]
         return took[-1] if took else None
 
-    def refusal(self, release: Release) -> Refusal | None:
-        """Find why a release is refused; one whose digest has changed is another release."""
+    def find_blocked(self, release: Release) -> Blocked | None:
+        """Find why a release is blocked; with another digest it is another release."""
         return next((item for item in self.entry.refused if _is_same(item, release)), None)
 
-    def put_off(
+    def postpone(
         self,
         release: Release,
         now: float,
         reason: str = "",
         room: int = 0,
-        first: float = _FIRST_DELAY,
+        first: float = _FIRST_PAUSE,
     ) -> None:
         """
-        Let some time pass, twice as much each time, until a release is tried again by itself.
+        Let a pause, twice as long each time, pass before a release is installed without a click.
 
         :param now: the time of day, in seconds since the epoch.
-        :param reason: what kept the box from installing it; empty when it came as something else.
-        :param room: bytes that have to be free, if that is all that it lacks.
-        :param first: seconds that pass the first time.
-        :raises OSError: when it cannot be written.
+        :param reason: the box's own fault; empty if the download was not the promised file.
+        :param room: bytes that must be free, if nothing else is missing.
+        :param first: seconds of the first pause.
+        :raises OSError: if it cannot be written.
         """
         before, pause, count = self.entry.delay, first, 1
         if before is not None and _is_same(before, release) and bool(before.reason) == bool(reason):
-            pause, count = min(2 * before.pause, _LONGEST_DELAY), before.count + 1
-        delay = Delay(release.version, release.sha256, pause, now + pause, reason, count, room)
-        self.write(delay=delay)
+            pause, count = min(2 * before.pause, _LONGEST_PAUSE), before.count + 1
+        self.write(
+            delay=Postponement(
+                release.version, release.sha256, pause, now + pause, reason, count, room
+            )
+        )
 
-    def delay_of(self, release: Release) -> Delay | None:
-        """Find why a release was not installed; None when it was not tried, or was to blame."""
+    def find_postponed(self, release: Release) -> Postponement | None:
+        """Find why a release is postponed; None if it was not tried, or was to blame."""
         delay = self.entry.delay
         return delay if delay is not None and _is_same(delay, release) else None
 
-    def is_put_off(self, release: Release, now: float) -> bool:
-        """Whether a release is not yet to be fetched again by itself."""
-        delay = self.delay_of(release)
+    def is_postponed(self, release: Release, now: float) -> bool:
+        """Whether a release must not be fetched without a click yet."""
+        delay = self.find_postponed(release)
         if delay is None or delay.room:
             return False
-        if delay.reason and delay.count >= _MOST_DELAYS:
+        if delay.reason and delay.count >= _MAX_POSTPONEMENTS:
             return True
-        # A clock that was set back must not make it longer.
+        # A clock that was set back must not make the pause longer.
         return delay.until - delay.pause <= now < delay.until
 
     def _read(self) -> Entry:
@@ -310,14 +191,14 @@ class Journal:
             content = json.loads(data)
             if content.pop("format") != _FORMAT:
                 raise ValueError("it was written by another version of the agent")
-            return cattrs.structure(_as_now(content), Entry)
+            return cattrs.structure(_convert_older(content), Entry)
         except FileNotFoundError:
             return Entry()
         except Exception as error:
             if isinstance(error, OSError) and error.errno in MACHINE_BUSY:
-                # That says nothing about the journal, and goes by.
+                # The file may be good, and the shortage will pass.
                 raise CannotStart(f"Cannot read {self._path}: {error.strerror}.") from None
-            # Whatever is wrong with it, it must not be the reason for a dead agent.
+            # Whatever is wrong with the file, the agent must run.
             aside = self._path.with_suffix(".unreadable")
             self.trouble = (
                 "The box's record of earlier updates was not understood: it may have forgotten "
@@ -335,8 +216,8 @@ class Journal:
             return _salvage(data)
 
     def _read_file(self) -> bytes:
-        # A card that fails now may read well a moment later, and with the journal a box forgets
-        # that it has to return.
+        # A failing card may read well a moment later. Without its journal a box would not know
+        # that it has to roll back.
         for _ in range(_READS - 1):
             with contextlib.suppress(OSError), self._path.open("rb") as file:
                 return file.read(_MAX_SIZE)
@@ -346,10 +227,11 @@ class Journal:
 
 def _salvage(data: bytes) -> Entry:
     """
-    Keep the history and the refusals, as far as they can be read.
+    Keep the history and the blocked releases, as far as they can be read.
 
-    The agent of a bad release may have written what the one before it does not understand: without
-    them it would install that release again, and again. It is refused also when it was under way.
+    The agent of a bad release may have written a file that the one before it does not understand.
+    If that forgot which releases are blocked, it would install the bad one again and again. So the
+    release that was under way is blocked, too.
     """
     try:
         content = json.loads(data)
@@ -357,38 +239,38 @@ def _salvage(data: bytes) -> Entry:
         return Entry()
     if not isinstance(content, dict):
         return Entry()
-    refused = _legible(Refusal, content.get("refused"))
+    refused = _legible(Blocked, content.get("refused"))
     if content.get("stage") in [stage.value for stage in Stage if stage.may_be_live]:
         reason = "It left a record of its update that the release before it cannot read."
         refused += [
-            Refusal(release.version, release.sha256, reason)
-            for release in _legible(Release, [_as_now(content).get("release")])
+            Blocked(release.version, release.sha256, reason)
+            for release in _legible(Release, [_convert_older(content).get("release")])
         ]
     attempts = _legible(Attempt, content.get("attempts"))
     return Entry(
         attempt=max((attempt.id for attempt in attempts), default=0),
         attempts=tuple(attempts[-_KEPT_ATTEMPTS:]),
-        refused=tuple(refused[-_KEPT_REFUSALS:]),
+        refused=tuple(refused[-_KEPT_BLOCKED:]),
     )
 
 
 def _legible(kind: type[_T], items: Any) -> list[_T]:
     legible = []
     for item in items if isinstance(items, list) else []:
-        # Whatever it is that cattrs finds wrong with it.
+        # cattrs raises many kinds of errors.
         with contextlib.suppress(Exception):
             legible.append(cattrs.structure(item, kind))
     return legible
 
 
-def _is_same(known: Refusal | Delay, release: Release) -> bool:
+def _is_same(known: Blocked | Postponement, release: Release) -> bool:
     return known.version == release.version and (
         None in (known.sha256, release.sha256) or known.sha256 == release.sha256
     )
 
 
-def _as_now(content: dict[str, Any]) -> dict[str, Any]:
-    """Read what an agent wrote that knew of one algorithm only, or of one release."""
+def _convert_older(content: dict[str, Any]) -> dict[str, Any]:
+    """Convert the entry of an older agent, which knew one hash, or one release, only."""
     if content.get("after_reboot") and "awaited" not in content:
         content["awaited"] = content.pop("release", None)
     for release in (content.get("release"), content.get("awaited")):

@@ -1,13 +1,13 @@
-"""The stage of the journey as others see it: publish and subscribe."""
+"""The status of the box, for page and command line: publish and subscribe."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict, Unpack
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from opq_twisted.box.state.journal import Attempt, Stage
+from opq_twisted.box.state.records import Attempt, Stage
 
 
 @frozen
@@ -21,34 +21,53 @@ class Progress:
 
 @frozen
 class Status:
-    """What there is to know about the box; times are in seconds since the epoch."""
+    """Everything that others may know of the box; times are in seconds since the epoch."""
 
-    #: The release that runs; None when nothing is known.
+    #: The release that runs; None if unknown.
     installed: int | None = None
     #: The newest release that the update server offers; None before the first answer.
     available: int | None = None
-    #: Whether that is one which the box would install.
+    #: Whether the box would install it.
     update_available: bool = False
-    #: Its size in bytes, and what its makers say of it; None when nobody has said.
+    #: Its size in bytes and its release notes; None if unknown.
     size: int | None = None
     notes: str | None = None
     stage: Stage = Stage.IDLE
     progress: Progress | None = None
-    #: What is going on, or what went wrong with the last check, in one sentence.
+    #: One sentence: what goes on, or what went wrong with the last check.
     message: str = ""
-    #: Why the last check came to nothing; None when it went well.
+    #: Why the last check failed; None if it succeeded.
     trouble: str | None = None
     #: Whether releases are installed without a signature.
     unsigned: bool = False
     last_check: float | None = None
     next_check: float | None = None
     last_attempt: Attempt | None = None
-    #: Seconds that the last update took which went well.
+    #: Seconds that the last successful update took.
     last_took: float | None = None
 
 
+class StatusChanges(TypedDict, total=False):
+    """Changes of a `Status`."""
+
+    installed: int | None
+    available: int | None
+    update_available: bool
+    size: int | None
+    notes: str | None
+    stage: Stage
+    progress: Progress | None
+    message: str
+    trouble: str | None
+    unsigned: bool
+    last_check: float | None
+    next_check: float | None
+    last_attempt: Attempt | None
+    last_took: float | None
+
+
 class StatusBoard:
-    """Where the agent's parts write the status, and others read it."""
+    """Publishes the status. It is written to, and shown to people; no decision depends on it."""
 
     _log = Logger()
 
@@ -56,15 +75,15 @@ class StatusBoard:
         self.current = status
         self._observers: list[Callable[[Status], None]] = []
 
-    def publish(self, **changes: Any) -> None:
-        """Change the status, and tell everybody."""
+    def publish(self, **changes: Unpack[StatusChanges]) -> None:
+        """Change the status, and notify every observer."""
         self.current = evolve(self.current, **changes)
         for observer in tuple(self._observers):
             with self._log.failuresHandled("{observer} failed", observer=observer):
                 observer(self.current)
 
     def subscribe(self, observer: Callable[[Status], None]) -> Callable[[], None]:
-        """Be told of each change; returns what ends that."""
+        """Call the observer with each new status; returns a function that ends this."""
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
 

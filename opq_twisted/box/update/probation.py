@@ -7,7 +7,8 @@ from twisted.logger import Logger
 
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.install.installer import Installer
-from opq_twisted.box.state.journal import Journal, Release, Trial
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.records import Release, Trial
 from opq_twisted.common.errors import ClockBehind, DownloadFailed, OpqError
 
 #: Seconds that a release may run, over all boots, without a successful look.

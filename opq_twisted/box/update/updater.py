@@ -23,7 +23,8 @@ from opq_twisted.box.install.preflight import BOX_AT_FAULT, Preflight
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
-from opq_twisted.box.state.journal import Attempt, Journal, Refusal, Release, Stage
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.records import Attempt, Blocked, Release, Stage
 from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.state.versions import Installed
@@ -215,7 +216,7 @@ class Updater(Service):
             return
         self._probation.trial = None
         if self._rescued.read() == installed:
-            self._journal.refuse(trial.release, _RESCUED, trial=None)
+            self._journal.block(trial.release, _RESCUED, trial=None)
             reason = _returned(trial.release.version, installed, _RESCUED)
             attempt = Attempt(trial.release.version, now, now, "returned", reason)
             self._journal.end(Stage.IDLE, attempt)
@@ -366,13 +367,13 @@ class Updater(Service):
 
         :raises OSError: when that cannot be written down.
         """
-        was_refused = self._journal.forgive(version)
+        was_refused = self._journal.unblock(version)
         if was_refused and self._board.current.stage.at_rest and self._offer is not None:
             self._board.publish(message=self._policy.describe(self._offer))
         return was_refused
 
     @property
-    def history(self) -> tuple[tuple[Attempt, ...], tuple[Refusal, ...]]:
+    def history(self) -> tuple[tuple[Attempt, ...], tuple[Blocked, ...]]:
         """The last attempts, the oldest first, and what is refused."""
         return self._journal.entry.attempts, self._journal.entry.refused
 
@@ -500,7 +501,7 @@ class Updater(Service):
 
     async def _require_fit(self, release: Release) -> None:
         """Before anything is fetched or unpacked."""
-        delay = self._journal.delay_of(release)
+        delay = self._journal.find_postponed(release)
         await self._preflight.require(release.version, room=delay.room if delay else 0)
 
     async def _look_patiently(self) -> None:
@@ -534,7 +535,7 @@ class Updater(Service):
         here = await self._archives.find(release)
         received, archive = here or await self._download(release)
         try:
-            delay = self._journal.delay_of(release)
+            delay = self._journal.find_postponed(release)
             self._enter(
                 Stage.UNPACKING,
                 release=received,
@@ -570,7 +571,7 @@ class Updater(Service):
         except DownloadFailed as error:
             # A server or a mirror that lies must not have the box fetch it again and again.
             if last or not isinstance(error, PiecesDiffer):
-                self._journal.put_off(release, self._now())
+                self._journal.postpone(release, self._now())
             raise
 
     async def _install(self, release: Release, archive: BinaryIO, tries: int = 1) -> None:
@@ -860,7 +861,7 @@ class Updater(Service):
         async def begin() -> None:
             self._installer.forget()
             if isinstance(error, _TO_BLAME):
-                self._journal.refuse(release, cause, **changes)
+                self._journal.block(release, cause, **changes)
             else:
                 if isinstance(error, _BOX_TO_BLAME):
                     self._put_off(release, cause, error)
@@ -920,7 +921,7 @@ class Updater(Service):
             self._journal.write(tries=self._journal.entry.tries - 1)
 
     async def _end_rescued(self, release: Release) -> None:
-        self._journal.refuse(release, _RESCUED)
+        self._journal.block(release, _RESCUED)
         await self._end_returning(release, _RESCUED)
         self._rescued.forget()
 
@@ -955,7 +956,7 @@ class Updater(Service):
         release = self._journal.entry.release
         if isinstance(error, _TO_BLAME) and release is not None:
             with self._telling("The refused release cannot be written down"):
-                self._journal.refuse(release, reason)
+                self._journal.block(release, reason)
         if isinstance(error, _BOX_TO_BLAME) and release is not None:
             with self._telling("The pause until the next try cannot be written down"):
                 self._put_off(release, reason, error)
@@ -967,7 +968,7 @@ class Updater(Service):
     def _put_off(self, release: Release, reason: str, error: Exception) -> None:
         """Let the box try again by itself, more and more seldom, or once it has the room."""
         room = error.room if isinstance(error, BoxUnfit) else 0
-        self._journal.put_off(release, self._now(), reason, room, self._config.check_every)
+        self._journal.postpone(release, self._now(), reason, room, self._config.check_every)
 
     async def _arrive(self, outcome: str, reason: str) -> None:
         """Record that the box is at rest, on a release that is good, and tidy up."""

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
 
-from opq_twisted.box.state.journal import Attempt
+from opq_twisted.box.state.records import Attempt
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.actions import BoxUpdate, Check, Unblock, as_json

@@ -4,7 +4,7 @@ import time
 
 from attrs import frozen
 
-from opq_twisted.box.state.journal import Attempt, Stage
+from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
 
 #: What each stage is called in the row of stages, in their order.

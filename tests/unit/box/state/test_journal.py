@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from attrs import evolve
+from attrs import evolve, fields_dict
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.journal import Attempt, Entry, Journal, Refusal, Release, Stage
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.records import (
+    Attempt,
+    Blocked,
+    Entry,
+    EntryChanges,
+    Release,
+    Stage,
+)
 from opq_twisted.common.errors import CannotStart
 from tests.helpers.box_fakes import NEW, NEWER, OLD, logged
 from tests.helpers.failing_disk import counting
@@ -42,7 +50,7 @@ class JournalTests(SynchronousTestCase):
         """The next agent reads what this one wrote."""
         journal = self.open()
         journal.write(stage=Stage.INSTALLING, release=RELEASE, started=12.5, tries=2)
-        journal.refuse(Release(NEWER), "It is \N{LATIN SMALL LETTER U WITH DIAERESIS}bel.")
+        journal.block(Release(NEWER), "It is \N{LATIN SMALL LETTER U WITH DIAERESIS}bel.")
         self.assertEqual(self.open().entry, journal.entry)
         journal.end(Stage.IDLE, attempt(1, "updated"))
         self.assertEqual(self.open().entry, journal.entry)
@@ -61,7 +69,7 @@ class JournalTests(SynchronousTestCase):
                 journal = self.open()
                 self.assertEqual(journal.entry.stage, Stage.INSTALLING)
                 self.assertEqual(journal.entry.release, release)
-                self.assertEqual(journal.entry.refused, (Refusal(OLD, "cd" * 32, "Bad."),))
+                self.assertEqual(journal.entry.refused, (Blocked(OLD, "cd" * 32, "Bad."),))
                 journal.write(tries=1)
                 self.assertEqual(self.open().entry, journal.entry)
 
@@ -85,21 +93,21 @@ class JournalTests(SynchronousTestCase):
         """The last 100 refused releases are kept."""
         journal = self.open()
         for version in range(1, 104):
-            journal.refuse(Release(version), "Bad.")
+            journal.block(Release(version), "Bad.")
         refused = self.open().entry.refused
         self.assertEqual([item.version for item in refused], list(range(4, 104)))
 
     def test_refused_once(self) -> None:
         """A release that is refused again is refused for the later reason."""
         journal = self.open()
-        journal.refuse(RELEASE, "First.")
-        journal.refuse(RELEASE, "Second.")
-        self.assertEqual(journal.entry.refused, (Refusal(NEW, "ab" * 32, "Second."),))
+        journal.block(RELEASE, "First.")
+        journal.block(RELEASE, "Second.")
+        self.assertEqual(journal.entry.refused, (Blocked(NEW, "ab" * 32, "Second."),))
 
     def test_refusal(self) -> None:
         """A release whose digest has changed is another one; a digest that nobody knows is any."""
         journal = self.open()
-        journal.refuse(RELEASE, "Bad.")
+        journal.block(RELEASE, "Bad.")
         for release, refused in (
             (RELEASE, True),
             (Release(NEW), True),
@@ -107,27 +115,27 @@ class JournalTests(SynchronousTestCase):
             (Release(NEWER, None, {"sha256": "ab" * 32}), False),
         ):
             with self.subTest(release=release):
-                self.assertEqual(journal.refusal(release) is not None, refused)
+                self.assertEqual(journal.find_blocked(release) is not None, refused)
 
     def test_put_off(self) -> None:
         """A release that came as another is put off for an hour, then for two, up to a day."""
         journal, now = self.open(), 1_000_000.0
         for hours in (1, 2, 4, 8, 16, 24, 24):
-            journal.put_off(RELEASE, now)
+            journal.postpone(RELEASE, now)
             over = now + hours * 3600
-            self.assertTrue(self.open().is_put_off(RELEASE, now))
-            self.assertTrue(journal.is_put_off(Release(NEW), over - 1))
-            self.assertFalse(journal.is_put_off(RELEASE, over))
+            self.assertTrue(self.open().is_postponed(RELEASE, now))
+            self.assertTrue(journal.is_postponed(Release(NEW), over - 1))
+            self.assertFalse(journal.is_postponed(RELEASE, over))
             now = over
-        self.assertFalse(journal.is_put_off(Release(NEWER), now))
-        journal.put_off(Release(NEWER), now)
-        self.assertFalse(journal.is_put_off(Release(NEWER), now + 3600))
+        self.assertFalse(journal.is_postponed(Release(NEWER), now))
+        journal.postpone(Release(NEWER), now)
+        self.assertFalse(journal.is_postponed(Release(NEWER), now + 3600))
 
     def test_put_off_by_a_wrong_clock(self) -> None:
         """A clock that was ahead does not put a release off for years."""
         journal = self.open()
-        journal.put_off(RELEASE, 2_000_000_000.0)
-        self.assertFalse(journal.is_put_off(RELEASE, 1_600_000_000.0))
+        journal.postpone(RELEASE, 2_000_000_000.0)
+        self.assertFalse(journal.is_postponed(RELEASE, 1_600_000_000.0))
 
     def test_same_boot(self) -> None:
         """The journal knows whether the machine has booted since it was written."""
@@ -184,7 +192,7 @@ class JournalTests(SynchronousTestCase):
         journal = self.open()
         journal.write(stage=Stage.RETURNING, release=RELEASE)
         journal.end(Stage.FAILED, evolve(attempt(7), id=7))
-        journal.refuse(Release(OLD, None, {"sha256": "cd" * 32}), "It hangs.")
+        journal.block(Release(OLD, None, {"sha256": "cd" * 32}), "It hangs.")
         content = json.loads(self.path.read_bytes())
         content["attempts"].insert(0, {"version": "unheard of"})
         others = {"release": {"version": NEW, "hashes": {}}, "format": 2}
@@ -249,6 +257,11 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(journal.entry, before)
         self.assertEqual(self.open().entry, before)
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
+
+    def test_changes(self) -> None:
+        """Every field of the entry may be changed, but for the boot."""
+        keys = set(fields_dict(Entry)) - {"boot_id"}
+        self.assertEqual(EntryChanges.__optional_keys__, keys)
 
     def test_stages(self) -> None:
         """Only when it is idle or has failed is a box at rest."""

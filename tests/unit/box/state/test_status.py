@@ -1,10 +1,11 @@
 """The status is told to everybody who asked to be told."""
 
+from attrs import fields_dict
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.journal import Stage
-from opq_twisted.box.state.status import Status, StatusBoard
+from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.status import Status, StatusBoard, StatusChanges
 from tests.helpers.box_fakes import NEW, OLD
 
 
@@ -62,6 +63,10 @@ class StatusBoardTests(SynchronousTestCase):
         self.board.publish(stage=Stage.IDLE)
         expected = Status(installed=OLD, available=NEW, stage=Stage.CHECKING)
         self.assertEqual(self.successResultOf(waited), expected)
+
+    def test_changes(self) -> None:
+        """Every field of the status may be changed."""
+        self.assertEqual(StatusChanges.__optional_keys__, set(fields_dict(Status)))
 
     def test_wait_cancelled(self) -> None:
         """A wait can be given up."""

@@ -4,7 +4,8 @@ import errno
 import json
 import os
 
-from opq_twisted.box.state.journal import Journal, Release, Stage
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.records import Release, Stage
 from opq_twisted.common.errors import BoxUnfit, ClockBehind, ServerFailed, Untrusted
 from opq_twisted.trust.offer import Offer
 from tests.helpers.box_fakes import NEW, NEWER, OLD, StepOfferLookup, logged

@@ -3,7 +3,7 @@
 import errno
 
 from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.state.journal import Release, Stage
+from opq_twisted.box.state.records import Release, Stage
 from opq_twisted.common.errors import (
     BoxAtFault,
     BoxUnfit,

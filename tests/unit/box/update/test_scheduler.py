@@ -6,7 +6,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.offers.long_poll import LongPoll
-from opq_twisted.box.state.journal import Stage
+from opq_twisted.box.state.records import Stage
 from opq_twisted.box.update.scheduler import Checker
 from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (

@@ -9,7 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.journal import Entry, Journal, Release, Stage
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.records import Entry, Release, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.box.update.updater import MAX_TRIES

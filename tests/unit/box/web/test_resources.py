@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 
-from opq_twisted.box.state.journal import Attempt, Release, Stage
+from opq_twisted.box.state.records import Attempt, Release, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.csrf import CsrfCheck
@@ -57,7 +57,7 @@ class WebCase(SynchronousTestCase):
     def refuse(self) -> None:
         """Let an update fail for which the release is to blame."""
         release = Release(NEW, 10, {"sha256": "ab" * 32})
-        self.bench.journal.refuse(release, "It ended with 1.")
+        self.bench.journal.block(release, "It ended with 1.")
         attempt = Attempt(NEW, 1.0, 2.0, "failed", "It ended with 1.", 1)
         self.bench.journal.end(Stage.FAILED, attempt)
 

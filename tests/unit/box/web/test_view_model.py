@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.journal import Attempt, Stage
+from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
 from opq_twisted.box.web.view_model import STAGES, View, account, moment, view
 from tests.helpers.box_fakes import NEW, OLD

@@ -1,0 +1,240 @@
+"""The records that the box keeps: stages, releases, attempts, and the journal's entry."""
+
+from collections.abc import Mapping
+from enum import Enum, StrEnum, auto
+from typing import TypedDict
+
+from attrs import Factory, frozen
+
+
+class _Is(Enum):
+    """Facts about a stage."""
+
+    #: No update is under way.
+    AT_REST = auto()
+    #: The release that is under way may be the live one.
+    LIVE = auto()
+    #: An installer may run.
+    INSTALLING = auto()
+    #: The box may reboot.
+    REBOOTING = auto()
+
+
+class Stage(StrEnum):
+    """
+    The stages of an update: all that journal, page and command line say of each.
+
+    A row gives the value, which is used on disk and on the wire, the label in the page's row of
+    steps, the page's headline, the message, and the facts. `box.update.stages` says which stage may
+    follow which.
+    """
+
+    IDLE = ("idle", "", "", "", _Is.AT_REST)
+    CHECKING = (
+        "checking",
+        "Check",
+        "Looking for an update",
+        "Asking the update server for the newest release.",
+    )
+    DOWNLOADING = ("downloading", "Download", "", "Downloading the new release.")
+    VERIFYING = ("verifying", "Verify", "", "Checking that the download is whole.")
+    UNPACKING = ("unpacking", "Unpack", "", "Unpacking the new release.")
+    INSTALLING = (
+        "installing",
+        "Install",
+        "",
+        "Installing the new release; this can take some minutes.",
+        _Is.LIVE,
+        _Is.INSTALLING,
+    )
+    REBOOTING = (
+        "rebooting",
+        "Reboot",
+        "The box is rebooting",
+        "Rebooting. This page waits for the box.",
+        _Is.LIVE,
+        _Is.REBOOTING,
+    )
+    CONFIRMING = (
+        "confirming",
+        "Confirm",
+        "Trying the new release",
+        "Looking whether the new release runs, and is healthy.",
+        _Is.LIVE,
+    )
+    # Going back installs a release, too: it is the same step.
+    RETURNING = (
+        "returning",
+        "Install",
+        "Going back to the last good release",
+        "Installing the last good release again.",
+        _Is.LIVE,
+        _Is.INSTALLING,
+        _Is.REBOOTING,
+    )
+    FAILED = ("failed", "", "", "", _Is.AT_REST)
+
+    label: str
+    headline: str
+    message: str
+    at_rest: bool
+    may_be_live: bool
+    installs: bool
+    may_reboot: bool
+
+    def __new__(
+        cls,
+        value: str,
+        label: str = "",
+        headline: str = "",
+        message: str = "",
+        *facts: _Is,
+    ) -> "Stage":
+        """Make a member of a row."""
+        stage = str.__new__(cls, value)
+        stage._value_ = value
+        stage.label, stage.message = label, message
+        stage.headline = headline or "Updating the box"
+        stage.at_rest = _Is.AT_REST in facts
+        stage.may_be_live = _Is.LIVE in facts
+        stage.installs = _Is.INSTALLING in facts
+        stage.may_reboot = _Is.REBOOTING in facts
+        return stage
+
+    @property
+    def step(self) -> int | None:
+        """The index of its label in `STEPS`; None for a stage without one."""
+        return STEPS.index(self.label) if self.label else None
+
+
+#: The labels in the page's row of steps, in their order.
+STEPS = tuple(dict.fromkeys(stage.label for stage in Stage if stage.label))
+
+
+@frozen
+class Release:
+    """One release, as it was offered or received."""
+
+    version: int
+    #: Bytes; None if unknown.
+    size: int | None = None
+    #: In lower-case hexadecimal, keyed by the algorithm's name in `hashlib`.
+    hashes: Mapping[str, str] = Factory(dict)
+
+    @property
+    def sha256(self) -> str | None:
+        """In hexadecimal; None if unknown."""
+        return self.hashes.get("sha256")
+
+
+@frozen
+class Attempt:
+    """One attempt to update; times are in seconds since the epoch."""
+
+    version: int | None
+    started: float
+    ended: float
+    #: `updated`, `returned` or `failed`.
+    outcome: str
+    reason: str
+    #: Numbers the attempts of this box; 0: written by an agent that did not number them.
+    id: int = 0
+
+
+@frozen
+class Blocked:
+    """A release that is installed only after a click, and the reason."""
+
+    version: int
+    sha256: str | None
+    reason: str
+
+
+@frozen
+class Postponement:
+    """A release that was not installed, but is not to blame, and the time of the next attempt."""
+
+    version: int
+    sha256: str | None
+    #: Seconds.
+    pause: float
+    #: The end of the pause, in seconds since the epoch.
+    until: float
+    #: The box's own fault; empty if the download was not the promised file.
+    reason: str = ""
+    #: The number of times in a row.
+    count: int = 1
+    #: Bytes that must be free under the prefix; as soon as they are, the pause does not matter.
+    room: int = 0
+
+
+@frozen
+class Trial:
+    """The release that runs and is healthy, but whose agent has not reached the server yet."""
+
+    release: Release
+    #: The last successful check of the agent before it, in seconds since the epoch; 0: unknown.
+    looked_before: float
+    #: Seconds for which it has run, over all boots.
+    uptime: float = 0.0
+
+
+@frozen
+class Entry:
+    """Everything that the journal holds. The attributes' names are the keys on disk."""
+
+    stage: Stage = Stage.IDLE
+    release: Release | None = None
+    started: float = 0.0
+    #: The number of this box's attempt, counted from 1.
+    attempt: int = 0
+    boot_id: str = ""
+    tries: int = 0
+    #: Whether the update began without a click.
+    automatic: bool = False
+    #: Whether the reboot was accepted, or the agent was stopped after it had asked for one.
+    reboot_under_way: bool = False
+    #: The stage and the release with which an update goes on, once somebody reboots a box that
+    #: could not reboot or roll back by itself; cleared by the next download.
+    after_reboot: Stage | None = None
+    awaited: Release | None = None
+    #: By the clock of this boot: the new release must be healthy by then.
+    deadline: float = 0.0
+    #: Why the box rolls back.
+    cause: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    #: The blocked releases, the oldest first.
+    refused: tuple[Blocked, ...] = ()
+    #: The release that is postponed.
+    delay: Postponement | None = None
+    trial: Trial | None = None
+    #: The release that the box left because its agent could not reach the server, until the agent
+    #: of the release that runs now has tried.
+    doubted: Release | None = None
+    #: The version of the last doubted release that was found not to blame.
+    acquitted: int | None = None
+    #: The time of a successful check, at most some hours ago, in seconds since the epoch.
+    looked: float = 0.0
+
+
+class EntryChanges(TypedDict, total=False):
+    """Changes of an `Entry`, except for `boot_id`, which each write sets."""
+
+    stage: Stage
+    release: Release | None
+    started: float
+    attempt: int
+    tries: int
+    automatic: bool
+    reboot_under_way: bool
+    after_reboot: Stage | None
+    awaited: Release | None
+    deadline: float
+    cause: str
+    attempts: tuple[Attempt, ...]
+    refused: tuple[Blocked, ...]
+    delay: Postponement | None
+    trial: Trial | None
+    doubted: Release | None
+    acquitted: int | None
+    looked: float

@@ -1,0 +1,65 @@
+"""Which stage of an update may follow which; `Stage` itself says what there is to say of each."""
+
+from collections.abc import Mapping
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from opq_twisted.box.state.records import Stage
+
+_log = Logger()
+
+#: The stages that may follow each stage. Every stage may fail, even before the first: the entry of
+#: the next one in the journal may be what fails.
+TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
+    # RETURNING: the release that runs has not reached the update server for days.
+    Stage.IDLE: frozenset({Stage.CHECKING, Stage.RETURNING, Stage.FAILED}),
+    Stage.FAILED: frozenset({Stage.CHECKING, Stage.RETURNING, Stage.FAILED}),
+    Stage.CHECKING: frozenset({Stage.IDLE, Stage.DOWNLOADING, Stage.FAILED}),
+    # UNPACKING: the archive is on the disk already.
+    Stage.DOWNLOADING: frozenset({Stage.VERIFYING, Stage.UNPACKING, Stage.FAILED}),
+    # DOWNLOADING: the pieces of the archive do not fit together.
+    Stage.VERIFYING: frozenset({Stage.UNPACKING, Stage.DOWNLOADING, Stage.FAILED}),
+    # IDLE: the window for automatic installations has closed.
+    Stage.UNPACKING: frozenset({Stage.INSTALLING, Stage.IDLE, Stage.FAILED}),
+    Stage.INSTALLING: frozenset({Stage.REBOOTING, Stage.RETURNING, Stage.FAILED}),
+    Stage.REBOOTING: frozenset({Stage.FAILED}),
+    Stage.CONFIRMING: frozenset({Stage.IDLE, Stage.RETURNING, Stage.FAILED}),
+    Stage.RETURNING: frozenset({Stage.IDLE, Stage.FAILED}),
+}
+
+#: The stages that an agent may enter besides, because it finds in the journal, at its start, an
+#: update that an earlier agent has begun.
+RESUMPTIONS: Mapping[Stage, frozenset[Stage]] = {
+    # IDLE: another release was installed by hand or by the rescue script, or the journal was lost.
+    # REBOOTING, RETURNING: somebody has rebooted a box that could not do it by itself.
+    Stage.IDLE: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.RETURNING}),
+    Stage.FAILED: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.RETURNING}),
+    Stage.CHECKING: frozenset({Stage.CHECKING, Stage.REBOOTING, Stage.RETURNING}),
+    # Nothing has been installed yet: the update begins again.
+    Stage.DOWNLOADING: frozenset({Stage.CHECKING}),
+    Stage.VERIFYING: frozenset({Stage.CHECKING}),
+    Stage.UNPACKING: frozenset({Stage.CHECKING}),
+    # CONFIRMING: the box has rebooted. IDLE: it runs the last good release, as the rescue script
+    # has installed that.
+    Stage.INSTALLING: frozenset({Stage.INSTALLING, Stage.CONFIRMING, Stage.IDLE}),
+    Stage.REBOOTING: frozenset({Stage.REBOOTING, Stage.CONFIRMING, Stage.IDLE}),
+    Stage.CONFIRMING: frozenset({Stage.CONFIRMING}),
+    Stage.RETURNING: frozenset(),
+}
+
+
+class TransitionError(Exception):
+    """A stage was entered from one that it may not follow."""
+
+
+def check_transition(before: Stage, after: Stage) -> None:
+    """
+    Log an error, with its traceback, if one stage may not follow the other.
+
+    A box goes on: no mistake in these tables may strand it. A test fails: trial counts such a log
+    event as an error.
+    """
+    if after not in TRANSITIONS[before] | RESUMPTIONS[before]:
+        error = TransitionError(f"The stage {after} may not follow {before}.")
+        _log.failure("The update goes on, but its stages are wrong", Failure(error))
