@@ -66,7 +66,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         {
             **_OFFERED,
             "stage": Stage.DOWNLOADING,
-            "message": "Downloading the new release.",
+            "message": Stage.DOWNLOADING.message,
             "progress": Progress(7_400_000, 12_300_000, 812_000.0),
         },
         [_UPDATED],
@@ -75,7 +75,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         {
             **_OFFERED,
             "stage": Stage.INSTALLING,
-            "message": "Installing the new release; this can take some minutes.",
+            "message": Stage.INSTALLING.message,
         },
         [_UPDATED],
     ),
@@ -83,7 +83,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         {
             **_OFFERED,
             "stage": Stage.REBOOTING,
-            "message": "Rebooting. This page waits for the box.",
+            "message": Stage.REBOOTING.message,
         },
         [_UPDATED],
     ),
@@ -91,7 +91,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         {
             **_OFFERED,
             "stage": Stage.CONFIRMING,
-            "message": "Looking whether the new release runs, and is healthy.",
+            "message": Stage.CONFIRMING.message,
         },
         [_UPDATED],
     ),
@@ -99,7 +99,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         {
             **_OFFERED,
             "stage": Stage.RETURNING,
-            "message": f"Installing the last good release again. {_ILL}",
+            "message": f"{Stage.RETURNING.message} {_ILL}",
         },
         [_UPDATED],
     ),

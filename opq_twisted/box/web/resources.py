@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
 
-from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.records import STEPS, Attempt
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.actions import BoxUpdate, Check, Unblock, as_json
@@ -21,7 +21,7 @@ from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.events import Events
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.log import InstallerLog
-from opq_twisted.box.web.view_model import STAGES, View, account, outcome, view
+from opq_twisted.box.web.view_model import View, account, outcome, view
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -139,7 +139,7 @@ class Page(PlainResource):
             stages_hidden="hidden" if shown.step is None else "",
             unsigned_hidden="" if status.unsigned else "hidden",
             history_hidden="" if attempts else "hidden",
-            log_open="open" if status.stage.installs else "",
+            log_open="open" if shown.installs else "",
         )
         return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
 
@@ -155,7 +155,7 @@ def _texts(shown: View) -> dict[str, str]:
 
 def _stages(shown: View) -> str:
     items = []
-    for number, name in enumerate(STAGES.values()):
+    for number, name in enumerate(STEPS):
         mark = ""
         if shown.step is not None and number <= shown.step:
             mark = ' aria-current="step"' if number == shown.step else ' class="past"'

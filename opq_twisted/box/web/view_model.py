@@ -7,28 +7,6 @@ from attrs import frozen
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
 
-#: What each stage is called in the row of stages, in their order.
-STAGES = {
-    Stage.CHECKING: "Check",
-    Stage.DOWNLOADING: "Download",
-    Stage.VERIFYING: "Verify",
-    Stage.UNPACKING: "Unpack",
-    Stage.INSTALLING: "Install",
-    Stage.REBOOTING: "Reboot",
-    Stage.CONFIRMING: "Confirm",
-}
-
-_UNDER_WAY = {
-    Stage.CHECKING: "Looking for an update",
-    Stage.REBOOTING: "The box is rebooting",
-    Stage.CONFIRMING: "Trying the new release",
-    Stage.RETURNING: "Going back to the last good release",
-}
-
-#: Which of them it is in the row; going back is to install once more.
-_STEPS = {stage: number for number, stage in enumerate(STAGES)}
-_STEPS[Stage.RETURNING] = _STEPS[Stage.INSTALLING]
-
 _OUTCOMES = {"updated": "Updated", "returned": "Went back", "failed": "Failed"}
 
 #: Seconds; after a longer wait nobody has the outcome of the last update in mind.
@@ -52,8 +30,11 @@ class View:
     checked: str
     #: Why the last update did not go well, while that is news.
     outcome: str
+    #: Facts about the stage.
     at_rest: bool
-    #: Which of `STAGES` it is; None for none of them.
+    installs: bool
+    may_reboot: bool
+    #: The index of the stage's label in `STEPS`; None if it has none.
     step: int | None
 
 
@@ -76,7 +57,9 @@ def view(status: Status, now: float) -> View:
         checked=_checked(status),
         outcome="" if last is None else _trouble_of(last, status.message),
         at_rest=status.stage.at_rest,
-        step=_STEPS.get(status.stage),
+        installs=status.stage.installs,
+        may_reboot=status.stage.may_reboot,
+        step=status.stage.step,
     )
 
 
@@ -100,7 +83,7 @@ def account(attempt: Attempt) -> str:
 def _headline(status: Status, now: float) -> tuple[str, str]:
     stage = status.stage
     if not stage.at_rest:
-        return "busy", _UNDER_WAY.get(stage, "Updating the box")
+        return "busy", stage.headline
     if stage is Stage.FAILED and not _has_looked_since(status):
         return "bad", "The last update failed"
     if status.trouble is not None:

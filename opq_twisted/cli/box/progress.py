@@ -1,5 +1,6 @@
 """Shows people the stages of an update: a line for each, and a bar while it downloads."""
 
+from opq_twisted.box.state.records import Stage
 from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.cli.program import say
 from opq_twisted.common.progress_bar import ProgressBar
@@ -12,7 +13,7 @@ _REBOOTS = (
 
 def is_at_rest(status: Document) -> bool:
     """Whether no update is under way."""
-    return status.text("stage") in ("idle", "failed")
+    return status.text("stage") in [stage for stage in Stage if stage.at_rest]
 
 
 class StageDisplay:
@@ -37,9 +38,9 @@ class StageDisplay:
     def show(self, status: Document) -> None:
         """Show where the update is; what came of it is for others to say."""
         stage = status.text("stage")
-        message = _REBOOTS if stage == "rebooting" else status.text("message")
+        message = _REBOOTS if stage == Stage.REBOOTING else status.text("message")
         line = f"{stage}: {message}"
-        if self._bar is not None and stage in ("verifying", "unpacking"):
+        if self._bar is not None and stage in (Stage.VERIFYING, Stage.UNPACKING):
             self._advance(self._total, self._total)
         if line != self._line and not is_at_rest(status):
             self._line = line

@@ -11,7 +11,7 @@ const AROUND = {notes: "what-is-new", progress: "download"};
 
 const element = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("button");
-const installs = () => ["installing", "returning"].includes(current?.stage);
+const installs = () => current?.page.installs;
 let source, heard, current = null, lost = false, pending = false;
 
 function setText(id, text) {
@@ -71,7 +71,7 @@ function showBar(progress) {
 
 function showAbsent() {
   const under_way = current !== null && !current.page.at_rest;
-  const reboots = ["rebooting", "returning"].includes(current?.stage);
+  const reboots = current?.page.may_reboot;
   lost = true;
   delete document.body.dataset.live;
   document.body.dataset.tone = "busy";

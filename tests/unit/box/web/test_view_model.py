@@ -6,9 +6,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import STEPS, Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
-from opq_twisted.box.web.view_model import STAGES, View, account, moment, view
+from opq_twisted.box.web.view_model import View, account, moment, view
 from tests.helpers.box_fakes import NEW, OLD
 
 NOW = 1_700_100_000.0
@@ -97,17 +97,20 @@ class ViewTests(SynchronousTestCase):
 
     def test_steps(self) -> None:
         """A stage has its place in the row; to go back is to install once more."""
-        for number, stage in enumerate(STAGES):
-            shown = self.view(stage=stage)
-            self.assertEqual((shown.step, shown.at_rest), (number, False))
-        installing = list(STAGES).index(Stage.INSTALLING)
-        for stage, step, at_rest in (
-            (Stage.IDLE, None, True),
-            (Stage.FAILED, None, True),
-            (Stage.RETURNING, installing, False),
-        ):
-            shown = self.view(stage=stage)
-            self.assertEqual((shown.step, shown.at_rest), (step, at_rest))
+        steps = ["Check", "Download", "Verify", "Unpack", "Install", "Reboot", "Confirm"]
+        self.assertEqual(list(STEPS), steps)
+        for step, stage in [
+            *enumerate(["checking", "downloading", "verifying", "unpacking", "installing"]),
+            (5, "rebooting"),
+            (6, "confirming"),
+            (4, "returning"),
+            (None, "idle"),
+            (None, "failed"),
+        ]:
+            shown = self.view(stage=Stage(stage))
+            self.assertEqual((shown.step, shown.at_rest), (step, step is None))
+            self.assertEqual(shown.installs, step == 4)
+            self.assertEqual(shown.may_reboot, stage in ("rebooting", "returning"))
 
     def test_releases(self) -> None:
         """A release is shown with the time at which it was built, by the box's own clock."""
