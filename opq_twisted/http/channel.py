@@ -3,24 +3,23 @@
 import ipaddress
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
+    IReactorTime,
     ISSLTransport,
     ITCPTransport,
 )
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource
 from twisted.web.server import Request
 from zope.interface import implementer
-
-if TYPE_CHECKING:
-    from opq_twisted.http.site import BoundedSite
 
 #: Requests of one connection that are answered before the reactor turns to others.
 _PIPELINED = 4
@@ -36,6 +35,30 @@ _MAX_DRAINED = 1024 * 1024
 _DRAIN_TIMEOUT = 5
 
 
+class ChannelSite(Protocol):
+    """The methods of a site that its channels, and their requests, call."""
+
+    reactor: IReactorTime
+
+    def date(self) -> bytes:
+        """Give the value of the Date header."""
+
+    def connected(self, channel: "BoundedChannel") -> None:
+        """Count a new connection."""
+
+    def disconnected(self, channel: "BoundedChannel") -> None:
+        """Count one less."""
+
+    def refused(self, status: int) -> None:
+        """Report a malformed request that was answered with `status`."""
+
+    def ended(self, request: Any, *, whole: bool) -> None:
+        """Report the end of a request."""
+
+    def getResourceFor(self, request: Request) -> IResource:
+        """Find the resource of a request."""
+
+
 @implementer(IHalfCloseableProtocol)
 class BoundedChannel(HTTPChannel):
     """
@@ -46,7 +69,7 @@ class BoundedChannel(HTTPChannel):
     put it off by sending a byte now and then.
     """
 
-    site: "BoundedSite"
+    site: ChannelSite
     #: TCP, TLS, or whatever the endpoint gives.
     transport: Any
 

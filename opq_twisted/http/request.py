@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IPushProducer
@@ -13,9 +13,6 @@ from zope.interface import implementer
 
 from opq_twisted.http.channel import BoundedChannel
 from opq_twisted.http.reply import Reply
-
-if TYPE_CHECKING:
-    from opq_twisted.http.site import BoundedSite
 
 #: No request that either server understands has a body of more than a few bytes.
 _MAX_REQUEST_BODY = 16 * 1024
@@ -40,13 +37,11 @@ class BoundedRequest(Request):
     """A request with a small body or none, which is answered with a `Reply`."""
 
     channel: BoundedChannel
-    site: "BoundedSite"
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.site = self.channel.site
         #: When its first line came, by the reactor's clock (seconds).
-        self.began = self.site.reactor.seconds()
+        self.began = self.channel.site.reactor.seconds()
 
     def gotLength(self, length: int | None) -> None:
         """Refuse an announced body before a byte of it is stored."""
@@ -77,7 +72,7 @@ class BoundedRequest(Request):
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
         try:
-            self.render(self.site.getResourceFor(self))
+            self.render(self.channel.site.getResourceFor(self))
         except Exception:
             self.processingFailed(Failure())
 
@@ -104,7 +99,7 @@ class BoundedRequest(Request):
             self.clientproto,
             code,
             reason,
-            self.site.date(),
+            self.channel.site.date(),
             more,
             head,
         )
@@ -135,13 +130,13 @@ class BoundedRequest(Request):
     def finish(self) -> None:
         """End the answer, and tell the site, which knows already of a client that has gone."""
         if not self._disconnected:
-            self.site.ended(self, whole=True)
+            self.channel.site.ended(self, whole=True)
         super().finish()
 
     def connectionLost(self, reason: Failure) -> None:
         """Tell the site that this client has gone before its answer was whole."""
         if self.path is not None:
-            self.site.ended(self, whole=False)
+            self.channel.site.ended(self, whole=False)
         super().connectionLost(reason)
 
 
