@@ -47,7 +47,12 @@ from opq_twisted.common.hangup import Hangup
 from opq_twisted.common.log import log_to_standard_output
 from opq_twisted.common.monotonic import use_monotonic_time
 from opq_twisted.common.sd_notify import take_supervisor
-from opq_twisted.http.limits import RESERVE, Limits, first_reserved, raise_descriptor_limit
+from opq_twisted.http.connection_limits import (
+    RESERVE,
+    Limits,
+    first_reserved,
+    raise_descriptor_limit,
+)
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.trust.offer import METADATA
 

@@ -11,8 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from opq_twisted.common.errors import CannotStart
-from opq_twisted.http.endpoint import RobustEndpoint
-from opq_twisted.http.every_address import BACKLOG, EveryAddress
+from opq_twisted.http.endpoints import BACKLOG, EveryAddress, RobustEndpoint
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.http.tls import TLSEndpoint, parse_ssl
 

@@ -13,7 +13,7 @@ from twisted.web.server import Site
 
 from opq_twisted.common.repeated import Repeated
 from opq_twisted.http.channel import BoundedChannel
-from opq_twisted.http.limits import Limits, Shares
+from opq_twisted.http.connection_limits import Limits, Shares
 from opq_twisted.http.request import BoundedRequest
 
 #: What stands for an answer's status when the client went away before there was one, as in nginx.

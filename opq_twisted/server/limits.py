@@ -1,12 +1,21 @@
-"""Counts the downloads, and says when there are enough at once."""
+"""Limits the connections and downloads of this process, and counts the downloads."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import random
 
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from opq_twisted.http.limits import Shares
+from opq_twisted.http.connection_limits import (
+    RESERVE,
+    Limits,
+    Network,
+    Shares,
+    first_reserved,
+    raise_descriptor_limit,
+    share,
+)
 from opq_twisted.server.catalog.snapshot import Archive
 
 #: Seconds after which a client that was turned away may ask again: at least, and at most. They
@@ -17,6 +26,41 @@ _RETRY_AFTER = (10, 60)
 #: that each may at least.
 _TURN = 16 * 1024 * 1024
 _LEAST_TURN = 2 * 1024 * 1024
+
+_log = Logger()
+
+
+def make_room(
+    connections: int, downloads: int, trusted: Sequence[Network] = ()
+) -> tuple[Limits, int]:
+    """
+    Raise this process's limit of descriptors as far as is needed and allowed.
+
+    A connection needs one, and a download one more for its file.
+
+    :param trusted: networks of reverse proxies.
+    :returns: the limits of the connections, and how many downloads there is room for; at most as
+        many as were asked.
+    """
+    needed = connections + downloads + RESERVE
+    limit = raise_descriptor_limit(needed)
+    if limit < needed:
+        # At rest a server has a dozen open, which are less than what is left here.
+        room = max(2, limit - RESERVE, limit // 4)
+        downloads = min(downloads, room // 3 or 1)
+        connections = min(connections, room - downloads)
+        _log.warn(
+            "There is room for {connections} connections and {downloads} downloads only: this "
+            "process may have no more than {limit} descriptors. Raise LimitNOFILE, or lower "
+            "--max-connections and --max-downloads.",
+            connections=connections,
+            downloads=downloads,
+            limit=limit,
+        )
+    limits = Limits(
+        connections, share(connections), first_reserved=first_reserved(limit), trusted=trusted
+    )
+    return limits, downloads
 
 
 class Downloads:

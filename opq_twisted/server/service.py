@@ -20,18 +20,17 @@ from opq_twisted.common.hangup import Hangup
 from opq_twisted.common.log import log_to_standard_output
 from opq_twisted.common.monotonic import use_monotonic_time
 from opq_twisted.common.sd_notify import Readiness, take_supervisor
-from opq_twisted.http.limits import Network
+from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.access_log import AccessLog
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog, check_readable
 from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
-from opq_twisted.server.descriptors import make_room
-from opq_twisted.server.limits import Downloads
+from opq_twisted.server.limits import Downloads, make_room
 from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.timestamp.service import Timestamper
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from opq_twisted.trust import keys
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access
 
@@ -153,13 +152,13 @@ def makeService(options: Options) -> IService:
     )
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
-    version = Version(reactor, catalog, await_metadata=True)
+    version = NewestVersion(reactor, catalog, await_metadata=True)
     timestamper = Timestamper(reactor, catalog, _signer(options), options["heartbeat"])
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
     timestamper.observers.append(version.metadata_changed)
-    metrics = Metrics(catalog, watcher, downloads, version.waiting, timestamper)
-    root = tree(
+    metrics = Metrics(catalog, watcher, downloads, version.long_pollers, timestamper)
+    root = make_root(
         catalog, digests, downloads, version, options["mirror"], lambda: timestamper.standing
     )
     root.putChild(b"metrics", MetricsResource(metrics))

@@ -19,7 +19,7 @@ from opq_twisted.http.site import BoundedSite
 
 
 @frozen
-class Answer:
+class Response:
     """What a client makes of the bytes it got."""
 
     status: int
@@ -30,7 +30,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body of a text answer."""
+        """The body of a text response."""
         return self.body.decode()
 
 
@@ -63,7 +63,7 @@ class Transport(StringTransport):
         if self.room is not None and len(self.value()) > self.room and self.producer is not None:
             self.producer.pauseProducing()
 
-    def take_all(self) -> None:
+    def drain(self) -> None:
         """Take whatever comes from now on."""
         self.room = None
         assert self.producer is not None
@@ -81,7 +81,7 @@ class Transport(StringTransport):
         self.producer = None
 
 
-class Turns(Clock):
+class ReactorClock(Clock):
     """A clock that, as a reactor does, leaves what is due at once to its next turn."""
 
     TURN = 0.001
@@ -119,7 +119,7 @@ class Connection:
         lines = [f"{method} {path} HTTP/1.1", "Host: box.example", *headers, "", ""]
         self.channel.dataReceived("\r\n".join(lines).encode("latin-1"))
 
-    def answer(self, method: str = "GET") -> Answer:
+    def response(self, method: str = "GET") -> Response:
         """Parse what was answered so far."""
         return parse(self.transport.value(), method)
 
@@ -140,19 +140,19 @@ class _Stream(io.BytesIO):
         return self
 
     def close(self) -> None:
-        """Stay open: another answer may follow."""
+        """Stay open: another response may follow."""
 
 
-def parse(received: bytes, method: str = "GET") -> Answer:
-    """Take the one answer that was received, as Python's own client does."""
-    (answer,) = parse_all(received, method)
-    return answer
+def parse(received: bytes, method: str = "GET") -> Response:
+    """Take the one response that was received, as Python's own client does."""
+    (response,) = parse_all(received, method)
+    return response
 
 
-def parse_all(received: bytes, method: str = "GET") -> list[Answer]:
-    """Take the answers to requests of one method."""
+def parse_all(received: bytes, method: str = "GET") -> list[Response]:
+    """Take the responses to requests of one method."""
     stream = _Stream(received)
-    answers = []
+    responses = []
     while stream.tell() < len(received):
         response = http.client.HTTPResponse(cast(socket.socket, stream), method=method)
         response.begin()
@@ -160,12 +160,12 @@ def parse_all(received: bytes, method: str = "GET") -> list[Answer]:
             body, cut = response.read(), False
         except http.client.IncompleteRead as error:
             body, cut = error.partial, True
-        answers.append(Answer(response.status, response.headers, body, cut))
-    return answers
+        responses.append(Response(response.status, response.headers, body, cut))
+    return responses
 
 
-def ask(root: IResource, method: str, path: str, *headers: str) -> Answer:
+def ask(root: IResource, method: str, path: str, *headers: str) -> Response:
     """Make one request that is answered at once."""
     connection = Connection(root)
     connection.send(method, path, *headers)
-    return connection.answer(method)
+    return connection.response(method)

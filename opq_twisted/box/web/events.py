@@ -9,7 +9,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from opq_twisted.box.state.status import Status, StatusBoard
-from opq_twisted.http.limits import Shares
+from opq_twisted.http.connection_limits import Shares
 from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource

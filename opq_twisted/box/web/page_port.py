@@ -16,7 +16,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
-from opq_twisted.http.endpoint import RobustEndpoint
+from opq_twisted.http.endpoints import RobustEndpoint
 from opq_twisted.http.listener import make_endpoint, no_such_port, reason
 from opq_twisted.http.site import BoundedSite
 

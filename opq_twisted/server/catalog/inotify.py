@@ -28,7 +28,7 @@ _OF_THE_DIRECTORY = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_U
 _OVERFLOW = struct.pack("=lLLL", -1, inotify.IN_Q_OVERFLOW, 0, 0)
 
 
-class Notifier(inotify.INotify):
+class InotifyWatch(inotify.INotify):
     """
     Watches one directory for as long as it lives.
 
@@ -92,7 +92,7 @@ class Watch:
     """
     Watches what has a directory's name: a notifier stays with a directory that moves.
 
-    The callbacks are those of `Notifier`.
+    The callbacks are those of `InotifyWatch`.
     """
 
     _log = Logger()
@@ -110,7 +110,7 @@ class Watch:
         self._touched = touched
         self._directory_changed = directory_changed
         self._overflowed = overflowed
-        self._notifier: Notifier | None = None
+        self._notifier: InotifyWatch | None = None
         self._watched: tuple[int, int] | None = None
 
     def renew(self) -> None:
@@ -128,7 +128,7 @@ class Watch:
             return
         self.end()
         try:
-            self._notifier = Notifier(
+            self._notifier = InotifyWatch(
                 self._reactor, self._directory, self._touched, self._changed, self._overflowed
             )
         except (OSError, inotify.INotifyError) as error:

@@ -86,7 +86,7 @@ def _version(archive: Archive) -> int:
 
 
 @frozen
-class Reading:
+class Scan:
     """What one look at the whole directory found."""
 
     archives: Mapping[str, Archive]
@@ -115,7 +115,7 @@ class Catalog:
         self.observers: list[Callable[[Snapshot], None]] = []
         self._refused: dict[str, str] = {}
 
-    def look(self, names: Iterable[str]) -> None:
+    def check(self, names: Iterable[str]) -> None:
         """
         Look again at these names only: something happened to them.
 
@@ -125,25 +125,25 @@ class Catalog:
         try:
             changes = self._inspect(names)
         except OSError as error:
-            self.lost(error)
+            self.directory_lost(error)
         else:
             self._publish(self.snapshot.replace(changes))
 
-    def read(self) -> Reading:
+    def scan(self) -> Scan:
         """
         Look at the whole directory, opening only what is new or changed; safe to call in a thread.
 
         :raises OSError: when the directory cannot be read.
         """
         known = {str(archive.name): archive for archive in self.snapshot.archives}
-        return read_directory(self.directory, known)
+        return scan_directory(self.directory, known)
 
-    def adopt(self, reading: Reading, touched: Iterable[str] = ()) -> None:
+    def apply(self, reading: Scan, touched: Iterable[str] = ()) -> None:
         """Make what `read` found the truth, but for the names that were touched while it read."""
         try:
             changes = self._inspect(touched)
         except OSError as error:
-            self.lost(error)
+            self.directory_lost(error)
             return
         for name, reason in reading.refused.items():
             self._refuse(name, reason)
@@ -152,7 +152,7 @@ class Catalog:
         archives = sorted(reading.archives.values(), key=_version)
         self._publish(Snapshot(tuple(archives)).replace(changes))
 
-    def lost(self, error: OSError) -> None:
+    def directory_lost(self, error: OSError) -> None:
         """Remember that the directory cannot be read; what was known goes on being offered."""
         problem = f"Cannot read the updates directory {self.directory}: {error.strerror}."
         if problem != self.problem:
@@ -162,11 +162,11 @@ class Catalog:
     def rescan(self) -> None:
         """Look at the whole directory now."""
         try:
-            reading = self.read()
+            reading = self.scan()
         except OSError as error:
-            self.lost(error)
+            self.directory_lost(error)
         else:
-            self.adopt(reading)
+            self.apply(reading)
 
     def _inspect(self, names: Iterable[str]) -> dict[str, Archive | None]:
         """
@@ -222,7 +222,7 @@ def _inside(directory: Path) -> str:
     return f"{directory}/."
 
 
-def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
+def scan_directory(directory: Path, known: Mapping[str, Archive]) -> Scan:
     """
     Look at every name in a directory; a file that is unchanged since it was `known` is not opened.
 
@@ -250,7 +250,7 @@ def read_directory(directory: Path, known: Mapping[str, Archive]) -> Reading:
                     raise
                 if before is not None:
                     archives[entry.name] = before
-    return Reading(archives, refused)
+    return Scan(archives, refused)
 
 
 def inspect(directory: Path, name: str) -> Archive:

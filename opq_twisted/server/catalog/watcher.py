@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from opq_twisted.server.catalog.inotify import Watch
-from opq_twisted.server.catalog.snapshot import Catalog, Reading
+from opq_twisted.server.catalog.snapshot import Catalog, Scan
 
 #: Seconds between two looks at the whole directory.
 HEARTBEAT = 30.0
@@ -19,7 +19,7 @@ HEARTBEAT = 30.0
 #: The same while the directory cannot be read: nothing tells that it is back.
 _WHILE_UNREADABLE = 1.0
 
-InThread = Callable[[Callable[[], Reading]], Deferred[Reading]]
+InThread = Callable[[Callable[[], Scan]], Deferred[Scan]]
 
 
 class Watcher(Service):
@@ -66,7 +66,7 @@ class Watcher(Service):
         try:
             self._watch.renew()
         except OSError as error:
-            self._catalog.lost(error)
+            self._catalog.directory_lost(error)
         else:
             self._catalog.rescan()
         self._schedule_beat()
@@ -90,7 +90,7 @@ class Watcher(Service):
         touched, self._touched = self._touched, set()
         self._touched_while_reading |= touched
         with self._log.failuresHandled("looking at changed files failed"):
-            self._catalog.look(touched)
+            self._catalog.check(touched)
         for observer in self.observers:
             with self._log.failuresHandled("{observer} failed", observer=observer):
                 observer(touched)
@@ -128,10 +128,10 @@ class Watcher(Service):
                 # Watch first: what comes before it is read, what comes after it is reported. Read
                 # nothing that is not watched: the directory may be back a moment later.
                 self._watch.renew()
-                reading = await self._in_thread(self._catalog.read)
+                reading = await self._in_thread(self._catalog.scan)
             except OSError as error:
-                self._catalog.lost(error)
+                self._catalog.directory_lost(error)
             else:
-                self._catalog.adopt(reading, self._touched_while_reading)
+                self._catalog.apply(reading, self._touched_while_reading)
         if self.running:
             self._schedule_beat()

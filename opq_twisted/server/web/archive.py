@@ -30,7 +30,7 @@ from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, identify
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.web.sendfile import Part, transmit
+from opq_twisted.server.web.sendfile import Part, send_parts
 
 # A name is never used twice.
 _FOR_EVER = b"public, max-age=31536000, immutable"
@@ -45,7 +45,7 @@ class CannotServe(Exception):
 
 
 @frozen
-class Delivery:
+class ArchiveReply:
     """The answer that sends parts of an archive."""
 
     code: int
@@ -87,7 +87,7 @@ class ArchiveResource(PlainResource):
         self._digests.want(archive)
         digest = self._digests.known(archive)
         answer = respond(request, archive, digest, self._may_be_kept(archive, digest))
-        if isinstance(answer, Delivery):
+        if isinstance(answer, ArchiveReply):
             if self._downloads.has_room(request.channel.client):
                 self._send(request, archive, file, answer)
                 return NOT_DONE_YET
@@ -96,11 +96,11 @@ class ArchiveResource(PlainResource):
         return answer
 
     def _send(
-        self, request: BoundedRequest, archive: Archive, file: io.FileIO, delivery: Delivery
+        self, request: BoundedRequest, archive: Archive, file: io.FileIO, reply: ArchiveReply
     ) -> None:
         request.notifyFinish().addBoth(self._downloads.begin(archive, request.channel.client))
-        head = request.begin(delivery.code, header_lines(delivery.headers))
-        transmit(request, head, file, delivery.parts, self._downloads)
+        head = request.begin(reply.code, header_lines(reply.headers))
+        send_parts(request, head, file, reply.parts, self._downloads)
 
     def _later(self, reason: str) -> Reply:
         return Reply.sentence(
@@ -132,7 +132,7 @@ class ArchiveResource(PlainResource):
                 if identify(os.fstat(file.fileno())) == archive.identity:
                     return archive, file
                 file.close()
-            self._catalog.look([self._name])
+            self._catalog.check([self._name])
         if self._catalog.snapshot.find(self._name) is not None:
             raise CannotServe("This update cannot be read now.")
         return None
@@ -140,7 +140,7 @@ class ArchiveResource(PlainResource):
 
 def respond(
     request: BoundedRequest, archive: Archive, digest: bytes | None, may_be_kept: bool
-) -> Delivery | Reply:
+) -> ArchiveReply | Reply:
     """
     Decide what a GET or HEAD of an archive is answered with (RFC 9110, section 13.2.2).
 
@@ -170,7 +170,7 @@ def respond(
     headers[b"Content-Length"] = b"%d" % archive.size
     if request.method == b"HEAD":
         return Reply(OK, header_lines(headers))
-    return Delivery(OK, headers, [Range(0, archive.size)])
+    return ArchiveReply(OK, headers, [Range(0, archive.size)])
 
 
 def entity_tag(archive: Archive) -> bytes:
@@ -191,7 +191,7 @@ def _describe(archive: Archive, digest: bytes | None, may_be_kept: bool) -> dict
     return headers
 
 
-def _partial(headers: dict[bytes, bytes], ranges: list[Range], size: int) -> Delivery:
+def _partial(headers: dict[bytes, bytes], ranges: list[Range], size: int) -> ArchiveReply:
     """Answer with one range, or with several as multipart/byteranges (section 15.3.7)."""
     if len(ranges) == 1:
         headers[b"Content-Type"] = _CONTENT_TYPE
@@ -210,4 +210,4 @@ def _partial(headers: dict[bytes, bytes], ranges: list[Range], size: int) -> Del
         parts.append(b"\r\n--%s--\r\n" % boundary)
     length = sum(part.length if isinstance(part, Range) else len(part) for part in parts)
     headers[b"Content-Length"] = b"%d" % length
-    return Delivery(PARTIAL_CONTENT, headers, parts)
+    return ArchiveReply(PARTIAL_CONTENT, headers, parts)

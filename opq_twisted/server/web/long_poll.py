@@ -20,7 +20,7 @@ _TURN = 100
 _WAIT = re.compile(rb"wait[ \t]*=[ \t]*(?:(\d+)|\"(\d+)\")", re.ASCII | re.IGNORECASE)
 
 
-class WaitingBoxes:
+class LongPollers:
     """The requests that wait; `answer` makes the answer of one as it would be now."""
 
     _log = Logger()

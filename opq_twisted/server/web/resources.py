@@ -29,13 +29,13 @@ from opq_twisted.server.timestamp.signed_archives import SignedArchives
 from opq_twisted.server.timestamp.state import Standing
 from opq_twisted.server.web.archive import ArchiveResource
 from opq_twisted.server.web.listing import ListingPage
-from opq_twisted.server.web.long_poll import WaitingBoxes, preferred_wait
+from opq_twisted.server.web.long_poll import LongPollers, preferred_wait
 from opq_twisted.server.web.metadata import MetadataFiles
 
 #: An answer that changes with the catalog may be kept, but is not used before asking again.
-_ASK_AGAIN = {b"Cache-Control": b"no-cache"}
+_REVALIDATE = {b"Cache-Control": b"no-cache"}
 
-_LIST_HEADERS = {**_ASK_AGAIN, b"Vary": b"Accept"}
+_LIST_HEADERS = {**_REVALIDATE, b"Vary": b"Accept"}
 
 #: The forms of the list; who says nothing gets the first.
 _LIST_FORMS = (b"text/plain", b"application/json", b"text/html")
@@ -49,10 +49,10 @@ _NO_UPDATE = Reply.sentence(NOT_FOUND, _NO_UPDATE_YET)
 #: The entity tag of no version, with which boxes wait for the first one.
 _NO_VERSION_TAG = b'"none"'
 
-_NO_VERSION = Reply.sentence(NOT_FOUND, _NO_UPDATE_YET, {**_ASK_AGAIN, b"ETag": _NO_VERSION_TAG})
+_NO_VERSION = Reply.sentence(NOT_FOUND, _NO_UPDATE_YET, {**_REVALIDATE, b"ETag": _NO_VERSION_TAG})
 
 #: What boxes that wait are answered when there was nothing to say in all that time.
-_NOTHING_TO_SAY = Reply.of(NOT_MODIFIED)
+_UNCHANGED = Reply.of(NOT_MODIFIED)
 
 #: Stands for the digest of the channels while no timestamp announces any.
 _NOTHING_ANNOUNCED = "0"
@@ -60,11 +60,11 @@ _NOTHING_ANNOUNCED = "0"
 _T = TypeVar("_T")
 
 
-def tree(
+def make_root(
     catalog: Catalog,
     digests: Digests,
     downloads: Downloads,
-    version: "Version",
+    version: "NewestVersion",
     mirror: str | None = None,
     standing: Callable[[], Standing] = Standing,
 ) -> PlainResource:
@@ -77,7 +77,7 @@ def tree(
 
     def child(name: str) -> IResource:
         if mirror is not None:
-            return Elsewhere(mirror, name)
+            return MirrorRedirect(mirror, name)
         return ArchiveResource(catalog, digests, downloads, name, signed.may_be_kept)
 
     signed = SignedArchives(catalog.directory, standing)
@@ -91,7 +91,7 @@ def tree(
     return root
 
 
-class PerSnapshot(Generic[_T]):
+class SnapshotCache(Generic[_T]):
     """Makes something of the catalog's snapshot, once for each."""
 
     def __init__(self, catalog: Catalog, make: Callable[[Snapshot], _T]) -> None:
@@ -115,7 +115,7 @@ class PerSnapshot(Generic[_T]):
 class Health(PlainResource):
     """`/`: 200 and empty while the directory can be read, otherwise 503 and why not."""
 
-    _WELL = Reply.of(OK, headers=_ASK_AGAIN)
+    _WELL = Reply.of(OK, headers=_REVALIDATE)
 
     def __init__(self, catalog: Catalog) -> None:
         super().__init__()
@@ -134,8 +134,8 @@ class Listing(PlainResource):
         super().__init__()
         self._digests = digests
         self._page = page
-        self._text = PerSnapshot(catalog, self._as_text)
-        self._json = PerSnapshot(catalog, self._as_json)
+        self._text = SnapshotCache(catalog, self._as_text)
+        self._json = SnapshotCache(catalog, self._as_json)
         digests.observers.append(self._json.forget)
 
     def render_GET(self, request: BoundedRequest) -> Reply:
@@ -166,7 +166,7 @@ class Listing(PlainResource):
         return described
 
 
-class Version(PlainResource):
+class NewestVersion(PlainResource):
     """
     `/version`: the newest version, digits only, now or when boxes have something new to act on.
 
@@ -184,13 +184,13 @@ class Version(PlainResource):
             `metadata_changed`. After a restart they would take the missing metadata for a change.
         """
         super().__init__()
-        self._answers = PerSnapshot(catalog, self._make_answers)
+        self._answers = SnapshotCache(catalog, self._make_answers)
         self._newest: int | None = None
         #: The digest of the announced channels; empty where nothing is signed, None until that is
         #: known.
         self._announced: str | None = None if await_metadata else ""
         #: The boxes that wait for something new.
-        self.waiting = WaitingBoxes(clock, self._answer_to_waiting)
+        self.long_pollers = LongPollers(clock, self._answer_to_waiting)
         catalog.observers.append(self._catalog_changed)
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
@@ -201,7 +201,7 @@ class Version(PlainResource):
         reply = self._answer_to_waiting(request)
         if reply.code != NOT_MODIFIED:
             return reply
-        self.waiting.add(request, seconds)
+        self.long_pollers.add(request, seconds)
         return NOT_DONE_YET
 
     def metadata_changed(self, standing: Standing) -> None:
@@ -214,7 +214,7 @@ class Version(PlainResource):
         if announced != self._announced:
             self._announced = announced
             self._answers.forget()
-            self.waiting.wake()
+            self.long_pollers.wake()
 
     def _answer(self, request: BoundedRequest) -> Reply:
         etag, replies = self._answers.get()
@@ -222,10 +222,10 @@ class Version(PlainResource):
 
     def _answer_to_waiting(self, request: BoundedRequest) -> Reply:
         if self._announced is None:
-            return _NOTHING_TO_SAY
+            return _UNCHANGED
         reply = self._answer(request)
         if reply is _NO_VERSION and _NO_VERSION_TAG in tags_known(request):
-            return _NOTHING_TO_SAY
+            return _UNCHANGED
         if reply.code == OK and self._announced:
             # The newest archive may be another one, and is nothing to act on.
             end = f'-{self._announced}"'.encode()
@@ -237,7 +237,7 @@ class Version(PlainResource):
         newest = None if snapshot.newest is None else snapshot.newest.name.version
         if newest != self._newest:
             self._newest = newest
-            self.waiting.wake()
+            self.long_pollers.wake()
 
     def _make_answers(self, snapshot: Snapshot) -> tuple[bytes, dict[int | None, Reply]]:
         """Make the entity tag, and the answer for each outcome of `evaluate`."""
@@ -246,7 +246,7 @@ class Version(PlainResource):
         version = b"%d" % snapshot.newest.name.version
         announced = f"-{self._announced}".encode() if self._announced else b""
         etag = b'"%s%s"' % (version, announced)
-        headers = {**_ASK_AGAIN, b"ETag": etag}
+        headers = {**_REVALIDATE, b"ETag": etag}
         return etag, {
             None: Reply.of(OK, version, headers=headers),
             NOT_MODIFIED: Reply.of(NOT_MODIFIED, headers=headers),
@@ -261,7 +261,7 @@ class Latest(PlainResource):
         super().__init__()
         # Relative, so that it also holds behind a proxy that adds a path prefix.
         self._base = f"{mirror}/" if mirror else ""
-        self._reply = PerSnapshot(catalog, self._redirect)
+        self._reply = SnapshotCache(catalog, self._redirect)
 
     def render_GET(self, request: BoundedRequest) -> Reply:
         """Redirect to the newest archive."""
@@ -271,7 +271,7 @@ class Latest(PlainResource):
         if snapshot.newest is None:
             return _NO_UPDATE
         location = f"{self._base}update/{snapshot.newest.name}"
-        return Reply.sentence(SEE_OTHER, location, {**_ASK_AGAIN, b"Location": location.encode()})
+        return Reply.sentence(SEE_OTHER, location, {**_REVALIDATE, b"Location": location.encode()})
 
 
 class Updates(PlainResource):
@@ -290,7 +290,7 @@ class Updates(PlainResource):
         return self._child(name)
 
 
-class Elsewhere(PlainResource):
+class MirrorRedirect(PlainResource):
     """An archive that a mirror sends."""
 
     isLeaf = True

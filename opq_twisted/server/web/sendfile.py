@@ -55,7 +55,7 @@ _CHUNK = 64 * 1024
 Part = bytes | Range
 
 
-def transmit(
+def send_parts(
     request: BoundedRequest,
     head: bytes,
     file: io.FileIO,
@@ -65,8 +65,8 @@ def transmit(
     """Send `head` and `parts`, as one of the downloads under way."""
     transport = request.channel.transport
     plain = type(transport) is Server and not transport.TLS
-    transmission = (ZeroCopy if plain else ReadAndWrite)(request, file, parts, downloads)
-    transmission.start(head)
+    producer = _SendfileProducer if plain else _ReadingProducer
+    producer(request, file, parts, downloads).start(head)
 
 
 class FileChanged(Exception):
@@ -74,7 +74,7 @@ class FileChanged(Exception):
 
 
 @implementer(IPushProducer)
-class Transmission:
+class _PartsProducer:
     """One body under way."""
 
     _log = Logger()
@@ -171,7 +171,7 @@ class Transmission:
         self._file.close()
 
 
-class ZeroCopy(Transmission):
+class _SendfileProducer(_PartsProducer):
     """A body that the kernel takes from the file to the socket."""
 
     _flushing = False
@@ -282,7 +282,7 @@ class ZeroCopy(Transmission):
         return int.from_bytes(queued, "little")
 
 
-class ReadAndWrite(Transmission):
+class _ReadingProducer(_PartsProducer):
     """A body that is read from the file and written to the transport, a chunk at a time."""
 
     _paused = False

@@ -5,7 +5,7 @@ import re
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box import service as box
-from opq_twisted.http.limits import RESERVE
+from opq_twisted.http.connection_limits import RESERVE
 from opq_twisted.server import service as server
 from tests.helpers.project import PROJECT
 

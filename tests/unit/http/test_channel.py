@@ -19,7 +19,7 @@ from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
-from tests.helpers.http_exchange import Answer, Connection, Turns, parse_all
+from tests.helpers.http_exchange import Connection, ReactorClock, Response, parse_all
 from tests.unit.http.test_resource import Waits, hello
 
 #: Seconds after which a client that gets no answer gives up.
@@ -102,7 +102,7 @@ def chunked(*chunks: bytes) -> bytes:
 class BoundsTests(SynchronousTestCase):
     """What is refused, byte for byte."""
 
-    def exchange(self, *pieces: bytes) -> list[Answer]:
+    def exchange(self, *pieces: bytes) -> list[Response]:
         self.connection = Connection(hello())
         for piece in pieces:
             self.connection.channel.dataReceived(piece)
@@ -239,7 +239,7 @@ class BoundsTests(SynchronousTestCase):
         self.assertEqual(self.connection.transport.value(), b"HTTP/1.1 100 Continue\r\n\r\n")
         self.connection.transport.clear()
         self.connection.channel.dataReceived(b"abc")
-        self.assertEqual(self.connection.answer().body, b"3")
+        self.assertEqual(self.connection.response().body, b"3")
         self.assertEqual(self.exchange(b"POST /hello HTTP/1.0\r\n" + head), [], "1.0 knows no 100")
 
     def test_upgrade(self) -> None:
@@ -316,7 +316,7 @@ class DeadlineTests(SynchronousTestCase):
         self.connection.channel.dataReceived(GOOD[:-1])
         self.connection.advance(59.5)
         self.connection.channel.dataReceived(GOOD[-1:])
-        self.assertEqual(self.connection.answer().status, 200)
+        self.assertEqual(self.connection.response().status, 200)
 
     def test_next_request(self) -> None:
         """Each answer gives the client as much time for its next request."""
@@ -333,7 +333,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertFalse(self.transport.disconnecting)
         self.waits.requests[0].reply(Reply.sentence(200, "At last."))
         self.assertClosedAfter(60)
-        self.assertEqual(self.connection.answer().text, "At last.\n")
+        self.assertEqual(self.connection.response().text, "At last.\n")
 
     def test_deadline_of_the_answer(self) -> None:
         """Who makes an answer may set a deadline for it; it holds until there is an answer."""
@@ -347,7 +347,7 @@ class DeadlineTests(SynchronousTestCase):
         self.connection.advance(299.5)
         self.assertEqual(self.transport.value(), b"")
         self.connection.advance(0.5)
-        self.assertEqual(self.connection.answer().text, "In time.\n")
+        self.assertEqual(self.connection.response().text, "In time.\n")
         self.assertClosedAfter(60)
 
     def test_refused(self) -> None:
@@ -410,7 +410,7 @@ class ClosingTests(SynchronousTestCase):
         for wish in (b"close", b"Close", b"keep-alive, close"):
             connection = Connection(self.root)
             connection.channel.dataReceived(GOOD[:-2] + b"Connection: %s\r\n\r\n" % wish + GOOD)
-            answer = connection.answer()
+            answer = connection.response()
             self.assertEqual((answer.text, answer.headers["Connection"]), ("Hello.\n", "close"))
             self.assertTrue(connection.transport.disconnecting)
 
@@ -420,7 +420,7 @@ class ClosingTests(SynchronousTestCase):
             connection = Connection(self.root)
             connection.channel.dataReceived(b"GET /hello HTTP/1.0\r\n" + wish + b"\r\n" + GOOD)
             self.assertTrue(connection.transport.value().startswith(b"HTTP/1.0 200 OK\r\n"))
-            answer = connection.answer()
+            answer = connection.response()
             self.assertEqual(answer.text, "Hello.\n")
             self.assertNotEqual(answer.headers["Connection"], "keep-alive")
             self.assertTrue(connection.transport.disconnecting)
@@ -428,7 +428,7 @@ class ClosingTests(SynchronousTestCase):
     def test_kept(self) -> None:
         """Any other connection is kept, and says nothing of it."""
         self.connection.channel.dataReceived(GOOD)
-        self.assertIsNone(self.connection.answer().headers["Connection"])
+        self.assertIsNone(self.connection.response().headers["Connection"])
         self.assertFalse(self.transport.disconnecting)
 
     def test_answered_later(self) -> None:
@@ -438,7 +438,7 @@ class ClosingTests(SynchronousTestCase):
         self.assertFalse(self.transport.disconnecting)
         self.waits.requests[0].reply(Reply.sentence(200, "At last."))
         self.assertTrue(self.transport.disconnecting)
-        self.assertEqual(self.connection.answer().text, "At last.\n")
+        self.assertEqual(self.connection.response().text, "At last.\n")
 
     def test_never_closed(self) -> None:
         """A client that does not take the answer is cut."""
@@ -474,7 +474,7 @@ class BrokenTests(SynchronousTestCase):
     def test_head(self) -> None:
         """HEAD gets no body then either."""
         self.connection.send("HEAD", "/breaks")
-        self.assertEqual(self.connection.answer("HEAD").status, 500)
+        self.assertEqual(self.connection.response("HEAD").status, 500)
         self.assertLogged()
 
     def test_pipelined(self) -> None:
@@ -488,7 +488,7 @@ class BrokenTests(SynchronousTestCase):
     def test_in_the_middle(self) -> None:
         """An answer that was begun is cut: nobody takes a part for the whole."""
         self.connection.send("GET", "/breaks-off")
-        answer = self.connection.answer()
+        answer = self.connection.response()
         self.assertEqual((answer.body, answer.cut), (b"part", True))
         self.assertTrue(self.connection.transport.disconnected)
         self.assertLogged()
@@ -517,7 +517,7 @@ class PipelineTests(SynchronousTestCase):
             answered += made
             self.transport.clear()
             self.connection.channel.resumeProducing()
-        self.transport.take_all()
+        self.transport.drain()
         self.connection.clock.advance(0)
         answered += numbered(self.transport.value())
         self.assertEqual(answered, list(range(1, 2001)))
@@ -525,7 +525,7 @@ class PipelineTests(SynchronousTestCase):
 
     def test_turns(self) -> None:
         """Of requests that came together four are answered, and the rest when others had a turn."""
-        self.connection.clock = Turns()
+        self.connection.clock = ReactorClock()
         self.connection.site.reactor = self.connection.clock
         self.connection.channel.dataReceived(GOOD * 10)
         answered = []
@@ -533,7 +533,7 @@ class PipelineTests(SynchronousTestCase):
             answered.append(len(parse_all(self.transport.value())))
             if answered[-1] < 10:
                 self.assertEqual(self.transport.producerState, "paused", "nothing more is read")
-            self.connection.clock.advance(Turns.TURN)
+            self.connection.clock.advance(ReactorClock.TURN)
         self.assertEqual(answered, [4, 8, 10, 10])
         self.assertEqual(self.transport.producerState, "producing")
 
@@ -559,7 +559,7 @@ class PipelineTests(SynchronousTestCase):
         for _ in range(5):
             self.connection.send("GET", "/numbers")
         self.assertEqual(self.numbers.count, 1)
-        self.transport.take_all()
+        self.transport.drain()
         self.connection.clock.advance(0)
         self.assertEqual(numbered(self.transport.value()), [1, 2, 3, 4, 5])
 
@@ -568,7 +568,7 @@ class PipelineTests(SynchronousTestCase):
         self.transport.room = 0
         asked = b"GET /numbers HTTP/1.1\r\n\r\n"
         self.connection.channel.dataReceived(asked + asked[:10])
-        self.transport.take_all()
+        self.transport.drain()
         self.connection.channel.dataReceived(asked[10:])
         self.assertEqual(numbered(self.transport.value()), [1, 2])
 
@@ -607,7 +607,7 @@ class PipelineTests(SynchronousTestCase):
         self.connection.channel.dataReceived(b"GET /wait HTTP/1.1\r\n\r\n" + GOOD * 3)
         self.waits.requests[0].reply(Reply.sentence(200, "At last."))
         self.assertEqual(len(parse_all(self.transport.value())), 1)
-        self.transport.take_all()
+        self.transport.drain()
         self.assertEqual(len(parse_all(self.transport.value())), 4)
 
     def test_sends_for_ever(self) -> None:
@@ -651,14 +651,14 @@ class LargeTests(SynchronousTestCase):
     def take(self) -> int:
         """Take what there is; returns how much of the body has come with the next piece."""
         self.connection.channel.resumeProducing()
-        return len(self.connection.answer().body)
+        return len(self.connection.response().body)
 
     def test_pieces(self) -> None:
         """The bytes are right, and come 64 KiB at a time, as the client takes them."""
         self.slowly()
-        self.assertEqual(self.connection.answer().body, b"")
+        self.assertEqual(self.connection.response().body, b"")
         self.assertEqual([self.take() for _ in range(3)], [PIECE, 2 * PIECE, 150_000])
-        answer = self.connection.answer()
+        answer = self.connection.response()
         self.assertEqual((answer.body, answer.cut), (Large.body, False))
         self.assertEqual(self.ended, [True])
 
@@ -668,22 +668,22 @@ class LargeTests(SynchronousTestCase):
             self.patch(Large, "body", os.urandom(size))
             connection = Connection(self.root)
             connection.send("GET", "/large")
-            self.assertEqual(connection.answer().body, Large.body)
+            self.assertEqual(connection.response().body, Large.body)
             connection.transport.clear()
             connection.send("GET", "/hello")
-            self.assertEqual(connection.answer().text, "Hello.\n")
+            self.assertEqual(connection.response().text, "Hello.\n")
 
     def test_taken_at_once(self) -> None:
         """A client that makes room again right after the head gets all of it."""
         self.transport.room = 10
         self.connection.send("GET", "/large")
-        self.transport.take_all()
-        self.assertEqual(self.connection.answer().body, Large.body)
+        self.transport.drain()
+        self.assertEqual(self.connection.response().body, Large.body)
 
     def test_head(self) -> None:
         """HEAD gets the length at once, and nothing else ever."""
         self.connection.send("HEAD", "/large")
-        answer = self.connection.answer("HEAD")
+        answer = self.connection.response("HEAD")
         self.assertEqual((answer.headers["Content-Length"], answer.body), ("150000", b""))
         self.assertEqual(self.ended, [True])
 
@@ -691,7 +691,7 @@ class LargeTests(SynchronousTestCase):
         """A request after it is answered after it."""
         self.slowly()
         self.connection.send("GET", "/hello")
-        self.transport.take_all()
+        self.transport.drain()
         large, good = parse_all(self.transport.value())
         self.assertEqual((large.body, good.text), (Large.body, "Hello.\n"))
 
@@ -703,7 +703,7 @@ class LargeTests(SynchronousTestCase):
             self.assertFalse(self.transport.disconnecting)
         self.take()
         self.assertTrue(self.transport.disconnecting)
-        self.assertEqual(self.connection.answer().body, Large.body)
+        self.assertEqual(self.connection.response().body, Large.body)
 
     def test_stalled(self) -> None:
         """A client that takes nothing for 300 s is cut; then nothing is sent any more."""
@@ -714,7 +714,7 @@ class LargeTests(SynchronousTestCase):
         self.connection.advance(0.5)
         self.assertTrue(self.transport.disconnected)
         self.connection.lose()
-        self.assertEqual((len(self.connection.answer().body), self.ended), (PIECE, [False]))
+        self.assertEqual((len(self.connection.response().body), self.ended), (PIECE, [False]))
 
     def test_stalled_at_once(self) -> None:
         """So is one that does not even take the head."""
@@ -729,7 +729,7 @@ class LargeTests(SynchronousTestCase):
             self.connection.advance(299)
             self.take()
         self.assertFalse(self.transport.disconnecting)
-        self.assertEqual(self.connection.answer().body, Large.body)
+        self.assertEqual(self.connection.response().body, Large.body)
 
     def test_gone(self) -> None:
         """To a client that is gone nothing more is sent."""
@@ -740,14 +740,14 @@ class LargeTests(SynchronousTestCase):
             for _ in range(pieces):
                 connection.channel.resumeProducing()
             connection.lose()
-            self.assertEqual(len(connection.answer().body), pieces * PIECE)
+            self.assertEqual(len(connection.response().body), pieces * PIECE)
         self.assertEqual(self.ended, [False] * 3)
 
 
 class HostileTests(SynchronousTestCase):
     """What was found by trying to break it."""
 
-    def exchange(self, sent: bytes, room: int | None = None) -> list[Answer]:
+    def exchange(self, sent: bytes, room: int | None = None) -> list[Response]:
         self.connection = Connection(hello())
         self.connection.transport.room = room
         self.connection.channel.dataReceived(sent)
@@ -826,8 +826,8 @@ class HostileTests(SynchronousTestCase):
         connection.send("GET", "/large")
         connection.channel.readConnectionLost()
         self.assertFalse(connection.transport.disconnecting)
-        connection.transport.take_all()
-        self.assertEqual(connection.answer().body, Large.body)
+        connection.transport.drain()
+        self.assertEqual(connection.response().body, Large.body)
         self.assertTrue(connection.transport.disconnecting)
 
     def test_no_path(self) -> None:
@@ -862,7 +862,7 @@ class OverTheWireTests(TestCase):
         assert isinstance(address, IPv4Address)
         return address.host, address.port
 
-    async def exchange(self, *pieces: bytes) -> list[Answer]:
+    async def exchange(self, *pieces: bytes) -> list[Response]:
         return parse_all(await deferToThread(talk, await self.address(), pieces))
 
     async def assertReceives(self, status: int, *pieces: bytes) -> None:

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from opq_twisted.common.errors import CannotStart
-from opq_twisted.http.every_address import EveryAddress
+from opq_twisted.http.endpoints import EveryAddress
 from opq_twisted.http.listener import Listener, make_endpoint
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.privileges import lacking

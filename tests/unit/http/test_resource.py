@@ -92,7 +92,7 @@ class MethodTests(SynchronousTestCase):
         connection.send("GET", "/")
         self.assertEqual(connection.transport.value(), b"")
         waits.requests[0].reply(Reply.sentence(200, "At last."))
-        self.assertEqual(connection.answer().text, "At last.\n")
+        self.assertEqual(connection.response().text, "At last.\n")
 
 
 class HeadTests(SynchronousTestCase):

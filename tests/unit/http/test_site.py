@@ -18,7 +18,7 @@ from twisted.web.http import HTTPFactory
 
 from opq_twisted.http import site as site_module
 from opq_twisted.http.channel import BoundedChannel
-from opq_twisted.http.limits import Limits
+from opq_twisted.http.connection_limits import Limits
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -58,7 +58,7 @@ class LimitTests(SynchronousTestCase):
     def assertServed(self, connection: Connection) -> None:
         connection.transport.clear()
         connection.send("GET", "/hello")
-        self.assertEqual(connection.answer().status, 200)
+        self.assertEqual(connection.response().status, 200)
 
     def assertReset(self, connection: Connection) -> None:
         """It was told nothing, and its descriptor is free again already."""
@@ -305,7 +305,7 @@ class ObserverTests(SynchronousTestCase):
         self.connection.lose()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
         self.assertEqual([whole for _, _, whole in self.ended], [True, False])
-        self.assertEqual(self.connection.answer().status, 200)
+        self.assertEqual(self.connection.response().status, 200)
 
     def test_no_line(self) -> None:
         """Nothing is written for a request, to spare the SD card of a box."""
@@ -345,7 +345,7 @@ class DateTests(SynchronousTestCase):
         """An answer has it."""
         connection = Connection(hello(), self.site)
         connection.send("GET", "/hello")
-        self.assertEqual(connection.answer().headers["Date"], "Sun, 06 Nov 1994 08:49:37 GMT")
+        self.assertEqual(connection.response().headers["Date"], "Sun, 06 Nov 1994 08:49:37 GMT")
 
 
 class SweepTests(SynchronousTestCase):

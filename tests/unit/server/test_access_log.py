@@ -146,7 +146,7 @@ class AccessLogTests(SynchronousTestCase):
         self.path.unlink()
         self.path.mkdir()
         for _ in range(3):
-            self.assertEqual(self.ask().answer().status, 200)
+            self.assertEqual(self.ask().response().status, 200)
             self.clock.advance(1)
         self.assertEqual(len([text for text in said if "access log" in text]), 1)
         self.path.rmdir()

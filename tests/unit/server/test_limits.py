@@ -4,8 +4,8 @@ import resource
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.http.limits import RESERVE
-from opq_twisted.server.descriptors import make_room
+from opq_twisted.http.connection_limits import RESERVE
+from opq_twisted.server.limits import make_room
 from tests.helpers.box_fakes import logged
 
 

@@ -18,7 +18,7 @@ from opq_twisted.server.catalog.watcher import Watcher
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.timestamp.service import Timestamper
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from tests.helpers.archives import make_archive, make_large_archive
 from tests.helpers.http_exchange import Connection
 from tests.helpers.signed_metadata import Signed
@@ -41,7 +41,7 @@ class MetricsTests(SynchronousTestCase):
         self.watcher.startService()
         self.addCleanup(self.watcher.stopService)
         self.downloads = Downloads(1)
-        version = Version(Clock(), self.catalog)
+        version = NewestVersion(Clock(), self.catalog)
         self.signed = Signed(self.directory)
         self.timestamper = Timestamper(
             self.reactor,
@@ -51,9 +51,9 @@ class MetricsTests(SynchronousTestCase):
             in_thread=maybeDeferred,
         )
         metrics = Metrics(
-            self.catalog, self.watcher, self.downloads, version.waiting, self.timestamper
+            self.catalog, self.watcher, self.downloads, version.long_pollers, self.timestamper
         )
-        root = tree(self.catalog, Digests(maybeDeferred), self.downloads, version)
+        root = make_root(self.catalog, Digests(maybeDeferred), self.downloads, version)
         root.putChild(b"metrics", MetricsResource(metrics))
         self.site = BoundedSite(Clock(), root)
         self.site.request_observers.append(metrics.request_ended)
@@ -70,7 +70,7 @@ class MetricsTests(SynchronousTestCase):
 
     def told(self) -> dict[tuple[str, ...], float]:
         """All series: the name and the values of the labels, in the labels' order."""
-        answer = self.ask("/metrics").answer()
+        answer = self.ask("/metrics").response()
         self.assertEqual(answer.headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8")
         return {
             (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
@@ -127,7 +127,7 @@ class MetricsTests(SynchronousTestCase):
         told = self.told()
         self.assertEqual(told["opq_downloads_in_progress", "2"], 1)
         self.assertEqual(told["opq_downloads_turned_away_total",], 1)
-        under_way.transport.take_all()
+        under_way.transport.drain()
         self.ask(path, room=100_000).lose()
         told = self.told()
         self.assertNotIn(("opq_downloads_in_progress", "2"), told)

@@ -12,14 +12,14 @@ from zope.interface import alsoProvides
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.web.events import MOST, Events
 from opq_twisted.http.site import BoundedSite
-from tests.helpers.http_exchange import Connection, Turns
+from tests.helpers.http_exchange import Connection, ReactorClock
 
 
 class EventsTests(SynchronousTestCase):
     """Streams over connections in memory."""
 
     def setUp(self) -> None:
-        self.clock = Turns()
+        self.clock = ReactorClock()
         self.board = StatusBoard(Status(message="first"))
         root = Resource()
         root.putChild(b"events", Events(self.clock, self.board, self.encode))
@@ -110,7 +110,7 @@ class EventsTests(SynchronousTestCase):
     def test_too_many(self) -> None:
         """There is a limit, and room again when somebody goes."""
         connections = [self.follow(host=f"192.0.2.{number}") for number in range(MOST)]
-        answer = self.follow().answer()
+        answer = self.follow().response()
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "30"))
         connections[0].lose()
         self.assertEqual(self.heard(self.follow()), ["first"])
@@ -118,7 +118,7 @@ class EventsTests(SynchronousTestCase):
     def test_each(self) -> None:
         """One device cannot keep all others from following: it has a quarter of the streams."""
         connections = [self.follow() for _ in range(MOST // 4)]
-        self.assertEqual(self.follow().answer().status, 503)
+        self.assertEqual(self.follow().response().status, 503)
         self.assertEqual(self.heard(self.follow(host="192.0.2.2")), ["first"])
         connections[0].lose()
         self.assertEqual(self.heard(self.follow()), ["first"])
@@ -126,7 +126,7 @@ class EventsTests(SynchronousTestCase):
     def test_head(self) -> None:
         """HEAD is no stream."""
         connection = self.follow("HEAD")
-        self.assertEqual(connection.answer("HEAD").body, b"")
+        self.assertEqual(connection.response("HEAD").body, b"")
         self.board.publish(message="second")
         self.clock.advance(1)
         self.assertNotIn(b"second", connection.transport.value())

@@ -6,7 +6,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.web.log import InstallerLog
-from tests.helpers.http_exchange import Answer, Connection, ask
+from tests.helpers.http_exchange import Connection, Response, ask
 
 TEXT = "Building release 7.\nCopying box-configuration-daemon.\n"
 
@@ -19,7 +19,7 @@ class InstallerLogTests(SynchronousTestCase):
         self.path.write_text(TEXT)
         self.resource = InstallerLog(self.path)
 
-    def ask(self, *headers: str, method: str = "GET") -> Answer:
+    def ask(self, *headers: str, method: str = "GET") -> Response:
         return ask(self.resource, method, "/", *headers)
 
     def test_whole(self) -> None:
@@ -84,8 +84,8 @@ class InstallerLogTests(SynchronousTestCase):
         connection.transport.room = 100_000
         connection.send("GET", "/")
         self.assertLess(len(connection.transport.value()), 300_000)
-        connection.transport.take_all()
-        self.assertEqual(len(connection.answer().body), 1_000_000)
+        connection.transport.drain()
+        self.assertEqual(len(connection.response().body), 1_000_000)
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_begins_anew(self) -> None:
@@ -95,5 +95,5 @@ class InstallerLogTests(SynchronousTestCase):
         connection.transport.room = 100_000
         connection.send("GET", "/")
         os.truncate(self.path, 0)
-        connection.transport.take_all()
+        connection.transport.drain()
         self.assertTrue(connection.transport.disconnected)

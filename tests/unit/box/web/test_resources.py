@@ -18,7 +18,7 @@ from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.resources import make_root
 from opq_twisted.common.errors import ServerFailed
 from tests.helpers.box_fakes import NEW, OLD, Bench
-from tests.helpers.http_exchange import Answer, Connection
+from tests.helpers.http_exchange import Connection, Response
 
 CURL = "User-Agent: curl/8.5.0"
 FORM = "Accept: text/html,application/xhtml+xml"
@@ -51,8 +51,8 @@ class WebCase(SynchronousTestCase):
         connection.channel.dataReceived(body.encode())
         return connection
 
-    def ask(self, method: str, path: str, *headers: str, body: str = "") -> Answer:
-        return self.send(method, path, *headers, body=body).answer(method)
+    def ask(self, method: str, path: str, *headers: str, body: str = "") -> Response:
+        return self.send(method, path, *headers, body=body).response(method)
 
     def refuse(self) -> None:
         """Let an update fail for which the release is to blame."""
@@ -61,7 +61,7 @@ class WebCase(SynchronousTestCase):
         attempt = Attempt(NEW, 1.0, 2.0, "failed", "It ended with 1.", 1)
         self.bench.journal.end(Stage.FAILED, attempt)
 
-    def said(self, answer: Answer) -> Any:
+    def said(self, answer: Response) -> Any:
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         return json.loads(answer.body)
 
@@ -235,7 +235,7 @@ class StatusTests(WebCase):
 class UnblockTests(WebCase):
     """`/forgive`."""
 
-    def forgive(self, body: str, *headers: str) -> Answer:
+    def forgive(self, body: str, *headers: str) -> Response:
         return self.ask("POST", "/forgive", f"Content-Length: {len(body)}", *headers, body=body)
 
     def test_forgiven(self) -> None:
@@ -276,7 +276,7 @@ class UpdateBoxTests(WebCase):
                 self.assertEqual(self.bench.status.stage, Stage.CHECKING)
                 self.bench.steps.succeed(NEW)
                 self.bench.clock.advance(0)
-                answer = connection.answer(method)
+                answer = connection.response(method)
                 self.assertEqual(answer.status, 202)
                 self.assertEqual(
                     self.said(answer),
@@ -305,7 +305,7 @@ class UpdateBoxTests(WebCase):
             with self.subTest(newest=newest):
                 connection = self.send("POST", "/box_update")
                 self.bench.steps.succeed(newest)
-                answer = connection.answer()
+                answer = connection.response()
                 self.assertEqual(answer.status, 200)
                 self.assertEqual(self.said(answer), {"status": sentence, "stage": "idle"})
 
@@ -315,7 +315,7 @@ class UpdateBoxTests(WebCase):
         self.bench.clock.advance(1.999)
         self.assertEqual(connection.transport.value(), b"")
         self.bench.clock.advance(0.001)
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual(answer.status, 202)
         self.assertEqual(self.said(answer)["status"], "The update server is being asked.")
         self.bench.steps.succeed(NEW)
@@ -326,7 +326,7 @@ class UpdateBoxTests(WebCase):
         """An update that fails at once says why."""
         connection = self.send("POST", "/box_update")
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual(self.said(answer)["stage"], "failed")
         self.assertEqual(self.said(answer)["status"], "The update failed: Nobody is there.")
 
@@ -335,14 +335,14 @@ class UpdateBoxTests(WebCase):
         connection = self.send("POST", "/box_update", FORM)
         second = self.ask("POST", "/box_update", FORM)
         self.bench.steps.succeed(OLD)
-        for answer in (second, connection.answer()):
+        for answer in (second, connection.response()):
             self.assertEqual((answer.status, answer.headers["Location"]), (303, "./"))
 
     def test_browser_by_get(self) -> None:
         """The seed's interface asks by GET, and gets JSON."""
         connection = self.send("GET", "/box_update", FORM, CURL)
         self.bench.steps.succeed(OLD)
-        self.assertEqual(self.said(connection.answer())["status"], "The box is up to date.")
+        self.assertEqual(self.said(connection.response())["status"], "The box is up to date.")
 
     def test_head(self) -> None:
         """HEAD begins nothing."""
@@ -383,7 +383,7 @@ class CheckTests(WebCase):
         """What is available is answered, and nothing is installed."""
         connection = self.send("POST", "/check")
         self.bench.steps.succeed(NEW)
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual(answer.status, 200)
         self.assertEqual(
             self.said(answer),
@@ -396,14 +396,14 @@ class CheckTests(WebCase):
         """When the update server does not answer, the reason is."""
         connection = self.send("POST", "/check")
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual((answer.status, self.said(answer)), (502, {"status": "Nobody is there."}))
 
     def test_disk_fails(self) -> None:
         """When the box's own disk fails, that is said."""
         connection = self.send("POST", "/check")
         self.bench.steps.fail(OSError(28, "No space left on device"))
-        answer = connection.answer()
+        answer = connection.response()
         said = {"status": "The box's disk is full. Make room, and try again."}
         self.assertEqual((answer.status, self.said(answer)), (502, said))
 
@@ -412,7 +412,7 @@ class CheckTests(WebCase):
         connection = self.send("POST", "/check")
         self.bench.steps.fail(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual((answer.status, answer.text), (500, "The agent failed; see its log.\n"))
 
     def test_during_update(self) -> None:
@@ -420,7 +420,7 @@ class CheckTests(WebCase):
         self.bench.updater.begin()
         connection = self.send("POST", "/check")
         self.bench.steps.succeed(OLD)
-        self.assertEqual(self.said(connection.answer())["available"], OLD)
+        self.assertEqual(self.said(connection.response())["available"], OLD)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_many(self) -> None:
@@ -431,7 +431,7 @@ class CheckTests(WebCase):
         self.bench.updater.begin()
         self.bench.steps.succeed(NEW)
         self.bench.clock.advance(0)
-        self.assertEqual(self.said(connections[99].answer())["available"], NEW)
+        self.assertEqual(self.said(connections[99].response())["available"], NEW)
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
 
     def test_not_meant(self) -> None:

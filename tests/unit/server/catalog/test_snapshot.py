@@ -63,7 +63,7 @@ class CatalogTestCase(SynchronousTestCase):
         """Neither a look at everything nor one at the name offers it; the reason is logged once."""
         self.catalog.rescan()
         self.catalog.rescan()
-        self.catalog.look([name])
+        self.catalog.check([name])
         self.assertEqual(self.offered(), [])
         self.assertEqual(self.warnings(), [f"{name!r} is not offered: {reason}"])
 
@@ -125,7 +125,7 @@ class OfferedTests(CatalogTestCase):
         (self.directory / "tuf").mkdir()
         self.archive(1).rename(self.directory / f".{name_of(1)}.Xa3")
         self.catalog.rescan()
-        self.catalog.look(["tuf", f".{name_of(1)}.Xa3"])
+        self.catalog.check(["tuf", f".{name_of(1)}.Xa3"])
         self.assertEqual(self.offered(), [])
         self.assertEqual(self.warnings(), [])
 
@@ -234,7 +234,7 @@ class NotOfferedTests(CatalogTestCase):
 
     def test_gone_before_it_was_looked_at(self) -> None:
         """Nothing is said of a name that is there no more, however bad."""
-        self.catalog.look(["notes.txt", name_of(7), "updates"])
+        self.catalog.check(["notes.txt", name_of(7), "updates"])
         self.assertEqual(self.warnings(), [])
 
 
@@ -253,13 +253,13 @@ class ChangeTests(CatalogTestCase):
         """What has not changed is neither replaced nor told."""
         before = self.catalog.snapshot
         self.catalog.rescan()
-        self.catalog.look([name_of(1), name_of(2), name_of(3)])
+        self.catalog.check([name_of(1), name_of(2), name_of(3)])
         self.assertIs(self.catalog.snapshot, before)
         self.assertEqual(self.seen, [])
 
     def test_unchanged_is_not_inspected(self) -> None:
         """A look at everything takes what has not changed as it was known."""
-        reading = self.catalog.read()
+        reading = self.catalog.scan()
         for archive in self.catalog.snapshot.archives:
             self.assertIs(reading.archives[str(archive.name)], archive)
 
@@ -267,7 +267,7 @@ class ChangeTests(CatalogTestCase):
         """A new archive is offered; the old snapshot stays what it was."""
         before = self.catalog.snapshot
         self.archive(3)
-        self.catalog.look([name_of(3)])
+        self.catalog.check([name_of(3)])
         self.assertEqual(self.offered(), [1, 2, 3])
         self.assertEqual(len(before.archives), 2)
         self.assertIsNone(before.find(name_of(3)))
@@ -277,14 +277,14 @@ class ChangeTests(CatalogTestCase):
         self.archive(3)
         self.archive(4)
         (self.directory / name_of(1)).unlink()
-        self.catalog.look([name_of(1), name_of(3), name_of(4)])
+        self.catalog.check([name_of(1), name_of(3), name_of(4)])
         self.assertEqual(self.seen, [self.catalog.snapshot])
         self.assertEqual(self.offered(), [2, 3, 4])
 
     def test_removed(self) -> None:
         """What is removed is offered no more, by either way of looking."""
         (self.directory / name_of(1)).unlink()
-        self.catalog.look([name_of(1)])
+        self.catalog.check([name_of(1)])
         self.assertEqual(self.offered(), [2])
         (self.directory / name_of(2)).unlink()
         self.catalog.rescan()
@@ -294,7 +294,7 @@ class ChangeTests(CatalogTestCase):
     def test_moved(self) -> None:
         """What gets another name is offered under that one."""
         (self.directory / name_of(2)).rename(self.directory / name_of(3))
-        self.catalog.look([name_of(2), name_of(3)])
+        self.catalog.check([name_of(2), name_of(3)])
         self.assertEqual(self.offered(), [1, 3])
 
     def test_replaced(self) -> None:
@@ -331,10 +331,10 @@ class ChangeTests(CatalogTestCase):
 
     def test_touched_while_read(self) -> None:
         """A reading is old news of a name that was touched since it began."""
-        reading = self.catalog.read()
+        reading = self.catalog.scan()
         (self.directory / name_of(2)).unlink()
         self.archive(3)
-        self.catalog.adopt(reading, [name_of(2), name_of(3)])
+        self.catalog.apply(reading, [name_of(2), name_of(3)])
         self.assertEqual(self.offered(), [1, 3])
         self.assertEqual(self.seen, [self.catalog.snapshot])
 
@@ -371,16 +371,16 @@ class DirectoryTests(CatalogTestCase):
         self.catalog.rescan()
         self.directory.chmod(0o311)
         with without_privileges():
-            self.catalog.look([path.name])
+            self.catalog.check([path.name])
         self.assertEqual(self.offered(), [1])
         self.assertIsNotNone(self.catalog.problem)
         self.directory.chmod(0o755)
         self.directory.rename(away := self.outside / "away")
-        self.catalog.look([path.name])
+        self.catalog.check([path.name])
         self.assertEqual(self.offered(), [1])
         away.rename(self.directory)
         path.unlink()
-        self.catalog.look([path.name])
+        self.catalog.check([path.name])
         self.assertEqual(self.offered(), [])
 
     def test_when_it_changed(self) -> None:

@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.catalog.snapshot import Archive, Catalog, Reading, Snapshot
+from opq_twisted.server.catalog.snapshot import Archive, Catalog, Scan, Snapshot
 from opq_twisted.server.catalog.watcher import HEARTBEAT, InThread, Watcher
 from tests.helpers.archives import make_archive
 from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
 
 
-def at_once(call: Callable[[], Reading]) -> Deferred[Reading]:
+def at_once(call: Callable[[], Scan]) -> Deferred[Scan]:
     """Stand in for a thread."""
     return maybeDeferred(call)
 
@@ -27,15 +27,15 @@ class FailingCatalog(Catalog):
 
     failures = 0
 
-    def look(self, names: Iterable[str]) -> None:
-        """Look, or fail."""
+    def check(self, names: Iterable[str]) -> None:
+        """Check, or fail."""
         self._perhaps_fail()
-        super().look(names)
+        super().check(names)
 
-    def read(self) -> Reading:
-        """Read, or fail."""
+    def scan(self) -> Scan:
+        """Scan, or fail."""
         self._perhaps_fail()
-        return super().read()
+        return super().scan()
 
     def _perhaps_fail(self) -> None:
         if self.failures:
@@ -253,7 +253,7 @@ class DirectoryTests(WatcherTestCase):
         """A directory that was away when it was to be watched, and back when read, is watched."""
         away = Path(self.mktemp())
 
-        def back_then_read(call: Callable[[], Reading]) -> Deferred[Reading]:
+        def back_then_read(call: Callable[[], Scan]) -> Deferred[Scan]:
             if away.exists():
                 away.rename(self.directory)
             return at_once(call)
@@ -333,9 +333,9 @@ class HeartbeatTests(WatcherTestCase):
 
     def test_touched_while_reading(self) -> None:
         """What an event tells while the directory is being read is not undone by that reading."""
-        readings: list[tuple[Deferred[Reading], Reading]] = []
+        readings: list[tuple[Deferred[Scan], Scan]] = []
 
-        def later(call: Callable[[], Reading]) -> Deferred[Reading]:
+        def later(call: Callable[[], Scan]) -> Deferred[Scan]:
             readings.append((Deferred(), call()))
             return readings[-1][0]
 
@@ -352,9 +352,9 @@ class HeartbeatTests(WatcherTestCase):
 
     def test_one_reading_at_a_time(self) -> None:
         """While the directory is being read, no other reading begins."""
-        waiting: list[Deferred[Reading]] = []
+        waiting: list[Deferred[Scan]] = []
 
-        def never(_call: object) -> Deferred[Reading]:
+        def never(_call: object) -> Deferred[Scan]:
             waiting.append(Deferred())
             return waiting[-1]
 
@@ -363,7 +363,7 @@ class HeartbeatTests(WatcherTestCase):
             self.reactor.advance(HEARTBEAT)
         self.assertEqual(len(waiting), 1)
         watcher.stopService()
-        waiting[0].callback(self.catalog.read())
+        waiting[0].callback(self.catalog.scan())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_error_does_not_end_it(self) -> None:

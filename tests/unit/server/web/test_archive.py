@@ -14,10 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from opq_twisted.server.web.sendfile import LEAST_RATE, WINDOW
 from tests.helpers.archives import make_archive
-from tests.helpers.http_exchange import Answer, Connection, ask, parse_all
+from tests.helpers.http_exchange import Connection, Response, ask, parse_all
 from tests.unit.server.catalog.test_digests import Thread
 from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
 
@@ -41,21 +41,21 @@ class DeliveryTestCase(SynchronousTestCase):
         self.thread = Thread()
         self.addCleanup(self.thread.finish)
         self.downloads = Downloads(10, lambda: 0.5)
-        self.root = tree(
-            self.catalog, Digests(self.thread), self.downloads, Version(Clock(), self.catalog)
+        self.root = make_root(
+            self.catalog, Digests(self.thread), self.downloads, NewestVersion(Clock(), self.catalog)
         )
 
-    def get(self, *headers: str, method: str = "GET", path: str = PATH) -> Answer:
+    def get(self, *headers: str, method: str = "GET", path: str = PATH) -> Response:
         connection = Connection(self.root)
         connection.send(method, path, *headers)
-        return connection.answer(method)
+        return connection.response(method)
 
     def begin(self, *headers: str, host: str = "192.0.2.1") -> Connection:
         """Ask for the archive as a client that takes about half of it, for now."""
         connection = Connection(self.root, address=IPv4Address("TCP", host, 50_000))
         connection.transport.room = len(LARGE) // 2
         connection.send("GET", PATH, *headers)
-        self.assertTrue(connection.answer().cut)
+        self.assertTrue(connection.response().cut)
         return connection
 
     def open_files(self) -> int:
@@ -127,8 +127,8 @@ class WholeTests(DeliveryTestCase):
         """A client that takes nothing gets nothing more; when it goes on, it gets the rest."""
         connection = self.begin()
         self.assertLess(len(connection.transport.value()), len(LARGE) * 0.75)
-        connection.transport.take_all()
-        self.assertEqual(connection.answer().body, self.file.read_bytes())
+        connection.transport.drain()
+        self.assertEqual(connection.response().body, self.file.read_bytes())
 
 
 class ConditionalTests(DeliveryTestCase):
@@ -240,8 +240,8 @@ class ChangeTests(DeliveryTestCase):
         before = self.file.read_bytes()
         connection = self.begin()
         make_archive(Path(self.mktemp()), VERSION).rename(self.file)
-        connection.transport.take_all()
-        self.assertEqual(connection.answer().body, before)
+        connection.transport.drain()
+        self.assertEqual(connection.response().body, before)
 
     def test_truncated_under_way(self) -> None:
         """The connection is cut, so that nobody takes what came for the whole."""
@@ -258,10 +258,10 @@ class ChangeTests(DeliveryTestCase):
         self.assertCut(connection)
 
     def assertCut(self, connection: Connection) -> None:
-        connection.transport.take_all()
+        connection.transport.drain()
         self.assertTrue(connection.transport.disconnecting)
         connection.lose()
-        self.assertTrue(connection.answer().cut)
+        self.assertTrue(connection.response().cut)
         self.assertEqual(self.open_files(), 0)
 
 
@@ -394,10 +394,10 @@ class RangeTests(DeliveryTestCase):
         connection.transport.room = 100_000
         connection.send("GET", PATH, "Range: bytes=1000-300000")
         os.truncate(self.file, 200_000)
-        connection.transport.take_all()
+        connection.transport.drain()
         self.assertTrue(connection.transport.disconnecting)
         connection.lose()
-        self.assertTrue(connection.answer().cut)
+        self.assertTrue(connection.response().cut)
 
     def test_one_connection(self) -> None:
         """A connection goes on after a part."""
@@ -413,7 +413,7 @@ class RangeTests(DeliveryTestCase):
 class BusyTests(DeliveryTestCase):
     """What cannot be sent now is answered 503, with a time after which to ask again."""
 
-    def assertLater(self, answer: Answer) -> None:
+    def assertLater(self, answer: Response) -> None:
         self.assertEqual(answer.status, 503)
         self.assertEqual(answer.headers["Retry-After"], "35")
         self.assertRegex(answer.text, r"\A[^\n]+ Try again in a little while\.\n\Z")
@@ -422,8 +422,8 @@ class BusyTests(DeliveryTestCase):
     def test_too_many(self) -> None:
         """Over the limit; HEAD, conditions and other endpoints are answered as ever."""
         self.downloads = Downloads(1, lambda: 0.5)
-        self.root = tree(
-            self.catalog, Digests(self.thread), self.downloads, Version(Clock(), self.catalog)
+        self.root = make_root(
+            self.catalog, Digests(self.thread), self.downloads, NewestVersion(Clock(), self.catalog)
         )
         first = self.begin()
         refused = self.get()
@@ -431,7 +431,7 @@ class BusyTests(DeliveryTestCase):
         self.assertEqual(self.downloads.turned_away, 1)
         self.assertEqual(self.get(method="HEAD").status, 200)
         self.assertEqual(self.get(path="/version").status, 200)
-        first.transport.take_all()
+        first.transport.drain()
         self.assertEqual(self.get().status, 200)
         self.assertEqual(self.downloads.completed, {VERSION: 2})
 
@@ -440,9 +440,9 @@ class BusyTests(DeliveryTestCase):
         first, _second = self.begin(), self.begin()
         third = Connection(self.root, address=IPv4Address("TCP", "192.0.2.1", 50_000))
         third.send("GET", PATH)
-        self.assertEqual(third.answer().status, 503)
+        self.assertEqual(third.response().status, 503)
         self.begin(host="192.0.2.2")
-        first.transport.take_all()
+        first.transport.drain()
         self.begin()
         self.assertEqual(self.downloads.turned_away, 1)
 
@@ -461,5 +461,5 @@ class BusyTests(DeliveryTestCase):
         connection = self.begin()
         self.thread.work()
         self.directory.rename(self.mktemp())
-        connection.transport.take_all()
-        self.assertEqual(connection.answer().body, before)
+        connection.transport.drain()
+        self.assertEqual(connection.response().body, before)

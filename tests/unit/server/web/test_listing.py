@@ -21,10 +21,10 @@ from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.state import Standing, attend
 from opq_twisted.server.timestamp.store import Folder
 from opq_twisted.server.web.listing import ListingPage
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from opq_twisted.trust.offer import describe_before
 from tests.helpers.archives import make_archive
-from tests.helpers.http_exchange import Answer, ask
+from tests.helpers.http_exchange import Response, ask
 from tests.helpers.signed_metadata import Signed, channel
 from tests.unit.server.catalog.test_snapshot import name_of
 
@@ -35,7 +35,7 @@ DAY = 86400
 class Page(HTMLParser):
     """What a person gets to see of a page: the text of each cell, the links, all other text."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Response) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
         self.links: dict[str, str] = {}
@@ -114,7 +114,7 @@ class PageTestCase(SynchronousTestCase):
     def look(self) -> None:
         self.standing = attend(Folder(self.updates), self.catalog.snapshot, None, self.now)
 
-    def answer(self, query: str = "", method: str = "GET") -> Answer:
+    def answer(self, query: str = "", method: str = "GET") -> Response:
         return ask(self.root, method, f"/ls{query}")
 
     def page(self, query: str = "") -> Page:
@@ -410,8 +410,8 @@ class ServerTests(PageTestCase):
         """It tells what the server knows of the signatures."""
         [path] = self.offer(BUILT)
         self.sign({"stable": channel(path)})
-        version = Version(Clock(), self.catalog)
-        self.root = tree(
+        version = NewestVersion(Clock(), self.catalog)
+        self.root = make_root(
             self.catalog, self.digests, Downloads(1), version, standing=lambda: self.standing
         )
         page = Page(ask(self.root, "GET", "/ls", "Accept: text/html"))

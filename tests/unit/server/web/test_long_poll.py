@@ -16,9 +16,9 @@ from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.state import attend
 from opq_twisted.server.timestamp.store import Folder
 from opq_twisted.server.web.long_poll import preferred_wait
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from tests.helpers.archives import make_archive
-from tests.helpers.http_exchange import Answer, Connection, Turns, parse_all
+from tests.helpers.http_exchange import Connection, ReactorClock, Response, parse_all
 from tests.helpers.signed_metadata import DAY, Signed, channel
 from tests.unit.server.catalog.test_snapshot import name_of
 
@@ -36,9 +36,9 @@ class WaitingTests(SynchronousTestCase):
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.catalog = Catalog(self.directory)
-        self.clock = Turns()
-        self.version = Version(self.clock, self.catalog)
-        self.root = tree(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.clock = ReactorClock()
+        self.version = NewestVersion(self.clock, self.catalog)
+        self.root = make_root(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
         self.offer(1)
 
     def offer(self, version: int) -> None:
@@ -49,15 +49,15 @@ class WaitingTests(SynchronousTestCase):
         connection = Connection(self.root, BoundedSite(self.clock, self.root))
         connection.send(method, "/version", *(headers or WAIT))
         self.assertEqual(connection.transport.value(), b"")
-        self.assertEqual(len(self.version.waiting), 1)
+        self.assertEqual(len(self.version.long_pollers), 1)
         return connection
 
-    def over(self, connection: Connection, seconds: float = 0, method: str = "GET") -> Answer:
+    def over(self, connection: Connection, seconds: float = 0, method: str = "GET") -> Response:
         """Let time pass; the client must have its answer then, and wait no longer."""
-        self.clock.advance(max(seconds, Turns.TURN))
+        self.clock.advance(max(seconds, ReactorClock.TURN))
         connection.site.sweep()
-        self.assertEqual(len(self.version.waiting), 0)
-        return connection.answer(method)
+        self.assertEqual(len(self.version.long_pollers), 0)
+        return connection.response(method)
 
     def test_new_version(self) -> None:
         """Answered at once, with the new version."""
@@ -105,8 +105,8 @@ class WaitingTests(SynchronousTestCase):
         ):
             connection = Connection(self.root)
             connection.send("GET", "/version", *headers)
-            self.assertEqual(connection.answer().status, status, headers)
-            self.assertIsNone(connection.answer().headers["Preference-Applied"])
+            self.assertEqual(connection.response().status, status, headers)
+            self.assertIsNone(connection.response().headers["Preference-Applied"])
 
     def test_nothing_on_offer(self) -> None:
         """There is nothing to compare with: 404 at once."""
@@ -114,7 +114,7 @@ class WaitingTests(SynchronousTestCase):
         self.catalog.rescan()
         connection = Connection(self.root)
         connection.send("GET", "/version", *WAIT)
-        self.assertEqual(connection.answer().status, 404)
+        self.assertEqual(connection.response().status, 404)
 
     def test_first_version(self) -> None:
         """Boxes wait for the first version, too, with a tag that stands for none."""
@@ -122,7 +122,7 @@ class WaitingTests(SynchronousTestCase):
         self.catalog.rescan()
         connection = Connection(self.root)
         connection.send("GET", "/version", *ANY)
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual((answer.status, answer.headers["ETag"]), (404, '"none"'))
         connection = self.wait('If-None-Match: "none"', *ANY)
         self.assertEqual(self.over(connection, 60).status, 304)
@@ -157,7 +157,7 @@ class WaitingTests(SynchronousTestCase):
         """Who went away waits no more, and nothing is answered."""
         connection = self.wait()
         connection.lose()
-        self.assertEqual(len(self.version.waiting), 0)
+        self.assertEqual(len(self.version.long_pollers), 0)
         self.offer(2)
         self.clock.advance(60)
         connection.site.sweep()
@@ -180,11 +180,11 @@ class WaitingTests(SynchronousTestCase):
             connection.send("GET", "/version", *WAIT)
         self.offer(2)
         left = []
-        while len(self.version.waiting):
+        while len(self.version.long_pollers):
             self.clock.turn()
-            left.append(len(self.version.waiting))
+            left.append(len(self.version.long_pollers))
         self.assertEqual(left, [150, 50, 0])
-        self.assertEqual({connection.answer().body for connection in fleet}, {b"2"})
+        self.assertEqual({connection.response().body for connection in fleet}, {b"2"})
 
     def test_one_that_breaks(self) -> None:
         """An error in the answer to one is logged, and the others get theirs."""
@@ -199,10 +199,10 @@ class WaitingTests(SynchronousTestCase):
         self.patch(fleet[3].channel, "requestDone", fail)
         for version in (2, 3):
             self.offer(version)
-            self.clock.pump([Turns.TURN] * 5)
+            self.clock.pump([ReactorClock.TURN] * 5)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
-        self.assertEqual(len(self.version.waiting), 0)
-        self.assertEqual({connection.answer().body for connection in fleet}, {b"2"})
+        self.assertEqual(len(self.version.long_pollers), 0)
+        self.assertEqual({connection.response().body for connection in fleet}, {b"2"})
 
     def test_changed_again_meanwhile(self) -> None:
         """Whoever was not answered yet gets the newest of all; each is answered once."""
@@ -213,9 +213,9 @@ class WaitingTests(SynchronousTestCase):
         self.offer(2)
         self.clock.turn()
         self.offer(3)
-        self.clock.pump([Turns.TURN] * 5)
+        self.clock.pump([ReactorClock.TURN] * 5)
         self.assertEqual(
-            [connection.answer().body for connection in fleet], [b"2"] * 100 + [b"3"] * 50
+            [connection.response().body for connection in fleet], [b"2"] * 100 + [b"3"] * 50
         )
 
 
@@ -235,9 +235,9 @@ class AnnouncedTests(SynchronousTestCase):
     def start(self) -> None:
         """Start a server, which has not looked at the metadata yet."""
         self.catalog = Catalog(self.directory)
-        self.clock = Turns()
-        self.version = Version(self.clock, self.catalog, await_metadata=True)
-        self.root = tree(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.clock = ReactorClock()
+        self.version = NewestVersion(self.clock, self.catalog, await_metadata=True)
+        self.root = make_root(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
         self.catalog.rescan()
 
     def offer(self, version: int) -> None:
@@ -259,7 +259,7 @@ class AnnouncedTests(SynchronousTestCase):
         signer = self.signed.keys["timestamp"] if key else None
         folder = Folder(self.directory)
         self.version.metadata_changed(attend(folder, self.catalog.snapshot, signer, self.now))
-        self.clock.pump([Turns.TURN] * 2)
+        self.clock.pump([ReactorClock.TURN] * 2)
 
     def ask(self, *headers: str) -> Connection:
         connection = Connection(self.root, BoundedSite(self.clock, self.root))
@@ -269,7 +269,7 @@ class AnnouncedTests(SynchronousTestCase):
     def tag(self) -> str:
         """The entity tag now."""
         self.look()
-        answer = self.ask("Prefer: wait=60").answer()
+        answer = self.ask("Prefer: wait=60").response()
         self.assertEqual((answer.status, answer.body.isdigit()), (200, True))
         return answer.headers["ETag"] or ""
 
@@ -281,11 +281,11 @@ class AnnouncedTests(SynchronousTestCase):
 
     def assert_waits(self, connection: Connection) -> None:
         self.assertEqual(connection.transport.value(), b"")
-        self.assertEqual(len(self.version.waiting), 1)
+        self.assertEqual(len(self.version.long_pollers), 1)
 
     def assert_told(self, connection: Connection, body: bytes) -> None:
         """It was answered, with another tag; who waits with that one waits."""
-        answer = connection.answer()
+        answer = connection.response()
         self.assertEqual((answer.status, answer.body), (200, body))
         self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
         self.assertEqual(answer.headers["ETag"], self.tag())
@@ -356,9 +356,9 @@ class AnnouncedTests(SynchronousTestCase):
         connection = self.wait(tag)
         self.clock.advance(60)
         connection.site.sweep()
-        self.assertEqual(connection.answer().status, 304)
+        self.assertEqual(connection.response().status, 304)
         # Whoever does not wait gets the newest archive, under a tag of its own.
-        answer = self.ask(f"If-None-Match: {tag}").answer()
+        answer = self.ask(f"If-None-Match: {tag}").response()
         self.assertEqual((answer.status, answer.body), (200, b"2"))
         self.assertNotEqual(answer.headers["ETag"], tag)
 
@@ -367,10 +367,10 @@ class AnnouncedTests(SynchronousTestCase):
         tag = self.tag()
         self.start()
         connection, fresh = self.ask(f"If-None-Match: {tag}", "Prefer: wait=60"), self.ask(*ANY)
-        self.assertEqual(len(self.version.waiting), 2)
+        self.assertEqual(len(self.version.long_pollers), 2)
         self.look()
         self.assert_waits(connection)
-        self.assertEqual(fresh.answer().headers["ETag"], tag)
+        self.assertEqual(fresh.response().headers["ETag"], tag)
         self.start()
         connection = self.ask('If-None-Match: "1-another"', "Prefer: wait=60")
         self.assert_waits(connection)
@@ -384,8 +384,8 @@ class AnnouncedTests(SynchronousTestCase):
         connection = self.ask('If-None-Match: "1"', "Prefer: wait=60")
         self.clock.advance(60)
         connection.site.sweep()
-        self.assertEqual(connection.answer().status, 304)
-        self.assertEqual(self.ask().answer().body, b"1")
+        self.assertEqual(connection.response().status, 304)
+        self.assertEqual(self.ask().response().body, b"1")
 
     def test_unusable(self) -> None:
         """Metadata that boxes cannot follow for a while is no news, nor that it is back."""
@@ -408,7 +408,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.directory = copy
         self.start()
         self.look(key=False)
-        self.assertEqual(self.ask(*ANY).answer().headers["ETag"], tag)
+        self.assertEqual(self.ask(*ANY).response().headers["ETag"], tag)
 
     def test_first_metadata(self) -> None:
         """So it is told when a directory gets its first metadata, or loses it."""
@@ -422,7 +422,7 @@ class AnnouncedTests(SynchronousTestCase):
         connection = self.wait()
         folder.rename(self.directory / "away")
         self.look()
-        self.assertEqual(connection.answer().headers["ETag"], '"1"')
+        self.assertEqual(connection.response().headers["ETag"], '"1"')
 
 
 class PreferTests(SynchronousTestCase):

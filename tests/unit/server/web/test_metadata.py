@@ -19,9 +19,9 @@ from opq_twisted.server.timestamp import store
 from opq_twisted.server.timestamp.state import Standing, attend
 from opq_twisted.server.timestamp.store import Folder
 from opq_twisted.server.web import metadata
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from tests.helpers.archives import make_archive
-from tests.helpers.http_exchange import Answer, ask
+from tests.helpers.http_exchange import Response, ask
 from tests.helpers.privileges import without_privileges
 from tests.helpers.signed_metadata import Signed, make_key
 from tests.unit.server.catalog.test_snapshot import name_of
@@ -44,18 +44,18 @@ class MetadataTestCase(SynchronousTestCase):
         self.signed.publish(1)
         self.signed.timestamp(1, 1)
         self.standing = Standing()
-        self.root = self.tree()
+        self.root = self.make_root()
         self.look()
         #: The files that were read.
         self.reads: list[str] = []
         self.patch(metadata, "read", self.read)
 
-    def tree(self, mirror: str | None = None) -> PlainResource:
+    def make_root(self, mirror: str | None = None) -> PlainResource:
         catalog = Catalog(self.updates)
         catalog.rescan()
-        version = Version(Clock(), catalog)
+        version = NewestVersion(Clock(), catalog)
         digests, downloads = Digests(maybeDeferred), Downloads(10)
-        return tree(catalog, digests, downloads, version, mirror, lambda: self.standing)
+        return make_root(catalog, digests, downloads, version, mirror, lambda: self.standing)
 
     def look(self, signer: Signer | None = None) -> Standing:
         """Let the server look at the metadata, with or without the timestamp's key."""
@@ -68,7 +68,7 @@ class MetadataTestCase(SynchronousTestCase):
         self.reads.append(name)
         return store.read(folder, name)
 
-    def get(self, name: str, *headers: str, method: str = "GET") -> Answer:
+    def get(self, name: str, *headers: str, method: str = "GET") -> Response:
         return ask(self.root, method, f"/tuf/{name}", *headers)
 
     def put(self, name: str, size: int) -> bytes:
@@ -140,7 +140,7 @@ class FileTests(MetadataTestCase):
 
     def test_mirror(self) -> None:
         """With a mirror for the archives, metadata is answered here all the same."""
-        self.root = self.tree("https://mirror.example.org")
+        self.root = self.make_root("https://mirror.example.org")
         self.assertEqual(self.get("timestamp.json").status, 200)
 
     def test_large(self) -> None:
@@ -244,9 +244,9 @@ class ArchiveCachingTests(MetadataTestCase):
         """Ask a server that has just been started."""
         catalog = Catalog(self.updates)
         catalog.rescan()
-        version = Version(Clock(), catalog)
+        version = NewestVersion(Clock(), catalog)
         digests = Digests(in_thread)
-        root = tree(catalog, digests, Downloads(10), version, None, lambda: self.standing)
+        root = make_root(catalog, digests, Downloads(10), version, None, lambda: self.standing)
         answer = ask(root, "HEAD", f"/update/{name_of(RELEASE)}")
         self.assertEqual(answer.status, 200)
         return answer.headers["Cache-Control"]

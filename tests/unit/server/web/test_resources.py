@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from tests.helpers.archives import make_archive
-from tests.helpers.http_exchange import Answer, Connection, ask, parse_all
+from tests.helpers.http_exchange import Connection, Response, ask, parse_all
 from tests.unit.server.catalog.test_snapshot import name_of
 
 ENDPOINTS = ("/", "/ls", "/version", "/latest", f"/update/{name_of(999999999)}")
@@ -29,18 +29,18 @@ class ResourcesTestCase(SynchronousTestCase):
         self.catalog = Catalog(self.directory)
         self.digests = Digests(maybeDeferred)
         self.clock = Clock()
-        self.version = Version(self.clock, self.catalog)
-        self.root = tree(self.catalog, self.digests, Downloads(10), self.version)
+        self.version = NewestVersion(self.clock, self.catalog)
+        self.root = make_root(self.catalog, self.digests, Downloads(10), self.version)
 
     def offer(self, *versions: int) -> None:
         for version in versions:
             make_archive(self.directory / name_of(version), version)
         self.catalog.rescan()
 
-    def get(self, path: str, *headers: str, method: str = "GET") -> Answer:
+    def get(self, path: str, *headers: str, method: str = "GET") -> Response:
         return ask(self.root, method, path, *headers)
 
-    def assertSentence(self, answer: Answer, status: int) -> None:
+    def assertSentence(self, answer: Response, status: int) -> None:
         """A refusal is one line of plain text."""
         self.assertEqual(answer.status, status)
         self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
@@ -225,7 +225,7 @@ class EverywhereTests(ResourcesTestCase):
         """A client of HTTP/1.0 without a Host gets the same, and its connection is closed."""
         connection = Connection(self.root)
         connection.channel.dataReceived(b"GET /version HTTP/1.0\r\n\r\n")
-        self.assertEqual(connection.answer().body, b"999999999")
+        self.assertEqual(connection.response().body, b"999999999")
         self.assertTrue(connection.transport.disconnecting)
 
     def test_one_connection(self) -> None:

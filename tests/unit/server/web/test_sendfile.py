@@ -21,10 +21,10 @@ from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web import sendfile
-from opq_twisted.server.web.resources import Version, tree
+from opq_twisted.server.web.resources import NewestVersion, make_root
 from tests.helpers.archives import make_archive, make_large_archive
 from tests.helpers.certificates import make_certificate
-from tests.helpers.http_exchange import Answer, parse, parse_all
+from tests.helpers.http_exchange import Response, parse, parse_all
 from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
 
 #: Seconds after which a client that gets nothing gives up.
@@ -57,8 +57,8 @@ class SocketTestCase(TestCase):
         self.catalog.rescan()
         self.clock = Clock()
         self.downloads = Downloads(100)
-        version = Version(self.clock, self.catalog)
-        root = tree(self.catalog, Digests(maybeDeferred), self.downloads, version)
+        version = NewestVersion(self.clock, self.catalog)
+        root = make_root(self.catalog, Digests(maybeDeferred), self.downloads, version)
         self.site = BoundedSite(self.clock, root)
         self.port = await serverFromString(reactor, self.endpoint()).listen(self.site)
 
@@ -87,7 +87,7 @@ class SocketTestCase(TestCase):
         result: _T = await deferToThread(run)
         return result
 
-    async def get(self, *headers: str, small: bool = False) -> Answer:
+    async def get(self, *headers: str, small: bool = False) -> Response:
         def work(client: socket.socket) -> bytes:
             client.sendall(request(*headers, "Connection: close"))
             return read_to_end(client)
@@ -299,7 +299,7 @@ class PlainTests(SocketTestCase):
         self.assertLess(sent, LARGE)
         return client
 
-    async def rest(self, client: socket.socket) -> Answer:
+    async def rest(self, client: socket.socket) -> Response:
         received = await deferToThread(read_to_end, client)
         client.close()
         return parse(self.received + received)

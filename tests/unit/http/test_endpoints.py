@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.tcp import Port
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from opq_twisted.http.endpoint import CarefulAccept, RobustEndpoint
+from opq_twisted.http.endpoints import CarefulAccept, RobustEndpoint
 from tests.helpers.box_fakes import logged
 
 

@@ -1,5 +1,6 @@
-"""Listens as Twisted does, but survives a busy machine and what a killed server left behind."""
+"""Endpoints for servers: every address, a busy machine, and sockets left by a killed server."""
 
+import errno
 import os
 import re
 import socket
@@ -8,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -25,7 +26,52 @@ from opq_twisted.common.repeated import Repeated
 #: Seconds for which nothing is accepted when the machine has no descriptor, or no memory.
 _PAUSE = 1.0
 
+#: Connections that the kernel keeps until they are accepted; Twisted's 50 is soon full when a fleet
+#: comes back after a power cut.
+BACKLOG = 4096
+
+_NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
 _log = Logger()
+
+
+@implementer(IStreamServerEndpoint)
+@frozen
+class EveryAddress:
+    """
+    One socket for IPv6 and IPv4, or for IPv4 where the kernel has no IPv6.
+
+    Twisted's `tcp6` endpoint lets the machine decide whether it takes IPv4 (`net.ipv6.bindv6only`).
+    """
+
+    #: The reactor that sockets are given to (IReactorSocket).
+    reactor: Any
+    port: int
+
+    def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
+        """Listen; fails with OSError when the port cannot be had."""
+        return execute(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        with _bound(self.port) as bound:
+            bound.setblocking(False)
+            # Twisted keeps a copy of it.
+            port: IListeningPort = self.reactor.adoptStreamPort(
+                bound.fileno(), bound.family, factory
+            )
+            return port
+
+
+def _bound(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(
+                ("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+            )
+        except OSError as error:
+            if error.errno not in _NO_IPV6:
+                raise
+    return socket.create_server(("", port), backlog=BACKLOG)
 
 
 @implementer(IStreamServerEndpoint)
