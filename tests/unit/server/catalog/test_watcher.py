@@ -203,7 +203,7 @@ class DirectoryTests(WatcherTestCase):
     def test_its_own_name(self) -> None:
         """A change of the directory's own mode or times is no news of a file named like it."""
         looked: list[set[str]] = []
-        self.patch(self.catalog, "look", lambda names: looked.append(set(names)))
+        self.patch(self.catalog, "check", lambda names: looked.append(set(names)))
         self.watch()
         looked.clear()
         os.utime(self.directory)
