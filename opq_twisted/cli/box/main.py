@@ -133,7 +133,7 @@ def password(options: argparse.Namespace) -> int:
     """Choose the password that the box asks for before it does something."""
     from opq_twisted.box.web.auth import PasswordHash
 
-    hashed = PasswordHash.of(password_prompt.chosen())
+    hashed = PasswordHash.of(password_prompt.read_new())
     files.write(options.file, f"{hashed}\n".encode(), 0o600)
     return _say_done(
         options,
@@ -158,7 +158,7 @@ def config(options: argparse.Namespace) -> int:
 
 def _agent(options: argparse.Namespace) -> AgentClient:
     return AgentClient(
-        options.url, partial(password_prompt.known, getattr(options, "password_file", None))
+        options.url, partial(password_prompt.read_current, getattr(options, "password_file", None))
     )
 
 

@@ -1,62 +1,49 @@
-"""Where a box's password comes from: a file, or whoever types it."""
+"""Reads a box's password from a file, from standard input, or at the terminal."""
 
-import getpass
 import sys
 from pathlib import Path
 
+from opq_twisted.cli.secret_prompt import not_utf8, read_secret
 from opq_twisted.common.errors import PasswordUnusable
 
-#: Bytes of a line; characters of a new password, of which an agent takes no more.
-_LONGEST_LINE, _LONGEST = 4096, 1024
-
-_NOT_UTF8 = "What was typed is not UTF-8: set the terminal to it, and run it again."
+#: Bytes of a line that are read; characters of a new password, the agent's own limit.
+_MAX_LINE, _MAX_PASSWORD = 4096, 1024
 
 
-def known(file: Path | None) -> bytes:
+def read_current(file: Path | None) -> bytes:
     """
-    Get the password that a box has.
+    Read the password that a box has now.
 
-    :param file: holds it in its first line; without one whoever sits at the terminal is asked.
-    :raises PasswordUnusable: when there is nobody to ask, or nothing was typed.
-    :raises OSError: when the file cannot be read.
+    :param file: has the password in its first line; if it is None, the user is asked for it.
+    :raises PasswordUnusable: if there is no terminal, or nothing usable was typed.
+    :raises OSError: if the file cannot be read.
     """
     if file is not None:
         with file.open("rb") as opened:
-            return opened.readline(_LONGEST_LINE).rstrip(b"\r\n")
+            return opened.readline(_MAX_LINE).rstrip(b"\r\n")
     if not sys.stdin.isatty():
         raise PasswordUnusable(
             "The box asks for its password: name a file that holds it with --password-file, or "
             "run this on a terminal."
         )
-    return _typed("Password of the box: ").encode()
+    return read_secret("Password of the box", "password", PasswordUnusable).encode()
 
 
-def chosen() -> str:
+def read_new() -> str:
     """
-    Get a new password: typed twice at the terminal, or in a line of standard input.
+    Read a new password: typed twice at the terminal, or the first line of standard input.
 
-    :raises PasswordUnusable: when it can be none.
+    :raises PasswordUnusable: if the password is empty, too long or not UTF-8.
     """
     if sys.stdin.isatty():
-        password = _typed("New password of the box: ")
-        if _typed("Once more: ") != password:
-            raise PasswordUnusable("The two passwords differ: run it again.")
+        password = read_secret("New password of the box", "password", PasswordUnusable, twice=True)
     else:
         try:
-            password = sys.stdin.readline(_LONGEST_LINE).rstrip("\r\n")
+            password = sys.stdin.readline(_MAX_LINE).rstrip("\r\n")
         except UnicodeError:
-            raise PasswordUnusable(_NOT_UTF8) from None
-    if not 0 < len(password) <= _LONGEST:
-        raise PasswordUnusable(f"A password has from 1 to {_LONGEST} characters: run it again.")
-    return password
-
-
-def _typed(prompt: str) -> str:
-    try:
-        password = getpass.getpass(prompt)
-        password.encode()
-    except EOFError:
-        raise PasswordUnusable("No password was typed: run it again.") from None
-    except UnicodeError:
-        raise PasswordUnusable(_NOT_UTF8) from None
+            raise PasswordUnusable(not_utf8("password")) from None
+    if not 0 < len(password) <= _MAX_PASSWORD:
+        raise PasswordUnusable(
+            f"A password has from 1 to {_MAX_PASSWORD} characters: run it again."
+        )
     return password

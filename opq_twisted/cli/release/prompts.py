@@ -1,12 +1,12 @@
 """Where passphrases come from: a file, the environment, or whoever sits at the terminal."""
 
-import getpass
 import os
 import sys
 from functools import cache
 from pathlib import Path
 
 from opq_twisted.cli.program import warn
+from opq_twisted.cli.secret_prompt import read_secret
 from opq_twisted.common.errors import KeyUnusable
 from opq_twisted.signing.key_folder import Passphrase
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access, warning_about_length
@@ -100,15 +100,4 @@ def _warn(sentence: str | None) -> None:
 
 
 def _typed(prompt: str, twice: bool) -> bytes:
-    try:
-        passphrase = getpass.getpass(f"{prompt}: ")
-        if twice and passphrase and getpass.getpass("Once more: ") != passphrase:
-            raise KeyUnusable("The two passphrases differ: run it again.")
-        return passphrase.encode()
-    except EOFError:
-        raise KeyUnusable("No passphrase was typed: run it again.") from None
-    except UnicodeError:
-        raise KeyUnusable(
-            "What was typed is not UTF-8: set the terminal to it, or put the passphrase into a "
-            "file and name that with --passphrase-file."
-        ) from None
+    return read_secret(prompt, "passphrase", KeyUnusable, twice=twice).encode()
