@@ -31,7 +31,7 @@ class Placement:
     file: str | None
 
 
-class Vetting:
+class MemberRules:
     """
     The rules for all members of one archive, asked in the archive's order.
 
@@ -46,7 +46,7 @@ class Vetting:
         #: Each folder, and whether it had a member of its own or only lies above one.
         self._folders: dict[str, bool] = {}
 
-    def admit(self, member: Member) -> Placement:
+    def check(self, member: Member) -> Placement:
         """
         Admit one more member.
 

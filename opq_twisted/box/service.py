@@ -43,10 +43,10 @@ from opq_twisted.box.web.page_port import PagePort, inherited_sockets
 from opq_twisted.box.web.resources import make_root
 from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart, ConfigInvalid
-from opq_twisted.common.hangup import Hangup
 from opq_twisted.common.log import log_to_standard_output
 from opq_twisted.common.monotonic import use_monotonic_time
-from opq_twisted.common.sd_notify import take_supervisor
+from opq_twisted.common.sd_notify import take_service_manager
+from opq_twisted.common.sighup import SighupHandler
 from opq_twisted.http.connection_limits import (
     RESERVE,
     Limits,
@@ -166,9 +166,9 @@ def makeService(options: Options) -> IService:
             time.time,
             lambda: server.retry_after_left,
         ),
-        Hangup(reactor),
+        SighupHandler(reactor),
         # The last, for it says that the others have started.
-        WatchdogService(reactor, take_supervisor(os.environ, os.getpid()), state_dir),
+        WatchdogService(reactor, take_service_manager(os.environ, os.getpid()), state_dir),
     ):
         service.setServiceParent(agent)
     return agent

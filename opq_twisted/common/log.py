@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, textFileLogObserver
 from twisted.python import usage
 from zope.interface import implementer
@@ -65,6 +66,40 @@ class RepeatCounter:
                     "more": seen[kind] - MOST,
                 }
             )
+
+
+class RepeatedLine:
+    """
+    Writes a warning at once, and then once a minute the number of further ones.
+
+    An attacker or a busy machine can cause thousands of equal warnings in a second, and a box keeps
+    its log on an SD card.
+    """
+
+    def __init__(self, clock: IReactorTime, write: Callable[[str], object]) -> None:
+        """Write lines to the log with `write`."""
+        self._clock = clock
+        self._write = write
+        self._counting = False
+        self._more = 0
+
+    def say(self, line: str) -> None:
+        """Write a line, or only count it if another was written within the last minute."""
+        if self._counting:
+            self._more += 1
+            self._latest = line
+            return
+        self._write(line)
+        self._counting = True
+        self._clock.callLater(_PERIOD, self._end_period)
+
+    def _end_period(self) -> None:
+        more, self._more = self._more, 0
+        if not more:
+            self._counting = False
+            return
+        self._write(f"{self._latest} ({more:,} more of these in the last minute.)")
+        self._clock.callLater(_PERIOD, self._end_period)
 
 
 def log_to_standard_output(twistd: usage.Options | None) -> None:

@@ -1,4 +1,4 @@
-"""Tells systemd how a service is (sd_notify(3))."""
+"""Notifies systemd of the state of a service (sd_notify(3))."""
 
 import socket
 from collections.abc import MutableMapping
@@ -9,19 +9,19 @@ from twisted.logger import Logger
 
 
 @frozen
-class Supervisor:
-    """What starts this process, and wants to hear of it: systemd or nobody (sd_notify(3))."""
+class ServiceManager:
+    """The program that started this process and wants notifications: systemd, or none."""
 
-    #: The socket's address as the kernel knows it; None when nobody listens.
+    #: The address of the notification socket, as the kernel spells it; None if there is none.
     address: str | None = None
-    #: Seconds of silence after which the process is ended and started again; None is never.
-    patience: float | None = None
+    #: systemd restarts a process that sends no WATCHDOG=1 for so many seconds; None is never.
+    watchdog_timeout: float | None = None
 
-    def tell(self, state: str) -> None:
+    def notify(self, state: str) -> None:
         """
-        Send a state.
+        Send a state, such as `READY=1`.
 
-        :raises OSError: when it cannot be sent at once.
+        :raises OSError: if it cannot be sent without waiting.
         """
         if self.address is None:
             return
@@ -31,45 +31,45 @@ class Supervisor:
             notifier.send(state.encode())
 
 
-def take_supervisor(environment: MutableMapping[str, str], pid: int) -> Supervisor:
+def take_service_manager(environment: MutableMapping[str, str], pid: int) -> ServiceManager:
     """
-    Take out of the environment what systemd says to this process: its children must not heed it.
+    Remove systemd's variables from the environment, so that child processes do not inherit them.
 
-    :param pid: this process, which need not be the one that is watched (sd_watchdog_enabled(3)).
+    :param pid: this process. The watchdog may be meant for another one (sd_watchdog_enabled(3)).
     """
     address = environment.pop("NOTIFY_SOCKET", "")
     microseconds = environment.pop("WATCHDOG_USEC", "")
     watched = environment.pop("WATCHDOG_PID", str(pid))
     if not address:
-        return Supervisor()
+        return ServiceManager()
     if address.startswith("@"):
         address = "\0" + address[1:]
     is_watched = watched == str(pid) and microseconds.isdecimal() and int(microseconds) > 0
-    return Supervisor(address, int(microseconds) / 1e6 if is_watched else None)
+    return ServiceManager(address, int(microseconds) / 1e6 if is_watched else None)
 
 
 class Readiness(Service):
     """
-    Tells the supervisor that a program is ready, and that it stops.
+    Notifies the service manager that the program is ready, and that it stops.
 
-    Add it as the last service: it says that those before it have started.
+    Add it as the last service, so that all others have started when it reports READY=1.
     """
 
     _log = Logger()
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, service_manager: ServiceManager) -> None:
+        self._service_manager = service_manager
 
     def startService(self) -> None:
-        """Say that the program is ready."""
+        """Report READY=1."""
         super().startService()
-        self._tell("READY=1")
+        self._notify("READY=1")
 
     def stopService(self) -> None:
-        """Say that the program stops."""
+        """Report STOPPING=1."""
         super().stopService()
-        self._tell("STOPPING=1")
+        self._notify("STOPPING=1")
 
-    def _tell(self, state: str) -> None:
-        with self._log.failuresHandled("The supervisor cannot be told {state}", state=state):
-            self._supervisor.tell(state)
+    def _notify(self, state: str) -> None:
+        with self._log.failuresHandled("{state} could not be sent to systemd", state=state):
+            self._service_manager.notify(state)

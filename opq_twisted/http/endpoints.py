@@ -21,7 +21,7 @@ from twisted.internet.tcp import Port
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from opq_twisted.common.repeated import Repeated
+from opq_twisted.common.log import RepeatedLine
 
 #: Seconds for which nothing is accepted when the machine has no descriptor, or no memory.
 _PAUSE = 1.0
@@ -113,7 +113,7 @@ class CarefulAccept:
         self._reactor = reactor
         self._port = port
         self._accept = port.doRead
-        self._busy = Repeated(reactor, lambda line: _log.warn("{line}", line=line))
+        self._busy = RepeatedLine(reactor, lambda line: _log.warn("{line}", line=line))
         port.doRead = self.accept  # type: ignore[method-assign]
 
     def accept(self) -> None:

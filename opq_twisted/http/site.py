@@ -11,7 +11,7 @@ from twisted.web.http import SERVICE_UNAVAILABLE, datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
-from opq_twisted.common.repeated import Repeated
+from opq_twisted.common.log import RepeatedLine
 from opq_twisted.http.channel import BoundedChannel
 from opq_twisted.http.connection_limits import Limits, Shares
 from opq_twisted.http.request import BoundedRequest
@@ -50,7 +50,7 @@ class BoundedSite(Site):
         self._limits = Limits() if limits is None else limits
         self._shares = Shares(self._limits.connections, self._limits.each)
         self._shares_of_addresses = Shares(self._limits.connections, self._limits.each_address)
-        self._turned_away = Repeated(reactor, self._warn)
+        self._turned_away = RepeatedLine(reactor, self._warn)
         #: Called at the end of each request, with whether its client got the whole answer.
         self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
         #: Called with the status of each answer to what is no proper request.

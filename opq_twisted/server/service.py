@@ -16,10 +16,10 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted.common.errors import CannotStart, KeyUnusable
-from opq_twisted.common.hangup import Hangup
 from opq_twisted.common.log import log_to_standard_output
 from opq_twisted.common.monotonic import use_monotonic_time
-from opq_twisted.common.sd_notify import Readiness, take_supervisor
+from opq_twisted.common.sd_notify import Readiness, take_service_manager
+from opq_twisted.common.sighup import SighupHandler
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.site import BoundedSite
@@ -172,11 +172,11 @@ def makeService(options: Options) -> IService:
         access_log = AccessLog(reactor, options["access-log"] and Path(options["access-log"]))
         site.request_observers.append(access_log.request_ended)
         access_log.setServiceParent(server)
-        Hangup(reactor, access_log.close).setServiceParent(server)
+        SighupHandler(reactor, access_log.close).setServiceParent(server)
     else:
-        Hangup(reactor).setServiceParent(server)
+        SighupHandler(reactor).setServiceParent(server)
     # The last: it says that the server listens, and has read the directory.
-    Readiness(take_supervisor(os.environ, os.getpid())).setServiceParent(server)
+    Readiness(take_service_manager(os.environ, os.getpid())).setServiceParent(server)
     return server
 
 

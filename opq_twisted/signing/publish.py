@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 from tuf.api.metadata import TargetFile
 
-from opq_twisted.archive.extract.judge import judge
+from opq_twisted.archive.extract.child import validate
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import Progress
 from opq_twisted.signing.copy_archive import Candidate, Shelved, candidate, shelve
@@ -88,7 +88,7 @@ def _publish(signing: Signing, archive: Candidate, terms: Terms, progress: Progr
         _require_newer(before, version, terms)
         # Before the long part: a missing key or a wrong passphrase is told at once.
         signing.sign(current)
-        judge(archive.file, version)
+        validate(archive.file, version)
         with shelve(archive, repository.updates, progress) as shelved:
             targets = dict(current.targets.signed.targets)
             _add(targets, shelved, terms, before)

@@ -69,16 +69,16 @@ class Box:
 
 
 def save_time(test: SynchronousTestCase) -> None:
-    """Make keys that take no time to open, and judge archives in this process."""
+    """Make keys that take no time to open, and validate archives in this process."""
     test.patch(pkcs8, "COST", 1 << 4)
-    test.patch(publishing, "judge", _judge_here)
+    test.patch(publishing, "validate", _validate_here)
 
 
-def _judge_here(archive: BinaryIO, version: int) -> None:
+def _validate_here(archive: BinaryIO, version: int) -> None:
     """Judge as the child process does, without one."""
     try:
         archive.seek(0)
-        unpack.judge(archive, version)
+        unpack.validate(archive, version)
     except ArchiveRefused as error:
         raise ReleaseFailed(f"Boxes would refuse this release: {error}") from None
 

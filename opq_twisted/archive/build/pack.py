@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from opq_twisted.archive.build.compress import Compress, fastest
 from opq_twisted.archive.build.contents import Contents, File, unreadable
-from opq_twisted.archive.member_rules import LIMIT, Vetting
+from opq_twisted.archive.member_rules import LIMIT, MemberRules
 from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName
 from opq_twisted.archive.tar_reader import Member, quoted
 from opq_twisted.common import files
@@ -90,12 +90,12 @@ def _members(name: UpdateName, contents: Contents) -> list[_Member]:
 
 def _vet(members: list[_Member], top_folder: str) -> None:
     """Ask the box's own rules, so that what is built can also be installed."""
-    vetting = Vetting(top_folder)
+    rules = MemberRules(top_folder)
     length = 0
     for path, content in members:
         size = _size(content)
         try:
-            vetting.admit(Member(path, size, content is None, is_executable=False))
+            rules.check(Member(path, size, content is None, is_executable=False))
             length += len(_header(path, content, 0)) + size + _padding(size)
         except UnicodeEncodeError as error:
             raise BuildFailed(f"The name {quoted(path)} is not UTF-8: rename it.") from error

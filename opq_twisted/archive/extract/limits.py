@@ -12,7 +12,7 @@ _OPEN_FILES = 64
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def confine_this_process(file_size: int) -> None:
+def set_limits(file_size: int) -> None:
     """
     Bound what a hostile archive could use up, were there a hole in the decoding of it.
 

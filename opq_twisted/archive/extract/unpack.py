@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.decompress import Decompress, fastest
-from opq_twisted.archive.extract.limits import confine_this_process
-from opq_twisted.archive.member_rules import LIMIT, Placement, Vetting
+from opq_twisted.archive.extract.limits import set_limits
+from opq_twisted.archive.member_rules import LIMIT, MemberRules, Placement
 from opq_twisted.archive.name import INSTALL_SCRIPT, UpdateName, parse_version
 from opq_twisted.archive.tar_reader import Member, TarStream
 from opq_twisted.common.errors import ArchiveRefused, InvalidName, NoRoom, OpqError
@@ -95,13 +95,13 @@ def _fill(
 ) -> None:
     tree = _Tree(folder, reserve)
     with _naming(version) as name:
-        _extract(file, decompress, Vetting(name.folder), tree, limit)
+        _extract(file, decompress, MemberRules(name.folder), tree, limit)
         tree.check_room(name)
         _check_layout(tree, version)
     os.fchmod(folder, FOLDER_MODE)
 
 
-def judge(
+def validate(
     file: BinaryIO, version: int, *, limit: int = LIMIT, decompress: Decompress = fastest
 ) -> None:
     """
@@ -113,7 +113,7 @@ def judge(
     """
     outline = _Outline()
     with _naming(version) as name:
-        _extract(file, decompress, Vetting(name.folder), outline, limit)
+        _extract(file, decompress, MemberRules(name.folder), outline, limit)
         _check_layout(outline, version)
 
 
@@ -128,7 +128,7 @@ def _naming(version: int) -> Iterator[UpdateName]:
 
 
 class _Outline:
-    """What has to be known of an archive's files in order to judge it."""
+    """What has to be known of an archive's files in order to validate it."""
 
     def __init__(self) -> None:
         #: The content of VERSION; None when there is none, or it is too long.
@@ -207,7 +207,7 @@ class _Tree(_Outline):
 
 
 def _extract(
-    file: BinaryIO, decompress: Decompress, vetting: Vetting, outline: _Outline, limit: int
+    file: BinaryIO, decompress: Decompress, rules: MemberRules, outline: _Outline, limit: int
 ) -> None:
     if not is_whole(file.fileno(), os.fstat(file.fileno()).st_size):
         raise ArchiveRefused("it is cut off, or no bzip2 file")
@@ -216,7 +216,7 @@ def _extract(
         for member in stream:
             if stream.offset + member.size > limit:
                 raise ArchiveRefused(f"it unpacks to more than {_mebibytes(limit)}")
-            outline.add(vetting.admit(member), member, stream.content())
+            outline.add(rules.check(member), member, stream.content())
 
 
 def _check_layout(outline: _Outline, version: int) -> None:
@@ -277,11 +277,11 @@ def _unpack_stdin(options: argparse.Namespace) -> None:
     # Whoever gave us the descriptor has read it to its end.
     archive.seek(0)
     if options.destination is None:
-        confine_this_process(options.limit)
-        judge(archive, options.version, limit=options.limit)
+        set_limits(options.limit)
+        validate(archive, options.version, limit=options.limit)
         return
     with _fresh_folder(options.destination) as folder:
-        confine_this_process(options.limit)
+        set_limits(options.limit)
         _fill(folder, archive, options.version, options.limit, options.reserve, fastest)
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.extract import unpack
-from opq_twisted.archive.extract.command import child_command, child_environment
+from opq_twisted.archive.extract.child import child_command, child_environment
 from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.common.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
 

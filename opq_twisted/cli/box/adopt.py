@@ -9,7 +9,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO
 
-from opq_twisted.archive.extract.command import child_command, child_environment
+from opq_twisted.archive.extract.child import child_command, child_environment
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.config import read_config
 from opq_twisted.box.download.archive_store import ArchiveStore

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.decompress import Decompress, fastest, with_stdlib
 from opq_twisted.archive.extract import unpack as unpack_module
-from opq_twisted.archive.extract.unpack import REFUSED, judge, unpack
+from opq_twisted.archive.extract.unpack import REFUSED, unpack, validate
 from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.common.errors import ArchiveRefused
@@ -84,7 +84,7 @@ class FunctionTests(SynchronousTestCase):
                 # Who only judges it comes to the same end.
                 with self.archive.open("rb", buffering=0) as file:
                     judged = self.assertRaises(
-                        *(ArchiveRefused, judge, file, VERSION),
+                        *(ArchiveRefused, validate, file, VERSION),
                         limit=BOMB_LIMIT,
                         decompress=each,
                     )
@@ -111,7 +111,7 @@ class FunctionTests(SynchronousTestCase):
             destination = self.place / name
             unpack(self.archive, destination, VERSION, reserve=0)
             with self.archive.open("rb", buffering=0) as file:
-                judge(file, VERSION)
+                validate(file, VERSION)
             self.assertEqual(stat.S_IMODE((destination / odd.path).stat().st_mode), odd.mode, name)
             for path in destination.rglob("*"):
                 self.assertTrue(is_plain(path), (name, path))

@@ -15,7 +15,7 @@ from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.box.web.page_port import PagePort
 from opq_twisted.common.errors import CannotStart
-from opq_twisted.common.hangup import Hangup
+from opq_twisted.common.sighup import SighupHandler
 
 
 class ServiceTests(SynchronousTestCase):
@@ -70,7 +70,7 @@ class ServiceTests(SynchronousTestCase):
         assert isinstance(agent, MultiService)
         self.assertEqual(
             [type(part) for part in agent.services],
-            [PagePort, Updater, Checker, Hangup, WatchdogService],
+            [PagePort, Updater, Checker, SighupHandler, WatchdogService],
         )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives"})

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.watchdog import RESCUE_RESET_AFTER, WatchdogService
-from opq_twisted.common.sd_notify import Supervisor, take_supervisor
+from opq_twisted.common.sd_notify import ServiceManager, take_service_manager
 from tests.helpers.box_fakes import logged
 
 
@@ -44,8 +44,8 @@ class SystemdCase(SynchronousTestCase):
             except BlockingIOError:
                 return said
 
-    def signs(self, supervisor: Supervisor) -> WatchdogService:
-        return WatchdogService(self.clock, supervisor, self.state_dir)
+    def signs(self, service_manager: ServiceManager) -> WatchdogService:
+        return WatchdogService(self.clock, service_manager, self.state_dir)
 
 
 class EnvironmentTests(SystemdCase):
@@ -53,9 +53,9 @@ class EnvironmentTests(SystemdCase):
 
     def test_nobody(self) -> None:
         """Where systemd did not start the agent, nobody is told."""
-        self.assertEqual(take_supervisor({"PATH": "/bin"}, 7), Supervisor())
-        self.assertEqual(take_supervisor({"NOTIFY_SOCKET": ""}, 7), Supervisor())
-        Supervisor().tell("READY=1")
+        self.assertEqual(take_service_manager({"PATH": "/bin"}, 7), ServiceManager())
+        self.assertEqual(take_service_manager({"NOTIFY_SOCKET": ""}, 7), ServiceManager())
+        ServiceManager().notify("READY=1")
 
     def test_removed(self) -> None:
         """A child of the agent finds nothing that it could take as meant for itself."""
@@ -65,7 +65,7 @@ class EnvironmentTests(SystemdCase):
             "WATCHDOG_PID": "7",
             "PATH": "/bin",
         }
-        self.assertEqual(take_supervisor(environment, 7), Supervisor(self.path, 60.0))
+        self.assertEqual(take_service_manager(environment, 7), ServiceManager(self.path, 60.0))
         self.assertEqual(environment, {"PATH": "/bin"})
 
     def test_no_watchdog(self) -> None:
@@ -76,14 +76,14 @@ class EnvironmentTests(SystemdCase):
             {"WATCHDOG_USEC": "0"},
             {"WATCHDOG_USEC": "soon"},
         ):
-            supervisor = take_supervisor({"NOTIFY_SOCKET": self.path, **variables}, 7)
-            self.assertEqual(supervisor, Supervisor(self.path), variables)
+            service_manager = take_service_manager({"NOTIFY_SOCKET": self.path, **variables}, 7)
+            self.assertEqual(service_manager, ServiceManager(self.path), variables)
 
     def test_abstract_address(self) -> None:
         """An address in the kernel's own namespace begins with @ in the variable."""
         name = f"opq-test-{os.getpid()}"
         self.systemd = self.listen(f"\0{name}")
-        take_supervisor({"NOTIFY_SOCKET": f"@{name}"}, 7).tell("READY=1")
+        take_service_manager({"NOTIFY_SOCKET": f"@{name}"}, 7).notify("READY=1")
         self.assertEqual(self.heard(), ["READY=1"])
 
 
@@ -100,7 +100,7 @@ class WatchdogServiceTests(SystemdCase):
 
         earlier, agent = Earlier(), MultiService()
         earlier.setServiceParent(agent)
-        self.signs(Supervisor(self.path)).setServiceParent(agent)
+        self.signs(ServiceManager(self.path)).setServiceParent(agent)
         agent.startService()
         self.assertEqual((earlier.heard_before, self.heard()), ([], ["READY=1"]))
         self.clock.advance(1000)
@@ -108,7 +108,7 @@ class WatchdogServiceTests(SystemdCase):
 
     def test_watchdog(self) -> None:
         """A sign of life comes at once, and each third of the time that systemd waits."""
-        signs = self.signs(Supervisor(self.path, 60.0))
+        signs = self.signs(ServiceManager(self.path, 60.0))
         signs.startService()
         self.assertEqual(self.heard(), ["READY=1", "WATCHDOG=1"])
         self.clock.advance(19)
@@ -118,7 +118,7 @@ class WatchdogServiceTests(SystemdCase):
 
     def test_stopping(self) -> None:
         """At its end the agent says so, once, and is silent."""
-        signs = self.signs(Supervisor(self.path, 60.0))
+        signs = self.signs(ServiceManager(self.path, 60.0))
         signs.startService()
         self.heard()
         signs.stopService()
@@ -127,16 +127,16 @@ class WatchdogServiceTests(SystemdCase):
 
     def test_stopped_without_start(self) -> None:
         """An agent that could not start stops like any other."""
-        self.signs(Supervisor(self.path, 60.0)).stopService()
+        self.signs(ServiceManager(self.path, 60.0)).stopService()
         self.assertEqual(self.heard(), ["STOPPING=1"])
 
     def test_nobody_listens(self) -> None:
         """When systemd cannot be told, that is logged, and the agent goes on trying."""
         said = logged(self)
         Path(self.path).unlink()
-        signs = self.signs(Supervisor(self.path, 60.0))
+        signs = self.signs(ServiceManager(self.path, 60.0))
         signs.startService()
-        self.assertIn("The supervisor cannot be told READY=1", said)
+        self.assertIn("READY=1 could not be sent to systemd", said)
         self.assertEqual(len(self.flushLoggedErrors(FileNotFoundError)), 2)
         self.systemd = self.listen(self.path)
         self.clock.advance(20)
@@ -144,7 +144,7 @@ class WatchdogServiceTests(SystemdCase):
 
     def test_busy(self) -> None:
         """A systemd that does not read its messages does not block the agent."""
-        signs = self.signs(Supervisor(self.path, 3.0))
+        signs = self.signs(ServiceManager(self.path, 3.0))
         signs.startService()
         self.clock.pump([1] * 2000)
         self.assertTrue(self.flushLoggedErrors(BlockingIOError))
@@ -157,9 +157,9 @@ import time
 from pathlib import Path
 from twisted.internet import reactor
 from opq_twisted.box.watchdog import WatchdogService
-from opq_twisted.common.sd_notify import Supervisor
-supervisor = Supervisor({self.path!r}, 0.3)
-WatchdogService(reactor, supervisor, Path({str(self.state_dir)!r})).startService()
+from opq_twisted.common.sd_notify import ServiceManager
+service_manager = ServiceManager({self.path!r}, 0.3)
+WatchdogService(reactor, service_manager, Path({str(self.state_dir)!r})).startService()
 reactor.callLater(0.5, time.sleep, 60)
 reactor.run()
 """
@@ -184,7 +184,7 @@ class ProofTests(SystemdCase):
         """An agent that has run for ten minutes needs no rescue, and the count begins anew."""
         tries = self.state_dir / "rescue.tries"
         tries.write_text("return\n")
-        self.signs(Supervisor()).startService()
+        self.signs(ServiceManager()).startService()
         self.clock.advance(RESCUE_RESET_AFTER - 1)
         self.assertTrue(tries.exists())
         self.clock.advance(1)
@@ -192,14 +192,14 @@ class ProofTests(SystemdCase):
 
     def test_ended_early(self) -> None:
         """One that ends before leaves the count as it is."""
-        signs = self.signs(Supervisor())
+        signs = self.signs(ServiceManager())
         signs.startService()
         signs.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_count(self) -> None:
         """Mostly there was no rescue, and a disk that fails is no reason to end."""
-        signs = self.signs(Supervisor())
+        signs = self.signs(ServiceManager())
         signs.startService()
         self.clock.advance(RESCUE_RESET_AFTER)
         (self.state_dir / "rescue.tries").mkdir()

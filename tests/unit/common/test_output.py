@@ -14,9 +14,9 @@ from twisted.logger import LogEvent, Logger, formatEvent
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.common.hangup import Hangup
 from opq_twisted.common.log import MOST, RepeatCounter, log_to_standard_output
 from opq_twisted.common.output import Output, WholeLines
+from opq_twisted.common.sighup import SighupHandler
 
 
 class WholeLinesTests(SynchronousTestCase):
@@ -203,20 +203,20 @@ class HangupTests(SynchronousTestCase):
 
     def test_taken(self) -> None:
         """The signal does what it should, and does not end the process."""
-        Hangup(self, lambda: self.done.append("reopened")).startService()
+        SighupHandler(self, lambda: self.done.append("reopened")).startService()
         signal.raise_signal(signal.SIGHUP)
         self.assertEqual(self.done, ["reopened"])
 
     def test_ignored(self) -> None:
         """Whoever started the process with nohup(1) wants it to be ignored."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        Hangup(self, lambda: self.done.append("reopened")).startService()
+        SighupHandler(self, lambda: self.done.append("reopened")).startService()
         signal.raise_signal(signal.SIGHUP)
         self.assertEqual(self.done, [])
 
     def test_children(self) -> None:
         """A program that is started later ends by it as ever."""
-        Hangup(self).startService()
+        SighupHandler(self).startService()
         child = subprocess.run(
             [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGHUP).name)"],
             capture_output=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.archive.extract.command import child_command, child_environment
+from opq_twisted.archive.extract.child import child_command, child_environment
 from tests.helpers.project import PROJECT
 
 SHIPPED = PROJECT / "deploy" / "box" / "bin"

@@ -355,10 +355,10 @@ class PublishRefusalTests(HoldersCase):
         """What is copied is what was judged."""
         path = self.archive(NEWER)
 
-        def judge(*_: object) -> None:
+        def validate(*_: object) -> None:
             make_archive(path, NEWER, {"content": b"another"})
 
-        self.patch(publishing, "judge", judge)
+        self.patch(publishing, "validate", validate)
         self.refuses(path, "changed while it was read")
 
     def test_no_archive(self) -> None:

@@ -22,7 +22,7 @@ from opq_twisted.archive.decompress import (
     with_stdlib,
 )
 from opq_twisted.archive.extract.unpack import NO_ROOM, REFUSED, unpack
-from opq_twisted.archive.member_rules import Vetting
+from opq_twisted.archive.member_rules import MemberRules
 from opq_twisted.archive.tar_reader import Member
 from opq_twisted.common.errors import ArchiveRefused, NoRoom
 from tests.helpers.archives import (
@@ -282,11 +282,11 @@ class HostileNameTests(UnpackTestCase):
 
     def test_too_many(self) -> None:
         """100,000 files and folders are the most, and folders that are only implied count too."""
-        vetting = Vetting(NAME)
+        rules = MemberRules(NAME)
         for number in range(4_000):
-            vetting.admit(Member(f"{number}/" + "d/" * 23 + "f", 0, False, False))
+            rules.check(Member(f"{number}/" + "d/" * 23 + "f", 0, False, False))
         one_more = Member("f", 0, False, False)
-        error = self.assertRaises(ArchiveRefused, vetting.admit, one_more)
+        error = self.assertRaises(ArchiveRefused, rules.check, one_more)
         self.assertIn("more than 100000", str(error))
 
     def test_links(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.archive.extract import judge
+from opq_twisted.archive.extract import child
 from opq_twisted.common.errors import ReleaseFailed
 from tests.helpers.archives import file, make_archive, stream, write_archive
 from tests.helpers.key_holders import OLD
@@ -20,18 +20,18 @@ class JudgeTests(SynchronousTestCase):
         folder.mkdir()
         self.archive = folder / name_of(OLD)
 
-    def judge(self) -> None:
+    def validate(self) -> None:
         with self.archive.open("rb", buffering=0) as opened:
             opened.seek(0, 2)
-            judge.judge(opened, OLD)
+            child.validate(opened, OLD)
 
     def refuses(self, sentence: str) -> None:
-        self.assertEqual(str(self.assertRaises(ReleaseFailed, self.judge)), sentence)
+        self.assertEqual(str(self.assertRaises(ReleaseFailed, self.validate)), sentence)
 
     def test_good(self) -> None:
         """What boxes would unpack is let through, and nothing is written beside it."""
         make_archive(self.archive, OLD)
-        self.judge()
+        self.validate()
         self.assertEqual(list(self.archive.parent.iterdir()), [self.archive])
 
     def test_refused(self) -> None:
@@ -44,7 +44,7 @@ class JudgeTests(SynchronousTestCase):
 
     def run_instead(self, script: str) -> None:
         make_archive(self.archive, OLD)
-        self.patch(judge, "child_command", lambda _: [sys.executable, "-c", script])
+        self.patch(child, "child_command", lambda _: [sys.executable, "-c", script])
 
     def test_cannot(self) -> None:
         """A process that fails for another reason says nothing against the archive."""
@@ -55,6 +55,6 @@ class JudgeTests(SynchronousTestCase):
 
     def test_too_long(self) -> None:
         """What takes longer than a box allows is ended."""
-        self.patch(judge, "_TIMEOUT", 0.01)
+        self.patch(child, "_TIMEOUT", 0.01)
         self.run_instead("import signal; signal.pause()")
-        self.assertIn("build a smaller one", str(self.assertRaises(ReleaseFailed, self.judge)))
+        self.assertIn("build a smaller one", str(self.assertRaises(ReleaseFailed, self.validate)))

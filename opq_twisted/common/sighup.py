@@ -8,7 +8,7 @@ from typing import Any
 from twisted.application.service import Service
 
 
-class Hangup(Service):
+class SighupHandler(Service):
     """
     Does something at SIGHUP, in the reactor.
 

@@ -1,0 +1,69 @@
+"""Runs the unpacker as a process of its own, as boxes do and as `opq-release publish` does."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from opq_twisted.archive.extract import unpack
+from opq_twisted.common.errors import ReleaseFailed
+
+#: Seconds that the check of an archive may take: as long as a box lets the unpacker run.
+_TIMEOUT = 1800.0
+_LONGEST_SENTENCE = 4096
+
+
+def child_command(version: int, folder: Path | None = None) -> list[str]:
+    """
+    Return the command line of an unpacker that reads the archive, a file, from standard input.
+
+    :param folder: the folder to create; None to check the archive and write nothing.
+    """
+    arguments = [str(version)]
+    if folder is not None:
+        arguments = [os.fspath(folder), str(version), f"--reserve={unpack.RESERVE}"]
+    # -P: Python must not import modules from the current folder, which others may write to.
+    return [sys.executable, "-P", "-m", unpack.__name__, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """Return an environment with the module path of this process, without its relative parts."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if os.path.isabs(path)),
+    }
+
+
+def validate(archive: BinaryIO, version: int) -> None:
+    """
+    Make sure that boxes would unpack an archive.
+
+    :param archive: an open file; the child process moves its position.
+    :raises ReleaseFailed: if boxes would refuse the archive, or the check itself fails.
+    """
+    with tempfile.TemporaryFile() as stderr:
+        try:
+            child = subprocess.run(
+                child_command(version),
+                stdin=archive,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env=child_environment(),
+                timeout=_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            raise ReleaseFailed(
+                f"Release {version} would take a box more than {_TIMEOUT / 60:.0f} minutes to "
+                "unpack: build a smaller one."
+            ) from None
+        stderr.seek(0)
+        printed = stderr.read(_LONGEST_SENTENCE).decode("utf-8", "replace").strip()
+        reason = printed.rpartition("\n")[2]
+    if child.returncode == unpack.REFUSED:
+        raise ReleaseFailed(f"Boxes would refuse this release: {reason}")
+    if child.returncode != 0:
+        raise ReleaseFailed(
+            f"Release {version} could not be judged: {reason or f'status {child.returncode}.'}"
+        )
