@@ -54,7 +54,7 @@ from opq_twisted.http.connection_limits import (
     raise_descriptor_limit,
 )
 from opq_twisted.http.site import BoundedSite
-from opq_twisted.trust.offer import METADATA
+from opq_twisted.trust.tuf_client import METADATA
 
 #: Connections to the page at once, those of one network, which is a whole home in IPv6, and those
 #: of one address: a browser keeps 6.

@@ -136,8 +136,8 @@ class Metrics(Collector):
 
     def _collect_metadata(self) -> Iterator[Metric]:
         timestamper = self._timestamper
-        standing, now = timestamper.standing, timestamper.now()
-        if not (standing.present or timestamper.problem):
+        metadata_state, now = timestamper.metadata_state, timestamper.now()
+        if not (metadata_state.present or timestamper.problem):
             return
         days = GaugeMetricFamily(
             "opq_tuf_days_left", "Days until the signed metadata expires.", labels=["role"]
@@ -145,7 +145,7 @@ class Metrics(Collector):
         version = GaugeMetricFamily(
             "opq_tuf_version", "The version of the signed metadata.", labels=["role"]
         )
-        for role, document in standing.documents.items():
+        for role, document in metadata_state.documents.items():
             days.add_metric([role], days_left(document, now))
             version.add_metric([role], document.signed.version)
         yield days

@@ -159,7 +159,7 @@ def makeService(options: Options) -> IService:
     timestamper.observers.append(version.metadata_changed)
     metrics = Metrics(catalog, watcher, downloads, version.long_pollers, timestamper)
     root = make_root(
-        catalog, digests, downloads, version, options["mirror"], lambda: timestamper.standing
+        catalog, digests, downloads, version, options["mirror"], lambda: timestamper.metadata_state
     )
     root.putChild(b"metrics", MetricsResource(metrics))
     site = BoundedSite(reactor, root, limits)

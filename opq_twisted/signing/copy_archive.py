@@ -22,7 +22,7 @@ _TO_READ = 0o444
 
 
 @frozen
-class Shelved:
+class StagedArchive:
     """An archive that was read to its end."""
 
     name: UpdateName
@@ -33,7 +33,7 @@ class Shelved:
 
 
 @frozen
-class Candidate:
+class OpenArchive:
     """An archive that is to be published, open for reading."""
 
     name: UpdateName
@@ -43,7 +43,7 @@ class Candidate:
 
 
 @contextmanager
-def candidate(archive: Path) -> Iterator[Candidate]:
+def open_archive(archive: Path) -> Iterator[OpenArchive]:
     """
     Open a file that looks, at its name and its end, like an update.
 
@@ -64,11 +64,13 @@ def candidate(archive: Path) -> Iterator[Candidate]:
             )
         if not is_whole(file.fileno(), status.st_size):
             raise ReleaseFailed(f"{archive} is not a whole bzip2 file: build it again.")
-        yield Candidate(name, file, status)
+        yield OpenArchive(name, file, status)
 
 
 @contextmanager
-def shelve(archive: Candidate, updates: Path, progress: Progress) -> Iterator[Shelved]:
+def copy_archive(
+    archive: OpenArchive, updates: Path, progress: Progress
+) -> Iterator[StagedArchive]:
     """
     Read an archive, and copy it into the updates directory unless it lies there.
 
@@ -87,11 +89,11 @@ def shelve(archive: Candidate, updates: Path, progress: Progress) -> Iterator[Sh
     try:
         # Within reach of the clean-up: a signal may come as soon as it is there.
         with files.create(draft, 0o600) as copy:
-            shelved = _read(archive, copy, progress)
+            staged = _read(archive, copy, progress)
             copy.flush()
             os.fchmod(copy.fileno(), _READABLE_BY_ALL)
             files.sync(copy.fileno())
-        yield shelved
+        yield staged
         try:
             files.link_no_replace(draft, target)
         except FileExistsError:
@@ -109,18 +111,18 @@ def _sweep(updates: Path) -> None:
             left.unlink()
 
 
-def _compare(archive: Candidate, target: Path, progress: Progress) -> Shelved:
+def _compare(archive: OpenArchive, target: Path, progress: Progress) -> StagedArchive:
     """Read what is to be published, which has to be what lies there under its name."""
     if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(target.parent)):
         raise ReleaseFailed(
             f"{target} is a link that leads out of the updates directory, and servers do not "
             "follow it: take it away, and name the archive itself."
         )
-    shelved = _read(archive, None, progress)
+    staged = _read(archive, None, progress)
     with files.open_regular(target) as there:
         status = os.fstat(there.fileno())
         if not os.path.samestat(archive.status, status) and (
-            _read(Candidate(archive.name, there, status), None, lambda _: None) != shelved
+            _read(OpenArchive(archive.name, there, status), None, lambda _: None) != staged
         ):
             raise _taken(target)
         mode = stat.S_IMODE(status.st_mode)
@@ -131,7 +133,7 @@ def _compare(archive: Candidate, target: Path, progress: Progress) -> Shelved:
         # Whoever put it there may not have waited for the disk.
         files.sync(there.fileno())
     files.sync_folder(target.parent)
-    return shelved
+    return staged
 
 
 def _taken(target: Path) -> ReleaseFailed:
@@ -141,7 +143,7 @@ def _taken(target: Path) -> ReleaseFailed:
     )
 
 
-def _read(archive: Candidate, copy: BinaryIO | None, progress: Progress) -> Shelved:
+def _read(archive: OpenArchive, copy: BinaryIO | None, progress: Progress) -> StagedArchive:
     """Hash an archive, and write it to `copy` meanwhile."""
 
     def handle(piece: bytes) -> None:
@@ -158,4 +160,4 @@ def _read(archive: Candidate, copy: BinaryIO | None, progress: Progress) -> Shel
         raise ReleaseFailed(
             f"{archive.name} changed while it was read: try again when it is at rest."
         )
-    return Shelved(archive.name, before.st_size, hashes)
+    return StagedArchive(archive.name, before.st_size, hashes)

@@ -20,11 +20,12 @@ from tuf.api.metadata import (
 )
 
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
-from opq_twisted.signing.repository import Generation
-from opq_twisted.trust.offer import Fetched, Need, is_channel, look_up, read_offer
+from opq_twisted.signing.repository import MetadataSet
+from opq_twisted.trust.offer import is_channel, read_offer
+from opq_twisted.trust.tuf_client import Fetched, Need, look_up
 
-_URL = "rehearsal:/"
-_PREFIX = "opq-rehearsal-"
+_URL = "dry-run:/"
+_PREFIX = "opq-dry-run-"
 
 
 def try_roots(roots: Sequence[Metadata[Root]]) -> None:
@@ -49,18 +50,18 @@ def try_roots(roots: Sequence[Metadata[Root]]) -> None:
         )
 
 
-def try_generations(*generations: Generation) -> None:
+def try_metadata_sets(*metadata_sets: MetadataSet) -> None:
     """
-    Let a client follow from one generation to the next, and another begin with the last.
+    Let a client follow from one metadata set to the next, and another begin with the last.
 
-    The timestamp's key is the server's. So the client starts from a root of the rehearsal's own,
+    The timestamp's key is the server's. So the client starts from a root of its own,
     which names the real keys of targets and snapshot, and a key for the timestamp that is thrown
     away: the signatures, numbers, hashes and lengths that it checks are real.
 
     :raises ReleaseFailed: when it would not, or a box could not follow a channel.
     """
     stage = _Stage()
-    *before, last = (stage.show(number, each) for number, each in enumerate(generations, start=1))
+    *before, last = (stage.show(number, each) for number, each in enumerate(metadata_sets, start=1))
     first_root = [*before, last][0]["1.root.json"]
     files: dict[str, bytes] = {}
     try:
@@ -76,7 +77,7 @@ def try_generations(*generations: Generation) -> None:
             files |= last
             for cache in (followed, fresh):
                 _look_up(files, first_root, Path(cache))
-        for target in generations[-1].targets.signed.targets.values():
+        for target in metadata_sets[-1].targets.signed.targets.values():
             if is_channel_target(target):
                 read_offer(target)
     except (RepositoryError, Untrusted, DownloadHTTPError) as error:
@@ -94,9 +95,9 @@ class _Stage:
         self._timestamp_key = CryptoSigner.generate_ed25519()
         self._expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 
-    def show(self, number: int, generation: Generation) -> dict[str, bytes]:
+    def show(self, number: int, metadata_set: MetadataSet) -> dict[str, bytes]:
         """Make the files that a server would have, by name."""
-        real = generation.root.signed
+        real = metadata_set.root.signed
         own = {
             Root.type: self._root_key.public_key,
             Timestamp.type: self._timestamp_key.public_key,
@@ -108,8 +109,8 @@ class _Stage:
             public |= {keyid: real.keys[keyid] for keyid in real.roles[role].keyids}
         root = Metadata(Root(number, expires=self._expires, keys=public, roles=roles))
         root.sign(self._root_key)
-        snapshot, targets = generation.snapshot, generation.targets
-        data = generation.data(snapshot)
+        snapshot, targets = metadata_set.snapshot, metadata_set.targets
+        data = metadata_set.data(snapshot)
         timestamp = Metadata(
             Timestamp(
                 number,
@@ -122,7 +123,7 @@ class _Stage:
             f"{number}.root.json": root.to_bytes(),
             "timestamp.json": timestamp.to_bytes(),
             f"{snapshot.signed.version}.snapshot.json": data,
-            f"{targets.signed.version}.targets.json": generation.data(targets),
+            f"{targets.signed.version}.targets.json": metadata_set.data(targets),
         }
 
 

@@ -12,7 +12,7 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.trust import keys
 from opq_twisted.trust.key_ids import require_own_ids
-from opq_twisted.trust.offer import longest
+from opq_twisted.trust.tuf_client import max_size
 
 #: Where keys lie that no root names any more.
 RETIRED = "retired"
@@ -30,7 +30,7 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 Passphrase = Callable[[], bytes]
 
 
-class KeyRing:
+class KeyFolder:
     """The keys in one folder; whoever has the folder and the passphrase can sign with them."""
 
     def __init__(
@@ -169,7 +169,7 @@ class KeyRing:
         """
         path = self.folder / TRUSTED_ROOT
         try:
-            trusted = Metadata[Root].from_bytes(files.read(path, longest("root.json")))
+            trusted = Metadata[Root].from_bytes(files.read(path, max_size("root.json")))
             require_own_ids(trusted.signed)
             return trusted
         except FileNotFoundError:

@@ -6,11 +6,11 @@ from tuf.api.metadata import TargetFile, Targets
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import InvalidName, ReleaseFailed
 from opq_twisted.signing.repository import Repository
-from opq_twisted.signing.signer import Signing, archives_in_use
-from opq_twisted.trust.offer import longest
+from opq_twisted.signing.signer import RepositorySigner, archives_in_use
+from opq_twisted.trust.tuf_client import max_size
 
 #: Bytes of the targets that a box reads, and from which on somebody is told.
-_MOST = longest(f"{Targets.type}.json")
+_MOST = max_size(f"{Targets.type}.json")
 _MANY = _MOST // 2
 
 
@@ -23,7 +23,7 @@ class Pruned:
     still_there: list[str]
 
 
-def prune(signing: Signing, keep: int) -> Pruned:
+def prune(signer: RepositorySigner, keep: int) -> Pruned:
     """
     Sign only the newest archives, and those to which a channel leads; nothing, if all are such.
 
@@ -41,9 +41,9 @@ def prune(signing: Signing, keep: int) -> Pruned:
         for name in removed:
             del targets[name]
 
-    if _surplus(signing.current().targets.signed.targets, keep):
-        signing.change(edit)
-    updates = signing.repository.updates
+    if _surplus(signer.current().targets.signed.targets, keep):
+        signer.change(edit)
+    updates = signer.repository.updates
     return Pruned(removed, [name for name in removed if (updates / name).exists()])
 
 

@@ -12,11 +12,11 @@ from tuf.api.metadata import TargetFile
 from opq_twisted.archive.extract.child import validate
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import Progress
-from opq_twisted.signing.copy_archive import Candidate, Shelved, candidate, shelve
-from opq_twisted.signing.dry_run import try_generations
+from opq_twisted.signing.copy_archive import OpenArchive, StagedArchive, copy_archive, open_archive
+from opq_twisted.signing.dry_run import try_metadata_sets
 from opq_twisted.signing.prune import drop_missing
-from opq_twisted.signing.repository import Generation, Repository
-from opq_twisted.signing.signer import Signing, describe_time
+from opq_twisted.signing.repository import MetadataSet, Repository
+from opq_twisted.signing.signer import RepositorySigner, describe_time
 from opq_twisted.trust.offer import (
     MAX_NOTES,
     Offer,
@@ -40,7 +40,7 @@ class Terms:
     notes: str | None = None
 
 
-def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -> Offer:
+def publish(signer: RepositorySigner, archive: Path, terms: Terms, progress: Progress) -> Offer:
     """
     Put an archive into the updates directory, and sign that it is the newest of a channel.
 
@@ -68,41 +68,43 @@ def publish(signing: Signing, archive: Path, terms: Terms, progress: Progress) -
         raise ReleaseFailed(
             f"The release notes have {len(terms.notes)} characters: boxes show {MAX_NOTES} at most."
         )
-    with candidate(archive) as opened:
-        return _publish(signing, opened, terms, progress)
+    with open_archive(archive) as opened:
+        return _publish(signer, opened, terms, progress)
 
 
-def _publish(signing: Signing, archive: Candidate, terms: Terms, progress: Progress) -> Offer:
+def _publish(
+    signer: RepositorySigner, archive: OpenArchive, terms: Terms, progress: Progress
+) -> Offer:
     version = archive.name.version
-    if version > signing.now().timestamp():
+    if version > signer.now().timestamp():
         raise ReleaseFailed(
             f"Version {version} lies in the future ({describe_time(version)}; this machine's clock "
-            f"shows {describe_time(signing.now().timestamp())}): boxes would wait until then. Set "
+            f"shows {describe_time(signer.now().timestamp())}): boxes would wait until then. Set "
             "this clock if it is behind; otherwise build the release again with the right time."
         )
-    repository = signing.repository
+    repository = signer.repository
     with repository.locked():
-        current = signing.current()
-        signing.require_clock(current)
+        current = signer.current()
+        signer.require_clock(current)
         before = _offer(current, terms.channel)
         _require_newer(before, version, terms)
         # Before the long part: a missing key or a wrong passphrase is told at once.
-        signing.sign(current)
+        signer.sign(current)
         validate(archive.file, version)
-        with shelve(archive, repository.updates, progress) as shelved:
+        with copy_archive(archive, repository.updates, progress) as staged:
             targets = dict(current.targets.signed.targets)
-            _add(targets, shelved, terms, before)
+            _add(targets, staged, terms, before)
             previous = current.targets.signed.targets.get(terms.channel)
             _add_release_before(targets[terms.channel], previous, repository)
             drop_missing(targets, repository)
-            after = signing.sign(current.offering(targets))
-            try_generations(current, after)
-        signing.place(after)
+            after = signer.sign(current.offering(targets))
+            try_metadata_sets(current, after)
+        signer.place(after)
     return read_offer(after.targets.signed.targets[terms.channel])
 
 
-def _offer(generation: Generation, channel: str) -> Offer | None:
-    target = generation.targets.signed.targets.get(channel)
+def _offer(metadata_set: MetadataSet, channel: str) -> Offer | None:
+    target = metadata_set.targets.signed.targets.get(channel)
     try:
         return None if target is None else read_offer(target)
     except Untrusted:
@@ -119,21 +121,21 @@ def _require_newer(before: Offer | None, version: int, terms: Terms) -> None:
 
 
 def _add(
-    targets: dict[str, TargetFile], shelved: Shelved, terms: Terms, before: Offer | None
+    targets: dict[str, TargetFile], staged: StagedArchive, terms: Terms, before: Offer | None
 ) -> None:
-    name = str(shelved.name)
+    name = str(staged.name)
     known = targets.get(name)
-    if known is not None and (known.length, known.hashes) != (shelved.size, shelved.hashes):
+    if known is not None and (known.length, known.hashes) != (staged.size, staged.hashes):
         raise ReleaseFailed(
             f"{name} was published with other bytes, and a name is never used twice: build the "
             "release again, with a version of its own."
         )
-    targets[name] = TargetFile(shelved.size, shelved.hashes, name)
+    targets[name] = TargetFile(staged.size, staged.hashes, name)
     targets[terms.channel] = TargetFile(
-        shelved.size,
-        shelved.hashes,
+        staged.size,
+        staged.hashes,
         terms.channel,
-        {"custom": _custom(shelved, terms, before)},
+        {"custom": _custom(staged, terms, before)},
     )
 
 
@@ -162,9 +164,9 @@ def _add_release_before(
             channel.custom["before"] = describe_before(before)
 
 
-def _custom(shelved: Shelved, terms: Terms, before: Offer | None) -> Mapping[str, Any]:
-    version = shelved.name.version
-    custom: dict[str, Any] = {"version": version, "file": str(shelved.name)}
+def _custom(staged: StagedArchive, terms: Terms, before: Offer | None) -> Mapping[str, Any]:
+    version = staged.name.version
+    custom: dict[str, Any] = {"version": version, "file": str(staged.name)}
     # What is published once more keeps what was said of it.
     same = before if before is not None and before.version == version else None
     if terms.rollout is not None:

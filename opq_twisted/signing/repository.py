@@ -17,7 +17,8 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.common import files
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.trust.key_ids import require_own_ids
-from opq_twisted.trust.offer import METADATA, Offer, longest
+from opq_twisted.trust.offer import Offer
+from opq_twisted.trust.tuf_client import METADATA, max_size
 
 _NUMBERED = re.compile(r"([1-9][0-9]{0,14})\.(root|targets|snapshot)\.json", re.ASCII)
 #: How many snapshots and targets are kept, the newest ones.
@@ -35,7 +36,7 @@ _T = TypeVar("_T", Root, Targets, Snapshot)
 
 
 @frozen
-class Generation:
+class MetadataSet:
     """Metadata that belongs together; boxes see it once a timestamp names its snapshot."""
 
     root: Metadata[Root]
@@ -48,10 +49,10 @@ class Generation:
         """Give the file of targets or snapshot; of one that is not written yet, what it will be."""
         return self.files.get(document.signed.type) or document.to_bytes()
 
-    def offering(self, targets: dict[str, TargetFile]) -> "Generation":
+    def offering(self, targets: dict[str, TargetFile]) -> "MetadataSet":
         """Give one with other targets, to be signed."""
         content = Targets(self.targets.signed.version, targets=targets)
-        return Generation(self.root, Metadata(content), self.snapshot)
+        return MetadataSet(self.root, Metadata(content), self.snapshot)
 
 
 class Repository:
@@ -143,22 +144,22 @@ class Repository:
             )
         return [self._read(Root, number)[0] for number in range(numbers[0], numbers[-1] + 1)]
 
-    def current(self, root: Metadata[Root]) -> Generation:
+    def current(self, root: Metadata[Root]) -> MetadataSet:
         """
         Give the newest snapshot that is whole and signed as this root asks, with its targets.
 
         :raises ReleaseFailed: when there is none, or a newer file is damaged.
         """
         for number in self.numbers(Snapshot.type)[: -_MOST_IN_VAIN - 1 : -1]:
-            generation = self._generation(root, number)
-            if generation is not None:
-                return generation
+            metadata_set = self._metadata_set(root, number)
+            if metadata_set is not None:
+                return metadata_set
         raise ReleaseFailed(
             f"{self.folder} holds no snapshot that root {root.signed.version} accepts: restore it "
             "from a copy."
         )
 
-    def _generation(self, root: Metadata[Root], number: int) -> Generation | None:
+    def _metadata_set(self, root: Metadata[Root], number: int) -> MetadataSet | None:
         snapshot, snapshot_data = self._read(Snapshot, number)
         meta = snapshot.signed.meta.get(_TARGETS_FILE)
         if (
@@ -175,7 +176,7 @@ class Repository:
         if not is_signed(root.signed, targets):
             return None
         files = {Snapshot.type: snapshot_data, Targets.type: targets_data}
-        return Generation(root, targets, snapshot, files)
+        return MetadataSet(root, targets, snapshot, files)
 
     def holds(self, release: Offer) -> bool:
         """Whether the archive of a release is there, as long as was signed."""
@@ -270,7 +271,7 @@ def is_signed(root: Root, document: Metadata[Any]) -> bool:
 
 def _parse(kind: type[Any], path: Path, remedy: str) -> tuple[Metadata[Any], bytes]:
     try:
-        data = files.read(path, longest(path.name))
+        data = files.read(path, max_size(path.name))
         document = Metadata[Any].from_bytes(data)
         # Fails for what nobody can have signed, as fractions (canonical JSON).
         _ = document.signed_bytes

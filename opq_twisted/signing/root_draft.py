@@ -10,9 +10,9 @@ from tuf.api.metadata import Metadata, Root, RootVerificationResult
 
 from opq_twisted.common import files
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.signing.key_folder import KeyRing
+from opq_twisted.signing.key_folder import KeyFolder
 from opq_twisted.trust.key_ids import require_own_ids
-from opq_twisted.trust.offer import longest
+from opq_twisted.trust.tuf_client import max_size
 
 _READABLE_BY_ALL = 0o644
 
@@ -76,7 +76,7 @@ class Draft:
         """The beginnings of the ids of those keys that have signed."""
         return sorted(keyid[:12] for keyid in self._result().signed)
 
-    def sign(self, ring: KeyRing) -> None:
+    def sign(self, key_folder: KeyFolder) -> None:
         """
         Add the signatures of all keys of root in a folder; what is no signature is left out.
 
@@ -87,10 +87,10 @@ class Draft:
         signers = {
             signer.public_key.keyid: signer
             for root in roots
-            for signer in ring.signers(root, Root.type)
+            for signer in key_folder.signers(root, Root.type)
         }
         if not signers and self.missing:
-            raise ring.lacks(Root.type, *roots)
+            raise key_folder.lacks(Root.type, *roots)
         for signer in signers.values():
             self.root.sign(signer, append=True)
         valid = self._result().signed
@@ -166,6 +166,6 @@ def _require_shown(document: Metadata[Root]) -> None:
         raise _NotToBeSigned("its root asks a role for more signatures than it has keys")
     if root.consistent_snapshot is not True:
         raise _NotToBeSigned("its root lets metadata be replaced (consistent_snapshot)")
-    size, most = len(document.to_bytes()), longest("root.json")
+    size, most = len(document.to_bytes()), max_size("root.json")
     if size > most:
         raise _NotToBeSigned(f"its root has {size} bytes, and boxes read {most}")

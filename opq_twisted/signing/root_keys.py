@@ -9,11 +9,11 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.signing.dry_run import try_generations, try_roots
+from opq_twisted.signing.dry_run import try_metadata_sets, try_roots
 from opq_twisted.signing.key_folder import TRUSTED_ROOT, Passphrase
-from opq_twisted.signing.repository import Generation, is_signed
+from opq_twisted.signing.repository import MetadataSet, is_signed
 from opq_twisted.signing.root_draft import Draft
-from opq_twisted.signing.signer import LIFETIME, Signing
+from opq_twisted.signing.signer import LIFETIME, RepositorySigner
 
 #: The roles in the order in which their keys are made.
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
@@ -22,7 +22,7 @@ _MOST_ROOT_KEYS = 16
 
 
 @frozen
-class Ceremony(Signing):
+class RootSigner(RepositorySigner):
     """What needs the keys of root."""
 
     def init(
@@ -66,23 +66,23 @@ class Ceremony(Signing):
             return self._finish(self._draft(root, None))
 
     def _require_new_keys(self) -> None:
-        if self.ring.knows_a_root():
+        if self.key_folder.knows_a_root():
             raise ReleaseFailed(
-                f"The keys in {self.ring.folder} have a root already: name another folder with "
-                "--keys-dir, or restore the updates directory from a copy."
+                f"The keys in {self.key_folder.folder} have a root already: name another folder "
+                "with --keys-dir, or restore the updates directory from a copy."
             )
 
     def _keys_for(
         self, role: str, wanted: int, public: Sequence[Key], passphrase: Passphrase | None
     ) -> list[Key]:
-        found = {key.keyid: key for key in [*public, *self.ring.unused(role, [], passphrase)]}
+        found = {key.keyid: key for key in [*public, *self.key_folder.unused(role, [], passphrase)]}
         if len(found) > wanted:
             raise ReleaseFailed(
-                f"There are {len(found)} keys for {role} in {self.ring.folder} and on the command "
-                f"line, and {wanted} are wanted: take the others away."
+                f"There are {len(found)} keys for {role} in {self.key_folder.folder} and on the "
+                f"command line, and {wanted} are wanted: take the others away."
             )
         while len(found) < wanted:
-            key = self.ring.create(role, passphrase)
+            key = self.key_folder.create(role, passphrase)
             found[key.keyid] = key
         return list(found.values())
 
@@ -123,8 +123,8 @@ class Ceremony(Signing):
             roots = self.roots()
             current = roots[-1]
             self.repository.current(current)
-            if not self.ring.signers(current.signed, Root.type):
-                raise self.ring.lacks(Root.type, current.signed)
+            if not self.key_folder.signers(current.signed, Root.type):
+                raise self.key_folder.lacks(Root.type, current.signed)
             root, used = self._next_root(current), [each.signed for each in roots]
             going = {role: _going(root, role, replaced) for role in roles}
             for role, keyids in going.items():
@@ -141,8 +141,8 @@ class Ceremony(Signing):
             return self._finish(self._draft(root, current))
 
     def _new_key(self, role: str, used: Sequence[Root], passphrase: Passphrase | None) -> Key:
-        left = self.ring.unused(role, used, passphrase)
-        return left[0] if left else self.ring.create(role, passphrase)
+        left = self.key_folder.unused(role, used, passphrase)
+        return left[0] if left else self.key_folder.create(role, passphrase)
 
     def append(self, draft: Draft) -> Draft | None:
         """
@@ -158,7 +158,7 @@ class Ceremony(Signing):
         if not self.repository.updates.is_dir():
             # On another holder's machine, where only what the keys know can be compared.
             self._require_agreement(draft)
-            draft.sign(self.ring)
+            draft.sign(self.key_folder)
             draft.save()
             return draft
         with self.repository.locked():
@@ -168,7 +168,7 @@ class Ceremony(Signing):
                 self._require_new_keys()
             if newest == draft.root.signed_bytes:
                 # It was interrupted when all but this was done.
-                self.ring.retire([each.signed for each in roots])
+                self.key_folder.retire([each.signed for each in roots])
             elif newest != (draft.previous and draft.previous.signed_bytes):
                 raise ReleaseFailed(
                     f"The draft {draft.path} is root {draft.version}, which does not follow the "
@@ -193,7 +193,7 @@ class Ceremony(Signing):
 
     def _require_agreement(self, draft: Draft) -> None:
         """Make sure that a draft does not contradict the root under which these keys worked."""
-        known, previous = self.ring.trusted_root(), draft.previous
+        known, previous = self.key_folder.trusted_root(), draft.previous
         if known is None:
             return
         follows = previous is not None and (
@@ -204,12 +204,12 @@ class Ceremony(Signing):
         if not follows:
             raise ReleaseFailed(
                 f"The draft {draft.path} does not follow root {known.signed.version} in "
-                f"{self.ring.folder / TRUSTED_ROOT}, which is yours: ask its sender, and begin "
-                "again."
+                f"{self.key_folder.folder / TRUSTED_ROOT}, which is yours: ask its sender, and "
+                "begin again."
             )
 
     def _draft(self, root: Root, current: Metadata[Root] | None) -> Draft:
-        path = self.ring.folder / f"root-{root.version}.draft.json"
+        path = self.key_folder.folder / f"root-{root.version}.draft.json"
         return Draft(path, Metadata(root), current)
 
     def _next_root(self, current: Metadata[Root]) -> Root:
@@ -221,7 +221,7 @@ class Ceremony(Signing):
 
     def _finish(self, draft: Draft) -> Draft | None:
         """Sign a root and place it; keep it as a draft where the keys here do not suffice."""
-        draft.sign(self.ring)
+        draft.sign(self.key_folder)
         before = None if draft.previous is None else self.repository.current(draft.previous)
         if before is not None:
             self.require_clock(before)
@@ -238,24 +238,24 @@ class Ceremony(Signing):
         return None
 
     def _can_sign(self, root: Root, role: str) -> bool:
-        return len(self.ring.signers(root, role)) >= root.roles[role].threshold
+        return len(self.key_folder.signers(root, role)) >= root.roles[role].threshold
 
-    def _place(self, root: Metadata[Root], before: Generation | None, signs: bool) -> None:
+    def _place(self, root: Metadata[Root], before: MetadataSet | None, signs: bool) -> None:
         """Place a root; what it does not accept is signed anew, and placed before it."""
         roots = [*(self.repository.roots() if before else []), root]
         try_roots(roots)
         after = None
         if signs:
-            content = before or Generation(root, Metadata(Targets()), Metadata(Snapshot()))
-            after = self.sign(Generation(root, content.targets, content.snapshot))
-            try_generations(*([before] if before else []), after)
+            content = before or MetadataSet(root, Metadata(Targets()), Metadata(Snapshot()))
+            after = self.sign(MetadataSet(root, content.targets, content.snapshot))
+            try_metadata_sets(*([before] if before else []), after)
             # The server takes a snapshot when the root in place accepts it, and not before.
             self.repository.place(after.targets, after.snapshot)
         self.repository.place(root)
-        self.ring.recognise(roots)
+        self.key_folder.recognise(roots)
         if after is not None:
-            self.ring.remember(after.snapshot.signed)
-        self.ring.retire([each.signed for each in roots])
+            self.key_folder.remember(after.snapshot.signed)
+        self.key_folder.retire([each.signed for each in roots])
 
 
 def _require_named(roles: Sequence[str], public: Mapping[str, Key], replaced: str | None) -> None:

@@ -9,9 +9,9 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
-from opq_twisted.signing.dry_run import is_channel_target, try_generations, try_roots
-from opq_twisted.signing.key_folder import KeyRing
-from opq_twisted.signing.repository import Generation, Repository
+from opq_twisted.signing.dry_run import is_channel_target, try_metadata_sets, try_roots
+from opq_twisted.signing.key_folder import KeyFolder
+from opq_twisted.signing.repository import MetadataSet, Repository
 from opq_twisted.trust.offer import is_channel, read_needed_before, read_offer
 
 #: Days until what is signed by hand expires.
@@ -19,11 +19,11 @@ LIFETIME = 365
 
 
 @frozen
-class Signing:
+class RepositorySigner:
     """The keys in one folder, and the repository that they sign."""
 
     repository: Repository
-    ring: KeyRing
+    key_folder: KeyFolder
     now: Callable[[], datetime]
 
     def resign(self) -> None:
@@ -57,7 +57,7 @@ class Signing:
         unused = [unused_archive(target, targets) for target in dropped]
         return list(dict.fromkeys(name for name in unused if name is not None))
 
-    def change(self, edit: Callable[[dict[str, TargetFile]], None]) -> Generation:
+    def change(self, edit: Callable[[dict[str, TargetFile]], None]) -> MetadataSet:
         """
         Change the targets, and sign them and a snapshot.
 
@@ -72,11 +72,11 @@ class Signing:
             targets = dict(current.targets.signed.targets)
             edit(targets)
             after = self.sign(current.offering(targets))
-            try_generations(current, after)
+            try_metadata_sets(current, after)
             self.place(after)
             return after
 
-    def current(self) -> Generation:
+    def current(self) -> MetadataSet:
         """
         Give what boxes follow now, by the newest root.
 
@@ -92,19 +92,19 @@ class Signing:
                 f"{describe_time(self.now().timestamp())}."
             )
         current = self.repository.current(root)
-        self.ring.require_not_behind(current.snapshot.signed)
+        self.key_folder.require_not_behind(current.snapshot.signed)
         return current
 
-    def place(self, generation: Generation) -> None:
+    def place(self, metadata_set: MetadataSet) -> None:
         """
-        Let boxes see a generation.
+        Let boxes see a metadata set.
 
         :raises ReleaseFailed: when a number is taken.
         :raises OSError: when the disk is full or fails.
         """
-        self.repository.place(generation.targets, generation.snapshot)
+        self.repository.place(metadata_set.targets, metadata_set.snapshot)
         # Not sooner: what is interrupted before was never seen, and is signed again.
-        self.ring.remember(generation.snapshot.signed)
+        self.key_folder.remember(metadata_set.snapshot.signed)
         self.repository.remove_superseded()
 
     def roots(self) -> list[Metadata[Root]]:
@@ -115,48 +115,50 @@ class Signing:
         """
         roots = self.repository.roots()
         try_roots(roots)
-        self.ring.recognise(roots)
+        self.key_folder.recognise(roots)
         return roots
 
-    def sign(self, generation: Generation) -> Generation:
+    def sign(self, metadata_set: MetadataSet) -> MetadataSet:
         """
         Give targets and snapshot their next numbers, another year, and the signatures of its root.
 
         :raises ReleaseFailed: when a key is missing, or the clock is wrong.
         :raises KeyUnusable: when a key cannot be opened.
         """
-        repository, root = self.repository, generation.root
-        content = generation.targets.signed.targets
-        self.require_clock(generation)
+        repository, root = self.repository, metadata_set.root
+        content = metadata_set.targets.signed.targets
+        self.require_clock(metadata_set)
         targets = Metadata(
             Targets(
-                repository.next_number(generation.targets), expires=self.expires(), targets=content
+                repository.next_number(metadata_set.targets),
+                expires=self.expires(),
+                targets=content,
             )
         )
-        for signer in self.ring.enough(root.signed, Targets.type):
+        for signer in self.key_folder.enough(root.signed, Targets.type):
             targets.sign(signer, append=True)
         # By its hash and not only its number: a thief of one of both keys can put nothing else in
         # the place of what the other one signed.
         meta = MetaFile.from_data(targets.signed.version, targets.to_bytes(), ["sha256"])
         snapshot = Metadata(
             Snapshot(
-                repository.next_number(generation.snapshot),
+                repository.next_number(metadata_set.snapshot),
                 expires=self.expires(),
                 meta={"targets.json": meta},
             )
         )
-        for signer in self.ring.enough(root.signed, Snapshot.type):
+        for signer in self.key_folder.enough(root.signed, Snapshot.type):
             snapshot.sign(signer, append=True)
-        return Generation(root, targets, snapshot)
+        return MetadataSet(root, targets, snapshot)
 
-    def require_clock(self, generation: Generation) -> None:
+    def require_clock(self, metadata_set: MetadataSet) -> None:
         """
         Make sure that no channel offers a release that was built at a time that has not come yet.
 
         :raises ReleaseFailed: when one does: either what this clock signs would expire too early,
             or the release was built by a clock that was ahead.
         """
-        problem = describe_future(generation.targets.signed.targets.values(), self.now())
+        problem = describe_future(metadata_set.targets.signed.targets.values(), self.now())
         if problem is not None:
             raise ReleaseFailed(problem)
 
@@ -169,7 +171,7 @@ def describe_future(targets: Iterable[TargetFile], now: datetime) -> str | None:
     """Say which channels offer a release from the future, if any do, and what leads out of it."""
     newest: dict[str, int] = {}
     for target in filter(is_channel_target, targets):
-        # The rehearsal tells of channels that no box can follow.
+        # The dry run reports channels that no box can follow.
         with suppress(Untrusted):
             newest[target.path] = read_offer(target).version
     channels = sorted(name for name, version in newest.items() if version > now.timestamp())

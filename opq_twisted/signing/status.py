@@ -9,9 +9,9 @@ from tuf.api.metadata import Root, Signed, Snapshot, Targets, Timestamp
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
-from opq_twisted.signing.dry_run import is_channel_target, try_generations, try_roots
+from opq_twisted.signing.dry_run import is_channel_target, try_metadata_sets, try_roots
 from opq_twisted.signing.prune import describe_crowding
-from opq_twisted.signing.repository import Generation, Repository, is_signed
+from opq_twisted.signing.repository import MetadataSet, Repository, is_signed
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.signing.signer import LIFETIME, describe_future
 from opq_twisted.trust.offer import Offer, read_offer
@@ -72,16 +72,16 @@ def inspect(repository: Repository, now: datetime) -> Inspection:
     roots = repository.roots()
     root = roots[-1]
     signed: dict[str, Signed | None] = {Root.type: root.signed}
-    generation = None
+    metadata_set = None
     with _noting(found):
         try_roots(roots)
     with _noting(found):
-        generation = repository.current(root)
-        signed[Targets.type] = generation.targets.signed
-        signed[Snapshot.type] = generation.snapshot.signed
+        metadata_set = repository.current(root)
+        signed[Targets.type] = metadata_set.targets.signed
+        signed[Snapshot.type] = metadata_set.snapshot.signed
         # Of what has expired the client would tell nothing else; the roles' days left do.
         if not any(each.is_expired(now) for each in signed.values() if each):
-            try_generations(generation)
+            try_metadata_sets(metadata_set)
     with _noting(found):
         timestamp = repository.timestamp()
         if timestamp is not None:
@@ -95,11 +95,11 @@ def inspect(repository: Repository, now: datetime) -> Inspection:
         status = _role(role, root.signed, signed.get(role), now)
         found.roles.append(status)
         found.problems.extend(_needs(status))
-    if generation is not None:
-        found.problems.extend(_server_needs(repository, generation, signed, now))
-        future = describe_future(generation.targets.signed.targets.values(), now)
+    if metadata_set is not None:
+        found.problems.extend(_server_needs(repository, metadata_set, signed, now))
+        future = describe_future(metadata_set.targets.signed.targets.values(), now)
         found.problems.extend([] if future is None else [future])
-        _look_at_channels(repository, generation, found)
+        _look_at_channels(repository, metadata_set, found)
         crowding = describe_crowding(repository)
         found.problems.extend([] if crowding is None else [crowding])
     return found
@@ -147,11 +147,14 @@ def _needs(status: RoleStatus) -> Iterator[str]:
 
 
 def _server_needs(
-    repository: Repository, generation: Generation, signed: dict[str, Signed | None], now: datetime
+    repository: Repository,
+    metadata_set: MetadataSet,
+    signed: dict[str, Signed | None],
+    now: datetime,
 ) -> Iterator[str]:
-    newest = generation.snapshot.signed.version
+    newest = metadata_set.snapshot.signed.version
     # One from the future was written by a wrong clock, and is no newer for that.
-    if abs(repository.age(generation.snapshot, now)) < _GRACE:
+    if abs(repository.age(metadata_set.snapshot, now)) < _GRACE:
         return
     timestamp = signed.get(Timestamp.type)
     if timestamp is None:
@@ -166,12 +169,12 @@ def _server_needs(
         )
 
 
-def _look_at_channels(repository: Repository, generation: Generation, found: Inspection) -> None:
-    for target in filter(is_channel_target, generation.targets.signed.targets.values()):
+def _look_at_channels(repository: Repository, metadata_set: MetadataSet, found: Inspection) -> None:
+    for target in filter(is_channel_target, metadata_set.targets.signed.targets.values()):
         try:
             offer = read_offer(target)
         except Untrusted:
-            continue  # the rehearsal has told of it
+            continue  # the dry run has said so
         problem = _archive_problem(repository, offer, target.path)
         problems = [problem]
         before = None if offer.is_for_all else offer.before

@@ -6,7 +6,7 @@ from tuf.api.metadata import TargetFile
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.repository import Repository
-from opq_twisted.signing.signer import Signing, require_channel, unused_archive
+from opq_twisted.signing.signer import RepositorySigner, require_channel, unused_archive
 from opq_twisted.trust.offer import Offer, read_before, read_offer
 
 
@@ -20,7 +20,7 @@ class Withdrawal:
     unused: str | None
 
 
-def withdraw(signing: Signing, channel: str, version: int | None = None) -> Withdrawal:
+def withdraw(signer: RepositorySigner, channel: str, version: int | None = None) -> Withdrawal:
     """
     Let a channel offer an earlier release again, to all boxes.
 
@@ -40,10 +40,10 @@ def withdraw(signing: Signing, channel: str, version: int | None = None) -> With
         earlier = read_before(current)
         if earlier is None or version not in (None, earlier.custom["version"]):
             earlier = _find(targets, read_offer(current), channel, version)
-        _require_there(signing.repository, earlier, channel)
+        _require_there(signer.repository, earlier, channel)
         targets[channel] = earlier
 
-    after = signing.change(edit)
+    after = signer.change(edit)
     targets, [before] = after.targets.signed.targets, withdrawn
     unused = unused_archive(before, targets)
     return Withdrawal(read_offer(before), read_offer(targets[channel]), unused)

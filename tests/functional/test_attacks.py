@@ -43,7 +43,7 @@ class Field:
     def __init__(self, start: StartDaemon, box: Box, signed: Signed, middleman: Middleman) -> None:
         self._failures = 0
         #: The version of the targets and the snapshot that the maker signed last.
-        self.generation = 0
+        self.metadata_set = 0
         self.start = start
         #: The maker's own server, once it was started.
         self.server: Server | None = None
@@ -55,10 +55,10 @@ class Field:
 
     def release(self, version: int, **custom: Any) -> Path:
         """Sign a release, as its maker does."""
-        self.generation += 1
+        self.metadata_set += 1
         path = self.signed.updates / str(UpdateName(version))
         make_archive(path, version, script=INSTALL)
-        self.signed.publish(self.generation, path, custom=custom)
+        self.signed.publish(self.metadata_set, path, custom=custom)
         return path
 
     def hijack(self) -> Signed:
@@ -89,7 +89,7 @@ class Field:
     async def announced(self) -> None:
         """Wait until the honest server tells boxes of what was signed last."""
         assert self.server is not None
-        await self.server.says(rf"signed timestamp \d+ for {self.generation}.snapshot.json")
+        await self.server.says(rf"signed timestamp \d+ for {self.metadata_set}.snapshot.json")
 
     async def sees(self) -> None:
         """Let the box take note of what is offered, without installing it."""
@@ -453,7 +453,7 @@ async def test_stolen_release_key(field: Field) -> None:
     thief.publish(2, path)
     # The server's own key does not help against that: it signs for any release.
     copytree(thief.updates, field.signed.updates, dirs_exist_ok=True)
-    field.generation = 2
+    field.metadata_set = 2
     await field.honest_server()
     await field.starts()
     await field.installs(NEW)
@@ -599,7 +599,7 @@ async def test_channel_without_sense(field: Field) -> None:
         ({"rollout": {"percent": 101, "salt": "s"}}, "its rollout is not"),
     ]
     for version, (custom, detail) in enumerate(nonsense, 2):
-        field.generation = version
+        field.metadata_set = version
         field.signed.publish(version, path, custom=custom)
         field.signed.timestamp(version, version)
         await field.refuses(
@@ -614,8 +614,8 @@ async def test_two_names_for_one_release(field: Field) -> None:
     name = UpdateName(NEW)
     members = layout(OLD, f"{name.folder}/", INSTALL)
     path = write_archive(field.signed.updates / str(name), stream(*members))
-    field.generation += 1
-    field.signed.publish(field.generation, path)
+    field.metadata_set += 1
+    field.signed.publish(field.metadata_set, path)
     await field.honest_server()
     await field.starts()
     await field.refuses(f"its VERSION holds {OLD} and not {NEW}")

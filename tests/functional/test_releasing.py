@@ -11,7 +11,8 @@ import pytest_twisted
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata, Root
 
-from opq_twisted.trust.offer import Fetched, Need, Offer, Rollout, look_up, read_offer
+from opq_twisted.trust.offer import Offer, Rollout, read_offer
+from opq_twisted.trust.tuf_client import Fetched, Need, look_up
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import ROOT, Server, require, run
 from tests.functional.update_server import get, started

@@ -19,15 +19,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.extract import unpack
 from opq_twisted.common.errors import ArchiveRefused, KeyUnusable, OpqError, ReleaseFailed
 from opq_twisted.server.catalog.snapshot import Catalog
-from opq_twisted.server.timestamp.state import Standing, attend
-from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.signing import publish as publishing
-from opq_twisted.signing.key_folder import KeyRing
+from opq_twisted.signing.key_folder import KeyFolder
 from opq_twisted.signing.publish import Terms, publish
 from opq_twisted.signing.repository import Repository
-from opq_twisted.signing.root_keys import Ceremony
+from opq_twisted.signing.root_keys import RootSigner
 from opq_twisted.trust import pkcs8
-from opq_twisted.trust.offer import Fetched, Need, Offer, look_up, read_offer
+from opq_twisted.trust.offer import Offer, read_offer
+from opq_twisted.trust.tuf_client import Fetched, Need, look_up
 from tests.helpers.archives import make_archive
 from tests.helpers.failing_disk import counting
 from tests.helpers.torture import stride
@@ -83,11 +84,11 @@ def _validate_here(archive: BinaryIO, version: int) -> None:
         raise ReleaseFailed(f"Boxes would refuse this release: {error}") from None
 
 
-def ceremony_in(place: Path, passphrase: bytes = PASSPHRASE) -> Ceremony:
+def signer_in(place: Path, passphrase: bytes = PASSPHRASE) -> RootSigner:
     """Work in a folder of this machine, on an updates directory beside it."""
     (place / "updates").mkdir(parents=True, exist_ok=True)
-    ring = KeyRing(place / "keys", lambda: passphrase)
-    return Ceremony(Repository(place / "updates"), ring, lambda: datetime.now(UTC))
+    key_folder = KeyFolder(place / "keys", lambda: passphrase)
+    return RootSigner(Repository(place / "updates"), key_folder, lambda: datetime.now(UTC))
 
 
 @cache
@@ -95,7 +96,7 @@ def made(root_keys: int, root_threshold: int) -> Path:
     """Begin, with keys and metadata, once for all tests: that is what takes long."""
     place = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, place)
-    ceremony_in(place).init(root_keys, root_threshold, {})
+    signer_in(place).init(root_keys, root_threshold, {})
     return place
 
 
@@ -112,8 +113,8 @@ class HoldersCase(SynchronousTestCase):
         shutil.copytree(made_before, self.place, copy_function=shutil.copy)
         self.updates, self.tuf = self.place / "updates", self.place / "updates" / "tuf"
         self.keys = self.place / "keys"
-        self.ceremony = ceremony_in(self.place)
-        self.repository, self.ring = self.ceremony.repository, self.ceremony.ring
+        self.signer = signer_in(self.place)
+        self.repository, self.key_folder = self.signer.repository, self.signer.key_folder
 
     def archive(self, version: int, content: bytes = b"", where: Path | None = None) -> Path:
         place = where or self.place
@@ -121,10 +122,10 @@ class HoldersCase(SynchronousTestCase):
 
     def publish(self, version: int, channel: str = "stable", **terms: Any) -> Offer:
         archive = self.archive(version)
-        return publish(self.ceremony, archive, Terms(channel, **terms), lambda _: None)
+        return publish(self.signer, archive, Terms(channel, **terms), lambda _: None)
 
-    def serve(self) -> Standing:
-        return serve(self.ceremony)
+    def serve(self) -> MetadataState:
+        return serve(self.signer)
 
     def box(self) -> Box:
         return Box(self.tuf)
@@ -169,13 +170,13 @@ class HoldersCase(SynchronousTestCase):
             for number in itertools.count(first, stride(5)):
                 interrupted = interrupt(number, work)
                 # What is known of the files and keys is known anew.
-                self.ceremony = ceremony_in(self.place)
-                self.repository, self.ring = self.ceremony.repository, self.ceremony.ring
+                self.signer = signer_in(self.place)
+                self.repository, self.key_folder = self.signer.repository, self.signer.key_folder
                 yield f"{interrupt.__name__} {number}"
                 shutil.rmtree(self.place)
                 shutil.copytree(saved, self.place)
-                self.ceremony = ceremony_in(self.place)
-                self.repository, self.ring = self.ceremony.repository, self.ceremony.ring
+                self.signer = signer_in(self.place)
+                self.repository, self.key_folder = self.signer.repository, self.signer.key_folder
                 if not interrupted:
                     break
             self.assertGreater(number, 4)
@@ -209,10 +210,10 @@ def dies_at(number: int, work: Callable[[], object]) -> bool:
     return status == _KILLED
 
 
-def serve(ceremony: Ceremony) -> Standing:
+def serve(signer: RootSigner) -> MetadataState:
     """Let the real server look, and sign a timestamp if it wants to."""
-    repository = ceremony.repository
+    repository = signer.repository
     catalog = Catalog(repository.updates)
     catalog.rescan()
-    [signer] = ceremony.ring.signers(repository.roots()[-1].signed, Timestamp.type)
-    return attend(Folder(repository.updates), catalog.snapshot, signer, time.time())
+    [key] = signer.key_folder.signers(repository.roots()[-1].signed, Timestamp.type)
+    return refresh_timestamp(MetadataFolder(repository.updates), catalog.snapshot, key, time.time())

@@ -8,10 +8,11 @@ from opq_twisted.box.offers.clock_floor import ClockFloor
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.common.errors import UnsignedRefused, Untrusted
-from opq_twisted.trust.offer import METADATA, Offer, longest, read_offer
+from opq_twisted.trust.offer import Offer, read_offer
+from opq_twisted.trust.tuf_client import METADATA, max_size
 
 #: Bytes; no larger root is read from a server either.
-_MAX_ROOT = longest("root.json")
+_MAX_ROOT = max_size("root.json")
 
 
 class OfferLookup:

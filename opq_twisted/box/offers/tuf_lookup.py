@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.download.verify import InThread
 from opq_twisted.common.errors import OlderCopy, ServerFailed, Stale, Untrusted
-from opq_twisted.trust.offer import Fetched, Need, is_older_copy, look_up
+from opq_twisted.trust.tuf_client import Fetched, Need, is_older_copy, look_up
 
 #: Seconds that a lookup may take, over all the files it needs.
 _LONGEST_LOOKUP = 600.0

@@ -24,12 +24,12 @@ from opq_twisted.cli.release.root_summary import describe
 from opq_twisted.common import files
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.common.progress_bar import ProgressBar
-from opq_twisted.signing.key_folder import KeyRing, Passphrase
+from opq_twisted.signing.key_folder import KeyFolder, Passphrase
 from opq_twisted.signing.prune import describe_crowding, prune
 from opq_twisted.signing.publish import Terms, publish
 from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.root_draft import Draft
-from opq_twisted.signing.root_keys import ROLES, Ceremony
+from opq_twisted.signing.root_keys import ROLES, RootSigner
 from opq_twisted.signing.status import Inspection, inspect
 from opq_twisted.signing.withdraw import withdraw
 from opq_twisted.trust.keys import encrypt_anew, load, load_public
@@ -48,23 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def init(options: argparse.Namespace) -> int:
     """Make the keys and the first root."""
-    ceremony = _ceremony(options, makes_keys=not options.append)
+    signer = _signer(options, makes_keys=not options.append)
     if options.append:
-        return _tell(ceremony, _append(ceremony, options.append), "The root is in place.")
+        return _tell(signer, _append(signer, options.append), "The root is in place.")
     public: dict[str, list[Key]] = {}
     for role, path in options.public_key:
         public.setdefault(role, []).append(load_public(path))
-    draft = ceremony.init(
-        options.root_keys, options.root_threshold, public, _of_timestamp(options, ceremony)
+    draft = signer.init(
+        options.root_keys, options.root_threshold, public, _of_timestamp(options, signer)
     )
     if options.root_threshold == 1:
         say(
             "One key of root is enough to sign the next root: whoever gets it can take over every "
             "box, and if the last one is lost each box has to be visited."
         )
-    folder, updates = ceremony.ring.folder, ceremony.repository.updates
+    folder, updates = signer.key_folder.folder, signer.repository.updates
     return _tell(
-        ceremony,
+        signer,
         draft,
         f"The keys are in {folder}. Take the root keys offline, each to another place; give the "
         f"timestamp key to the server (--timestamp-key), and keep a copy of the others. Boxes get "
@@ -82,19 +82,19 @@ def publish_archive(options: argparse.Namespace) -> int:
         options.allow_downgrade,
         None if options.notes is None else _read_notes(options.notes),
     )
-    ceremony = _ceremony(options)
+    signer = _signer(options)
     try:
         size = options.archive.stat().st_size
     except OSError as error:
         raise ReleaseFailed(f"{options.archive} cannot be read: {error.strerror}.") from None
     with ProgressBar(size) as progress:
-        offer = publish(ceremony, options.archive, terms, progress)
+        offer = publish(signer, options.archive, terms, progress)
     part = "all boxes" if offer.rollout is None else f"{offer.rollout.percent} % of the boxes"
     say(f"Release {offer.version} is signed for {part} in the channel {terms.channel}.")
     for sentence in _describe_terms(offer):
         say(sentence)
     say("Boxes see it once the server has signed a timestamp for it, which takes it a moment.")
-    crowding = describe_crowding(ceremony.repository)
+    crowding = describe_crowding(signer.repository)
     if crowding is not None:
         say(crowding)
     return 0
@@ -120,7 +120,7 @@ def _describe_terms(offer: Offer) -> Iterator[str]:
 
 def withdraw_release(options: argparse.Namespace) -> int:
     """Take a release back: offer an earlier one of its channel again."""
-    done = withdraw(_ceremony(options), options.channel, options.to)
+    done = withdraw(_signer(options), options.channel, options.to)
     say(
         f"Release {done.withdrawn.version} is withdrawn: the channel {options.channel} offers "
         f"{done.offered.version} to all boxes. Boxes that have the withdrawn one keep it."
@@ -139,7 +139,7 @@ def _tell_unused(archive: str | None) -> None:
 
 def prune_archives(options: argparse.Namespace) -> int:
     """Take old archives out of the targets, which boxes read at each release."""
-    pruned = prune(_ceremony(options), options.keep)
+    pruned = prune(_signer(options), options.keep)
     if not pruned.removed:
         say("No archive can be taken out, and nothing was changed.")
         return 0
@@ -167,14 +167,14 @@ def _read_notes(path: Path) -> str:
 
 def resign(options: argparse.Namespace) -> int:
     """Sign targets and snapshot anew."""
-    _ceremony(options).resign()
+    _signer(options).resign()
     say("Targets and snapshot are signed anew.")
     return 0
 
 
 def drop(options: argparse.Namespace) -> int:
     """Offer nothing in some channels any more."""
-    archives = _ceremony(options).drop(list(dict.fromkeys(options.channel)))
+    archives = _signer(options).drop(list(dict.fromkeys(options.channel)))
     for channel in dict.fromkeys(options.channel):
         say(f"The channel {channel} is gone: its boxes keep the release that they have.")
     for archive in archives:
@@ -184,32 +184,32 @@ def drop(options: argparse.Namespace) -> int:
 
 def renew_root(options: argparse.Namespace) -> int:
     """Make the next root with the same keys."""
-    ceremony = _ceremony(options)
-    draft = _append(ceremony, options.append) if options.append else ceremony.renew_root()
-    return _tell(ceremony, draft, "The next root is in place.")
+    signer = _signer(options)
+    draft = _append(signer, options.append) if options.append else signer.renew_root()
+    return _tell(signer, draft, "The next root is in place.")
 
 
 def rotate(options: argparse.Namespace) -> int:
     """Give roles other keys."""
-    ceremony = _ceremony(options, makes_keys=not options.append)
+    signer = _signer(options, makes_keys=not options.append)
     if options.append:
-        draft = _append(ceremony, options.append)
+        draft = _append(signer, options.append)
     elif not options.role:
         raise ReleaseFailed(f"Say which role is to have another key: {', '.join(ROLES)}.")
     else:
         public = {role: load_public(path) for role, path in options.public_key}
         if len(public) < len(options.public_key):
             raise ReleaseFailed("Each role gets one other key: give one --public-key for it.")
-        draft = ceremony.rotate(
+        draft = signer.rotate(
             list(dict.fromkeys(options.role)),
             public,
             options.replace and _key_id(options.replace),
-            _of_timestamp(options, ceremony),
+            _of_timestamp(options, signer),
         )
     done = "The next root is in place; keys here that it no longer names are moved to retired/."
     if "timestamp" in options.role:
         done += " Give the server the new timestamp key, and restart it: boxes wait for that."
-    return _tell(ceremony, draft, done)
+    return _tell(signer, draft, done)
 
 
 def encrypt(options: argparse.Namespace) -> int:
@@ -255,13 +255,13 @@ def _show(found: Inspection) -> None:
         say(f"! {problem}")
 
 
-def _append(ceremony: Ceremony, path: Path) -> Draft | None:
+def _append(signer: RootSigner, path: Path) -> Draft | None:
     draft = Draft.load(path)
-    _show_draft(ceremony, draft)
-    return ceremony.append(draft)
+    _show_draft(signer, draft)
+    return signer.append(draft)
 
 
-def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
+def _tell(signer: RootSigner, draft: Draft | None, done: str) -> int:
     if draft is None:
         say(done)
         return 0
@@ -276,13 +276,13 @@ def _tell(ceremony: Ceremony, draft: Draft | None, done: str) -> int:
             "directory is, and the keys of targets and snapshot, and run this command there with "
             "--append FILE."
         )
-    _show_draft(ceremony, draft)
+    _show_draft(signer, draft)
     return 0
 
 
-def _show_draft(ceremony: Ceremony, draft: Draft) -> None:
+def _show_draft(signer: RootSigner, draft: Draft) -> None:
     """Let a holder see what he signs: it is all that boxes will believe."""
-    known, before = ceremony.ring.trusted_root(), draft.previous
+    known, before = signer.key_folder.trusted_root(), draft.previous
     if known is not None and known.signed.version < draft.version:
         # Rather than with a root that the draft itself brings along.
         before = known
@@ -294,15 +294,17 @@ def _show_draft(ceremony: Ceremony, draft: Draft) -> None:
     say(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
 
 
-def _ceremony(options: argparse.Namespace, makes_keys: bool = False) -> Ceremony:
+def _signer(options: argparse.Namespace, makes_keys: bool = False) -> RootSigner:
     passphrase = of_keys(options.passphrase_file, makes_keys)
-    ring = KeyRing(options.keys_dir, passphrase, lambda advice: warn(f"opq-release: {advice}"))
-    return Ceremony(Repository(options.updates_dir), ring, lambda: datetime.now(UTC))
+    key_folder = KeyFolder(
+        options.keys_dir, passphrase, lambda advice: warn(f"opq-release: {advice}")
+    )
+    return RootSigner(Repository(options.updates_dir), key_folder, lambda: datetime.now(UTC))
 
 
-def _of_timestamp(options: argparse.Namespace, ceremony: Ceremony) -> Passphrase:
+def _of_timestamp(options: argparse.Namespace, signer: RootSigner) -> Passphrase:
     return of_timestamp(
-        options.timestamp_passphrase_file, options.passphrase_file, ceremony.ring.passphrase
+        options.timestamp_passphrase_file, options.passphrase_file, signer.key_folder.passphrase
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from twisted.logger import LogLevel
 
-from opq_twisted.server.timestamp.alerts import Trouble
+from opq_twisted.server.timestamp.alerts import Alert
 from opq_twisted.server.timestamp.store import Document
 
 _DAY = 86400
@@ -30,7 +30,7 @@ def days_left(document: Document[Any], now: float) -> float:
     return left / _DAY
 
 
-def warnings(documents: Mapping[str, Document[Any]], now: float) -> Iterator[Trouble]:
+def warnings(documents: Mapping[str, Document[Any]], now: float) -> Iterator[Alert]:
     """Warn of what expires soon."""
     for role, document in documents.items():
         left = days_left(document, now)
@@ -40,7 +40,7 @@ def warnings(documents: Mapping[str, Document[Any]], now: float) -> Iterator[Tro
             when, since = f"expires in {left:.1f} days", "from then on"
         else:
             when, since = f"expired {-left:.1f} days ago", "any more"
-        yield Trouble(
+        yield Alert(
             f"{document.name} {when}: boxes install nothing new {since}. {_REMEDY[role]}.",
             LogLevel.warn,
             f"the expiry of {role}",

@@ -11,7 +11,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
 
 from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
-from opq_twisted.server.timestamp.store import Document, Folder, Unusable
+from opq_twisted.server.timestamp.store import Document, MetadataFolder, Unusable
 from opq_twisted.trust.offer import read_needed_before
 
 #: Snapshots that are tried, from the newest on.
@@ -21,7 +21,7 @@ _TARGETS_FILE = f"{Targets.type}.json"
 
 
 @frozen(eq=False)
-class Generation:
+class MetadataSet:
     """A snapshot, and the targets that it names; both are signed by the keys of the root."""
 
     snapshot: Document[Snapshot]
@@ -64,15 +64,15 @@ def _file_of(target: TargetFile) -> str | None:
 
 
 @frozen
-class Choice:
+class Selection:
     """What the timestamp is to name, and what is still missing of something newer."""
 
-    generation: Generation | None
+    metadata_set: MetadataSet | None
     #: A sentence about the newest snapshot, while that one is not chosen.
     waiting: str | None = None
 
 
-def root_chain(folder: Folder) -> tuple[list[Document[Root]], str | None]:
+def root_chain(folder: MetadataFolder) -> tuple[list[Document[Root]], str | None]:
     """
     Find the roots that boxes go through, each one signed by itself and by the one before it.
 
@@ -118,7 +118,7 @@ def require_signed(
         ) from None
 
 
-def find_generation(folder: Folder, root: Root, version: int) -> Generation:
+def read_metadata_set(folder: MetadataFolder, root: Root, version: int) -> MetadataSet:
     """
     Find the snapshot of this version and what it names, expired or not.
 
@@ -139,10 +139,12 @@ def find_generation(folder: Folder, root: Root, version: int) -> Generation:
             raise Unusable(f"{document.name} is not the one that {snapshot.name} names") from None
     targets = found[Targets.type]
     require_signed(root, Targets.type, targets.name, targets.metadata)
-    return Generation(snapshot, targets)
+    return MetadataSet(snapshot, targets)
 
 
-def choose(folder: Folder, root: Root, named: int, offered: Offered, now: datetime) -> Choice:
+def select_metadata(
+    folder: MetadataFolder, root: Root, named: int, offered: Offered, now: datetime
+) -> Selection:
     """
     Choose the newest state of the metadata that boxes can follow, never one before the `named`.
 
@@ -152,42 +154,42 @@ def choose(folder: Folder, root: Root, named: int, offered: Offered, now: dateti
     """
     newer = [each for each in folder.versions(Snapshot.type) if each > named][:_MOST_TRIED]
     waiting: str | None = None
-    before: Generation | Unusable | None = None
+    before: MetadataSet | Unusable | None = None
     if named:
         try:
-            before = find_generation(folder, root, named)
+            before = read_metadata_set(folder, root, named)
         except Unusable as error:
             before = error
     told: Mapping[str, TargetFile] = {}
-    if isinstance(before, Generation):
+    if isinstance(before, MetadataSet):
         told = before.targets.signed.targets
     for version in newer:
         try:
-            generation = find_generation(folder, root, version)
-            _require_fresh(generation, now)
-            if isinstance(before, Generation):
-                _require_forward(before.snapshot, generation.snapshot)
-            for channel, problem in missing_archives(generation, offered):
+            metadata_set = read_metadata_set(folder, root, version)
+            _require_fresh(metadata_set, now)
+            if isinstance(before, MetadataSet):
+                _require_forward(before.snapshot, metadata_set.snapshot)
+            for channel, problem in missing_archives(metadata_set, offered):
                 # What boxes were told of already must not hold back what is new.
-                if generation.targets.signed.targets[channel] != told.get(channel):
+                if metadata_set.targets.signed.targets[channel] != told.get(channel):
                     raise Unusable(problem)
         except Unusable as error:
             waiting = waiting or f"Snapshot {version} is not announced yet: {error}."
         else:
-            return Choice(generation, waiting)
+            return Selection(metadata_set, waiting)
     try:
-        if isinstance(before, Generation):
+        if isinstance(before, MetadataSet):
             _require_fresh(before, now)
-            return Choice(before, waiting)
+            return Selection(before, waiting)
         if before is not None:
             raise before
     except Unusable as error:
-        return Choice(None, waiting or f"Snapshot {named} can be announced no longer: {error}.")
-    return Choice(None, waiting or "There is no snapshot to announce.")
+        return Selection(None, waiting or f"Snapshot {named} can be announced no longer: {error}.")
+    return Selection(None, waiting or "There is no snapshot to announce.")
 
 
-def _require_fresh(generation: Generation, now: datetime) -> None:
-    for document in (generation.snapshot, generation.targets):
+def _require_fresh(metadata_set: MetadataSet, now: datetime) -> None:
+    for document in (metadata_set.snapshot, metadata_set.targets):
         if document.signed.is_expired(now):
             raise Unusable(f"{document.name} has expired; sign it again with: opq-release resign")
 
@@ -200,9 +202,9 @@ def _require_forward(before: Document[Snapshot], after: Document[Snapshot]) -> N
             raise Unusable(f"to boxes it would take {file} back behind {before.name}")
 
 
-def missing_archives(generation: Generation, offered: Offered) -> Iterator[tuple[str, str]]:
+def missing_archives(metadata_set: MetadataSet, offered: Offered) -> Iterator[tuple[str, str]]:
     """Give each channel that leads boxes to an archive that they would not get, and why not."""
-    for channel, newest, _ in channels(generation.targets.signed):
+    for channel, newest, _ in channels(metadata_set.targets.signed):
         for target, file in releases_of(newest):
             archive = offered.find(file)
             if archive is None:

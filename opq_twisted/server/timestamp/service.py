@@ -14,12 +14,12 @@ from twisted.logger import Logger
 from opq_twisted.server.catalog.inotify import Watch
 from opq_twisted.server.catalog.snapshot import Catalog, Snapshot
 from opq_twisted.server.catalog.watcher import HEARTBEAT
-from opq_twisted.server.timestamp.alerts import Reminders, Trouble
+from opq_twisted.server.timestamp.alerts import Alert, AlertLog
 from opq_twisted.server.timestamp.expiry import warnings
-from opq_twisted.server.timestamp.state import Standing, attend
-from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
+from opq_twisted.server.timestamp.store import MetadataFolder
 
-InThread = Callable[..., Deferred[Standing]]
+InThread = Callable[..., Deferred[MetadataState]]
 
 
 class Timestamper(Service):
@@ -51,26 +51,26 @@ class Timestamper(Service):
         self._signer = signer
         self._heartbeat = heartbeat
         self._in_thread = in_thread
-        self._folder = Folder(catalog.directory)
+        self._folder = MetadataFolder(catalog.directory)
         self._watch = Watch(
             reactor, self._folder.path, self._touched, self._look_soon, self._look_soon
         )
-        self._reminders = Reminders()
+        self._alert_log = AlertLog()
         self._next: IDelayedCall | None = None
         self._again = False
-        self._failure: Trouble | None = None
+        self._failure: Alert | None = None
         self.now = now
         #: Called with how the metadata is, after each look.
-        self.observers: list[Callable[[Standing], None]] = []
+        self.observers: list[Callable[[MetadataState], None]] = []
         #: How the metadata was at the last look.
-        self.standing = Standing(present=False)
+        self.metadata_state = MetadataState(present=False)
         #: How many timestamps were signed.
         self.signed = 0
 
     @property
     def problem(self) -> bool:
         """Whether boxes are not told of the newest release, or will not be for much longer."""
-        return self._failure is not None or bool(self.standing.troubles)
+        return self._failure is not None or bool(self.metadata_state.alerts)
 
     def startService(self) -> None:
         """Look for the first time; the catalog must know its directory."""
@@ -86,7 +86,7 @@ class Timestamper(Service):
 
     def catalog_changed(self, _snapshot: Snapshot) -> None:
         """Look again: a snapshot may have waited for its archive."""
-        if self.standing.present:
+        if self.metadata_state.present:
             self._look_soon()
 
     def directory_touched(self, names: Collection[str]) -> None:
@@ -112,26 +112,26 @@ class Timestamper(Service):
     async def _look(self) -> None:
         self._again = False
         now = self.now()
-        failure: Trouble | None = Trouble("The signed metadata was not looked at.")
+        failure: Alert | None = Alert("The signed metadata was not looked at.")
         with self._log.failuresHandled("looking at the signed metadata failed"):
             try:
                 # Watch first: what comes before it is read, what comes after it is reported.
                 self._watch_what_is_there()
-                self.standing = await self._in_thread(
-                    attend, self._folder, self._catalog.snapshot, self._signer, now
+                self.metadata_state = await self._in_thread(
+                    refresh_timestamp, self._folder, self._catalog.snapshot, self._signer, now
                 )
             except OSError as error:
                 path, reason = self._folder.path, error.strerror
-                failure = Trouble(f"Cannot look at the signed metadata in {path}: {reason}.")
+                failure = Alert(f"Cannot look at the signed metadata in {path}: {reason}.")
             else:
                 failure = None
-                if self.standing.signed is not None:
+                if self.metadata_state.signed is not None:
                     self.signed += 1
-                    self._log.info("signed {what}", what=self.standing.signed)
+                    self._log.info("signed {what}", what=self.metadata_state.signed)
                 for observer in self.observers:
-                    observer(self.standing)
+                    observer(self.metadata_state)
         self._failure = failure
-        self._reminders.tell(self._troubles(now), now)
+        self._alert_log.log(self._alerts(now), now)
         if self.running:
             self._schedule(0 if self._again else self._heartbeat)
 
@@ -142,6 +142,10 @@ class Timestamper(Service):
             # There is none yet, or it has gone: the directory's own events tell of its coming.
             return
 
-    def _troubles(self, now: float) -> list[Trouble]:
+    def _alerts(self, now: float) -> list[Alert]:
         failures = [] if self._failure is None else [self._failure]
-        return [*failures, *self.standing.troubles, *warnings(self.standing.documents, now)]
+        return [
+            *failures,
+            *self.metadata_state.alerts,
+            *warnings(self.metadata_state.documents, now),
+        ]

@@ -8,7 +8,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Timestamp
 
 from opq_twisted.common import files
-from opq_twisted.server.timestamp.select import Generation, require_signed
+from opq_twisted.server.timestamp.select import MetadataSet, require_signed
 from opq_twisted.server.timestamp.store import TIMESTAMP_FILE, Document, Unusable
 
 #: How long boxes take a timestamp for fresh; it is signed anew when half of that is over.
@@ -21,16 +21,16 @@ _READABLE_BY_ALL = 0o644
 
 
 def reason_to_sign(
-    timestamp: Document[Timestamp] | None, generation: Generation, now: datetime
+    timestamp: Document[Timestamp] | None, metadata_set: MetadataSet, now: datetime
 ) -> str | None:
     """Say why there has to be a new timestamp; None when there need not be."""
     if timestamp is None:
         return "there was none that boxes accept"
     meta = timestamp.signed.snapshot_meta
-    if meta.version != generation.version:
+    if meta.version != metadata_set.version:
         return f"the old one names snapshot {meta.version}"
     try:
-        meta.verify_length_and_hashes(generation.snapshot.data)
+        meta.verify_length_and_hashes(metadata_set.snapshot.data)
     except RepositoryError:
         return "the old one names another file"
     left = timestamp.signed.expires - now
@@ -57,28 +57,28 @@ def require_key(root: Root, signer: Signer) -> None:
 
 def make_timestamp(
     root: Root,
-    generation: Generation,
+    metadata_set: MetadataSet,
     previous: Document[Timestamp] | None,
     signer: Signer,
     now: datetime,
 ) -> Document[Timestamp]:
     """
-    Sign a timestamp that names this generation.
+    Sign a timestamp that names this metadata set.
 
     :param previous: the one before, if boxes accept it; of another one they remember nothing.
     :raises Unusable: when boxes would not accept it, or the clock is wrong.
     """
     seconds = int(now.timestamp())
-    if seconds < generation.newest:
+    if seconds < metadata_set.newest:
         raise Unusable(
-            f"The clock is behind, or the one was ahead by which release {generation.newest} was "
+            f"The clock is behind, or the one was ahead by which release {metadata_set.newest} was "
             "built: no timestamp is signed before that time. Set this machine's clock; if it is "
             "right, see what opq-release status says on the release machine."
         )
     # It need only increase. Being the time, it does so even where timestamp.json was lost, or
     # another server signed the last one.
     version = max(previous.signed.version + 1 if previous else 1, seconds)
-    meta = MetaFile.from_data(generation.version, generation.snapshot.data, ["sha256"])
+    meta = MetaFile.from_data(metadata_set.version, metadata_set.snapshot.data, ["sha256"])
     metadata = Metadata(Timestamp(version, expires=now + LIFE, snapshot_meta=meta))
     try:
         metadata.sign(signer)

@@ -10,21 +10,21 @@ from tuf.api.metadata import TargetFile, Targets
 from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Archive
 from opq_twisted.server.timestamp.select import channels, releases_of
-from opq_twisted.server.timestamp.state import Standing
+from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.server.timestamp.store import folder_of
 from opq_twisted.trust.offer import Offer, is_channel, read_offer
 
 
-class Verdict(Enum):
+class SignatureStatus(Enum):
     """What became of comparing an archive with what is signed."""
 
     SIGNED = "signed"
     UNSIGNED = "unsigned"
     #: Other bytes are signed under its name: no box will install it.
-    OTHER = "other"
+    MISMATCH = "other"
 
 
-class Endorsements:
+class SignedArchives:
     """Knows what one state of the targets says of any archive."""
 
     def __init__(self, targets: Targets) -> None:
@@ -39,7 +39,7 @@ class Endorsements:
                     self._channels[file].append((name, target))
                     self._signed[file].append(release)
 
-    def verdict(self, archive: Archive, digest: bytes | None) -> Verdict:
+    def status(self, archive: Archive, digest: bytes | None) -> SignatureStatus:
         """
         Compare an archive with what is signed of it.
 
@@ -50,9 +50,9 @@ class Endorsements:
         if name in self.targets.targets:
             signed.append(self.targets.targets[name])
         if not signed:
-            return Verdict.UNSIGNED
+            return SignatureStatus.UNSIGNED
         whole = all(_describes(target, archive, digest) for target in signed)
-        return Verdict.SIGNED if whole else Verdict.OTHER
+        return SignatureStatus.SIGNED if whole else SignatureStatus.MISMATCH
 
     def offers(self, archive: Archive) -> Sequence[tuple[str, Offer]]:
         """
@@ -70,26 +70,26 @@ class Endorsements:
         return found
 
 
-class SignedArchives:
+class CurrentSignedArchives:
     """Compares archives with the signed metadata as it is now."""
 
-    def __init__(self, updates: Path, standing: Callable[[], Standing]) -> None:
-        """:param standing: tells how the signed metadata is."""
+    def __init__(self, updates: Path, metadata_state: Callable[[], MetadataState]) -> None:
+        """:param metadata_state: tells how the signed metadata is."""
         self._folder = folder_of(updates)
-        self._standing = standing
-        self._endorsements = Endorsements(Targets())
+        self._metadata_state = metadata_state
+        self._current = SignedArchives(Targets())
 
     @property
-    def endorsements(self) -> Endorsements:
+    def current(self) -> SignedArchives:
         """What the targets say that boxes are told of; nothing while there are none."""
-        document = self._standing().documents.get(Targets.type)
+        document = self._metadata_state().documents.get(Targets.type)
         targets = Targets() if document is None else document.signed
         # Read once for each state of them: there may be many thousands.
-        if targets is not self._endorsements.targets:
-            self._endorsements = Endorsements(targets)
-        return self._endorsements
+        if targets is not self._current.targets:
+            self._current = SignedArchives(targets)
+        return self._current
 
-    def may_be_kept(self, archive: Archive, digest: bytes | None) -> bool:
+    def may_be_cached(self, archive: Archive, digest: bytes | None) -> bool:
         """
         Whether caches may keep an archive for ever: its bytes are the signed ones.
 
@@ -97,10 +97,10 @@ class SignedArchives:
 
         :param digest: its sha-256; None while nobody knows it.
         """
-        if Targets.type not in self._standing().documents:
+        if Targets.type not in self._metadata_state().documents:
             return not self._folder.is_dir()
-        verdict = self.endorsements.verdict(archive, digest)
-        return digest is not None and verdict is Verdict.SIGNED
+        verdict = self.current.status(archive, digest)
+        return digest is not None and verdict is SignatureStatus.SIGNED
 
 
 def _describes(target: TargetFile, archive: Archive, digest: bytes | None) -> bool:

@@ -13,15 +13,15 @@ from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from twisted.logger import LogLevel
 
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
-from opq_twisted.server.timestamp.alerts import Trouble
+from opq_twisted.server.timestamp.alerts import Alert
 from opq_twisted.server.timestamp.select import (
-    Generation,
+    MetadataSet,
     channels,
-    choose,
-    find_generation,
     missing_archives,
+    read_metadata_set,
     require_signed,
     root_chain,
+    select_metadata,
 )
 from opq_twisted.server.timestamp.sign import (
     make_timestamp,
@@ -29,7 +29,7 @@ from opq_twisted.server.timestamp.sign import (
     require_key,
     write_timestamp,
 )
-from opq_twisted.server.timestamp.store import Document, Folder, Unusable
+from opq_twisted.server.timestamp.store import Document, MetadataFolder, Unusable
 from opq_twisted.server.timestamp.superseded import remove_superseded
 
 #: Hexadecimal digits; whoever could make two alike holds the keys.
@@ -37,13 +37,13 @@ _DIGEST_LENGTH = 16
 
 
 @frozen(eq=False)
-class Standing:
+class MetadataState:
     """How the signed metadata is."""
 
     #: What boxes are told of, by role: root, timestamp, snapshot, targets; as far as it is signed.
     documents: Mapping[str, Document[Any]] = Factory(dict)
     #: Why the timestamp is not what it should be.
-    troubles: tuple[Trouble, ...] = ()
+    alerts: tuple[Alert, ...] = ()
     #: Whether there is any metadata.
     present: bool = True
     #: What was signed and written just now, and why; None when there was no need.
@@ -87,7 +87,7 @@ class Standing:
 
 
 @frozen(eq=False)
-class _Told:
+class _Announced:
     """What the timestamp that is there tells boxes."""
 
     #: None when it is not signed as the current root wants it; why is the `problem`.
@@ -96,7 +96,7 @@ class _Told:
     #: The version of the snapshot that it names.
     named: int = 0
     #: None when that is not signed, or not all there; why is the `gap`.
-    generation: Generation | None = None
+    metadata_set: MetadataSet | None = None
     gap: str = ""
 
     @property
@@ -106,17 +106,19 @@ class _Told:
 
         A timestamp whose key was rotated still tells what they know, if it names what is signed.
         """
-        return self.named if self.timestamp is not None or self.generation is not None else 0
+        return self.named if self.timestamp is not None or self.metadata_set is not None else 0
 
     @property
     def documents(self) -> dict[str, Document[Any]]:
         """All that boxes accept of it."""
         if self.timestamp is None:
-            return _parts(self.generation)
-        return {Timestamp.type: self.timestamp, **_parts(self.generation)}
+            return _parts(self.metadata_set)
+        return {Timestamp.type: self.timestamp, **_parts(self.metadata_set)}
 
 
-def attend(folder: Folder, offered: Offered, signer: Signer | None, now: float) -> Standing:
+def refresh_timestamp(
+    folder: MetadataFolder, offered: Offered, signer: Signer | None, now: float
+) -> MetadataState:
     """
     Look at the metadata, and write a new timestamp if there has to be one.
 
@@ -128,34 +130,34 @@ def attend(folder: Folder, offered: Offered, signer: Signer | None, now: float) 
     """
     if not folder.look():
         missing = f"There is no signed metadata in {folder.path}. Make it with: opq-release init."
-        troubles = (Trouble(missing, LogLevel.warn),) if signer else ()
-        return Standing(troubles=troubles, present=False)
+        alerts = (Alert(missing, LogLevel.warn),) if signer else ()
+        return MetadataState(alerts=alerts, present=False)
     try:
         roots, problem = root_chain(folder)
     except Unusable as error:
-        return Standing(troubles=(Trouble(str(error)),))
+        return MetadataState(alerts=(Alert(str(error)),))
     moment = datetime.fromtimestamp(int(now), UTC)
     root = roots[-1]
     told = _read_timestamp(folder, root.signed)
     if signer is None:
-        standing = _follow(told, moment)
+        metadata_state = _follow(told, moment)
     else:
-        standing = _keep(folder, root.signed, told, offered, signer, moment)
-    troubles = (Trouble(problem),) if problem else ()
+        metadata_state = _keep(folder, root.signed, told, offered, signer, moment)
+    alerts = (Alert(problem),) if problem else ()
     return evolve(
-        standing,
-        documents={Root.type: root, **standing.documents},
+        metadata_state,
+        documents={Root.type: root, **metadata_state.documents},
         roots=roots,
-        troubles=(*troubles, *standing.troubles),
+        alerts=(*alerts, *metadata_state.alerts),
     )
 
 
-def _read_timestamp(folder: Folder, root: Root) -> _Told:
+def _read_timestamp(folder: MetadataFolder, root: Root) -> _Announced:
     try:
         timestamp = folder.timestamp()
     except Unusable as error:
-        return _Told(problem=str(error))
-    valid, problem, generation, gap = None, "", None, ""
+        return _Announced(problem=str(error))
+    valid, problem, metadata_set, gap = None, "", None, ""
     try:
         require_signed(root, Timestamp.type, timestamp.name, timestamp.metadata)
         valid = timestamp
@@ -163,13 +165,13 @@ def _read_timestamp(folder: Folder, root: Root) -> _Told:
         problem = str(error)
     named = timestamp.signed.snapshot_meta.version
     try:
-        generation = find_generation(folder, root, named)
+        metadata_set = read_metadata_set(folder, root, named)
     except Unusable as error:
         gap = str(error)
-    return _Told(valid, problem, named, generation, gap)
+    return _Announced(valid, problem, named, metadata_set, gap)
 
 
-def _follow(told: _Told, now: datetime) -> Standing:
+def _follow(told: _Announced, now: datetime) -> MetadataState:
     """Judge what another server signed."""
     problems = []
     if told.timestamp is None:
@@ -178,37 +180,42 @@ def _follow(told: _Told, now: datetime) -> Standing:
         problems.append("The timestamp has expired. Copy tuf/ from the server that signs it.")
     if told.gap:
         problems.append(f"Boxes are told of snapshot {told.named}, but cannot follow: {told.gap}.")
-    return Standing(told.documents, tuple(map(Trouble, problems)))
+    return MetadataState(told.documents, tuple(map(Alert, problems)))
 
 
 def _keep(
-    folder: Folder, root: Root, told: _Told, offered: Offered, signer: Signer, now: datetime
-) -> Standing:
+    folder: MetadataFolder,
+    root: Root,
+    told: _Announced,
+    offered: Offered,
+    signer: Signer,
+    now: datetime,
+) -> MetadataState:
     """Choose what boxes are to be told of, and tell them if they do not know it yet."""
-    choice = choose(folder, root, told.floor, offered, now)
-    troubles = [] if choice.waiting is None else [Trouble(choice.waiting, LogLevel.warn)]
-    generation, signed = choice.generation, None
-    for _, problem in missing_archives(generation, offered) if generation else ():
+    selection = select_metadata(folder, root, told.floor, offered, now)
+    alerts = [] if selection.waiting is None else [Alert(selection.waiting, LogLevel.warn)]
+    metadata_set, signed = selection.metadata_set, None
+    for _, problem in missing_archives(metadata_set, offered) if metadata_set else ():
         remedy = "Put it back, or run opq-release drop"
-        troubles.append(Trouble(f"Boxes are told that {problem}. {remedy}.", LogLevel.warn))
+        alerts.append(Alert(f"Boxes are told that {problem}. {remedy}.", LogLevel.warn))
     try:
         require_key(root, signer)
-        if generation is not None:
-            reason = reason_to_sign(told.timestamp, generation, now)
+        if metadata_set is not None:
+            reason = reason_to_sign(told.timestamp, metadata_set, now)
             if reason is not None:
-                timestamp = make_timestamp(root, generation, told.timestamp, signer, now)
+                timestamp = make_timestamp(root, metadata_set, told.timestamp, signer, now)
                 write_timestamp(folder.path, timestamp)
-                told = evolve(told, timestamp=timestamp, generation=generation)
-                signed = f"timestamp {timestamp.signed.version} for {generation.snapshot.name}: "
+                told = evolve(told, timestamp=timestamp, metadata_set=metadata_set)
+                signed = f"timestamp {timestamp.signed.version} for {metadata_set.snapshot.name}: "
                 signed += reason
     except Unusable as error:
-        troubles.append(Trouble(str(error)))
-    if told.timestamp is not None and told.generation is not None:
-        remove_superseded(folder, told.generation, now)
-    return Standing(told.documents or _parts(generation), tuple(troubles), signed=signed)
+        alerts.append(Alert(str(error)))
+    if told.timestamp is not None and told.metadata_set is not None:
+        remove_superseded(folder, told.metadata_set, now)
+    return MetadataState(told.documents or _parts(metadata_set), tuple(alerts), signed=signed)
 
 
-def _parts(generation: Generation | None) -> dict[str, Document[Any]]:
-    if generation is None:
+def _parts(metadata_set: MetadataSet | None) -> dict[str, Document[Any]]:
+    if metadata_set is None:
         return {}
-    return {Snapshot.type: generation.snapshot, Targets.type: generation.targets}
+    return {Snapshot.type: metadata_set.snapshot, Targets.type: metadata_set.targets}

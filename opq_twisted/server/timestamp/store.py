@@ -14,7 +14,7 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY
 from opq_twisted.server.catalog.snapshot import Identity, NotOffered, identify, open_inside
 from opq_twisted.trust.key_ids import require_own_ids
-from opq_twisted.trust.offer import METADATA, longest
+from opq_twisted.trust.tuf_client import METADATA, max_size
 
 #: The names that metadata has (TUF specification, section 7): a version and a role, or no version.
 NAME = re.compile(r"(?:([1-9][0-9]{0,14})\.([A-Za-z0-9_-]{1,64})|timestamp)\.json", re.ASCII)
@@ -68,8 +68,8 @@ def read(folder: Path, name: str) -> tuple[bytes, Identity]:
     try:
         with file, io.BufferedReader(file) as buffered:
             before = os.fstat(file.fileno())
-            if before.st_size > longest(name):
-                raise Unusable(f"{name} is longer than a box takes: {longest(name)} bytes")
+            if before.st_size > max_size(name):
+                raise Unusable(f"{name} is longer than a box takes: {max_size(name)} bytes")
             data = buffered.read(before.st_size + 1)
             after = identify(os.fstat(file.fileno()))
     except OSError as error:
@@ -92,7 +92,7 @@ def _unusable(name: str, error: OSError) -> Exception:
     return Unusable(f"{name} cannot be read: {error.strerror}")
 
 
-class Folder:
+class MetadataFolder:
     """The folder of the metadata, of which a file is read again only when it has changed."""
 
     def __init__(self, updates: Path) -> None:

@@ -7,13 +7,13 @@ from itertools import pairwise
 
 from tuf.api.metadata import Snapshot, Targets
 
-from opq_twisted.server.timestamp.select import Generation
+from opq_twisted.server.timestamp.select import MetadataSet
 from opq_twisted.server.timestamp.sign import LIFE
-from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.signing.repository import KEPT
 
 
-def remove_superseded(folder: Folder, announced: Generation, now: datetime) -> list[str]:
+def remove_superseded(folder: MetadataFolder, announced: MetadataSet, now: datetime) -> list[str]:
     """
     Remove what was superseded longer ago than any timestamp lives.
 

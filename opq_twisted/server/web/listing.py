@@ -17,8 +17,12 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Archive, Catalog
-from opq_twisted.server.timestamp.signed_archives import Endorsements, SignedArchives, Verdict
-from opq_twisted.server.timestamp.state import Standing
+from opq_twisted.server.timestamp.signed_archives import (
+    CurrentSignedArchives,
+    SignatureStatus,
+    SignedArchives,
+)
+from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.trust.offer import Offer
 
 _FILES = Path(__file__).with_name("page")
@@ -35,9 +39,9 @@ _SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 _AGES = ((31_557_600, "year"), (2_629_800, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 _WORDS = {
-    Verdict.SIGNED: "signed",
-    Verdict.UNSIGNED: "not signed",
-    Verdict.OTHER: "does not match",
+    SignatureStatus.SIGNED: "signed",
+    SignatureStatus.UNSIGNED: "not signed",
+    SignatureStatus.MISMATCH: "does not match",
 }
 
 
@@ -48,20 +52,20 @@ class ListingPage:
         self,
         catalog: Catalog,
         digests: Digests,
-        standing: Callable[[], Standing],
+        metadata_state: Callable[[], MetadataState],
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Read the page's files.
 
-        :param standing: tells how the signed metadata is.
+        :param metadata_state: tells how the signed metadata is.
         :param now: the time, in seconds since the epoch.
         """
         self._catalog = catalog
         self._digests = digests
-        self._standing = standing
+        self._metadata_state = metadata_state
         self._now = now
-        self._signed = SignedArchives(catalog.directory, standing)
+        self._signed = CurrentSignedArchives(catalog.directory, metadata_state)
         style = _read("page.css")
         self._page = Template(_read("index.html").replace("$style", style))
         self._row = Template(_read("row.html"))
@@ -102,26 +106,26 @@ class ListingPage:
         """Say what a person should know who reads the list; nothing when all is well."""
         if self._catalog.problem is not None:
             return f"{self._catalog.problem} This is what was there before."
-        if self._standing().troubles:
+        if self._metadata_state().alerts:
             return "Something is wrong with the signatures: the log of the server says what."
         return ""
 
     def _rows(self, archives: Sequence[Archive]) -> str:
-        now, signed = self._now(), self._signed.endorsements
+        now, signed = self._now(), self._signed.current
         rows = (self._row.substitute(self._describe(each, signed, now)) for each in archives)
         return "".join(rows)
 
-    def _describe(self, archive: Archive, signed: Endorsements, now: float) -> dict[str, str]:
+    def _describe(self, archive: Archive, signed: SignedArchives, now: float) -> dict[str, str]:
         version, digest = archive.name.version, self._digests.known(archive)
-        verdict = signed.verdict(archive, digest)
+        status = signed.status(archive, digest)
         return _escaped(
             name=archive.name,
             version=version,
             built=_date(version),
             age=_age(now - version),
             size=_size(archive.size),
-            verdict=verdict.value,
-            signed=_WORDS[verdict],
+            status=status.value,
+            signed=_WORDS[status],
             offers=_describe_offers(signed.offers(archive), version),
             known="unknown" if digest is None else "known",
             digest="not known yet" if digest is None else digest.hex(),

@@ -23,7 +23,7 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.snapshot import Identity, identify
-from opq_twisted.server.timestamp.state import Standing
+from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.server.timestamp.store import NAME, TIMESTAMP_FILE, Unusable, folder_of, read
 
 #: Bytes and files that are kept in memory: one of the largest that a box takes, and the usual ones.
@@ -74,13 +74,13 @@ class MetadataFiles(PlainResource):
 
     _log = Logger()
 
-    def __init__(self, updates: Path, standing: Callable[[], Standing]) -> None:
-        """:param standing: tells how the signed metadata is."""
+    def __init__(self, updates: Path, metadata_state: Callable[[], MetadataState]) -> None:
+        """:param metadata_state: tells how the signed metadata is."""
         super().__init__()
         self._folder = folder_of(updates)
-        self._standing = standing
+        self._metadata_state = metadata_state
         #: The state of the metadata for which the next one was found.
-        self._verified_for: Standing | None = None
+        self._verified_for: MetadataState | None = None
         #: Whether a file has the bytes that were verified, by its name.
         self._verified: dict[str, bool] = {}
         #: The files asked for, the one asked for last at the end.
@@ -117,11 +117,11 @@ class MetadataFiles(PlainResource):
     def _cache_control(self, name: str, kept: _Kept) -> bytes:
         if name == TIMESTAMP_FILE:
             return _ASK_EACH_TIME
-        standing = self._standing()
-        if standing is not self._verified_for:
-            self._verified_for, self._verified = standing, {}
+        metadata_state = self._metadata_state()
+        if metadata_state is not self._verified_for:
+            self._verified_for, self._verified = metadata_state, {}
         if name not in self._verified:
-            self._verified[name] = standing.final.get(name) == kept.data
+            self._verified[name] = metadata_state.final.get(name) == kept.data
         return _FOR_EVER if self._verified[name] else _NEVER
 
     def _read(self, name: str, identity: Identity) -> _Kept:

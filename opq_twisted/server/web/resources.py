@@ -25,8 +25,8 @@ from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.timestamp.signed_archives import SignedArchives
-from opq_twisted.server.timestamp.state import Standing
+from opq_twisted.server.timestamp.signed_archives import CurrentSignedArchives
+from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.server.web.archive import ArchiveResource
 from opq_twisted.server.web.listing import ListingPage
 from opq_twisted.server.web.long_poll import LongPollers, preferred_wait
@@ -66,28 +66,28 @@ def make_root(
     downloads: Downloads,
     version: "NewestVersion",
     mirror: str | None = None,
-    standing: Callable[[], Standing] = Standing,
+    metadata_state: Callable[[], MetadataState] = MetadataState,
 ) -> PlainResource:
     """
     Put the resources of the protocol together.
 
     :param mirror: a URL, without a slash at its end, where the archives are sent from instead.
-    :param standing: tells how the signed metadata is; without it nothing is signed.
+    :param metadata_state: tells how the signed metadata is; without it nothing is signed.
     """
 
     def child(name: str) -> IResource:
         if mirror is not None:
             return MirrorRedirect(mirror, name)
-        return ArchiveResource(catalog, digests, downloads, name, signed.may_be_kept)
+        return ArchiveResource(catalog, digests, downloads, name, signed.may_be_cached)
 
-    signed = SignedArchives(catalog.directory, standing)
+    signed = CurrentSignedArchives(catalog.directory, metadata_state)
     root = PlainResource()
     root.putChild(b"", Health(catalog))
-    root.putChild(b"ls", Listing(catalog, digests, ListingPage(catalog, digests, standing)))
+    root.putChild(b"ls", Listing(catalog, digests, ListingPage(catalog, digests, metadata_state)))
     root.putChild(b"version", version)
     root.putChild(b"latest", Latest(catalog, mirror))
     root.putChild(b"update", Updates(catalog, child))
-    root.putChild(b"tuf", MetadataFiles(catalog.directory, standing))
+    root.putChild(b"tuf", MetadataFiles(catalog.directory, metadata_state))
     return root
 
 
@@ -204,11 +204,11 @@ class NewestVersion(PlainResource):
         self.long_pollers.add(request, seconds)
         return NOT_DONE_YET
 
-    def metadata_changed(self, standing: Standing) -> None:
+    def metadata_changed(self, metadata_state: MetadataState) -> None:
         """Answer those that wait, if other channels are announced now."""
-        if standing.present:
+        if metadata_state.present:
             # While the timestamp is not usable, boxes act on the channels that they have seen.
-            announced = standing.announced or self._announced or _NOTHING_ANNOUNCED
+            announced = metadata_state.announced or self._announced or _NOTHING_ANNOUNCED
         else:
             announced = ""
         if announced != self._announced:

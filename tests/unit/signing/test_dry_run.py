@@ -11,8 +11,8 @@ from tuf.ngclient import Updater, UpdaterConfig
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.signing.dry_run import try_generations, try_roots
-from opq_twisted.signing.repository import Generation
+from opq_twisted.signing.dry_run import try_metadata_sets, try_roots
+from opq_twisted.signing.repository import MetadataSet
 
 KEYS = {
     role: CryptoSigner.generate_ed25519() for role in ("root", "targets", "snapshot", "timestamp")
@@ -39,24 +39,24 @@ def channel(custom: Mapping[str, Any], name: str = "stable") -> dict[str, Target
     return {name: target}
 
 
-def generation(
+def metadata_set(
     number: int = 1,
     *,
     days: float = 30,
     named: int | None = None,
     targets: Mapping[str, TargetFile] | None = None,
     keys: Mapping[str, CryptoSigner] = KEYS,
-) -> Generation:
+) -> MetadataSet:
     content = dict(channel(CUSTOM) if targets is None else targets)
     metadata = Metadata(Targets(number, expires=later(days), targets=content))
     meta = {"targets.json": MetaFile(named or number)}
     snapshot = Metadata(Snapshot(number, expires=later(days), meta=meta))
     metadata.sign(keys["targets"])
     snapshot.sign(keys["snapshot"])
-    return Generation(make_root(), metadata, snapshot)
+    return MetadataSet(make_root(), metadata, snapshot)
 
 
-class RehearsalCase(SynchronousTestCase):
+class DryRunCase(SynchronousTestCase):
     """Anything that a client would refuse, in a sentence."""
 
     def refuses_roots(self, *roots: Metadata[Root], word: str = "Boxes would refuse this") -> None:
@@ -64,9 +64,9 @@ class RehearsalCase(SynchronousTestCase):
             try_roots(roots)
         self._is_sentence(str(caught.exception), word)
 
-    def refuses(self, *generations: Generation, word: str = "nothing was changed") -> None:
+    def refuses(self, *metadata_sets: MetadataSet, word: str = "nothing was changed") -> None:
         with self.assertRaises(ReleaseFailed) as caught:
-            try_generations(*generations)
+            try_metadata_sets(*metadata_sets)
         self._is_sentence(str(caught.exception), word)
 
     def _is_sentence(self, text: str, word: str) -> None:
@@ -76,7 +76,7 @@ class RehearsalCase(SynchronousTestCase):
         self.assertNotIn("\n", text)
 
 
-class RootTests(RehearsalCase):
+class RootTests(DryRunCase):
     """A chain of roots."""
 
     def test_chain(self) -> None:
@@ -136,18 +136,18 @@ def _with(config: UpdaterConfig) -> Any:
     return init
 
 
-class GenerationTests(RehearsalCase):
+class MetadataSetTests(DryRunCase):
     """Targets and snapshot, alone and after what was there before."""
 
     def test_good(self) -> None:
         """A client begins with it, and another comes to it."""
-        try_generations(generation())
-        try_generations(generation(1), generation(2), generation(5))
+        try_metadata_sets(metadata_set())
+        try_metadata_sets(metadata_set(1), metadata_set(2), metadata_set(5))
 
     def test_other_key(self) -> None:
         """One of both is signed by a key that the root does not name."""
         for role in ("targets", "snapshot"):
-            self.refuses(generation(keys={**KEYS, role: OTHER}), word=role)
+            self.refuses(metadata_set(keys={**KEYS, role: OTHER}), word=role)
 
     def test_rotated(self) -> None:
         """New keys by a new root."""
@@ -155,45 +155,47 @@ class GenerationTests(RehearsalCase):
         root = make_root(2)
         root.signed.revoke_key(KEYS["targets"].public_key.keyid, "targets")
         root.signed.add_key(OTHER.public_key, "targets")
-        try_generations(generation(1), evolve(generation(2, keys=keys), root=root))
+        try_metadata_sets(metadata_set(1), evolve(metadata_set(2, keys=keys), root=root))
 
     def test_rollback(self) -> None:
         """A number goes back."""
-        self.refuses(generation(2), generation(1))
-        fresh = generation(3)
-        back = generation(2, named=1)
-        older = evolve(generation(1), snapshot=back.snapshot)
+        self.refuses(metadata_set(2), metadata_set(1))
+        fresh = metadata_set(3)
+        back = metadata_set(2, named=1)
+        older = evolve(metadata_set(1), snapshot=back.snapshot)
         self.refuses(fresh, older)
 
     def test_wrong_number(self) -> None:
         """The snapshot names targets that are not there."""
-        self.refuses(generation(2, named=3))
+        self.refuses(metadata_set(2, named=3))
 
     def test_hash(self) -> None:
         """The snapshot names other bytes."""
-        bad = generation()
+        bad = metadata_set()
         bad.snapshot.signed.meta["targets.json"] = MetaFile(1, hashes={"sha256": "ab" * 32})
         bad.snapshot.sign(KEYS["snapshot"])
         self.refuses(bad, word="hash")
 
     def test_as_on_the_disk(self) -> None:
         """Files are tried as they are, however another tool has written them."""
-        good = generation()
+        good = metadata_set()
         data = good.targets.to_bytes() + b"\n"
         meta = MetaFile.from_data(1, data, ["sha256"])
         good.snapshot.signed.meta["targets.json"] = meta
         good.snapshot.sign(KEYS["snapshot"])
         self.refuses(good)
-        try_generations(evolve(good, files={"targets": data}))
+        try_metadata_sets(evolve(good, files={"targets": data}))
 
     def test_expired(self) -> None:
         """The last one must not have expired; those before may have."""
-        try_generations(generation(1, days=-1), generation(2))
-        self.refuses(generation(1), generation(2, days=-1), word="expired")
+        try_metadata_sets(metadata_set(1, days=-1), metadata_set(2))
+        self.refuses(metadata_set(1), metadata_set(2, days=-1), word="expired")
 
     def test_too_long(self) -> None:
         """Larger than boxes read, even if the snapshot names that length."""
-        large = generation(targets={"opq-box-update-1.tar.bz2": TargetFile(1, {"sha256": ""}, "x")})
+        large = metadata_set(
+            targets={"opq-box-update-1.tar.bz2": TargetFile(1, {"sha256": ""}, "x")}
+        )
         large.targets.signed.unrecognized_fields["x"] = "x" * 5_000_000
         large.targets.sign(KEYS["targets"])
         meta = MetaFile.from_data(1, large.targets.to_bytes(), ["sha256"])
@@ -204,7 +206,7 @@ class GenerationTests(RehearsalCase):
     def test_channels(self) -> None:
         """Every channel can be followed; an archive is no channel."""
         archive = channel({}, "opq-box-update-7.tar.bz2")
-        try_generations(generation(targets={**channel(CUSTOM), **archive}))
+        try_metadata_sets(metadata_set(targets={**channel(CUSTOM), **archive}))
         for custom in ({}, {**CUSTOM, "version": 8}, {**CUSTOM, "critical": "yes"}):
-            self.refuses(generation(targets=channel(custom, "beta")), word="'beta'")
-        self.refuses(generation(targets=channel({}, "opq-box-update-beta")), word="-beta'")
+            self.refuses(metadata_set(targets=channel(custom, "beta")), word="'beta'")
+        self.refuses(metadata_set(targets=channel({}, "opq-box-update-beta")), word="-beta'")

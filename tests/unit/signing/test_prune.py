@@ -60,30 +60,30 @@ class PruneTests(PruningCase):
         box = self.box()
         self.assertEqual(box.version(), NEWER)
         (self.updates / name_of(OLD - 4)).unlink()
-        pruned = prune(self.ceremony, 0)
+        pruned = prune(self.signer, 0)
         self.assertEqual(pruned.removed, [name_of(OLD - back) for back in (4, 3, 2, 1)])
         self.assertEqual(pruned.still_there, pruned.removed[1:])
         self.assertEqual(self.named(), self.used)
-        self.assertEqual(self.serve().troubles, ())
+        self.assertEqual(self.serve().alerts, ())
         self.assertEqual((box.version(), box.version("beta")), (NEWER, OLD))
 
     def test_keep(self) -> None:
         """The newest archives stay, as many as one wants."""
-        pruned = prune(self.ceremony, 5)
+        pruned = prune(self.signer, 5)
         self.assertEqual(pruned.removed, [name_of(OLD - 4), name_of(OLD - 3)])
         files = self.files()
-        self.assertEqual(prune(self.ceremony, 100).removed, [])
+        self.assertEqual(prune(self.signer, 100).removed, [])
         self.assertEqual(self.files(), files)
 
     def test_published_again(self) -> None:
         """The archives that were taken out are not brought back by the next release."""
-        prune(self.ceremony, 0)
+        prune(self.signer, 0)
         self.publish(NEWER)
         self.assertEqual(self.named(), self.used)
 
     def test_refused(self) -> None:
         """A number that is none changes nothing."""
-        self.assert_refused(lambda: prune(self.ceremony, -1), "a number from 0", kind=ReleaseFailed)
+        self.assert_refused(lambda: prune(self.signer, -1), "a number from 0", kind=ReleaseFailed)
 
 
 class CrowdingTests(PruningCase):
@@ -98,10 +98,10 @@ class CrowdingTests(PruningCase):
             for version in range(1, 10_000):
                 targets[name_of(version)] = TargetFile(1, hashes, name_of(version))
 
-        self.ceremony.change(crowd)
+        self.signer.change(crowd)
         sentence = describe_crowding(self.repository)
         assert sentence is not None
         self.assertIn("boxes read 5000000 at most", sentence)
         self.assertIn(sentence, inspect(self.repository, datetime.now(UTC)).problems)
-        prune(self.ceremony, 0)
+        prune(self.signer, 0)
         self.assertIsNone(describe_crowding(self.repository))

@@ -20,7 +20,7 @@ from opq_twisted.signing.status import inspect
 from opq_twisted.signing.withdraw import withdraw
 from opq_twisted.trust.offer import Offer
 from tests.helpers.interruptions import stops_at
-from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, ceremony_in
+from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, signer_in
 from tests.helpers.torture import stride
 from tests.unit.server.catalog.test_snapshot import name_of
 
@@ -29,12 +29,12 @@ class PublicationCase(HoldersCase):
     """An archive that is published from where it is."""
 
     def offer(self, archive: Path, **terms: Any) -> Offer:
-        return publish(self.ceremony, archive, Terms("stable", **terms), lambda _: None)
+        return publish(self.signer, archive, Terms("stable", **terms), lambda _: None)
 
     def assert_served(self, version: int) -> None:
         """The server offers it, and a box is told of it."""
-        standing = self.serve()
-        self.assertEqual(standing.troubles, ())
+        metadata_state = self.serve()
+        self.assertEqual(metadata_state.alerts, ())
         self.assertEqual(self.box().version(), version)
 
 
@@ -80,7 +80,7 @@ class PlaceTests(PublicationCase):
         """The updates directory may be told by a link, and the archive lie there."""
         link = self.place / "link"
         link.symlink_to(self.updates)
-        self.ceremony = evolve(self.ceremony, repository=Repository(link))
+        self.signer = evolve(self.signer, repository=Repository(link))
         self.archive(OLD, where=self.updates)
         self.offer(link / name_of(OLD))
         self.offer(self.archive(NEW))
@@ -169,7 +169,7 @@ class ThereTests(PublicationCase):
         lock = self.tuf / ".lock"
         lock.unlink()
         lock.symlink_to(self.place / "elsewhere")
-        self.assert_refused(self.ceremony.resign, "Nothing can be written")
+        self.assert_refused(self.signer.resign, "Nothing can be written")
         self.assertFalse((self.place / "elsewhere").exists())
 
 
@@ -226,10 +226,10 @@ class ReleaseBeforeTests(PublicationCase):
         self.offer(self.archive(NEW))
         self.serve()
         (self.updates / name_of(OLD)).unlink()
-        self.assertEqual(self.serve().troubles, ())
+        self.assertEqual(self.serve().alerts, ())
         found = inspect(self.repository, datetime.now(UTC))
         self.assertEqual((found.problems, found.channels[0].before), ([], None))
-        self.assertEqual(prune(self.ceremony, 0).removed, [name_of(OLD)])
+        self.assertEqual(prune(self.signer, 0).removed, [name_of(OLD)])
         self.assertIsNone(self.before(NEW, rollout=0), "it is gone")
 
     def test_followed(self) -> None:
@@ -263,8 +263,8 @@ class ReleaseBeforeTests(PublicationCase):
         self.offer(self.archive(NEW), rollout=10)
         self.serve()
         (self.updates / name_of(OLD)).unlink()
-        [trouble] = self.serve().troubles
-        self.assertIn(f"channel stable leads to {name_of(OLD)}", trouble.sentence)
+        [alert] = self.serve().alerts
+        self.assertIn(f"channel stable leads to {name_of(OLD)}", alert.sentence)
         [problem] = inspect(self.repository, datetime.now(UTC)).problems
         self.assertIn(name_of(OLD), problem)
 
@@ -279,7 +279,7 @@ class WithdrawalTests(PublicationCase):
         box = self.box()
         self.serve()
         self.assertEqual(box.version(), NEW)
-        done = withdraw(self.ceremony, "stable")
+        done = withdraw(self.signer, "stable")
         self.assertEqual((done.withdrawn.version, done.unused), (NEW, name_of(NEW)))
         self.serve()
         offer = box.asks()
@@ -294,17 +294,17 @@ class WithdrawalTests(PublicationCase):
         """A release that was for all boxes gives way to the one before, signed still or not."""
         self.offer(self.archive(OLD))
         self.offer(self.archive(NEW))
-        prune(self.ceremony, 0)
-        self.assertEqual(withdraw(self.ceremony, "stable").offered.version, OLD)
+        prune(self.signer, 0)
+        self.assertEqual(withdraw(self.signer, "stable").offered.version, OLD)
         self.assert_served(OLD)
 
     def test_named(self) -> None:
         """It can be followed by any earlier release that is named."""
         self.offer(self.archive(OLD))
-        self.assert_refused(lambda: withdraw(self.ceremony, "stable"), "--to VERSION")
-        publish(self.ceremony, self.archive(NEW), Terms("beta"), lambda _: None)
+        self.assert_refused(lambda: withdraw(self.signer, "stable"), "--to VERSION")
+        publish(self.signer, self.archive(NEW), Terms("beta"), lambda _: None)
         self.offer(self.archive(NEW))
-        done = withdraw(self.ceremony, "stable", OLD)
+        done = withdraw(self.signer, "stable", OLD)
         self.assertIsNone(done.unused, "the channel beta leads to it")
         self.assert_served(OLD)
         self.offer(self.archive(NEWER))
@@ -319,10 +319,10 @@ class WithdrawalTests(PublicationCase):
             (NEWER, "is not earlier than"),
             (OLD - 1, "No archive"),
         ):
-            self.assert_refused(partial(withdraw, self.ceremony, "stable", version), words)
-        self.assert_refused(lambda: withdraw(self.ceremony, "beta"), "There is no channel 'beta'")
+            self.assert_refused(partial(withdraw, self.signer, "stable", version), words)
+        self.assert_refused(lambda: withdraw(self.signer, "beta"), "There is no channel 'beta'")
         (self.updates / name_of(OLD)).unlink()
-        self.assert_refused(lambda: withdraw(self.ceremony, "stable", OLD), "put it back first")
+        self.assert_refused(lambda: withdraw(self.signer, "stable", OLD), "put it back first")
 
 
 class StoppedTests(PublicationCase):
@@ -349,7 +349,7 @@ class StoppedTests(PublicationCase):
         """Boxes have the old release or the new one, nothing half is left, and it can be rerun."""
 
         def work() -> None:
-            self.ceremony = ceremony_in(self.place)
+            self.signer = signer_in(self.place)
             self.offer(self.archive(NEW))
 
         def after(step: str) -> None:
@@ -370,17 +370,17 @@ class StoppedTests(PublicationCase):
         """Boxes go on with the old keys or the new ones, and what was made is not made twice."""
 
         def work() -> None:
-            self.ceremony = ceremony_in(self.place)
-            self.ceremony.rotate(["targets", "snapshot"], {})
+            self.signer = signer_in(self.place)
+            self.signer.rotate(["targets", "snapshot"], {})
 
         def after(step: str) -> None:
             box = self.box()
             self.serve()
             self.assertEqual(box.version(), OLD, step)
-            self.ceremony = ceremony_in(self.place)
+            self.signer = signer_in(self.place)
             if self.newest("root").version == 1:
                 work()
-            self.ceremony.renew_root()
+            self.signer.renew_root()
             for role in ("targets", "snapshot"):
                 names = [path.name for path in self.keys.glob(f"{role}-*.pem")]
                 [keyid] = self.newest("root").roles[role].keyids

@@ -19,12 +19,12 @@ from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.signing import publish as publishing
 from opq_twisted.signing.dry_run import is_channel_target
 from opq_twisted.signing.publish import Terms, publish
-from opq_twisted.signing.root_keys import Ceremony
+from opq_twisted.signing.root_keys import RootSigner
 from opq_twisted.signing.status import inspect
-from opq_twisted.trust import offer
+from opq_twisted.trust import tuf_client
 from opq_twisted.trust.offer import Offer
 from tests.helpers.archives import file, folder, layout, make_archive, stream, write_archive
-from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, ceremony_in
+from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, signer_in
 from tests.unit.server.catalog.test_snapshot import name_of
 
 
@@ -36,7 +36,7 @@ class PublishTests(HoldersCase):
         archive = self.archive(OLD)
         data = archive.read_bytes()
         told: list[int] = []
-        publish(self.ceremony, archive, Terms("stable"), told.append)
+        publish(self.signer, archive, Terms("stable"), told.append)
         self.serve()
         self.assertEqual(
             self.box().asks(),
@@ -145,7 +145,7 @@ class PublishTests(HoldersCase):
         """An archive that lies in the updates directory is not copied."""
         archive = self.archive(NEW, where=self.updates)
         before = archive.stat()
-        publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+        publish(self.signer, archive, Terms("stable"), lambda _: None)
         self.assertEqual(archive.stat(), before)
 
     def test_same_bytes_there(self) -> None:
@@ -160,7 +160,7 @@ class PublishTests(HoldersCase):
         for version, top in ((OLD, ""), (NEW, "./")):
             parts = layout(version, top)
             archive = write_archive(self.place / name_of(version), stream(*parts))
-            publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+            publish(self.signer, archive, Terms("stable"), lambda _: None)
 
     def test_no_links(self) -> None:
         """Where the file system knows no links, the archive gets its name all the same."""
@@ -180,12 +180,12 @@ class PublishTests(HoldersCase):
         archive = self.archive(NEW)
 
         def work() -> None:
-            publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+            publish(self.signer, archive, Terms("stable"), lambda _: None)
 
         for point in self.interruptions(work):
             box, other = self.box(), self.box()
             self.assertIn(box.version(), (OLD, NEW), point)
-            for target in self.ceremony.current().targets.signed.targets.values():
+            for target in self.signer.current().targets.signed.targets.values():
                 if is_channel_target(target):
                     self.assertIn(target.custom["file"], self.files(), point)
             self.serve()
@@ -211,7 +211,7 @@ class PlaceTests(HoldersCase):
 
     def test_never_again(self) -> None:
         """A number that is taken is never written over, not even with the same bytes."""
-        current = self.ceremony.current()
+        current = self.signer.current()
         for document in (current.root, current.targets, current.snapshot):
             with self.assertRaises(ReleaseFailed) as caught:
                 self.repository.place(document)
@@ -227,7 +227,7 @@ class PublishRefusalTests(HoldersCase):
 
     def refuses(self, archive: Path, *words: str, channel: str = "stable", **terms: Any) -> None:
         self.assert_refused(
-            lambda: publish(self.ceremony, archive, Terms(channel, **terms), lambda _: None), *words
+            lambda: publish(self.signer, archive, Terms(channel, **terms), lambda _: None), *words
         )
         self.assertFalse(list(self.updates.glob(".opq*")))
 
@@ -258,7 +258,7 @@ class PublishRefusalTests(HoldersCase):
             (self.updates / name_of(NEWER)).write_bytes(b"theirs")
 
         with self.assertRaises(ReleaseFailed):
-            publish(self.ceremony, archive, Terms("stable"), progress)
+            publish(self.signer, archive, Terms("stable"), progress)
         self.assertEqual((self.updates / name_of(NEWER)).read_bytes(), b"theirs")
         self.assertEqual(self.repository.numbers("targets"), [1, 2])
 
@@ -272,7 +272,7 @@ class PublishRefusalTests(HoldersCase):
             os.utime(archive)
 
         self.assert_refused(
-            lambda: publish(self.ceremony, archive, Terms("stable"), progress), "changed"
+            lambda: publish(self.signer, archive, Terms("stable"), progress), "changed"
         )
 
     def test_channel(self) -> None:
@@ -370,16 +370,16 @@ class PublishRefusalTests(HoldersCase):
         """Without the keys that have to sign; their names are told."""
         [path] = self.keys.glob("snapshot-*.pem")
         path.rename(self.place / "elsewhere")
-        self.ceremony = ceremony_in(self.place)
+        self.signer = signer_in(self.place)
         self.refuses(self.archive(NEWER), path.name, "--keys-dir")
 
     def test_wrong_passphrase(self) -> None:
         """With a wrong passphrase it is told before anything is copied."""
-        self.ceremony = ceremony_in(self.place, b"wrong")
+        self.signer = signer_in(self.place, b"wrong")
         archive = self.archive(NEWER)
         told: list[int] = []
         self.assert_refused(
-            lambda: publish(self.ceremony, archive, Terms("stable"), told.append),
+            lambda: publish(self.signer, archive, Terms("stable"), told.append),
             "passphrase",
             kind=KeyUnusable,
         )
@@ -388,7 +388,7 @@ class PublishRefusalTests(HoldersCase):
     def test_too_large(self) -> None:
         """Metadata that is larger than boxes read."""
         small = UpdaterConfig(targets_max_length=1200)
-        self.patch(offer, "UpdaterConfig", lambda: small)
+        self.patch(tuf_client, "UpdaterConfig", lambda: small)
         self.refuses(self.archive(NEWER), "3.targets.json", "1200 are read")
 
     def test_at_once(self) -> None:
@@ -405,7 +405,7 @@ class PublishRefusalTests(HoldersCase):
         (self.tuf / "1001.targets.json").write_bytes(b"")
         self.publish(NEWER)
         self.assertEqual(self.newest("targets").version, 1002)
-        self.ceremony.resign()
+        self.signer.resign()
         self.assertEqual(self.newest("targets").version, 1003)
 
     def test_damaged(self) -> None:
@@ -438,12 +438,12 @@ class RestoredTests(HoldersCase):
 
     def test_refused(self) -> None:
         """Nothing is signed there: numbers that boxes have seen would be used once more."""
-        for work in (lambda: self.publish(NEWER), self.ceremony.resign):
+        for work in (lambda: self.publish(NEWER), self.signer.resign):
             self.assert_refused(work, "has snapshot 2, but 3 was signed", "opq-release rotate")
 
     def test_newest_is_lost(self) -> None:
         """With other keys boxes begin anew, and what is published then reaches all of them."""
-        self.ceremony.rotate(["targets", "snapshot", "timestamp"], {})
+        self.signer.rotate(["targets", "snapshot", "timestamp"], {})
         self.publish(NEWER)
         self.serve()
         self.assertEqual(self.seen.version(), NEWER)
@@ -452,7 +452,7 @@ class RestoredTests(HoldersCase):
     def test_unreadable(self) -> None:
         """What cannot be read is not taken for nothing."""
         (self.keys / "last-snapshot").write_bytes(b"three")
-        self.assert_refused(self.ceremony.resign, "last-snapshot", "put there the number")
+        self.assert_refused(self.signer.resign, "last-snapshot", "put there the number")
 
 
 class ExpiryTests(HoldersCase):
@@ -460,12 +460,12 @@ class ExpiryTests(HoldersCase):
 
     def expire(self) -> None:
         """Sign targets and a snapshot that have expired."""
-        current = self.ceremony.current()
+        current = self.signer.current()
         for document in (current.targets, current.snapshot):
             role = document.signed.type
             document.signed.version += 1
             document.signed.expires -= timedelta(days=400)
-            [signer] = self.ring.signers(current.root.signed, role)
+            [signer] = self.key_folder.signers(current.root.signed, role)
             if isinstance(document.signed, Snapshot):
                 document.signed.meta["targets.json"] = MetaFile(document.signed.version)
             document.sign(signer)
@@ -474,7 +474,7 @@ class ExpiryTests(HoldersCase):
     def test_resign(self) -> None:
         """Signed anew, it is good for a year from now, and says what it said before."""
         self.publish(OLD)
-        self.ceremony.resign()
+        self.signer.resign()
         self.serve()
         self.assertEqual(self.box().version(), OLD)
         self.assertEqual(self.repository.numbers("targets"), [1, 2, 3])
@@ -483,7 +483,7 @@ class ExpiryTests(HoldersCase):
         """Even when it had expired."""
         self.publish(OLD)
         self.expire()
-        self.ceremony.resign()
+        self.signer.resign()
         self.serve()
         self.assertEqual(self.box().version(), OLD)
         left = self.newest("targets").expires - datetime.now(UTC)
@@ -499,40 +499,40 @@ class ExpiryTests(HoldersCase):
     def test_expired_root(self) -> None:
         """Nothing is signed beneath a root that has expired, but the next root."""
         later = datetime.now(UTC) + timedelta(days=366)
-        ceremony = Ceremony(self.repository, self.ring, lambda: later)
-        self.assert_refused(ceremony.resign, "Root 1 has expired", "renew-root")
-        self.assertIsNone(ceremony.renew_root())
-        ceremony.resign()
+        signer = RootSigner(self.repository, self.key_folder, lambda: later)
+        self.assert_refused(signer.resign, "Root 1 has expired", "renew-root")
+        self.assertIsNone(signer.renew_root())
+        signer.resign()
 
     def test_clock_was_ahead(self) -> None:
         """A release from the future is named, and so is the way out, which works."""
         self.publish(OLD)
-        right, future = self.ceremony, int(time.time()) + 86400
+        right, future = self.signer, int(time.time()) + 86400
         ahead = datetime.fromtimestamp(future, UTC)
-        self.ceremony = evolve(right, now=lambda: ahead)
+        self.signer = evolve(right, now=lambda: ahead)
         for channel in ("beta", "stable"):
             self.publish(future, channel)
-        self.ceremony = right
+        self.signer = right
         way_out = "opq-release drop beta stable"
         for work in (
-            self.ceremony.resign,
+            self.signer.resign,
             partial(self.publish, NEW),
             partial(self.publish, NEW, allow_downgrade=True),
             partial(self.publish, NEW, "beta"),
         ):
             self.assert_refused(work, f"{future} was built at {ahead:%Y-%m-%d %H:%M}", way_out)
-        found = inspect(self.repository, self.ceremony.now())
+        found = inspect(self.repository, self.signer.now())
         self.assertIn(way_out, " ".join(found.problems))
-        self.assertEqual(self.ceremony.drop(["beta", "stable"]), [name_of(future)])
+        self.assertEqual(self.signer.drop(["beta", "stable"]), [name_of(future)])
         offer = self.publish(NEW)
         self.assertEqual(offer.version, NEW)
-        found = inspect(self.repository, self.ceremony.now())
+        found = inspect(self.repository, self.signer.now())
         self.assertNotIn(way_out, " ".join(found.problems))
 
     def test_wrong_clock(self) -> None:
         """A clock that shows a time before the newest release makes nothing that boxes accept."""
         self.publish(NEW)
         early = datetime.fromtimestamp(OLD, UTC)
-        ceremony = Ceremony(self.repository, self.ring, lambda: early)
-        self.assert_refused(ceremony.resign, "clock", str(NEW))
-        self.assert_refused(ceremony.renew_root, "clock", str(NEW))
+        signer = RootSigner(self.repository, self.key_folder, lambda: early)
+        self.assert_refused(signer.resign, "clock", str(NEW))
+        self.assert_refused(signer.renew_root, "clock", str(NEW))

@@ -19,11 +19,11 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timest
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
-from opq_twisted.signing.key_folder import KeyRing
+from opq_twisted.signing.key_folder import KeyFolder
 from opq_twisted.signing.publish import Terms, publish
 from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.root_draft import Draft
-from opq_twisted.signing.root_keys import ROLES, Ceremony
+from opq_twisted.signing.root_keys import ROLES, RootSigner
 from opq_twisted.trust import keys
 from opq_twisted.trust.offer import read_offer
 from tests.helpers.archives import make_archive
@@ -33,23 +33,23 @@ from tests.helpers.key_holders import (
     PASSPHRASE,
     Box,
     HoldersCase,
-    ceremony_in,
     dies_at,
     fails_at,
     save_time,
     serve,
+    signer_in,
 )
 from tests.helpers.torture import stride
 from tests.unit.server.catalog.test_snapshot import name_of
 
 
 class InitTests(SynchronousTestCase):
-    """The first ceremony."""
+    """The first signer."""
 
     def setUp(self) -> None:
         save_time(self)
         self.place = Path(self.mktemp()).absolute()
-        self.ceremony = ceremony_in(self.place)
+        self.signer = signer_in(self.place)
         self.tuf, self.keys = self.place / "updates" / "tuf", self.place / "keys"
 
     def names(self, where: Path) -> list[str]:
@@ -66,7 +66,7 @@ class InitTests(SynchronousTestCase):
 
         self.patch(Path, "replace", recording)
         self.addCleanup(os.umask, os.umask(0o077))
-        self.assertIsNone(self.ceremony.init(3, 2, {}))
+        self.assertIsNone(self.signer.init(3, 2, {}))
         metadata = [name for name in written if name[0].isdigit()]
         self.assertEqual(metadata, ["1.targets.json", "1.snapshot.json", "1.root.json"])
         self.assertEqual(self.names(self.tuf), sorted(metadata))
@@ -81,7 +81,7 @@ class InitTests(SynchronousTestCase):
 
     def test_content(self) -> None:
         """The root expires in a year, and two of three have signed it."""
-        self.ceremony.init(3, 2, {})
+        self.signer.init(3, 2, {})
         root = Metadata[Root].from_file(str(self.tuf / "1.root.json"))
         left = root.signed.expires - datetime.now(UTC)
         self.assertLess(abs(left - timedelta(days=365)), timedelta(minutes=1))
@@ -91,45 +91,45 @@ class InitTests(SynchronousTestCase):
 
     def test_boxes_follow(self) -> None:
         """A server signs a timestamp for it, and a box finds that nothing is offered yet."""
-        self.ceremony.init(1, 1, {})
-        serve(self.ceremony)
+        self.signer.init(1, 1, {})
+        serve(self.signer)
         self.assertIsNone(Box(self.tuf).asks())
 
     def test_numbers(self) -> None:
         """The threshold is at most the number of keys, and at least one."""
         for number, threshold in ((1, 2), (3, 0), (0, 0), (17, 2)):
             with self.assertRaises(ReleaseFailed):
-                self.ceremony.init(number, threshold, {})
+                self.signer.init(number, threshold, {})
         self.assertFalse(self.keys.exists())
 
     def test_again(self) -> None:
         """What has a root is never begun again: boxes could not follow."""
-        self.ceremony.init(1, 1, {})
+        self.signer.init(1, 1, {})
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.init(1, 1, {})
+            self.signer.init(1, 1, {})
         self.assertIn("has a root already", str(caught.exception))
 
     def test_keys_with_a_root(self) -> None:
         """Keys that have signed for one directory do not begin another one."""
-        self.ceremony.init(1, 1, {})
+        self.signer.init(1, 1, {})
         shutil.rmtree(self.tuf)
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.init(1, 1, {})
+            self.signer.init(1, 1, {})
         self.assertIn("have a root already", str(caught.exception))
 
     def test_no_directory(self) -> None:
         """The updates directory is not made by a slip of the finger."""
         (self.place / "updates").rmdir()
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.init(1, 1, {})
+            self.signer.init(1, 1, {})
         self.assertIn("make it", str(caught.exception))
 
     def test_too_many_keys(self) -> None:
         """Keys that lie around are not left out in silence."""
         for _ in range(2):
-            self.ceremony.ring.create("targets")
+            self.signer.key_folder.create("targets")
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.init(1, 1, {})
+            self.signer.init(1, 1, {})
         self.assertIn("2 keys for targets", str(caught.exception))
 
     def test_one_role_each(self) -> None:
@@ -138,25 +138,25 @@ class InitTests(SynchronousTestCase):
         other.mkdir()
         key = keys.create(other, "root", PASSPHRASE).public_key
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.init(1, 1, {"root": [key], "timestamp": [key]})
+            self.signer.init(1, 1, {"root": [key], "timestamp": [key]})
         self.assertIn("another role", str(caught.exception))
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_more_keys_the_second_time(self) -> None:
         """Run again with other numbers, it takes the keys that there are, or says what is wrong."""
         for _ in range(2):
-            self.ceremony.ring.create("root")
+            self.signer.key_folder.create("root")
         made = set(self.keys.glob("root-*.pem"))
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.init(1, 1, {})
+            self.signer.init(1, 1, {})
         self.assertIn("2 keys for root", str(caught.exception))
-        self.ceremony.init(3, 2, {})
+        self.signer.init(3, 2, {})
         self.assertTrue(made < set(self.keys.glob("root-*.pem")))
-        self.assertEqual(len(self.ceremony.repository.roots()[0].signed.roles["root"].keyids), 3)
+        self.assertEqual(len(self.signer.repository.roots()[0].signed.roles["root"].keyids), 3)
 
     def test_timestamp_passphrase(self) -> None:
         """The key that lies on the server has a passphrase of its own."""
-        self.ceremony.init(1, 1, {}, lambda: b"another")
+        self.signer.init(1, 1, {}, lambda: b"another")
         [path] = self.keys.glob("timestamp-*.pem")
         keys.load(path, b"another")
         self.assertRaises(KeyUnusable, keys.load, path, PASSPHRASE)
@@ -166,24 +166,24 @@ class InitTests(SynchronousTestCase):
         other = Path(self.mktemp())
         other.mkdir()
         signer = keys.create(other, "timestamp", PASSPHRASE)
-        self.ceremony.init(1, 1, {"timestamp": [signer.public_key]})
+        self.signer.init(1, 1, {"timestamp": [signer.public_key]})
         self.assertEqual(list(self.keys.glob("timestamp-*")), [])
-        root = self.ceremony.repository.roots()[-1].signed
+        root = self.signer.repository.roots()[-1].signed
         self.assertEqual(root.roles["timestamp"].keyids, [signer.public_key.keyid])
 
     def test_interrupted(self) -> None:
         """Whenever it is interrupted: run again, it ends with no key too many."""
         for first, interrupt in enumerate((fails_at, dies_at), 1):
             for number in itertools.count(first, stride(3)):
-                interrupted = interrupt(number, lambda: self.ceremony.init(2, 2, {}))
+                interrupted = interrupt(number, lambda: self.signer.init(2, 2, {}))
                 if not (self.tuf / "1.root.json").exists():
-                    self.ceremony = ceremony_in(self.place)
-                    self.assertIsNone(self.ceremony.init(2, 2, {}))
+                    self.signer = signer_in(self.place)
+                    self.assertIsNone(self.signer.init(2, 2, {}))
                 self.assertEqual(len(list(self.keys.glob("*.pem"))), 5)
-                serve(self.ceremony)
+                serve(self.signer)
                 self.assertIsNone(Box(self.tuf).asks())
                 shutil.rmtree(self.place)
-                self.ceremony = ceremony_in(self.place)
+                self.signer = signer_in(self.place)
                 if not interrupted:
                     break
             self.assertGreater(number, 10)
@@ -218,7 +218,7 @@ class RotateTests(HoldersCase):
         """One root has another key for a role; the old one is moved away."""
         for role in ("targets", "snapshot", "timestamp"):
             [old] = self.key_files(role)
-            self.assertIsNone(self.ceremony.rotate([role], {}))
+            self.assertIsNone(self.signer.rotate([role], {}))
             [new] = self.key_files(role)
             self.assertNotEqual(new, old)
             self.assertTrue((self.keys / "retired" / old).exists())
@@ -229,20 +229,20 @@ class RotateTests(HoldersCase):
     def test_all_at_once(self) -> None:
         """All roles in one root."""
         [old, *_] = self.key_files("root")
-        self.ceremony.rotate(["root", "targets", "snapshot", "timestamp"], {}, old[5:17])
+        self.signer.rotate(["root", "targets", "snapshot", "timestamp"], {}, old[5:17])
         self.assertEqual(self.repository.numbers("root"), [1, 2])
         self.assertEqual(len(self.key_files("root")), 3)
         self.follows()
 
     def test_only_what_must(self) -> None:
         """What the new root accepts is not signed anew."""
-        self.ceremony.rotate(["timestamp"], {})
+        self.signer.rotate(["timestamp"], {})
         self.assertEqual(self.repository.numbers("targets"), [1, 2])
 
     def test_root(self) -> None:
         """A root key is replaced; the old threshold and the new one have signed."""
         old, *kept = self.key_files("root")
-        self.ceremony.rotate(["root"], {}, old[5:17])
+        self.signer.rotate(["root"], {}, old[5:17])
         names = self.key_files("root")
         self.assertEqual(len(names), 3)
         self.assertTrue(set(kept) < set(names))
@@ -254,14 +254,14 @@ class RotateTests(HoldersCase):
     def test_which_root(self) -> None:
         """Which root key goes has to be said, and has to be one."""
         for replaced in (None, "", "0123456789ab" * 2):
-            self.assert_refused(partial(self.ceremony.rotate, ["root"], {}, replaced), "--replace")
-        wrong = partial(self.ceremony.rotate, ["root"], {}, "0123456789ab")
+            self.assert_refused(partial(self.signer.rotate, ["root"], {}, replaced), "--replace")
+        wrong = partial(self.signer.rotate, ["root"], {}, "0123456789ab")
         self.assert_refused(wrong, "'0123456789ab' is the beginning of 0 ids", "--replace")
         self.assertEqual(len(self.key_files("root")), 3)
 
     def test_renew_root(self) -> None:
         """The same keys for another year."""
-        self.assertIsNone(self.ceremony.renew_root())
+        self.assertIsNone(self.signer.renew_root())
         one, two = self.repository.roots()
         self.assertEqual(one.signed.roles, two.signed.roles)
         self.follows()
@@ -271,7 +271,7 @@ class RotateTests(HoldersCase):
         other = Path(self.mktemp())
         other.mkdir()
         signer = keys.create(other, "timestamp", PASSPHRASE)
-        self.ceremony.rotate(["timestamp"], {"timestamp": signer.public_key})
+        self.signer.rotate(["timestamp"], {"timestamp": signer.public_key})
         self.assertEqual(self.key_files("timestamp"), [])
         self.assertEqual(self.newest("root").roles["timestamp"].keyids, [signer.public_key.keyid])
 
@@ -279,10 +279,10 @@ class RotateTests(HoldersCase):
         """A key that a root has named is not taken again, wherever it lies."""
         [old] = self.key_files("timestamp")
         key = keys.load(self.keys / old, PASSPHRASE).public_key
-        self.assert_refused(lambda: self.ceremony.rotate(["timestamp"], {"timestamp": key}), "used")
-        self.ceremony.rotate(["timestamp"], {})
+        self.assert_refused(lambda: self.signer.rotate(["timestamp"], {"timestamp": key}), "used")
+        self.signer.rotate(["timestamp"], {})
         shutil.copy(self.keys / "retired" / old, self.keys / old)
-        self.ceremony.rotate(["timestamp"], {})
+        self.signer.rotate(["timestamp"], {})
         self.assertNotIn(key.keyid, self.newest("root").roles["timestamp"].keyids)
 
     def test_one_role_each(self) -> None:
@@ -291,9 +291,7 @@ class RotateTests(HoldersCase):
         other.mkdir()
         key = keys.create(other, "targets", PASSPHRASE).public_key
         self.assert_refused(
-            lambda: self.ceremony.rotate(
-                ["targets", "snapshot"], {"targets": key, "snapshot": key}
-            ),
+            lambda: self.signer.rotate(["targets", "snapshot"], {"targets": key, "snapshot": key}),
             "another role",
         )
 
@@ -302,9 +300,9 @@ class RotateTests(HoldersCase):
         [timestamp] = self.key_files("timestamp")
         key = keys.load(self.keys / timestamp, PASSPHRASE).public_key
         self.assert_refused(
-            lambda: self.ceremony.rotate(["targets"], {"timestamp": key}), "for timestamp"
+            lambda: self.signer.rotate(["targets"], {"timestamp": key}), "for timestamp"
         )
-        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}, "0123"), "--replace")
+        self.assert_refused(lambda: self.signer.rotate(["targets"], {}, "0123"), "--replace")
         self.assertEqual(len(self.key_files("targets")), 1)
 
     def test_without_root_key(self) -> None:
@@ -312,8 +310,8 @@ class RotateTests(HoldersCase):
         names = self.key_files("root")
         for name in names:
             (self.keys / name).rename(self.place / name)
-        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}), *names)
-        self.assert_refused(self.ceremony.renew_root, *names)
+        self.assert_refused(lambda: self.signer.rotate(["targets"], {}), *names)
+        self.assert_refused(self.signer.renew_root, *names)
         self.assertEqual(len(self.key_files("targets")), 1)
 
     def test_lost_keys(self) -> None:
@@ -321,7 +319,7 @@ class RotateTests(HoldersCase):
         for role in ("targets", "snapshot"):
             [name] = self.key_files(role)
             (self.keys / name).unlink()
-        self.ceremony.rotate(["targets", "snapshot"], {})
+        self.signer.rotate(["targets", "snapshot"], {})
         self.follows()
 
     def test_fast_forward(self) -> None:
@@ -331,23 +329,23 @@ class RotateTests(HoldersCase):
         root = self.repository.roots()[-1].signed
         absurd, later = 10**14, datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
         meta = {"targets.json": MetaFile(absurd)}
-        content = self.ceremony.current().targets.signed.targets
+        content = self.signer.current().targets.signed.targets
         stolen: list[Metadata[Any]] = [
             Metadata(Targets(absurd, expires=later, targets=content)),
             Metadata(Snapshot(absurd, expires=later, meta=meta)),
         ]
         for document in stolen:
-            document.sign(self.ring.signers(root, document.signed.type)[0])
+            document.sign(self.key_folder.signers(root, document.signed.type)[0])
             Repository(theirs).place(document)
         timestamp = Metadata(Timestamp(absurd, expires=later, snapshot_meta=MetaFile(absurd)))
-        timestamp.sign(self.ring.signers(root, "timestamp")[0])
+        timestamp.sign(self.key_folder.signers(root, "timestamp")[0])
         timestamp.to_file(str(theirs / "tuf" / "timestamp.json"))
         fooled = Box(theirs / "tuf")
         self.assertEqual(fooled.version(), OLD)
         fooled.tuf = self.tuf
         with self.assertRaises(BadVersionNumberError):
             fooled.version()
-        self.ceremony.rotate(["targets", "snapshot", "timestamp"], {})
+        self.signer.rotate(["targets", "snapshot", "timestamp"], {})
         self.before = fooled
         self.follows()
 
@@ -357,9 +355,9 @@ class RotateTests(HoldersCase):
 
         def work() -> None:
             if self.repository.numbers("root") == [1]:
-                self.ceremony.rotate(["root", "targets", "snapshot"], {}, names[0][5:17])
+                self.signer.rotate(["root", "targets", "snapshot"], {}, names[0][5:17])
             else:
-                self.ceremony.renew_root()
+                self.signer.renew_root()
 
         saved = self.place.with_name("saved")
         for point in self.interruptions(work):
@@ -389,7 +387,7 @@ class OneKeyTests(HoldersCase):
     def test_rotate(self) -> None:
         """It need not be said which root key goes."""
         [old] = self.keys.glob("root-*.pem")
-        self.assertIsNone(self.ceremony.rotate(["root"], {}))
+        self.assertIsNone(self.signer.rotate(["root"], {}))
         [new] = self.keys.glob("root-*.pem")
         self.assertNotEqual(old.name, new.name)
         self.publish(OLD)
@@ -404,11 +402,11 @@ class ExpiredTests(HoldersCase):
         super().setUp()
         self.publish(OLD)
         self.before = self.box()
-        [root], current = self.repository.roots(), self.ceremony.current()
+        [root], current = self.repository.roots(), self.signer.current()
         current.snapshot.signed.meta["targets.json"] = MetaFile(current.targets.signed.version)
         for document in (root, current.targets, current.snapshot):
             document.signed.expires -= timedelta(days=400)
-            document.sign(self.ring.signers(root.signed, document.signed.type)[0])
+            document.sign(self.key_folder.signers(root.signed, document.signed.type)[0])
             name = f"{document.signed.version}.{document.signed.type}.json"
             (self.tuf / name).write_bytes(document.to_bytes())
         (self.keys / "trusted-root.json").unlink()
@@ -420,24 +418,24 @@ class ExpiredTests(HoldersCase):
 
     def test_renew_root(self) -> None:
         """The root comes first, and then the rest."""
-        for work in (self.ceremony.resign, lambda: self.publish(NEW)):
+        for work in (self.signer.resign, lambda: self.publish(NEW)):
             with self.assertRaises(ReleaseFailed) as caught:
                 work()
             self.assertIn("renew-root first", str(caught.exception))
-        self.assertIsNone(self.ceremony.renew_root())
-        self.ceremony.resign()
+        self.assertIsNone(self.signer.renew_root())
+        self.signer.resign()
         self.follows()
 
     def test_publish(self) -> None:
         """A release after that renews the rest, too."""
-        self.ceremony.renew_root()
+        self.signer.renew_root()
         self.publish(NEW)
         self.serve()
         self.assertEqual(self.before.version(), NEW)
 
     def test_rotate(self) -> None:
         """So do other keys, all at once."""
-        self.ceremony.rotate(["root", "targets", "snapshot", "timestamp"], {})
+        self.signer.rotate(["root", "targets", "snapshot", "timestamp"], {})
         self.follows()
 
 
@@ -448,7 +446,7 @@ class IntruderTests(HoldersCase):
         super().setUp()
         self.publish(OLD)
         # The intruder has keys of his own, and of ours what is public.
-        self.theirs = ceremony_in(self.place / "theirs")
+        self.theirs = signer_in(self.place / "theirs")
         self.theirs.init(1, 1, {})
         self.publish_theirs()
 
@@ -464,10 +462,12 @@ class IntruderTests(HoldersCase):
             document.signed.version = 900
             if isinstance(document.signed, Snapshot):
                 document.signed.meta["targets.json"] = MetaFile(900)
-            document.sign(self.theirs.ring.signers(self.evil.root.signed, document.signed.type)[0])
+            document.sign(
+                self.theirs.key_folder.signers(self.evil.root.signed, document.signed.type)[0]
+            )
             self.repository.place(document)
-        self.ceremony.resign()
-        self.ceremony.rotate(["targets", "snapshot"], {})
+        self.signer.resign()
+        self.signer.rotate(["targets", "snapshot"], {})
         targets = self.newest("targets")
         self.assertEqual(targets.version, 902)
         self.assertEqual(read_offer(targets.targets["stable"]).version, OLD)
@@ -477,53 +477,53 @@ class IntruderTests(HoldersCase):
         snapshot = self.evil.snapshot
         snapshot.signed.version = 900
         snapshot.signed.meta["targets.json"] = MetaFile(1)
-        snapshot.sign(self.theirs.ring.signers(self.evil.root.signed, "snapshot")[0])
+        snapshot.sign(self.theirs.key_folder.signers(self.evil.root.signed, "snapshot")[0])
         self.repository.place(snapshot)
-        self.ceremony.resign()
+        self.signer.resign()
         self.assertIn("stable", self.newest("targets").targets)
 
     def test_stolen_snapshot_key(self) -> None:
         """With the stolen key of the snapshot alone nothing new is offered."""
-        root = self.ceremony.current().root.signed
+        root = self.signer.current().root.signed
         for document in (self.evil.targets, self.evil.snapshot):
             document.signed.version = 900
             if isinstance(document.signed, Snapshot):
                 document.signed.meta["targets.json"] = MetaFile(900)
-                document.sign(self.ring.signers(root, "snapshot")[0])
+                document.sign(self.key_folder.signers(root, "snapshot")[0])
             self.repository.place(document)
-        self.ceremony.resign()
+        self.signer.resign()
         self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
 
     def test_same_number(self) -> None:
         """With the stolen key of targets alone nothing takes the place of what was signed."""
-        current = self.ceremony.current()
+        current = self.signer.current()
         content = self.evil.targets.signed.targets
         evil = Metadata(Targets(2, expires=current.targets.signed.expires, targets=content))
-        evil.sign(self.ring.signers(current.root.signed, "targets")[0])
+        evil.sign(self.key_folder.signers(current.root.signed, "targets")[0])
         path = self.tuf / "2.targets.json"
         ours = path.read_bytes()
         evil.to_file(str(path))
-        self.assert_refused(self.ceremony.resign, "has snapshot 1, but 2 was signed")
+        self.assert_refused(self.signer.resign, "has snapshot 1, but 2 was signed")
         path.write_bytes(ours)
-        self.ceremony.resign()
+        self.signer.resign()
         self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
 
     def test_next_root(self) -> None:
         """A root that names our keys and his, and that ours have not signed."""
         root = self.mixed(2)
         self.repository.place(root)
-        self.assert_refused(self.ceremony.resign, "root")
+        self.assert_refused(self.signer.resign, "root")
         self.assert_refused(lambda: self.publish(NEW), "root")
-        self.assert_refused(self.ceremony.renew_root, "root")
-        self.assert_refused(lambda: self.ceremony.rotate(["targets"], {}), "root")
+        self.assert_refused(self.signer.renew_root, "root")
+        self.assert_refused(lambda: self.signer.rotate(["targets"], {}), "root")
 
     def test_first_root(self) -> None:
         """Another first root, with all that follows from it."""
         for path in self.tuf.glob("*.json"):
             path.unlink()
         self.repository.place(self.mixed(1), self.evil.targets, self.evil.snapshot)
-        self.assert_refused(self.ceremony.resign, "not those of these keys")
-        self.assert_refused(self.ceremony.renew_root, "not those of these keys")
+        self.assert_refused(self.signer.resign, "not those of these keys")
+        self.assert_refused(self.signer.renew_root, "not those of these keys")
 
     def mixed(self, number: int) -> Metadata[Root]:
         ours = Metadata[Root].from_file(str(self.tuf / "1.root.json")) if number > 1 else None
@@ -531,9 +531,9 @@ class IntruderTests(HoldersCase):
         root = Metadata[Root].from_bytes((ours or known).to_bytes())
         root.signed.version = number
         for role in ("root", "targets", "snapshot"):
-            [signer] = self.theirs.ring.signers(self.evil.root.signed, role)
+            [signer] = self.theirs.key_folder.signers(self.evil.root.signed, role)
             root.signed.add_key(signer.public_key, role)
-        root.sign(self.theirs.ring.signers(self.evil.root.signed, "root")[0])
+        root.sign(self.theirs.key_folder.signers(self.evil.root.signed, "root")[0])
         return root
 
 
@@ -543,18 +543,18 @@ class HolderTests(SynchronousTestCase):
     def setUp(self) -> None:
         save_time(self)
         self.anna = Path(self.mktemp()).absolute()
-        self.ceremony = ceremony_in(self.anna)
+        self.signer = signer_in(self.anna)
         self.tuf = self.anna / "updates" / "tuf"
         self.bens = Path(self.mktemp()).absolute() / "keys"
-        self.ben = Ceremony(
+        self.ben = RootSigner(
             Repository(self.bens.parent / "none"),
-            KeyRing(self.bens, lambda: b"Ben's own"),
+            KeyFolder(self.bens, lambda: b"Ben's own"),
             lambda: datetime.now(UTC),
         )
-        self.key = self.ben.ring.create("root")
+        self.key = self.ben.key_folder.create("root")
 
     def begin(self) -> Path:
-        draft = self.ceremony.init(2, 2, {"root": [self.key]})
+        draft = self.signer.init(2, 2, {"root": [self.key]})
         assert draft is not None
         self.assertEqual(draft.missing, 1)
         self.assertEqual(list(self.tuf.glob("*.json")), [])
@@ -565,19 +565,19 @@ class HolderTests(SynchronousTestCase):
         draft = self.ben.append(Draft.load(path))
         assert draft is not None
         self.assertEqual((draft.missing, len(draft.signed_by)), (0, 2))
-        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+        self.assertIsNone(self.signer.append(Draft.load(path)))
         self.assertFalse(path.exists())
 
     def test_init(self) -> None:
         """The root is in place when both have signed, and the updates directory is there."""
         self.in_place()
-        serve(self.ceremony)
+        serve(self.signer)
         self.assertIsNone(Box(self.tuf).asks())
 
     def test_early(self) -> None:
         """Appending where nothing new can sign leaves the draft as it is."""
         path = self.begin()
-        draft = self.ceremony.append(Draft.load(path))
+        draft = self.signer.append(Draft.load(path))
         assert draft is not None
         self.assertEqual(draft.missing, 1)
         self.assertEqual(list(self.tuf.glob("*.json")), [])
@@ -597,15 +597,15 @@ class HolderTests(SynchronousTestCase):
             self.begin()
         self.assertIn("--append", str(caught.exception))
         self.assertIn(self.key.keyid[:12], str(caught.exception))
-        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+        self.assertIsNone(self.signer.append(Draft.load(path)))
 
     def test_contradiction(self) -> None:
         """A holder who knows a root signs nothing that does not follow it, wherever he is."""
         self.in_place()
-        known = self.ben.ring.folder / "trusted-root.json"
+        known = self.ben.key_folder.folder / "trusted-root.json"
         ours = (self.tuf / "1.root.json").read_bytes()
         known.write_bytes(ours)
-        draft = self.ceremony.renew_root()
+        draft = self.signer.renew_root()
         assert draft is not None
         evil = Metadata[Root].from_bytes(ours)
         evil.signed.roles["targets"].keyids = evil.signed.roles["root"].keyids
@@ -629,53 +629,53 @@ class HolderTests(SynchronousTestCase):
     def test_renew(self) -> None:
         """Either may begin."""
         self.in_place()
-        draft = self.ceremony.renew_root()
+        draft = self.signer.renew_root()
         assert draft is not None
         self.ben.append(Draft.load(draft.path))
-        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
-        self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
-        serve(self.ceremony)
+        self.assertIsNone(self.signer.append(Draft.load(draft.path)))
+        self.assertEqual(self.signer.repository.numbers("root"), [1, 2])
+        serve(self.signer)
         self.assertIsNone(Box(self.tuf).asks())
 
     def test_rotate(self) -> None:
         """Keys of the release are rotated; what they signed is signed anew at the end."""
         self.in_place()
-        serve(self.ceremony)
+        serve(self.signer)
         box = Box(self.tuf)
         self.assertIsNone(box.asks())
-        draft = self.ceremony.rotate(["targets", "snapshot"], {})
+        draft = self.signer.rotate(["targets", "snapshot"], {})
         assert draft is not None
-        self.assertEqual(self.ceremony.repository.numbers("targets"), [1])
+        self.assertEqual(self.signer.repository.numbers("targets"), [1])
         # A release in between is signed with the old keys, and not lost.
         archive = make_archive(self.anna / name_of(OLD), OLD)
-        publish(self.ceremony, archive, Terms("stable"), lambda _: None)
+        publish(self.signer, archive, Terms("stable"), lambda _: None)
         self.ben.append(Draft.load(draft.path))
-        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
+        self.assertIsNone(self.signer.append(Draft.load(draft.path)))
         self.assertEqual(len(list((self.anna / "keys" / "retired").iterdir())), 2)
-        serve(self.ceremony)
+        serve(self.signer)
         self.assertEqual((box.version(), Box(self.tuf).version()), (OLD, OLD))
 
     def test_replace_holder(self) -> None:
         """The key of the other holder is replaced: it is he who signs with the old one."""
         self.in_place()
-        carla = KeyRing(self.bens.parent / "carla", lambda: b"Carla's own")
+        carla = KeyFolder(self.bens.parent / "carla", lambda: b"Carla's own")
         key = carla.create("root")
-        draft = self.ceremony.rotate(["root"], {"root": key}, self.key.keyid[:12])
+        draft = self.signer.rotate(["root"], {"root": key}, self.key.keyid[:12])
         assert draft is not None
         self.assertEqual(draft.missing, 1)
         after_ben = self.ben.append(Draft.load(draft.path))
         assert after_ben is not None
         self.assertEqual(after_ben.missing, 1)
         self.assertNotIn(None, after_ben.signed_by)
-        Ceremony(self.ben.repository, carla, self.ben.now).append(Draft.load(draft.path))
-        self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
-        serve(self.ceremony)
+        RootSigner(self.ben.repository, carla, self.ben.now).append(Draft.load(draft.path))
+        self.assertIsNone(self.signer.append(Draft.load(draft.path)))
+        serve(self.signer)
         self.assertIsNone(Box(self.tuf).asks())
         self.assertEqual(
-            set(self.ceremony.repository.roots()[-1].signed.roles["root"].keyids),
+            set(self.signer.repository.roots()[-1].signed.roles["root"].keyids),
             {key.keyid}
             | (
-                set(self.ceremony.repository.roots()[0].signed.roles["root"].keyids)
+                set(self.signer.repository.roots()[0].signed.roles["root"].keyids)
                 - {self.key.keyid}
             ),
         )
@@ -684,15 +684,15 @@ class HolderTests(SynchronousTestCase):
         """A draft that does not follow the root in place is refused."""
         self.in_place()
         for number in (2, 3):
-            draft = self.ceremony.renew_root()
+            draft = self.signer.renew_root()
             assert draft is not None
             old = draft.path.with_name(f"old-{number}.json")
             shutil.copy(draft.path, old)
             self.ben.append(Draft.load(draft.path))
-            self.ceremony.append(Draft.load(draft.path))
+            self.signer.append(Draft.load(draft.path))
         old = old.with_name("old-2.json")
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.append(Draft.load(old))
+            self.signer.append(Draft.load(old))
         self.assertIn("does not follow", str(caught.exception))
 
     def test_tampered(self) -> None:
@@ -709,7 +709,7 @@ class HolderTests(SynchronousTestCase):
 
     def altered(self, change: Callable[[Any], object]) -> Draft:
         """Load a draft that follows the root in place, and that somebody has altered."""
-        draft = self.ceremony.renew_root()
+        draft = self.signer.renew_root()
         assert draft is not None
         parts = json.loads(draft.path.read_bytes())
         change(parts["root"]["signed"])
@@ -766,9 +766,9 @@ class HolderTests(SynchronousTestCase):
         """A root that would be good for ever is signed by nobody."""
         self.in_place()
         draft = self.altered(lambda root: root.update(expires="9999-12-31T23:59:59Z"))
-        for ceremony in (self.ben, self.ceremony):
+        for signer in (self.ben, self.signer):
             with self.assertRaises(ReleaseFailed) as caught:
-                ceremony.append(draft)
+                signer.append(draft)
             self.assertIn("9999-12-31", str(caught.exception))
 
     def test_bounded(self) -> None:
@@ -809,31 +809,31 @@ class HolderTests(SynchronousTestCase):
         self.ben.append(Draft.load(path))
         again = path.with_name("again.json")
         shutil.copy(path, again)
-        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+        self.assertIsNone(self.signer.append(Draft.load(path)))
         for metadata in self.tuf.glob("*.json"):
             metadata.unlink()
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ceremony.append(Draft.load(again))
+            self.signer.append(Draft.load(again))
         self.assertIn("have a root already", str(caught.exception))
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_only_read(self) -> None:
         """A draft that cannot be taken away is done with all the same, and so are the old keys."""
         self.in_place()
-        draft = self.ceremony.rotate(["targets"], {})
+        draft = self.signer.rotate(["targets"], {})
         assert draft is not None
         self.ben.append(Draft.load(draft.path))
 
         for name in ("unlink", "mkdir"):
             self.patch(Path, name, self.refusing_in_keys(getattr(Path, name)))
         for _ in range(2):
-            self.assertIsNone(self.ceremony.append(Draft.load(draft.path)))
-            self.assertEqual(self.ceremony.repository.numbers("root"), [1, 2])
+            self.assertIsNone(self.signer.append(Draft.load(draft.path)))
+            self.assertEqual(self.signer.repository.numbers("root"), [1, 2])
         self.assertFalse((self.anna / "keys" / "retired").exists())
-        [keyid] = self.ceremony.repository.roots()[-1].signed.roles["targets"].keyids
-        self.ceremony = ceremony_in(self.anna)
-        self.ceremony.resign()
-        [signature] = self.ceremony.current().targets.signatures
+        [keyid] = self.signer.repository.roots()[-1].signed.roles["targets"].keyids
+        self.signer = signer_in(self.anna)
+        self.signer.resign()
+        [signature] = self.signer.current().targets.signatures
         self.assertEqual(signature, keyid)
 
     def refusing_in_keys(self, real: Callable[..., None]) -> Callable[..., None]:
@@ -847,8 +847,8 @@ class HolderTests(SynchronousTestCase):
     def test_wrong_holder(self) -> None:
         """Who has no root key learns which one is wanted."""
         path = self.begin()
-        stranger = Ceremony(
-            self.ben.repository, KeyRing(self.anna / "none", lambda: b""), self.ben.now
+        stranger = RootSigner(
+            self.ben.repository, KeyFolder(self.anna / "none", lambda: b""), self.ben.now
         )
         with self.assertRaises(ReleaseFailed) as caught:
             stranger.append(Draft.load(path))
@@ -858,42 +858,40 @@ class HolderTests(SynchronousTestCase):
         """Complete, but the keys of targets and snapshot are elsewhere: it stays a draft."""
         path = self.begin()
         self.ben.append(Draft.load(path))
-        other = ceremony_in(self.anna / "other")
+        other = signer_in(self.anna / "other")
         draft = other.append(Draft.load(path))
         assert draft is not None
         self.assertEqual(draft.missing, 0)
         self.assertEqual(other.repository.numbers("root"), [])
-        self.assertIsNone(self.ceremony.append(Draft.load(path)))
+        self.assertIsNone(self.signer.append(Draft.load(path)))
 
     def test_interrupted(self) -> None:
         """Whenever the last step is interrupted, it can be run again."""
         self.in_place()
-        serve(self.ceremony)
-        draft = self.ceremony.rotate(["targets", "snapshot"], {})
+        serve(self.signer)
+        draft = self.signer.rotate(["targets", "snapshot"], {})
         assert draft is not None
         self.ben.append(Draft.load(draft.path))
         saved = self.anna.with_name("anna-saved")
         shutil.copytree(self.anna, saved)
         for first, interrupt in enumerate((fails_at, dies_at), 1):
             for number in itertools.count(first, stride(3)):
-                interrupted = interrupt(
-                    number, lambda: self.ceremony.append(Draft.load(draft.path))
-                )
+                interrupted = interrupt(number, lambda: self.signer.append(Draft.load(draft.path)))
                 box = Box(saved / "updates" / "tuf")
                 self.assertIsNone(box.asks())
                 box.tuf = self.tuf
                 with contextlib.suppress(RepositoryError):
                     self.assertIsNone(box.asks())
-                serve(self.ceremony)
+                serve(self.signer)
                 self.assertIsNone(box.asks())
                 if draft.path.exists():
-                    self.assertIsNone(ceremony_in(self.anna).append(Draft.load(draft.path)))
+                    self.assertIsNone(signer_in(self.anna).append(Draft.load(draft.path)))
                 self.assertEqual(len(list((self.anna / "keys").glob("targets-*.pem"))), 1)
-                serve(self.ceremony)
+                serve(self.signer)
                 self.assertIsNone(box.asks())
                 shutil.rmtree(self.anna)
                 shutil.copytree(saved, self.anna)
-                self.ceremony = ceremony_in(self.anna)
+                self.signer = signer_in(self.anna)
                 if not interrupted:
                     break
             self.assertGreater(number, 6)
@@ -903,7 +901,7 @@ class HolderTests(SynchronousTestCase):
         path = self.begin()
         self.ben.append(Draft.load(path))
         later = datetime.now(UTC) + timedelta(days=400)
-        late = Ceremony(self.ceremony.repository, self.ceremony.ring, lambda: later)
+        late = RootSigner(self.signer.repository, self.signer.key_folder, lambda: later)
         with self.assertRaises(ReleaseFailed) as caught:
             late.append(Draft.load(path))
         self.assertIn("expired", str(caught.exception))
@@ -911,7 +909,7 @@ class HolderTests(SynchronousTestCase):
     def test_draft_is_for_all(self) -> None:
         """A draft has no secrets, and brings along the root that it follows."""
         self.in_place()
-        draft = self.ceremony.renew_root()
+        draft = self.signer.renew_root()
         assert draft is not None
         self.assertEqual(draft.path.stat().st_mode & 0o777, 0o644)
         self.assertEqual(draft.path.name, "root-2.draft.json")

@@ -87,7 +87,7 @@ class InspectionTests(HoldersCase):
     def test_rotated_timestamp(self) -> None:
         """A server that has not got its new key is told of."""
         self.serve()
-        self.ceremony.rotate(["timestamp"], {})
+        self.signer.rotate(["timestamp"], {})
         self.assert_needs(self.look(), "give the server that key")
 
     def test_damaged_timestamp(self) -> None:
@@ -116,14 +116,14 @@ class InspectionTests(HoldersCase):
 
     def test_bad_channel(self) -> None:
         """A channel that was signed by another tool, and that no box can follow."""
-        current = self.ceremony.current()
+        current = self.signer.current()
         targets = current.targets.signed
         targets.targets["stable"] = TargetFile(1, {"sha256": "00"}, "stable")
         targets.version = 2
-        current.targets.sign(self.ring.signers(current.root.signed, "targets")[0])
+        current.targets.sign(self.key_folder.signers(current.root.signed, "targets")[0])
         current.snapshot.signed.version = 2
         current.snapshot.signed.meta["targets.json"] = MetaFile(2)
-        current.snapshot.sign(self.ring.signers(current.root.signed, "snapshot")[0])
+        current.snapshot.sign(self.key_folder.signers(current.root.signed, "snapshot")[0])
         self.repository.place(current.targets, current.snapshot)
         found = self.look()
         self.assert_needs(found, "no box can follow")
@@ -142,7 +142,7 @@ class InspectionTests(HoldersCase):
         self.serve()
         numbers = self.repository.numbers("snapshot")
         saved = (self.tuf / "1.root.json").read_bytes()
-        self.ceremony.rotate(["targets", "snapshot"], {})
+        self.signer.rotate(["targets", "snapshot"], {})
         (self.tuf / "2.root.json").unlink()
         self.assertEqual((self.tuf / "1.root.json").read_bytes(), saved)
         self.assertGreater(self.repository.numbers("snapshot"), numbers)

@@ -25,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common import files
 from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
-from opq_twisted.signing.key_folder import KeyRing
+from opq_twisted.signing.key_folder import KeyFolder
 from opq_twisted.trust import keys, pkcs8
 from tests.helpers.key_holders import save_time
 from tests.helpers.privileges import without_privileges
@@ -292,7 +292,7 @@ class KeyRingTests(KeysCase):
     def setUp(self) -> None:
         super().setUp()
         self.asked = 0
-        self.ring = KeyRing(self.folder, self.passphrase)
+        self.key_folder = KeyFolder(self.folder, self.passphrase)
 
     def passphrase(self) -> bytes:
         self.asked += 1
@@ -305,17 +305,17 @@ class KeyRingTests(KeysCase):
         older = keys.load(path, PASSPHRASE)
         write_key(path, older, BestAvailableEncryption(PASSPHRASE))
         said: list[str] = []
-        ring = KeyRing(self.folder, self.passphrase, said.append)
+        key_folder = KeyFolder(self.folder, self.passphrase, said.append)
         for _ in range(2):
-            ring.signers(root, "targets")
+            key_folder.signers(root, "targets")
         [advice] = said
         self.assertIn(str(path), advice)
 
     def test_bounded(self) -> None:
         """What lies beside the keys is read within bounds, and a FIFO is not waited for."""
         for name, work in (
-            ("trusted-root.json", self.ring.trusted_root),
-            ("last-snapshot", lambda: self.ring.require_not_behind(Snapshot(1))),
+            ("trusted-root.json", self.key_folder.trusted_root),
+            ("last-snapshot", lambda: self.key_folder.require_not_behind(Snapshot(1))),
         ):
             path = self.folder / name
             os.mkfifo(path)
@@ -328,34 +328,34 @@ class KeyRingTests(KeysCase):
     def root(self, *roles: str) -> Root:
         root = Root(1)
         for role in roles:
-            root.add_key(self.ring.create(role), role)
+            root.add_key(self.key_folder.create(role), role)
         return root
 
     def test_signers(self) -> None:
         """A role's keys are found, opened once, and those of others left alone."""
         root = self.root("root", "root", "targets")
         self.asked = 0
-        found = self.ring.signers(root, "root")
+        found = self.key_folder.signers(root, "root")
         self.assertEqual([signer.public_key.keyid for signer in found], root.roles["root"].keyids)
-        self.assertEqual(self.ring.signers(root, "root"), found)
+        self.assertEqual(self.key_folder.signers(root, "root"), found)
         self.assertEqual(self.asked, 2)
-        self.assertEqual(self.ring.signers(root, "snapshot"), [])
+        self.assertEqual(self.key_folder.signers(root, "snapshot"), [])
 
     def test_elsewhere(self) -> None:
         """A key that lies elsewhere is no error until it has to sign; then it is named."""
         root = self.root("targets")
         [path] = self.folder.glob("targets-*")
         path.unlink()
-        self.assertEqual(self.ring.signers(root, "targets"), [])
+        self.assertEqual(self.key_folder.signers(root, "targets"), [])
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ring.enough(root, "targets")
+            self.key_folder.enough(root, "targets")
         self.assertIn(path.name, str(caught.exception))
 
     def test_enough(self) -> None:
         """No more sign than have to."""
         root = self.root("root", "root", "root")
         root.roles["root"].threshold = 2
-        self.assertEqual(len(self.ring.enough(root, "root")), 2)
+        self.assertEqual(len(self.key_folder.enough(root, "root")), 2)
 
     def test_wrong_name(self) -> None:
         """A file that holds another key than its name says signs nothing."""
@@ -363,18 +363,20 @@ class KeyRingTests(KeysCase):
         [targets], [snapshot] = (self.folder.glob(f"{role}-*") for role in ("targets", "snapshot"))
         targets.write_bytes(snapshot.read_bytes())
         with self.assertRaises(KeyUnusable) as caught:
-            self.ring.signers(root, "targets")
+            self.key_folder.signers(root, "targets")
         self.assertIn("another key", str(caught.exception))
 
     def test_unused(self) -> None:
         """What was made in vain is found; what a root has named, or was retired, is not."""
         root = self.root("targets")
-        left = self.ring.create("targets")
-        self.assertEqual([key.keyid for key in self.ring.unused("targets", [root])], [left.keyid])
+        left = self.key_folder.create("targets")
+        self.assertEqual(
+            [key.keyid for key in self.key_folder.unused("targets", [root])], [left.keyid]
+        )
         retired = self.folder / "retired"
         retired.mkdir()
         (retired / keys.file_name("targets", left)).write_bytes(b"")
-        self.assertEqual(self.ring.unused("targets", [root]), [])
+        self.assertEqual(self.key_folder.unused("targets", [root]), [])
 
     def test_retire(self) -> None:
         """What only earlier roots name is moved away, and nothing else is."""
@@ -382,10 +384,10 @@ class KeyRingTests(KeysCase):
         [gone] = before.roles["targets"].keyids
         [stays] = before.roles["snapshot"].keyids
         after.add_key(before.keys[stays], "snapshot")
-        new = self.ring.create("targets")
+        new = self.key_folder.create("targets")
         after.add_key(new, "targets")
         for _ in range(2):
-            self.ring.retire([before, after])
+            self.key_folder.retire([before, after])
             self.assertEqual(
                 sorted(path.name for path in self.folder.rglob("*.pem")),
                 sorted(
@@ -397,36 +399,36 @@ class KeyRingTests(KeysCase):
 
     def test_folder(self) -> None:
         """The folder is made when it is needed, and is for its owner only."""
-        ring = KeyRing(self.folder / "new" / "keys", self.passphrase)
-        ring.create("root")
-        self.assertEqual(ring.folder.stat().st_mode & 0o777, 0o700)
+        key_folder = KeyFolder(self.folder / "new" / "keys", self.passphrase)
+        key_folder.create("root")
+        self.assertEqual(key_folder.folder.stat().st_mode & 0o777, 0o700)
 
     def test_no_right(self) -> None:
         """Where it cannot be made, a sentence says so."""
         self.folder.chmod(0o555)
         with without_privileges(), self.assertRaises(KeyUnusable) as caught:
-            KeyRing(self.folder / "keys", self.passphrase).create("root")
+            KeyFolder(self.folder / "keys", self.passphrase).create("root")
         self.assertIn("Permission denied", str(caught.exception))
 
     def test_recognise(self) -> None:
         """A chain of roots has to lead through the one that is remembered."""
         one, two, other = (Metadata(Root(number)) for number in (1, 2, 1))
         other.signed.unrecognized_fields["x"] = 1
-        self.assertFalse(self.ring.knows_a_root())
-        self.ring.recognise([one])
-        self.assertTrue(self.ring.knows_a_root())
-        self.ring.recognise([one, two])
+        self.assertFalse(self.key_folder.knows_a_root())
+        self.key_folder.recognise([one])
+        self.assertTrue(self.key_folder.knows_a_root())
+        self.key_folder.recognise([one, two])
         for chain in ([one], [other], [other, Metadata(Root(3))]):
             with self.assertRaises(ReleaseFailed) as caught:
-                self.ring.recognise(chain)
+                self.key_folder.recognise(chain)
             self.assertIn("not those of these keys", str(caught.exception))
-        self.ring.recognise([one, two])
+        self.key_folder.recognise([one, two])
 
     def test_damaged_root(self) -> None:
         """A root that cannot be read is not taken for none."""
         self.write("trusted-root.json", b"")
         with self.assertRaises(ReleaseFailed) as caught:
-            self.ring.recognise([Metadata(Root(1))])
+            self.key_folder.recognise([Metadata(Root(1))])
         self.assertIn("trusted-root.json", str(caught.exception))
 
     def test_read_only(self) -> None:
@@ -436,5 +438,5 @@ class KeyRingTests(KeysCase):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         self.patch(files, "write", write)
-        self.ring.recognise([Metadata(Root(1))])
-        self.assertFalse(self.ring.knows_a_root())
+        self.key_folder.recognise([Metadata(Root(1))])
+        self.assertFalse(self.key_folder.knows_a_root())

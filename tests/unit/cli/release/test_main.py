@@ -28,7 +28,7 @@ from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.trust import keys
 from tests.helpers.archives import file, stream, write_archive
-from tests.helpers.key_holders import NEW, NEWER, OLD, PASSPHRASE, HoldersCase, ceremony_in
+from tests.helpers.key_holders import NEW, NEWER, OLD, PASSPHRASE, HoldersCase, signer_in
 from tests.helpers.privileges import give_away, without_privileges
 from tests.helpers.signed_metadata import make_key, write_key
 from tests.helpers.terminal import on_terminal
@@ -239,10 +239,10 @@ class TypedTests(CommandCase):
         """The keys of the release are on another machine: the root is completed there."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
-        there = ceremony_in(self.place / "there")
+        there = signer_in(self.place / "there")
         options = []
         for role in ("targets", "snapshot"):
-            signer = keys.create(self._folder(there.ring.folder), role, PASSPHRASE)
+            signer = keys.create(self._folder(there.key_folder.folder), role, PASSPHRASE)
             raw = Ed25519PublicKey.from_public_bytes(
                 bytes.fromhex(signer.public_key.keyval["public"])
             )
@@ -253,9 +253,9 @@ class TypedTests(CommandCase):
         self.assertIn("has all its signatures", said)
         self.assertEqual(self.repository.numbers("root"), [])
         draft = self.keys / "root-1.draft.json"
-        said = self.type("init", "--keys-dir", there.ring.folder, "--append", draft)
+        said = self.type("init", "--keys-dir", there.key_folder.folder, "--append", draft)
         self.assertIn("The root is in place", said)
-        self.type("publish", "--keys-dir", there.ring.folder, self.archive(OLD))
+        self.type("publish", "--keys-dir", there.key_folder.folder, self.archive(OLD))
         self.serve()
         self.assertEqual(self.box().version(), OLD)
 

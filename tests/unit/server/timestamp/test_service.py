@@ -13,9 +13,9 @@ from zope.interface import implementer
 
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
-from opq_twisted.server.timestamp.alerts import Reminders, Trouble
+from opq_twisted.server.timestamp.alerts import Alert, AlertLog
 from opq_twisted.server.timestamp.service import Timestamper
-from opq_twisted.server.timestamp.state import Standing
+from opq_twisted.server.timestamp.state import MetadataState
 from tests.helpers.archives import make_archive
 from tests.helpers.signed_metadata import DAY, Signed
 from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
@@ -65,7 +65,7 @@ class TimestamperTestCase(LoggedTestCase):
         self.failure: Exception | None = None
 
     def start(
-        self, in_thread: Callable[..., Deferred[Standing]] | None = None, *, key: bool = True
+        self, in_thread: Callable[..., Deferred[MetadataState]] | None = None, *, key: bool = True
     ) -> Timestamper:
         self.catalog = Catalog(self.updates)
         self.watcher = Watcher(self.reactor, self.catalog, in_thread=maybeDeferred)
@@ -90,14 +90,16 @@ class TimestamperTestCase(LoggedTestCase):
                 service.stopService()
         self.reactor.advance(0)
 
-    def at_once(self, call: Callable[..., Standing], *arguments: Any) -> Deferred[Standing]:
+    def at_once(
+        self, call: Callable[..., MetadataState], *arguments: Any
+    ) -> Deferred[MetadataState]:
         """Stand in for a thread."""
         self.looks.append(self.reactor.seconds())
         if self.failure is not None:
             return maybeDeferred(self.fail_look)
         return maybeDeferred(call, *arguments)
 
-    def fail_look(self) -> Standing:
+    def fail_look(self) -> MetadataState:
         assert self.failure is not None
         raise self.failure
 
@@ -137,13 +139,13 @@ class EventTests(TimestamperTestCase):
         """After each look, and only then, whoever wants to know is told how the metadata is."""
         self.signed.init().publish(1)
         self.start()
-        seen: list[Standing] = []
+        seen: list[MetadataState] = []
         self.timestamper.observers.append(seen.append)
         self.signed.publish(2)
         self.kernel_reports()
         # The server's own writing leads to another look.
         self.assertEqual([each.signed is None for each in seen], [False, True])
-        self.assertIs(seen[-1], self.timestamper.standing)
+        self.assertIs(seen[-1], self.timestamper.metadata_state)
         self.failure = OSError(5, "Input/output error")
         self.reactor.advance(HEARTBEAT)
         self.assertEqual(len(seen), 2)
@@ -188,7 +190,7 @@ class EventTests(TimestamperTestCase):
         self.signed.folder.rename(self.updates / "old")
         self.kernel_reports()
         self.assertTrue(self.timestamper.problem)
-        self.assertFalse(self.timestamper.standing.present)
+        self.assertFalse(self.timestamper.metadata_state.present)
         self.signed.folder.mkdir()
         for path in (self.updates / "old").iterdir():
             (self.signed.folder / path.name).write_bytes(path.read_bytes())
@@ -231,9 +233,9 @@ class EventTests(TimestamperTestCase):
 
     def test_one_look_at_a_time(self) -> None:
         """What is reported during a look leads to another one when it is over."""
-        waiting: list[tuple[Deferred[Standing], Callable[[], Standing]]] = []
+        waiting: list[tuple[Deferred[MetadataState], Callable[[], MetadataState]]] = []
 
-        def later(call: Callable[..., Standing], *arguments: Any) -> Deferred[Standing]:
+        def later(call: Callable[..., MetadataState], *arguments: Any) -> Deferred[MetadataState]:
             waiting.append((Deferred(), lambda: call(*arguments)))
             return waiting[-1][0]
 
@@ -296,7 +298,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.signed.init().publish(1)
         self.start()
         self.deaf()
-        standing = self.timestamper.standing
+        metadata_state = self.timestamper.metadata_state
         self.failure = OSError(24, "Too many open files")
         for _ in range(3):
             self.reactor.advance(HEARTBEAT)
@@ -305,7 +307,7 @@ class HeartbeatTests(TimestamperTestCase):
             [f"Cannot look at the signed metadata in {self.signed.folder}: Too many open files."],
         )
         self.assertTrue(self.timestamper.problem)
-        self.assertIs(self.timestamper.standing, standing)
+        self.assertIs(self.timestamper.metadata_state, metadata_state)
         self.failure = None
         self.reactor.advance(HEARTBEAT)
         self.assertFalse(self.timestamper.problem)
@@ -409,15 +411,15 @@ class WarningTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
 
 
-class ReminderTests(LoggedTestCase):
-    """The log is told of trouble, and not filled with it."""
+class AlertLogTests(LoggedTestCase):
+    """Alerts reach the log, and do not fill it."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.reminders = Reminders()
+        self.alert_log = AlertLog()
 
     def tell(self, now: float, *sentences: str) -> list[str]:
-        self.reminders.tell(map(Trouble, sentences), now)
+        self.alert_log.log(map(Alert, sentences), now)
         return self.log.take()
 
     def test_once_a_day(self) -> None:
@@ -441,8 +443,8 @@ class ReminderTests(LoggedTestCase):
         self.assertEqual(self.tell(DAY, "a"), ["a"])
 
     def test_level_and_cause(self) -> None:
-        """One cause is one trouble, whatever its sentence says each time."""
-        first = Trouble("2 days left", LogLevel.warn, "expiry")
-        self.reminders.tell([first], 0)
-        self.reminders.tell([Trouble("1 day left", LogLevel.warn, "expiry")], 1)
+        """One cause is one alert, whatever its sentence says each time."""
+        first = Alert("2 days left", LogLevel.warn, "expiry")
+        self.alert_log.log([first], 0)
+        self.alert_log.log([Alert("1 day left", LogLevel.warn, "expiry")], 1)
         self.assertEqual(self.log.events, [(LogLevel.warn, "2 days left")])

@@ -10,8 +10,8 @@ from tuf.api.metadata import Metadata, Timestamp
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.server.catalog.snapshot import Catalog
-from opq_twisted.server.timestamp.state import Standing, attend
-from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.offer import describe_before
 from tests.helpers.archives import make_archive
 from tests.helpers.signed_metadata import DAY, Signed, channel, make_key, under_id
@@ -29,7 +29,7 @@ class AttendTestCase(SynchronousTestCase):
         self.updates.mkdir()
         self.catalog = Catalog(self.updates)
         self.signed = Signed(self.updates, NOW)
-        self.folder = Folder(self.updates)
+        self.folder = MetadataFolder(self.updates)
         self.now: float = NOW
 
     def archive(self, version: int = RELEASE) -> Path:
@@ -37,38 +37,40 @@ class AttendTestCase(SynchronousTestCase):
         self.catalog.rescan()
         return path
 
-    def look(self, key: Signer | str | None = "timestamp") -> Standing:
+    def look(self, key: Signer | str | None = "timestamp") -> MetadataState:
         """Look with the key of a role, with another key, or with none."""
         signer = self.signed.keys[key] if isinstance(key, str) else key
-        return attend(self.folder, self.catalog.snapshot, signer, self.now)
+        return refresh_timestamp(self.folder, self.catalog.snapshot, signer, self.now)
 
     def assertSigned(self, because: str, snapshot: int) -> Timestamp:
         """A look signs a timestamp that boxes accept, and the next look finds nothing to do."""
-        standing = self.look()
-        assert standing.signed is not None, standing.troubles
-        self.assertIn(because, standing.signed)
+        metadata_state = self.look()
+        assert metadata_state.signed is not None, metadata_state.alerts
+        self.assertIn(because, metadata_state.signed)
         timestamp = self.signed.read_timestamp()
         self.assertEqual(timestamp.snapshot_meta.version, snapshot)
-        self.assertEqual(standing.documents["timestamp"].signed, timestamp)
-        self.assertEqual(standing.documents["snapshot"].signed.version, snapshot)
+        self.assertEqual(metadata_state.documents["timestamp"].signed, timestamp)
+        self.assertEqual(metadata_state.documents["snapshot"].signed.version, snapshot)
         self.assertIsNone(self.look().signed)
         return timestamp
 
-    def assertTrouble(self, *sentences: str, key: Signer | str | None = "timestamp") -> Standing:
+    def assertTrouble(
+        self, *sentences: str, key: Signer | str | None = "timestamp"
+    ) -> MetadataState:
         """A look signs nothing, and tells of this only."""
         before = self.content()
-        standing = self.look(key)
-        self.assertEqual([trouble.sentence for trouble in standing.troubles], list(sentences))
-        self.assertIsNone(standing.signed)
+        metadata_state = self.look(key)
+        self.assertEqual([alert.sentence for alert in metadata_state.alerts], list(sentences))
+        self.assertIsNone(metadata_state.signed)
         self.assertEqual(self.content(), before)
-        return standing
+        return metadata_state
 
     def assertWaits(self, told: int, waiting: str) -> None:
         """A look leaves boxes with what they were told of, and says what is waited for."""
-        standing = self.look()
-        self.assertEqual([trouble.sentence for trouble in standing.troubles], [waiting])
+        metadata_state = self.look()
+        self.assertEqual([alert.sentence for alert in metadata_state.alerts], [waiting])
         self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, told)
-        self.assertEqual(standing.documents["snapshot"].signed.version, told)
+        self.assertEqual(metadata_state.documents["snapshot"].signed.version, told)
 
     def content(self) -> bytes | None:
         path = self.signed.folder / "timestamp.json"
@@ -156,9 +158,9 @@ class ReasonTests(AttendTestCase):
         """A new root that leaves the key as it is needs no new timestamp."""
         self.look()
         self.signed.root(2)
-        standing = self.look()
-        self.assertIsNone(standing.signed)
-        self.assertEqual(standing.documents["root"].signed.version, 2)
+        metadata_state = self.look()
+        self.assertIsNone(metadata_state.signed)
+        self.assertEqual(metadata_state.documents["root"].signed.version, 2)
 
 
 class VersionTests(AttendTestCase):
@@ -367,10 +369,10 @@ class CompleteTests(AttendTestCase):
         for version in (2, 3, 4):
             self.signed.publish(version, self.path)
         (self.signed.folder / "4.targets.json").unlink()
-        standing = self.look()
+        metadata_state = self.look()
         self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, 3)
         self.assertEqual(
-            [trouble.sentence for trouble in standing.troubles],
+            [alert.sentence for alert in metadata_state.alerts],
             ["Snapshot 4 is not announced yet: 4.targets.json is not there."],
         )
 
@@ -429,11 +431,11 @@ class RootTests(AttendTestCase):
     def test_not_by_the_one_before(self) -> None:
         """A root that the one before did not sign is none that boxes come to."""
         self.signed.root(2, signers=[make_key()])
-        standing = self.assertTrouble(
+        metadata_state = self.assertTrouble(
             "No box will accept 2.root.json: 2.root.json is not signed by enough of the keys that "
             "version 2 of root names for root."
         )
-        self.assertEqual(standing.documents["root"].signed.version, 1)
+        self.assertEqual(metadata_state.documents["root"].signed.version, 1)
         before = self.signed.keys["root"]
         self.signed.keys["root"] = make_key()
         self.signed.root(2)
@@ -464,19 +466,19 @@ class RootTests(AttendTestCase):
     def test_gap(self) -> None:
         """A root to which no other leads stops nothing, and is told of."""
         self.signed.root(9)
-        standing = self.assertTrouble("No box will accept 9.root.json: root 2 is not there.")
-        self.assertEqual(standing.documents["root"].signed.version, 1)
+        metadata_state = self.assertTrouble("No box will accept 9.root.json: root 2 is not there.")
+        self.assertEqual(metadata_state.documents["root"].signed.version, 1)
 
     def test_first_damaged(self) -> None:
         """Where the first one is damaged, the chain begins with the next."""
         self.signed.root(2)
         path = self.signed.folder / "1.root.json"
         path.write_bytes(path.read_bytes()[:-10])
-        standing = self.assertTrouble(
+        metadata_state = self.assertTrouble(
             "No box will accept 1.root.json: 1.root.json is no metadata: its upload goes on, or "
             "was cut off."
         )
-        self.assertEqual(standing.documents["root"].signed.version, 2)
+        self.assertEqual(metadata_state.documents["root"].signed.version, 2)
 
     def test_by_number(self) -> None:
         """The tenth comes after the ninth."""
@@ -494,11 +496,11 @@ class RootTests(AttendTestCase):
         self.signed.root(2)
         path = self.signed.folder / "2.root.json"
         path.write_bytes(path.read_bytes()[:-10])
-        standing = self.assertTrouble(
+        metadata_state = self.assertTrouble(
             "No box will accept 2.root.json: 2.root.json is no metadata: its upload goes on, or "
             "was cut off."
         )
-        self.assertEqual(standing.documents["root"].signed.version, 1)
+        self.assertEqual(metadata_state.documents["root"].signed.version, 1)
 
 
 class KeyTests(AttendTestCase):
@@ -519,8 +521,8 @@ class KeyTests(AttendTestCase):
         self.signed.publish(1)
         self.assertTrouble(sentence, key=key)
         self.signed.timestamp(5, 1)
-        standing = self.assertTrouble(sentence, key=key)
-        self.assertEqual(standing.documents["timestamp"].signed.version, 5)
+        metadata_state = self.assertTrouble(sentence, key=key)
+        self.assertEqual(metadata_state.documents["timestamp"].signed.version, 5)
 
     def test_two_needed(self) -> None:
         """A root that wants two keys for it cannot be served with one."""
@@ -541,7 +543,7 @@ class KeyTests(AttendTestCase):
         path = self.signed.folder / "timestamp.json"
         path.mkdir()
         sentence = f"Cannot write {path}: Is a directory."
-        self.assertEqual([each.sentence for each in self.look().troubles], [sentence])
+        self.assertEqual([each.sentence for each in self.look().alerts], [sentence])
         self.assertEqual([each.name for each in self.signed.folder.glob(".*")], [])
         path.rmdir()
         self.assertSigned("", 1)
@@ -562,10 +564,10 @@ class KeyTests(AttendTestCase):
         """Without a snapshot there is nothing to sign, and without the folder nothing to do."""
         self.assertTrouble("There is no snapshot to announce.")
         self.signed.folder.rename(self.mktemp())
-        standing = self.assertTrouble(
+        metadata_state = self.assertTrouble(
             f"There is no signed metadata in {self.signed.folder}. Make it with: opq-release init."
         )
-        self.assertFalse(standing.present)
+        self.assertFalse(metadata_state.present)
 
 
 class FollowTests(AttendTestCase):
@@ -579,9 +581,9 @@ class FollowTests(AttendTestCase):
         """All is told of that the timestamp leads to; what is newer is none of its business."""
         self.signed.timestamp(5, 1)
         self.signed.publish(2)
-        standing = self.assertTrouble(key=None)
+        metadata_state = self.assertTrouble(key=None)
         self.assertEqual(
-            {role: document.signed.version for role, document in standing.documents.items()},
+            {role: document.signed.version for role, document in metadata_state.documents.items()},
             {"root": 1, "timestamp": 5, "snapshot": 1, "targets": 1},
         )
 
@@ -597,10 +599,10 @@ class FollowTests(AttendTestCase):
     def test_expired(self) -> None:
         """That it was not copied in time is said; how old it is goes on being told."""
         self.signed.timestamp(5, 1, days=-1)
-        standing = self.assertTrouble(
+        metadata_state = self.assertTrouble(
             "The timestamp has expired. Copy tuf/ from the server that signs it.", key=None
         )
-        self.assertIn("timestamp", standing.documents)
+        self.assertIn("timestamp", metadata_state.documents)
 
     def test_gap(self) -> None:
         """That it leads nowhere is said."""

@@ -33,7 +33,7 @@ class SupersededTests(AttendTestCase):
 
     def assert_left(self, first: int) -> None:
         """Snapshots and targets from this version on are left, and all roots."""
-        self.assertEqual(self.look().troubles, ())
+        self.assertEqual(self.look().alerts, ())
         for role in ("snapshot", "targets"):
             self.assertEqual(self.numbers(role), list(range(first, _PUBLISHED + 1)))
         self.assertEqual(self.numbers("root"), [1, 2])
@@ -71,12 +71,12 @@ class SupersededTests(AttendTestCase):
         self.assertEqual(self.numbers("snapshot"), before)
 
     def test_not_removed(self) -> None:
-        """A file that cannot be removed stays, is no trouble, and keeps no other one."""
+        """A file that cannot be removed stays, is no alert, and keeps no other one."""
         path = self.signed.folder / "2.snapshot.json"
         path.unlink()
         path.mkdir()
         os.utime(path, (1, 1))
-        self.assertEqual(self.look().troubles, ())
+        self.assertEqual(self.look().alerts, ())
         kept = range(_PUBLISHED + 1 - KEPT, _PUBLISHED + 1)
         self.assertEqual(self.numbers("snapshot"), [2, *kept])
         self.assertEqual(self.numbers("targets"), [*kept])

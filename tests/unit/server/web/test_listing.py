@@ -18,8 +18,8 @@ from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.timestamp.state import Standing, attend
-from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web.listing import ListingPage
 from opq_twisted.server.web.resources import NewestVersion, make_root
 from opq_twisted.trust.offer import describe_before
@@ -83,10 +83,10 @@ class PageTestCase(SynchronousTestCase):
         self.updates.mkdir()
         self.catalog = Catalog(self.updates)
         self.digests = Digests(maybeDeferred)
-        self.standing = Standing(present=False)
+        self.metadata_state = MetadataState(present=False)
         self.now = BUILT + 3 * DAY
         page = ListingPage(
-            self.catalog, self.digests, lambda: self.standing, lambda: float(self.now)
+            self.catalog, self.digests, lambda: self.metadata_state, lambda: float(self.now)
         )
         self.root = PlainResource()
         self.root.putChild(b"ls", _Only(page))
@@ -112,7 +112,9 @@ class PageTestCase(SynchronousTestCase):
         self.look()
 
     def look(self) -> None:
-        self.standing = attend(Folder(self.updates), self.catalog.snapshot, None, self.now)
+        self.metadata_state = refresh_timestamp(
+            MetadataFolder(self.updates), self.catalog.snapshot, None, self.now
+        )
 
     def answer(self, query: str = "", method: str = "GET") -> Response:
         return ask(self.root, method, f"/ls{query}")
@@ -412,7 +414,11 @@ class ServerTests(PageTestCase):
         self.sign({"stable": channel(path)})
         version = NewestVersion(Clock(), self.catalog)
         self.root = make_root(
-            self.catalog, self.digests, Downloads(1), version, standing=lambda: self.standing
+            self.catalog,
+            self.digests,
+            Downloads(1),
+            version,
+            metadata_state=lambda: self.metadata_state,
         )
         page = Page(ask(self.root, "GET", "/ls", "Accept: text/html"))
         self.assertEqual(page.rows[1][3:5], ["signed", "stable: all boxes"])

@@ -13,8 +13,8 @@ from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.timestamp.state import attend
-from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.timestamp.state import refresh_timestamp
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web.long_poll import preferred_wait
 from opq_twisted.server.web.resources import NewestVersion, make_root
 from tests.helpers.archives import make_archive
@@ -257,8 +257,10 @@ class AnnouncedTests(SynchronousTestCase):
         """Let the server look at archives and metadata."""
         self.catalog.rescan()
         signer = self.signed.keys["timestamp"] if key else None
-        folder = Folder(self.directory)
-        self.version.metadata_changed(attend(folder, self.catalog.snapshot, signer, self.now))
+        folder = MetadataFolder(self.directory)
+        self.version.metadata_changed(
+            refresh_timestamp(folder, self.catalog.snapshot, signer, self.now)
+        )
         self.clock.pump([ReactorClock.TURN] * 2)
 
     def ask(self, *headers: str) -> Connection:

@@ -16,8 +16,8 @@ from opq_twisted.server.catalog.digests import Digests, InThread
 from opq_twisted.server.catalog.snapshot import Catalog, Identity
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp import store
-from opq_twisted.server.timestamp.state import Standing, attend
-from opq_twisted.server.timestamp.store import Folder
+from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web import metadata
 from opq_twisted.server.web.resources import NewestVersion, make_root
 from tests.helpers.archives import make_archive
@@ -43,7 +43,7 @@ class MetadataTestCase(SynchronousTestCase):
         self.folder = self.signed.folder
         self.signed.publish(1)
         self.signed.timestamp(1, 1)
-        self.standing = Standing()
+        self.metadata_state = MetadataState()
         self.root = self.make_root()
         self.look()
         #: The files that were read.
@@ -55,14 +55,16 @@ class MetadataTestCase(SynchronousTestCase):
         catalog.rescan()
         version = NewestVersion(Clock(), catalog)
         digests, downloads = Digests(maybeDeferred), Downloads(10)
-        return make_root(catalog, digests, downloads, version, mirror, lambda: self.standing)
+        return make_root(catalog, digests, downloads, version, mirror, lambda: self.metadata_state)
 
-    def look(self, signer: Signer | None = None) -> Standing:
+    def look(self, signer: Signer | None = None) -> MetadataState:
         """Let the server look at the metadata, with or without the timestamp's key."""
         catalog = Catalog(self.updates)
         catalog.rescan()
-        self.standing = attend(Folder(self.updates), catalog.snapshot, signer, NOW)
-        return self.standing
+        self.metadata_state = refresh_timestamp(
+            MetadataFolder(self.updates), catalog.snapshot, signer, NOW
+        )
+        return self.metadata_state
 
     def read(self, folder: Path, name: str) -> tuple[bytes, Identity]:
         self.reads.append(name)
@@ -176,11 +178,11 @@ class CachingTests(MetadataTestCase):
 
     def test_not_looked_at(self) -> None:
         """Before the first look no file is verified."""
-        self.standing = Standing()
+        self.metadata_state = MetadataState()
         self.assert_cached(root_1=NEVER, snapshot_1=NEVER, targets_1=NEVER)
 
     def test_not_announced(self) -> None:
-        """A generation is not kept before it is announced, nor longer than that."""
+        """A metadata set is not kept before it is announced, nor longer than that."""
         self.signed.publish(2)
         self.look()
         self.assert_cached(snapshot_2=NEVER, targets_2=NEVER, snapshot_1=FOREVER)
@@ -227,8 +229,8 @@ class CachingTests(MetadataTestCase):
     def test_known_already(self) -> None:
         """A 304 says the same."""
         tag = self.get("1.root.json").headers["ETag"]
-        for standing, control in ((self.standing, FOREVER), (Standing(), NEVER)):
-            self.standing = standing
+        for metadata_state, control in ((self.metadata_state, FOREVER), (MetadataState(), NEVER)):
+            self.metadata_state = metadata_state
             answer = self.get("1.root.json", f"If-None-Match: {tag}")
             self.assertEqual((answer.status, answer.headers["Cache-Control"]), (304, control))
 
@@ -246,7 +248,9 @@ class ArchiveCachingTests(MetadataTestCase):
         catalog.rescan()
         version = NewestVersion(Clock(), catalog)
         digests = Digests(in_thread)
-        root = make_root(catalog, digests, Downloads(10), version, None, lambda: self.standing)
+        root = make_root(
+            catalog, digests, Downloads(10), version, None, lambda: self.metadata_state
+        )
         answer = ask(root, "HEAD", f"/update/{name_of(RELEASE)}")
         self.assertEqual(answer.status, 200)
         return answer.headers["Cache-Control"]
@@ -275,7 +279,7 @@ class ArchiveCachingTests(MetadataTestCase):
 
     def test_metadata_unusable(self) -> None:
         """Where the metadata cannot be used no archive is verified."""
-        self.standing = Standing()
+        self.metadata_state = MetadataState()
         self.assertEqual(self.cache_control(), "no-cache")
 
     def test_no_metadata(self) -> None:
