@@ -1,11 +1,15 @@
-# `make help` lists the targets. Each makes what it needs itself, and only image-test needs root.
+# `make help` lists the targets. Each makes what it needs itself; only test-root, image-test and
+# torture need root.
 
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 READY := .venv/.ready
+PROCESSES ?= $(shell nproc)
+ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
+	tests.unit.http.test_listener tests.unit.test_build_update
 
-.PHONY: help demo test torture test-oldest test-newest vm-test deb deb-test image-test screenshots \
-	fmt lint bench manuals lock clean
+.PHONY: help demo test unit functional test-root torture test-oldest test-newest vm-test deb deb-test image-test \
+	screenshots fmt lint bench manuals lock clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
@@ -19,16 +23,22 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml s
 demo: $(READY) ## Build an update, serve it, and let a box in a folder install it (CLICK=1 clicks by itself)
 	.venv/bin/python demo.py $(if $(CLICK),--click)
 
-test: $(READY) ## Run the tests that a change has to pass, and the checks
-	.venv/bin/python -m twisted.trial tests
-	.venv/bin/python -m pytest tests/functional
-	$(MAKE) lint
+test: unit functional lint ## Run the tests that a change has to pass, and the checks
 
-# All kills and faults. `make test` tries a part of them; this takes hours.
-torture: $(READY) ## Try every kill and every fault; takes hours
-	EVERY=1 .venv/bin/python -m twisted.trial tests.unit.deploy.test_install_script
-	KILLS=all FAULTS=all .venv/bin/python -m pytest \
-		tests/functional/test_kill_at_every_write.py tests/functional/test_system_call_failures.py
+unit: $(READY) ## Run the unit tests, in as many processes as there are processors
+	.venv/bin/python -m twisted.trial --jobs=$(PROCESSES) --reporter=text tests
+
+functional: $(READY) ## Run the functional tests, as many at a time
+	.venv/bin/python -m pytest --numprocesses=$(PROCESSES) --dist=loadgroup tests/functional
+
+# Those that do otherwise for root, or need rights that some machines give to root only.
+test-root: $(READY) ## Run the tests that an ordinary user cannot run everywhere (as root)
+	.venv/bin/python -m twisted.trial --jobs=$(PROCESSES) --reporter=text $(ROOT_UNIT)
+	.venv/bin/python -m pytest -m root tests/functional
+
+# `make test` tries a sample of these cases: tests/helpers/torture.py.
+torture: export TORTURE := 1
+torture: unit functional deb-test vm-test image-test ## Try every case; takes hours, and needs root
 
 # In an environment of its own, which is made anew; PYTHON=python3.13 takes another Python.
 test-oldest: ## Run the unit tests with the oldest versions that requirements.txt allows
