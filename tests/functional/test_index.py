@@ -5,13 +5,14 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, Server, require, run, skip
+from tests.functional.processes import PATIENCE, Server, require, run
 from tests.functional.update_server import (
     GLANCE,
     TWISTD,
@@ -22,6 +23,7 @@ from tests.functional.update_server import (
     offers,
     started,
 )
+from tests.helpers.privileges import own_mounts
 
 #: A heartbeat that no test lives to see: what is found is found without it.
 NEVER = ("--heartbeat", 86400)
@@ -142,6 +144,7 @@ async def test_link_to_another_directory(start: StartDaemon, updates: Path, tmp_
     await offers(server, 2, 3)
 
 
+@pytest.mark.root
 @pytest_twisted.ensureDeferred
 async def test_permission_lost(spawn: StartDaemon, updates: Path) -> None:
     """Without permission `/` is 503 and what was known is told; with it all is well again."""
@@ -173,19 +176,17 @@ async def in_its_mounts(server: Server, *command: object) -> None:
     assert status == 0, out + error
 
 
+@pytest.mark.root
 @pytest_twisted.ensureDeferred
 async def test_mounted_over(spawn: StartDaemon, updates: Path, tmp_path: Path) -> None:
     """What is mounted over the directory is read and followed, and so is what comes to light."""
     for program in ("unshare", "nsenter"):
         require(program)
-    own_mounts = ["unshare", "-m", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    if (await run(*own_mounts, "true"))[0] != 0:
-        skip("this test needs a mount namespace of its own")
     archive(updates, 1)
     source = archive(tmp_path, 2)
     options = [*("--updates-dir", updates), *SOON, *("--port", "tcp:0:interface=127.0.0.1")]
     server = await spawn(
-        *own_mounts,
+        *own_mounts(),
         *(TWISTD, "--nodaemon", "--pidfile=", "opq-update-server"),
         *options,
     ).ready()

@@ -294,6 +294,7 @@ async def test_missing_directory(start: StartDaemon, tmp_path: Path) -> None:
     assert "Traceback" not in server.output
 
 
+@pytest.mark.root
 @pytest_twisted.ensureDeferred
 async def test_unreadable_directory(spawn: StartDaemon, updates: Path) -> None:
     """A directory that may not be read ends the process with status 1 and a sentence."""

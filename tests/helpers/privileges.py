@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import SkipTest
@@ -13,6 +14,25 @@ _NOBODY = 65534
 def lacking(what: str) -> Exception:
     """Return an error that skips the test; on CI it fails the test, for there nothing may lack."""
     return AssertionError(what) if os.environ.get("CI") else SkipTest(what)
+
+
+def own_mounts() -> list[str]:
+    """
+    Return the command that runs another as root, with mounts of its own.
+
+    Some machines allow that to root only. There the test is skipped for an ordinary user, and on CI
+    only where `ROOT_FOLLOWS` says that `make test-root` runs it.
+    """
+    command = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    tried = subprocess.run(
+        [*command, "mount", "--rbind", "/", "/"], capture_output=True, text=True, check=False
+    )
+    if tried.returncode == 0:
+        return command
+    sentence = f"This machine lets us have no mounts of our own: {tried.stderr}"
+    if os.geteuid() != 0 and os.environ.get("ROOT_FOLLOWS"):
+        raise SkipTest(sentence)
+    raise lacking(sentence)
 
 
 @contextlib.contextmanager

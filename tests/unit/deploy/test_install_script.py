@@ -14,7 +14,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.name import parse_version
-from tests.helpers.privileges import lacking
+from tests.helpers.privileges import lacking, own_mounts
 from tests.helpers.project import PROJECT
 from tests.helpers.torture import TORTURE, stride
 
@@ -114,14 +114,8 @@ exec "$@"
 
 @cache
 def namespace() -> list[str]:
-    """Return the command that runs another as root with mounts of its own."""
-    command = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    attempt = subprocess.run(
-        [*command, "mount", "--rbind", "/", "/"], capture_output=True, text=True
-    )
-    if attempt.returncode != 0:
-        raise lacking(f"This machine lets us have no mounts of our own: {attempt.stderr}")
-    return [*command, "sh", "-euc", ENTER, "sh"]
+    """Return the command that runs another as root in the folder that stands for the root."""
+    return [*own_mounts(), "sh", "-euc", ENTER, "sh"]
 
 
 class Box:
