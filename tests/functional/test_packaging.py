@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import venv
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from tests.functional.processes import PATIENCE, ROOT, copy_sources, skip
 
 LOCKS = ("requirements.lock", "requirements-build.lock")
+
+# They share an environment.
+pytestmark = pytest.mark.xdist_group("packaging")
 
 
 @pytest.fixture
@@ -34,21 +38,36 @@ def run(*argv: object, folder: Path) -> str:
     return done.stdout
 
 
-def install(folder: Path, *what: object) -> Path:
-    """Install into an empty venv, with the hashes; returns the folder of its programs."""
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a venv with nothing but what is locked, by its hash; returns its programs' folder."""
+    folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=True)
-    programs = folder / "bin"
-    pip = (programs / "pip", "install", "--quiet")
     locks = [f"--requirement={ROOT / name}" for name in LOCKS]
+    pip = (folder / "bin" / "pip", "install", "--quiet")
     run(*pip, "--require-hashes", "--no-deps", *locks, folder=folder)
-    run(*pip, "--no-deps", "--no-build-isolation", *what, folder=folder)
-    run(programs / "pip", "check", folder=folder)
-    return programs
+    return folder / "bin"
 
 
-def test_from_the_folder(checkout: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def install(programs: Path, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Install into that venv; the project is taken out of it when the test is over."""
+
+    def begin(*what: object) -> None:
+        pip = (programs / "pip", "install", "--quiet")
+        run(*pip, "--no-deps", "--no-build-isolation", *what, folder=tmp_path)
+        run(programs / "pip", "check", folder=tmp_path)
+
+    yield begin
+    run(programs / "pip", "uninstall", "--quiet", "--yes", "opq_twisted", folder=tmp_path)
+    assert "opq-update-server" not in run(programs / "twistd", "--help", folder=tmp_path)
+
+
+def test_from_the_folder(
+    checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
+) -> None:
     """`pip install .`: `twistd --help` shows both daemons, and they have all their files."""
-    programs = install(tmp_path / "venv", checkout)
+    install(checkout)
     _both_daemons_are_there(programs, tmp_path)
     for wing in ("box", "server"):
         page = (
@@ -57,12 +76,17 @@ def test_from_the_folder(checkout: Path, tmp_path: Path) -> None:
         run(programs / "python", "-c", page, folder=tmp_path)
 
 
-def test_editable(checkout: Path, tmp_path: Path) -> None:
+def test_editable(
+    checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
+) -> None:
     """`pip install -e .` does not hide the plugins."""
-    _both_daemons_are_there(install(tmp_path / "venv", "--editable", checkout), tmp_path)
+    install("--editable", checkout)
+    _both_daemons_are_there(programs, tmp_path)
 
 
-def test_wheel_from_sdist(checkout: Path, tmp_path: Path) -> None:
+def test_wheel_from_sdist(
+    checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
+) -> None:
     """The sdist has all that the wheel is built from, and the builder besides; the wheel works.
 
     Keys that somebody keeps among the sources are left out.
@@ -73,7 +97,8 @@ def test_wheel_from_sdist(checkout: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "build", "--quiet", "--outdir", tmp_path, checkout, folder=tmp_path)
     [wheel] = tmp_path.glob("*.whl")
     [sdist] = tmp_path.glob("*.tar.gz")
-    _both_daemons_are_there(install(tmp_path / "venv", wheel), tmp_path)
+    install(wheel)
+    _both_daemons_are_there(programs, tmp_path)
     run("tar", "xzf", sdist, folder=tmp_path)
     [unpacked] = [path for path in tmp_path.glob("opq_twisted-*") if path.is_dir()]
     run(unpacked / "build_update.py", "--no-wheels", "--version", "1547860803", folder=tmp_path)
