@@ -23,8 +23,12 @@ from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, a
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import PATIENCE, skip
 from tests.helpers.archives import make_archive
+from tests.helpers.torture import sample
 
 NEW, NEWER = 1600000000, 1700000000
+
+# They share a browser.
+pytestmark = pytest.mark.xdist_group("browser")
 
 _Result = TypeVar("_Result")
 
@@ -96,6 +100,10 @@ class Tab:
             )
         )
 
+    async def hears(self) -> None:
+        """Wait until the agent's events come."""
+        await self.do(lambda page: page.wait_for_function("source.readyState === 1"))
+
     async def click(self, name: str = "Update Box") -> None:
         """Click a button."""
         await self.do(lambda page: page.get_by_role("button", name=name).click())
@@ -141,6 +149,8 @@ async def test_journey(start: StartDaemon, box: Box, gate: Gate, updates: Path, 
     await tab.do(lambda page: page.reload())
     await tab.current_stage("Install")
     await tab.shows(f"installing {NEW}")
+    # Only a page that hears of the reboot shows it.
+    await tab.hears()
 
     gate.open()
     await box.agent.ends()
@@ -339,12 +349,12 @@ Promise.allSettled(tries).then(() => setTimeout(() => {{ document.title = "tried
 
 @pytest_twisted.ensureDeferred
 async def test_accessible(spawn: Spawn, tabs: Tabs) -> None:
-    """In each state, dark and light, wide and narrow, axe finds nothing to complain about."""
+    """In each state, light and wide or dark and narrow, axe finds nothing to complain about."""
     served = spawn(sys.executable, "-m", "tests.browser.gallery")
     said = await served.says(r"(\{.*\})")
     ports = json.loads(said[1])
     assert set(ports) == set(gallery.STATES)
-    for state, port in ports.items():
+    for state, port in sample([*ports.items()], 3):
         for scheme, width in (("light", 800), ("dark", 320)):
             tab = await tabs.open(
                 f"http://127.0.0.1:{port}/",
