@@ -780,7 +780,7 @@ async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path
 @pytest_twisted.ensureDeferred
 async def test_killed_while_unpacking(start: StartDaemon, box: Box, updates: Path) -> None:
     """An unpacker that lost its agent does not spoil what the next agent unpacks."""
-    files = {f"box-configuration-daemon/{number}": b"x" for number in range(20_000)}
+    files = {f"box-configuration-daemon/{number}": b"x" for number in range(6_000)}
     make_archive(updates / str(UpdateName(NEW)), NEW, files, script=INSTALL)
     server = await start("opq-update-server", "--updates-dir", updates).ready()
     box.configure(server.url)

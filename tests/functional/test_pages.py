@@ -15,7 +15,7 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.http.tls import parse_ssl
 from tests.functional.box import GLANCE, Box, Spawn, ask
 from tests.functional.processes import PATIENCE, ROOT, Server, copy_sources, require, run, skip
-from tests.functional.test_releasing import BUILDER
+from tests.functional.test_releasing import BUILDER, RELEASE_TOOL
 from tests.helpers.certificates import make_certificate
 from tests.helpers.documentation import Block, blocks, commands
 
@@ -185,8 +185,9 @@ TYPED = {
 }
 
 # The pages' own tools, with what is not the same here: nobody types a password, the box has its
-# files in a folder, there are no other users, and no machine is far away.
+# files in a folder, there are no other users, no machine is far away, and keys open in no time.
 TOOLS = {
+    "opq-release": RELEASE_TOOL,
     "opq-box": """\
 case $1 in
     adopt) set -- "$@" --config {box}/etc/opq/opqbox_config.json --state-dir {box}/state ;;
@@ -260,8 +261,8 @@ class Place:
         )
         for name, script in TOOLS.items():
             program = shutil.which(name, path=_paths())
-            text = "#!/bin/sh\n" + script.format(program=program, box=folder)
-            (self.bin / name).write_text(text)
+            text = script.format(program=program, box=folder, python=sys.executable)
+            (self.bin / name).write_text(text if text.startswith("#!") else f"#!/bin/sh\n{text}")
             (self.bin / name).chmod(0o755)
 
     def _here(self, command: str) -> str:
