@@ -162,6 +162,24 @@ class ContributingTests(SynchronousTestCase):
             self.assertIsNotNone(find_spec(module), module)
 
 
+class ArchitectureTests(SynchronousTestCase):
+    """What docs/architecture.md says of the sources."""
+
+    def test_modules(self) -> None:
+        """Each module or package that it names is there."""
+        text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+        package = ROOT / "opq_twisted"
+        packages = [path.name for path in package.iterdir() if (path / "__init__.py").exists()]
+        named = set(re.findall(rf"`((?:{'|'.join(packages)})(?:/[a-z_]+)*)`", text))
+        self.assertGreater(len(named), 50)
+        missing = [
+            name
+            for name in named
+            if not (package / name).is_dir() and not (package / f"{name}.py").is_file()
+        ]
+        self.assertEqual(missing, [])
+
+
 class MakeTests(SynchronousTestCase):
     """The targets of the Makefile."""
 
