@@ -8,8 +8,8 @@ PROCESSES ?= $(shell nproc)
 ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
 	tests.unit.http.test_listener tests.unit.test_build_update
 
-.PHONY: help demo test unit functional test-root torture test-oldest test-newest vm-test deb deb-test image-test \
-	screenshots fmt lint bench manuals lock clean
+.PHONY: help demo test unit functional test-root torture test-oldest test-newest vm-test deb deb-test \
+	image-test screenshots diagram fmt lint bench manuals lock clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
@@ -49,7 +49,8 @@ test-oldest test-newest:
 	$(PYTHON) -m venv --clear build/$@
 	build/$@/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) \
 		--requirement requirements-dev.txt --editable .
-	PYTHON=$(CURDIR)/build/$@/bin/python build/$@/bin/python -m twisted.trial tests
+	PYTHON=$(CURDIR)/build/$@/bin/python build/$@/bin/python -m twisted.trial \
+		--jobs=$(PROCESSES) --reporter=text tests
 
 # CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
 vm-test: $(READY) ## Update a real machine in QEMU, with power cuts
@@ -67,6 +68,9 @@ image-test: $(READY) ## Try the container image of the server in podman (as root
 
 screenshots: $(READY) ## Make the pictures of the page in docs/pictures
 	.venv/bin/python -m tests.browser.screenshots
+
+diagram: $(READY) ## Draw the stages of an update in docs/architecture.md
+	.venv/bin/python -m tests.helpers.stage_diagram
 
 fmt: $(READY) ## Format the sources, and mend what ruff can mend
 	.venv/bin/ruff format .

@@ -12,7 +12,9 @@ from unittest import SkipTest
 from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.box.state.records import Stage
 from opq_twisted.box.state.status import Status
+from tests.helpers import stage_diagram
 from tests.helpers.documentation import PAGES, ROOT, anchors, links, rows
 
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
@@ -178,6 +180,12 @@ class ArchitectureTests(SynchronousTestCase):
             if not (package / name).is_dir() and not (package / f"{name}.py").is_file()
         ]
         self.assertEqual(missing, [])
+
+    def test_stages(self) -> None:
+        """Its diagram shows the stages as they are, and `make diagram` changes nothing."""
+        page = stage_diagram.PAGE.read_text(encoding="utf-8")
+        self.assertIn(f"    {Stage.DOWNLOADING} --> {Stage.VERIFYING}\n", page)
+        self.assertEqual(stage_diagram.drawn_in(page), page, "run make diagram")
 
 
 class MakeTests(SynchronousTestCase):
