@@ -494,7 +494,7 @@ def _offer(raw: RawServer, answer: Answer) -> None:
 
 
 VERSION_ANSWERS = {
-    "garbage": (Answer(http(b"<html>hello</html>")), "answers what no update server would"),
+    "garbage": (Answer(http(b"<html>hello</html>")), "did not answer as an update server does"),
     "not HTTP": (Answer(b"SSH-2.0-OpenSSH_9.2\r\n"), "Cannot reach the update server"),
     "closed": (Answer(b""), "Cannot reach the update server"),
     "500": (Answer(http(b"", status="500 Oops")), "answers 500"),

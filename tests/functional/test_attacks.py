@@ -219,7 +219,7 @@ async def test_endless_metadata(field: Field) -> None:
     }.items():
         field.middleman.answers = {f"/tuf/{name}": lie(b"{", again=b"[" * 1_000_000)}
         await field.refuses(
-            f"/tuf/{name} answers what no update server would", f"more than {limit} bytes"
+            f"/tuf/{name} did not answer as an update server does", f"more than {limit} bytes"
         )
     await field.recovers()
 

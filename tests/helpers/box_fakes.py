@@ -38,7 +38,7 @@ from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.connect import TooClose
 from opq_twisted.box.network.http_agent import HttpClients, IdentityEncodingAgent
-from opq_twisted.box.network.redirects import Answer, RedirectingAgent
+from opq_twisted.box.network.redirects import LocatedResponse, RedirectingAgent
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.box.offers.lookup import OfferLookup
@@ -90,14 +90,14 @@ class Network:
             self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"
         )
 
-    async def ask(
-        self, method: bytes, uri: bytes, headers: Headers | None, most: Reach = Reach.MACHINE
-    ) -> Answer:
+    async def request_within(
+        self, method: bytes, uri: bytes, headers: Headers | None, closest: Reach = Reach.MACHINE
+    ) -> LocatedResponse:
         reach = max(await self.reaches_of_name(read_url(uri.decode())))
-        if reach > most:
+        if reach > closest:
             raise TooClose
         response = await self._agent.request(method, uri, headers)
-        return Answer(response, None if self.proxied else reach)
+        return LocatedResponse(response, None if self.proxied else reach)
 
     async def reaches_of_name(self, url: Url) -> list[Reach]:
         public = [Reach.INTERNET] if url.host in self.public_too else []

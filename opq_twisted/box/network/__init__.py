@@ -1,1 +1,1 @@
-"""Reaches the update server over HTTP, directly or through a proxy."""
+"""The HTTP client for the update server: addresses, proxies, redirects, headers and bodies."""

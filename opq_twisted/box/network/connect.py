@@ -1,4 +1,4 @@
-"""Connects to a server by its name, no closer to the box than is allowed."""
+"""Connects to a server by its name, but to no address closer to the box than a limit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,22 +21,23 @@ from zope.interface import implementer
 
 from opq_twisted.box.network.addresses import Reach, in_same_site, reach_of
 
-#: Seconds until a connection stands.
+#: Seconds until a connection must be established.
 CONNECT_TIMEOUT = 15.0
 
-#: Addresses of one name that are tried: an answer of DNS can hold thousands.
+#: Addresses tried for one name: a DNS answer can contain thousands.
 MAX_ADDRESSES = 16
 
 
 class TooClose(Exception):
-    """An address is closer to the box than a server may lead it."""
+    """The server's address is closer to the box than the limit allows."""
 
 
 async def resolve(reactor: Any, host: str, port: int) -> list[IAddress]:
     """
-    Find the addresses of a name, which need not be one that IDNA knows; none if it is not known.
+    Resolve a name, which need not be valid in IDNA.
 
     :param host: a name or an address.
+    :returns: its addresses; none if the name is unknown.
     """
     found: list[IAddress] = []
     done: Deferred[None] = Deferred()
@@ -47,15 +48,15 @@ async def resolve(reactor: Any, host: str, port: int) -> list[IAddress]:
 
 @implementer(IStreamClientEndpoint)
 class ReachLimitedEndpoint:
-    """Connects to one of the addresses of a host, if that is far enough away."""
+    """Connects to the addresses of a host that are within a limit."""
 
-    def __init__(self, reactor: Any, host: str, port: int, most: Reach) -> None:
-        """:param most: the closest address that may be connected to."""
+    def __init__(self, reactor: Any, host: str, port: int, closest: Reach) -> None:
+        """:param closest: the limit: closer addresses are refused."""
         self._reactor = reactor
         self._host = host
         self._port = port
-        self._most = most
-        #: How close the address is that was connected to.
+        self._closest = closest
+        #: How close the connected address is.
         self.reach = Reach.INTERNET
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -66,12 +67,12 @@ class ReachLimitedEndpoint:
         addresses = await resolve(self._reactor, self._host, self._port)
         if not addresses:
             raise DNSLookupError
-        allowed = [item for item in addresses if reach_of(_text(item)) <= self._most]
+        allowed = [item for item in addresses if reach_of(_text(item)) <= self._closest]
         del allowed[MAX_ADDRESSES:]
         if not allowed:
             raise TooClose
         reactor = _Resolved(self._reactor, allowed)
-        # It has no use for the name itself, and IDNA would not let some names in.
+        # The name itself is not needed, and HostnameEndpoint refuses names invalid in IDNA.
         endpoint = HostnameEndpoint(reactor, "resolved", self._port, timeout=CONNECT_TIMEOUT)
         protocol: Any = await endpoint.connect(factory)
         peer, own = _text(protocol.transport.getPeer()), _text(protocol.transport.getHost())
@@ -80,14 +81,14 @@ class ReachLimitedEndpoint:
             self.reach = Reach.MACHINE
         elif in_same_site(peer, own):
             self.reach = max(self.reach, Reach.HOME)
-        if self.reach > self._most:
+        if self.reach > self._closest:
             protocol.transport.abortConnection()
             raise TooClose
         return protocol  # type: ignore[no-any-return]
 
 
 def reaches_of(addresses: Sequence[IAddress]) -> list[Reach]:
-    """Say how close each of some addresses is; without any, there is one on the internet."""
+    """Classify each address; without any address, assume one on the internet."""
     return [reach_of(_text(item)) for item in addresses] or [Reach.INTERNET]
 
 
@@ -119,12 +120,12 @@ class _Resolution:
         self.name = name
 
     def cancel(self) -> None:
-        """See `IHostResolution`; there is nothing left to cancel."""
+        """See `IHostResolution`; nothing is left to cancel."""
 
 
 @implementer(IHostnameResolver, IReactorPluggableNameResolver)
 class _Resolved:
-    """A reactor that resolves every name to the same addresses."""
+    """A reactor whose resolver gives the same addresses for every name."""
 
     def __init__(self, reactor: Any, addresses: Sequence[IAddress]) -> None:
         self._reactor = reactor

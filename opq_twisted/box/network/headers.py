@@ -1,4 +1,4 @@
-"""What the headers of an answer say."""
+"""Parses the headers of a response."""
 
 import base64
 import re
@@ -7,13 +7,13 @@ from attrs import frozen
 from twisted.web.http import stringToDatetime
 from twisted.web.iweb import IResponse
 
-#: By the names that `hashlib` has for the algorithms.
+#: Keyed by the algorithm's name in `hashlib`.
 _DIGESTS = {
     "sha256": re.compile(rb"(?:^|[\s,])sha-256=:([A-Za-z0-9+/]{43}=):"),
     "sha512": re.compile(rb"(?:^|[\s,])sha-512=:([A-Za-z0-9+/]{86}==):"),
 }
 
-#: Of characters that go into a header again as they are.
+#: Only ASCII that can be sent back unchanged in If-Range and If-None-Match.
 _STRONG_ETAG = re.compile(rb'"[!#-~]{0,256}"')
 
 _RANGE = re.compile(
@@ -23,30 +23,30 @@ _RANGE = re.compile(
 
 @frozen
 class ContentRange:
-    """What part of a file an answer is, in bytes (RFC 9110, section 14.4)."""
+    """The range of a file that a response contains, in bytes (RFC 9110, section 14.4)."""
 
-    #: None when it is no part: none could be had.
+    #: None for an unsatisfied range (`bytes */SIZE`, with status 416).
     start: int | None
-    #: The size of the whole file; None when it is not known.
+    #: The size of the whole file; None if unknown.
     total: int | None
 
 
 def content_range(response: IResponse) -> ContentRange | None:
-    """Read `Content-Range`; None when there is none that can be understood."""
+    """Parse `Content-Range`; None if it is missing or invalid."""
     values = response.headers.getRawHeaders(b"Content-Range", [])
     found = _RANGE.fullmatch(values[0]) if len(values) == 1 else None
     return found and ContentRange(*(None if item is None else int(item) for item in found.groups()))
 
 
 def repr_digests(response: IResponse) -> dict[str, str]:
-    """Read `Repr-Digest` (RFC 9530): in hexadecimal, by the name that `hashlib` has for each."""
+    """Parse `Repr-Digest` (RFC 9530): hexadecimal digests, keyed by their names in `hashlib`."""
     value = b", ".join(response.headers.getRawHeaders(b"Repr-Digest", []))
     found = {name: digest.search(value) for name, digest in _DIGESTS.items()}
     return {name: base64.b64decode(match[1]).hex() for name, match in found.items() if match}
 
 
 def strong_etag(response: IResponse) -> str | None:
-    """Read the entity tag, if it is one by which ranges may be combined (RFC 9110, 13.1.5)."""
+    """Parse `ETag` if it is strong, so that ranges may be combined (RFC 9110, 13.1.5)."""
     values = response.headers.getRawHeaders(b"ETag", [])
     if len(values) != 1 or _STRONG_ETAG.fullmatch(values[0]) is None:
         return None
@@ -55,20 +55,20 @@ def strong_etag(response: IResponse) -> str | None:
 
 
 def is_html(response: IResponse) -> bool:
-    """Whether the answer is a page for people, as a network sends it that wants a login."""
+    """Whether the response is a web page, such as the login page of a network."""
     [value] = response.headers.getRawHeaders(b"Content-Type", [b""])[:1]
     kind = value.partition(b";")[0].strip(b" \t").lower()
     return kind in (b"text/html", b"application/xhtml+xml")
 
 
 def retry_after(response: IResponse) -> float | None:
-    """Seconds to wait, from either form of the header (RFC 9110, section 10.2.3)."""
+    """Parse either form of `Retry-After`, in seconds from now (RFC 9110, section 10.2.3)."""
     [value] = response.headers.getRawHeaders(b"Retry-After", [b""])[:1]
     if re.fullmatch(rb"[0-9]{1,9}", value):
         return float(value)
     [now] = response.headers.getRawHeaders(b"Date", [b""])[:1]
     try:
-        # Against the server's own clock: the box's may be wrong.
+        # Relative to the server's clock: the box's may be wrong.
         seconds: int = stringToDatetime(value) - stringToDatetime(now)
     except (ValueError, IndexError, KeyError):
         return None
@@ -76,7 +76,7 @@ def retry_after(response: IResponse) -> float | None:
 
 
 def wait_applied(response: IResponse) -> bool:
-    """Whether the server did what `Prefer: wait` asked for (RFC 7240, section 3)."""
+    """Whether the server honoured `Prefer: wait` (RFC 7240, section 3)."""
     values = response.headers.getRawHeaders(b"Preference-Applied", [])
     applied = b",".join(values).split(b",")
     return any(item.partition(b"=")[0].strip(b" \t").lower() == b"wait" for item in applied)

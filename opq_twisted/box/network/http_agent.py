@@ -1,4 +1,4 @@
-"""The HTTP client of the box: bounded headers, plain bodies, and nothing kept of an answer."""
+"""The HTTP client of the box: limited headers, bodies without decoding, no cookies."""
 
 import socket
 from collections.abc import Callable
@@ -30,25 +30,29 @@ from opq_twisted.box.network.body import discard
 from opq_twisted.box.network.connect import ReachLimitedEndpoint, TooClose, reaches_of, resolve
 from opq_twisted.box.network.proxies import Proxies, Proxy
 from opq_twisted.box.network.reasons import reason_of
-from opq_twisted.box.network.redirects import Answer, RedirectingAgent
-from opq_twisted.box.network.tunnel import ProxyEndpoint, ProxyFailed, TunnelEndpoint, refusal
+from opq_twisted.box.network.redirects import LocatedResponse, RedirectingAgent
+from opq_twisted.box.network.tunnel import (
+    ProxyEndpoint,
+    ProxyFailed,
+    TunnelEndpoint,
+    describe_status,
+)
 from opq_twisted.box.network.urls import Url, read_url
 
-#: Bytes that a server may send until the headers of its answer are there, with what comes in the
-#: same piece; Twisted bounds a line of them, and not their number.
+#: Bytes that a server may send until the headers of its response are complete, including whatever
+#: arrives with them. Twisted limits the length of a header, but not their number.
 MAX_HEADERS = 256 * 1024
 
-#: Bytes that the kernel takes ahead of us (it doubles them, for what it needs itself). By default
-#: it takes megabytes while the disk is slow, and whoever is cut then has fetched them for nothing.
-#: So much in each round trip is 2.6 MB a second from a server that is 50 ms away.
+#: SO_RCVBUF in bytes; the kernel doubles it for its own needs. By default the kernel buffers
+#: megabytes while the disk is slow, and all of them are lost if the connection breaks. With this
+#: size, a server 50 ms away can send 2.6 MB/s.
 _RECEIVE_BUFFER = 128 * 1024
 
-#: Headers of an answer that are of no use to the box: how the body is packed, for it is taken as
-#: it is, and what treq would keep for the next request.
-_LEFT_OUT = (b"Content-Encoding", b"Set-Cookie", b"Set-Cookie2")
+#: Response headers hidden from treq: it would decode the body, and keep the cookies.
+_REMOVED_HEADERS = (b"Content-Encoding", b"Set-Cookie", b"Set-Cookie2")
 
-#: Statuses by which a proxy refuses a request, before a server has been asked.
-_REFUSED_BY_PROXY = (FORBIDDEN, PROXY_AUTH_REQUIRED)
+#: Statuses with which a proxy refuses a request without contacting the server.
+_PROXY_REFUSALS = (FORBIDDEN, PROXY_AUTH_REQUIRED)
 
 
 @frozen
@@ -57,7 +61,7 @@ class HttpClients:
 
     #: Follows no redirect.
     direct: HTTPClient
-    #: Follows redirects, as far as a server may lead a box.
+    #: Follows redirects, within the limits of `RedirectingAgent`.
     following: HTTPClient
 
 
@@ -65,7 +69,7 @@ def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClien
     """
     Make the clients.
 
-    :param proxies: None for none.
+    :param proxies: None to use no proxy.
     """
     agent = BoundedAgent(reactor, proxies or Proxies())
     return HttpClients(
@@ -77,10 +81,10 @@ def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClien
 @implementer(IAgent)
 class IdentityEncodingAgent:
     """
-    Asks for bodies as they are, and takes them so; leaves out of an answer what would be kept.
+    Requests bodies without a content coding, and hides the headers that treq acts on.
 
-    treq offers gzip and unpacks it without a limit; and servers say `Content-Encoding` of a .bz2
-    file that nobody wants unpacked on the way. It also keeps cookies for as long as it lives.
+    treq accepts gzip and decompresses it without a limit. Some servers send `Content-Encoding` with
+    a .bz2 file, which must stay compressed. treq also keeps cookies for the life of the client.
     """
 
     def __init__(self, agent: IAgent) -> None:
@@ -96,17 +100,18 @@ class IdentityEncodingAgent:
         """See `IAgent.request`."""
         headers = Headers() if headers is None else headers.copy()
         headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        return self._agent.request(method, uri, headers, bodyProducer).addCallback(_plain)
+        request = self._agent.request(method, uri, headers, bodyProducer)
+        return request.addCallback(_remove_headers)
 
 
-def _plain(response: IResponse) -> IResponse:
-    for name in _LEFT_OUT:
+def _remove_headers(response: IResponse) -> IResponse:
+    for name in _REMOVED_HEADERS:
         response.headers.removeHeader(name)
     return response
 
 
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
-    """Logs no line at the beginning and at the end of each connection."""
+    """Does not log the start and the end of each connection."""
 
     noisy = False
 
@@ -117,7 +122,7 @@ class _QuietPool(HTTPConnectionPool):
 
 @implementer(IAgent)
 class BoundedAgent:
-    """Cuts a server that sends without end before the headers of its answer are there."""
+    """Limits the size of response headers, and how close to the box a server may be."""
 
     def __init__(self, reactor: Any, proxies: Proxies | None = None) -> None:
         self._reactor = reactor
@@ -131,37 +136,37 @@ class BoundedAgent:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         """See `IAgent.request`."""
-        asking = Deferred.fromCoroutine(self.ask(method, uri, headers))
-        return asking.addCallback(lambda answer: answer.response)
+        request = Deferred.fromCoroutine(self.request_within(method, uri, headers))
+        return request.addCallback(lambda found: found.response)
 
-    async def ask(
+    async def request_within(
         self,
         method: bytes,
         uri: bytes,
         headers: Headers | None = None,
-        most: Reach = Reach.MACHINE,
-    ) -> Answer:
+        closest: Reach = Reach.MACHINE,
+    ) -> LocatedResponse:
         """
-        Ask a server that is no closer to the box than it may be.
+        Send a request, unless the server is closer to the box than a limit.
 
-        A proxy connects to addresses of its own choice. So the addresses are judged then that the
-        box finds for the name, if it finds any.
+        A proxy resolves the name itself and connects to an address of its own choice. The limit
+        then applies to the addresses, if any, that the box itself resolves the name to.
 
-        :raises TooClose: if it is closer.
-        :raises ProxyFailed: if the proxy does not let the box through.
+        :raises TooClose: if the server is closer than `closest`.
+        :raises ProxyFailed: if the proxy fails or refuses the request.
         """
         url = read_url(uri.decode("ascii"))
         proxy = self._proxies.find(url)
-        connection = _Connection(self._reactor, url, proxy, most)
-        # A connection of its own for each request: so it is known whose bytes are counted.
+        connection = _Connection(self._reactor, url, proxy, closest)
+        # One connection per request, so that its bytes can be counted.
         pool = _QuietPool(self._reactor, persistent=False)
         if proxy is None or url.secure:
             agent: IAgent = Agent.usingEndpointFactory(self._reactor, connection, pool)
         else:
             agent = ProxyAgent(connection.endpoint(), self._reactor, pool)
             headers = _authorized(headers, proxy)
-        # The proxy takes whichever of the addresses it likes.
-        if proxy and most < Reach.MACHINE and max(await self.reaches_of_name(url)) > most:
+        # The proxy may connect to any of the addresses.
+        if proxy and closest < Reach.MACHINE and max(await self.reaches_of_name(url)) > closest:
             raise TooClose
         try:
             response = await agent.request(method, uri, headers)
@@ -170,16 +175,16 @@ class BoundedAgent:
         except Exception as error:
             if proxy is None or url.secure:
                 raise
-            # Nobody else was asked, and a proxy in the way is not looked for at the server.
+            # Only the proxy was contacted, so the server is not to blame.
             raise ProxyFailed(proxy, reason_of(error)) from None
-        connection.lift()
-        if proxy is not None and not url.secure and response.code in _REFUSED_BY_PROXY:
+        connection.stop_counting()
+        if proxy is not None and not url.secure and response.code in _PROXY_REFUSALS:
             discard(self._reactor, response)
-            raise ProxyFailed(proxy, refusal(response.code))
-        return Answer(response, connection.reach)
+            raise ProxyFailed(proxy, describe_status(response.code))
+        return LocatedResponse(response, connection.reach)
 
     async def reaches_of_name(self, url: Url) -> list[Reach]:
-        """See `Asker.reaches_of_name`."""
+        """See `ReachLimitedAgent.reaches_of_name`."""
         return reaches_of(await resolve(self._reactor, url.host, url.port))
 
 
@@ -192,34 +197,35 @@ def _authorized(headers: Headers | None, proxy: Proxy) -> Headers:
 
 @implementer(IAgentEndpointFactory)
 class _Connection:
-    """Connects one request, and counts what it receives until its headers are there."""
+    """Connects one request, and limits the bytes received until its headers are complete."""
 
-    def __init__(self, reactor: Any, url: Url, proxy: Proxy | None, most: Reach) -> None:
-        self._left: int | None = MAX_HEADERS
+    def __init__(self, reactor: Any, url: Url, proxy: Proxy | None, closest: Reach) -> None:
+        #: Bytes that may still arrive; None for no limit.
+        self._remaining: int | None = MAX_HEADERS
         self._url = url
         self._proxy = proxy
-        place = url if proxy is None else proxy
-        self._near = ReachLimitedEndpoint(
-            reactor, place.host, place.port, most if proxy is None else Reach.MACHINE
+        first_hop = url if proxy is None else proxy
+        self._first_hop = ReachLimitedEndpoint(
+            reactor, first_hop.host, first_hop.port, closest if proxy is None else Reach.MACHINE
         )
 
     @property
     def reach(self) -> Reach | None:
-        """How close the server is; None if a proxy connects to it."""
-        return self._near.reach if self._proxy is None else None
+        """How close the server is; None behind a proxy."""
+        return self._first_hop.reach if self._proxy is None else None
 
-    def lift(self) -> None:
-        """Count no more: bodies have limits of their own."""
-        self._left = None
+    def stop_counting(self) -> None:
+        """Remove the limit: the headers are complete, and bodies have limits of their own."""
+        self._remaining = None
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See `IAgentEndpointFactory.endpointForURI`."""
         return self.endpoint()
 
     def endpoint(self) -> IStreamClientEndpoint:
-        """Give what connects to the server, or to the proxy that asks it."""
+        """Return the endpoint of the server; for plain http behind a proxy, that of the proxy."""
         url, proxy = self._url, self._proxy
-        endpoint: IStreamClientEndpoint = _Prepared(self._near, self._bound)
+        endpoint: IStreamClientEndpoint = _PreparedEndpoint(self._first_hop, self._limit)
         if proxy is not None:
             if proxy.secure:
                 endpoint = _tls(endpoint, proxy.host, proxy.port)
@@ -228,17 +234,17 @@ class _Connection:
                 endpoint = TunnelEndpoint(endpoint, proxy, url)
         return _tls(endpoint, url.host, url.port) if url.secure else endpoint
 
-    def _bound(self, protocol: Any) -> None:
-        """Count what the protocol receives, and let the kernel take little ahead of it."""
+    def _limit(self, protocol: Any) -> None:
+        """Count the bytes that the protocol receives, and shrink the kernel's buffer."""
         protocol.transport.getHandle().setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER
         )
         deliver = protocol.dataReceived
 
         def receive(data: bytes) -> None:
-            if self._left is not None:
-                self._left -= len(data)
-                if self._left < 0:
+            if self._remaining is not None:
+                self._remaining -= len(data)
+                if self._remaining < 0:
                     protocol.transport.abortConnection()
                     return
             deliver(data)
@@ -249,17 +255,17 @@ class _Connection:
 def _tls(endpoint: IStreamClientEndpoint, host: str, port: int) -> IStreamClientEndpoint:
     name = host.removesuffix(".").encode("ascii")
     security = BrowserLikePolicyForHTTPS().creatorForNetloc(name, port)
-    return _Prepared(wrapClientTLS(security, endpoint), _end_at_once)
+    return _PreparedEndpoint(wrapClientTLS(security, endpoint), _close_at_once)
 
 
-def _end_at_once(protocol: Any) -> None:
-    """Close a TLS connection without waiting for the other side to agree: it might never do so."""
+def _close_at_once(protocol: Any) -> None:
+    """Let TLS connections close without the other side's close_notify, which may never come."""
     protocol.transport.loseConnection = protocol.transport.abortConnection
 
 
 @implementer(IStreamClientEndpoint)
-class _Prepared:
-    """Prepares each connection that is made."""
+class _PreparedEndpoint:
+    """Calls a function with each new connection."""
 
     def __init__(
         self, endpoint: IStreamClientEndpoint, prepare: Callable[[IProtocol], None]

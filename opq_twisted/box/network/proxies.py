@@ -1,4 +1,4 @@
-"""Finds the HTTP proxy for a request: from the configuration, or as other programs do."""
+"""Chooses the HTTP proxy for a request, from the configuration or the environment."""
 
 import ipaddress
 import re
@@ -14,11 +14,11 @@ from opq_twisted.box.network.addresses import Reach, reach_of
 from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.common.errors import ServerFailed
 
-#: The value of the setting with which no proxy is used.
+#: The value of the setting that switches proxies off.
 NONE: Literal["none"] = "none"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-#: A host that name services take for an address without asking anybody, as "127.1" (inet_aton(3)).
+#: A host that resolvers read as an IPv4 address, such as "127.1" (inet_aton(3)).
 _NUMBERS = re.compile(r"(?:0x[0-9a-f]+|[0-9]+)(?:\.(?:0x[0-9a-f]+|[0-9]+)){0,3}")
 #: An entry of `no_proxy` that names a port.
 _WITH_PORT = re.compile(r"(\[.*\]|[^:]*):([0-9]{1,5})")
@@ -26,25 +26,25 @@ _WITH_PORT = re.compile(r"(\[.*\]|[^:]*):([0-9]{1,5})")
 
 @frozen
 class Proxy:
-    """An HTTP proxy; its password is in no text about it."""
+    """An HTTP proxy; neither `str` nor `repr` shows its password."""
 
     secure: bool
     host: str
     port: int
-    #: The value of `Proxy-Authorization` (RFC 9110, section 11.7.2); None when it asks for none.
+    #: The value of `Proxy-Authorization` (RFC 9110, section 11.7.2); None without credentials.
     authorization: bytes | None = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "Proxy":
         """
-        Read `http://USER:PASSWORD@HOST:PORT`, of which only the host is required.
+        Parse `http://USER:PASSWORD@HOST:PORT`; only the host is required.
 
-        :raises ValueError: if it is no such proxy; the reason does not repeat the text.
+        :raises ValueError: if it is not such a URL; the message does not repeat the text.
         """
         if not _SCHEME.match(text):
             text = f"http://{text}"
         scheme, _, rest = text.partition("://")
-        # A password may have any character in it, also one that should have been escaped.
+        # A password may contain any character, even one that should be escaped.
         credentials, at, place = rest.rpartition("@")
         url = read_url(f"{scheme}://{place}")
         if url.path not in ("", "/"):
@@ -52,29 +52,29 @@ class Proxy:
         return cls(url.secure, url.host, url.port, _basic(credentials) if at else None)
 
     def __str__(self) -> str:
-        """Name it for people: without a user name and a password."""
+        """Return the URL without the user name and the password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
 
 
 @frozen
 class Proxies:
-    """Which proxy is for which request."""
+    """Chooses the proxy for each request."""
 
     _setting: Proxy | Literal["none"] | None = NONE
     _environment: Mapping[str, str] = field(factory=dict, repr=False)
 
     def find(self, url: Url) -> Proxy | None:
         """
-        Find the proxy through which a URL is asked for; None when it is asked for directly.
+        Choose the proxy for a URL; None for a direct connection.
 
-        The setting wins over the environment. There `http_proxy` is for http URLs and `https_proxy`
-        for https URLs, but for the hosts in `no_proxy`; the names in lower case win over those in
-        upper case. What is on this machine itself is always asked for directly.
+        The setting takes precedence over the environment. There, `http_proxy` applies to http URLs
+        and `https_proxy` to https URLs, except for the hosts in `no_proxy`; lower-case names take
+        precedence over upper-case ones. The box itself is always reached directly.
 
-        :raises ServerFailed: if the environment names a proxy that cannot be used.
+        :raises ServerFailed: if the environment names an invalid proxy.
         """
-        if self._setting == NONE or _is_here(url.host):
+        if self._setting == NONE or _is_this_machine(url.host):
             return None
         if isinstance(self._setting, Proxy):
             return self._setting
@@ -97,15 +97,15 @@ class Proxies:
 
 def _basic(credentials: str) -> bytes:
     try:
-        # Whatever bytes the environment has in it are sent as they are.
-        known = credentials.encode("utf-8", "surrogateescape")
+        # Bytes from the environment that are not UTF-8 are sent unchanged.
+        encoded = credentials.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise ValueError("its user name or its password holds half a character") from None
-    user, _, password = known.partition(b":")
+        raise ValueError("its user name or password contains half a character") from None
+    user, _, password = encoded.partition(b":")
     return b"Basic " + b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password))
 
 
-def _is_here(host: str) -> bool:
+def _is_this_machine(host: str) -> bool:
     address = _address(host)
     if address is not None:
         return reach_of(str(address)) is Reach.MACHINE
@@ -119,7 +119,7 @@ def _is_excepted(url: Url, exceptions: str) -> bool:
 
 
 def _matches(url: Url, entry: str) -> bool:
-    """Whether an entry of `no_proxy` is about a URL: `*`, a name, its domain, an address, a net."""
+    """Whether an entry of `no_proxy` (`*`, a name, domain, address or network) matches a URL."""
     if entry == "*":
         return True
     if found := _WITH_PORT.fullmatch(entry):

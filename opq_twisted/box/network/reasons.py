@@ -1,4 +1,4 @@
-"""Says in plain words why a server could not be asked."""
+"""Explains network errors in plain words."""
 
 import os
 
@@ -15,11 +15,11 @@ from twisted.internet.error import (
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.web.client import ResponseFailed
 
-#: What the network's errors are called on the page.
-_PLAIN = {
+#: Shown on the page, after "Cannot reach the update server: ".
+_EXPLANATIONS = {
     DNSLookupError: "its name is not known here",
     ConnectionRefusedError: "no server answers there",
-    NoRouteError: "there is no way to it from here",
+    NoRouteError: "there is no route to it from here",
     TCPTimedOutError: "it does not answer",
     ConnectTimeout: "it does not answer",
     ConnectionClosed: "it closed the connection",
@@ -27,13 +27,13 @@ _PLAIN = {
 
 
 def reason_of(error: Exception) -> str:
-    """Say the innermost reason, without the full stop that Twisted ends its own with."""
+    """Explain the innermost error, without a full stop at the end."""
     answered = isinstance(error, ResponseFailed)
     while reasons := getattr(error, "reasons", None):
         error = reasons[-1].value
-    for kind, words in _PLAIN.items():
+    for kind, explanation in _EXPLANATIONS.items():
         if isinstance(error, kind):
-            return words
+            return explanation
     if isinstance(error, ConnectError) and error.osError is not None:
         return os.strerror(error.osError)
     if isinstance(error, VerificationError):
@@ -41,15 +41,15 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, SSL.Error):
         return _untrusted(error)
     if answered:
-        # Whatever Twisted fails with shows what came, however long, as Python writes it.
-        return "what it answers is not HTTP"
+        # Twisted's own text would show the received bytes, however many, as a Python literal.
+        return "its answer is not HTTP"
     return (str(error) or type(error).__name__).rstrip(".")
 
 
 def _untrusted(error: SSL.Error) -> str:
-    """Say what OpenSSL tells as a list of library, function and reason."""
+    """Explain an error of OpenSSL, which is a list of (library, function, reason)."""
     details = error.args[0] if error.args else None
     reasons = [reason for *_, reason in details] if isinstance(details, list) else []
     if "certificate verify failed" in reasons:
         return "its certificate is not trusted here, or not valid by the clock of this box"
-    return f"there is no secure connection ({', '.join(reasons) or 'no reason is given'})"
+    return f"TLS failed ({', '.join(reasons) or 'without a reason'})"

@@ -1,4 +1,4 @@
-"""Follows redirects as far as a server that needs no key may lead a box."""
+"""Follows redirects, but not towards the box's own network."""
 
 import re
 from typing import Protocol
@@ -19,43 +19,43 @@ from opq_twisted.box.network.tunnel import ProxyFailed
 from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.common.errors import ServerFailed
 
-#: The statuses that tell a GET where to go on (RFC 9110, section 15.4).
+#: The redirects that a GET follows (RFC 9110, section 15.4).
 REDIRECTS = (301, 302, 303, 307, 308)
 
-#: Redirects in a row that are followed.
+#: Redirects followed in a row.
 MAX_REDIRECTS = 5
 
-#: As long as all should support at least (RFC 9110, section 4.1): signed URLs of mirrors are long.
+#: The length that every client should support (RFC 9110, section 4.1): mirrors sign long URLs.
 _LOCATION = re.compile(rb"[!-~]{1,8000}")
 
 
 @frozen
-class Answer:
-    """A response, and how close the server is that it came from."""
+class LocatedResponse:
+    """A response, and how close its server is to the box."""
 
     response: IResponse
-    #: None if a proxy connected to the server.
+    #: None behind a proxy.
     reach: Reach | None
 
 
-class Asker(Protocol):
-    """Asks servers that are not too close: see `BoundedAgent`."""
+class ReachLimitedAgent(Protocol):
+    """Sends requests only to servers that are not too close: see `BoundedAgent`."""
 
-    async def ask(
-        self, method: bytes, uri: bytes, headers: Headers | None, most: Reach = Reach.MACHINE
-    ) -> Answer:
+    async def request_within(
+        self, method: bytes, uri: bytes, headers: Headers | None, closest: Reach = Reach.MACHINE
+    ) -> LocatedResponse:
         """
-        Ask a server.
+        Send a request.
 
-        :raises TooClose: if it is closer than `most`.
+        :raises TooClose: if the server is closer than `closest`.
         """
         raise NotImplementedError
 
     async def reaches_of_name(self, url: Url) -> list[Reach]:
         """
-        Say how close a server is, by each of the addresses that the box knows for its name.
+        Classify each address that the box resolves the URL's host to.
 
-        A name that is not known is taken for one of the internet.
+        An unknown name counts as one on the internet.
         """
         raise NotImplementedError
 
@@ -63,13 +63,13 @@ class Asker(Protocol):
 @implementer(IAgent)
 class RedirectingAgent:
     """
-    Follows redirects, but never closer to the box than the server that was asked first.
+    Follows redirects, but never closer to the box than the first server.
 
-    Otherwise whoever is the server could use the box, which is inside the home, to ask other
-    devices there, or the box itself.
+    Otherwise a server could use the box, which is inside the home, to send requests to other
+    devices there, or to the box itself.
     """
 
-    def __init__(self, clock: IReactorTime, agent: Asker) -> None:
+    def __init__(self, clock: IReactorTime, agent: ReachLimitedAgent) -> None:
         self._clock = clock
         self._agent = agent
 
@@ -80,57 +80,58 @@ class RedirectingAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """See `IAgent.request`; fails with `ServerFailed` where a redirect is not followed."""
+        """See `IAgent.request`; fails with `ServerFailed` if a redirect is not allowed."""
         return Deferred.fromCoroutine(self._follow(method, uri, headers))
 
     async def _follow(self, method: bytes, uri: bytes, headers: Headers | None) -> IResponse:
-        answer = await self._agent.ask(method, uri, headers)
-        response, most = answer.response, answer.reach
+        first = await self._agent.request_within(method, uri, headers)
+        response, closest = first.response, first.reach
         url = uri.decode("ascii")
         for _ in range(MAX_REDIRECTS):
             if response.code not in REDIRECTS:
                 return response
             discard(self._clock, response)
-            if most is None:
-                # Of a name with many addresses the farthest counts: whoever is the server may be
-                # who gave it the others. A proxy is never asked for what is on the box itself.
-                most = min(*await self._agent.reaches_of_name(read_url(url)), Reach.HOME)
+            if closest is None:
+                # The farthest of the name's addresses counts: the server's owner may have added
+                # the closer ones to DNS. A proxy is never used for the box itself.
+                closest = min(*await self._agent.reaches_of_name(read_url(url)), Reach.HOME)
             url = _target(url, response)
-            response = await self._ask(method, url, headers, most)
+            response = await self._request_target(method, url, headers, closest)
         if response.code not in REDIRECTS:
             return response
         discard(self._clock, response)
         raise ServerFailed(
             f"The update server redirects more than {MAX_REDIRECTS} times. Its operator has to "
-            "mend that."
+            "correct that."
         )
 
-    async def _ask(
-        self, method: bytes, url: str, headers: Headers | None, most: Reach
+    async def _request_target(
+        self, method: bytes, url: str, headers: Headers | None, closest: Reach
     ) -> IResponse:
-        place = read_url(url).host
+        host = read_url(url).host
+        uri = url.encode("ascii")
         try:
-            return (await self._agent.ask(method, url.encode("ascii"), headers, most)).response
+            return (await self._agent.request_within(method, uri, headers, closest)).response
         except (CancelledError, ServerFailed, ProxyFailed):
             raise
         except TooClose:
             raise ServerFailed(
-                f"The update server redirects to {place}, which is this box or in its network. "
-                "The box follows only where updates_ep is as close itself."
+                f"The update server redirects to {host}, which is this box or in its network. "
+                "The box follows such a redirect only if updates_ep is as close itself."
             ) from None
         except Exception as error:
-            # Whatever the network, the name service or TLS can come up with.
+            # The network, DNS and TLS raise many different errors.
             raise ServerFailed(
-                f"Cannot reach {place}, where the update server redirects to: {reason_of(error)}. "
+                f"Cannot reach {host}, where the update server redirects to: {reason_of(error)}. "
                 "Try again later."
             ) from None
 
 
 def _target(url: str, response: IResponse) -> str:
     """
-    Say where a redirect leads (RFC 9110, section 10.2.2).
+    Return the target of a redirect (RFC 9110, section 10.2.2).
 
-    :raises ServerFailed: if it leads to no HTTP server, or from https to http.
+    :raises ServerFailed: if the target is not an http or https URL, or leads from https to http.
     """
     values = response.headers.getRawHeaders(b"Location", [])
     try:
@@ -138,7 +139,7 @@ def _target(url: str, response: IResponse) -> str:
             raise ValueError("its Location is missing, or not a URL")
         target: str = urljoin(url, values[0].decode("ascii"))
         if read_url(target).secure < read_url(url).secure:
-            raise ValueError("it is less safe than https")
+            raise ValueError("it is less secure than https")
     except ValueError as error:
         raise ServerFailed(
             f"The update server redirects to a URL that a box does not follow: {error}."

@@ -1,4 +1,4 @@
-"""Reaches a server through a proxy's tunnel (CONNECT, RFC 9110, section 9.3.6)."""
+"""Connects to a proxy, and through its tunnel to a server (CONNECT, RFC 9110, section 9.3.6)."""
 
 import re
 from typing import Any, NoReturn, cast
@@ -19,26 +19,26 @@ from opq_twisted.box.network.proxies import Proxy
 from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.urls import Url
 
-#: Bytes of the head of a proxy's answer, with those of interim answers.
-MAX_HEAD = 16 * 1024
+#: Maximum bytes of the proxy's response headers, including those of 1xx responses.
+MAX_HEADERS = 16 * 1024
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |\r\n)")
 
 
 class ProxyFailed(Exception):
-    """A proxy does not bring the box to its server."""
+    """The server cannot be reached through the proxy."""
 
     def __init__(self, proxy: Proxy, reason: str) -> None:
-        super().__init__(f"the proxy {proxy} is of no help: {reason}")
+        super().__init__(f"the proxy {proxy} failed: {reason}")
         self.proxy = proxy
         self.reason = reason
 
 
-def refusal(status: int) -> str:
-    """Word a proxy's refusal."""
+def describe_status(status: int) -> str:
+    """Explain the status with which a proxy refuses a request."""
     if status == 407:
         return (
-            "it asks for a user name and a password, or refuses those it got (407); write them as "
+            "it requires a user name and a password, or refuses those it got (407); write them as "
             "http://USER:PASSWORD@HOST:PORT"
         )
     return f"it answers {status}" + (" (forbidden)" if status == 403 else "")
@@ -46,7 +46,7 @@ def refusal(status: int) -> str:
 
 @implementer(IStreamClientEndpoint)
 class ProxyEndpoint:
-    """Connects to a proxy, and says so when that fails."""
+    """Connects to a proxy, and turns any error into `ProxyFailed`."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, proxy: Proxy) -> None:
         self._endpoint = endpoint
@@ -64,10 +64,10 @@ class ProxyEndpoint:
 
 @implementer(IStreamClientEndpoint)
 class TunnelEndpoint:
-    """Connects to a server through a proxy."""
+    """Connects to a server through a tunnel that the proxy opens."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, proxy: Proxy, url: Url) -> None:
-        """:param endpoint: connects to the proxy."""
+        """:param endpoint: a `ProxyEndpoint`: its errors are passed on."""
         self._proxy = proxy
         self._endpoint = endpoint
         host = f"[{url.host}]" if ":" in url.host else url.host
@@ -78,69 +78,70 @@ class TunnelEndpoint:
         self._request = b"\r\n".join([*lines, b"", b""])
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """See `IStreamClientEndpoint.connect`; fails with `ProxyFailed`."""
+        """See `IStreamClientEndpoint.connect`; fails with `ProxyFailed` if no tunnel is opened."""
         return Deferred.fromCoroutine(self._connect(factory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        opening = Factory.forProtocol(lambda: _Tunnel(self._request, self._proxy))
-        # It would log a line at the beginning and at the end of each connection.
-        opening.noisy = False
-        tunnel = cast(_Tunnel, await self._endpoint.connect(opening))
-        early = await tunnel.opened
+        tunnel_factory = Factory.forProtocol(lambda: _Tunnel(self._request, self._proxy))
+        # Do not log the start and the end of each connection.
+        tunnel_factory.noisy = False
+        tunnel = cast(_Tunnel, await self._endpoint.connect(tunnel_factory))
+        leftover = await tunnel.opened
         protocol = factory.buildProtocol(tunnel.transport.getPeer())
         assert protocol is not None
-        tunnel.carry(protocol, early)
+        tunnel.hand_over(protocol, leftover)
         return protocol
 
 
 class _Tunnel(Protocol):
-    """Asks for the tunnel, and then carries another protocol."""
+    """Requests the tunnel, then hands the connection over to another protocol."""
 
     transport: ITCPTransport
 
     def __init__(self, request: bytes, proxy: Proxy) -> None:
         self._proxy = proxy
         self._request = request
-        self._head = bytearray()
+        self._buffer = bytearray()
         self._received = 0
-        self._carried: Any = None
-        #: Fires with the bytes that came through the open tunnel already.
+        self._inner: Any = None
+        #: Fires with the bytes that arrived after the proxy's response. A client that cancels this
+        #: replaces the error by one of its own.
         self.opened: Deferred[bytes] = Deferred(lambda _: self._fail("it has not answered yet"))
 
     def connectionMade(self) -> None:
         self.transport.write(self._request)
 
-    def carry(self, protocol: IProtocol, early: bytes) -> None:
-        """Let a protocol have the connection."""
-        self._carried = protocol
+    def hand_over(self, protocol: IProtocol, leftover: bytes) -> None:
+        """Give the connection, and the bytes received so far, to another protocol."""
+        self._inner = protocol
         protocol.makeConnection(self.transport)
-        if early:
-            protocol.dataReceived(early)
+        if leftover:
+            protocol.dataReceived(leftover)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._carried is not None:
-            self._carried.dataReceived(data)
+        if self._inner is not None:
+            self._inner.dataReceived(data)
         elif not self.opened.called:
-            self._head += data
+            self._buffer += data
             self._received += len(data)
-            self._read_heads()
+            self._read_headers()
 
-    def _read_heads(self) -> None:
-        """Read the head of the answer, behind those of interim answers (RFC 9110, 15.2)."""
-        while (end := self._head.find(b"\r\n\r\n")) >= 0:
-            read = self._received - len(self._head) + end
-            status = _STATUS.match(self._head)
-            if read > MAX_HEAD or status is None:
+    def _read_headers(self) -> None:
+        """Read the headers of the final response, after any 1xx responses (RFC 9110, 15.2)."""
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            read = self._received - len(self._buffer) + end
+            status = _STATUS.match(self._buffer)
+            if read > MAX_HEADERS or status is None:
                 break
             code = int(status[1])
-            del self._head[: end + 4]
+            del self._buffer[: end + 4]
             if 200 <= code < 300:
-                self.opened.callback(bytes(self._head))
+                self.opened.callback(bytes(self._buffer))
                 return
             if code >= 200 or code == SWITCHING:
-                self._fail(refusal(code))
+                self._fail(describe_status(code))
                 return
-        if end >= 0 or self._received > MAX_HEAD:
+        if end >= 0 or self._received > MAX_HEADERS:
             self._fail("it does not answer as a proxy")
 
     def _fail(self, reason: str) -> None:
@@ -148,7 +149,7 @@ class _Tunnel(Protocol):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._carried is not None:
-            self._carried.connectionLost(reason)
+        if self._inner is not None:
+            self._inner.connectionLost(reason)
         elif not self.opened.called:
             self.opened.errback(ProxyFailed(self._proxy, "it closed the connection"))

@@ -1,4 +1,4 @@
-"""What the update server says (treq)."""
+"""The client of the update server's HTTP interface (treq)."""
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -23,21 +23,21 @@ from opq_twisted.box.network.redirects import REDIRECTS
 from opq_twisted.box.network.tunnel import ProxyFailed
 from opq_twisted.common.errors import DownloadFailed, NoWaiting, OpqError, ServerFailed
 
-#: Seconds until the headers of an answer are there.
+#: Seconds until the headers of a response must be complete.
 _HEADERS_TIMEOUT = 60.0
 
-#: Seconds that a server is left alone at most, whatever it says.
-_LONGEST_ALONE = 24 * 3600.0
+#: Seconds: the longest `Retry-After` that is respected.
+_MAX_RETRY_AFTER = 24 * 3600.0
 
-#: Seconds until a small answer is whole; a signed file of 5 MB comes in that time at 9 kB/s.
+#: Seconds until a small body must be complete: enough for a signed file of 5 MB at 9 kB/s.
 _BODY_TIMEOUT = 600.0
 
-#: An answer to /version is a few digits.
-_MAX_VERSION_ANSWER = 1024
+#: Bytes; the body of /version is a few digits.
+_MAX_VERSION_BODY = 1024
 
 
 class UpdateServerClient:
-    """The update server, as a box sees it."""
+    """Sends requests to the update server, and remembers its `Retry-After`."""
 
     def __init__(
         self,
@@ -48,49 +48,49 @@ class UpdateServerClient:
     ) -> None:
         self._clock = clock
         self._http = http
-        #: Its URL, without a slash at the end.
+        #: The server's URL, without a slash at the end.
         self.endpoint = endpoint
         self._user_agent = user_agent
-        #: Until when the server wants to be left alone.
-        self._alone_until = 0.0
+        #: The time by the clock until which the server asked for no further requests.
+        self._retry_at = 0.0
 
     @property
     def retry_after_left(self) -> float:
-        """Seconds that the server still wants to be left alone, as it said last."""
-        return max(0.0, self._alone_until - self._clock.seconds())
+        """Seconds that remain of the server's last `Retry-After`."""
+        return max(0.0, self._retry_at - self._clock.seconds())
 
     def archive_url(self, version: int) -> str:
-        """Say where an archive is."""
+        """Return the URL of an archive."""
         return f"{self.endpoint}/update/{UpdateName(version)}"
 
     async def newest(self) -> int | None:
         """
-        Ask for the newest version; None when the server has no update.
+        Request the newest version; None if the server has no update.
 
-        :raises ServerFailed: when it cannot be reached, or answers with anything else.
+        :raises ServerFailed: if the server cannot be reached, or sends no version.
         """
         url = f"{self.endpoint}/version"
-        answer = await self.read(url, _MAX_VERSION_ANSWER)
+        body = await self.read(url, _MAX_VERSION_BODY)
         try:
-            return None if answer is None else parse_version(answer.decode("ascii", "replace"))
+            return None if body is None else parse_version(body.decode("ascii", "replace"))
         except OpqError as error:
-            raise _nonsense(url, error) from None
+            raise _invalid_response(url, error) from None
 
     async def poll_etag(self, known: str | None, wait: int, response_timeout: float) -> str:
         """
-        Ask for the entity tag of the newest version.
+        Request the entity tag of the newest version, as a long poll.
 
-        :param known: the one known already: the answer comes when there is another.
-        :param wait: seconds that the server is to wait for another at most.
-        :param response_timeout: seconds that its answer is waited for.
-        :raises NoWaiting: when the server has no entity tag, or lets nobody wait.
-        :raises ServerFailed: when it cannot be reached, or does not answer now.
+        :param known: the last entity tag; the server responds when it has another one.
+        :param wait: seconds after which the server is asked to respond in any case.
+        :param response_timeout: seconds until its response must arrive.
+        :raises NoWaiting: if the server has no entity tag, or does not support waiting.
+        :raises ServerFailed: if it cannot be reached, or is busy.
         """
         url = f"{self.endpoint}/version"
         headers = {"Prefer": f"wait={wait}", **({} if known is None else {"If-None-Match": known})}
         response = await self.get(url, headers, response_timeout)
         discard(self._clock, response)
-        # Where there is no version yet, that may have a tag as well.
+        # A server without any version yet sends a tag with 404.
         tag = strong_etag(response) if response.code in (OK, NOT_FOUND) else None
         if response.code == NOT_MODIFIED and wait_applied(response):
             tag = known
@@ -100,15 +100,15 @@ class UpdateServerClient:
                 raise error
             raise NoWaiting(str(error), error.retry_after)
         if tag is None:
-            raise NoWaiting(f"The update server lets nobody wait until {url} changes.")
+            raise NoWaiting(f"The update server does not let a box wait until {url} changes.")
         return tag
 
     async def read(self, url: str, limit: int) -> bytes | None:
         """
-        Read what is at a URL of the server; None when there is nothing.
+        Read a small file from the server; None if there is none.
 
-        :param limit: bytes; more are not taken.
-        :raises ServerFailed: when it cannot be reached, or does not send that.
+        :param limit: bytes; a longer body is an error.
+        :raises ServerFailed: if the server cannot be reached, or does not send the file.
         """
         response = await self.get(url)
         if response.code != OK:
@@ -116,19 +116,19 @@ class UpdateServerClient:
             if response.code in (NOT_FOUND, GONE):
                 return None
             raise unexpected_status(response, url)
-        answer = bytearray()
+        body = bytearray()
         try:
-            taking = read_body(self._clock, response, answer.extend, limit)
-            await taking.addTimeout(_BODY_TIMEOUT, self._clock)
+            reading = read_body(self._clock, response, body.extend, limit)
+            await reading.addTimeout(_BODY_TIMEOUT, self._clock)
         except LateError:
             raise ServerFailed(
-                f"Cannot read {url}: it was not whole after {_BODY_TIMEOUT / 60:.0f} minutes."
+                f"Cannot read {url}: it was not complete after {_BODY_TIMEOUT / 60:.0f} minutes."
             ) from None
         except BrokenOff as error:
             raise ServerFailed(f"Cannot read {url}: {error}") from None
         except DownloadFailed as error:
-            raise _nonsense(url, error) from None
-        return bytes(answer)
+            raise _invalid_response(url, error) from None
+        return bytes(body)
 
     async def get(
         self,
@@ -137,36 +137,36 @@ class UpdateServerClient:
         response_timeout: float = _HEADERS_TIMEOUT,
     ) -> IResponse:
         """
-        Ask for a URL of the server; whatever the answer is, its body waits to be taken.
+        Request a URL of the server, and return the response with any status and an unread body.
 
-        No redirect is followed: that is for archives only, which have a signed hash.
+        Redirects are not followed: only archives, which have a signed hash, may be elsewhere.
 
-        :param response_timeout: seconds until the headers of the answer are there.
-        :raises ServerFailed: when the server cannot be reached, or does not answer.
+        :param response_timeout: seconds until the headers of the response must be complete.
+        :raises ServerFailed: if the server cannot be reached, or does not respond.
         """
-        return await self._ask(self._http.direct, url, headers, response_timeout)
+        return await self._request(self._http.direct, url, headers, response_timeout)
 
     async def get_archive(self, url: str, headers: Mapping[str, str]) -> IResponse:
         """
-        Ask for an archive, which may be anywhere on the internet.
+        Request an archive; redirects are followed.
 
-        :raises ServerFailed: as `get`, and when it leads where no box may be led.
+        :raises ServerFailed: as `get`, and if a redirect is not allowed.
         """
-        return await self._ask(self._http.following, url, headers, _HEADERS_TIMEOUT)
+        return await self._request(self._http.following, url, headers, _HEADERS_TIMEOUT)
 
-    async def _ask(
+    async def _request(
         self, http: HTTPClient, url: str, headers: Mapping[str, str] | None, response_timeout: float
     ) -> IResponse:
-        every = {**(headers or {}), "User-Agent": self._user_agent()}
+        headers = {**(headers or {}), "User-Agent": self._user_agent()}
         try:
-            asking = http.get(
-                _AsItIs.from_text(url),
-                headers=Headers({name: [value] for name, value in every.items()}),
+            request = http.get(
+                _UnchangedUrl.from_text(url),
+                headers=Headers({name: [value] for name, value in headers.items()}),
                 allow_redirects=False,
                 unbuffered=True,
             )
-            response = await _cancelled_as_such(
-                asking.addTimeout(response_timeout, self._clock, _timed_out)
+            response = await _cancellable(
+                request.addTimeout(response_timeout, self._clock, _timed_out)
             )
         except (CancelledError, ServerFailed):
             raise
@@ -177,26 +177,26 @@ class UpdateServerClient:
                 "configuration, or http_proxy and https_proxy in the agent's environment."
             ) from None
         except Exception as error:
-            # Whatever the network, the name service or TLS can come up with.
+            # The network, DNS and TLS raise many different errors.
             raise ServerFailed(
                 f"Cannot reach the update server {self.endpoint}: {reason_of(error)}. "
                 "Check the network, and updates_ep in the configuration."
             ) from None
         if is_temporary(response):
-            asked = min(retry_after(response) or 0.0, _LONGEST_ALONE)
-            self._alone_until = self._clock.seconds() + asked
+            delay = min(retry_after(response) or 0.0, _MAX_RETRY_AFTER)
+            self._retry_at = self._clock.seconds() + delay
         return response
 
 
-class _AsItIs(EncodedURL):
-    """A URL that treq takes as it is: it would have IDNA read even an IPv6 address."""
+class _UnchangedUrl(EncodedURL):
+    """A URL that treq does not convert: it would apply IDNA even to an IPv6 address."""
 
-    def to_uri(self) -> "_AsItIs":
+    def to_uri(self) -> "_UnchangedUrl":
         return self
 
 
 def unexpected_status(response: IResponse, url: str) -> ServerFailed:
-    """Say that the server does not send what is at a URL."""
+    """Make the error for a response whose status is not the expected one."""
     text = f"The update server answers {response.code} when asked for {url}"
     if response.code in REDIRECTS:
         text += (
@@ -207,36 +207,36 @@ def unexpected_status(response: IResponse, url: str) -> ServerFailed:
 
 
 def is_temporary(response: IResponse) -> bool:
-    """Whether a busy server, or a network that wants a login, answers for the time being."""
+    """Whether the status comes from a busy server, or from a network that wants a login."""
     code: int = response.code
     return (
         code in REDIRECTS or code == HTTPStatus.TOO_MANY_REQUESTS or code >= INTERNAL_SERVER_ERROR
     )
 
 
-def _nonsense(url: str, error: OpqError) -> ServerFailed:
-    return ServerFailed(f"{url} answers what no update server would: {error}")
+def _invalid_response(url: str, error: OpqError) -> ServerFailed:
+    return ServerFailed(f"{url} did not answer as an update server does: {error}")
 
 
-def _cancelled_as_such(asking: Deferred[IResponse]) -> Deferred[IResponse]:
-    """Fail with CancelledError when cancelled: a request becomes one of many errors then."""
+def _cancellable(request: Deferred[IResponse]) -> Deferred[IResponse]:
+    """Fail with CancelledError when cancelled; a cancelled request fails with other errors."""
 
-    def cancel(answer: Deferred[IResponse]) -> None:
-        answer.errback(CancelledError())
-        asking.cancel()
+    def cancel(response: Deferred[IResponse]) -> None:
+        response.errback(CancelledError())
+        request.cancel()
 
-    answer: Deferred[IResponse] = Deferred(cancel)
+    response: Deferred[IResponse] = Deferred(cancel)
 
     def deliver(result: IResponse | Failure) -> None:
-        if not answer.called:
-            answer.callback(result)
+        if not response.called:
+            response.callback(result)
 
-    asking.addBoth(deliver)
-    return answer
+    request.addBoth(deliver)
+    return response
 
 
 def _timed_out(failure: Failure, timeout: float) -> NoReturn:
-    # A request that is cancelled fails with one of many errors, none of which says why.
+    # A cancelled request fails with one of many errors, none of which mentions the timeout.
     reason = f"it did not answer within {timeout:.0f} seconds"
     if isinstance(failure.value, ProxyFailed):
         raise ProxyFailed(failure.value.proxy, reason)

@@ -1,4 +1,4 @@
-"""Checks the URLs that the agent is given, and says why it cannot use one."""
+"""Parses URLs, and explains why a URL cannot be used."""
 
 import ipaddress
 import re
@@ -6,45 +6,45 @@ import re
 import idna
 from attrs import frozen
 
-#: `scheme://authority/path?query`; a backslash would be a slash to some.
+#: `scheme://authority/path?query`; some programs read a backslash as a slash.
 _URL = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<authority>[^/?#\\]*)(?P<path>/[^#]*)?")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?P<port>:[0-9]{1,5})?")
 
-#: More than the letters, digits and hyphens of RFC 1123: resolvers and DNS take underscores too.
+#: RFC 1123 has only letters, digits and hyphens, but DNS and resolvers accept underscores too.
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,63}")
 
 #: Octets of a name (RFC 1035, section 2.3.4).
-_LONGEST_NAME = 253
+_MAX_NAME = 253
 
 
 @frozen
 class Url:
-    """A URL that can be asked for, in parts."""
+    """The parts of an http or https URL."""
 
     secure: bool
-    #: In lower case; an IPv6 address is without its brackets.
+    #: In lower case; an IPv6 address has no brackets.
     host: str
     port: int
-    #: With its query.
+    #: Includes the query.
     path: str
 
 
 def read_url(text: str) -> Url:
     """
-    Take a URL apart.
+    Parse a URL.
 
-    :raises ValueError: if it cannot be asked for; the reason does not repeat the URL, which may
-        hold a password.
+    :raises ValueError: if it cannot be used; the message does not repeat the URL, which may contain
+        a password.
     """
     if not re.fullmatch(r"[!-~]*", text):
         raise ValueError(
-            "only ASCII can be in it, without spaces; write such a name as DNS has it (xn--...)"
+            "only ASCII without spaces is allowed; write other names as DNS does (xn--...)"
         )
     found = _URL.fullmatch(text)
     if found is None or found["scheme"].lower() not in ("http", "https"):
         raise ValueError("it must begin with http:// or https://, and have no fragment (#)")
     if "@" in found["authority"]:
-        raise ValueError("there must be no user name and no password in it")
+        raise ValueError("it must contain no user name and no password")
     authority = _AUTHORITY.fullmatch(found["authority"])
     secure = found["scheme"].lower() == "https"
     if authority is None:
@@ -61,25 +61,25 @@ def _host(text: str, secure: bool) -> str:
     name = text.removesuffix(".")
     if not name:
         raise ValueError("after // there must be the name or the address of a server")
-    if len(name) > _LONGEST_NAME or not all(map(_LABEL.fullmatch, name.split("."))):
+    if len(name) > _MAX_NAME or not all(map(_LABEL.fullmatch, name.split("."))):
         raise ValueError(
-            "the parts of its name must be 1 to 63 letters, digits, hyphens or underscores, with "
-            "dots between them"
+            "each part of the name, between dots, must be 1 to 63 letters, digits, hyphens or "
+            "underscores"
         )
     if secure:
         try:
             idna.encode(name)
         except UnicodeError:
             raise ValueError(
-                "with https:// the parts of its name must be letters, digits and hyphens between "
-                "them, as in a certificate, and begin with no two characters and two hyphens"
+                "with https:// each part of the name must be letters and digits with hyphens "
+                "between them, and not have hyphens as its third and fourth characters"
             ) from None
     return text
 
 
 def _ipv6(text: str) -> str:
     if "%" in text:
-        raise ValueError("an address with a zone cannot be asked for; use another of the server's")
+        raise ValueError("an address with a zone cannot be used; use another one of the server")
     try:
         ipaddress.IPv6Address(text)
     except ValueError:

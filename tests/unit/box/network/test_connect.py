@@ -33,7 +33,7 @@ class Resolver:
         receiver.resolutionComplete()
 
 
-class BoundedReachTests(SynchronousTestCase):
+class ReachLimitedEndpointTests(SynchronousTestCase):
     """Connecting to a name."""
 
     def setUp(self) -> None:

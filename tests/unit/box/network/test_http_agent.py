@@ -151,7 +151,7 @@ class BoundedAgentTests(BoundedAgentCase):
             )
             asking = Deferred.fromCoroutine(server.newest())
             sentence = str(await self.assertFailure(asking, ServerFailed))
-            self.assertIn(": what it answers is not HTTP. ", sentence)
+            self.assertIn(": its answer is not HTTP. ", sentence)
             await self.peer.lost
 
 
@@ -226,7 +226,9 @@ class ProxyTests(BoundedAgentCase):
         """A proxy is not asked for what the box knows to be in its own network."""
         agent = BoundedAgent(reactor, Proxies(Proxy.parse("http://127.0.0.1:9")))
         for host in ("192.168.1.1", "[fe80::1]"):
-            asking = agent.ask(b"GET", f"http://{host}/".encode(), most=Reach.INTERNET)
+            asking = agent.request_within(
+                b"GET", f"http://{host}/".encode(), closest=Reach.INTERNET
+            )
             await self.assertFailure(Deferred.fromCoroutine(asking), TooClose)
 
 

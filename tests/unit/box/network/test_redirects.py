@@ -139,12 +139,12 @@ class RedirectTests(SynchronousTestCase):
     def test_downgrade(self) -> None:
         """From https no redirect leads to plain http, not even by way of another https server."""
         asked, _ = self.redirect("http://mirror.example/x", "https://updates.example")
-        self.assertIn("less safe than https", self.sentence(asked))
+        self.assertIn("less secure than https", self.sentence(asked))
         asked, _ = self.redirect("https://mirror.example/x")
         self.network.accept().answer(
             "302 Found", "Location: http://mirror.example/x", "Content-Length: 0"
         )
-        self.assertIn("less safe than https", self.sentence(asked))
+        self.assertIn("less secure than https", self.sentence(asked))
 
     def test_no_target(self) -> None:
         """What is no URL of an HTTP server is not asked for, and no password is shown."""

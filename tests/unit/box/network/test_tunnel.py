@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.network.proxies import Proxy
-from opq_twisted.box.network.tunnel import MAX_HEAD, ProxyEndpoint, ProxyFailed, TunnelEndpoint
+from opq_twisted.box.network.tunnel import MAX_HEADERS, ProxyEndpoint, ProxyFailed, TunnelEndpoint
 from opq_twisted.box.network.urls import read_url
 from tests.helpers.box_fakes import Peer
 
@@ -106,7 +106,7 @@ class TunnelTests(SynchronousTestCase):
         opening = self.open()
         proxy = self.accept()
         interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
-        for _ in range(MAX_HEAD // len(interim)):
+        for _ in range(MAX_HEADERS // len(interim)):
             proxy.send(interim)
         self.assertNoResult(opening)
         proxy.send(interim)
@@ -114,7 +114,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertFalse(proxy.open)
 
     def test_refused(self) -> None:
-        """A refusal is told by its number, and with what to do."""
+        """A describe_status is told by its number, and with what to do."""
         for answer, reason in (
             ("407 Proxy Authentication Required", "http://USER:PASSWORD@HOST:PORT"),
             ("403 Forbidden", "it answers 403 (forbidden)"),
@@ -132,7 +132,7 @@ class TunnelTests(SynchronousTestCase):
 
     def test_no_proxy(self) -> None:
         """Neither another language nor a head without end is listened to for long."""
-        for answer in (b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEAD):
+        for answer in (b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEADERS):
             with self.subTest(answer=answer[:20]):
                 opening = self.open()
                 proxy = self.accept()

@@ -93,7 +93,9 @@ class NewestTests(ClientCase):
         for body in (b"", b"<!doctype html>", b"-1", b"0", b"017", b"1e9", b"\xff\xfe", b"9" * 40):
             with self.subTest(body=body):
                 error = self.failure(self.newest("200 OK", body=body))
-                self.assertIn(f"{ENDPOINT}/version answers what no update server would", str(error))
+                self.assertIn(
+                    f"{ENDPOINT}/version did not answer as an update server does", str(error)
+                )
                 self.assertLess(len(str(error)), 300)
 
     def test_too_long(self) -> None:
@@ -117,7 +119,7 @@ class NewestTests(ClientCase):
         self.clock.advance(40)
         self.assertEqual(
             str(self.failure(asked)),
-            f"Cannot read {ENDPOINT}/version: it was not whole after 10 minutes.",
+            f"Cannot read {ENDPOINT}/version: it was not complete after 10 minutes.",
         )
         self.assertFalse(peer.open)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -233,7 +235,7 @@ class UnreachableTests(ClientCase):
                 DNSLookupError("no results for hostname lookup: updates"),
                 "its name is not known here",
             ),
-            (getConnectError((ENETUNREACH, "x")), "there is no way to it from here"),
+            (getConnectError((ENETUNREACH, "x")), "there is no route to it from here"),
             (getConnectError((ETIMEDOUT, "x")), "it does not answer"),
             (getConnectError((EHOSTUNREACH, "x")), "No route to host"),
         ):
@@ -297,7 +299,7 @@ class ReadTests(ClientCase):
         """What is longer is not taken, and named."""
         asked, peer = self.ask(self.network.server.read(self.URL, 5))
         peer.answer("200 OK", "Content-Length: 6", body=b"abcdef")
-        self.assertIn(f"{self.URL} answers what no", str(self.failure(asked)))
+        self.assertIn(f"{self.URL} did not answer as", str(self.failure(asked)))
         self.assertFalse(peer.open)
 
 
@@ -370,7 +372,7 @@ class EntityTagTests(ClientCase):
                 self.peer.answer(status, *headers)
                 self.assertEqual(
                     str(self.failure(asked)),
-                    f"The update server lets nobody wait until {ENDPOINT}/version changes.",
+                    f"The update server does not let a box wait until {ENDPOINT}/version changes.",
                 )
 
     def test_never_asked_to_wait_for_nothing(self) -> None:

@@ -40,27 +40,27 @@ UNUSABLE = {
     "http://updates.example.org:65536": "1 to 65535",
     "http://[fe80::1%25eth0]:8151": "zone",
     "http://[127.0.0.1]": "an IPv6 address",
-    "http://a..b": "dots between",
+    "http://a..b": "between dots",
     "http://" + "a" * 64: "1 to 63",
     "http://" + "a." * 127 + "org": "1 to 63",
-    "http://up$dates": "letters",
-    "https://update_server": "certificate",
-    "https://ab--cd.test": "certificate",
-    "https://-a.test": "certificate",
+    "http://up$dates": "underscores",
+    "https://update_server": "with https",
+    "https://ab--cd.test": "with https",
+    "https://-a.test": "with https",
 }
 
 
 class UrlTests(SynchronousTestCase):
-    """URLs, taken apart."""
+    """URLs are parsed into their parts."""
 
     def test_usable(self) -> None:
-        """Names as resolvers take them, and addresses of both kinds, can be asked for."""
+        """Names that resolvers accept, and addresses of both kinds, are accepted."""
         for text, url in USABLE.items():
             with self.subTest(text=text):
                 self.assertEqual(read_url(text), url)
 
     def test_unusable(self) -> None:
-        """Any other is refused with the reason, which does not repeat a password."""
+        """Any other URL is refused with a reason, which does not repeat a password."""
         for text, phrase in UNUSABLE.items():
             with self.subTest(text=text):
                 error = self.assertRaises(ValueError, read_url, text)
