@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.server.catalog.inotify import Watch
 from opq_twisted.server.catalog.snapshot import Catalog, Scan
 
@@ -41,7 +42,8 @@ class Watcher(Service):
     ) -> None:
         self._reactor = reactor
         self._catalog = catalog
-        self._heartbeat = heartbeat
+        self._period = heartbeat
+        self._heartbeat = Heartbeat(reactor, self._read, self._pause)
         self._in_thread = in_thread
         self._watch = Watch(
             reactor, catalog.directory, self._note, self._directory_changed, self._events_lost
@@ -49,9 +51,7 @@ class Watcher(Service):
         self._touched: set[str] = set()
         self._touched_while_reading: set[str] = set()
         self._flush: IDelayedCall | None = None
-        self._beat: IDelayedCall | None = None
         self._reason = "heartbeat"
-        self._again = False
         #: Called with the names that something happened to.
         self.observers: list[Callable[[set[str]], None]] = []
         #: How often the whole directory was read, by reason.
@@ -69,15 +69,16 @@ class Watcher(Service):
             self._catalog.directory_lost(error)
         else:
             self._catalog.rescan()
-        self._schedule_beat()
+        self._heartbeat.startService()
 
     def stopService(self) -> None:
         """Stop looking."""
         super().stopService()
         self._watch.end()
-        for call in (self._flush, self._beat):
-            if call is not None and call.active():
-                call.cancel()
+        self._heartbeat.stopService()
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
 
     def _note(self, name: str) -> None:
         self._touched.add(name)
@@ -105,33 +106,23 @@ class Watcher(Service):
 
     def _read_soon(self, reason: str) -> None:
         self._reason = reason
-        if self._beat is not None and self._beat.active():
-            self._beat.reset(0)
-        else:
-            self._again = True
+        self._heartbeat.run_now()
 
-    def _schedule_beat(self) -> None:
-        unreadable = self._catalog.problem is not None
-        pause = min(self._heartbeat, _WHILE_UNREADABLE) if unreadable else self._heartbeat
-        self._beat = self._reactor.callLater(
-            0 if self._again else pause, lambda: Deferred.fromCoroutine(self._read())
-        )
-        self._again = False
+    def _pause(self) -> float:
+        is_unreadable = self._catalog.problem is not None
+        return min(self._period, _WHILE_UNREADABLE) if is_unreadable else self._period
 
     async def _read(self) -> None:
         """Look at the whole directory, off the reactor."""
         self.rescans[self._reason] += 1
         self._reason = "heartbeat"
-        with self._log.failuresHandled("looking at the updates directory failed"):
-            self._touched_while_reading.clear()
-            try:
-                # Watch first: what comes before it is read, what comes after it is reported. Read
-                # nothing that is not watched: the directory may be back a moment later.
-                self._watch.renew()
-                reading = await self._in_thread(self._catalog.scan)
-            except OSError as error:
-                self._catalog.directory_lost(error)
-            else:
-                self._catalog.apply(reading, self._touched_while_reading)
-        if self.running:
-            self._schedule_beat()
+        self._touched_while_reading.clear()
+        try:
+            # Watch first: what comes before it is read, what comes after it is reported. Read
+            # nothing that is not watched: the directory may be back a moment later.
+            self._watch.renew()
+            reading = await self._in_thread(self._catalog.scan)
+        except OSError as error:
+            self._catalog.directory_lost(error)
+        else:
+            self._catalog.apply(reading, self._touched_while_reading)

@@ -7,10 +7,10 @@ from typing import Any
 from securesystemslib.signer import Signer
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.server.catalog.inotify import Watch
 from opq_twisted.server.catalog.snapshot import Catalog, Snapshot
 from opq_twisted.server.catalog.watcher import HEARTBEAT
@@ -46,18 +46,16 @@ class Timestamper(Service):
         :param signer: the timestamp's key; None where another server signs.
         :param now: the time, in seconds since the epoch.
         """
-        self._reactor = reactor
         self._catalog = catalog
         self._signer = signer
-        self._heartbeat = heartbeat
+        self._heartbeat = Heartbeat(reactor, self._look, lambda: heartbeat)
         self._in_thread = in_thread
         self._folder = MetadataFolder(catalog.directory)
+        self._look_soon = self._heartbeat.run_now
         self._watch = Watch(
             reactor, self._folder.path, self._touched, self._look_soon, self._look_soon
         )
         self._alert_log = AlertLog()
-        self._next: IDelayedCall | None = None
-        self._again = False
         self._failure: Alert | None = None
         self.now = now
         #: Called with how the metadata is, after each look.
@@ -75,14 +73,14 @@ class Timestamper(Service):
     def startService(self) -> None:
         """Look for the first time; the catalog must know its directory."""
         super().startService()
-        self._schedule(0)
+        self._look_soon()
+        self._heartbeat.startService()
 
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
         self._watch.end()
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        self._heartbeat.stopService()
 
     def catalog_changed(self, _snapshot: Snapshot) -> None:
         """Look again: a snapshot may have waited for its archive."""
@@ -100,17 +98,7 @@ class Timestamper(Service):
         if not name.startswith("."):
             self._look_soon()
 
-    def _look_soon(self) -> None:
-        if self._next is not None and self._next.active():
-            self._next.reset(0)
-        else:
-            self._again = True
-
-    def _schedule(self, pause: float) -> None:
-        self._next = self._reactor.callLater(pause, lambda: Deferred.fromCoroutine(self._look()))
-
     async def _look(self) -> None:
-        self._again = False
         now = self.now()
         failure: Alert | None = Alert("The signed metadata was not looked at.")
         with self._log.failuresHandled("looking at the signed metadata failed"):
@@ -132,8 +120,6 @@ class Timestamper(Service):
                     observer(self.metadata_state)
         self._failure = failure
         self._alert_log.log(self._alerts(now), now)
-        if self.running:
-            self._schedule(0 if self._again else self._heartbeat)
 
     def _watch_what_is_there(self) -> None:
         try:
