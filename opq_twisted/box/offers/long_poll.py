@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from twisted.application.internet import backoffPolicy
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -51,8 +52,9 @@ class LongPoll:
         """
         self._clock = clock
         self._server = server
-        self._spread = spread
-        self._random = random
+        self._pause = backoffPolicy(
+            _FIRST_PAUSE, _LONGEST_PAUSE, factor=2.0, jitter=lambda: spread * random()
+        )
         self._tag: str | None = None
         #: Requests in a row that failed.
         self._failures = 0
@@ -90,9 +92,8 @@ class LongPoll:
 
     async def _pause_after(self, error: ServerFailed, over: float) -> None:
         """Let a pause pass after a failure; raise that if there is no time for another request."""
-        pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE)
-        self._failures = min(self._failures + 1, 16)
-        pause = max(pause + self._spread * self._random(), error.retry_after or 0.0)
+        pause = max(self._pause(self._failures), error.retry_after or 0.0)
+        self._failures += 1
         if self._clock.seconds() + pause >= over:
             raise error
         self._log.debug("{error}", error=error)
