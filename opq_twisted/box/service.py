@@ -49,7 +49,7 @@ from opq_twisted.common.sd_notify import take_service_manager
 from opq_twisted.common.sighup import SighupHandler
 from opq_twisted.http.connection_limits import (
     RESERVE,
-    Limits,
+    ConnectionLimits,
     first_reserved,
     raise_descriptor_limit,
 )
@@ -181,10 +181,10 @@ def _configuration(path: Path) -> BoxConfig:
         raise CannotStart(str(error)) from None
 
 
-def _limits() -> Limits:
+def _limits() -> ConnectionLimits:
     """Bound the connections to the page by the descriptors that this process may have."""
     limit = raise_descriptor_limit(_CONNECTIONS + RESERVE)
-    return Limits(
+    return ConnectionLimits(
         _CONNECTIONS, _CONNECTIONS_OF_NETWORK, _CONNECTIONS_OF_ADDRESS, first_reserved(limit)
     )
 

@@ -1,1 +1,1 @@
-"""What the two HTTP servers share: bounded connections, listening, and plain answers."""
+"""The parts that both HTTP servers share: bounded connections, endpoints, and plain replies."""

@@ -1,4 +1,4 @@
-"""A client's connection, bounded in every size and every wait."""
+"""A client's connection, with a limit on every size and every wait."""
 
 import ipaddress
 from collections.abc import Callable
@@ -21,22 +21,22 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from zope.interface import implementer
 
-#: Requests of one connection that are answered before the reactor turns to others.
+#: Pipelined requests of one connection that are answered in one turn of the reactor.
 _PIPELINED = 4
 
-#: Seconds in which a connection's next request must have arrived whole.
+#: Seconds within which the next request of a connection must arrive completely.
 _REQUEST_TIMEOUT = 60
 
-#: Seconds that a connection gets to close in good order before it is reset.
+#: Seconds that a connection gets to close normally before it is reset.
 _CLOSE_TIMEOUT = 15
 
-#: What a client whose request was refused may still send, and for how many seconds.
+#: Bytes that a client may still send after its request was refused, and the seconds it has for it.
 _MAX_DRAINED = 1024 * 1024
 _DRAIN_TIMEOUT = 5
 
 
 class ChannelSite(Protocol):
-    """The methods of a site that its channels, and their requests, call."""
+    """The part of a site that its channels and their requests use: it imports them, not they it."""
 
     reactor: IReactorTime
 
@@ -47,7 +47,7 @@ class ChannelSite(Protocol):
         """Count a new connection."""
 
     def disconnected(self, channel: "BoundedChannel") -> None:
-        """Count one less."""
+        """Stop counting a connection."""
 
     def refused(self, status: int) -> None:
         """Report a malformed request that was answered with `status`."""
@@ -62,118 +62,118 @@ class ChannelSite(Protocol):
 @implementer(IHalfCloseableProtocol)
 class BoundedChannel(HTTPChannel):
     """
-    A connection that answers what is too large, and on which nothing lasts for ever.
+    A connection that refuses requests that are too large, and that always has a deadline.
 
-    A connection has one deadline at a time. It is a number that the site looks at every so often:
-    ten thousand of them cost less than as many timers, and a request moves none. A client cannot
-    put it off by sending a byte now and then.
+    The deadline is a number that the site compares with the clock twice a second: ten thousand
+    numbers cost less than ten thousand timers. A client cannot extend it by sending a byte now and
+    then.
     """
 
     site: ChannelSite
-    #: TCP, TLS, or whatever the endpoint gives.
+    #: The transport of TCP, TLS, or any other endpoint.
     transport: Any
 
-    #: Who has a share of what is bounded; None for whom only the total counts.
+    #: The client whose connections are counted together; None if only the total limit applies.
     client: str | None = None
-    #: Its address; None where `client` is.
+    #: The client's IP address; None if `client` is None.
     address: str | None = None
 
-    #: When `overdue` is called, by the reactor's clock (seconds).
+    #: The time at which `overdue` is called, by the reactor's clock (seconds).
     deadline = inf
-    #: What happens at the deadline.
+    #: The function that is called at the deadline.
     overdue: Callable[[], None]
 
-    #: Bytes that were thrown away since no request is taken any more; None while they are.
+    #: Bytes discarded since the connection stopped accepting requests; None while it accepts them.
     _drained: int | None = None
-    #: Whether the client has yet to take what was answered.
-    _behind = False
-    #: How many of the requests that came together are answered.
-    _answers = 0
+    #: Whether the transport's buffer is full, because the client does not read the responses.
+    _is_blocked = False
+    #: How many of the pipelined requests have been answered in this turn.
+    _answered = 0
     _peer: IAddress | None = None
     _host: IAddress | None = None
-    #: Whether the client sends no more, and waits for answers only.
-    _ending = False
+    #: Whether the client has closed its sending side, while requests wait to be answered.
+    _is_half_closed = False
 
     def connectionMade(self) -> None:
-        """Begin to wait for a request."""
+        """Start the deadline of the first request."""
         super().connectionMade()
         self.set_deadline(_REQUEST_TIMEOUT, self.close)
         self.site.connected(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Let go of all that waited for this connection."""
+        """Clear the deadline, and tell the site."""
         self.deadline = inf
         self._drained = 0
         self.site.disconnected(self)
         super().connectionLost(reason)
 
     def getPeer(self) -> IAddress:
-        """The client's address; it is asked for with each request, and stays what it is."""
+        """Give the client's address. It is cached: Twisted asks for it with each request."""
         if self._peer is None:
             self._peer = _without_mapping(self.transport.getPeer())
         return self._peer
 
     def getHost(self) -> IAddress:
-        """The address that the client connected to."""
+        """Give the address that the client connected to."""
         if self._host is None:
             self._host = self.transport.getHost()
         return self._host
 
     def set_deadline(self, seconds: float, overdue: Callable[[], None]) -> None:
-        """Call `overdue` when so many seconds have passed, in the place of an earlier deadline."""
+        """Call `overdue` after so many seconds. This replaces the deadline before."""
         self.deadline = self.site.reactor.seconds() + seconds
         self.overdue = overdue
 
     def close(self) -> None:
-        """Close in good order, or by a reset if that takes too long."""
-        # TLS goes on giving what the client sends, which must not count as a request any more.
+        """Close normally, or by a reset if that takes too long."""
+        # Over TLS, data still arrives while the connection closes. It must not count as a request.
         self._drained = self._drained or 0
         self.set_deadline(_CLOSE_TIMEOUT, self.abort)
         self.loseConnection()
 
     def abort(self) -> None:
-        """Reset the connection: what was not sent yet is lost."""
+        """Reset the connection. Data that has not been sent is lost."""
         self.transport.abortConnection()
 
     def reset(self) -> None:
         """
-        Reset the connection, and free its descriptor before this returns.
+        Reset the connection, and free its file descriptor before this returns.
 
-        `abortConnection` frees it in the reactor's next turn: until then a burst of connections
-        would use up all descriptors.
+        `abortConnection` frees the descriptor only in the reactor's next turn. Until then, a burst
+        of connections would use up all descriptors.
         """
         self.abort()
         self._socket.connectionLost(Failure(ConnectionAborted()))
 
     def descriptor(self) -> int:
-        """Tell the number of the connection's descriptor."""
+        """Give the number of the connection's file descriptor."""
         number: int = self._socket.fileno()
         return number
 
     @property
     def _socket(self) -> Any:
-        """The transport that has the socket, below TLS or the like."""
+        """The transport that owns the socket, below TLS or a similar protocol."""
         transport = self.transport
         while isinstance(transport, ProtocolWrapper):
             transport = transport.transport
         return transport
 
     def readConnectionLost(self) -> None:
-        """Give the answers that are due: the client sends no more, but may still read."""
+        """Answer the requests that have arrived: the client sends no more, but may still read."""
         if self.paused:
-            self._ending = True
+            self._is_half_closed = True
         elif self.requests and self.requests[0].startedWriting:
             self.persistent = False
         else:
             self.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Nothing is left to be sent after a refusal."""
+        """Do nothing: after a refusal there is nothing left to send."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Take data from the client, or throw it away after a refusal."""
+        """Parse data from the client, or discard it after a refusal."""
         if self._drained is None:
-            self._answers = 0
+            self._answered = 0
             super().dataReceived(data)
             return
         self._drained += len(data)
@@ -181,72 +181,72 @@ class BoundedChannel(HTTPChannel):
             self.abort()
 
     def lineReceived(self, line: bytes) -> None:
-        """Take a line of a request, unless it came together with what was refused."""
+        """Parse a line, unless a request was refused earlier in the same data."""
         if self._drained is None:
             super().lineReceived(line)
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """Answer a request line, or a header, that is longer than any of ours."""
+        """Refuse a request line or a header that is too long."""
         self.refuse(
             b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long"
         )
 
     def allContentReceived(self) -> None:
-        """Answer the request, unless it was refused before it had arrived whole."""
+        """Answer the request, unless it was refused before it had arrived completely."""
         if self._drained is None:
             self.deadline = inf
             super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
         """
-        Wait for the next request; with those that came with this one, wait until it is their turn.
+        Wait for the next request, or pause before the next of the pipelined ones.
 
-        Whoever sends many requests at once would otherwise keep all others waiting, and fill the
-        memory with answers that are not read.
+        Without the pause, a client that sends many requests at once would delay all other clients,
+        and would fill the memory with responses that it does not read.
         """
-        self._answers += 1
+        self._answered += 1
         if self._drained is None:
             self.set_deadline(_REQUEST_TIMEOUT, self.close)
-        if self.persistent and (self._behind or self._answers == _PIPELINED):
+        if self.persistent and (self._is_blocked or self._answered == _PIPELINED):
             self.paused = True
             super().requestDone(request)
             self.transport.pauseProducing()
-            if not self._behind:
-                self.site.reactor.callLater(0, self._go_on)
+            if not self._is_blocked:
+                self.site.reactor.callLater(0, self._resume_pipeline)
         else:
             super().requestDone(request)
 
     def pauseProducing(self) -> None:
-        """Remember that the client takes no more for now."""
-        self._behind = True
+        """Remember that the transport's buffer is full."""
+        self._is_blocked = True
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Go on: the client has taken what there was."""
-        self._behind = False
+        """Continue: the transport's buffer is empty again."""
+        self._is_blocked = False
         super().resumeProducing()
-        self._go_on()
+        self._resume_pipeline()
 
-    def _go_on(self) -> None:
-        """Turn to the requests that came with those that are answered."""
+    def _resume_pipeline(self) -> None:
+        """Continue with the pipelined requests."""
         if not self.paused or self._drained is not None:
             return
-        if self._behind:
-            # Another answer was given meanwhile, and is more than the client takes.
+        if self._is_blocked:
+            # Meanwhile another response has filled the buffer.
             self.transport.pauseProducing()
             return
         self.paused = False
         self.transport.resumeProducing()
         self.dataReceived(b"")
-        if self._ending:
+        if self._is_half_closed:
             self.readConnectionLost()
 
     def headerReceived(self, line: bytes) -> bool:
-        """Take a line of the header, unless it tells of a body whose end nobody can be sure of."""
+        """Parse a header, but refuse one that leaves the end of the body in doubt."""
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip(b" \t")
-        # Twisted ignores `identity`, and would take such a body for the next request (RFC 9112,
-        # section 6.3). Python does not read numbers of thousands of digits.
+        # Twisted ignores the coding `identity`, and would parse such a body as the next request
+        # (RFC 9112, section 6.3). Python does not convert numbers of thousands of digits.
         if (name == b"transfer-encoding" and value.lower() != b"chunked") or (
             name == b"content-length" and len(value) > 20
         ):
@@ -256,7 +256,7 @@ class BoundedChannel(HTTPChannel):
         return received
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Whether the connection lasts beyond this request (RFC 9112, section 9.3)."""
+        """Decide whether the connection stays open after this request (RFC 9112, section 9.3)."""
         headers = request.requestHeaders.getRawHeaders(b"Connection", ())
         options = [option.strip().lower() for option in b",".join(headers).split(b",")]
         if version == b"HTTP/1.1" and b"close" not in options:
@@ -265,24 +265,24 @@ class BoundedChannel(HTTPChannel):
         return False
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        # Twisted would close at once, which may reset the connection: see `refuse`.
+        # Twisted would close at once. That can reset the connection: see `refuse`.
         self.refuse(b"400 Bad Request")
 
     def refuse(self, status: bytes) -> None:
-        """Answer a request that has not been received whole, and close."""
+        """Answer an incomplete request with an error status, and close the connection."""
         if self._drained is not None:
             return
         self._drained = 0
         self.set_deadline(_DRAIN_TIMEOUT, self.abort)
         self.site.refused(int(status[:3]))
-        # Otherwise the transport would ask for more before it closes.
+        # A registered producer would be asked for more before the transport closes.
         self.transport.unregisterProducer()
         self.transport.write(
             b"HTTP/1.1 %s\r\nDate: %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             % (status, self.site.date())
         )
         if self._is_plain_tcp():
-            # To close while input is unread would reset the connection, and lose the answer.
+            # Closing while input is unread would reset the connection, and lose the response.
             self.transport.loseWriteConnection()
         else:
             self.loseConnection()
@@ -294,7 +294,7 @@ class BoundedChannel(HTTPChannel):
 
 
 def _without_mapping(address: IAddress) -> IAddress:
-    """Give an IPv4 client of an IPv6 socket its own address (RFC 4291, section 2.5.5.2)."""
+    """Turn an IPv4-mapped IPv6 address into the IPv4 address (RFC 4291, section 2.5.5.2)."""
     if isinstance(address, IPv6Address):
         mapped = ipaddress.IPv6Address(address.host.partition("%")[0]).ipv4_mapped
         if mapped is not None:

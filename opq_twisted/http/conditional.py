@@ -1,4 +1,4 @@
-"""Conditional requests, as RFC 9110 section 13 has them."""
+"""Conditional requests (RFC 9110, section 13)."""
 
 import re
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ _ENTITY_TAG = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 def evaluate(request: Request, etag: bytes, modified: int | None = None) -> int | None:
     """
-    Decide in the order of RFC 9110 section 13.2.2 whether a GET or HEAD goes on.
+    Evaluate the conditions of a GET or HEAD in the order of RFC 9110 section 13.2.2.
 
     :param etag: the representation's strong entity tag, quotes included.
-    :param modified: when it last changed, in seconds since the epoch; None when nobody knows.
-    :returns: 412, 304, or None to go on.
+    :param modified: the time of its last change, in seconds since the epoch; None if unknown.
+    :returns: 412, 304, or None to answer the request normally.
     """
     if_match = _header(request, b"If-Match")
     if if_match is not None:
@@ -36,17 +36,17 @@ def evaluate(request: Request, etag: bytes, modified: int | None = None) -> int 
 
 
 def tags_known(request: Request) -> Sequence[bytes]:
-    """Read the entity tags of `If-None-Match`, quotes included (RFC 9110, section 13.1.2)."""
+    """Parse the entity tags of `If-None-Match`, quotes included (RFC 9110, section 13.1.2)."""
     header = _header(request, b"If-None-Match") or b""
     return [tag for _, tag in _ENTITY_TAG.findall(header)]
 
 
 def range_applies(request: Request, etag: bytes, modified: int, now: float) -> bool:
     """
-    Decide by If-Range whether the client's part belongs to what is here now (section 13.1.5).
+    Evaluate If-Range: whether the client's part belongs to the current file (section 13.1.5).
 
-    A date proves that only if it is a strong validator: the second it names must be over, or the
-    file could have changed once more within it (section 8.8.2.2).
+    A date is a strong validator only if its second is over: otherwise the file could change once
+    more within that second (section 8.8.2.2).
     """
     validator = _header(request, b"If-Range")
     if validator is None:
@@ -69,7 +69,7 @@ def _matches(header: bytes, etag: bytes, *, weakly: bool) -> bool:
 
 
 def _date(request: Request, name: bytes) -> int | None:
-    """An HTTP date in seconds since the epoch; an invalid one counts as not sent."""
+    """Parse an HTTP date, in seconds since the epoch; an invalid date is ignored."""
     header = _header(request, name)
     try:
         return None if header is None else stringToDatetime(header)

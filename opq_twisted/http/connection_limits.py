@@ -1,4 +1,4 @@
-"""Bounds what a process, and each of its clients, may use of connections and the like."""
+"""Limits the connections of a site in total and per client, and its file descriptors."""
 
 import resource
 import sys
@@ -13,38 +13,38 @@ from twisted.internet.interfaces import IAddress
 
 Network = IPv4Network | IPv6Network
 
-#: Descriptors that no connection gets: the process needs them for its own work, which are files,
-#: pipes to its children, connections to a server, names that are looked up, and the log. An agent
-#: in the midst of an update was seen to have 17 open besides its page, and a server 12.
+#: File descriptors that are kept free of connections, for files, pipes to child processes, outgoing
+#: connections, name resolution and the log. Measured: an agent during an update had 17 open besides
+#: its page, a server 12.
 RESERVE = 64
 
-#: The part of a resource that one client may have is one in so many.
+#: One client may use one part in this many of a resource.
 _SHARE = 4
 
-#: A site gives the IPv6 addresses of such a network to one home, or to one machine.
+#: Bits. A provider assigns an IPv6 network of this size to one home or one machine.
 _IPV6_PREFIX = 64
 
 
 @frozen
-class Limits:
-    """How many connections a site takes."""
+class ConnectionLimits:
+    """How many connections a site accepts."""
 
-    #: Connections at once, those of one client, and those of one address of it.
+    #: Simultaneous connections: in total, per client, and per IP address of a client.
     connections: int = 1000
     each: int = 1000
     each_address: int = sys.maxsize
-    #: A connection whose descriptor is this number, or a higher one, is not taken. The kernel gives
-    #: the lowest number that is free, so that as many descriptors are in use as the number says.
+    #: A connection with this file descriptor or a higher one is reset. The kernel gives the lowest
+    #: free number, so the number shows how many descriptors are in use.
     first_reserved: int = sys.maxsize
-    #: Networks whose clients have no bound of their own: reverse proxies speak for many.
+    #: Networks of reverse proxies. They speak for many clients, so only the total limit applies.
     trusted: Sequence[Network] = ()
 
     def client(self, address: IAddress) -> str | None:
         """
-        Tell which client an address belongs to.
+        Find the client that an address belongs to.
 
         :returns: an IPv4 address, or the /64 network of an IPv6 address; None for a trusted
-            address, and for a UNIX socket, whose other end is on this machine.
+            address, and for a UNIX socket, whose peer is on this machine.
         """
         host = getattr(address, "host", None)
         return None if host is None else _client(host, tuple(self.trusted))
@@ -67,22 +67,22 @@ def _client(host: str, trusted: Sequence[Network]) -> str | None:
 
 def share(most: int) -> int:
     """
-    Tell how many of a resource one client may have.
+    Tell how many of `most` one client may use.
 
-    Many homes can have one address, that of their provider's translator (RFC 6888). So a share is
-    not small; but no single address has it all.
+    Many homes can share the address of their provider's translator (RFC 6888), so a share is not
+    small; but no single address can use everything.
     """
     return max(1, most // _SHARE)
 
 
 class Shares:
-    """Counts who uses how many of a resource, so that no client has more than its share."""
+    """Counts the uses of a resource, so that no client has more than its share."""
 
     def __init__(self, most: int, each: int | None = None) -> None:
         """
-        Begin with none in use.
+        Start with none in use.
 
-        :param each: how many one client may have; a quarter if nothing is given.
+        :param each: how many one client may use; `share(most)` by default.
         """
         self._most = most
         self._each = share(most) if each is None else each
@@ -90,16 +90,16 @@ class Shares:
         self._total = 0
 
     def has_room(self, client: str | None) -> bool:
-        """Whether a client may have one more; for None only the total counts."""
+        """Whether a client may use one more; for None, only the total limit applies."""
         return self._total < self._most and (client is None or self._in_use[client] < self._each)
 
     def take(self, client: str | None) -> None:
-        """Count one more."""
+        """Count one use."""
         self._in_use[client] += 1
         self._total += 1
 
     def give_back(self, client: str | None) -> None:
-        """Count one less, and forget a client that has none."""
+        """Stop counting one use."""
         self._total -= 1
         self._in_use[client] -= 1
         if not self._in_use[client]:
@@ -108,14 +108,14 @@ class Shares:
 
 def raise_descriptor_limit(needed: int) -> int:
     """
-    Raise this process's limit of descriptors as far as is needed and allowed.
+    Raise this process's limit of file descriptors to `needed`, as far as that is allowed.
 
-    :returns: the limit that holds then.
+    :returns: the limit that applies now.
     """
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < needed:
         wanted = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        # A sandbox may forbid it.
+        # A sandbox may forbid the change.
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             limit = wanted
@@ -123,5 +123,5 @@ def raise_descriptor_limit(needed: int) -> int:
 
 
 def first_reserved(limit: int) -> int:
-    """Tell from which descriptor on all are kept for the process's own work."""
+    """Give the lowest file descriptor of the reserve."""
     return max(limit - RESERVE, limit // 2)

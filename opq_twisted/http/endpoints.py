@@ -1,4 +1,4 @@
-"""Endpoints for servers: every address, a busy machine, and sockets left by a killed server."""
+"""Server endpoints that cover all addresses, and survive a busy machine and a killed server."""
 
 import errno
 import os
@@ -23,11 +23,11 @@ from zope.interface import implementer
 
 from opq_twisted.common.log import RepeatedLine
 
-#: Seconds for which nothing is accepted when the machine has no descriptor, or no memory.
+#: Seconds without accepting when the machine has no file descriptor, or no memory, to spare.
 _PAUSE = 1.0
 
-#: Connections that the kernel keeps until they are accepted; Twisted's 50 is soon full when a fleet
-#: comes back after a power cut.
+#: Connections that wait in the kernel to be accepted. Twisted's 50 are too few when all boxes come
+#: back after a power cut.
 BACKLOG = 4096
 
 _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -39,23 +39,23 @@ _log = Logger()
 @frozen
 class EveryAddress:
     """
-    One socket for IPv6 and IPv4, or for IPv4 where the kernel has no IPv6.
+    TCP on all addresses: one socket for IPv6 and IPv4, or for IPv4 if the kernel has no IPv6.
 
-    Twisted's `tcp6` endpoint lets the machine decide whether it takes IPv4 (`net.ipv6.bindv6only`).
+    With Twisted's `tcp6` endpoint, `net.ipv6.bindv6only` decides whether IPv4 is included.
     """
 
-    #: The reactor that sockets are given to (IReactorSocket).
+    #: A reactor with IReactorSocket.
     reactor: Any
     port: int
 
     def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
-        """Listen; fails with OSError when the port cannot be had."""
+        """Listen; fails with OSError if the port cannot be bound."""
         return execute(self._listen, protocolFactory)
 
     def _listen(self, factory: IProtocolFactory) -> IListeningPort:
         with _bound(self.port) as bound:
             bound.setblocking(False)
-            # Twisted keeps a copy of it.
+            # Twisted duplicates the descriptor.
             port: IListeningPort = self.reactor.adoptStreamPort(
                 bound.fileno(), bound.family, factory
             )
@@ -77,23 +77,23 @@ def _bound(port: int) -> socket.socket:
 @implementer(IStreamServerEndpoint)
 @frozen
 class RobustEndpoint:
-    """Another endpoint, whose port can be had after a kill, and waits while the machine is busy."""
+    """Wraps an endpoint: removes a dead UNIX socket, and pauses while the machine is busy."""
 
     reactor: IReactorTime
     endpoint: Any
 
     def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
-        """Listen; fails as the other endpoint does."""
-        # Below TLS, or a proxy's protocol.
+        """Listen; fails like the wrapped endpoint."""
+        # The endpoint below TLS or the PROXY protocol.
         innermost = self.endpoint
         while hasattr(innermost, "_wrappedEndpoint"):
             innermost = innermost._wrappedEndpoint
         if isinstance(innermost, UNIXServerEndpoint):
             remove_dead_socket(os.fsdecode(innermost._address))
         listening: Deferred[IListeningPort] = self.endpoint.listen(protocolFactory)
-        return listening.addCallback(self._take_care)
+        return listening.addCallback(self._accept_carefully)
 
-    def _take_care(self, port: IListeningPort) -> IListeningPort:
+    def _accept_carefully(self, port: IListeningPort) -> IListeningPort:
         if isinstance(port, Port):
             CarefulAccept(self.reactor, port)
         return port
@@ -101,15 +101,14 @@ class RobustEndpoint:
 
 class CarefulAccept:
     """
-    Accepts connections only while the process can have another descriptor.
+    Accepts connections only while the process can open another file descriptor.
 
-    When it cannot, accept(2) fails and its connection stays in the kernel's queue. Twisted would
-    try again in each turn of the reactor, and write a line each time. Here the port pauses, and
-    the connections wait in the queue.
+    If it cannot, accept(2) fails, and the connection stays in the kernel's queue. Twisted would
+    retry in each turn of the reactor, and log each failure. Here the port pauses instead.
     """
 
     def __init__(self, reactor: IReactorTime, port: Port) -> None:
-        """Take the place of the port's own reading."""
+        """Replace the port's `doRead`."""
         self._reactor = reactor
         self._port = port
         self._accept = port.doRead
@@ -117,31 +116,31 @@ class CarefulAccept:
         port.doRead = self.accept  # type: ignore[method-assign]
 
     def accept(self) -> None:
-        """Accept what waits in the kernel's queue, or pause."""
+        """Accept the connections in the kernel's queue, or pause."""
         try:
-            # Unlike dup(2) this also fails when the whole machine has no more open files.
+            # Unlike dup(2), this also fails if the whole machine has too many open files.
             os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             self._busy.say(f"No connection can be accepted for now: {error.strerror}.")
             self._port.stopReading()
-            self._reactor.callLater(_PAUSE, self._go_on)
+            self._reactor.callLater(_PAUSE, self._resume)
         else:
             self._accept()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self._port.connected:
             self._port.startReading()
 
 
 def remove_dead_socket(path: str) -> None:
     """
-    Remove a UNIX socket on which nobody listens, and the lock that Twisted made for it.
+    Remove a UNIX socket without a listener, and Twisted's lock for it.
 
-    The lock names a process, and in a container another process soon has the same number. Whether
-    somebody listens is what counts.
+    The lock names a process id. In a container another process soon has the same id, so the lock
+    proves nothing.
     """
-    # One whose name begins so is not in the file system (unix(7)), and ends with its process.
-    if path.startswith("\0") or _is_listened_on(path):
+    # An abstract socket (unix(7)) is not in the file system, and disappears with its process.
+    if path.startswith("\0") or _has_listener(path):
         return
     with suppress(OSError):
         if stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -151,10 +150,10 @@ def remove_dead_socket(path: str) -> None:
             os.unlink(f"{path}.lock")
 
 
-def _is_listened_on(path: str) -> bool:
-    """Tell whether somebody listens, or whether that cannot be found out."""
+def _has_listener(path: str) -> bool:
+    """Whether a process listens; also true if that cannot be found out."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        # A full queue must not be waited for.
+        # A blocking connect would wait while the listener's queue is full.
         probe.setblocking(False)
         try:
             probe.connect(path)

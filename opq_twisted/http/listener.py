@@ -1,4 +1,4 @@
-"""Listens for HTTP on a port, or says in a sentence why it cannot."""
+"""Listens for HTTP on a port, or explains in a sentence why it cannot."""
 
 import os
 from contextlib import suppress
@@ -19,20 +19,20 @@ _HIGHEST_PORT = 65535
 
 
 class Listener(MultiService):
-    """Listens for HTTP on a port, or ends the process with a sentence that says why it cannot."""
+    """Listens for HTTP on a port; if it cannot, the process ends with a sentence that says why."""
 
     def __init__(self, port: str, site: BoundedSite) -> None:
         """
         Prepare to listen.
 
         :param port: a TCP port number, or any endpoint description that Twisted knows.
-        :raises CannotStart: when it is neither.
+        :raises CannotStart: if it is neither.
         """
         super().__init__()
         self._port = port
         try:
             endpoint = make_endpoint(port)
-        except Exception as error:  # whatever the parsers of endpoints, and OpenSSL, may raise
+        except Exception as error:  # the endpoint parsers and OpenSSL raise many types
             raise no_such_port(port, error) from None
         service = StreamServerEndpointService(RobustEndpoint(site.reactor, endpoint), site)
         service._raiseSynchronously = True  # as `twisted.application.strports` does
@@ -42,7 +42,7 @@ class Listener(MultiService):
         """
         Bind the port.
 
-        :raises CannotStart: when the port is busy or may not be used.
+        :raises CannotStart: if the port is in use or forbidden.
         """
         try:
             super().privilegedStartService()
@@ -55,11 +55,10 @@ class Listener(MultiService):
 
 def make_endpoint(port: str) -> IStreamServerEndpoint:
     """
-    Understand a port.
+    Make the endpoint for a port.
 
-    :param port: a TCP port number, which stands for all addresses of the machine, or an endpoint
-        description.
-    :raises Exception: whatever the parsers of endpoints, and OpenSSL, raise.
+    :param port: a TCP port number, for all addresses of the machine, or an endpoint description.
+    :raises Exception: any error of the endpoint parsers or of OpenSSL.
     """
     if port.isdecimal():
         if int(port) > _HIGHEST_PORT:
@@ -69,7 +68,7 @@ def make_endpoint(port: str) -> IStreamServerEndpoint:
         tcp_port, certificate = parsed
         return TLSEndpoint(make_endpoint(tcp_port), certificate)
     if port.startswith(("tcp:", "tcp6:", "ssl:")) and ":backlog=" not in port:
-        # The description may say another by its place.
+        # The description may already give a backlog as a positional argument.
         with suppress(TypeError):
             return _from_description(f"{port}:backlog={BACKLOG}")
     return _from_description(port)
@@ -81,7 +80,7 @@ def _from_description(description: str) -> IStreamServerEndpoint:
 
 
 def no_such_port(port: str, error: Exception) -> CannotStart:
-    """Say that a port is none, and what one looks like."""
+    """Make the error for an invalid port, with an example of a valid one."""
     return CannotStart(
         f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
         "description such as tcp:8151:interface=127.0.0.1."
@@ -89,9 +88,9 @@ def no_such_port(port: str, error: Exception) -> CannotStart:
 
 
 def reason(error: BaseException) -> str:
-    """Say why a port cannot be had, as the end of a sentence."""
+    """Explain why a port cannot be bound, as the end of a sentence."""
     cause = getattr(error, "socketError", error)
     number = getattr(cause, "errno", None) or 0
-    # A name that cannot be resolved has a number below zero, and a text of its own.
+    # Errors of name resolution have negative numbers and their own text.
     text = os.strerror(number) if number > 0 else getattr(cause, "strerror", None) or str(cause)
     return text.rstrip(".")

@@ -1,4 +1,4 @@
-"""Chooses among the forms of an answer what the client likes best (RFC 9110, section 12.5.1)."""
+"""Chooses the media type that a client prefers (RFC 9110, section 12.5.1)."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ def preferred(request: Request, forms: Sequence[bytes]) -> bytes:
     """
     Choose a media type by the weights in `Accept`.
 
-    What is given for any of them (`*/*`, or no header at all) is the first one. So is what a client
-    gets that takes none of them, which is of more use to it than a refusal.
+    A client that accepts all of them (`*/*`, or no header) gets the first one. A client that
+    accepts none gets it too: a response is of more use than an error.
 
-    :param forms: the media types there are, in the server's own order of preference.
+    :param forms: the available media types, in the server's order of preference.
     """
     weights = _weights(request)
 
     def weight(form: bytes) -> float:
         kind = form.partition(b"/")[0]
-        # The most specific range that covers a type decides.
+        # The most specific media range decides.
         ranges = (form, kind + b"/*", b"*/*")
         return next((weights[each] for each in ranges if each in weights), 0.0)
 
@@ -30,9 +30,9 @@ def preferred(request: Request, forms: Sequence[bytes]) -> bytes:
 
 def _weights(request: Request) -> dict[bytes, float]:
     """
-    Read the media ranges, and leave out what is malformed.
+    Parse the media ranges, and leave out malformed ones.
 
-    Their own parameters, as `charset`, do not count: no form here has any that a client could mean.
+    Parameters such as `charset` are ignored: no media type here has any.
     """
     weights = {}
     for header in request.requestHeaders.getRawHeaders(b"Accept", ()):

@@ -1,43 +1,43 @@
-"""What part of a file a request asks for, as RFC 9110 section 14 has it."""
+"""The parts of a file that a request asks for (RFC 9110, section 14)."""
 
 import re
 
 from attrs import frozen
 
-#: More ranges than this in one request are answered with the whole (RFC 9110, section 17.15).
+#: A request with more ranges than this gets the whole file (RFC 9110, section 17.15).
 _MOST = 16
 
 _SPEC = re.compile(rb"(\d*)-(\d*)", re.ASCII)
 
 
 class Unsatisfiable(Exception):
-    """None of the ranges that were asked for holds a byte of the file."""
+    """None of the requested ranges contains a byte of the file."""
 
 
 @frozen
 class Range:
-    """So many bytes from an offset on; at least one."""
+    """`length` bytes, at least one, from `offset`."""
 
     offset: int
     length: int
 
     def content_range(self, size: int) -> bytes:
-        """Say which bytes of how many these are (RFC 9110, section 14.4)."""
+        """Give the value of Content-Range (RFC 9110, section 14.4)."""
         return b"bytes %d-%d/%d" % (self.offset, self.offset + self.length - 1, size)
 
 
 def parse_ranges(header: bytes, size: int) -> list[Range] | None:
     """
-    Read a Range header for a file of `size` bytes.
+    Parse a Range header for a file of `size` bytes.
 
-    :returns: the ranges in the order asked for; None when the header counts as not sent: another
-        unit, a malformed one, or ranges that together are no less than the whole.
-    :raises Unsatisfiable: when there is nothing to send.
+    :returns: the ranges in the requested order. None if the header is ignored: it has another unit,
+        is malformed, or its ranges together are as long as the file.
+    :raises Unsatisfiable: if no range contains a byte of the file.
     """
     unit, equals, ranges = header.partition(b"=")
     if not equals or unit.strip().lower() != b"bytes":
         return None
-    # Empty elements of a list are ignored (RFC 9110, section 5.6.1.2).
+    # Empty list elements are ignored (RFC 9110, section 5.6.1.2).
     specs = [spec.strip(b" \t") for spec in ranges.split(b",") if spec.strip(b" \t")]
     if not specs or len(specs) > _MOST:
         return None
@@ -59,7 +59,7 @@ def parse_ranges(header: bytes, size: int) -> list[Range] | None:
 
 
 def _number(digits: bytes) -> int:
-    # No file is larger, and Python refuses to read numbers of thousands of digits.
+    # No file is larger, and Python does not convert numbers of thousands of digits.
     return int(digits) if len(digits) < 20 else 10**20
 
 

@@ -1,4 +1,4 @@
-"""A whole answer to a request, as a value: made once, it can be sent often."""
+"""A complete response as a value, so that it can be made once and sent often."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ _TEXT = b"text/plain; charset=utf-8"
 
 @frozen
 class Reply:
-    """A status, the lines of its header, and a body; the bytes of all three are ready to go."""
+    """A status, header lines and a body, as the bytes to be sent."""
 
     code: int
     head: bytes
@@ -24,9 +24,9 @@ class Reply:
         content_type: bytes = _TEXT,
         headers: Mapping[bytes, bytes] | None = None,
     ) -> "Reply":
-        """Make an answer, which nobody keeps for later unless its header says otherwise."""
+        """Make a reply with a body; caches must not store it unless `headers` allow it."""
         lines = {b"Cache-Control": b"no-store", **(headers or {})}
-        # A 304 does not claim that what it stands for is empty (RFC 9110, section 8.6).
+        # Content-Length: 0 in a 304 would claim that the representation is empty (RFC 9110, 8.6).
         if code not in NO_BODY_CODES:
             lines[b"Content-Type"] = content_type
             lines[b"X-Content-Type-Options"] = b"nosniff"
@@ -37,17 +37,17 @@ class Reply:
     def sentence(
         cls, code: int, text: str, headers: Mapping[bytes, bytes] | None = None
     ) -> "Reply":
-        """Answer with one line of text."""
+        """Make a reply with one line of text."""
         return cls.of(code, text.encode() + b"\n", headers=headers)
 
 
 def header_lines(headers: Mapping[bytes, bytes]) -> bytes:
     """
-    Write down a header as it goes over the wire.
+    Write headers as they are sent.
 
-    :raises ValueError: for a value that would begin another line.
+    :raises ValueError: if a value contains a line break.
     """
     lines = b"".join(b"%s: %s\r\n" % header for header in headers.items())
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
-        raise ValueError(f"a header holds a line break: {headers}")
+        raise ValueError(f"a header contains a line break: {headers}")
     return lines

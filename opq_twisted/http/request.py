@@ -1,4 +1,4 @@
-"""A request, which is answered with a value that is ready to go."""
+"""A request with a small body, answered with a `Reply`."""
 
 import re
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from zope.interface import implementer
 from opq_twisted.http.channel import BoundedChannel
 from opq_twisted.http.reply import Reply
 
-#: No request that either server understands has a body of more than a few bytes.
+#: Bytes. The bodies that the two servers understand have only a few.
 _MAX_REQUEST_BODY = 16 * 1024
 
-#: Seconds after which a client that takes nothing more of an answer is cut.
-_ANSWER_TIMEOUT = 300
+#: Seconds after which a client that reads nothing more of a response is cut off.
+_RESPONSE_TIMEOUT = 300
 
-#: A body of more bytes is sent in pieces of so many, as the client takes them.
-_AT_ONCE = 64 * 1024
+#: Bytes. A longer body is sent in pieces of this size, at the speed of the client.
+_PIECE = 64 * 1024
 
-#: Gives bytes of a body: so many at most, from an offset on.
+#: Reads a piece of a body: its arguments are the offset and the maximum number of bytes.
 Read = Callable[[int, int], bytes]
 
-#: What comes before the path in a URL.
+#: The part of a URL before its path.
 _ORIGIN = re.compile(rb"https?://[^/]*/?", re.IGNORECASE)
 
 _NO_PATH = Reply.sentence(BAD_REQUEST, "What is asked for must begin with a slash.")
@@ -34,17 +34,17 @@ _BROKEN = Reply.sentence(INTERNAL_SERVER_ERROR, "Something went wrong here; the 
 
 
 class BoundedRequest(Request):
-    """A request with a small body or none, which is answered with a `Reply`."""
+    """A request with a small body or none, answered with a `Reply`."""
 
     channel: BoundedChannel
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        #: When its first line came, by the reactor's clock (seconds).
+        #: The time at which its first line arrived, by the reactor's clock (seconds).
         self.began = self.channel.site.reactor.seconds()
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse an announced body before a byte of it is stored."""
+        """Refuse a body whose announced length is too large, before any of it is stored."""
         super().gotLength(min(length or 0, _MAX_REQUEST_BODY))
         if length is not None and length > _MAX_REQUEST_BODY:
             self._refuse_body()
@@ -62,9 +62,9 @@ class BoundedRequest(Request):
         self.channel.refuse(b"413 Content Too Large")
 
     def process(self) -> None:
-        """Find the resource that the path names, and let it answer."""
+        """Find the resource for the path, and let it answer."""
         if not self.path.startswith(b"/"):
-            # A URL, as a proxy is asked: its path follows the host (RFC 9112, 3.2.2).
+            # The absolute form, as clients send it to proxies (RFC 9112, section 3.2.2).
             self.path = _ORIGIN.sub(b"/", self.path, count=1)
         if not self.path.startswith(b"/"):
             self.reply(_NO_PATH)
@@ -77,7 +77,7 @@ class BoundedRequest(Request):
             self.processingFailed(Failure())
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """Log an error of ours, and answer 500; an answer that was begun is cut."""
+        """Log an error of this program, and answer 500 or cut a response that has begun."""
         self._log.failure("{method} {uri} failed", reason, method=self.method, uri=self.uri)
         if not self.startedWriting:
             self.reply(_BROKEN)
@@ -86,7 +86,7 @@ class BoundedRequest(Request):
         return reason
 
     def begin(self, code: int, head: bytes) -> bytes:
-        """Begin an answer: returns its status and header, for the caller to write."""
+        """Begin a response: returns its status line and headers, for the caller to write."""
         reason = RESPONSES.get(code, b"")
         self.code = code
         self.startedWriting = 1
@@ -105,10 +105,10 @@ class BoundedRequest(Request):
         )
 
     def reply(self, reply: Reply) -> int:
-        """Answer; returns what `render` must return then. HEAD gets all but the body."""
+        """Send a reply, without its body for HEAD; returns the result that `render` must return."""
         head = self.begin(reply.code, reply.head)
         body = b"" if self.method == b"HEAD" else reply.body
-        if len(body) > _AT_ONCE:
+        if len(body) > _PIECE:
             _Slices(self, lambda offset, size: body[offset : offset + size], len(body)).start(head)
         else:
             self.sentLength = len(body)
@@ -118,23 +118,23 @@ class BoundedRequest(Request):
 
     def reply_from(self, code: int, head: bytes, read: Read, length: int) -> int:
         """
-        Answer with a body that is read as the client takes it.
+        Answer with a body that is read piece by piece, at the speed of the client.
 
-        :param head: the lines of its header, with Content-Length.
-        :param read: gives so many bytes from an offset on; with fewer the answer is cut.
+        :param head: the header lines, with Content-Length.
+        :param read: reads a piece; if it returns nothing, the response is cut.
         """
         begun = self.begin(code, head)
         _Slices(self, read, 0 if self.method == b"HEAD" else length).start(begun)
         return NOT_DONE_YET
 
     def finish(self) -> None:
-        """End the answer, and tell the site, which knows already of a client that has gone."""
+        """End the response, and tell the site, unless `connectionLost` has told it already."""
         if not self._disconnected:
             self.channel.site.ended(self, whole=True)
         super().finish()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the site that this client has gone before its answer was whole."""
+        """Tell the site that the client has gone before its response was complete."""
         if self.path is not None:
             self.channel.site.ended(self, whole=False)
         super().connectionLost(reason)
@@ -142,7 +142,7 @@ class BoundedRequest(Request):
 
 @implementer(IPushProducer)
 class _Slices:
-    """Sends a long body: clients that read slowly have only a piece each in memory."""
+    """Sends a long body, with only one piece in memory for each slow client."""
 
     def __init__(self, request: BoundedRequest, read: Read, length: int) -> None:
         self._request = request
@@ -152,9 +152,9 @@ class _Slices:
         self._paused = False
 
     def start(self, head: bytes) -> None:
-        """Send the head of the answer, and go on while the transport takes it."""
+        """Send the headers, and continue until the transport's buffer is full."""
         channel = self._request.channel
-        channel.set_deadline(_ANSWER_TIMEOUT, channel.abort)
+        channel.set_deadline(_RESPONSE_TIMEOUT, channel.abort)
         self._request.registerProducer(self, True)
         channel.write(head)
         if not self._paused:
@@ -165,12 +165,12 @@ class _Slices:
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Send until the transport's buffer is full again."""
+        """Continue until the transport's buffer is full again."""
         self._paused = False
         channel = self._request.channel
-        channel.set_deadline(_ANSWER_TIMEOUT, channel.abort)
+        channel.set_deadline(_RESPONSE_TIMEOUT, channel.abort)
         while self._offset < self._length and not self._paused:
-            piece = self._read(self._offset, min(_AT_ONCE, self._length - self._offset))
+            piece = self._read(self._offset, min(_PIECE, self._length - self._offset))
             if not piece:
                 channel.abort()
                 return
@@ -181,4 +181,4 @@ class _Slices:
             self._request.finish()
 
     def stopProducing(self) -> None:
-        """The client is gone."""
+        """Do nothing: the client has gone."""

@@ -1,4 +1,4 @@
-"""Resources that answer in plain text where twisted.web would answer with its own HTML."""
+"""Resources that answer in plain text instead of twisted.web's own HTML."""
 
 from twisted.web.http import NOT_ALLOWED, NOT_FOUND
 from twisted.web.resource import IResource, Resource
@@ -14,11 +14,11 @@ class PlainResource(Resource):
     """
     A resource whose `render_METHOD` returns a `Reply`, or NOT_DONE_YET to answer later.
 
-    HEAD is GET without the body, everywhere (RFC 9110, section 9.3.2).
+    Every resource answers HEAD like GET, without the body (RFC 9110, section 9.3.2).
     """
 
     def getChild(self, path: bytes, request: BoundedRequest) -> IResource:
-        """Whatever is not there is not found."""
+        """Answer 404 for any other path."""
         return NotFound()
 
     def render(self, request: BoundedRequest) -> int:
@@ -41,10 +41,10 @@ class PlainResource(Resource):
 
 @implementer(IResource)
 class NotFound(Resource):
-    """404, as one line of text."""
+    """A resource that answers 404 with one line of text."""
 
     isLeaf = True
 
     def render(self, request: BoundedRequest) -> int:
-        """Answer any method."""
+        """Answer every method alike."""
         return request.reply(_NOTHING_HERE)

@@ -1,4 +1,4 @@
-"""A resource tree, served to a bounded number of connections at once."""
+"""Serves a resource tree to a limited number of connections."""
 
 from collections.abc import Callable, Iterable
 from math import inf
@@ -13,47 +13,47 @@ from twisted.web.server import Site
 
 from opq_twisted.common.log import RepeatedLine
 from opq_twisted.http.channel import BoundedChannel
-from opq_twisted.http.connection_limits import Limits, Shares
+from opq_twisted.http.connection_limits import ConnectionLimits, Shares
 from opq_twisted.http.request import BoundedRequest
 
-#: What stands for an answer's status when the client went away before there was one, as in nginx.
+#: The status, as in nginx, of a request whose client went away before it was answered.
 CLIENT_GONE = 499
 
-#: Seconds between two looks at the deadlines of all connections.
-_GLANCE = 0.5
+#: Seconds between two checks of all connections' deadlines.
+_SWEEP_INTERVAL = 0.5
 
 
 class BoundedSite(Site):
     """
-    Serves a resource tree, and ends what lasts too long.
+    Serves a resource tree, and limits the number and the duration of its connections.
 
-    It writes no line for each request: a box keeps its log on an SD card. Who wants to know of them
-    joins the observers.
+    It logs no requests: the log of a box is on an SD card. An access log or a counter is an
+    observer.
     """
 
     _log = Logger()
-    #: The port says that it listens; a second line for that has no use.
+    #: The port already logs that it listens.
     noisy = False
 
     def __init__(
-        self, reactor: IReactorTime, root: IResource, limits: Limits | None = None
+        self, reactor: IReactorTime, root: IResource, limits: ConnectionLimits | None = None
     ) -> None:
         super().__init__(
             root,
             requestFactory=BoundedRequest,
             timeout=None,
             reactor=reactor,
-            # A body of a form is nothing that any resource here asks for.
+            # No resource here expects a form.
             parsePOSTFormSubmission=False,
         )
         self.protocol = BoundedChannel  # type: ignore[assignment,method-assign]
-        self._limits = Limits() if limits is None else limits
+        self._limits = ConnectionLimits() if limits is None else limits
         self._shares = Shares(self._limits.connections, self._limits.each)
         self._shares_of_addresses = Shares(self._limits.connections, self._limits.each_address)
         self._turned_away = RepeatedLine(reactor, self._warn)
-        #: Called at the end of each request, with whether its client got the whole answer.
+        #: Called at the end of each request, and told whether the whole response was sent.
         self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
-        #: Called with the status of each answer to what is no proper request.
+        #: Called with the status of each response to a malformed request.
         self.refusal_observers: list[Callable[[int], None]] = []
         self.channels: set[BoundedChannel] = set()
         self._second = -1
@@ -63,13 +63,13 @@ class BoundedSite(Site):
         self._sweeping.clock = reactor
 
     def startFactory(self) -> None:
-        """Look at deadlines from now on, while there are any: who has nothing to do sleeps."""
+        """Check deadlines from now on, while there are connections."""
         super().startFactory()
         self._served = True
         self._sweep_if_needed()
 
     def stopFactory(self) -> None:
-        """Look at them no more."""
+        """Stop checking deadlines."""
         super().stopFactory()
         self._served = False
         self._sweep_if_needed()
@@ -77,15 +77,15 @@ class BoundedSite(Site):
     def _sweep_if_needed(self) -> None:
         needed = self._served and bool(self.channels)
         if needed and not self._sweeping.running:
-            self._sweeping.start(_GLANCE, now=False)
+            self._sweeping.start(_SWEEP_INTERVAL, now=False)
         elif not needed and self._sweeping.running:
             self._sweeping.stop()
 
     def _updateLogDateTime(self) -> None:
-        """Keep no time, once a second, for lines that are not written."""
+        """Do nothing: the time is not needed, because no requests are logged."""
 
     def date(self) -> bytes:
-        """Now, as the Date header has it."""
+        """Give the current time in the format of the Date header."""
         second = int(time())
         if second != self._second:
             self._second = second
@@ -93,17 +93,17 @@ class BoundedSite(Site):
         return self._date
 
     def acceptableProtocols(self) -> list[bytes]:
-        """Offer nothing but what the channel speaks, whatever else is installed."""
+        """Offer only HTTP/1.1, even if the packages for HTTP/2 are installed."""
         return [b"http/1.1"]
 
     def log(self, request: object) -> None:
-        """Write nothing: `ended` tells of requests that were cut too."""
+        """Log nothing: `ended` also reports requests that were cut."""
 
     def connected(self, channel: BoundedChannel) -> None:
         """
-        Count a connection, or reset it at once when there are too many.
+        Count a connection, or reset it at once if there are too many.
 
-        It is not told so: until it had taken that, it would use what there is too little of.
+        It gets no response: until the client had read it, the connection would use a descriptor.
         """
         address = channel.transport.getPeer()
         channel.client = self._limits.client(address)
@@ -125,7 +125,7 @@ class BoundedSite(Site):
         self._sweep_if_needed()
 
     def disconnected(self, channel: BoundedChannel) -> None:
-        """Count it no more."""
+        """Stop counting a connection."""
         if channel in self.channels:
             self.channels.discard(channel)
             self._shares.give_back(channel.client)
@@ -135,26 +135,26 @@ class BoundedSite(Site):
         self._log.warn("{line}", line=line)
 
     def ended(self, request: BoundedRequest, *, whole: bool) -> None:
-        """Tell the observers of a request."""
-        self._tell(self.request_observers, request, whole)
+        """Report the end of a request to the observers."""
+        self._notify(self.request_observers, request, whole)
 
     def refused(self, status: int) -> None:
-        """Tell the observers of what was no proper request."""
-        self._tell(self.refusal_observers, status)
+        """Report a malformed request to the observers."""
+        self._notify(self.refusal_observers, status)
 
-    def _tell(self, observers: Iterable[Callable[..., None]], *what: object) -> None:
+    def _notify(self, observers: Iterable[Callable[..., None]], *arguments: object) -> None:
         for observer in observers:
             try:
-                observer(*what)
+                observer(*arguments)
             except Exception:
                 self._log.failure("{observer} failed", observer=observer)
 
     def sweep(self) -> None:
-        """End what has lasted too long."""
+        """Call the `overdue` of each channel whose deadline has passed."""
         now = self.reactor.seconds()
         for channel in [each for each in self.channels if each.deadline <= now]:
             if channel.deadline > now:
-                continue  # another one's end has put it off
+                continue  # the call for another channel has moved this deadline
             channel.deadline = inf
             with self._log.failuresHandled("a deadline of {channel} failed", channel=channel):
                 channel.overdue()

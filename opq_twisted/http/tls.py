@@ -1,4 +1,4 @@
-"""Serves TLS with the certificate, its chain and the key that are in their files now."""
+"""Serves TLS with a certificate that is reloaded when its files change."""
 
 import os
 import re
@@ -22,22 +22,22 @@ from zope.interface import implementer
 
 from opq_twisted.common import files
 
-#: Bytes: a chain of certificates has some thousands.
+#: Bytes. A certificate chain has some thousands.
 _MAX_FILE = 1 << 20
 
-#: The words of Twisted's `ssl:` description that are understood here.
+#: The settings of Twisted's `ssl:` description that `parse_ssl` supports.
 _KNOWN = {"privateKey", "certKey", "extraCertChain", "interface", "backlog"}
 
-#: Device, inode, size and time of change, of each file. The last also changes with the rights.
+#: Device, inode, size and ctime of each file. The ctime also changes with the permissions.
 _Stamp = tuple[tuple[int, int, int, int], ...]
 
 
 @frozen
-class Certificate:
-    """The files of a server's certificate, in PEM."""
+class CertificateFiles:
+    """The PEM files of a server's certificate and key."""
 
     key: Path
-    #: The server's own certificate first; those of intermediate authorities may follow it.
+    #: The server's own certificate; those of intermediate authorities may follow it.
     certificate: Path
     #: More certificates of intermediate authorities.
     chain: Path | None = None
@@ -46,15 +46,15 @@ class Certificate:
         """
         Read the files.
 
-        :raises ValueError: when they do not fit each other, or are no certificate and no key.
-        :raises OSError: when one cannot be read.
+        :raises ValueError: if a file has no certificate or key, or the key does not match.
+        :raises OSError: if a file cannot be read.
         """
         certificates = _certificates(self.certificate)
         if self.chain is not None:
             certificates += _certificates(self.chain)
         own, *chain = certificates
         try:
-            # With a passphrase of its own OpenSSL asks for none on the terminal.
+            # An empty passphrase keeps OpenSSL from asking for one on the terminal.
             key = crypto.load_privatekey(
                 crypto.FILETYPE_PEM, files.read(self.key, _MAX_FILE), passphrase=b""
             )
@@ -68,9 +68,9 @@ class Certificate:
 
     def stamp(self) -> _Stamp:
         """
-        Tell these files from those that will take their places.
+        Give values that change when a file is changed or replaced.
 
-        :raises OSError: when one is not there.
+        :raises OSError: if a file is missing.
         """
         paths = (self.key, self.certificate, *((self.chain,) if self.chain else ()))
         states = [os.stat(path) for path in paths]
@@ -90,23 +90,23 @@ def _certificates(path: Path) -> list[crypto.X509]:
 @define(eq=False)
 class CurrentCertificate:
     """
-    Gives each new connection the certificate that is in its files by then.
+    Gives each new connection the certificate that its files hold at that time.
 
-    A certificate is renewed every few weeks by another program. Until all of its files can be read
-    and fit each other, the one before is used, and the reason is logged once.
+    Another program renews the certificate every few weeks. Until all new files can be read and
+    match each other, the certificate before stays in use, and the reason is logged once.
     """
 
-    _certificate: Certificate
+    _files: CertificateFiles
     _options: CertificateOptions = field(init=False)
     _stamp: _Stamp = field(init=False)
-    _complaint: str = field(init=False, default="")
+    _problem: str = field(init=False, default="")
 
     _log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        """Read the files; raises as `Certificate.load` does."""
-        self._stamp = self._certificate.stamp()
-        self._options = self._certificate.load()
+        """Read the files; raises the errors of `CertificateFiles.load`."""
+        self._stamp = self._files.stamp()
+        self._options = self._files.load()
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `IOpenSSLServerConnectionCreator.serverConnectionForTLS`."""
@@ -115,26 +115,26 @@ class CurrentCertificate:
 
     def _renew(self) -> None:
         try:
-            stamp = self._certificate.stamp()
+            stamp = self._files.stamp()
             if stamp == self._stamp:
                 return
-            self._options = self._certificate.load()
+            self._options = self._files.load()
         except OSError as error:
-            # It may pass although no file changes: descriptors are free again, or a folder is open.
-            self._complain(error)
+            # This can pass without a change of the files: permissions of a folder, descriptors.
+            self._log_problem(error)
         except ValueError as error:
-            # Files that cannot be used are not read again before they change.
+            # Do not read unusable files again before they change.
             self._stamp = stamp
-            self._complain(error)
+            self._log_problem(error)
         else:
             self._stamp = stamp
-            self._complaint = ""
+            self._problem = ""
             self._log.info("The renewed certificate is used.")
 
-    def _complain(self, error: Exception) -> None:
-        """Log why the files cannot be used, once for each reason: every connection asks."""
-        if str(error) != self._complaint:
-            self._complaint = str(error)
+    def _log_problem(self, error: Exception) -> None:
+        """Log why the files cannot be used; once, although every connection asks for them."""
+        if str(error) != self._problem:
+            self._problem = str(error)
             self._log.warn("The renewed certificate is not used: {error}.", error=error)
 
 
@@ -147,7 +147,7 @@ class TLSEndpoint:
     certificate: CurrentCertificate
 
     def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
-        """Listen; fails as the other endpoint does."""
+        """Listen; fails like the wrapped endpoint."""
         listening: Deferred[IListeningPort] = self.endpoint.listen(
             TLSMemoryBIOFactory(self.certificate, False, protocolFactory)
         )
@@ -156,12 +156,12 @@ class TLSEndpoint:
 
 def parse_ssl(description: str) -> tuple[str, CurrentCertificate] | None:
     """
-    Understand Twisted's `ssl:` description of an endpoint.
+    Parse Twisted's `ssl:` endpoint description.
 
-    :returns: the description of the TCP port, and its certificate; None for a description with
+    :returns: the description of the TCP port, and the certificate; None for a description with
         settings that only Twisted's own endpoint has.
-    :raises OSError: when a file cannot be read.
-    :raises ValueError: when the files hold no certificate and its key.
+    :raises OSError: if a file cannot be read.
+    :raises ValueError: if a file has no certificate or key, or the key does not match.
     """
     words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:\\.|[^:\\])+", description)]
     if len(words) < 2 or "=" in words[1] or not all("=" in word for word in words[2:]):
@@ -171,7 +171,7 @@ def parse_ssl(description: str) -> tuple[str, CurrentCertificate] | None:
         return None
     key = Path(settings.get("privateKey", "server.pem"))
     chain = settings.get("extraCertChain")
-    certificate = Certificate(
+    certificate = CertificateFiles(
         key, Path(settings.get("certKey", key)), None if chain is None else Path(chain)
     )
     port = [words[1]]

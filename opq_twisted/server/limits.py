@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 
 from opq_twisted.http.connection_limits import (
     RESERVE,
-    Limits,
+    ConnectionLimits,
     Network,
     Shares,
     first_reserved,
@@ -32,7 +32,7 @@ _log = Logger()
 
 def make_room(
     connections: int, downloads: int, trusted: Sequence[Network] = ()
-) -> tuple[Limits, int]:
+) -> tuple[ConnectionLimits, int]:
     """
     Raise this process's limit of descriptors as far as is needed and allowed.
 
@@ -57,7 +57,7 @@ def make_room(
             downloads=downloads,
             limit=limit,
         )
-    limits = Limits(
+    limits = ConnectionLimits(
         connections, share(connections), first_reserved=first_reserved(limit), trusted=trusted
     )
     return limits, downloads

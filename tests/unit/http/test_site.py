@@ -18,7 +18,7 @@ from twisted.web.http import HTTPFactory
 
 from opq_twisted.http import site as site_module
 from opq_twisted.http.channel import BoundedChannel
-from opq_twisted.http.connection_limits import Limits
+from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -42,14 +42,14 @@ class Breaks(PlainResource):
 class LimitTests(SynchronousTestCase):
     """Connections are counted."""
 
-    def make_site(self, limits: Limits) -> None:
+    def make_site(self, limits: ConnectionLimits) -> None:
         self.clock = Clock()
         self.site = BoundedSite(self.clock, hello(), limits)
         self.refused: list[int] = []
         self.site.refusal_observers.append(self.refused.append)
 
     def setUp(self) -> None:
-        self.make_site(Limits(connections=2))
+        self.make_site(ConnectionLimits(connections=2))
 
     def connect(self, host: str = "192.0.2.1", descriptor: int = 20) -> Connection:
         address = (IPv6Address if ":" in host else IPv4Address)("TCP", host, 50_000)
@@ -101,7 +101,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_each(self) -> None:
         """One client cannot take the connections of others."""
-        self.make_site(Limits(connections=4, each=2))
+        self.make_site(ConnectionLimits(connections=4, each=2))
         self.connect()
         first = self.connect()
         self.assertReset(self.connect())
@@ -111,7 +111,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_ipv6(self) -> None:
         """All addresses of a /64 are one client, and a mapped IPv4 address is that address."""
-        self.make_site(Limits(connections=10, each=1))
+        self.make_site(ConnectionLimits(connections=10, each=1))
         self.connect("2001:db8:0:1::1")
         self.assertReset(self.connect("2001:db8:0:1:ffff::2"))
         self.assertServed(self.connect("2001:db8:0:2::1"))
@@ -122,7 +122,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_each_address(self) -> None:
         """A machine does not take the connections of the others in its IPv6 network."""
-        self.make_site(Limits(connections=10, each=3, each_address=2))
+        self.make_site(ConnectionLimits(connections=10, each=3, each_address=2))
         first = self.connect("2001:db8:0:1::1")
         self.connect("2001:db8:0:1::1")
         self.assertReset(self.connect("2001:db8:0:1::1"))
@@ -133,7 +133,9 @@ class LimitTests(SynchronousTestCase):
 
     def test_trusted(self) -> None:
         """A reverse proxy speaks for many: only the total bounds it. So it is on a UNIX socket."""
-        self.make_site(Limits(connections=5, each=1, trusted=[ip_network("192.0.2.0/28")]))
+        self.make_site(
+            ConnectionLimits(connections=5, each=1, trusted=[ip_network("192.0.2.0/28")])
+        )
         for _ in range(3):
             self.assertServed(self.connect())
         for _ in range(2):
@@ -143,7 +145,7 @@ class LimitTests(SynchronousTestCase):
 
     def test_reserved_descriptors(self) -> None:
         """A connection whose descriptor is of the reserve is reset, though there is room."""
-        self.make_site(Limits(first_reserved=100))
+        self.make_site(ConnectionLimits(first_reserved=100))
         self.assertServed(self.connect(descriptor=99))
         self.assertReset(self.connect(descriptor=100))
 
@@ -171,7 +173,7 @@ class SocketTests(TestCase):
 
     async def assert_reset(self, port: str) -> None:
         """The second client is reset; before the reactor turns to others its descriptor is free."""
-        site = BoundedSite(Clock(), hello(), Limits(connections=1))
+        site = BoundedSite(Clock(), hello(), ConnectionLimits(connections=1))
         closed: Deferred[bool] = Deferred()
         self.patch(
             BoundedChannel, "reset", lambda channel: closed.callback(self.is_closed_by(channel))
