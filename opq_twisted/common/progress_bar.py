@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from opq_twisted.common import wording
+
 #: Told how many more bytes have been read.
 Progress = Callable[[int], object]
 
@@ -29,7 +31,7 @@ class ProgressBar:
         percent = 100 * self._done // max(self._total, 1)
         if self._is_seen and percent != self._percent:
             self._percent = percent
-            line = f"[{'#' * (percent // 4):25}] {percent:3} % of {self._total / 1e6:.1f} MB"
+            line = f"[{'#' * (percent // 4):25}] {percent:3} % of {wording.size(self._total)}"
             self._show(f"\r{line}")
 
     def _show(self, text: str) -> None:

@@ -1,6 +1,9 @@
 """How versions, times and sizes are worded for people."""
 
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
+
+_SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_AGES = ((31_557_600, "year"), (2_629_800, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
 def version(number: int | None) -> str:
@@ -10,20 +13,28 @@ def version(number: int | None) -> str:
 
 def moment(seconds: float | None, never: str = "never") -> str:
     """
-    Word a time of day, given in seconds since the epoch: `2019-01-19 01:20`, in local time.
+    Word a time: `2019-01-19 01:20`, in local time.
 
-    :param never: what None is.
+    :param seconds: since the epoch.
+    :param never: the text for None.
     """
-    if seconds is None:
-        return never
+    return never if seconds is None else _date(seconds, None, "")
+
+
+def utc(seconds: float) -> str:
+    """Word a time, given in seconds since the epoch: `2019-01-19 01:20 UTC`."""
+    return _date(seconds, UTC, " UTC")
+
+
+def _date(seconds: float, zone: tzinfo | None, suffix: str) -> str:
     try:
-        return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
+        return f"{datetime.fromtimestamp(seconds, zone):%Y-%m-%d %H:%M}{suffix}"
     except (ValueError, OverflowError, OSError):
-        return "a time that no calendar has"
+        return "a time after the year 9999"
 
 
 def duration(seconds: float) -> str:
-    """Word a number of seconds: `3 min 20 s`."""
+    """Word a number of seconds exactly: `3 min 20 s`."""
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -31,6 +42,42 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def about(seconds: float) -> str:
+    """Word a number of seconds roughly: `about 3 minutes`."""
+    count, unit = seconds, "second"
+    for length, name in ((60, "minute"), (3600, "hour")):
+        if seconds >= 1.5 * length:
+            count, unit = seconds / length, name
+    return f"about {_count(max(1, round(count)), unit)}"
+
+
+def age(seconds: float) -> str:
+    """Word the time since something happened, in its largest whole unit: `3 minutes ago`."""
+    if seconds < 0:
+        return "in the future"
+    for length, unit in _AGES:
+        if count := int(seconds // length):
+            return f"{_count(count, unit)} ago"
+    return "just now"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
 def size(count: float) -> str:
-    """Word a number of bytes: `12.3 MB`."""
+    """Word a number of bytes that is compared with others: `12.3 MB`, `0.5 MB`."""
     return f"{count / 1e6:.1f} MB"
+
+
+def short_size(count: int) -> str:
+    """Word a number of bytes in its largest unit: `1.2 GB`, `512 B`."""
+    for length, unit in _SIZES:
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count} B"
+
+
+def mebibytes(count: int) -> str:
+    """Word a number of bytes that are needed or allowed, rounded up: `64 MiB`."""
+    return f"{-(-count >> 20)} MiB"

@@ -10,13 +10,14 @@ from attrs import frozen
 from tuf.api.metadata import TargetFile
 
 from opq_twisted.archive.extract.child import validate
+from opq_twisted.common import wording
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import Progress
 from opq_twisted.signing.copy_archive import OpenArchive, StagedArchive, copy_archive, open_archive
 from opq_twisted.signing.dry_run import try_metadata_sets
 from opq_twisted.signing.prune import drop_missing
 from opq_twisted.signing.repository import MetadataSet, Repository
-from opq_twisted.signing.signer import RepositorySigner, describe_time
+from opq_twisted.signing.signer import RepositorySigner
 from opq_twisted.trust.offer import (
     MAX_NOTES,
     Offer,
@@ -78,8 +79,8 @@ def _publish(
     version = archive.name.version
     if version > signer.now().timestamp():
         raise ReleaseFailed(
-            f"Version {version} lies in the future ({describe_time(version)}; this machine's clock "
-            f"shows {describe_time(signer.now().timestamp())}): boxes would wait until then. Set "
+            f"Version {version} lies in the future ({wording.utc(version)}; this machine's clock "
+            f"shows {wording.utc(signer.now().timestamp())}): boxes would wait until then. Set "
             "this clock if it is behind; otherwise build the release again with the right time."
         )
     repository = signer.repository

@@ -41,8 +41,8 @@ _RETURNED = Attempt(
 _FAILED = evolve(
     _RETURNED,
     outcome="failed",
-    reason="The download needs 79 MB free under /var/lib/opq/updater/archives, and there are 41 "
-    "MB. Make room, and try again.",
+    reason="The download needs 79.2 MB free under /var/lib/opq/updater/archives, and there are "
+    "41.3 MB. Make room, and try again.",
 )
 _LOOKED = {"last_check": _NOW - 600, "next_check": _NOW + 2700, "unsigned": False}
 _OFFERED = {

@@ -13,7 +13,7 @@ from opq_twisted.archive.build.contents import Contents, File, unreadable
 from opq_twisted.archive.member_rules import LIMIT, MemberRules
 from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName
 from opq_twisted.archive.tar_reader import Member, quoted
-from opq_twisted.common import files
+from opq_twisted.common import files, wording
 from opq_twisted.common.errors import ArchiveRefused, BuildFailed
 from opq_twisted.common.progress_bar import Progress
 
@@ -103,7 +103,7 @@ def _vet(members: list[_Member], top_folder: str) -> None:
             raise BuildFailed(f"A box would refuse this update: {error}.") from error
     if length > LIMIT:
         raise BuildFailed(
-            f"A box would refuse this update: it unpacks to more than {LIMIT >> 20} MiB."
+            f"A box would refuse this update: it unpacks to more than {wording.mebibytes(LIMIT)}."
         )
 
 

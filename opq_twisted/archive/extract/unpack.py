@@ -19,6 +19,7 @@ from opq_twisted.archive.extract.limits import set_limits
 from opq_twisted.archive.member_rules import LIMIT, MemberRules, Placement
 from opq_twisted.archive.name import INSTALL_SCRIPT, UpdateName, parse_version
 from opq_twisted.archive.tar_reader import Member, TarStream
+from opq_twisted.common import wording
 from opq_twisted.common.errors import ArchiveRefused, InvalidName, NoRoom, OpqError
 
 #: The exit codes for `ArchiveRefused` and `NoRoom`; every other failure has another code.
@@ -189,8 +190,9 @@ class _Tree(_Outline):
         """
         if self._is_full:
             raise NoRoom(
-                f"Unpacking {name} needs {_mebibytes(self._needed)} of the disk beside the "
-                f"{_mebibytes(self._reserve)} that must stay free: make room, then try again."
+                f"Unpacking {name} needs {wording.mebibytes(self._needed)} of the disk beside the "
+                f"{wording.mebibytes(self._reserve)} that must stay free: make room, then try "
+                "again."
             )
 
     def _create(self, placement: Placement, member: Member, content: Iterable[bytes]) -> None:
@@ -215,7 +217,7 @@ def _extract(
         stream = TarStream(source)
         for member in stream:
             if stream.offset + member.size > limit:
-                raise ArchiveRefused(f"it unpacks to more than {_mebibytes(limit)}")
+                raise ArchiveRefused(f"it unpacks to more than {wording.mebibytes(limit)}")
             outline.add(rules.check(member), member, stream.content())
 
 
@@ -246,10 +248,6 @@ def _can_run(start: bytes) -> bool:
     return start.startswith(_ELF) or (
         first_line.startswith(b"#!") and not first_line.endswith(b"\r")
     )
-
-
-def _mebibytes(size: int) -> str:
-    return f"{-(-size >> 20)} MiB"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

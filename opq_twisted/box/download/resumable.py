@@ -33,6 +33,7 @@ from opq_twisted.box.network.headers import (
     strong_etag,
 )
 from opq_twisted.box.network.update_server import UpdateServerClient, unexpected_status
+from opq_twisted.common import wording
 from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFailed
 
 #: Seconds between the attempts in a row that bring nothing new; after as many it is given up.
@@ -316,8 +317,8 @@ class _Fetch:
         needed = (size or 0) + RESERVE
         if free < needed:
             raise NoRoom(
-                f"The download needs {_megabytes(needed)} free under {self._folder}, and there are "
-                f"{_megabytes(free)}. Make room, and try again."
+                f"The download needs {wording.size(needed)} free under {self._folder}, and there "
+                f"are {wording.size(free)}. Make room, and try again."
             )
 
 
@@ -368,7 +369,3 @@ def _in_words(seconds: float) -> str:
 
 def _too_late(_: object, timeout: float) -> NoReturn:
     raise DownloadFailed(f"The download took more than {timeout / 3600:.0f} hours.")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"

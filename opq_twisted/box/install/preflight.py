@@ -10,6 +10,7 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.install import persistence
 from opq_twisted.box.install.units import TransientUnits
+from opq_twisted.common import wording
 from opq_twisted.common.errors import BoxUnfit
 
 #: Exit status of a script that finds the box at fault, and leaves it as it was: EX_TEMPFAIL of
@@ -134,8 +135,8 @@ class Preflight:
             raise BoxUnfit(f"The box cannot read {self._prefix}: {error.strerror}.") from None
         if needed.size and room.size < needed.size + _RESERVE:
             raise BoxUnfit(
-                f"The installed release needs {_mebibytes(needed.size + _RESERVE)} free under "
-                f"{self._prefix}, and there are {_mebibytes(room.size)}. Make room.",
+                f"The installed release needs {wording.mebibytes(needed.size + _RESERVE)} free "
+                f"under {self._prefix}, and there are {wording.mebibytes(room.size)}. Make room.",
                 room=needed.size,
             )
         if room.inodes < needed.inodes:
@@ -184,7 +185,3 @@ def _memory_kills() -> int:
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in counters if line.startswith("oom_kill "))
-
-
-def _mebibytes(size: int) -> str:
-    return f"{-(-size >> 20)} MiB"

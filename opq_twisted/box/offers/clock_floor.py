@@ -2,12 +2,11 @@
 
 import ctypes
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from twisted.logger import Logger
 
-from opq_twisted.common import files
+from opq_twisted.common import files, wording
 from opq_twisted.common.errors import ClockBehind
 
 #: Seconds between two times on record: often enough for what it guards, and kind to an SD card.
@@ -64,8 +63,9 @@ class ClockFloor:
         floor = max(known, recorded)
         if now < floor:
             raise ClockBehind(
-                f"Waiting for the clock: it shows {_date(now)}, and it is {_date(floor)} or later. "
-                "It is set from the network; check that the box reaches a time server."
+                f"Waiting for the clock: it shows {wording.utc(now)}, and it is "
+                f"{wording.utc(floor)} or later. It is set from the network; check "
+                "that the box reaches a time server."
             )
 
     def record(self) -> None:
@@ -99,7 +99,3 @@ def kernel_is_synchronised() -> bool:
     request = ctypes.create_string_buffer(512)
     state: int = ctypes.CDLL(None, use_errno=True).adjtimex(request)
     return state not in (-1, _TIME_ERROR)
-
-
-def _date(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"

@@ -6,6 +6,7 @@ from attrs import frozen
 
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
+from opq_twisted.common import wording
 
 _OUTCOMES = {"updated": "Updated", "returned": "Went back", "failed": "Failed"}
 
@@ -75,7 +76,7 @@ def outcome(attempt: Attempt) -> str:
 
 def account(attempt: Attempt) -> str:
     """Word when an attempt ended, how long it took, and of which release it was."""
-    took = _duration(attempt.ended - attempt.started)
+    took = wording.about(attempt.ended - attempt.started)
     of_release = "" if attempt.version is None else f", release of {_release(attempt.version)}"
     return f"{moment(attempt.ended)}, {took}{of_release}"
 
@@ -120,10 +121,10 @@ def _release(version: int | None) -> str:
 def _promise(status: Status) -> str:
     if not status.update_available or status.trouble is not None:
         return "The box asks for the newest release; if there is one it installs it and reboots."
-    size = "it" if status.size is None else _megabytes(status.size)
-    took = (
-        "" if status.last_took is None else f" Last time that took {_duration(status.last_took)}."
-    )
+    size = "it" if status.size is None else wording.size(status.size)
+    took = ""
+    if status.last_took is not None:
+        took = f" Last time that took {wording.about(status.last_took)}."
     return (
         f"The box downloads {size}, installs the release and reboots. While it installs and "
         f"reboots it measures nothing.{took}"
@@ -131,13 +132,13 @@ def _promise(status: Status) -> str:
 
 
 def _how_far(progress: Progress) -> str:
-    here, rate = _megabytes(progress.received), _megabytes(progress.rate)
+    here, rate = wording.size(progress.received), wording.size(progress.rate)
     if progress.total is None:
         return f"{here}, {rate} a second"
     left = ""
     if progress.rate > 0:
-        left = f", {_duration((progress.total - progress.received) / progress.rate)} left"
-    return f"{here} of {_megabytes(progress.total)}, {rate} a second{left}"
+        left = f", {wording.about((progress.total - progress.received) / progress.rate)} left"
+    return f"{here} of {wording.size(progress.total)}, {rate} a second{left}"
 
 
 def _checked(status: Status) -> str:
@@ -162,19 +163,6 @@ def _last_news(status: Status, now: float) -> Attempt | None:
     last = status.last_attempt
     fresh = last is not None and status.stage.at_rest and 0 <= now - last.ended < _NEWS
     return last if fresh else None
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    count, unit = seconds, "second"
-    for size, name in ((60, "minute"), (3600, "hour")):
-        if seconds >= 1.5 * size:
-            count, unit = seconds / size, name
-    number = max(1, round(count))
-    return f"about {number} {unit}{'' if number == 1 else 's'}"
 
 
 def _formatted(form: str, seconds: float) -> str:

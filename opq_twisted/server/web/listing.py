@@ -4,7 +4,6 @@ import hashlib
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from string import Template
@@ -12,6 +11,7 @@ from string import Template
 from twisted.web.http import OK
 
 from opq_twisted.archive.name import parse_version
+from opq_twisted.common import wording
 from opq_twisted.common.errors import InvalidName
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
@@ -30,13 +30,6 @@ _FILES = Path(__file__).with_name("page")
 #: Rows of one page, and channels in one row: a page is made for each request.
 _MOST_ROWS = 100
 _MOST_OFFERS = 4
-
-#: The end of the year 9999: a calendar goes no further, and a version may.
-_LAST_DATE = 253_402_300_800
-
-#: In bytes, and in seconds.
-_SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-_AGES = ((31_557_600, "year"), (2_629_800, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 _WORDS = {
     SignatureStatus.SIGNED: "signed",
@@ -121,9 +114,9 @@ class ListingPage:
         return _escaped(
             name=archive.name,
             version=version,
-            built=_date(version),
-            age=_age(now - version),
-            size=_size(archive.size),
+            built=wording.utc(version),
+            age=wording.age(now - version),
+            size=wording.short_size(archive.size),
             status=status.value,
             signed=_WORDS[status],
             offers=_describe_offers(signed.offers(archive), version),
@@ -147,30 +140,6 @@ def _before(request: BoundedRequest) -> int | None:
         return parse_version(request.args[b"before"][0].decode("ascii", "replace"))
     except (KeyError, InvalidName):
         return None
-
-
-def _date(version: int) -> str:
-    if version >= _LAST_DATE:
-        return "beyond all dates"
-    return f"{datetime.fromtimestamp(version, UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def _age(seconds: float) -> str:
-    if seconds < 0:
-        return "in the future"
-    for length, unit in _AGES:
-        count = int(seconds // length)
-        if count:
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"
-
-
-def _size(size: int) -> str:
-    """Write a number of bytes as people say it; the list as JSON has it exactly."""
-    for length, unit in _SIZES:
-        if size >= length:
-            return f"{size / length:.1f} {unit}"
-    return f"{size} B"
 
 
 def _describe_offers(offers: Sequence[tuple[str, Offer]], version: int) -> str:

@@ -904,7 +904,7 @@ class LimitTests(FetchCase):
         self.patch(module, "RESERVE", 10**18)
         fetching = self.fetch(Content(5_000_000, HASHES))
         sentence = self.failure(fetching, NoRoom)
-        self.assertIn("needs 1000000000005 MB free", sentence)
+        self.assertIn("needs 1000000000005.0 MB free", sentence)
 
     def test_no_room_then(self) -> None:
         """It may be the server who says how much it is."""
@@ -912,7 +912,7 @@ class LimitTests(FetchCase):
         self.patch(module, "RESERVE", 10**18)
         peer = self.network.accept()
         peer.answer("200 OK", "Content-Length: 5000000")
-        self.assertIn("needs 1000000000005 MB free", self.failure(fetching, NoRoom))
+        self.assertIn("needs 1000000000005.0 MB free", self.failure(fetching, NoRoom))
         self.assertFalse(peer.open)
         self.assert_nothing_left()
 
