@@ -15,6 +15,10 @@ class HeartbeatTests(SynchronousTestCase):
         self.runs: list[Deferred[None]] = []
         self.heartbeat = Heartbeat(self.clock, self.job, lambda: 30.0)
 
+    def tearDown(self) -> None:
+        if self.runs and not self.runs[-1].called:
+            self.runs[-1].callback(None)
+
     async def job(self) -> None:
         self.runs.append(Deferred())
         await self.runs[-1]
