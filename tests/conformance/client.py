@@ -20,7 +20,7 @@ from twisted.web.http import FORBIDDEN, NOT_FOUND
 from twisted.web.iweb import IResponse
 
 from opq_twisted.box.download.resumable import fetch
-from opq_twisted.box.download.verify import Content, measure, open_file
+from opq_twisted.box.download.verify import Content, open_file, verify
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
@@ -108,7 +108,7 @@ class _Client:
 
     async def _require(self, path: Path, expected: Content) -> None:
         with open_file(path) as file:
-            await measure(file, expected)
+            await verify(file, expected)
 
     async def _fetch(self, target: TargetFile, path: Path, expected: Content) -> None:
         if not target.length:

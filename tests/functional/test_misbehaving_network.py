@@ -266,7 +266,7 @@ async def test_other_rest(
     reason = await download.fails(release)
     if signed and other.name == "another file":
         # Where the hash decides any server may send the rest, and the hash tells in the end.
-        assert reason == "What came has another SHA-256 than was promised. Try again.", proxy
+        assert reason == "The file has another SHA-256 than promised. Try again.", proxy
         reason = await download.fails(release)
     assert reason is None, proxy
     asked = [request.get("Range") for request, _ in proxy.passed]
@@ -285,14 +285,17 @@ async def test_other_bytes(
     download = Download(hurried, proxy, site, tmp_path / "archives")
     release = site.release if signed else Release(NEW)
     reason = await download.fails(release)
-    assert reason == "What came has another SHA-256 than was promised. Try again.", proxy
+    assert reason == "The file has another SHA-256 than promised. Try again.", proxy
     assert await download.fails(release) is None, proxy
     assert [request.get("Range") is None for request, _ in proxy.passed] == [True, False, True]
 
 
 @pytest.mark.parametrize(
     ("pieces", "reason"),
-    [(100_000, "In 10 minutes less than 1000 bytes a second came. Try again later."), (100, None)],
+    [
+        (100_000, "For 10 minutes, less than 1000 bytes a second arrived. Try again later."),
+        (100, None),
+    ],
     ids=["too slow", "slow enough"],
 )
 @pytest_twisted.ensureDeferred

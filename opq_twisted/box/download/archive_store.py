@@ -1,4 +1,4 @@
-"""The verified archives on the box's disk, and which of them is the last good one."""
+"""The folder of downloaded archives, with a link to the last good one."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.download import part_file
-from opq_twisted.box.download.verify import Content, InThread, measure, open_file
+from opq_twisted.box.download.verify import Content, InThread, open_file, verify
 from opq_twisted.box.state.records import Release
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, InvalidName
 
-#: The link to the archive of the release that has proved itself last. The rescue script, which has
-#: no Python, finds it by this name, and its digest, as sha256sum prints it, in NAME.sha256.
+#: The link to the archive of the last good release. The rescue, a shell script, finds the archive
+#: by this name, and its digest in NAME.sha256, in the format of sha256sum.
 LAST_GOOD = "last-good"
 
 _LOCK = ".lock"
@@ -29,9 +29,10 @@ _MAX_DIGEST = 256
 
 class ArchiveStore:
     """
-    A folder of archives: `NAME.part` until they are verified, then `NAME`.
+    A folder of archives, named `NAME.part` until they are verified, then `NAME`.
 
-    The last good one does not hang on the journal: a box can return to it whatever happens to that.
+    The last good release is recorded here and not in the journal, so that a box can roll back to it
+    even if the journal is lost.
     """
 
     def __init__(self, folder: Path, in_thread: InThread = deferToThread) -> None:
@@ -39,20 +40,20 @@ class ArchiveStore:
         self.in_thread = in_thread
 
     def path(self, version: int) -> Path:
-        """Where the verified archive of a version lies."""
+        """Return the path of the verified archive of a version."""
         return self.folder / str(UpdateName(version))
 
     def part(self, version: int) -> Path:
-        """Where the archive of a version grows."""
+        """Return the path of the part file of a version."""
         path = self.path(version)
         return path.with_name(f"{path.name}.part")
 
     @property
     def last_good(self) -> Release | None:
         """
-        The release to which the box can return; None when there is none.
+        The release to which the box can roll back; None if there is none.
 
-        :raises OSError: when it cannot be told: what cannot be read now may be read later.
+        :raises OSError: if this cannot be read now; it may be readable later.
         """
         try:
             version = self._last_good_version()
@@ -66,9 +67,9 @@ class ArchiveStore:
 
     def keep_as_last_good(self, release: Release) -> None:
         """
-        Let the box return to this release, whose archive is here, from now on.
+        Make this release, whose archive is in the store, the last good one.
 
-        :raises OSError: when the disk is full or fails; the one before stays the last good one.
+        :raises OSError: if the disk is full or fails; then the previous one stays the last good.
         """
         name = str(UpdateName(release.version))
         files.write(self._digest(release.version), f"{release.sha256}  {name}\n".encode())
@@ -79,15 +80,15 @@ class ArchiveStore:
 
     def clear(self, *keep: int | None, fetching: int | None = None) -> None:
         """
-        Remove all archives but the last good one.
+        Remove all archives except the last good one.
 
-        :param keep: versions whose archives are kept as well.
-        :param fetching: the version whose part is kept.
-        :raises OSError: when the disk fails.
+        :param keep: further versions whose archives are kept.
+        :param fetching: the version whose part file is kept.
+        :raises OSError: if the disk fails.
         """
         with self.locked():
             kept = {self.folder / LAST_GOOD, self.folder / _LOCK}
-            # Whatever keeps its digest from being read now: the rescue may read it later.
+            # Keep the last good one even if its digest cannot be read now: the rescue may succeed.
             for version in (*keep, self._last_good_version()):
                 if version is not None:
                     kept |= {self.path(version), self._digest(version)}
@@ -100,13 +101,13 @@ class ArchiveStore:
 
     async def find(self, release: Release) -> tuple[Release, BinaryIO] | None:
         """
-        Find an archive that is here already.
+        Find an archive that was downloaded before.
 
-        What has its name and is another is removed, unless it is the last good one.
+        A file of its name with other content is removed, unless it is the last good archive.
 
-        :param release: nothing is found by a version alone.
-        :returns: as `open_verified`; None when there is none.
-        :raises OSError: when the disk fails.
+        :param release: must have hashes: an archive is not found by its version alone.
+        :returns: as `open_verified`; None if there is no such archive.
+        :raises OSError: if the disk fails.
         """
         path = self.path(release.version)
         if not release.hashes:
@@ -120,35 +121,35 @@ class ArchiveStore:
 
     async def open(self, release: Release) -> BinaryIO:
         """
-        Open an archive that was verified before, verifying it again.
+        Open an archive that was verified before, and verify it again.
 
         :returns: the file, open at its beginning; the caller closes it.
-        :raises DownloadFailed: when it is not that release's any more. It stays: a memory that errs
-            may be the reason, and the last good one cannot be had again.
-        :raises OSError: when the disk fails.
+        :raises DownloadFailed: if its content has changed. The file is kept: a memory error may be
+            the cause, and the last good archive cannot be downloaded again.
+        :raises OSError: if the disk fails.
         """
         with contextlib.suppress(DownloadFailed):
             if release.hashes:
                 return (await self.open_verified(self.path(release.version), release))[1]
         raise DownloadFailed(
-            f"The archive of release {release.version} is not on the disk any more as it was "
-            "downloaded. Try again."
+            f"The archive of release {release.version} on the disk is missing or has changed since "
+            "it was downloaded. Try again."
         )
 
     async def open_verified(self, path: Path, promised: Release) -> tuple[Release, BinaryIO]:
         """
-        Open a file, and read all of it: it is what was promised.
+        Open a file and verify it.
 
-        :returns: the release with the size and the hashes it really has, and the very file that
-            was read, open at its beginning; the caller closes it.
-        :raises DownloadFailed: when it is not what was promised.
-        :raises OSError: when the disk fails.
+        :returns: the release with its actual size and hashes, and the verified file, open at its
+            beginning; the caller closes it.
+        :raises DownloadFailed: if it is not the promised archive.
+        :raises OSError: if the disk fails.
         """
         file = open_file(path)
         try:
-            content = await measure(file, Content(promised.size, promised.hashes), self.in_thread)
+            content = await verify(file, Content(promised.size, promised.hashes), self.in_thread)
             if not is_whole(file.fileno(), content.size or 0):
-                raise DownloadFailed("What came is not a whole bzip2 archive. Try again.")
+                raise DownloadFailed("The file is not a whole bzip2 archive. Try again.")
         except BaseException:
             file.close()
             raise
@@ -157,18 +158,20 @@ class ArchiveStore:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """
-        Keep another process from changing the folder; each does so for a moment only.
+        Lock the folder against changes by other processes, such as `opq-box adopt`.
 
-        :raises OSError: when the disk fails.
+        A lock is held only briefly, so waiting for it may block.
+
+        :raises OSError: if the disk fails.
         """
         with files.locked(self.folder / _LOCK, blocking=True):
             yield
 
     def _last_good_version(self) -> int | None:
         """
-        Read which archive is called the last good one; None when none is.
+        Read the version of the last good archive from its link; None if there is none.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
         try:
             return UpdateName.parse(os.readlink(self.folder / LAST_GOOD)).version

@@ -1,4 +1,4 @@
-"""Brings archives to the box: as a part until they are verified, and under their name then."""
+"""Downloads and verifies the archive of a release."""
 
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
 
 
 class Downloader:
-    """Fetches archives into their folder."""
+    """Downloads archives into the archive store."""
 
     def __init__(
         self, clock: IReactorTime, server: UpdateServerClient, archives: ArchiveStore
@@ -30,20 +30,18 @@ class Downloader:
         self, release: Release, report: ReportProgress, report_pause: ReportPause
     ) -> Release:
         """
-        Download an archive to its part, which is on the disk then, not yet verified.
+        Download an archive to its part file, without verifying it.
 
-        Where an earlier attempt, or an earlier run, left a part of the same release, this goes on
-        there.
+        The download continues a part file that an earlier attempt left of the same release.
 
-        :param release: its size and hashes are those that were signed; without hashes it is what
-            the server says.
-        :param report: told of the progress, at most 4 times a second.
-        :param report_pause: told in a sentence why it pauses, and for how long.
-        :returns: the release, with what was promised about it.
-        :raises ServerFailed: when the server does not send it; what came of it is kept.
-        :raises DownloadFailed: when it does not come whole, or is too large.
-        :raises NoRoom: when the disk has no room for it; what came of it is removed.
-        :raises OSError: when the disk fails, or is full; what came of it is removed.
+        :param release: with the signed size and hashes; without hashes, those of the server count.
+        :param report: is called with the progress, at most 4 times a second.
+        :param report_pause: is called with a sentence about each pause: why, and for how long.
+        :returns: the release with the size and hashes that were promised.
+        :raises ServerFailed: if the server does not send it; the received bytes are kept.
+        :raises DownloadFailed: if it does not arrive completely, or is too large.
+        :raises NoRoom: if the disk has no room for it; the received bytes are removed.
+        :raises OSError: if the disk is full or fails; the received bytes are removed.
         """
         content = await fetch(
             self._clock,
@@ -60,18 +58,18 @@ class Downloader:
 
     async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         """
-        Read back from the disk what was fetched, and give it its final name.
+        Read the part file back from the disk, verify it, and give it its final name.
 
-        :returns: the release with the size and the hashes it really has, and the very file that
-            was read, open at its beginning; the caller closes it.
-        :raises PiecesDiffer: when it is not what was promised, and came in pieces of which nobody
-            knew whether they fit: to fetch it anew may help. It is removed then.
-        :raises DownloadFailed: when it is not what was promised otherwise; it is removed then.
-        :raises OSError: when the disk fails.
+        :returns: the release with its actual size and hashes, and the verified file, open at its
+            beginning; the caller closes it.
+        :raises PiecesDiffer: if it is not the promised file, and was joined from several responses
+            that may not belong together: another download may help. The file is removed.
+        :raises DownloadFailed: if it is not the promised file otherwise. The file is removed.
+        :raises OSError: if the disk fails.
         """
         part = self._archives.part(promised.version)
         try:
-            received, file = await self._archives.open_verified(part, promised)
+            release, file = await self._archives.open_verified(part, promised)
         except DownloadFailed as error:
             joined = part_file.is_joined(part)
             part_file.remove(part)
@@ -84,4 +82,4 @@ class Downloader:
         except OSError:
             file.close()
             raise
-        return received, file
+        return release, file

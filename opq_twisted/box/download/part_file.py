@@ -1,4 +1,4 @@
-"""The part of a download that is on the disk, and what of it is sure."""
+"""The file of an unfinished download, which survives power cuts."""
 
 import json
 import os
@@ -12,52 +12,52 @@ from twisted.internet.defer import Deferred
 from opq_twisted.box.download.verify import Content, InThread
 from opq_twisted.common import files
 
-#: Bytes after which what was written is to be brought to the disk.
+#: Bytes after which the written data should be synced to the disk.
 SYNC_EVERY = 300_000
 
-#: Bytes: never are more written that are not known to be on the disk.
-UNSURE = 375_000
+#: The maximum number of written bytes that are not yet synced.
+MAX_UNSYNCED = 375_000
 
 _MAX_RECORD = 64 * 1024
 
 
 @frozen
 class _Record:
-    """What a part is a part of."""
+    """The description of a part file, stored beside it as JSON."""
 
     url: str
+    #: The size and the hashes of the complete file.
     content: Content
-    #: The server's strong validator; None when it has none.
+    #: The server's strong validator; None if it sent none.
     etag: str | None
-    #: Bytes that were on the disk when the last attempt ended in good order.
+    #: Bytes on the disk when the last attempt ended in an orderly way.
     synced: int = 0
-    #: Whether it has bytes of several answers, and only the hashes can tell whether they fit.
+    #: Whether the bytes come from several responses, so that only the hashes prove that they fit.
     joined: bool = False
 
     def may_continue(self, url: str, expected: Content) -> bool:
         if expected.size not in (None, self.content.size):
             return False
         if expected.hashes:
-            # Wherever the rest comes from, the hashes tell.
+            # The rest may come from any server: the hashes prove that it fits.
             return self.content.hashes == expected.hashes
         return self.etag is not None and self.url == url
 
 
 def record_path(path: Path) -> Path:
-    """Where it is written what a part is a part of."""
+    """Return the path of the record that describes a part file."""
     return path.with_name(f"{path.name}.json")
 
 
 class Part:
     """
-    A file that grows, and can go on growing after a power cut.
+    A part file that can be continued after a power cut.
 
-    After a power cut a file may end in zeros, or worse: its length is on the disk before its bytes
-    are. Writing down how far they are would cost as much again as bringing them there. So never
-    more than `UNSURE` bytes are written ahead of what the disk has confirmed. Whatever length is
-    found later, and it is at most what was written: without its last `UNSURE` bytes all of it was
-    confirmed. What is lost is at most these and those that never got to the disk.
-    Only an attempt that ends in good order writes down how far it came.
+    After a power cut, a file may end in zeros or garbage, because its length reaches the disk
+    before its bytes do. To record the synced length after each sync would double the cost. Instead,
+    at most `MAX_UNSYNCED` bytes are ever written beyond the last sync. So whatever length is found
+    after a power cut, all but the last `MAX_UNSYNCED` bytes were synced, and only those are lost.
+    The synced length is recorded only when an attempt ends in an orderly way.
     """
 
     def __init__(self, path: Path, url: str, expected: Content, in_thread: InThread) -> None:
@@ -66,54 +66,54 @@ class Part:
         self._expected = expected
         self._in_thread = in_thread
         self._fd: int | None = None
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._record = _Record(self._url, self._expected, None)
-        #: Bytes that are here.
+        #: Bytes written.
         self.size = 0
-        self._synced = 0
-        self._asked = 0
+        #: Of these, the bytes that a finished sync, and any sync, covers.
+        self._synced = self._sync_started = 0
 
     @property
     def content(self) -> Content:
-        """What the whole file is promised to be, as far as is known."""
+        """The promised size and hashes of the complete file, as far as known."""
         return self._record.content
 
     @property
     def missing(self) -> int | None:
-        """Bytes; None while nobody knows."""
+        """Bytes that remain to be downloaded; None while the size is unknown."""
         return None if self.content.size is None else self.content.size - self.size
 
     @property
     def etag(self) -> str | None:
-        """The strong validator of what this is a part of."""
+        """The strong validator of the file that this is a part of."""
         return self._record.etag
 
     @property
     def can_continue(self) -> bool:
-        """Whether the rest may be asked for: it is known whether that fits."""
+        """Whether the rest can be requested: a validator or hashes prove that it fits."""
         return self.size > 0 and (self.etag is not None or bool(self._expected.hashes))
 
     @property
     def sync_due(self) -> bool:
-        """Whether so much was written that it is time for `sync`."""
-        return self.size - self._asked >= SYNC_EVERY
+        """Whether `SYNC_EVERY` bytes were written since the last call of `sync`."""
+        return self.size - self._sync_started >= SYNC_EVERY
 
     def resume(self) -> None:
         """
-        Take up what an earlier run left, or remove it when it is a part of something else.
+        Open the part file of an earlier run, or remove it if it belongs to another file.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
         record = _read_record(self._path)
         if record is None or not record.may_continue(self._url, self._expected):
-            self.drop()
+            self.remove()
             return
         try:
             self._open(os.O_RDWR)
         except FileNotFoundError:
-            self.drop()
+            self.remove()
             return
         assert self._fd is not None
         status = os.fstat(self._fd)
@@ -123,65 +123,66 @@ class Part:
             or not 0 <= record.synced <= found
             or (whole is not None and found > whole)
         ):
-            self.drop()
+            self.remove()
             return
-        size = max(record.synced, found - UNSURE)
+        size = max(record.synced, found - MAX_UNSYNCED)
         os.ftruncate(self._fd, size)
-        # Another server's validator says nothing here.
+        # A validator is only valid for the URL that it came from.
         self._record = record if record.url == self._url else evolve(record, etag=None)
-        self.size = self._synced = self._asked = size
+        self.size = self._synced = self._sync_started = size
 
     def begin(self, content: Content, etag: str | None) -> None:
         """
-        Begin anew, with a record of what it will be a part of.
+        Create an empty part file and its record.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
-        # A part without a record is none: at no time has it another's.
-        self.drop()
+        # Remove both first: a part file must never have the record of another.
+        self.remove()
         self._open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._write_record(_Record(self._url, content, etag))
 
     def join(self) -> None:
         """
-        Write down that bytes of another answer follow, and that only the hashes tell if they fit.
+        Record that bytes of another response follow, so that only the hashes prove that they fit.
 
-        :raises OSError: when the disk is full, or fails.
+        :raises OSError: if the disk is full or fails.
         """
         if not self._record.joined:
             self._write_record(evolve(self._record, joined=True))
 
-    def cut_back(self, size: int) -> None:
+    def truncate(self, size: int) -> None:
         """
-        Forget the bytes after the first `size`, which are not of this file.
+        Remove the bytes after the first `size`, which do not belong to this file.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
         if not size:
-            self.drop()
+            self.remove()
         elif self._fd is not None:
             os.ftruncate(self._fd, size)
-            # What a thread is still bringing to the disk counts no more.
+            # A new record: the result of a sync that still runs no longer counts.
             self._record = evolve(self._record)
             self.size = size
-            self._synced, self._asked = min(self._synced, size), min(self._asked, size)
+            self._synced = min(self._synced, size)
+            self._sync_started = min(self._sync_started, size)
 
-    def learn_size(self, size: int) -> None:
-        """Take note of a size that nobody had said before."""
+    def set_total(self, size: int) -> None:
+        """Set the size of the complete file, unknown so far."""
         self._record = evolve(self._record, content=evolve(self.content, size=size))
 
     def write(self, data: bytes) -> None:
         """
-        Append.
+        Append bytes.
 
-        :raises OSError: when the disk is full, or fails.
+        :raises OSError: if the disk is full or fails.
         """
         assert self._fd is not None
         view = memoryview(data)
         while view:
-            room = UNSURE - (self.size - self._synced)
+            room = MAX_UNSYNCED - (self.size - self._synced)
             if room <= 0:
-                # The sender was asked to pause, and sent all the same.
+                # The sender was paused, but more data was already on its way.
                 files.sync(self._fd, data_only=True)
                 self._synced = self.size
                 continue
@@ -190,23 +191,23 @@ class Part:
             view = view[written:]
 
     def sync(self) -> Deferred[None]:
-        """Bring what was written to the disk, in a thread; fails with OSError."""
+        """Sync the written bytes to the disk in a thread; fails with OSError."""
         assert self._fd is not None
         record, size = self._record, self.size
-        self._asked = size
+        self._sync_started = size
 
-        def note(_: object) -> None:
+        def finished(_: object) -> None:
             if self._record is record:
                 self._synced = max(self._synced, size)
 
-        # The thread owns its descriptor: nobody has to wait for it before closing this one.
-        return self._in_thread(_sync, os.dup(self._fd)).addCallback(note)
+        # The thread has a descriptor of its own, so this one can be closed at any time.
+        return self._in_thread(_sync, os.dup(self._fd)).addCallback(finished)
 
     def close(self) -> None:
         """
-        Bring what was written to the disk, and write down how much that is.
+        Sync the written bytes to the disk, and record their number.
 
-        :raises OSError: when the disk is full, or fails.
+        :raises OSError: if the disk is full or fails.
         """
         if self._fd is None:
             return
@@ -216,23 +217,23 @@ class Part:
             if self._record.synced != self.size:
                 self._write_record(evolve(self._record, synced=self.size))
         finally:
-            self._release()
+            self._close_fd()
 
-    def drop(self) -> None:
+    def remove(self) -> None:
         """
-        Remove it, with its record.
+        Remove the file and its record.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
-        self._release()
-        self._forget()
+        self._close_fd()
+        self._reset()
         remove(self._path)
 
     def _open(self, flags: int) -> None:
         flags |= os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o600)
 
-    def _release(self) -> None:
+    def _close_fd(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
@@ -247,21 +248,21 @@ def _read_record(path: Path) -> _Record | None:
         with record_path(path).open("rb") as file:
             return cattrs.structure(json.loads(file.read(_MAX_RECORD)), _Record)
     except Exception:
-        # Whatever is wrong with it: the download begins anew.
+        # Any damage has the same consequence: the download starts from the beginning.
         return None
 
 
 def is_joined(path: Path) -> bool:
-    """Whether a part has bytes of several answers, and only the hashes tell whether they fit."""
+    """Whether a part file has bytes of several responses, which may not belong together."""
     record = _read_record(path)
     return record is not None and record.joined
 
 
 def remove(path: Path) -> None:
     """
-    Remove a part and its record, the record first.
+    Remove a part file and its record, the record first.
 
-    :raises OSError: when the disk fails.
+    :raises OSError: if the disk fails.
     """
     found = [item for item in (record_path(path), path) if os.path.lexists(item)]
     for item in found:

@@ -1,4 +1,4 @@
-"""Fetches what is at a URL into a file, over as many connections as it takes."""
+"""Downloads a URL to a file, over as many connections as it takes."""
 
 import os
 from collections.abc import Callable
@@ -36,17 +36,17 @@ from opq_twisted.box.network.update_server import UpdateServerClient, unexpected
 from opq_twisted.common import wording
 from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFailed
 
-#: Seconds between the attempts in a row that bring nothing new; after as many it is given up.
+#: Seconds between attempts in a row without a new byte; after the last of them the download fails.
 RETRY_DELAYS = (1.0, 2.0, 4.0, 10.0, 30.0)
 
-#: Seconds: a server that asks for more patience with `Retry-After` is not waited for. The update
-#: fails then, and the box comes back when that time is over.
-_LONGEST_PAUSE = 600.0
+#: Seconds: a longer `Retry-After` is not waited for. The update fails then, and the scheduler tries
+#: again after that time.
+_MAX_DELAY = 600.0
 
-#: Seconds without a new byte after which a server that asks for patience gets no more of it.
-_LONGEST_WAIT = 3600.0
+#: Seconds without a new byte after which a server that keeps sending `Retry-After` is given up.
+_MAX_DELAYS_TOTAL = 3600.0
 
-#: Is told in a sentence why a download pauses.
+#: Is called with a sentence about each pause.
 ReportPause = Callable[[str], object]
 
 
@@ -62,28 +62,28 @@ async def fetch(
     in_thread: InThread = deferToThread,
 ) -> Content:
     """
-    Download what is at a URL to a file, which is on the disk then, not yet verified.
+    Download a URL to a file, without verifying it.
 
-    A connection that breaks is followed by another, for the rest (RFC 9110, section 14). So is an
-    answer of a busy server, and one of somebody else, as the page of a network that wants people to
-    log in: before the first byte as well as after. What has come when that is given up, or
-    cancelled, is kept with a record beside it, and the next call goes on there.
+    After a broken connection, the rest is requested over another one (RFC 9110, section 14). The
+    response of a busy server, or the login page of a network, is also followed by another attempt,
+    before the first byte as well as after it. When the download fails or is cancelled, the received
+    bytes stay in the file, with a record beside it, and the next call continues there.
 
-    What is expected with hashes may come in pieces from anywhere: in the end the hashes tell
-    whether they fit. Without hashes a piece is only put to another if the server's strong validator
-    (RFC 9110, section 13.1.5) is still the same.
+    A file with expected hashes may be joined from the responses of any servers: the hashes prove in
+    the end that they fit. Without hashes, a response is joined only while the server's strong
+    validator stays the same (RFC 9110, section 13.1.5).
 
-    :param expected: what nothing that the server says can change.
-    :param path: of the file; a part of anything else is removed.
-    :param limit: bytes; more are not taken.
-    :param report: told of the progress, at most 4 times a second.
-    :param report_pause: told in a sentence why it pauses, and for how long.
-    :returns: what is expected, or else promised by the server.
-    :raises ServerFailed: when the server does not send it.
-    :raises DownloadFailed: when it does not come whole, comes too slowly, is larger than it may
-        be, or cannot be verified.
-    :raises NoRoom: when the disk has no room for it; what came of it is removed.
-    :raises OSError: when the disk fails, or is full; what came of it is removed.
+    :param expected: the signed size and hashes; the server's own are ignored where these are given.
+    :param path: of the part file; a part of any other file is removed.
+    :param limit: bytes; a larger file is refused.
+    :param report: is called with the progress, at most 4 times a second.
+    :param report_pause: is called with a sentence about each pause: why, and for how long.
+    :returns: the expected size and hashes, completed by those that the server promised.
+    :raises ServerFailed: if the server does not send the file.
+    :raises DownloadFailed: if the file does not arrive completely, arrives too slowly, is too
+        large, or cannot be verified.
+    :raises NoRoom: if the disk has no room for it; the received bytes are removed.
+    :raises OSError: if the disk is full or fails; the received bytes are removed.
     """
     expected.require_computable()
     _require_allowed(expected.size, limit)
@@ -92,23 +92,23 @@ async def fetch(
         try:
             part.resume()
             meter = ProgressMeter(clock, report)
-            run = _Fetch(
+            run = _Download(
                 clock, server, url, expected, part, path.parent, limit, meter, report_pause
             ).run()
-            await Deferred.fromCoroutine(run).addTimeout(MAX_DURATION, clock, _too_late)
+            await Deferred.fromCoroutine(run).addTimeout(MAX_DURATION, clock, _timed_out)
         except NoRoom:
-            part.drop()
+            part.remove()
             raise
         finally:
             part.close()
     except OSError:
-        part.drop()
+        part.remove()
         raise
     return part.content
 
 
 @frozen
-class _Fetch:
+class _Download:
     _clock: IReactorTime
     _server: UpdateServerClient
     _url: str
@@ -120,72 +120,71 @@ class _Fetch:
     _report_pause: ReportPause
 
     async def run(self) -> None:
-        """Make attempts until all of it is here, or too many of them bring nothing."""
-        fruitless, unexplained, furthest = 0, 0, self._part.size
-        since = self._clock.seconds()
+        """Make attempts until the file is complete, or too many in a row bring no new byte."""
+        fruitless, without_retry_after, largest = 0, 0, self._part.size
+        last_success = self._clock.seconds()
         while (error := await self._attempt()) is not None:
-            asked: float | None = getattr(error, "retry_after", None)
-            if self._part.size > furthest:
-                fruitless, unexplained, furthest = 0, 0, self._part.size
-                since = self._clock.seconds()
+            retry_after: float | None = getattr(error, "retry_after", None)
+            if self._part.size > largest:
+                fruitless, without_retry_after, largest = 0, 0, self._part.size
+                last_success = self._clock.seconds()
             else:
                 fruitless += 1
-                unexplained += asked is None
-            pause = max(RETRY_DELAYS[min(fruitless, len(RETRY_DELAYS) - 1)], asked or 0.0)
-            waited = self._clock.seconds() - since
+                without_retry_after += retry_after is None
+            delay = max(RETRY_DELAYS[min(fruitless, len(RETRY_DELAYS) - 1)], retry_after or 0.0)
+            waited = self._clock.seconds() - last_success
             if (
-                unexplained == len(RETRY_DELAYS)
-                or pause > _LONGEST_PAUSE
-                or waited + pause > _LONGEST_WAIT
+                without_retry_after == len(RETRY_DELAYS)
+                or delay > _MAX_DELAY
+                or waited + delay > _MAX_DELAYS_TOTAL
             ):
-                raise _given_up(error, furthest)
-            self._report_pause(_pausing(error, pause))
-            await deferLater(self._clock, pause)
-            if asked is not None:
-                self._meter.skip(pause)
+                raise _final_error(error, largest)
+            self._report_pause(_describe_pause(error, delay))
+            await deferLater(self._clock, delay)
+            if retry_after is not None:
+                self._meter.ignore(delay)
         if self._part.size:
             await self._part.sync()
 
-    async def _attempt(self, in_one_piece: bool = False) -> OpqError | None:
+    async def _attempt(self, complete: bool = False) -> OpqError | None:
         """
-        Ask for what is missing.
+        Request the missing bytes, and receive them.
 
-        :param in_one_piece: whether the server is asked for all of it, because it does not send the
-            rest alone.
-        :returns: what broke it off; None when all of it is here.
+        :param complete: request the complete file, because the server does not send the rest alone.
+        :returns: the error that ended the attempt; None if the file is complete.
         """
         part = self._part
         if part.missing == 0:
             return None
         self._require_room(part.missing)
-        headers = {} if in_one_piece else self._conditions()
+        headers = {} if complete else self._range_headers()
         try:
             response = await self._server.get_archive(self._url, headers)
         except ServerFailed as error:
             return error
         if response.code == http.OK:
-            return await self._take_whole(response)
+            return await self._receive_complete(response)
         if "Range" not in headers or response.code not in (
             http.PARTIAL_CONTENT,
             http.REQUESTED_RANGE_NOT_SATISFIABLE,
         ):
-            return self._refused(response)
-        if self._continues(response):
+            return self._unexpected_status(response)
+        if self._is_requested_rest(response):
             if self._expected.hashes:
                 self._join(response)
-            return await self._take(response)
+            return await self._receive_body(response)
         discard(self._clock, response)
-        if self._is_all_of(response):
+        if self._shows_complete(response):
             return None
         found = content_range(response)
         if found is not None and self._is_another_size(found.total):
-            return self._not_it(f"a file of {found.total} bytes")
+            return self._wrong_response(f"a file of {found.total} bytes")
         if not self._expected.hashes:
-            # There is nothing left to be continued.
-            part.drop()
-        return await self._attempt(in_one_piece=True)
+            # The part file cannot be continued without a validator.
+            part.remove()
+        return await self._attempt(complete=True)
 
-    def _conditions(self) -> dict[str, str]:
+    def _range_headers(self) -> dict[str, str]:
         if not self._part.can_continue:
             return {}
         headers = {"Range": f"bytes={self._part.size}-"}
@@ -193,23 +192,23 @@ class _Fetch:
             headers["If-Range"] = self._part.etag
         return headers
 
-    async def _take_whole(self, response: IResponse) -> OpqError | None:
-        """Take an answer that is the whole; where hashes decide, only what is missing of it."""
+    async def _receive_complete(self, response: IResponse) -> OpqError | None:
+        """Receive the complete file; with expected hashes, keep the bytes that are here already."""
         size = None if response.length is UNKNOWN_LENGTH else int(response.length)
-        if self._is_somebody_elses(response, size):
+        if self._is_not_from_server(response, size):
             discard(self._clock, response)
-            return self._not_it("a web page" if size is None else f"{size} bytes")
+            return self._wrong_response("a web page" if size is None else f"{size} bytes")
         if self._part.size and self._expected.hashes:
-            # Perhaps it is something else after all, or breaks off sooner than what is here ends:
-            # that must not be lost.
+            # Starting again would lose these bytes if the response turned out to be another file,
+            # or broke off earlier.
             self._join(response)
-            return await self._take(response, passing_over=self._part.size)
+            return await self._receive_body(response, skip=self._part.size)
         try:
             self._begin(response, size)
         except (OpqError, OSError):
             discard(self._clock, response)
             raise
-        return await self._take(response)
+        return await self._receive_body(response)
 
     def _join(self, response: IResponse) -> None:
         try:
@@ -218,8 +217,8 @@ class _Fetch:
             discard(self._clock, response)
             raise
 
-    def _is_somebody_elses(self, response: IResponse, size: int | None) -> bool:
-        """Whether an answer comes from something between the box and the server."""
+    def _is_not_from_server(self, response: IResponse, size: int | None) -> bool:
+        """Whether the response comes from something between the box and the server."""
         if size is not None and self._expected.size is not None:
             return size != self._expected.size
         return is_html(response)
@@ -227,25 +226,25 @@ class _Fetch:
     def _is_another_size(self, size: int | None) -> bool:
         return None not in (size, self._expected.size) and size != self._expected.size
 
-    def _not_it(self, what: str) -> ServerFailed:
-        expected = self._expected.size
-        wanted = "an archive is" if expected is None else f"{expected} bytes are"
+    def _wrong_response(self, received: str) -> ServerFailed:
+        size = self._expected.size
+        expected = "an archive" if size is None else f"{size} bytes"
         return ServerFailed(
-            f"There came {what} where {wanted} expected: another archive, or the page of a network "
-            "that wants people to log in."
+            f"The server sent {received} instead of {expected}: another archive, or the login page "
+            "of a network."
         )
 
     def _begin(self, response: IResponse, size: int | None) -> None:
-        """Begin anew with an answer that is the whole."""
+        """Start a new part file for a response with the complete file."""
         _require_allowed(size, self._limit)
         size = self._expected.size if size is None else size
-        self._part.drop()
+        self._part.remove()
         self._require_room(size)
         hashes = self._expected.hashes or repr_digests(response)
         self._part.begin(Content(size, hashes), strong_etag(response))
 
-    def _continues(self, response: IResponse) -> bool:
-        """Whether an answer is the rest that was asked for: some servers ignore If-Range."""
+    def _is_requested_rest(self, response: IResponse) -> bool:
+        """Whether the response is the requested rest: some servers ignore If-Range."""
         part, found = self._part, content_range(response)
         if response.code != http.PARTIAL_CONTENT or found is None or found.start != part.size:
             return False
@@ -253,11 +252,11 @@ class _Fetch:
         if not self._expected.hashes and None not in (part.etag, etag) and part.etag != etag:
             return False
         if part.content.size is None and found.total is not None and found.total <= self._limit:
-            part.learn_size(found.total)
+            part.set_total(found.total)
         return found.total in (None, part.content.size)
 
-    def _is_all_of(self, response: IResponse) -> bool:
-        """Whether there is no rest because nothing is missing."""
+    def _shows_complete(self, response: IResponse) -> bool:
+        """Whether the server has no more bytes because the part file is complete."""
         part, found = self._part, content_range(response)
         return (
             response.code == http.REQUESTED_RANGE_NOT_SATISFIABLE
@@ -265,47 +264,47 @@ class _Fetch:
             and found == ContentRange(None, part.size)
         )
 
-    def _refused(self, response: IResponse) -> ServerFailed:
+    def _unexpected_status(self, response: IResponse) -> ServerFailed:
         discard(self._clock, response)
         error = unexpected_status(response, self._url)
         if response.code in (http.NOT_FOUND, http.GONE):
             raise error
         return error
 
-    async def _take(self, response: IResponse, passing_over: int = 0) -> OpqError | None:
+    async def _receive_body(self, response: IResponse, skip: int = 0) -> OpqError | None:
         """
-        Take the body of an answer.
+        Append the body of a response to the part file.
 
-        :param passing_over: bytes at its beginning that are here already.
+        :param skip: bytes at the beginning of the body that the part file has already.
         """
         part = self._part
-        begun = part.size
-        most = self._limit if part.content.size is None else part.content.size
-        receive = _PassOver(passing_over, self._passed_over, self._receive)
+        size_before = part.size
+        limit = self._limit if part.content.size is None else part.content.size
+        receive = _SkipPrefix(skip, self._count_skipped, self._receive)
         try:
-            await read_body(self._clock, response, receive, most - begun + passing_over)
+            await read_body(self._clock, response, receive, limit - size_before + skip)
         except BrokenOff as error:
             return error
         except TooLong:
             if not self._expected.hashes:
-                part.drop()
+                part.remove()
                 raise
-            part.cut_back(begun)
-            return self._not_it(f"more than {most} bytes")
+            part.truncate(size_before)
+            return self._wrong_response(f"more than {limit} bytes")
         if part.missing and response.code == http.OK and response.length is UNKNOWN_LENGTH:
-            # It ended, and nothing shows that it was broken off: it is something else.
-            part.cut_back(begun)
-            return self._not_it(f"{receive.taken} bytes")
+            # The response ended without any sign of a broken connection, so it is another file.
+            part.truncate(size_before)
+            return self._wrong_response(f"{receive.received} bytes")
         if part.missing:
             return BrokenOff(f"The connection broke after {part.size} bytes. Try again.")
         return None
 
-    def _passed_over(self, size: int) -> None:
-        # They bring nothing new, but are not slow.
+    def _count_skipped(self, size: int) -> None:
+        # The bytes are not new, but the download is not slow either.
         self._meter.count(size, self._part.size, self._part.content.size)
 
     def _receive(self, data: bytes) -> Deferred[None] | None:
-        # Not every server says how much it will send, and others write to the disk too.
+        # Check the room again: the size may be unknown, and other programs write to the disk.
         self._require_room(len(data))
         self._part.write(data)
         self._meter.count(len(data), self._part.size, self._part.content.size)
@@ -322,31 +321,31 @@ class _Fetch:
             )
 
 
-class _PassOver:
-    """Hands on what is received; of the first bytes only how many have come."""
+class _SkipPrefix:
+    """Passes on the received bytes except the first ones, of which it reports the number."""
 
-    def __init__(self, left: int, passed_over: Callable[[int], object], receive: Receive) -> None:
-        self._left = left
-        self._passed_over = passed_over
+    def __init__(self, skip: int, skipped: Callable[[int], object], receive: Receive) -> None:
+        self._skip = skip
+        self._skipped = skipped
         self._receive = receive
-        #: Bytes that came, with those that were passed over.
-        self.taken = 0
+        #: Bytes received, including the skipped ones.
+        self.received = 0
 
     def __call__(self, data: bytes) -> Deferred[None] | None:
-        self.taken += len(data)
-        passed = min(self._left, len(data))
-        self._left -= passed
-        if passed:
-            self._passed_over(passed)
-        return self._receive(data[passed:]) if len(data) > passed else None
+        self.received += len(data)
+        skipped = min(self._skip, len(data))
+        self._skip -= skipped
+        if skipped:
+            self._skipped(skipped)
+        return self._receive(data[skipped:]) if len(data) > skipped else None
 
 
 def _require_allowed(size: int | None, limit: int) -> None:
     if size is not None and size > limit:
-        raise DownloadFailed(f"The archive has {size} bytes; at most {limit} are taken.")
+        raise DownloadFailed(f"The archive has {size} bytes; at most {limit} are allowed.")
 
 
-def _given_up(error: OpqError, size: int) -> OpqError:
+def _final_error(error: OpqError, size: int) -> OpqError:
     if isinstance(error, BrokenOff):
         return DownloadFailed(
             f"The connection broke again and again, and nothing came after the first {size} bytes. "
@@ -355,17 +354,10 @@ def _given_up(error: OpqError, size: int) -> OpqError:
     return error
 
 
-def _pausing(error: OpqError, pause: float) -> str:
-    """Say why a download pauses, and for how long."""
+def _describe_pause(error: OpqError, delay: float) -> str:
     sentence = str(error).removesuffix(" Try again.").removesuffix(" Try again later.")
-    return f"{sentence} The box asks again in {_in_words(pause)}."
+    return f"{sentence} The box asks again in {wording.duration(delay)}."
 
 
-def _in_words(seconds: float) -> str:
-    if seconds >= 120:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds:.0f} second{'s' * (seconds != 1)}"
-
-
-def _too_late(_: object, timeout: float) -> NoReturn:
+def _timed_out(_: object, timeout: float) -> NoReturn:
     raise DownloadFailed(f"The download took more than {timeout / 3600:.0f} hours.")

@@ -1,4 +1,4 @@
-"""What a file must hold, and whether it does."""
+"""Verifies the size and the hashes of a file."""
 
 import errno
 import hashlib
@@ -15,26 +15,26 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed
 
-#: Calls a function with arguments in a thread.
+#: Calls a function with its arguments in a thread, such as `deferToThread`.
 InThread = Callable[..., Deferred[Any]]
 
-_NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
+_HASH_NAMES = {"sha256": "SHA-256", "sha512": "SHA-512"}
 
 
 @frozen
 class Content:
-    """What is known, or promised, about the bytes of a file."""
+    """The promised or actual size and hashes of a file."""
 
-    #: Bytes; None while nobody has said.
+    #: Bytes; None if unknown.
     size: int | None = None
-    #: In lower-case hexadecimal, by the name that `hashlib` has for the algorithm.
+    #: In lower-case hexadecimal, keyed by the algorithm's name in `hashlib`.
     hashes: Mapping[str, str] = Factory(dict)
 
     def require_computable(self) -> None:
         """
-        Make sure that each hash can be compared in the end.
+        Check that this Python can compute each of the hashes.
 
-        :raises DownloadFailed: when this Python does not know an algorithm.
+        :raises DownloadFailed: if it cannot.
         """
         for name in self.hashes:
             try:
@@ -51,10 +51,10 @@ class Content:
 
 def open_file(path: Path) -> io.FileIO:
     """
-    Open a file for reading: whatever its name leads to later, this is what is read.
+    Open a downloaded file, so that its name can change while it is read.
 
-    :raises DownloadFailed: when there is no file, or something else.
-    :raises OSError: when the disk fails.
+    :raises DownloadFailed: if there is no regular file of this name.
+    :raises OSError: if the disk fails.
     """
     try:
         return files.open_regular(path, follow_links=False)
@@ -66,28 +66,28 @@ def open_file(path: Path) -> io.FileIO:
         raise DownloadFailed(f"{path.name} is not there any more. Try again.") from None
 
 
-async def measure(
-    file: BinaryIO, expected: Content, in_thread: InThread = deferToThread
-) -> Content:
+async def verify(file: BinaryIO, expected: Content, in_thread: InThread = deferToThread) -> Content:
     """
-    Read a file through its open descriptor, whose position does not move.
+    Read a file, and compare it with the expected size and hashes.
 
-    :returns: its size, the expected hashes, and its SHA-256 in any case.
-    :raises DownloadFailed: when it is not what was expected.
-    :raises OSError: when the disk fails.
+    The position of the file does not move.
+
+    :returns: its size, the expected hashes, and in any case its SHA-256.
+    :raises DownloadFailed: if it differs.
+    :raises OSError: if the disk fails.
     """
     expected.require_computable()
     size = os.fstat(file.fileno()).st_size
     if expected.size not in (None, size):
-        raise DownloadFailed(f"{size} bytes came instead of {expected.size}. Try again.")
-    # A duplicate is the same open file, and the thread's own to close: nobody has to wait for it.
+        raise DownloadFailed(f"{size} bytes arrived instead of {expected.size}. Try again.")
+    # The thread has a descriptor of its own, so the caller can close the file at any time.
     hashes: dict[str, str] = await in_thread(
         _compute, os.dup(file.fileno()), {"sha256", *expected.hashes}
     )
     for name, value in expected.hashes.items():
         if hashes[name] != value:
             raise DownloadFailed(
-                f"What came has another {_NAMES.get(name, name)} than was promised. Try again."
+                f"The file has another {_HASH_NAMES.get(name, name)} than promised. Try again."
             )
     return Content(size, hashes)
 

@@ -58,12 +58,12 @@ class OpenTests(ArchivesCase):
         for content in (OTHER, ARCHIVE[:-1], bytes(len(ARCHIVE)), b""):
             with self.subTest(content=content[:10]):
                 self.archives.path(NEW).write_bytes(content)
-                self.assertIn(f"release {NEW} is not on the disk", self.refused())
+                self.assertIn(f"release {NEW} on the disk is missing", self.refused())
                 self.assertEqual(self.files(), [NAME])
 
     def test_gone(self) -> None:
         """It may not be there at all."""
-        self.assertIn(f"release {NEW} is not on the disk", self.refused())
+        self.assertIn(f"release {NEW} on the disk is missing", self.refused())
 
     def test_found(self) -> None:
         """What is here already, and is what was signed, need not be fetched."""

@@ -127,7 +127,7 @@ class FetchTests(DownloadCase):
         error = self.failureResultOf(verifying, DownloadFailed).value
         self.assertNotIsInstance(error, PiecesDiffer)
 
-    def test_another_release(self) -> None:
+    def test_another_close_fd(self) -> None:
         """A part of what had the version's name before is not continued."""
         self.interrupt()
         _, peer = self.fetch(Release(NEW, len(ARCHIVE), {"sha256": "00" * 32}))
@@ -192,13 +192,13 @@ class VerifyTests(DownloadCase):
             with self.subTest(name=name):
                 self.leave(ARCHIVE)
                 sentence = self.refused(Release(NEW, len(ARCHIVE), hashes))
-                self.assertIn(f"another {name} than was promised", sentence)
+                self.assertIn(f"another {name} than promised", sentence)
 
     def test_another_size(self) -> None:
         """So does another size, as a part that lost its end in a power cut has."""
         self.leave(ARCHIVE[:1000])
         sentence = self.refused(Release(NEW, len(ARCHIVE)))
-        self.assertIn(f"1000 bytes came instead of {len(ARCHIVE)}", sentence)
+        self.assertIn(f"1000 bytes arrived instead of {len(ARCHIVE)}", sentence)
 
     def test_truncated(self) -> None:
         """Without a promise a missing end is found all the same."""

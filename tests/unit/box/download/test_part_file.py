@@ -10,7 +10,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.download.part_file import SYNC_EVERY, UNSURE, Part, is_joined, record_path
+from opq_twisted.box.download.part_file import (
+    MAX_UNSYNCED,
+    SYNC_EVERY,
+    Part,
+    is_joined,
+    record_path,
+)
 from opq_twisted.box.download.verify import Content
 
 URL = "http://updates.example:8151/file"
@@ -34,7 +40,7 @@ class PartTests(SynchronousTestCase):
 
     def part(self, expected: Content = SIGNED) -> Part:
         part = Part(self.path, URL, expected, execute)
-        self.addCleanup(part._release)
+        self.addCleanup(part._close_fd)
         return part
 
     def begun(self) -> Part:
@@ -60,7 +66,7 @@ class PartTests(SynchronousTestCase):
             if part.sync_due:
                 part.sync()
 
-    def test_cut_back(self) -> None:
+    def test_truncated(self) -> None:
         """What is not of the file goes, and was never sure, also if that is told only later."""
         threads: list[Deferred[None]] = []
 
@@ -70,21 +76,21 @@ class PartTests(SynchronousTestCase):
             return threads[-1]
 
         part = Part(self.path, URL, SIGNED, later)
-        self.addCleanup(part._release)
+        self.addCleanup(part._close_fd)
         part.begin(SIGNED, None)
         part.write(b"a" * 1000)
         part.write(b"b" * 200_000)
         part.sync()
-        part.cut_back(1000)
+        part.truncate(1000)
         threads.pop().callback(None)
         self.assertEqual((part.size, self.path.read_bytes()), (1000, b"a" * 1000))
         self.confirmed = 0
         # As much may be written ahead of the disk as ever, and no more.
-        part.write(b"c" * (UNSURE - 1000))
+        part.write(b"c" * (MAX_UNSYNCED - 1000))
         self.assertEqual(self.confirmed, 0)
         part.write(b"c")
-        self.assertEqual(self.confirmed, UNSURE)
-        part.cut_back(0)
+        self.assertEqual(self.confirmed, MAX_UNSYNCED)
+        part.truncate(0)
         self.assertEqual(list(self.path.parent.iterdir()), [])
 
     def test_joined(self) -> None:
@@ -106,7 +112,7 @@ class PartTests(SynchronousTestCase):
 
         The length that is found may be any between what was confirmed and what was written.
         """
-        for written in (1, UNSURE - 1, UNSURE, UNSURE + 1, 999_999, 3_141_592):
+        for written in (1, MAX_UNSYNCED - 1, MAX_UNSYNCED, MAX_UNSYNCED + 1, 999_999, 3_141_592):
             for fraction in (0, 0.3, 1):
                 with self.subTest(written=written, fraction=fraction):
                     self.confirmed = 0
@@ -116,24 +122,24 @@ class PartTests(SynchronousTestCase):
                     self.cut_power(
                         self.confirmed + int(fraction * (written - self.confirmed)),
                     )
-                    part._release()
+                    part._close_fd()
                     part = self.resumed()
                     self.assertEqual(self.path.read_bytes(), whole[: part.size])
                     self.assertLessEqual(part.size, self.confirmed)
                     self.assertGreaterEqual(part.size, written - 1_000_000)
-                    part.drop()
+                    part.remove()
 
     def test_second_power_cut(self) -> None:
         """So it is for what a resumed download adds."""
         part = self.begun()
         self.fill(part, 2_000_000)
-        part._release()
+        part._close_fd()
         part = self.resumed()
         self.fill(part, part.size + SYNC_EVERY - 1)
         whole = self.path.read_bytes()
-        part._release()
+        part._close_fd()
         with self.path.open("r+b") as file:
-            file.truncate(2_000_000 - UNSURE)
+            file.truncate(2_000_000 - MAX_UNSYNCED)
             file.truncate(len(whole))
         part = self.resumed()
         self.assertEqual(self.path.read_bytes(), whole[: part.size])
@@ -149,9 +155,9 @@ class PartTests(SynchronousTestCase):
             confirm(fd)
 
         self.patch(os, "fdatasync", fdatasync)
-        part.write(bytes(3 * UNSURE + 1))
-        self.assertEqual(lengths, [UNSURE] * 3)
-        self.assertEqual(part.size, 3 * UNSURE + 1)
+        part.write(bytes(3 * MAX_UNSYNCED + 1))
+        self.assertEqual(lengths, [MAX_UNSYNCED] * 3)
+        self.assertEqual(part.size, 3 * MAX_UNSYNCED + 1)
 
     def test_closed(self) -> None:
         """An end in good order is written down: all of it is believed."""
@@ -170,7 +176,7 @@ class PartTests(SynchronousTestCase):
         part.close()
         part = self.resumed()
         self.fill(part, 200)
-        part._release()
+        part._close_fd()
         self.assertEqual(self.resumed().size, 100)
         self.assertEqual(self.path.stat().st_size, 100)
 
@@ -185,7 +191,7 @@ class PartTests(SynchronousTestCase):
 
         part = Part(self.path, URL, SIGNED, in_thread)
         part.begin(SIGNED, None)
-        part.write(bytes(UNSURE))
+        part.write(bytes(MAX_UNSYNCED))
         part.sync()
         part.begin(SIGNED, None)
         threads.pop().callback(None)

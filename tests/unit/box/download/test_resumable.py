@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.download import resumable as module
-from opq_twisted.box.download.part_file import SYNC_EVERY, UNSURE, is_joined
+from opq_twisted.box.download.part_file import MAX_UNSYNCED, SYNC_EVERY, is_joined
 from opq_twisted.box.download.resumable import RETRY_DELAYS, fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.network.body import MAX_DURATION
@@ -500,7 +500,7 @@ class GivenUpTests(FetchCase):
                 self.assertEqual(
                     self.said[-1],
                     f"The update server answers 503 when asked for {URL}. The box asks again in "
-                    "7 seconds.",
+                    "7 s.",
                 )
                 # The pauses between attempts are the least, whatever the server says.
                 for asked, pause in ((60, 7), (0, 60), (600, 10), (31, 600), (1, 31), (1, 30)):
@@ -584,9 +584,7 @@ class GivenUpTests(FetchCase):
                     peer.answer(status, *headers, body=page)
                     if peer.open:
                         peer.close()
-                    self.assertRegex(
-                        self.said[-1], r"\A[A-Z].*\. The box asks again in 2 seconds\.\Z"
-                    )
+                    self.assertRegex(self.said[-1], r"\A[A-Z].*\. The box asks again in 2 s\.\Z")
                     self.assertEqual(self.path.exists(), bool(come))
                     self.clock.advance(2)
                     peer = self.ask(*(["Range: bytes=1000-"] if come else []))
@@ -608,7 +606,7 @@ class GivenUpTests(FetchCase):
                 peer = self.network.accept()
                 peer.answer("200 OK", "Content-Type: TEXT/HTML", "Content-Length: 3000")
                 self.assertFalse(peer.open)
-                self.assertIn("There came 3000 bytes where an archive is expected", self.said[-1])
+                self.assertIn("The server sent 3000 bytes instead of an archive", self.said[-1])
                 self.clock.advance(2)
                 peer = self.network.accept()
                 if come:
@@ -629,7 +627,7 @@ class GivenUpTests(FetchCase):
                 peer.send(b"x" * size)
                 if peer.open:
                     peer.close()
-                self.assertIn("that wants people to log in", self.said[-1])
+                self.assertIn("login page of a network", self.said[-1])
                 self.assertEqual(self.path.read_bytes(), DATA[:1000])
                 self.clock.advance(2)
                 peer = self.ask("Range: bytes=1000-")
@@ -828,7 +826,7 @@ class ResumeTests(FetchCase):
                 peer = self.ask("Range: bytes=1000-")
                 peer.answer(status, *headers)
                 self.assertFalse(peer.open)
-                self.assertIn("where 3000 bytes are expected", self.said[-1])
+                self.assertIn("instead of 3000 bytes", self.said[-1])
                 self.clock.advance(2)
                 self.finish(fetching, "Range: bytes=1000-")
                 self.path.unlink()
@@ -842,7 +840,7 @@ class LimitTests(FetchCase):
         fetching = self.fetch(Content(), limit=1000)
         peer = self.network.accept()
         peer.answer("200 OK", LENGTH)
-        self.assertIn("has 3000 bytes; at most 1000 are taken", self.failure(fetching))
+        self.assertIn("has 3000 bytes; at most 1000 are allowed", self.failure(fetching))
         self.assertFalse(peer.open)
         self.assert_nothing_left()
 
@@ -867,7 +865,7 @@ class LimitTests(FetchCase):
         peer = self.network.accept()
         peer.answer("200 OK", body=bytes(3000))
         peer.send(b"x")
-        self.assertIn("There came more than 3000 bytes", self.said[-1])
+        self.assertIn("The server sent more than 3000 bytes", self.said[-1])
         self.assertFalse(peer.open)
         self.assert_nothing_left()
         fetching.cancel()
@@ -880,7 +878,7 @@ class LimitTests(FetchCase):
         peer = self.ask("Range: bytes=1000-")
         peer.answer("206 Partial Content", "Content-Range: bytes 1000-2999/3000", body=bytes(2001))
         self.assertFalse(peer.open)
-        self.assertIn("There came more than 3000 bytes", self.said[-1])
+        self.assertIn("The server sent more than 3000 bytes", self.said[-1])
         self.assertEqual(self.path.read_bytes(), DATA[:1000])
         fetching.cancel()
         self.failureResultOf(fetching, CancelledError)
@@ -894,7 +892,7 @@ class LimitTests(FetchCase):
             peer = self.ask()
             peer.answer("200 OK", "Content-Length: 2999")
         self.assertIn(
-            "There came 2999 bytes where 3000 bytes are expected",
+            "The server sent 2999 bytes instead of 3000 bytes",
             self.failure(fetching, ServerFailed),
         )
         self.assert_nothing_left()
@@ -1019,7 +1017,7 @@ class LimitTests(FetchCase):
                 self.clock,
                 self.network.server,
                 URL,
-                Content(UNSURE),
+                Content(MAX_UNSYNCED),
                 self.path,
                 LIMIT,
                 in_thread=in_thread,
@@ -1033,8 +1031,8 @@ class LimitTests(FetchCase):
         peer.send(b"x")
         threads.pop().callback(None)
         self.assertFalse(peer.paused)
-        peer.send(bytes(UNSURE - SYNC_EVERY - 1))
+        peer.send(bytes(MAX_UNSYNCED - SYNC_EVERY - 1))
         peer.close()
         self.assertNoResult(fetching)
         threads.pop().callback(None)
-        self.assertEqual(self.successResultOf(fetching), Content(UNSURE))
+        self.assertEqual(self.successResultOf(fetching), Content(MAX_UNSYNCED))
