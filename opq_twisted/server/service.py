@@ -30,7 +30,8 @@ from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.limits import Downloads, make_room
 from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.timestamp.service import Timestamper
-from opq_twisted.server.web.resources import NewestVersion, make_root
+from opq_twisted.server.web.long_poll import NewestVersion
+from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust import keys
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access
 

@@ -1,35 +1,150 @@
-"""Boxes that wait until what they can act on changes, each with one request."""
+"""`/version`: boxes ask for the newest version, and wait there for something new to act on."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.http import NOT_MODIFIED
+from twisted.web.http import NOT_FOUND, NOT_MODIFIED, OK, PRECONDITION_FAILED
+from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.http.conditional import evaluate, tags_known
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.timestamp.state import MetadataState
 
-#: Seconds that a box may wait at most.
+#: Caches may store the response, but must ask the server before they use it.
+REVALIDATE = {b"Cache-Control": b"no-cache"}
+
+NO_UPDATE = (
+    "There is no update yet. Put an opq-box-update-VERSION.tar.bz2 into the updates directory."
+)
+
+#: The maximum wait in seconds.
 LONGEST = 300
 
-#: Requests answered before the reactor turns to others.
+#: Requests that are answered in one turn of the reactor.
 _TURN = 100
 
 _WAIT = re.compile(rb"wait[ \t]*=[ \t]*(?:(\d+)|\"(\d+)\")", re.ASCII | re.IGNORECASE)
 
+#: The entity tag while there is no version: boxes wait with it for the first one.
+_NO_VERSION_TAG = b'"none"'
+_NO_VERSION = Reply.sentence(NOT_FOUND, NO_UPDATE, {**REVALIDATE, b"ETag": _NO_VERSION_TAG})
+
+#: The reply to a box that waits while there is no version, or while nothing is known yet.
+_UNCHANGED = Reply.of(NOT_MODIFIED)
+
+#: Used instead of the digest of the channels while the timestamp announces none.
+_NOTHING_ANNOUNCED = "0"
+
+
+class NewestVersion(PlainResource):
+    """
+    `/version`: the newest version, at once or as soon as a waiting box has something new to act on.
+
+    Without signed metadata, boxes act on another newest version. With signed metadata, they act on
+    a change of an announced channel: its release, rollout, priority or notes, or that the channel
+    appears or goes. So an archive that is not announced, and metadata that was only signed again,
+    wake nobody.
+
+    The entity tag is `"VERSION"`, or `"VERSION-DIGEST"` with a digest of the announced channels. A
+    box that sends the current digest knows all that it can act on, whatever the version.
+    """
+
+    def __init__(self, clock: IReactorTime, catalog: Catalog, await_metadata: bool = False) -> None:
+        """
+        Answer from the catalog.
+
+        :param await_metadata: whether waiting requests are not answered early until the first
+            `metadata_changed`; those whose wait ends before it get 304. Without this, boxes would
+            take the metadata that a restarted server has not read yet for a change.
+        """
+        super().__init__()
+        self._catalog = catalog
+        #: The digest of the announced channels; empty if nothing is signed, None if not known yet.
+        self._announced: str | None = None if await_metadata else ""
+        self._etag = _NO_VERSION_TAG
+        #: The reply for each result of `evaluate`; empty while there is no version.
+        self._replies: Mapping[int | None, Reply] = {}
+        #: The part of the entity tag that boxes act on; None if it is not known yet.
+        self._news: str | None = None
+        self.long_pollers = LongPollers(clock, self._reply_to_waiting)
+        catalog.observers.append(lambda _: self._update())
+        self._update()
+
+    def render_GET(self, request: BoundedRequest) -> Reply | int:
+        """Reply at once, or let a client wait that asks for it and knows the current news."""
+        seconds = preferred_wait(request)
+        if not seconds:
+            return self._reply(request)
+        reply = self._reply_to_waiting(request)
+        if reply.code != NOT_MODIFIED:
+            return reply
+        self.long_pollers.add(request, seconds)
+        return NOT_DONE_YET
+
+    def metadata_changed(self, state: MetadataState) -> None:
+        """Wake the waiting boxes if the timestamp announces something new."""
+        if state.present:
+            # While the timestamp is not usable, boxes act on the channels that they have seen.
+            self._announced = state.announced or self._announced or _NOTHING_ANNOUNCED
+        else:
+            self._announced = ""
+        self._update()
+
+    def _update(self) -> None:
+        """Make the replies, and wake the waiting boxes if they have something new to act on."""
+        newest = self._catalog.snapshot.newest
+        if newest is None:
+            news, self._etag, self._replies = "none", _NO_VERSION_TAG, {}
+        else:
+            version = str(newest.name.version)
+            news = self._announced or version
+            tag = f"{version}-{self._announced}" if self._announced else version
+            self._etag = f'"{tag}"'.encode()
+            headers = {**REVALIDATE, b"ETag": self._etag}
+            self._replies = {
+                None: Reply.of(OK, version.encode(), headers=headers),
+                NOT_MODIFIED: Reply.of(NOT_MODIFIED, headers=headers),
+                PRECONDITION_FAILED: Reply.of(PRECONDITION_FAILED),
+            }
+        if self._announced is not None and news != self._news:
+            self._news = news
+            self.long_pollers.wake()
+
+    def _reply(self, request: BoundedRequest) -> Reply:
+        return self._replies[evaluate(request, self._etag)] if self._replies else _NO_VERSION
+
+    def _reply_to_waiting(self, request: BoundedRequest) -> Reply:
+        """Reply 304 to a box that knows, by its entity tag, all that it can act on."""
+        if self._announced is None:
+            return _UNCHANGED
+        known = tags_known(request)
+        reply = self._reply(request)
+        if reply is _NO_VERSION:
+            return _UNCHANGED if _NO_VERSION_TAG in known else _NO_VERSION
+        if reply.code == OK and self._announced:
+            end = f'-{self._announced}"'.encode()
+            if any(tag.endswith(end) for tag in known):
+                return self._replies[NOT_MODIFIED]
+        return reply
+
 
 class LongPollers:
-    """The requests that wait; `answer` makes the answer of one as it would be now."""
+    """The requests that wait; `reply` makes the current reply to one, and 304 means no news."""
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, answer: Callable[[BoundedRequest], Reply]) -> None:
+    def __init__(self, clock: IReactorTime, reply: Callable[[BoundedRequest], Reply]) -> None:
         self._clock = clock
-        self._answer = answer
-        #: The requests that wait, with the seconds that each may.
+        self._reply = reply
+        #: The requests that wait, each with its maximum wait in seconds.
         self._waiting: dict[BoundedRequest, int] = {}
+        #: The requests to be answered, if there is news for them, in the next turns of the reactor.
         self._woken: list[BoundedRequest] = []
 
     def __len__(self) -> int:
@@ -37,14 +152,14 @@ class LongPollers:
         return len(self._waiting)
 
     def add(self, request: BoundedRequest, seconds: int) -> None:
-        """Let a request wait until `wake`, or for so many seconds."""
+        """Let a request wait for `wake`, and for at most so many seconds."""
         self._waiting[request] = seconds
-        # Asked for later, it may never fire.
+        # Requested after the client has gone, this Deferred would never fire.
         request.notifyFinish().addErrback(self._gone, request)
-        request.channel.set_deadline(seconds, partial(self._over, request))
+        request.channel.set_deadline(seconds, partial(self._time_over, request))
 
     def wake(self) -> None:
-        """Answer those that wait now and for which something has changed, some at a time."""
+        """Answer the requests that wait now and have news, a hundred in each turn."""
         idle = not self._woken
         self._woken.extend(self._waiting)
         if idle and self._woken:
@@ -53,23 +168,23 @@ class LongPollers:
     def _answer_some(self) -> None:
         turn, self._woken = self._woken[:_TURN], self._woken[_TURN:]
         for request in turn:
-            # What one client sent after its request must not keep the others waiting.
-            with self._log.failuresHandled("the answer to a waiting box failed"):
-                self._answer_if_changed(request)
+            # The next request on the same connection is answered in this call. It may fail.
+            with self._log.failuresHandled("the reply to a waiting box failed"):
+                self._answer_if_news(request)
         if self._woken:
             self._clock.callLater(0, self._answer_some)
 
-    def _answer_if_changed(self, request: BoundedRequest) -> None:
+    def _answer_if_news(self, request: BoundedRequest) -> None:
         if request in self._waiting:
-            reply = self._answer(request)
+            reply = self._reply(request)
             if reply.code != NOT_MODIFIED:
-                self._end(request, reply)
+                self._answer(request, reply)
 
-    def _over(self, request: BoundedRequest) -> None:
+    def _time_over(self, request: BoundedRequest) -> None:
         if request in self._waiting:
-            self._end(request, self._answer(request))
+            self._answer(request, self._reply(request))
 
-    def _end(self, request: BoundedRequest, reply: Reply) -> None:
+    def _answer(self, request: BoundedRequest, reply: Reply) -> None:
         seconds = self._waiting.pop(request)
         request.setHeader(b"Preference-Applied", b"wait=%d" % seconds)
         request.reply(reply)
@@ -80,7 +195,7 @@ class LongPollers:
 
 def preferred_wait(request: BoundedRequest) -> int:
     """
-    Read how many seconds the client would wait (RFC 7240, section 4.3); 0 when it does not say.
+    Read how many seconds the client asks to wait (RFC 7240, section 4.3); 0 if it does not.
 
     The first `wait` counts (section 2).
     """
@@ -88,6 +203,6 @@ def preferred_wait(request: BoundedRequest) -> int:
         for preference in header.split(b","):
             match = _WAIT.fullmatch(preference.split(b";")[0].strip(b" \t"))
             if match is not None:
-                # No more digits than Python would read.
+                # Python does not convert numbers of thousands of digits.
                 return min(LONGEST, int((match[1] or match[2])[:20]))
     return 0

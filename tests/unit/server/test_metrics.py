@@ -18,7 +18,8 @@ from opq_twisted.server.catalog.watcher import Watcher
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.timestamp.service import Timestamper
-from opq_twisted.server.web.resources import NewestVersion, make_root
+from opq_twisted.server.web.long_poll import NewestVersion
+from opq_twisted.server.web.resources import make_root
 from tests.helpers.archives import make_archive, make_large_archive
 from tests.helpers.http_exchange import Connection
 from tests.helpers.signed_metadata import Signed

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.web.resources import NewestVersion, make_root
+from opq_twisted.server.web.long_poll import NewestVersion
+from opq_twisted.server.web.resources import make_root
 from opq_twisted.server.web.sendfile import LEAST_RATE, WINDOW
 from tests.helpers.archives import make_archive
 from tests.helpers.http_exchange import Connection, Response, ask, parse_all

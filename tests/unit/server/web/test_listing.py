@@ -21,7 +21,8 @@ from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web.listing import ListingPage
-from opq_twisted.server.web.resources import NewestVersion, make_root
+from opq_twisted.server.web.long_poll import NewestVersion
+from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust.offer import describe_before
 from tests.helpers.archives import make_archive
 from tests.helpers.http_exchange import Response, ask

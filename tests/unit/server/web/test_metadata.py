@@ -19,7 +19,8 @@ from opq_twisted.server.timestamp import store
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web import metadata
-from opq_twisted.server.web.resources import NewestVersion, make_root
+from opq_twisted.server.web.long_poll import NewestVersion
+from opq_twisted.server.web.resources import make_root
 from tests.helpers.archives import make_archive
 from tests.helpers.http_exchange import Response, ask
 from tests.helpers.privileges import without_privileges

@@ -21,7 +21,8 @@ from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web import sendfile
-from opq_twisted.server.web.resources import NewestVersion, make_root
+from opq_twisted.server.web.long_poll import NewestVersion
+from opq_twisted.server.web.resources import make_root
 from tests.helpers.archives import make_archive, make_large_archive
 from tests.helpers.certificates import make_certificate
 from tests.helpers.http_exchange import Response, parse, parse_all
