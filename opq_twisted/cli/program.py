@@ -1,4 +1,4 @@
-"""What the command lines have in common: their commands, how they end, and how they say so."""
+"""The common parts of the command lines: commands, output, errors and signals."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from opq_twisted.common.errors import OpqError
 
-#: What does a command; its docstring is its help.
+#: Does a command, and returns the exit code; its docstring is its help.
 Command = Callable[[argparse.Namespace], int]
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -20,9 +20,9 @@ _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 def add_command(commands: Any, name: str, command: Command) -> argparse.ArgumentParser:
     """
-    Define a command, which `run` does.
+    Define a command for `run`.
 
-    :param commands: what `add_subparsers` gave, whose class argparse keeps to itself.
+    :param commands: the result of `add_subparsers`, whose class is private to argparse.
     """
     sub: argparse.ArgumentParser = commands.add_parser(
         name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
@@ -33,10 +33,10 @@ def add_command(commands: Any, name: str, command: Command) -> argparse.Argument
 
 def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
     """
-    Do what `options.command` does, and give the exit code; what a person can mend is a sentence.
+    Call `options.command`, and return the exit code; print expected errors as a sentence.
 
-    :param name: of the program.
-    :param failed: the exit code when it cannot be done.
+    :param name: the name of the program.
+    :param failed: the exit code for an error.
     """
     try:
         with _stoppable():
@@ -56,39 +56,39 @@ def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
 
 def say(text: str) -> bool:
     """
-    Print a line; what was done is done, whether or not somebody reads that.
+    Print a line. If that fails, the command goes on.
 
-    :returns: whether somebody may read the next line.
+    :returns: whether the next line may be read by somebody.
     """
     if sys.stdout is None:
         # The program was started with standard output closed.
         return False
     try:
-        print(_harmless(text, sys.stdout), flush=True)
+        print(_escaped(text, sys.stdout), flush=True)
     except OSError as error:
-        # Here, and once more at Python's end, nothing else of it is tried.
+        # Discard the rest, so that Python does not try to write it when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             name = os.path.basename(sys.argv[0])
-            warn(f"{name}: The output has no room: {error.strerror}.")
+            warn(f"{name}: The output cannot be written: {error.strerror}.")
         return False
     return True
 
 
 def say_json(content: object) -> bool:
-    """Print a line of JSON, for programs."""
+    """Print a value as a line of JSON."""
     return say(json.dumps(content))
 
 
 def warn(text: str) -> None:
-    """Print a line on standard error, if anybody can read it there."""
+    """Print a line on standard error, if that is open."""
     if sys.stderr is not None:
         with suppress(OSError):
-            print(_harmless(text, sys.stderr), file=sys.stderr, flush=True)
+            print(_escaped(text, sys.stderr), file=sys.stderr, flush=True)
 
 
-def _harmless(text: str, stream: TextIO) -> str:
-    """Write what would control a terminal, or what the stream cannot hold, in JSON's notation."""
+def _escaped(text: str, stream: TextIO) -> str:
+    """Escape control characters, and those that the stream cannot encode, as JSON does."""
     shown = "".join(
         character if character.isprintable() or character in "\n\t" else f"\\u{ord(character):04x}"
         for character in text
@@ -99,7 +99,7 @@ def _harmless(text: str, stream: TextIO) -> str:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let signals stop what is done meanwhile, but for those that whoever started it ignores."""
+    """Let signals end the program by an exception, except those that were ignored at its start."""
     caught = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
     for each in caught:
         signal.signal(each, _stop)
@@ -107,13 +107,13 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         for each in caught:
-            # All is done, and an exception would only be in Python's way as it ends.
+            # The command is done; an exception would only disturb Python's exit.
             if signal.getsignal(each) is _stop:
                 signal.signal(each, signal.SIG_DFL)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """End through an exception, once, so that nothing is left behind."""
+    """Raise an exception, so that temporary files are removed, and ignore further signals."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""`/events`: the status as server-sent events, first as it is and then each change."""
+"""`/events`: the status as server-sent events, one at the start and one for each change."""
 
 from collections.abc import Callable
 
@@ -14,19 +14,19 @@ from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 
-#: Streams that are open at once, a quarter of them those of one client; each takes some kilobytes.
-MOST = 64
+#: Open streams at once, of which one client may have a quarter. Each takes some kilobytes.
+MAX_STREAMS = 64
 
-#: Seconds from one event to the next, at least.
-_PAUSE = 0.25
+#: The shortest time from one event to the next, in seconds.
+_MIN_INTERVAL = 0.25
 
-#: Seconds after which a stream that says nothing says that it lives: to proxies by a comment, and
-#: to the page, which does not see those, by an event.
-_QUIET = 15.0
-_ALIVE = b": \nevent: alive\ndata: \n\n"
+#: Seconds between heartbeats. A heartbeat has a comment, for proxies, and an event, for the page,
+#: because a script does not see comments.
+_HEARTBEAT_INTERVAL = 15.0
+_HEARTBEAT = b": \nevent: alive\ndata: \n\n"
 
-#: Seconds that a client has to take what it was sent.
-_PATIENCE = 60.0
+#: Seconds after which a client that reads nothing is disconnected.
+_TIMEOUT = 60.0
 
 _HEAD = header_lines(
     {
@@ -48,28 +48,28 @@ _TOO_MANY = Reply.sentence(
 
 
 class Events(PlainResource):
-    """The streams of all who follow."""
+    """Sends the status to all open streams."""
 
     isLeaf = True
 
     def __init__(
         self, clock: IReactorTime, board: StatusBoard, encode: Callable[[Status], bytes]
     ) -> None:
-        """:param encode: words a status in one line."""
+        """:param encode: encodes a status as one line of JSON."""
         super().__init__()
         self._clock = clock
         self._board = board
         self._encode = encode
         self._streams: set[_Stream] = set()
-        self._shares = Shares(MOST)
+        self._shares = Shares(MAX_STREAMS)
         self._sent_at = float("-inf")
         self._due: IDelayedCall | None = None
-        self._sign_of_life = LoopingCall(lambda: self._send(_ALIVE))
-        self._sign_of_life.clock = clock
+        self._heartbeat = LoopingCall(lambda: self._send(_HEARTBEAT))
+        self._heartbeat.clock = clock
         board.subscribe(self._changed)
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
-        """Begin a stream."""
+        """Start a stream."""
         client = request.channel.client
         if not self._shares.has_room(client):
             return _TOO_MANY
@@ -79,21 +79,21 @@ class Events(PlainResource):
         self._streams.add(stream)
         self._shares.take(client)
         request.notifyFinish().addBoth(lambda _: self._end(stream, client))
-        if not self._sign_of_life.running:
-            self._sign_of_life.start(_QUIET, now=False)
+        if not self._heartbeat.running:
+            self._heartbeat.start(_HEARTBEAT_INTERVAL, now=False)
         stream.start()
         return NOT_DONE_YET
 
     def _end(self, stream: "_Stream", client: str | None) -> None:
         self._streams.discard(stream)
         self._shares.give_back(client)
-        if not self._streams and self._sign_of_life.running:
-            self._sign_of_life.stop()
+        if not self._streams and self._heartbeat.running:
+            self._heartbeat.stop()
 
     def _changed(self, _: Status) -> None:
         if self._streams and self._due is None:
-            pause = max(0.0, self._sent_at + _PAUSE - self._clock.seconds())
-            # Several changes of one turn of the reactor are one event.
+            pause = max(0.0, self._sent_at + _MIN_INTERVAL - self._clock.seconds())
+            # Several changes in one iteration of the reactor become one event.
             self._due = self._clock.callLater(pause, self._send_status)
 
     def _send_status(self) -> None:
@@ -111,7 +111,7 @@ class Events(PlainResource):
 
 @implementer(IPushProducer)
 class _Stream:
-    """One client, which misses what came while it took nothing, but for the last."""
+    """One client; while it reads nothing, events are dropped, and it gets the latest afterwards."""
 
     def __init__(self, request: BoundedRequest, latest: Callable[[], bytes]) -> None:
         self._request = request
@@ -127,16 +127,16 @@ class _Stream:
             self._request.channel.write(event)
 
     def pauseProducing(self) -> None:
-        """The client takes nothing: what it was sent fills the buffers."""
+        """Drop events: the client reads nothing, and the buffers are full."""
         self._paused = True
         channel = self._request.channel
-        channel.set_deadline(_PATIENCE, channel.abort)
+        channel.set_deadline(_TIMEOUT, channel.abort)
 
     def resumeProducing(self) -> None:
-        """Go on with what is now."""
+        """Send the current status."""
         self._paused = False
         self._request.channel.deadline = float("inf")
         self.send(self._latest())
 
     def stopProducing(self) -> None:
-        """The client is gone."""
+        """Do nothing: `notifyFinish` reports that the client has disconnected."""

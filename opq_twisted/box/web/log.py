@@ -1,4 +1,4 @@
-"""`/log`: what the installer said in the last attempt, and goes on to say."""
+"""`/log`: the output of the installer in the last attempt; it grows while that runs."""
 
 import io
 import os
@@ -26,7 +26,7 @@ _HEADERS = {
 
 
 class InstallerLog(PlainResource):
-    """The log, whole or from an offset on: who has a part of it asks for what has come since."""
+    """The whole log, or one range of it: a client that follows the log asks for the new part."""
 
     isLeaf = True
 
@@ -35,10 +35,11 @@ class InstallerLog(PlainResource):
         self._path = path
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
-        """200, or 206 with one range (RFC 9110, section 14); empty before the first update."""
+        """Send the log with 200, or one range with 206 (RFC 9110, section 14)."""
         try:
             file = files.open_regular(self._path)
         except FileNotFoundError:
+            # No update has run yet.
             return Reply.of(OK, headers={b"Accept-Ranges": b"bytes"})
         except files.NotRegular:
             return Reply.sentence(INTERNAL_SERVER_ERROR, "The installer's log is no file.")
@@ -52,7 +53,7 @@ class InstallerLog(PlainResource):
     def _send(self, request: BoundedRequest, file: io.FileIO, size: int) -> Reply | int:
         offset, length, code, headers = 0, size, OK, dict(_HEADERS)
         wanted = request.getHeader(b"Range")
-        # An answer in several parts is for archives: here they get the whole.
+        # Several ranges get the whole log: multipart/byteranges is for archives only.
         if wanted is not None and request.method == b"GET":
             try:
                 ranges = parse_ranges(wanted, size)

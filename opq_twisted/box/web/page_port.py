@@ -1,4 +1,4 @@
-"""Offers the box's page on a port, and tries again while that port cannot be had."""
+"""Serves the box's page on a port, and retries while the port cannot be used."""
 
 import os
 import socket
@@ -20,23 +20,23 @@ from opq_twisted.http.endpoints import RobustEndpoint
 from opq_twisted.http.listener import make_endpoint, no_such_port, reason
 from opq_twisted.http.site import BoundedSite
 
-#: Seconds until the next attempt.
+#: Seconds until the next attempt to listen.
 _RETRY_DELAY = 15.0
 
-#: SD_LISTEN_FDS_START; and more sockets than any unit of a page has.
+#: SD_LISTEN_FDS_START of sd_listen_fds(3), and a bound for the number of sockets.
 _FIRST_SOCKET = 3
-_MOST_SOCKETS = 16
+_MAX_SOCKETS = 16
 
-#: What parsers of endpoints raise for a description that nobody understands.
+#: The errors that parsers of endpoint descriptions raise for a malformed one.
 _MALFORMED = (IndexError, TypeError, ValueError)
 
 
 class PagePort(Service):
     """
-    Listens on a port, or does without it for a while.
+    Listens on a port; if the port is taken, the agent runs without its page and retries.
 
-    Any user of the box can take a port above 1023 while the agent is away. If the agent ended for
-    want of it, the box would get no updates, and systemd would call the rescue.
+    Any user of the box can take a port above 1023 while the agent does not run. If the agent exited
+    because of that, the box would get no updates, and systemd would start the rescue script.
     """
 
     _log = Logger()
@@ -48,9 +48,9 @@ class PagePort(Service):
         Prepare to listen.
 
         :param port: a TCP port number, or any endpoint description that Twisted knows.
-        :param inherited: descriptors of sockets that listen already, as a socket unit of systemd
-            hands them over; they take the place of a port number.
-        :raises CannotStart: when the port is neither a number nor a description.
+        :param inherited: descriptors of listening sockets from a socket unit of systemd; they are
+            used instead of a port number.
+        :raises CannotStart: if the port is neither a number nor a valid description.
         """
         self._clock = clock
         self._port = port
@@ -62,12 +62,12 @@ class PagePort(Service):
         _check(port)
 
     def startService(self) -> None:
-        """Listen, or begin to try."""
+        """Listen, or start to retry."""
         super().startService()
-        self._begin_to_listen()
+        self._start_listening()
 
     async def stopService(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         super().stopService()
         if self._retry is not None:
             self._retry.cancel()
@@ -75,7 +75,7 @@ class PagePort(Service):
         while self._ports:
             await maybeDeferred(self._ports.pop().stopListening)
 
-    def _begin_to_listen(self) -> None:
+    def _start_listening(self) -> None:
         self._retry = None
         Deferred.fromCoroutine(self._listen_or_wait())
 
@@ -83,7 +83,7 @@ class PagePort(Service):
         try:
             await self._listen()
         except Exception as error:
-            self._do_without(error)
+            self._retry_later(error)
 
     async def _listen(self) -> None:
         inherited, self._inherited = self._inherited, ()
@@ -91,37 +91,37 @@ class PagePort(Service):
         for endpoint in endpoints:
             self._ports.append(await RobustEndpoint(self._clock, endpoint).listen(self._site))
         if self._complaint:
-            self._log.info("The page is there: port {port} was free again", port=self._port)
+            self._log.info("The page is available: port {port} is free again", port=self._port)
         self._complaint = ""
 
-    def _do_without(self, error: BaseException) -> None:
-        """Say, once for each reason, that there is no page, and try again later."""
+    def _retry_later(self, error: BaseException) -> None:
+        """Log each reason once, and retry later."""
         if (complaint := reason(error)) != self._complaint:
             self._complaint = complaint
             self._log.warn(
-                "There is no page, for port {port} cannot be had: {reason}. Updates go on without "
-                "it. It is tried again every {delay:.0f} seconds.",
+                "There is no page, because port {port} cannot be used: {reason}. Updates go on "
+                "without it. The agent tries again every {delay:.0f} seconds.",
                 port=self._port,
                 reason=complaint,
                 delay=_RETRY_DELAY,
             )
         if self.running:
-            self._retry = self._clock.callLater(_RETRY_DELAY, self._begin_to_listen)
+            self._retry = self._clock.callLater(_RETRY_DELAY, self._start_listening)
 
 
 def inherited_sockets(environment: bytes, pid: int) -> Sequence[int]:
     """
-    Tell which sockets systemd hands over (sd_listen_fds(3)).
+    Return the descriptors of the sockets that systemd passed to this process (sd_listen_fds(3)).
 
-    :param environment: the one that this process was started with, as /proc/PID/environ has it:
-        Twisted's parsers of endpoints take that out of `os.environ`.
-    :param pid: this process; another one's sockets are not its own.
+    :param environment: the content of /proc/PID/environ, because Twisted's parsers of endpoints
+        remove these variables from `os.environ`.
+    :param pid: the id of this process; the variables may be meant for another one.
     """
     lines = environment.split(b"\0")
     found = {name: value for name, _, value in (line.partition(b"=") for line in lines)}
     number = found.get(b"LISTEN_FDS", b"").decode("ascii", "replace")
     is_ours = found.get(b"LISTEN_PID") == str(pid).encode()
-    if not is_ours or not number.isdecimal() or int(number) > _MOST_SOCKETS:
+    if not is_ours or not number.isdecimal() or int(number) > _MAX_SOCKETS:
         return ()
     return range(_FIRST_SOCKET, _FIRST_SOCKET + int(number))
 
@@ -130,11 +130,11 @@ def _check(port: str) -> None:
     try:
         make_endpoint(port)
     except _MALFORMED as error:
-        # It is no mistake to describe the socket of a unit that is not started yet.
+        # The socket of a unit that has not been started yet is no mistake.
         if not port.startswith("systemd:"):
             raise no_such_port(port, error) from None
     except Exception as error:
-        # A file that it names, as a certificate, cannot be used: another one may take its place.
+        # A file in the description, such as a certificate, may be usable later.
         PagePort._log.debug("{port} cannot be used yet: {error}", port=port, error=error)
 
 

@@ -1,4 +1,4 @@
-"""Says how the box is in the words of its page."""
+"""The texts of the box's page, made from the status."""
 
 import time
 
@@ -10,13 +10,13 @@ from opq_twisted.common import wording
 
 _OUTCOMES = {"updated": "Updated", "returned": "Went back", "failed": "Failed"}
 
-#: Seconds; after a longer wait nobody has the outcome of the last update in mind.
-_NEWS = 24 * 3600.0
+#: Seconds for which the page reports the outcome of the last update.
+_NEWS_PERIOD = 24 * 3600.0
 
 
 @frozen
 class View:
-    """What the page shows besides the history; empty texts are not shown."""
+    """The texts of the page, without the history; the page hides empty texts."""
 
     #: `good`, `news`, `busy` or `bad`.
     tone: str
@@ -24,12 +24,12 @@ class View:
     message: str
     installed: str
     available: str
-    #: What a click on Update Box will do.
+    #: What a click on Update Box does.
     promise: str
-    #: How far a download is.
+    #: The progress of a download.
     progress: str
     checked: str
-    #: Why the last update did not go well, while that is news.
+    #: The reason why the last update failed, while that is news.
     outcome: str
     #: Facts about the stage.
     at_rest: bool
@@ -41,9 +41,9 @@ class View:
 
 def view(status: Status, now: float) -> View:
     """
-    Word a status.
+    Make the texts for a status.
 
-    :param now: the time of day, in seconds since the epoch.
+    :param now: the current time, in seconds since the epoch.
     """
     tone, headline = _headline(status, now)
     last = _last_news(status, now)
@@ -54,9 +54,9 @@ def view(status: Status, now: float) -> View:
         installed=_release(status.installed),
         available="none" if _has_none(status) else _release(status.available),
         promise=_promise(status) if status.stage.at_rest else "",
-        progress="" if status.progress is None else _how_far(status.progress),
+        progress="" if status.progress is None else _progress_text(status.progress),
         checked=_checked(status),
-        outcome="" if last is None else _trouble_of(last, status.message),
+        outcome="" if last is None else _failure_reason(last, status.message),
         at_rest=status.stage.at_rest,
         installs=status.stage.installs,
         may_reboot=status.stage.may_reboot,
@@ -65,17 +65,17 @@ def view(status: Status, now: float) -> View:
 
 
 def moment(seconds: float) -> str:
-    """Word a time of day, as the box has it; a number that is none stays what it is."""
+    """Format a time in the box's local time; an impossible time is returned as a number."""
     return _formatted("%-d %B %Y, %H:%M %Z", seconds)
 
 
 def outcome(attempt: Attempt) -> str:
-    """Name how an attempt ended."""
+    """Return the heading of an attempt in the history."""
     return _OUTCOMES.get(attempt.outcome, attempt.outcome)
 
 
 def account(attempt: Attempt) -> str:
-    """Word when an attempt ended, how long it took, and of which release it was."""
+    """Return the end of an attempt, its duration and its release."""
     took = wording.about(attempt.ended - attempt.started)
     of_release = "" if attempt.version is None else f", release of {_release(attempt.version)}"
     return f"{moment(attempt.ended)}, {took}{of_release}"
@@ -85,7 +85,7 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     stage = status.stage
     if not stage.at_rest:
         return "busy", stage.headline
-    if stage is Stage.FAILED and not _has_looked_since(status):
+    if stage is Stage.FAILED and not _has_checked_since(status):
         return "bad", "The last update failed"
     if status.trouble is not None:
         return "bad", "The box cannot get updates"
@@ -94,7 +94,7 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
         return "bad", "The box went back to its last good release"
     if status.update_available:
         return "news", "An update is available"
-    if last is not None and last.outcome == "updated" and not _has_looked_since(status):
+    if last is not None and last.outcome == "updated" and not _has_checked_since(status):
         return "good", "The box has been updated"
     if status.last_check is None:
         return "news", "The box has not looked for updates since it started"
@@ -103,8 +103,8 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     return "good", "The box is up to date"
 
 
-def _has_looked_since(status: Status) -> bool:
-    """Whether the box has looked since the last attempt, which is no news then."""
+def _has_checked_since(status: Status) -> bool:
+    """Whether the box has checked for updates since the last attempt, which is no news then."""
     last = status.last_attempt
     return last is not None and (status.last_check or 0.0) > last.ended
 
@@ -114,7 +114,7 @@ def _has_none(status: Status) -> bool:
 
 
 def _release(version: int | None) -> str:
-    # A version is when the release was built.
+    # A version is the time at which the release was built.
     return "unknown" if version is None else f"{moment(version)} ({version})"
 
 
@@ -131,7 +131,7 @@ def _promise(status: Status) -> str:
     )
 
 
-def _how_far(progress: Progress) -> str:
+def _progress_text(progress: Progress) -> str:
     here, rate = wording.size(progress.received), wording.size(progress.rate)
     if progress.total is None:
         return f"{here}, {rate} a second"
@@ -151,17 +151,17 @@ def _checked(status: Status) -> str:
     return " ".join(sentences)
 
 
-def _trouble_of(attempt: Attempt, message: str) -> str:
-    """Give the reason of an attempt that did not go well, unless the message tells it."""
-    told = message.partition(" is refused: ")[2] or message
-    is_told = bool(told) and attempt.reason.endswith(told)
-    return "" if attempt.outcome == "updated" or is_told else attempt.reason
+def _failure_reason(attempt: Attempt, message: str) -> str:
+    """Return the reason of a failed attempt, unless the message contains it already."""
+    shown = message.partition(" is refused: ")[2] or message
+    is_shown = bool(shown) and attempt.reason.endswith(shown)
+    return "" if attempt.outcome == "updated" or is_shown else attempt.reason
 
 
 def _last_news(status: Status, now: float) -> Attempt | None:
-    """Give the last attempt, while it is news."""
+    """Return the last attempt while it is news."""
     last = status.last_attempt
-    fresh = last is not None and status.stage.at_rest and 0 <= now - last.ended < _NEWS
+    fresh = last is not None and status.stage.at_rest and 0 <= now - last.ended < _NEWS_PERIOD
     return last if fresh else None
 
 

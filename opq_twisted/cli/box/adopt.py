@@ -1,4 +1,4 @@
-"""Gives a box a release to return to, from the archive that it was set up with."""
+"""Registers the archive of the installed release as the last good one."""
 
 import os
 import subprocess
@@ -22,31 +22,32 @@ from opq_twisted.common.progress_bar import Progress, ProgressBar
 
 def register_last_good(archive: Path, config: Path, state_dir: Path) -> str:
     """
-    Keep the archive of the release that runs, and say so.
+    Store the archive of the installed release, so that the box can go back to it.
 
-    :raises OpqError: when it cannot be the one to which the box returns.
+    :returns: a sentence for the user.
+    :raises OpqError: if the box cannot install this archive, or another release is installed.
     """
     installed = read_version(read_config(config).updater.version_file)
     name = UpdateName.parse(archive.name)
     if name.version != installed:
         raise AdoptFailed(
-            f"The box runs release {installed or 'nobody knows which'}, and not {name.version}: "
-            "give the archive that it was made from."
+            f"The installed release is {installed or 'unknown'}, and not {name.version}: give the "
+            "archive of the installed release."
         )
     archives = ArchiveStore(state_dir / "archives")
     archives.folder.mkdir(parents=True, exist_ok=True)
-    if _is_kept(archives, name.version):
-        return f"Release {name.version} is the last good one already."
+    if _is_registered(archives, name.version):
+        return f"Release {name.version} is already the last good one."
     with archive.open("rb") as source, ProgressBar(_size(source)) as progress:
         _try_unpacking(source, name, state_dir)
         with _copied(source, state_dir, progress) as (copy, digest), archives.locked():
             files.rename(copy, archives.path(name.version))
             archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
-    return f"Release {name.version} is the one to which this box returns when an update fails."
+    return f"The box goes back to release {name.version} when an update fails."
 
 
-def _is_kept(archives: ArchiveStore, version: int) -> bool:
-    """Whether a release is the last good one, and its archive is here as it was."""
+def _is_registered(archives: ArchiveStore, version: int) -> bool:
+    """Whether a release is the last good one, and its archive is intact."""
     good = archives.last_good
     if good is None or good.version != version:
         return False
@@ -62,23 +63,25 @@ def _size(file: BinaryIO) -> int:
 
 
 def _try_unpacking(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
-    """Unpack it as an update is, for a moment: then it is known that the box can return to it."""
+    """Unpack the archive as an update, and remove the result: so the box can install it again."""
     with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
-        ended = subprocess.run(
+        result = subprocess.run(
             child_command(name.version, Path(folder, "unpacked")),
             stdin=archive,
             capture_output=True,
             text=True,
             env=child_environment(),
         )
-    if ended.returncode != 0:
-        reason = (ended.stderr or ended.stdout).strip().rpartition("\n")[2]
-        raise AdoptFailed(reason or f"The archive cannot be unpacked: {ended.returncode}.")
+    if result.returncode != 0:
+        reason = (result.stderr or result.stdout).strip().rpartition("\n")[2]
+        raise AdoptFailed(
+            reason or f"The archive cannot be unpacked (exit status {result.returncode})."
+        )
 
 
 @contextmanager
 def _copied(source: BinaryIO, state_dir: Path, progress: Progress) -> Iterator[tuple[Path, str]]:
-    """Give a copy that is on the disk, and its digest; it is gone if it is not moved away."""
+    """Yield a synced copy and its SHA-256; the copy is deleted unless the caller renames it."""
     copy = state_dir / ".adopted.part"
     try:
         with files.create(copy, 0o600) as file:

@@ -1,4 +1,4 @@
-"""Asks a box's agent over HTTP."""
+"""An HTTP client for a box's agent."""
 
 import base64
 import re
@@ -15,44 +15,51 @@ from opq_twisted.cli.box.listener_owner import foreign_listener
 from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.common.errors import AgentAway, AgentFailed
 
-#: Seconds; who lets the box check waits for the update server, too.
+#: Seconds. A check also waits for the update server.
 _TIMEOUT, _CHECK_TIMEOUT = 30.0, 660.0
 
-#: Seconds of silence after which a stream counts as broken: an agent says something every 15.
-_SILENCE = 45.0
+#: Seconds of silence after which a stream counts as broken: an agent sends a heartbeat every 15.
+_MAX_SILENCE = 45.0
 
-#: Bytes of an answer, of an event, and of a piece of the log.
-_LARGEST = 1 << 20
+#: Bytes of a response, of an event, and of a piece of the log.
+_MAX_SIZE = 1 << 20
 
-# Without a query or a fragment, for paths are appended; without a password, which all may see.
+# No query and no fragment, because paths are appended; no password, because the URL is shown.
 _URL = re.compile(r"(?=[!-~]+\Z)https?://[^/?#@]+(?:/[^?#]*)?")
 _EMPTY_RANGE = re.compile(r"bytes \*/([0-9]{1,15})")
 
+_EXAMPLE = "http://192.168.1.20:8080"
+
 
 class AgentClient:
-    """The agent of one box; each question is a connection of its own."""
+    """
+    Sends requests to the agent of one box, each over its own connection.
+
+    All methods raise `AgentFailed` if there is no usable response, and its subclass `AgentAway` if
+    there is no connection.
+    """
 
     def __init__(self, url: str, password: Callable[[], bytes], timeout: float = _TIMEOUT) -> None:
         """
-        Note where the agent is.
+        Configure the client.
 
-        :param password: is called, at most once, where the box wants to know it.
-        :param timeout: seconds within which an answer has to be whole.
-        :raises AgentFailed: when there can be no agent at such a URL.
+        :param password: returns the box's password; called at most once per action, if needed.
+        :param timeout: seconds within which a response must be complete.
+        :raises AgentFailed: if the URL cannot be an agent's.
         """
         try:
             parts = urlsplit(url)
             self._address = parts.hostname or "", parts.port
-            usable = _URL.fullmatch(url) is not None and self._address[0].encode("idna") != b""
+            is_usable = _URL.fullmatch(url) is not None and self._address[0].encode("idna") != b""
         except ValueError:
-            usable = False
+            is_usable = False
         if "@" in url:
             raise AgentFailed(
-                "That is no box's URL, for there is a user name or a password in it: give it as "
-                "http://192.168.1.20:8080, and the password with --password-file, or when asked."
+                "The URL must not contain a user name or a password: give it as "
+                f"{_EXAMPLE}, and the password with --password-file, or when asked."
             )
-        if not usable:
-            raise AgentFailed(f"{url!r} is no box: give its URL as http://192.168.1.20:8080.")
+        if not is_usable:
+            raise AgentFailed(f"{url!r} is not the URL of a box: give it as {_EXAMPLE}.")
         self._url = url.rstrip("/")
         self._path = parts.path.rstrip("/")
         self._connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
@@ -60,71 +67,66 @@ class AgentClient:
         self._timeout = timeout
 
     def status(self) -> Document:
-        """
-        Ask how the box is.
-
-        :raises AgentFailed: as all other questions do, when there is no answer that can be used.
-        """
+        """Get the status."""
         return self._get("/status")
 
     def events(self) -> Iterator[Document]:
         """
-        Give the status, and then each change of it for as long as the agent is there.
+        Yield the status, and then each change of it until the connection ends.
 
-        An agent that does not tell of changes, be it that it is an older one or that it tells too
-        many others of them, gives the status, and no more.
+        An older agent has no event stream, and any agent limits the number of them. Then only the
+        current status is yielded.
         """
-        with self._asked("GET", "/events", _SILENCE, is_stream=True) as answer:
-            if answer.status == HTTPStatus.OK:
-                yield from map(self._parse, _events(answer))
+        with self._request("GET", "/events", _MAX_SILENCE, is_stream=True) as response:
+            if response.status == HTTPStatus.OK:
+                yield from map(self._parse, _events(response))
                 return
         yield self.status()
 
     def check(self) -> Document:
-        """Let the box ask the update server now."""
+        """Let the box check for an update now."""
         return self._act("/check", [HTTPStatus.OK], timeout=_CHECK_TIMEOUT)
 
     def update(self) -> Document:
-        """Let an update begin, if there is one and none is under way."""
-        usual = [HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT]
-        return self._act("/box_update", usual)
+        """Start an update, if there is one and none is under way."""
+        return self._act("/box_update", [HTTPStatus.OK, HTTPStatus.ACCEPTED, HTTPStatus.CONFLICT])
 
     def unblock(self, version: int) -> Document:
-        """Let a release that was refused be tried again by itself."""
+        """Let the box install a blocked release automatically again."""
         return self._act("/forgive", [HTTPStatus.OK], {"release": str(version)})
 
     def history(self) -> Document:
-        """Ask for the last attempts, and for the releases that are refused."""
+        """Get the last attempts and the blocked releases."""
         return self._get("/history")
 
     def log(self, start: int) -> bytes | None:
         """
-        Read on in what the installer said.
+        Get a part of the installer's output.
 
-        :param start: bytes that are known already.
-        :returns: some of what follows, perhaps nothing; None when the log has begun anew.
+        :param start: the offset in bytes.
+        :returns: some of the following bytes, perhaps none; None if a new log has been started.
         """
-        span = {"Range": f"bytes={start}-"}
-        with self._asked("GET", "/log", headers=span) as answer:
-            if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                found = _EMPTY_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-                return None if found and int(found[1]) < start else b""
-            if answer.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-                raise self._refusal("/log", answer)
-            content = answer.read(_LARGEST)
-            if answer.status == HTTPStatus.PARTIAL_CONTENT:
+        headers = {"Range": f"bytes={start}-"}
+        with self._request("GET", "/log", headers=headers) as response:
+            if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                size = _EMPTY_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+                return None if size and int(size[1]) < start else b""
+            if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+                raise self._error("/log", response)
+            content = response.read(_MAX_SIZE)
+            if response.status == HTTPStatus.PARTIAL_CONTENT:
                 return content
-            # The whole, which is nothing where there is no log.
+            # The whole log. It is empty if no installer has run.
             return content[start:] if len(content) >= start else None
 
     def _get(self, path: str) -> Document:
-        with self._asked("GET", path) as answer:
-            return self._document(path, answer, [HTTPStatus.OK])
+        with self._request("GET", path) as response:
+            return self._document(path, response, [HTTPStatus.OK])
 
     def _act(
         self,
         path: str,
-        usual: list[HTTPStatus],
+        expected: list[HTTPStatus],
         form: Mapping[str, str] | None = None,
         timeout: float | None = None,
         authorization: str | None = None,
@@ -133,19 +135,21 @@ class AgentClient:
         if authorization is not None:
             headers["Authorization"] = authorization
         body = urlencode(form or {})
-        with self._asked("POST", path, timeout, body, headers) as answer:
-            if answer.status != HTTPStatus.UNAUTHORIZED:
-                return self._document(path, answer, usual)
-            wanted = answer.headers.get("WWW-Authenticate", "")
+        with self._request("POST", path, timeout, body, headers) as response:
+            if response.status != HTTPStatus.UNAUTHORIZED:
+                return self._document(path, response, expected)
+            challenge = response.headers.get("WWW-Authenticate", "")
         if authorization is not None:
             raise AgentFailed("The password is wrong.")
-        if not wanted.lower().startswith("basic"):
-            raise AgentFailed(f"{self._url} wants to know who you are in a way that no box does.")
-        known = base64.b64encode(b":" + self._password()).decode()
-        return self._act(path, usual, form, timeout, f"Basic {known}")
+        if not challenge.lower().startswith("basic"):
+            raise AgentFailed(
+                f"{self._url} asks for a login that is not a box's: see whether the URL is right."
+            )
+        credentials = base64.b64encode(b":" + self._password()).decode()
+        return self._act(path, expected, form, timeout, f"Basic {credentials}")
 
     @contextmanager
-    def _asked(
+    def _request(
         self,
         method: str,
         path: str,
@@ -155,18 +159,18 @@ class AgentClient:
         is_stream: bool = False,
     ) -> Iterator[HTTPResponse]:
         """
-        Send a request, and give the answer.
+        Send a request, and yield the response.
 
-        :param timeout: seconds within which it has to be whole, or that a stream may be silent.
+        :param timeout: seconds for the whole response, or of silence in a stream.
         """
         timeout = timeout or self._timeout
         connection = self._connect(*self._address, timeout=timeout)
-        sent = {"User-Agent": f"opq-box/{__version__}", **(headers or {})}
+        headers = {"User-Agent": f"opq-box/{__version__}", **(headers or {})}
         try:
             connection.connect()
             self._require_agent(connection.sock)
             with nullcontext() if is_stream else _deadline(connection.sock, timeout):
-                connection.request(method, self._path + path, body, sent)
+                connection.request(method, self._path + path, body, headers)
                 yield connection.getresponse()
         except TimeoutError:
             raise self._away(f"within {timeout:.0f} seconds") from None
@@ -178,22 +182,18 @@ class AgentClient:
             connection.close()
 
     def _require_agent(self, connected: socket.socket) -> None:
-        """
-        Tell nothing, and believe nothing, where a program of another user has taken the port.
-
-        :raises AgentFailed: when it has.
-        """
+        """Send nothing to a program of another user that has taken the port."""
         user = foreign_listener(connected)
         if user is not None:
             raise AgentFailed(
                 f"A program of the user {user} answers at {self._url}, and not the box's agent, "
-                "which goes on without its page: end that program, or run opq-box as that user."
+                "which runs without its page: end that program, or run opq-box as that user."
             )
 
-    def _document(self, path: str, answer: HTTPResponse, usual: list[HTTPStatus]) -> Document:
-        if answer.status not in usual:
-            raise self._refusal(path, answer)
-        return self._parse(answer.read(_LARGEST))
+    def _document(self, path: str, response: HTTPResponse, expected: list[HTTPStatus]) -> Document:
+        if response.status not in expected:
+            raise self._error(path, response)
+        return self._parse(response.read(_MAX_SIZE))
 
     def _parse(self, data: bytes) -> Document:
         try:
@@ -201,58 +201,58 @@ class AgentClient:
         except ValueError:
             raise self._no_agent("not as an agent does") from None
 
-    def _refusal(self, path: str, answer: HTTPResponse) -> AgentFailed:
-        """Word an answer that is none, in the agent's own words where it has some."""
-        content = answer.read(_LARGEST)
+    def _error(self, path: str, response: HTTPResponse) -> AgentFailed:
+        """Make the error for an unexpected status, with the agent's own sentence if it has one."""
+        content = response.read(_MAX_SIZE)
         with suppress(ValueError):
-            if said := Document.parse(content).text("status"):
-                return AgentFailed(said)
-        if answer.status == HTTPStatus.NOT_FOUND:
+            if sentence := Document.parse(content).text("status"):
+                return AgentFailed(sentence)
+        if response.status == HTTPStatus.NOT_FOUND:
             return AgentFailed(
-                f"{self._url} knows no {path}: it is no box's agent, or one of an older release."
+                f"{self._url} has no {path}: it is not a box's agent, or an older release of it."
             )
-        text = Document({"said": content.decode("utf-8", "replace")}).text("said")
-        if text and answer.headers.get_content_type() == "text/plain":
-            return AgentFailed(f"{self._url} answers {answer.status}: {text}")
-        return self._no_agent(f"{answer.status}, and not as an agent does")
+        text = Document({"text": content.decode("utf-8", "replace")}).text("text")
+        if text and response.headers.get_content_type() == "text/plain":
+            return AgentFailed(f"{self._url} answers {response.status}: {text}")
+        return self._no_agent(f"{response.status}, and not as an agent does")
 
     def _away(self, how: str) -> AgentAway:
         return AgentAway(
-            f"No agent answers at {self._url} {how}: see whether the box runs, and opq-box-agent "
-            "on it, or name another box with --url."
+            f"No agent answers at {self._url} {how}: see whether the box and its opq-box-agent "
+            "run, or name another box with --url."
         )
 
     def _no_agent(self, what: str) -> AgentFailed:
         return AgentFailed(
-            f"{self._url} answers {what}: name the box's agent with --url, as "
-            "http://192.168.1.20:8080."
+            f"{self._url} answers {what}: give the URL of the box's agent with --url, as "
+            f"{_EXAMPLE}."
         )
 
 
-def _events(answer: HTTPResponse) -> Iterator[bytes]:
-    """Give the data of each event that has no name: others are signs of life."""
-    named = False
-    while line := answer.readline(_LARGEST):
+def _events(response: HTTPResponse) -> Iterator[bytes]:
+    """Yield the data of each event without a name; those with a name are heartbeats."""
+    is_named = False
+    while line := response.readline(_MAX_SIZE):
         field, _, value = line.strip().partition(b":")
         if field == b"event":
-            named = True
-        elif field == b"data" and not named:
+            is_named = True
+        elif field == b"data" and not is_named:
             yield value
         elif not line.strip():
-            named = False
+            is_named = False
 
 
 @contextmanager
 def _deadline(connected: socket.socket, timeout: float) -> Iterator[None]:
     """
-    Cut a connection off after so many seconds, however much it drips.
+    Break a connection after `timeout` seconds, also if bytes keep coming.
 
-    :raises TimeoutError: when that has broken what was done with it.
+    :raises TimeoutError: if that happened.
     """
-    late = Event()
+    is_late = Event()
 
     def cut() -> None:
-        late.set()
+        is_late.set()
         with suppress(OSError):
             connected.shutdown(socket.SHUT_RDWR)
 
@@ -261,7 +261,7 @@ def _deadline(connected: socket.socket, timeout: float) -> Iterator[None]:
     try:
         yield
     except (OSError, HTTPException, AgentFailed):
-        if late.is_set():
+        if is_late.is_set():
             raise TimeoutError from None
         raise
     finally:

@@ -11,9 +11,9 @@ from opq_twisted.box.window import DailyWindow
 
 def check(path: Path) -> dict[str, object]:
     """
-    Return the settings of a configuration with their defaults, as they stand in the file.
+    Return the settings of a configuration and the defaults of the others, as JSON values.
 
-    :raises ConfigInvalid: when the agent would not start with it; the text names the key.
+    :raises ConfigInvalid: if the agent would not start with it; the text names the key.
     """
     config = read_config(path)
     updater = config.updater

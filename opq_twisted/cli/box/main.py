@@ -1,4 +1,4 @@
-"""`opq-box`: for those who set up a box, or look after one."""
+"""`opq-box`: the command line for people who set up or maintain a box."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from opq_twisted.archive.name import parse_version
 from opq_twisted.cli.box import password_prompt
@@ -20,136 +21,133 @@ from opq_twisted.cli.program import Command, add_command, run, say, say_json, wa
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import InvalidName, UpdateFailed
 
-#: Where the agent is, if nobody says otherwise.
 _URL, _URL_VARIABLE = "http://127.0.0.1:8080", "OPQ_BOX_URL"
 
 _CONFIG = Path("/etc/opq/opqbox_config.json")
+_STATE_DIR = Path("/var/lib/opq/updater")
 
 #: Exit code of `check`.
 _UPDATE_AVAILABLE = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; give the exit code."""
+    """Run a command line, and return the exit code."""
     return run("opq-box", make_parser().parse_args(arguments))
 
 
 def status(options: argparse.Namespace) -> int:
-    """Say how the box is."""
+    """Show the state of the box."""
     found = _agent(options).status()
     if options.json:
-        say_json(found.content)
-    else:
-        _show(found)
+        return _print_json(found.content)
+    _show(found)
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
-    """Ask the update server now; the exit code is 10 when there is an update."""
+    """Check for an update now; the exit code is 10 if there is one."""
     agent = _agent(options)
-    said = agent.check()
+    answer = agent.check()
     found = agent.status()
     is_available = found.flag("update_available")
     if options.json:
-        say_json({**said.content, "update_available": is_available})
+        say_json({**answer.content, "update_available": is_available})
     else:
         say(f"Installed    {wording.version(found.integer('installed'))}")
         say(f"Available    {wording.version(found.integer('available'))}")
-        say(said.text("status"))
+        say(answer.text("status"))
         if is_available and found.text("notes"):
             say(f"What is new: {found.text('notes')}")
     return _UPDATE_AVAILABLE if is_available else 0
 
 
 def update(options: argparse.Namespace) -> int:
-    """Update the box, and follow that to its end, through the reboot."""
+    """Update the box, and follow the update to its end, also through the reboot."""
     agent = _agent(options)
     before = agent.status().part("last_attempt")
-    with _left_alone(), StageDisplay() as display:
-        timer = RetryTimer(time, warn if options.json else display.announce)
-        show = _show_json if options.json else display.show
+    with _explain_interruption(), StageDisplay() as display:
         agent.update()
         last = Document({})
+        timer = RetryTimer(time, warn if options.json else display.announce)
         for found in statuses(agent, timer):
-            if found != last:
-                show(found)
+            if found != last and options.json:
+                say_json(found.content)
+            elif found != last:
+                display.show(found)
             last = found
             if is_at_rest(found):
                 break
-    return _tell_end(before, last, options.json)
+    return _report_result(before, last, options.json)
 
 
 def log(options: argparse.Namespace) -> int:
-    """Print what the installer said in the last update."""
+    """Print the output of the installer in the last update."""
     lines = log_lines(_agent(options), RetryTimer(time, warn) if options.follow else None)
     if options.json and not options.follow:
-        say_json({"lines": list(lines)})
-        return 0
+        return _print_json({"lines": list(lines)})
     is_empty = True
     for line in lines:
         is_empty = False
-        somebody_reads = say_json({"line": line}) if options.json else say(line)
-        if not somebody_reads:
+        is_read = say_json({"line": line}) if options.json else say(line)
+        if not is_read:
             break
     if is_empty:
-        warn("No installer has said anything yet.")
+        warn("No installer has run yet.")
     return 0
 
 
 def history(options: argparse.Namespace) -> int:
-    """Say what became of the last updates, and which releases are refused."""
+    """Show the results of the last updates, and the refused releases."""
     found = _agent(options).history()
     if options.json:
-        say_json(found.content)
-        return 0
-    attempts, refused = found.parts("attempts"), found.parts("refused")
+        return _print_json(found.content)
+    attempts = found.parts("attempts")
     if not attempts:
         say("No update has been tried yet.")
     for attempt in attempts:
         say(_describe(attempt))
-    for refusal in refused:
-        version = refusal.integer("version")
-        say(f"Refused: {wording.version(version)}. {refusal.text('reason')}")
-        say(f"  It is tried again by itself after: opq-box forgive {version}")
+    for blocked in found.parts("refused"):
+        version = blocked.integer("version")
+        say(f"Refused: {wording.version(version)}. {blocked.text('reason')}")
+        say(f"  To let the box try it again: opq-box forgive {version}")
     return 0
 
 
 def unblock(options: argparse.Namespace) -> int:
-    """Let a release that was refused be tried again by itself."""
+    """Let the box install a refused release again."""
     return _say_done(options, _agent(options).unblock(options.release).text("status"))
 
 
 def adopt(options: argparse.Namespace) -> int:
-    """Keep the archive of the release that runs, so that the box can return to it."""
-    # Not above: it brings the agent's own modules, and triples the time that all else takes.
-    from opq_twisted.cli.box import adopt as adoption
+    """Keep the archive of the installed release, so that the box can go back to it."""
+    # Imported late: the agent's modules triple the time that every other command takes.
+    from opq_twisted.cli.box.adopt import register_last_good
 
     return _say_done(
-        options, adoption.register_last_good(options.archive, options.config, options.state_dir)
+        options, register_last_good(options.archive, options.config, options.state_dir)
     )
 
 
 def password(options: argparse.Namespace) -> int:
-    """Choose the password that the box asks for before it does something."""
+    """Set the password that the box requires for its actions."""
     from opq_twisted.box.web.auth import PasswordHash
 
     hashed = PasswordHash.of(password_prompt.read_new())
     files.write(options.file, f"{hashed}\n".encode(), 0o600)
     return _say_done(
         options,
-        f"The password is in {options.file}, as a hash. Name that file as web_password_file in the "
-        "box's configuration, and restart the agent.",
+        f"The hash of the password is in {options.file}. Name that file as web_password_file in "
+        "the box's configuration, and restart the agent.",
     )
 
 
 def config(options: argparse.Namespace) -> int:
-    """Check a configuration without a restart of the agent, and print how the agent reads it."""
+    """Check a configuration without a restart of the agent, and print all settings."""
     from opq_twisted.cli.box import check_config
 
     settings = check_config.check(options.file)
     if options.json:
-        say_json(settings)
-        return 0
+        return _print_json(settings)
     say(f"The agent can use the configuration {options.file}, and reads it as:")
     for line in json.dumps(settings, indent=2).splitlines():
         say(line)
@@ -157,21 +155,24 @@ def config(options: argparse.Namespace) -> int:
 
 
 def _agent(options: argparse.Namespace) -> AgentClient:
-    return AgentClient(
-        options.url, partial(password_prompt.read_current, getattr(options, "password_file", None))
-    )
+    file = getattr(options, "password_file", None)
+    return AgentClient(options.url, partial(password_prompt.read_current, file))
+
+
+def _print_json(content: object) -> int:
+    say_json(content)
+    return 0
 
 
 def _say_done(options: argparse.Namespace, sentence: str) -> int:
     if options.json:
-        say_json({"status": sentence})
-    else:
-        say(sentence)
+        return _print_json({"status": sentence})
+    say(sentence)
     return 0
 
 
 def _show(found: Document) -> None:
-    """Show a status to people."""
+    """Print a status for people."""
     attempt = found.part("last_attempt")
     message = found.text("message")
     rows = [
@@ -203,7 +204,6 @@ def _describe_progress(progress: Document) -> str:
 
 
 def _describe(attempt: Document) -> str:
-    """Say what became of an update."""
     version, ended = attempt.integer("version"), attempt.number("ended")
     of_release = "" if version is None else f", release {wording.version(version)}"
     took = ""
@@ -213,26 +213,22 @@ def _describe(attempt: Document) -> str:
     return f"{wording.moment(ended)}  {outcome}{took}{of_release}. {attempt.text('reason')}"
 
 
-def _show_json(found: Document) -> None:
-    say_json(found.content)
-
-
 @contextmanager
-def _left_alone() -> Iterator[None]:
-    """Say, where a signal ends this, that the box is not stopped by that."""
+def _explain_interruption() -> Iterator[None]:
+    """If a signal ends the command, print that the update goes on."""
     try:
         yield
     except SystemExit:
-        warn("An update that has begun goes on without this: opq-box status says how it is.")
+        warn("The command ends, but an update that has begun goes on: opq-box status shows it.")
         raise
 
 
-def _tell_end(before: Document, last: Document, as_json: bool) -> int:
+def _report_result(before: Document, last: Document, as_json: bool) -> int:
     """
-    Say what came of an update.
+    Print the result of an update.
 
-    :param before: the last attempt before it began.
-    :raises UpdateFailed: when it did not bring the box to the new release.
+    :param before: the last attempt before this one.
+    :raises UpdateFailed: if the update did not bring the box to the new release.
     """
     attempt = last.part("last_attempt")
     is_new = bool(attempt.content) and attempt != before
@@ -258,10 +254,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opq-box",
         description="Look after an OPQ box.",
-        epilog="The exit code is 0 when all went well, 1 when not, and 2 for a wrong command line. "
-        f"That of check is {_UPDATE_AVAILABLE} when there is an update. That of update is 0 when "
-        "the box was updated or there was nothing to do, and 1 when the update failed or the box "
-        f"has returned to its last good release. {_URL_VARIABLE} in the environment is the default "
+        epilog="The exit code is 0 for success, 1 for a failure, and 2 for a wrong command line. "
+        f"check ends with {_UPDATE_AVAILABLE} if there is an update. update ends with 0 if the box "
+        "was updated or there was nothing to do, and with 1 if the update failed or the box went "
+        f"back to its last good release. The environment variable {_URL_VARIABLE} is the default "
         "for --url.",
         allow_abbrev=False,
     )
@@ -274,14 +270,14 @@ def make_parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--url",
                 default=os.environ.get(_URL_VARIABLE) or _URL,
-                help=f"where the box's agent is (default: {_URL})",
+                help=f"the URL of the box's agent (default: {_URL})",
             )
         if command in (check, update, unblock):
             sub.add_argument(
                 "--password-file",
                 type=Path,
                 metavar="FILE",
-                help="holds the box's password, where it has one (default: it is asked for)",
+                help="a file with the box's password (default: the command asks for it)",
             )
         return sub
 
@@ -289,40 +285,27 @@ def make_parser() -> argparse.ArgumentParser:
     add("check", check)
     add("update", update)
     add("log", log).add_argument(
-        "--follow", action="store_true", help="go on with what it says later, until Ctrl-C"
+        "--follow", action="store_true", help="also print later output, until Ctrl-C"
     )
     add("history", history)
     add("forgive", unblock).add_argument(
         "release", type=_release, metavar="RELEASE", help="its version, as history shows it"
     )
-    keep = add("adopt", adopt)
-    keep.add_argument("archive", type=Path, metavar="ARCHIVE", help="what build_update.py made")
-    keep.add_argument(
-        "--config",
-        type=Path,
-        default=_CONFIG,
-        metavar="FILE",
-        help="the box's configuration (default: %(default)s)",
-    )
-    keep.add_argument(
-        "--state-dir",
-        type=Path,
-        default=Path("/var/lib/opq/updater"),
-        metavar="DIR",
-        help="the agent's state directory (default: %(default)s)",
-    )
-    add("config", config).add_argument(
-        "file",
-        type=Path,
-        nargs="?",
-        default=_CONFIG,
-        metavar="FILE",
-        help="the configuration (default: %(default)s)",
-    )
-    add("password", password).add_argument(
-        "file", type=Path, metavar="FILE", help="the file to keep a hash of it in"
-    )
+    sub = add("adopt", adopt)
+    _add_path(sub, "archive", "ARCHIVE", "an archive of build_update.py")
+    _add_path(sub, "--config", "FILE", "the box's configuration", default=_CONFIG)
+    _add_path(sub, "--state-dir", "DIR", "the agent's state directory", default=_STATE_DIR)
+    sub = add("config", config)
+    _add_path(sub, "file", "FILE", "the configuration", nargs="?", default=_CONFIG)
+    _add_path(add("password", password), "file", "FILE", "the file for the hash of the password")
     return parser
+
+
+def _add_path(
+    parser: argparse.ArgumentParser, name: str, metavar: str, meaning: str, **more: Any
+) -> None:
+    help_text = meaning + (" (default: %(default)s)" if "default" in more else "")
+    parser.add_argument(name, type=Path, metavar=metavar, help=help_text, **more)
 
 
 if __name__ == "__main__":

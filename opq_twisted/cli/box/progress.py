@@ -1,4 +1,4 @@
-"""Shows people the stages of an update: a line for each, and a bar while it downloads."""
+"""Shows the stages of an update on the terminal: a line each, and a bar for the download."""
 
 from opq_twisted.box.state.records import Stage
 from opq_twisted.cli.box.untrusted_json import Document
@@ -6,18 +6,18 @@ from opq_twisted.cli.program import say
 from opq_twisted.common.progress_bar import ProgressBar
 
 _REBOOTS = (
-    "The box reboots now. On the box itself that ends this, too: opq-box status says afterwards "
-    "what came of it."
+    "The box reboots now. On the box itself this ends the command, too: opq-box status shows the "
+    "result afterwards."
 )
 
 
 def is_at_rest(status: Document) -> bool:
-    """Whether no update is under way."""
+    """Tell whether no update is under way."""
     return status.text("stage") in [stage for stage in Stage if stage.at_rest]
 
 
 class StageDisplay:
-    """What the terminal shows."""
+    """Prints the stages."""
 
     def __init__(self) -> None:
         self._line = ""
@@ -31,12 +31,12 @@ class StageDisplay:
         self._end_bar()
 
     def announce(self, text: str) -> None:
-        """Say something on a line of its own."""
+        """Print a text on its own line."""
         self._end_bar()
         say(text)
 
     def show(self, status: Document) -> None:
-        """Show where the update is; what came of it is for others to say."""
+        """Show the stage of an update that is under way; its result is not printed here."""
         stage = status.text("stage")
         message = _REBOOTS if stage == Stage.REBOOTING else status.text("message")
         line = f"{stage}: {message}"

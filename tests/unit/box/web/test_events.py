@@ -10,7 +10,7 @@ from twisted.web.resource import Resource
 from zope.interface import alsoProvides
 
 from opq_twisted.box.state.status import Status, StatusBoard
-from opq_twisted.box.web.events import MOST, Events
+from opq_twisted.box.web.events import MAX_STREAMS, Events
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.http_exchange import Connection, ReactorClock
 
@@ -109,7 +109,7 @@ class EventsTests(SynchronousTestCase):
 
     def test_too_many(self) -> None:
         """There is a limit, and room again when somebody goes."""
-        connections = [self.follow(host=f"192.0.2.{number}") for number in range(MOST)]
+        connections = [self.follow(host=f"192.0.2.{number}") for number in range(MAX_STREAMS)]
         answer = self.follow().response()
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "30"))
         connections[0].lose()
@@ -117,7 +117,7 @@ class EventsTests(SynchronousTestCase):
 
     def test_each(self) -> None:
         """One device cannot keep all others from following: it has a quarter of the streams."""
-        connections = [self.follow() for _ in range(MOST // 4)]
+        connections = [self.follow() for _ in range(MAX_STREAMS // 4)]
         self.assertEqual(self.follow().response().status, 503)
         self.assertEqual(self.heard(self.follow(host="192.0.2.2")), ["first"])
         connections[0].lose()

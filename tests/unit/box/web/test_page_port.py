@@ -54,12 +54,12 @@ class BusyTests(PagePortCase, TestCase):
         self.start(str(self.number))
         self.clock.pump([15] * 3)
         [complaint] = self.complaints()
-        self.assertIn(f"port {self.number} cannot be had: Address already in use.", complaint)
+        self.assertIn(f"port {self.number} cannot be used: Address already in use.", complaint)
         self.squatter.close()
         self.assertFalse(answers(self.number))
         self.clock.advance(15)
         self.assertTrue(answers(self.number))
-        self.assertIn("The page is there", self.said[-1])
+        self.assertIn("The page is available", self.said[-1])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_stopped(self) -> None:

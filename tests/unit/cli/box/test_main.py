@@ -79,7 +79,7 @@ class AdoptTests(SynchronousTestCase):
 
     def test_adopted(self) -> None:
         """The archive of the release that runs is copied, and is the last good one."""
-        self.assertIn(f"Release {OLD} is the one to which", self.adopt(self.archive))
+        self.assertIn(f"goes back to release {OLD}", self.adopt(self.archive))
         good = self.archives.last_good
         assert good is not None
         self.assertEqual(good.version, OLD)
@@ -94,17 +94,17 @@ class AdoptTests(SynchronousTestCase):
         self.adopt(self.archive)
         kept = self.archives.path(OLD)
         kept.write_bytes(bytes(100))
-        self.assertIn("is the one to which", self.adopt(self.archive))
+        self.assertIn("goes back to release", self.adopt(self.archive))
         kept.unlink()
-        self.assertIn("is the one to which", self.adopt(self.archive))
+        self.assertIn("goes back to release", self.adopt(self.archive))
         self.assertEqual(kept.read_bytes(), self.archive.read_bytes())
 
     def test_another_release(self) -> None:
         """Another than that which runs is refused; so is any where nobody knows what runs."""
         other = make_archive(self.place / name_of(NEW), NEW)
-        self.assert_refused(other, f"The box runs release {OLD}, and not {NEW}")
+        self.assert_refused(other, f"The installed release is {OLD}, and not {NEW}")
         self.version_file.unlink()
-        self.assert_refused(self.archive, "nobody knows which")
+        self.assert_refused(self.archive, "The installed release is unknown")
 
     def test_damaged(self) -> None:
         """What the box could not unpack is no release to return to."""
@@ -315,9 +315,9 @@ class UpdateTests(AgentCase):
             [
                 "checking: Asking.",
                 "downloading: Downloading the new release.",
-                "rebooting: The box reboots now. On the box itself that ends this, too: opq-box "
-                "status says afterwards what came of it.",
-                "The box does not answer now. This waits for it.",
+                "rebooting: The box reboots now. On the box itself this ends the command, too: "
+                "opq-box status shows the result afterwards.",
+                "The box does not answer now. This command waits for it.",
                 "confirming: Is it healthy?",
             ],
         )
@@ -383,7 +383,7 @@ class UpdateTests(AgentCase):
             process.send_signal(number)
             _, error = process.communicate(timeout=60)
             self.assertEqual(process.returncode, 128 + number)
-            self.assertIn("goes on without this", error)
+            self.assertIn("an update that has begun goes on", error)
             self.assertEqual(error.count("\n"), 1)
 
     def test_terminal(self) -> None:
@@ -412,7 +412,7 @@ class LogTests(AgentCase):
         self.assertEqual(self.lines("log"), [{"lines": ["one", "two\tthree"]}])
         self.agent.log = b""
         self.assertEqual(self.type("log"), "")
-        self.assertEqual(self.warned, "No installer has said anything yet.\n")
+        self.assertEqual(self.warned, "No installer has run yet.\n")
 
     def test_follow(self) -> None:
         """It is followed until Ctrl-C, and not when nobody reads any more."""
@@ -437,7 +437,7 @@ class LogTests(AgentCase):
     def test_older_agent(self) -> None:
         """An agent that has no log to give is none of today."""
         self.agent.raw["/log"] = b"HTTP/1.0 404 Not Found\r\n\r\nThere is nothing here.\n"
-        self.assert_refused("log", words="knows no /log")
+        self.assert_refused("log", words="has no /log")
 
 
 class HistoryTests(AgentCase):
@@ -459,7 +459,7 @@ class HistoryTests(AgentCase):
 2023-11-14 22:18  updated in 3 min 20 s, release 1700000100 (2023-11-14 22:15). \
 The box runs release 1700000100.
 Refused: 1700000100 (2023-11-14 22:15). It was bad.
-  It is tried again by itself after: opq-box forgive 1700000100
+  To let the box try it again: opq-box forgive 1700000100
 """,
         )
         self.assertEqual(self.lines("history"), [self.agent.history])
@@ -511,7 +511,7 @@ class PasswordTests(AgentCase):
         """The password is sent in no other way."""
         self.agent.raw["/check"] = b"HTTP/1.0 401 No\r\nWWW-Authenticate: Digest\r\n\r\n"
         given = ("--password-file", str(self.file))
-        self.assert_refused("check", *given, words="in a way that no box does")
+        self.assert_refused("check", *given, words="a login that is not a box's")
 
     def test_terminal(self) -> None:
         """On a terminal it is asked for, and not shown."""
@@ -631,7 +631,7 @@ class NoAgentTests(AgentCase):
             (b"HTTP/1.0 200 OK\r\n\r\n{" + b" " * (1 << 21), "not as an agent does"),
             (b"HTTP/1.0 301 Moved\r\nLocation: http://127.0.0.1:1\r\n\r\n", "answers 301"),
             (b"HTTP/1.0 500 No\r\nContent-Type: text/html\r\n\r\n<p>", "answers 500"),
-            (b"HTTP/1.0 404 No\r\n\r\n<p>", "knows no /status"),
+            (b"HTTP/1.0 404 No\r\n\r\n<p>", "has no /status"),
         ):
             with self.subTest(raw=raw[:40]):
                 self.agent.raw["/status"] = raw
@@ -645,13 +645,15 @@ class NoAgentTests(AgentCase):
             *("http://box /", "http://box/\n", "http://a..b", f"http://{'a' * 70}", "http://[::1"),
         ):
             with self.subTest(url=url):
-                self.assert_refused("status", url=url, words="is no box")
+                self.assert_refused("status", url=url, words="is not the URL of a box")
 
     def test_password_in_url(self) -> None:
         """A password in a URL is not taken, and not shown."""
         for url in ("http://user:secret@box", "user:secret@box", "http://user:sec ret@box:80"):
             with self.subTest(url=url):
-                self.assert_refused("status", url=url, words="That is no box's URL")
+                self.assert_refused(
+                    "status", url=url, words="must not contain a user name or a password"
+                )
                 self.assertNotIn("ret", self.warned)
 
     def test_direct(self) -> None:
