@@ -16,8 +16,8 @@ from opq_twisted.http.site import CLIENT_GONE
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.catalog.watcher import Watcher
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.timestamp.expiry import days_left
 from opq_twisted.server.timestamp.service import Timestamper
+from opq_twisted.trust.expiry import days_left
 
 #: The endpoints by path; a path that a client makes up gets no series of its own.
 _ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}
@@ -146,7 +146,7 @@ class Metrics(Collector):
             "opq_tuf_version", "The version of the signed metadata.", labels=["role"]
         )
         for role, document in metadata_state.documents.items():
-            days.add_metric([role], days_left(document, now))
+            days.add_metric([role], days_left(document.signed, now))
             version.add_metric([role], document.signed.version)
         yield days
         yield version

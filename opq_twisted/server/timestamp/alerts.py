@@ -1,17 +1,30 @@
-"""Says what needs care: when it begins to, and once a day for as long as it does."""
+"""What an operator has to see to, logged when it begins and once a day while it lasts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from attrs import Factory, field, frozen
+from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from twisted.logger import Logger, LogLevel
 
-#: Seconds after which the log says the same again.
+from opq_twisted.trust.expiry import days_left, is_urgent
+from opq_twisted.trust.repository_reader import Document
+
+#: Seconds after which the same alert is logged again.
 _DAY = 86400
+
+_REMEDY = {
+    Root.type: "Renew it with: opq-release renew-root",
+    Targets.type: "Sign it again with: opq-release resign",
+    Snapshot.type: "Sign it again with: opq-release resign",
+    Timestamp.type: "It should have been signed again by now: read the log of the server that has "
+    "the timestamp key, and copy tuf/ from there",
+}
 
 
 @frozen
 class Alert:
-    """Something that an operator has to see to; two of one cause are the same alert."""
+    """Something that an operator has to see to; two alerts with the same cause are equal."""
 
     sentence: str = field(eq=False)
     level: LogLevel = field(default=LogLevel.error, eq=False)
@@ -19,21 +32,42 @@ class Alert:
 
 
 class AlertLog:
-    """Keeps the log from being filled with one alert that is found at every look."""
+    """Logs an alert that is found at every check only once a day."""
 
     _log = Logger()
 
     def __init__(self) -> None:
-        #: When each alert was last told of, in seconds since the epoch.
-        self._told: dict[Alert, float] = {}
+        #: When each alert was last logged, in seconds since the epoch.
+        self._logged: dict[Alert, float] = {}
 
     def log(self, alerts: Iterable[Alert], now: float) -> None:
-        """Tell of those that are new or were told of a day ago; one that comes back is new."""
-        told, self._told = self._told, {}
+        """Log the alerts that were not there last time, or were last logged a day ago."""
+        logged, self._logged = self._logged, {}
         for alert in alerts:
-            last = told.get(alert)
-            # A clock that was set back must not silence it.
+            last = logged.get(alert)
+            # A clock that was set back must not silence an alert.
             if last is None or not 0 <= now - last < _DAY:
                 self._log.emit(alert.level, "{sentence}", sentence=alert.sentence)
                 last = now
-            self._told[alert] = last
+            self._logged[alert] = last
+
+
+def expiry_alerts(documents: Mapping[str, Document[Any]], now: float) -> Iterator[Alert]:
+    """
+    Warn of metadata that expires soon.
+
+    :param documents: by role.
+    """
+    for role, document in documents.items():
+        left = days_left(document.signed, now)
+        if not is_urgent(role, left):
+            continue
+        if left > 0:
+            when, since = f"expires in {left:.1f} days", "from then on"
+        else:
+            when, since = f"expired {-left:.1f} days ago", "any more"
+        yield Alert(
+            f"{document.name} {when}: boxes install nothing new {since}. {_REMEDY[role]}.",
+            LogLevel.warn,
+            f"the expiry of {role}",
+        )

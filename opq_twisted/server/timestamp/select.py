@@ -1,95 +1,79 @@
-"""Which state of the signed metadata boxes can follow: all of it is there, and signed."""
+"""Selects the newest metadata set that boxes can follow to the end."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 from attrs import frozen
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets
+from tuf.api.metadata import Root, Snapshot, TargetFile, Targets
 
 from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
-from opq_twisted.server.timestamp.store import Document, MetadataFolder, Unusable
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.offer import read_needed_before
+from opq_twisted.trust.repository_reader import (
+    Document,
+    MetadataSet,
+    Unusable,
+    require_signed,
+)
 
-#: Snapshots that are tried, from the newest on.
-_MOST_TRIED = 16
-
-_TARGETS_FILE = f"{Targets.type}.json"
-
-
-@frozen(eq=False)
-class MetadataSet:
-    """A snapshot, and the targets that it names; both are signed by the keys of the root."""
-
-    snapshot: Document[Snapshot]
-    targets: Document[Targets]
-
-    @property
-    def version(self) -> int:
-        """The snapshot's version."""
-        return self.snapshot.signed.version
-
-    @property
-    def newest(self) -> int:
-        """The highest version of the releases that the channels name; 0 when there is none."""
-        versions = (target.custom.get("version") for _, target, _ in channels(self.targets.signed))
-        return max((each for each in versions if type(each) is int), default=0)
+#: How many snapshots are tried, from the newest on.
+_MAX_TRIED = 16
 
 
 def channels(targets: Targets) -> Iterator[tuple[str, TargetFile, str]]:
-    """Give each channel: its name, its target, and the archive that it stands for."""
+    """Yield each channel: its name, its target, and the name of its archive."""
     for name, target in targets.targets.items():
-        file = _file_of(target)
+        file = _archive_of(target)
         if file is not None:
             yield name, target, file
 
 
 def releases_of(channel: TargetFile) -> Iterator[tuple[TargetFile, str]]:
-    """Give the releases to which a channel leads boxes, and their archives: one or two."""
+    """Yield the one or two releases that boxes of a channel install, with their archives."""
     before = None
     with suppress(Untrusted):  # no box follows such a channel
         before = read_needed_before(channel)
     for target in (channel, before):
-        file = None if target is None else _file_of(target)
+        file = None if target is None else _archive_of(target)
         if target is not None and file is not None:
             yield target, file
 
 
-def _file_of(target: TargetFile) -> str | None:
+def _archive_of(target: TargetFile) -> str | None:
     file = target.custom.get("file") if isinstance(target.custom, dict) else None
     return file if isinstance(file, str) else None
 
 
 @frozen
 class Selection:
-    """What the timestamp is to name, and what is still missing of something newer."""
+    """What the timestamp is to announce, and what newer snapshots still lack."""
 
+    #: None if there is no metadata set that boxes can follow.
     metadata_set: MetadataSet | None
-    #: A sentence about the newest snapshot, while that one is not chosen.
+    #: A sentence that says why the newest snapshot was not selected; None if it was.
     waiting: str | None = None
 
 
 def root_chain(folder: MetadataFolder) -> tuple[list[Document[Root]], str | None]:
     """
-    Find the roots that boxes go through, each one signed by itself and by the one before it.
+    Find the roots that boxes go through, each one signed by its own keys and by the previous one's.
 
-    :returns: at least one; with a sentence about the next one, if that cannot be used.
-    :raises Unusable: when there is none.
-    :raises OSError: when the machine cannot look now.
+    :returns: at least one root, and a sentence about the next one if that cannot be used.
+    :raises Unusable: if there is none.
+    :raises OSError: if the machine is too busy to open any file.
     """
     chain: list[Document[Root]] = []
     problem: str | None = None
     for version in sorted(folder.versions(Root.type)):
         try:
-            if chain and version != chain[-1].signed.version + 1:
-                raise Unusable(f"root {chain[-1].signed.version + 1} is not there")
-            root = folder.numbered(Root, version)
-            require_signed(root.signed, Root.type, root.name, root.metadata)
+            if chain and version != chain[-1].version + 1:
+                raise Unusable(f"root {chain[-1].version + 1} is not there")
+            root = folder.read(Root, version)
+            require_signed(root.signed, root)
             if chain:
-                require_signed(chain[-1].signed, Root.type, root.name, root.metadata)
+                require_signed(chain[-1].signed, root)
         except Unusable as error:
             problem = f"No box will accept {version}.root.json: {error}."
             if chain:
@@ -101,90 +85,45 @@ def root_chain(folder: MetadataFolder) -> tuple[list[Document[Root]], str | None
     return chain, problem
 
 
-def require_signed(
-    delegator: Root | Targets, role: str, name: str, metadata: Metadata[Any]
-) -> None:
-    """
-    Find out whether metadata is signed by enough of the keys that its delegator names for the role.
-
-    :raises Unusable: when it is not.
-    """
-    try:
-        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except (RepositoryError, ValueError):
-        raise Unusable(
-            f"{name} is not signed by enough of the keys that version {delegator.version} of "
-            f"{delegator.type} names for {role}"
-        ) from None
-
-
-def read_metadata_set(folder: MetadataFolder, root: Root, version: int) -> MetadataSet:
-    """
-    Find the snapshot of this version and what it names, expired or not.
-
-    :raises Unusable: when a part is not there or not whole, or not signed.
-    :raises OSError: when the machine cannot look now.
-    """
-    snapshot = folder.numbered(Snapshot, version)
-    require_signed(root, Snapshot.type, snapshot.name, snapshot.metadata)
-    if _TARGETS_FILE not in snapshot.signed.meta:
-        raise Unusable(f"{snapshot.name} names no targets")
-    found = {}
-    for file, meta in snapshot.signed.meta.items():
-        role = file.removesuffix(".json")
-        found[role] = document = folder.numbered(Targets, meta.version, role)
-        try:
-            meta.verify_length_and_hashes(document.data)
-        except RepositoryError:
-            raise Unusable(f"{document.name} is not the one that {snapshot.name} names") from None
-    targets = found[Targets.type]
-    require_signed(root, Targets.type, targets.name, targets.metadata)
-    return MetadataSet(snapshot, targets)
-
-
 def select_metadata(
-    folder: MetadataFolder, root: Root, named: int, offered: Offered, now: datetime
+    folder: MetadataFolder, root: Root, announced: int, offered: Offered, now: datetime
 ) -> Selection:
     """
-    Choose the newest state of the metadata that boxes can follow, never one before the `named`.
+    Select the newest metadata set that boxes can follow, never one older than the announced one.
 
-    :param named: the version of the snapshot that boxes were told of; 0 when there is none.
-    :param offered: the archives to which a channel can lead.
-    :raises OSError: when the machine cannot look now.
+    :param announced: the version of the snapshot that boxes know already; 0 if there is none.
+    :param offered: the archives that boxes can download.
+    :raises OSError: if the machine is too busy to open any file.
     """
-    newer = [each for each in folder.versions(Snapshot.type) if each > named][:_MOST_TRIED]
+    newer = [each for each in folder.versions(Snapshot.type) if each > announced][:_MAX_TRIED]
     waiting: str | None = None
-    before: MetadataSet | Unusable | None = None
-    if named:
+    known: MetadataSet | Unusable | None = None
+    if announced:
         try:
-            before = read_metadata_set(folder, root, named)
+            known = folder.read_set(root, announced)
         except Unusable as error:
-            before = error
-    told: Mapping[str, TargetFile] = {}
-    if isinstance(before, MetadataSet):
-        told = before.targets.signed.targets
+            known = error
+    before = known if isinstance(known, MetadataSet) else None
     for version in newer:
         try:
-            metadata_set = read_metadata_set(folder, root, version)
+            metadata_set = folder.read_set(root, version)
             _require_fresh(metadata_set, now)
-            if isinstance(before, MetadataSet):
-                _require_forward(before.snapshot, metadata_set.snapshot)
-            for channel, problem in missing_archives(metadata_set, offered):
-                # What boxes were told of already must not hold back what is new.
-                if metadata_set.targets.signed.targets[channel] != told.get(channel):
-                    raise Unusable(problem)
+            _require_successor(before, metadata_set)
+            _require_archives(before, metadata_set, offered)
         except Unusable as error:
             waiting = waiting or f"Snapshot {version} is not announced yet: {error}."
         else:
             return Selection(metadata_set, waiting)
     try:
-        if isinstance(before, MetadataSet):
+        if before is not None:
             _require_fresh(before, now)
             return Selection(before, waiting)
-        if before is not None:
-            raise before
+        if isinstance(known, Unusable):
+            raise known
     except Unusable as error:
-        return Selection(None, waiting or f"Snapshot {named} can be announced no longer: {error}.")
+        return Selection(
+            None, waiting or f"Snapshot {announced} can be announced no longer: {error}."
+        )
     return Selection(None, waiting or "There is no snapshot to announce.")
 
 
@@ -194,16 +133,27 @@ def _require_fresh(metadata_set: MetadataSet, now: datetime) -> None:
             raise Unusable(f"{document.name} has expired; sign it again with: opq-release resign")
 
 
-def _require_forward(before: Document[Snapshot], after: Document[Snapshot]) -> None:
-    """Refuse what a box that saw the one before would take for a rollback (specification 5.5.5)."""
-    for file, meta in before.signed.meta.items():
-        successor = after.signed.meta.get(file)
+def _require_successor(before: MetadataSet | None, after: MetadataSet) -> None:
+    """Refuse what boxes would take for a rollback (TUF specification, section 5.5.5)."""
+    if before is None:
+        return
+    for file, meta in before.snapshot.signed.meta.items():
+        successor = after.snapshot.signed.meta.get(file)
         if successor is None or successor.version < meta.version:
-            raise Unusable(f"to boxes it would take {file} back behind {before.name}")
+            raise Unusable(f"boxes know a newer version of {file} from {before.snapshot.name}")
+
+
+def _require_archives(before: MetadataSet | None, after: MetadataSet, offered: Offered) -> None:
+    """Refuse channels whose archive is missing, unless boxes know them already as they are."""
+    known: Mapping[str, TargetFile] = {} if before is None else before.targets.signed.targets
+    for channel, problem in missing_archives(after, offered):
+        # A channel that was announced before must not hold back what is new.
+        if after.targets.signed.targets[channel] != known.get(channel):
+            raise Unusable(problem)
 
 
 def missing_archives(metadata_set: MetadataSet, offered: Offered) -> Iterator[tuple[str, str]]:
-    """Give each channel that leads boxes to an archive that they would not get, and why not."""
+    """Yield each channel whose archive boxes cannot download, and the reason."""
     for channel, newest, _ in channels(metadata_set.targets.signed):
         for target, file in releases_of(newest):
             archive = offered.find(file)

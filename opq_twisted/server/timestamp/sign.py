@@ -1,21 +1,27 @@
-"""The timestamp: it tells boxes which snapshot is the newest, and is signed anew in good time."""
+"""Signs the timestamp, which tells boxes the newest snapshot."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, MetaFile, Root, Timestamp
+from tuf.api.metadata import Metadata, MetaFile, Root, Targets, Timestamp
 
 from opq_twisted.common import files
-from opq_twisted.server.timestamp.select import MetadataSet, require_signed
-from opq_twisted.server.timestamp.store import TIMESTAMP_FILE, Document, Unusable
+from opq_twisted.server.timestamp.select import channels
+from opq_twisted.trust.repository_reader import (
+    TIMESTAMP_FILE,
+    Document,
+    MetadataSet,
+    Unusable,
+    is_signed,
+)
 
-#: How long boxes take a timestamp for fresh; it is signed anew when half of that is over.
+#: How long boxes accept a timestamp; it is signed again when half of that is over.
 LIFE = timedelta(days=7)
 
-#: More than a timestamp has left that was signed while the clock was right.
-_ABSURD = LIFE + timedelta(days=1)
+#: A timestamp that expires later than this was signed while the clock was wrong.
+_LATEST_EXPIRY = LIFE + timedelta(days=1)
 
 _READABLE_BY_ALL = 0o644
 
@@ -23,11 +29,11 @@ _READABLE_BY_ALL = 0o644
 def reason_to_sign(
     timestamp: Document[Timestamp] | None, metadata_set: MetadataSet, now: datetime
 ) -> str | None:
-    """Say why there has to be a new timestamp; None when there need not be."""
+    """Return why a new timestamp is needed; None if the current one is good."""
     if timestamp is None:
         return "there was none that boxes accept"
     meta = timestamp.signed.snapshot_meta
-    if meta.version != metadata_set.version:
+    if meta.version != metadata_set.snapshot.version:
         return f"the old one names snapshot {meta.version}"
     try:
         meta.verify_length_and_hashes(metadata_set.snapshot.data)
@@ -36,15 +42,15 @@ def reason_to_sign(
     left = timestamp.signed.expires - now
     if left <= LIFE / 2:
         return "half of the old one's life is over"
-    # Such a one was signed while the clock was wrong: boxes would take it for fresh for years.
-    return "the old one lives too long" if left > _ABSURD else None
+    # Boxes would accept such a timestamp for years.
+    return "the old one lives too long" if left > _LATEST_EXPIRY else None
 
 
 def require_key(root: Root, signer: Signer) -> None:
     """
-    Find out whether the root wants this key.
+    Make sure that the root names this key for the timestamp.
 
-    :raises Unusable: when it does not.
+    :raises Unusable: if it does not.
     """
     key = signer.public_key.keyid
     if key not in root.roles[Timestamp.type].keyids:
@@ -56,49 +62,55 @@ def require_key(root: Root, signer: Signer) -> None:
 
 
 def make_timestamp(
-    root: Root,
-    metadata_set: MetadataSet,
-    previous: Document[Timestamp] | None,
-    signer: Signer,
-    now: datetime,
+    metadata_set: MetadataSet, previous: Document[Timestamp] | None, signer: Signer, now: datetime
 ) -> Document[Timestamp]:
     """
-    Sign a timestamp that names this metadata set.
+    Sign a timestamp that announces this metadata set.
 
-    :param previous: the one before, if boxes accept it; of another one they remember nothing.
-    :raises Unusable: when boxes would not accept it, or the clock is wrong.
+    :param previous: the previous timestamp, if boxes accept it; they remember no other one.
+    :raises Unusable: if boxes would not accept the timestamp, or the clock is wrong.
     """
-    seconds = int(now.timestamp())
-    if seconds < metadata_set.newest:
+    seconds, newest = int(now.timestamp()), _newest_release(metadata_set.targets.signed)
+    if seconds < newest:
         raise Unusable(
-            f"The clock is behind, or the one was ahead by which release {metadata_set.newest} was "
-            "built: no timestamp is signed before that time. Set this machine's clock; if it is "
-            "right, see what opq-release status says on the release machine."
+            f"This machine's clock shows a time before release {newest} was built, so no timestamp "
+            "is signed. Set the clock; if it is right, the clock of the building machine was "
+            "ahead: see what opq-release status says on the release machine."
         )
-    # It need only increase. Being the time, it does so even where timestamp.json was lost, or
-    # another server signed the last one.
-    version = max(previous.signed.version + 1 if previous else 1, seconds)
-    meta = MetaFile.from_data(metadata_set.version, metadata_set.snapshot.data, ["sha256"])
+    # The version only has to increase. The time does so even if timestamp.json was lost, or if
+    # another server signed the previous one.
+    version = max(previous.version + 1 if previous else 1, seconds)
+    meta = MetaFile.from_data(metadata_set.snapshot.version, metadata_set.snapshot.data, ["sha256"])
     metadata = Metadata(Timestamp(version, expires=now + LIFE, snapshot_meta=meta))
+    root = metadata_set.root
     try:
         metadata.sign(signer)
-        require_signed(root, Timestamp.type, "The new timestamp", metadata)
-        return Document(TIMESTAMP_FILE, metadata.to_bytes(), metadata)
-    except Unusable as error:
-        raise Unusable(f"{error}: boxes would not accept it.") from None
+        document = Document.of(metadata)
     except RepositoryError:
         # Python writes no number of more than 4,300 digits.
         raise Unusable(
             f"No version comes after that of {TIMESTAMP_FILE}: whoever signed it has the key too. "
             "Make another one: opq-release rotate timestamp."
         ) from None
+    if not is_signed(root, metadata):
+        raise Unusable(
+            f"Version {root.version} of root requires the signatures of several timestamp keys, "
+            "and this server has one: boxes would not accept the new timestamp."
+        )
+    return document
+
+
+def _newest_release(targets: Targets) -> int:
+    """Return the highest version of the releases that channels name; 0 if there is none."""
+    versions = (target.custom.get("version") for _, target, _ in channels(targets))
+    return max((each for each in versions if type(each) is int), default=0)
 
 
 def write_timestamp(folder: Path, timestamp: Document[Timestamp]) -> None:
     """
-    Put a timestamp in the place of the one before, whole and on the disk.
+    Replace the timestamp, and return when the new one is on the disk.
 
-    :raises Unusable: when it cannot be written; the one before is untouched then.
+    :raises Unusable: if it cannot be written; the old one is untouched then.
     """
     path = folder / timestamp.name
     try:

@@ -1,4 +1,4 @@
-"""What the signed metadata says of each archive: whether it is signed, and which boxes get it."""
+"""Compares archives with the signed metadata: whether they are signed, and which boxes get them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Archive
 from opq_twisted.server.timestamp.select import channels, releases_of
 from opq_twisted.server.timestamp.state import MetadataState
-from opq_twisted.server.timestamp.store import folder_of
 from opq_twisted.trust.offer import Offer, is_channel, read_offer
+from opq_twisted.trust.tuf_client import METADATA
 
 
 class SignatureStatus(Enum):
-    """What became of comparing an archive with what is signed."""
+    """Whether an archive is the signed one."""
 
     SIGNED = "signed"
     UNSIGNED = "unsigned"
@@ -25,48 +25,47 @@ class SignatureStatus(Enum):
 
 
 class SignedArchives:
-    """Knows what one state of the targets says of any archive."""
+    """Knows the archives that one version of the targets names."""
 
     def __init__(self, targets: Targets) -> None:
-        """:param targets: whose signatures were verified; what is in them need not make sense."""
+        """:param targets: with verified signatures; their content need not make sense."""
         self.targets = targets
         self._channels: dict[str, list[tuple[str, TargetFile]]] = defaultdict(list)
-        #: What is signed of the releases to which channels lead, by the names of their archives.
-        self._signed: dict[str, list[TargetFile]] = defaultdict(list)
+        #: The signed targets of the releases that channels lead to, by the names of the archives.
+        self._releases: dict[str, list[TargetFile]] = defaultdict(list)
         for name, target, _ in channels(targets):
             if is_channel(name):
                 for release, file in releases_of(target):
                     self._channels[file].append((name, target))
-                    self._signed[file].append(release)
+                    self._releases[file].append(release)
 
     def status(self, archive: Archive, digest: bytes | None) -> SignatureStatus:
         """
-        Compare an archive with what is signed of it.
+        Compare an archive with the targets.
 
-        :param digest: its sha-256; None while nobody knows it, and the length alone is compared.
+        :param digest: its SHA-256; None while it is not known, so that only lengths are compared.
         """
         name = str(archive.name)
-        signed = list(self._signed.get(name, ()))
+        signed = list(self._releases.get(name, ()))
         if name in self.targets.targets:
             signed.append(self.targets.targets[name])
         if not signed:
             return SignatureStatus.UNSIGNED
-        whole = all(_describes(target, archive, digest) for target in signed)
-        return SignatureStatus.SIGNED if whole else SignatureStatus.MISMATCH
+        matches = all(_describes(target, archive, digest) for target in signed)
+        return SignatureStatus.SIGNED if matches else SignatureStatus.MISMATCH
 
     def offers(self, archive: Archive) -> Sequence[tuple[str, Offer]]:
         """
-        Give the channels that lead boxes to an archive, with what they read there.
+        Return the channels that lead boxes to an archive, with their newest offers.
 
-        The offer is the newest one of the channel. When its version is another one, the archive is
-        that of the release before.
+        If an offer has another version than the archive, the archive is that of the release before.
         """
         found = []
         for channel, target in self._channels.get(str(archive.name), ()):
             try:
                 found.append((channel, read_offer(target)))
             except Untrusted:
-                continue  # no box follows it
+                continue  # no box follows this channel
         return found
 
 
@@ -74,33 +73,33 @@ class CurrentSignedArchives:
     """Compares archives with the signed metadata as it is now."""
 
     def __init__(self, updates: Path, metadata_state: Callable[[], MetadataState]) -> None:
-        """:param metadata_state: tells how the signed metadata is."""
-        self._folder = folder_of(updates)
+        """:param metadata_state: returns the state of the signed metadata."""
+        self._folder = updates / METADATA
         self._metadata_state = metadata_state
         self._current = SignedArchives(Targets())
 
     @property
     def current(self) -> SignedArchives:
-        """What the targets say that boxes are told of; nothing while there are none."""
+        """The archives in the targets that boxes accept; none while there are no targets."""
         document = self._metadata_state().documents.get(Targets.type)
         targets = Targets() if document is None else document.signed
-        # Read once for each state of them: there may be many thousands.
+        # Cached for each version of the targets: there may be many thousands of archives.
         if targets is not self._current.targets:
             self._current = SignedArchives(targets)
         return self._current
 
     def may_be_cached(self, archive: Archive, digest: bytes | None) -> bool:
         """
-        Whether caches may keep an archive for ever: its bytes are the signed ones.
+        Whether caches may keep an archive for ever, because its bytes are the signed ones.
 
-        Without signed metadata nobody can tell, and the archive's name stands for its bytes.
+        Without signed metadata its name has to be enough.
 
-        :param digest: its sha-256; None while nobody knows it.
+        :param digest: its SHA-256; None while it is not known.
         """
         if Targets.type not in self._metadata_state().documents:
             return not self._folder.is_dir()
-        verdict = self.current.status(archive, digest)
-        return digest is not None and verdict is SignatureStatus.SIGNED
+        status = self.current.status(archive, digest)
+        return digest is not None and status is SignatureStatus.SIGNED
 
 
 def _describes(target: TargetFile, archive: Archive, digest: bytes | None) -> bool:

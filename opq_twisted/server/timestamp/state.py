@@ -1,4 +1,4 @@
-"""How the signed metadata is: what one look at it finds, and does about it."""
+"""Checks the signed metadata, and signs a new timestamp when one is needed."""
 
 import hashlib
 import json
@@ -15,11 +15,8 @@ from twisted.logger import LogLevel
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
 from opq_twisted.server.timestamp.alerts import Alert
 from opq_twisted.server.timestamp.select import (
-    MetadataSet,
     channels,
     missing_archives,
-    read_metadata_set,
-    require_signed,
     root_chain,
     select_metadata,
 )
@@ -29,26 +26,27 @@ from opq_twisted.server.timestamp.sign import (
     require_key,
     write_timestamp,
 )
-from opq_twisted.server.timestamp.store import Document, MetadataFolder, Unusable
+from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.timestamp.superseded import remove_superseded
+from opq_twisted.trust.repository_reader import Document, MetadataSet, Unusable, require_signed
 
-#: Hexadecimal digits; whoever could make two alike holds the keys.
+#: Hexadecimal digits; only the holders of the keys could make two alike.
 _DIGEST_LENGTH = 16
 
 
 @frozen(eq=False)
 class MetadataState:
-    """How the signed metadata is."""
+    """The signed metadata as boxes see it, and what is wrong with it."""
 
-    #: What boxes are told of, by role: root, timestamp, snapshot, targets; as far as it is signed.
+    #: The metadata that boxes accept, by role: root, timestamp, snapshot, targets.
     documents: Mapping[str, Document[Any]] = Factory(dict)
     #: Why the timestamp is not what it should be.
     alerts: tuple[Alert, ...] = ()
     #: Whether there is any metadata.
     present: bool = True
-    #: What was signed and written just now, and why; None when there was no need.
+    #: The timestamp that was signed just now, and why; None if there was no need.
     signed: str | None = None
-    #: The roots that boxes go through, the last one being the current one.
+    #: The roots that boxes go through; the last one is the current one.
     roots: Sequence[Document[Root]] = ()
 
     @property
@@ -56,8 +54,8 @@ class MetadataState:
         """
         A digest of the channels that the timestamp leads to; None when it leads to none.
 
-        It is another one when a channel has another release, or another rollout, priority or notes
-        of it. It stays the same when all of that is only signed anew.
+        It changes when a channel gets another release, or another rollout, priority or notes for
+        it. It stays the same when everything is only signed again.
         """
         targets = self.documents.get(Targets.type)
         if targets is None or Timestamp.type not in self.documents:
@@ -73,7 +71,7 @@ class MetadataState:
 
         They are the snapshot and the targets that the current timestamp leads to, and the chain of
         roots that ends with the keys of that timestamp. Without a timestamp that boxes accept there
-        is none: nothing shows then that the roots are the right ones.
+        are none: nothing shows then that the roots are the right ones.
         """
         timestamp, snapshot = self.documents.get(Timestamp.type), self.documents.get(Snapshot.type)
         if timestamp is None or snapshot is None:
@@ -88,134 +86,140 @@ class MetadataState:
 
 @frozen(eq=False)
 class _Announced:
-    """What the timestamp that is there tells boxes."""
+    """What the timestamp in the folder announces to boxes."""
 
-    #: None when it is not signed as the current root wants it; why is the `problem`.
+    #: None if the current root does not accept it; `problem` says why.
     timestamp: Document[Timestamp] | None = None
     problem: str = ""
     #: The version of the snapshot that it names.
-    named: int = 0
-    #: None when that is not signed, or not all there; why is the `gap`.
+    version: int = 0
+    #: None if boxes cannot follow the timestamp to the end; `error` says why.
     metadata_set: MetadataSet | None = None
-    gap: str = ""
+    error: str = ""
 
     @property
-    def floor(self) -> int:
+    def minimum_version(self) -> int:
         """
-        The snapshot before which boxes must not be taken back.
+        The snapshot that boxes know: they refuse older ones.
 
-        A timestamp whose key was rotated still tells what they know, if it names what is signed.
+        A timestamp whose key was rotated still tells that, if it names a signed snapshot.
         """
-        return self.named if self.timestamp is not None or self.metadata_set is not None else 0
+        known = self.timestamp is not None or self.metadata_set is not None
+        return self.version if known else 0
 
     @property
     def documents(self) -> dict[str, Document[Any]]:
-        """All that boxes accept of it."""
+        """The metadata that boxes accept, by role."""
         if self.timestamp is None:
-            return _parts(self.metadata_set)
-        return {Timestamp.type: self.timestamp, **_parts(self.metadata_set)}
+            return _documents(self.metadata_set)
+        return {Timestamp.type: self.timestamp, **_documents(self.metadata_set)}
 
 
 def refresh_timestamp(
     folder: MetadataFolder, offered: Offered, signer: Signer | None, now: float
 ) -> MetadataState:
     """
-    Look at the metadata, and write a new timestamp if there has to be one.
+    Check the metadata, and write a new timestamp if one is needed.
 
-    It reads and writes files: run it in a thread.
+    It reads and writes files, so run it in a thread.
 
-    :param signer: the timestamp's key; None where another server signs.
+    :param offered: the archives that boxes can download.
+    :param signer: the timestamp key; None if another server signs.
     :param now: seconds since the epoch.
-    :raises OSError: when the machine cannot look now.
+    :raises OSError: if the folder cannot be read, or the machine is too busy to open any file.
     """
-    if not folder.look():
-        missing = f"There is no signed metadata in {folder.path}. Make it with: opq-release init."
-        alerts = (Alert(missing, LogLevel.warn),) if signer else ()
-        return MetadataState(alerts=alerts, present=False)
     try:
+        if not folder.refresh():
+            sentence = f"There is no signed metadata in {folder.folder}."
+            missing = Alert(f"{sentence} Make it with: opq-release init.", LogLevel.warn)
+            return MetadataState(alerts=(missing,) if signer else (), present=False)
         roots, problem = root_chain(folder)
     except Unusable as error:
         return MetadataState(alerts=(Alert(str(error)),))
     moment = datetime.fromtimestamp(int(now), UTC)
     root = roots[-1]
-    told = _read_timestamp(folder, root.signed)
+    announced = _read_announced(folder, root.signed)
     if signer is None:
-        metadata_state = _follow(told, moment)
+        state = _follow(announced, moment)
     else:
-        metadata_state = _keep(folder, root.signed, told, offered, signer, moment)
+        state = _sign(folder, root.signed, announced, offered, signer, moment)
     alerts = (Alert(problem),) if problem else ()
     return evolve(
-        metadata_state,
-        documents={Root.type: root, **metadata_state.documents},
+        state,
+        documents={Root.type: root, **state.documents},
         roots=roots,
-        alerts=(*alerts, *metadata_state.alerts),
+        alerts=(*alerts, *state.alerts),
     )
 
 
-def _read_timestamp(folder: MetadataFolder, root: Root) -> _Announced:
+def _read_announced(folder: MetadataFolder, root: Root) -> _Announced:
     try:
-        timestamp = folder.timestamp()
+        timestamp = folder.read_timestamp()
     except Unusable as error:
         return _Announced(problem=str(error))
-    valid, problem, metadata_set, gap = None, "", None, ""
+    accepted, problem, metadata_set, missing = None, "", None, ""
     try:
-        require_signed(root, Timestamp.type, timestamp.name, timestamp.metadata)
-        valid = timestamp
+        require_signed(root, timestamp)
+        accepted = timestamp
     except Unusable as error:
         problem = str(error)
-    named = timestamp.signed.snapshot_meta.version
+    version = timestamp.signed.snapshot_meta.version
     try:
-        metadata_set = read_metadata_set(folder, root, named)
+        metadata_set = folder.read_set(root, version)
     except Unusable as error:
-        gap = str(error)
-    return _Announced(valid, problem, named, metadata_set, gap)
+        missing = str(error)
+    return _Announced(accepted, problem, version, metadata_set, missing)
 
 
-def _follow(told: _Announced, now: datetime) -> MetadataState:
-    """Judge what another server signed."""
+def _follow(announced: _Announced, now: datetime) -> MetadataState:
+    """Check what another server has signed."""
     problems = []
-    if told.timestamp is None:
-        problems.append(f"No box accepts the timestamp: {told.problem}.")
-    elif told.timestamp.signed.is_expired(now):
+    if announced.timestamp is None:
+        problems.append(f"No box accepts the timestamp: {announced.problem}.")
+    elif announced.timestamp.signed.is_expired(now):
         problems.append("The timestamp has expired. Copy tuf/ from the server that signs it.")
-    if told.gap:
-        problems.append(f"Boxes are told of snapshot {told.named}, but cannot follow: {told.gap}.")
-    return MetadataState(told.documents, tuple(map(Alert, problems)))
+    if announced.error:
+        problems.append(
+            f"The timestamp announces snapshot {announced.version}, but boxes cannot follow it: "
+            f"{announced.error}."
+        )
+    return MetadataState(announced.documents, tuple(map(Alert, problems)))
 
 
-def _keep(
+def _sign(
     folder: MetadataFolder,
     root: Root,
-    told: _Announced,
+    announced: _Announced,
     offered: Offered,
     signer: Signer,
     now: datetime,
 ) -> MetadataState:
-    """Choose what boxes are to be told of, and tell them if they do not know it yet."""
-    selection = select_metadata(folder, root, told.floor, offered, now)
+    """Select what to announce, and sign a timestamp for it unless there is one."""
+    selection = select_metadata(folder, root, announced.minimum_version, offered, now)
     alerts = [] if selection.waiting is None else [Alert(selection.waiting, LogLevel.warn)]
     metadata_set, signed = selection.metadata_set, None
     for _, problem in missing_archives(metadata_set, offered) if metadata_set else ():
-        remedy = "Put it back, or run opq-release drop"
-        alerts.append(Alert(f"Boxes are told that {problem}. {remedy}.", LogLevel.warn))
+        sentence = f"The announced {problem}. Put it back, or run opq-release drop."
+        alerts.append(Alert(sentence, LogLevel.warn))
     try:
         require_key(root, signer)
         if metadata_set is not None:
-            reason = reason_to_sign(told.timestamp, metadata_set, now)
+            reason = reason_to_sign(announced.timestamp, metadata_set, now)
             if reason is not None:
-                timestamp = make_timestamp(root, metadata_set, told.timestamp, signer, now)
-                write_timestamp(folder.path, timestamp)
-                told = evolve(told, timestamp=timestamp, metadata_set=metadata_set)
-                signed = f"timestamp {timestamp.signed.version} for {metadata_set.snapshot.name}: "
-                signed += reason
+                timestamp = make_timestamp(metadata_set, announced.timestamp, signer, now)
+                write_timestamp(folder.folder, timestamp)
+                announced = evolve(announced, timestamp=timestamp, metadata_set=metadata_set)
+                name = metadata_set.snapshot.name
+                signed = f"timestamp {timestamp.version} for {name}: {reason}"
     except Unusable as error:
         alerts.append(Alert(str(error)))
-    if told.timestamp is not None and told.metadata_set is not None:
-        remove_superseded(folder, told.metadata_set, now)
-    return MetadataState(told.documents or _parts(metadata_set), tuple(alerts), signed=signed)
+    if announced.timestamp is not None and announced.metadata_set is not None:
+        remove_superseded(folder, announced.metadata_set, now)
+    documents = announced.documents or _documents(metadata_set)
+    return MetadataState(documents, tuple(alerts), signed=signed)
 
 
-def _parts(metadata_set: MetadataSet | None) -> dict[str, Document[Any]]:
+def _documents(metadata_set: MetadataSet | None) -> dict[str, Document[Any]]:
     if metadata_set is None:
         return {}
     return {Snapshot.type: metadata_set.snapshot, Targets.type: metadata_set.targets}

@@ -24,7 +24,9 @@ from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.snapshot import Identity, identify
 from opq_twisted.server.timestamp.state import MetadataState
-from opq_twisted.server.timestamp.store import NAME, TIMESTAMP_FILE, Unusable, folder_of, read
+from opq_twisted.server.timestamp.store import read
+from opq_twisted.trust.repository_reader import NAME, TIMESTAMP_FILE, Unusable
+from opq_twisted.trust.tuf_client import METADATA
 
 #: Bytes and files that are kept in memory: one of the largest that a box takes, and the usual ones.
 _MOST_KEPT = 6_000_000
@@ -77,7 +79,7 @@ class MetadataFiles(PlainResource):
     def __init__(self, updates: Path, metadata_state: Callable[[], MetadataState]) -> None:
         """:param metadata_state: tells how the signed metadata is."""
         super().__init__()
-        self._folder = folder_of(updates)
+        self._folder = updates / METADATA
         self._metadata_state = metadata_state
         #: The state of the metadata for which the next one was found.
         self._verified_for: MetadataState | None = None

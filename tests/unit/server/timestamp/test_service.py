@@ -304,7 +304,7 @@ class HeartbeatTests(TimestamperTestCase):
             self.reactor.advance(HEARTBEAT)
         self.assertEqual(
             self.log.take(),
-            [f"Cannot look at the signed metadata in {self.signed.folder}: Too many open files."],
+            [f"Cannot check the signed metadata in {self.signed.folder}: Too many open files."],
         )
         self.assertTrue(self.timestamper.problem)
         self.assertIs(self.timestamper.metadata_state, metadata_state)
@@ -318,7 +318,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.start()
         self.assertEqual(
             self.log.take(),
-            [f"Cannot look at the signed metadata in {self.signed.folder}: Not a directory."],
+            [f"Cannot check the signed metadata in {self.signed.folder}: Not a directory."],
         )
         self.signed.folder.unlink()
         self.signed.init().publish(1)
@@ -397,8 +397,8 @@ class WarningTests(TimestamperTestCase):
             self.log.take(),
             [
                 "timestamp.json expires in 2.2 days: boxes install nothing new from then on. "
-                "It should have been signed again by now: see what the log of the server says "
-                "that has the timestamp's key, and copy tuf/ from there."
+                "It should have been signed again by now: read the log of the server that has "
+                "the timestamp key, and copy tuf/ from there."
             ],
         )
         self.assertEqual(self.signed.read_timestamp().version, 5)

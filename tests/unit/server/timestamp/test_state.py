@@ -21,7 +21,7 @@ NOW = 1_700_000_000
 RELEASE = 1_600_000_000
 
 
-class AttendTestCase(SynchronousTestCase):
+class TimestampTestCase(SynchronousTestCase):
     """Signed metadata beside real archives, and the key to its timestamp."""
 
     def setUp(self) -> None:
@@ -54,7 +54,7 @@ class AttendTestCase(SynchronousTestCase):
         self.assertIsNone(self.look().signed)
         return timestamp
 
-    def assertTrouble(
+    def assertAlerts(
         self, *sentences: str, key: Signer | str | None = "timestamp"
     ) -> MetadataState:
         """A look signs nothing, and tells of this only."""
@@ -77,7 +77,7 @@ class AttendTestCase(SynchronousTestCase):
         return path.read_bytes() if path.exists() else None
 
 
-class ReasonTests(AttendTestCase):
+class ReasonTests(TimestampTestCase):
     """Why there has to be a new timestamp."""
 
     def setUp(self) -> None:
@@ -163,7 +163,7 @@ class ReasonTests(AttendTestCase):
         self.assertEqual(metadata_state.documents["root"].signed.version, 2)
 
 
-class VersionTests(AttendTestCase):
+class VersionTests(TimestampTestCase):
     """The timestamp's version never goes back."""
 
     def setUp(self) -> None:
@@ -196,7 +196,7 @@ class VersionTests(AttendTestCase):
     def test_last_one(self) -> None:
         """A thief of the key can use up all versions: the log says what to do about it."""
         self.signed.timestamp(int("9" * 4300), 1, days=1)
-        self.assertTrouble(
+        self.assertAlerts(
             "No version comes after that of timestamp.json: whoever signed it has the key too. "
             "Make another one: opq-release rotate timestamp."
         )
@@ -208,7 +208,7 @@ class VersionTests(AttendTestCase):
         self.assertEqual(self.assertSigned("", 2).version, NOW + 1)
 
 
-class CompleteTests(AttendTestCase):
+class CompleteTests(TimestampTestCase):
     """A snapshot is named when boxes can follow it to the end."""
 
     def setUp(self) -> None:
@@ -234,8 +234,7 @@ class CompleteTests(AttendTestCase):
             path.write_bytes(whole[: len(whole) // 2])
             self.assertWaits(
                 1,
-                f"Snapshot 2 is not announced yet: {name} is no metadata: "
-                "its upload goes on, or was cut off.",
+                f"Snapshot 2 is not announced yet: {name} is damaged or incomplete.",
             )
             path.write_bytes(whole)
         self.assertSigned("names snapshot 1", 2)
@@ -276,7 +275,7 @@ class CompleteTests(AttendTestCase):
         self.signed.snapshot(2, 2, hashes={"sha256": "ab" * 32})
         self.assertWaits(
             1,
-            "Snapshot 2 is not announced yet: 2.targets.json is not the one that "
+            "Snapshot 2 is not announced yet: 2.targets.json is not the file that "
             "2.snapshot.json names.",
         )
 
@@ -284,9 +283,7 @@ class CompleteTests(AttendTestCase):
         """A file says itself which version it is, and whose."""
         folder = self.signed.folder
         (folder / "2.snapshot.json").write_bytes((folder / "1.snapshot.json").read_bytes())
-        self.assertWaits(
-            1, "Snapshot 2 is not announced yet: 2.snapshot.json says that it is version 1."
-        )
+        self.assertWaits(1, "Snapshot 2 is not announced yet: 2.snapshot.json holds version 1.")
         (folder / "2.snapshot.json").write_bytes((folder / "1.targets.json").read_bytes())
         self.assertWaits(
             1,
@@ -300,8 +297,8 @@ class CompleteTests(AttendTestCase):
         self.signed.snapshot(3, 1)
         self.assertWaits(
             2,
-            "Snapshot 3 is not announced yet: to boxes it would take targets.json back behind "
-            "2.snapshot.json.",
+            "Snapshot 3 is not announced yet: boxes know a newer version of "
+            "targets.json from 2.snapshot.json.",
         )
 
     def test_archive_missing(self) -> None:
@@ -346,8 +343,8 @@ class CompleteTests(AttendTestCase):
         self.catalog.rescan()
         self.now += 4 * DAY
         self.assertSigned("half of the old one's life is over", 1)
-        self.assertTrouble(
-            f"Boxes are told that channel stable leads to {self.path.name}, which is not on offer. "
+        self.assertAlerts(
+            f"The announced channel stable leads to {self.path.name}, which is not on offer. "
             "Put it back, or run opq-release drop."
         )
 
@@ -359,8 +356,8 @@ class CompleteTests(AttendTestCase):
         self.signed.targets(2, {"stable": old, "beta": channel(newer)})
         self.signed.snapshot(2, 2)
         self.assertSigned("names snapshot 1", 2)
-        self.assertTrouble(
-            f"Boxes are told that channel stable leads to {self.path.name}, which is not on offer. "
+        self.assertAlerts(
+            f"The announced channel stable leads to {self.path.name}, which is not on offer. "
             "Put it back, or run opq-release drop."
         )
 
@@ -382,7 +379,7 @@ class CompleteTests(AttendTestCase):
         self.assertSigned("", 2)
         (self.signed.folder / "2.snapshot.json").unlink()
         self.now += 4 * DAY
-        self.assertTrouble("Snapshot 2 can be announced no longer: 2.snapshot.json is not there.")
+        self.assertAlerts("Snapshot 2 can be announced no longer: 2.snapshot.json is not there.")
 
     def test_never_back_after_a_rotation(self) -> None:
         """Nor are they when the timestamp's key was rotated, and the archive is gone too."""
@@ -397,7 +394,7 @@ class CompleteTests(AttendTestCase):
     def test_expired_later(self) -> None:
         """One that has expired meanwhile is told of no longer: boxes would refuse it."""
         self.now += 366 * DAY
-        self.assertTrouble(
+        self.assertAlerts(
             "Snapshot 1 can be announced no longer: 1.snapshot.json has expired; "
             "sign it again with: opq-release resign."
         )
@@ -406,7 +403,7 @@ class CompleteTests(AttendTestCase):
         """After a new root named another key for it, the snapshot has to be signed again."""
         self.signed.rotate("snapshot", 2)
         self.now += 4 * DAY
-        self.assertTrouble(
+        self.assertAlerts(
             "Snapshot 1 can be announced no longer: 1.snapshot.json is not signed by enough of "
             "the keys that version 2 of root names for snapshot."
         )
@@ -420,7 +417,7 @@ class CompleteTests(AttendTestCase):
         self.assertWaits(1, "Snapshot 39 is not announced yet: 1000.targets.json is not there.")
 
 
-class RootTests(AttendTestCase):
+class RootTests(TimestampTestCase):
     """Which root counts."""
 
     def setUp(self) -> None:
@@ -431,7 +428,7 @@ class RootTests(AttendTestCase):
     def test_not_by_the_one_before(self) -> None:
         """A root that the one before did not sign is none that boxes come to."""
         self.signed.root(2, signers=[make_key()])
-        metadata_state = self.assertTrouble(
+        metadata_state = self.assertAlerts(
             "No box will accept 2.root.json: 2.root.json is not signed by enough of the keys that "
             "version 2 of root names for root."
         )
@@ -439,18 +436,18 @@ class RootTests(AttendTestCase):
         before = self.signed.keys["root"]
         self.signed.keys["root"] = make_key()
         self.signed.root(2)
-        self.assertTrouble(
+        self.assertAlerts(
             "No box will accept 2.root.json: 2.root.json is not signed by enough of the keys that "
             "version 1 of root names for root."
         )
         self.signed.root(2, signers=[before, self.signed.keys["root"]])
-        self.assertTrouble()
+        self.assertAlerts()
 
     def test_the_first_that_is_there(self) -> None:
         """Roots that were removed are not asked."""
         self.signed.rotate("root", 2)
         (self.signed.folder / "1.root.json").unlink()
-        self.assertEqual(self.assertTrouble().documents["root"].signed.version, 2)
+        self.assertEqual(self.assertAlerts().documents["root"].signed.version, 2)
 
     def test_false_id(self) -> None:
         """A root that gives a key the id of another one is not followed."""
@@ -458,7 +455,7 @@ class RootTests(AttendTestCase):
         false = under_id(make_key(), right.public_key.keyid)
         self.signed.keys["targets"] = false
         self.signed.root(2)
-        self.assertTrouble(
+        self.assertAlerts(
             "No box will accept 2.root.json: 2.root.json cannot be trusted: root 2 gives a key the "
             f"id {right.public_key.keyid[:12]!r}, which is not its own."
         )
@@ -466,7 +463,7 @@ class RootTests(AttendTestCase):
     def test_gap(self) -> None:
         """A root to which no other leads stops nothing, and is told of."""
         self.signed.root(9)
-        metadata_state = self.assertTrouble("No box will accept 9.root.json: root 2 is not there.")
+        metadata_state = self.assertAlerts("No box will accept 9.root.json: root 2 is not there.")
         self.assertEqual(metadata_state.documents["root"].signed.version, 1)
 
     def test_first_damaged(self) -> None:
@@ -474,9 +471,8 @@ class RootTests(AttendTestCase):
         self.signed.root(2)
         path = self.signed.folder / "1.root.json"
         path.write_bytes(path.read_bytes()[:-10])
-        metadata_state = self.assertTrouble(
-            "No box will accept 1.root.json: 1.root.json is no metadata: its upload goes on, or "
-            "was cut off."
+        metadata_state = self.assertAlerts(
+            "No box will accept 1.root.json: 1.root.json is damaged or incomplete."
         )
         self.assertEqual(metadata_state.documents["root"].signed.version, 2)
 
@@ -484,26 +480,25 @@ class RootTests(AttendTestCase):
         """The tenth comes after the ninth."""
         for version in range(2, 11):
             self.signed.root(version)
-        self.assertEqual(self.assertTrouble().documents["root"].signed.version, 10)
+        self.assertEqual(self.assertAlerts().documents["root"].signed.version, 10)
 
     def test_none(self) -> None:
         """Without a root nothing is signed."""
         (self.signed.folder / "1.root.json").unlink()
-        self.assertTrouble("There is no root.json.")
+        self.assertAlerts("There is no root.json.")
 
     def test_half_copied(self) -> None:
         """Half a root is none; the one before counts on."""
         self.signed.root(2)
         path = self.signed.folder / "2.root.json"
         path.write_bytes(path.read_bytes()[:-10])
-        metadata_state = self.assertTrouble(
-            "No box will accept 2.root.json: 2.root.json is no metadata: its upload goes on, or "
-            "was cut off."
+        metadata_state = self.assertAlerts(
+            "No box will accept 2.root.json: 2.root.json is damaged or incomplete."
         )
         self.assertEqual(metadata_state.documents["root"].signed.version, 1)
 
 
-class KeyTests(AttendTestCase):
+class KeyTests(TimestampTestCase):
     """The timestamp's key, and what keeps it from being used."""
 
     def setUp(self) -> None:
@@ -519,9 +514,9 @@ class KeyTests(AttendTestCase):
             "key, or let the root name this one: opq-release rotate timestamp."
         )
         self.signed.publish(1)
-        self.assertTrouble(sentence, key=key)
+        self.assertAlerts(sentence, key=key)
         self.signed.timestamp(5, 1)
-        metadata_state = self.assertTrouble(sentence, key=key)
+        metadata_state = self.assertAlerts(sentence, key=key)
         self.assertEqual(metadata_state.documents["timestamp"].signed.version, 5)
 
     def test_two_needed(self) -> None:
@@ -532,9 +527,9 @@ class KeyTests(AttendTestCase):
         root.signed.add_key(other.public_key, "timestamp")
         root.signed.roles["timestamp"].threshold = 2
         self.signed.write(root, self.signed.keys["root"])
-        self.assertTrouble(
-            "The new timestamp is not signed by enough of the keys that version 1 of root names "
-            "for timestamp: boxes would not accept it."
+        self.assertAlerts(
+            "Version 1 of root requires the signatures of several timestamp keys, and this server "
+            "has one: boxes would not accept the new timestamp."
         )
 
     def test_cannot_be_written(self) -> None:
@@ -552,25 +547,25 @@ class KeyTests(AttendTestCase):
         """With a clock that shows a time before the newest release was built nothing is signed."""
         self.signed.publish(1, self.archive())
         self.now = RELEASE - 1
-        self.assertTrouble(
-            f"The clock is behind, or the one was ahead by which release {RELEASE} was built: no "
-            "timestamp is signed before that time. Set this machine's clock; if it is right, see "
-            "what opq-release status says on the release machine."
+        self.assertAlerts(
+            f"This machine's clock shows a time before release {RELEASE} was built, so no "
+            "timestamp is signed. Set the clock; if it is right, the clock of the building machine "
+            "was ahead: see what opq-release status says on the release machine."
         )
         self.now = RELEASE
         self.assertSigned("", 1)
 
     def test_nothing_yet(self) -> None:
         """Without a snapshot there is nothing to sign, and without the folder nothing to do."""
-        self.assertTrouble("There is no snapshot to announce.")
+        self.assertAlerts("There is no snapshot to announce.")
         self.signed.folder.rename(self.mktemp())
-        metadata_state = self.assertTrouble(
+        metadata_state = self.assertAlerts(
             f"There is no signed metadata in {self.signed.folder}. Make it with: opq-release init."
         )
         self.assertFalse(metadata_state.present)
 
 
-class FollowTests(AttendTestCase):
+class FollowTests(TimestampTestCase):
     """A server without the key watches what another signs, and writes nothing."""
 
     def setUp(self) -> None:
@@ -581,7 +576,7 @@ class FollowTests(AttendTestCase):
         """All is told of that the timestamp leads to; what is newer is none of its business."""
         self.signed.timestamp(5, 1)
         self.signed.publish(2)
-        metadata_state = self.assertTrouble(key=None)
+        metadata_state = self.assertAlerts(key=None)
         self.assertEqual(
             {role: document.signed.version for role, document in metadata_state.documents.items()},
             {"root": 1, "timestamp": 5, "snapshot": 1, "targets": 1},
@@ -590,16 +585,16 @@ class FollowTests(AttendTestCase):
     def test_gone(self) -> None:
         """Without metadata there is nothing to say."""
         self.signed.folder.rename(self.mktemp())
-        self.assertFalse(self.assertTrouble(key=None).present)
+        self.assertFalse(self.assertAlerts(key=None).present)
 
     def test_missing(self) -> None:
         """That there is no timestamp is said."""
-        self.assertTrouble("No box accepts the timestamp: timestamp.json is not there.", key=None)
+        self.assertAlerts("No box accepts the timestamp: timestamp.json is not there.", key=None)
 
     def test_expired(self) -> None:
         """That it was not copied in time is said; how old it is goes on being told."""
         self.signed.timestamp(5, 1, days=-1)
-        metadata_state = self.assertTrouble(
+        metadata_state = self.assertAlerts(
             "The timestamp has expired. Copy tuf/ from the server that signs it.", key=None
         )
         self.assertIn("timestamp", metadata_state.documents)
@@ -608,13 +603,14 @@ class FollowTests(AttendTestCase):
         """That it leads nowhere is said."""
         self.signed.timestamp(5, 1)
         (self.signed.folder / "1.targets.json").unlink()
-        self.assertTrouble(
-            "Boxes are told of snapshot 1, but cannot follow: 1.targets.json is not there.",
+        self.assertAlerts(
+            "The timestamp announces snapshot 1, but boxes cannot follow it: 1.targets.json is not "
+            "there.",
             key=None,
         )
 
 
-class FileTests(AttendTestCase):
+class FileTests(TimestampTestCase):
     """What is no file of the metadata is not taken for one."""
 
     def setUp(self) -> None:
@@ -631,7 +627,7 @@ class FileTests(AttendTestCase):
         path.unlink()
         path.symlink_to("../kept")
         self.now += 4 * DAY
-        self.assertTrouble(
+        self.assertAlerts(
             "Snapshot 1 can be announced no longer: 1.snapshot.json cannot be used: "
             "it is a link that leads out of the directory."
         )
@@ -641,7 +637,7 @@ class FileTests(AttendTestCase):
         elsewhere = Path(self.mktemp()).absolute()
         self.signed.folder.rename(elsewhere)
         self.signed.folder.symlink_to(elsewhere)
-        self.assertTrouble(
+        self.assertAlerts(
             "No box will accept 1.root.json: tuf is a link that leads out of the updates directory."
         )
 
@@ -649,8 +645,9 @@ class FileTests(AttendTestCase):
         """A file that is longer than a box takes does not count."""
         path = self.signed.folder / "1.root.json"
         path.write_bytes(path.read_bytes() + b" " * 512_000)
-        self.assertTrouble(
-            "No box will accept 1.root.json: 1.root.json is longer than a box takes: 512000 bytes."
+        self.assertAlerts(
+            "No box will accept 1.root.json: 1.root.json is longer than a box accepts: "
+            "512000 bytes."
         )
 
     def test_read_once(self) -> None:

@@ -2,15 +2,15 @@
 
 import os
 
-from opq_twisted.signing.repository import KEPT
+from opq_twisted.trust.repository_reader import KEPT
 from tests.helpers.signed_metadata import DAY
-from tests.unit.server.timestamp.test_state import NOW, AttendTestCase
+from tests.unit.server.timestamp.test_state import NOW, TimestampTestCase
 
 #: How many are published before the test begins.
 _PUBLISHED = KEPT + 4
 
 
-class SupersededTests(AttendTestCase):
+class SupersededTests(TimestampTestCase):
     """Metadata of many releases, each published a month after the one before."""
 
     def setUp(self) -> None:
