@@ -33,6 +33,7 @@ from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.state.versions import Installed
+from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.scheduler import SOON, Checker
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
@@ -117,22 +118,24 @@ def makeService(options: Options) -> IService:
     )
     journal = Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip())
     updater = Updater(
-        reactor,
-        config.updater,
-        Policy(config, installed, journal, board, time.time),
-        releases,
-        installed,
-        Downloader(reactor, server, archives),
-        archives,
-        Unpacker(programs, state_dir / "unpacked"),
-        Inhibitor(reactor, config.updater.inhibit_file, time.time),
-        Preflight(scripts, config.updater),
-        Installer(programs, scripts, config.updater),
-        Health(reactor, scripts, config.updater.services, config.updater.settle),
-        Rescued(state_dir / "rescued"),
-        journal,
-        board,
-        time.time,
+        Dependencies(
+            clock=reactor,
+            config=config.updater,
+            policy=Policy(config, installed, journal, time.time),
+            offers=releases,
+            installed=installed,
+            downloader=Downloader(reactor, server, archives),
+            archives=archives,
+            unpacker=Unpacker(programs, state_dir / "unpacked"),
+            inhibitor=Inhibitor(reactor, config.updater.inhibit_file, time.time),
+            preflight=Preflight(scripts, config.updater),
+            installer=Installer(programs, scripts, config.updater),
+            health=Health(reactor, scripts, config.updater.services, config.updater.settle),
+            rescued=Rescued(state_dir / "rescued"),
+            journal=journal,
+            board=board,
+            now=time.time,
+        )
     )
     agent = MultiService()
     for service in (

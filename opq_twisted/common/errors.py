@@ -119,11 +119,11 @@ class BoxAtFault(OpqError):
         self.touched = touched
 
 
-class ReturnFailed(OpqError):
+class RollbackFailed(OpqError):
     """The last good release could not be installed again."""
 
 
-class NoWayBack(OpqError):
+class NoKnownGoodRelease(OpqError):
     """There is no last good release that could be installed again."""
 
 

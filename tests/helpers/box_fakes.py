@@ -48,6 +48,7 @@ from opq_twisted.box.state.records import Release
 from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import Progress, Status, StatusBoard
 from opq_twisted.box.state.versions import Installed
+from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.common.errors import BoxAtFault, BoxUnfit, DownloadFailed, NoWaiting
 from opq_twisted.trust.offer import Offer
@@ -569,22 +570,24 @@ class Bench:
         config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
         installed = Installed(self.version_file, self.image_file)
         self.updater = Updater(
-            self.clock,
-            self.config,
-            Policy(config, installed, self.journal, self.board, self.clock.seconds),
-            self.releases,
-            installed,
-            self.downloader,
-            self.archives,
-            StepUnpacker(self.steps, self.folder / "unpacked"),
-            Inhibitor(self.clock, self.config.inhibit_file, self.clock.seconds),
-            self.preflight,
-            self.installer,
-            self.health,
-            Rescued(self.folder / "rescued"),
-            self.journal,
-            self.board,
-            self.clock.seconds,
+            Dependencies(
+                clock=self.clock,
+                config=self.config,
+                policy=Policy(config, installed, self.journal, self.clock.seconds),
+                offers=self.releases,
+                installed=installed,
+                downloader=self.downloader,
+                archives=self.archives,
+                unpacker=StepUnpacker(self.steps, self.folder / "unpacked"),
+                inhibitor=Inhibitor(self.clock, self.config.inhibit_file, self.clock.seconds),
+                preflight=self.preflight,
+                installer=self.installer,
+                health=self.health,
+                rescued=Rescued(self.folder / "rescued"),
+                journal=self.journal,
+                board=self.board,
+                now=self.clock.seconds,
+            )
         )
 
     def start(self) -> "Bench":

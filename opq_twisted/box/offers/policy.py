@@ -1,39 +1,36 @@
-"""Decides which releases this box installs, and which of them without anybody's click."""
+"""Decides which releases this box installs, and which of them without a click."""
 
 from collections.abc import Callable
 
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Release
-from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.trust.offer import Offer
 
 
 class Policy:
-    """Knows the reasons against a release that is offered."""
+    """Gives the reasons against a release that is offered, from the journal and the disk."""
 
     def __init__(
         self,
         config: BoxConfig,
         installed: Installed,
         journal: Journal,
-        board: StatusBoard,
         now: Callable[[], float],
     ) -> None:
         """:param now: the time of day, in seconds since the epoch."""
         self._config = config
         self._installed = installed
         self._journal = journal
-        self._board = board
         self._now = now
 
     def choose(self, offer: Offer, automatic: bool) -> Offer:
         """
         Choose between a release and the one before it.
 
-        A box that installs by itself takes the release before until its turn has come. A click
-        takes the newest one, unless that is held back.
+        Without a click, a box installs the release before until its turn has come. A click installs
+        the newest one, unless that is held back.
 
         :param automatic: whether nobody has clicked.
         """
@@ -44,14 +41,14 @@ class Policy:
         return before
 
     def advertise(self, offer: Offer) -> Offer | None:
-        """Choose the release that people are told of; None when it is held back."""
+        """Choose the release that is shown to people; None if it is held back."""
         chosen = self.choose(offer, automatic=False)
         return None if chosen.is_held_back and self.why_not(chosen) is None else chosen
 
     def why_not(self, offer: Offer) -> str | None:
-        """Say why a release is none that this box installs; None when it is one."""
-        # What runs: a release that was put in place since then has not proved itself yet.
-        installed, image = self._board.current.installed, self._installed.image
+        """Say why this box does not install a release at all; None if it does."""
+        # A release that was installed since the agent's start has not proved itself yet.
+        installed, image = self._installed.running, self._installed.image
         if offer.version == installed:
             return "The box is up to date."
         if offer.allow_downgrade:
@@ -69,13 +66,13 @@ class Policy:
         return None
 
     def why_not_by_itself(self, offer: Offer) -> str | None:
-        """Say why a release waits for a click; None when it does not."""
+        """Say why a release waits for a click; None if it does not."""
         if offer.version == self._installed.version:
             return f"Release {offer.version} is installed, and waits for a reboot."
         release = Release(offer.version, offer.size, offer.hashes)
-        refusal = self._journal.find_blocked(release)
-        if refusal is not None:
-            return f"Release {offer.version} is refused: {refusal.reason}"
+        blocked = self._journal.find_blocked(release)
+        if blocked is not None:
+            return f"Release {offer.version} is refused: {blocked.reason}"
         if self._journal.is_postponed(release, self._now()):
             delay = self._journal.find_postponed(release)
             if delay is not None and delay.reason:

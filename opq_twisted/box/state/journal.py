@@ -102,17 +102,18 @@ class Journal:
             changes["delay"] = None
         self.write(**changes)
 
-    def block(self, release: Release, reason: str, /, **changes: Unpack[EntryChanges]) -> None:
+    def block(self, release: Release, reason: str) -> None:
         """
         Remember that a release must not be installed without a click.
 
-        :param changes: other changes, made by the same write.
         :raises OSError: if it cannot be written.
         """
+        self.write(refused=self.blocked_with(release, reason))
+
+    def blocked_with(self, release: Release, reason: str) -> tuple[Blocked, ...]:
+        """Return the blocked releases with one more, for a write that changes more than them."""
         others = [item for item in self.entry.refused if item.version != release.version]
-        blocked = Blocked(release.version, release.sha256, reason)
-        changes["refused"] = (*others, blocked)[-_KEPT_BLOCKED:]
-        self.write(**changes)
+        return (*others, Blocked(release.version, release.sha256, reason))[-_KEPT_BLOCKED:]
 
     def unblock(self, version: int) -> bool:
         """

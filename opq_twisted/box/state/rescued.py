@@ -1,4 +1,4 @@
-"""What the rescue script, which installs the last good release again, has left for the agent."""
+"""The note that the rescue script leaves after it has installed the last good release again."""
 
 from pathlib import Path
 
@@ -15,16 +15,16 @@ class Rescued:
 
     def read(self) -> int | None:
         """
-        Read which release was installed again; None when none was.
+        Read which release the script has installed; None if it has not.
 
-        :raises OSError: when it cannot be read.
+        :raises OSError: if it cannot be read.
         """
         return read_version(self._path)
 
     def forget(self) -> None:
         """
-        Forget it, once it is written down what came of the update.
+        Remove the file, after the end of the update has been recorded.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
         self._path.unlink(missing_ok=True)

@@ -1,36 +1,39 @@
-"""Knows which release is installed, and which one the box's image was made with."""
+"""Reads which release is installed, and which one the box's image was made with."""
 
 from pathlib import Path
 
-from attrs import frozen
+from attrs import define
 
 from opq_twisted.archive.name import parse_version
 from opq_twisted.common.errors import InvalidName
 
 
-@frozen
+@define
 class Installed:
     """Reads the files that `install_update.sh` writes."""
 
     version_file: Path
     image_file: Path
+    #: The release that runs: the installed one, as it was at the agent's start. One that was
+    #: installed since then waits for its reboot. None if unknown.
+    running: int | None = None
 
     @property
     def version(self) -> int | None:
-        """The release that is installed; None when nothing is known, or it cannot be read."""
+        """The release that is installed; None if unknown, or if it cannot be read."""
         return _read_if_possible(self.version_file)
 
     def read(self) -> int | None:
         """
-        Read which release is installed; None when nothing is known.
+        Read which release is installed; None if unknown.
 
-        :raises OSError: when it cannot be read.
+        :raises OSError: if it cannot be read.
         """
         return read_version(self.version_file)
 
     @property
     def changed(self) -> float:
-        """When it was installed, in seconds since the epoch; 0 when nothing is known."""
+        """When it was installed, in seconds since the epoch; 0 if unknown."""
         try:
             return self.version_file.stat().st_mtime
         except OSError:
@@ -38,20 +41,20 @@ class Installed:
 
     @property
     def image(self) -> int | None:
-        """The release that was the first on this box; None when nothing is known."""
+        """The first release of this box; None if unknown."""
         return _read_if_possible(self.image_file)
 
     @property
     def newest_known(self) -> int:
-        """The newer of both, which was built in the past; 0 when nothing is known."""
+        """The newer of both, which was built in the past; 0 if unknown."""
         return max(self.version or 0, self.image or 0)
 
 
 def read_version(path: Path) -> int | None:
     """
-    Read a version from a file; None when there is none in it, or no file.
+    Read a version from a file; None if the file is missing, or has none.
 
-    :raises OSError: when it cannot be read.
+    :raises OSError: if it cannot be read.
     """
     try:
         with path.open("rb") as file:

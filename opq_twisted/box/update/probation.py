@@ -1,6 +1,4 @@
-"""Makes a release the last good one only when its own agent has looked for an update."""
-
-from typing import Any
+"""Makes a release the last good one only when its own agent has reached the update server."""
 
 from attrs import evolve
 from twisted.logger import Logger
@@ -8,24 +6,25 @@ from twisted.logger import Logger
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Release, Trial
+from opq_twisted.box.state.records import EntryChanges, Release, Trial
 from opq_twisted.common.errors import ClockBehind, DownloadFailed, OpqError
 
-#: Seconds that a release may run, over all boots, without a successful look.
-LONGEST = 3 * 24 * 3600.0
+#: Seconds that a release may run, over all boots, without a successful check.
+MAX_UPTIME = 3 * 24 * 3600.0
 
-#: Seconds between two entries of how long it has run; a box may be switched off each hour.
-COUNTED_EVERY = 600.0
+#: Seconds between two records of its uptime; a box may be switched off each hour.
+COUNT_INTERVAL = 600.0
 
 
 class Probation:
     """
     Judges the release that runs by whether its agent reaches the update server.
 
-    An agent that cannot would strand its box for good, healthy as it is. So the archive of the
-    release before is kept until then. After three days the box goes back to it, and the new release
-    is refused. The release before takes that back when its first look fails, too: then the network
-    or the server is at fault. That happens once for each release, so that no box goes to and fro.
+    An agent that cannot reach it would strand its box, even if the box is healthy. So the archive
+    of the release before is kept until the new agent has succeeded. After three days without a
+    success the box rolls back, and the new release is blocked. If the first check of the old agent
+    fails, too, the network or the server is at fault, and the release is unblocked. That happens
+    once for each release, so that no box goes back and forth.
     """
 
     _log = Logger()
@@ -34,35 +33,35 @@ class Probation:
         self._journal = journal
         self._archives = archives
         self._installer = installer
-        #: The release that runs, until it is proven; None when it is.
+        #: The trial of the release that runs; None if it is over.
         self.trial: Trial | None = journal.entry.trial
 
     def trial_of(self, running: int | None) -> Trial | None:
-        """Give the trial of the release that runs, and end that of another one."""
+        """Return the trial of the release that runs; the trial of another one ends."""
         if self.trial is not None and running not in (None, self.trial.release.version):
             self.trial = None
         return self.trial
 
     async def begin(self, release: Release, looked_before: float) -> None:
         """
-        Let a release that was found healthy prove itself.
+        Begin the trial of a release that is healthy.
 
-        :param looked_before: when the agent before it looked with success, in seconds since the
-            epoch.
-        :raises OpqError: when it is the only one to return to, and cannot be kept.
-        :raises OSError: when the disk fails.
+        :param looked_before: the last successful check of the agent before it, in seconds since
+            the epoch.
+        :raises OpqError: if there is no last good release, and this one cannot be kept as such.
+        :raises OSError: if the disk fails.
         """
         self.trial = Trial(release, looked_before)
         if self._archives.last_good is None:
-            # One that is healthy is better than none.
+            # A healthy one is better than none.
             await self._keep(release)
 
     async def prove(self) -> None:
         """
-        Make the release that runs the last good one: its agent has looked with success.
+        Make the release that runs the last good one: its agent has reached the update server.
 
-        :raises DownloadFailed: when its archive is not on the disk as it came: it never becomes it.
-        :raises OSError: when the disk fails; the next look tries it again.
+        :raises DownloadFailed: if its archive is damaged: it cannot be the last good one.
+        :raises OSError: if the disk fails; the next check tries again.
         """
         trial = self.trial
         if trial is None:
@@ -81,7 +80,7 @@ class Probation:
     async def _keep(self, release: Release) -> None:
         good = self._archives.last_good
         if good is None or good.version != release.version:
-            # What was read when it came may never have come to the disk as it was.
+            # The disk may have lost what was verified after the download.
             (await self._archives.open(release)).close()
             self._archives.keep_as_last_good(release)
 
@@ -92,60 +91,60 @@ class Probation:
 
     def count(self, seconds: float) -> bool:
         """
-        Count how long the release has run; whether it is to give way to the one before.
+        Add to the uptime of the release; returns whether its trial is over without a success.
 
-        :raises OSError: when it cannot be written down; it is counted all the same.
+        :raises OSError: if it cannot be written; it counts all the same.
         """
         trial = self.trial
         if trial is None:
             return False
         self.trial = evolve(trial, uptime=trial.uptime + seconds)
         self._journal.write(trial=self.trial)
-        return self.trial.uptime >= LONGEST and self._can_return(self.trial)
+        return self.trial.uptime >= MAX_UPTIME and self._can_return(self.trial)
 
     def _can_return(self, trial: Trial) -> bool:
         good = self._archives.last_good
         is_another = good is not None and good.version != trial.release.version
         return is_another and trial.looked_before > 0
 
-    async def require_way_back(self) -> None:
+    async def require_rollback(self) -> None:
         """
-        Make sure that the release before can be installed again, or let the trial have no end.
+        Make sure that the release before can be installed again; otherwise the trial has no end.
 
-        :raises DownloadFailed: when its archive is not on the disk as it came.
-        :raises OSError: when the disk fails; the archive may be whole.
+        :raises DownloadFailed: if its archive is damaged.
+        :raises OSError: if the disk fails; the archive may be whole.
         """
         good = self._archives.last_good
         try:
             if good is not None:
                 (await self._archives.open(good)).close()
         except DownloadFailed:
-            # What cannot return to it must go on to look, and may still prove itself.
+            # The release goes on to check, and may still succeed.
             if self.trial is not None:
                 self.trial = evolve(self.trial, looked_before=0.0)
             raise
 
-    def changes_of_return(self) -> dict[str, Any]:
-        """Give what the journal is to say when the box goes back from the release."""
+    def end_by_rollback(self) -> EntryChanges:
+        """End the trial without a success; returns the changes of the journal."""
         trial, self.trial = self.trial, None
         return {"trial": None, "doubted": None if trial is None else trial.release}
 
     def judge(self, running: int | None, error: Exception | None) -> None:
         """
-        Let the first look after a return tell whether the release was to blame.
+        Judge by the first check after a rollback whether the release was to blame.
 
         :param running: the release that runs.
-        :param error: why the look came to nothing; None when it went well.
-        :raises OSError: when the verdict cannot be written down; the next look gives another.
+        :param error: the error of the check; None if it succeeded.
+        :raises OSError: if the verdict cannot be written; the next check gives another.
         """
         doubted, acquitted = self._journal.entry.doubted, self._journal.entry.acquitted
         if doubted is None:
             return
-        went_well, is_running = error is None, running == doubted.version
-        if went_well and is_running:
-            # The box could not return from it.
+        succeeded, is_running = error is None, running == doubted.version
+        if succeeded and is_running:
+            # The box could not leave it.
             self._acquit(doubted)
-        elif went_well or (acquitted == doubted.version and not is_running):
+        elif succeeded or (acquitted == doubted.version and not is_running):
             self._journal.write(doubted=None)
         elif not is_running and isinstance(error, OpqError) and not isinstance(error, ClockBehind):
             self._log.info("Release {version} was not to blame", version=doubted.version)

@@ -148,11 +148,11 @@ class Checker(Service):
         """Look once; returns the seconds until the next look."""
         every = self._config.check_every
         self._well = False
-        if not self._board.current.stage.at_rest:
+        if not self._updater.stage.at_rest:
             # What the server has told of meanwhile must not wait for the next scheduled look.
             return min(every, _UNTIL_AT_REST * (0.5 + self._random()))
         try:
-            await self._updater.look()
+            await self._updater.check()
         except CancelledError:
             raise
         except ClockBehind as error:

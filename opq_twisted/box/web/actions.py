@@ -111,7 +111,7 @@ class Check(Action):
     async def act(self, request: BoundedRequest) -> Reply:
         """Check, and answer with the available release."""
         try:
-            available = await self._updater.look()
+            available = await self._updater.check()
         except OpqError as error:
             return self.answer(request, BAD_GATEWAY, str(error))
         except OSError:
@@ -167,7 +167,7 @@ class Unblock(Action):
             return self.answer(
                 request, BAD_REQUEST, "Say which release: release=VERSION, as a field of a form."
             )
-        if not self._updater.forgive(version):
+        if not self._updater.unblock(version):
             return self.answer(request, NOT_FOUND, f"Release {version} is not refused.")
         return self.answer(request, OK, f"Release {version} may be tried again.")
 

@@ -46,7 +46,7 @@ class TrialCase(HealthyCase):
 
     def look(self, answer: int | Offer | Exception | None) -> None:
         """Look once."""
-        self.bench.updater.look().addErrback(lambda failure: None)
+        self.bench.updater.check().addErrback(lambda failure: None)
         self.answer(answer)
 
     def run_for(self, hours: int) -> None:

@@ -519,7 +519,7 @@ class WaitingTests(WaitingCase):
         self.clock.advance(0.001)
         self.assertEqual(self.server.asked, [(None, 300)])
         # A page asks in between, and the release that it misses is there when the tag comes.
-        self.bench.updater.look()
+        self.bench.updater.check()
         self.bench.steps.succeed(OLD)
         self.assert_told("first")
         self.bench.steps.succeed(NEW)

@@ -13,7 +13,7 @@ from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Entry, Release, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.state.versions import Installed
-from opq_twisted.box.update.updater import MAX_TRIES
+from opq_twisted.box.update.recovery import MAX_TRIES
 from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (
     ArchiveRefused,
@@ -278,7 +278,7 @@ class JourneyTests(UpdaterCase):
 
     def test_look(self) -> None:
         """To look is to ask, and to tell what is there and since when that is known."""
-        looked = self.bench.updater.look()
+        looked = self.bench.updater.check()
         self.bench.clock.advance(7)
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.successResultOf(looked), NEW)
@@ -289,7 +289,7 @@ class JourneyTests(UpdaterCase):
     def test_look_fails(self) -> None:
         """A look that fails says why; what was available before may still be."""
         self.bench.board.publish(available=NEW)
-        looked = self.bench.updater.look()
+        looked = self.bench.updater.check()
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         self.failureResultOf(looked, ServerFailed)
         status = self.bench.status
@@ -316,7 +316,7 @@ class TrustTests(UpdaterCase):
     def test_look(self) -> None:
         """Such a release is none that a look finds, and does not begin by itself."""
         self.make(allow_unsigned=False)
-        looked = self.bench.updater.look()
+        looked = self.bench.updater.check()
         self.bench.steps.succeed(NEW)
         self.failureResultOf(looked, UnsignedRefused)
         status = self.bench.status
@@ -566,7 +566,7 @@ class OfferTests(UpdaterCase):
         self.assertFalse(self.bench.status.update_available)
 
     def look(self, offer: Offer | None) -> None:
-        looked = self.bench.updater.look()
+        looked = self.bench.updater.check()
         self.bench.steps.succeed(offer)
         self.successResultOf(looked)
 
@@ -670,7 +670,7 @@ class OfferTests(UpdaterCase):
         """A look that fails takes nothing back."""
         self.look(Offer(NEW))
         for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
-            looked = self.bench.updater.look()
+            looked = self.bench.updater.check()
             self.bench.steps.fail(error)
             self.failureResultOf(looked, type(error))
             self.assertEqual(self.bench.status.message, str(error))
@@ -683,7 +683,7 @@ class OfferTests(UpdaterCase):
             (errno.EROFS, "The box's disk fails: Read-only file system."),
             (errno.EMFILE, "The box has too much to do: Too many open files. Try again later."),
         ):
-            looked = self.bench.updater.look()
+            looked = self.bench.updater.check()
             self.bench.steps.fail(OSError(number, os.strerror(number)))
             self.failureResultOf(looked, OSError)
             self.assertEqual(self.bench.status.message, message)
@@ -896,7 +896,7 @@ class ForgetfulTests(UpdaterCase):
         self.bench.restart()
 
     def look(self) -> None:
-        looked = self.bench.updater.look()
+        looked = self.bench.updater.check()
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.successResultOf(looked), NEW)
 
@@ -941,7 +941,7 @@ class ForgetfulTests(UpdaterCase):
             self.bench.clock.advance(hours * 3600)
             self.look()
             self.assertEqual(self.on_disk().looked, NEW + 10 * DAY + expected * 3600)
-        looked = self.bench.updater.look()
+        looked = self.bench.updater.check()
         self.bench.clock.advance(DAY)
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         self.failureResultOf(looked, ServerFailed)
@@ -1182,7 +1182,7 @@ class InhibitorTests(UpdaterCase):
         """Who looks for a release meanwhile still reads what is waited for."""
         self.hold()
         message = self.bench.status.message
-        self.bench.updater.look()
+        self.bench.updater.check()
         self.bench.steps.succeed(NEWER)
         self.assertEqual(self.bench.status.message, message)
 

@@ -1,0 +1,44 @@
+"""The parts of the box with which it updates itself."""
+
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.download.archive_store import ArchiveStore
+from opq_twisted.box.download.downloader import Downloader
+from opq_twisted.box.install.health import Health
+from opq_twisted.box.install.inhibitor import Inhibitor
+from opq_twisted.box.install.installer import Installer
+from opq_twisted.box.install.preflight import Preflight
+from opq_twisted.box.install.unpacker import Unpacker
+from opq_twisted.box.offers.lookup import OfferLookup
+from opq_twisted.box.offers.policy import Policy
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.box.state.rescued import Rescued
+from opq_twisted.box.state.status import StatusBoard
+from opq_twisted.box.state.versions import Installed
+
+
+@frozen(kw_only=True)
+class Dependencies:
+    """Everything that the modules of this package use, and share."""
+
+    clock: IReactorTime
+    #: The time of day, in seconds since the epoch.
+    now: Callable[[], float]
+    config: UpdaterConfig
+    policy: Policy
+    offers: OfferLookup
+    installed: Installed
+    downloader: Downloader
+    archives: ArchiveStore
+    unpacker: Unpacker
+    inhibitor: Inhibitor
+    preflight: Preflight
+    installer: Installer
+    health: Health
+    rescued: Rescued
+    journal: Journal
+    board: StatusBoard

@@ -1,0 +1,266 @@
+"""What an agent that starts finds in the journal, and how it goes on."""
+
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from opq_twisted.box.install.preflight import BOX_AT_FAULT
+from opq_twisted.box.state.records import Attempt, Release, Stage
+from opq_twisted.box.update.checker import Checker
+from opq_twisted.box.update.dependencies import Dependencies
+from opq_twisted.box.update.probation import Probation
+from opq_twisted.box.update.reporting import Reporter, is_shortage
+from opq_twisted.box.update.rollback import RESCUED, Rollback, describe
+from opq_twisted.box.update.workflow import Workflow
+from opq_twisted.common.errors import (
+    BoxUnfit,
+    ClockBehind,
+    InstallFailed,
+    Interrupted,
+    NoRoom,
+    RebootFailed,
+    ServerFailed,
+)
+
+#: How often a release may be begun, over all starts of the agent, before it counts as failed.
+MAX_TRIES = 3
+
+#: Seconds between the tries of an update that goes on after an interruption: after a power cut the
+#: network and the clock come last.
+_RETRY_DELAYS = (10.0, 20.0, 60.0, 300.0, 600.0)
+
+#: Seconds after its deadline, and the time to settle, that the agents of one boot may confirm.
+_MAX_CONFIRMATION = 1800.0
+
+
+class Recovery:
+    """Goes on with the update that an earlier agent began: it was interrupted, or it rebooted."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        deps: Dependencies,
+        reporter: Reporter,
+        probation: Probation,
+        checker: Checker,
+        workflow: Workflow,
+        rollback: Rollback,
+    ) -> None:
+        self._deps = deps
+        self._reporter = reporter
+        self._probation = probation
+        self._checker = checker
+        self._workflow = workflow
+        self._rollback = rollback
+
+    def begin_history(self) -> None:
+        """If the journal was lost, record that as the first attempt of the next one."""
+        trouble, now = self._deps.journal.trouble, self._deps.now()
+        if trouble:
+            with self._reporter.tolerate("The loss of the journal cannot be written down"):
+                self._reporter.record(Stage.IDLE, Attempt(None, now, now, "failed", trouble))
+
+    def end_lost_trial(self) -> None:
+        """End the trial of a release if another one runs."""
+        deps, trial = self._deps, self._probation.trial
+        installed, now = deps.installed.version, deps.now()
+        if trial is None or not self._reporter.stage.at_rest:
+            return
+        if installed in (None, trial.release.version):
+            return
+        self._probation.trial = None
+        if deps.rescued.read() == installed:
+            blocked = deps.journal.blocked_with(trial.release, RESCUED)
+            deps.journal.write(refused=blocked, trial=None)
+            reason = describe(trial.release, installed, RESCUED)
+            attempt = Attempt(trial.release.version, now, now, "returned", reason)
+            self._reporter.record(Stage.IDLE, attempt)
+            deps.rescued.forget()
+        else:
+            # Somebody has installed it by hand.
+            deps.journal.write(trial=None)
+
+    async def resume(self) -> None:
+        """Go on where an earlier agent was interrupted."""
+        # Until the reactor runs, a signal such as that of a reboot ends the agent without a word.
+        await deferLater(self._deps.clock, 0)
+        entry = self._deps.journal.entry
+        self._log.info(
+            "Going on where an earlier run of the agent ended: {stage}", stage=entry.stage
+        )
+        if entry.release is None or not entry.stage.may_be_live:
+            await self._begin_again()
+        else:
+            await self.go_on(entry.release)
+
+    async def resume_after_reboot(self) -> None:
+        """Go on after somebody has rebooted a box that could not reboot or roll back by itself."""
+        if await self._reporter.retry(self._enter_after_reboot):
+            await self.resume()
+
+    async def _enter_after_reboot(self) -> bool:
+        deps, entry = self._deps, self._deps.journal.entry
+        known = [each.version for each in (entry.awaited, deps.archives.last_good) if each]
+        is_known = deps.installed.read() in (None, *known)
+        if is_known and entry.after_reboot is not None:
+            self._reporter.enter(
+                entry.after_reboot,
+                release=entry.awaited,
+                tries=0,
+                reboot_under_way=True,
+                after_reboot=None,
+                awaited=None,
+            )
+            return True
+        # Somebody has installed another release by hand.
+        self._reporter.enter(Stage.IDLE, after_reboot=None, awaited=None)
+        deps.board.publish(message="")
+        return False
+
+    async def go_on(self, release: Release) -> None:
+        """Go on in a stage in which the box cannot be left as it is."""
+        steps = {
+            Stage.INSTALLING: self._resume_installing,
+            Stage.REBOOTING: self._resume_rebooting,
+            Stage.CONFIRMING: self._resume_confirming,
+            Stage.RETURNING: self._rollback.go_on,
+        }
+
+        async def step() -> None:
+            if self._deps.rescued.read() in (None, release.version):
+                await steps[self._reporter.stage](release)
+            else:
+                await self._rollback.finish_rescue(release)
+
+        await self._reporter.retry(step)
+
+    async def _begin_again(self) -> None:
+        """Start over: nothing has been installed yet."""
+        entry = self._deps.journal.entry
+        automatic, tries = entry.automatic, entry.tries + 1
+        if tries > MAX_TRIES:
+            raise Interrupted(f"The update was interrupted {MAX_TRIES} times. Click to try again.")
+        for delay in _RETRY_DELAYS:
+            try:
+                return await self._workflow.update(0.0, automatic, tries)
+            except (ServerFailed, ClockBehind) as error:
+                self._log.warn("{error}", error=error)
+                await deferLater(self._deps.clock, delay)
+        await self._workflow.update(0.0, automatic, tries)
+
+    async def _resume_installing(self, release: Release) -> None:
+        """Find out how the script ended that outlived the agent, or was interrupted with it."""
+        deps = self._deps
+        status = await deps.installer.wait()
+        has_rebooted = not deps.journal.same_boot
+        in_place = deps.installed.read() == release.version
+        if has_rebooted and (status == 0 or (status is None and in_place)):
+            await self._confirm(release)
+        elif status == 0:
+            await self._workflow.reboot()
+        elif status == BOX_AT_FAULT:
+            raise deps.installer.box_at_fault()
+        elif status is not None:
+            error = InstallFailed(
+                f"install_update.sh ended with exit status {status}. See {deps.config.log}."
+            )
+            await self._workflow.find_fault(release, error)
+        else:
+            await self._install_again(release, deps.journal.entry.tries + 1)
+
+    async def _install_again(self, release: Release, tries: int) -> None:
+        if tries > MAX_TRIES:
+            raise InstallFailed(
+                f"Release {release.version} was interrupted {MAX_TRIES} times. Click to try again."
+            )
+        # Counted before it is unpacked: that may be what interrupts the agent.
+        self._reporter.enter(Stage.INSTALLING, tries=tries)
+        try:
+            await self._deps.preflight.require(release.version)
+            archive = await self._deps.archives.open(release)
+            await self._workflow.install(release, archive, tries)
+        except (NoRoom, BoxUnfit, OSError) as error:
+            if is_shortage(error):
+                # It does not count as a try.
+                self._deps.journal.write(tries=self._deps.journal.entry.tries - 1)
+            raise
+
+    async def _resume_rebooting(self, release: Release) -> None:
+        """Confirm after the reboot, or ask for it again."""
+        tries = self._deps.journal.entry.tries
+        if self._workflow.has_rebooted:
+            await self._confirm(release)
+        elif tries < MAX_TRIES:
+            await self._workflow.reboot(tries + 1)
+        else:
+            raise RebootFailed(f"The box did not reboot, asked {MAX_TRIES} times. Do it by hand.")
+
+    async def _resume_confirming(self, release: Release) -> None:
+        """Go on confirming; a release that ends the agent, or the box, each time is not good."""
+        entry, now = self._deps.journal.entry, self._deps.clock.seconds()
+        if self._deps.journal.same_boot:
+            # A release that was healthy by the deadline has the time to settle, even if agents
+            # start slowly.
+            end = entry.deadline + self._deps.config.settle + _MAX_CONFIRMATION
+            if now > end:
+                raise InstallFailed(
+                    f"Release {release.version} did not prove itself: its agent was started again "
+                    "and again."
+                )
+            await self._confirm(release, entry.tries, entry.deadline)
+        elif entry.tries < MAX_TRIES:
+            await self._confirm(release, entry.tries + 1)
+        else:
+            raise InstallFailed(f"The box fell over {MAX_TRIES} times with {release.version}.")
+
+    async def _confirm(
+        self, release: Release, tries: int = 1, deadline: float | None = None
+    ) -> None:
+        """
+        Keep the new release if it runs and is healthy.
+
+        :param deadline: by the clock: when it must be healthy; None for the whole time.
+        """
+        deps = self._deps
+        if deadline is None:
+            deadline = self._new_deadline()
+        self._reporter.enter(Stage.CONFIRMING, tries=tries, deadline=deadline)
+        # If it cannot be read, the release is not to blame.
+        installed = deps.installed.read()
+        self._reporter.show_running(installed)
+        if installed != release.version:
+            raise InstallFailed(
+                f"After the reboot the box runs {installed or 'an unknown release'}, "
+                f"not {release.version}. See {deps.config.log}."
+            )
+        await self._require_healthy(release, deadline)
+        with self._reporter.tolerate("The release cannot be made the last good one"):
+            await self._probation.begin(release, deps.journal.entry.started)
+        # A release whose agent dies in a check is not confirmed.
+        await self._checker.try_to_check()
+        reason = f"The box runs release {installed}."
+        if self._probation.trial is not None:
+            reason += " Its agent has not reached the update server yet."
+        await self._reporter.finish("updated", reason)
+
+    async def _require_healthy(self, release: Release, deadline: float) -> None:
+        """Judge the release; if the box is too busy, or cannot, the release gets its time again."""
+        deps = self._deps
+        try:
+            await deps.health.require(deps.unpacker.folder, release.version, deadline)
+        except OSError:
+            await self._reporter.retry(self._extend_deadline)
+            raise
+        except InstallFailed:
+            try:
+                await deps.preflight.require_running(release.version)
+            except BoxUnfit:
+                await self._reporter.retry(self._extend_deadline)
+                raise
+            raise
+
+    async def _extend_deadline(self) -> None:
+        self._deps.journal.write(deadline=self._new_deadline())
+
+    def _new_deadline(self) -> float:
+        return self._deps.clock.seconds() + self._deps.config.confirm_timeout

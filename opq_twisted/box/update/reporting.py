@@ -1,0 +1,223 @@
+"""Records each stage of an update, and tells people of it."""
+
+import errno
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, Unpack
+
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from opq_twisted.box.state.records import Attempt, EntryChanges, Release, Stage, Trial
+from opq_twisted.box.state.status import StatusChanges
+from opq_twisted.box.update.dependencies import Dependencies
+from opq_twisted.box.update.probation import Probation
+from opq_twisted.box.update.stages import check_transition
+from opq_twisted.common.errors import (
+    MACHINE_BUSY,
+    ArchiveRefused,
+    BoxAtFault,
+    BoxUnfit,
+    InstallFailed,
+    NoRoom,
+    NotStarted,
+    OpqError,
+    RebootFailed,
+    RollbackFailed,
+)
+
+_T = TypeVar("_T")
+
+#: Seconds between two attempts of a step for which the box has no room, or whose disk fails.
+_RETRY_DELAY = 60.0
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+#: The release is to blame: it is blocked.
+RELEASE_AT_FAULT = (ArchiveRefused, InstallFailed)
+
+#: The box is to blame: the release is postponed.
+BOX_AT_FAULT = (BoxAtFault, BoxUnfit, NotStarted)
+
+#: The update goes on when somebody reboots the box.
+GOES_ON_AFTER_REBOOT = (RebootFailed, RollbackFailed)
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether the box lacks something that it may have later, which is not the release's fault."""
+    if isinstance(error, OSError):
+        return error.errno in (*_DISK_FULL, *MACHINE_BUSY)
+    return isinstance(error, (NoRoom, BoxUnfit))
+
+
+class Reporter:
+    """Enters the stages: in the journal first, and then on the status board."""
+
+    _log = Logger()
+
+    def __init__(
+        self, deps: Dependencies, probation: Probation, is_running: Callable[[], bool]
+    ) -> None:
+        """:param is_running: whether the agent is not being stopped: that fails no update."""
+        self._deps = deps
+        self._probation = probation
+        self.is_running = is_running
+        #: The stage now. The journal has an older one if the disk has refused the end of an update.
+        self.stage = deps.journal.entry.stage
+        deps.installer.when_busy = lambda error: deps.board.publish(message=self.explain(error))
+
+    def show_all(self) -> None:
+        """Publish everything that an agent knows at its start."""
+        deps = self._deps
+        attempts = deps.journal.entry.attempts
+        last = attempts[-1] if attempts else None
+        deps.board.publish(
+            unsigned=deps.offers.unsigned,
+            last_attempt=last,
+            last_took=deps.journal.last_took,
+            stage=self.stage,
+            message=self._describe(self.stage) or (last.reason if last else ""),
+        )
+        self.show_running(deps.installed.version)
+
+    def show_running(self, version: int | None) -> None:
+        """Remember, and publish, which release runs."""
+        self._deps.installed.running = version
+        self._deps.board.publish(installed=version)
+
+    def enter(self, stage: Stage, /, **changes: Unpack[EntryChanges]) -> None:
+        """
+        Write the next stage to the journal, and only then show it.
+
+        :param changes: other changes of the journal, made by the same write.
+        :raises OSError: if it cannot be written: the stage must not begin.
+        """
+        check_transition(self.stage, stage)
+        changes["stage"] = stage
+        self._deps.journal.write(**changes)
+        self._show(StatusChanges(stage=stage, message=self._describe(stage)))
+
+    def record(
+        self,
+        stage: Stage,
+        attempt: Attempt,
+        after_reboot: Stage | None = None,
+        trial: Trial | None = None,
+    ) -> None:
+        """
+        Write the end of an attempt to the journal; the parameters are those of `Journal.end`.
+
+        :raises OSError: if it cannot be written.
+        """
+        check_transition(self.stage, stage)
+        self._deps.journal.end(stage, attempt, after_reboot, trial)
+        self.stage = stage
+
+    async def finish(self, outcome: str, reason: str) -> None:
+        """Record that the box is at rest, on a good release, and remove what was needed for it."""
+        attempt = self._record_end(Stage.IDLE, outcome, reason)
+        # Not earlier: until the end is recorded, a restarted agent needs these files.
+        with self.tolerate("What is not needed any more cannot be removed"):
+            await self._deps.unpacker.clear()
+            self._deps.archives.clear(self._deps.installed.version)
+        self._show_end(Stage.IDLE, attempt)
+
+    def fail(self, error: Exception) -> None:
+        """Record that the update has failed, and block or postpone its release."""
+        reason = self.explain(error)
+        self._log.error("The update failed: {reason}", reason=reason)
+        entry = self._deps.journal.entry
+        if entry.release is not None and isinstance(error, RELEASE_AT_FAULT):
+            with self.tolerate("The refused release cannot be written down"):
+                self._deps.journal.block(entry.release, reason)
+        if entry.release is not None and isinstance(error, BOX_AT_FAULT):
+            with self.tolerate("The pause until the next try cannot be written down"):
+                self.postpone(entry.release, reason, error)
+        after_reboot = entry.stage if isinstance(error, GOES_ON_AFTER_REBOOT) else None
+        attempt = self._record_end(Stage.FAILED, "failed", reason, after_reboot)
+        self._show_end(Stage.FAILED, attempt)
+
+    def postpone(self, release: Release, reason: str, error: Exception) -> None:
+        """
+        Let the box try again by itself, after longer and longer pauses, or once it has the room.
+
+        :raises OSError: if it cannot be written.
+        """
+        room = error.room if isinstance(error, BoxUnfit) else 0
+        deps = self._deps
+        deps.journal.postpone(release, deps.now(), reason, room, deps.config.check_every)
+
+    async def retry(self, step: Callable[[], Awaitable[_T]]) -> _T:
+        """
+        Retry `step` until the disk lets it succeed, and the box has the room.
+
+        For steps that must not be skipped once the box has been changed.
+        """
+        while True:
+            try:
+                return await step()
+            except (NoRoom, BoxUnfit, OSError) as error:
+                self._log.error("{error}", error=error)
+                self._deps.board.publish(message=self.explain(error))
+            await deferLater(self._deps.clock, _RETRY_DELAY)
+
+    @contextmanager
+    def tolerate(self, sentence: str) -> Iterator[None]:
+        """Log the error of a useful but dispensable step, and go on."""
+        try:
+            yield
+        except (OpqError, OSError) as error:
+            self._log.error("{sentence}: {why}", sentence=sentence, why=self.explain(error))
+
+    def explain(self, error: Exception) -> str:
+        """Give a sentence for the owner; an error that nobody foresaw goes to the log."""
+        if isinstance(error, OpqError):
+            return str(error)
+        if isinstance(error, OSError):
+            if error.errno in _DISK_FULL:
+                return "The box's disk is full. Make room, and try again."
+            if error.errno in MACHINE_BUSY:
+                return f"The box has too much to do: {error.strerror}. Try again later."
+            return f"The box's disk fails: {error.strerror or error}."
+        self._log.failure("The update failed in a way that nobody foresaw", Failure(error))
+        return "The agent failed; its log says how."
+
+    def _record_end(
+        self, stage: Stage, outcome: str, reason: str, after_reboot: Stage | None = None
+    ) -> Attempt:
+        entry = self._deps.journal.entry
+        attempt = Attempt(
+            version=None if entry.release is None else entry.release.version,
+            started=entry.started,
+            ended=self._deps.now(),
+            outcome=outcome,
+            reason=reason,
+            id=entry.attempt,
+        )
+        trial = self._probation.trial_of(self._deps.installed.version)
+        with self.tolerate("The end of the update cannot be written down"):
+            self.record(stage, attempt, after_reboot, trial)
+        return attempt
+
+    def _show_end(self, stage: Stage, attempt: Attempt) -> None:
+        last_took = self._deps.journal.last_took
+        self._show(
+            StatusChanges(
+                stage=stage, message=attempt.reason, last_attempt=attempt, last_took=last_took
+            )
+        )
+
+    def _show(self, changes: StatusChanges) -> None:
+        self.stage = changes["stage"]
+        self._log.info("Stage: {stage}", stage=self.stage)
+        if not changes["message"]:
+            del changes["message"]
+        changes["progress"] = None
+        self._deps.board.publish(**changes)
+
+    def _describe(self, stage: Stage) -> str:
+        """Say what goes on; empty at rest."""
+        if stage is Stage.RETURNING:
+            return f"{stage.message} {self._deps.journal.entry.cause}"
+        return stage.message

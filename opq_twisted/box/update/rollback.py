@@ -1,0 +1,202 @@
+"""Takes the box back to its last good release."""
+
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from opq_twisted.box.state.records import EntryChanges, Release, Stage
+from opq_twisted.box.update.checker import Checker
+from opq_twisted.box.update.dependencies import Dependencies
+from opq_twisted.box.update.probation import MAX_UPTIME, Probation
+from opq_twisted.box.update.reporting import (
+    BOX_AT_FAULT,
+    RELEASE_AT_FAULT,
+    Reporter,
+    is_shortage,
+)
+from opq_twisted.box.update.workflow import Workflow
+from opq_twisted.common.errors import (
+    BoxAtFault,
+    BoxUnfit,
+    DownloadFailed,
+    InstallFailed,
+    NoKnownGoodRelease,
+    NotStarted,
+    RollbackFailed,
+)
+
+#: How often the last good release is installed, over all starts of the agent, before it fails.
+_MAX_TRIES = 3
+
+#: Seconds after each failed installation.
+_RETRY_DELAYS = (20.0, 60.0, 300.0)
+
+#: The reason for a rollback that the rescue script has made.
+RESCUED = "Its agent did not start, or did nothing, and the box's rescue script came to help."
+
+
+class Rollback:
+    """Installs the last good release again; its archive needs nothing that the bad one left."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        deps: Dependencies,
+        reporter: Reporter,
+        probation: Probation,
+        checker: Checker,
+        workflow: Workflow,
+    ) -> None:
+        self._deps = deps
+        self._reporter = reporter
+        self._probation = probation
+        self._checker = checker
+        self._workflow = workflow
+
+    async def begin_if_needed(self, error: Exception) -> Release | None:
+        """
+        Enter the stage if a failed update may have changed the box, and there is a way back.
+
+        :returns: the release that the box leaves; None if it does not.
+        """
+        release = self._deps.journal.entry.release
+        if release is None or not self._may_be_changed(error):
+            return None
+        if not await self._reporter.retry(self._has_last_good):
+            return None
+        return await self._begin(release, error, EntryChanges())
+
+    async def begin_after_trial(self) -> Release | None:
+        """
+        Enter the stage if a last check does not prove a release, and there is a way back.
+
+        :returns: the release that the box leaves; None if it does not.
+        """
+        deps = self._deps
+        await self._checker.try_to_check()
+        trial = self._probation.trial
+        if trial is None:
+            return None
+        try:
+            await deps.preflight.require(trial.release.version)
+            await self._probation.require_rollback()
+        except (BoxUnfit, DownloadFailed, OSError) as obstacle:
+            # The release goes on to run, and to check. A box that waited in the midst of a
+            # rollback until somebody helps would not.
+            self._log.warn("{error}", error=obstacle)
+            return None
+        await deps.inhibitor.wait_until_released(
+            deps.now(), lambda reason: deps.board.publish(message=reason)
+        )
+        deps.rescued.forget()
+        error = InstallFailed(
+            f"It could not look for an update in {MAX_UPTIME / 86400:.0f} days, and the release "
+            "before it could."
+        )
+        changes = self._probation.end_by_rollback()
+        number = deps.journal.entry.attempt + 1
+        changes |= {"attempt": number, "started": deps.now(), "automatic": True}
+        return await self._begin(trial.release, error, changes)
+
+    def _may_be_changed(self, error: Exception) -> bool:
+        """Whether the failed step may have changed the box."""
+        entry = self._deps.journal.entry
+        if entry.stage is Stage.INSTALLING:
+            unchanged = isinstance(error, NotStarted) or (
+                isinstance(error, BoxAtFault) and not error.touched
+            )
+            # An earlier try was interrupted, nobody knows where.
+            return entry.tries > 1 or not unchanged
+        return entry.stage is Stage.CONFIRMING
+
+    async def _has_last_good(self) -> bool:
+        return self._deps.archives.last_good is not None
+
+    async def _begin(self, release: Release, error: Exception, changes: EntryChanges) -> Release:
+        cause = self._reporter.explain(error)
+        self._log.error("The update failed: {cause}", cause=cause)
+        changes |= {"release": release, "tries": 0, "cause": cause, "reboot_under_way": False}
+
+        async def begin() -> None:
+            self._deps.installer.forget()
+            if isinstance(error, RELEASE_AT_FAULT):
+                changes["refused"] = self._deps.journal.blocked_with(release, cause)
+            elif isinstance(error, BOX_AT_FAULT):
+                self._reporter.postpone(release, cause, error)
+            self._reporter.enter(Stage.RETURNING, **changes)
+
+        await self._reporter.retry(begin)
+        return release
+
+    async def go_on(self, release: Release) -> None:
+        """
+        Install the last good release, reboot, and record the end: the steps that are not done yet.
+
+        :param release: the one that the box leaves.
+        :raises NoKnownGoodRelease: if there is no last good release any more.
+        :raises RollbackFailed: if it cannot be installed.
+        :raises RebootFailed: if the box does not reboot.
+        :raises OSError: if the disk fails; the caller retries.
+        """
+        deps = self._deps
+        while True:
+            entry, good = deps.journal.entry, deps.archives.last_good
+            if good is None:
+                raise NoKnownGoodRelease(
+                    f"{entry.cause} There is no last good release to return to."
+                )
+            status, is_last = await self._wait(), entry.tries >= _MAX_TRIES
+            in_place = deps.installed.read() == good.version
+            has_rebooted = self._workflow.has_rebooted
+            if has_rebooted and in_place and (status == 0 or is_last):
+                return await self._finish(release, entry.cause)
+            if status == 0 and not has_rebooted:
+                return await self._workflow.ask_for_reboot()
+            if is_last:
+                raise RollbackFailed(
+                    f"{entry.cause} The box could not return to release {good.version}. "
+                    "Reboot it: then it tries again."
+                )
+            await self._install(good, entry.tries + 1)
+
+    async def _wait(self) -> int | None:
+        try:
+            return await self._deps.installer.wait()
+        except InstallFailed as error:
+            # That counts as one of the tries.
+            self._log.error("Returning failed: {error}", error=error)
+            return None
+
+    async def _install(self, good: Release, tries: int) -> None:
+        deps = self._deps
+        deps.journal.write(tries=tries, reboot_under_way=False)
+        deps.installer.forget()
+        try:
+            await deps.preflight.require(good.version)
+            with await deps.archives.open(good) as archive:
+                await deps.unpacker.unpack(archive, good.version)
+            await deps.installer.install(deps.unpacker.folder, good.version, rolling_back=True)
+        except Exception as error:
+            if is_shortage(error):
+                # It does not count as a try.
+                deps.journal.write(tries=tries - 1)
+            if is_shortage(error) or isinstance(error, OSError) or not self._reporter.is_running():
+                raise
+            self._log.error("Returning failed: {why}", why=self._reporter.explain(error))
+            await deferLater(deps.clock, _RETRY_DELAYS[tries - 1])
+
+    async def finish_rescue(self, release: Release) -> None:
+        """Record that the rescue script has taken the box back."""
+        self._deps.journal.block(release, RESCUED)
+        await self._finish(release, RESCUED)
+        self._deps.rescued.forget()
+
+    async def _finish(self, release: Release, reason: str) -> None:
+        installed = self._deps.installed.version
+        self._reporter.show_running(installed)
+        await self._reporter.finish("returned", describe(release, installed, reason))
+
+
+def describe(release: Release, installed: int | None, reason: str) -> str:
+    """Give the sentence of a rollback."""
+    return f"Release {release.version} failed, and the box runs {installed} again. {reason}"

@@ -1,0 +1,238 @@
+"""An update from top to bottom: check, download, verify, unpack, install, reboot."""
+
+import math
+from typing import BinaryIO, NoReturn
+
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from opq_twisted.box.state.records import EntryChanges, Release, Stage
+from opq_twisted.box.update.checker import Checker
+from opq_twisted.box.update.dependencies import Dependencies
+from opq_twisted.box.update.reporting import Reporter
+from opq_twisted.common.errors import (
+    BoxAtFault,
+    BoxUnfit,
+    DownloadFailed,
+    InstallFailed,
+    OpqError,
+    PiecesDiffer,
+    RebootFailed,
+)
+from opq_twisted.trust.offer import Offer
+
+#: Seconds after which a reboot that was accepted counts as failed.
+_REBOOT_TIMEOUT = 600.0
+
+#: Seconds between the requests to reboot; after as many failures the update fails.
+_REBOOT_DELAYS = (2.0, 10.0)
+
+
+class Workflow:
+    """
+    The steps of an update until the box reboots; `Recovery` confirms the release afterwards.
+
+    Before each step the journal gets its stage. A step that fails raises an error.
+    """
+
+    _log = Logger()
+
+    def __init__(self, deps: Dependencies, reporter: Reporter, checker: Checker) -> None:
+        self._deps = deps
+        self._reporter = reporter
+        self._checker = checker
+        #: Whether the box was asked to reboot, and has not refused.
+        self.reboot_awaited = False
+
+    async def update(self, delay: float, automatic: bool, tries: int = 1) -> None:
+        """
+        Bring the newest release to the box, install it, and reboot.
+
+        :param delay: seconds between the check and the download.
+        :param automatic: whether it begins without a click.
+        :param tries: the number of this try, if earlier ones were interrupted.
+        """
+        journal, window = self._deps.journal, self._deps.config.window
+        changes = EntryChanges(release=None, tries=tries, automatic=automatic)
+        if tries == 1:
+            changes |= {"attempt": journal.entry.attempt + 1, "started": self._deps.now()}
+        self._reporter.enter(Stage.CHECKING, **changes)
+        offer = await self._find(automatic)
+        if offer is None:
+            return self._reporter.enter(Stage.IDLE)
+        await self._wait(delay)
+        release = Release(offer.version, offer.size, offer.hashes)
+        archive = await self._fetch(release, offer)
+        if automatic and window and not window.is_open(self._deps.now()):
+            # The download took long. The archive is found when the window opens again.
+            archive.close()
+            self._reporter.enter(Stage.IDLE)
+            return self._deps.board.publish(message=self._checker.describe())
+        await self.install(release, archive)
+
+    async def _find(self, automatic: bool) -> Offer | None:
+        """Find the release to install; None if there is none."""
+        deps = self._deps
+        await (self._checker.check_with_retries() if automatic else self._checker.check())
+        if self._checker.offer is None:
+            return None
+        offer = deps.policy.choose(self._checker.offer, automatic)
+        if deps.policy.why_not(offer) is not None:
+            return None
+        reason = deps.policy.why_not_by_itself(offer) if automatic else None
+        if reason is not None:
+            deps.board.publish(message=reason)
+            return None
+        # The page names the release that is on its way, not a newer one whose turn comes later.
+        deps.board.publish(
+            available=offer.version, update_available=True, size=offer.size, notes=offer.notes
+        )
+        delay = deps.journal.find_postponed(Release(offer.version, offer.size, offer.hashes))
+        try:
+            await deps.preflight.require(offer.version, room=delay.room if delay else 0)
+        except BoxUnfit as error:
+            if not automatic:
+                raise
+            # Nobody asked, and each scheduled check tries again.
+            self._log.warn("{error}", error=error)
+            deps.board.publish(message=str(error), trouble=str(error))
+            return None
+        return offer
+
+    async def _wait(self, delay: float) -> None:
+        if delay > 0:
+            minutes = math.ceil(delay / 60)
+            self._deps.board.publish(
+                message=f"The download begins within {minutes} minute{'s' * (minutes > 1)}, at a "
+                "moment of this box's own: not all boxes ask at once."
+            )
+        await deferLater(self._deps.clock, delay)
+
+    async def _fetch(self, release: Release, offer: Offer) -> BinaryIO:
+        """Bring the archive to the box; returns it verified and open."""
+        deps = self._deps
+        # From here on, files are removed that an earlier release needs to go on after a reboot.
+        self._reporter.enter(Stage.DOWNLOADING, release=release, after_reboot=None, awaited=None)
+        # Make room: from earlier attempts only a part of the same archive is of use.
+        await deps.unpacker.clear()
+        deps.archives.clear(deps.installed.running, release.version, fetching=release.version)
+        received, archive = await deps.archives.find(release) or await self._download(release)
+        try:
+            delay = deps.journal.find_postponed(release)
+            self._reporter.enter(
+                Stage.UNPACKING,
+                release=received,
+                delay=delay if delay and delay.reason else None,
+            )
+            # The box may have got a trusted root meanwhile.
+            deps.offers.require_permission(offer)
+        except (OpqError, OSError):
+            archive.close()
+            raise
+        return archive
+
+    async def _download(self, release: Release) -> tuple[Release, BinaryIO]:
+        try:
+            return await self._download_once(release)
+        except PiecesDiffer as error:
+            self._log.warn("The archive is fetched anew: {error}", error=error)
+        self._reporter.enter(Stage.DOWNLOADING, release=release)
+        return await self._download_once(release, last=True)
+
+    async def _download_once(
+        self, release: Release, last: bool = False
+    ) -> tuple[Release, BinaryIO]:
+        deps = self._deps
+        promised = await deps.downloader.fetch(
+            release,
+            lambda progress: deps.board.publish(
+                progress=progress, message=Stage.DOWNLOADING.message
+            ),
+            lambda sentence: deps.board.publish(message=sentence),
+        )
+        self._reporter.enter(Stage.VERIFYING, release=promised)
+        try:
+            return await deps.downloader.verify(promised)
+        except DownloadFailed as error:
+            # A bad server or mirror must not make the box fetch the archive again and again.
+            if last or not isinstance(error, PiecesDiffer):
+                deps.journal.postpone(release, deps.now())
+            raise
+
+    async def install(self, release: Release, archive: BinaryIO, tries: int = 1) -> None:
+        """
+        Unpack and install a release, and reboot.
+
+        :param archive: its verified archive, which is closed.
+        :param tries: the number of this try, if earlier ones were interrupted.
+        """
+        deps = self._deps
+        with archive:
+            await deps.unpacker.unpack(archive, release.version)
+        await deps.inhibitor.wait_until_released(
+            deps.journal.entry.started, lambda reason: deps.board.publish(message=reason)
+        )
+        await deps.preflight.require(release.version, deps.unpacker.folder)
+        # An earlier rescue says nothing about this release. The next line syncs the folder.
+        deps.rescued.forget()
+        deps.installer.forget()
+        self._reporter.enter(Stage.INSTALLING, tries=tries)
+        try:
+            await deps.installer.install(deps.unpacker.folder, release.version)
+        except InstallFailed as error:
+            await self.find_fault(release, error)
+        await self._reporter.retry(self.reboot)
+
+    async def find_fault(self, release: Release, error: InstallFailed) -> NoReturn:
+        """
+        Find out whether the box is to blame for a failed installation, or the release.
+
+        :raises BoxAtFault: if the box is.
+        :raises InstallFailed: the error, if the release is.
+        """
+        deps = self._deps
+        fault = await deps.preflight.blame(release.version) or deps.installer.shortage
+        if fault is not None:
+            raise BoxAtFault(f"{error} {fault}", touched=True) from None
+        raise error
+
+    async def reboot(self, tries: int = 1) -> None:
+        """Enter the stage, and ask for the reboot; the agent that it starts goes on."""
+        self._reporter.enter(Stage.REBOOTING, tries=tries, reboot_under_way=False)
+        await self.ask_for_reboot()
+
+    async def ask_for_reboot(self) -> None:
+        """
+        Ask for a reboot, again if it fails: none of the box's services may run now.
+
+        :raises RebootFailed: if the box does not reboot; it never returns.
+        """
+        for delay in _REBOOT_DELAYS:
+            try:
+                await self._ask_once_for_reboot()
+            except RebootFailed as error:
+                self._log.error("{error}", error=error)
+            await deferLater(self._deps.clock, delay)
+        await self._ask_once_for_reboot()
+
+    async def _ask_once_for_reboot(self) -> None:
+        self.reboot_awaited = True
+        try:
+            await self._deps.installer.reboot()
+            self._deps.journal.write(reboot_under_way=True)
+            # The agent that the reboot starts does the rest.
+            await deferLater(self._deps.clock, _REBOOT_TIMEOUT)
+        finally:
+            self.reboot_awaited = False
+        raise RebootFailed("The box was asked to reboot, but did not. Reboot it by hand.")
+
+    @property
+    def has_rebooted(self) -> bool:
+        """
+        Whether the box has rebooted since the entry was written.
+
+        A sandbox or a container keeps its boot id when it is restarted: there the journal says
+        that the reboot was under way when the agent ended.
+        """
+        journal = self._deps.journal
+        return journal.entry.reboot_under_way or not journal.same_boot
