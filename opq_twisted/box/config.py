@@ -1,4 +1,4 @@
-"""The box's JSON configuration, read into a frozen value."""
+"""Reads the agent's settings from the box's JSON configuration."""
 
 import json
 import re
@@ -15,78 +15,83 @@ from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import ConfigInvalid
 from opq_twisted.trust.offer import STABLE, is_channel
 
+#: The first product in the User-Agent of a box's agent. A server can redirect an agent to any URL.
+AGENT = "opq-box-agent"
+
+#: The first products in the User-Agents of browsers; almost all begin with "Mozilla". Any page can
+#: make a browser send a GET.
+BROWSERS = ("mozilla", "opera", "lynx", "links", "elinks", "w3m", "netsurf", "dillo")
+
+#: Bytes.
 _MAX_SIZE = 1024 * 1024
-#: Seconds; more than thirty years are a slip of the keyboard.
-_LONGEST = 1e9
-#: What may be in any case, and what is shown to people in lower case.
+#: Seconds; more than thirty years must be a mistake.
+_MAX_SECONDS = 1e9
+#: Scheme and authority: case-insensitive, normalised to lower case.
 _AUTHORITY = re.compile(r"[A-Za-z]+://[^/?#]*")
-
-
-#: The first word of a User-Agent (RFC 9110, section 5.6.2), and those that are no program's.
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_NO_PROGRAMS = ("mozilla", "opq-box-agent")
-#: A name, perhaps with a port.
+#: The name of a product in a User-Agent (RFC 9110, sections 5.6.2 and 10.1.5).
+_PRODUCT = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+#: A name, with an optional port.
 _HOST = re.compile(r"[^\s/?#@:\[\]]{1,253}(:\d{1,5})?")
 
 
-class Named(Protocol):
-    """An attribute, as far as a validator needs it."""
+class Attribute(Protocol):
+    """The part of an attrs attribute that the validators need."""
 
     name: str
 
 
-def _positive(_: object, attribute: Named, value: float) -> None:
-    if not 0 < value <= _LONGEST:
+def _positive(_: object, attribute: Attribute, value: float) -> None:
+    if not 0 < value <= _MAX_SECONDS:
         raise ValueError(f"{attribute.name} must be more than 0 and at most 1e9, not {value}")
 
 
-def _not_negative(_: object, attribute: Named, value: float) -> None:
-    if not 0 <= value <= _LONGEST:
+def _not_negative(_: object, attribute: Attribute, value: float) -> None:
+    if not 0 <= value <= _MAX_SECONDS:
         raise ValueError(f"{attribute.name} must be from 0 to 1e9, not {value}")
 
 
-def _absolute(_: object, attribute: Named, value: Path | None) -> None:
+def _absolute(_: object, attribute: Attribute, value: Path | None) -> None:
     if value is not None and not value.is_absolute():
         raise ValueError(f"{attribute.name} must be an absolute path, not {str(value)!r}")
 
 
-def _products(_: object, attribute: Named, value: tuple[str, ...]) -> None:
-    for word in value:
-        if not _TOKEN.fullmatch(word) or word.lower() in _NO_PROGRAMS:
+def _products(_: object, attribute: Attribute, value: tuple[str, ...]) -> None:
+    for name in value:
+        if not _PRODUCT.fullmatch(name) or name.lower() in (AGENT, *BROWSERS):
             raise ValueError(
-                f'{attribute.name} must hold the first words of User-Agents, as "MyScript", and '
-                f"no browser's, not {word[:40]!r}"
+                f'{attribute.name} must be the first words of User-Agents, such as "MyScript", and '
+                f"not a browser's; {name[:40]!r} is not allowed"
             )
 
 
-def _host_names(_: object, attribute: Named, value: tuple[str, ...]) -> None:
+def _host_names(_: object, attribute: Attribute, value: tuple[str, ...]) -> None:
     for name in value:
         if not _HOST.fullmatch(name):
             raise ValueError(
-                f'{attribute.name} must hold names such as "box.example.org", not {name[:40]!r}'
+                f'{attribute.name} must be names such as "box.example.org", not {name[:40]!r}'
             )
 
 
-def _not_empty(_: object, attribute: Named, value: tuple[str, ...]) -> None:
+def _not_empty(_: object, attribute: Attribute, value: tuple[str, ...]) -> None:
     if not value:
         raise ValueError(f"{attribute.name} must name a program and its arguments")
 
 
-def _channel(_: object, attribute: Named, value: str) -> None:
+def _channel(_: object, attribute: Attribute, value: str) -> None:
     if not is_channel(value):
         raise ValueError(
             f"{attribute.name} must be a name of lower-case letters and digits, not {value[:40]!r}"
         )
 
 
-def _endpoint(_: object, attribute: Named, value: str) -> None:
+def _endpoint(_: object, attribute: Attribute, value: str) -> None:
     try:
         if "?" in value:
-            # Paths are appended to it.
+            # Paths are appended to this URL.
             raise ValueError("it must have no query (?)")
         read_url(value)
     except ValueError as error:
-        # The value is not repeated: there may be a password in it.
+        # The message does not repeat the value, which may contain a password.
         raise ValueError(
             f'{attribute.name} must be like "http://updates.example.org:8151": {error}'
         ) from None
@@ -106,16 +111,20 @@ def _up_to_an_hour(given: float) -> float:
 
 @frozen
 class UpdaterConfig:
-    """The agent's own settings; times are in seconds."""
+    """The agent's own settings, described in docs/operating-a-box.md; times are in seconds."""
 
     install: Literal["click", "automatic"] = "click"
+    #: When automatic installs may start; None for any time.
     window: DailyWindow | None = None
     check_every: float = field(default=3600.0, validator=_positive)
+    #: The maximum random delay, so that the boxes of a fleet do not act at the same time.
     spread: float = field(default=300.0, validator=_not_negative)
     channel: str = field(default=STABLE, validator=_channel)
+    #: The root of trust for signed releases; a box without this file trusts the server.
     trusted_root: Path = field(default=Path("/etc/opq/root.json"), validator=_absolute)
     allow_unsigned: bool = False
     prefix: Path = field(default=Path("/opt/opq"), validator=_absolute)
+    #: Contains the version of the installed release.
     version_file: Path = field(
         default=Factory(lambda self: self.prefix / "current" / "VERSION", takes_self=True),
         validator=_absolute,
@@ -123,21 +132,27 @@ class UpdaterConfig:
     reboot_command: tuple[str, ...] = field(default=("systemctl", "reboot"), validator=_not_empty)
     log: Path = field(default=Path("/var/log/opq/box_update.log"), validator=_absolute)
     install_timeout: float = field(default=1800.0, validator=_positive)
-    # The rescue takes a release for broken that has proved nothing for four hours.
+    #: How long a new release may take to become healthy, and must stay so. Both are lowered
+    #: silently: their sum must be less than the 4 hours after which the rescue acts on an update
+    #: whose journal has not changed.
     confirm_timeout: float = field(default=600.0, converter=_up_to_two_hours, validator=_positive)
     settle: float = field(default=60.0, converter=_up_to_an_hour, validator=_not_negative)
+    #: The systemd units that must be active in a healthy release.
     services: tuple[str, ...] = ()
+    #: While this file exists, no installation starts.
     inhibit_file: Path = field(default=Path("/run/opq/inhibit-update"), validator=_absolute)
+    #: Additional names of the box that requests may have in their Host header.
     hosts: tuple[str, ...] = field(default=(), validator=_host_names)
+    #: Additional products of User-Agents that may start an update by GET.
     programs: tuple[str, ...] = field(default=(), validator=_products)
     web_password_file: Path | None = field(default=None, validator=_absolute)
-    #: None for what the environment says.
+    #: None to use http_proxy and https_proxy from the environment.
     proxy: Proxy | Literal["none"] | None = None
 
 
 @frozen
 class BoxConfig:
-    """What the agent takes from the file that all of the box's daemons read."""
+    """The settings that the agent uses from the configuration of all the box's daemons."""
 
     updates_ep: str = field(converter=_normalised, validator=_endpoint)
     box_id: int = 0
@@ -146,9 +161,10 @@ class BoxConfig:
 
 def read_config(path: Path) -> BoxConfig:
     """
-    Read the file; keys of other daemons are left alone.
+    Read the configuration, and ignore the keys of other daemons.
 
-    :raises ConfigInvalid: when it cannot be read or used; the text names the key.
+    :raises ConfigInvalid: if the file cannot be read, or a value is invalid; the text names the
+        key.
     """
     try:
         with path.open("rb") as file:
@@ -179,7 +195,7 @@ def read_config(path: Path) -> BoxConfig:
 
 
 def _explain(error: BaseException, expected: type | None) -> str:
-    """Word a problem; cattrs appends ` @ ` and the key's path."""
+    """Describe an error; cattrs appends ` @ ` and the path of the key."""
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         return f"unknown key {', '.join(sorted(map(repr, error.extra_fields)))}"
     if isinstance(error, KeyError):
@@ -188,14 +204,14 @@ def _explain(error: BaseException, expected: type | None) -> str:
 
 
 def _shown(value: object) -> str:
-    """Show some of a wrong value, unless it looks like one with a password."""
+    """Return the beginning of a wrong value, unless it may contain a password."""
     text = json.dumps(value)
     return "such a value" if "@" in text else text[:40]
 
 
-def _strictly(*types: type, name: str) -> Any:
+def _exact_type(*types: type, name: str) -> Any:
     def structure(value: object, _: type) -> object:
-        # JSON's true is no number, though Python's bool is an int.
+        # In Python, bool is a subclass of int, but true is not a number in JSON.
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise TypeError(f"must be {name}, not {_shown(value)}")
         return value
@@ -222,7 +238,7 @@ def _structure_proxy(value: object, _: type) -> Proxy | Literal["none"] | None:
         return None if value is None else NONE
     try:
         if not isinstance(value, str):
-            raise ValueError("it is no string")
+            raise ValueError("it is not a string")
         return Proxy.parse(value)
     except ValueError as error:
         raise ValueError(
@@ -257,11 +273,11 @@ def _optional(structure: Any) -> Any:
 
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    string = _strictly(str, name="a string")
+    string = _exact_type(str, name="a string")
     converter.register_structure_hook(str, string)
-    converter.register_structure_hook(int, _strictly(int, name="a whole number"))
-    converter.register_structure_hook(float, _strictly(int, float, name="a number of seconds"))
-    converter.register_structure_hook(bool, _strictly(bool, name="true or false"))
+    converter.register_structure_hook(int, _exact_type(int, name="a whole number"))
+    converter.register_structure_hook(float, _exact_type(int, float, name="a number of seconds"))
+    converter.register_structure_hook(bool, _exact_type(bool, name="true or false"))
     converter.register_structure_hook(Path, _structure_path)
     converter.register_structure_hook(
         DailyWindow | None, _optional(lambda value, kind: DailyWindow.parse(string(value, str)))

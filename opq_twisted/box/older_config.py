@@ -1,10 +1,10 @@
-"""Accepts the values that the older updater accepted in the box's configuration."""
+"""Translates the values of updates_ep and box_id that the older updater accepted."""
 
 import re
 from collections.abc import Mapping
 
-# The older updater ran wget, which takes a host without a scheme. A misspelt scheme, as in
-# "http:/example.org", is no host.
+# The older updater ran wget, which accepts a host without a scheme. A misspelt scheme, as in
+# "http:/example.org", is not a host.
 _HOST_ALONE = re.compile(
     r"(?!https?:)(\[[0-9a-f:.]+\]|[\w.-]+)(:\d+)?(/\S*)?", re.ASCII | re.IGNORECASE
 )
@@ -12,9 +12,9 @@ _HOST_ALONE = re.compile(
 
 def translate(content: Mapping[str, object]) -> dict[str, object]:
     """
-    Return the configuration with the values of the older updater in the form that the agent reads.
+    Return the configuration with older values in the form that the agent reads.
 
-    Values that are neither are left as they are, for their validators to refuse.
+    Any other value stays as it is, for its validator to refuse.
     """
     translated = dict(content)
     if isinstance(endpoint := content.get("updates_ep"), str):

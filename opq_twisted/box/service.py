@@ -1,4 +1,4 @@
-"""Wires the box agent together."""
+"""Assembles the box's agent from its services."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted import __version__
-from opq_twisted.box.config import BoxConfig, read_config
+from opq_twisted.box.config import AGENT, BoxConfig, read_config
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health
@@ -38,7 +38,7 @@ from opq_twisted.box.update.scheduler import SOON, Checker
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.box.web.auth import BasicAuth, PasswordHash
-from opq_twisted.box.web.csrf import AGENT, CsrfCheck
+from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.page_port import PagePort, inherited_sockets
 from opq_twisted.box.web.resources import make_root
@@ -57,8 +57,8 @@ from opq_twisted.http.connection_limits import (
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.trust.tuf_client import METADATA
 
-#: Connections to the page at once, those of one network, which is a whole home in IPv6, and those
-#: of one address: a browser keeps 6.
+#: Limits on simultaneous connections to the page: in total, per network (a /64 in IPv6, which may
+#: be the whole home), and per address. A browser opens up to 6.
 _CONNECTIONS = 256
 _CONNECTIONS_OF_NETWORK = 192
 _CONNECTIONS_OF_ADDRESS = 64
@@ -81,7 +81,7 @@ class Options(usage.Options):
     )
 
     def postOptions(self) -> None:
-        """See to it that the log blocks nobody."""
+        """Make logging non-blocking."""
         log_to_standard_output(self.parent)
 
 
@@ -89,7 +89,7 @@ def makeService(options: Options) -> IService:
     """
     Make the agent's service.
 
-    :raises CannotStart: when the configuration or the state directory cannot be used.
+    :raises CannotStart: if the configuration or the state directory cannot be used.
     """
     use_monotonic_time(reactor)
     config = _configuration(Path(options["config"]).absolute())
@@ -170,7 +170,7 @@ def makeService(options: Options) -> IService:
             lambda: server.retry_after_left,
         ),
         SighupHandler(reactor),
-        # The last, for it says that the others have started.
+        # Must be the last: it reports that all others have started.
         WatchdogService(reactor, take_service_manager(os.environ, os.getpid()), state_dir),
     ):
         service.setServiceParent(agent)
@@ -185,7 +185,7 @@ def _configuration(path: Path) -> BoxConfig:
 
 
 def _limits() -> ConnectionLimits:
-    """Bound the connections to the page by the descriptors that this process may have."""
+    """Raise the descriptor limit if needed, and derive the connection limits from it."""
     limit = raise_descriptor_limit(_CONNECTIONS + RESERVE)
     return ConnectionLimits(
         _CONNECTIONS, _CONNECTIONS_OF_NETWORK, _CONNECTIONS_OF_ADDRESS, first_reserved(limit)
@@ -199,14 +199,14 @@ def _basic_auth(path: Path | None) -> BasicAuth | None:
         raise CannotStart(str(error)) from None
 
 
-def _prepare(state_dir: Path, downloads: Path) -> None:
-    """Make the state directory, and hold it for as long as the process lives."""
+def _prepare(state_dir: Path, archive_dir: Path) -> None:
+    """Create the state directory, and lock it for the life of the process."""
     try:
-        downloads.mkdir(parents=True, exist_ok=True)
+        archive_dir.mkdir(parents=True, exist_ok=True)
         files.lock(state_dir / "agent.lock")
     except BlockingIOError:
         raise CannotStart(
-            f"Another agent works in {state_dir}. Stop it, or choose another --state-dir."
+            f"Another agent uses {state_dir}. Stop it, or choose another --state-dir."
         ) from None
     except OSError as error:
         raise CannotStart(
@@ -217,4 +217,4 @@ def _prepare(state_dir: Path, downloads: Path) -> None:
 
 def _user_agent(config: BoxConfig, board: StatusBoard) -> str:
     release = board.current.installed or "unknown"
-    return f"{AGENT}{__version__} (box {config.box_id}; release {release})"
+    return f"{AGENT}/{__version__} (box {config.box_id}; release {release})"

@@ -1,4 +1,4 @@
-"""Gives signs of life to those who start the agent again: systemd, and the rescue."""
+"""Notifies systemd's watchdog, and resets the rescue's counter once the agent runs steadily."""
 
 from pathlib import Path
 
@@ -11,16 +11,18 @@ from opq_twisted.common.sd_notify import Readiness, ServiceManager
 #: The rescue counts its attempts in this file of the state directory.
 RESCUE_TRIES = "rescue.tries"
 
-#: Seconds after which an agent that runs needs no rescue.
+#: Seconds after which a running agent needs no rescue.
 RESCUE_RESET_AFTER = 600.0
 
 
 class WatchdogService(Readiness):
     """
-    Tells the service manager that the agent works, and the rescue that it works for good.
+    Notifies systemd's watchdog, and resets the counter of the rescue.
 
-    Add it as the last service: it says that those before it have started. The signs come from the
-    reactor, so that they end when the reactor is blocked.
+    The rescue is a shell script that restores the last good release if the agent does not run.
+
+    Add this as the last service, so that all others have started when it reports READY=1. The
+    reactor sends the heartbeats, so they stop when the reactor is blocked.
     """
 
     _log = Logger()
@@ -33,24 +35,24 @@ class WatchdogService(Readiness):
         self._rescue_tries = state_dir / RESCUE_TRIES
         self._heartbeat = LoopingCall(self._notify, "WATCHDOG=1")
         self._heartbeat.clock = clock
-        self._proof: IDelayedCall | None = None
+        self._reset_call: IDelayedCall | None = None
 
     def startService(self) -> None:
-        """Say that the agent is ready, and go on to say that it lives."""
+        """Report READY=1, and start the heartbeats."""
         super().startService()
         if self._service_manager.watchdog_timeout is not None:
-            # Two may be late or lost.
+            # At a third of the timeout, two heartbeats in a row may be lost.
             self._heartbeat.start(self._service_manager.watchdog_timeout / 3)
-        self._proof = self._clock.callLater(RESCUE_RESET_AFTER, self._forget_rescues)
+        self._reset_call = self._clock.callLater(RESCUE_RESET_AFTER, self._reset_rescue)
 
     def stopService(self) -> None:
-        """Say that the agent stops."""
-        if self._proof is not None and self._proof.active():
-            self._proof.cancel()
+        """Stop the heartbeats, and report STOPPING=1."""
+        if self._reset_call is not None and self._reset_call.active():
+            self._reset_call.cancel()
         if self._heartbeat.running:
             self._heartbeat.stop()
         super().stopService()
 
-    def _forget_rescues(self) -> None:
-        with self._log.failuresHandled("The count of rescues cannot be removed"):
+    def _reset_rescue(self) -> None:
+        with self._log.failuresHandled("The rescue's counter cannot be removed"):
             self._rescue_tries.unlink(missing_ok=True)

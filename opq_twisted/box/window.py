@@ -1,4 +1,4 @@
-"""A part of the day, by the box's own clock on the wall."""
+"""A daily time window in the box's local time, in which automatic installs may start."""
 
 import re
 from collections.abc import Callable
@@ -10,31 +10,32 @@ from attrs import field, frozen
 _TIMES = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 
 
-def _another(window: "DailyWindow", _: object, end: time) -> None:
+def _end_differs(window: "DailyWindow", _: object, end: time) -> None:
     if end == window.start:
         raise ValueError(
-            f"must not end when it begins, at {end:%H:%M}; leave it out for the whole day"
+            f"must not start and end at the same time, {end:%H:%M}; leave it out for the whole day"
         )
 
 
 @frozen
 class DailyWindow:
     """
-    From one time of the day to another, over midnight if that is earlier.
+    A time window that opens each day.
 
-    What counts is what a clock on the wall shows. When it is set back, the hour that comes twice is
-    open twice; when it is set forward, what lies in the hour that is left out does not come.
+    If `end` is earlier than `start`, the window spans midnight. When daylight saving time ends, the
+    times of the repeated hour match twice. When it starts, a window within the skipped hour does
+    not open on that day.
     """
 
     start: time
-    end: time = field(validator=_another)
+    end: time = field(validator=_end_differs)
 
     @classmethod
     def parse(cls, text: str) -> "DailyWindow":
         """
-        Read "02:00-04:00".
+        Parse a window such as "02:00-04:00".
 
-        :raises ValueError: when it is not like that, or ends when it begins.
+        :raises ValueError: if the text has another form, or both times are the same.
         """
         match = _TIMES.fullmatch(text)
         if match is None:
@@ -45,29 +46,29 @@ class DailyWindow:
         return f"between {self.start:%H:%M} and {self.end:%H:%M}"
 
     def is_open(self, now: float) -> bool:
-        """Whether it is open at a time, in seconds since the epoch."""
-        shown = datetime.fromtimestamp(now).time()
+        """Whether the window is open at a time, in seconds since the epoch."""
+        local = datetime.fromtimestamp(now).time()
         if self.start < self.end:
-            return self.start <= shown < self.end
-        return shown >= self.start or shown < self.end
+            return self.start <= local < self.end
+        return local >= self.start or local < self.end
 
     def until_open(self, now: float) -> float:
-        """Seconds until it is open; 0 when it is."""
+        """Return the seconds until the window opens; 0 if it is open."""
         return _until(self.is_open, now)
 
     def until_closed(self, now: float) -> float:
-        """Seconds until it is shut; 0 when it is."""
+        """Return the seconds until the window closes; 0 if it is closed."""
         return _until(lambda moment: not self.is_open(moment), now)
 
 
 def _until(condition: Callable[[float], bool], now: float) -> float:
     """
-    Seconds until a condition holds, which changes with a full minute only.
+    Return the seconds until a condition, which changes only at full minutes, is true.
 
-    Each minute is looked at: no rule is needed for days that have no such time, or have it twice,
-    and a whole day takes a few milliseconds.
+    Testing every minute of a day takes a few milliseconds, and needs no special case for daylight
+    saving time.
     """
     if condition(now):
         return 0.0
-    # All zones differ from UTC by full minutes.
+    # All time zones differ from UTC by full minutes.
     return next(moment for moment in count(now - now % 60 + 60, 60) if condition(moment)) - now

@@ -728,7 +728,7 @@ async def test_two_agents(box: Box, raw: RawServer) -> None:
     await box.start()
     second = box.launch()
     assert await second.ends() == 1
-    assert f"Another agent works in {box.state_dir}" in second.output
+    assert f"Another agent uses {box.state_dir}" in second.output
 
 
 # Agents that are killed

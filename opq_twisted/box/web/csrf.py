@@ -5,8 +5,7 @@ from collections.abc import Iterable
 
 from twisted.web.server import Request
 
-#: The beginning of the `User-Agent` of every box's agent.
-AGENT = "opq-box-agent/"
+from opq_twisted.box.config import AGENT, BROWSERS
 
 #: The programs that may start an update by GET: curl, wget and the usual HTTP clients of Python;
 #: the older configuration daemon uses one of those. That of aiohttp begins with "Python/3.11".
@@ -16,9 +15,6 @@ _PROGRAMS = frozenset(
         *("python-httpx", "httpx", "aiohttp", "python-treq", "treq", "twisted", "httpie"),
     )
 )
-
-#: The first products in the User-Agents of browsers; almost all begin with "Mozilla".
-_BROWSERS = ("mozilla", "opera", "lynx", "links", "elinks", "w3m", "netsurf", "dillo")
 
 _OWN_SITE = ("same-origin", "none")
 
@@ -54,7 +50,7 @@ class CsrfCheck:
           the same origin, whatever the method is.
         """
         agents = _headers(request, "User-Agent")
-        if any(_product(agent) == _product(AGENT) for agent in agents):
+        if any(_product(agent) == AGENT for agent in agents):
             return "A box's agent is not its owner: a server has led it here."
         if any(site not in _OWN_SITE for site in _headers(request, "Sec-Fetch-Site")):
             return _ANOTHER_PAGE
@@ -74,7 +70,7 @@ class CsrfCheck:
             return _ANOTHER_PAGE
         if referers or _headers(request, "Sec-Fetch-Site") or _headers(request, "Origin"):
             return None
-        if any(_product(agent) in _BROWSERS for agent in agents):
+        if any(_product(agent) in BROWSERS for agent in agents):
             return "Open the box's own page, and click the button there."
         if request.method != b"POST" and not self._is_program(agents):
             return (

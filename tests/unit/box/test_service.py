@@ -96,7 +96,7 @@ class ServiceTests(SynchronousTestCase):
     def test_one_agent(self) -> None:
         """Two agents do not work in one state directory."""
         self.make()
-        self.assertIn(f"Another agent works in {self.state_dir}", self.refusal())
+        self.assertIn(f"Another agent uses {self.state_dir}", self.refusal())
 
     def test_state_dir(self) -> None:
         """A state directory that cannot be made is named."""

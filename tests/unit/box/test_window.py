@@ -65,7 +65,7 @@ class ParseTests(WindowCase):
 
     def test_empty(self) -> None:
         """One that ends when it begins is a whole day to some, and nothing to others: neither."""
-        with self.assertRaisesRegex(ValueError, "must not end when it begins, at 02:00"):
+        with self.assertRaisesRegex(ValueError, "must not start and end at the same time, 02:00"):
             DailyWindow.parse("02:00-02:00")
 
 

@@ -4,7 +4,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 from twisted.web.test.requesthelper import DummyChannel
 
-from opq_twisted.box.web.csrf import AGENT, CsrfCheck
+from opq_twisted.box.config import AGENT
+from opq_twisted.box.web.csrf import CsrfCheck
 
 
 def request(method: str = "POST", **headers: str) -> Request:
@@ -24,7 +25,7 @@ class NotMeantTests(SynchronousTestCase):
 
     def test_agent(self) -> None:
         """An agent is led by servers, and is nobody's click, with whatever other headers."""
-        for agent in (f"{AGENT}0.1.0 (box 7; release unknown)", AGENT.upper()):
+        for agent in (f"{AGENT}/0.1.0 (box 7; release unknown)", AGENT.upper()):
             for more in ({}, {"sec_fetch_site": "same-origin"}, {"origin": "http://box"}):
                 with self.subTest(agent=agent, more=more):
                     asked = request(user_agent=agent, host="box", **more)
