@@ -60,8 +60,9 @@ vm-test: $(READY) ## Update a real machine in QEMU, with power cuts
 deb: manuals ## Build the Debian package of the server, into dist/
 	deploy/server/build-deb dist
 
+# ONLY=build builds it twice, and asks lintian.
 deb-test: manuals ## Install, upgrade and remove that package in a Debian of its own
-	.venv/bin/python -m tests.deb
+	.venv/bin/python -m tests.deb $(ONLY:%=--only=%)
 
 image-test: $(READY) ## Try the container image of the server in podman (as root)
 	.venv/bin/python -m tests.image
