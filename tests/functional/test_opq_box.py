@@ -109,7 +109,7 @@ async def test_returns(
     paths = ("--config", box.config, "--state-dir", box.state_dir)
     status, out, error = await run(PROGRAM, "adopt", *map(str, paths), str(archive(tmp_path, OLD)))
     assert status == 0, error
-    assert "the one to which this box returns" in out
+    assert f"The box goes back to release {OLD}" in out
 
     following = operator.begins("update")
     await reboots(box)

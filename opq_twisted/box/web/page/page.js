@@ -1,12 +1,12 @@
-// Keeps the page up to date from the box's event stream, through the reboot too.
+// Keeps the page up to date from the box's event stream, also through a reboot.
 "use strict";
 
-// Milliseconds. The box says every 15 seconds that it lives, when it is not too busy.
-const SILENCE = 40000, RETRY = 1500, GRACE = 3000, TAIL = 1000, PATIENCE = 660000;
+// Milliseconds. The box sends a heartbeat every 15 seconds, unless it is too busy.
+const SILENCE = 40000, RETRY = 1500, GRACE = 3000, TAIL = 1000, CHECK_TIMEOUT = 660000;
 const MOST_OUTPUT = 200000;
 const TEXTS = ["headline", "message", "installed", "available", "promise", "progress", "checked",
   "outcome"];
-// What disappears with an empty text, where that is more than the text itself.
+// The elements that are hidden with an empty text, if not the element of the text.
 const AROUND = {notes: "what-is-new", progress: "download"};
 
 const element = (id) => document.getElementById(id);
@@ -15,12 +15,12 @@ const installs = () => current?.page.installs;
 let source, heard, current = null, lost = false, pending = false;
 
 function setText(id, text) {
-  // The same text once more would be read out once more.
+  // A screen reader would read the same text again.
   if (element(id).textContent !== text) element(id).textContent = text;
   element(AROUND[id] ?? id).hidden = text === "";
 }
 
-// Not `disabled`, which would take the focus away.
+// `disabled` would take the focus away.
 function enable(enabled) {
   for (const button of buttons) {
     button.disabled = false;
@@ -32,7 +32,7 @@ function show(next) {
   const page = next.page, before = current;
   current = next;
   if (page.at_rest && before && next.installed !== before.loaded) {
-    // The page belongs to the release that has gone.
+    // This page belongs to the previous release.
     location.reload();
     return;
   }
@@ -87,7 +87,7 @@ function showAbsent() {
   enable(false);
 }
 
-// A browser has few connections for one box: a page that nobody sees has none.
+// A browser has few connections per host: a hidden page closes its own.
 function listen() {
   source?.close();
   if (document.hidden) return;
@@ -100,12 +100,12 @@ function listen() {
   source.addEventListener("alive", () => { heard = Date.now(); });
   source.onerror = () => {
     source.close();
-    lookInstead();
+    pollInstead();
   };
 }
 
-// There may be too many streams; then the status is asked for now and then.
-async function lookInstead() {
+// The box limits the number of streams: without one, the page polls the status.
+async function pollInstead() {
   try {
     show(await (await fetch("status", {signal: AbortSignal.timeout(SILENCE)})).json());
   } catch {
@@ -114,7 +114,7 @@ async function lookInstead() {
   setTimeout(listen, RETRY);
 }
 
-// A box that has lost its power does not close its connections.
+// A box that loses its power does not close its connections.
 setInterval(() => {
   const opens = source?.readyState !== EventSource.CLOSED;
   if (document.hidden || !opens || Date.now() - heard < SILENCE) return;
@@ -133,7 +133,7 @@ async function refreshHistory() {
     element("history").replaceChildren(...fresh.children);
     element("past").hidden = element("history").children.length === 0;
   } catch {
-    // The next status finds it old again.
+    // The next status triggers this again.
   }
 }
 
@@ -149,14 +149,14 @@ async function act(event) {
     const answer = await fetch(form.action, {
       method: "POST",
       headers: {Accept: "application/json"},
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(CHECK_TIMEOUT),
     });
     said = wordsOf(await answer.text());
   } catch {
-    // That is what is said.
+    // `said` has the sentence.
   }
   pending = false;
-  // An update that has begun says so itself.
+  // The message of an update that has begun is shown instead.
   if (current?.page.at_rest) {
     setText("message", said);
     enable(true);
@@ -175,7 +175,7 @@ function wordsOf(text) {
 
 let offset, decoder, atEnd;
 
-// Each attempt has a log of its own.
+// Each attempt has its own log.
 function beginOutput() {
   offset = 0;
   decoder = new TextDecoder();
@@ -188,18 +188,18 @@ async function tail() {
     try {
       await readOutput();
     } catch {
-      // It comes with the next look.
+      // The next call reads it.
     }
   }
   setTimeout(tail, TAIL);
 }
 
 async function readOutput() {
-  // From the byte before, so that an answer always has one, and tells how many there are.
+  // The range starts one byte earlier: so it is never empty, and 416 means that the log is shorter.
   const from = Math.max(0, offset - 1), reader = decoder;
   const answer = await fetch("log", {headers: {Range: `bytes=${from}-`}});
   const bytes = new Uint8Array(await answer.arrayBuffer());
-  // Another log may have begun meanwhile.
+  // A new log may have been started meanwhile.
   if (reader !== decoder) return;
   if (answer.status === 416 && offset > 0) {
     beginOutput();
