@@ -132,8 +132,8 @@ def require_printed(block: Block, out: str) -> None:
         assert re.search(f"^{pattern}$", out, re.MULTILINE), f"{block.section}: {line}\n{out}"
 
 
-class Box:
-    """A box that keeps what it has seen."""
+class NetworkTufClient:
+    """The TUF client of a box: it asks a server, and remembers the metadata it has seen."""
 
     def __init__(self, root: Path, cache: Path) -> None:
         """:param root: what it trusts from the start."""
@@ -172,7 +172,7 @@ class Story:
         self.place = Place(folder)
         self._start = start
         self.server: Server | None = None
-        self.box: Box | None = None
+        self.box: NetworkTufClient | None = None
         #: What the box is offered in `stable`, each time that something was copied to the server.
         self.offers: list[Offer | None] = []
 
@@ -182,7 +182,9 @@ class Story:
         require_printed(block, out)
         if "handed-over" in block.script:
             await self._start_server(self.place.release / "handed-over")
-            self.box = Box(self.place.release / "root.json", self.place.folder / "cache")
+            self.box = NetworkTufClient(
+                self.place.release / "root.json", self.place.folder / "cache"
+            )
         if re.search("rotate .*timestamp", block.script):
             await self._start_server(self.place.release, "opq-keys/")
         if "server:/var/opq/box-updates/tuf/" in block.script and "--exclude" in block.script:
@@ -244,7 +246,7 @@ async def test_page(tmp_path: Path, start: StartDaemon) -> None:
     assert story.server is not None
     assert story.box is not None
     assert story.box.root_version == 7
-    fresh = Box(story.place.release / "root.json", tmp_path / "fresh")
+    fresh = NetworkTufClient(story.place.release / "root.json", tmp_path / "fresh")
     assert terms(await fresh.asks(story.server)) == new
 
 

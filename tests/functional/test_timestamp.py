@@ -25,8 +25,8 @@ NEWER = 1547860900
 SIGNED = r"signed timestamp \d+ for {}.snapshot.json: "
 
 
-class Box:
-    """A box that trusts the first root, and keeps what it has seen."""
+class PythonTufClient:
+    """python-tuf's own client, which trusts the first root and remembers the metadata."""
 
     def __init__(self, folder: Path, signed: Signed) -> None:
         self._cache = folder / "cache"
@@ -50,8 +50,8 @@ def signed(updates: Path) -> Signed:
 
 
 @pytest.fixture
-def box(tmp_path: Path, signed: Signed) -> Box:
-    return Box(tmp_path / "box", signed)
+def box(tmp_path: Path, signed: Signed) -> PythonTufClient:
+    return PythonTufClient(tmp_path / "box", signed)
 
 
 def key(tmp_path: Path, signed: Signed) -> tuple[object, ...]:
@@ -71,7 +71,7 @@ async def told(server: Server, **expected: float) -> dict[tuple[str, ...], float
 
 @pytest_twisted.ensureDeferred
 async def test_release(
-    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: Box
+    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
     """A snapshot that is dropped into the folder is what a box is told of at once."""
     server = await started(start, updates, *key(tmp_path, signed), "--heartbeat", 3600)
@@ -92,7 +92,7 @@ async def test_release(
 
 @pytest_twisted.ensureDeferred
 async def test_any_order(
-    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: Box
+    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
     """Whatever order a copy comes in, boxes are told of a release when it is all there."""
     server = await started(start, updates, *key(tmp_path, signed), "--heartbeat", 3600)
@@ -144,7 +144,7 @@ async def test_folder_comes_and_goes(start: StartDaemon, updates: Path, tmp_path
 
 @pytest_twisted.ensureDeferred
 async def test_heartbeat_alone(
-    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: Box
+    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
     """What no event tells is found by the heartbeat: here a folder behind another name."""
     signed.publish(1)
@@ -166,7 +166,7 @@ async def test_heartbeat_alone(
 
 @pytest_twisted.ensureDeferred
 async def test_key_rotated(
-    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: Box
+    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
     """Started with the new key, the server signs what the new root wants; boxes follow."""
     path = archive(updates, RELEASE)
@@ -203,7 +203,7 @@ async def test_half_life(start: StartDaemon, updates: Path, tmp_path: Path, sign
 
 @pytest_twisted.ensureDeferred
 async def test_another_server_signs(
-    start: StartDaemon, updates: Path, signed: Signed, box: Box
+    start: StartDaemon, updates: Path, signed: Signed, box: PythonTufClient
 ) -> None:
     """Without a key the server serves what is there, writes nothing, and tells how it is."""
     path = archive(updates, RELEASE)
@@ -293,7 +293,7 @@ async def test_behind_nginx(
     updates: Path,
     tmp_path: Path,
     signed: Signed,
-    box: Box,
+    box: PythonTufClient,
 ) -> None:
     """nginx keeps what has a number, asks for the timestamp each time, and forgets what is not."""
     path = archive(updates, RELEASE)
@@ -324,7 +324,7 @@ async def test_behind_nginx(
 
 @pytest_twisted.ensureDeferred
 async def test_mirror(
-    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: Box
+    start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
     """A server that sends boxes to a mirror for archives answers for the metadata itself."""
     path = archive(updates, RELEASE)

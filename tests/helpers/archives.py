@@ -14,6 +14,11 @@ SCRIPT = b"#!/bin/sh\nexit 0\n"
 GNU, POSIX = b"ustar  \0", b"ustar\x0000"
 
 
+def name_of(version: int) -> str:
+    """Return the name of an archive."""
+    return str(UpdateName(version))
+
+
 def make_archive(
     path: Path,
     version: int,

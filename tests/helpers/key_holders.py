@@ -29,10 +29,9 @@ from opq_twisted.signing.root_keys import RootSigner
 from opq_twisted.trust import pkcs8
 from opq_twisted.trust.offer import Offer, read_offer
 from opq_twisted.trust.tuf_client import Fetched, Need, look_up
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.failing_disk import counting
 from tests.helpers.torture import stride
-from tests.unit.server.catalog.test_snapshot import name_of
 
 PASSPHRASE = b"open sesame, and quickly"
 OLD, NEW, NEWER = 1_547_860_803, 1_547_947_203, 1_548_033_603
@@ -40,8 +39,8 @@ _URL = "https://updates.example/tuf/"
 _KILLED = 9
 
 
-class Box:
-    """A box that keeps what it has seen."""
+class TufClient:
+    """The TUF client of a box: it reads a local folder, and remembers the metadata it has seen."""
 
     def __init__(self, tuf: Path, root: int = 1) -> None:
         self.tuf = tuf
@@ -127,8 +126,8 @@ class HoldersCase(SynchronousTestCase):
     def serve(self) -> MetadataState:
         return serve(self.signer)
 
-    def box(self) -> Box:
-        return Box(self.tuf)
+    def box(self) -> TufClient:
+        return TufClient(self.tuf)
 
     def files(self) -> set[str]:
         """What boxes and mirrors see."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 from attrs import frozen
 
 from tests.vm import cuts, machine
-from tests.vm.box import Box, Prepared
+from tests.vm.box import Prepared, VmBox
 from tests.vm.cache import ROOT
 from tests.vm.errors import Broken
 from tests.vm.needs import missing
@@ -98,7 +98,7 @@ def run_scenario(prepared: Prepared, name: str, runs: Path) -> Outcome:
     started = time.monotonic()
     boots, passed = 0, False
     try:
-        with Box(prepared, runs / name) as box:
+        with VmBox(prepared, runs / name) as box:
             try:
                 text, passed = SCENARIOS[name](box), True
             finally:

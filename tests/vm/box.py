@@ -71,7 +71,7 @@ class Prepared:
         return {self.old_version: self.old, self.new_version: self.new}
 
 
-class Box:
+class VmBox:
     """One box and its update server, for as long as the context lasts."""
 
     def __init__(self, prepared: Prepared, folder: Path) -> None:
@@ -86,7 +86,7 @@ class Box:
         self._page_port = free_port()
         self._server_port = free_port()
 
-    def __enter__(self) -> "Box":
+    def __enter__(self) -> "VmBox":
         """Start both; the box knows where its update server is."""
         try:
             self._start()

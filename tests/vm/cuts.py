@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.vm import invariants
-from tests.vm.box import BOOT, Box, Prepared
+from tests.vm.box import BOOT, Prepared, VmBox
 from tests.vm.errors import Broken
 from tests.vm.scenarios import UPDATE, altered_release, crash_loop
 from tests.vm.stages import Seen, Watch
@@ -97,7 +97,7 @@ def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) 
     started = time.monotonic()
     stage, delay, boots, became, whole = cut.stage, 0.0, 0, "", False
     try:
-        with Box(prepared, folder) as box:
+        with VmBox(prepared, folder) as box:
             archives = _publish(box, cut)
             before = box.status()
             seen = _cut_in_stage(box, cut, took)
@@ -111,7 +111,7 @@ def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) 
     return Became(cut, stage, delay, became, boots, time.monotonic() - started, whole)
 
 
-def _publish(box: Box, cut: Cut) -> dict[int, Path]:
+def _publish(box: VmBox, cut: Cut) -> dict[int, Path]:
     """Offer the new release, or a bad one; give all that the box may run, by their version."""
     if cut.stage != RETURNING:
         box.publish(box.prepared.new, box.prepared.new_version)
@@ -121,7 +121,7 @@ def _publish(box: Box, cut: Cut) -> dict[int, Path]:
     return {box.prepared.old_version: box.prepared.old, version: archive}
 
 
-def _cut_in_stage(box: Box, cut: Cut, took: Mapping[str, float]) -> Seen:
+def _cut_in_stage(box: VmBox, cut: Cut, took: Mapping[str, float]) -> Seen:
     """Click, wait for the stage, and a part of it more; tell what the console showed last."""
     watch = Watch(box.machine)
     box.click()
@@ -132,7 +132,7 @@ def _cut_in_stage(box: Box, cut: Cut, took: Mapping[str, float]) -> Seen:
     return watch.look()[-1]
 
 
-def _recover(box: Box, before: dict[str, object], again: float | None) -> None:
+def _recover(box: VmBox, before: dict[str, object], again: float | None) -> None:
     """Boot until the box rests."""
     box.boot()
     if again is not None:
@@ -145,7 +145,7 @@ def _recover(box: Box, before: dict[str, object], again: float | None) -> None:
         raise Broken(f"The box booted {box.machine.boots} times.")
 
 
-def _look(box: Box, archives: Mapping[int, Path]) -> str:
+def _look(box: VmBox, archives: Mapping[int, Path]) -> str:
     """Look whether the box is whole, and say what it is."""
     version, status = invariants.whole(box, archives), box.status()
     if version == box.prepared.old_version:

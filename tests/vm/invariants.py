@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tests.vm.box import AT_REST, PREFIX, STATE, Box
+from tests.vm.box import AT_REST, PREFIX, STATE, VmBox
 from tests.vm.errors import Broken
 from tests.vm.releases import COMPONENT
 
@@ -51,7 +51,7 @@ sys.exit("; ".join(wrong[:5]) if wrong else 0)
 """
 
 
-def whole(box: Box, archives: Mapping[int, Path]) -> int:
+def whole(box: VmBox, archives: Mapping[int, Path]) -> int:
     """
     Look whether a box at rest is whole.
 
@@ -75,13 +75,13 @@ def whole(box: Box, archives: Mapping[int, Path]) -> int:
     return version
 
 
-def untroubled(box: Box) -> None:
+def untroubled(box: VmBox) -> None:
     """Make sure that the agent has logged no error since the machine was made."""
     if error := _ERROR.search(box.machine.console):
         raise Broken(f"The agent's log has an error: {error[1]}")
 
 
-def journal(box: Box) -> dict[str, Any]:
+def journal(box: VmBox) -> dict[str, Any]:
     """Read the agent's journal."""
     text = box.shell.run(f"cat {STATE}/journal.json")
     try:
@@ -91,7 +91,7 @@ def journal(box: Box) -> dict[str, Any]:
     return content
 
 
-def _live_release(box: Box) -> int:
+def _live_release(box: VmBox) -> int:
     link = box.shell.run(f"readlink {PREFIX}/current").strip()
     version = box.shell.run(f"cat {PREFIX}/current/VERSION").strip()
     if link != f"releases/{version}" or not version.isdecimal():
@@ -99,14 +99,14 @@ def _live_release(box: Box) -> int:
     return int(version)
 
 
-def _release_is_whole(box: Box, version: int, archive: Path) -> None:
+def _release_is_whole(box: VmBox, version: int, archive: Path) -> None:
     folder = f"{PREFIX}/releases/{version}"
     sums = "".join(f"{digest}  {name}\n" for name, digest in _manifest(archive).items())
     box.shell.run(f"cd {folder} && sha256sum --check --quiet --strict -", input=sums)
     box.shell.run(f"python3 - {folder}", input=_PACKAGES, seconds=180)
 
 
-def _services_are_up(box: Box) -> None:
+def _services_are_up(box: VmBox) -> None:
     for unit in _UNITS:
         # The first line is the mark of who put it there.
         compare = f"tail -n +2 /etc/systemd/system/{unit} | cmp - {PREFIX}/current/*/systemd/{unit}"
@@ -116,7 +116,7 @@ def _services_are_up(box: Box) -> None:
         box.shell.run(f"timeout 30 sh -c 'until systemctl is-active {unit}; do sleep 1; done'")
 
 
-def _state_is_whole(box: Box, version: int, archives: Mapping[int, Path]) -> None:
+def _state_is_whole(box: VmBox, version: int, archives: Mapping[int, Path]) -> None:
     stage = journal(box)["stage"]
     if stage not in AT_REST:
         raise Broken(f"The journal's stage is {stage}.")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.vm.box import BOOT, Box
+from tests.vm.box import BOOT, VmBox
 from tests.vm.cache import ROOT
 from tests.vm.errors import Broken
 from tests.vm.machine import HOST, PAGE
@@ -58,7 +58,7 @@ systemctl enable --now {_NAME}
 """
 
 
-def lives(box: Box) -> str:
+def lives(box: VmBox) -> str:
     """The Debian package of the server installs, starts, signs and is purged, with systemd."""
     shell = box.shell
     _bring(box, _medium(box))
@@ -83,7 +83,7 @@ def lives(box: Box) -> str:
     return f"installed in {took:.0f} s, signed timestamp {timestamp['signed']['version']}, purged"
 
 
-def _medium(box: Box) -> Path:
+def _medium(box: VmBox) -> Path:
     """Make what an operator brings: the package, the metadata and the key that signs timestamps."""
     folder = box.folder / "medium"
     run([str(_SERVER / "build-deb"), str(folder)])
@@ -97,7 +97,7 @@ def _medium(box: Box) -> Path:
     return folder
 
 
-def _bring(box: Box, folder: Path) -> None:
+def _bring(box: VmBox, folder: Path) -> None:
     """Copy a folder into the machine, as /medium."""
     archive = box.folder / "medium.tar"
     with tarfile.open(archive, "w") as tar:

@@ -8,7 +8,7 @@ from typing import Any
 
 from opq_twisted.archive.name import UpdateName
 from tests.vm import invariants, package
-from tests.vm.box import AT_REST, BOOT, PREFIX, Box
+from tests.vm.box import AT_REST, BOOT, PREFIX, VmBox
 from tests.vm.errors import Broken
 from tests.vm.machine import BOOTS
 from tests.vm.releases import COMPONENT, Change, altered
@@ -25,7 +25,7 @@ _REST = 64
 _NEWER = 60
 
 
-def update(box: Box) -> str:
+def update(box: VmBox) -> str:
     """The box updates itself at a click, with a real reboot."""
     version = box.prepared.new_version
     watch = Watch(box.machine)
@@ -38,7 +38,7 @@ def update(box: Box) -> str:
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in took.items())
 
 
-def stopping_installer(box: Box) -> str:
+def stopping_installer(box: VmBox) -> str:
     """An installer that stops the agent's own unit still brings the box to the new release."""
 
     def change(folder: Path) -> None:
@@ -52,13 +52,13 @@ def stopping_installer(box: Box) -> str:
     return f"runs release {version}"
 
 
-def crash_looping_daemon(box: Box) -> str:
+def crash_looping_daemon(box: VmBox) -> str:
     """A release whose daemon does not stay up is taken back."""
 
     return _is_taken_back(box, crash_loop, "is not healthy")
 
 
-def broken_agent(box: Box) -> str:
+def broken_agent(box: VmBox) -> str:
     """A release whose agent does not start is taken back, without the agent's help."""
 
     def change(folder: Path) -> None:
@@ -74,7 +74,7 @@ def broken_agent(box: Box) -> str:
     return told
 
 
-def idle_agent(box: Box) -> str:
+def idle_agent(box: VmBox) -> str:
     """A release whose agent runs, and does nothing, is taken back without the agent's help."""
 
     def change(folder: Path) -> None:
@@ -96,7 +96,7 @@ def idle_agent(box: Box) -> str:
     return _must_be_taken_back(box, box.rests(before, UPDATE), version, archive, "did nothing")
 
 
-def passing_verification(box: Box) -> str:
+def passing_verification(box: VmBox) -> str:
     """A release whose verify_update.sh passes is kept; it looks at what is beside it."""
 
     def change(folder: Path) -> None:
@@ -108,7 +108,7 @@ def passing_verification(box: Box) -> str:
     return f"runs release {version}"
 
 
-def failing_verification(box: Box) -> str:
+def failing_verification(box: VmBox) -> str:
     """A release whose verify_update.sh fails is taken back."""
 
     def change(folder: Path) -> None:
@@ -117,7 +117,7 @@ def failing_verification(box: Box) -> str:
     return _is_taken_back(box, change, "made to fail")
 
 
-def full_disk(box: Box) -> str:
+def full_disk(box: VmBox) -> str:
     """A full disk fails the update with a sentence, and with room again it goes through."""
     said = []
     for left in _LEFT:
@@ -134,7 +134,7 @@ def full_disk(box: Box) -> str:
     return " ".join(said)
 
 
-def _fill_while_installing(box: Box) -> str:
+def _fill_while_installing(box: VmBox) -> str:
     """Let the installer fail for want of room: the box comes back once there is some again."""
     watch = Watch(box.machine)
     before, shown = box.status(), len(box.machine.console)
@@ -159,7 +159,7 @@ def _write_script(path: Path, commands: str) -> None:
 
 
 #: By the name under which one is asked for.
-SCENARIOS: dict[str, Callable[[Box], str]] = {
+SCENARIOS: dict[str, Callable[[VmBox], str]] = {
     "update": update,
     "stopping-installer": stopping_installer,
     "crash-looping-daemon": crash_looping_daemon,
@@ -172,7 +172,9 @@ SCENARIOS: dict[str, Callable[[Box], str]] = {
 }
 
 
-def _update_to(box: Box, archive: Path, version: int, watch: Watch | None = None) -> dict[str, Any]:
+def _update_to(
+    box: VmBox, archive: Path, version: int, watch: Watch | None = None
+) -> dict[str, Any]:
     """Offer a release, click, and wait until the box rests."""
     if not (box.updates / archive.name).exists():
         box.publish(archive, version)
@@ -183,13 +185,13 @@ def _update_to(box: Box, archive: Path, version: int, watch: Watch | None = None
     return box.rests(before, UPDATE)
 
 
-def altered_release(box: Box, change: Change) -> tuple[int, Path]:
+def altered_release(box: VmBox, change: Change) -> tuple[int, Path]:
     """Make another release, which is newer than the good ones."""
     version = box.prepared.new_version + _NEWER
     return version, altered(box.prepared.new, version, box.folder, change)
 
 
-def _is_taken_back(box: Box, change: Change, why: str) -> str:
+def _is_taken_back(box: VmBox, change: Change, why: str) -> str:
     """
     Let the box take a bad release, and see that it comes back from it and remembers it.
 
@@ -200,7 +202,7 @@ def _is_taken_back(box: Box, change: Change, why: str) -> str:
 
 
 def _must_be_taken_back(
-    box: Box, status: dict[str, Any], version: int, archive: Path, why: str
+    box: VmBox, status: dict[str, Any], version: int, archive: Path, why: str
 ) -> str:
     """Make sure that a box has come back from a bad release, remembers it, and says why."""
     _must_have_stayed(box, status, archive)
@@ -212,21 +214,23 @@ def _must_be_taken_back(
     return f"came back: {status['message']}"
 
 
-def _must_run(box: Box, status: dict[str, Any], version: int, *others: Path) -> None:
+def _must_run(box: VmBox, status: dict[str, Any], version: int, *others: Path) -> None:
     """Make sure that an update went well."""
     if status["stage"] != "idle":
         raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
     _must_be_whole(box, status, version, others)
 
 
-def _must_have_stayed(box: Box, status: dict[str, Any], *others: Path) -> None:
+def _must_have_stayed(box: VmBox, status: dict[str, Any], *others: Path) -> None:
     """Make sure that the old release runs, and that the page tells of a failed update."""
     if status["last_attempt"]["outcome"] == "updated":
         raise Broken(f"The page says that the update went well: {status['message']}")
     _must_be_whole(box, status, box.prepared.old_version, others)
 
 
-def _must_be_whole(box: Box, status: dict[str, Any], version: int, others: Sequence[Path]) -> None:
+def _must_be_whole(
+    box: VmBox, status: dict[str, Any], version: int, others: Sequence[Path]
+) -> None:
     if status["installed"] != version:
         raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
     given = {UpdateName.parse(path.name).version: path for path in others}
@@ -234,7 +238,7 @@ def _must_be_whole(box: Box, status: dict[str, Any], version: int, others: Seque
         raise Broken(f"{PREFIX}/current is not {version}.")
 
 
-def _fill(box: Box, left: int) -> None:
+def _fill(box: VmBox, left: int) -> None:
     """Take all room but so many MiB, and of what is kept for root too."""
     nearly_all = f"$(($(stat -f -c '%f * %S' /) - {_REST << 20}))"
     box.shell.run(f"fallocate -l {nearly_all} /filler")
@@ -243,5 +247,5 @@ def _fill(box: Box, left: int) -> None:
     box.shell.run(f"truncate -s -{left}M /filler.rest && sync")
 
 
-def _make_room(box: Box) -> None:
+def _make_room(box: VmBox) -> None:
     box.shell.run("rm /filler /filler.rest && sync")

@@ -20,16 +20,16 @@ from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Release, Stage
 from tests.helpers.archives import make_archive
 from tests.helpers.privileges import lacking
-from tests.helpers.torture import stride
-from tests.unit.deploy.test_install_script import (
+from tests.helpers.root_folder import (
     AGENT,
     SHIPPED,
-    Box,
     Result,
+    RootFolder,
     executable,
     namespace,
     service,
 )
+from tests.helpers.torture import stride
 
 #: Says that the agent failed, unless it is told otherwise.
 SYSTEMCTL = """#!/bin/sh
@@ -62,7 +62,7 @@ def installer(here: bytes = b"") -> bytes:
     return INSTALLER.replace(b"@HERE@", here)
 
 
-class RescuedBox(Box):
+class RescuedBox(RootFolder):
     """A box whose agent does not start."""
 
     @property

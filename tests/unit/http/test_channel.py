@@ -20,7 +20,7 @@ from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.http_exchange import Connection, ReactorClock, Response, parse_all
-from tests.unit.http.test_resource import Waits, hello
+from tests.helpers.resources import Waits, hello
 
 #: Seconds after which a client that gets no answer gives up.
 PATIENCE = 20

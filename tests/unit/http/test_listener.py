@@ -18,7 +18,7 @@ from opq_twisted.http.endpoints import EveryAddress
 from opq_twisted.http.listener import Listener, make_endpoint
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.privileges import lacking
-from tests.unit.http.test_resource import hello
+from tests.helpers.resources import hello
 
 
 def site() -> BoundedSite:

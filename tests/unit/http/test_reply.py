@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.http.reply import Reply, header_lines
 from tests.helpers.http_exchange import ask
-from tests.unit.http.test_resource import hello
+from tests.helpers.resources import hello
 
 
 class ReplyTests(SynchronousTestCase):

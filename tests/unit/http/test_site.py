@@ -26,7 +26,7 @@ from opq_twisted.http.site import BoundedSite
 from tests.helpers.box_fakes import logged
 from tests.helpers.certificates import make_certificate
 from tests.helpers.http_exchange import Connection
-from tests.unit.http.test_resource import Waits, hello
+from tests.helpers.resources import Waits, hello
 
 
 class Breaks(PlainResource):

@@ -19,7 +19,7 @@ from opq_twisted.common import files
 from opq_twisted.http.listener import make_endpoint
 from opq_twisted.http.tls import parse_ssl
 from tests.helpers.certificates import Issued, issue, make_certificate
-from tests.unit.http.test_resource import hello
+from tests.helpers.resources import hello
 
 
 class ServingTests(TestCase):

@@ -20,10 +20,9 @@ from opq_twisted.server.metrics import Metrics, MetricsResource
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
-from tests.helpers.archives import make_archive, make_large_archive
+from tests.helpers.archives import make_archive, make_large_archive, name_of
 from tests.helpers.http_exchange import Connection
 from tests.helpers.signed_metadata import Signed
-from tests.unit.server.catalog.test_snapshot import name_of
 
 BUILT = 1500000000
 

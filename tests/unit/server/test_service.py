@@ -23,13 +23,13 @@ from opq_twisted.common.errors import CannotStart
 from opq_twisted.http.listener import Listener
 from opq_twisted.server.service import Options, makeService
 from opq_twisted.trust import keys
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.box_fakes import logged
 from tests.helpers.key_holders import save_time
 from tests.helpers.privileges import remove_tree, without_privileges
 from tests.helpers.project import PROJECT
 from tests.helpers.signed_metadata import make_key, write_key
-from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
+from tests.unit.server.catalog.test_snapshot import open_descriptors
 
 
 def options_of(*arguments: object) -> Options:

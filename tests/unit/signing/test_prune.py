@@ -7,8 +7,8 @@ from tuf.api.metadata import TargetFile
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.prune import describe_crowding, prune
 from opq_twisted.signing.status import inspect
+from tests.helpers.archives import name_of
 from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase
-from tests.unit.server.catalog.test_snapshot import name_of
 
 
 class PruningCase(HoldersCase):

@@ -19,10 +19,10 @@ from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.status import inspect
 from opq_twisted.signing.withdraw import withdraw
 from opq_twisted.trust.offer import Offer
+from tests.helpers.archives import name_of
 from tests.helpers.interruptions import stops_at
 from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, signer_in
 from tests.helpers.torture import stride
-from tests.unit.server.catalog.test_snapshot import name_of
 
 
 class PublicationCase(HoldersCase):

@@ -23,9 +23,16 @@ from opq_twisted.signing.root_keys import RootSigner
 from opq_twisted.signing.status import inspect
 from opq_twisted.trust import tuf_client
 from opq_twisted.trust.offer import Offer
-from tests.helpers.archives import file, folder, layout, make_archive, stream, write_archive
+from tests.helpers.archives import (
+    file,
+    folder,
+    layout,
+    make_archive,
+    name_of,
+    stream,
+    write_archive,
+)
 from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, signer_in
-from tests.unit.server.catalog.test_snapshot import name_of
 
 
 class PublishTests(HoldersCase):

@@ -26,13 +26,13 @@ from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES, RootSigner
 from opq_twisted.trust import keys
 from opq_twisted.trust.offer import read_offer
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.key_holders import (
     NEW,
     OLD,
     PASSPHRASE,
-    Box,
     HoldersCase,
+    TufClient,
     dies_at,
     fails_at,
     save_time,
@@ -40,7 +40,6 @@ from tests.helpers.key_holders import (
     signer_in,
 )
 from tests.helpers.torture import stride
-from tests.unit.server.catalog.test_snapshot import name_of
 
 
 class InitTests(SynchronousTestCase):
@@ -93,7 +92,7 @@ class InitTests(SynchronousTestCase):
         """A server signs a timestamp for it, and a box finds that nothing is offered yet."""
         self.signer.init(1, 1, {})
         serve(self.signer)
-        self.assertIsNone(Box(self.tuf).asks())
+        self.assertIsNone(TufClient(self.tuf).asks())
 
     def test_numbers(self) -> None:
         """The threshold is at most the number of keys, and at least one."""
@@ -181,7 +180,7 @@ class InitTests(SynchronousTestCase):
                     self.assertIsNone(self.signer.init(2, 2, {}))
                 self.assertEqual(len(list(self.keys.glob("*.pem"))), 5)
                 serve(self.signer)
-                self.assertIsNone(Box(self.tuf).asks())
+                self.assertIsNone(TufClient(self.tuf).asks())
                 shutil.rmtree(self.place)
                 self.signer = signer_in(self.place)
                 if not interrupted:
@@ -340,7 +339,7 @@ class RotateTests(HoldersCase):
         timestamp = Metadata(Timestamp(absurd, expires=later, snapshot_meta=MetaFile(absurd)))
         timestamp.sign(self.key_folder.signers(root, "timestamp")[0])
         timestamp.to_file(str(theirs / "tuf" / "timestamp.json"))
-        fooled = Box(theirs / "tuf")
+        fooled = TufClient(theirs / "tuf")
         self.assertEqual(fooled.version(), OLD)
         fooled.tuf = self.tuf
         with self.assertRaises(BadVersionNumberError):
@@ -361,7 +360,7 @@ class RotateTests(HoldersCase):
 
         saved = self.place.with_name("saved")
         for point in self.interruptions(work):
-            box = Box(saved / "updates" / "tuf")
+            box = TufClient(saved / "updates" / "tuf")
             self.assertEqual(box.version(), OLD, point)
             box.tuf = self.tuf
             # Until the server has signed for the new root, a box may have to wait for it.
@@ -572,7 +571,7 @@ class HolderTests(SynchronousTestCase):
         """The root is in place when both have signed, and the updates directory is there."""
         self.in_place()
         serve(self.signer)
-        self.assertIsNone(Box(self.tuf).asks())
+        self.assertIsNone(TufClient(self.tuf).asks())
 
     def test_early(self) -> None:
         """Appending where nothing new can sign leaves the draft as it is."""
@@ -635,13 +634,13 @@ class HolderTests(SynchronousTestCase):
         self.assertIsNone(self.signer.append(Draft.load(draft.path)))
         self.assertEqual(self.signer.repository.numbers("root"), [1, 2])
         serve(self.signer)
-        self.assertIsNone(Box(self.tuf).asks())
+        self.assertIsNone(TufClient(self.tuf).asks())
 
     def test_rotate(self) -> None:
         """Keys of the release are rotated; what they signed is signed anew at the end."""
         self.in_place()
         serve(self.signer)
-        box = Box(self.tuf)
+        box = TufClient(self.tuf)
         self.assertIsNone(box.asks())
         draft = self.signer.rotate(["targets", "snapshot"], {})
         assert draft is not None
@@ -653,7 +652,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIsNone(self.signer.append(Draft.load(draft.path)))
         self.assertEqual(len(list((self.anna / "keys" / "retired").iterdir())), 2)
         serve(self.signer)
-        self.assertEqual((box.version(), Box(self.tuf).version()), (OLD, OLD))
+        self.assertEqual((box.version(), TufClient(self.tuf).version()), (OLD, OLD))
 
     def test_replace_holder(self) -> None:
         """The key of the other holder is replaced: it is he who signs with the old one."""
@@ -670,7 +669,7 @@ class HolderTests(SynchronousTestCase):
         RootSigner(self.ben.repository, carla, self.ben.now).append(Draft.load(draft.path))
         self.assertIsNone(self.signer.append(Draft.load(draft.path)))
         serve(self.signer)
-        self.assertIsNone(Box(self.tuf).asks())
+        self.assertIsNone(TufClient(self.tuf).asks())
         self.assertEqual(
             set(self.signer.repository.roots()[-1].signed.roles["root"].keyids),
             {key.keyid}
@@ -877,7 +876,7 @@ class HolderTests(SynchronousTestCase):
         for first, interrupt in enumerate((fails_at, dies_at), 1):
             for number in itertools.count(first, stride(3)):
                 interrupted = interrupt(number, lambda: self.signer.append(Draft.load(draft.path)))
-                box = Box(saved / "updates" / "tuf")
+                box = TufClient(saved / "updates" / "tuf")
                 self.assertIsNone(box.asks())
                 box.tuf = self.tuf
                 with contextlib.suppress(RepositoryError):

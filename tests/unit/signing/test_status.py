@@ -11,9 +11,9 @@ from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing import repository
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.signing.status import ChannelStatus, Inspection, inspect
+from tests.helpers.archives import name_of
 from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase
 from tests.helpers.signed_metadata import make_key
-from tests.unit.server.catalog.test_snapshot import name_of
 
 
 class InspectionTests(HoldersCase):

@@ -7,9 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.extract import child
 from opq_twisted.common.errors import ReleaseFailed
-from tests.helpers.archives import file, make_archive, stream, write_archive
+from tests.helpers.archives import file, make_archive, name_of, stream, write_archive
 from tests.helpers.key_holders import OLD
-from tests.unit.server.catalog.test_snapshot import name_of
 
 
 class JudgeTests(SynchronousTestCase):

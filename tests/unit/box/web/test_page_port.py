@@ -13,7 +13,7 @@ from opq_twisted.box.web.page_port import PagePort, inherited_sockets
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.box_fakes import logged
-from tests.unit.http.test_resource import hello
+from tests.helpers.resources import hello
 
 
 class PagePortCase(SynchronousTestCase):

@@ -18,13 +18,12 @@ from opq_twisted.cli.box import main as box
 from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.main import main
 from opq_twisted.common.errors import AgentAway
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.failing_disk import counting
 from tests.helpers.fake_agent import FakeAgent, FakeClock
 from tests.helpers.terminal import on_terminal
 from tests.helpers.time_zones import move_to
-from tests.unit.server.catalog.test_snapshot import name_of
 
 PROGRAM = str(Path(sys.executable).with_name("opq-box"))
 

@@ -27,12 +27,11 @@ from opq_twisted.cli.release.main import main
 from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.trust import keys
-from tests.helpers.archives import file, stream, write_archive
+from tests.helpers.archives import file, name_of, stream, write_archive
 from tests.helpers.key_holders import NEW, NEWER, OLD, PASSPHRASE, HoldersCase, signer_in
 from tests.helpers.privileges import give_away, without_privileges
 from tests.helpers.signed_metadata import make_key, write_key
 from tests.helpers.terminal import on_terminal
-from tests.unit.server.catalog.test_snapshot import name_of
 
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
 VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE")

@@ -3,39 +3,14 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.server.catalog.digests import Digests, sha256_of
 from opq_twisted.server.catalog.snapshot import Archive, Catalog
-from tests.helpers.archives import make_archive
-from tests.unit.server.catalog.test_snapshot import name_of
-
-
-class Thread:
-    """A thread that gets to work when a test says so."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], object]] = []
-
-    def __call__(
-        self, function: Callable[..., bytes | None], *arguments: object
-    ) -> Deferred[bytes | None]:
-        done: Deferred[bytes | None] = Deferred()
-        self.waiting.append(lambda: maybeDeferred(function, *arguments).chainDeferred(done))
-        return done
-
-    def work(self) -> None:
-        """Do what has been waiting for the longest time."""
-        self.waiting.pop(0)()
-
-    def finish(self) -> None:
-        """Do all that is waiting: a coroutine that is left alone at a test's end complains."""
-        while self.waiting:
-            self.work()
+from tests.helpers.archives import make_archive, name_of
+from tests.helpers.manual_thread import Thread
 
 
 class DigestsTests(SynchronousTestCase):

@@ -11,12 +11,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.privileges import remove_tree, without_privileges
-
-
-def name_of(version: int) -> str:
-    return f"opq-box-update-{version}.tar.bz2"
 
 
 def open_descriptors() -> list[str]:

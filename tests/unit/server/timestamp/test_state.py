@@ -13,9 +13,8 @@ from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.offer import describe_before
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.signed_metadata import DAY, Signed, channel, make_key, under_id
-from tests.unit.server.catalog.test_snapshot import name_of
 
 NOW = 1_700_000_000
 RELEASE = 1_600_000_000

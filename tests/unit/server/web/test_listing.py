@@ -24,10 +24,9 @@ from opq_twisted.server.web.listing import ListingPage
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust.offer import describe_before
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Response, ask
 from tests.helpers.signed_metadata import Signed, channel
-from tests.unit.server.catalog.test_snapshot import name_of
 
 BUILT = 1547860803
 DAY = 86400

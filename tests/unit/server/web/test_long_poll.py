@@ -17,10 +17,9 @@ from opq_twisted.server.timestamp.state import refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web.long_poll import NewestVersion, preferred_wait
 from opq_twisted.server.web.resources import make_root
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Connection, ReactorClock, Response, parse_all
 from tests.helpers.signed_metadata import DAY, Signed, channel
-from tests.unit.server.catalog.test_snapshot import name_of
 
 NOW = 1_700_000_000
 

@@ -21,11 +21,10 @@ from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web import metadata
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Response, ask
 from tests.helpers.privileges import without_privileges
 from tests.helpers.signed_metadata import Signed, make_key
-from tests.unit.server.catalog.test_snapshot import name_of
 
 NOW = 1_700_000_000
 RELEASE = 1_600_000_000

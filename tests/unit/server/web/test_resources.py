@@ -14,9 +14,8 @@ from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Connection, Response, ask, parse_all
-from tests.unit.server.catalog.test_snapshot import name_of
 
 ENDPOINTS = ("/", "/ls", "/version", "/latest", f"/update/{name_of(999999999)}")
 

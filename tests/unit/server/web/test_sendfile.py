@@ -23,10 +23,10 @@ from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web import sendfile
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
-from tests.helpers.archives import make_archive, make_large_archive
+from tests.helpers.archives import make_archive, make_large_archive, name_of
 from tests.helpers.certificates import make_certificate
 from tests.helpers.http_exchange import Response, parse, parse_all
-from tests.unit.server.catalog.test_snapshot import name_of, open_descriptors
+from tests.unit.server.catalog.test_snapshot import open_descriptors
 
 #: Seconds after which a client that gets nothing gives up.
 PATIENCE = 20

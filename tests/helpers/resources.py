@@ -1,0 +1,43 @@
+"""Resources that a server under test offers."""
+
+from twisted.web.server import NOT_DONE_YET
+
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+
+
+class Hello(PlainResource):
+    """Says how long the body was that it got."""
+
+    isLeaf = True
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Answer."""
+        return Reply.sentence(200, "Hello.")
+
+    def render_POST(self, request: BoundedRequest) -> Reply:
+        """Answer."""
+        assert request.content is not None
+        return Reply.of(200, b"%d" % len(request.content.read()))
+
+
+def hello() -> PlainResource:
+    root = PlainResource()
+    root.putChild(b"hello", Hello())
+    return root
+
+
+class Waits(PlainResource):
+    """Keeps its requests, for a test to answer."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[BoundedRequest] = []
+
+    def render_GET(self, request: BoundedRequest) -> int:
+        """Answer later."""
+        self.requests.append(request)
+        return NOT_DONE_YET
