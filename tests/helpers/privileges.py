@@ -64,3 +64,11 @@ def remove_tree(folder: Path) -> None:
             if not path.is_symlink():
                 path.chmod(0o700)
     shutil.rmtree(folder)
+
+
+def tool(name: str) -> str:
+    """Find a program that a test needs."""
+    path = shutil.which(name)
+    if path is None:
+        raise lacking(f"needs {name}")
+    return path

@@ -5,7 +5,6 @@ import os
 import pty
 import select
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from tuf.api.metadata import Metadata, Root
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.extract.unpack import unpack
-from tests.helpers.privileges import lacking
+from tests.helpers.privileges import lacking, tool
 from tests.helpers.project import PROJECT
 
 BUILDER = PROJECT / "build_update.py"
@@ -34,14 +33,6 @@ exec cat
 """
 
 Result = subprocess.CompletedProcess[str]
-
-
-def tool(name: str) -> str:
-    """Find a program that a test needs."""
-    path = shutil.which(name)
-    if path is None:
-        raise lacking(f"needs {name}")
-    return path
 
 
 class BuilderTest(SynchronousTestCase):

@@ -12,9 +12,9 @@ import build_manuals
 import build_update
 from opq_twisted.cli.box import main as box
 from opq_twisted.cli.release import main as release
+from tests.helpers.privileges import tool
 from tests.helpers.project import PROJECT
 from tests.helpers.terminal import on_terminal
-from tests.unit.test_build_update import tool
 
 PARSERS = [module.make_parser() for module in (box, release, build_update)]
 NAMES = [parser.prog for parser in PARSERS]

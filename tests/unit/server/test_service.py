@@ -27,9 +27,9 @@ from tests.helpers.archives import make_archive, name_of
 from tests.helpers.box_fakes import logged
 from tests.helpers.key_holders import save_time
 from tests.helpers.privileges import remove_tree, without_privileges
+from tests.helpers.process import open_descriptors
 from tests.helpers.project import PROJECT
 from tests.helpers.signed_metadata import make_key, write_key
-from tests.unit.server.catalog.test_snapshot import open_descriptors
 
 
 def options_of(*arguments: object) -> Options:

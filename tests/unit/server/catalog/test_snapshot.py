@@ -1,6 +1,5 @@
 """The catalog offers whole archives and nothing else, and says why of everything else."""
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -13,15 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.privileges import remove_tree, without_privileges
-
-
-def open_descriptors() -> list[str]:
-    """What this process has open, as the kernel names it."""
-    targets = []
-    for link in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # that of this look itself
-            targets.append(os.readlink(link))
-    return targets
 
 
 class CatalogTestCase(SynchronousTestCase):

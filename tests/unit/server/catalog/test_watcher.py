@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Scan, Snapshot
 from opq_twisted.server.catalog.watcher import HEARTBEAT, InThread, Watcher
 from tests.helpers.archives import make_archive, name_of
-from tests.unit.server.catalog.test_snapshot import open_descriptors
+from tests.helpers.process import open_descriptors
 
 
 def at_once(call: Callable[[], Scan]) -> Deferred[Scan]:

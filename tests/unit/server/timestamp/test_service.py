@@ -17,8 +17,8 @@ from opq_twisted.server.timestamp.alerts import Alert, AlertLog
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.timestamp.state import MetadataState
 from tests.helpers.archives import make_archive, name_of
+from tests.helpers.process import open_descriptors
 from tests.helpers.signed_metadata import DAY, Signed
-from tests.unit.server.catalog.test_snapshot import open_descriptors
 
 NOW = 1_700_000_000
 RELEASE = 1_600_000_000

@@ -20,7 +20,7 @@ from opq_twisted.server.web.sendfile import LEAST_RATE, WINDOW
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Connection, Response, ask, parse_all
 from tests.helpers.manual_thread import Thread
-from tests.unit.server.catalog.test_snapshot import open_descriptors
+from tests.helpers.process import open_descriptors
 
 VERSION = 1547860803
 PATH = f"/update/{name_of(VERSION)}"

@@ -26,7 +26,7 @@ from opq_twisted.server.web.resources import make_root
 from tests.helpers.archives import make_archive, make_large_archive, name_of
 from tests.helpers.certificates import make_certificate
 from tests.helpers.http_exchange import Response, parse, parse_all
-from tests.unit.server.catalog.test_snapshot import open_descriptors
+from tests.helpers.process import open_descriptors
 
 #: Seconds after which a client that gets nothing gives up.
 PATIENCE = 20
