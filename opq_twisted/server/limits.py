@@ -18,12 +18,12 @@ from opq_twisted.http.connection_limits import (
 )
 from opq_twisted.server.catalog.snapshot import Archive
 
-#: Seconds after which a client that was turned away may ask again: at least, and at most. They
-#: differ for each, or all would come back at once.
+#: Minimum and maximum of the seconds after which a rejected client may retry. The number is random,
+#: so that not all clients come back at once.
 _RETRY_AFTER = (10, 60)
 
-#: Bytes that all downloads together hand to the kernel before the reactor turns to others, and
-#: that each may at least.
+#: Bytes that all downloads together give to the kernel in one turn of the reactor, and the minimum
+#: for each download.
 _TURN = 16 * 1024 * 1024
 _LEAST_TURN = 2 * 1024 * 1024
 
@@ -34,18 +34,18 @@ def make_room(
     connections: int, downloads: int, trusted: Sequence[Network] = ()
 ) -> tuple[ConnectionLimits, int]:
     """
-    Raise this process's limit of descriptors as far as is needed and allowed.
+    Raise this process's limit of file descriptors, and lower the other limits if that fails.
 
-    A connection needs one, and a download one more for its file.
+    A connection needs one descriptor, and a download one more for its file.
 
     :param trusted: networks of reverse proxies.
-    :returns: the limits of the connections, and how many downloads there is room for; at most as
-        many as were asked.
+    :returns: the limits of the connections, and the maximum number of downloads; both at most as
+        high as requested.
     """
     needed = connections + downloads + RESERVE
     limit = raise_descriptor_limit(needed)
     if limit < needed:
-        # At rest a server has a dozen open, which are less than what is left here.
+        # An idle server has a dozen descriptors open, fewer than are left over here.
         room = max(2, limit - RESERVE, limit // 4)
         downloads = min(downloads, room // 3 or 1)
         connections = min(connections, room - downloads)
@@ -64,7 +64,7 @@ def make_room(
 
 
 class Downloads:
-    """What is being sent now, and what was sent since the start, by version."""
+    """Limits the downloads under way, and counts all downloads since the start by version."""
 
     def __init__(self, most: int, random: Callable[[], float] = random) -> None:
         self._shares = Shares(most)
@@ -76,22 +76,22 @@ class Downloads:
         self.bytes_sent = 0
 
     def has_room(self, client: str | None) -> bool:
-        """Whether a client may have one more download at once."""
+        """Whether a client may start one more download."""
         return self._shares.has_room(client)
 
     @property
-    def turn(self) -> int:
-        """Bytes that one of the downloads under way may send before others get their turn."""
+    def bytes_per_turn(self) -> int:
+        """Bytes that each download under way may send in one turn of the reactor."""
         return max(_LEAST_TURN, _TURN // max(1, self.under_way.total()))
 
     def turn_away(self) -> int:
-        """Count a client that is to come back later; returns after how many seconds."""
+        """Count a rejected client; returns the seconds after which it may retry."""
         self.turned_away += 1
         least, longest = _RETRY_AFTER
         return least + int((longest - least) * self._random())
 
     def begin(self, archive: Archive, client: str | None = None) -> Callable[[object], None]:
-        """Count a download; call what is returned with its result, a Failure if it was cut."""
+        """Count a download; returns the callback for its end, with a Failure if it was cut."""
         version = archive.name.version
         self._shares.take(client)
         self.under_way[version] += 1

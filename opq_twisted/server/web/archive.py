@@ -1,4 +1,4 @@
-"""One archive over HTTP: all of it or parts, under conditions, as RFC 9110 has them."""
+"""One archive over HTTP, with conditions and ranges (RFC 9110)."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ from opq_twisted.server.catalog.snapshot import Archive, Catalog, identify
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.sendfile import Part, send_parts
 
-# A name is never used twice.
+# An archive's name is never used again for other bytes.
 _FOR_EVER = b"public, max-age=31536000, immutable"
 
 _CONTENT_TYPE = b"application/octet-stream"
@@ -41,12 +41,12 @@ _NO_SUCH_UPDATE = Reply.sentence(NOT_FOUND, "There is no such update. See /ls fo
 
 
 class CannotServe(Exception):
-    """An archive is on offer, but cannot be sent now; the text says why."""
+    """An archive is on offer, but cannot be sent now; the message says why."""
 
 
 @frozen
 class ArchiveReply:
-    """The answer that sends parts of an archive."""
+    """A reply whose body consists of parts of an archive."""
 
     code: int
     headers: dict[bytes, bytes]
@@ -54,7 +54,7 @@ class ArchiveReply:
 
 
 class ArchiveResource(PlainResource):
-    """Sends the archive that a name stands for in the catalog."""
+    """Sends the archive that has a certain name in the catalog."""
 
     isLeaf = True
     _log = Logger()
@@ -65,18 +65,18 @@ class ArchiveResource(PlainResource):
         digests: Digests,
         downloads: Downloads,
         name: str,
-        may_be_kept: Callable[[Archive, bytes | None], bool] = lambda archive, digest: True,
+        may_be_cached: Callable[[Archive, bytes | None], bool] = lambda archive, digest: True,
     ) -> None:
-        """:param may_be_kept: says of an archive and its sha-256 whether caches may keep it."""
+        """:param may_be_cached: decides by archive and SHA-256 whether caches may keep it."""
         super().__init__()
-        self._may_be_kept = may_be_kept
+        self._may_be_cached = may_be_cached
         self._catalog = catalog
         self._digests = digests
         self._downloads = downloads
         self._name = name
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
-        """200 or 206 with the archive, 304, 412, 416, 503, or 404 for what is not on offer."""
+        """Reply 200 or 206 with the archive, 304, 412, 416, 503, or 404 if it is not on offer."""
         try:
             opened = self._open()
         except CannotServe as error:
@@ -86,14 +86,14 @@ class ArchiveResource(PlainResource):
         archive, file = opened
         self._digests.want(archive)
         digest = self._digests.known(archive)
-        answer = respond(request, archive, digest, self._may_be_kept(archive, digest))
-        if isinstance(answer, ArchiveReply):
+        reply = respond(request, archive, digest, self._may_be_cached(archive, digest))
+        if isinstance(reply, ArchiveReply):
             if self._downloads.has_room(request.channel.client):
-                self._send(request, archive, file, answer)
+                self._send(request, archive, file, reply)
                 return NOT_DONE_YET
-            answer = self._later("There are too many downloads at once.")
+            reply = self._later("There are too many downloads at once.")
         file.close()
-        return answer
+        return reply
 
     def _send(
         self, request: BoundedRequest, archive: Archive, file: io.FileIO, reply: ArchiveReply
@@ -111,12 +111,12 @@ class ArchiveResource(PlainResource):
 
     def _open(self) -> tuple[Archive, io.FileIO] | None:
         """
-        Open the archive that the catalog promises; None when it promises none.
+        Open the archive as the catalog knows it; None if it is not on offer.
 
-        A file that changed since the catalog looked is looked at once more: what is sent is what
-        was found to be whole.
+        If the file has changed since the catalog checked it, the catalog checks it once more: only
+        a file that was found to be whole is sent.
 
-        :raises CannotServe: when it cannot be opened now.
+        :raises CannotServe: if it cannot be opened now.
         """
         for _ in range(2):
             archive = self._catalog.snapshot.find(self._name)
@@ -139,22 +139,22 @@ class ArchiveResource(PlainResource):
 
 
 def respond(
-    request: BoundedRequest, archive: Archive, digest: bytes | None, may_be_kept: bool
+    request: BoundedRequest, archive: Archive, digest: bytes | None, may_be_cached: bool
 ) -> ArchiveReply | Reply:
     """
-    Decide what a GET or HEAD of an archive is answered with (RFC 9110, section 13.2.2).
+    Make the reply to a GET or HEAD of an archive (RFC 9110, section 13.2.2).
 
-    :param may_be_kept: whether caches may keep it for ever, and need not ask again.
+    :param may_be_cached: whether caches may keep the archive for ever without asking again.
     """
     etag, modified = entity_tag(archive), archive.modified_ns // 10**9
     unmet = evaluate(request, etag, modified)
     if unmet == PRECONDITION_FAILED:
         return Reply.of(unmet)
-    headers = _describe(archive, digest, may_be_kept)
+    headers = _describe(archive, digest, may_be_cached)
     if unmet is not None:
         return Reply.of(unmet, headers=headers)
     wanted = request.getHeader(b"Range")
-    # Only GET has ranges (section 14.2).
+    # Ranges are defined for GET only (section 14.2).
     if wanted and request.method == b"GET" and range_applies(request, etag, modified, time()):
         try:
             ranges = parse_ranges(wanted, archive.size)
@@ -174,17 +174,17 @@ def respond(
 
 
 def entity_tag(archive: Archive) -> bytes:
-    """Make a strong tag that several servers over one directory, or copies of it, agree about."""
+    """Make a strong entity tag that is the same on all servers with the same directory."""
     return b'"%x-%x"' % (archive.modified_ns, archive.size)
 
 
-def _describe(archive: Archive, digest: bytes | None, may_be_kept: bool) -> dict[bytes, bytes]:
+def _describe(archive: Archive, digest: bytes | None, may_be_cached: bool) -> dict[bytes, bytes]:
     headers = {
         b"Content-Disposition": b'attachment; filename="%s"' % str(archive.name).encode(),
         b"Accept-Ranges": b"bytes",
         b"ETag": entity_tag(archive),
         b"Last-Modified": formatdate(archive.modified_ns // 10**9, usegmt=True).encode(),
-        b"Cache-Control": _FOR_EVER if may_be_kept else b"no-cache",
+        b"Cache-Control": _FOR_EVER if may_be_cached else b"no-cache",
     }
     if digest is not None:
         headers[b"Repr-Digest"] = b"sha-256=:%s:" % base64.b64encode(digest)  # RFC 9530
@@ -192,7 +192,7 @@ def _describe(archive: Archive, digest: bytes | None, may_be_kept: bool) -> dict
 
 
 def _partial(headers: dict[bytes, bytes], ranges: list[Range], size: int) -> ArchiveReply:
-    """Answer with one range, or with several as multipart/byteranges (section 15.3.7)."""
+    """Reply with one range, or with several as multipart/byteranges (section 15.3.7)."""
     if len(ranges) == 1:
         headers[b"Content-Type"] = _CONTENT_TYPE
         headers[b"Content-Range"] = ranges[0].content_range(size)

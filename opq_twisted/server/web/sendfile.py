@@ -1,27 +1,27 @@
 """
-Sends parts of an open file as the body of an answer, by sendfile(2) where the kernel can.
+Sends parts of an open file as a response body, by sendfile(2) where the kernel supports it.
 
 The contract:
 
-- The parts are sent in their order: bytes as they are, a `Range` from the file. Either all of it is
-  sent and the request is finished, or the connection is cut.
-- The file is owned, and closed once, whatever happens.
-- The file is looked at before each piece, and once more before the last byte is sent. If its size
-  or its time of change is not what it was at the start, the connection is cut: nobody gets parts of
-  two files. A file whose name was removed, or given to another, is sent to its end.
-- No more is read than the client takes. What waits for it in this process is one chunk at most, and
-  over plain TCP nothing but the lines around the parts.
-- A client that has acknowledged less than `LEAST_RATE` on average, over `WINDOW` seconds, is cut.
+- The parts are sent in order: bytes as they are, a `Range` from the file. Either all parts are sent
+  and the request is finished, or the connection is cut.
+- The producer owns the file, and closes it once, whatever happens.
+- The file's size and modification time are checked before each piece, and once more before the
+  last byte is sent. If they have changed since the start, the connection is cut: no client gets a
+  mixture of two files. A file that was removed, renamed or replaced is sent to its end.
+- The file is not read faster than the client reads. This process buffers at most one chunk for a
+  client, and over plain TCP only the lines between the parts.
+- A client that acknowledges less than `LEAST_RATE` on average over `WINDOW` seconds is cut.
 
-Over plain TCP Twisted's transport asks its producer for more when, and only when, its own buffer is
-empty. From then on, until lines are to be written again, the reactor is made to call this module in
-the place of the transport's own writing, whenever the socket takes more. Over TLS the kernel cannot
-send from a file, and the same parts are read and written. So they are where a file system or a
-sandbox has no sendfile(2).
+Over plain TCP, Twisted's transport asks its producer for more if, and only if, its own buffer is
+empty. From then on, until lines have to be written, this module replaces the transport's `doWrite`,
+and the reactor calls it whenever the socket has room. Over TLS the kernel cannot send from a file,
+so the parts are read and written. The same is done if a file system or a sandbox has no
+sendfile(2).
 
-The kernel sends the pages of the file and no copy of them: a file that is written to changes what
-waits in the socket. So the last byte is held back until nothing waits there. (A client on the same
-machine is given the very pages, and can see them change even later, until it has read them.)
+The kernel sends the pages of the file, not a copy of them: a write to the file changes the bytes
+that wait in the socket. So the last byte is held back until no bytes wait there. (A client on the
+same machine receives the pages themselves. It can see later writes until it has read them.)
 """
 
 import fcntl
@@ -42,14 +42,13 @@ from opq_twisted.http.ranges import Range
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.server.limits import Downloads
 
-#: Seconds after which it is looked at how much a client has acknowledged since the last time, and
-#: the bytes per second that it must have. A box gives up itself below 1,000 over ten minutes, and
-#: goes on with a `Range` when it was cut. Without such a rate whoever reads a byte now and then
-#: would hold a download for as long as he likes.
+#: Every `WINDOW` seconds, a client must have acknowledged `LEAST_RATE` bytes per second on average.
+#: Otherwise a client that reads a byte now and then could hold a download for ever. A box itself
+#: gives up below 1,000 bytes per second over ten minutes, and resumes with a `Range` after a cut.
 WINDOW = 300
 LEAST_RATE = 500
 
-#: Bytes read at once where the kernel cannot send by itself.
+#: Bytes that are read at once where the kernel cannot send from the file.
 _CHUNK = 64 * 1024
 
 Part = bytes | Range
@@ -62,7 +61,7 @@ def send_parts(
     parts: Sequence[Part],
     downloads: Downloads,
 ) -> None:
-    """Send `head` and `parts`, as one of the downloads under way."""
+    """Send the response `head`, then `parts`, and count the bytes in `downloads`."""
     transport = request.channel.transport
     plain = type(transport) is Server and not transport.TLS
     producer = _SendfileProducer if plain else _ReadingProducer
@@ -70,12 +69,12 @@ def send_parts(
 
 
 class FileChanged(Exception):
-    """What is left of the file does not belong to what was sent of it."""
+    """The rest of the file may not match the bytes that were sent already."""
 
 
 @implementer(IPushProducer)
 class _PartsProducer:
-    """One body under way."""
+    """Sends one body."""
 
     _log = Logger()
 
@@ -91,22 +90,22 @@ class _PartsProducer:
         self._file = file
         self._parts = deque(parts)
         self._downloads = downloads
-        self._state = self._look()
-        self._taken = 0
+        self._state = self._file_state()
+        self._acknowledged = 0
 
     def start(self, head: bytes) -> None:
-        """Send the head of the answer, and begin."""
-        # Asked for later, it may never fire.
-        self._request.notifyFinish().addBoth(self._ended)
+        """Send the head, and register as its request's producer."""
+        # Requested after the client has gone, this Deferred would never fire.
+        self._request.notifyFinish().addBoth(lambda _: self._file.close())
         self._request.registerProducer(self, True)
         self._channel.set_deadline(WINDOW, self._check_progress)
         self._channel.write(head)
 
     def pauseProducing(self) -> None:
-        """The client takes no more for now."""
+        """Do nothing: the socket or the transport says when it is full."""
 
     def resumeProducing(self) -> None:
-        """Send as much as is good now: the client has taken what there was."""
+        """Send pieces until the socket or the transport is full."""
         try:
             while self._parts:
                 self._require_unchanged()
@@ -114,37 +113,37 @@ class _PartsProducer:
                     return
         except (FileChanged, OSError) as error:
             self._log.error("download of {uri} cut: {why}", uri=self._request.uri, why=error)
-            self._let_go()
+            self._unregister()
             self._channel.close()
         else:
-            self._let_go()
+            self._unregister()
             self._request.finish()
 
     def stopProducing(self) -> None:
-        """The client is gone: `notifyFinish` tells of that too."""
+        """Do nothing: `notifyFinish` reports that the client has gone."""
 
     def _send_piece(self) -> bool:
-        """Send a piece of the first part; says whether to go on at once."""
+        """Send a piece of the first part; returns whether to send more at once."""
         raise NotImplementedError
 
     def _unacknowledged(self) -> int:
-        """Count the bytes that were handed over, and are still on this machine."""
+        """Count the bytes in the socket that the client has not acknowledged."""
         raise NotImplementedError
 
-    def _account(self, part: Range, count: int) -> None:
-        """Take what was sent off the first part."""
+    def _consume(self, part: Range, count: int) -> None:
+        """Remove the bytes that were sent from the first part."""
         if count == part.length:
             self._parts.popleft()
         else:
             self._parts[0] = Range(part.offset + count, part.length - count)
         self._downloads.bytes_sent += count
 
-    def _look(self) -> tuple[int, int]:
+    def _file_state(self) -> tuple[int, int]:
         status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns
 
     def _read(self, part: Range, most: int) -> bytes:
-        """Read bytes that are those of the file as it was at the start."""
+        """Read bytes, and make sure that the file is unchanged since the start."""
         data = os.pread(self._file.fileno(), min(part.length, most), part.offset)
         self._require_unchanged()
         if not data:
@@ -152,34 +151,31 @@ class _PartsProducer:
         return data
 
     def _require_unchanged(self) -> None:
-        if self._look() != self._state:
+        if self._file_state() != self._state:
             raise FileChanged("the file was changed while it was sent")
 
     def _check_progress(self) -> None:
-        taken = self._request.sentLength - self._unacknowledged()
-        if taken - self._taken >= WINDOW * LEAST_RATE:
-            self._taken = taken
+        acknowledged = self._request.sentLength - self._unacknowledged()
+        if acknowledged - self._acknowledged >= WINDOW * LEAST_RATE:
+            self._acknowledged = acknowledged
             self._channel.set_deadline(WINDOW, self._check_progress)
         else:
             self._channel.abort()
 
-    def _let_go(self) -> None:
-        """Produce no more."""
+    def _unregister(self) -> None:
         self._request.unregisterProducer()
-
-    def _ended(self, _: object) -> None:
-        self._file.close()
 
 
 class _SendfileProducer(_PartsProducer):
-    """A body that the kernel takes from the file to the socket."""
+    """Sends a body from the file to the socket within the kernel."""
 
-    _flushing = False
-    #: Whether the kernel can send from this file.
+    #: Whether the bytes before the last one are being flushed.
+    _is_flushing = False
+    #: Whether sendfile(2) works with this file.
     _has_sendfile = True
 
     def start(self, head: bytes) -> None:
-        """Let the transport send the head first."""
+        """Let the transport send the head first, and call `resumeProducing` after it."""
         self._transport: Server = self._channel.transport
         self._hold_back_the_last_byte()
         self._set(socket.TCP_CORK, 1)
@@ -187,36 +183,36 @@ class _SendfileProducer(_PartsProducer):
         self._wait_until_empty()
 
     def resumeProducing(self) -> None:
-        """Write in the transport's place: its buffer is empty."""
+        """Take over the transport's `doWrite`: its buffer is empty."""
         self._transport.doWrite = self._write  # type: ignore[method-assign]
         self._transport.startWriting()
         self._write()
 
     def _write(self) -> None:
-        """Send what the socket takes now; the reactor calls it again when it takes more."""
-        self._turn = self._downloads.turn
+        """Send until the socket is full; the reactor calls this again when it has room."""
+        self._bytes_left_in_turn = self._downloads.bytes_per_turn
         super().resumeProducing()
 
     def _send_piece(self) -> bool:
         part = self._parts[0]
         if len(self._parts) == 1:
-            if not self._flushing:
+            if not self._is_flushing:
                 self._flush()
                 return False
             if isinstance(part, Range):
                 last = self._read(part, part.length)
-                self._account(part, part.length)
+                self._consume(part, part.length)
                 self._parts.append(last)
                 part = last
         if isinstance(part, bytes):
-            self._hand_back()
+            self._restore_transport()
             self._request.write(self._parts.popleft())
             self._wait_until_empty()
             return False
         if not self._has_sendfile:
             self._read_chunk(part)
             return True
-        wanted = min(part.length, self._turn)
+        wanted = min(part.length, self._bytes_left_in_turn)
         try:
             count = os.sendfile(self._transport.fileno(), self._file.fileno(), part.offset, wanted)
         except BlockingIOError:
@@ -225,36 +221,36 @@ class _SendfileProducer(_PartsProducer):
             self._channel.abort()
             return False
         except OSError:
-            # A file system or a sandbox that has it not says so in many ways. If it is the disk
-            # that fails, so does reading.
+            # File systems and sandboxes without sendfile(2) use many error numbers. If the disk has
+            # failed, reading fails too.
             count = 0
         if count == 0:
             self._has_sendfile = False
             return True
-        self._turn -= count
+        self._bytes_left_in_turn -= count
         self._request.sentLength += count
-        self._account(part, count)
-        return count == wanted and self._turn > 0
+        self._consume(part, count)
+        return count == wanted and self._bytes_left_in_turn > 0
 
     def _read_chunk(self, part: Range) -> None:
-        """Put the beginning of the first part before it, as bytes."""
+        """Turn the first bytes of a range into a part of their own."""
         chunk = self._read(part, _CHUNK)
-        self._account(part, len(chunk))
+        self._consume(part, len(chunk))
         self._parts.appendleft(chunk)
 
     def _wait_until_empty(self) -> None:
-        """Let the transport call `resumeProducing` when it has written all it has."""
+        """Let the transport call `resumeProducing` when its buffer is empty."""
         self._transport.producerPaused = True
         self._transport.startWriting()
 
-    def _hand_back(self) -> None:
-        # It stays registered: called once more, it sees by itself whether it is to close.
+    def _restore_transport(self) -> None:
+        # The transport stays registered: the reactor's next call closes it if it has to.
         del self._transport.doWrite
 
-    def _let_go(self) -> None:
-        self._hand_back()
+    def _unregister(self) -> None:
+        self._restore_transport()
         self._set(socket.TCP_NOTSENT_LOWAT, 0)
-        super()._let_go()
+        super()._unregister()
 
     def _hold_back_the_last_byte(self) -> None:
         last = self._parts[-1]
@@ -263,14 +259,14 @@ class _SendfileProducer(_PartsProducer):
             self._parts.append(Range(last.offset + last.length - 1, 1))
 
     def _flush(self) -> None:
-        """Let the kernel send all it has, and call again when it has."""
-        self._flushing = True
+        """Make the socket writable only when it has sent all its bytes."""
+        self._is_flushing = True
         self._set(socket.TCP_CORK, 0)
         self._set(socket.TCP_NOTSENT_LOWAT, 1)
 
     def _set(self, option: int, value: int) -> None:
-        """Set an option of the socket (tcp(7)): a cork lets it send full segments only."""
-        # A kernel that does not know it sends all the same.
+        """Set a socket option (tcp(7)). A cork makes the kernel send full segments only."""
+        # A kernel without the option sends all the same.
         with suppress(OSError):
             self._transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
 
@@ -283,35 +279,35 @@ class _SendfileProducer(_PartsProducer):
 
 
 class _ReadingProducer(_PartsProducer):
-    """A body that is read from the file and written to the transport, a chunk at a time."""
+    """Reads a body from the file, and writes it to the transport, chunk by chunk."""
 
-    _paused = False
+    _is_paused = False
 
     def start(self, head: bytes) -> None:
-        """Send the head, and go on while the transport takes it."""
+        """Send the head, and continue until the transport's buffer is full."""
         super().start(head)
-        if not self._paused:
+        if not self._is_paused:
             self.resumeProducing()
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full."""
-        self._paused = True
+        self._is_paused = True
 
     def resumeProducing(self) -> None:
         """Send until the transport's buffer is full again."""
-        self._paused = False
+        self._is_paused = False
         super().resumeProducing()
 
     def _send_piece(self) -> bool:
         part = self._parts[0]
         if isinstance(part, bytes):
             self._request.write(self._parts.popleft())
-            return not self._paused
+            return not self._is_paused
         chunk = self._read(part, _CHUNK)
-        self._account(part, len(chunk))
+        self._consume(part, len(chunk))
         self._request.write(chunk)
-        return not self._paused
+        return not self._is_paused
 
     def _unacknowledged(self) -> int:
-        # What a transport holds is bounded; so it takes part in any progress.
+        # Not known below TLS, but the buffer of a transport is small and bounded.
         return 0
