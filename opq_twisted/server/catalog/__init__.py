@@ -1,1 +1,1 @@
-"""Knows which archives are in the updates directory."""
+"""The catalog of the archives in the updates directory, and its watcher."""

@@ -1,4 +1,4 @@
-"""The sha-256 of each archive: computed once, off the reactor, so that nobody waits for it."""
+"""Computes the SHA-256 of each archive once, in a thread."""
 
 import os
 import threading
@@ -16,33 +16,33 @@ InThread = Callable[..., Deferred[bytes | None]]
 
 
 class Digests(Service):
-    """Knows the digests of the archives that were asked for, and of the newest one."""
+    """Keeps the digests of the newest archive, and of those that were requested."""
 
     _log = Logger()
 
     def __init__(self, in_thread: InThread = deferToThread) -> None:
         self._in_thread = in_thread
         self._known: dict[Archive, bytes] = {}
-        #: What is wanted, in the order in which it is computed; the first is under way.
+        #: The archives whose digests are wanted, in order; the first is being hashed.
         self._wanted: dict[Archive, None] = {}
         self._working = False
         self._stopping = threading.Event()
-        #: Called whenever one more digest is known.
+        #: Called after each new digest.
         self.observers: list[Callable[[], None]] = []
 
     def known(self, archive: Archive) -> bytes | None:
-        """The archive's sha-256 (32 bytes), or None while it is being computed."""
+        """Give the archive's SHA-256 (32 bytes), or None if it is not known yet."""
         return self._known.get(archive)
 
     def want(self, archive: Archive) -> None:
-        """Compute the archive's digest, unless that was done or is being done."""
+        """Request the archive's digest, unless it is known or already wanted."""
         if archive not in self._known:
             self._wanted[archive] = None
             if not self._working:
                 Deferred.fromCoroutine(self._work())
 
     def catalog_changed(self, snapshot: Snapshot) -> None:
-        """Forget archives that are gone, and get the newest one's digest before it is asked for."""
+        """Forget archives that are gone, and compute the newest one's digest in advance."""
         for archives in (self._known, self._wanted):
             for archive in [each for each in archives if snapshot.find(str(each.name)) != each]:
                 archives.pop(archive)
@@ -50,32 +50,32 @@ class Digests(Service):
             self.want(snapshot.newest)
 
     def stopService(self) -> None:
-        """Let a thread that is hashing a large archive end at once."""
+        """End the thread, even if it is hashing a large archive."""
         super().stopService()
         self._stopping.set()
 
     async def _work(self) -> None:
-        """Compute what is wanted, one after the other: one disk is read by one reader."""
+        """Compute the wanted digests one after the other, to read the disk sequentially."""
         self._working = True
         while self._wanted:
             archive = next(iter(self._wanted))
             with self._log.failuresHandled("the digest of {name} failed", name=archive.name):
                 digest = await self._in_thread(sha256_of, archive, self._stopping)
-                # One that is gone meanwhile is forgotten already.
+                # An archive that has gone meanwhile is no longer wanted.
                 if digest is not None and archive in self._wanted:
                     self._known[archive] = digest
                     for observer in self.observers:
                         observer()
-            # Whoever wants one that failed lets it be tried again.
+            # After a failure, the next request for the digest tries again.
             self._wanted.pop(archive, None)
         self._working = False
 
 
 def sha256_of(archive: Archive, stopping: threading.Event) -> bytes | None:
     """
-    Read the archive; None when it is no longer the same file, or when there is no time left.
+    Hash the archive; None if the file has changed, or if the server stops.
 
-    :raises OSError: when it cannot be read.
+    :raises OSError: if the archive cannot be read.
     """
 
     def check_stopping(_: bytes) -> None:

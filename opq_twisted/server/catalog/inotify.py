@@ -1,4 +1,4 @@
-"""Tells what the kernel says of one directory, and when it could not say it all."""
+"""Watches one directory by inotify, and reports when the kernel has lost events."""
 
 import os
 import struct
@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.logger import Logger
 from twisted.python.filepath import FilePath
 
-# Twisted's IN_WATCH_MASK lacks CLOSE_WRITE. CREATE is all that a new link causes, ATTRIB all that a
-# change of permissions does.
+# Twisted's IN_WATCH_MASK lacks CLOSE_WRITE. A new link causes only CREATE, a change of permissions
+# only ATTRIB.
 _EVENTS = (
     inotify.IN_CREATE
     | inotify.IN_CLOSE_WRITE
@@ -24,16 +24,15 @@ _EVENTS = (
 )
 _OF_THE_DIRECTORY = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_UNMOUNT
 
-#: What the kernel writes when its queue was full: no watch, no name (inotify(7)).
+#: The event after an overflow of the kernel's queue: no watch, no name (inotify(7)).
 _OVERFLOW = struct.pack("=lLLL", -1, inotify.IN_Q_OVERFLOW, 0, 0)
 
 
 class InotifyWatch(inotify.INotify):
     """
-    Watches one directory for as long as it lives.
+    Watches one directory (an inode), also when it is moved.
 
-    The callbacks only take note, and must not fail: an exception in one would end Twisted's reading
-    of events for good.
+    The callbacks must not fail: after an exception, Twisted would never read events again.
     """
 
     def __init__(
@@ -45,13 +44,13 @@ class InotifyWatch(inotify.INotify):
         overflowed: Callable[[], None],
     ) -> None:
         """
-        Begin to watch.
+        Start watching.
 
-        :param touched: called with the name of a file that something happened to.
-        :param directory_changed: called when the directory was moved, removed, unmounted, or had
-            its own mode or owner changed.
-        :param overflowed: called when events were lost.
-        :raises OSError, INotifyError: when the kernel cannot watch it.
+        :param touched: called with the name of a file that may have changed.
+        :param directory_changed: called after the directory itself was moved, removed or unmounted,
+            or its mode or owner changed.
+        :param overflowed: called after events were lost.
+        :raises OSError, INotifyError: if the kernel cannot watch the directory.
         """
         super().__init__(reactor)
         self._path = FilePath(os.fsencode(directory))
@@ -67,20 +66,20 @@ class InotifyWatch(inotify.INotify):
         self.startReading()
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if not self._closed:
             self._closed = True
             self.loseConnection()
 
     def _doRead(self, in_: bytes) -> None:
-        # Twisted drops this event, for it belongs to no watch.
+        # Twisted drops this event, because it belongs to no watch.
         if _OVERFLOW in in_:
             self._overflowed()
         super()._doRead(in_)
 
     def _notified(self, _watch: object, path: FilePath[bytes], events: int) -> None:
         if events & inotify.IN_DELETE_SELF:
-            # Twisted closes by itself then, and must not be asked to do so twice.
+            # Twisted closes the connection itself. A second close would fail.
             self._closed = True
         if events & _OF_THE_DIRECTORY or path == self._path:
             self._directory_changed()
@@ -90,7 +89,7 @@ class InotifyWatch(inotify.INotify):
 
 class Watch:
     """
-    Watches what has a directory's name: a notifier stays with a directory that moves.
+    Watches a path: after `renew`, the directory that has this path now.
 
     The callbacks are those of `InotifyWatch`.
     """
@@ -110,14 +109,14 @@ class Watch:
         self._touched = touched
         self._directory_changed = directory_changed
         self._overflowed = overflowed
-        self._notifier: InotifyWatch | None = None
+        self._inotify_watch: InotifyWatch | None = None
         self._watched: tuple[int, int] | None = None
 
     def renew(self) -> None:
         """
-        Watch what has the name now, unless it is watched already.
+        Watch the directory that has the path now, unless it is watched already.
 
-        :raises OSError: when nothing has the name.
+        :raises OSError: if the path does not exist.
         """
         try:
             status = self._directory.stat()
@@ -128,7 +127,7 @@ class Watch:
             return
         self.end()
         try:
-            self._notifier = InotifyWatch(
+            self._inotify_watch = InotifyWatch(
                 self._reactor, self._directory, self._touched, self._changed, self._overflowed
             )
         except (OSError, inotify.INotifyError) as error:
@@ -137,14 +136,14 @@ class Watch:
             self._watched = (status.st_dev, status.st_ino)
 
     def end(self) -> None:
-        """Watch no more."""
-        if self._notifier is not None:
-            self._notifier.close()
-        self._notifier = None
+        """Stop watching."""
+        if self._inotify_watch is not None:
+            self._inotify_watch.close()
+        self._inotify_watch = None
         self._watched = None
 
     def _changed(self) -> None:
-        # The watch may have ended with this event, though the directory may soon look the same: one
-        # that is unmounted and mounted again.
+        # The event may have ended the watch, although the path soon leads to the same inode again:
+        # after an unmount and a mount.
         self._watched = None
         self._directory_changed()

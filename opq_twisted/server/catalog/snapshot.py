@@ -1,4 +1,4 @@
-"""What is offered now: an immutable snapshot of the updates directory."""
+"""The catalog: the archives on offer, as an immutable snapshot of the updates directory."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY, InvalidName
 
-#: What tells one state of a file from another: device, inode, size, mtime and ctime (nanoseconds).
+#: Identifies one state of a file: device, inode, size, mtime and ctime (nanoseconds).
 Identity = tuple[int, int, int, int, int]
 
 #: The end of the year 9999: `Last-Modified` has four digits for the year.
@@ -23,12 +23,12 @@ _LATEST_NS = 253_402_300_800 * 10**9
 
 
 class NotOffered(Exception):
-    """A file in the updates directory is no update; its text says why."""
+    """A file in the updates directory is not offered as an update; the message says why."""
 
 
 @frozen
 class Archive:
-    """A whole archive, as it was when it was last looked at."""
+    """A whole archive, in the state of its last check."""
 
     name: UpdateName
     path: Path
@@ -39,7 +39,7 @@ class Archive:
 
 @frozen
 class Snapshot:
-    """The archives offered at one moment, oldest version first."""
+    """The archives on offer at one moment, the oldest version first."""
 
     archives: tuple[Archive, ...] = ()
 
@@ -49,7 +49,7 @@ class Snapshot:
         return self.archives[-1] if self.archives else None
 
     def find(self, name: str) -> Archive | None:
-        """The archive of this name, if it is on offer."""
+        """Find the archive with this name, if it is on offer."""
         try:
             version = UpdateName.parse(name).version
         except InvalidName:
@@ -59,7 +59,7 @@ class Snapshot:
         return found[0] if found and _version(found[0]) == version else None
 
     def latest(self, count: int, before: int | None = None) -> tuple[Archive, ...]:
-        """The newest so many archives, of those before a version; the newest comes first."""
+        """Give the newest `count` archives before a version, the newest first."""
         end = len(self.archives)
         if before is not None:
             end = bisect_left(self.archives, before, key=_version)
@@ -67,9 +67,9 @@ class Snapshot:
 
     def replace(self, changes: Mapping[str, Archive | None]) -> "Snapshot":
         """
-        Make the snapshot in which these names stand for these archives, or for none.
+        Make a snapshot with these archives changed, by name; None removes an archive.
 
-        To change one of many thousands costs no more than to copy a list.
+        Changing one of many thousands costs no more than copying a list.
         """
         archives = list(self.archives)
         for name, archive in changes.items():
@@ -87,7 +87,7 @@ def _version(archive: Archive) -> int:
 
 @frozen
 class Scan:
-    """What one look at the whole directory found."""
+    """The result of reading the whole directory: archives, and reasons for refusal, by name."""
 
     archives: Mapping[str, Archive]
     refused: Mapping[str, str]
@@ -95,10 +95,9 @@ class Scan:
 
 class Catalog:
     """
-    Knows the archives in one directory.
+    Keeps the snapshot of one directory.
 
-    Resources read `snapshot`, which is replaced in a single assignment; an answer is never half old
-    and half new.
+    A change replaces `snapshot` in a single assignment, so no reader gets a mixture of two states.
     """
 
     _log = Logger()
@@ -107,9 +106,9 @@ class Catalog:
         self.directory = directory
         #: The archives on offer.
         self.snapshot = Snapshot()
-        #: Why the directory cannot be read, as a sentence; None while it can.
+        #: A sentence that says why the directory cannot be read; None while it can.
         self.problem: str | None = None
-        #: When the snapshot last changed (seconds since the epoch); None when it never did.
+        #: The time of the last change (seconds since the epoch); None before the first.
         self.changed: float | None = None
         #: Called with the new snapshot after each change.
         self.observers: list[Callable[[Snapshot], None]] = []
@@ -117,10 +116,10 @@ class Catalog:
 
     def check(self, names: Iterable[str]) -> None:
         """
-        Look again at these names only: something happened to them.
+        Check only the files with these names, because they may have changed.
 
-        While the directory cannot be read, what was known stays on offer: it is the directory that
-        has gone, and will be back.
+        While the directory cannot be read, the known archives stay on offer. A missing directory
+        usually comes back; its archives were not withdrawn.
         """
         try:
             changes = self._inspect(names)
@@ -131,48 +130,50 @@ class Catalog:
 
     def scan(self) -> Scan:
         """
-        Look at the whole directory, opening only what is new or changed; safe to call in a thread.
+        Read the whole directory, but open only files that are new or changed; thread-safe.
 
-        :raises OSError: when the directory cannot be read.
+        :raises OSError: if the directory cannot be read.
         """
         known = {str(archive.name): archive for archive in self.snapshot.archives}
         return scan_directory(self.directory, known)
 
-    def apply(self, reading: Scan, touched: Iterable[str] = ()) -> None:
-        """Make what `read` found the truth, but for the names that were touched while it read."""
+    def apply(self, scan: Scan, touched: Iterable[str] = ()) -> None:
+        """Publish the result of `scan`; check the names again that were touched during it."""
         try:
             changes = self._inspect(touched)
         except OSError as error:
             self.directory_lost(error)
             return
-        for name, reason in reading.refused.items():
+        for name, reason in scan.refused.items():
             self._refuse(name, reason)
-        self._refused = dict(reading.refused)
+        self._refused = dict(scan.refused)
         self.problem = None
-        archives = sorted(reading.archives.values(), key=_version)
+        archives = sorted(scan.archives.values(), key=_version)
         self._publish(Snapshot(tuple(archives)).replace(changes))
 
     def directory_lost(self, error: OSError) -> None:
-        """Remember that the directory cannot be read; what was known goes on being offered."""
+        """Report that the directory cannot be read; the known archives stay on offer."""
         problem = f"Cannot read the updates directory {self.directory}: {error.strerror}."
         if problem != self.problem:
             self._log.error("{problem}", problem=problem)
         self.problem = problem
 
     def rescan(self) -> None:
-        """Look at the whole directory now."""
+        """Read the whole directory now."""
         try:
-            reading = self.scan()
+            scan = self.scan()
         except OSError as error:
             self.directory_lost(error)
         else:
-            self.apply(reading)
+            self.apply(scan)
 
     def _inspect(self, names: Iterable[str]) -> dict[str, Archive | None]:
         """
-        Look at these names; None stands for one that is not on offer.
+        Check these names; the result is None for a file that is not on offer.
 
-        :raises OSError: when the directory cannot be read.
+        A name is left out of the result if the machine cannot check it now.
+
+        :raises OSError: if the directory cannot be read.
         """
         check_readable(self.directory)
         found: dict[str, Archive | None] = {}
@@ -187,7 +188,7 @@ class Catalog:
                 found[name] = None
                 self._refused.pop(name, None)
             except OSError as error:
-                self._log.error("Cannot look at {name!r} now: {error}", name=name, error=error)
+                self._log.error("Cannot check {name!r} now: {error}", name=name, error=error)
         return found
 
     def _publish(self, snapshot: Snapshot) -> None:
@@ -210,23 +211,23 @@ class Catalog:
 
 def check_readable(directory: Path) -> None:
     """
-    Find out whether a directory can be listed, and its files be opened.
+    Make sure that a directory can be listed, and that its files can be opened.
 
-    :raises OSError: when either cannot be done.
+    :raises OSError: if not.
     """
     os.scandir(_inside(directory)).close()
 
 
 def _inside(directory: Path) -> str:
-    """The directory by a name that is found only by who may reach its files, too."""
+    """Give a path that can be opened only with permission to reach the directory's files."""
     return f"{directory}/."
 
 
 def scan_directory(directory: Path, known: Mapping[str, Archive]) -> Scan:
     """
-    Look at every name in a directory; a file that is unchanged since it was `known` is not opened.
+    Check every name in a directory; do not open a file that has not changed since it was `known`.
 
-    :raises OSError: when the directory cannot be read.
+    :raises OSError: if the directory cannot be read.
     """
     archives: dict[str, Archive] = {}
     refused: dict[str, str] = {}
@@ -255,14 +256,14 @@ def scan_directory(directory: Path, known: Mapping[str, Archive]) -> Scan:
 
 def inspect(directory: Path, name: str) -> Archive:
     """
-    Look at one name in the directory.
+    Check one name in the directory.
 
-    :raises NotOffered: when it is no update that can be served.
-    :raises FileNotFoundError: when nothing of that name is there, or it is not meant for us.
-    :raises OSError: when the machine cannot look at it now, whatever it is.
+    :raises NotOffered: if it is not an update that can be served.
+    :raises FileNotFoundError: if there is no such file, or if it is to be ignored.
+    :raises OSError: if the machine cannot check it now.
     """
     if name.startswith(".") or name == "tuf":
-        # Uploads under way have such names, and the signed metadata lives in tuf/.
+        # Such names belong to uploads under way and to the signed metadata.
         raise FileNotFoundError(name)
     try:
         parsed = UpdateName.parse(name)
@@ -283,7 +284,7 @@ def inspect(directory: Path, name: str) -> Archive:
         if not is_whole(file.fileno(), status.st_size):
             raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
         if not 0 <= status.st_mtime_ns < _LATEST_NS:
-            raise NotOffered("its time is none that HTTP can say: touch it")
+            raise NotOffered("its modification time has no HTTP date: touch it")
         return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
     except OSError as error:
         raise _not_offered(error, "read") from None
@@ -292,7 +293,7 @@ def inspect(directory: Path, name: str) -> Archive:
 
 
 def _not_offered(error: OSError, done: str) -> Exception:
-    """Tell a file's own fault from the machine's, which must take nothing out of the catalog."""
+    """Blame the file, but not if the machine is busy: that must not withdraw an archive."""
     if error.errno in MACHINE_BUSY:
         return error
     return NotOffered(f"it cannot be {done}: {error.strerror}")
@@ -300,11 +301,11 @@ def _not_offered(error: OSError, done: str) -> Exception:
 
 def open_inside(directory: Path, name: str) -> tuple[Path, io.FileIO]:
     """
-    Open a file for reading, following a link only within the directory.
+    Open a file for reading; follow a link only within the directory.
 
-    :raises NotOffered: for a link that leads out of the directory, or nowhere.
+    :raises NotOffered: if it is a link that leads out of the directory, or nowhere.
     :raises NotRegular: if it is not a regular file.
-    :raises OSError: when it cannot be opened.
+    :raises OSError: if it cannot be opened.
     """
     path = directory / name
     if path.is_symlink():
@@ -317,5 +318,5 @@ def open_inside(directory: Path, name: str) -> tuple[Path, io.FileIO]:
 
 
 def identify(status: os.stat_result) -> Identity:
-    """Tell this state of a file from any other."""
+    """Identify this state of a file."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,4 +1,4 @@
-"""Keeps the catalog true: kernel events say "look again", and a heartbeat looks again anyway."""
+"""Keeps the catalog up to date, by inotify events and by regular scans."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.server.catalog.inotify import Watch
 from opq_twisted.server.catalog.snapshot import Catalog, Scan
 
-#: Seconds between two looks at the whole directory.
+#: Seconds between two scans of the whole directory.
 HEARTBEAT = 30.0
 
-#: The same while the directory cannot be read: nothing tells that it is back.
+#: The same while the directory cannot be read: no event reports its return.
 _WHILE_UNREADABLE = 1.0
 
 InThread = Callable[[Callable[[], Scan]], Deferred[Scan]]
@@ -25,10 +25,10 @@ InThread = Callable[[Callable[[], Scan]], Deferred[Scan]]
 
 class Watcher(Service):
     """
-    Looks at the directory at the start, whenever the kernel reports a change, and every heartbeat.
+    Scans the directory at the start and every heartbeat, and checks files that the kernel reports.
 
-    Kernel events are hints: the queue overflows, a directory that is moved or replaced or mounted
-    over goes unreported, a network filesystem reports nothing. The heartbeat is the truth.
+    Kernel events are only hints: their queue can overflow, a directory that is replaced or mounted
+    over goes unreported, and a network file system reports nothing. The heartbeat finds the rest.
     """
 
     _log = Logger()
@@ -43,24 +43,28 @@ class Watcher(Service):
         self._reactor = reactor
         self._catalog = catalog
         self._period = heartbeat
-        self._heartbeat = Heartbeat(reactor, self._read, self._pause)
+        self._heartbeat = Heartbeat(reactor, self._scan, self._pause)
         self._in_thread = in_thread
         self._watch = Watch(
-            reactor, catalog.directory, self._note, self._directory_changed, self._events_lost
+            reactor,
+            catalog.directory,
+            self._note_touched,
+            self._directory_changed,
+            self._events_lost,
         )
         self._touched: set[str] = set()
-        self._touched_while_reading: set[str] = set()
+        self._touched_during_scan: set[str] = set()
         self._flush: IDelayedCall | None = None
         self._reason = "heartbeat"
-        #: Called with the names that something happened to.
+        #: Called with the names of files that may have changed.
         self.observers: list[Callable[[set[str]], None]] = []
-        #: How often the whole directory was read, by reason.
+        #: How often the whole directory was scanned, by reason.
         self.rescans: Counter[str] = Counter()
-        #: How often the kernel's queue of events was full.
+        #: How often the kernel's event queue was full.
         self.overflows = 0
 
     def startService(self) -> None:
-        """Know the directory before the first request is answered."""
+        """Scan the directory before the first request is answered."""
         super().startService()
         self.rescans["start"] += 1
         try:
@@ -72,7 +76,7 @@ class Watcher(Service):
         self._heartbeat.startService()
 
     def stopService(self) -> None:
-        """Stop looking."""
+        """Stop watching and scanning."""
         super().stopService()
         self._watch.end()
         self._heartbeat.stopService()
@@ -80,31 +84,31 @@ class Watcher(Service):
             self._flush.cancel()
             self._flush = None
 
-    def _note(self, name: str) -> None:
+    def _note_touched(self, name: str) -> None:
         self._touched.add(name)
         if self._flush is None:
-            self._flush = self._reactor.callLater(0, self._look)
+            self._flush = self._reactor.callLater(0, self._check_touched)
 
-    def _look(self) -> None:
-        """Look at all that was touched since the last time: one snapshot for a burst of events."""
+    def _check_touched(self) -> None:
+        """Check all files touched since the last call: one new snapshot for a burst of events."""
         self._flush = None
         touched, self._touched = self._touched, set()
-        self._touched_while_reading |= touched
-        with self._log.failuresHandled("looking at changed files failed"):
+        self._touched_during_scan |= touched
+        with self._log.failuresHandled("checking changed files failed"):
             self._catalog.check(touched)
         for observer in self.observers:
             with self._log.failuresHandled("{observer} failed", observer=observer):
                 observer(touched)
 
     def _directory_changed(self) -> None:
-        self._read_soon("directory")
+        self._scan_soon("directory")
 
     def _events_lost(self) -> None:
         self.overflows += 1
         self._log.warn("the kernel's queue of events was full: some are lost")
-        self._read_soon("overflow")
+        self._scan_soon("overflow")
 
-    def _read_soon(self, reason: str) -> None:
+    def _scan_soon(self, reason: str) -> None:
         self._reason = reason
         self._heartbeat.run_now()
 
@@ -112,17 +116,17 @@ class Watcher(Service):
         is_unreadable = self._catalog.problem is not None
         return min(self._period, _WHILE_UNREADABLE) if is_unreadable else self._period
 
-    async def _read(self) -> None:
-        """Look at the whole directory, off the reactor."""
+    async def _scan(self) -> None:
+        """Scan the whole directory in a thread."""
         self.rescans[self._reason] += 1
         self._reason = "heartbeat"
-        self._touched_while_reading.clear()
+        self._touched_during_scan.clear()
         try:
-            # Watch first: what comes before it is read, what comes after it is reported. Read
-            # nothing that is not watched: the directory may be back a moment later.
+            # Watch first: then every change is either found by the scan or reported. Do not scan
+            # without a watch: the directory may come back a moment later.
             self._watch.renew()
-            reading = await self._in_thread(self._catalog.scan)
+            scan = await self._in_thread(self._catalog.scan)
         except OSError as error:
             self._catalog.directory_lost(error)
         else:
-            self._catalog.apply(reading, self._touched_while_reading)
+            self._catalog.apply(scan, self._touched_during_scan)

@@ -144,7 +144,7 @@ class NotOfferedTests(CatalogTestCase):
     def test_time_beyond_dates(self) -> None:
         """A time that no HTTP date can say."""
         os.utime(self.archive(7), (-5, -5))
-        self.assertNotOffered(name_of(7), "its time is none that HTTP can say: touch it")
+        self.assertNotOffered(name_of(7), "its modification time has no HTTP date: touch it")
 
     def test_link_to_nothing(self) -> None:
         """A link that leads nowhere."""
