@@ -1,1 +1,1 @@
-"""The update server: HTTP over a watched directory of archives."""
+"""The update server: it serves a watched directory of archives over HTTP."""

@@ -1,4 +1,4 @@
-"""A line of JSON for each request."""
+"""Logs each request as a line of JSON."""
 
 import errno
 import os
@@ -17,13 +17,13 @@ from opq_twisted.common.output import WholeLines, standard_output
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.site import CLIENT_GONE
 
-#: Seconds after which a line is written at the latest.
+#: Seconds between two writes.
 _PERIOD = 1.0
 
-#: Lines that are kept before they are written.
+#: Lines that are buffered at most.
 _MOST_LINES = 500
 
-#: Characters told of a URI or a header; a client may send 16 KiB of each.
+#: Characters that are logged of a URI or a header. A client may send 16 KiB of each.
 _LONGEST = 500
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -31,11 +31,11 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class AccessLog(Service):
     """
-    Writes down who asked for what, and what came of it.
+    Writes a line for each request and its response.
 
-    Lines are written together, a moment later, so that a request does not wait for the disk. Where
-    they cannot be written they are lost, each as a whole, and the server goes on. A file that a
-    rotation has renamed is opened anew.
+    Lines are buffered and written together, so that no request waits for the disk. If they cannot
+    be written, they are dropped as whole lines, and the server goes on. After a rotation has
+    renamed the file, a new one is opened.
     """
 
     _log = Logger()
@@ -44,8 +44,9 @@ class AccessLog(Service):
         """
         Prepare to write.
 
-        :param path: the file to write to; None for standard output.
-        :raises CannotStart: when the file cannot be written, unless its disk is full: that passes.
+        :param path: the log file; None for standard output.
+        :raises CannotStart: if the file cannot be written. A full disk is not an error: it may
+            have room later.
         """
         self._clock = clock
         self._path = path
@@ -69,12 +70,12 @@ class AccessLog(Service):
             ) from None
 
     def startService(self) -> None:
-        """Begin to write. Not earlier: a daemon has another standard output than its parent."""
+        """Start writing, after a daemon has replaced its standard output."""
         super().startService()
         self._writing.start(_PERIOD, now=False)
 
     def stopService(self) -> None:
-        """Write what is left."""
+        """Write the lines that are left."""
         super().stopService()
         self._writing.stop()
         self._write()
@@ -83,28 +84,28 @@ class AccessLog(Service):
             standard_output().drain()
 
     def request_ended(self, request: BoundedRequest, whole: bool) -> None:
-        """Note a request."""
-        # Put together by hand, for it is done at each request: json.dumps takes longer.
+        """Log a request."""
+        # This runs for each request, and is faster than json.dumps.
         self._lines.append(
             f'{{"time": "{datetime.now(UTC).isoformat(timespec="milliseconds")}", '
-            f'"client": {_told(getattr(request.client, "host", None))}, '
-            f'"method": {_told(request.method)}, "uri": {_told(request.uri)}, '
+            f'"client": {_as_json(getattr(request.client, "host", None))}, '
+            f'"method": {_as_json(request.method)}, "uri": {_as_json(request.uri)}, '
             f'"status": {request.code if request.startedWriting else CLIENT_GONE}, '
             f'"bytes": {request.sentLength}, '
             f'"seconds": {self._clock.seconds() - request.began:.4f}, '
             f'"whole": {"true" if whole else "false"}, '
-            f'"range": {_told(request.getHeader(b"Range"))}, '
-            f'"agent": {_told(request.getHeader(b"User-Agent"))}}}\n'
+            f'"range": {_as_json(request.getHeader(b"Range"))}, '
+            f'"agent": {_as_json(request.getHeader(b"User-Agent"))}}}\n'
         )
         if len(self._lines) >= _MOST_LINES:
             self._write()
         elif not self.running:
-            # The reactor cuts what is under way after the services have stopped.
+            # The reactor cuts the last connections after the services have stopped.
             self._write()
             self.close()
 
     def close(self) -> None:
-        """Close the file; it is opened anew for the next lines, as a rotation may ask for."""
+        """Close the file, so that the next write opens the one that has the name then."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -133,17 +134,17 @@ class AccessLog(Service):
             self._failed, self._lost = False, 0
 
     def _current(self, path: Path) -> WholeLines:
-        """Give the file that has the name now."""
+        """Open the file again if another one has its name now."""
         if self._file is not None and not self._is_at(path):
             self.close()
         return self._file or self._open(path)
 
     def _open(self, path: Path) -> WholeLines:
-        # A FIFO that nobody reads must not be waited for.
+        # Opening a FIFO without a reader must not block.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         fd = os.open(path, flags, 0o640)
         self._identity = os.fstat(fd)
-        # A power cut may have left half a line.
+        # A power cut may have left an incomplete line.
         is_cut = stat.S_ISREG(self._identity.st_mode) and not _ends_whole(path)
         self._file = WholeLines(fd, rest=b"\n" if is_cut else b"")
         return self._file
@@ -156,7 +157,7 @@ class AccessLog(Service):
 
 
 def _ends_whole(path: Path) -> bool:
-    """Tell whether the last line has its end, as far as that can be read."""
+    """Whether the last line is complete; also true if that cannot be read."""
     try:
         with path.open("rb") as file:
             return file.seek(0, os.SEEK_END) == 0 or (
@@ -166,8 +167,8 @@ def _ends_whole(path: Path) -> bool:
         return True
 
 
-def _told(text: bytes | str | None) -> str:
-    """Write down what a client sent, as JSON has it."""
+def _as_json(text: bytes | str | None) -> str:
+    """Write text from a client as a JSON string."""
     if isinstance(text, bytes):
         text = text[:_LONGEST].decode("ascii", "backslashreplace")
     return "null" if text is None else encode_basestring_ascii(text)

@@ -1,4 +1,4 @@
-"""What the server does and how it is, for Prometheus."""
+"""The server's metrics for Prometheus."""
 
 import time
 from collections.abc import Iterator, Sized
@@ -19,16 +19,16 @@ from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.trust.expiry import days_left
 
-#: The endpoints by path; a path that a client makes up gets no series of its own.
+#: The endpoints by path. Unknown paths have one common series: clients could invent any number.
 _ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}
 _FOLDERS = (b"/update/", "/update"), (b"/tuf/", "/tuf")
 
 
 class Metrics(Collector):
     """
-    Counts requests as they end; all else is asked of the parts when somebody looks.
+    Counts requests when they end, and collects all other values when `/metrics` is requested.
 
-    A series by release is kept for as long as the release is on offer.
+    A series for a release exists while the release is on offer.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Metrics(Collector):
         catalog: Catalog,
         watcher: Watcher,
         downloads: Downloads,
-        waiting: Sized,
+        long_pollers: Sized,
         timestamper: Timestamper,
     ) -> None:
         self._catalog = catalog
         self._watcher = watcher
         self._downloads = downloads
-        self._waiting = waiting
+        self._long_pollers = long_pollers
         self._timestamper = timestamper
         self.registry = CollectorRegistry()
         self._requests = Counter(
@@ -61,7 +61,7 @@ class Metrics(Collector):
         self._count(endpoint, request.code if request.startedWriting else CLIENT_GONE)
 
     def refused(self, status: int) -> None:
-        """Count what was no proper request, or one too many."""
+        """Count a malformed request, or a connection that was reset."""
         self._count("refused", status)
 
     def _count(self, endpoint: str, status: int) -> None:
@@ -72,7 +72,7 @@ class Metrics(Collector):
         counter.inc()
 
     def collect(self) -> Iterator[Metric]:
-        """Ask the parts."""
+        """Collect the values from the parts of the server."""
         snapshot, now = self._catalog.snapshot, time.time()
         yield _gauge("opq_archives", "Archives on offer.", len(snapshot.archives))
         yield _gauge(
@@ -95,7 +95,7 @@ class Metrics(Collector):
                 now - version,
             )
         yield _gauge(
-            "opq_waiting_boxes", "Boxes that wait for another version.", len(self._waiting)
+            "opq_waiting_boxes", "Boxes that wait for another version.", len(self._long_pollers)
         )
         yield _counter(
             "opq_event_queue_overflows",
@@ -161,14 +161,14 @@ class Metrics(Collector):
 
 
 class MetricsResource(PlainResource):
-    """`/metrics`: all of it, in Prometheus' text format."""
+    """`/metrics`: all metrics in the text format of Prometheus."""
 
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
         self._metrics = metrics
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Look at everything now."""
+        """Collect and write the metrics."""
         text = generate_latest(self._metrics.registry)
         return Reply.of(OK, text, CONTENT_TYPE_PLAIN_0_0_4.encode())
 

@@ -48,7 +48,7 @@ _log = Logger()
 def _number(
     option: str, read: Callable[[str], float], least: float, most: float
 ) -> Callable[[str], float]:
-    """Make the reader of an option's value, which must be a number within bounds."""
+    """Make the function that converts an option's value to a number between two limits."""
 
     def coerce(text: str) -> float:
         try:
@@ -63,7 +63,7 @@ def _number(
 
 
 def _mirror(text: str) -> str:
-    """Read the URL of a mirror: one that boxes follow."""
+    """Check the URL of a mirror: boxes must be able to follow it."""
     try:
         parts = urlsplit(text)
         host = parts.hostname or ""
@@ -76,7 +76,7 @@ def _mirror(text: str) -> str:
         else:
             host.encode("idna")
     except ValueError:
-        # It is not repeated: there may be a password in it.
+        # The message does not quote the URL: it may contain a password.
         raise ValueError(
             "--mirror: give a URL such as https://mirror.example.org/opq, with a port and a name "
             "that can be, and with no user name, no password, no query (?) and no fragment (#)."
@@ -129,7 +129,7 @@ class Options(usage.Options):
     optFlags = (["no-access-log", None, "Write no access log"],)
 
     def postOptions(self) -> None:
-        """See to it that the log blocks nobody."""
+        """Make logging non-blocking."""
         log_to_standard_output(self.parent)
 
 
@@ -137,8 +137,8 @@ def makeService(options: Options) -> IService:
     """
     Make the server's service.
 
-    :raises CannotStart: when the directory is missing or cannot be read, when the port is none, or
-        when the access log cannot be written, or when the timestamp's key cannot be used.
+    :raises CannotStart: if the directory is missing or cannot be read, the port is invalid, the
+        access log cannot be written, or the timestamp's key cannot be used.
     """
     use_monotonic_time(reactor)
     directory = Path(options["updates-dir"]).absolute()
@@ -176,7 +176,7 @@ def makeService(options: Options) -> IService:
         SighupHandler(reactor, access_log.close).setServiceParent(server)
     else:
         SighupHandler(reactor).setServiceParent(server)
-    # The last: it says that the server listens, and has read the directory.
+    # The last service reports that the server listens, and has read the directory.
     Readiness(take_service_manager(os.environ, os.getpid())).setServiceParent(server)
     return server
 
@@ -192,7 +192,7 @@ def _require_readable(directory: Path) -> None:
 
 
 def _signer(options: Options) -> Signer | None:
-    """Open the timestamp's key, if there is one."""
+    """Open the timestamp's key, if the options name one."""
     if options["timestamp-key"] is None:
         if options["timestamp-passphrase-file"] is not None:
             raise CannotStart("--timestamp-passphrase-file is of no use without --timestamp-key.")

@@ -1,1 +1,1 @@
-"""Answers the server's HTTP requests."""
+"""The HTTP resources of the server."""

@@ -1,4 +1,4 @@
-"""The page of `/ls`: the archives on offer in a table, for people."""
+"""The HTML page of `/ls`: a table of the archives on offer."""
 
 import hashlib
 import time
@@ -27,7 +27,7 @@ from opq_twisted.trust.offer import Offer
 
 _FILES = Path(__file__).with_name("page")
 
-#: Rows of one page, and channels in one row: a page is made for each request.
+#: Maximum rows of a page, and channels in a row, because each request renders the page again.
 _MOST_ROWS = 100
 _MOST_OFFERS = 4
 
@@ -39,7 +39,7 @@ _WORDS = {
 
 
 class ListingPage:
-    """Makes the page: the newest archives first, with what is known of each."""
+    """Renders the page, with the newest archives first."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class ListingPage:
         """
         Read the page's files.
 
-        :param metadata_state: tells how the signed metadata is.
-        :param now: the time, in seconds since the epoch.
+        :param metadata_state: gives the current state of the signed metadata.
+        :param now: gives the time, in seconds since the epoch.
         """
         self._catalog = catalog
         self._digests = digests
@@ -71,9 +71,9 @@ class ListingPage:
 
     def reply(self, request: BoundedRequest, headers: Mapping[bytes, bytes]) -> Reply:
         """
-        Answer with the newest archives, or with those before the version that the query names.
+        Reply with the newest archives, or with those before the version in the query.
 
-        :param headers: what the other forms of the list have too.
+        :param headers: the headers that all media types of the list have.
         """
         snapshot, before = self._catalog.snapshot, _before(request)
         archives = snapshot.latest(_MOST_ROWS, before)
@@ -96,11 +96,11 @@ class ListingPage:
         )
 
     def _problem(self) -> str:
-        """Say what a person should know who reads the list; nothing when all is well."""
+        """Give a sentence for readers of the list; empty if there is no problem."""
         if self._catalog.problem is not None:
-            return f"{self._catalog.problem} This is what was there before."
+            return f"{self._catalog.problem} The list shows the last known state."
         if self._metadata_state().alerts:
-            return "Something is wrong with the signatures: the log of the server says what."
+            return "Something is wrong with the signatures. See the log of the server."
         return ""
 
     def _rows(self, archives: Sequence[Archive]) -> str:
@@ -130,12 +130,12 @@ def _read(name: str) -> str:
 
 
 def _escaped(**values: object) -> dict[str, str]:
-    """Turn values into text that a browser takes for nothing else."""
+    """Escape values for HTML."""
     return {name: escape(str(value)) for name, value in values.items()}
 
 
 def _before(request: BoundedRequest) -> int | None:
-    """Read `?before=VERSION`; anything else counts as not said, as it does for the other forms."""
+    """Parse `?before=VERSION`; ignore anything else, as the other media types do."""
     try:
         return parse_version(request.args[b"before"][0].decode("ascii", "replace"))
     except (KeyError, InvalidName):
@@ -143,7 +143,7 @@ def _before(request: BoundedRequest) -> int | None:
 
 
 def _describe_offers(offers: Sequence[tuple[str, Offer]], version: int) -> str:
-    """Write a line for each channel that leads to a release of this version."""
+    """Write a line for each channel that offers a release of this version."""
     named = [f"{channel}: {_share(offer, version)}" for channel, offer in offers[:_MOST_OFFERS]]
     left = len(offers) - len(named)
     return "\n".join([*named, f"and {left} more"] if left else named)

@@ -1,4 +1,4 @@
-"""The signed metadata over HTTP: a few small files, for which a whole fleet asks each time."""
+"""Serves the signed metadata, a few small files that every box requests, from memory."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ from opq_twisted.server.timestamp.store import read
 from opq_twisted.trust.repository_reader import NAME, TIMESTAMP_FILE, Unusable
 from opq_twisted.trust.tuf_client import METADATA
 
-#: Bytes and files that are kept in memory: one of the largest that a box takes, and the usual ones.
-_MOST_KEPT = 6_000_000
+#: Maximum of the cached bytes and files: one file of the maximum size for boxes, and usual ones.
+_MOST_CACHED = 6_000_000
 _MOST_FILES = 256
 
-# Nobody may keep it: a box asks for the next root each time, until there is one.
+# This must not be cached: boxes request the next root each time, until there is one.
 _NOT_FOUND = Reply.sentence(NOT_FOUND, "There is no such metadata.")
 
 _BUSY = Reply.sentence(
@@ -42,22 +42,22 @@ _BUSY = Reply.sentence(
 )
 
 
-_ASK_EACH_TIME = b"no-cache"
+_REVALIDATE = b"no-cache"
 _FOR_EVER = b"public, max-age=31536000, immutable"
 _NEVER = b"no-store"
 
 
 @frozen
-class _Kept:
-    """The content of a file for as long as it is in this state."""
+class _CachedFile:
+    """A file's content in one state."""
 
     identity: Identity
-    #: Empty for a file that is not served.
+    #: Empty if the file is not served.
     etag: bytes
     data: bytes
 
     def reply(self, outcome: int | None, cache_control: bytes) -> Reply:
-        """Make the answer for an outcome of `evaluate`."""
+        """Make the reply for a result of `evaluate`."""
         headers = {b"Cache-Control": cache_control, b"ETag": self.etag}
         if outcome is None:
             return Reply.of(OK, self.data, b"application/json", headers)
@@ -68,79 +68,79 @@ class _Kept:
 
 class MetadataFiles(PlainResource):
     """
-    `/tuf/`: one child for each name that metadata can have.
+    `/tuf/`: one child for each possible name of a metadata file.
 
-    Caches may keep only verified files: the right file would otherwise not get past a wrong one of
-    the same name for a year. All others are served as `no-store`.
+    Caches may keep only verified files. Otherwise a wrong file in a cache could hide the right one
+    of the same name for a year. All other files are served with `no-store`.
     """
 
     _log = Logger()
 
     def __init__(self, updates: Path, metadata_state: Callable[[], MetadataState]) -> None:
-        """:param metadata_state: tells how the signed metadata is."""
+        """:param metadata_state: gives the current state of the signed metadata."""
         super().__init__()
         self._folder = updates / METADATA
         self._metadata_state = metadata_state
-        #: The state of the metadata for which the next one was found.
+        #: The metadata state to which `_verified` belongs.
         self._verified_for: MetadataState | None = None
-        #: Whether a file has the bytes that were verified, by its name.
+        #: Whether a file has the verified bytes, by name.
         self._verified: dict[str, bool] = {}
-        #: The files asked for, the one asked for last at the end.
-        self._kept: dict[str, _Kept] = {}
+        #: The cached files by name, the least recently requested first.
+        self._cache: dict[str, _CachedFile] = {}
         self._size = 0
 
     def getChild(self, path: bytes, request: BoundedRequest) -> IResource:
-        """Find what can be a file of the metadata."""
+        """Give a child for any possible name of a metadata file."""
         name = path.decode("ascii", "replace")
         if request.postpath or not NAME.fullmatch(name):
             return super().getChild(path, request)
         return _MetadataFile(self, name)
 
-    def answer(self, request: BoundedRequest, name: str) -> Reply:
-        """Answer with a file, from memory while it has not changed."""
+    def reply(self, request: BoundedRequest, name: str) -> Reply:
+        """Reply with a file; read it only if it has changed."""
         try:
             identity = identify(os.stat(self._folder / name))
-            kept = self._kept.pop(name, None)
-            if kept is None or kept.identity != identity:
-                if kept is not None:
-                    self._size -= len(kept.data)
+            cached = self._cache.pop(name, None)
+            if cached is None or cached.identity != identity:
+                if cached is not None:
+                    self._size -= len(cached.data)
                 self._verified.pop(name, None)
-                kept = self._read(name, identity)
-                self._size += len(kept.data)
+                cached = self._read(name, identity)
+                self._size += len(cached.data)
         except OSError as error:
             return _BUSY if error.errno in MACHINE_BUSY else _NOT_FOUND
-        self._kept[name] = kept
-        while self._size > _MOST_KEPT or len(self._kept) > _MOST_FILES:
-            self._size -= len(self._kept.pop(next(iter(self._kept))).data)
-        if not kept.etag:
+        self._cache[name] = cached
+        while self._size > _MOST_CACHED or len(self._cache) > _MOST_FILES:
+            self._size -= len(self._cache.pop(next(iter(self._cache))).data)
+        if not cached.etag:
             return _NOT_FOUND
-        return kept.reply(evaluate(request, kept.etag), self._cache_control(name, kept))
+        return cached.reply(evaluate(request, cached.etag), self._cache_control(name, cached))
 
-    def _cache_control(self, name: str, kept: _Kept) -> bytes:
+    def _cache_control(self, name: str, cached: _CachedFile) -> bytes:
         if name == TIMESTAMP_FILE:
-            return _ASK_EACH_TIME
+            return _REVALIDATE
         metadata_state = self._metadata_state()
         if metadata_state is not self._verified_for:
             self._verified_for, self._verified = metadata_state, {}
         if name not in self._verified:
-            self._verified[name] = metadata_state.final.get(name) == kept.data
+            self._verified[name] = metadata_state.final.get(name) == cached.data
         return _FOR_EVER if self._verified[name] else _NEVER
 
-    def _read(self, name: str, identity: Identity) -> _Kept:
+    def _read(self, name: str, identity: Identity) -> _CachedFile:
         """
-        Read a file, or find out why it is not served.
+        Read a file, or log why it is not served.
 
-        :raises OSError: when the machine cannot open it now.
+        :raises OSError: if the machine cannot open it now.
         """
         try:
             data, identity = read(self._folder, name)
             _require_whole(name, data)
         except Unusable as reason:
             self._log.warn("{name} is not served: {reason}", name=name, reason=str(reason))
-            return _Kept(identity, b"", b"")
-        # Made of the content: several servers, over copies of the folder, agree about it.
+            return _CachedFile(identity, b"", b"")
+        # A digest of the content is the same on all servers with a copy of the folder.
         etag = b'"%s"' % hashlib.sha256(data).hexdigest()[:32].encode()
-        return _Kept(identity, etag, data)
+        return _CachedFile(identity, etag, data)
 
 
 class _MetadataFile(PlainResource):
@@ -152,14 +152,14 @@ class _MetadataFile(PlainResource):
         self._name = name
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        return self._files.answer(request, self._name)
+        return self._files.reply(request, self._name)
 
 
 def _require_whole(name: str, data: bytes) -> None:
     """
-    Find out whether a file's upload is over: half of one is of no use to a box.
+    Make sure that the upload of a file is complete: boxes cannot use half a file.
 
-    :raises Unusable: when it is not.
+    :raises Unusable: if it is not.
     """
     try:
         content = json.loads(data)
