@@ -1,4 +1,4 @@
-"""Judges whether the release that runs is healthy."""
+"""Checks whether the running release is healthy."""
 
 import errno
 import os
@@ -14,89 +14,89 @@ from opq_twisted.common.errors import MACHINE_BUSY, InstallFailed
 
 _UNIT = "opq-box-verify"
 
-#: Seconds between two looks.
-_PAUSE = 5.0
+#: Seconds between two checks.
+_POLL_INTERVAL = 5.0
 
 
 class _Unhealthy(Exception):
-    """The text says what is wrong, as the end of a sentence."""
+    """The text is the reason, as the end of a sentence."""
 
 
 class Health:
-    """Looks at the services that the configuration names, and runs `verify_update.sh`."""
+    """Checks the services that the configuration names, and runs `verify_update.sh`."""
 
     def __init__(
         self,
         clock: IReactorTime,
-        scripts: TransientUnits,
+        units: TransientUnits,
         services: Sequence[str],
         settle: float,
     ) -> None:
         """
-        Prepare to judge.
+        Configure the checks.
 
-        :param services: the units that have to be active.
-        :param settle: seconds for which all of it must hold.
+        :param services: the systemd units that must be active.
+        :param settle: seconds for which the release must stay healthy.
         """
         self._clock = clock
-        self._scripts = scripts
+        self._units = units
         self._services = services
         self._settle = settle
 
     async def require(self, folder: Path, version: int, deadline: float) -> None:
         """
-        Return when the release is healthy, and has been for as long as it must.
+        Wait until the release has been healthy for the time it must stay so.
 
-        :param folder: where the update was unpacked.
-        :param deadline: by the clock: when it must have begun to be healthy.
-        :raises InstallFailed: when it was not by then; the text says why.
-        :raises OSError: when the machine was too busy to judge; that says nothing of the release.
+        :param folder: the unpacked update.
+        :param deadline: the time by the clock at which the release must be healthy at the latest.
+        :raises InstallFailed: if it is not healthy by then; the text gives the reason.
+        :raises OSError: if the machine was too busy to check, which is not the release's fault.
         """
         while True:
             try:
-                return await self._hold(folder, version, deadline)
+                return await self._check_until_settled(folder, version, deadline)
             except (_Unhealthy, OSError) as error:
-                if self._clock.seconds() + _PAUSE > deadline:
+                if self._clock.seconds() + _POLL_INTERVAL > deadline:
                     if isinstance(error, OSError) and error.errno in MACHINE_BUSY:
                         raise
                     raise InstallFailed(f"Release {version} is not healthy: {error}.") from None
-            await deferLater(self._clock, _PAUSE)
+            await deferLater(self._clock, _POLL_INTERVAL)
 
-    async def _hold(self, folder: Path, version: int, deadline: float) -> None:
-        runs = await self._look_at_services()
+    async def _check_until_settled(self, folder: Path, version: int, deadline: float) -> None:
+        invocations = await self._check_services()
         await self._verify(folder, version, deadline)
         settled = self._clock.seconds() + self._settle
         while (left := settled - self._clock.seconds()) > 0:
-            await deferLater(self._clock, min(left, _PAUSE))
-            # One that crashes and is started again runs at each look, but never for long.
-            if await self._look_at_services() != runs:
+            await deferLater(self._clock, min(left, _POLL_INTERVAL))
+            # A service that crashes and is restarted is active at each check, but not for long.
+            if await self._check_services() != invocations:
                 raise _Unhealthy("a service was started again")
         if self._settle:
             await self._verify(folder, version, deadline)
 
-    async def _look_at_services(self) -> Sequence[str]:
-        """Make sure that all services are active; gives what tells their runs apart."""
-        runs = []
+    async def _check_services(self) -> Sequence[str]:
+        """Check that all services are active, and return their invocation IDs."""
+        invocations = []
         for service in self._services:
-            ended = await self._scripts.systemctl(
+            result = await self._units.systemctl(
                 "show", "--property=ActiveState,InvocationID", "--", service
             )
-            state = dict(line.partition("=")[::2] for line in ended.output.splitlines())
-            if not state.get("ActiveState") and ended.reports_shortage:
-                raise OSError(errno.EAGAIN, f"systemctl {ended}")
+            state = dict(line.partition("=")[::2] for line in result.output.splitlines())
+            if not state.get("ActiveState") and result.reports_shortage:
+                raise OSError(errno.EAGAIN, f"systemctl {result}")
             if state.get("ActiveState") != "active":
-                is_now = state.get("ActiveState") or f"unknown: systemctl {ended}"
+                is_now = state.get("ActiveState") or f"unknown: systemctl {result}"
                 raise _Unhealthy(f"the service {service} is {is_now}")
-            runs.append(state.get("InvocationID", ""))
-        return runs
+            invocations.append(state.get("InvocationID", ""))
+        return invocations
 
     async def _verify(self, folder: Path, version: int, deadline: float) -> None:
-        """Run the release's own script, if it has one."""
+        """Run `verify_update.sh` of the release, if it has one."""
         if not (folder / VERIFY_SCRIPT).exists():
             return
-        left = max(deadline - self._clock.seconds(), _PAUSE)
+        timeout = max(deadline - self._clock.seconds(), _POLL_INTERVAL)
         script = os.fspath(folder / VERIFY_SCRIPT)
-        ended = await self._scripts.run(_UNIT, [script], folder, version, left)
-        if ended.status != 0:
-            said = ended.last_line
-            raise _Unhealthy(f"{VERIFY_SCRIPT} {ended}{said and ': '}{said}")
+        result = await self._units.run(_UNIT, [script], folder, version, timeout)
+        if result.status != 0:
+            said = result.last_line
+            raise _Unhealthy(f"{VERIFY_SCRIPT} {result}{said and ': '}{said}")

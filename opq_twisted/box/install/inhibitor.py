@@ -1,4 +1,4 @@
-"""Lets a measurement end before an installation begins."""
+"""Postpones an installation while a measurement runs."""
 
 import os
 import time
@@ -9,15 +9,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-#: Seconds that an update waits at most: a file that was forgotten must not hold back all updates.
+#: Seconds that an update waits at most: a forgotten file must not prevent all updates.
 MAX_WAIT = 3600.0
 
-#: Seconds between two looks at the file.
+#: Seconds between two checks of the file.
 _POLL_INTERVAL = 5.0
 
 
 class Inhibitor:
-    """A file that the box's other daemons hold while nothing may be installed."""
+    """Waits while a file exists, by which the box's other daemons forbid installations."""
 
     _log = Logger()
 
@@ -31,10 +31,10 @@ class Inhibitor:
 
     async def wait_until_released(self, update: float, report: Callable[[str], object]) -> None:
         """
-        Wait while the file is there, for a bounded time.
+        Wait until the file is gone, for at most `MAX_WAIT` since the first call of this update.
 
-        :param update: when that began: who asks again on the same one is not given more time.
-        :param report: told once what is waited for, if it has to be.
+        :param update: the time at which the update started, which identifies it.
+        :param report: is called once with a sentence, if the file exists.
         """
         if update != self._update:
             self._update = update
@@ -55,10 +55,10 @@ class Inhibitor:
             await deferLater(self._clock, min(left, _POLL_INTERVAL))
 
     def _is_held(self) -> bool:
-        # Links that lead nowhere and folders count; where nobody can look there is nothing.
+        # Any kind of file counts, even a dangling link, but not one in an unreadable folder.
         return os.path.lexists(self._path)
 
     def _describe(self, left: float) -> str:
-        # A clock on the wall shows the minute that has begun.
+        # Round up, because a clock shows the current minute and no seconds.
         latest = time.strftime("%H:%M", time.localtime(self._now() + left + 59))
         return f"Waiting for a measurement to end; the update goes on by {latest} at the latest."

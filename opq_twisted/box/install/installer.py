@@ -1,4 +1,4 @@
-"""Runs `install_update.sh`, and asks the box to reboot."""
+"""Runs `install_update.sh`, and reboots the box."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ from opq_twisted.common.errors import (
     RebootFailed,
 )
 
-#: The name of the unit that it has where systemd runs.
+#: The systemd unit in which `install_update.sh` runs.
 UNIT = "opq-box-install"
 
 _PLACE = "place"
@@ -34,20 +34,22 @@ _PLACE_TIMEOUT = 120.0
 _REBOOT_TIMEOUT = 120.0
 _KEPT_LOGS = 5
 
-#: Bytes, and seconds.
+#: Bytes at which the log is emptied, and seconds between two checks of its size.
 _MAX_LOG = 16 * 1024**2
-_LOG_CHECKED_EVERY = 5.0
+_LOG_CHECK_INTERVAL = 5.0
+#: Bytes that must be free for a log, and bytes at its end that are searched for a reason.
 _LOG_ROOM = 64 * 1024
 _LOG_END = 4096
+#: Characters.
 _MAX_REASON = 300
 
-#: What programs write when the machine has no more of something; dash does not give the reason.
+#: The messages of programs when the machine is short of something; dash gives no reason.
 _SHORTAGES = (
     *map(os.strerror, (*MACHINE_BUSY, errno.ENOSPC, errno.EDQUOT)),
     *("Cannot fork", "MemoryError", "can't start new thread", "Out of memory"),
 )
 
-# Keeps the group's leader, and then the exit status, where an agent that was restarted finds them.
+# Records the leader of the process group, and later the exit status, for a restarted agent.
 _KEEP_STATUS = """
 echo "$PPID" >"$3"
 status=0
@@ -58,27 +60,25 @@ exit "$status"
 
 
 class Installer:
-    """Runs one installation at a time, which goes on when the agent does not."""
+    """Runs one installation at a time, which continues when the agent ends."""
 
-    def __init__(
-        self, programs: ProcessRunner, scripts: TransientUnits, config: UpdaterConfig
-    ) -> None:
-        self._programs = programs
-        self._scripts = scripts
+    def __init__(self, runner: ProcessRunner, units: TransientUnits, config: UpdaterConfig) -> None:
+        self._runner = runner
+        self._units = units
         self._config = config
-        self._state_dir = scripts.state_dir
-        self._status = scripts.state_dir / "install.status"
-        self._lock = scripts.state_dir / "install.lock"
-        #: Where the output of the script goes.
+        self._state_dir = units.state_dir
+        self._status = units.state_dir / "install.status"
+        self._lock = units.state_dir / "install.lock"
+        #: The log of the script's output.
         self._log = config.log
-        #: Called each second while the machine is too busy to find out whether a script runs.
+        #: Called each second while the machine is too busy to check whether the script runs.
         self.when_busy: Callable[[OSError], object] = lambda _: None
 
     def forget(self) -> None:
         """
-        Forget how the last installation ended, before the journal says that the next one begins.
+        Remove the exit status of the last installation, before the journal records the next one.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
         self._status.unlink(missing_ok=True)
         self._lock.write_bytes(b"")
@@ -88,43 +88,43 @@ class Installer:
         """
         Run the update's script in its folder.
 
-        Its output goes to the log and its exit status to a file, so that it neither ends with the
-        agent nor needs it.
+        Its output goes to the log and its exit status to a file, so that it can continue without
+        the agent.
 
-        :param rolling_back: what a bad release said stays in the log, and this comes below.
-
-        :raises InstallFailed: when it fails, or takes too long.
-        :raises BoxAtFault: when it says that the box is to blame, and is as it was.
-        :raises NotStarted: when it did not run, also for want of a process: the box is to blame.
-        :raises OSError: when the disk fails, or the machine is too busy to learn how it ended.
+        :param rolling_back: append to the log, to keep the output of the failed release.
+        :raises InstallFailed: if the script fails, or takes too long.
+        :raises BoxAtFault: if the script blames the box, and has changed nothing.
+        :raises NotStarted: if the script did not run, for example because no process could be
+            created; this is the box's fault.
+        :raises OSError: if the disk fails, or the machine is too busy to learn how it ended.
         """
         self._log = self._begin_log(f"Going back to release {version}:" if rolling_back else None)
         try:
             running = self._start(folder, version)
         except OSError as error:
             raise NotStarted(f"The install script was not started: {error.strerror}.") from None
-        bounding = LoopingCall(self._bound_log)
-        bounding.clock = self._programs.clock
-        bounding.start(_LOG_CHECKED_EVERY)
+        limiting = LoopingCall(self._limit_log)
+        limiting.clock = self._runner.clock
+        limiting.start(_LOG_CHECK_INTERVAL)
         try:
-            ended = await running
+            result = await running
         finally:
-            bounding.stop()
-        # What runs the script for us may fail before it begins, and while it goes on.
-        if ended.status != 0 and (status := await self.wait()) != 0:
-            # A script may remove the lock, but not the status that is written after it.
+            limiting.stop()
+        # systemd-run may fail before the script starts, and also while it continues to run.
+        if result.status != 0 and (status := await self.wait()) != 0:
+            # The script may remove the lock file, but not the status, which is written afterwards.
             if status is None and not self._lock.stat().st_size:
-                why = ended.last_line or f"what was to start it {ended}"
-                raise NotStarted(f"The install script was not started: {why}.")
+                reason = result.last_line or f"the program that starts it {result}"
+                raise NotStarted(f"The install script was not started: {reason}.")
             if status == BOX_AT_FAULT:
                 raise self.box_at_fault()
-            raise InstallFailed(f"{INSTALL_SCRIPT} {ended}. See {self._log} for what it said.")
+            raise InstallFailed(f"{INSTALL_SCRIPT} {result}. See {self._log}.")
 
     def _start(self, folder: Path, version: int) -> Deferred[ProcessResult]:
-        return self._scripts.run(
+        return self._units.run(
             UNIT,
-            # flock tells an agent that was restarted that the script still runs: it holds the lock
-            # itself, and --close keeps it from daemons that the script starts.
+            # The lock shows a restarted agent that the script still runs. flock holds it itself;
+            # because of --close, daemons that the script starts do not inherit it.
             [
                 *("flock", "--close", os.fspath(self._lock)),
                 *("sh", "-c", _KEEP_STATUS, "sh", INSTALL_SCRIPT, os.fspath(self._status)),
@@ -137,23 +137,23 @@ class Installer:
         )
 
     def box_at_fault(self) -> BoxAtFault:
-        """Give the reason of a script that found the box at fault: the last line that it wrote."""
+        """Make the error of a script that blames the box; its last line is the reason."""
         line = self._log_end.strip().rpartition("\n")[2].removeprefix(f"{INSTALL_SCRIPT}: ")
         reason = "".join(filter(str.isprintable, line))[:_MAX_REASON]
         return BoxAtFault(
-            reason or f"{INSTALL_SCRIPT} found this box at fault, and did not say why.",
+            reason or f"{INSTALL_SCRIPT} found this box at fault, and gave no reason.",
             touched=False,
         )
 
     @property
     def shortage(self) -> str | None:
         """
-        What the box was short of when the script failed, by the last that it wrote, in a sentence.
+        A sentence about what the box was short of when the script failed; None if nothing.
 
-        A shortage may be over by the time that the box is measured. None when it tells of none.
+        It is found at the end of the log, because a shortage may be over when the box is checked.
         """
-        said = self._log_end
-        found = next((words for words in _SHORTAGES if words in said), None)
+        log_end = self._log_end
+        found = next((message for message in _SHORTAGES if message in log_end), None)
         return found and f"The box was short of something meanwhile: {found}."
 
     @property
@@ -167,97 +167,97 @@ class Installer:
 
     async def wait(self) -> int | None:
         """
-        Wait for a script that an earlier run of the agent started.
+        Wait for the end of a script that an earlier run of the agent started.
 
-        :returns: its exit status; None when it ended without one, as in a power cut.
-        :raises InstallFailed: when it does not end in time.
-        :raises OSError: when the disk fails, or the machine is too busy for all of that time.
+        :returns: its exit status; None if it left none, as after a power cut.
+        :raises InstallFailed: if it takes too long.
+        :raises OSError: if the disk fails, or the machine is too busy all the time.
         """
         left = self._config.install_timeout
         while await self._may_run(left > 0):
             if left <= 0:
-                await self._end()
+                await self._stop()
                 raise InstallFailed(f"{INSTALL_SCRIPT} took too long. See {self._config.log}.")
             left -= 1
-            await deferLater(self._programs.clock, 1)
-            self._bound_log()
+            await deferLater(self._runner.clock, 1)
+            self._limit_log()
         try:
             return int(self._status.read_text())
         except (FileNotFoundError, ValueError):
             return None
 
-    async def _may_run(self, is_patient: bool) -> bool:
-        """Whether the script runs, or the machine is too busy to tell."""
+    async def _may_run(self, has_time: bool) -> bool:
+        """Whether the script runs, or might run because the machine is too busy to check."""
         try:
-            return self._is_locked() or await self._scripts.is_running(UNIT)
+            return self._is_locked() or await self._units.is_running(UNIT)
         except OSError as error:
-            if is_patient and error.errno in MACHINE_BUSY:
+            if has_time and error.errno in MACHINE_BUSY:
                 self.when_busy(error)
                 return True
             raise
 
-    async def _end(self) -> None:
-        """End a script that an earlier run of the agent started, and all of its group."""
-        await self._scripts.end(UNIT)
+    async def _stop(self) -> None:
+        """Stop a script that an earlier run of the agent started, with its process group."""
+        await self._units.stop(UNIT)
         try:
             leader = int(self._lock.read_text())
         except ValueError:
-            # It was killed before it could write down who it is.
+            # The script was killed before it could record its process group.
             return
         for number, grace in ((signal.SIGTERM, TERMINATION_GRACE), (signal.SIGKILL, 0.0)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leader, number)
-            await deferLater(self._programs.clock, grace)
+            await deferLater(self._runner.clock, grace)
 
     async def renew_rescue(self, version: int) -> None:
         """
-        Let the release that has proved itself bring its own rescue script, where there can be one.
+        Install the rescue script of the confirmed release, on a box with systemd.
 
-        :raises InstallFailed: when it cannot; the one before stays then.
-        :raises OSError: when its script cannot be started.
+        :raises InstallFailed: if this fails; the previous rescue script stays.
+        :raises OSError: if the release's script for this cannot be started.
         """
         folder = self._config.prefix / "current" / "box-configuration-daemon" / "rescue"
-        if self._scripts.units and (folder / _PLACE).exists():
-            ended = await self._scripts.run(
+        if self._units.has_systemd and (folder / _PLACE).exists():
+            result = await self._units.run(
                 "opq-box-place-rescue", [str(folder / _PLACE)], folder, version, _PLACE_TIMEOUT
             )
-            if ended.status != 0:
-                raise InstallFailed(f"{folder / _PLACE} {ended}. {ended.output.strip()}".strip())
+            if result.status != 0:
+                raise InstallFailed(f"{folder / _PLACE} {result}. {result.output.strip()}".strip())
 
     async def reboot(self) -> None:
         """
-        Ask the box to reboot; it takes the agent with it.
+        Run the reboot command, which also ends the agent.
 
-        :raises RebootFailed: when the command cannot be started or fails.
+        :raises RebootFailed: if the command cannot be started or fails.
         """
         command = self._config.reboot_command
         try:
-            ended = await self._programs.run(
-                command, _REBOOT_TIMEOUT, env={**os.environ}, outlives_us=True
+            result = await self._runner.run(
+                command, _REBOOT_TIMEOUT, env={**os.environ}, survives_agent=True
             )
         except OSError as error:
             raise RebootFailed(f"{command[0]} cannot be started: {error.strerror}.") from None
-        if ended.status != 0:
+        if result.status != 0:
             raise RebootFailed(
-                f"The reboot command {' '.join(command)} {ended}. Reboot the box by hand. "
-                f"{ended.output.strip()[-200:]}".strip()
+                f"The reboot command {' '.join(command)} {result}. Reboot the box by hand. "
+                f"{result.output.strip()[-200:]}".strip()
             )
 
-    def _begin_log(self, chapter: str | None) -> Path:
+    def _begin_log(self, heading: str | None) -> Path:
         """
-        Begin a new log, and keep the last few; or a chapter of the log that there is.
+        Start a new log and rotate the older ones, or append a heading to the current log.
 
-        :returns: the log; another one where none can be written there: an update may be what makes
-            room.
+        :returns: the log, elsewhere or /dev/null if it cannot be written: the update may be what
+            makes room.
         """
         for log in (self._config.log, self._state_dir / self._config.log.name):
             with contextlib.suppress(OSError):
-                _rotate(log, chapter)
+                _prepare_log(log, heading)
                 return log
         return Path(os.devnull)
 
-    def _bound_log(self) -> None:
-        """Let a script that says too much begin its log anew: it appends."""
+    def _limit_log(self) -> None:
+        """Empty a log that is too long; the script, which appends, continues at its beginning."""
         with contextlib.suppress(OSError):
             if self._log.stat().st_size > _MAX_LOG:
                 os.truncate(self._log, 0)
@@ -270,16 +270,16 @@ class Installer:
             return True
 
 
-def _rotate(log: Path, chapter: str | None) -> None:
+def _prepare_log(log: Path, heading: str | None) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=log.parent, buffering=0) as room:
-        # A full disk takes a name, and no content.
-        if room.write(bytes(_LOG_ROOM)) < _LOG_ROOM:
+    with tempfile.TemporaryFile(dir=log.parent, buffering=0) as probe:
+        # On a full disk a file can be created, but not written.
+        if probe.write(bytes(_LOG_ROOM)) < _LOG_ROOM:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     logs = [log, *(log.with_name(f"{log.name}.{age}") for age in range(1, _KEPT_LOGS))]
-    if chapter is None:
+    if heading is None:
         for newer, older in reversed(list(pairwise(logs))):
             if newer.exists():
                 newer.replace(older)
     with open(log, "a", encoding="utf-8") as file:
-        file.write(f"\n{chapter}\n" if chapter else "")
+        file.write(f"\n{heading}\n" if heading else "")

@@ -1,4 +1,4 @@
-"""Tells whether what is written under a path is forgotten when the machine restarts."""
+"""Finds out whether files under a path are lost when the machine restarts."""
 
 import re
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ _COMMAND_LINE = Path("/proc/cmdline")
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 
-# raspi-config's own initramfs, Debian's overlayroot, and kernel-command-line(7).
+# The overlays of raspi-config's initramfs, of Debian's overlayroot, and of kernel-command-line(7).
 _OVERLAY_IN_MEMORY = re.compile(
     r"(?:^|\s)(?:boot=overlay|overlayroot=\"?tmpfs\S*|systemd\.volatile=(?:yes|overlay|1|true|on))"
     r"(?=\s|$)"
 )
 
-#: Overlays may lie on one another, but not without an end.
-_DEEPEST = 8
+#: The number of overlays on top of each other that are followed.
+_MAX_DEPTH = 8
 
 
 @frozen
@@ -27,39 +27,39 @@ class Mount:
 
     point: str
     kind: str
-    #: Of the file system.
+    #: The options of the file system.
     options: tuple[str, ...]
 
     @property
     def upper(self) -> str | None:
-        """Where an overlay keeps what is written; None when it cannot be written."""
+        """The directory in which an overlay stores changes; None if it is read-only."""
         return next((each[9:] for each in self.options if each.startswith("upperdir=")), None)
 
 
 def is_forgotten(path: Path, mounts: Path = _MOUNTS, command_line: Path = _COMMAND_LINE) -> bool:
     """
-    Whether the path lies on an overlay whose changes are kept in memory.
+    Whether the path is on an overlay whose changes are stored in memory.
 
-    A plain tmpfs does not count: it is somebody's decision, such as that of a test. Where nothing
-    can be read, nothing is forgotten.
+    A plain tmpfs does not count, because somebody chose it, for example for a test. If /proc cannot
+    be read, the answer is no.
     """
     try:
         table = _read_mounts(mounts.read_text(errors="surrogateescape"))
         words = command_line.read_text(errors="replace")
-        where = str(path.resolve())
+        current = str(path.resolve())
     except (OSError, RuntimeError):
         return False
-    for _ in range(_DEEPEST):
-        mount = _mount_of(where, table)
+    for _ in range(_MAX_DEPTH):
+        mount = _mount_of(current, table)
         if mount is None or mount.kind != "overlay" or mount.upper is None:
             return False
         upper = _mount_of(mount.upper, table)
         if upper is None or upper == mount:
-            # What the initramfs has mounted cannot be seen from here.
+            # The initramfs mounted the upper directory, which is not visible from here.
             return _OVERLAY_IN_MEMORY.search(words) is not None
         if upper.kind in _IN_MEMORY:
             return True
-        where = mount.upper
+        current = mount.upper
     return False
 
 
@@ -75,12 +75,12 @@ def _read_mounts(text: str) -> list[Mount]:
 
 
 def _plain(field: str) -> str:
-    """Undo the escapes of spaces, tabs, newlines and backslashes."""
+    """Decode the octal escapes of spaces, tabs, newlines and backslashes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
-    """Find the mount that a path is on: the innermost, and of several there the last."""
+    """Find the mount of a path: the innermost, and of several at the same point the last."""
     found = None
     for mount in mounts:
         inside = mount.point == "/" or path == mount.point or path.startswith(f"{mount.point}/")

@@ -1,4 +1,4 @@
-"""Measures whether the box itself can take an installation."""
+"""Checks whether the box itself is fit for an installation."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common import wording
 from opq_twisted.common.errors import BoxUnfit
 
-#: Exit status of a script that finds the box at fault, and leaves it as it was: EX_TEMPFAIL of
+#: The exit status of a script that blames the box and has changed nothing: EX_TEMPFAIL of
 #: sysexits.h. The last line of its output says what to do.
 BOX_AT_FAULT = 75
 
@@ -22,24 +22,25 @@ _UNIT = "opq-box-preflight"
 #: Seconds.
 _TIMEOUT = 120.0
 
-#: Bytes that must stay free beside an installed copy.
+#: Bytes that must stay free after an installation.
 _RESERVE = 16 << 20
 
 _BLOCK = 4096
 
-#: Where components put kernels and firmware. A copy that did not fit fills it to the last bytes.
+#: The partitions of kernels and firmware. A copy that does not fit fills them completely.
 _BOOT = (Path("/boot"), Path("/boot/firmware"))
+#: Bytes; a partition with less free space counts as full.
 _FULL = 1 << 20
 
-#: An installed wheel and its bytecode, in multiples of the wheel.
+#: The size of an installed wheel with its bytecode, in multiples of the wheel.
 _WHEEL_GROWTH = 4
 
-_MEASURE = Path(__file__).with_name("preflight.sh").read_text()
+_SCRIPT = Path(__file__).with_name("preflight.sh").read_text()
 
 
 @frozen
 class Room:
-    """What a file system has, or has to have."""
+    """The free space of a file system, or the space that an installation needs."""
 
     #: Bytes.
     size: int
@@ -48,33 +49,33 @@ class Room:
 
 class Preflight:
     """
-    Tells what the box lacks, before anything is changed, and after an installation has failed.
+    Finds what the box lacks, before anything is changed and after a failed installation.
 
-    It tries: it writes, and runs a program, where `install_update.sh` does so.
+    It writes files and runs a program in the folders in which `install_update.sh` does so.
     """
 
-    def __init__(self, scripts: TransientUnits, config: UpdaterConfig) -> None:
-        self._scripts = scripts
+    def __init__(self, units: TransientUnits, config: UpdaterConfig) -> None:
+        self._units = units
         self._prefix = config.prefix
         self._log = config.log
         self._kills = _memory_kills()
 
     async def require(self, version: int, folder: Path | None = None, room: int = 0) -> None:
         """
-        Make sure that the box can take a release.
+        Check that the box is fit for the installation of a release.
 
-        :param folder: where the update is unpacked; None before that.
-        :param room: bytes that its installed copy was found to need.
-        :raises BoxUnfit: when the box cannot; the text says why.
+        :param folder: the unpacked update; None before it is unpacked.
+        :param room: bytes that the installed release was found to need.
+        :raises BoxUnfit: if the box is not fit; the text gives the reason.
         """
         self._kills = _memory_kills()
-        for path in (self._prefix, self._scripts.state_dir):
+        for path in (self._prefix, self._units.state_dir):
             if persistence.is_forgotten(path):
                 raise BoxUnfit(
                     f"The box forgets at each restart what is written in {path}: its file system "
                     "is an overlay in memory. Switch the overlay off, as with raspi-config."
                 )
-        await self._measure("before", version, folder, self._folders)
+        await self._run_script("before", version, folder, self._folders)
         needed = Room(room, 0)
         if folder is not None:
             needed = await deferToThread(_needed, folder)
@@ -82,50 +83,50 @@ class Preflight:
 
     async def blame(self, version: int) -> str | None:
         """
-        Find what the box lacks, or lacked, after an installation has failed.
+        Find what the box lacks, or lacked, after a failed installation.
 
-        :returns: the sentence that says so; None when the box is not at fault.
+        :returns: a sentence about it; None if the box is not at fault.
         """
         try:
-            # An installer whose output cannot be written fails.
-            await self._measure("after", version, None, [*self._folders, self._log.parent])
+            # The log's folder is included: a script whose output cannot be written fails.
+            await self._run_script("after", version, None, [*self._folders, self._log.parent])
         except BoxUnfit as error:
             return str(error)
         if _memory_kills() > self._kills:
-            return "The box ran out of memory. Stop what takes it."
+            return "The box ran out of memory. Stop the program that uses it."
         full = next(filter(_is_full_partition, _BOOT), None)
         return None if full is None else f"There is no room in {full}. Make some."
 
     async def require_running(self, version: int) -> None:
         """
-        Make sure that the box can run what was unpacked.
+        Check that the box can run programs of the unpacked update.
 
-        :raises BoxUnfit: when it cannot; the text says why.
+        :raises BoxUnfit: if it cannot; the text gives the reason.
         """
-        await self._measure("running", version, None, [])
+        await self._run_script("running", version, None, [])
 
     @property
     def _folders(self) -> list[Path]:
-        """Where an installation writes; pip does so in /tmp."""
-        return [self._prefix, self._scripts.state_dir, Path("/tmp")]  # noqa: S108 - mktemp
+        """The folders in which an installation writes; pip uses /tmp."""
+        return [self._prefix, self._units.state_dir, Path("/tmp")]  # noqa: S108 - mktemp
 
-    async def _measure(
-        self, when: str, version: int, folder: Path | None, writes: Sequence[Path]
+    async def _run_script(
+        self, phase: str, version: int, folder: Path | None, writable: Sequence[Path]
     ) -> None:
         try:
-            ended = await self._scripts.run(
+            result = await self._units.run(
                 _UNIT,
-                ["sh", "-c", _MEASURE, "sh", when, *map(os.fspath, writes)],
-                folder or self._scripts.state_dir,
+                ["sh", "-c", _SCRIPT, "sh", phase, *map(os.fspath, writable)],
+                folder or self._units.state_dir,
                 version,
                 _TIMEOUT,
             )
         except OSError as error:
             raise BoxUnfit(f"The box cannot start programs: {error.strerror}.") from None
-        if ended.status != 0:
-            reason = ended.output.strip().rpartition("\n")[2].rstrip(".")
-            if ended.status != BOX_AT_FAULT:
-                reason = f"The box cannot run what an installation needs: {reason or ended}"
+        if result.status != 0:
+            reason = result.output.strip().rpartition("\n")[2].rstrip(".")
+            if result.status != BOX_AT_FAULT:
+                reason = f"The box cannot run what an installation needs: {reason or result}"
             raise BoxUnfit(f"{reason}.")
 
     def _require_room(self, needed: Room) -> None:
@@ -147,7 +148,7 @@ class Preflight:
 
 
 def _needed(folder: Path) -> Room:
-    """Estimate what the installed copy of an unpacked update takes."""
+    """Estimate the space that an unpacked update needs when it is installed."""
     size = inodes = 0
     for path, _, names in os.walk(folder):
         size, inodes = size + _BLOCK, inodes + 1
@@ -179,7 +180,7 @@ def _is_full_partition(path: Path) -> bool:
 
 
 def _memory_kills() -> int:
-    """How many processes the kernel has killed for want of memory since the boot."""
+    """Return how many processes the kernel has killed since boot because memory ran out."""
     try:
         counters = Path("/proc/vmstat").read_text().split("\n")
     except OSError:

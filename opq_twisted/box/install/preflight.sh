@@ -1,22 +1,23 @@
 #!/bin/sh
-# Measure whether the box can take an installation, where install_update.sh runs: the agent's own unit
-# sees the file systems differently. Exit status 75, and one sentence, say what is missing.
+# Check whether the box is fit for an installation. This runs where install_update.sh does, because
+# the agent's own unit sees the file systems differently. If the box is not fit, the exit status is 75
+# and the output is one sentence about the reason.
 #
-# What an interrupted installation left under the prefix is removed: it is no release without its
-# VERSION. The live release, the one before it and the last good one are never touched.
+# The remains of an interrupted installation under the prefix are removed: a folder without a VERSION
+# is not a release. The live release, the previous and the last good one are never touched.
 #
 # preflight.sh before|after|running [FOLDER...]
-#   before   removes what was left, and measures
-#   after    measures, and removes what was left, which may be what fills the disk
-#   running  only tries whether a program can be run in the state directory
-#   FOLDER   has to be writable
+#   before   remove the remains, then check
+#   after    check, then remove the remains, which may be what fills the disk
+#   running  only check that a program can be run in the state directory
+#   FOLDER   must be writable
 #
-# In the working directory install_update.sh and verify_update.sh may lie.
+# The working directory may contain install_update.sh and verify_update.sh.
 
 export LC_ALL=C
 unfit() { printf '%s\n' "$1"; exit 75; }
 
-# In /tmp others must not guess the name.
+# mktemp: in /tmp, other users must not be able to guess the name.
 try_to_write() {
     mkdir -p "$1" && probe=$(mktemp "$1/.opq-box-XXXXXX") || return
     head -c 65536 /dev/zero >"$probe" && sync "$probe"
@@ -45,7 +46,7 @@ can_run() {
     unfit "The box cannot run programs in $1: $reason. Mount it without noexec."
 }
 
-# An empty script with the same first line is tried. A carriage return there is the release's fault.
+# Run an empty script with the same first line. A carriage return in that line is the release's fault.
 has_interpreter() {
     IFS= read -r first <"$1" || :
     case $first in *"$(printf '\r')"*) return ;; '#!'*) ;; *) return ;; esac
@@ -74,7 +75,7 @@ remove_unfinished() {
     done
 }
 
-# Not while somebody installs by hand.
+# The lock prevents this while somebody runs install_update.sh by hand.
 tidy() {
     rm -f "$OPQ_PREFIX"/.opq-box-?????? "$OPQ_STATE_DIR"/.opq-box-??????
     [ ! -e "$OPQ_PREFIX/.install.lock" ] ||

@@ -1,4 +1,4 @@
-"""Runs a program to its end, bounded in time and in what is kept of its output."""
+"""Runs a program to its end, with a timeout, and keeps the end of its output."""
 
 import contextlib
 import os
@@ -16,18 +16,18 @@ from twisted.python.failure import Failure
 
 from opq_twisted.common.errors import MACHINE_BUSY
 
-#: Bytes of output that are kept, from its end.
+#: Bytes at the end of the output that are kept.
 _KEPT_OUTPUT = 4096
 
 #: Seconds between SIGTERM and SIGKILL.
 TERMINATION_GRACE = 10.0
 
-#: Seconds that a program's pipes may stay open, held by its children, after it has ended.
+#: Seconds that a program's children may hold its pipes open after it has ended.
 PIPE_GRACE = 1.0
 
-#: An unpacker that outlived an agent would fight the next agent's one for the folder. Where the end
-#: came before setpriv was there, nothing but another parent tells of it.
-_DIES_WITH_US = (
+#: Kills a program when the agent ends: an unpacker of an earlier agent would disturb that of the
+#: next one. If the agent ends before setpriv runs, only the changed parent process shows it.
+_DIES_WITH_AGENT = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"'),
 )
@@ -35,23 +35,23 @@ _DIES_WITH_US = (
 
 @frozen
 class ProcessResult:
-    """How a program ended."""
+    """The exit status of a program, and the end of its output."""
 
-    #: Its exit status; minus the signal's number when a signal ended it, as in `subprocess`.
+    #: The exit status; or the negative signal number, as in `subprocess`.
     status: int
-    #: The last that it wrote to its pipes.
+    #: The end of what it wrote to its pipes.
     output: str = ""
-    #: Whether it was ended because its time was over.
+    #: Whether it was ended because of its timeout.
     timed_out: bool = False
 
     @property
     def last_line(self) -> str:
-        """Its last line of output, to be put in a sentence; empty when it said nothing."""
+        """The last line of output, for use in a sentence; empty if there is none."""
         return self.output.strip().rpartition("\n")[2][-200:].rstrip(".")
 
     @property
     def reports_shortage(self) -> bool:
-        """Whether its output says that the machine had no descriptor, memory or process for it."""
+        """Whether the output says that the machine is short of descriptors, memory or processes."""
         return any(os.strerror(number) in self.output for number in MACHINE_BUSY)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class ProcessResult:
 
 @frozen
 class ProcessRunner:
-    """Starts programs."""
+    """Runs programs to their end."""
 
     clock: IReactorTime
     processes: IReactorProcess
@@ -76,24 +76,25 @@ class ProcessRunner:
         env: Mapping[str, str],
         folder: Path | None = None,
         files: Mapping[int, int] | None = None,
-        outlives_us: bool = False,
+        survives_agent: bool = False,
     ) -> Deferred[ProcessResult]:
         """
-        Run a program in a session of its own, so that its whole group can be ended.
+        Run a program in a session of its own, so that its whole process group can be ended.
 
-        :param timeout: seconds until the group gets SIGTERM, and a grace later SIGKILL.
-        :param files: descriptors that the program gets, by the number it knows; its standard input,
-            output and error are pipes unless they are among them.
-        :param outlives_us: whether the program goes on when the Deferred is cancelled; otherwise
-            its group is killed then, and the program also when this process ends without a word.
-        :raises OSError: when it cannot be started.
+        :param timeout: seconds until the group gets SIGTERM; after `TERMINATION_GRACE` more seconds
+            it gets SIGKILL.
+        :param files: the descriptors for the program, keyed by their numbers in the program. Its
+            standard input, output and error are pipes unless they are given here.
+        :param survives_agent: whether the program continues when the Deferred is cancelled, and
+            when the agent ends. Otherwise it is killed, in the first case with its group.
+        :raises OSError: if the program cannot be started.
         """
-        program = _Program(self.clock, timeout, outlives_us)
-        # setsid replaces itself with the program, which thus leads its session and its group.
+        program = _Program(self.clock, timeout, survives_agent)
+        # setsid replaces itself by the program, which so leads its session and its group.
         self.processes.spawnProcess(
             program,
             "setsid",
-            ["setsid", *(() if outlives_us else (*_DIES_WITH_US, str(os.getpid()))), *argv],
+            ["setsid", *(() if survives_agent else (*_DIES_WITH_AGENT, str(os.getpid()))), *argv],
             env=dict(env),
             path=None if folder is None else os.fspath(folder),
             childFDs={0: "w", 1: "r", 2: "r", **(files or {})},
@@ -102,10 +103,10 @@ class ProcessRunner:
 
 
 class _Program(ProcessProtocol):
-    def __init__(self, clock: IReactorTime, timeout: float, outlives_us: bool) -> None:
+    def __init__(self, clock: IReactorTime, timeout: float, survives_agent: bool) -> None:
         self._clock = clock
         self._timeout = timeout
-        self._outlives_us = outlives_us
+        self._survives_agent = survives_agent
         self._output = b""
         self._status: int | None = None
         self._timed_out = False
@@ -124,7 +125,7 @@ class _Program(ProcessProtocol):
         self._output = (self._output + data)[-_KEPT_OUTPUT:]
 
     def processExited(self, reason: Failure) -> None:
-        # Not processEnded: that waits for grandchildren that hold the pipes.
+        # Do not wait for processEnded: grandchildren may hold the pipes open.
         self._status = _status(reason)
         if not self._group_has_grace:
             self._set_alarm(PIPE_GRACE, self._finish)
@@ -146,14 +147,14 @@ class _Program(ProcessProtocol):
         self._set_alarm(TERMINATION_GRACE, self._grace_is_over)
 
     def _grace_is_over(self) -> None:
-        # The leader may have gone at once, and left others of its group behind.
+        # The leader may have ended at once, while others of its group have not.
         self._group_has_grace = False
         self._signal(signal.SIGKILL)
         self._finish()
 
     def _cancelled(self, _: object) -> None:
         self._set_alarm(None)
-        if not self._outlives_us:
+        if not self._survives_agent:
             self._signal(signal.SIGKILL)
 
     def _set_alarm(self, delay: float | None, call: Any = None) -> None:
@@ -167,7 +168,7 @@ class _Program(ProcessProtocol):
         try:
             os.killpg(self._pid, number)
         except ProcessLookupError:
-            # All of it has gone, or setsid has not made the group yet.
+            # The group has ended, or setsid has not created it yet.
             with contextlib.suppress(ProcessExitedAlready):
                 self.transport.signalProcess(number)
 
@@ -176,7 +177,7 @@ def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        # Most of the real-time signals have none.
+        # Most real-time signals have no name.
         return f"signal {number}"
 
 

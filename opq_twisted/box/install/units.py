@@ -1,4 +1,4 @@
-"""Runs the scripts that a release brings, out of the reach of what confines or ends the agent."""
+"""Runs the scripts of a release in transient systemd units, independent of the agent's unit."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessResult, ProcessRunner
 
-#: It is there when systemd is the first process (sd_booted(3)).
+#: Exists if systemd is the first process (sd_booted(3)).
 SYSTEMD = Path("/run/systemd/system")
 
-#: Seconds that systemd may take to start a unit, and to tell that it has ended.
+#: Seconds that systemd may take to start a unit, and to report its end.
 _UNIT_GRACE = 60.0
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -23,16 +23,16 @@ class TransientUnits:
     """
     Runs one script at a time under each name.
 
-    Where systemd runs each has a unit of its own: the agent's may be stopped meanwhile, and what
-    the agent may not do does not bind it. Elsewhere it has a session of its own.
+    With systemd, each script runs in a unit of its own: it continues if the agent's unit is
+    stopped, and has none of the restrictions of that unit. Without systemd, it runs in a session
+    of its own.
     """
 
-    programs: ProcessRunner
+    runner: ProcessRunner
     prefix: Path
     state_dir: Path
-    #: Whether units can be made.
-    units: bool
-    #: The agent's own unit, which a script may have stopped; None when there is none.
+    has_systemd: bool
+    #: The agent's own unit, which is started again after a script; None if there is none.
     agent: str | None = None
 
     def run(
@@ -45,59 +45,59 @@ class TransientUnits:
         log: Path | None = None,
     ) -> Deferred[ProcessResult]:
         """
-        Run it in its folder, with no input, and what a release's scripts may rely on around it.
+        Run a script in its folder, without input, with the environment that releases rely on.
 
-        It goes on when the Deferred is cancelled, and when the agent ends.
+        It continues when the Deferred is cancelled, and when the agent ends.
 
-        :param name: of its unit.
-        :param argv: a program on the usual path, or with an absolute one: systemd knows no other.
+        :param name: of the unit.
+        :param argv: the program must be in the usual path, or have an absolute path, for systemd.
         :param version: of the release.
-        :param timeout: seconds until it and all it has started get SIGTERM, and SIGKILL after that.
-        :param log: where its output is appended; otherwise the last of it is in what is returned.
-        :raises OSError: when it cannot be started, or the log cannot be opened.
+        :param timeout: seconds until the script and its children get SIGTERM, and then SIGKILL.
+        :param log: a file to which the output is appended; otherwise the result has its end.
+        :raises OSError: if the script cannot be started, or the log cannot be opened.
         """
         env = self._environment(version)
-        if self.units:
-            # install_update.sh moves itself into a unit of its own where it has none.
+        if self.has_systemd:
+            # Without this variable, install_update.sh moves itself into a unit of its own.
             env["OPQ_UNIT"] = f"{name}.service"
-            return self.programs.run(
+            return self.runner.run(
                 [
-                    *self._unit(name, folder, env, timeout, log),
-                    # systemd would put variables of its own in (systemd.service(5), command lines).
+                    *self._systemd_run(name, folder, env, timeout, log),
+                    # systemd would expand $ itself (systemd.service(5), command lines).
                     *(each.replace("$", "$$") for each in argv),
                 ],
                 timeout + TERMINATION_GRACE + _UNIT_GRACE,
                 env={"PATH": _PATH},
-                outlives_us=True,
+                survives_agent=True,
             )
         files = {0: os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)}
         try:
             if log is not None:
                 files[1] = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
                 files[2] = files[1]
-            return self.programs.run(
-                argv, timeout, env=env, folder=folder, files=files, outlives_us=True
+            return self.runner.run(
+                argv, timeout, env=env, folder=folder, files=files, survives_agent=True
             )
         finally:
             for fd in set(files.values()):
                 os.close(fd)
 
     async def is_running(self, name: str) -> bool:
-        """Whether a unit of this name works, or is about to."""
-        if not self.units:
+        """Whether the unit of this name runs, starts or stops."""
+        if not self.has_systemd:
             return False
         unit = f"{name}.service"
-        ended = await self.systemctl("show", "--property=ActiveState", "--value", unit)
-        return ended.output.strip() in ("active", "activating", "deactivating", "reloading")
+        result = await self.systemctl("show", "--property=ActiveState", "--value", unit)
+        return result.output.strip() in ("active", "activating", "deactivating", "reloading")
 
-    async def end(self, name: str) -> None:
-        """End the unit of this name, and all that it has started."""
-        if self.units:
+    async def stop(self, name: str) -> None:
+        """Stop the unit of this name, with all of its processes."""
+        if self.has_systemd:
             await self.systemctl("stop", f"{name}.service")
 
     def systemctl(self, *arguments: str) -> Deferred[ProcessResult]:
-        """Ask systemd."""
-        return self.programs.run(["systemctl", *arguments], _UNIT_GRACE, env={"PATH": _PATH})
+        """Run systemctl."""
+        return self.runner.run(["systemctl", *arguments], _UNIT_GRACE, env={"PATH": _PATH})
 
     def _environment(self, version: int) -> dict[str, str]:
         ours = {key: value for key, value in os.environ.items() if key.startswith("OPQ_")}
@@ -108,11 +108,11 @@ class TransientUnits:
             "OPQ_VERSION": str(version),
             "OPQ_PREFIX": os.fspath(self.prefix),
             "OPQ_STATE_DIR": os.fspath(self.state_dir),
-            # The agent reboots the box, when it has written down that it does.
+            # The agent reboots the box itself, after it has recorded that in the journal.
             "OPQ_REBOOT": "no",
         }
 
-    def _unit(
+    def _systemd_run(
         self, name: str, folder: Path, env: Mapping[str, str], timeout: float, log: Path | None
     ) -> list[str]:
         output = ["--pipe"]
@@ -121,16 +121,16 @@ class TransientUnits:
         properties = {
             "RuntimeMaxSec": f"{timeout:.0f}",
             "TimeoutStopSec": f"{TERMINATION_GRACE:.0f}",
-            # What it starts and leaves behind ends with it: daemons belong into units of their own.
+            # Processes that the script leaves behind are killed: daemons need units of their own.
             "KillMode": "control-group",
-            # So does what it mounts: the way back may lead through the removal of that folder.
+            # Its mounts end too: a rollback may have to remove the folder of a mount point.
             "PrivateMounts": "yes",
         }
         if self.agent is not None:
             properties["ExecStopPost"] = f"-/bin/systemctl --no-block start {self.agent}"
         return [
             *("systemd-run", "--quiet", "--collect", "--wait", f"--unit={name}"),
-            # By default it is the command, and systemd warns of each line of one that has several.
+            # The default is the command, and systemd warns about each line of a longer one.
             f"--description=OPQ box: {name}, of release {env['OPQ_VERSION']}",
             "--service-type=exec",
             *output,
@@ -142,7 +142,7 @@ class TransientUnits:
 
 
 def own_unit() -> str | None:
-    """Tell the unit of this process; None when it is not a service of systemd's."""
+    """Return the name of this process's systemd service; None if it has none."""
     try:
         unit = Path("/proc/self/cgroup").read_text().strip().rpartition("/")[2]
     except OSError:

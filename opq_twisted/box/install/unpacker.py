@@ -1,4 +1,4 @@
-"""Unpacks an archive in a child process, which vets it within limits."""
+"""Unpacks an archive in a child process with resource limits, which also checks its members."""
 
 import errno
 import os
@@ -23,18 +23,18 @@ _TOO_DEEP = (errno.EMFILE, errno.ENAMETOOLONG)
 class Unpacker:
     """Unpacks one archive at a time into the same folder."""
 
-    def __init__(self, programs: ProcessRunner, folder: Path) -> None:
-        self._programs = programs
-        #: Where the unpacked update lies.
+    def __init__(self, runner: ProcessRunner, folder: Path) -> None:
+        self._runner = runner
+        #: The folder of the unpacked update.
         self.folder = folder
 
     async def clear(self) -> None:
         """
-        Remove what was unpacked.
+        Remove the unpacked update.
 
-        :raises OSError: when the disk fails.
+        :raises OSError: if the disk fails.
         """
-        # In a thread: it may be a hundred thousand files, on a slow card.
+        # In a thread: there may be a hundred thousand files, on a slow card.
         await deferToThread(self._remove)
 
     def _remove(self) -> None:
@@ -44,8 +44,8 @@ class Unpacker:
             except (RecursionError, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in _TOO_DEEP:
                     raise
-                # Some script may have made a folder in a folder in a folder: Python's own way needs
-                # a frame and a descriptor for each.
+                # A script may have nested folders deeply: rmtree needs a frame and a descriptor for
+                # each level, and rm does not.
                 subprocess.run(
                     ["rm", "-rf", "--one-file-system", "--", self.folder], stderr=subprocess.DEVNULL
                 )
@@ -54,19 +54,18 @@ class Unpacker:
 
     async def unpack(self, archive: BinaryIO, version: int) -> None:
         """
-        Unpack the archive into the folder, which is empty or gone on any error.
+        Unpack the archive into the folder, which is empty or removed after any error.
 
-        :param archive: an open file. The child reads this very file, from its beginning, whatever
-            its name stands for by now; its position afterwards is anywhere.
-        :raises ArchiveRefused: when the archive is damaged, hostile, or not that version's.
-        :raises NoRoom: when the disk has too little room.
-        :raises BoxUnfit: when the child cannot do its work, as when the box is short of memory.
+        :param archive: the verified file, still open: the child reads it from its beginning through
+            this descriptor. Its position afterwards is undefined.
+        :raises ArchiveRefused: if the archive is damaged, hostile, or of another version.
+        :raises NoRoom: if the disk has too little room.
+        :raises BoxUnfit: if the child cannot work, for example because the box lacks memory.
         """
         await self.clear()
         try:
             await self._run_child(archive, version)
-            # What is installed from it, and the script that judges that after the reboot, must be
-            # there whole after a power cut.
+            # After a power cut, the installed files and `verify_update.sh` must be complete.
             await deferToThread(os.sync)
         except (OpqError, OSError):
             await self.clear()
@@ -74,7 +73,7 @@ class Unpacker:
 
     async def _run_child(self, archive: BinaryIO, version: int) -> None:
         try:
-            ended = await self._programs.run(
+            result = await self._runner.run(
                 child_command(version, self.folder),
                 timeout=_TIMEOUT,
                 env=child_environment(),
@@ -82,10 +81,10 @@ class Unpacker:
             )
         except OSError as error:
             raise BoxUnfit(f"The box cannot start the unpacking: {error.strerror}.") from None
-        if ended.status != 0:
-            # The child says of an archive that it is to blame; all else says nothing about it.
+        if result.status != 0:
+            # Only these two statuses are about the archive or the room; all others blame the box.
             kind = {unpack.REFUSED: ArchiveRefused, unpack.NO_ROOM: NoRoom}.get(
-                ended.status, BoxUnfit
+                result.status, BoxUnfit
             )
-            lines = ended.output.strip().splitlines()
-            raise kind(lines[-1] if lines else f"The unpacking {ended}.")
+            lines = result.output.strip().splitlines()
+            raise kind(lines[-1] if lines else f"The unpacking {result}.")

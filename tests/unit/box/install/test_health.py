@@ -54,7 +54,7 @@ class HealthCase(SynchronousTestCase):
         self.clock = Clock()
         self.system = System(self.clock, Children())
         self.system.services.update(dict.fromkeys(self.services, ("active", "first")))
-        self.scripts = TransientUnits(self.system, self.folder, self.folder, units=False)
+        self.scripts = TransientUnits(self.system, self.folder, self.folder, has_systemd=False)
         self.health = self.make()
 
     def make(self, settle: float = 60) -> Health:
@@ -196,7 +196,10 @@ class ScriptsTests(ChildrenCase):
         script.write_text(f"#!/bin/sh\n{text}\n")
         script.chmod(0o755)
         scripts = TransientUnits(
-            ProcessRunner(self.clock, self.children), self.root / "prefix", self.root, units=False
+            ProcessRunner(self.clock, self.children),
+            self.root / "prefix",
+            self.root,
+            has_systemd=False,
         )
         return scripts.run("opq-test", [str(script)], self.root, NEW, 30, **options)
 
@@ -241,7 +244,7 @@ class UnitTests(SynchronousTestCase):
                 Recorder(Clock(), Children()),
                 Path("/opt/opq"),
                 Path("/state"),
-                units=True,
+                has_systemd=True,
                 agent=agent,
             )
         )

@@ -34,7 +34,7 @@ class InstallerCase(ChildrenCase):
             **{"prefix": self.root / "prefix", "log": self.log, "install_timeout": 30, **settings}
         )
         programs = ProcessRunner(self.clock, self.children)
-        scripts = TransientUnits(programs, config.prefix, self.state_dir, units=False)
+        scripts = TransientUnits(programs, config.prefix, self.state_dir, has_systemd=False)
         return Installer(programs, scripts, config)
 
     def install(self, script: str, mode: int = 0o755, rolling_back: bool = False) -> Deferred[None]:
@@ -97,7 +97,7 @@ class InstallTests(InstallerCase):
         sentence = await self.failure(self.install("echo no tape; exit 7"))
         self.assertEqual(
             sentence,
-            f"install_update.sh ended with exit status 7. See {self.log} for what it said.",
+            f"install_update.sh ended with exit status 7. See {self.log}.",
         )
         self.assertEqual(self.status(), "7\n")
         self.assertEqual(self.log.read_text(), "no tape\n")
@@ -118,7 +118,8 @@ class InstallTests(InstallerCase):
         sentence = await self.failure(running, NotStarted)
         self.assertEqual(
             sentence,
-            "The install script was not started: what was to start it ended with exit status 1.",
+            "The install script was not started: the program that starts it ended with exit "
+            "status 1.",
         )
 
     async def test_lock_removed(self) -> None:
@@ -182,7 +183,7 @@ class InstallTests(InstallerCase):
         await group.ended
         self.assertEqual(
             await self.failure(running),
-            f"install_update.sh took too long and was ended. See {self.log} for what it said.",
+            f"install_update.sh took too long and was ended. See {self.log}.",
         )
 
     async def test_logs_kept(self) -> None:
@@ -205,7 +206,7 @@ class InstallTests(InstallerCase):
         self.log.parent.write_text("This is no folder.")
         log = self.state_dir / "box_update.log"
         sentence = await self.failure(self.install("echo no tape; exit 7"))
-        self.assertIn(f"See {log} for", sentence)
+        self.assertIn(f"See {log}.", sentence)
         self.assertEqual(log.read_text(), "no tape\n")
 
     async def test_log_full(self) -> None:
@@ -228,7 +229,7 @@ class InstallTests(InstallerCase):
             ("install_update.sh: make room.", "make room."),
             ("Make room.\n\n", "Make room."),
             ("\033[1m\007Make room.", "[1mMake room."),
-            ("", "install_update.sh found this box at fault, and did not say why."),
+            ("", "install_update.sh found this box at fault, and gave no reason."),
         ):
             with self.subTest(said=said):
                 running = self.install(f"printf 'begin\\n{said}'; exit 75" if said else "exit 75")
@@ -249,7 +250,7 @@ class UnitTests(InstallerCase):
     def make(self, **settings: Any) -> Installer:
         config = UpdaterConfig(prefix=self.root / "prefix", log=self.log, **settings)
         programs = ProcessRunner(self.clock, self.children)
-        units = TransientUnits(programs, config.prefix, self.state_dir, units=True)
+        units = TransientUnits(programs, config.prefix, self.state_dir, has_systemd=True)
         return Installer(programs, units, config)
 
     def tool(self, name: str, script: str) -> None:

@@ -32,7 +32,7 @@ class PreflightCase(ChildrenCase):
         config = UpdaterConfig(**{"prefix": self.prefix, "log": self.log, **settings})
         programs = ProcessRunner(self.clock, self.children)
         return Preflight(
-            TransientUnits(programs, config.prefix, self.state_dir, units=False), config
+            TransientUnits(programs, config.prefix, self.state_dir, has_systemd=False), config
         )
 
     def tool(self, name: str, script: str) -> None:
@@ -195,7 +195,8 @@ class BlameTests(PreflightCase):
         self.assertIsNone(await self.preflight.blame(NEW))
         kills = 4
         self.assertEqual(
-            await self.preflight.blame(NEW), "The box ran out of memory. Stop what takes it."
+            await self.preflight.blame(NEW),
+            "The box ran out of memory. Stop the program that uses it.",
         )
 
     async def test_boot(self) -> None:

@@ -159,7 +159,7 @@ class ProgramsTests(ChildrenCase):
         """A program that outlives us goes on when nobody waits for it any more."""
         gate = Gate(self.root / "gate")
         self.addCleanup(gate.close)
-        running = self.run_shell(f"{gate.wait}; touch {self.root}/survived", outlives_us=True)
+        running = self.run_shell(f"{gate.wait}; touch {self.root}/survived", survives_agent=True)
         await self.children.wait("started")
         running.cancel()
         self.failureResultOf(running, CancelledError)
