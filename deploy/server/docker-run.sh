@@ -1,7 +1,7 @@
 #!/bin/sh
 # Run the update server in docker: docker-run.sh [PORT [DIRECTORY [KEY [PASSPHRASE_FILE]]]]
 #
-# With a KEY the server signs DIRECTORY/tuf/timestamp.json, as the user that the folder belongs to.
+# With a KEY, the server signs DIRECTORY/tuf/timestamp.json, and runs as the owner of that folder.
 
 set -eu
 
@@ -36,7 +36,7 @@ mount() {
 }
 
 case $port in '' | *[!0-9]*) fail "the port must be a number, not $port." ;; esac
-[ -d "$directory" ] || fail "there is no directory $directory: create it, the updates belong there."
+[ -d "$directory" ] || fail "there is no directory $directory: create it for the updates."
 
 updates=$(mount "$directory" /var/opq/box-updates)
 set -- "$updates,readonly"
@@ -46,7 +46,7 @@ if [ -n "$key" ]; then
     [ -d "$directory/tuf" ] || fail "there is no folder $directory/tuf: create it for the server."
     owner=$(stat -c %u:%g "$directory/tuf")
     case $owner in
-        0:*) fail "$directory/tuf belongs to root: give it to the user that the server shall be." ;;
+        0:*) fail "$directory/tuf belongs to root: give it to the user that the server is to run as." ;;
     esac
     folder=$(mount "$directory/tuf" /var/opq/box-updates/tuf)
     secret=$(mount "$key" /run/secrets/timestamp-key)
@@ -60,7 +60,7 @@ if [ -n "$key" ]; then
     fi
 fi
 
-# shellcheck disable=SC2086 # the options are several words, and none of them is the caller's
+# shellcheck disable=SC2086 # several words, none of which comes from the caller
 exec docker run --detach --name opq-box-update-server --restart unless-stopped \
     --read-only --cap-drop ALL --security-opt no-new-privileges \
     --ulimit nofile=20000:20000 \

@@ -78,8 +78,8 @@ def _mirror(text: str) -> str:
     except ValueError:
         # The message does not quote the URL: it may contain a password.
         raise ValueError(
-            "--mirror: give a URL such as https://mirror.example.org/opq, with a port and a name "
-            "that can be, and with no user name, no password, no query (?) and no fragment (#)."
+            "--mirror: give a URL such as https://mirror.example.org/opq, with a valid name and port, "
+            "and without a user name, a password, a query (?) or a fragment (#)."
         ) from None
     return text.rstrip("/")
 
@@ -103,16 +103,16 @@ class Options(usage.Options):
         ["port", "p", "8151", "TCP port, or a Twisted endpoint description"],
         ["updates-dir", "d", "/var/opq/box-updates", "Directory that holds the updates"],
         [
-            *("heartbeat", None, HEARTBEAT, "Seconds between two looks at the directory"),
+            *("heartbeat", None, HEARTBEAT, "Seconds between two scans of the directory"),
             _number("heartbeat", float, 0.1, 86400),
         ],
-        ["mirror", None, None, "URL whose update/NAME boxes are sent to for archives", _mirror],
+        ["mirror", None, None, "Redirect boxes to update/NAME at this URL for archives", _mirror],
         [
-            *("max-downloads", None, 2000, "Downloads at once"),
+            *("max-downloads", None, 2000, "Simultaneous downloads"),
             _number("max-downloads", int, 1, 1_000_000),
         ],
         [
-            *("max-connections", None, 15000, "Connections at once"),
+            *("max-connections", None, 15000, "Simultaneous connections"),
             _number("max-connections", int, 1, 1_000_000),
         ],
         [
@@ -123,7 +123,7 @@ class Options(usage.Options):
         ["timestamp-key", None, None, "File of the private key that signs tuf/timestamp.json"],
         [
             *("timestamp-passphrase-file", None, None),
-            "File of its passphrase; without it OPQ_TIMESTAMP_PASSPHRASE in the environment counts",
+            "File with its passphrase; by default OPQ_TIMESTAMP_PASSPHRASE in the environment",
         ],
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
