@@ -78,8 +78,8 @@ def _mirror(text: str) -> str:
     except ValueError:
         # The message does not quote the URL: it may contain a password.
         raise ValueError(
-            "--mirror: give a URL such as https://mirror.example.org/opq, with a valid name and port, "
-            "and without a user name, a password, a query (?) or a fragment (#)."
+            "--mirror: give a URL such as https://mirror.example.org/opq, with a valid name and "
+            "port, and without a user name, a password, a query (?) or a fragment (#)."
         ) from None
     return text.rstrip("/")
 
