@@ -1,4 +1,4 @@
-"""Tries new metadata on a real client, before any box sees it."""
+"""Tries new metadata on a real TUF client, before any box sees it."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from tuf.api.metadata import (
 )
 
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
-from opq_twisted.signing.repository import MetadataSet
 from opq_twisted.trust.offer import is_channel, read_offer
+from opq_twisted.trust.repository_reader import Document, MetadataSet
 from opq_twisted.trust.tuf_client import Fetched, Need, look_up
 
 _URL = "dry-run:/"
@@ -30,14 +30,14 @@ _PREFIX = "opq-dry-run-"
 
 def try_roots(roots: Sequence[Metadata[Root]]) -> None:
     """
-    Let a client go from the first root to the last; whether that one has expired is not asked.
+    Let a client go from the first root to the last, which may have expired.
 
-    :raises ReleaseFailed: when it would not get there.
+    :raises ReleaseFailed: if the client does not get there.
     """
     files = {f"{root.signed.version}.root.json": root.to_bytes() for root in roots}
     try:
         with tempfile.TemporaryDirectory(prefix=_PREFIX) as cache:
-            # Behind the last root it lacks the server's timestamp.
+            # After the last root the client looks for a timestamp, which is not there.
             with suppress(DownloadHTTPError):
                 _look_up(files, roots[0].to_bytes(), Path(cache))
             reached = Metadata[Root].from_file(str(Path(cache) / "root.json")).signed.version
@@ -52,16 +52,16 @@ def try_roots(roots: Sequence[Metadata[Root]]) -> None:
 
 def try_metadata_sets(*metadata_sets: MetadataSet) -> None:
     """
-    Let a client follow from one metadata set to the next, and another begin with the last.
+    Let one client follow all metadata sets in turn, and a new client start with the last one.
 
-    The timestamp's key is the server's. So the client starts from a root of its own,
-    which names the real keys of targets and snapshot, and a key for the timestamp that is thrown
-    away: the signatures, numbers, hashes and lengths that it checks are real.
+    The server has the timestamp key. So the clients start from a temporary root, which names the
+    real keys of targets and snapshot, and a temporary key for the timestamp: the signatures,
+    versions, hashes and lengths that they check are real.
 
-    :raises ReleaseFailed: when it would not, or a box could not follow a channel.
+    :raises ReleaseFailed: if a client refuses one, or a box could not follow a channel.
     """
-    stage = _Stage()
-    *before, last = (stage.show(number, each) for number, each in enumerate(metadata_sets, start=1))
+    server = _TemporaryServer()
+    *before, last = (server.publish(number, each) for number, each in enumerate(metadata_sets, 1))
     first_root = [*before, last][0]["1.root.json"]
     files: dict[str, bytes] = {}
     try:
@@ -69,9 +69,9 @@ def try_metadata_sets(*metadata_sets: MetadataSet) -> None:
             tempfile.TemporaryDirectory(prefix=_PREFIX) as followed,
             tempfile.TemporaryDirectory(prefix=_PREFIX) as fresh,
         ):
-            for show in before:
-                files |= show
-                # What has expired meanwhile was seen by boxes when it had not.
+            for published in before:
+                files |= published
+                # Boxes saw metadata that has expired since then while it was valid.
                 with suppress(ExpiredMetadataError):
                     _look_up(files, first_root, Path(followed))
             files |= last
@@ -89,15 +89,17 @@ def is_channel_target(target: TargetFile) -> bool:
     return is_channel(target.path)
 
 
-class _Stage:
+class _TemporaryServer:
+    """Signs root and timestamp with keys that are thrown away."""
+
     def __init__(self) -> None:
         self._root_key = CryptoSigner.generate_ed25519()
         self._timestamp_key = CryptoSigner.generate_ed25519()
         self._expires = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
 
-    def show(self, number: int, metadata_set: MetadataSet) -> dict[str, bytes]:
-        """Make the files that a server would have, by name."""
-        real = metadata_set.root.signed
+    def publish(self, number: int, metadata_set: MetadataSet) -> dict[str, bytes]:
+        """Return the files that a server would have, by name."""
+        real = metadata_set.root
         own = {
             Root.type: self._root_key.public_key,
             Timestamp.type: self._timestamp_key.public_key,
@@ -110,21 +112,11 @@ class _Stage:
         root = Metadata(Root(number, expires=self._expires, keys=public, roles=roles))
         root.sign(self._root_key)
         snapshot, targets = metadata_set.snapshot, metadata_set.targets
-        data = metadata_set.data(snapshot)
-        timestamp = Metadata(
-            Timestamp(
-                number,
-                expires=self._expires,
-                snapshot_meta=MetaFile.from_data(snapshot.signed.version, data, ["sha256"]),
-            )
-        )
+        meta = MetaFile.from_data(snapshot.version, snapshot.data, ["sha256"])
+        timestamp = Metadata(Timestamp(number, expires=self._expires, snapshot_meta=meta))
         timestamp.sign(self._timestamp_key)
-        return {
-            f"{number}.root.json": root.to_bytes(),
-            "timestamp.json": timestamp.to_bytes(),
-            f"{snapshot.signed.version}.snapshot.json": data,
-            f"{targets.signed.version}.targets.json": metadata_set.data(targets),
-        }
+        documents = (Document.of(root), Document.of(timestamp), snapshot, targets)
+        return {document.name: document.data for document in documents}
 
 
 def _look_up(files: Mapping[str, bytes], root: bytes, cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""Takes archives that no box needs out of the targets, which boxes read at each release."""
+"""Removes archives that no box needs from the targets, which boxes read at each release."""
 
 from attrs import frozen
 from tuf.api.metadata import TargetFile, Targets
@@ -9,28 +9,28 @@ from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.signer import RepositorySigner, archives_in_use
 from opq_twisted.trust.tuf_client import max_size
 
-#: Bytes of the targets that a box reads, and from which on somebody is told.
-_MOST = max_size(f"{Targets.type}.json")
-_MANY = _MOST // 2
+#: Bytes of the targets: the most that a box reads, and when people are warned.
+_MAX_SIZE = max_size(f"{Targets.type}.json")
+_WARNING_SIZE = _MAX_SIZE // 2
 
 
 @frozen
 class Pruned:
-    """The archives whose entries were taken out, the oldest first."""
+    """The archives that were removed from the targets, the oldest first."""
 
     removed: list[str]
-    #: Those of them that are still in the updates directory.
+    #: The removed archives that are still in the updates directory.
     still_there: list[str]
 
 
 def prune(signer: RepositorySigner, keep: int) -> Pruned:
     """
-    Sign only the newest archives, and those to which a channel leads; nothing, if all are such.
+    Keep only the newest archives, and those that a channel needs; sign nothing if those are all.
 
-    :param keep: how many archives stay at least, the newest ones.
-    :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
-    :raises KeyUnusable: when a key cannot be opened.
-    :raises OSError: when the disk is full or fails.
+    :param keep: how many of the newest archives stay.
+    :raises ReleaseFailed: if a key is missing, or boxes would refuse the result.
+    :raises KeyUnusable: if a key cannot be opened.
+    :raises OSError: if the disk is full or fails.
     """
     if keep < 0:
         raise ReleaseFailed(f"No {keep} archives can be kept: give a number from 0.")
@@ -48,23 +48,23 @@ def prune(signer: RepositorySigner, keep: int) -> Pruned:
 
 
 def drop_missing(targets: dict[str, TargetFile], repository: Repository) -> None:
-    """Drop the archives that are gone from the updates directory, unless a channel needs one."""
+    """Remove archives that are gone from the updates directory, unless a channel needs them."""
     for name in _unused(targets):
         if not (repository.updates / name).exists():
             del targets[name]
 
 
 def describe_crowding(repository: Repository) -> str | None:
-    """Say that the newest targets come near to the size that boxes read; None when they do not."""
+    """Warn if the newest targets come near the size that boxes read; None if they do not."""
     numbers = repository.numbers(Targets.type)
-    size = (
-        (repository.folder / f"{numbers[-1]}.{Targets.type}.json").stat().st_size if numbers else 0
-    )
-    if size <= _MANY:
+    if not numbers:
+        return None
+    size = (repository.folder / f"{numbers[-1]}.{Targets.type}.json").stat().st_size
+    if size <= _WARNING_SIZE:
         return None
     return (
-        f"The targets have {size} bytes, and boxes read {_MOST} at most: take old archives out of "
-        "them with opq-release prune."
+        f"The targets have {size} bytes, and boxes read {_MAX_SIZE} at most: remove old archives "
+        "from them with opq-release prune."
     )
 
 
@@ -79,7 +79,7 @@ def _unused(targets: dict[str, TargetFile]) -> list[str]:
 
 
 def _archives(targets: dict[str, TargetFile]) -> list[str]:
-    """Give the names of the archives, the oldest first."""
+    """Return the names of the archives, the oldest first."""
     names = []
     for name in targets:
         try:

@@ -16,7 +16,7 @@ from opq_twisted.common.progress_bar import Progress
 from opq_twisted.signing.copy_archive import OpenArchive, StagedArchive, copy_archive, open_archive
 from opq_twisted.signing.dry_run import try_metadata_sets
 from opq_twisted.signing.prune import drop_missing
-from opq_twisted.signing.repository import MetadataSet, Repository
+from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.signer import RepositorySigner
 from opq_twisted.trust.offer import (
     MAX_NOTES,
@@ -86,26 +86,26 @@ def _publish(
     repository = signer.repository
     with repository.locked():
         current = signer.current()
-        signer.require_clock(current)
-        before = _offer(current, terms.channel)
+        targets = dict(current.targets.signed.targets)
+        signer.require_clock(targets)
+        before = _offer(targets, terms.channel)
         _require_newer(before, version, terms)
         # Before the long part: a missing key or a wrong passphrase is told at once.
-        signer.sign(current)
+        signer.sign(current.root, targets, current)
         validate(archive.file, version)
         with copy_archive(archive, repository.updates, progress) as staged:
-            targets = dict(current.targets.signed.targets)
+            previous = targets.get(terms.channel)
             _add(targets, staged, terms, before)
-            previous = current.targets.signed.targets.get(terms.channel)
             _add_release_before(targets[terms.channel], previous, repository)
             drop_missing(targets, repository)
-            after = signer.sign(current.offering(targets))
+            after = signer.sign(current.root, targets, current)
             try_metadata_sets(current, after)
         signer.place(after)
     return read_offer(after.targets.signed.targets[terms.channel])
 
 
-def _offer(metadata_set: MetadataSet, channel: str) -> Offer | None:
-    target = metadata_set.targets.signed.targets.get(channel)
+def _offer(targets: Mapping[str, TargetFile], channel: str) -> Offer | None:
+    target = targets.get(channel)
     try:
         return None if target is None else read_offer(target)
     except Untrusted:

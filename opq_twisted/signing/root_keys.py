@@ -11,19 +11,24 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.dry_run import try_metadata_sets, try_roots
 from opq_twisted.signing.key_folder import TRUSTED_ROOT, Passphrase
-from opq_twisted.signing.repository import MetadataSet, is_signed
 from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.signer import LIFETIME, RepositorySigner
+from opq_twisted.trust.repository_reader import Document, MetadataSet, is_signed
 
 #: The roles in the order in which their keys are made.
 ROLES = (Root.type, Targets.type, Snapshot.type, Timestamp.type)
 
-_MOST_ROOT_KEYS = 16
+_MAX_ROOT_KEYS = 16
 
 
 @frozen
 class RootSigner(RepositorySigner):
-    """What needs the keys of root."""
+    """
+    Signs roots with the root keys in one folder.
+
+    Each method returns a draft if the keys in the folder are too few to sign the root. Another
+    holder appends signatures to the draft.
+    """
 
     def init(
         self,
@@ -33,20 +38,19 @@ class RootSigner(RepositorySigner):
         timestamp_passphrase: Passphrase | None = None,
     ) -> Draft | None:
         """
-        Make the keys that are not there yet, and the first root, targets and snapshot.
+        Make the missing keys, and the first root, targets and snapshot.
 
-        Run again after an interruption it goes on with the keys that it has made.
+        After an interruption, the next run uses the keys that were made before.
 
         :param public: keys that were made elsewhere, by role.
-        :returns: a draft when the keys here are too few to sign it.
-        :raises ReleaseFailed: when there is a root already, or the numbers make no sense.
-        :raises KeyUnusable: when a key cannot be made or opened.
-        :raises OSError: when the disk is full or fails.
+        :raises ReleaseFailed: if there is a root already, or the numbers make no sense.
+        :raises KeyUnusable: if a key cannot be made or opened.
+        :raises OSError: if the disk is full or fails.
         """
-        if not 1 <= root_threshold <= root_keys <= _MOST_ROOT_KEYS:
+        if not 1 <= root_threshold <= root_keys <= _MAX_ROOT_KEYS:
             raise ReleaseFailed(
                 f"{root_threshold} of {root_keys} root keys make no sense: give at most "
-                f"{_MOST_ROOT_KEYS} keys, and a threshold from 1 to their number."
+                f"{_MAX_ROOT_KEYS} keys, and a threshold from 1 to their number."
             )
         with self.repository.locked():
             if self.repository.numbers(Root.type):
@@ -60,7 +64,7 @@ class RootSigner(RepositorySigner):
                 passphrase = timestamp_passphrase if role == Timestamp.type else None
                 wanted = root_keys if role == Root.type else 1
                 for key in self._keys_for(role, wanted, public.get(role, ()), passphrase):
-                    _require_own(key, role, root)
+                    _require_unused(key, role, root)
                     root.add_key(key, role)
             root.roles[Root.type].threshold = root_threshold
             return self._finish(self._draft(root, None))
@@ -75,7 +79,8 @@ class RootSigner(RepositorySigner):
     def _keys_for(
         self, role: str, wanted: int, public: Sequence[Key], passphrase: Passphrase | None
     ) -> list[Key]:
-        found = {key.keyid: key for key in [*public, *self.key_folder.unused(role, [], passphrase)]}
+        unused = self.key_folder.unused(role, [], passphrase)
+        found = {key.keyid: key for key in [*public, *unused]}
         if len(found) > wanted:
             raise ReleaseFailed(
                 f"There are {len(found)} keys for {role} in {self.key_folder.folder} and on the "
@@ -90,10 +95,9 @@ class RootSigner(RepositorySigner):
         """
         Make the next root, with the same keys, for a year from now.
 
-        :returns: a draft when the keys here are too few to sign it.
-        :raises ReleaseFailed: when no key of root is here, or boxes would refuse the result.
-        :raises KeyUnusable: when a key cannot be opened.
-        :raises OSError: when the disk is full or fails.
+        :raises ReleaseFailed: if no root key is here, or boxes would refuse the result.
+        :raises KeyUnusable: if a key cannot be opened.
+        :raises OSError: if the disk is full or fails.
         """
         with self.repository.locked():
             current = self.roots()[-1]
@@ -107,34 +111,33 @@ class RootSigner(RepositorySigner):
         timestamp_passphrase: Passphrase | None = None,
     ) -> Draft | None:
         """
-        Give roles other keys by the next root, and sign with them what the old keys had signed.
+        Give roles other keys in the next root, and sign the current metadata with the new keys.
 
-        Run again after an interruption it goes on with the keys that it has made.
+        After an interruption, the next run uses the keys that were made before.
 
         :param public: keys that were made elsewhere, by role.
-        :param replaced: the beginning of the id of the root's key that goes.
-        :returns: a draft when the keys here are too few to sign it.
-        :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
-        :raises KeyUnusable: when a key cannot be made or opened.
-        :raises OSError: when the disk is full or fails.
+        :param replaced: the beginning of the id of the root key that is replaced.
+        :raises ReleaseFailed: if a key is missing, or boxes would refuse the result.
+        :raises KeyUnusable: if a key cannot be made or opened.
+        :raises OSError: if the disk is full or fails.
         """
         _require_named(roles, public, replaced)
         with self.repository.locked():
             roots = self.roots()
             current = roots[-1]
-            self.repository.current(current)
+            self.repository.current(current.signed)
             if not self.key_folder.signers(current.signed, Root.type):
                 raise self.key_folder.lacks(Root.type, current.signed)
             root, used = self._next_root(current), [each.signed for each in roots]
-            going = {role: _going(root, role, replaced) for role in roles}
-            for role, keyids in going.items():
+            revoked = {role: _revoked_keys(root, role, replaced) for role in roles}
+            for role, keyids in revoked.items():
                 passphrase = timestamp_passphrase if role == Timestamp.type else None
                 key = public.get(role) or self._new_key(role, used, passphrase)
                 if any(key.keyid in each.keys for each in used):
                     raise ReleaseFailed(
                         f"The key {key.keyid[:12]} was used before: make another one for {role}."
                     )
-                _require_own(key, role, root)
+                _require_unused(key, role, root)
                 for keyid in keyids:
                     root.revoke_key(keyid, role)
                 root.add_key(key, role)
@@ -146,17 +149,17 @@ class RootSigner(RepositorySigner):
 
     def append(self, draft: Draft) -> Draft | None:
         """
-        Add the signatures of the root's keys that lie here to a draft; place it if it is complete.
+        Sign a draft with the root keys in the folder, and place the root if it is complete.
 
         :returns: the draft while it lacks signatures, or while it cannot be placed from here.
-        :raises ReleaseFailed: when it does not follow the root that is known here, or boxes would
+        :raises ReleaseFailed: if it does not follow the root that is known here, or boxes would
             refuse it.
-        :raises KeyUnusable: when a key cannot be opened.
-        :raises OSError: when the disk is full or fails.
+        :raises KeyUnusable: if a key cannot be opened.
+        :raises OSError: if the disk is full or fails.
         """
         self._require_usual_life(draft)
         if not self.repository.updates.is_dir():
-            # On another holder's machine, where only what the keys know can be compared.
+            # On another holder's machine there is only the root that these keys know.
             self._require_agreement(draft)
             draft.sign(self.key_folder)
             draft.save()
@@ -167,7 +170,7 @@ class RootSigner(RepositorySigner):
             if not roots:
                 self._require_new_keys()
             if newest == draft.root.signed_bytes:
-                # It was interrupted when all but this was done.
+                # An earlier run was interrupted when only this was left to do.
                 self.key_folder.retire([each.signed for each in roots])
             elif newest != (draft.previous and draft.previous.signed_bytes):
                 raise ReleaseFailed(
@@ -176,13 +179,13 @@ class RootSigner(RepositorySigner):
                 )
             elif self._finish(draft) is not None:
                 return draft
-            # Where it cannot be taken away it does no harm: appended again, it is known to be done.
+            # A draft that stays does no harm: if it is appended again, its root is in place.
             with suppress(OSError):
                 draft.path.unlink()
             return None
 
     def _require_usual_life(self, draft: Draft) -> None:
-        """Make sure that a root does not outlive its keys: what is stolen must end some day."""
+        """Make sure that a root expires in time: a stolen key must be worthless some day."""
         expires = draft.root.signed.expires
         if expires > self.now().astimezone(UTC) + timedelta(days=2 * LIFETIME):
             raise ReleaseFailed(
@@ -192,7 +195,7 @@ class RootSigner(RepositorySigner):
             )
 
     def _require_agreement(self, draft: Draft) -> None:
-        """Make sure that a draft does not contradict the root under which these keys worked."""
+        """Make sure that a draft does not contradict the root that these keys know."""
         known, previous = self.key_folder.trusted_root(), draft.previous
         if known is None:
             return
@@ -213,45 +216,48 @@ class RootSigner(RepositorySigner):
         return Draft(path, Metadata(root), current)
 
     def _next_root(self, current: Metadata[Root]) -> Root:
-        # By way of its bytes: a copy that shares nothing with what it follows.
+        # Parsed from bytes, so that the copy shares nothing with the current root.
         root = Metadata[Root].from_bytes(current.to_bytes()).signed
         root.version += 1
         root.expires = self.expires()
         return root
 
     def _finish(self, draft: Draft) -> Draft | None:
-        """Sign a root and place it; keep it as a draft where the keys here do not suffice."""
+        """Sign a root and place it, or save it as a draft if the keys here are too few."""
         draft.sign(self.key_folder)
-        before = None if draft.previous is None else self.repository.current(draft.previous)
+        root = draft.root.signed
+        before = None if draft.previous is None else self.repository.current(draft.previous.signed)
         if before is not None:
-            self.require_clock(before)
+            self.require_clock(before.targets.signed.targets)
         is_accepted = before is not None and all(
-            is_signed(draft.root.signed, each) for each in (before.targets, before.snapshot)
+            is_signed(root, each.metadata) for each in (before.targets, before.snapshot)
         )
-        signs = [] if is_accepted else [Targets.type, Snapshot.type]
-        if draft.missing or not all(self._can_sign(draft.root.signed, role) for role in signs):
+        roles_to_sign = [] if is_accepted else [Targets.type, Snapshot.type]
+        if draft.missing or not all(self._can_sign(root, role) for role in roles_to_sign):
             draft.save()
             return draft
-        if draft.root.signed.is_expired(self.now().astimezone(UTC)):
+        if root.is_expired(self.now().astimezone(UTC)):
             raise ReleaseFailed(f"The draft {draft.path} has expired: begin again.")
-        self._place(draft.root, before, not is_accepted)
+        self._place_root(draft.root, before, not is_accepted)
         return None
 
     def _can_sign(self, root: Root, role: str) -> bool:
         return len(self.key_folder.signers(root, role)) >= root.roles[role].threshold
 
-    def _place(self, root: Metadata[Root], before: MetadataSet | None, signs: bool) -> None:
-        """Place a root; what it does not accept is signed anew, and placed before it."""
+    def _place_root(
+        self, root: Metadata[Root], before: MetadataSet | None, sign_again: bool
+    ) -> None:
+        """Place a root; a metadata set that it does not accept is signed again and placed first."""
         roots = [*(self.repository.roots() if before else []), root]
         try_roots(roots)
         after = None
-        if signs:
-            content = before or MetadataSet(root, Metadata(Targets()), Metadata(Snapshot()))
-            after = self.sign(MetadataSet(root, content.targets, content.snapshot))
+        if sign_again:
+            targets = before.targets.signed.targets if before else {}
+            after = self.sign(root.signed, targets, before)
             try_metadata_sets(*([before] if before else []), after)
-            # The server takes a snapshot when the root in place accepts it, and not before.
+            # The server announces the snapshot only when the new root is there.
             self.repository.place(after.targets, after.snapshot)
-        self.repository.place(root)
+        self.repository.place(Document.of(root))
         self.key_folder.recognise(roots)
         if after is not None:
             self.key_folder.remember(after.snapshot.signed)
@@ -259,7 +265,7 @@ class RootSigner(RepositorySigner):
 
 
 def _require_named(roles: Sequence[str], public: Mapping[str, Key], replaced: str | None) -> None:
-    """Make sure that nothing is said of a role that stays as it is."""
+    """Make sure that every option is for a role that gets another key."""
     for role in public:
         if role not in roles:
             raise ReleaseFailed(
@@ -267,27 +273,27 @@ def _require_named(roles: Sequence[str], public: Mapping[str, Key], replaced: st
                 "among the roles, too."
             )
     if replaced is not None and Root.type not in roles:
-        raise ReleaseFailed("Only a key of root is told by --replace: name root among the roles.")
+        raise ReleaseFailed("--replace is for a key of root: name root among the roles.")
 
 
-def _require_own(key: Key, role: str, root: Root) -> None:
-    """Make sure that a key has one role: whoever gets it shall not get another's."""
+def _require_unused(key: Key, role: str, root: Root) -> None:
+    """Make sure that a key has one role, so that its thief gets no other role."""
     if key.keyid in root.keys:
         raise ReleaseFailed(
             f"The key {key.keyid[:12]} has another role already: give {role} one of its own."
         )
 
 
-def _going(root: Root, role: str, replaced: str | None) -> list[str]:
-    """Say which keys of a role are replaced: one of the root's, or all of another's."""
+def _revoked_keys(root: Root, role: str, replaced: str | None) -> list[str]:
+    """Return the ids of the keys that a role loses: one of the root's, or all of another's."""
     keyids = list(root.roles[role].keyids)
     if role != Root.type or (replaced is None and len(keyids) == 1):
         return keyids
-    going = [keyid for keyid in keyids if replaced and keyid.startswith(replaced)]
-    if len(going) != 1:
-        wrong = f"{replaced[:64]!r} is the beginning of {len(going)} ids. " if replaced else ""
+    revoked = [keyid for keyid in keyids if replaced and keyid.startswith(replaced)]
+    if len(revoked) != 1:
+        wrong = f"{replaced[:64]!r} is the beginning of {len(revoked)} ids. " if replaced else ""
         raise ReleaseFailed(
-            f"{wrong}Say with --replace which of the root's keys goes, by the beginning of its id: "
-            f"{', '.join(keyid[:12] for keyid in keyids)}."
+            f"{wrong}Say with --replace which of the root's keys is replaced, by the beginning of "
+            f"its id: {', '.join(keyid[:12] for keyid in keyids)}."
         )
-    return going
+    return revoked

@@ -1,4 +1,4 @@
-"""Signs anew, with the keys in one folder, what a repository holds."""
+"""Signs new targets and snapshots with the keys in one folder."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -8,12 +8,12 @@ from attrs import frozen
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets
 
 from opq_twisted.archive.name import UpdateName
-from opq_twisted.common import wording
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.signing.dry_run import is_channel_target, try_metadata_sets, try_roots
 from opq_twisted.signing.key_folder import KeyFolder
-from opq_twisted.signing.repository import MetadataSet, Repository
+from opq_twisted.signing.repository import Repository
 from opq_twisted.trust.offer import is_channel, read_needed_before, read_offer
+from opq_twisted.trust.repository_reader import Document, MetadataSet
 
 #: Days until what is signed by hand expires.
 LIFETIME = 365
@@ -21,7 +21,12 @@ LIFETIME = 365
 
 @frozen
 class RepositorySigner:
-    """The keys in one folder, and the repository that they sign."""
+    """
+    Signs one repository with the keys in one folder.
+
+    `tuf.repository.Repository` stores each role as soon as it is signed. Here targets and snapshot
+    are signed first, then tried together on a client, and only then written.
+    """
 
     repository: Repository
     key_folder: KeyFolder
@@ -29,23 +34,23 @@ class RepositorySigner:
 
     def resign(self) -> None:
         """
-        Sign targets and snapshot anew, for a year from now.
+        Sign targets and snapshot again, for a year from now.
 
-        :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
-        :raises KeyUnusable: when a key cannot be opened.
-        :raises OSError: when the disk is full or fails.
+        :raises ReleaseFailed: if a key is missing, or boxes would refuse the result.
+        :raises KeyUnusable: if a key cannot be opened.
+        :raises OSError: if the disk is full or fails.
         """
         self.change(lambda targets: None)
 
     def drop(self, channels: Sequence[str]) -> list[str]:
         """
-        Offer nothing in some channels any more; their boxes keep what they have.
+        Remove channels; their boxes keep the release that they have.
 
-        :returns: the archives that were offered, unless another channel still leads to them.
-        :raises ReleaseFailed: when there is no such channel, a key is missing, or boxes would
+        :returns: the archives that the channels offered, except those that another channel needs.
+        :raises ReleaseFailed: if there is no such channel, a key is missing, or boxes would
             refuse the result.
-        :raises KeyUnusable: when a key cannot be opened.
-        :raises OSError: when the disk is full or fails.
+        :raises KeyUnusable: if a key cannot be opened.
+        :raises OSError: if the disk is full or fails.
         """
         dropped: list[TargetFile] = []
 
@@ -60,37 +65,36 @@ class RepositorySigner:
 
     def change(self, edit: Callable[[dict[str, TargetFile]], None]) -> MetadataSet:
         """
-        Change the targets, and sign them and a snapshot.
+        Change the targets, sign them and a snapshot, and publish both.
 
-        :param edit: changes the targets, which it is given by name; what it raises changes nothing.
-        :returns: what boxes are to follow from now on.
-        :raises ReleaseFailed: when a key is missing, or boxes would refuse the result.
-        :raises KeyUnusable: when a key cannot be opened.
-        :raises OSError: when the disk is full or fails.
+        :param edit: changes the targets, which it gets by name; if it raises, nothing is changed.
+        :returns: the new metadata set.
+        :raises ReleaseFailed: if a key is missing, or boxes would refuse the result.
+        :raises KeyUnusable: if a key cannot be opened.
+        :raises OSError: if the disk is full or fails.
         """
         with self.repository.locked():
             current = self.current()
             targets = dict(current.targets.signed.targets)
             edit(targets)
-            after = self.sign(current.offering(targets))
+            after = self.sign(current.root, targets, current)
             try_metadata_sets(current, after)
             self.place(after)
             return after
 
     def current(self) -> MetadataSet:
         """
-        Give what boxes follow now, by the newest root.
+        Read the metadata set that boxes follow now, by the newest root.
 
-        :raises ReleaseFailed: when the roots are not what boxes and these keys know, the newest has
-            expired, or there is no snapshot, or only one that these keys have left behind.
+        :raises ReleaseFailed: if boxes or these keys know other roots, the newest root has expired,
+            there is no metadata set, or these keys have signed a later one.
         """
-        root = self.roots()[-1]
-        if root.signed.is_expired(self.now().astimezone(UTC)):
+        root = self.roots()[-1].signed
+        if root.is_expired(self.now().astimezone(UTC)):
             raise ReleaseFailed(
-                f"Root {root.signed.version} has expired, and boxes would refuse all that follows: "
-                "run opq-release renew-root first. It was good until "
-                f"{root.signed.expires:%Y-%m-%d}, and this machine's clock shows "
-                f"{wording.utc(self.now().timestamp())}."
+                f"Root {root.version} has expired, and boxes would refuse all that follows: run "
+                f"opq-release renew-root first. It was good until {root.expires:%Y-%m-%d}, and "
+                f"this machine's clock shows {describe_time(self.now().timestamp())}."
             )
         current = self.repository.current(root)
         self.key_folder.require_not_behind(current.snapshot.signed)
@@ -98,78 +102,72 @@ class RepositorySigner:
 
     def place(self, metadata_set: MetadataSet) -> None:
         """
-        Let boxes see a metadata set.
+        Write a new metadata set, for the server to announce.
 
-        :raises ReleaseFailed: when a number is taken.
-        :raises OSError: when the disk is full or fails.
+        :raises ReleaseFailed: if a version is taken.
+        :raises OSError: if the disk is full or fails.
         """
         self.repository.place(metadata_set.targets, metadata_set.snapshot)
-        # Not sooner: what is interrupted before was never seen, and is signed again.
+        # Not before: a snapshot that was not written was never seen, and may be signed again.
         self.key_folder.remember(metadata_set.snapshot.signed)
         self.repository.remove_superseded()
 
     def roots(self) -> list[Metadata[Root]]:
         """
-        Give the roots that boxes go through, and that these keys know.
+        Read the roots that boxes go through, and make sure that these keys know them.
 
-        :raises ReleaseFailed: when they are others.
+        :raises ReleaseFailed: if they are other roots.
         """
         roots = self.repository.roots()
         try_roots(roots)
         self.key_folder.recognise(roots)
         return roots
 
-    def sign(self, metadata_set: MetadataSet) -> MetadataSet:
+    def sign(
+        self, root: Root, targets: Mapping[str, TargetFile], before: MetadataSet | None
+    ) -> MetadataSet:
         """
-        Give targets and snapshot their next numbers, another year, and the signatures of its root.
+        Sign targets and a snapshot with their next versions, for a year from now.
 
-        :raises ReleaseFailed: when a key is missing, or the clock is wrong.
-        :raises KeyUnusable: when a key cannot be opened.
+        :param root: names the keys.
+        :param before: the current metadata set; None if there is none yet.
+        :raises ReleaseFailed: if a key is missing, or the clock is wrong.
+        :raises KeyUnusable: if a key cannot be opened.
         """
-        repository, root = self.repository, metadata_set.root
-        content = metadata_set.targets.signed.targets
-        self.require_clock(metadata_set)
-        targets = Metadata(
-            Targets(
-                repository.next_number(metadata_set.targets),
-                expires=self.expires(),
-                targets=content,
-            )
-        )
-        for signer in self.key_folder.enough(root.signed, Targets.type):
-            targets.sign(signer, append=True)
-        # By its hash and not only its number: a thief of one of both keys can put nothing else in
-        # the place of what the other one signed.
-        meta = MetaFile.from_data(targets.signed.version, targets.to_bytes(), ["sha256"])
-        snapshot = Metadata(
-            Snapshot(
-                repository.next_number(metadata_set.snapshot),
-                expires=self.expires(),
-                meta={"targets.json": meta},
-            )
-        )
-        for signer in self.key_folder.enough(root.signed, Snapshot.type):
+        self.require_clock(targets)
+        expires, next_number = self.expires(), self.repository.next_number
+        number = next_number(Targets.type, before.targets.version if before else 0)
+        signed_targets = Metadata(Targets(number, expires=expires, targets=dict(targets)))
+        for signer in self.key_folder.enough(root, Targets.type):
+            signed_targets.sign(signer, append=True)
+        document = Document.of(signed_targets)
+        # With its hash: a thief of only one of the two keys cannot combine what he signs with
+        # other metadata that the other key has signed.
+        meta = {"targets.json": MetaFile.from_data(number, document.data, ["sha256"])}
+        number = next_number(Snapshot.type, before.snapshot.version if before else 0)
+        snapshot = Metadata(Snapshot(number, expires=expires, meta=meta))
+        for signer in self.key_folder.enough(root, Snapshot.type):
             snapshot.sign(signer, append=True)
-        return MetadataSet(root, targets, snapshot)
+        return MetadataSet(root, Document.of(snapshot), document)
 
-    def require_clock(self, metadata_set: MetadataSet) -> None:
+    def require_clock(self, targets: Mapping[str, TargetFile]) -> None:
         """
-        Make sure that no channel offers a release that was built at a time that has not come yet.
+        Make sure that no channel offers a release that was built in the future.
 
-        :raises ReleaseFailed: when one does: either what this clock signs would expire too early,
-            or the release was built by a clock that was ahead.
+        :raises ReleaseFailed: if one does. Either this clock is behind, and what it signs would
+            expire too early, or the release was built by a clock that was ahead.
         """
-        problem = describe_future(metadata_set.targets.signed.targets.values(), self.now())
+        problem = describe_future(targets.values(), self.now())
         if problem is not None:
             raise ReleaseFailed(problem)
 
     def expires(self) -> datetime:
-        """Say when expires what is signed now."""
+        """Return when metadata that is signed now expires."""
         return self.now().astimezone(UTC).replace(microsecond=0) + timedelta(days=LIFETIME)
 
 
 def describe_future(targets: Iterable[TargetFile], now: datetime) -> str | None:
-    """Say which channels offer a release from the future, if any do, and what leads out of it."""
+    """Describe the channels that offer a release from the future, and the way out; or None."""
     newest: dict[str, int] = {}
     for target in filter(is_channel_target, targets):
         # The dry run reports channels that no box can follow.
@@ -180,18 +178,26 @@ def describe_future(targets: Iterable[TargetFile], now: datetime) -> str | None:
         return None
     version = max(newest[name] for name in channels)
     return (
-        f"Release {version} was built at {wording.utc(version)} by its name, and this machine's "
-        f"clock shows {wording.utc(now.timestamp())}. If this clock is behind, set it right. If "
+        f"Release {version} was built at {describe_time(version)} by its name, and this machine's "
+        f"clock shows {describe_time(now.timestamp())}. If this clock is behind, set it right. If "
         "it is right, the other one was ahead, and boxes wait for that time: run opq-release drop "
         f"{' '.join(channels)}, and publish a release that was built with the right time."
     )
 
 
+def describe_time(seconds: float) -> str:
+    """Write a time since 1970 for people."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError):
+        return "a time after the year 9999"
+
+
 def require_channel(targets: Mapping[str, TargetFile], channel: str) -> TargetFile:
     """
-    Give the target that a channel is.
+    Return the target of a channel.
 
-    :raises ReleaseFailed: when there is no such channel.
+    :raises ReleaseFailed: if there is no such channel.
     """
     target = targets.get(channel) if is_channel(channel) else None
     if target is None:
@@ -202,16 +208,16 @@ def require_channel(targets: Mapping[str, TargetFile], channel: str) -> TargetFi
 
 
 def archives_in_use(targets: Mapping[str, TargetFile]) -> set[str]:
-    """Give the names of the archives to which channels lead, with their releases before."""
+    """Return the names of the archives that channels need, with their releases before."""
     used: set[str] = set()
     for target in filter(is_channel_target, targets.values()):
-        with suppress(Untrusted):  # no box follows it
+        with suppress(Untrusted):  # no box follows this channel
             used |= {_archive_of(each) for each in (target, read_needed_before(target)) if each}
     return used
 
 
 def unused_archive(channel: TargetFile, targets: Mapping[str, TargetFile]) -> str | None:
-    """Give the name of the archive that a channel led to, unless one of these targets does."""
+    """Return the archive that a channel offered, unless one of these targets needs it."""
     try:
         name = _archive_of(channel)
     except Untrusted:

@@ -1,8 +1,8 @@
-"""Says how the signed metadata is, and what of it needs care."""
+"""Describes the state of the signed metadata, and what of it needs attention."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from attrs import Factory, frozen
 from tuf.api.metadata import Root, Signed, Snapshot, Targets, Timestamp
@@ -11,13 +11,12 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.signing.dry_run import is_channel_target, try_metadata_sets, try_roots
 from opq_twisted.signing.prune import describe_crowding
-from opq_twisted.signing.repository import MetadataSet, Repository, is_signed
+from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.signing.signer import LIFETIME, describe_future
+from opq_twisted.trust.expiry import days_left, is_urgent
 from opq_twisted.trust.offer import Offer, read_offer
-
-#: Days left from which on a role needs care; the server renews the timestamp by itself.
-_CARE = {Root.type: 14, Targets.type: 14, Snapshot.type: 14, Timestamp.type: 2}
+from opq_twisted.trust.repository_reader import MetadataSet, is_signed
 
 #: How long a server may take to sign a timestamp for a new snapshot.
 _GRACE = timedelta(minutes=5)
@@ -28,7 +27,7 @@ class RoleStatus:
     """One role."""
 
     role: str
-    #: None while there is no metadata of it.
+    #: None if there is no metadata for it.
     version: int | None
     #: The beginnings of its keys' ids.
     keys: list[str]
@@ -46,43 +45,43 @@ class ChannelStatus:
     rollout: int | None
     critical: bool
     allow_downgrade: bool
-    #: The version that boxes take until their turn comes.
+    #: The version that boxes install until their turn comes; None if there is none.
     before: int | None
-    #: Whether the archive is there, and as long as was signed.
+    #: Whether the archive is there with the signed length.
     is_there: bool
 
 
 @frozen
 class Inspection:
-    """All of it."""
+    """The state of a repository."""
 
     roles: list[RoleStatus] = Factory(list)
     channels: list[ChannelStatus] = Factory(list)
-    #: What needs care, a sentence each.
+    #: What needs attention, one sentence each.
     problems: list[str] = Factory(list)
 
 
 def inspect(repository: Repository, now: datetime) -> Inspection:
     """
-    Look at everything.
+    Check the roots, the newest metadata set, the timestamp, and the archives of the channels.
 
-    :raises ReleaseFailed: when there is nothing to look at.
+    :raises ReleaseFailed: if there is no root.
     """
     found = Inspection()
     roots = repository.roots()
     root = roots[-1]
     signed: dict[str, Signed | None] = {Root.type: root.signed}
     metadata_set = None
-    with _noting(found):
+    with _collecting(found):
         try_roots(roots)
-    with _noting(found):
-        metadata_set = repository.current(root)
+    with _collecting(found):
+        metadata_set = repository.current(root.signed)
         signed[Targets.type] = metadata_set.targets.signed
         signed[Snapshot.type] = metadata_set.snapshot.signed
-        # Of what has expired the client would tell nothing else; the roles' days left do.
+        # If anything has expired, the client reports nothing else; the days left report that.
         if not any(each.is_expired(now) for each in signed.values() if each):
             try_metadata_sets(metadata_set)
-    with _noting(found):
+    with _collecting(found):
         timestamp = repository.timestamp()
         if timestamp is not None:
             signed[Timestamp.type] = timestamp.signed
@@ -94,19 +93,19 @@ def inspect(repository: Repository, now: datetime) -> Inspection:
     for role in ROLES:
         status = _role(role, root.signed, signed.get(role), now)
         found.roles.append(status)
-        found.problems.extend(_needs(status))
+        found.problems.extend(_expiry_problems(status))
     if metadata_set is not None:
-        found.problems.extend(_server_needs(repository, metadata_set, signed, now))
+        found.problems.extend(_timestamp_problems(repository, metadata_set, signed, now))
         future = describe_future(metadata_set.targets.signed.targets.values(), now)
         found.problems.extend([] if future is None else [future])
-        _look_at_channels(repository, metadata_set, found)
+        _inspect_channels(repository, metadata_set, found)
         crowding = describe_crowding(repository)
         found.problems.extend([] if crowding is None else [crowding])
     return found
 
 
 @contextmanager
-def _noting(found: Inspection) -> Iterator[None]:
+def _collecting(found: Inspection) -> Iterator[None]:
     try:
         yield
     except ReleaseFailed as error:
@@ -115,18 +114,18 @@ def _noting(found: Inspection) -> Iterator[None]:
 
 def _role(role: str, root: Root, signed: Signed | None, now: datetime) -> RoleStatus:
     named = root.roles[role]
-    left = None if signed is None else (signed.expires - now.astimezone(UTC)).total_seconds()
+    left = None if signed is None else days_left(signed, now.timestamp())
     return RoleStatus(
         role=role,
         version=None if signed is None else signed.version,
         keys=[keyid[:12] for keyid in named.keyids],
         threshold=named.threshold,
         expires=None if signed is None else f"{signed.expires:%Y-%m-%dT%H:%M:%SZ}",
-        days_left=None if left is None else round(left / 86400, 1),
+        days_left=None if left is None else round(left, 1),
     )
 
 
-def _needs(status: RoleStatus) -> Iterator[str]:
+def _expiry_problems(status: RoleStatus) -> Iterator[str]:
     remedy = {
         Root.type: "run opq-release renew-root",
         Timestamp.type: "see whether the server runs with --timestamp-key",
@@ -135,10 +134,10 @@ def _needs(status: RoleStatus) -> Iterator[str]:
         return
     if status.days_left <= 0:
         yield f"The {status.role} has expired, and boxes install nothing: {remedy}."
-    elif status.days_left < _CARE[status.role]:
+    elif is_urgent(status.role, status.days_left):
         yield f"The {status.role} expires in {status.days_left} days: {remedy}."
     elif status.days_left > 2 * LIFETIME and status.role != Timestamp.type:
-        # What is stolen must end some day.
+        # A stolen key must be worthless some day.
         yield (
             f"The {status.role} expires in {status.days_left:.0f} days, and it is made for "
             f"{LIFETIME}: a clock was ahead when it was signed, or this one is behind. With the "
@@ -146,14 +145,14 @@ def _needs(status: RoleStatus) -> Iterator[str]:
         )
 
 
-def _server_needs(
+def _timestamp_problems(
     repository: Repository,
     metadata_set: MetadataSet,
     signed: dict[str, Signed | None],
     now: datetime,
 ) -> Iterator[str]:
     newest = metadata_set.snapshot.signed.version
-    # One from the future was written by a wrong clock, and is no newer for that.
+    # A file from the future was written by a wrong clock, and is not new for that.
     if abs(repository.age(metadata_set.snapshot, now)) < _GRACE:
         return
     timestamp = signed.get(Timestamp.type)
@@ -169,7 +168,7 @@ def _server_needs(
         )
 
 
-def _look_at_channels(repository: Repository, metadata_set: MetadataSet, found: Inspection) -> None:
+def _inspect_channels(repository: Repository, metadata_set: MetadataSet, found: Inspection) -> None:
     for target in filter(is_channel_target, metadata_set.targets.signed.targets.values()):
         try:
             offer = read_offer(target)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.dry_run import try_metadata_sets, try_roots
-from opq_twisted.signing.repository import MetadataSet
+from opq_twisted.trust.repository_reader import Document, MetadataSet
 
 KEYS = {
     role: CryptoSigner.generate_ed25519() for role in ("root", "targets", "snapshot", "timestamp")
@@ -53,7 +53,15 @@ def metadata_set(
     snapshot = Metadata(Snapshot(number, expires=later(days), meta=meta))
     metadata.sign(keys["targets"])
     snapshot.sign(keys["snapshot"])
-    return MetadataSet(make_root(), metadata, snapshot)
+    return MetadataSet(make_root().signed, Document.of(snapshot), Document.of(metadata))
+
+
+def naming(metadata_set: MetadataSet, targets: MetaFile) -> MetadataSet:
+    """Let the snapshot name these targets."""
+    snapshot = metadata_set.snapshot.metadata
+    snapshot.signed.meta["targets.json"] = targets
+    snapshot.sign(KEYS["snapshot"])
+    return evolve(metadata_set, snapshot=Document.of(snapshot))
 
 
 class DryRunCase(SynchronousTestCase):
@@ -155,7 +163,7 @@ class MetadataSetTests(DryRunCase):
         root = make_root(2)
         root.signed.revoke_key(KEYS["targets"].public_key.keyid, "targets")
         root.signed.add_key(OTHER.public_key, "targets")
-        try_metadata_sets(metadata_set(1), evolve(metadata_set(2, keys=keys), root=root))
+        try_metadata_sets(metadata_set(1), evolve(metadata_set(2, keys=keys), root=root.signed))
 
     def test_rollback(self) -> None:
         """A number goes back."""
@@ -172,19 +180,16 @@ class MetadataSetTests(DryRunCase):
     def test_hash(self) -> None:
         """The snapshot names other bytes."""
         bad = metadata_set()
-        bad.snapshot.signed.meta["targets.json"] = MetaFile(1, hashes={"sha256": "ab" * 32})
-        bad.snapshot.sign(KEYS["snapshot"])
+        bad = naming(bad, MetaFile(1, hashes={"sha256": "ab" * 32}))
         self.refuses(bad, word="hash")
 
     def test_as_on_the_disk(self) -> None:
         """Files are tried as they are, however another tool has written them."""
         good = metadata_set()
-        data = good.targets.to_bytes() + b"\n"
-        meta = MetaFile.from_data(1, data, ["sha256"])
-        good.snapshot.signed.meta["targets.json"] = meta
-        good.snapshot.sign(KEYS["snapshot"])
+        data = good.targets.data + b"\n"
+        good = naming(good, MetaFile.from_data(1, data, ["sha256"]))
         self.refuses(good)
-        try_metadata_sets(evolve(good, files={"targets": data}))
+        try_metadata_sets(evolve(good, targets=evolve(good.targets, data=data)))
 
     def test_expired(self) -> None:
         """The last one must not have expired; those before may have."""
@@ -197,10 +202,10 @@ class MetadataSetTests(DryRunCase):
             targets={"opq-box-update-1.tar.bz2": TargetFile(1, {"sha256": ""}, "x")}
         )
         large.targets.signed.unrecognized_fields["x"] = "x" * 5_000_000
-        large.targets.sign(KEYS["targets"])
-        meta = MetaFile.from_data(1, large.targets.to_bytes(), ["sha256"])
-        large.snapshot.signed.meta["targets.json"] = meta
-        large.snapshot.sign(KEYS["snapshot"])
+        large.targets.metadata.sign(KEYS["targets"])
+        targets = Document.of(large.targets.metadata)
+        meta = MetaFile.from_data(1, targets.data, ["sha256"])
+        large = evolve(naming(large, meta), targets=targets)
         self.refuses(large, word="5000000 are read")
 
     def test_channels(self) -> None:

@@ -23,6 +23,7 @@ from opq_twisted.signing.root_keys import RootSigner
 from opq_twisted.signing.status import inspect
 from opq_twisted.trust import tuf_client
 from opq_twisted.trust.offer import Offer
+from opq_twisted.trust.repository_reader import Document
 from tests.helpers.archives import (
     file,
     folder,
@@ -219,7 +220,8 @@ class PlaceTests(HoldersCase):
     def test_never_again(self) -> None:
         """A number that is taken is never written over, not even with the same bytes."""
         current = self.signer.current()
-        for document in (current.root, current.targets, current.snapshot):
+        root = Document.of(self.repository.roots()[-1])
+        for document in (root, current.targets, current.snapshot):
             with self.assertRaises(ReleaseFailed) as caught:
                 self.repository.place(document)
             self.assertIn("never used twice", str(caught.exception))
@@ -468,15 +470,15 @@ class ExpiryTests(HoldersCase):
     def expire(self) -> None:
         """Sign targets and a snapshot that have expired."""
         current = self.signer.current()
-        for document in (current.targets, current.snapshot):
+        for document in (current.targets.metadata, current.snapshot.metadata):
             role = document.signed.type
             document.signed.version += 1
             document.signed.expires -= timedelta(days=400)
-            [signer] = self.key_folder.signers(current.root.signed, role)
+            [signer] = self.key_folder.signers(current.root, role)
             if isinstance(document.signed, Snapshot):
                 document.signed.meta["targets.json"] = MetaFile(document.signed.version)
             document.sign(signer)
-            self.repository.place(document)
+            self.repository.place(Document.of(document))
 
     def test_resign(self) -> None:
         """Signed anew, it is good for a year from now, and says what it said before."""

@@ -26,6 +26,7 @@ from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES, RootSigner
 from opq_twisted.trust import keys
 from opq_twisted.trust.offer import read_offer
+from opq_twisted.trust.repository_reader import Document
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.key_holders import (
     NEW,
@@ -335,7 +336,7 @@ class RotateTests(HoldersCase):
         ]
         for document in stolen:
             document.sign(self.key_folder.signers(root, document.signed.type)[0])
-            Repository(theirs).place(document)
+            Repository(theirs).place(Document.of(document))
         timestamp = Metadata(Timestamp(absurd, expires=later, snapshot_meta=MetaFile(absurd)))
         timestamp.sign(self.key_folder.signers(root, "timestamp")[0])
         timestamp.to_file(str(theirs / "tuf" / "timestamp.json"))
@@ -403,7 +404,7 @@ class ExpiredTests(HoldersCase):
         self.before = self.box()
         [root], current = self.repository.roots(), self.signer.current()
         current.snapshot.signed.meta["targets.json"] = MetaFile(current.targets.signed.version)
-        for document in (root, current.targets, current.snapshot):
+        for document in (root, current.targets.metadata, current.snapshot.metadata):
             document.signed.expires -= timedelta(days=400)
             document.sign(self.key_folder.signers(root.signed, document.signed.type)[0])
             name = f"{document.signed.version}.{document.signed.type}.json"
@@ -455,16 +456,18 @@ class IntruderTests(HoldersCase):
         self.evil = self.theirs.current()
         archive.unlink()
 
+    def their_key(self, role: str) -> CryptoSigner:
+        [key] = self.theirs.key_folder.signers(self.evil.root, role)
+        return key
+
     def test_targets(self) -> None:
         """Targets that our keys have not signed are passed over by whatever signs anew."""
-        for document in (self.evil.targets, self.evil.snapshot):
+        for document in (self.evil.targets.metadata, self.evil.snapshot.metadata):
             document.signed.version = 900
             if isinstance(document.signed, Snapshot):
                 document.signed.meta["targets.json"] = MetaFile(900)
-            document.sign(
-                self.theirs.key_folder.signers(self.evil.root.signed, document.signed.type)[0]
-            )
-            self.repository.place(document)
+            document.sign(self.their_key(document.signed.type))
+            self.repository.place(Document.of(document))
         self.signer.resign()
         self.signer.rotate(["targets", "snapshot"], {})
         targets = self.newest("targets")
@@ -473,23 +476,23 @@ class IntruderTests(HoldersCase):
 
     def test_old_targets(self) -> None:
         """A snapshot that is not ours does not bring back what was signed before."""
-        snapshot = self.evil.snapshot
+        snapshot = self.evil.snapshot.metadata
         snapshot.signed.version = 900
         snapshot.signed.meta["targets.json"] = MetaFile(1)
-        snapshot.sign(self.theirs.key_folder.signers(self.evil.root.signed, "snapshot")[0])
-        self.repository.place(snapshot)
+        snapshot.sign(self.their_key("snapshot"))
+        self.repository.place(Document.of(snapshot))
         self.signer.resign()
         self.assertIn("stable", self.newest("targets").targets)
 
     def test_stolen_snapshot_key(self) -> None:
         """With the stolen key of the snapshot alone nothing new is offered."""
-        root = self.signer.current().root.signed
-        for document in (self.evil.targets, self.evil.snapshot):
+        root = self.signer.current().root
+        for document in (self.evil.targets.metadata, self.evil.snapshot.metadata):
             document.signed.version = 900
             if isinstance(document.signed, Snapshot):
                 document.signed.meta["targets.json"] = MetaFile(900)
                 document.sign(self.key_folder.signers(root, "snapshot")[0])
-            self.repository.place(document)
+            self.repository.place(Document.of(document))
         self.signer.resign()
         self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
 
@@ -498,7 +501,7 @@ class IntruderTests(HoldersCase):
         current = self.signer.current()
         content = self.evil.targets.signed.targets
         evil = Metadata(Targets(2, expires=current.targets.signed.expires, targets=content))
-        evil.sign(self.key_folder.signers(current.root.signed, "targets")[0])
+        evil.sign(self.key_folder.signers(current.root, "targets")[0])
         path = self.tuf / "2.targets.json"
         ours = path.read_bytes()
         evil.to_file(str(path))
@@ -510,7 +513,7 @@ class IntruderTests(HoldersCase):
     def test_next_root(self) -> None:
         """A root that names our keys and his, and that ours have not signed."""
         root = self.mixed(2)
-        self.repository.place(root)
+        self.repository.place(Document.of(root))
         self.assert_refused(self.signer.resign, "root")
         self.assert_refused(lambda: self.publish(NEW), "root")
         self.assert_refused(self.signer.renew_root, "root")
@@ -520,7 +523,7 @@ class IntruderTests(HoldersCase):
         """Another first root, with all that follows from it."""
         for path in self.tuf.glob("*.json"):
             path.unlink()
-        self.repository.place(self.mixed(1), self.evil.targets, self.evil.snapshot)
+        self.repository.place(Document.of(self.mixed(1)), self.evil.targets, self.evil.snapshot)
         self.assert_refused(self.signer.resign, "not those of these keys")
         self.assert_refused(self.signer.renew_root, "not those of these keys")
 
@@ -530,9 +533,8 @@ class IntruderTests(HoldersCase):
         root = Metadata[Root].from_bytes((ours or known).to_bytes())
         root.signed.version = number
         for role in ("root", "targets", "snapshot"):
-            [signer] = self.theirs.key_folder.signers(self.evil.root.signed, role)
-            root.signed.add_key(signer.public_key, role)
-        root.sign(self.theirs.key_folder.signers(self.evil.root.signed, "root")[0])
+            root.signed.add_key(self.their_key(role).public_key, role)
+        root.sign(self.their_key("root"))
         return root
 
 
@@ -832,7 +834,7 @@ class HolderTests(SynchronousTestCase):
         [keyid] = self.signer.repository.roots()[-1].signed.roles["targets"].keyids
         self.signer = signer_in(self.anna)
         self.signer.resign()
-        [signature] = self.signer.current().targets.signatures
+        [signature] = self.signer.current().targets.metadata.signatures
         self.assertEqual(signature, keyid)
 
     def refusing_in_keys(self, real: Callable[..., None]) -> Callable[..., None]:

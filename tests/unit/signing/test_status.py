@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from tuf.api.metadata import Metadata, MetaFile, Root, TargetFile
 
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.signing import repository
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.signing.status import ChannelStatus, Inspection, inspect
+from opq_twisted.trust import repository_reader
+from opq_twisted.trust.repository_reader import Document
 from tests.helpers.archives import name_of
 from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase
 from tests.helpers.signed_metadata import make_key
@@ -111,7 +112,7 @@ class InspectionTests(HoldersCase):
         """What no box accepts is told of, and everything else as well."""
         root = Metadata[Root].from_file(str(self.tuf / "1.root.json"))
         root.signed.version = 2
-        self.repository.place(root)
+        self.repository.place(Document.of(root))
         self.assert_needs(self.look(), "Boxes would refuse")
 
     def test_bad_channel(self) -> None:
@@ -120,11 +121,12 @@ class InspectionTests(HoldersCase):
         targets = current.targets.signed
         targets.targets["stable"] = TargetFile(1, {"sha256": "00"}, "stable")
         targets.version = 2
-        current.targets.sign(self.key_folder.signers(current.root.signed, "targets")[0])
+        current.targets.metadata.sign(self.key_folder.signers(current.root, "targets")[0])
         current.snapshot.signed.version = 2
         current.snapshot.signed.meta["targets.json"] = MetaFile(2)
-        current.snapshot.sign(self.key_folder.signers(current.root.signed, "snapshot")[0])
-        self.repository.place(current.targets, current.snapshot)
+        current.snapshot.metadata.sign(self.key_folder.signers(current.root, "snapshot")[0])
+        parts = current.targets.metadata, current.snapshot.metadata
+        self.repository.place(*(Document.of(each) for each in parts))
         found = self.look()
         self.assert_needs(found, "no box can follow")
         self.assertEqual(found.channels, [])
@@ -178,7 +180,7 @@ class InspectionTests(HoldersCase):
 
     def test_too_many(self) -> None:
         """Of a folder that somebody has filled no more names are read than there can be."""
-        self.patch(repository, "_MOST_FILES", 2)
+        self.patch(repository_reader, "_MAX_FILES", 2)
         error = self.assertRaises(ReleaseFailed, self.look)
         self.assertIn("more than 2 files", str(error))
 
