@@ -30,7 +30,7 @@ ARCHIVE = f"/update/{UpdateName(NEW)}"
 #: What no version of anything can go beyond, for many who follow TUF.
 UTMOST = 2**31 - 1
 
-NOT_SIGNED = "is not what the release key signed, or goes back"
+NOT_SIGNED = "is not what the release key signed, or is older than before"
 
 #: What was signed once, as by the server itself or by somebody who shows an older copy of it.
 OLDER = "copy of the signed metadata is older than what this box has seen"

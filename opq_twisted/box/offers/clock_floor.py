@@ -1,4 +1,4 @@
-"""Tells a clock that can be believed from one that stands in the past: a Raspberry Pi has none."""
+"""Detects a clock that is in the past: a Raspberry Pi has no battery-backed clock."""
 
 import ctypes
 from collections.abc import Callable
@@ -9,28 +9,29 @@ from twisted.logger import Logger
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import ClockBehind
 
-#: Seconds between two times on record: often enough for what it guards, and kind to an SD card.
+#: Seconds between two recorded times, to spare the SD card.
 _RECORD_EVERY = 3600
 
 #: Seconds since the epoch: the end of the year 9999.
 _LATEST = 253_402_300_799
 
-#: What adjtimex(2) returns while nobody keeps the clock right.
+#: The result of adjtimex(2) while the clock is not synchronised.
 _TIME_ERROR = 5
 
 
 class ClockFloor:
     """
-    Remembers times that are known to have passed.
+    Remembers a time that has certainly passed.
 
-    To a clock that stands in 1970 nothing ever expires, so an attacker could hide new releases for
-    ever. So no metadata is judged by a clock that is behind an installed release. A clock that
-    nobody keeps right must not be behind the last recorded time either.
+    With a clock in 1970, no metadata ever expires, so an attacker could hide new releases for ever.
+    Therefore the expiry of metadata is not checked while the clock is behind the version of an
+    installed release, which is a time. A clock that is not synchronised must not be behind the last
+    recorded time either.
 
-    A recorded time does not count against a clock that the kernel calls synchronised: the time may
-    have been recorded while the clock was ahead, and would stop updates until it is reached. That
-    opens no way to older metadata. The box never goes back behind the metadata that it has seen,
-    and that had not expired when the time was recorded.
+    The recorded time does not count against a synchronised clock: it may have been recorded while
+    the clock was ahead, and would stop updates until then. This gives an attacker no older
+    metadata: the box never accepts metadata older than what it has seen, and that had not expired
+    when the time was recorded.
     """
 
     _log = Logger()
@@ -39,10 +40,10 @@ class ClockFloor:
         self, path: Path, now: Callable[[], float], is_synchronised: Callable[[], bool]
     ) -> None:
         """
-        Remember in a file.
+        Remember the time in a file.
 
-        :param now: the time of day, in seconds since the epoch.
-        :param is_synchronised: whether the machine's clock is kept right by somebody.
+        :param now: gives the time of day, in seconds since the epoch.
+        :param is_synchronised: whether the machine's clock is synchronised.
         """
         self._path = path
         self._now = now
@@ -50,12 +51,12 @@ class ClockFloor:
 
     def require_passed(self, known: int) -> None:
         """
-        Make sure that the clock is not behind.
+        Check that the clock is not behind.
 
-        :param known: a time that has passed in any case, in seconds since the epoch.
-        :raises ClockBehind: when it is.
+        :param known: another time that has certainly passed, in seconds since the epoch.
+        :raises ClockBehind: if the clock is behind.
         """
-        # A version that is no date says nothing about the time.
+        # A version that is not a date proves no time.
         known = known if known <= _LATEST else 0
         now, recorded = self._now(), self._recorded()
         if now < recorded and self._is_synchronised():
@@ -70,9 +71,9 @@ class ClockFloor:
 
     def record(self) -> None:
         """
-        Record the time if the kernel calls the clock synchronised.
+        Record the time if the clock is synchronised.
 
-        Call this when signed metadata was found good at that time. An earlier time replaces a later
+        Call this after signed metadata was verified at that time. An earlier time replaces a later
         one, which was recorded while the clock was ahead.
         """
         now, recorded = self._now(), self._recorded()
@@ -81,8 +82,8 @@ class ClockFloor:
         try:
             files.write(self._path, f"{now:.0f}\n".encode())
         except OSError as error:
-            # The next check tries again; the releases that are installed give a floor as well.
-            self._log.error("The time cannot be put on record: {error}", error=error)
+            # The next check tries again, and until then the installed release gives a floor.
+            self._log.error("The time cannot be recorded: {error}", error=error)
 
     def _recorded(self) -> int:
         try:
@@ -94,8 +95,8 @@ class ClockFloor:
 
 
 def kernel_is_synchronised() -> bool:
-    """Whether somebody keeps the machine's clock right, as the kernel has it (adjtimex(2))."""
-    # Larger than struct timex on any machine; all zeros asks and changes nothing.
+    """Whether the kernel regards the clock as synchronised (adjtimex(2))."""
+    # Larger than struct timex on any machine; zeros read the state without changing it.
     request = ctypes.create_string_buffer(512)
     state: int = ctypes.CDLL(None, use_errno=True).adjtimex(request)
     return state not in (-1, _TIME_ERROR)

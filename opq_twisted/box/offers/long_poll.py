@@ -1,4 +1,4 @@
-"""Waits at the update server until it has something new."""
+"""Waits until the update server has another version (long polling)."""
 
 from collections.abc import Callable
 
@@ -10,29 +10,29 @@ from twisted.logger import Logger
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import NoWaiting, ServerFailed
 
-#: Seconds that the server is asked to wait at most; ours waits no longer.
-_LONGEST_WAIT = 300
+#: Seconds that the server is asked to wait at most; opq-update-server never waits longer.
+_MAX_WAIT = 300
 
-#: Seconds more in which its answer may come, before the connection counts as dead.
+#: Seconds after that in which the response may arrive, before the connection counts as dead.
 _GRACE = 60.0
 
-#: A server that says sooner than after so many seconds that nothing is new is not asked again.
-_SHORTEST_WAIT = 10.0
+#: A server that responds without a change sooner than this many seconds is not asked again.
+_MIN_WAIT = 10.0
 
-#: Seconds after which a server whose connection broke is asked again. The pause doubles with each
-#: failure that follows, up to the longest, and a random part of the spread comes on top.
-_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+#: Seconds until the request is repeated after a broken connection. The delay doubles with each
+#: further failure, up to the maximum, and a random part of `spread` is added.
+_MIN_RETRY_DELAY, _MAX_RETRY_DELAY = 5.0, 300.0
 
 
 class LongPoll:
     """
-    Remembers the entity tag of `/version`, and waits for another: one request after the other.
+    Remembers the entity tag of `/version`, and waits for another, one request after the other.
 
-    The tag only says that it is worth to look. What the box may believe, others decide. The first
-    tag is news as well: nobody knows whether the box has looked since that became the tag.
+    Another tag only means that a check is worthwhile; it is not trusted. The first tag counts as
+    another, because the box may not have checked since the server has had it.
 
-    A connection that breaks, as when the server is restarted, is made again soon, at a moment of
-    each box's own.
+    If the connection breaks, for example because the server restarts, each box reconnects after a
+    random delay of its own.
     """
 
     _log = Logger()
@@ -45,35 +45,35 @@ class LongPoll:
         random: Callable[[], float],
     ) -> None:
         """
-        Prepare to wait.
+        Configure the requests.
 
-        :param spread: seconds over which the boxes of a fleet come back to a server.
-        :param random: gives numbers from 0 up to 1.
+        :param spread: seconds over which the boxes of a fleet distribute their new connections.
+        :param random: gives numbers from 0 to 1.
         """
         self._clock = clock
         self._server = server
-        self._pause = backoffPolicy(
-            _FIRST_PAUSE, _LONGEST_PAUSE, factor=2.0, jitter=lambda: spread * random()
+        self._retry_delay = backoffPolicy(
+            _MIN_RETRY_DELAY, _MAX_RETRY_DELAY, factor=2.0, jitter=lambda: spread * random()
         )
         self._tag: str | None = None
-        #: Requests in a row that failed.
+        #: The number of failed requests in a row.
         self._failures = 0
 
     async def wait(self, seconds: float) -> bool:
         """
         Wait for another tag than the last one.
 
-        :param seconds: how long at most.
-        :returns: whether there is another. Otherwise the time is over, or it is not, and the server
-            must not be asked again before that.
-        :raises NoWaiting: when the server lets nobody wait.
-        :raises ServerFailed: when it cannot be reached any more in that time.
+        :param seconds: the maximum time.
+        :returns: True if there is another tag. False if the time is over, or earlier if the server
+            does not wait; then it must not be asked again before the time is over.
+        :raises NoWaiting: if the server does not support waiting.
+        :raises ServerFailed: if it cannot be reached again within the time.
         """
-        over = self._clock.seconds() + seconds
+        deadline = self._clock.seconds() + seconds
         while True:
-            began = self._clock.seconds()
-            left = over - began
-            wait = int(min(left, _LONGEST_WAIT))
+            started = self._clock.seconds()
+            left = deadline - started
+            wait = int(min(left, _MAX_WAIT))
             if wait < 1:
                 return False
             known = self._tag
@@ -82,19 +82,19 @@ class LongPoll:
             except NoWaiting:
                 raise
             except ServerFailed as error:
-                await self._pause_after(error, over)
+                await self._delay_after(error, deadline)
                 continue
             self._failures = 0
             if self._tag != known:
                 return True
-            if self._clock.seconds() - began < _SHORTEST_WAIT:
+            if self._clock.seconds() - started < _MIN_WAIT:
                 return False
 
-    async def _pause_after(self, error: ServerFailed, over: float) -> None:
-        """Let a pause pass after a failure; raise that if there is no time for another request."""
-        pause = max(self._pause(self._failures), error.retry_after or 0.0)
+    async def _delay_after(self, error: ServerFailed, deadline: float) -> None:
+        """Wait before another request; raise the error if there is no time for one."""
+        delay = max(self._retry_delay(self._failures), error.retry_after or 0.0)
         self._failures += 1
-        if self._clock.seconds() + pause >= over:
+        if self._clock.seconds() + delay >= deadline:
             raise error
         self._log.debug("{error}", error=error)
-        await deferLater(self._clock, pause)
+        await deferLater(self._clock, delay)

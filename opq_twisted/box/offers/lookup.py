@@ -1,4 +1,4 @@
-"""Knows which release the box is offered, and whether it may believe that."""
+"""Finds out which release the update server offers, and whether the box may install it."""
 
 import os
 
@@ -11,16 +11,16 @@ from opq_twisted.common.errors import UnsignedRefused, Untrusted
 from opq_twisted.trust.offer import Offer, read_offer
 from opq_twisted.trust.tuf_client import METADATA, max_size
 
-#: Bytes; no larger root is read from a server either.
+#: Bytes; the limit for a root from the server is the same.
 _MAX_ROOT = max_size("root.json")
 
 
 class OfferLookup:
     """
-    Asks for the newest release.
+    Asks the update server for the newest release.
 
-    A box with a trusted root believes only what that root vouches for. One without asks the server,
-    and installs what it says only if its configuration allows that.
+    A box with a trusted root accepts only releases signed by its keys. A box without one installs
+    what the server offers, if its configuration allows that.
     """
 
     def __init__(
@@ -39,29 +39,29 @@ class OfferLookup:
 
     @property
     def signed(self) -> bool:
-        """Whether the box has a trusted root, even one that cannot be used."""
+        """Whether the box has a trusted root, even an unusable one."""
         try:
             os.lstat(self._config.trusted_root)
         except FileNotFoundError:
             return False
         except OSError:
-            # Where the agent may not look, or cannot, there might be one.
+            # There may be a root in a folder that the agent cannot read.
             return True
         return True
 
     @property
     def unsigned(self) -> bool:
-        """Whether the box installs what nobody signed."""
+        """Whether the box installs releases without signatures."""
         return self._config.allow_unsigned and not self.signed
 
     async def newest(self) -> Offer | None:
         """
-        Ask for the newest release; None when there is none.
+        Ask for the newest release; None if there is none.
 
-        :raises Untrusted: when it is not signed as it must be, or the trusted root cannot be used.
-        :raises Stale: when the signatures have expired.
-        :raises ClockBehind: when the box's clock cannot tell whether they have.
-        :raises ServerFailed: when there is no answer.
+        :raises Untrusted: if its signatures are not valid, or the trusted root cannot be used.
+        :raises Stale: if its signatures have expired.
+        :raises ClockBehind: if the box's clock is behind, so that the expiry cannot be checked.
+        :raises ServerFailed: if the server cannot be reached, or does not send it.
         """
         if not self.signed:
             version = await self._server.newest()
@@ -76,16 +76,16 @@ class OfferLookup:
 
     def why_forbidden(self, offer: Offer) -> str | None:
         """
-        Say why an offer of `newest` may not be installed, as the box is now; None when it may.
+        Return the reason why an offer of `newest` may not be installed now; None if it may.
 
-        It is not signed, and nobody allowed that, or the box has got a trusted root since it asked.
+        This is checked again before the installation, because a trusted root may have been added.
         """
         if offer.signed or self.unsigned:
             return None
         if self.signed:
             return (
-                "The box has got a trusted root since it asked, and what it was offered is not "
-                "signed. Ask again."
+                "The box has got a trusted root since its last check, and the offered release is "
+                "not signed. Check again."
             )
         return (
             "The release is not signed for this box, which has no trusted root and does not "
@@ -95,9 +95,9 @@ class OfferLookup:
 
     def require_permission(self, offer: Offer) -> None:
         """
-        Make sure that an offer of `newest` may be installed, as the box is now.
+        Check that an offer of `newest` may be installed now.
 
-        :raises UnsignedRefused: when it may not.
+        :raises UnsignedRefused: if it may not.
         """
         reason = self.why_forbidden(offer)
         if reason is not None:
@@ -113,5 +113,5 @@ class OfferLookup:
                 f"The trusted root {path} cannot be read: {error.strerror}. Nothing is installed."
             ) from None
         if len(root) > _MAX_ROOT:
-            raise Untrusted(f"The trusted root {path} is too large to be one.")
+            raise Untrusted(f"The trusted root {path} is too large.")
         return root

@@ -1,4 +1,4 @@
-"""Follows the update server's signed metadata, fetching each file on the reactor."""
+"""Looks up a release in the update server's signed metadata."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,52 +19,54 @@ from opq_twisted.box.download.verify import InThread
 from opq_twisted.common.errors import OlderCopy, ServerFailed, Stale, Untrusted
 from opq_twisted.trust.tuf_client import Fetched, Need, is_older_copy, look_up
 
-#: Seconds that a lookup may take, over all the files it needs.
-_LONGEST_LOOKUP = 600.0
+#: Seconds that a lookup may take, including all downloads.
+_TIMEOUT = 600.0
 
-#: Gives what is at a URL, of at most so many bytes, or None when there is nothing.
+#: Downloads a URL with a limit in bytes; returns None if there is no such file.
 Fetch = Callable[[str, int], Awaitable[bytes | None]]
 
 
 class SignedMetadata:
     """
-    Finds signed targets.
+    Looks up targets with the client of python-tuf.
 
-    TUF's own client would block. So it works in a thread, with what has been fetched so far; when
-    it lacks a file that is fetched, and it begins again. It ends at once when it is cancelled.
+    That client would block while it downloads. So it runs in a thread, with the files downloaded
+    so far. When it needs another file, the reactor downloads that, and the client starts again. A
+    lookup ends at once when it is cancelled.
     """
 
     def __init__(
         self, clock: IReactorTime, fetch: Fetch, cache: Path, in_thread: InThread = deferToThread
     ) -> None:
-        """:param cache: the folder of the metadata that was trusted last."""
+        """:param cache: the folder of the last trusted metadata."""
         self._clock = clock
         self._fetch = fetch
         self._cache = cache
         self._in_thread = in_thread
-        # The cache is for one at a time: a click and a scheduled look may coincide.
-        self._one_at_a_time = DeferredLock()
-        # A lookup that was cancelled may still have its thread.
-        self._cache_in_use = Lock()
+        # Only one lookup may use the cache: a click and a scheduled check may coincide.
+        self._lookup_lock = DeferredLock()
+        # The thread of a cancelled lookup may still run.
+        self._cache_lock = Lock()
 
     async def find(self, base_url: str, root: bytes, target: str | None) -> TargetFile | None:
         """
-        Look up a target; None when it is not signed. Without a target only the metadata is renewed.
+        Look up a target, or only refresh the metadata if the target is None.
 
-        :param root: the metadata of the root role that is trusted from the start.
-        :raises Untrusted: when what the server has is not signed as it must be, or goes back.
-        :raises OlderCopy: when its timestamp is an older one than the box has seen.
-        :raises Stale: when it has expired.
-        :raises ServerFailed: when the server cannot be reached, or does not have all of it.
-        :raises OSError: when the cache cannot be used.
+        :param root: the trusted metadata of the root role.
+        :returns: the target; None if the metadata does not have it.
+        :raises Untrusted: if the metadata is not validly signed, or older than the box has seen.
+        :raises OlderCopy: if only the timestamp is older than the box has seen.
+        :raises Stale: if the metadata has expired.
+        :raises ServerFailed: if the server cannot be reached, or lacks a part of the metadata.
+        :raises OSError: if the cache cannot be used.
         """
         try:
-            async with self._one_at_a_time:
-                looking = Deferred.fromCoroutine(self._find(base_url, root, target))
-                return await looking.addTimeout(_LONGEST_LOOKUP, self._clock)
+            async with self._lookup_lock:
+                lookup = Deferred.fromCoroutine(self._find(base_url, root, target))
+                return await lookup.addTimeout(_TIMEOUT, self._clock)
         except TimeoutError:
             raise ServerFailed(
-                f"The update server took more than {_LONGEST_LOOKUP / 60:.0f} minutes to send its "
+                f"The update server took more than {_TIMEOUT / 60:.0f} minutes to send its "
                 "signed metadata."
             ) from None
         except ExpiredMetadataError as error:
@@ -75,8 +77,8 @@ class SignedMetadata:
             ) from None
         except RepositoryError as error:
             raise Untrusted(
-                f"The update server's metadata is not what the release key signed, or goes back: "
-                f"{error}. Nothing is installed."
+                f"The update server's metadata is not what the release key signed, or is "
+                f"older than before: {error}. Nothing is installed."
             ) from None
         except DownloadError as error:
             raise ServerFailed(
@@ -94,20 +96,20 @@ class SignedMetadata:
                 return found
             except Need as need:
                 wanted = need
-            answer = await self._fetch(wanted.url, wanted.max_length)
-            if answer is not None and answer.lstrip().startswith(b"<"):
+            content = await self._fetch(wanted.url, wanted.max_length)
+            if content is not None and content.lstrip().startswith(b"<"):
                 raise ServerFailed(
                     f"{wanted.url} answers with a web page. If this network asks people to log in, "
                     "do so; the box tries again."
                 )
             missing = DownloadHTTPError(f"there is no {wanted.url}", 404)
-            fetched.keep(wanted.url, missing if answer is None else answer)
+            fetched.keep(wanted.url, missing if content is None else content)
 
     def _work(
         self, base_url: str, root: bytes, fetched: Fetched, target: str | None
     ) -> TargetFile | None:
-        with self._cache_in_use:
-            # TUF's client leaves what it was writing when the power was cut.
+        with self._cache_lock:
+            # After a power cut, temporary files of TUF's client may remain.
             for left in self._cache.glob("tmp*"):
                 left.unlink()
             try:

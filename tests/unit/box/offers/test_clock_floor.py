@@ -106,7 +106,7 @@ class ClockFloorTests(SynchronousTestCase):
         self.path.mkdir()
         self.floor.record()
         self.floor.require_passed(0)
-        self.assertIn("The time cannot be put on record", said[-1])
+        self.assertIn("The time cannot be recorded", said[-1])
 
 
 class KernelTests(SynchronousTestCase):

@@ -181,7 +181,7 @@ class SignedTests(ReleasesCase):
         self.releases.require_permission(Offer(NEW, signed=True))
         releases = self.make(allow_unsigned=True)
         self.assertTrue(releases.signed)
-        with self.assertRaisesRegex(UnsignedRefused, "has got a trusted root since it asked"):
+        with self.assertRaisesRegex(UnsignedRefused, "has got a trusted root since its last check"):
             releases.require_permission(Offer(NEW))
         self.assertFalse(releases.unsigned)
 

@@ -350,8 +350,8 @@ class TrustTests(UpdaterCase):
                     self.succeed()
                 self.assertNotIn("unpack", self.bench.steps.names)
                 self.assert_failed(
-                    "The box has got a trusted root since it asked, and what it was offered is "
-                    "not signed. Ask again."
+                    "The box has got a trusted root since its last check, and the offered "
+                    "release is not signed. Check again."
                 )
                 root.unlink()
 
