@@ -41,10 +41,10 @@ class ContractTests(SynchronousTestCase):
             ("Programs", "box/config.py", "if TYPE_CHECKING: import opq_twisted.server.limits"),
             ("Programs", "common/files.py", "import opq_twisted.trust.offer"),
             ("Programs", "trust/offer.py", "import opq_twisted.signing.repository"),
+            ("In the agent", "box/state/journal.py", "import opq_twisted.box.update.stages"),
             ("In the server", "server/catalog/watcher.py", "import opq_twisted.server.limits"),
             ("A box", "cli/box/adopt.py", "def f(): import opq_twisted.archive.build.pack"),
             ("No circle", "archive/name.py", "def f(): import opq_twisted.archive.member_rules"),
-            ("No circle", "box/state/status.py", "import opq_twisted.box.web.resources"),
         ):
             copy = self.copy()
             with (copy / "opq_twisted" / importer).open("a", encoding="utf-8") as source:
