@@ -1,4 +1,4 @@
-"""Tell a whole bzip2 file from one whose upload goes on or was cut off, in two small reads."""
+"""Tells a complete bzip2 file from one that is still uploaded or was cut off, in two reads."""
 
 import os
 
@@ -10,13 +10,13 @@ _TAIL_LENGTH = 11
 
 def is_whole(fd: int, size: int) -> bool:
     """
-    Whether the file of `size` bytes begins and ends as a bzip2 file does.
+    Whether a file of `size` bytes begins and ends like a bzip2 file.
 
     A stream ends with a 48-bit mark and a 32-bit checksum at any bit offset, then zeros up to the
-    next byte: always within the last 11 bytes. This is no integrity check; it finds uploads that
-    were cut off.
+    next byte: always within the last 11 bytes. This does not check the integrity; it finds uploads
+    that were cut off.
 
-    :raises OSError: when the file cannot be read.
+    :raises OSError: if the file cannot be read.
     """
     head = os.pread(fd, 10, 0)
     if not head.startswith(_HEADERS) or not head[4:].startswith(_BLOCK_OR_END):

@@ -1,4 +1,4 @@
-"""Read a bzip2 file as the bytes it holds, with lbzip2 on all cores where the machine has it."""
+"""Decompresses a bzip2 file, with lbzip2 on all cores if it is installed."""
 
 import bz2
 import io
@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 from opq_twisted.common.errors import ArchiveRefused
 
-#: Makes a stream of decompressed bytes from a bzip2 file that stands at its beginning. Reading to
-#: its end raises `ArchiveRefused` unless the file was whole.
+#: Opens a stream of decompressed bytes from a bzip2 file at its beginning. The end of the stream
+#: raises `ArchiveRefused` unless the file is complete.
 Decompress = Callable[[BinaryIO], AbstractContextManager[BinaryIO]]
 
-#: pbzip2 makes a stream of every 100 kB at the least, thus a third as many of the largest update.
+#: pbzip2 makes a stream of at least 100 kB: the largest update has a third as many streams.
 MAX_STREAMS = 1 << 16
 
 _READ = 1 << 20
@@ -33,10 +33,10 @@ def fastest(archive: BinaryIO) -> AbstractContextManager[BinaryIO]:
     """
     Decompress with lbzip2 if there is one, otherwise with the standard library.
 
-    lbzip2 ignores garbage behind a whole stream, and whatever follows the garbage: a file that may
-    hold some is left to the standard library, which refuses it.
+    lbzip2 ignores garbage after a complete stream, and everything after the garbage. The standard
+    library refuses it, and so decompresses each file that may contain some.
 
-    :raises ArchiveRefused: when it has more than `MAX_STREAMS` streams.
+    :raises ArchiveRefused: if the file has more than `MAX_STREAMS` streams.
     """
     if shutil.which("lbzip2") and streams_join(archive.fileno()):
         return with_lbzip2(archive)
@@ -45,13 +45,14 @@ def fastest(archive: BinaryIO) -> AbstractContextManager[BinaryIO]:
 
 def streams_join(fd: int) -> bool:
     """
-    Whether behind every stream of a bzip2 file another one begins, or the file ends.
+    Whether each stream of a bzip2 file is followed by another stream, or by the end of the file.
 
-    It looks for the mark at the end of a stream at every bit, a second for 250 MB. Compressed data
-    may look like the mark, once in 300,000 archives of 100 MB: then the answer is wrongly no.
+    The mark at the end of a stream is searched at each bit offset, which takes a second for 250 MB.
+    In one of 300,000 archives of 100 MB, compressed data looks like the mark: then the result is
+    wrongly False.
 
-    :raises ArchiveRefused: when it has more than `MAX_STREAMS` streams.
-    :raises OSError: when the file cannot be read.
+    :raises ArchiveRefused: if the file has more than `MAX_STREAMS` streams.
+    :raises OSError: if the file cannot be read.
     """
     size = os.fstat(fd).st_size
     for number, end in enumerate(_stream_ends(fd, size), 1):
@@ -62,9 +63,9 @@ def streams_join(fd: int) -> bool:
 
 
 def _stream_ends(fd: int, size: int) -> Iterator[int]:
-    """Give the offset of the first byte behind every end mark and its checksum."""
+    """Yield the offset of the first byte after each end mark and its checksum."""
     for start in range(0, size, _READ):
-        # A mark that begins with the last bit of a chunk reaches six bytes further.
+        # A mark that begins with the last bit of a chunk ends six bytes later.
         chunk = os.pread(fd, _READ + 6, start)
         for shift in range(8):
             for index in _marks(chunk, shift):
@@ -73,8 +74,8 @@ def _stream_ends(fd: int, size: int) -> Iterator[int]:
 
 
 def _marks(chunk: bytes, shift: int) -> Iterator[int]:
-    """Give the index of every byte in which an end mark begins, behind `shift` other bits."""
-    # Five bytes of the mark are whole whatever the shift.
+    """Yield the index of each byte in which an end mark begins, after `shift` other bits."""
+    # With each shift, five bytes of the mark lie on byte boundaries.
     whole = (_END_MARK << (8 - shift)).to_bytes(7, "big")[1:6]
     found = chunk.find(whole, 1, _READ + 5)
     while found != -1:
@@ -92,12 +93,12 @@ def _check_number_of_streams(number: int) -> None:
 @contextmanager
 def with_lbzip2(archive: BinaryIO) -> Iterator[BinaryIO]:
     """
-    Decompress a file whose `streams_join` in a child process, which is gone with the context.
+    Decompress a file whose `streams_join` in a child process, which ends with the context.
 
-    :raises OSError: from the reads, when lbzip2 failed for a reason that is not the archive.
+    :raises OSError: from the reads, if lbzip2 failed for a reason other than the archive.
     """
     command = ["lbzip2", "-dc", "-n", str(min(_MAX_THREADS, os.cpu_count() or 1))]
-    # A file and not a pipe: a child that waits until its complaints are read would never end.
+    # A file and not a pipe: nobody reads a pipe meanwhile, and a full one would block the child.
     with (
         open(os.memfd_create("complaints"), "w+b") as complaints,
         Popen(command, stdin=archive, stdout=PIPE, stderr=complaints, bufsize=0) as child,
@@ -115,7 +116,7 @@ def with_stdlib(archive: BinaryIO) -> Iterator[BinaryIO]:
 
 
 class _ChildOutput(io.RawIOBase):
-    """What lbzip2 writes; its end is the end only if lbzip2 says so."""
+    """The output of lbzip2; it is complete only if the exit status is 0."""
 
     def __init__(self, child: Popen[bytes], complaints: BinaryIO) -> None:
         self._child = child

@@ -1,4 +1,4 @@
-"""Decide where each member of an archive may be put, or refuse the archive."""
+"""Decides where each member of an archive is written, or refuses the archive."""
 
 import re
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from opq_twisted.archive.name import INSTALL_SCRIPT
 from opq_twisted.archive.tar_reader import Member, quoted
 from opq_twisted.common.errors import ArchiveRefused
 
-#: How many bytes an archive may have.
+#: The largest size of an archive, in bytes.
 MAX_ARCHIVE = 2 << 30
-#: How many bytes the decompressed archive may have.
+#: The largest size of the decompressed archive, in bytes.
 LIMIT = 2 << 30
 MAX_MEMBERS = 100_000
 MAX_DEPTH = 32
 MAX_PATH = 1024
 _MAX_COMPONENT = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-#: Other spellings of these are refused, as some file system or reader may take them for the name.
-#: Elsewhere `a` may stand beside `A`, as in Linux's sources; a homoglyph is but another name.
+#: Other spellings of these names are refused: a file system or a reader may take them for the name.
+#: Other names may differ only in case, as some in Linux's sources do, or look alike.
 _UNMISTAKABLE = {"version": "VERSION", INSTALL_SCRIPT: INSTALL_SCRIPT}
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What a member brings into being, below the layout's root: folders first, then the file."""
+    """The paths that a member creates below the root of the layout: folders, then a file."""
 
     folders: list[str]
     file: str | None
@@ -33,26 +33,26 @@ class Placement:
 
 class MemberRules:
     """
-    The rules for all members of one archive, asked in the archive's order.
+    Checks the members of one archive, in their order.
 
-    Where the first member lies in the top-level folder that is named like the update, all must, and
-    the layout is that folder; otherwise the archive's root is the layout.
+    If the first member is in the top-level folder that has the update's name, all members must be
+    in it, and that folder is the root of the layout. Otherwise the archive's root is.
     """
 
     def __init__(self, top_folder: str) -> None:
         self._top = top_folder
         self._is_wrapped: bool | None = None
         self._files: set[str] = set()
-        #: Each folder, and whether it had a member of its own or only lies above one.
+        #: Whether each folder has a member of its own, or only contains one.
         self._folders: dict[str, bool] = {}
 
     def check(self, member: Member) -> Placement:
         """
-        Admit one more member.
+        Check one more member, and return the paths that it creates.
 
-        A folder that only lies above a member counts as a member: it takes as much of the disk.
+        A folder without a member of its own counts too: it needs as much room on the disk.
 
-        :raises ArchiveRefused: when its name breaks a rule, or clashes with those before it.
+        :raises ArchiveRefused: if the name breaks a rule, or conflicts with an earlier member.
         """
         parts = _parts(member)
         paths = list(accumulate(parts, "{}/{}".format))

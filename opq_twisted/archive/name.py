@@ -1,15 +1,15 @@
-"""What an update is called: `opq-box-update-VERSION.tar.bz2`, by version; and its scripts."""
+"""The names of an update, `opq-box-update-VERSION.tar.bz2`, and of the scripts in it."""
 
 import re
 from dataclasses import dataclass
 
 from opq_twisted.common.errors import InvalidName
 
-#: Installs what lies beside it.
+#: Installs the files beside it.
 INSTALL_SCRIPT = "install_update.sh"
-#: Ends with 0 when the release that runs is healthy; an update need not have it.
+#: Exits with 0 if the running release is healthy; it is optional.
 VERIFY_SCRIPT = "verify_update.sh"
-#: In a component: does what copying its folder cannot do.
+#: Optional in a component: does the installation steps besides copying its folder.
 COMPONENT_SCRIPT = "install.sh"
 
 #: Fifteen digits hold every timestamp for 30 million years, and every JSON reader keeps them exact.
@@ -17,7 +17,7 @@ _VERSION = "[1-9][0-9]{0,14}"
 _TEMPLATE = re.compile(f"opq-box-update-({_VERSION})\\.tar\\.bz2", re.ASCII)
 
 
-# A dataclass and not attrs: the builder runs on a bare Python, without anything installed.
+# A dataclass and not attrs: the builder runs on a Python without packages.
 @dataclass(frozen=True, order=True, slots=True)
 class UpdateName:
     """An update's identity: the time it was built, in seconds since the epoch."""
@@ -31,7 +31,7 @@ class UpdateName:
 
         One version has exactly one name: leading zeros are refused.
 
-        :raises InvalidName: when the text does not follow the template.
+        :raises InvalidName: if the text does not follow the template.
         """
         match = _TEMPLATE.fullmatch(text)
         if match is None:
@@ -52,9 +52,9 @@ class UpdateName:
 
 def parse_version(text: str) -> int:
     """
-    Read a version as `VERSION` files and `/version` of the server write it.
+    Parse a version, as `VERSION` files and the server's `/version` contain it.
 
-    :raises InvalidName: when it is anything else.
+    :raises InvalidName: if the text is anything else.
     """
     stripped = text.strip()
     if not re.fullmatch(_VERSION, stripped, re.ASCII):

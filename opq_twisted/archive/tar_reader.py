@@ -1,4 +1,4 @@
-"""Read a tar stream strictly: whole, and holding nothing but regular files and folders."""
+"""Reads a tar stream strictly: it must be complete, and hold only regular files and folders."""
 
 import re
 import tarfile
@@ -36,14 +36,14 @@ _PAX_CHARSET = b"ISO-IR 10646 2000 UTF-8"
 
 
 def quoted(name: str | bytes) -> str:
-    """Show a name from an archive so that it is harmless in a log: short and printable."""
+    """Return a name from an archive in a form that is short, printable and safe in a log."""
     text = repr(name[:80])
     return text if len(name) <= 80 else f"{text}..."
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file or a folder, whose name has not been vetted."""
+    """A regular file or a folder; its name has not been checked yet."""
 
     name: str
     size: int
@@ -53,7 +53,7 @@ class Member:
 
 @dataclass(slots=True)
 class _Extension:
-    """What extended headers say about the member after them."""
+    """The content of the extended headers before a member."""
 
     kinds: bytes = b""
     name: str | None = None
@@ -98,19 +98,19 @@ class _Extension:
 
 class TarStream:
     """
-    The members of a tar stream, in its order; `content` gives the bytes of the latest one.
+    Iterates over the members of a tar stream; `content` yields the bytes of the latest one.
 
-    The standard library decodes each header, and the walk is ours: `TarFile.next` takes a damaged
-    header for the end of the archive, and reads extended headers of any length into memory.
+    The standard library decodes each header, but does not read the stream: `TarFile.next` takes a
+    damaged header for the end of the archive, and reads extended headers of any length into memory.
 
-    Both iterations raise `ArchiveRefused` for what is not an archive of plain files and folders as
-    GNU tar, Python's tarfile or git write them.
+    Both iterations raise `ArchiveRefused` unless the archive consists of regular files and folders,
+    in the formats of GNU tar, Python's tarfile and git.
     """
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
         self._unread = 0
-        #: How many bytes of the stream have been read.
+        #: The number of bytes that have been read from the stream.
         self.offset = 0
 
     def __iter__(self) -> Iterator[Member]:
@@ -123,7 +123,7 @@ class TarStream:
             self._read(padding)
 
     def content(self) -> Iterator[bytes]:
-        """Read what is left of the latest member's content, piece by piece."""
+        """Yield the unread rest of the latest member's content in pieces."""
         while self._unread:
             piece = self._read(min(self._unread, _CHUNK))
             self._unread -= len(piece)
@@ -159,12 +159,12 @@ class TarStream:
 
     def _check_end(self) -> None:
         if any(self._read(_BLOCK)):
-            raise ArchiveRefused("it has data behind its end")
+            raise ArchiveRefused("it has data after its end")
         padding = 0
         while piece := self._source.read(_CHUNK):
             padding += len(piece)
             if any(piece) or padding > _MAX_PADDING:
-                raise ArchiveRefused("it has data behind its end")
+                raise ArchiveRefused("it has data after its end")
 
     def _read(self, size: int) -> bytes:
         data = self._source.read(size)

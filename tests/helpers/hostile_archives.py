@@ -366,7 +366,7 @@ def _layouts() -> dict[str, Hostile]:
 def _streams() -> dict[str, Hostile]:
     """Damage to the tar stream."""
     good = stream(*layout(VERSION), file("a", b"a" * 600))
-    damaged, early, behind = "is damaged", "ends too early", "data behind its end"
+    damaged, early, behind = "is damaged", "ends too early", "data after its end"
     return {
         "wrong checksum": _tar(damaged, _flipped(good, 0)),
         "wrong checksum of a later member": _tar(damaged, _flipped(good, 2 * BLOCK + 120)),
@@ -437,7 +437,7 @@ def _compressions() -> dict[str, Hostile]:
         "halves in the wrong order": _file("is damaged", halves[1] + halves[0]),
         "first half alone": _file("ends too early", halves[0]),
         "second half cut off": _file(none, halves[0] + halves[1][:-20]),
-        "whole twice": _file("data behind its end", _GOOD + _GOOD),
+        "whole twice": _file("data after its end", _GOOD + _GOOD),
         "empty stream": _file("ends too early", _EMPTY),
         "too many streams": Hostile(
             "more than 65536 bzip2 streams", lambda: _GOOD + _EMPTY * (1 << 16)
@@ -485,10 +485,10 @@ def _bombs() -> dict[str, Hostile]:
         "a gibibyte of zeros in one file": Hostile(too_much, one_file),
         "a gibibyte of zeros in many files": Hostile(too_much, many_files),
         "a gibibyte of zeros without a header": Hostile(
-            "data behind its end", lambda: bz2.compress(b"".join(layout(VERSION))) + zeros * 128
+            "data after its end", lambda: bz2.compress(b"".join(layout(VERSION))) + zeros * 128
         ),
         "a gibibyte of zeros that is no tar stream": Hostile(
-            "data behind its end", lambda: zeros * 128
+            "data after its end", lambda: zeros * 128
         ),
         "much in extended headers": Hostile(too_much, extended_headers),
         "a file of an exbibyte": _beside(

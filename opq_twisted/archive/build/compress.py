@@ -1,4 +1,4 @@
-"""Write bytes as a bzip2 file, with lbzip2 on all cores where the machine has it."""
+"""Compresses bytes into a bzip2 file, with lbzip2 on all cores if it is installed."""
 
 import bz2
 import os
@@ -15,19 +15,19 @@ from opq_twisted.common.errors import BuildFailed
 
 
 class Writable(Protocol):
-    """What bytes can be written to."""
+    """An object to which bytes can be written."""
 
     def write(self, data: bytes, /) -> object:
-        """Take all of the data."""
+        """Write all of the data."""
 
 
-#: Makes something that compresses what is written to it into an open file. Leaving the context
-#: completes the bzip2 file, unless an error leaves it.
+#: Returns a context that compresses all written bytes into an open file. The end of the context
+#: completes the bzip2 file, unless there was an error.
 Compress = Callable[[BinaryIO], AbstractContextManager[Writable]]
 
-#: A stream's last block is cut short, so each stream holds several blocks of 900 kB.
+#: Bytes of a stream. Its last block is shorter than 900 kB, so that a stream has several blocks.
 _CHUNK = 4 * 900_000
-#: lbzip2 takes further arguments from these, which would change the bytes.
+#: lbzip2 reads more options from these variables, which would change the result.
 _LBZIP2_VARIABLES = ("LBZIP2", "BZIP2", "BZIP")
 
 
@@ -35,8 +35,8 @@ def fastest(output: BinaryIO) -> AbstractContextManager[Writable]:
     """
     Compress with lbzip2 if there is one, otherwise with the standard library.
 
-    Each gives the same bytes for the same input on any number of cores, and other bytes than the
-    other one.
+    The result of each depends only on the input, and not on the number of cores; the results of the
+    two differ.
     """
     return with_lbzip2(output) if shutil.which("lbzip2") else with_stdlib(output)
 
@@ -44,9 +44,9 @@ def fastest(output: BinaryIO) -> AbstractContextManager[Writable]:
 @contextmanager
 def with_lbzip2(output: BinaryIO) -> Iterator[Writable]:
     """
-    Compress in a child process, which is gone when the context is left.
+    Compress in a child process, which ends with the context.
 
-    :raises BuildFailed: with lbzip2's own complaint, when it fails.
+    :raises BuildFailed: with the error message of lbzip2, if it fails.
     """
     environment = {key: os.environ[key] for key in os.environ if key not in _LBZIP2_VARIABLES}
     with (
@@ -58,7 +58,7 @@ def with_lbzip2(output: BinaryIO) -> Iterator[Writable]:
             stderr=complaints,
             env=environment,
             bufsize=0,
-            # Ctrl-C is for the builder, which then ends its child.
+            # Ctrl-C must reach only the builder, which then ends its child.
             process_group=0,
         ) as child,
     ):
@@ -78,7 +78,7 @@ def with_lbzip2(output: BinaryIO) -> Iterator[Writable]:
 
 
 class _Pipe:
-    """An unbuffered pipe that takes all: a buffer could fail once more when it is closed."""
+    """Writes all data to an unbuffered pipe: a buffer could fail again when it is closed."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
@@ -99,7 +99,7 @@ def with_stdlib(output: BinaryIO) -> Iterator[Writable]:
     """
     Compress in threads of this process.
 
-    :raises OSError: when the file cannot be written.
+    :raises OSError: if the file cannot be written.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         streams = _Streams(output, pool, 2 * (os.cpu_count() or 1))
@@ -108,7 +108,7 @@ def with_stdlib(output: BinaryIO) -> Iterator[Writable]:
 
 
 class _Streams:
-    """A bzip2 file of many streams: they are independent, so each can have a core of its own."""
+    """Writes a bzip2 file of many streams, each of which can be compressed on its own core."""
 
     def __init__(self, output: BinaryIO, pool: ThreadPoolExecutor, most_waiting: int) -> None:
         self._output = output
@@ -131,7 +131,7 @@ class _Streams:
 
     def _submit(self, chunk: bytes) -> None:
         self._waiting.append(self._pool.submit(bz2.compress, chunk))
-        # What is read faster than it is compressed must not fill the memory.
+        # Data that is read faster than it is compressed must not fill the memory.
         if len(self._waiting) > self._most_waiting:
             self._write_oldest()
 

@@ -1,4 +1,4 @@
-"""Find the files and folders that an update is to hold."""
+"""Finds the files and folders for an update."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from opq_twisted.archive.name import COMPONENT_SCRIPT
 from opq_twisted.common.errors import BuildFailed
 
 _LITTER = re.compile(r"__pycache__|.*\.pyc|\.git", re.DOTALL)
-#: Bytes at the start of a file that show whether a box can run it. A binary part may follow them.
+#: Bytes at the start of a script that are checked: a binary part may follow them.
 _START = 4096
-#: Bytes: no TUF client reads more of a root.
+#: Bytes; TUF clients refuse a longer root.
 _MAX_ROOT = 512_000
-#: A script as some editors save it: behind a byte order mark, by which no kernel knows it.
+#: The start of a script after a byte order mark, which some editors write: no kernel runs it.
 _MARKED_SCRIPT = b"\xef\xbb\xbf#!"
 _ROLES = ("root", "targets", "snapshot", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A regular file as it was found: it must still be so when it is packed."""
+    """A regular file as it was found; it must not change before it is packed."""
 
     source: Path
     size: int
@@ -33,19 +33,19 @@ class File:
     is_executable: bool
 
 
-#: Where each file lies below the update's top-level folder; None is a folder.
+#: The files by their path below the update's top-level folder; None is a folder.
 Contents = dict[str, File | None]
 
 
 def gather(folder: Path, at: str) -> Contents:
     """
-    Find what is in a folder, which an update is to hold as `at`.
+    Find the content of a folder that becomes the folder `at` of an update.
 
-    A link to a file of the same folder counts as a file: the update holds its content. Python's
-    caches and git's folder are left out. Every file that begins with `#!` becomes executable.
+    A link to a file in the same folder is replaced with the file's content. Python's caches and
+    git's folder are left out. A file that begins with `#!` becomes executable.
 
-    :raises BuildFailed: when there is no such folder, it holds what an update cannot, or a script
-        that no box could run.
+    :raises BuildFailed: if there is no such folder, or it contains an entry that no update can
+        hold, or a script that no box can run.
     """
     if not os.path.isdir(folder):
         raise BuildFailed(f"There is no folder {folder}: check the path.")
@@ -68,7 +68,7 @@ def find_file(path: Path) -> File:
     """
     Find a single file for an update.
 
-    :raises BuildFailed: when there is none.
+    :raises BuildFailed: if there is no such file.
     """
     try:
         status = path.stat()
@@ -82,9 +82,9 @@ def find_file(path: Path) -> File:
 
 def find_script(path: Path) -> File:
     """
-    Find a script for an update; it will be executable there.
+    Find a script for an update, in which it will be executable.
 
-    :raises BuildFailed: when there is none, or no box could run it.
+    :raises BuildFailed: if there is no such file, or no box can run it.
     """
     file = find_file(path)
     start = _start(path)
@@ -102,9 +102,9 @@ def find_trusted_root(path: Path, now: datetime) -> File:
     """
     Find the signed metadata of the root role (TUF specification, section 4.3) for an update.
 
-    This is to catch a slip, as a file of another role. Who signed it is for the boxes to verify.
+    This catches mistakes, such as the file of another role. Only the boxes verify the signatures.
 
-    :raises BuildFailed: when there is none, or no box could begin with it.
+    :raises BuildFailed: if there is no such file, or no box can use it.
     """
     file = find_file(path)
     try:
@@ -128,7 +128,7 @@ def find_trusted_root(path: Path, now: datetime) -> File:
 
 
 def _expiry_of_root(text: bytes) -> datetime:
-    """Read until when a root is good; the text of a ValueError says what is wrong with it."""
+    """Read the expiry date of a root; a ValueError has the reason why it is invalid."""
     if len(text) > _MAX_ROOT:
         raise ValueError(f"it is larger than {_MAX_ROOT} bytes")
     try:
@@ -154,7 +154,7 @@ def _expiry_of_root(text: bytes) -> datetime:
 
 
 def _holds(value: object, key: str, kind: type) -> Any:
-    """Give what an object has under a key: of this kind, and not empty."""
+    """Return the value of a key, which must have this type and not be empty."""
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")
     inner = value.get(key)
@@ -164,7 +164,7 @@ def _holds(value: object, key: str, kind: type) -> Any:
 
 
 def unreadable(path: Path, error: OSError) -> BuildFailed:
-    """Word the failure of reading a file."""
+    """Return the error for a file that cannot be read."""
     return BuildFailed(f"{path} cannot be read ({error.strerror}): mend that and build again.")
 
 
@@ -177,7 +177,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _own_file(path: Path, folder: Path, is_script: bool) -> File:
-    # Not Path.resolve(), which raises RuntimeError for a link to itself.
+    # Path.resolve() would raise RuntimeError for a link to itself.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise BuildFailed(
             f"{path} is a link that leads out of {folder}: put the file itself there."
@@ -192,7 +192,7 @@ def _own_file(path: Path, folder: Path, is_script: bool) -> File:
         )
     if not first_line.startswith(b"#!"):
         if path.suffix == ".sh" and newline and first_line.endswith(b"\r"):
-            # Another script reads it.
+            # It may be sourced by another script.
             raise _windows_line_ends(path)
         return file
     if newline and first_line.endswith(b"\r"):
@@ -210,7 +210,7 @@ def _start(path: Path) -> bytes:
 
 
 def _windows_line_ends(path: Path) -> BuildFailed:
-    # The kernel would look for an interpreter whose name ends with a carriage return.
+    # The kernel would look for an interpreter with a carriage return at the end of its name.
     return BuildFailed(
         f"{path} has the line ends of Windows (CRLF), so that no box can run it: convert it, for "
         "example with dos2unix."

@@ -1,4 +1,4 @@
-"""Pack an update: the same files and version always give the same bytes."""
+"""Packs an update reproducibly: the same files and version give the same bytes."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ AGENT = "box-configuration-daemon"
 COMPONENTS = (AGENT, "triggering", "kernel", "firmware")
 TRUSTED_ROOT = "root.json"
 WHEELS = "wheels"
-#: VERSION comes first, so that a box can tell early that an archive is not what it wants.
+#: VERSION is first, so that a box notices a wrong archive early.
 _LAYOUT = ("VERSION", INSTALL_SCRIPT, VERIFY_SCRIPT, TRUSTED_ROOT, *COMPONENTS, WHEELS)
 _PIECE = 256 << 10
 
@@ -32,9 +32,9 @@ _Member = tuple[str, _Content]
 
 def destination(name: UpdateName, folder: Path) -> Path:
     """
-    Tell where an update is to be written.
+    Return the path of a new update.
 
-    :raises BuildFailed: when that name is taken, or nothing can be written there.
+    :raises BuildFailed: if that name is taken, or nothing can be written to the folder.
     """
     target = folder / str(name)
     if os.path.lexists(target):
@@ -56,14 +56,14 @@ def pack(
     progress: Progress = lambda _: None,
 ) -> Path:
     """
-    Write an update into a folder, and give its path.
+    Write an update into a folder, and return its path.
 
-    The archive appears under its name once it is whole and on the disk, and never replaces
-    another. The same compressor gives the same bytes on every machine: order, owners, modes and
-    times of the members do not depend on the files' own.
+    The archive gets its name once it is complete and on the disk, and never replaces another file.
+    The same compressor gives the same bytes on each machine: the order, owners, modes and times of
+    the members do not depend on those of the files.
 
-    :param timestamp: every member's time, in seconds since the epoch.
-    :raises BuildFailed: when it cannot be written, or a box would refuse it.
+    :param timestamp: the time of all members, in seconds since the epoch.
+    :raises BuildFailed: if the update cannot be written, or a box would refuse it.
     """
     target = destination(name, folder)
     members = _members(name, contents)
@@ -89,7 +89,7 @@ def _members(name: UpdateName, contents: Contents) -> list[_Member]:
 
 
 def _vet(members: list[_Member], top_folder: str) -> None:
-    """Ask the box's own rules, so that what is built can also be installed."""
+    """Check the members by the rules of the box, so that it can install the update."""
     rules = MemberRules(top_folder)
     length = 0
     for path, content in members:
@@ -114,7 +114,7 @@ def _header(path: str, content: _Content, timestamp: int) -> bytes:
     info.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
     is_executable = content is None or (isinstance(content, File) and content.is_executable)
     info.mode = 0o755 if is_executable else 0o644
-    # GNU's format and not pax: every tar reads its long names.
+    # GNU's format, because each tar program reads its long names, unlike those of pax.
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
@@ -158,7 +158,7 @@ def _pieces(file: File, progress: Progress) -> Iterator[bytes]:
 
 @contextmanager
 def _appearing_whole(target: Path) -> Iterator[BinaryIO]:
-    """Give a file that gets its name once it is on the disk, and is gone if that fails."""
+    """Open a draft that gets its final name at the end of the context, unless there is an error."""
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with draft.open("xb") as output:

@@ -1,4 +1,4 @@
-"""Fetch the wheels of the agent's Python packages, for a box without internet."""
+"""Downloads the wheels of the agent's Python packages, for boxes without internet."""
 
 import os
 import re
@@ -13,10 +13,10 @@ from opq_twisted.archive.build.contents import Contents
 from opq_twisted.archive.build.pack import AGENT
 from opq_twisted.common.errors import BuildFailed
 
-#: The C library and its version in a platform's tag (PEP 600, PEP 656): a machine takes several.
+#: The C library and its version in a platform tag (PEP 600, PEP 656). A machine supports several.
 _LINUX = re.compile(r"\A(?:many)?(musl)?linux(?:\d+|_\d+_\d+)?_")
 
-# What pip says of hashes: a heading, and then a line for each package.
+# pip's messages about hashes: a heading, then a line for each package.
 _MISMATCH = re.compile(r"DO NOT MATCH THE HASHES.*\n\s+([^\s;]+)(?:;.*?)?(?: from ([^\s#]+))?")
 _NO_HASH = re.compile(
     r"(?:versions pinned with ==|Hashes are required|Can't verify hashes).*\n\s+([^\s;]+)"
@@ -31,17 +31,18 @@ def fetch_wheels(
     python_versions: Sequence[str],
 ) -> None:
     """
-    Download the Python packages that the agent's requirements.txt asks for, and a pip for the box.
+    Download the Python packages in the agent's requirements.txt, and pip for the box.
 
-    Boxes install them as root, and an index may give another file for a version than it gave
-    before. So only files with a known hash are taken: those in the requirements.lock beside that
-    file in the sources, or in that file itself where there is no lock.
+    Boxes install them as root, and an index may replace the file of a version. So only files with a
+    known hash are accepted. The hashes are in requirements.lock beside requirements.txt in the
+    sources; without such a file they must be in requirements.txt itself.
 
-    :param pip_lock: a file like that, of that pip.
-    :param platforms: tags in pip's words; those of different machines are fetched separately.
-    :param python_versions: the packages are fetched for each of them, by default for this one.
-    :raises BuildFailed: when that file is missing, a package has no hash here or another one, the
-        packages are not all that is needed, or pip fails.
+    :param pip_lock: the version and the hashes of pip, in the same format.
+    :param platforms: platform tags as pip uses them. The packages for different machines are
+        downloaded separately.
+    :param python_versions: the packages are downloaded for each of them, by default for this one.
+    :raises BuildFailed: if requirements.txt is missing, a package has no known hash or another one,
+        a required package is missing from the lock, or pip fails.
     """
     requirements = contents.get(f"{AGENT}/requirements.txt")
     if requirements is None:
@@ -62,7 +63,7 @@ def fetch_wheels(
 def _targets(
     platforms: Sequence[str], python_versions: Sequence[str]
 ) -> Iterator[tuple[list[str], str]]:
-    """Give pip's options for each kind of box, and the beginning of a complaint."""
+    """Yield pip's options for each kind of box, and the first words of an error message."""
     for machine, version in product(_by_machine(platforms), dict.fromkeys(python_versions) or [""]):
         options = [f"--platform={platform}" for platform in machine]
         options += [f"--python-version={version}"] if version else []
@@ -71,7 +72,7 @@ def _targets(
 
 
 def _by_machine(platforms: Sequence[str]) -> list[list[str]]:
-    """Group platforms: to pip several are alternatives, of which it takes one wheel."""
+    """Group platforms by machine: pip downloads one wheel for several alternative platforms."""
     machines: dict[str, list[str]] = {}
     for platform in platforms:
         machines.setdefault(_LINUX.sub(r"\1linux_", platform), []).append(platform)
@@ -79,15 +80,15 @@ def _by_machine(platforms: Sequence[str]) -> list[list[str]]:
 
 
 def _fetch_locked(folder: Path, locks: Iterable[Path], target: Sequence[str], name: str) -> None:
-    # Not what they depend on: for an extra, as in twisted[tls], some pips try the newest version
-    # first, and find that it has no hash.
+    # Without dependencies: for an extra, such as twisted[tls], some versions of pip try the newest
+    # version first, which has no known hash.
     files = [f"--requirement={lock}" for lock in locks]
     if said := _download(folder, "--require-hashes", "--no-deps", *files, *target):
         raise BuildFailed(_sentence(said, name))
 
 
 def _require_all(folder: Path, requirements: Path, target: Sequence[str], name: str) -> None:
-    """Ask for the packages as a box does, which has these files alone."""
+    """Resolve the requirements as a box does, from the downloaded files alone."""
     with tempfile.TemporaryDirectory(prefix="opq-wheels-") as scratch:
         source = ("--isolated", "--no-index", f"--find-links={folder}")
         said = _download(Path(scratch), *source, f"--requirement={requirements}", *target)
@@ -100,11 +101,11 @@ def _require_all(folder: Path, requirements: Path, target: Sequence[str], name: 
 
 
 def _download(folder: Path, *options: str) -> str:
-    """Run pip; give its complaints, which are empty if it succeeds."""
+    """Run pip, and return its error messages; the text is empty if it succeeds."""
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
     environment = dict(os.environ)
     if "--isolated" in options:
-        # pip.conf of the whole machine would still name another index.
+        # The machine's pip.conf could still name another index.
         environment["PIP_CONFIG_FILE"] = os.devnull
     pip = subprocess.run(
         [*command, f"--dest={folder}", *options],
@@ -118,7 +119,7 @@ def _download(folder: Path, *options: str) -> str:
 
 
 def _sentence(pip_output: str, name: str) -> str:
-    """Say what went wrong, from what pip has said."""
+    """Translate the error messages of pip."""
     if changed := _MISMATCH.search(pip_output):
         package, url = changed.groups()
         return (
@@ -138,7 +139,7 @@ def _sentence(pip_output: str, name: str) -> str:
 
 
 def _complaint(pip_output: str) -> str:
-    """Find the last line in which pip says what was wrong."""
+    """Find the last error message in the output of pip."""
     lines = [line for line in pip_output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR: ") and "for help visit" not in line]
     return (errors or lines)[-1].removeprefix("ERROR: ").rstrip(".")

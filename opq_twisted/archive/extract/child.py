@@ -65,5 +65,5 @@ def validate(archive: BinaryIO, version: int) -> None:
         raise ReleaseFailed(f"Boxes would refuse this release: {reason}")
     if child.returncode != 0:
         raise ReleaseFailed(
-            f"Release {version} could not be judged: {reason or f'status {child.returncode}.'}"
+            f"Release {version} could not be checked: {reason or f'status {child.returncode}.'}"
         )

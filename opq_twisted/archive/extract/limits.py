@@ -1,4 +1,4 @@
-"""Takes from a process what it does not need to read an archive."""
+"""Limits what this process can do: it reads an archive that may be hostile."""
 
 import ctypes
 import os
@@ -14,15 +14,18 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 def set_limits(file_size: int) -> None:
     """
-    Bound what a hostile archive could use up, were there a hole in the decoding of it.
+    Lower the resource limits and the privileges of this process.
 
-    :param file_size: how many bytes each file that it writes may have.
-    :raises OSError: when the kernel knows no `no_new_privs`.
+    They bound the damage if a hostile archive exploits an error in the code that decodes it.
+
+    :param file_size: the largest size of a file that the process may write, in bytes.
+    :raises OSError: if the kernel does not support `no_new_privs`.
     """
     _lower(resource.RLIMIT_AS, _ADDRESS_SPACE)
     _lower(resource.RLIMIT_FSIZE, file_size)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    # At the soft limit the process gets SIGXCPU and cleans up; at the hard one the kernel kills it.
+    # At the soft limit the process gets SIGXCPU and cleans up. At the hard limit the kernel kills
+    # it.
     _lower(resource.RLIMIT_CPU, _CPU_SECONDS, _CPU_SECONDS + 60)
     _lower(resource.RLIMIT_CORE, 0)
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):

@@ -256,10 +256,10 @@ class RefusedStreamTests(SynchronousTestCase):
         """Two zero blocks end the archive; behind them only zeros follow, and not many."""
         one_block = stream(file("a"), end=bytes(BLOCK))
         self.assertRefused(one_block, "ends too early")
-        self.assertRefused(one_block + file("b") + bytes(BLOCK), "data behind its end")
-        self.assertRefused(stream(file("a")) + b"x", "data behind its end")
-        self.assertRefused(stream(file("a")) + stream(file("b")), "data behind its end")
-        self.assertRefused(stream(file("a")) + bytes((1 << 20) + 1), "data behind its end")
+        self.assertRefused(one_block + file("b") + bytes(BLOCK), "data after its end")
+        self.assertRefused(stream(file("a")) + b"x", "data after its end")
+        self.assertRefused(stream(file("a")) + stream(file("b")), "data after its end")
+        self.assertRefused(stream(file("a")) + bytes((1 << 20) + 1), "data after its end")
 
     @examples(200)
     @given(st.data())

@@ -1,4 +1,4 @@
-"""An archive is judged in a process of its own before it is published."""
+"""An archive is checked in a process of its own before it is published."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,8 @@ from tests.helpers.archives import file, make_archive, name_of, stream, write_ar
 from tests.helpers.key_holders import OLD
 
 
-class JudgeTests(SynchronousTestCase):
-    """What the process comes to."""
+class ValidateTests(SynchronousTestCase):
+    """The result of the check."""
 
     def setUp(self) -> None:
         folder = Path(self.mktemp())
@@ -28,13 +28,13 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(str(self.assertRaises(ReleaseFailed, self.validate)), sentence)
 
     def test_good(self) -> None:
-        """What boxes would unpack is let through, and nothing is written beside it."""
+        """An archive that boxes would unpack is accepted, and nothing is written beside it."""
         make_archive(self.archive, OLD)
         self.validate()
         self.assertEqual(list(self.archive.parent.iterdir()), [self.archive])
 
     def test_refused(self) -> None:
-        """What they would refuse is refused with the same reason."""
+        """An archive that boxes would refuse is refused with the same reason."""
         write_archive(self.archive, stream(file("VERSION", str(OLD).encode())))
         self.refuses(
             f"Boxes would refuse this release: {name_of(OLD)} is refused: it has no file "
@@ -46,14 +46,14 @@ class JudgeTests(SynchronousTestCase):
         self.patch(child, "child_command", lambda _: [sys.executable, "-c", script])
 
     def test_cannot(self) -> None:
-        """A process that fails for another reason says nothing against the archive."""
+        """If the process fails for another reason, the error does not blame the archive."""
         self.run_instead("raise SystemExit('There is no memory.')")
-        self.refuses(f"Release {OLD} could not be judged: There is no memory.")
+        self.refuses(f"Release {OLD} could not be checked: There is no memory.")
         self.run_instead("raise SystemExit(9)")
-        self.refuses(f"Release {OLD} could not be judged: status 9.")
+        self.refuses(f"Release {OLD} could not be checked: status 9.")
 
     def test_too_long(self) -> None:
-        """What takes longer than a box allows is ended."""
+        """A check that takes longer than a box allows is ended."""
         self.patch(child, "_TIMEOUT", 0.01)
         self.run_instead("import signal; signal.pause()")
         self.assertIn("build a smaller one", str(self.assertRaises(ReleaseFailed, self.validate)))
