@@ -1,4 +1,4 @@
-"""Which form of an answer a client gets."""
+"""Which form of an response a client gets."""
 
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request

@@ -1,4 +1,4 @@
-"""An answer is a value, made once, with all that its header must say."""
+"""An response is a value, made once, with all that its header must say."""
 
 from attrs.exceptions import FrozenInstanceError
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,7 +9,7 @@ from tests.helpers.resources import hello
 
 
 class ReplyTests(SynchronousTestCase):
-    """What every answer has."""
+    """What every response has."""
 
     def test_defaults(self) -> None:
         """Nobody keeps it, no browser guesses what it is, and its length is told."""
@@ -28,7 +28,7 @@ class ReplyTests(SynchronousTestCase):
         self.assertIn(b"Content-Length: 0\r\n", Reply.of(200).head)
 
     def test_headers(self) -> None:
-        """A header that is given is sent, and may say that the answer can be kept."""
+        """A header that is given is sent, and may say that the response can be kept."""
         reply = Reply.of(200, headers={b"ETag": b'"a"', b"Cache-Control": b"public"})
         self.assertIn(b'ETag: "a"\r\n', reply.head)
         self.assertIn(b"Cache-Control: public\r\n", reply.head)
@@ -48,7 +48,7 @@ class ReplyTests(SynchronousTestCase):
             self.assertEqual(reply.head, b'Cache-Control: no-store\r\nETag: "a"\r\n')
 
     def test_frozen(self) -> None:
-        """An answer that is sent again and again cannot change on the way."""
+        """An response that is sent again and again cannot change on the way."""
         reply = Reply.sentence(200, "Hello.")
         with self.assertRaises(FrozenInstanceError):
             reply.code = 500  # type: ignore[misc]
@@ -86,7 +86,7 @@ class HeaderLinesTests(SynchronousTestCase):
                 self.assertIn("line break", str(error))
 
     def test_in_an_answer(self) -> None:
-        """So no answer is made with one."""
+        """So no response is made with one."""
         for broken in (b"/a\r\nSet-Cookie: a=b", b"/a\n", b"/a\r"):
             with self.assertRaises(ValueError):
                 Reply.of(302, headers={b"Location": broken})

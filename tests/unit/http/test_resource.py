@@ -1,4 +1,4 @@
-"""A resource answers in plain text, and says what can be asked of it."""
+"""A resource responses in plain text, and says what can be asked of it."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -50,7 +50,7 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual(ask(PostOnly(), "POST", "/").text, "Thank you.\n")
 
     def test_later(self) -> None:
-        """A resource may answer when it likes."""
+        """A resource may response when it likes."""
         waits = Waits()
         connection = Connection(waits)
         connection.send("GET", "/")
@@ -67,8 +67,8 @@ class HeadTests(SynchronousTestCase):
         for path in ("/hello", "/nothing"):
             got, head = ask(hello(), "GET", path), ask(hello(), "HEAD", path)
             self.assertEqual((head.status, head.body, head.cut), (got.status, b"", False))
-            for answer in (got, head):
-                del answer.headers["Date"]
+            for response in (got, head):
+                del response.headers["Date"]
             self.assertEqual(head.headers.items(), got.headers.items())
 
     def test_head_of_a_refusal(self) -> None:

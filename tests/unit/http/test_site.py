@@ -30,7 +30,7 @@ from tests.helpers.resources import Waits, hello
 
 
 class Breaks(PlainResource):
-    """Never answers, for it is broken."""
+    """Never responses, for it is broken."""
 
     isLeaf = True
 
@@ -248,7 +248,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertFalse(self.waits.requests[0].startedWriting, "so it has no status")
 
     def test_answered_later(self) -> None:
-        """A request that waited for its answer is told of when it has it, and no more."""
+        """A request that waited for its response is told of when it has it, and no more."""
         self.connection.send("GET", "/wait")
         self.waits.requests[0].reply(Reply.sentence(200, "At last."))
         self.connection.lose()
@@ -318,7 +318,7 @@ class ObserverTests(SynchronousTestCase):
 
 
 class DateTests(SynchronousTestCase):
-    """The Date of an answer."""
+    """The Date of an response."""
 
     def setUp(self) -> None:
         self.now = 784111777.9
@@ -344,7 +344,7 @@ class DateTests(SynchronousTestCase):
             self.assertEqual(self.site.date().decode(), formatdate(now, usegmt=True))
 
     def test_sent(self) -> None:
-        """An answer has it."""
+        """An response has it."""
         connection = Connection(hello(), self.site)
         connection.send("GET", "/hello")
         self.assertEqual(connection.response().headers["Date"], "Sun, 06 Nov 1994 08:49:37 GMT")

@@ -97,7 +97,7 @@ class AccessLogTests(SynchronousTestCase):
         )
 
     def test_client_gone(self) -> None:
-        """A client that went away before its answer is 499, and how long it waited is told."""
+        """A client that went away before its response is 499, and how long it waited is told."""
         connection = self.ask("/later")
         self.clock.advance(2.5)
         connection.lose()

@@ -70,11 +70,13 @@ class MetricsTests(SynchronousTestCase):
 
     def told(self) -> dict[tuple[str, ...], float]:
         """All series: the name and the values of the labels, in the labels' order."""
-        answer = self.ask("/metrics").response()
-        self.assertEqual(answer.headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8")
+        response = self.ask("/metrics").response()
+        self.assertEqual(
+            response.headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8"
+        )
         return {
             (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
-            for family in text_string_to_metric_families(answer.text)
+            for family in text_string_to_metric_families(response.text)
             for sample in family.samples
         }
 

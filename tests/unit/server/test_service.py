@@ -251,7 +251,7 @@ class ServiceTests(TestCase):
         self.access_log = Path(self.mktemp())
 
     async def test_life(self) -> None:
-        """Knows the directory before it answers, follows it, and leaves nothing open at its end."""
+        """It knows the directory before its first response, follows it, and closes everything."""
         make_archive(self.directory / name_of(1), 1)
         options = options_of(
             *(

@@ -69,9 +69,9 @@ class WholeTests(DeliveryTestCase):
 
     def test_bytes(self) -> None:
         """What arrives is the file; its descriptor is closed."""
-        answer = self.get()
-        self.assertEqual(answer.status, 200)
-        self.assertEqual(answer.body, self.file.read_bytes())
+        response = self.get()
+        self.assertEqual(response.status, 200)
+        self.assertEqual(response.body, self.file.read_bytes())
         self.assertEqual(self.open_files(), 0)
 
     def test_headers(self) -> None:
@@ -94,8 +94,8 @@ class WholeTests(DeliveryTestCase):
         """HEAD gets what GET gets, without the body, and no file stays open."""
         got, head = self.get(), self.get(method="HEAD")
         self.assertEqual((head.status, head.body), (200, b""))
-        for answer in (got, head):
-            del answer.headers["Date"]
+        for response in (got, head):
+            del response.headers["Date"]
         self.assertEqual(head.headers.items(), got.headers.items())
         self.assertEqual(self.open_files(), 0)
 
@@ -120,9 +120,9 @@ class WholeTests(DeliveryTestCase):
         """A link within the directory is downloaded under its own name."""
         (self.directory / name_of(2)).symlink_to(name_of(VERSION))
         self.catalog.rescan()
-        answer = self.get(path=f"/update/{name_of(2)}")
-        self.assertEqual(answer.body, self.file.read_bytes())
-        self.assertIn(name_of(2), answer.headers["Content-Disposition"])
+        response = self.get(path=f"/update/{name_of(2)}")
+        self.assertEqual(response.body, self.file.read_bytes())
+        self.assertIn(name_of(2), response.headers["Content-Disposition"])
 
     def test_backpressure(self) -> None:
         """A client that takes nothing gets nothing more; when it goes on, it gets the rest."""
@@ -140,22 +140,22 @@ class ConditionalTests(DeliveryTestCase):
         tag = self.get().headers["ETag"]
         for method in ("GET", "HEAD"):
             for condition in (f"If-None-Match: {tag}", f"If-Modified-Since: {formatdate()}"):
-                answer = self.get(condition, method=method)
-                self.assertEqual((answer.status, answer.body), (304, b""))
-                self.assertEqual(answer.headers["ETag"], tag)
-                self.assertIn("immutable", answer.headers["Cache-Control"])
+                response = self.get(condition, method=method)
+                self.assertEqual((response.status, response.body), (304, b""))
+                self.assertEqual(response.headers["ETag"], tag)
+                self.assertIn("immutable", response.headers["Cache-Control"])
                 size = str(self.file.stat().st_size)
-                self.assertIn(answer.headers["Content-Length"], (None, size))
+                self.assertIn(response.headers["Content-Length"], (None, size))
         self.assertEqual(self.open_files(), 0)
 
     def test_precondition_failed(self) -> None:
         """412: nothing of the archive, and nothing that a cache would keep."""
         for method in ("GET", "HEAD"):
-            answer = self.get('If-Match: "another"', method=method)
-            self.assertEqual((answer.status, answer.body), (412, b""))
+            response = self.get('If-Match: "another"', method=method)
+            self.assertEqual((response.status, response.body), (412, b""))
             for name in ("Content-Disposition", "ETag", "Repr-Digest"):
-                self.assertIsNone(answer.headers[name], name)
-            self.assertEqual(answer.headers["Cache-Control"], "no-store")
+                self.assertIsNone(response.headers[name], name)
+            self.assertEqual(response.headers["Cache-Control"], "no-store")
         self.assertEqual(self.open_files(), 0)
 
     def test_met(self) -> None:
@@ -186,10 +186,10 @@ class UnknownTests(DeliveryTestCase):
             "/update/%ff%fe",
             "/update/" + "a" * 8000,
         ):
-            answer = self.get(path=path)
-            self.assertEqual(answer.status, 404, path)
-            self.assertEqual(answer.text.count("\n"), 1)
-            self.assertTrue(answer.headers["Content-Type"].startswith("text/plain"))
+            response = self.get(path=path)
+            self.assertEqual(response.status, 404, path)
+            self.assertEqual(response.text.count("\n"), 1)
+            self.assertTrue(response.headers["Content-Type"].startswith("text/plain"))
 
     def test_query(self) -> None:
         """A query asks for nothing else."""
@@ -203,9 +203,9 @@ class ChangeTests(DeliveryTestCase):
         """What is sent is the new archive, with its own length and tag."""
         old_tag = self.get().headers["ETag"]
         make_archive(Path(self.mktemp()), VERSION).rename(self.file)
-        answer = self.get()
-        self.assertEqual(answer.body, self.file.read_bytes())
-        self.assertNotEqual(answer.headers["ETag"], old_tag)
+        response = self.get()
+        self.assertEqual(response.body, self.file.read_bytes())
+        self.assertNotEqual(response.headers["ETag"], old_tag)
         self.assertEqual(self.open_files(), 0)
 
     def test_truncated_since_the_last_look(self) -> None:
@@ -217,9 +217,9 @@ class ChangeTests(DeliveryTestCase):
     def test_removed_since_the_last_look(self) -> None:
         """What is gone is not found, and not listed any more."""
         self.file.unlink()
-        answer = self.get()
-        self.assertEqual(answer.status, 404)
-        self.assertIn("/ls", answer.text)
+        response = self.get()
+        self.assertEqual(response.status, 404)
+        self.assertIn("/ls", response.text)
         self.assertEqual(ask(self.root, "GET", "/ls").body, b"")
 
     def test_fifo_in_its_place(self) -> None:
@@ -314,21 +314,21 @@ class RangeTests(DeliveryTestCase):
             self.assertEqual(self.get(method=method).headers["Accept-Ranges"], "bytes")
 
     def test_single(self) -> None:
-        """206: these bytes, which of how many they are, and all else that a whole answer says."""
-        answer = self.get("Range: bytes=100000-300000")
-        self.assertEqual((answer.status, answer.body), (206, self.whole[100_000:300_001]))
-        self.assertEqual(answer.headers["Content-Range"], f"bytes 100000-300000/{self.size}")
-        self.assertEqual(answer.headers["Content-Length"], "200001")
+        """206: these bytes, which of how many they are, and all else that a whole response says."""
+        response = self.get("Range: bytes=100000-300000")
+        self.assertEqual((response.status, response.body), (206, self.whole[100_000:300_001]))
+        self.assertEqual(response.headers["Content-Range"], f"bytes 100000-300000/{self.size}")
+        self.assertEqual(response.headers["Content-Length"], "200001")
         whole = self.get().headers
         for name in ("ETag", "Last-Modified", "Cache-Control", "Content-Type", "Accept-Ranges"):
-            self.assertEqual(answer.headers[name], whole[name])
+            self.assertEqual(response.headers[name], whole[name])
 
     def test_resumed_at_any_byte(self) -> None:
         """What came before the cut and what comes after it are the archive."""
         for offset in (1, 65_535, 65_536, self.size - 1):
-            answer = self.get(f"Range: bytes={offset}-", f"If-Range: {self.tag}")
-            self.assertEqual(answer.status, 206)
-            self.assertEqual(self.whole[:offset] + answer.body, self.whole)
+            response = self.get(f"Range: bytes={offset}-", f"If-Range: {self.tag}")
+            self.assertEqual(response.status, 206)
+            self.assertEqual(self.whole[:offset] + response.body, self.whole)
 
     def test_suffix(self) -> None:
         """The last bytes."""
@@ -336,12 +336,12 @@ class RangeTests(DeliveryTestCase):
 
     def test_multiple(self) -> None:
         """Several ranges come as parts, each with its place, in the order asked for."""
-        answer = self.get("Range: bytes=100-199, 0-0, -5")
-        self.assertEqual(answer.status, 206)
-        self.assertEqual(int(answer.headers["Content-Length"]), len(answer.body))
-        self.assertIsNone(answer.headers["Content-Range"])
+        response = self.get("Range: bytes=100-199, 0-0, -5")
+        self.assertEqual(response.status, 206)
+        self.assertEqual(int(response.headers["Content-Length"]), len(response.body))
+        self.assertIsNone(response.headers["Content-Range"])
         message = email.message_from_bytes(
-            f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode() + answer.body,
+            f"Content-Type: {response.headers['Content-Type']}\r\n\r\n".encode() + response.body,
             policy=email.policy.HTTP,
         )
         self.assertEqual(message.get_content_type(), "multipart/byteranges")
@@ -360,34 +360,36 @@ class RangeTests(DeliveryTestCase):
 
     def test_one_left_of_several(self) -> None:
         """When only one of them can be had it comes as itself."""
-        answer = self.get(f"Range: bytes={self.size}-, 0-9")
-        self.assertEqual((answer.status, answer.body), (206, self.whole[:10]))
-        self.assertEqual(answer.headers["Content-Range"], f"bytes 0-9/{self.size}")
+        response = self.get(f"Range: bytes={self.size}-, 0-9")
+        self.assertEqual((response.status, response.body), (206, self.whole[:10]))
+        self.assertEqual(response.headers["Content-Range"], f"bytes 0-9/{self.size}")
 
     def test_unsatisfiable(self) -> None:
         """416, with the length that the client got wrong."""
-        answer = self.get(f"Range: bytes={self.size}-")
-        self.assertEqual(answer.status, 416)
-        self.assertEqual(answer.headers["Content-Range"], f"bytes */{self.size}")
-        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        response = self.get(f"Range: bytes={self.size}-")
+        self.assertEqual(response.status, 416)
+        self.assertEqual(response.headers["Content-Range"], f"bytes */{self.size}")
+        self.assertEqual(response.headers["Cache-Control"], "no-store")
         self.assertEqual(self.open_files(), 0)
 
     def test_head(self) -> None:
         """HEAD knows no ranges."""
-        answer = self.get("Range: bytes=0-9", method="HEAD")
-        self.assertEqual((answer.status, answer.headers["Content-Length"]), (200, str(self.size)))
+        response = self.get("Range: bytes=0-9", method="HEAD")
+        self.assertEqual(
+            (response.status, response.headers["Content-Length"]), (200, str(self.size))
+        )
 
     def test_not_the_same_file(self) -> None:
         """A client that has a part of another file gets the whole of this one."""
         for validator in ('"another"', f"W/{self.tag}", formatdate(MODIFIED - 1, usegmt=True)):
-            answer = self.get("Range: bytes=10-", f"If-Range: {validator}")
-            self.assertEqual((answer.status, answer.body), (200, self.whole))
+            response = self.get("Range: bytes=10-", f"If-Range: {validator}")
+            self.assertEqual((response.status, response.body), (200, self.whole))
 
     def test_preconditions_first(self) -> None:
         """A range is looked at only when the request would be answered 200."""
         for condition, status in ((f"If-None-Match: {self.tag}", 304), ('If-Match: "x"', 412)):
-            answer = self.get("Range: bytes=0-9", condition)
-            self.assertEqual((answer.status, answer.body), (status, b""))
+            response = self.get("Range: bytes=0-9", condition)
+            self.assertEqual((response.status, response.body), (status, b""))
 
     def test_truncated_under_way(self) -> None:
         """Of a part, too, nobody gets what does not belong to it."""
@@ -406,18 +408,18 @@ class RangeTests(DeliveryTestCase):
         connection.send("GET", PATH, "Range: bytes=0-99")
         connection.send("GET", PATH, "Range: bytes=0-1, 5-6")
         connection.send("GET", "/version")
-        answers = parse_all(connection.transport.value())
-        self.assertEqual([answer.status for answer in answers], [206, 206, 200])
-        self.assertEqual(answers[0].body, self.whole[:100])
+        responses = parse_all(connection.transport.value())
+        self.assertEqual([response.status for response in responses], [206, 206, 200])
+        self.assertEqual(responses[0].body, self.whole[:100])
 
 
 class BusyTests(DeliveryTestCase):
     """What cannot be sent now is answered 503, with a time after which to ask again."""
 
-    def assertLater(self, answer: Response) -> None:
-        self.assertEqual(answer.status, 503)
-        self.assertEqual(answer.headers["Retry-After"], "35")
-        self.assertRegex(answer.text, r"\A[^\n]+ Try again in a little while\.\n\Z")
+    def assertLater(self, response: Response) -> None:
+        self.assertEqual(response.status, 503)
+        self.assertEqual(response.headers["Retry-After"], "35")
+        self.assertRegex(response.text, r"\A[^\n]+ Try again in a little while\.\n\Z")
         self.assertEqual(self.open_files(), 0)
 
     def test_too_many(self) -> None:

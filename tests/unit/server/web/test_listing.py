@@ -35,7 +35,7 @@ DAY = 86400
 class Page(HTMLParser):
     """What a person gets to see of a page: the text of each cell, the links, all other text."""
 
-    def __init__(self, answer: Response) -> None:
+    def __init__(self, response: Response) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
         self.links: dict[str, str] = {}
@@ -43,7 +43,7 @@ class Page(HTMLParser):
         self.text = ""
         self.style = ""
         self._open: list[tuple[str, bool]] = []
-        self.feed(answer.text)
+        self.feed(response.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take an element."""
@@ -116,11 +116,11 @@ class PageTestCase(SynchronousTestCase):
             MetadataFolder(self.updates), self.catalog.snapshot, None, self.now
         )
 
-    def answer(self, query: str = "", method: str = "GET") -> Response:
+    def response(self, query: str = "", method: str = "GET") -> Response:
         return ask(self.root, method, f"/ls{query}")
 
     def page(self, query: str = "") -> Page:
-        return Page(self.answer(query))
+        return Page(self.response(query))
 
     def row(self) -> dict[str, str]:
         """What is said of the newest archive, by the heading of its column."""
@@ -362,10 +362,10 @@ class MarkupTests(PageTestCase):
     def test_nothing_from_outside(self) -> None:
         """No script and nothing loaded; the policy allows this very style and nothing else."""
         self.offer(BUILT)
-        answer = self.answer()
-        page = Page(answer)
+        response = self.response()
+        page = Page(response)
         digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
-        policy = answer.headers["Content-Security-Policy"]
+        policy = response.headers["Content-Security-Policy"]
         self.assertIn("default-src 'none'", policy)
         self.assertIn(f"style-src 'sha256-{digest}'", policy)
         self.assertNotIn("unsafe", policy)
@@ -373,7 +373,7 @@ class MarkupTests(PageTestCase):
         for tag, attributes in page.elements:
             self.assertNotIn(tag, ("script", "link", "img", "iframe", "object"))
             self.assertEqual([name for name in attributes if name.startswith(("on", "style"))], [])
-        self.assertEqual(answer.headers["Referrer-Policy"], "no-referrer")
+        self.assertEqual(response.headers["Referrer-Policy"], "no-referrer")
 
     def test_table(self) -> None:
         """A caption, headings with their scope, and roles, which a stylesheet cannot take away."""
@@ -392,16 +392,16 @@ class MarkupTests(PageTestCase):
     def test_all_is_text(self) -> None:
         """Whatever a directory is called, it is no markup."""
         self.catalog.problem = "<script>alert(1)</script>\"'&"
-        answer = self.answer()
-        self.assertNotIn("<script", answer.text)
-        self.assertIn("<script>alert(1)</script>\"'&", Page(answer).text)
+        response = self.response()
+        self.assertNotIn("<script", response.text)
+        self.assertIn("<script>alert(1)</script>\"'&", Page(response).text)
 
     def test_head(self) -> None:
         """HEAD has the headers of GET and no body."""
         self.offer(BUILT)
-        got, head = self.answer(), self.answer(method="HEAD")
-        for answer in (got, head):
-            del answer.headers["Date"]
+        got, head = self.response(), self.response(method="HEAD")
+        for response in (got, head):
+            del response.headers["Date"]
         self.assertEqual((head.headers.items(), head.body), (got.headers.items(), b""))
 
 

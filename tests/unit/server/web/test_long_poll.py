@@ -52,7 +52,7 @@ class WaitingTests(SynchronousTestCase):
         return connection
 
     def over(self, connection: Connection, seconds: float = 0, method: str = "GET") -> Response:
-        """Let time pass; the client must have its answer then, and wait no longer."""
+        """Let time pass; the client must have its response then, and wait no longer."""
         self.clock.advance(max(seconds, ReactorClock.TURN))
         connection.site.sweep()
         self.assertEqual(len(self.version.long_pollers), 0)
@@ -62,11 +62,11 @@ class WaitingTests(SynchronousTestCase):
         """Answered at once, with the new version."""
         connection = self.wait()
         self.offer(2)
-        answer = self.over(connection)
-        self.assertEqual((answer.status, answer.body), (200, b"2"))
-        self.assertEqual(answer.headers["ETag"], '"2"')
-        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
-        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+        response = self.over(connection)
+        self.assertEqual((response.status, response.body), (200, b"2"))
+        self.assertEqual(response.headers["ETag"], '"2"')
+        self.assertEqual(response.headers["Preference-Applied"], "wait=60")
+        self.assertEqual(response.headers["Cache-Control"], "no-cache")
 
     def test_time_is_over(self) -> None:
         """304 when nothing changed in the time, and not before."""
@@ -74,23 +74,25 @@ class WaitingTests(SynchronousTestCase):
         self.clock.advance(59)
         connection.site.sweep()
         self.assertEqual(connection.transport.value(), b"")
-        answer = self.over(connection, 1)
-        self.assertEqual((answer.status, answer.body), (304, b""))
-        self.assertEqual(answer.headers["ETag"], '"1"')
-        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
+        response = self.over(connection, 1)
+        self.assertEqual((response.status, response.body), (304, b""))
+        self.assertEqual(response.headers["ETag"], '"1"')
+        self.assertEqual(response.headers["Preference-Applied"], "wait=60")
 
     def test_at_most_300_seconds(self) -> None:
         """A longer wait is cut to that, and the client is told."""
         connection = self.wait('If-None-Match: "1"', "Prefer: wait=86400")
-        answer = self.over(connection, 300)
-        self.assertEqual(answer.headers["Preference-Applied"], "wait=300")
+        response = self.over(connection, 300)
+        self.assertEqual(response.headers["Preference-Applied"], "wait=300")
 
     def test_head(self) -> None:
         """HEAD waits as GET does."""
         connection = self.wait(method="HEAD")
         self.offer(2)
-        answer = self.over(connection, method="HEAD")
-        self.assertEqual((answer.status, answer.headers["ETag"], answer.body), (200, '"2"', b""))
+        response = self.over(connection, method="HEAD")
+        self.assertEqual(
+            (response.status, response.headers["ETag"], response.body), (200, '"2"', b"")
+        )
 
     def test_not_waiting(self) -> None:
         """Answered at once: who knows another version, or none, or does not want to wait."""
@@ -121,8 +123,8 @@ class WaitingTests(SynchronousTestCase):
         self.catalog.rescan()
         connection = Connection(self.root)
         connection.send("GET", "/version", *ANY)
-        answer = connection.response()
-        self.assertEqual((answer.status, answer.headers["ETag"]), (404, '"none"'))
+        response = connection.response()
+        self.assertEqual((response.status, response.headers["ETag"]), (404, '"none"'))
         connection = self.wait('If-None-Match: "none"', *ANY)
         self.assertEqual(self.over(connection, 60).status, 304)
         connection = self.wait('If-None-Match: "none"', *ANY)
@@ -145,7 +147,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.over(connection).body, b"1")
 
     def test_last_one_withdrawn(self) -> None:
-        """When nothing is left the answer is 404."""
+        """When nothing is left the response is 404."""
         connection = self.wait()
         (self.directory / name_of(1)).unlink()
         self.catalog.rescan()
@@ -167,11 +169,11 @@ class WaitingTests(SynchronousTestCase):
         connection.send("GET", "/ls")
         self.offer(2)
         self.clock.turn()
-        answers = parse_all(connection.transport.value())
-        self.assertEqual([answer.status for answer in answers], [200, 200])
+        responses = parse_all(connection.transport.value())
+        self.assertEqual([response.status for response in responses], [200, 200])
 
     def test_many(self) -> None:
-        """A fleet is answered some at a time, so that others get their answers meanwhile."""
+        """A fleet is answered some at a time, so that others get their responses meanwhile."""
         site = BoundedSite(self.clock, self.root)
         fleet = [Connection(self.root, site) for _ in range(250)]
         for connection in fleet:
@@ -185,7 +187,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual({connection.response().body for connection in fleet}, {b"2"})
 
     def test_one_that_breaks(self) -> None:
-        """An error in the answer to one is logged, and the others get theirs."""
+        """An error in the response to one is logged, and the others get theirs."""
         site = BoundedSite(self.clock, self.root)
         fleet = [Connection(self.root, site) for _ in range(150)]
         for connection in fleet:
@@ -269,9 +271,9 @@ class AnnouncedTests(SynchronousTestCase):
     def tag(self) -> str:
         """The entity tag now."""
         self.look()
-        answer = self.ask("Prefer: wait=60").response()
-        self.assertEqual((answer.status, answer.body.isdigit()), (200, True))
-        return answer.headers["ETag"] or ""
+        response = self.ask("Prefer: wait=60").response()
+        self.assertEqual((response.status, response.body.isdigit()), (200, True))
+        return response.headers["ETag"] or ""
 
     def wait(self, tag: str | None = None) -> Connection:
         """Wait for another tag."""
@@ -285,10 +287,10 @@ class AnnouncedTests(SynchronousTestCase):
 
     def assert_told(self, connection: Connection, body: bytes) -> None:
         """It was answered, with another tag; who waits with that one waits."""
-        answer = connection.response()
-        self.assertEqual((answer.status, answer.body), (200, body))
-        self.assertEqual(answer.headers["Preference-Applied"], "wait=60")
-        self.assertEqual(answer.headers["ETag"], self.tag())
+        response = connection.response()
+        self.assertEqual((response.status, response.body), (200, body))
+        self.assertEqual(response.headers["Preference-Applied"], "wait=60")
+        self.assertEqual(response.headers["ETag"], self.tag())
         self.wait().lose()
 
     def test_release(self) -> None:
@@ -360,9 +362,9 @@ class AnnouncedTests(SynchronousTestCase):
         connection.site.sweep()
         self.assertEqual(connection.response().status, 304)
         # Whoever does not wait gets the newest archive, under a tag of its own.
-        answer = self.ask(f"If-None-Match: {tag}").response()
-        self.assertEqual((answer.status, answer.body), (200, b"2"))
-        self.assertNotEqual(answer.headers["ETag"], tag)
+        response = self.ask(f"If-None-Match: {tag}").response()
+        self.assertEqual((response.status, response.body), (200, b"2"))
+        self.assertNotEqual(response.headers["ETag"], tag)
 
     def test_restart(self) -> None:
         """A server that was restarted knows what boxes know, once it has looked."""

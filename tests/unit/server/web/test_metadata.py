@@ -81,10 +81,10 @@ class MetadataTestCase(SynchronousTestCase):
 
     def assertNotFound(self, name: str) -> None:
         """404 as one line, which nobody keeps."""
-        answer = self.get(name)
-        self.assertEqual(answer.status, 404, name)
-        self.assertRegex(answer.text, r"\A[^\n<>]{10,}\.\n\Z")
-        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        response = self.get(name)
+        self.assertEqual(response.status, 404, name)
+        self.assertRegex(response.text, r"\A[^\n<>]{10,}\.\n\Z")
+        self.assertEqual(response.headers["Cache-Control"], "no-store")
 
 
 class FileTests(MetadataTestCase):
@@ -102,43 +102,43 @@ class FileTests(MetadataTestCase):
             "3.de_leg-ated9.json",
             "timestamp.json",
         ):
-            answer = self.get(name)
-            self.assertEqual(answer.status, 200)
-            self.assertEqual(answer.body, (self.folder / name).read_bytes())
-            self.assertEqual(answer.headers["Content-Type"], "application/json")
-            self.assertIsNone(answer.headers["Content-Encoding"])
+            response = self.get(name)
+            self.assertEqual(response.status, 200)
+            self.assertEqual(response.body, (self.folder / name).read_bytes())
+            self.assertEqual(response.headers["Content-Type"], "application/json")
+            self.assertIsNone(response.headers["Content-Encoding"])
 
     def test_known_already(self) -> None:
         """304 while it has not changed; the tag is of the content, so that copies share it."""
         tag = self.get("timestamp.json").headers["ETag"]
         self.assertRegex(tag, r'\A"[0-9a-f]{32}"\Z')
-        answer = self.get("timestamp.json", f"If-None-Match: {tag}")
-        self.assertEqual((answer.status, answer.body), (304, b""))
-        self.assertEqual(answer.headers["ETag"], tag)
-        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+        response = self.get("timestamp.json", f"If-None-Match: {tag}")
+        self.assertEqual((response.status, response.body), (304, b""))
+        self.assertEqual(response.headers["ETag"], tag)
+        self.assertEqual(response.headers["Cache-Control"], "no-cache")
         path = self.folder / "timestamp.json"
         copy = path.read_bytes()
         path.unlink()
         path.write_bytes(copy)
         self.assertEqual(self.get("timestamp.json", f"If-None-Match: {tag}").status, 304)
         self.signed.timestamp(2, 1)
-        answer = self.get("timestamp.json", f"If-None-Match: {tag}")
-        self.assertEqual(answer.status, 200)
-        self.assertEqual(json.loads(answer.body)["signed"]["version"], 2)
+        response = self.get("timestamp.json", f"If-None-Match: {tag}")
+        self.assertEqual(response.status, 200)
+        self.assertEqual(json.loads(response.body)["signed"]["version"], 2)
         self.assertEqual(self.get("timestamp.json", 'If-Match: "x"').status, 412)
 
     def test_head(self) -> None:
         """HEAD has the headers of GET and no body."""
         got, head = self.get("1.root.json"), self.get("1.root.json", method="HEAD")
-        for answer in (got, head):
-            del answer.headers["Date"]
+        for response in (got, head):
+            del response.headers["Date"]
         self.assertEqual(head.headers.items(), got.headers.items())
         self.assertEqual((head.status, head.body), (200, b""))
 
     def test_other_methods(self) -> None:
         """Nothing can be put there."""
-        answer = self.get("timestamp.json", method="PUT")
-        self.assertEqual((answer.status, answer.headers["Allow"]), (405, "GET, HEAD"))
+        response = self.get("timestamp.json", method="PUT")
+        self.assertEqual((response.status, response.headers["Allow"]), (405, "GET, HEAD"))
 
     def test_mirror(self) -> None:
         """With a mirror for the archives, metadata is answered here all the same."""
@@ -168,8 +168,10 @@ class CachingTests(MetadataTestCase):
         """Check `Cache-Control` of numbered files, by `role_number`."""
         for name, control in expected.items():
             role, number = name.split("_")
-            answer = self.get(f"{number}.{role}.json")
-            self.assertEqual((answer.status, answer.headers["Cache-Control"]), (200, control), name)
+            response = self.get(f"{number}.{role}.json")
+            self.assertEqual(
+                (response.status, response.headers["Cache-Control"]), (200, control), name
+            )
 
     def test_announced(self) -> None:
         """The files that the timestamp leads to may be kept; the timestamp is asked for."""
@@ -231,8 +233,8 @@ class CachingTests(MetadataTestCase):
         tag = self.get("1.root.json").headers["ETag"]
         for metadata_state, control in ((self.metadata_state, FOREVER), (MetadataState(), NEVER)):
             self.metadata_state = metadata_state
-            answer = self.get("1.root.json", f"If-None-Match: {tag}")
-            self.assertEqual((answer.status, answer.headers["Cache-Control"]), (304, control))
+            response = self.get("1.root.json", f"If-None-Match: {tag}")
+            self.assertEqual((response.status, response.headers["Cache-Control"]), (304, control))
 
 
 class ArchiveCachingTests(MetadataTestCase):
@@ -251,9 +253,9 @@ class ArchiveCachingTests(MetadataTestCase):
         root = make_root(
             catalog, digests, Downloads(10), version, None, lambda: self.metadata_state
         )
-        answer = ask(root, "HEAD", f"/update/{name_of(RELEASE)}")
-        self.assertEqual(answer.status, 200)
-        return answer.headers["Cache-Control"]
+        response = ask(root, "HEAD", f"/update/{name_of(RELEASE)}")
+        self.assertEqual(response.status, 200)
+        return response.headers["Cache-Control"]
 
     def publish(self, number: int) -> None:
         self.signed.publish(number, self.path)
@@ -380,15 +382,15 @@ class NotThereTests(MetadataTestCase):
             self.assertEqual(self.get("1.root.json").status, 200)
 
     def test_machine_busy(self) -> None:
-        """Without descriptors the answer is to come later, and not that there is none."""
+        """Without descriptors the response is to come later, and not that there is none."""
 
         def busy(_folder: Path, _name: str) -> tuple[bytes, Identity]:
             raise OSError(24, "Too many open files")
 
         self.get("1.root.json")
         self.patch(metadata, "read", busy)
-        answer = self.get("1.snapshot.json")
-        self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "30"))
+        response = self.get("1.snapshot.json")
+        self.assertEqual((response.status, response.headers["Retry-After"]), (503, "30"))
         self.assertEqual(self.get("1.root.json").status, 200, "this one is in memory")
 
 

@@ -40,11 +40,11 @@ class ResourcesTestCase(SynchronousTestCase):
     def get(self, path: str, *headers: str, method: str = "GET") -> Response:
         return ask(self.root, method, path, *headers)
 
-    def assertSentence(self, answer: Response, status: int) -> None:
+    def assertSentence(self, response: Response, status: int) -> None:
         """A refusal is one line of plain text."""
-        self.assertEqual(answer.status, status)
-        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
-        self.assertRegex(answer.text, r"\A[^\n<>]{10,}\.\n\Z")
+        self.assertEqual(response.status, status)
+        self.assertEqual(response.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertRegex(response.text, r"\A[^\n<>]{10,}\.\n\Z")
 
 
 class HealthTests(ResourcesTestCase):
@@ -52,17 +52,17 @@ class HealthTests(ResourcesTestCase):
 
     def test_well(self) -> None:
         """200 and empty, also without any update."""
-        answer = self.get("/")
-        self.assertEqual((answer.status, answer.body), (200, b""))
-        self.assertEqual(answer.headers["Content-Length"], "0")
+        response = self.get("/")
+        self.assertEqual((response.status, response.body), (200, b""))
+        self.assertEqual(response.headers["Content-Length"], "0")
 
     def test_ill(self) -> None:
         """503 and why, while the directory cannot be read; then 200 again."""
         self.directory.rename(away := Path(self.mktemp()))
         self.catalog.rescan()
-        answer = self.get("/")
-        self.assertSentence(answer, 503)
-        self.assertIn(str(self.directory), answer.text)
+        response = self.get("/")
+        self.assertSentence(response, 503)
+        self.assertIn(str(self.directory), response.text)
         away.rename(self.directory)
         self.catalog.rescan()
         self.assertEqual(self.get("/").status, 200)
@@ -73,16 +73,16 @@ class ListingTests(ResourcesTestCase):
 
     def test_empty(self) -> None:
         """Nothing is an empty list."""
-        answer = self.get("/ls")
-        self.assertEqual((answer.status, answer.body), (200, b""))
+        response = self.get("/ls")
+        self.assertEqual((response.status, response.body), (200, b""))
         self.assertEqual(json.loads(self.get("/ls", "Accept: application/json").body), [])
 
     def test_text(self) -> None:
         """A name a line, oldest first, by number."""
         self.offer(1000000000, 999999999)
-        answer = self.get("/ls")
-        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
-        self.assertEqual(answer.text, f"{name_of(999999999)}\n{name_of(1000000000)}\n")
+        response = self.get("/ls")
+        self.assertEqual(response.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(response.text, f"{name_of(999999999)}\n{name_of(1000000000)}\n")
 
     def test_json(self) -> None:
         """All that is known of each, for who asks for JSON; the digest once it is known."""
@@ -90,9 +90,9 @@ class ListingTests(ResourcesTestCase):
         os.utime(self.directory / name_of(2), (0, 1547860803.9))
         self.catalog.rescan()
         self.digests.want(self.catalog.snapshot.archives[1])
-        answer = self.get("/ls", "Accept: text/html;q=0.8, application/json;q=0.9")
-        self.assertEqual(answer.headers["Content-Type"], "application/json")
-        first, second = json.loads(answer.body)
+        response = self.get("/ls", "Accept: text/html;q=0.8, application/json;q=0.9")
+        self.assertEqual(response.headers["Content-Type"], "application/json")
+        first, second = json.loads(response.body)
         self.assertNotIn("sha256", first)
         content = (self.directory / name_of(2)).read_bytes()
         self.assertEqual(
@@ -132,27 +132,27 @@ class VersionTests(ResourcesTestCase):
 
     def test_none(self) -> None:
         """404 and what to do about it."""
-        answer = self.get("/version")
-        self.assertSentence(answer, 404)
-        self.assertIn("opq-box-update-VERSION.tar.bz2", answer.text)
-        self.assertEqual(answer.headers["ETag"], '"none"')
+        response = self.get("/version")
+        self.assertSentence(response, 404)
+        self.assertIn("opq-box-update-VERSION.tar.bz2", response.text)
+        self.assertEqual(response.headers["ETag"], '"none"')
 
     def test_newest(self) -> None:
         """The highest number: digits, and nothing else."""
         self.offer(1000000000, 999999999)
-        answer = self.get("/version")
-        self.assertEqual((answer.status, answer.body), (200, b"1000000000"))
-        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
-        self.assertEqual(answer.headers["ETag"], '"1000000000"')
-        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
+        response = self.get("/version")
+        self.assertEqual((response.status, response.body), (200, b"1000000000"))
+        self.assertEqual(response.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(response.headers["ETag"], '"1000000000"')
+        self.assertEqual(response.headers["Cache-Control"], "no-cache")
 
     def test_known_already(self) -> None:
         """304 while the client's version is the newest; then the new one."""
         self.offer(1)
-        answer = self.get("/version", 'If-None-Match: "1"')
-        self.assertEqual((answer.status, answer.body), (304, b""))
-        self.assertEqual(answer.headers["ETag"], '"1"')
-        self.assertIsNone(answer.headers["Content-Length"])
+        response = self.get("/version", 'If-None-Match: "1"')
+        self.assertEqual((response.status, response.body), (304, b""))
+        self.assertEqual(response.headers["ETag"], '"1"')
+        self.assertIsNone(response.headers["Content-Length"])
         self.offer(2)
         self.assertEqual(self.get("/version", 'If-None-Match: "1"').body, b"2")
 
@@ -172,11 +172,11 @@ class LatestTests(ResourcesTestCase):
     def test_redirects(self) -> None:
         """303, relative to wherever the server is mounted, not to be kept."""
         self.offer(999999999, 1000000000)
-        answer = self.get("/latest")
-        self.assertEqual(answer.status, 303)
-        self.assertEqual(answer.headers["Location"], f"update/{name_of(1000000000)}")
-        self.assertEqual(answer.headers["Cache-Control"], "no-cache")
-        self.assertEqual(answer.text, f"update/{name_of(1000000000)}\n")
+        response = self.get("/latest")
+        self.assertEqual(response.status, 303)
+        self.assertEqual(response.headers["Location"], f"update/{name_of(1000000000)}")
+        self.assertEqual(response.headers["Cache-Control"], "no-cache")
+        self.assertEqual(response.text, f"update/{name_of(1000000000)}\n")
 
 
 class EverywhereTests(ResourcesTestCase):
@@ -190,8 +190,8 @@ class EverywhereTests(ResourcesTestCase):
         """HEAD has the status and headers of GET, the length included, and no body."""
         for path in (*ENDPOINTS[:-1], "/nothing"):
             got, head = self.get(path), self.get(path, method="HEAD")
-            for answer in (got, head):
-                del answer.headers["Date"]
+            for response in (got, head):
+                del response.headers["Date"]
             self.assertEqual(head.status, got.status)
             self.assertEqual(head.headers.items(), got.headers.items())
             self.assertEqual(head.body, b"")
@@ -200,9 +200,9 @@ class EverywhereTests(ResourcesTestCase):
         """405 with what is allowed, as one line of text."""
         for path in ENDPOINTS:
             for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "get", "BREW", "SUBMIT"):
-                answer = self.get(path, method=method)
-                self.assertSentence(answer, 405)
-                self.assertEqual(answer.headers["Allow"], "GET, HEAD")
+                response = self.get(path, method=method)
+                self.assertSentence(response, 405)
+                self.assertEqual(response.headers["Allow"], "GET, HEAD")
 
     def test_not_found(self) -> None:
         """404 as one line of text, for any method, above, below and beside what there is."""
@@ -229,12 +229,12 @@ class EverywhereTests(ResourcesTestCase):
         self.assertTrue(connection.transport.disconnecting)
 
     def test_one_connection(self) -> None:
-        """A connection serves many requests, also those sent before the answers came."""
+        """A connection serves many requests, also those sent before the responses came."""
         connection = Connection(self.root)
         for path in ("/version", "/nothing", "/ls"):
             connection.send("GET", path)
-        answers = parse_all(connection.transport.value())
-        self.assertEqual([answer.status for answer in answers], [200, 404, 200])
+        responses = parse_all(connection.transport.value())
+        self.assertEqual([response.status for response in responses], [200, 404, 200])
         self.assertFalse(connection.transport.disconnecting)
 
     def test_no_live_directory(self) -> None:

@@ -108,7 +108,7 @@ class SocketTestCase(TestCase):
 
 
 def read_answer(client: socket.socket) -> bytes:
-    """Read one short answer with a body, and no byte more."""
+    """Read one short response with a body, and no byte more."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += client.recv(1)
@@ -148,8 +148,8 @@ class PlainTests(SocketTestCase):
             return sendfile(*arguments)
 
         self.patch(os, "sendfile", counted)
-        answer = await self.get()
-        self.assertTrue(answer.body == self.whole)
+        response = await self.get()
+        self.assertTrue(response.body == self.whole)
         self.assertEqual(bool(calls), self.sends_by_kernel)
         await self.no_client_left()
         self.assertEqual(self.open_files(), 0)
@@ -168,8 +168,8 @@ class PlainTests(SocketTestCase):
 
         self.patch(os, "sendfile", refuse)
         for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO, 0):
-            answer = await self.get()
-            self.assertTrue(answer.body == self.whole, number)
+            response = await self.get()
+            self.assertTrue(response.body == self.whole, number)
             part = await self.get("Range: bytes=1000000-3000000, -10")
             self.assertFalse(part.cut)
             self.assertIn(self.whole[1_000_000:3_000_001], part.body)
@@ -247,11 +247,11 @@ class PlainTests(SocketTestCase):
             )
             return read_to_end(client)
 
-        answers = parse_all(await self.client(work))
-        self.assertEqual([answer.status for answer in answers], [206, 200, 206, 200, 200])
-        self.assertTrue(answers[0].body == self.whole[5:5_000_005])
-        self.assertEqual(answers[1].body, b"1")
-        self.assertTrue(answers[3].body == self.whole)
+        responses = parse_all(await self.client(work))
+        self.assertEqual([response.status for response in responses], [206, 200, 206, 200, 200])
+        self.assertTrue(responses[0].body == self.whole[5:5_000_005])
+        self.assertEqual(responses[1].body, b"1")
+        self.assertTrue(responses[3].body == self.whole)
 
     async def test_keep_alive_after_a_part(self) -> None:
         """A connection is used again after a part was sent."""
@@ -263,7 +263,7 @@ class PlainTests(SocketTestCase):
                 received += read_answer(client)
             return received
 
-        bodies = [answer.body for answer in parse_all(await self.client(work))]
+        bodies = [response.body for response in parse_all(await self.client(work))]
         self.assertEqual(bodies, [self.whole[n : n + 10] for n in range(20)])
 
     async def test_vanishing_readers(self) -> None:
@@ -288,7 +288,7 @@ class PlainTests(SocketTestCase):
         self.assertTrue((await self.get()).body == self.whole)
 
     async def stalled(self) -> socket.socket:
-        """A client that has read a little of its answer, and reads no more for now."""
+        """A client that has read a little of its response, and reads no more for now."""
         client = await deferToThread(self.connect, 4096)
         self.addCleanup(client.close)
         await deferToThread(client.sendall, request("Connection: close"))
@@ -333,16 +333,16 @@ class PlainTests(SocketTestCase):
         """A file that shrinks is cut, and nothing but its own bytes was sent."""
         client = await self.stalled()
         os.truncate(self.file, LARGE - 1000)
-        answer = await self.rest(client)
-        self.assertTrue(answer.cut)
-        self.assertTrue(self.whole.startswith(answer.body))
+        response = await self.rest(client)
+        self.assertTrue(response.cut)
+        self.assertTrue(self.whole.startswith(response.body))
 
     async def test_overwritten_under_way(self) -> None:
         """A copy over the file, as long as it was, is not mixed into the download."""
         client = await self.stalled()
         self.file.write_bytes(bytes(len(self.whole)))
-        answer = await self.rest(client)
-        self.assertTrue(answer.cut)
+        response = await self.rest(client)
+        self.assertTrue(response.cut)
 
     async def test_written_to_in_place(self) -> None:
         """Nor is what was written into a file of which all but the last byte was taken already."""
@@ -358,8 +358,8 @@ class PlainTests(SocketTestCase):
         with small.open("r+b") as file:
             file.seek(10)
             file.write(bytes(len(before) - 20))
-        answer = await self.rest(client)
-        self.assertTrue(answer.cut or (answer.body == before and not self.sends_by_kernel))
+        response = await self.rest(client)
+        self.assertTrue(response.cut or (response.body == before and not self.sends_by_kernel))
 
     async def test_slow_for_ever(self) -> None:
         """A client that takes a byte now and then is cut; one that is slow, and honest, is not."""
