@@ -14,13 +14,13 @@ from opq_twisted import __version__
 from opq_twisted.cli.box import main as box
 from opq_twisted.cli.release import main as release
 
-#: How each shell names the file that completes a program.
+#: The name of a program's completion file, for each shell.
 COMPLETIONS = {"bash": "{}", "zsh": "_{}"}
 
 
 def main() -> None:
-    """Write all of them into the folder that the command line names."""
-    # The width of whoever's terminal this is must not show.
+    """Write all files into the folder that the command line names."""
+    # The result must not depend on the width of the terminal.
     os.environ["COLUMNS"] = "72"
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("folder", type=Path, metavar="DIR", help="the folder to write into")
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def page(parser: argparse.ArgumentParser) -> str:
-    """Make a manual page, in roff."""
+    """Return a manual page in roff format."""
     manual = Manpage(parser, format="single-commands-section")
     assert parser.description
     summary = parser.description.partition("\n")[0].rstrip(".")
@@ -43,14 +43,14 @@ def page(parser: argparse.ArgumentParser) -> str:
     manual.source = f"opq_twisted {__version__}"
     manual.manual = "OPQ Boxes"
     for command in commands(parser):
-        # Its summary is the same text, and stands above it.
+        # The summary above has the same text.
         command.description = None
-    # What --help indents is not to be filled.
+    # Indented lines of --help must keep their line breaks.
     return re.sub(r"((?:^ .*\n)+)", r".nf\n\1.fi\n", str(manual), flags=re.MULTILINE)
 
 
 def complete_paths(parser: argparse.ArgumentParser) -> None:
-    """Say which arguments are files, and which are folders."""
+    """Complete arguments that are paths with files, or with folders."""
     for each in (parser, *commands(parser)):
         for action in each._actions:
             if action.type is Path:
@@ -59,7 +59,7 @@ def complete_paths(parser: argparse.ArgumentParser) -> None:
 
 
 def commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """Find the parsers of a parser's commands."""
+    """Return the parsers of all commands."""
     return [
         command
         for action in parser._actions
@@ -69,7 +69,7 @@ def commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, and its folders."""
+    """Write a file, and create its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 

@@ -40,7 +40,7 @@ CHECKOUT = Path(__file__).resolve().parent
 BOX = CHECKOUT / "deploy" / "box"
 PIP_LOCK = CHECKOUT / "requirements-pip.lock"
 
-#: Folders of `opq_twisted` that only the server and the maintainer's machine use.
+#: The packages of `opq_twisted` that only the server and the maintainer's machine need.
 NOT_FOR_BOXES = ("archive/build/", "cli/release/", "fleet/", "server/", "signing/")
 
 DESCRIPTION = f"""\
@@ -64,7 +64,7 @@ environment:
 
 
 def main() -> int:
-    """Build what the command line asks for; give the exit code."""
+    """Build an update as the command line says; return the exit code."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -82,9 +82,9 @@ def main() -> int:
 
 def build(options: argparse.Namespace) -> Path:
     """
-    Build an update and give its path.
+    Build an update and return its path.
 
-    :raises OpqError: when that cannot be done; the text says why.
+    :raises OpqError: if the update cannot be built; the text says why.
     """
     source_date = _source_date()
     name = _name(options.version, source_date)
@@ -114,7 +114,7 @@ def _contents(options: argparse.Namespace) -> Contents:
 
 
 def own_agent() -> Contents:
-    """Find this project's own box sources."""
+    """Return this project's own files for a box."""
     code = gather(CHECKOUT / "opq_twisted", f"{AGENT}/opq_twisted")
     plugin = "twisted/plugins/opq_box_agent.py"
     deployed = gather(BOX, AGENT)
@@ -164,7 +164,7 @@ def _component_folders(options: list[str]) -> dict[str, Path]:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """End through an exception, once, so that nothing is left behind."""
+    """Raise an exception at the first signal, so that all drafts are removed."""
     signal.signal(number, signal.SIG_IGN)
     raise SystemExit(128 + number)
 

@@ -1,4 +1,4 @@
-"""The main job in a folder: builds an update, signs and serves it, and lets a box take it."""
+"""Shows a whole update in one folder: builds, signs and serves it, and lets a box install it."""
 
 import argparse
 import json
@@ -28,22 +28,22 @@ KEYS = SANDBOX / "keys"
 PASSPHRASE = SANDBOX / "passphrase"
 TRUSTED_ROOT = SANDBOX / "root.json"
 
-#: Seconds that the box is down while it reboots: long enough to see it in the page.
+#: The seconds that a reboot of the box takes: long enough to see it on the page.
 DOWN = 2.0
 
-#: Seconds that an update may take with --click.
+#: The seconds that an update may take with --click.
 PATIENCE = 300.0
 
-# Nothing outside the sandbox is touched, whoever runs the demo and wherever.
+# The demo changes nothing outside the sandbox, for each user and on each machine.
 ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
 
 
 def main() -> int:
-    """Read the command line, and end without a word when somebody has had enough."""
+    """Read the command line; Ctrl-C ends the demo without a message."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--click", action="store_true", help="update at once, then end")
     click = arguments.parse_args().click
-    # Ended by whatever means, the demo takes its server and its box with it.
+    # These signals too must end the server and the box.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def demonstrate(click: bool) -> int:
-    """Build two releases, install the older one, and let the box find the newer one, signed."""
+    """Build two releases, install the older one, and offer the newer one, signed, to the box."""
     shutil.rmtree(SANDBOX, ignore_errors=True)
     UPDATES.mkdir(parents=True)
     new = int(time.time())
@@ -68,7 +68,7 @@ def demonstrate(click: bool) -> int:
 
 
 def run(new: int, click: bool) -> int:
-    """Run the server and the box until somebody ends it, or the click's update has ended."""
+    """Run the server and the box until Ctrl-C, or with --click until the end of the update."""
     server_port, box_port = free_port(8151), free_port(8080)
     configure(server_port)
     with ExitStack() as running:
@@ -87,7 +87,7 @@ def run(new: int, click: bool) -> int:
 
 
 def say(text: str) -> None:
-    """Tell the person who watches."""
+    """Print a line of the demo."""
     print(f"demo: {text}", flush=True)
 
 
@@ -100,7 +100,7 @@ def build(version: int, folder: Path) -> Path:
 
 
 def set_up_box(archive: Path, version: int) -> None:
-    """Install a release as on a fresh box: unpack it, and run its script by hand."""
+    """Install a release as on a new box: unpack it, and run its script by hand."""
     folder = SANDBOX / "unpacked"
     unpack(archive, folder, version)
     environment = {**ENVIRONMENT, "OPQ_PREFIX": str(PREFIX)}
@@ -110,7 +110,7 @@ def set_up_box(archive: Path, version: int) -> None:
 
 
 def make_keys() -> None:
-    """Hold the first ceremony; in a real one each root key goes to another place."""
+    """Create all keys; in a real ceremony each root key is kept in another place."""
     PASSPHRASE.touch(mode=0o600)
     PASSPHRASE.write_text(f"{secrets.token_hex()}\n")
     release("init")
@@ -118,7 +118,7 @@ def make_keys() -> None:
 
 
 def release(command: str, *arguments: Path) -> None:
-    """Run opq-release, as who holds the keys."""
+    """Run opq-release as the holder of the keys."""
     program = str(Path(sys.executable).with_name("opq-release"))
     options = [
         *(f"--updates-dir={UPDATES}", f"--keys-dir={KEYS}", f"--passphrase-file={PASSPHRASE}")
@@ -127,7 +127,7 @@ def release(command: str, *arguments: Path) -> None:
 
 
 def configure(server_port: int) -> None:
-    """Write the box's configuration; its reboot ends the agent, which then is started again."""
+    """Write the box's configuration, with a reboot command that ends the agent."""
     settings = {
         "prefix": str(PREFIX),
         "log": str(SANDBOX / "box_update.log"),
@@ -154,7 +154,7 @@ def start_server(port: int) -> subprocess.Popen[bytes]:
 
 
 def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until the server has signed a timestamp: its first start also looks for plugins."""
+    """Wait until the server has signed a timestamp; its first start takes longer."""
     deadline = time.monotonic() + 60
     while server.poll() is None and time.monotonic() < deadline:
         try:
@@ -166,7 +166,7 @@ def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 class Box(threading.Thread):
-    """Runs the current release's agent, again and again, as the box's systemd would."""
+    """Runs the agent of the current release, and restarts it as systemd does on a box."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Box(threading.Thread):
         self._agent: subprocess.Popen[str] | None = None
 
     def run(self) -> None:
-        """Start the agent whenever it has ended."""
+        """Start the agent again each time that it ends."""
         with (SANDBOX / "agent.log").open("w", encoding="utf-8") as log:
             while not self._stopping.is_set():
                 agent = self._start_agent()
@@ -210,7 +210,7 @@ class Box(threading.Thread):
         return agent
 
     def stop(self) -> None:
-        """End the agent for good."""
+        """End the agent, and do not start it again."""
         self._stopping.set()
         if self._agent is not None:
             self._agent.terminate()
@@ -219,7 +219,7 @@ class Box(threading.Thread):
 
 
 def update(port: int, version: int) -> int:
-    """Click on Update Box, and wait until the box has come to rest on the new version."""
+    """Click on Update Box, and wait until the box runs the new version."""
     deadline = time.monotonic() + PATIENCE
     clicked = False
     while time.monotonic() < deadline:
@@ -243,7 +243,7 @@ def update(port: int, version: int) -> int:
 
 
 def ask(port: int, path: str, data: bytes | None = None) -> dict[str, object]:
-    """Ask the box's agent."""
+    """Send a request to the box's agent, and return the JSON object of its response."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data)
     with urllib.request.urlopen(request, timeout=30) as answer:
         content: dict[str, object] = json.load(answer)
@@ -251,7 +251,7 @@ def ask(port: int, path: str, data: bytes | None = None) -> dict[str, object]:
 
 
 def free_port(preferred: int) -> int:
-    """Find a port to listen on: the usual one if nobody has it."""
+    """Find a free port, the preferred one if possible."""
     for port in (preferred, 0):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,1 +1,1 @@
-"""What all the programs share, and what knows none of them."""
+"""The code that all programs share; it imports nothing from the other packages."""

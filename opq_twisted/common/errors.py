@@ -1,22 +1,22 @@
-"""What can go wrong, in words that a box owner or an operator can read."""
+"""The errors of all programs; each has a sentence for the box owner or the operator."""
 
 import errno
 
-#: The errors of a machine that has no more descriptors, memory or processes for now (EAGAIN is that
-#: of fork(2)). They pass, and say nothing about the file, the disk or the release.
+#: The errors of a machine that is out of descriptors, memory or processes (EAGAIN of fork(2)).
+#: They are temporary, and no fault of the file, the disk or the release.
 MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 class OpqError(Exception):
-    """Something that a person can cause or mend: its text is one sentence that says what to do."""
+    """An error that a person can cause or mend; its text is a sentence that says what to do."""
 
 
 class CannotStart(SystemExit, OpqError):
     """
-    A service cannot start; the process ends with the sentence on standard error and status 1.
+    A service cannot start: the process prints the sentence to standard error and exits with 1.
 
-    A SystemExit, so that no traceback is printed; an Exception, because twistd tells the parent of
-    a daemon of nothing else, and the parent would wait for ever.
+    It is a SystemExit, so that no traceback is printed. It is an Exception too: twistd reports only
+    those to the parent process of a daemon, which would otherwise wait for ever.
     """
 
 
@@ -29,7 +29,7 @@ class BuildFailed(OpqError):
 
 
 class ArchiveRefused(OpqError):
-    """An archive is damaged, hostile, or not the update its name promises."""
+    """An archive is damaged, hostile, or another update than its name says."""
 
 
 class NoRoom(OpqError):
@@ -37,7 +37,7 @@ class NoRoom(OpqError):
 
 
 class ConfigInvalid(OpqError):
-    """The box's configuration cannot be used; the text names the key."""
+    """The box's configuration is invalid; the text names the key."""
 
 
 class UpdateInProgress(OpqError):
@@ -45,77 +45,77 @@ class UpdateInProgress(OpqError):
 
 
 class ServerFailed(OpqError):
-    """The update server cannot be reached, or answers what no update server would."""
+    """The update server cannot be reached, or sends an invalid response."""
 
     def __init__(self, sentence: str, retry_after: float | None = None) -> None:
         super().__init__(sentence)
-        #: Seconds that the server asked us to wait, if it did.
+        #: The server's Retry-After, in seconds; None if it sent none.
         self.retry_after = retry_after
 
 
 class NoWaiting(ServerFailed):
-    """The update server lets no box wait for a change."""
+    """The update server does not support waiting for a change."""
 
 
 class OlderCopy(ServerFailed):
-    """The signed metadata is older than what the box has seen, as on a server that lags behind."""
+    """The signed metadata is older than the metadata that the box has, as on a slow mirror."""
 
 
 class DownloadFailed(OpqError):
-    """An archive did not arrive, or is not what the server promised."""
+    """An archive was not received, or is not the announced one."""
 
 
 class PiecesDiffer(DownloadFailed):
-    """What came over several connections, perhaps of several servers, is not one archive."""
+    """The pieces from several connections, perhaps to several servers, are not one archive."""
 
 
 class UnsignedRefused(OpqError):
-    """The release is not signed, and the box's configuration does not allow that."""
+    """The release is not signed, and the box's configuration requires a signature."""
 
 
 class Untrusted(OpqError):
-    """What the update server says is not what the release key signed, or goes back in time."""
+    """The metadata is not signed by the trusted keys, or is older than known metadata."""
 
 
 class Stale(OpqError):
-    """The signed metadata has expired, so that nothing new is installed."""
+    """The signed metadata has expired, so that no update is installed."""
 
 
 class ClockBehind(OpqError):
-    """The box's clock shows a time that is known to have passed, so that nothing can be judged."""
+    """The box's clock is behind a time that has certainly passed: no expiry can be checked."""
 
 
 class KeyUnusable(OpqError):
-    """A key file cannot be read, written, or opened with this passphrase."""
+    """A key file cannot be read, written, or decrypted with this passphrase."""
 
 
 class ReleaseFailed(OpqError):
-    """The signed metadata was not changed, because that would strand boxes or could not be done."""
+    """The signed metadata was not changed, because boxes would reject it or the change failed."""
 
 
 class InstallFailed(OpqError):
-    """`install_update.sh` failed, or what it installed is not healthy."""
+    """`install_update.sh` failed, or the installed release is not healthy."""
 
 
 class NotStarted(OpqError):
-    """`install_update.sh` did not run, which says nothing of its release."""
+    """`install_update.sh` did not run; this is no fault of the release."""
 
 
 class BoxUnfit(OpqError):
-    """The box cannot take an installation as it is; none was begun."""
+    """The box is not ready for an installation; none was started."""
 
     def __init__(self, sentence: str, room: int = 0) -> None:
         super().__init__(sentence)
-        #: Bytes that the installed copy needs, if it is for want of room.
+        #: The number of bytes that the installed copy needs, if the disk has too little room.
         self.room = room
 
 
 class BoxAtFault(OpqError):
-    """`install_update.sh` failed for a fault of the box, and not of its release."""
+    """`install_update.sh` failed because of the box, and not because of the release."""
 
     def __init__(self, sentence: str, touched: bool) -> None:
         super().__init__(sentence)
-        #: Whether it may have left anything behind.
+        #: Whether the script may have changed the box.
         self.touched = touched
 
 
@@ -128,23 +128,23 @@ class NoKnownGoodRelease(OpqError):
 
 
 class AdoptFailed(OpqError):
-    """An archive cannot be the one to which the box returns."""
+    """An archive cannot become the last good release."""
 
 
 class AgentFailed(OpqError):
-    """A box's agent did not do what it was asked, or what answers in its place is no agent."""
+    """A box's agent refused a request, or another program responds in its place."""
 
 
 class AgentAway(AgentFailed):
-    """Nobody answers where a box's agent should be."""
+    """A box's agent does not respond."""
 
 
 class PasswordUnusable(OpqError):
-    """The password of a box was not given, or cannot be one."""
+    """No password of a box was given, or it is not a valid password."""
 
 
 class UpdateFailed(OpqError):
-    """An update that was followed to its end did not bring the box to the new release."""
+    """A watched update ended, and the box does not run the new release."""
 
 
 class Interrupted(OpqError):
@@ -152,4 +152,4 @@ class Interrupted(OpqError):
 
 
 class RebootFailed(OpqError):
-    """The box could not be asked to reboot."""
+    """The reboot command failed."""

@@ -1,4 +1,4 @@
-"""Open and read files within bounds; write them so that a power cut leaves them old or new."""
+"""Opens, reads and hashes files within bounds; replaces them so that they survive power cuts."""
 
 import errno
 import fcntl
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-#: What file systems answer that have no second names, no fsync, or no locks: FAT, shared folders of
-#: virtual machines, and network file systems among them.
+#: The errors of file systems without hard links, fsync or locks: among them are FAT, shared folders
+#: of virtual machines, and network file systems.
 _NO_HARD_LINKS = (
     *(errno.EPERM, errno.EXDEV, errno.EMLINK),
     *(errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL),
@@ -21,7 +21,7 @@ _NO_HARD_LINKS = (
 _NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _NO_LOCKS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
-#: A FIFO or a device must not block the program that opens it.
+#: With these flags the opening of a FIFO or a device does not block.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 _CHUNK = 1 << 20
@@ -83,10 +83,10 @@ def read(path: Path, most: int) -> bytes:
     """
     Read a whole regular file.
 
-    :param most: the bytes that it may have.
-    :raises OSError: when it cannot be read, is no regular file, or has more bytes.
+    :param most: the largest allowed size, in bytes.
+    :raises OSError: if the file cannot be read, is not a regular file, or is larger.
     """
-    # One byte more than is allowed: the size that a file tells may have changed meanwhile.
+    # One byte more than is allowed: the file may grow after its size is read.
     with open_regular(path) as file, io.BufferedReader(file) as buffered:
         data = buffered.read(most + 1)
     if len(data) > most:
@@ -96,46 +96,48 @@ def read(path: Path, most: int) -> bytes:
 
 def is_open_to_others(path: Path) -> bool:
     """
-    Whether users other than the owner and the group of a file may read or write it.
+    Whether users besides the owner and the group of a file may read or write it.
 
-    The group is left out: systemd gives credentials to a service as files of mode 0440.
+    The group is allowed, because systemd passes credentials to a service as files of mode 0440.
 
-    :raises OSError: when there is no such file.
+    :raises OSError: if there is no such file.
     """
     return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
 
 
 def write(path: Path, data: bytes, mode: int | None = None) -> None:
     """
-    Replace a file's content, and return when it is on the disk.
+    Replace the content of a file, and return when it is on the disk.
 
-    :param mode: who may read it, from the moment that it is there; otherwise as the umask has it.
-    :raises OSError: when the disk is full or fails; the old file is untouched then.
+    A power cut leaves the old content or the new one.
+
+    :param mode: the permissions of the file from its creation on; None for those of the umask.
+    :raises OSError: if the disk is full or fails; the old file is unchanged then.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
         with create(temporary, 0o666 if mode is None else mode) as file:
             if mode is not None:
-                # The umask may have taken rights away.
+                # The umask may have removed permissions.
                 os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             sync(file.fileno())
         rename(temporary, path)
     except BaseException:
-        # Be it a signal that ends the program.
+        # BaseException: a signal may end the program.
         temporary.unlink(missing_ok=True)
         raise
 
 
 def create(path: Path, mode: int = 0o666) -> BinaryIO:
     """
-    Make a new file of our own in the place of whatever has its name, and open it for writing.
+    Create a new file for writing; an older one with this name is removed first.
 
-    In a folder that others can write to, a link or a FIFO may wait there: neither is opened.
+    In a folder to which others can write, that may be a link or a FIFO: neither is opened.
 
-    :param mode: who may open it, as far as the umask lets them.
-    :raises OSError: when it cannot be made.
+    :param mode: the permissions, from which the umask is subtracted.
+    :raises OSError: if the file cannot be created.
     """
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
@@ -143,9 +145,9 @@ def create(path: Path, mode: int = 0o666) -> BinaryIO:
 
 def rename(source: Path, target: Path) -> None:
     """
-    Rename within a folder, and return when that is on the disk.
+    Rename a file within its folder, and return when that is on the disk.
 
-    :raises OSError: when it cannot be done.
+    :raises OSError: if the file cannot be renamed, or the disk fails.
     """
     source.replace(target)
     sync_folder(target.parent)
@@ -171,9 +173,9 @@ def link_no_replace(draft: Path, target: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """
-    Return when the names in a folder are on the disk.
+    Return when the entries of a folder are on the disk.
 
-    :raises OSError: when the disk fails.
+    :raises OSError: if the disk fails.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -184,12 +186,10 @@ def sync_folder(folder: Path) -> None:
 
 def sync(fd: int, data_only: bool = False) -> None:
     """
-    Return when what was written is on the disk.
+    Return when the written data is on the disk, if the file system supports that.
 
-    A file system that has no such thing for folders, or for any file, gives no promise to wait for.
-
-    :param data_only: whether the times of the file may come to the disk later.
-    :raises OSError: when the disk fails.
+    :param data_only: whether the metadata, such as the times of the file, may be written later.
+    :raises OSError: if the disk fails.
     """
     try:
         (os.fdatasync if data_only else os.fsync)(fd)

@@ -1,4 +1,4 @@
-"""The log on standard output: it blocks nobody, and a line that repeats is counted."""
+"""Writes the log to standard output without blocking, and counts repeated lines."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from opq_twisted.common.output import standard_output
 
-#: Lines of one kind that are written in a minute; more are counted.
+#: The number of lines of one kind that are written in a minute; further lines are counted.
 MOST = 60
 
 _PERIOD = 60.0
@@ -22,10 +22,10 @@ _PERIOD = 60.0
 @implementer(ILogObserver)
 class RepeatCounter:
     """
-    Passes log events on, but no more than `MOST` of a kind in a minute.
+    Passes on log events, but at most `MOST` of one kind in a minute.
 
-    Events of one kind come from the same line of the program. A journal on an SD card would wear
-    it out, and one in memory would lose the lines that matter.
+    Events of one kind come from the same line of the program. Without the limit, a journal on an SD
+    card would wear the card out, and a journal in memory would lose important lines.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class RepeatCounter:
         self._began = seconds()
         self._seen: Counter[tuple[object, ...]] = Counter()
         self._latest: dict[tuple[object, ...], LogEvent] = {}
-        # Threads log, too.
+        # Other threads log too.
         self._lock = threading.RLock()
 
     def __call__(self, event: LogEvent) -> None:
-        """Pass an event on, or count it."""
+        """Pass on an event, or count it."""
         with self._lock:
             if self._seconds() - self._began >= _PERIOD:
                 self._begin_period()
@@ -52,7 +52,7 @@ class RepeatCounter:
                 self._latest[kind] = event
 
     def _begin_period(self) -> None:
-        """Tell what was counted, and begin again."""
+        """Log the counts, and begin a new minute."""
         seen, latest = self._seen, self._latest
         self._began, self._seen, self._latest = self._seconds(), Counter(), {}
         for kind, event in latest.items():
@@ -104,10 +104,10 @@ class RepeatedLine:
 
 def log_to_standard_output(twistd: usage.Options | None) -> None:
     """
-    Let twistd log through `Output` and `RepeatCounter`, where it logs to standard output.
+    Make twistd log through `Output` and `RepeatCounter`, if it logs to standard output.
 
-    :param twistd: the options of `twistd` itself; a log file, syslog, or another `--logger` that
-        they ask for is left as it is.
+    :param twistd: the options of `twistd` itself. If they ask for a log file, syslog, or another
+        `--logger`, nothing is changed.
     """
     if (
         twistd is not None
@@ -120,5 +120,5 @@ def log_to_standard_output(twistd: usage.Options | None) -> None:
 
 
 def make_observer() -> RepeatCounter:
-    """Make what writes the log to standard output; twistd calls it by its name."""
+    """Return the observer that writes the log to standard output; twistd calls it by its name."""
     return RepeatCounter(textFileLogObserver(cast(Any, standard_output())))

@@ -1,4 +1,4 @@
-"""Keeps timers from following a clock that is set: a box learns the time after its start."""
+"""Makes timers independent of the system clock, which a box sets after its start."""
 
 import time
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 
 def use_monotonic_time(reactor: Any) -> None:
     """
-    Let a reactor measure time by the monotonic clock.
+    Make a reactor measure time with the monotonic clock.
 
-    Twisted's timers are due at a time of day: when that is set forward they all fire at once, and
-    when it is set back they wait for as long. Call this before the first timer is made; what has to
-    be a date takes `time.time`.
+    Twisted's timers are due at a time of day: if the clock is set forward all fire at once, and if
+    it is set back they are late by that time. Call this before the first timer is created. Code
+    that needs a date calls `time.time`.
     """
     reactor.seconds = time.monotonic

@@ -1,4 +1,4 @@
-"""Writes whole lines to what may be full, or may be read by nobody."""
+"""Writes whole lines to a disk that may be full, or to a pipe that may have no reader."""
 
 import atexit
 import fcntl
@@ -11,14 +11,14 @@ from collections import deque
 from contextlib import suppress
 from functools import cache
 
-#: Bytes that wait for standard output to take them; with more, lines are lost.
+#: The number of bytes that may wait for standard output; with more, lines are lost.
 _MOST_WAITING = 1024 * 1024
 
-#: Seconds that a write waits until standard output has taken it. When it takes longer, no write
-#: waits until all that there is was taken.
+#: The seconds that a call waits until standard output has accepted its lines. After a longer delay,
+#: no call waits until all lines are written.
 _WAIT = 0.05
 
-#: Seconds that the end of the process waits for standard output.
+#: The seconds that the end of the process waits for standard output.
 _LAST_WAIT = 1.0
 
 _STANDARD_OUTPUT = 1
@@ -28,15 +28,16 @@ class WholeLines:
     """
     Writes lines to a descriptor.
 
-    A full disk, or a full pipe, may take a part of a line. In a file that part is removed. Where it
-    cannot be, the rest of that line comes before any other.
+    A full disk or a full pipe may accept only a part of a line. In a file, that part is removed.
+    If that is impossible, the rest of that line is written before the next line.
     """
 
     def __init__(self, fd: int, rest: bytes = b"", waits: bool = False) -> None:
         """
-        Begin with the rest of a line, which comes before the first.
+        Prepare to write.
 
-        :param waits: whether to wait until a descriptor that does not block takes more.
+        :param rest: the end of an unfinished line, which is written before the first line.
+        :param waits: whether to wait for a non-blocking descriptor that accepts no more.
         """
         self._fd = fd
         self._rest = rest
@@ -46,7 +47,7 @@ class WholeLines:
         """
         Write lines.
 
-        :raises OSError: when not all was written; the lines that were not are lost.
+        :raises OSError: if not all lines were written; the others are lost.
         """
         data, done = self._rest + lines, 0
         try:
@@ -62,8 +63,8 @@ class WholeLines:
         self._rest = b""
 
     def close(self) -> None:
-        """Close the descriptor; a file system may tell only then of lines that it has lost."""
-        # The number is free all the same (close(2)), and the next connection may have it.
+        """Close the descriptor; errors, which some file systems report only now, are ignored."""
+        # After an error the descriptor is closed too (close(2)), and may belong to another file.
         with suppress(OSError):
             os.close(self._fd)
 
@@ -77,13 +78,13 @@ class WholeLines:
             return 0
 
     def _remove(self, size: int) -> bool:
-        """Take back the last bytes that were written, where that is possible."""
+        """Remove the last written bytes from a file; returns whether that was possible."""
         try:
             end = os.fstat(self._fd)
             if not (
                 stat.S_ISREG(end.st_mode)
                 and fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND
-                # Nobody else has written there since.
+                # No other program has appended to the file.
                 and os.lseek(self._fd, 0, os.SEEK_CUR) == end.st_size
             ):
                 return False
@@ -95,17 +96,17 @@ class WholeLines:
 
 class Output:
     """
-    Standard output, which nobody has to read.
+    Writes to standard output without ever blocking the reactor.
 
-    A pipe, a terminal or a socket whose reader stands still blocks each write to it, and with it
-    the reactor. So a thread writes, and lines that wait for too long are lost. While somebody
-    reads, a line is out when `write` returns: a signal may end the process a moment later. Whether
-    standard output blocks is a property that other processes may share, and so it stays as it is.
+    A pipe, a terminal or a socket blocks its writer while its reader is stopped. So a thread
+    writes, and lines are lost if too many wait. While a reader reads, a line is written before
+    `write` returns, because a signal may end the process directly afterwards. O_NONBLOCK is not
+    set: other processes may share it.
     """
 
     def __init__(self, fd: int | None) -> None:
-        """:param fd: None where there is no standard output; all lines are lost then."""
-        # Others who share it may not want it to block.
+        """Write to `fd`; None if there is no standard output, and all lines are lost."""
+        # Another process may have made it non-blocking.
         self._lines = None if fd is None else WholeLines(fd, waits=True)
         self._waiting: deque[bytes] = deque()
         self._size = 0
@@ -115,7 +116,7 @@ class Output:
         self._thread: threading.Thread | None = None
 
     def write(self, text: str | bytes) -> None:
-        """Write whole lines: now, or later if somebody takes them then."""
+        """Write whole lines, at once or as soon as standard output accepts them."""
         if self._lines is None:
             return
         data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
@@ -129,7 +130,7 @@ class Output:
                 self._lost = 0
             self._waiting.append(data)
             self._size += len(data)
-            # Not earlier: a daemon has left the threads of its parent behind.
+            # Not earlier: a daemon is forked, and would lose the thread.
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="output", daemon=True)
                 self._thread.start()
@@ -139,10 +140,10 @@ class Output:
                 self._stands_still = not self._changed.wait_for(lambda: not self._size, _WAIT)
 
     def flush(self) -> None:
-        """Wait for nothing: what was written goes out by itself."""
+        """Do nothing: the thread writes all lines."""
 
     def drain(self) -> None:
-        """Wait until all was written, or for a second: then nobody reads."""
+        """Wait until all lines are written, but at most a second, as there may be no reader."""
         with self._changed:
             self._changed.wait_for(lambda: not self._size, _LAST_WAIT)
 
@@ -160,7 +161,7 @@ class Output:
                 self._changed.notify_all()
 
     def _try_to_write(self, data: bytes) -> bool:
-        """Write, for as long as that takes; returns whether it could be done."""
+        """Write, however long that takes; returns whether all was written."""
         assert self._lines is not None
         try:
             self._lines.write(data)
@@ -171,6 +172,6 @@ class Output:
 
 @cache
 def standard_output() -> Output:
-    """Give the standard output of this process."""
-    # Where it was closed from the start, its number may be that of a connection by now.
+    """Return the standard output of this process."""
+    # If it was closed at the start, its number may be that of a connection by now.
     return Output(None if sys.__stdout__ is None else _STANDARD_OUTPUT)

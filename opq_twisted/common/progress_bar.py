@@ -1,16 +1,16 @@
-"""A line on the terminal that says how far something is."""
+"""Shows on the terminal how much of a job is done."""
 
 import sys
 from collections.abc import Callable
 
 from opq_twisted.common import wording
 
-#: Told how many more bytes have been read.
+#: Is called with the number of bytes that have been processed since the last call.
 Progress = Callable[[int], object]
 
 
 class ProgressBar:
-    """Shows how much of a number of bytes is done; nothing where stderr is no terminal."""
+    """Shows the processed part of a number of bytes, if standard error is a terminal."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -26,7 +26,7 @@ class ProgressBar:
             self._show("\n")
 
     def __call__(self, count: int) -> None:
-        """Count more bytes that are done."""
+        """Count more processed bytes."""
         self._done += count
         percent = 100 * self._done // max(self._total, 1)
         if self._is_seen and percent != self._percent:
@@ -38,5 +38,5 @@ class ProgressBar:
         try:
             print(text, end="", file=sys.stderr, flush=True)
         except OSError:
-            # The terminal is gone, and the work goes on without it.
+            # The terminal is closed; the job goes on.
             self._is_seen = False

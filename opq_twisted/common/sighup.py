@@ -1,4 +1,4 @@
-"""Takes SIGHUP, which would end the process otherwise."""
+"""Handles SIGHUP, which would otherwise end the process."""
 
 import signal
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from twisted.application.service import Service
 
 class SighupHandler(Service):
     """
-    Does something at SIGHUP, in the reactor.
+    Calls a function in the reactor when SIGHUP arrives.
 
-    Jobs that rotate logs or renew certificates send it to daemons, and so does a terminal that is
-    closed. To ignore it would be inherited by the programs that are started.
+    Jobs that rotate logs or renew certificates send this signal to daemons, and a terminal sends it
+    when it is closed. SIG_IGN would be inherited by child processes; a handler is not.
     """
 
     def __init__(self, reactor: Any, action: Callable[[], object] = lambda: None) -> None:
@@ -22,14 +22,14 @@ class SighupHandler(Service):
         self._before: Any = None
 
     def startService(self) -> None:
-        """Take the signal, unless whoever started this process ignores it, as nohup(1) does."""
+        """Handle the signal, unless the parent process ignores it, as nohup(1) does."""
         super().startService()
         self._before = signal.getsignal(signal.SIGHUP)
         if self._before is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._received)
 
     def stopService(self) -> None:
-        """Leave the signal as it was."""
+        """Restore the former handling of the signal."""
         super().stopService()
         if self._before is not None:
             signal.signal(signal.SIGHUP, self._before)
