@@ -34,7 +34,7 @@ from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.box.update.dependencies import Dependencies
-from opq_twisted.box.update.scheduler import SOON, Checker
+from opq_twisted.box.update.scheduler import MAX_SPREAD, Scheduler
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.box.web.auth import BasicAuth, PasswordHash
@@ -159,11 +159,11 @@ def makeService(options: Options) -> IService:
             inherited_sockets(_ENVIRONMENT.read_bytes(), os.getpid()),
         ),
         updater,
-        Checker(
+        Scheduler(
             reactor,
             config.updater,
             updater,
-            LongPoll(reactor, server, min(config.updater.spread, SOON), random.random),
+            LongPoll(reactor, server, min(config.updater.spread, MAX_SPREAD), random.random),
             board,
             random.random,
             time.time,

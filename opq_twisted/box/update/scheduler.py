@@ -1,8 +1,9 @@
-"""When to look for an update."""
+"""Decides when the box checks for an update, and when it installs one without a click."""
 
 from collections.abc import Callable
 from math import inf
 
+from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -24,35 +25,35 @@ from opq_twisted.common.errors import (
 #: Seconds of the first pause after a failure; it doubles with each failure that follows.
 _FIRST_BACKOFF = 30.0
 
-#: Seconds, more or less, until it looks again while the box's clock stands in the past.
-_UNTIL_CLOCK = 30.0
+#: Seconds, more or less, until the next check while the box's clock is behind.
+_CLOCK_DELAY = 30.0
 
-#: Seconds, more or less, until it looks again when the server's copy of the metadata was an old
-#: one; the pauses after failures make it longer when that goes on.
-_UNTIL_COPIED = 60.0
+#: Seconds, more or less, until the next check if the server's copy of the metadata is an older one;
+#: the back-off makes it longer if that goes on.
+_OLDER_COPY_DELAY = 60.0
 
-#: Seconds, more or less, until it looks when an update was under way at the time.
-_UNTIL_AT_REST = 60.0
+#: Seconds, more or less, until the next check if an update was under way.
+_BUSY_DELAY = 60.0
 
-#: Seconds after a start, or a look, until it waits: a box that starts has other things to do first.
-_BEFORE_WAITING = 2.0
+#: Seconds after a start, or a check, until the long poll: a box that starts has other things to do.
+_LONG_POLL_DELAY = 2.0
 
-#: Seconds over which the boxes of a fleet spread what all would do now, or their `spread` if that
-#: is less.
-SOON = 30.0
+#: Seconds over which the boxes of a fleet spread what they would all do now, or their `spread` if
+#: that is less.
+MAX_SPREAD = 30.0
 
-#: A server that has brought about so many looks is not waited at until the next scheduled one,
-#: whatever it says.
-_MOST_TOLD = 6
+#: After so many announced checks, the box does not long-poll until the next scheduled one, whatever
+#: the server announces.
+_MAX_ANNOUNCED = 6
 
 
-class Checker(Service):
+class Scheduler(Service):
     """
-    Looks every so often, at times that boxes do not share, and installs what it finds if it may.
+    Checks now and then, at times that boxes do not share, and installs a release that is due.
 
-    The first look comes after 10 to 90 % of the interval, each later one after 80 to 120 %; sooner
-    when the server tells of another release meanwhile, or the window opens. After failures it looks
-    again after a random part of a pause that doubles up to the interval.
+    The first check comes after 10 to 90 % of the interval, each later one after 80 to 120 %; sooner
+    if the server announces another release, or the window opens. After a failure the next check
+    comes after a random part of a pause that doubles up to the interval.
     """
 
     _log = Logger()
@@ -69,12 +70,12 @@ class Checker(Service):
         retry_after_left: Callable[[], float],
     ) -> None:
         """
-        Prepare to look.
+        Prepare to check.
 
         :param random: gives numbers from 0 up to 1.
         :param now: the time of day, in seconds since the epoch.
         :param retry_after_left: seconds until the server may be asked again (Retry-After); the
-            box does not look sooner.
+            box does not check sooner.
         """
         self._clock = clock
         self._config = config
@@ -84,108 +85,113 @@ class Checker(Service):
         self._random = random
         self._now = now
         self._retry_after_left = retry_after_left
+        self._backoff = backoffPolicy(_FIRST_BACKOFF, config.check_every, 2.0, lambda: 0.0)
+        #: Since the last successful check.
         self._failures = 0
-        #: Whether the last look went well.
-        self._well = True
-        #: How many looks the server has brought about since the last scheduled one.
-        self._told = 0
-        #: The result of the last look that went well.
+        #: Whether the last check succeeded.
+        self._succeeded = True
+        #: Announced checks since the last scheduled one.
+        self._announced = 0
+        #: The result of the last successful check.
         self._found: str | None = None
-        self._looking: Deferred[None] | None = None
+        self._checking: Deferred[None] | None = None
 
     def startService(self) -> None:
-        """Begin to look."""
+        """Begin to check."""
         super().startService()
-        self._looking = Deferred.fromCoroutine(self._look_for_ever())
+        self._checking = Deferred.fromCoroutine(self._check_for_ever())
 
     def stopService(self) -> None:
-        """Look no more."""
+        """End the checks."""
         super().stopService()
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._checking is not None:
+            self._checking.cancel()
 
-    async def _look_for_ever(self) -> None:
+    async def _check_for_ever(self) -> None:
         pause = self._config.check_every * (0.1 + 0.8 * self._random())
         try:
-            # Whatever a cancelled request fails with, a stopped service looks no more.
+            # A cancelled request may fail with any error.
             while self.running:
                 await self._pause(pause)
-                pause = await self._look()
+                pause = await self._check()
         except CancelledError:
             return
 
     async def _pause(self, seconds: float) -> None:
-        """Let a pause pass, which ends soon after the server has told of something new."""
+        """Let a pause pass; it ends soon after the server has announced another release."""
         due = self._clock.seconds() + seconds
         self._board.publish(next_check=self._now() + seconds)
-        told = False
-        if self._well and self._told < _MOST_TOLD:
-            pause = max(_BEFORE_WAITING + self._soon(), self._retry_after_left())
+        is_announced = False
+        if self._succeeded and self._announced < _MAX_ANNOUNCED:
+            pause = max(_LONG_POLL_DELAY + self._part_of_fleet_spread(), self._retry_after_left())
             await deferLater(self._clock, min(seconds, pause))
             try:
-                told = await self._announcements.wait(due - self._clock.seconds())
+                is_announced = await self._announcements.wait(due - self._clock.seconds())
             except CancelledError:
                 raise
             except ServerFailed as error:
                 self._log.debug("{error}", error=error)
             except Exception:
                 self._log.failure("waiting for a release failed")
-        if told:
-            self._told += 1
-        elif self._well:
-            # A pause after a failure is short: to fail now and then must not buy a server more.
-            self._told = 0
+        if is_announced:
+            self._announced += 1
+        elif self._succeeded:
+            # Not after a failure: those pauses are short, and a server that fails now and then
+            # could bring about any number of checks.
+            self._announced = 0
         left = due - self._clock.seconds()
-        seconds = max(min(left, self._soon()) if told else left, self._retry_after_left())
+        if is_announced:
+            left = min(left, self._part_of_fleet_spread())
+        seconds = max(left, self._retry_after_left())
         self._board.publish(next_check=self._now() + seconds)
         await deferLater(self._clock, max(0.0, seconds))
 
-    def _soon(self) -> float:
-        """Seconds after which a box asks that others may be about to ask as well."""
-        return min(self._config.spread, SOON) * self._random()
+    def _part_of_fleet_spread(self) -> float:
+        """Seconds until the box asks, if others may be about to ask as well."""
+        return min(self._config.spread, MAX_SPREAD) * self._random()
 
-    async def _look(self) -> float:
-        """Look once; returns the seconds until the next look."""
+    async def _check(self) -> float:
+        """Check once; returns the seconds until the next check."""
         every = self._config.check_every
-        self._well = False
+        self._succeeded = False
         if not self._updater.stage.at_rest:
-            # What the server has told of meanwhile must not wait for the next scheduled look.
-            return min(every, _UNTIL_AT_REST * (0.5 + self._random()))
+            # An announcement that came meanwhile must not wait for the next scheduled check.
+            return min(every, self._jitter(_BUSY_DELAY))
         try:
             await self._updater.check()
         except CancelledError:
             raise
         except ClockBehind as error:
             self._log.warn("{error}", error=error)
-            return _UNTIL_CLOCK * (0.5 + self._random())
+            return self._jitter(_CLOCK_DELAY)
         except OlderCopy as error:
             self._log.warn("{error}", error=error)
-            return max(self._backoff(), min(every, _UNTIL_COPIED * (0.5 + self._random())))
+            return max(self._back_off(), min(every, self._jitter(_OLDER_COPY_DELAY)))
         except OpqError as error:
             self._log.warn("{error}", error=error)
-            return self._backoff()
+            return self._back_off()
         except OSError as error:
             self._log.warn("The box's disk fails: {error}", error=error)
-            return self._backoff()
+            return self._back_off()
         except Exception:
-            # A loop that ends would leave the box without updates for ever.
+            # If this loop ended, the box would get no updates any more.
             self._log.failure("looking for an update failed")
-            return self._backoff()
+            return self._back_off()
         self._log_found(self._board.current.message)
-        self._failures, self._well = 0, True
+        self._failures, self._succeeded = 0, True
         pause = every * (0.8 + 0.4 * self._random())
         if self._config.install == "automatic" and self._updater.is_due:
             pause = min(pause, self._install_or_wait())
         return pause
 
     def _log_found(self, sentence: str) -> None:
-        """Log the result of a look, once as long as it stays the same."""
+        """Log the result of a check, but not the same one again."""
         if sentence != self._found or self._failures:
             self._log.info("Looked for an update. {sentence}", sentence=sentence)
         self._found = sentence
 
     def _install_or_wait(self) -> float:
-        """Begin to install, if the window is open; returns the seconds until one may look again."""
+        """Begin an update if the window is open; returns the seconds until it opens otherwise."""
         now, window = self._now(), self._config.window
         if window is not None and not window.is_open(now):
             opens = window.until_open(now)
@@ -197,13 +203,16 @@ class Checker(Service):
         return inf
 
     def _part_of_spread(self, start: float) -> float:
-        """Seconds: a random part of the spread, which is over while the window is open."""
+        """Return a random part, in seconds, of the spread, which ends before the window closes."""
         spread, window = self._config.spread, self._config.window
         longest = spread if window is None else min(spread, window.until_closed(start))
         return longest * self._random()
 
-    def _backoff(self) -> float:
-        """Exponential, with full jitter."""
-        longest = min(_FIRST_BACKOFF * 2.0**self._failures, self._config.check_every)
-        self._failures = min(self._failures + 1, 16)
+    def _jitter(self, seconds: float) -> float:
+        return seconds * (0.5 + self._random())
+
+    def _back_off(self) -> float:
+        """Return the pause after one more failure, in seconds: exponential, with full jitter."""
+        longest = self._backoff(self._failures)
+        self._failures += 1
         return max(longest * self._random(), 1.0)

@@ -10,7 +10,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.service import Options, makeService
-from opq_twisted.box.update.scheduler import Checker
+from opq_twisted.box.update.scheduler import Scheduler
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.box.web.page_port import PagePort
@@ -70,7 +70,7 @@ class ServiceTests(SynchronousTestCase):
         assert isinstance(agent, MultiService)
         self.assertEqual(
             [type(part) for part in agent.services],
-            [PagePort, Updater, Checker, SighupHandler, WatchdogService],
+            [PagePort, Updater, Scheduler, SighupHandler, WatchdogService],
         )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives"})

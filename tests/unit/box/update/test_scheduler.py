@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.box.state.records import Stage
-from opq_twisted.box.update.scheduler import Checker
+from opq_twisted.box.update.scheduler import Scheduler
 from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (
     ClockBehind,
@@ -25,8 +25,8 @@ from tests.helpers.time_zones import EUROPE, at, move_to
 HOUR = 3600.0
 
 
-class CheckerCase(SynchronousTestCase):
-    """A checker whose chance is the test."""
+class SchedulerCase(SynchronousTestCase):
+    """A scheduler whose random numbers come from the test."""
 
     def setUp(self) -> None:
         self.start()
@@ -44,7 +44,7 @@ class CheckerCase(SynchronousTestCase):
         self.alone_until = 0.0
         self.server = WaitingServer()
         self.server.older = not waits
-        self.checker = Checker(
+        self.scheduler = Scheduler(
             self.clock,
             self.bench.config,
             self.bench.updater,
@@ -54,7 +54,7 @@ class CheckerCase(SynchronousTestCase):
             self.now,
             lambda: max(0.0, self.alone_until - self.clock.seconds()),
         )
-        self.checker.startService()
+        self.scheduler.startService()
 
     def now(self) -> float:
         return self.clock.seconds() - self.behind
@@ -77,7 +77,7 @@ class CheckerCase(SynchronousTestCase):
         self.assertEqual(self.looks(), before + 1)
 
 
-class ScheduleTests(CheckerCase):
+class ScheduleTests(SchedulerCase):
     """When it looks."""
 
     def test_schedule(self) -> None:
@@ -242,11 +242,11 @@ class ScheduleTests(CheckerCase):
         self.assert_looks_after(60)
 
 
-class StopTests(CheckerCase):
+class StopTests(SchedulerCase):
     """When it looks no more."""
 
     def assert_stops(self) -> None:
-        self.checker.stopService()
+        self.scheduler.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(10 * HOUR)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -265,14 +265,14 @@ class StopTests(CheckerCase):
     def test_wrapped(self) -> None:
         """A look that fails with what a cancelled request becomes is not followed by another."""
         self.assert_looks_after(1800)
-        self.checker.running = 0
+        self.scheduler.running = 0
         self.bench.steps.fail(ServerFailed("The request was aborted."))
         self.clock.advance(10 * HOUR)
         self.assertEqual(self.looks(), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class AutomaticTests(CheckerCase):
+class AutomaticTests(SchedulerCase):
     """When it installs."""
 
     def setUp(self) -> None:
@@ -354,7 +354,7 @@ class AutomaticTests(CheckerCase):
         self.assertEqual(self.bench.steps.names.count("fetch"), 1)
 
 
-class WindowTests(CheckerCase):
+class WindowTests(SchedulerCase):
     """When it installs on a box whose owner named a part of the day for it."""
 
     #: A quarter past midnight, when the first look comes.
@@ -475,7 +475,7 @@ class WindowTests(CheckerCase):
         self.assert_looks_after(1)
 
 
-class WaitingCase(CheckerCase):
+class WaitingCase(SchedulerCase):
     """A checker whose server lets boxes wait, and says when there is something new."""
 
     #: Seconds from the moment that it is told until it looks.
@@ -634,7 +634,7 @@ class WaitingTests(WaitingCase):
             with self.subTest(until=until):
                 self.start(waits=True)
                 self.clock.advance(until)
-                self.checker.stopService()
+                self.scheduler.stopService()
                 self.assertIsNone(self.server.waiting)
                 self.assertEqual(self.clock.getDelayedCalls(), [])
                 self.clock.advance(10 * HOUR)
@@ -644,12 +644,12 @@ class WaitingTests(WaitingCase):
         """Nor does it look when it is stopped between the news and the look, or connect again."""
         self.wait()
         self.server.answer("new")
-        self.checker.stopService()
+        self.scheduler.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.start(waits=True)
         self.wait()
         self.server.fail(ServerFailed("The connection broke."))
-        self.checker.stopService()
+        self.scheduler.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(10 * HOUR)
         self.assertEqual(self.looks(), 1)
