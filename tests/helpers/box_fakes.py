@@ -349,6 +349,11 @@ class Steps:
         return self._waiting
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether a step waits for the test."""
+        return self._waiting is not None and not self._waiting.called
+
+    @property
     def names(self) -> list[str]:
         """The steps begun so far."""
         return [begun.name for begun in self.begun]

@@ -1,5 +1,6 @@
 """What an agent that starts finds in the journal, and how it goes on."""
 
+from attrs import frozen
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -32,26 +33,18 @@ _RETRY_DELAYS = (10.0, 20.0, 60.0, 300.0, 600.0)
 _MAX_CONFIRMATION = 1800.0
 
 
+@frozen
 class Recovery:
     """Goes on with the update that an earlier agent began: it was interrupted, or it rebooted."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        deps: Dependencies,
-        reporter: Reporter,
-        probation: Probation,
-        checker: Checker,
-        workflow: Workflow,
-        rollback: Rollback,
-    ) -> None:
-        self._deps = deps
-        self._reporter = reporter
-        self._probation = probation
-        self._checker = checker
-        self._workflow = workflow
-        self._rollback = rollback
+    _deps: Dependencies
+    _reporter: Reporter
+    _probation: Probation
+    _checker: Checker
+    _workflow: Workflow
+    _rollback: Rollback
 
     def begin_history(self) -> None:
         """If the journal was lost, record that as the first attempt of the next one."""

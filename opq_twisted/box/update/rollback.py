@@ -1,10 +1,10 @@
 """Takes the box back to its last good release."""
 
+from attrs import frozen
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.box.state.records import EntryChanges, Release, Stage
-from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import MAX_UPTIME, Probation
 from opq_twisted.box.update.reporting import (
@@ -34,24 +34,16 @@ _RETRY_DELAYS = (20.0, 60.0, 300.0)
 RESCUED = "Its agent did not start, or did nothing, and the box's rescue script came to help."
 
 
+@frozen
 class Rollback:
     """Installs the last good release again; its archive needs nothing that the bad one left."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        deps: Dependencies,
-        reporter: Reporter,
-        probation: Probation,
-        checker: Checker,
-        workflow: Workflow,
-    ) -> None:
-        self._deps = deps
-        self._reporter = reporter
-        self._probation = probation
-        self._checker = checker
-        self._workflow = workflow
+    _deps: Dependencies
+    _reporter: Reporter
+    _probation: Probation
+    _workflow: Workflow
 
     async def begin_if_needed(self, error: Exception) -> Release | None:
         """
@@ -68,12 +60,11 @@ class Rollback:
 
     async def begin_after_trial(self) -> Release | None:
         """
-        Enter the stage if a last check does not prove a release, and there is a way back.
+        Enter the stage if a release has not proved itself in its trial, and there is a way back.
 
         :returns: the release that the box leaves; None if it does not.
         """
         deps = self._deps
-        await self._checker.try_to_check()
         trial = self._probation.trial
         if trial is None:
             return None

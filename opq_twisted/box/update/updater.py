@@ -33,7 +33,7 @@ class Updater(Service):
         self._reporter = reporter = Reporter(deps, probation, lambda: bool(self.running))
         self._checker = checker = Checker(deps, reporter, probation)
         self._workflow = workflow = Workflow(deps, reporter, checker)
-        self._rollback = rollback = Rollback(deps, reporter, probation, checker, workflow)
+        self._rollback = rollback = Rollback(deps, reporter, probation, workflow)
         self._recovery = Recovery(deps, reporter, probation, checker, workflow, rollback)
         self._update: Deferred[None] | None = None
         self._counting = LoopingCall(self._count_and_end_trial)
@@ -169,6 +169,8 @@ class Updater(Service):
         return self._probation.count(self._counted - before)
 
     async def _end_trial(self) -> None:
+        """Leave a release whose agent cannot reach the update server, if a last check fails."""
+        await self._checker.try_to_check()
         release = await self._rollback.begin_after_trial()
         if release is not None:
             await self._recovery.go_on(release)

@@ -4,12 +4,14 @@ import errno
 import json
 import os
 
+from twisted.internet.defer import Deferred
+
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Release, Stage
 from opq_twisted.common.errors import BoxUnfit, ClockBehind, ServerFailed, Untrusted
 from opq_twisted.trust.offer import Offer
 from tests.helpers.box_fakes import NEW, NEWER, OLD, StepOfferLookup, logged
-from tests.unit.box.update.test_rollback import GOOD, HealthyCase
+from tests.helpers.updater_case import GOOD, HealthyCase
 
 HOUR = 3600.0
 KEPT = Release(NEW, None, {"sha256": "ab" * 32})
@@ -37,17 +39,9 @@ class TrialCase(HealthyCase):
         self.answer(answer)
         self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
 
-    def answer(self, answer: int | Offer | Exception | None) -> None:
-        """Let the look that is under way come to something, or not."""
-        if isinstance(answer, Exception):
-            self.bench.steps.fail(answer)
-        else:
-            self.bench.steps.succeed(answer)
-
-    def look(self, answer: int | Offer | Exception | None) -> None:
-        """Look once."""
-        self.bench.updater.check().addErrback(lambda failure: None)
-        self.answer(answer)
+    def check(self, answer: int | Offer | Exception | None) -> Deferred[int | None]:
+        """Check once; an error is not of interest here."""
+        return super().check(answer).addErrback(lambda failure: None)
 
     def run_for(self, hours: int) -> None:
         """Let the box run, so that it may notice each hour."""
@@ -87,9 +81,9 @@ class ProofTests(TrialCase):
         self.assertEqual(self.archives.last_good, GOOD)
         self.boot("third boot")
         for error in (NOBODY, Untrusted("It is another."), OSError(errno.EIO, "Input error")):
-            self.look(error)
+            self.check(error)
             self.assertEqual(self.archives.last_good, GOOD)
-        self.look(None)
+        self.check(None)
         self.assertEqual(self.archives.last_good, KEPT)
         self.assertIsNone(self.on_disk().trial)
 
@@ -97,10 +91,10 @@ class ProofTests(TrialCase):
         """An agent that lost its trusted root hears of releases, and is none that can update."""
         self.confirm()
         self.patch(StepOfferLookup, "unsigned", False)
-        self.look(NEW)
+        self.check(NEW)
         self.assertEqual(self.archives.last_good, GOOD)
         (self.folder / "root.json").write_text("{}")
-        self.look(Offer(NEW, signed=True))
+        self.check(Offer(NEW, signed=True))
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_no_answer(self) -> None:
@@ -134,17 +128,17 @@ class ProofTests(TrialCase):
         self.bench.journal.write(looked=self.bench.clock.seconds())
         self.fill_disk()
         said = logged(self)
-        self.look(NEW)
+        self.check(NEW)
         self.assertEqual(self.archives.last_good, GOOD)
         self.assertIn("cannot be made the last good one", "".join(said))
-        self.look(NEW)
+        self.check(NEW)
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_archive_lost(self) -> None:
         """A release whose archive is lost is none to return to, and is proven all the same."""
         self.confirm()
         self.bench.archives.lost = True
-        self.look(NEW)
+        self.check(NEW)
         self.assertEqual(self.archives.last_good, GOOD)
         self.assertIsNone(self.on_disk().trial)
         self.run_for(80)
@@ -153,9 +147,7 @@ class ProofTests(TrialCase):
     def test_next_release(self) -> None:
         """A release that has found the next one has proven itself before it is replaced."""
         self.confirm()
-        self.bench.updater.begin()
-        self.bench.steps.succeed(NEWER)
-        self.bench.clock.advance(0)
+        self.find(NEWER)
         self.assertEqual(self.bench.steps.names[-1], "fetch")
         self.assertEqual(self.archives.last_good, KEPT)
 
@@ -297,7 +289,7 @@ class ReturnTests(TrialCase):
         self.run_for(2)
         self.assertEqual(self.bench.steps.names[-1], "open", "it is not read again and again")
         self.bench.archives.lost = False
-        self.look(NEW)
+        self.check(NEW)
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_measurement(self) -> None:
@@ -326,11 +318,11 @@ class ReturnTests(TrialCase):
         """When the release before reaches the server at once, the new one stays refused."""
         self.confirm()
         self.go_back()
-        self.look(NEW)
+        self.check(NEW)
         self.assertEqual((self.refused, self.on_disk().doubted), ([NEW], None))
         self.assertFalse(self.bench.updater.is_due)
         self.assertIn(f"Release {NEW} is refused: {REASON}", self.bench.status.message)
-        self.look(NOBODY)
+        self.check(NOBODY)
         self.assertEqual(self.refused, [NEW])
 
     def test_network_to_blame(self) -> None:
@@ -338,13 +330,13 @@ class ReturnTests(TrialCase):
         self.confirm()
         self.go_back()
         for error in (ClockBehind("Wait."), OSError(errno.EIO, os.strerror(errno.EIO))):
-            self.look(error)
+            self.check(error)
             self.assertEqual(self.refused, [NEW], "that says nothing of the network")
-        self.look(NOBODY)
+        self.check(NOBODY)
         self.assertEqual(self.refused, [])
         self.run_for(30 * 24)
         self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, OLD))
-        self.look(NEW)
+        self.check(NEW)
         self.assertTrue(self.bench.updater.is_due)
 
     def test_once(self) -> None:
@@ -356,9 +348,9 @@ class ReturnTests(TrialCase):
         self.install_last_good()
         self.boot("sixth boot")
         self.bench.steps.succeed(0)
-        self.look(NOBODY)
+        self.check(NOBODY)
         self.assertEqual((self.refused, self.on_disk().doubted), ([NEW], None))
-        self.look(NEW)
+        self.check(NEW)
         self.assertFalse(self.bench.updater.is_due)
 
     def confirm_again(self) -> None:
@@ -376,7 +368,7 @@ class ReturnTests(TrialCase):
         self.run_for(72)
         self.answer(NOBODY)
         waiting = self.bench.steps.take()
-        self.look(NOBODY)
+        self.check(NOBODY)
         self.assertEqual(self.refused, [NEW])
         self.assertIsNotNone(self.on_disk().doubted)
         waiting.callback(None)
@@ -393,7 +385,7 @@ class ReturnTests(TrialCase):
         self.bench.steps.succeed(0)
         self.refuse_reboot("Reboot it by hand.")
         self.assertEqual((self.bench.status.stage, self.refused), (Stage.FAILED, [NEW]))
-        self.look(NEW)
+        self.check(NEW)
         self.assertEqual((self.refused, self.on_disk().doubted), ([], None))
 
 

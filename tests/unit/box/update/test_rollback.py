@@ -1,177 +1,18 @@
-"""A release that runs but is not healthy, or not whole, is left for the last good one."""
+"""A release that is not healthy, or not whole, is left for the last good one."""
 
 import errno
 
-from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.state.records import Release, Stage
+from opq_twisted.box.state.records import Stage
 from opq_twisted.common.errors import (
     BoxAtFault,
     BoxUnfit,
     InstallFailed,
-    NoRoom,
     NotStarted,
     OpqError,
 )
-from tests.helpers.box_fakes import NEW, OLD, logged
+from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.failing_disk import unopenable
-from tests.unit.box.update.test_updater import UpdaterCase
-
-#: What a box lacks for a while, and what it says then.
-WANTS = [
-    (NoRoom("It needs 5 MB."), "It needs 5 MB."),
-    (OSError(errno.ENOSPC, "No space left on device"), "The box's disk is full."),
-    (OSError(errno.EMFILE, "Too many open files"), "The box has too much to do"),
-]
-GOOD = Release(OLD, None, {"sha256": "cd" * 32})
-
-
-class HealthyCase(UpdaterCase):
-    """A box with a last good release, whose new one has to prove itself."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.archives = ArchiveStore(self.folder)
-        self.archives.keep_as_last_good(GOOD)
-
-    def boot(self, boot_id: str) -> None:
-        """Start the box once more; the test judges how healthy it is."""
-        self.bench.make_agent(boot_id)
-        self.bench.health.asks = True
-        self.bench.start()
-
-    def boot_new(self) -> None:
-        """Update, up to the question whether the new release is healthy."""
-        self.click("reboot")
-        self.bench.set_installed(NEW)
-        self.boot("second boot")
-        self.assertEqual(self.bench.steps.names, ["judge"])
-
-    def install_last_good(self) -> None:
-        """Let the last good release be installed again, up to the reboot."""
-        self.assertEqual(self.bench.status.stage, Stage.RETURNING)
-        for step in ("wait", "unpack", "install"):
-            self.assertEqual(self.bench.steps.names[-1], step)
-            self.bench.steps.succeed()
-        self.bench.set_installed(OLD)
-        self.assertEqual(self.bench.steps.names[-1], "wait")
-        self.bench.steps.succeed(0)
-        self.assertEqual(self.bench.steps.names[-1], "reboot")
-
-    def assert_returned(self, cause: str) -> None:
-        """The box is at rest on the last good release, and says why."""
-        status = self.bench.status
-        self.assertEqual((status.stage, status.installed), (Stage.IDLE, OLD))
-        self.assertEqual(
-            status.message, f"Release {NEW} failed, and the box runs {OLD} again. {cause}"
-        )
-        attempt = self.on_disk().attempts[-1]
-        self.assertEqual((attempt.version, attempt.outcome), (NEW, "returned"))
-        self.assertEqual(attempt.reason, status.message)
-
-
-class ConfirmTests(HealthyCase):
-    """When a release becomes the last good one."""
-
-    def test_healthy(self) -> None:
-        """Once it is healthy, and not before."""
-        self.boot_new()
-        self.assertEqual(self.archives.last_good, GOOD)
-        self.assertEqual(self.bench.status.stage, Stage.CONFIRMING)
-        self.bench.steps.succeed()
-        self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(self.archives.last_good, Release(NEW, None, {"sha256": "ab" * 32}))
-        self.assertEqual(self.bench.archives.kept, ({NEW}, None))
-
-    def test_agent_restarted(self) -> None:
-        """An agent that is started again has the time that is left, and no more."""
-        self.boot_new()
-        deadline = self.bench.health.deadline
-        self.assertEqual(deadline, self.bench.clock.seconds() + 600)
-        self.bench.clock.advance(100)
-        self.boot("second boot")
-        self.assertEqual(self.bench.health.deadline, deadline)
-        self.bench.steps.succeed()
-        self.assertEqual(self.bench.status.stage, Stage.IDLE)
-
-    def test_falls_over(self) -> None:
-        """A box that falls over with it has another try, three in all."""
-        self.boot_new()
-        for boot_id in ("third boot", "fourth boot"):
-            self.bench.clock.advance(100)
-            self.boot(boot_id)
-            self.assertEqual(self.bench.health.deadline, self.bench.clock.seconds() + 600)
-        self.boot("fifth boot")
-        self.install_last_good()
-        self.boot("sixth boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned(f"The box fell over 3 times with {NEW}.")
-
-    def test_busy_machine(self) -> None:
-        """A machine that is too busy to judge a release says nothing against it."""
-        self.boot_new()
-        for _ in range(20):
-            self.bench.clock.advance(600)
-            self.bench.steps.fail(OSError(errno.EMFILE, "Too many open files"))
-            self.assertIn("The box has too much to do", self.bench.status.message)
-            self.bench.clock.advance(60)
-            self.assertEqual(self.bench.health.deadline, self.bench.clock.seconds() + 540)
-        self.boot("second boot")
-        self.bench.steps.succeed()
-        self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(self.on_disk().refused, ())
-
-    def test_disk_full(self) -> None:
-        """That it cannot be made the last good one makes it no worse."""
-        self.boot_new()
-        self.fill_disk()
-        said = logged(self)
-        self.bench.steps.succeed()
-        self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(self.archives.last_good, GOOD)
-        self.assertIn("cannot be made the last good one: The box's disk is full.", said[0])
-
-    def test_archive_lost(self) -> None:
-        """One whose archive is not on the disk as it came is none to return to."""
-        self.boot_new()
-        self.bench.archives.lost = True
-        said = logged(self)
-        self.bench.steps.succeed()
-        self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(self.archives.last_good, GOOD)
-        self.assertIn("cannot be made the last good one: It is lost.", said[0])
-
-    def test_cannot_be_judged(self) -> None:
-        """Where its verify_update.sh cannot be run at all, the box waits until it can."""
-        self.boot_new()
-        self.bench.preflight.unfit = BoxUnfit("The box cannot run programs in /var/lib/opq.")
-        for _ in range(9):
-            self.bench.clock.advance(600)
-            self.bench.steps.fail(InstallFailed("It is not healthy."))
-            status = self.bench.status
-            self.assertEqual(status.stage, Stage.CONFIRMING)
-            self.assertEqual(status.message, "The box cannot run programs in /var/lib/opq.")
-            self.bench.clock.advance(60)
-            self.assertEqual(self.bench.steps.names[-1], "judge")
-        self.bench.preflight.unfit = None
-        self.bench.steps.succeed()
-        self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
-
-
-class AgainTests(HealthyCase):
-    """A release whose agent does not live until it is confirmed."""
-
-    def test_again_and_again(self) -> None:
-        """It is not confirmed for ever, however slowly its agent dies."""
-        self.boot_new()
-        config = self.bench.config
-        starts = 0
-        while self.bench.status.stage is Stage.CONFIRMING:
-            self.bench.clock.advance(400)
-            self.boot("second boot")
-            starts += 1
-        self.assertLess(starts, 2 + (config.confirm_timeout + config.settle + 1800) / 400)
-        self.assertIn("started again and again", self.on_disk().cause)
-        self.install_last_good()
+from tests.helpers.updater_case import WANTS, HealthyCase
 
 
 class ReturnTests(HealthyCase):
@@ -189,8 +30,7 @@ class ReturnTests(HealthyCase):
         self.bench.steps.succeed(0)
         self.assert_returned("It is not healthy.")
         self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
-        self.bench.updater.begin(automatic=True)
-        self.bench.steps.succeed(NEW)
+        self.find(NEW, automatic=True)
         self.assertIn(f"Release {NEW} is refused", self.bench.status.message)
         self.assert_works_again()
 
@@ -235,8 +75,7 @@ class ReturnTests(HealthyCase):
         self.bench.steps.succeed(0)
         self.assert_returned("It ended with 1. The box cannot write in /opt.")
         self.assertEqual(self.on_disk().refused, ())
-        self.bench.updater.begin(automatic=True)
-        self.bench.steps.succeed(NEW)
+        self.find(NEW, automatic=True)
         self.assertIn("The box tries again later", self.bench.status.message)
 
     def test_unfit(self) -> None:
@@ -459,15 +298,3 @@ class RescuedTests(HealthyCase):
         (self.folder / "rescued").write_text(f"{NEW}\n")
         self.boot("third boot")
         self.assertEqual(self.bench.steps.names, ["judge"])
-
-
-class HereTests(UpdaterCase):
-    """What is here need not be fetched."""
-
-    def test_verified(self) -> None:
-        """An archive that an earlier attempt has verified is unpacked at once."""
-        received = Release(NEW, 10, {"sha256": "ab" * 32})
-        self.bench.archives.here = received
-        self.click("unpack")
-        self.assertEqual(self.bench.steps.names, ["newest", "unpack"])
-        self.assertEqual(self.on_disk().release, received)

@@ -1,0 +1,232 @@
+"""Which releases a box installs, and which of them without a click."""
+
+from opq_twisted.box.state.records import Release, Stage
+from opq_twisted.box.window import DailyWindow
+from opq_twisted.common.errors import (
+    ClockBehind,
+    InstallFailed,
+    Stale,
+    Untrusted,
+)
+from opq_twisted.trust.offer import Offer, Rollout
+from tests.helpers.box_fakes import NEW, NEWER, OLD, Bench
+from tests.helpers.updater_case import UpdaterCase
+
+
+class OfferTests(UpdaterCase):
+    """What a signed offer says is what happens."""
+
+    def assert_taken(self, offer: Offer, automatic: bool = False) -> None:
+        """The box downloads what is offered."""
+        self.find(offer, automatic)
+        self.assertTrue(self.bench.status.update_available)
+        self.assertEqual(self.bench.steps.names[-2:], ["newest", "fetch"])
+        self.assertEqual(
+            self.bench.downloader.asked, Release(offer.version, offer.size, offer.hashes)
+        )
+
+    def assert_left(self, offer: Offer | None, message: str, automatic: bool = False) -> None:
+        """The box does not, and says why."""
+        self.find(offer, automatic)
+        self.assertEqual(self.bench.steps.names[-1], "newest")
+        status = self.bench.status
+        self.assertEqual((status.stage, status.message), (Stage.IDLE, message))
+        self.assertFalse(self.bench.updater.is_due)
+
+    def test_promise(self) -> None:
+        """The size and all the hashes that were signed are what the download is held to."""
+        self.assert_taken(Offer(NEW, 1234, {"sha256": "cd" * 32, "sha512": "ef" * 64}))
+
+    def test_older_than_image(self) -> None:
+        """A release older than the image's is not installed, whatever became of the box since."""
+        self.bench.image_file.write_text(f"{NEWER}\n")
+        self.assert_left(
+            Offer(NEW),
+            f"Release {NEW} is not installed: it is older than {NEWER}, which the box was made "
+            "with.",
+        )
+        self.assertEqual(self.bench.status.available, NEW)
+        self.assertFalse(self.bench.status.update_available)
+
+    def test_as_old_as_image(self) -> None:
+        """The release of the image itself is, on a box that lost it."""
+        self.bench.version_file.unlink()
+        self.bench.image_file.write_text(f"{NEW}\n")
+        self.bench.restart()
+        self.assert_taken(Offer(NEW))
+
+    def test_older_than_installed(self) -> None:
+        """Nor is a release older than the installed one, by a click either."""
+        reason = (
+            f"The box is up to date: release {OLD - 1}, which is offered, is older than the one "
+            "installed."
+        )
+        self.assert_left(Offer(OLD - 1), reason)
+        self.assertFalse(self.bench.status.update_available)
+
+    def test_allow_downgrade(self) -> None:
+        """Whoever holds the release key may take the boxes back, even behind their image."""
+        self.bench.image_file.write_text(f"{NEWER}\n")
+        self.assert_taken(Offer(OLD - 1, allow_downgrade=True), automatic=True)
+
+    def test_downgrade_ends(self) -> None:
+        """A box that was taken back has what it is offered, and does not begin again."""
+        self.bench.image_file.write_text(f"{NEWER}\n")
+        self.assert_left(Offer(OLD, allow_downgrade=True), "The box is up to date.")
+
+    def test_unproven(self) -> None:
+        """What is in place and waits for its reboot is no reason to take an older one."""
+        self.bench.set_installed(NEW)
+        self.assert_left(
+            Offer(NEW), f"Release {NEW} is installed, and waits for a reboot.", automatic=True
+        )
+
+    def test_not_its_turn(self) -> None:
+        """A box whose turn it is not shows the release, and waits."""
+        # The number of box 7 is 5228, as test_trust has it.
+        self.assert_left(
+            Offer(NEW, rollout=Rollout(52, "x1")),
+            f"Release {NEW} comes to this box later: it reaches the boxes bit by bit. Click on "
+            "Update Box to have it now.",
+            automatic=True,
+        )
+        self.assertTrue(self.bench.status.update_available)
+        self.assertEqual(self.on_disk().attempts, ())
+
+    def test_its_turn(self) -> None:
+        """When the rollout has grown it is taken."""
+        self.find(Offer(NEW, rollout=Rollout(52, "x1")), automatic=True)
+        self.assert_taken(Offer(NEW, rollout=Rollout(53, "x1")), automatic=True)
+
+    def test_click_comes_first(self) -> None:
+        """A click does not wait for the box's turn."""
+        self.assert_taken(Offer(NEW, rollout=Rollout(0, "x1")))
+
+    def test_critical(self) -> None:
+        """A critical release does not either."""
+        self.assert_taken(Offer(NEW, critical=True, rollout=Rollout(0, "x1")), automatic=True)
+
+    def test_critical_and_refused(self) -> None:
+        """But one that failed on this box is not tried for ever."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It does not work here."))
+        reason = f"Release {NEW} is refused: It does not work here."
+        self.assert_left(Offer(NEW, critical=True), reason, automatic=True)
+
+    def test_built_anew(self) -> None:
+        """A release whose signed hash has changed is another one, and is tried."""
+        self.click("install")
+        self.bench.steps.fail(InstallFailed("It does not work here."))
+        self.assert_taken(Offer(NEW, 10, {"sha256": "cd" * 32}), automatic=True)
+
+    def test_nothing_in_channel(self) -> None:
+        """A channel that is not signed is named, for its name may be wrong."""
+        self.bench = Bench(self.folder, channel="beta").start()
+        (self.folder / "root.json").write_text("{}")
+        self.assert_left(None, "The update server has no update in the channel beta.")
+        self.assertFalse(self.bench.status.update_available)
+
+    def test_is_due(self) -> None:
+        """What was found last is due when nothing keeps the box from it."""
+        self.assertFalse(self.bench.updater.is_due)
+        for offer, due, available in (
+            (Offer(NEW), True, True),
+            (Offer(NEW, rollout=Rollout(0, "x1")), False, False),
+            (Offer(NEW, rollout=Rollout(52, "x1")), False, True),
+            (Offer(NEW, rollout=Rollout(100, "x1")), True, True),
+            (Offer(OLD), False, False),
+            (Offer(OLD - 1), False, False),
+            (Offer(OLD - 1, allow_downgrade=True), True, True),
+            (None, False, False),
+        ):
+            with self.subTest(offer=offer):
+                self.check(offer)
+                self.assertEqual(self.bench.updater.is_due, due)
+                self.assertEqual(self.bench.status.update_available, available)
+
+    def assert_shown(self, available: int | None, update_available: bool, message: str) -> None:
+        """The page shows this after a look."""
+        status = self.bench.status
+        self.assertEqual((status.available, status.update_available), (available, update_available))
+        self.assertIn(message, status.message)
+
+    def test_before_its_turn(self) -> None:
+        """A box whose turn has not come takes the release before by itself, a click the newest."""
+        before = Offer(NEW, 99, {"sha256": "cd" * 32})
+        offer = Offer(NEWER, rollout=Rollout(1, "x1"), before=before)
+        for automatic, taken in ((True, before), (False, offer)):
+            with self.subTest(automatic=automatic):
+                self.bench = Bench(self.folder / str(automatic), install="automatic").start()
+                self.check(offer)
+                self.assertTrue(self.bench.updater.is_due)
+                self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
+                self.find(offer, automatic)
+                self.assertEqual(self.bench.steps.names[-1], "fetch")
+                self.assertEqual(
+                    self.bench.downloader.asked, Release(taken.version, taken.size, taken.hashes)
+                )
+                self.assertEqual(self.bench.status.available, taken.version)
+
+    def test_has_the_one_before(self) -> None:
+        """A box with the release before waits for its turn; with the newest it is up to date."""
+        offer = Offer(NEWER, rollout=Rollout(1, "x1"), before=Offer(NEW))
+        for installed, message in (
+            (NEW, f"Release {NEWER} comes to this box later"),
+            (NEWER, "The box is up to date."),
+        ):
+            self.bench.set_installed(installed)
+            self.bench.restart()
+            self.check(offer)
+            self.assertFalse(self.bench.updater.is_due)
+            self.assert_shown(NEWER, installed == NEW, message)
+
+    def test_held_back(self) -> None:
+        """A release that is held back is shown to nobody, and no click is asked for."""
+        self.check(Offer(NEW, rollout=Rollout(0, "x1")))
+        self.assert_shown(None, False, f"Release {NEW} comes to this box later: it is held back")
+        self.assertNotIn("Click", self.bench.status.message)
+
+    def test_held_back_after_another(self) -> None:
+        """The release before is shown in its place, and is what a click installs."""
+        before = Offer(NEW, 99, {"sha256": "cd" * 32})
+        offer = Offer(NEWER, rollout=Rollout(0, "x1"), before=before)
+        self.check(offer)
+        self.assert_shown(NEW, True, f"Release {NEW} is available.")
+        self.find(offer)
+        self.assertEqual(self.bench.downloader.asked, Release(NEW, 99, {"sha256": "cd" * 32}))
+
+    def test_look_says_why_not(self) -> None:
+        """A look says what an update by itself would."""
+        for offer, message in (
+            (Offer(NEW, rollout=Rollout(0, "x1")), f"Release {NEW} comes to this box later"),
+            (Offer(NEW), f"Release {NEW} is available."),
+            (Offer(OLD), "The box is up to date."),
+        ):
+            self.check(offer)
+            self.assertIn(message, self.bench.status.message)
+
+    def test_look_says_when(self) -> None:
+        """A look says when a release is installed, where that is not a matter of minutes."""
+        window = DailyWindow.parse("02:00-04:00")
+        for settings, message in (
+            (
+                {"install": "automatic", "window": window},
+                f"Release {NEW} is available; it is installed between 02:00 and 04:00.",
+            ),
+            ({"install": "automatic"}, f"Release {NEW} is available."),
+            ({"install": "click", "window": window}, f"Release {NEW} is available."),
+        ):
+            self.bench = Bench(self.folder, **settings).start()
+            self.check(Offer(NEW))
+            self.assertEqual(self.bench.status.message, message)
+            self.check(Offer(OLD))
+            self.assertEqual(self.bench.status.message, "The box is up to date.")
+
+    def test_failed_update(self) -> None:
+        """An update that can believe nothing ends with the reason, and the next click works."""
+        for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
+            self.click()
+            self.bench.steps.fail(error)
+            self.assert_failed(str(error))
+            self.assertEqual(self.on_disk().refused, ())
+        self.assert_works_again()

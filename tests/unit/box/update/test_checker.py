@@ -1,0 +1,236 @@
+"""A check for the newest release: its answer, and what the box may believe of it."""
+
+import errno
+import os
+from typing import Any
+
+from opq_twisted.box.state.records import Stage
+from opq_twisted.common.errors import (
+    ClockBehind,
+    OlderCopy,
+    ServerFailed,
+    Stale,
+    UnsignedRefused,
+    Untrusted,
+)
+from opq_twisted.trust.offer import Offer
+from tests.helpers.box_fakes import NEW, OLD, Bench
+from tests.helpers.updater_case import DAY, UpdaterCase
+
+
+class CheckTests(UpdaterCase):
+    """What becomes of a check."""
+
+    def test_older_copy(self) -> None:
+        """An update that begins by itself and finds an older copy looks again in a minute."""
+        self.bench.updater.begin(automatic=True)
+        self.bench.steps.fail(OlderCopy("The copy is an older one."))
+        status = self.bench.status
+        self.assertEqual(
+            (status.stage, status.message), (Stage.CHECKING, "The copy is an older one.")
+        )
+        self.bench.clock.advance(59.5)
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.bench.clock.advance(0.5)
+        self.assertEqual(self.bench.steps.names, ["newest", "newest"])
+        self.travel("fetch")
+
+    def test_busy_server(self) -> None:
+        """So does one whose server is busy, not before that wants to be asked again."""
+        self.bench.updater.begin(automatic=True)
+        for asked, pause in ((400.0, 400), (3000.0, 600)):
+            before = len(self.bench.steps.names)
+            self.bench.steps.fail(ServerFailed("The server is busy.", retry_after=asked))
+            self.assertEqual(self.bench.status.message, "The server is busy.")
+            self.bench.clock.advance(pause - 0.5)
+            self.assertEqual(len(self.bench.steps.names), before)
+            self.bench.clock.advance(0.5)
+            self.assertEqual(len(self.bench.steps.names), before + 1)
+        self.travel("fetch")
+
+    def test_only_older_copies(self) -> None:
+        """Where that goes on the update fails, with nothing fetched."""
+        self.bench.updater.begin(automatic=True)
+        for pause in (60, 120, 0):
+            self.bench.steps.fail(OlderCopy("The copy is an older one."))
+            self.bench.clock.advance(pause)
+        self.assert_failed("The copy is an older one.")
+        self.assertEqual(self.bench.steps.names, ["newest"] * 3)
+
+    def test_older_copy_after_a_click(self) -> None:
+        """Whoever clicked is told at once."""
+        self.click("newest")
+        self.bench.steps.fail(OlderCopy("The copy is an older one."))
+        self.assert_failed("The copy is an older one.")
+
+    def test_look(self) -> None:
+        """To look is to ask, and to tell what is there and since when that is known."""
+        looked = self.bench.updater.check()
+        self.bench.clock.advance(7)
+        self.bench.steps.succeed(NEW)
+        self.assertEqual(self.successResultOf(looked), NEW)
+        status = self.bench.status
+        self.assertEqual((status.available, status.last_check), (NEW, NEW + 7))
+        self.assertEqual(status.message, f"Release {NEW} is available.")
+
+    def test_look_fails(self) -> None:
+        """A look that fails says why; what was available before may still be."""
+        self.bench.board.publish(available=NEW)
+        self.failureResultOf(self.check(ServerFailed("Nobody is there.")), ServerFailed)
+        status = self.bench.status
+        self.assertEqual((status.available, status.message), (NEW, "Nobody is there."))
+        self.assertEqual(status.last_check, NEW)
+
+
+class TrustTests(UpdaterCase):
+    """What a box does not install."""
+
+    def make(self, **settings: Any) -> None:
+        self.bench = Bench(self.folder, **settings).start()
+
+    def test_unsigned(self) -> None:
+        """Without a word in its configuration a box installs nothing unsigned."""
+        self.make(allow_unsigned=False)
+        self.find(NEW)
+        self.assertEqual(self.bench.steps.names, ["newest"])
+        self.assertIn('set "allow_unsigned": true', self.bench.status.message)
+        self.assert_failed(self.bench.status.message)
+        self.assertFalse(self.bench.status.unsigned)
+
+    def test_look(self) -> None:
+        """Such a release is none that a look finds, and does not begin by itself."""
+        self.make(allow_unsigned=False)
+        self.failureResultOf(self.check(NEW), UnsignedRefused)
+        status = self.bench.status
+        self.assertEqual((status.available, status.update_available), (NEW, False))
+        self.assertIn("not signed for this box", status.trouble or "")
+        self.assertEqual(status.trouble, status.message)
+        self.assertFalse(self.bench.updater.is_due)
+        self.assertEqual(self.bench.updater.history, ((), ()))
+
+    def test_allowed(self) -> None:
+        """A box that installs unsigned releases says so."""
+        self.assertTrue(self.bench.status.unsigned)
+
+    def test_trusted_root(self) -> None:
+        """A box that was given a trusted root since it started says that it is not unsigned."""
+        (self.folder / "root.json").write_text("{}")
+        self.find(Offer(NEW, signed=True))
+        self.travel("install")
+        self.assertFalse(self.bench.status.unsigned)
+
+    def test_root_comes_meanwhile(self) -> None:
+        """From the moment that there is a root, nothing that was offered before is installed."""
+        for step in ("newest", "fetch", "verify"):
+            with self.subTest(step=step):
+                self.click(step)
+                root = self.folder / "root.json"
+                root.write_text("{}")
+                while not self.bench.status.stage.at_rest:
+                    self.succeed()
+                self.assertNotIn("unpack", self.bench.steps.names)
+                self.assert_failed(
+                    "The box has got a trusted root since its last check, and the offered "
+                    "release is not signed. Check again."
+                )
+                root.unlink()
+
+    def test_up_to_date_anyway(self) -> None:
+        """A box that is up to date has nothing to refuse."""
+        self.make(allow_unsigned=False)
+        self.find(OLD)
+        self.assertEqual(self.bench.status.stage, Stage.IDLE)
+
+
+class FailureTests(UpdaterCase):
+    """A check that fails."""
+
+    def test_failed_look(self) -> None:
+        """A look that fails takes nothing back."""
+        self.check(Offer(NEW))
+        for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
+            self.failureResultOf(self.check(error), type(error))
+            self.assertEqual(self.bench.status.message, str(error))
+            self.assertTrue(self.bench.status.update_available)
+
+    def test_look_without_disk(self) -> None:
+        """A look that the disk lets down says so."""
+        for number, message in (
+            (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
+            (errno.EROFS, "The box's disk fails: Read-only file system."),
+            (errno.EMFILE, "The box has too much to do: Too many open files. Try again later."),
+        ):
+            self.failureResultOf(self.check(OSError(number, os.strerror(number))), OSError)
+            self.assertEqual(self.bench.status.message, message)
+
+
+class ForgetfulTests(UpdaterCase):
+    """A box that may forget all at each restart does not install the same for ever."""
+
+    def start(self, looked: float = 0.0, **settings: Any) -> None:
+        """Start a box that was installed long ago, and last looked then."""
+        self.bench = Bench(self.folder, install="automatic", **settings)
+        os.utime(self.bench.version_file, (OLD, OLD))
+        self.bench.clock.advance(10 * DAY)
+        self.bench.journal.write(looked=looked)
+        self.bench.restart()
+
+    def test_no_record(self) -> None:
+        """Without a record of the last day it first runs for some hours."""
+        self.start()
+        self.check(NEW)
+        self.assertFalse(self.bench.updater.is_due)
+        self.assertEqual(
+            self.bench.status.message,
+            f"Release {NEW} is available. The box has no record of the last day, and installs it "
+            "by itself when it has run for some hours.",
+        )
+        self.bench.clock.advance(3 * 3600 - 1)
+        self.assertFalse(self.bench.updater.is_due)
+        self.bench.clock.advance(1)
+        self.assertTrue(self.bench.updater.is_due)
+        self.check(NEW)
+        self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
+
+    def test_check_every(self) -> None:
+        """Not longer than three of its looks take, and not much longer than that."""
+        for every, wait in ((600, 1800), (7 * DAY, 3 * 3600)):
+            with self.subTest(every=every):
+                self.start(check_every=every)
+                self.check(NEW)
+                self.bench.clock.advance(wait - 1)
+                self.assertFalse(self.bench.updater.is_due)
+                self.bench.clock.advance(1)
+                self.assertTrue(self.bench.updater.is_due)
+
+    def test_record(self) -> None:
+        """A look of the last day that is remembered is enough."""
+        self.start(looked=NEW + 9.5 * DAY)
+        self.check(NEW)
+        self.assertTrue(self.bench.updater.is_due)
+
+    def test_recorded(self) -> None:
+        """A look that goes well is written down, and not each time."""
+        self.start()
+        for hours, expected in ((0, 0), (5, 0), (1, 6), (5, 6)):
+            self.bench.clock.advance(hours * 3600)
+            self.check(NEW)
+            self.assertEqual(self.on_disk().looked, NEW + 10 * DAY + expected * 3600)
+        looked = self.bench.updater.check()
+        self.bench.clock.advance(DAY)
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.failureResultOf(looked, ServerFailed)
+        self.assertEqual(self.on_disk().looked, NEW + 10 * DAY + 6 * 3600)
+
+    def test_installed_lately(self) -> None:
+        """A box that was set up within the last day need not prove anything."""
+        self.start()
+        os.utime(self.bench.version_file, (NEW + 9.5 * DAY,) * 2)
+        self.bench.restart()
+        self.check(NEW)
+        self.assertTrue(self.bench.updater.is_due)
+
+    def test_click(self) -> None:
+        """A click does not wait."""
+        self.start()
+        self.assert_works_again()
