@@ -1,42 +1,42 @@
 #!/bin/sh
-# Install the release beside this script: a first install and an update are the same thing.
+# Install the release beside this script. A first install and an update are the same thing.
 #
 #   ./install_update.sh           installs, and reboots the box
 #   ./install_update.sh --check   says what that would do, and changes nothing
 #   ./install_update.sh --help    prints this
 #
-# Every folder beside this script, wheels/ excepted, is a component. What is done with each:
+# Every folder beside this script except wheels/ is a component:
 #
 #   COMPONENT/                   is copied to OPQ_PREFIX/releases/VERSION/COMPONENT
-#   COMPONENT/systemd/*.service  are installed and enabled; a /opt/opq/ in them becomes OPQ_PREFIX/
-#   COMPONENT/install.sh         (executable, optional) is run for what cannot live in a folder, as
-#                                a kernel or a firmware flash, with this environment and in the
-#                                copied folder. It must be idempotent: an interrupted install is
-#                                run again. It runs once the release is whole, so that it may use
-#                                all of it, and before any service is stopped, so that its failing
-#                                leaves the box at work as it was: services that it has stopped or
-#                                disabled are started and enabled again. In a sandbox it is not run.
-#                                With exit status 75 it says that the box is at fault, and is as it
-#                                was; those of the live release are then run for the components
-#                                before it.
+#   COMPONENT/systemd/*.service  are installed and enabled, with OPQ_PREFIX/ in place of /opt/opq/
+#   COMPONENT/install.sh         (executable, optional) installs what is outside the folder, such as
+#                                a kernel or firmware. It runs in the copied folder, with this
+#                                environment, when the release is complete and before any service is
+#                                stopped. It must be idempotent, because an interrupted install is
+#                                repeated. If it fails, the box stays as it was: services that it
+#                                stopped or disabled are started and enabled again. With exit status
+#                                75 it blames the box, and has changed nothing; then the scripts of
+#                                the live release are run again for the components before it. In a
+#                                sandbox it does not run.
 #
-# The agent's Python packages come from wheels/, for a box may have no internet.
+# The agent's Python packages come from wheels/, because a box may have no internet.
 #
-# The rescue, which brings back the last good release when the agent of a later one does not work, is
-# put in place where it is missing: box-configuration-daemon/rescue/place.
+# The rescue, which restores the last good release if a later agent does not work, is installed where
+# it is missing (box-configuration-daemon/rescue/place).
 #
-# A root.json beside this script becomes /etc/opq/root.json on a box that has none: by it the agent
-# knows who may sign updates. One that is there, be it empty or a dangling link, is never replaced.
+# A root.json beside this script is copied to /etc/opq/root.json on a box that has none. It tells the
+# agent whose signatures are valid. An existing file, even an empty one or a dangling link, is never
+# replaced.
 #
-# /usr/local/bin/opq-box leads to the command line of the release that is current.
+# /usr/local/bin/opq-box leads to the command line of the current release.
 #
-# Before anything is stopped or changed the new release reads the box's configuration. A release
+# Before anything is stopped or changed, the new release reads the box's configuration. A release
 # that cannot use it is not installed.
 #
 # The part that stops services and switches to the release runs in a systemd unit of its own,
-# opq-box-install-finish.service: the caller may belong to a unit that a component stops. That unit
-# is enabled until the installation has ended, so the next boot continues an installation that a
-# power cut has interrupted.
+# opq-box-install-finish.service, because the caller may belong to a unit that a component stops. That
+# unit is enabled until the installation has ended, so that the next boot continues an installation
+# after a power cut.
 #
 # OPQ_PREFIX     where releases live                                        /opt/opq
 # OPQ_STATE_DIR  the agent's state, for install.sh scripts                  /var/lib/opq/updater
@@ -50,20 +50,20 @@
 # OPQ_UNIT       the unit that the caller has made for this script; without (none)
 #                it the script makes one
 #
-# A release is whole once it has its VERSION, which is written last. Only the rename of
+# A release is complete once it has its VERSION, which is written last. Only the rename of
 # OPQ_PREFIX/current makes it live. OPQ_PREFIX/previous leads through current, so that the same
 # rename changes both.
 #
-# Exit status 75 (EX_TEMPFAIL of sysexits.h): the box is at fault, and not the release, and the box is
-# as it was. The last line of the output says what to do. The agent then refuses no release, and tries
-# again later. Any other status but 0 is a release that does not install here.
+# Exit status 75 (EX_TEMPFAIL of sysexits.h): the box is at fault, not the release, and nothing has
+# changed. The last line of the output says what to do. The agent then does not block the release, and
+# tries again later. Any other status but 0 means that the release cannot be installed here.
 #
-# OPQ_PREFIX/IMAGE_VERSION has the VERSION of the first release that was installed here, or of the
-# one that was live when this script first wrote it. It is written once.
+# OPQ_PREFIX/IMAGE_VERSION contains the VERSION of the first release that was installed here, or of
+# the live one when this script first wrote it. It is written once.
 
 set -eu
 umask 022
-# Not C: in that one Python cannot read paths that are not ASCII, as of a virtual environment in a home.
+# Not C: in that locale, Python cannot read paths that are not ASCII.
 export LC_ALL=C.UTF-8
 
 export OPQ_PREFIX="${OPQ_PREFIX:-/opt/opq}"
@@ -82,7 +82,7 @@ FINISH=opq-box-install-finish.service
 CALLER=/run/systemd/system/$FINISH.d/caller.conf
 LOG=/var/log/opq/box_update.log
 MOST_TRIES=3
-# Later scripts find the units of earlier ones by this line: it must stay as it is.
+# Later versions of this script find the units of earlier ones by this line: it must never change.
 MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" for changes.'
 
 explained=no
@@ -102,7 +102,7 @@ fail() {
     exit 1
 }
 
-# Fail for a fault of the box, while it is as it was.
+# Fail for a fault of the box, before anything was changed.
 unfit() {
     echo "install_update.sh: $*" >&2
     explained=yes
@@ -125,14 +125,14 @@ read_arguments() {
     esac
 }
 
-# Whatever went wrong, a box that is not about to reboot goes on measuring.
+# After any failure, start the services again, so that the box measures.
 clean_up() {
     if [ "$1" -ne 0 ] && [ -n "$stopped" ]; then
         # shellcheck disable=SC2086 # unit names have no spaces
         systemctl start $stopped || :
     fi
     if [ "$1" -ne 0 ] && [ "$building" = yes ]; then
-        # What fills the disk is about to be removed, and so is the proof.
+        # Check first: the unfinished release may be what fills the disk.
         fault=$(check_folders) || building=unfit
         remove_release "$release" || :
         [ "$building" != unfit ] || unfit "$fault"
@@ -147,24 +147,24 @@ clean_up() {
     fi
 }
 
-# Bring the names in a folder to the disk, also where the file system does that only as a whole.
+# Sync a folder, or its whole file system if that cannot sync a folder.
 sync_folder() {
     sync "$1" 2>/dev/null || sync -f "$1"
 }
 
-# Give a finished file its name, which stands for the old file or the new one, whole, at any time.
+# Rename a finished file: at any time, its new name stands for the complete old or new file.
 put_in_place() {
     sync "$1"
     mv -fT "$1" "$2"
     sync_folder "${2%/*}"
 }
 
-# A link is there too, wherever it leads.
+# A dangling link exists too.
 is_there() {
     [ -e "$1" ] || [ -L "$1" ]
 }
 
-# The agent too reads no more than fifteen digits.
+# The agent accepts at most fifteen digits too.
 is_version() {
     case $1 in
         '' | 0* | *[!0-9]*) return 1 ;;
@@ -230,7 +230,7 @@ decide_on_services() {
     say "Leaving services and all else outside $OPQ_PREFIX alone, and not rebooting: $reason."
 }
 
-# In /tmp others must not guess the name.
+# mktemp: in /tmp, other users must not be able to guess the name.
 try_to_write() {
     mkdir -p "$1" && probe=$(mktemp "$1/.opq-box-XXXXXX") || return
     head -c 65536 /dev/zero >"$probe" && sync "$probe"
@@ -247,7 +247,7 @@ try_to_run() {
     return "$status"
 }
 
-# Print what the box lacks, and fail. pip writes in /tmp, or where TMPDIR says.
+# Fail, and print what the box lacks. pip writes in /tmp, or in TMPDIR.
 check_folders() {
     for folder in "$OPQ_PREFIX" "${TMPDIR:-/tmp}"; do
         said=$(try_to_write "$folder" 2>&1) || { cannot_write "$folder" "${said##*: }"; return 1; }
@@ -263,7 +263,7 @@ cannot_run() {
     echo "the box cannot run programs in $OPQ_PREFIX: $1. Mount it without noexec."
 }
 
-# As above. An installed wheel, with its bytecode, is some four times as large as its file.
+# As above. An installed wheel with its bytecode is about four times as large as the wheel.
 check_room() {
     needed=16384
     for folder in */; do
@@ -279,7 +279,7 @@ check_room() {
     fi
     files=$(find . -path ./wheels -prune -o -print | wc -l)
     [ ! -d wheels ] || files=$((files + $(du -sk wheels | cut -f 1)))
-    # Some file systems do not count files, and then it is no number.
+    # On file systems that do not count files, this is not a number.
     free=$(df --output=iavail "$1" | tail -n 1 | tr -dc 0-9)
     if [ -n "$free" ] && [ "$free" -lt "$files" ]; then
         echo "release $version needs $files files under $OPQ_PREFIX, and there is room for $free." \
@@ -288,7 +288,7 @@ check_room() {
     fi
 }
 
-# What an interruption has left, as a power cut does. The live release and the one before it stay.
+# Remove the remains of interrupted installations, but never the live or the previous release.
 remove_unfinished() {
     for folder in "$OPQ_PREFIX"/releases/*; do
         is_version "${folder##*/}" && [ ! -L "$folder" ] && [ ! -e "$folder/VERSION" ] || continue
@@ -307,7 +307,7 @@ take_lock() {
     flock --nonblock 9 || fail "another install is under way in $OPQ_PREFIX: wait for it."
 }
 
-# Whether this script runs from inside the whole release: only the end of an installation is left.
+# Whether this script runs from inside the complete release, to finish its installation.
 is_built() {
     [ "$(pwd -P)" = "$(readlink -f "$release")" ] && [ -f "$release/VERSION" ]
 }
@@ -316,9 +316,9 @@ is_live_and_whole() {
     [ "$(readlink "$OPQ_PREFIX/current")" = "releases/$version" ] && [ -f "$release/VERSION" ]
 }
 
-# Without its VERSION what an interruption leaves is no release any more.
+# Remove the VERSION first: without it, the remains of an interrupted removal are not a release.
 remove_release() {
-    # A link goes alone: what it leads to may be the live release.
+    # Of a link, remove only the link: it may lead to the live release.
     [ -L "$1" ] || rm -f "$1/VERSION"
     # A script of the release may have left something mounted there.
     rm -rf --one-file-system "$1"
@@ -326,7 +326,7 @@ remove_release() {
 
 build_release() {
     say "Building release $version."
-    # A whole one that is not live is not trusted either: files rot on SD cards.
+    # A complete release that is not live is built again too: files rot on SD cards.
     remove_release "$release"
     (remove_unfinished)
     fault=$(check_room "$OPQ_PREFIX") || unfit "$fault"
@@ -347,7 +347,7 @@ build_release() {
     building=no
 }
 
-# Not cp -p: tar, run by root, keeps owners that mean nothing on this box.
+# Not cp -p: the owners that tar restores as root mean nothing on this box.
 copy_components() {
     for folder in */; do
         component=${folder%/}
@@ -364,7 +364,7 @@ make_environment() {
         return
     fi
     say "Installing the agent's Python packages."
-    # Debian's Python alone cannot put pip into it, and a release has no use for pip later.
+    # Debian's Python cannot install pip there without other packages, and a release needs no pip.
     "$OPQ_PYTHON" -I -m venv --without-pip "$release/venv" ||
         unfit "$OPQ_PYTHON made no virtual environment: install Python 3.11 or later."
     python=$(readlink -f "$release/venv/bin/python")
@@ -373,14 +373,14 @@ make_environment() {
     install_packages ||
         fail "wheels/ lacks what the agent needs on this machine: build the update for it."
     add_agent "$own"
-    # An upgrade of the system may keep this Python beside the next one.
+    # After an upgrade of the system, this Python may remain beside the next one.
     ln -sfn "$python" "$release/venv/bin/python$own"
     for next in $(wheel_versions); do
         if [ "$next" != "$own" ]; then install_packages_for "$next"; fi
     done
 }
 
-# The minor versions of Python that are named by wheels.
+# The minor versions of Python for which there are wheels.
 wheel_versions() {
     for wheel in wheels/*.whl; do echo "$wheel"; done |
         sed -n 's/.*-cp3\([0-9]*\)-cp3\1-.*/3.\1/p' | sort -Vu
@@ -392,7 +392,7 @@ install_packages() {
         --no-compile --requirement "$AGENT/requirements.txt" "$@"
 }
 
-# For the time after an upgrade of the system: nobody can install them then.
+# Packages for a Python that the box may get later by an upgrade of the system.
 install_packages_for() {
     packages=$release/venv/lib/python$1/site-packages
     if install_packages --target "$packages" --python-version "$1" --implementation cp \
@@ -405,13 +405,13 @@ install_packages_for() {
     fi
 }
 
-# Relative, as current is: OPQ_PREFIX may be moved.
+# The path is relative, as in current, so that OPQ_PREFIX may be moved.
 add_agent() {
     echo "../../../../$AGENT" >"$release/venv/lib/python$1/site-packages/opq-box.pth"
 }
 
-# Not left to the agent: it cannot write in a release. And not to pip, which would compile what
-# packages test themselves with, a third of all.
+# The agent cannot compile itself, because it cannot write in a release. pip would compile the tests of
+# the packages too, which are a third of their code.
 compile_agent() {
     python=$OPQ_PYTHON
     set -- "$release/$AGENT"
@@ -419,16 +419,16 @@ compile_agent() {
         python=$release/venv/bin/python
         set -- "$@" "$release/venv"
     fi
-    "$python" -I -X no_debug_ranges -m compileall -q -x '/tests?/' "$@" || : # It is only for speed.
+    "$python" -I -X no_debug_ranges -m compileall -q -x '/tests?/' "$@" || : # Only for speed.
 }
 
-# A box whose agent cannot start is lost. This also writes the cache of twistd's plugins.
+# A box whose agent cannot start is lost. This also writes twistd's cache of plugins.
 try_agent() {
     "$release/$AGENT/bin/opq-box-agent" --help >/dev/null ||
         fail "the agent of release $version does not start here, so nothing was changed."
 }
 
-# The configuration that the agent's unit names; the owner may have changed the unit.
+# The configuration that the agent's unit names, because the owner may have changed the unit.
 agent_configuration() {
     named=$(systemctl show --property=ExecStart --value opq-box-agent.service 2>/dev/null |
         sed -n 's/.* --config[ =]\([^ ;]*\).*/\1/p' | tail -n 1)
@@ -445,7 +445,7 @@ check_configuration() {
             "$configuration and run this script again."
 }
 
-# Let the rest of the installation survive the caller, and a power cut.
+# Run the rest of the installation so that it survives the caller's end, and a power cut.
 finish_in_own_unit() {
     for file in install_update.sh root.json; do
         if [ -f "$file" ] && ! is_built; then
@@ -462,19 +462,19 @@ finish_in_own_unit() {
     trap 'systemctl stop "$FINISH"; exit 130' INT
     systemctl start "$FINISH" &
     starting=$!
-    # The unit writes to a file, for a pipe of the caller's may have no reader any more.
+    # The unit writes to a file, because the reader of the caller's pipe may end.
     [ ! -f "$LOG" ] || writes_to_log || tail -c "+$((size + 1))" -f -s 0.2 --pid="$starting" "$LOG" || :
     wait "$starting" ||
         fail "the installation of release $version failed: $LOG and journalctl --unit $FINISH say why."
 }
 
-# The agent of an earlier release sends this script's output into the log. Following the log would
-# then copy the log into itself without end.
+# The agent of an earlier release writes this script's output to the log. To follow the log would then
+# copy the log into itself endlessly.
 writes_to_log() {
     [ "$(stat -L -c %d:%i "/proc/$$/fd/1")" = "$(stat -c %d:%i "$LOG")" ]
 }
 
-# As systemd.syntax(7) wants it.
+# Quote as in systemd.syntax(7).
 quoted() {
     printf '"%s"' "$(printf %s "$1" | sed 's/[\\"]/\\&/g; s/%/%%/g')"
 }
@@ -521,11 +521,11 @@ forget_finish() {
         rm -f "$UNITS/$FINISH"
         sync -f "$UNITS"
     fi
-    # After the unit, which runs the script and needs all of them.
+    # Remove these after the unit, which needs them.
     rm -f "$SERVICES" "$TRIES" "$release/root.json" "$release/install_update.sh"
 }
 
-# A component that ends the machine must not do so at each boot for ever.
+# A component that crashes the machine must not do so at every boot for ever.
 count_try() {
     if [ "$OPQ_UNIT" != "$FINISH" ]; then return; fi
     tried=$(grep -c . "$TRIES" 2>/dev/null || :)
@@ -536,7 +536,7 @@ count_try() {
     put_in_place "$TRIES.new" "$TRIES"
 }
 
-# The services, sockets and timers that are enabled, a line each, and those of them that run.
+# A line for each enabled service, socket and timer, and another for each of these that runs.
 list_services() {
     enabled=$(systemctl list-unit-files --type=service,socket,timer \
         --state=enabled --plain --no-legend |
@@ -547,7 +547,7 @@ list_services() {
     done
 }
 
-# Those before the first try, which may have stopped some.
+# Record the services before the first try, because a try may stop some.
 remember_services() {
     if [ ! -e "$SERVICES" ]; then
         list_services >"$SERVICES.new"
@@ -555,7 +555,7 @@ remember_services() {
     fi
 }
 
-# A component that fails may have stopped the daemon by which this box is reached, or another one has.
+# The failed component, or an earlier one, may have stopped the daemon that makes this box reachable.
 restore_services() {
     if [ ! -e "$SERVICES" ]; then return; fi
     list_services | grep -vxF -f - "$SERVICES" | while read -r verb unit; do
@@ -580,7 +580,7 @@ run_component_scripts() {
     done
 }
 
-# The live release's scripts take back what those of this release have done before the one that failed.
+# The live release's scripts undo the changes of this release's scripts before the failed one.
 end_for_box() {
     while [ -n "$ran" ]; do
         component=${ran%%/*}
@@ -596,7 +596,7 @@ end_for_box() {
         "wrote, as with opq-box log."
 }
 
-# One that is there is of a release that has proved itself, which this one has yet to do.
+# An existing rescue belongs to a confirmed release, and this one is not confirmed yet.
 place_rescue() {
     if [ -x "$release/$AGENT/rescue/place" ]; then
         "$release/$AGENT/rescue/place" missing 9>&-
@@ -609,7 +609,7 @@ release_units() {
     done
 }
 
-# Found by their mark and not by release: so those of an install that was interrupted are known too.
+# The mark also finds the units of an interrupted install.
 installed_units() {
     for file in "$UNITS"/*.service; do
         if [ -f "$file" ] && grep -qxF "$MARK" "$file"; then echo "${file##*/}"; fi
@@ -619,7 +619,7 @@ installed_units() {
 units_to_stop() {
     for unit in $( (release_units && installed_units) | sort -u); do
         if [ "$OPQ_REBOOT" = no ] && [ "$unit" = opq-box-agent.service ]; then
-            continue # It runs this script, and must live to reboot the box.
+            continue # It runs this script, and reboots the box later.
         fi
         if [ -f "$UNITS/$unit" ]; then echo "$unit"; fi
     done
@@ -660,7 +660,7 @@ install_sample_configuration() {
     fi
 }
 
-# One that is there, be it another prefix's, stays.
+# An existing command stays, even if it belongs to another prefix.
 install_command() {
     target=$OPQ_PREFIX/current/$AGENT/bin/${COMMAND##*/}
     if [ -x "$release/$AGENT/bin/${COMMAND##*/}" ] && ! is_there "$COMMAND"; then
@@ -669,8 +669,8 @@ install_command() {
     fi
 }
 
-# Before the switch, after which an interrupted install counts as done and is not run again; and
-# not sooner, for with a root the agent takes no unsigned release any more.
+# This comes before the switch, because after that an interrupted install counts as done. It does not
+# come earlier, because with a root the agent accepts no unsigned release any more.
 install_trusted_root() {
     if [ -f root.json ] && ! is_there "$ROOT"; then
         mkdir -p "${ROOT%/*}"
@@ -680,8 +680,8 @@ install_trusted_root() {
     fi
 }
 
-# Before the switch, while current leads to what was live when this began: so a second run, after an
-# interruption anywhere, has the same answer.
+# This comes before the switch, while current still leads to the old release, so that a run after an
+# interruption records the same version.
 record_image_version() {
     if is_there "$OPQ_PREFIX/IMAGE_VERSION"; then return; fi
     image=$(cat "$OPQ_PREFIX/current/VERSION" 2>/dev/null || :)
@@ -739,7 +739,7 @@ finish() {
     install_command
     record_image_version
     switch_current
-    # From here on there is no way back: what fails is tried again at the next boot.
+    # From here on, the release stays current: failed steps are repeated at the next boot.
     finishing=no
     remove_gone_units
     prune_releases
@@ -750,7 +750,7 @@ finish() {
     fi
 }
 
-# The release is built in a scratch folder, for only its own code can tell whether it works here.
+# Build the release in a scratch folder: only its own code can show whether it works here.
 say_what_would_happen() {
     say "Installed: ${installed:-nothing}. Release here: $version."
     decide_on_services
@@ -780,11 +780,11 @@ say_what_would_be_changed() {
     if [ "$OPQ_REBOOT" = yes ]; then say "The box would be rebooted at the end."; fi
 }
 
-# Where the prefix is not there yet, its parent has the room.
+# If the prefix does not exist yet, check the room of its nearest parent.
 check_beforehand() {
     nearest=$OPQ_PREFIX
     until is_there "$nearest"; do nearest=$(dirname "$nearest"); done
-    # Not by writing there: this is not to change anything.
+    # Do not write there: --check changes nothing.
     if [ ! -d "$nearest" ] || [ ! -w "$nearest" ]; then
         cannot_write "$nearest" "it is no folder, is read-only, or belongs to another user"
         return 1
