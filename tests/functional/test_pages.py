@@ -4,7 +4,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest_twisted
@@ -322,14 +323,21 @@ class Place:
         raise AssertionError(f"the server does not offer {url}")
 
     async def _serve(self, command: str) -> None:
-        """Start a server as it is said, on a free port and in the folder that is meant."""
-        port = f"--port tcp:0:interface=127.0.0.1 --updates-dir {self.updates}"
-        script = f"cd {self.checkout} && exec {command} {port}"
-        server = self._spawn("bash", "-c", script, env=self._environment())
-        await server.ready()
+        """Start a server as it is said."""
+        server = await self._start(command)
         if "--timestamp-key" in command:
             await server.says("signed timestamp")
-            self.server = server
+            self.server, self._signing = server, command
+
+    async def serve_again(self) -> None:
+        """Start the server that signs once more; what it signed before is fresh enough."""
+        self.server = await self._start(self._signing)
+
+    async def _start(self, command: str) -> Server:
+        """Start a server on a free port and in the folder that is meant."""
+        port = f"--port tcp:0:interface=127.0.0.1 --updates-dir {self.updates}"
+        script = f"cd {self.checkout} && exec {command} {port}"
+        return await self._spawn("bash", "-c", script, env=self._environment()).ready()
 
 
 def _paths() -> str:
@@ -361,11 +369,19 @@ async def operate_a_server(place: Place) -> None:
     renewed = place.folder / "renewed"
     renewed.mkdir()
     make_certificate(renewed / "privkey.pem", renewed / "fullchain.pem")
-    for block in blocks(SERVER.read_text(encoding="utf-8")):
-        if block.section == "Signed releases on several servers" and not place.first.exists():
-            shutil.copytree(place.folder / "var", place.first / "var")
-            shutil.rmtree(place.updates)
-            (place.updates / "tuf").mkdir(parents=True)
+    for section, parts in groupby(
+        blocks(SERVER.read_text(encoding="utf-8")), lambda block: block.section
+    ):
+        if section == "Signed releases on several servers":
+            await on_several_servers(place, parts)
+        else:
+            await on_the_server(place, parts)
+    assert (place.folder / "etc" / "nginx" / "sites-enabled" / "opq-updates").is_file()
+
+
+async def on_the_server(place: Place, parts: Iterable[Block]) -> None:
+    """Type what a section says."""
+    for block in parts:
         if block.section == "Archives in an object store, or on a CDN":
             await place.offers(RELEASE)
         out = await place.type(block, place.checkout)
@@ -375,11 +391,20 @@ async def operate_a_server(place: Place) -> None:
             folder = place.folder / "etc" / "opq" / "tls"
             key, certificate = folder / "privkey.pem", folder / "fullchain.pem"
             assert parse_ssl(f"ssl:8443:privateKey={key}:certKey={certificate}") is not None
+
+
+async def on_several_servers(place: Place, parts: Iterable[Block]) -> None:
+    """Type on a second server, which has no key, what brings it the signed releases."""
     assert place.server is not None
+    await place.server.stop()
+    shutil.copytree(place.folder / "var", place.first / "var")
+    shutil.rmtree(place.updates)
+    (place.updates / "tuf").mkdir(parents=True)
+    await on_the_server(place, parts)
     copied = {path.name: path.read_bytes() for path in (place.updates / "tuf").iterdir()}
     first = place.first / place.updates.relative_to(place.folder) / "tuf"
     assert copied == {path.name: path.read_bytes() for path in first.iterdir()}
-    assert (place.folder / "etc" / "nginx" / "sites-enabled" / "opq-updates").is_file()
+    await place.serve_again()
 
 
 async def operate_a_box(place: Place) -> None:
