@@ -4,7 +4,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 READY := .venv/.ready
-PROCESSES ?= $(shell nproc)
+# One more than there are processors, for tests wait too.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
 	tests.unit.http.test_listener tests.unit.test_build_update
 
@@ -25,10 +26,10 @@ demo: $(READY) ## Build an update, serve it, and let a box in a folder install i
 
 test: unit functional lint ## Run the tests that a change has to pass, and the checks
 
-unit: $(READY) ## Run the unit tests, in as many processes as there are processors
+unit: $(READY) ## Run the unit tests, several at a time
 	.venv/bin/python -m twisted.trial --jobs=$(PROCESSES) --reporter=text tests
 
-functional: $(READY) ## Run the functional tests, as many at a time
+functional: $(READY) ## Run the functional tests, several at a time
 	.venv/bin/python -m pytest --numprocesses=$(PROCESSES) --dist=loadgroup tests/functional
 
 # Those that do otherwise for root, or need rights that some machines give to root only.
