@@ -1,4 +1,4 @@
-"""Starts Debian's chromium for Playwright, and tells what is wrong with a page in it."""
+"""Runs Debian's chromium for Playwright, and checks pages in it."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 _AXE = Path(__file__).with_name("axe.min.js")
 
-#: It is to ask nobody but the pages under test for anything.
+#: It must send no requests of its own.
 _QUIET = (
     *("--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-gpu"),
@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 
 def complaints(page: Page) -> list[Any]:
-    """Tell what axe has to say about a page, and whether it is wider than its window."""
+    """Return axe's violations, and whether the page is wider than its window."""
     page.evaluate(_AXE.read_text())
     found: dict[str, Any] = page.evaluate("axe.run()")
     said = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]

@@ -1,4 +1,4 @@
-"""Serves the box's page in each of its states, to be looked at."""
+"""Serves the box's page in each of its states."""
 
 import json
 import os
@@ -55,7 +55,7 @@ _OFFERED = {
     "last_took": 231.0,
 }
 
-#: What is published in each state, and the attempts before.
+#: The published status in each state, and the attempts before.
 STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
     "up-to-date": (
         {**_LOOKED, "available": OLD, "message": "The box is up to date."},
@@ -153,7 +153,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
 
 
 def serve(state: str, folder: Path) -> int:
-    """Serve one state on a port of loopback, which is returned."""
+    """Serve one state on a loopback port, and return the port."""
     changes, attempts = STATES[state]
     bench = Bench(folder)
     bench.journal.write(attempts=tuple(attempts))
@@ -176,7 +176,7 @@ def serve(state: str, folder: Path) -> int:
 
 
 def main() -> None:
-    """Serve all states until somebody ends it; say where each is in one line of JSON."""
+    """Serve all states until the process is stopped; print the URLs as one line of JSON."""
     with tempfile.TemporaryDirectory() as scratch:
         ports = {}
         for state in STATES:

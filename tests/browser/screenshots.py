@@ -7,21 +7,21 @@ from pathlib import Path
 
 from tests.browser.chromium import browser
 
-#: Where they are kept.
+#: The folder of the pictures.
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "pictures"
 
-#: The states that are taken.
+#: The states in the pictures.
 _MAIN = (
     *("up-to-date", "available", "downloading", "installing", "rebooting", "returned", "failed"),
     "unreachable",
 )
 
-#: Those that are also taken in the dark, and as a phone shows them.
+#: The states with pictures in dark colours and on a phone.
 _DARK, _NARROW = ("available",), ("installing",)
 
 
 def main() -> int:
-    """Take them all."""
+    """Take all pictures."""
     FOLDER.mkdir(exist_ok=True)
     gallery = subprocess.Popen(
         [sys.executable, "-m", "tests.browser.gallery"], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Reads the documentation: what is to be typed, what programs print, where links lead."""
+"""Parses the documentation: commands, printed sentences, links."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from tests.helpers.project import PROJECT
 
 ROOT = PROJECT
 
-#: The pages for readers: those in the top folder, and those in `docs`.
+#: The pages in the top folder and in `docs`.
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").glob("*.md")),
@@ -18,16 +18,16 @@ PAGES = (
 
 @frozen
 class Block:
-    """Lines to type, and what they print."""
+    """Commands to type, and their output."""
 
     section: str
     script: str
-    #: A line each; an ellipsis stands for anything.
+    #: One line each; an ellipsis stands for anything.
     printed: str = ""
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """Find what is to be typed: `console` and others are not for here."""
+    """Yield the blocks of shell commands; other languages, such as `console`, are skipped."""
     section = ""
     script: str | None = None
     # In a list the lines are indented.
@@ -48,7 +48,7 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def commands(script: str) -> Iterator[str]:
-    """Split what is to be typed into its commands: comments are dropped, broken lines joined."""
+    """Split a block into commands, without comments and with broken lines joined."""
     joined = re.sub(r"(\\|&&)\n\s*", lambda found: "" if found[1] == "\\" else "&& ", script)
     for line in joined.splitlines():
         command = re.sub(r"(^|\s+)#\s.*", "", line).strip()
@@ -57,7 +57,7 @@ def commands(script: str) -> Iterator[str]:
 
 
 def rows(text: str, *titles: str) -> Iterator[str]:
-    """Find the first cells of the tables whose first column has one of these titles."""
+    """Yield the first cells of the tables whose first column has one of these titles."""
     wanted = False
     for line in text.splitlines():
         if not line.startswith("|"):
@@ -69,13 +69,13 @@ def rows(text: str, *titles: str) -> Iterator[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """Name the sections of a page as links do."""
+    """Return the anchors of a page's sections."""
     titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
 def links(text: str) -> Iterator[str]:
-    """Find where a page's links and pictures lead within the project."""
+    """Yield the targets of a page's links and pictures within the project."""
     for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
         link = target[0] or target[1]
         if "://" not in link:

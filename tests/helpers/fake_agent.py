@@ -1,4 +1,4 @@
-"""A box's agent as far as opq-box can tell: it says what the test puts into it."""
+"""A fake of a box's agent for tests of opq-box, which answers as the test tells it."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from tests.helpers.box_fakes import OLD
 
-#: What a box says that never did anything.
+#: The status of a new box.
 IDLE: dict[str, Any] = {
     "installed": OLD,
     "available": None,
@@ -26,58 +26,58 @@ IDLE: dict[str, Any] = {
 
 
 class FakeAgent(ThreadingHTTPServer):
-    """Listens on loopback from its first moment to `close`."""
+    """Listens on loopback from its creation to `close`."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status = dict(IDLE)
-        #: What a check brings about.
+        #: The changes of the status by a check.
         self.found: dict[str, Any] = {}
-        #: What becomes of an update, step by step; a number says how often somebody asks in vain
-        #: while the agent is away.
+        #: The steps of an update: changes of the status, or the number of connections that are
+        #: reset while the agent is away.
         self.course: list[dict[str, Any] | int] = []
         self._absences = 0
-        #: Whether it tells of changes.
+        #: Whether it has an event stream.
         self.has_events = True
         self.log = b""
-        #: Whether the log comes as a whole, as it does where there is none yet.
+        #: Whether the log is always sent whole, as an empty one is.
         self.has_whole_log_only = False
         self.history: dict[str, Any] = {"attempts": [], "refused": []}
         self.password: bytes | None = None
-        #: Very bytes that a path is answered with.
+        #: Responses, byte for byte, by path.
         self.raw: dict[str, bytes] = {}
-        #: What follows them every few milliseconds, without an end; None: nothing, and that is it.
+        #: Sent repeatedly every few milliseconds after such a response; None to end it.
         self.drop: bytes | None = None
-        #: The requests: method and path.
+        #: The requests so far: method and path.
         self.asked: list[str] = []
-        #: That somebody follows; and that this is over.
+        #: Set when a client follows, and at `close`.
         self.followed, self.closing = Event(), Event()
         self._thread = Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the agent."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def close(self) -> None:
-        """Be gone."""
+        """Stop listening."""
         self.closing.set()
         self.shutdown()
         self.server_close()
         self._thread.join()
 
     def verify_request(self, request: object, client_address: object) -> bool:
-        """Hang up on who asks while the agent is away."""
+        """Reset connections while the agent is away."""
         if self._absences == 0:
             return True
         self._absences -= 1
         return False
 
     def go_on(self) -> bool:
-        """Take the next step of the update; tell whether the agent is still there."""
+        """Take the next step of the update; return whether the agent is still there."""
         step = self.course.pop(0)
         if isinstance(step, int):
             self._absences = step
@@ -86,22 +86,22 @@ class FakeAgent(ThreadingHTTPServer):
         return True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Who does not wait for an answer needs none."""
+        """Do nothing: the client did not wait for the response."""
 
 
 class FakeClock:
-    """Passes the time of whoever sleeps, in no time."""
+    """A clock whose `sleep` returns at once."""
 
     def __init__(self) -> None:
         self.naps: list[float] = []
         self._now = 0.0
 
     def monotonic(self) -> float:
-        """Give the seconds that were slept."""
+        """Return the number of seconds slept."""
         return self._now
 
     def sleep(self, seconds: float) -> None:
-        """Sleep."""
+        """Advance the clock."""
         self.naps.append(seconds)
         self._now += seconds
 

@@ -1,4 +1,4 @@
-"""A person at a terminal: runs a program, reads what it prints, and types what it asks for."""
+"""Runs a program on a pseudo-terminal, reads its output, and types the answers to its prompts."""
 
 import contextlib
 import os
@@ -7,17 +7,18 @@ import select
 import signal
 from collections.abc import Mapping
 
-#: Seconds after which a program that neither says anything nor ends counts as stuck.
-_PATIENCE = 60.0
+#: Seconds without output after which a program is killed.
+_TIMEOUT = 60.0
 
 
 def on_terminal(
     *argv: object, prompts: Mapping[bytes, bytes], environment: Mapping[str, str] | None = None
 ) -> tuple[str, int]:
     """
-    Run a program to its end; returns what the terminal shows, and the exit status.
+    Run a program to its end.
 
-    :param prompts: what is typed, once, when the output ends with the key.
+    :param prompts: the answers, typed once when the output ends with the prompt.
+    :returns: the output and the exit status.
     """
     command = [*map(str, argv)]
     pid, terminal = pty.fork()
@@ -35,6 +36,6 @@ def on_terminal(
 
 
 def _read(terminal: int, pid: int) -> bytes:
-    if not select.select([terminal], [], [], _PATIENCE)[0]:
+    if not select.select([terminal], [], [], _TIMEOUT)[0]:
         os.kill(pid, signal.SIGKILL)
     return os.read(terminal, 4096)

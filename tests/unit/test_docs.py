@@ -19,7 +19,7 @@ from tests.helpers.documentation import PAGES, ROOT, anchors, links, rows
 
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 
-#: The titles of the columns that hold what a program prints.
+#: The titles of the columns with printed sentences.
 SENTENCES = (
     "the page says",
     "the log says",
@@ -29,29 +29,29 @@ SENTENCES = (
     "it prints",
 )
 
-#: Stands for what a program puts into a sentence.
+#: Marks a variable part of a sentence.
 ANYTHING = "\0"
 
-#: A sentence whose longest fixed part has fewer letters would be found anywhere.
+#: A sentence whose longest fixed part is shorter would be found anywhere.
 SHORTEST = 10
 
 
 def words_of(node: ast.expr) -> str:
-    """Give the words of a string in a source."""
+    """Return the text of a string in a source, with a mark for each variable part."""
     if isinstance(node, ast.JoinedStr):
         return "".join(map(words_of, node.values))
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        # As Twisted's logger has it.
+        # The fields of Twisted's logger.
         return re.sub(r"\{[a-z_]+[^}]*\}", ANYTHING, node.value)
     return ANYTHING
 
 
 def strings_of(path: Path) -> Iterator[str]:
-    """Find the strings of a program; a script's are its lines."""
+    """Yield the strings of a program; those of a script are its lines."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         nodes = list(ast.walk(ast.parse(text)))
-        # Docstrings are not printed, and the parts of a string are taken with the whole.
+        # Docstrings are not printed; the parts of an f-string belong to the whole.
         apart = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
         apart |= {
             id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values
@@ -66,7 +66,7 @@ def strings_of(path: Path) -> Iterator[str]:
 
 
 def sources() -> Iterator[Path]:
-    """Find all that prints sentences."""
+    """Yield the files that print sentences."""
     yield ROOT / "build_update.py"
     yield from (ROOT / "opq_twisted").rglob("*.py")
     yield from (ROOT / "opq_twisted" / "box" / "web" / "page").glob("*.html")
@@ -77,27 +77,27 @@ def sources() -> Iterator[Path]:
 
 
 def sentences(path: Path) -> list[str]:
-    """Find what a page says that programs print."""
+    """Return the sentences that a page says are printed."""
     cells = rows(path.read_text(encoding="utf-8"), *SENTENCES)
     return [sentence for cell in cells for sentence in re.findall("`([^`]+)`", cell)]
 
 
 class SentenceTests(SynchronousTestCase):
-    """What programs are said to print."""
+    """The printed sentences in the documentation."""
 
     maxDiff = None
 
     strings = "\n".join(string for path in sources() for string in strings_of(path))
 
     def is_printed(self, sentence: str) -> bool:
-        """Whether the fixed parts of a sentence stand in one string, in their order."""
+        """Tell whether the fixed parts of a sentence are in one string, in their order."""
         fixed = map(re.escape, sentence.strip("…").split("…"))
-        # An ellipsis may stand for more than what is put in, but not for the end of a string.
+        # An ellipsis may also stand for fixed text, but not for the end of a string.
         between = f"[^\n]*{ANYTHING}[^\n]*"
         return re.search(between.join(fixed), self.strings) is not None
 
     def test_sentences_are_printed(self) -> None:
-        """Each sentence that a page explains is one that a program prints."""
+        """Each sentence that a page explains is printed by a program."""
         explained = {path: sentences(path) for path in PAGES}
         self.assertGreater(len(explained[TROUBLESHOOTING]), 100)
         unknown = [
@@ -109,7 +109,7 @@ class SentenceTests(SynchronousTestCase):
         self.assertEqual("\n".join(unknown), "")
 
     def test_sentences_can_be_told_apart(self) -> None:
-        """Each has a fixed part that is long enough to be looked for."""
+        """Each sentence has a fixed part that is long enough to be found."""
         found = sentences(TROUBLESHOOTING)
         vague = [each for each in found if max(map(len, each.split("…"))) < SHORTEST]
         self.assertEqual("\n".join(vague), "")
@@ -121,7 +121,7 @@ class SentenceTests(SynchronousTestCase):
 
 
 class LinkTests(SynchronousTestCase):
-    """Where the links lead."""
+    """The links of the documentation."""
 
     def test_links_lead_somewhere(self) -> None:
         """Each link within the project leads to a file, and to a section of it."""

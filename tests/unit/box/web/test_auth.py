@@ -1,4 +1,4 @@
-"""The password of the box's actions: what is kept of it, and who is let through."""
+"""The password of the box's actions: its hash, and the check of requests."""
 
 import base64
 from pathlib import Path
@@ -19,12 +19,12 @@ SECRET = "correct hörse"
 
 
 def basic(password: str, user: str = "owner") -> bytes:
-    """Word the header that a browser sends."""
+    """Make the header that a browser sends."""
     return b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
 
 class HashTests(SynchronousTestCase):
-    """What is kept."""
+    """The hash on the disk."""
 
     def read(self, text: str) -> PasswordHash:
         path = Path(self.mktemp())
@@ -32,14 +32,14 @@ class HashTests(SynchronousTestCase):
         return PasswordHash.read(path)
 
     def test_round_trip(self) -> None:
-        """What is written can be read, and fits its password only."""
+        """A written hash can be read, and matches only its password."""
         kept = self.read(f"{PasswordHash.of(SECRET)}\n")
         self.assertTrue(kept.matches(SECRET))
         self.assertFalse(kept.matches(SECRET + "x"))
         self.assertNotEqual(PasswordHash.of(SECRET), PasswordHash.of(SECRET))
 
     def test_known(self) -> None:
-        """It is scrypt as others have it (RFC 7914, section 12)."""
+        """The hash is standard scrypt (RFC 7914, section 12)."""
         salt = base64.b64encode(b"SodiumChloride").rstrip(b"=").decode()
         digest = bytes.fromhex(
             "7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2"
@@ -50,7 +50,7 @@ class HashTests(SynchronousTestCase):
         self.assertTrue(kept.matches("pleaseletmein"))
 
     def test_unusable(self) -> None:
-        """A file that holds something else, or would take the box's memory, is refused."""
+        """A file with other content, or with parameters that use too much memory, is refused."""
         good = str(PasswordHash.of(SECRET))
         for text in (
             "",
@@ -71,7 +71,7 @@ class HashTests(SynchronousTestCase):
 
 
 class BasicAuthTests(SynchronousTestCase):
-    """Who is let through."""
+    """The check of an Authorization header."""
 
     def setUp(self) -> None:
         self.patch(auth, "_LN", 4)  # It need not take long.
@@ -87,13 +87,13 @@ class BasicAuthTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.auth.check(header, (client, client)))
 
     def test_right(self) -> None:
-        """The password, with any name; it is hashed once."""
+        """The right password is accepted with any user name, and hashed once."""
         for user in ("owner", "", "somebody else"):
             self.assertTrue(self.successResultOf(self.check(basic(SECRET, user))))
         self.assertEqual(self.hashed, 1)
 
     def test_wrong(self) -> None:
-        """Another password takes a second to be refused, also once the right one is known."""
+        """A wrong password is rejected after a second, also once the right one is known."""
         for _ in range(2):
             asked = self.check(basic("guess"))
             self.assertNoResult(asked)
@@ -102,7 +102,7 @@ class BasicAuthTests(SynchronousTestCase):
             self.assertTrue(self.successResultOf(self.check(basic(SECRET))))
 
     def test_malformed(self) -> None:
-        """What is no password is refused without hashing."""
+        """A malformed header is rejected without hashing."""
         for header in (
             None,
             b"",
@@ -118,7 +118,7 @@ class BasicAuthTests(SynchronousTestCase):
         self.assertEqual(self.hashed, 0)
 
     def test_many(self) -> None:
-        """Guesses come one after the other, and a crowd of them is not looked at."""
+        """Passwords are checked one at a time, and excess ones are rejected unchecked."""
         guesses = [self.check(basic(f"guess {number}")) for number in range(20)]
         self.assertEqual(self.hashed, 1)
         unheard = [guess for guess in guesses if guess.called]
@@ -132,7 +132,7 @@ class BasicAuthTests(SynchronousTestCase):
         self.assertEqual(self.hashed, 3)
 
     def test_owner_among_guesses(self) -> None:
-        """While others guess as fast as they can, the owner is let through with the next guess."""
+        """While others guess as fast as they can, the owner's attempt is the next one."""
         for number in range(40):
             for _ in range(3):
                 self.check(basic(f"guess {number}"), f"192.168.0.{number}").addErrback(
@@ -144,7 +144,7 @@ class BasicAuthTests(SynchronousTestCase):
         self.assertTrue(self.successResultOf(owner))
 
     def test_broken(self) -> None:
-        """A verification that fails, as for want of memory, keeps nobody out afterwards."""
+        """A check that raises an error, such as a lack of memory, does not block later checks."""
         self.patch(self.auth, "_in_thread", lambda *_: fail(MemoryError()))
         self.failureResultOf(self.check(basic(SECRET)), MemoryError)
         self.patch(self.auth, "_in_thread", self.in_thread)
@@ -152,7 +152,7 @@ class BasicAuthTests(SynchronousTestCase):
 
 
 class ActionTests(WebCase):
-    """What the password covers."""
+    """The password protects the actions only."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -160,7 +160,7 @@ class ActionTests(WebCase):
         self.root = self.make_root("box.example", basic_auth=basic_auth)
 
     def test_actions(self) -> None:
-        """Without it nothing is done, and a browser asks for it."""
+        """Without the password no action is done, and the response makes a browser ask for it."""
         for method, path in (
             ("GET", "/box_update"),
             ("POST", "/box_update"),
@@ -178,21 +178,21 @@ class ActionTests(WebCase):
         self.assertEqual(self.bench.steps.names, ["newest"])
 
     def test_too_many(self) -> None:
-        """Who is not looked at is told to come again, and not that the password is wrong."""
+        """A client whose password is not checked gets 503, and not 401."""
         for _ in range(3):
             self.send("POST", "/check", f"Authorization: {basic('guess').decode()}")
         answer = self.ask("POST", "/check", f"Authorization: {basic(SECRET).decode()}")
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "10"))
 
     def test_another_page(self) -> None:
-        """A browser that knows the password does not lend it to another page."""
+        """Another page cannot use a password that the browser knows."""
         header = f"Authorization: {basic(SECRET).decode()}"
         answer = self.ask("POST", "/box_update", header, "Sec-Fetch-Site: cross-site")
         self.assertEqual(answer.status, 403)
         self.assertEqual(self.bench.steps.begun, [])
 
     def test_seen(self) -> None:
-        """The page and the status are for all in the house."""
+        """Reading needs no password."""
         self.bench.board.publish(available=NEW)
         for path in ("/", "/status", "/version", "/history", "/log"):
             with self.subTest(path=path):

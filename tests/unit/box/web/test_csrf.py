@@ -1,4 +1,4 @@
-"""Requests that the owner did not mean are told from those that he did."""
+"""Actions that another page caused are rejected."""
 
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
@@ -18,13 +18,13 @@ def request(method: str = "POST", **headers: str) -> Request:
 
 
 class NotMeantTests(SynchronousTestCase):
-    """Which requests for an action are a click."""
+    """The rules for POST and GET."""
 
     def setUp(self) -> None:
         self.check = CsrfCheck()
 
     def test_agent(self) -> None:
-        """An agent is led by servers, and is nobody's click, with whatever other headers."""
+        """A box's agent is rejected, with whatever other headers."""
         for agent in (f"{AGENT}/0.1.0 (box 7; release unknown)", AGENT.upper()):
             for more in ({}, {"sec_fetch_site": "same-origin"}, {"origin": "http://box"}):
                 with self.subTest(agent=agent, more=more):
@@ -32,7 +32,7 @@ class NotMeantTests(SynchronousTestCase):
                     self.assertIn("is not its owner", self.check.error(asked) or "")
 
     def test_meant(self) -> None:
-        """The page's own requests are, and those of programs, which send none of the headers."""
+        """Requests of the box's page, and of programs without these headers, are accepted."""
         for headers in (
             {},
             {"host": "192.168.0.7:8080"},
@@ -62,7 +62,7 @@ class NotMeantTests(SynchronousTestCase):
                 self.assertIsNone(self.check.error(request(**headers)))
 
     def test_not_meant(self) -> None:
-        """Those that another page caused, or a browser in advance, are not."""
+        """Requests that another page or a prefetch caused are rejected."""
         host = {"host": "192.168.0.7:8080"}
         for headers in (
             {"sec_fetch_site": "cross-site"},
@@ -88,7 +88,7 @@ class NotMeantTests(SynchronousTestCase):
             {"user_agent": "curl/7.88.1", "referer": "http://evil.example/", **host},
             {"referer": "about:blank", **host},
             {"referer": "http://None/"},
-            # As an image or a link on any page asks over plain HTTP.
+            # The request of an image or a link on any page over plain HTTP.
             {"user_agent": "Mozilla/5.0 (X11; Linux)", **host},
             {"user_agent": "Mozilla/5.0 (X11; Linux)", "referer": "http://evil.example/", **host},
             {
@@ -104,7 +104,7 @@ class NotMeantTests(SynchronousTestCase):
                 self.assertTrue(reason.endswith("."))
 
     def test_several_values(self) -> None:
-        """One value that another page caused is enough."""
+        """One bad value among several is enough."""
         asked = request(host="box", origin="http://box")
         asked.requestHeaders.addRawHeader("Origin", "http://evil.example")
         self.assertIsNotNone(self.check.error(asked))
@@ -114,7 +114,7 @@ class NotMeantTests(SynchronousTestCase):
 
 
 class GetTests(SynchronousTestCase):
-    """Web content can make many a program send a GET."""
+    """The additional rules for GET, which web content can cause in many programs."""
 
     def setUp(self) -> None:
         self.check = CsrfCheck(["MyScript"])
@@ -123,7 +123,7 @@ class GetTests(SynchronousTestCase):
         return self.check.error(request("GET", host="192.168.0.7:8080", **headers))
 
     def test_programs(self) -> None:
-        """Programs that people use for that are taken, and those that the setting lists."""
+        """The usual HTTP clients and the programs of the configuration are accepted."""
         for agent in (
             "curl/7.88.1",
             "Wget/1.21.3",
@@ -139,13 +139,13 @@ class GetTests(SynchronousTestCase):
             self.assertIsNone(self.judge(user_agent=agent), agent)
 
     def test_page(self) -> None:
-        """So is the box's own page in a browser."""
+        """The box's page in a browser is accepted."""
         own = "http://192.168.0.7:8080"
         for headers in ({"referer": f"{own}/"}, {"origin": own}, {"sec_fetch_site": "same-origin"}):
             self.assertIsNone(self.judge(user_agent="Mozilla/5.0 (X11; Linux)", **headers))
 
     def test_others(self) -> None:
-        """What a page, a mail or a playlist sends is not, and neither is what has no name."""
+        """Media players, mail programs, previews and requests without a User-Agent are rejected."""
         for agent in (
             "AppleCoreMedia/1.0.0.20E247 (iPhone; U; CPU OS 16_4 like Mac OS X; en_us)",
             "Microsoft Office/16.0 (Windows NT 10.0; Microsoft Outlook 16.0.12026; Pro)",
@@ -170,7 +170,7 @@ class GetTests(SynchronousTestCase):
         self.assertIn("own page", self.judge(user_agent="Mozilla/5.0 (X11; Linux)") or "")
 
     def test_foreign_referer(self) -> None:
-        """Another page's Referer is refused, whoever sends it."""
+        """The Referer of another page is rejected for every User-Agent."""
         for agent in ("curl/8", "AppleCoreMedia/1.0", "MyScript", "Mozilla/5.0"):
             reason = self.judge(user_agent=agent, referer="http://evil.example/page")
             self.assertIn("Another page", reason or "")

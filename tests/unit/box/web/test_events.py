@@ -1,4 +1,4 @@
-"""The status as server-sent events: who follows, how often, and who does not read."""
+"""The status as server-sent events: order, rate, limits, and slow clients."""
 
 import json
 from typing import Any
@@ -36,7 +36,7 @@ class EventsTests(SynchronousTestCase):
         return connection
 
     def heard(self, connection: Connection) -> list[Any]:
-        """Give the messages that came, and forget them."""
+        """Return the messages received since the last call."""
         data = connection.transport.value().rpartition(b"\r\n\r\n")[2].decode()
         connection.transport.clear()
         return [
@@ -46,7 +46,7 @@ class EventsTests(SynchronousTestCase):
         ]
 
     def test_first(self) -> None:
-        """The current status comes first, in a stream that nobody keeps."""
+        """The current status comes first, and no cache stores the stream."""
         connection = self.follow()
         head = connection.transport.value().partition(b"\r\n\r\n")[0]
         self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"))
@@ -59,7 +59,7 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(self.heard(connection), ["first"])
 
     def test_changes(self) -> None:
-        """Each change comes at once, but no more than four a second; the last one is not lost."""
+        """Changes are sent at once, but at most four a second; the last one is not lost."""
         connection = self.follow()
         self.heard(connection)
         self.board.publish(message="second")
@@ -75,7 +75,7 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(self.heard(connection), [])
 
     def test_silence(self) -> None:
-        """A stream says every 15 seconds that it lives; without one the box sleeps."""
+        """A stream sends a heartbeat every 15 seconds; without streams the box has no timer."""
         connection = self.follow()
         self.heard(connection)
         for _ in range(3):
@@ -88,7 +88,7 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_does_not_read(self) -> None:
-        """Who takes nothing misses what comes, but for the last; and is cut after a minute."""
+        """A client that reads nothing misses all events but the last, and is cut after a minute."""
         connection = self.follow()
         self.heard(connection)
         assert connection.transport.producer is not None
@@ -108,7 +108,7 @@ class EventsTests(SynchronousTestCase):
         self.assertTrue(connection.transport.disconnected)
 
     def test_too_many(self) -> None:
-        """There is a limit, and room again when somebody goes."""
+        """The number of streams is limited, and a closed stream makes room."""
         connections = [self.follow(host=f"192.0.2.{number}") for number in range(MAX_STREAMS)]
         answer = self.follow().response()
         self.assertEqual((answer.status, answer.headers["Retry-After"]), (503, "30"))
@@ -116,7 +116,7 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(self.heard(self.follow()), ["first"])
 
     def test_each(self) -> None:
-        """One device cannot keep all others from following: it has a quarter of the streams."""
+        """One client may have a quarter of the streams."""
         connections = [self.follow() for _ in range(MAX_STREAMS // 4)]
         self.assertEqual(self.follow().response().status, 503)
         self.assertEqual(self.heard(self.follow(host="192.0.2.2")), ["first"])
@@ -124,7 +124,7 @@ class EventsTests(SynchronousTestCase):
         self.assertEqual(self.heard(self.follow()), ["first"])
 
     def test_head(self) -> None:
-        """HEAD is no stream."""
+        """HEAD starts no stream."""
         connection = self.follow("HEAD")
         self.assertEqual(connection.response("HEAD").body, b"")
         self.board.publish(message="second")

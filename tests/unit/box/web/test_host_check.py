@@ -11,7 +11,7 @@ from tests.unit.box.web.test_csrf import request
 
 
 class ForeignHostTests(SynchronousTestCase):
-    """To which names a box answers."""
+    """The names that a box accepts."""
 
     def setUp(self) -> None:
         self.patch(socket, "gethostname", lambda: "OPQ-Box")
@@ -30,7 +30,7 @@ class ForeignHostTests(SynchronousTestCase):
                 self.assertIsNotNone(self.check.error(request(host=host)))
 
     def test_own(self) -> None:
-        """It answers to its addresses, its names, those of the configuration, and to no name."""
+        """Addresses, the box's names, those of the configuration, and no header are accepted."""
         self.assertIsNone(self.check.error(request()))
         for host in (
             "192.168.0.7",
@@ -56,13 +56,13 @@ class ForeignHostTests(SynchronousTestCase):
                 self.assertIsNone(self.check.error(request(host=host)))
 
     def test_full_name(self) -> None:
-        """A box whose host name is a full one answers to the short one, too."""
+        """A box with a full host name accepts the short one, too."""
         self.patch(socket, "gethostname", lambda: "opq-box.example.org")
         self.assert_own("opq-box.example.org", "opq-box", "opq-box.local", "opq-box.local.")
         self.assert_foreign("opq-box.example.com", "example.org", "opq-box.example.org.local")
 
     def test_name_from_hosts(self) -> None:
-        """A full name that /etc/hosts gives to the box is its own, and no other of that file."""
+        """The full name of the box in /etc/hosts is accepted, but not the other names there."""
         path = Path(self.mktemp())
         self.patch(host_check, "_HOSTS", path)
         self.assert_foreign("opq-box.example.org")
@@ -74,7 +74,7 @@ class ForeignHostTests(SynchronousTestCase):
         self.assert_foreign("evil.example", "printer")
 
     def test_taken_name(self) -> None:
-        """Where another box has its name, multicast DNS gives it one with a number."""
+        """The names with numbers, which multicast DNS gives when a name is taken, are accepted."""
         self.assert_own("opq-box-2.local", "OPQ-Box-13.local:8080", "opq-box11.local")
         self.assert_foreign("opq-box-2", "opq-box-.local", "opq-box-x.local", "opq-box-02.local")
         self.assert_foreign("opq-box-2.local.evil.example", "opq-box-2.evil.local", "2.local")
@@ -86,18 +86,18 @@ class ForeignHostTests(SynchronousTestCase):
         self.assert_foreign("2.local", "local", ".local")
 
     def test_nameless(self) -> None:
-        """A machine that has no name answers to no empty one."""
+        """A machine without a name accepts no empty name."""
         self.patch(socket, "gethostname", lambda: "")
         self.assert_foreign("", ".", ":8080", "local", ".local", "1.local", "-2.local")
 
     def test_renamed(self) -> None:
-        """A box that gets another name while its agent runs answers to that one, and no more."""
+        """A box that is renamed while its agent runs accepts the new name, and not the old one."""
         self.patch(socket, "gethostname", lambda: "kitchen")
         self.assert_own("kitchen", "kitchen.local")
         self.assert_foreign("opq-box", "opq-box.local")
 
     def test_foreign(self) -> None:
-        """Any other name may be one that another's server lets point here."""
+        """Any other name is rejected, because somebody may have pointed it to the box."""
         for host in (
             "evil.example",
             "evil.example:8080",

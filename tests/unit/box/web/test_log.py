@@ -1,4 +1,4 @@
-"""The installer's log over HTTP: whole, from an offset on, and while it grows or begins anew."""
+"""The installer's log over HTTP: whole, in ranges, while it grows, and when a new one starts."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ TEXT = "Building release 7.\nCopying box-configuration-daemon.\n"
 
 
 class InstallerLogTests(SynchronousTestCase):
-    """A log in a folder."""
+    """A resource for a log in a folder."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
@@ -24,20 +24,20 @@ class InstallerLogTests(SynchronousTestCase):
         return ask(self.resource, method, "/", *headers)
 
     def test_whole(self) -> None:
-        """It is text, and no other page's markup."""
+        """The log is plain text, which a browser does not interpret as HTML."""
         answer = self.ask()
         self.assertEqual((answer.status, answer.text), (200, TEXT))
         self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
         self.assertEqual(answer.headers["X-Content-Type-Options"], "nosniff")
 
     def test_none(self) -> None:
-        """Before the first update it is empty."""
+        """Before the first update the log is empty."""
         self.path.unlink()
         answer = self.ask()
         self.assertEqual((answer.status, answer.body), (200, b""))
 
     def test_unreadable(self) -> None:
-        """What cannot be read is said not to be."""
+        """The response for an unreadable log says so."""
         self.path.unlink()
         self.path.symlink_to(self.path.name)
         answer = self.ask()
@@ -45,13 +45,13 @@ class InstallerLogTests(SynchronousTestCase):
         self.assertIn("The installer's log cannot be read", answer.text)
 
     def test_no_file(self) -> None:
-        """A folder is no log."""
+        """A folder is not a log."""
         self.path.unlink()
         self.path.mkdir()
         self.assertEqual(self.ask().status, 500)
 
     def test_from_an_offset(self) -> None:
-        """Who has a part asks for what has come since."""
+        """A client that follows the log gets the new part."""
         answer = self.ask("Range: bytes=9-")
         self.assertEqual((answer.status, answer.text), (206, TEXT[9:]))
         self.assertEqual(answer.headers["Content-Range"], f"bytes 9-{len(TEXT) - 1}/{len(TEXT)}")
@@ -61,24 +61,24 @@ class InstallerLogTests(SynchronousTestCase):
         self.assertEqual((answer.status, answer.text), (206, "More.\n"))
 
     def test_nothing_since(self) -> None:
-        """Beyond the end there is nothing, and how long the log is."""
+        """A range after the end gets 416 with the length."""
         answer = self.ask(f"Range: bytes={len(TEXT)}-")
         self.assertEqual(answer.status, 416)
         self.assertEqual(answer.headers["Content-Range"], f"bytes */{len(TEXT)}")
 
     def test_several_ranges(self) -> None:
-        """Who asks for several parts gets the whole."""
+        """Several ranges get the whole log."""
         answer = self.ask("Range: bytes=0-1,3-4")
         self.assertEqual((answer.status, answer.text), (200, TEXT))
 
     def test_head(self) -> None:
-        """HEAD has no body, and no range."""
+        """HEAD has no body and ignores ranges."""
         answer = self.ask("Range: bytes=0-1", method="HEAD")
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(answer.headers["Content-Length"], f"{len(TEXT)}")
 
     def test_long(self) -> None:
-        """A long log is read as the client takes it, and every file is closed."""
+        """A long log is read at the client's speed, and the file is closed."""
         gc.collect()  # Earlier tests may have left files for the collector.
         before = len(os.listdir("/proc/self/fd"))
         self.path.write_bytes(bytes(1_000_000))
@@ -91,7 +91,7 @@ class InstallerLogTests(SynchronousTestCase):
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_begins_anew(self) -> None:
-        """A log that is cut while it is sent ends the answer before its promised length."""
+        """A log that is truncated while it is sent breaks the connection early."""
         self.path.write_bytes(bytes(1_000_000))
         connection = Connection(self.resource)
         connection.transport.room = 100_000

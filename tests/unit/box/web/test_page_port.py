@@ -1,4 +1,4 @@
-"""The agent does without its page while somebody else has the port."""
+"""The agent runs without its page while another program has the port."""
 
 import os
 import socket
@@ -17,14 +17,14 @@ from tests.helpers.resources import hello
 
 
 class PagePortCase(SynchronousTestCase):
-    """A page that may have to do without a port."""
+    """A page whose port may be taken."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.said = logged(self)
 
     def start(self, port: str, *inherited: int) -> PagePort:
-        """Start a page, which is stopped in the end."""
+        """Start a page, and stop it after the test."""
         page = PagePort(self.clock, port, BoundedSite(reactor, hello()), inherited)
         page.startService()
         self.addCleanup(lambda: Deferred.fromCoroutine(page.stopService()))
@@ -35,13 +35,13 @@ class PagePortCase(SynchronousTestCase):
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
+    """Tell whether a program listens on a port of this machine."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 class BusyTests(PagePortCase, TestCase):
-    """Somebody else listens there."""
+    """Another program listens on the port."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -50,7 +50,7 @@ class BusyTests(PagePortCase, TestCase):
         self.number = self.squatter.getsockname()[1]
 
     async def test_becomes_free(self) -> None:
-        """The agent says once that there is no page, tries again, and has it in the end."""
+        """The agent logs once that there is no page, tries again, and listens in the end."""
         self.start(str(self.number))
         self.clock.pump([15] * 3)
         [complaint] = self.complaints()
@@ -63,12 +63,12 @@ class BusyTests(PagePortCase, TestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_stopped(self) -> None:
-        """An agent that ends does not try again."""
+        """A stopped agent does not try again."""
         await self.start(str(self.number)).stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_inherited(self) -> None:
-        """A socket that listens already, and that systemd hands over, takes the port's place."""
+        """A listening socket from systemd replaces the port."""
         descriptor = os.dup(self.squatter.fileno())
         self.squatter.close()
         await self.start("1", descriptor).stopService()
@@ -76,7 +76,7 @@ class BusyTests(PagePortCase, TestCase):
         self.assertFalse(answers(self.number))
 
     async def test_no_socket(self) -> None:
-        """Of what is handed over and is no socket the agent does not die: it takes the port."""
+        """If an inherited descriptor is not a socket, the agent uses the port."""
         self.squatter.close()
         descriptor = os.open(os.devnull, os.O_RDONLY)
         self.addCleanup(os.close, descriptor)
@@ -87,17 +87,17 @@ class BusyTests(PagePortCase, TestCase):
 
 
 class InheritedSocketsTests(SynchronousTestCase):
-    """What systemd says about sockets."""
+    """The environment variables of socket activation."""
 
     def found(self, *lines: bytes) -> list[int]:
         return list(inherited_sockets(b"\0".join([*lines, b""]), 100))
 
     def test_handed_over(self) -> None:
-        """They are numbered from 3 on."""
+        """The descriptors start with 3."""
         self.assertEqual(self.found(b"HOME=/", b"LISTEN_PID=100", b"LISTEN_FDS=2"), [3, 4])
 
     def test_nothing(self) -> None:
-        """There are none for another process, and none where nobody says so."""
+        """There are none for another process or without the variables."""
         for lines in (
             (),
             (b"LISTEN_PID=101", b"LISTEN_FDS=1"),
@@ -110,16 +110,16 @@ class InheritedSocketsTests(SynchronousTestCase):
 
 
 class DescriptionTests(PagePortCase):
-    """What `--port` says."""
+    """The value of `--port`."""
 
     def test_malformed(self) -> None:
-        """What nobody understands is a mistake of whoever wrote it, and said at once."""
+        """A malformed value is an error at the start."""
         for port in ("", "eighty", "tcp:x", "unknown:80", "70000", "tcp=80"):
             error = self.assertRaises(CannotStart, PagePort, self.clock, port, BoundedSite)
             self.assertIn(f"--port {port}: ", str(error))
 
     def test_later(self) -> None:
-        """What a description names and is not there may come, and the agent works meanwhile."""
+        """A file in the description may be missing at the start; the agent works without it."""
         missing = Path(self.mktemp())
         for port in (
             f"ssl:0:privateKey={missing}",

@@ -7,7 +7,7 @@ from opq_twisted.box.web.password_queue import PasswordCheckQueue, TooManyAttemp
 
 
 class PasswordCheckQueueTests(SynchronousTestCase):
-    """Whose turn it is."""
+    """The order of the waiting checks."""
 
     def setUp(self) -> None:
         self.queue = PasswordCheckQueue()
@@ -24,7 +24,7 @@ class PasswordCheckQueueTests(SynchronousTestCase):
             self.release(address, network, failed=True)
 
     def test_fewest_failures(self) -> None:
-        """The client that has failed least is next; among equals, the one who came last."""
+        """The client with the fewest failures is next; among equals, the latest."""
         self.fail_check("a", times=2)
         self.fail_check("b", times=1)
         self.successResultOf(self.acquire("a"))
@@ -48,7 +48,7 @@ class PasswordCheckQueueTests(SynchronousTestCase):
             self.successResultOf(each)
 
     def test_success(self) -> None:
-        """Who knows the password in the end is as good as who never failed."""
+        """A correct password clears the failures of a client."""
         self.fail_check("a", times=3)
         self.successResultOf(self.acquire("a"))
         self.release("a")
@@ -60,7 +60,7 @@ class PasswordCheckQueueTests(SynchronousTestCase):
         self.assertNoResult(second)
 
     def test_same_network(self) -> None:
-        """Who guesses in the owner's own network is behind the owner, as is another network."""
+        """A guesser in the owner's network delays neither the owner nor other networks."""
         network = "2001:db8::/64"
         self.fail_check("2001:db8::bad", network, times=3)
         self.successResultOf(self.acquire("x"))
@@ -74,7 +74,7 @@ class PasswordCheckQueueTests(SynchronousTestCase):
             self.successResultOf(waiting)
 
     def test_full(self) -> None:
-        """When all places are taken, a client with fewer failures gets one of another's."""
+        """If the queue is full, a client with fewer failures replaces the one with the most."""
         for number in range(64):
             self.fail_check(f"{number}", times=1 + number % 3)
         self.successResultOf(self.acquire("x"))
@@ -86,7 +86,7 @@ class PasswordCheckQueueTests(SynchronousTestCase):
         self.failureResultOf(self.acquire("11"), TooManyAttempts)
 
     def test_impatient(self) -> None:
-        """Who guesses faster than the turns go has failed, too, before any guess was looked at."""
+        """A third waiting attempt counts as a failure before any attempt is checked."""
         self.successResultOf(self.acquire("x"))
         flooding = [self.acquire("a") for _ in range(3)]
         self.failureResultOf(flooding[2], TooManyAttempts)
@@ -97,7 +97,7 @@ class PasswordCheckQueueTests(SynchronousTestCase):
         self.assertNoResult(flooding[1])
 
     def test_bounded(self) -> None:
-        """Who comes from ever new addresses does not fill the memory."""
+        """A client with ever new addresses does not fill the memory."""
         for number in range(1100):
             self.fail_check(f"{number}")
         self.assertEqual(len(self.queue._failures), 1024)

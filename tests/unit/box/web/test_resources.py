@@ -1,4 +1,4 @@
-"""What the box's own server answers to its page, to programs, and to strangers."""
+"""The responses of the box's server for its page, for programs, and for attackers."""
 
 import gc
 import json
@@ -25,11 +25,11 @@ FORM = "Accept: text/html,application/xhtml+xml"
 
 
 class WebCase(SynchronousTestCase):
-    """The box's server, asked over a connection in memory."""
+    """The box's server, with connections in memory."""
 
     def setUp(self) -> None:
         self.bench = Bench(Path(self.mktemp())).start()
-        # The name that the connection's requests are for.
+        # The host of the connection's requests.
         self.root = self.make_root("box.example")
 
     def make_root(self, *hosts: str, basic_auth: BasicAuth | None = None) -> IResource:
@@ -55,7 +55,7 @@ class WebCase(SynchronousTestCase):
         return self.send(method, path, *headers, body=body).response(method)
 
     def refuse(self) -> None:
-        """Let an update fail for which the release is to blame."""
+        """Record an update that failed because of its release."""
         release = Release(NEW, 10, {"sha256": "ab" * 32})
         self.bench.journal.block(release, "It ended with 1.")
         attempt = Attempt(NEW, 1.0, 2.0, "failed", "It ended with 1.", 1)
@@ -67,10 +67,10 @@ class WebCase(SynchronousTestCase):
 
 
 class PageTests(WebCase):
-    """What is shown."""
+    """The page."""
 
     def test_page(self) -> None:
-        """The page shows the box, and has the button, without its script too."""
+        """The page shows the box and has the button, also without its script."""
         self.bench.board.publish(available=NEW, last_check=1.0, update_available=True)
         answer = self.ask("GET", "/")
         self.assertEqual(answer.status, 200)
@@ -81,21 +81,21 @@ class PageTests(WebCase):
             self.assertIn(shown, answer.text)
 
     def test_busy(self) -> None:
-        """During an update the button cannot be clicked."""
+        """During an update the button is disabled."""
         self.bench.updater.begin()
         answer = self.ask("GET", "/")
         self.assertIn('<button id="update" disabled', answer.text)
         self.assertIn('<li aria-current="step">Check</li><li>Download</li>', answer.text)
 
     def test_without_script(self) -> None:
-        """During an update a browser without the page's script looks again by itself."""
+        """During an update a browser without JavaScript reloads the page."""
         again = '<noscript><meta http-equiv="refresh"'
         self.assertNotIn(again, self.ask("GET", "/").text)
         self.bench.updater.begin()
         self.assertIn(again, self.ask("GET", "/").text)
 
     def test_history(self) -> None:
-        """The last attempts are listed, the newest first, whatever their reasons look like."""
+        """The last attempts are listed, newest first, with their reasons escaped."""
         self.assertIn('aria-labelledby="past-title" hidden>', self.ask("GET", "/").text)
         for reason in ("Nobody is there.", "<b>Nobody</b>"):
             self.bench.updater.begin()
@@ -108,25 +108,25 @@ class PageTests(WebCase):
         )
 
     def test_unknown(self) -> None:
-        """What is not known is said not to be."""
+        """Unknown values are shown as unknown."""
         self.bench.board.publish(installed=None)
         self.assertIn('<dd id="installed">unknown</dd>', self.ask("GET", "/").text)
 
     def test_unsigned(self) -> None:
-        """A box that installs unsigned releases says so, and only such a box."""
+        """Only a box that installs unsigned releases says so."""
         self.assertIn('id="unsigned" >This box installs', self.ask("GET", "/").text)
         self.bench.board.publish(unsigned=False)
         self.assertIn('id="unsigned" hidden>This box installs', self.ask("GET", "/").text)
 
     def test_markup(self) -> None:
-        """What a server or an archive said is text, whatever it looks like."""
+        """Text from a server or an archive is escaped."""
         self.bench.board.publish(message="<script>alert('&$stage')</script>")
         text = self.ask("GET", "/").text
         self.assertNotIn("<script>alert", text)
         self.assertIn("&lt;script&gt;alert(&#x27;&amp;$stage&#x27;)&lt;/script&gt;", text)
 
     def test_security_headers(self) -> None:
-        """The page runs and loads nothing but its own, and is shown in no other page."""
+        """The page loads only its own files, and cannot be framed."""
         headers = self.ask("GET", "/").headers
         policy = headers["Content-Security-Policy"]
         for rule in ("default-src 'none'", "frame-ancestors 'none'", "form-action 'self'"):
@@ -137,7 +137,7 @@ class PageTests(WebCase):
         self.assertEqual(headers["Cache-Control"], "no-store")
 
     def test_files(self) -> None:
-        """The page's own files are there, and nothing else of the folder."""
+        """The page's files are served, and no other file of the folder."""
         for path, kind in (("/page.css", "text/css"), ("/page.js", "text/javascript")):
             with self.subTest(path=path):
                 answer = self.ask("GET", path)
@@ -150,20 +150,20 @@ class PageTests(WebCase):
 
 
 class StatusTests(WebCase):
-    """What programs read."""
+    """The resources for programs."""
 
     def test_version(self) -> None:
-        """The installed version is answered as the older daemon answered it."""
+        """The installed version is sent in the older daemon's format."""
         answer = self.ask("GET", "/version")
         self.assertEqual((answer.status, self.said(answer)), (200, {"version": OLD}))
 
     def test_version_unknown(self) -> None:
-        """It is null when nothing is known."""
+        """The version is null if it is unknown."""
         self.bench.board.publish(installed=None)
         self.assertEqual(self.said(self.ask("GET", "/version")), {"version": None})
 
     def test_status(self) -> None:
-        """The status has all there is to know."""
+        """The status has all fields."""
         self.bench.updater.begin()
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         self.bench.board.publish(
@@ -199,7 +199,7 @@ class StatusTests(WebCase):
         )
 
     def test_history(self) -> None:
-        """Programs read the last attempts, the oldest first, and what is refused."""
+        """Programs get the last attempts, oldest first, and the blocked releases."""
         self.assertEqual(self.said(self.ask("GET", "/history")), {"attempts": [], "refused": []})
         self.refuse()
         said = self.said(self.ask("GET", "/history"))
@@ -218,7 +218,7 @@ class StatusTests(WebCase):
                 self.assertEqual(head.headers["Content-Length"], got.headers["Content-Length"])
 
     def test_other_methods(self) -> None:
-        """What cannot be asked for is said not to be."""
+        """Unknown resources get 404 and other methods 405."""
         for method, path, allowed in (
             ("POST", "/status", "GET, HEAD"),
             ("DELETE", "/", "GET, HEAD"),
@@ -239,7 +239,7 @@ class UnblockTests(WebCase):
         return self.ask("POST", "/forgive", f"Content-Length: {len(body)}", *headers, body=body)
 
     def test_forgiven(self) -> None:
-        """A release that was refused may be tried again, and not a second time."""
+        """A blocked release is unblocked, and not a second time."""
         self.refuse()
         said = self.said(self.forgive(f"release={NEW}"))
         self.assertEqual(said, {"status": f"Release {NEW} may be tried again."})
@@ -249,7 +249,7 @@ class UnblockTests(WebCase):
         self.assertEqual(self.said(answer), {"status": f"Release {NEW} is not refused."})
 
     def test_no_release(self) -> None:
-        """What names no release is told so."""
+        """A malformed version gets 400."""
         for body in ("", "release=", "release=x", "release=-1", "release=%ff", "&" * 100, "r=1"):
             with self.subTest(body=body):
                 answer = self.forgive(body)
@@ -257,7 +257,7 @@ class UnblockTests(WebCase):
                 self.assertIn("release=VERSION", self.said(answer)["status"])
 
     def test_not_meant(self) -> None:
-        """Another page cannot forgive."""
+        """Another page cannot unblock a release."""
         self.refuse()
         self.assertEqual(self.forgive(f"release={NEW}", "Origin: http://evil.example").status, 403)
         self.assertEqual(len(self.bench.journal.entry.refused), 1)
@@ -267,7 +267,7 @@ class UpdateBoxTests(WebCase):
     """`/box_update`."""
 
     def test_begins(self) -> None:
-        """GET and POST begin an update, and are told when there is something to install."""
+        """GET and POST start an update, and report when there is something to install."""
         for method in ("GET", "POST"):
             with self.subTest(method=method):
                 self.bench.restart()
@@ -284,7 +284,7 @@ class UpdateBoxTests(WebCase):
                 )
 
     def test_under_way(self) -> None:
-        """A second click is told what is under way."""
+        """A second click gets 409 with the stage."""
         self.send("POST", "/box_update")
         for method in ("GET", "POST"):
             with self.subTest(method=method):
@@ -323,7 +323,7 @@ class UpdateBoxTests(WebCase):
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
 
     def test_fails(self) -> None:
-        """An update that fails at once says why."""
+        """The response of an update that fails at once has the reason."""
         connection = self.send("POST", "/box_update")
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         answer = connection.response()
@@ -331,7 +331,7 @@ class UpdateBoxTests(WebCase):
         self.assertEqual(self.said(answer)["status"], "The update failed: Nobody is there.")
 
     def test_form(self) -> None:
-        """The button without the page's script leads back to the page, whatever came of it."""
+        """Without JavaScript the button leads back to the page, whatever the result is."""
         connection = self.send("POST", "/box_update", FORM)
         second = self.ask("POST", "/box_update", FORM)
         self.bench.steps.succeed(OLD)
@@ -339,19 +339,19 @@ class UpdateBoxTests(WebCase):
             self.assertEqual((answer.status, answer.headers["Location"]), (303, "./"))
 
     def test_browser_by_get(self) -> None:
-        """The seed's interface asks by GET, and gets JSON."""
+        """GET, as in the older interface, gets JSON."""
         connection = self.send("GET", "/box_update", FORM, CURL)
         self.bench.steps.succeed(OLD)
         self.assertEqual(self.said(connection.response())["status"], "The box is up to date.")
 
     def test_head(self) -> None:
-        """HEAD begins nothing."""
+        """HEAD starts nothing."""
         answer = self.ask("HEAD", "/box_update")
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(self.bench.steps.begun, [])
 
     def test_not_meant(self) -> None:
-        """What another page caused begins nothing, by no method."""
+        """A request that another page caused starts nothing, with any method."""
         for method in ("GET", "POST"):
             for header in (
                 "Sec-Fetch-Site: cross-site",
@@ -365,7 +365,7 @@ class UpdateBoxTests(WebCase):
         self.assertEqual(self.bench.steps.begun, [])
 
     def test_client_gone(self) -> None:
-        """A client that has gone before the answer changes nothing."""
+        """A client that disconnects before the response changes nothing."""
         connection = self.send("POST", "/box_update")
         connection.channel.connectionLost(Failure(ConnectionDone()))
         self.bench.steps.succeed(NEW)
@@ -380,7 +380,7 @@ class CheckTests(WebCase):
     """`/check`."""
 
     def test_available(self) -> None:
-        """What is available is answered, and nothing is installed."""
+        """A check returns the available release, and installs nothing."""
         connection = self.send("POST", "/check")
         self.bench.steps.succeed(NEW)
         answer = connection.response()
@@ -393,14 +393,14 @@ class CheckTests(WebCase):
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_server_fails(self) -> None:
-        """When the update server does not answer, the reason is."""
+        """If the update server does not answer, the response has the reason."""
         connection = self.send("POST", "/check")
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         answer = connection.response()
         self.assertEqual((answer.status, self.said(answer)), (502, {"status": "Nobody is there."}))
 
     def test_disk_fails(self) -> None:
-        """When the box's own disk fails, that is said."""
+        """If the box's disk fails, the response says so."""
         connection = self.send("POST", "/check")
         self.bench.steps.fail(OSError(28, "No space left on device"))
         answer = connection.response()
@@ -408,7 +408,7 @@ class CheckTests(WebCase):
         self.assertEqual((answer.status, self.said(answer)), (502, said))
 
     def test_unforeseen(self) -> None:
-        """What nobody foresaw is logged, and the client is not left waiting."""
+        """An unexpected error is logged, and the client gets a response."""
         connection = self.send("POST", "/check")
         self.bench.steps.fail(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -416,7 +416,7 @@ class CheckTests(WebCase):
         self.assertEqual((answer.status, answer.text), (500, "The agent failed; see its log.\n"))
 
     def test_during_update(self) -> None:
-        """It may be asked during an update too, which shares the answer."""
+        """A check during an update shares the result of the update's own check."""
         self.bench.updater.begin()
         connection = self.send("POST", "/check")
         self.bench.steps.succeed(OLD)
@@ -424,7 +424,7 @@ class CheckTests(WebCase):
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_many(self) -> None:
-        """A hundred at once ask the server once, and a click waits for none of those who left."""
+        """A hundred checks at once send one request; a click ignores disconnected clients."""
         connections = [self.send("POST", "/check") for _ in range(100)]
         for connection in connections[:99]:
             connection.lose()
@@ -435,17 +435,17 @@ class CheckTests(WebCase):
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
 
     def test_not_meant(self) -> None:
-        """Another page cannot make the box ask."""
+        """Another page cannot start a check."""
         answer = self.ask("POST", "/check", "Sec-Fetch-Site: cross-site")
         self.assertEqual(answer.status, 403)
         self.assertEqual(self.bench.steps.begun, [])
 
 
 class StrangerTests(WebCase):
-    """Requests for a host that is not this box."""
+    """Requests for another host."""
 
     def test_refused(self) -> None:
-        """Nothing is shown to them, and nothing is done."""
+        """Every resource rejects them, and no action is done."""
         self.root = self.make_root()
         for method, path in (
             ("GET", "/"),

@@ -1,4 +1,4 @@
-"""The box in the words of its page: each state in plain sentences."""
+"""The texts of the box's page for each state."""
 
 import os
 import time
@@ -15,7 +15,7 @@ NOW = 1_700_100_000.0
 
 
 class ViewTests(SynchronousTestCase):
-    """What is shown of a status."""
+    """The texts for a status."""
 
     def setUp(self) -> None:
         before = os.environ.get("TZ")
@@ -23,7 +23,7 @@ class ViewTests(SynchronousTestCase):
         self.addCleanup(self.set_zone, before)
 
     def set_zone(self, zone: str | None) -> None:
-        """Let the box be somewhere."""
+        """Set the box's local time zone."""
         if zone is None:
             os.environ.pop("TZ", None)
         else:
@@ -34,7 +34,7 @@ class ViewTests(SynchronousTestCase):
         return view(Status(**{"installed": OLD, "last_check": NOW - 60, **status}), NOW)
 
     def test_headlines(self) -> None:
-        """Each state has a headline, and a tone."""
+        """Each state has a headline and a tone."""
         returned = Attempt(NEW, NOW - 900, NOW - 300, "returned", "It is not healthy.", 1)
         failed = Attempt(NEW, NOW - 90, NOW - 30, "failed", "Make room.", 1)
         updated = Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)
@@ -69,7 +69,7 @@ class ViewTests(SynchronousTestCase):
                 "bad",
                 "The last update failed",
             ),
-            # A look is later, that went well or not.
+            # A later check, successful or not.
             (
                 {
                     "stage": Stage.FAILED,
@@ -96,7 +96,7 @@ class ViewTests(SynchronousTestCase):
                 self.assertEqual((shown.tone, shown.headline), (tone, headline))
 
     def test_steps(self) -> None:
-        """A stage has its place in the row; to go back is to install once more."""
+        """Each stage has its step; going back is the step of the installation."""
         steps = ["Check", "Download", "Verify", "Unpack", "Install", "Reboot", "Confirm"]
         self.assertEqual(list(STEPS), steps)
         for step, stage in [
@@ -113,25 +113,25 @@ class ViewTests(SynchronousTestCase):
             self.assertEqual(shown.may_reboot, stage in ("rebooting", "returning"))
 
     def test_releases(self) -> None:
-        """A release is shown with the time at which it was built, by the box's own clock."""
+        """A release is shown with its build time in local time."""
         self.assertEqual(self.view().installed, f"14 November 2023, 22:13 UTC ({OLD})")
         self.set_zone("HST10")
         self.assertEqual(self.view().installed, f"14 November 2023, 12:13 HST ({OLD})")
 
     def test_no_release(self) -> None:
-        """That there is none is another thing than that nobody knows."""
+        """No release is shown differently from an unknown one."""
         self.assertEqual(self.view().available, "none")
         self.assertEqual(self.view(last_check=None).available, "unknown")
         self.assertEqual(self.view(trouble="Nobody is there.").available, "unknown")
         self.assertEqual(self.view(installed=None).installed, "unknown")
 
     def test_no_moment(self) -> None:
-        """A number that is no time of any clock is shown as it is."""
+        """An impossible time is shown as a number."""
         self.assertEqual(moment(1e18), "1000000000000000000")
         self.assertIn("looks next at", self.view(next_check=1e18).checked)
 
     def test_promise(self) -> None:
-        """What a click will do is said, with how long it took last time; not while it is done."""
+        """An idle box's page says what a click does and how long that took last time."""
         offered = {"available": NEW, "update_available": True, "size": 12_340_000}
         self.assertEqual(
             self.view(**offered, last_took=231.0).promise,
@@ -148,7 +148,7 @@ class ViewTests(SynchronousTestCase):
         self.assertEqual(self.view(**offered, stage=Stage.DOWNLOADING).promise, "")
 
     def test_progress(self) -> None:
-        """A download shows its bytes, its rate, and the time that is left as far as it is known."""
+        """A download has its bytes, its rate, and the remaining time as far as it is known."""
         for progress, words in (
             (None, ""),
             (
@@ -170,7 +170,7 @@ class ViewTests(SynchronousTestCase):
                 self.assertEqual(self.view(progress=progress).progress, words)
 
     def test_checked(self) -> None:
-        """When the box looked, and when it looks next, as far as it is known."""
+        """The times of the last check and the next one are shown as far as they are known."""
         self.assertEqual(
             self.view(next_check=NOW + 60).checked,
             "The box last looked for an update on 16 November 2023, 01:59 UTC. "
@@ -179,7 +179,7 @@ class ViewTests(SynchronousTestCase):
         self.assertEqual(self.view(last_check=None).checked, "")
 
     def test_outcome(self) -> None:
-        """Why the last update did not go well is told for a day, and not twice."""
+        """The reason of a failed update is shown for a day, and not twice."""
         ended = Attempt(NEW, NOW - 900, NOW - 300, "failed", "Make room.", 1)
         self.assertEqual(self.view(last_attempt=ended).outcome, "Make room.")
         for status in (
@@ -194,12 +194,12 @@ class ViewTests(SynchronousTestCase):
                 self.assertEqual(self.view(**{"last_attempt": ended, **status}).outcome, "")
 
     def test_said_once(self) -> None:
-        """A message that says what the headline does is not shown."""
+        """A message that repeats the headline is hidden."""
         self.assertEqual(self.view(available=OLD, message="The box is up to date.").message, "")
         self.assertEqual(self.view(message="The disk is full.").message, "The disk is full.")
 
     def test_account(self) -> None:
-        """An attempt has a time, a length and, where that is known, a release."""
+        """An attempt has a time, a duration and, if it is known, a release."""
         ended = Attempt(NEW, NOW - 240, NOW, "failed", "Make room.", 1)
         release = self.view(available=NEW).available
         self.assertEqual(

@@ -1,4 +1,4 @@
-"""Following a box through the absences of its agent."""
+"""Following a box while its agent is away and back."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,7 +10,7 @@ from tests.helpers.fake_agent import FakeAgent, FakeClock
 
 
 class FollowingCase(SynchronousTestCase):
-    """An agent, and somebody with patience."""
+    """An agent, and a client that follows it."""
 
     def setUp(self) -> None:
         self.fake = FakeAgent()
@@ -33,33 +33,33 @@ class StatusTests(FollowingCase):
         raise AssertionError("it does not end by itself")
 
     def test_events(self) -> None:
-        """An agent that tells of changes is asked once."""
+        """An agent with an event stream gets one request."""
         self.fake.course = [{"stage": "checking"}, {"stage": "failed"}]
         self.assertEqual(self.follow("failed"), ["idle", "checking", "failed"])
         self.assertEqual(self.fake.asked, ["GET /events"])
         self.assertEqual(self.clock.naps, [])
 
     def test_without_events(self) -> None:
-        """One that does not is asked again and again."""
+        """An agent without an event stream is polled."""
         self.fake.has_events = False
         self.fake.course = [{"stage": "checking"}, {"stage": "failed"}]
         self.assertEqual(self.follow("failed"), ["checking", "failed"])
         self.assertEqual(self.clock.naps, [1.0])
 
     def test_too_many(self) -> None:
-        """So is one that tells too many others already."""
+        """So is an agent with too many streams."""
         self.fake.raw["/events"] = b"HTTP/1.0 503 Busy\r\n\r\nToo many.\n"
         self.assertEqual(self.follow("idle"), ["idle"])
 
     def test_away(self) -> None:
-        """While the agent is away it is waited for, and that is told once."""
+        """While the agent is away the client waits, and says so once."""
         self.fake.course = [{"stage": "rebooting"}, 3, {"stage": "failed"}, 2]
         self.assertEqual(self.follow("failed"), ["idle", "rebooting", "rebooting", "failed"])
         self.assertEqual(len(self.notices), 1, self.notices)
         self.assertEqual(self.clock.naps, [1.0] * 4)
 
     def test_nonsense(self) -> None:
-        """What another program answers in the meantime is not believed."""
+        """Responses of another program are ignored."""
         self.patch(follow, "_MAX_ABSENCE", 120.0)
         self.patch(follow, "_RETRY_DELAY", 30.0)
         for raw in (b"", b"HTTP/1.0 200 OK\r\n\r\ndata: []\n\n", b"HTTP/1.0 200 OK\r\n\r\n<p>"):
@@ -69,8 +69,8 @@ class StatusTests(FollowingCase):
                 self.assertIn("has not answered for 2 minutes", str(error))
                 self.timer.reset()
 
-    def test_patience(self) -> None:
-        """It comes to an end, and begins anew with each answer."""
+    def test_timer(self) -> None:
+        """The timer gives up after an hour, and is reset by each response."""
         failure = AgentFailed("It is away.")
         for _ in range(2):
             for _ in range(3600):
@@ -83,10 +83,10 @@ class StatusTests(FollowingCase):
 
 
 class LogTests(FollowingCase):
-    """What the installer said."""
+    """The installer's output."""
 
     def test_whole(self) -> None:
-        """Lines are lines, however they end; an agent sends as much as it likes at a time."""
+        """All line ends are recognised, and pieces of any size are joined."""
         self.fake.log = "one\r\ntwo\rthr\u00e9e\n\nlast".encode()
         self.assertEqual([*log_lines(self.agent)], ["one", "two", "thrée", "", "last"])
         self.fake.has_whole_log_only = True
@@ -95,7 +95,7 @@ class LogTests(FollowingCase):
         self.assertEqual([*log_lines(self.agent)], [])
 
     def test_large(self) -> None:
-        """A log of several pieces, and lines that are longer than any."""
+        """A long log comes in several pieces, and long lines are split."""
         line = "é" * 100_000
         self.fake.log = f"{line}\n".encode() * 15
         lines = [*log_lines(self.agent)]
@@ -104,7 +104,7 @@ class LogTests(FollowingCase):
         self.assertLess(max(map(len, lines)), 2_000_000)
 
     def test_follow(self) -> None:
-        """What comes later is given when it is there; a new log begins anew."""
+        """Later output is printed when it is there; a new log is printed from its start."""
         self.fake.log = b"one\ntw"
         lines = log_lines(self.agent, self.timer)
         self.assertEqual(next(lines), "one")
@@ -114,7 +114,7 @@ class LogTests(FollowingCase):
         self.assertEqual(next(lines), "new")
 
     def test_away(self) -> None:
-        """A reboot is waited for, where somebody follows; else it is said that there is nobody."""
+        """A follower waits through a reboot; without `--follow` it is an error."""
         lines = log_lines(self.agent, self.timer)
         self.fake.log = b"one\n"
         self.assertEqual(next(lines), "one")
@@ -128,7 +128,7 @@ class LogTests(FollowingCase):
         self.assertRaises(AgentAway, list, log_lines(self.agent))
 
     def test_endless(self) -> None:
-        """A log without an end is given up."""
+        """A log without an end is an error."""
         body = b"x\n" * 1_000_000
         head = b"HTTP/1.0 206 Partial Content\r\n\r\n"
         self.fake.raw["/log"] = head + body

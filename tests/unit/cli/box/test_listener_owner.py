@@ -1,4 +1,4 @@
-"""opq-box tells nothing to a program of another user that has taken the agent's port."""
+"""opq-box sends nothing to a program of another user that has taken the agent's port."""
 
 import os
 import socket
@@ -14,14 +14,14 @@ from opq_twisted.common.errors import AgentFailed
 from tests.helpers.fake_agent import FakeAgent
 from tests.helpers.privileges import without_privileges
 
-#: A user that no machine has.
+#: A user id that no machine has.
 NOBODY_KNOWN = 4_000_000_001
 
 LISTENS, CONNECTED = "0A", "01"
 
 
 def address(ip: str, port: int) -> str:
-    """Word an address as the kernel does."""
+    """Write an address as the kernel does."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     raw = socket.inet_pton(family, ip)
     words = [raw[start : start + 4] for start in range(0, len(raw), 4)]
@@ -31,7 +31,7 @@ def address(ip: str, port: int) -> str:
 
 
 class TablesTests(SynchronousTestCase):
-    """What is made of the kernel's tables."""
+    """The search in the kernel's tables."""
 
     def setUp(self) -> None:
         self.table = Path(self.mktemp())
@@ -54,21 +54,21 @@ class TablesTests(SynchronousTestCase):
         return foreign_listener(self.client)
 
     def test_agent(self) -> None:
-        """Root is trusted, and so is our own user."""
+        """Root and our own user are trusted."""
         for user in (0, os.geteuid()):
             self.rows = []
             self.row("127.0.0.1", user)
             self.assertIsNone(self.found())
 
     def test_foreign_listener(self) -> None:
-        """Another user is named, on whichever address the port was taken."""
+        """Another user is found, on whichever address the program listens."""
         for ip in ("127.0.0.1", "0.0.0.0", "::", "::ffff:127.0.0.1"):
             self.rows = []
             self.row(ip, NOBODY_KNOWN)
             self.assertEqual(self.found(), str(NOBODY_KNOWN), ip)
 
     def test_elsewhere(self) -> None:
-        """A socket of another address, port or kind, or a less fitting one, does not answer."""
+        """A socket with another address, port or family, or a less specific one, is ignored."""
         self.row("127.0.0.2", NOBODY_KNOWN)
         self.row("::1", NOBODY_KNOWN)
         self.row("127.0.0.1", NOBODY_KNOWN, port=1)
@@ -78,33 +78,33 @@ class TablesTests(SynchronousTestCase):
         self.assertIsNone(self.found())
 
     def test_ceased_to_listen(self) -> None:
-        """A program that has accepted the connection, and does not listen any more, is found."""
+        """A program that has accepted the connection and stopped listening is found."""
         self.row("127.0.0.1", NOBODY_KNOWN, CONNECTED)
         self.assertEqual(self.found(), str(NOBODY_KNOWN))
 
     def test_not_accepted(self) -> None:
-        """A connection that nobody has accepted yet belongs to who listens."""
+        """A connection that has not been accepted yet belongs to the listening socket."""
         self.row("127.0.0.1", NOBODY_KNOWN)
         self.row("127.0.0.1", 0, CONNECTED)
         self.assertEqual(self.found(), str(NOBODY_KNOWN))
 
     def test_no_tables(self) -> None:
-        """Where the kernel has no such tables, nobody is a stranger."""
+        """Without the kernel's tables nobody is found."""
         self.assertIsNone(self.found())
 
 
 class AgentTests(SynchronousTestCase):
-    """What opq-box does about it, with the kernel's own tables."""
+    """opq-box with the kernel's own tables."""
 
     def test_refused(self) -> None:
-        """It asks nothing of a stranger, and tells him no password."""
-        # The other user need not be allowed to read Python's library.
+        """opq-box sends no request and no password to another user's program."""
+        # The other user may be unable to read Python's library.
         "localhost".encode("idna")
         with without_privileges():
             agent = FakeAgent()
         self.addCleanup(agent.close)
         agent.password = b"secret"
-        # The program's user is an ordinary one, and we are another.
+        # The program has an ordinary user, and we have another one.
         self.patch(os, "geteuid", lambda: NOBODY_KNOWN)
         box = AgentClient(agent.url, lambda: self.fail("the password was asked for"))
         for ask in (box.status, box.update, box.check, box.history, lambda: box.log(0)):

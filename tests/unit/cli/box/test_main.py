@@ -1,4 +1,4 @@
-"""What can be done to a box on its command line."""
+"""The commands of opq-box."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from tests.helpers.time_zones import move_to
 
 PROGRAM = str(Path(sys.executable).with_name("opq-box"))
 
-#: What became of an update that began and ended then.
+#: An update that succeeded.
 UPDATED = {
     "version": NEW,
     "started": NEW,
@@ -39,12 +39,12 @@ FAILED = {**UPDATED, "outcome": "failed", "reason": "The disk is full."}
 RETURNED = {**UPDATED, "outcome": "returned", "reason": f"Release {NEW} failed."}
 DOWNLOAD = {"stage": "downloading", "message": "Downloading the new release."}
 
-#: What would change a terminal's title, turn text around, and end a line.
+#: Sequences that set a terminal's title, reverse text, and end a line.
 HOSTILE = "\x1b]0;owned\x07 \x9b31m \u202egnp \x7f\ud800 \r\nopq-box: all is well"
 
 
 class AdoptTests(SynchronousTestCase):
-    """A box gets a release to return to."""
+    """`adopt`."""
 
     def setUp(self) -> None:
         self.place = Path(self.mktemp()).absolute()
@@ -67,7 +67,7 @@ class AdoptTests(SynchronousTestCase):
         return (error if status else out).getvalue()
 
     def assert_refused(self, archive: Path, *words: str) -> None:
-        """Nothing is adopted, nothing stays, and a sentence says why."""
+        """Assert that nothing is adopted, no file stays, and a sentence says why."""
         said = self.adopt(archive, status=1)
         self.assertEqual((said[:9], said.count("\n"), said[-2:]), ("opq-box: ", 1, ".\n"), said)
         for word in words:
@@ -77,7 +77,7 @@ class AdoptTests(SynchronousTestCase):
         self.assertLessEqual(left, {"archives", ".lock"})
 
     def test_adopted(self) -> None:
-        """The archive of the release that runs is copied, and is the last good one."""
+        """The archive of the installed release is copied, and is the last good one."""
         self.assertIn(f"goes back to release {OLD}", self.adopt(self.archive))
         good = self.archives.last_good
         assert good is not None
@@ -89,7 +89,7 @@ class AdoptTests(SynchronousTestCase):
         self.assertIn("already", said["status"])
 
     def test_lost(self) -> None:
-        """A last good archive that is gone, or not what it was, is adopted anew."""
+        """A last good archive that is missing or damaged is adopted again."""
         self.adopt(self.archive)
         kept = self.archives.path(OLD)
         kept.write_bytes(bytes(100))
@@ -99,14 +99,14 @@ class AdoptTests(SynchronousTestCase):
         self.assertEqual(kept.read_bytes(), self.archive.read_bytes())
 
     def test_another_release(self) -> None:
-        """Another than that which runs is refused; so is any where nobody knows what runs."""
+        """Another release's archive is refused; so is any if the installed release is unknown."""
         other = make_archive(self.place / name_of(NEW), NEW)
         self.assert_refused(other, f"The installed release is {OLD}, and not {NEW}")
         self.version_file.unlink()
         self.assert_refused(self.archive, "The installed release is unknown")
 
     def test_damaged(self) -> None:
-        """What the box could not unpack is no release to return to."""
+        """An archive that the box cannot unpack is refused."""
         data = self.archive.read_bytes()
         self.archive.write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 1 :])
         self.assert_refused(self.archive, name_of(OLD))
@@ -115,7 +115,7 @@ class AdoptTests(SynchronousTestCase):
         self.assert_refused(self.archive, "VERSION")
 
     def test_not_an_archive(self) -> None:
-        """A file with another name, and one that is not there."""
+        """A file with another name and a missing file are refused."""
         self.assert_refused(self.place / "VERSION", "VERSION")
         self.archive.unlink()
         self.assert_refused(self.archive, "No such file")
@@ -127,18 +127,18 @@ class AdoptTests(SynchronousTestCase):
         self.adopt(self.archive)
 
     def test_no_configuration(self) -> None:
-        """Without a configuration it is not known what runs."""
+        """Without a configuration the installed release is unknown."""
         self.config.unlink()
         self.assert_refused(self.archive, "configuration")
 
     def test_program(self) -> None:
-        """It is a program of its own, and says what it does."""
+        """opq-box is an installed program, and has help."""
         said = subprocess.run([PROGRAM, "adopt", "--help"], capture_output=True, text=True).stdout
         self.assertIn("--state-dir", said)
 
 
 class AgentCase(SynchronousTestCase):
-    """Somebody types, and an agent answers."""
+    """Commands are typed, and a fake agent answers."""
 
     def setUp(self) -> None:
         move_to(self, "UTC")
@@ -146,11 +146,11 @@ class AgentCase(SynchronousTestCase):
         self.addCleanup(self.agent.close)
         self.clock = FakeClock()
         self.patch(box, "time", self.clock)
-        #: What was said on standard error.
+        #: The text on standard error.
         self.warned = ""
 
     def type(self, command: str, *more: str, status: int = 0, url: str | None = None) -> str:
-        """Type a command; returns what it prints."""
+        """Type a command, and return its output."""
         out, error = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
             try:
@@ -162,12 +162,12 @@ class AgentCase(SynchronousTestCase):
         return out.getvalue()
 
     def lines(self, command: str, *more: str, status: int = 0) -> list[Any]:
-        """Type a command for programs; returns what it prints, line by line."""
+        """Type a command with `--json`, and return the lines of its output."""
         said = self.type(command, "--json", *more, status=status)
         return [json.loads(line) for line in said.splitlines()]
 
     def assert_refused(self, command: str, *more: str, url: str | None = None, words: str) -> None:
-        """Nothing is printed but a sentence that says why; for programs it is in JSON, too."""
+        """Assert that only a sentence is printed; with `--json` it is in JSON, too."""
         printed, said = self.type(command, *more, status=1, url=url), self.warned
         error = json.dumps({"error": said.removeprefix("opq-box: ").strip()})
         self.assertEqual(printed, f"{error}\n" if "--json" in more else "")
@@ -176,10 +176,10 @@ class AgentCase(SynchronousTestCase):
 
 
 class StatusTests(AgentCase):
-    """How the box is."""
+    """`status`."""
 
     def test_all(self) -> None:
-        """People are told all there is to know; versions are times."""
+        """People see everything; versions are shown with their times."""
         self.agent.status |= {
             "available": NEW,
             "update_available": True,
@@ -207,7 +207,7 @@ The disk is full.
         )
 
     def test_available(self) -> None:
-        """What installs an update is told while nothing does."""
+        """The command for an update is named only while the box is idle."""
         self.agent.status |= {"available": NEW, "update_available": True, "notes": "Less\nnoise."}
         self.assertIn("What is new  Less noise.\n", self.type("status"))
         for stage, is_told in (("idle", True), ("failed", True), ("installing", False)):
@@ -217,7 +217,7 @@ The disk is full.
                 self.assertEqual("opq-box update installs it." in said, is_told)
 
     def test_nothing_known(self) -> None:
-        """What is not known, or is none of what one could know, is said not to be."""
+        """Missing and malformed values are shown as unknown."""
         for status in (self.agent.status, {}, {key: [1] for key in self.agent.status}):
             self.agent.status = status
             said = self.type("status")
@@ -225,12 +225,12 @@ The disk is full.
             self.assertNotIn("Last update", said)
 
     def test_json(self) -> None:
-        """Programs are told what the agent says, fields that we do not know as well."""
+        """Programs get the agent's object, including unknown fields."""
         self.agent.status["new"] = {"field": HOSTILE}
         self.assertEqual(self.lines("status"), [self.agent.status])
 
     def test_hostile(self) -> None:
-        """What an agent says does not control the terminal, and looks like nothing of ours."""
+        """Text of the agent cannot control the terminal or look like text of opq-box."""
         attempt = {**FAILED, "outcome": HOSTILE, "reason": HOSTILE}
         self.agent.status |= {"stage": HOSTILE, "message": HOSTILE, "last_attempt": attempt}
         self.agent.history = {"attempts": [attempt], "refused": [{"reason": HOSTILE}]}
@@ -243,7 +243,7 @@ The disk is full.
         self.assertNotIn("\nopq-box", self.type("status"))
 
     def test_other_encoding(self) -> None:
-        """A terminal that has not all characters shows which they are."""
+        """Characters that the terminal cannot encode are escaped."""
         self.agent.status["message"] = "The box\u2019s disk is full."
         ended = subprocess.run(
             [PROGRAM, "status", "--url", self.agent.url],
@@ -254,7 +254,7 @@ The disk is full.
         self.assertIn(b"The box\\u2019s disk", ended.stdout)
 
     def test_environment(self) -> None:
-        """The box may be named in the environment."""
+        """The environment can name the box."""
         ended = subprocess.run(
             [PROGRAM, "status"],
             env={"OPQ_BOX_URL": f"{self.agent.url}/", "http_proxy": "http://127.0.0.1:1"},
@@ -266,16 +266,16 @@ The disk is full.
 
 
 class CheckTests(AgentCase):
-    """Is there an update?"""
+    """`check`."""
 
     def test_up_to_date(self) -> None:
-        """When not the exit code is 0."""
+        """Without an update the exit code is 0."""
         self.agent.found = {"available": OLD, "message": "The box is up to date."}
         said = self.type("check")
         self.assertIn(f"Available    {OLD} (2023-11-14 22:13)\nThe box is up to date.\n", said)
 
     def test_available(self) -> None:
-        """When there is one it is 10."""
+        """With an update the exit code is 10."""
         message = f"Release {NEW} is available."
         self.agent.found = {"available": NEW, "update_available": True, "message": message}
         self.assertIn(message, self.type("check", status=10))
@@ -284,21 +284,21 @@ class CheckTests(AgentCase):
         self.assertEqual(said, {**expected, "status": message})
 
     def test_no_answer(self) -> None:
-        """When the box cannot tell it is neither, and the agent says why."""
+        """If the check fails, the exit code is neither, and the agent's reason is printed."""
         self.agent.raw["/check"] = b'HTTP/1.0 502 Bad\r\n\r\n{"status": "Nobody is there."}'
         self.assert_refused("check", words="Nobody is there.")
         self.assert_refused("check", "--json", words="Nobody is there.")
 
 
 class UpdateTests(AgentCase):
-    """Update Box."""
+    """`update`."""
 
     def end(self, attempt: dict[str, Any]) -> dict[str, Any]:
         stage = "failed" if attempt["outcome"] == "failed" else "idle"
         return {"stage": stage, "message": attempt["reason"], "last_attempt": attempt}
 
     def test_through_reboot(self) -> None:
-        """It is followed to its end, with a line for each stage."""
+        """An update is followed to its end, with a line for each stage."""
         progress = {"received": 5, "total": 10, "rate": 1.0}
         self.agent.course = [
             {"stage": "checking", "message": "Asking."},
@@ -323,7 +323,7 @@ class UpdateTests(AgentCase):
         self.assertEqual((end, self.warned), (UPDATED["reason"], ""))
 
     def test_json(self) -> None:
-        """Programs get the status whenever it has changed, and the last one tells the outcome."""
+        """Programs get the status after each change, and the last one has the outcome."""
         self.agent.course = [DOWNLOAD, {}, 1, {"stage": "confirming"}, self.end(UPDATED)]
         said = self.lines("update")
         stages = [status["stage"] for status in said]
@@ -332,19 +332,19 @@ class UpdateTests(AgentCase):
         self.assertIn("does not answer", self.warned)
 
     def test_nothing_to_do(self) -> None:
-        """A box that is up to date is that; what became of an earlier update does not matter."""
+        """A box that is up to date says so; the result of an earlier update does not matter."""
         self.agent.status |= {"message": "The box is up to date.", "last_attempt": FAILED}
         self.assertEqual(self.type("update"), "The box is up to date.\n")
         self.assertEqual(self.lines("update"), [self.agent.status])
 
     def test_under_way(self) -> None:
-        """An update that somebody else began is followed as well."""
+        """An update that somebody else started is followed as well."""
         self.agent.status |= DOWNLOAD
         self.agent.course = [self.end(UPDATED)]
         self.assertIn(UPDATED["reason"], self.type("update"))
 
     def test_bad_end(self) -> None:
-        """When the box is not on the new release the exit code is 1, and a sentence says why."""
+        """If the box does not have the new release, the exit code is 1, and a sentence says why."""
         for attempt, words in (
             (FAILED, "The update failed: The disk is full."),
             (RETURNED, "fail"),
@@ -357,19 +357,19 @@ class UpdateTests(AgentCase):
                 self.assertIn(words, self.warned)
 
     def test_refused(self) -> None:
-        """A box that does not want to begin says why."""
+        """If the box does not start an update, its reason is printed."""
         self.agent.raw["/box_update"] = (
             b"HTTP/1.0 403 No\r\nContent-Type: text/plain\r\n\r\nAnother page asked for this."
         )
         self.assert_refused("update", words="403: Another page asked for this.")
 
     def test_signals(self) -> None:
-        """Ctrl-C ends this, and not the update; it says so."""
+        """Ctrl-C ends the command and not the update, and the command says so."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.agent.status |= DOWNLOAD
             self.agent.followed.clear()
             process = subprocess.Popen(
-                # What starts the tests in the background may have them ignore SIGINT.
+                # A shell that starts the tests in the background makes them ignore SIGINT.
                 ["env", "--default-signal=INT", PROGRAM, "update", "--url", self.agent.url],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -386,7 +386,7 @@ class UpdateTests(AgentCase):
             self.assertEqual(error.count("\n"), 1)
 
     def test_terminal(self) -> None:
-        """On a terminal one sees how far the download is, whatever numbers an agent sends."""
+        """On a terminal there is a progress bar, whatever numbers the agent sends."""
         self.agent.course = [
             DOWNLOAD,
             *({"progress": {"received": each, "total": 10**7}} for each in (0, 4_000_000, 10**9)),
@@ -402,10 +402,10 @@ class UpdateTests(AgentCase):
 
 
 class LogTests(AgentCase):
-    """What the installer said."""
+    """`log`."""
 
     def test_print(self) -> None:
-        """Lines for people, a document for programs."""
+        """People get lines, and programs a document."""
         self.agent.log = b"one\ntwo\tthree"
         self.assertEqual(self.type("log"), "one\ntwo\tthree\n")
         self.assertEqual(self.lines("log"), [{"lines": ["one", "two\tthree"]}])
@@ -414,7 +414,7 @@ class LogTests(AgentCase):
         self.assertEqual(self.warned, "No installer has run yet.\n")
 
     def test_follow(self) -> None:
-        """It is followed until Ctrl-C, and not when nobody reads any more."""
+        """The log is followed until Ctrl-C, or until standard output is closed."""
         self.agent.log = b"one\n"
         process = subprocess.Popen(
             [PROGRAM, "log", "--follow", "--json", "--url", self.agent.url],
@@ -434,20 +434,20 @@ class LogTests(AgentCase):
         self.assertEqual(process.stderr.read(), b"")
 
     def test_older_agent(self) -> None:
-        """An agent that has no log to give is none of today."""
+        """An agent without a log is an older one."""
         self.agent.raw["/log"] = b"HTTP/1.0 404 Not Found\r\n\r\nThere is nothing here.\n"
         self.assert_refused("log", words="has no /log")
 
 
 class HistoryTests(AgentCase):
-    """What was, and what shall not be."""
+    """`history` and `forgive`."""
 
     def test_none(self) -> None:
         """A box that was never updated says so."""
         self.assertEqual(self.type("history"), "No update has been tried yet.\n")
 
     def test_all(self) -> None:
-        """The last is the last; what is refused is listed, and how to change that."""
+        """The last attempt comes last; blocked releases have the command to unblock them."""
         asked = {**FAILED, "version": None, "reason": "Nobody is there."}
         refused = {"version": NEW, "sha256": None, "reason": "It was bad."}
         self.agent.history = {"attempts": [asked, UPDATED], "refused": [refused]}
@@ -464,7 +464,7 @@ Refused: 1700000100 (2023-11-14 22:15). It was bad.
         self.assertEqual(self.lines("history"), [self.agent.history])
 
     def test_forgive(self) -> None:
-        """A refused release is forgiven, once."""
+        """A blocked release is unblocked once."""
         self.agent.history["refused"] = [{"version": each, "reason": ""} for each in (OLD, NEW)]
         self.assertEqual(self.type("forgive", str(NEW)), f"Release {NEW} is forgiven.\n")
         self.assert_refused("forgive", str(NEW), words=f"Release {NEW} is not refused.")
@@ -472,14 +472,14 @@ Refused: 1700000100 (2023-11-14 22:15). It was bad.
         self.assertEqual(said, {"status": f"Release {OLD} is forgiven."})
 
     def test_no_release(self) -> None:
-        """What is no version is no release."""
+        """A malformed version is refused."""
         self.type("forgive", "the-last-one", status=2)
         self.assertIn("seconds since the epoch", self.warned)
         self.assertEqual(self.agent.asked, [])
 
 
 class PasswordTests(AgentCase):
-    """A box that wants to know who acts."""
+    """A box with a password."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -488,7 +488,7 @@ class PasswordTests(AgentCase):
         self.file.write_text("öffne dich\nand a second line")
 
     def test_file(self) -> None:
-        """It comes from a file; a wrong one is told from none."""
+        """The password is read from a file; wrong and missing ones have their own sentences."""
         for command in ("check", "update"):
             self.type(command, "--password-file", str(self.file))
         self.file.write_text("wrong")
@@ -497,7 +497,7 @@ class PasswordTests(AgentCase):
         self.assert_refused("check", "--password-file", str(self.file), words="No such file")
 
     def test_not_needed(self) -> None:
-        """Who only asks need not say it."""
+        """Reading needs no password."""
         for command in ("status", "history", "log"):
             self.type(command)
 
@@ -507,13 +507,13 @@ class PasswordTests(AgentCase):
         self.assert_refused("check", words="--password-file")
 
     def test_other_scheme(self) -> None:
-        """The password is sent in no other way."""
+        """The password is sent for basic authentication only."""
         self.agent.raw["/check"] = b"HTTP/1.0 401 No\r\nWWW-Authenticate: Digest\r\n\r\n"
         given = ("--password-file", str(self.file))
         self.assert_refused("check", *given, words="a login that is not a box's")
 
     def test_terminal(self) -> None:
-        """On a terminal it is asked for, and not shown."""
+        """On a terminal the command asks for the password, and does not show it."""
         command = (PROGRAM, "check", "--url", self.agent.url)
         prompt = b"Password of the box: "
         for typed, code, words in (
@@ -528,7 +528,7 @@ class PasswordTests(AgentCase):
 
 
 class NewPasswordTests(SynchronousTestCase):
-    """The password that a box is to ask for."""
+    """`password`."""
 
     def setUp(self) -> None:
         self.file = Path(self.mktemp())
@@ -542,7 +542,7 @@ class NewPasswordTests(SynchronousTestCase):
         return out.getvalue() or error.getvalue()
 
     def test_line(self) -> None:
-        """It is a line of what comes in, and the file holds a hash that only its owner reads."""
+        """The password is the first line of standard input; only the owner can read the file."""
         self.assertIn("web_password_file", self.choose("öffne dich\nand another line"))
         self.assertTrue(PasswordHash.read(self.file).matches("öffne dich"))
         self.assertEqual(self.file.stat().st_mode & 0o777, 0o600)
@@ -550,13 +550,13 @@ class NewPasswordTests(SynchronousTestCase):
         self.assertTrue(PasswordHash.read(self.file).matches("another"))
 
     def test_none(self) -> None:
-        """None, or one that no agent takes, changes nothing."""
+        """An empty password, or one that is too long, changes nothing."""
         for line in ("", "\n", "x" * 1025):
             self.assertIn("from 1 to 1024 characters", self.choose(line, status=1))
             self.assertFalse(self.file.exists())
 
     def test_terminal(self) -> None:
-        """On a terminal it is typed twice."""
+        """On a terminal the password is typed twice."""
         first, again = b"New password of the box: ", b"Once more: "
         for second, code, words in ((b"one\n", 0, "web_password_file"), (b"two\n", 1, "differ")):
             prompts = {first: b"one\n", again: second}
@@ -567,7 +567,7 @@ class NewPasswordTests(SynchronousTestCase):
 
 
 class ConfigTests(SynchronousTestCase):
-    """A configuration is checked without an agent."""
+    """`config`."""
 
     def setUp(self) -> None:
         self.file = Path(self.mktemp()).absolute()
@@ -580,7 +580,7 @@ class ConfigTests(SynchronousTestCase):
         return code, out.getvalue(), error.getvalue()
 
     def test_usable(self) -> None:
-        """All settings are printed as a configuration that means the same."""
+        """All settings are printed, and give the same configuration when read again."""
         updater = {"window": "22:00-04:00", "services": ["a.service"], "hosts": []}
         given = {"updates_ep": "updates.example.org", "box_id": "7", "updater": updater, "cmd": 1}
         code, said, complaint = self.check(given)
@@ -596,7 +596,7 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(json.loads(self.check(read, "--json")[1]), read)
 
     def test_unusable(self) -> None:
-        """One that the agent would not start with is refused in a sentence."""
+        """A configuration with which the agent would not start is refused in a sentence."""
         code, said, complaint = self.check({"updates_ep": "ftp://updates.example.org"})
         self.assertEqual((code, said, complaint.count("\n")), (1, "", 1))
         self.assertTrue(complaint.startswith(f"opq-box: The configuration {self.file} cannot be"))
@@ -604,7 +604,7 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(main(["config", str(self.file)]), 1)
 
     def test_password_file(self) -> None:
-        """The agent does not start without the password file that is named."""
+        """A missing password file is refused."""
         settings = {"web_password_file": "/nonexistent/hash"}
         code, said, complaint = self.check({"updates_ep": "http://x", "updater": settings})
         self.assertEqual((code, said), (1, ""))
@@ -612,7 +612,7 @@ class ConfigTests(SynchronousTestCase):
 
 
 class NoAgentTests(AgentCase):
-    """Where there is no agent a sentence says so."""
+    """Errors without an agent."""
 
     def test_nobody(self) -> None:
         """Nobody listens."""
@@ -621,7 +621,7 @@ class NoAgentTests(AgentCase):
             self.assert_refused(command, words=f"No agent answers at {self.agent.url} (Connection")
 
     def test_something_else(self) -> None:
-        """Something else listens, or something broken."""
+        """Another program listens, or a broken one."""
         for raw, words in (
             (b"", "No agent answers"),
             (b"\x1b[31mSSH-2.0\r\n", "not in HTTP"),
@@ -637,7 +637,7 @@ class NoAgentTests(AgentCase):
                 self.assert_refused("status", words=words)
 
     def test_no_url(self) -> None:
-        """A slip in the URL."""
+        """A malformed URL is refused."""
         for url in (
             *("box", "ftp://box", "http://", "http://:80", "http://box:x", "http://box:99999"),
             *("http://box/?x", "http://box#x", "http://b\u00f6x"),
@@ -647,7 +647,7 @@ class NoAgentTests(AgentCase):
                 self.assert_refused("status", url=url, words="is not the URL of a box")
 
     def test_password_in_url(self) -> None:
-        """A password in a URL is not taken, and not shown."""
+        """A password in a URL is refused, and not printed."""
         for url in ("http://user:secret@box", "user:secret@box", "http://user:sec ret@box:80"):
             with self.subTest(url=url):
                 self.assert_refused(
@@ -656,13 +656,13 @@ class NoAgentTests(AgentCase):
                 self.assertNotIn("ret", self.warned)
 
     def test_direct(self) -> None:
-        """The box is asked directly, whatever proxy there is for the internet."""
+        """The environment's proxies are not used for the box."""
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
             self.patch(os, "environ", {**os.environ, name: "http://127.0.0.1:9"})
             self.assertIn("Installed", self.type("status"))
 
     def test_address(self) -> None:
-        """Behind a proxy a box may have a path; it has IPv6 perhaps, or a name that is none."""
+        """A box behind a proxy may have a path; its host may be an IPv6 address or unusual name."""
         self.agent.raw["/box/7/status"] = b'HTTP/1.0 200 OK\r\n\r\n{"installed": 7}'
         said = self.type("status", url=f"{self.agent.url}/box/7/")
         self.assertIn("Installed    7", said)
@@ -670,12 +670,12 @@ class NoAgentTests(AgentCase):
             self.assert_refused("status", url=url, words=f"No agent answers at {url} (")
 
     def test_no_tls(self) -> None:
-        """An agent that speaks no TLS is none at https."""
+        """An agent without TLS is not reached over https."""
         url = self.agent.url.replace("http", "https")
         self.assert_refused("status", url=url, words="No agent answers")
 
     def test_slow(self) -> None:
-        """Neither silence nor drops keep anybody for longer than was agreed."""
+        """Neither silence nor slow bytes exceed the timeout."""
         head = b"HTTP/1.0 200 OK\r\n"
         for raw, drop in ((b"", b""), (b"", b"X"), (head, b"X"), (head + b"\r\n{", b" ")):
             self.agent.raw["/status"], self.agent.drop = raw, drop

@@ -1,4 +1,4 @@
-"""What is read of a JSON object from outside."""
+"""Reading a JSON object from an untrusted source."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -6,10 +6,10 @@ from opq_twisted.cli.box.untrusted_json import Document
 
 
 class DocumentTests(SynchronousTestCase):
-    """Whatever is sent, each question has an answer of its kind."""
+    """Each method returns a value of its type, whatever the object contains."""
 
     def test_read(self) -> None:
-        """What is of the kind that is asked for is given."""
+        """A value of the right type is returned."""
         found = Document.parse(b'{"a": "x\\n y", "b": 2, "c": 1.5, "d": true, "e": {"f": 1}}')
         self.assertEqual((found.text("a"), found.integer("b"), found.number("c")), ("x y", 2, 1.5))
         self.assertTrue(found.flag("d"))
@@ -17,7 +17,7 @@ class DocumentTests(SynchronousTestCase):
         self.assertEqual(Document({"g": [{"f": 1}, 2]}).parts("g"), [Document({"f": 1})])
 
     def test_other_kinds(self) -> None:
-        """What is of another kind is as if it were not there."""
+        """A value of another type counts as missing."""
         for value in (None, True, -1, 1e16, 10**400, "1", [], [1], {}, {"x": 1}):
             found = Document({"x": value})
             with self.subTest(value=value):
@@ -31,7 +31,7 @@ class DocumentTests(SynchronousTestCase):
         self.assertEqual(len(Document({"x": "y" * 10**6}).text("x")), 2000)
 
     def test_no_object(self) -> None:
-        """What is no JSON object is refused."""
+        """Anything but a JSON object is refused."""
         deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         long = b'{"x":' + b"1" * 10_000 + b"}"
         for data in (b"", b"[]", b"1", b"{", b'{"x": NaN}', b'{"x": "\xff"}', deep, long):
