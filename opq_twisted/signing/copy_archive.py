@@ -1,4 +1,4 @@
-"""Puts an archive into the updates directory: hashed on the way, whole or not at all."""
+"""Copies an archive into the updates directory, completely or not at all, and hashes it."""
 
 import io
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from attrs import frozen
+from tuf.api.metadata import TargetFile
 
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
@@ -22,32 +23,21 @@ _TO_READ = 0o444
 
 
 @frozen
-class StagedArchive:
-    """An archive that was read to its end."""
-
-    name: UpdateName
-    #: Bytes.
-    size: int
-    #: In hexadecimal, by algorithm.
-    hashes: dict[str, str]
-
-
-@frozen
 class OpenArchive:
-    """An archive that is to be published, open for reading."""
+    """An archive that is to be published, opened for reading."""
 
     name: UpdateName
     file: io.FileIO
-    #: As it was when it was opened.
+    #: At the time of opening.
     status: os.stat_result
 
 
 @contextmanager
 def open_archive(archive: Path) -> Iterator[OpenArchive]:
     """
-    Open a file that looks, at its name and its end, like an update.
+    Open a file whose name and end are those of an update.
 
-    :raises ReleaseFailed: when it does not, or boxes would not fetch so much.
+    :raises ReleaseFailed: if they are not, or the file is larger than boxes fetch.
     """
     try:
         name = UpdateName.parse(archive.name)
@@ -68,32 +58,31 @@ def open_archive(archive: Path) -> Iterator[OpenArchive]:
 
 
 @contextmanager
-def copy_archive(
-    archive: OpenArchive, updates: Path, progress: Progress
-) -> Iterator[StagedArchive]:
+def copy_archive(archive: OpenArchive, updates: Path, progress: Progress) -> Iterator[TargetFile]:
     """
-    Read an archive, and copy it into the updates directory unless it lies there.
+    Copy an archive into the updates directory unless it is there, and yield its TUF target.
 
-    It gets its name there when the context is left without an error, and never replaces another.
-    Only one may do this at a time in a directory.
+    The copy gets its name when the context ends without an error, and never replaces another file.
+    Hold the lock of the repository meanwhile.
 
-    :raises ReleaseFailed: when the name is taken by other bytes, or the file changes meanwhile.
-    :raises OSError: when the disk is full or fails.
+    :raises ReleaseFailed: if a file with other bytes has the name, or the archive is changed while
+        it is read.
+    :raises OSError: if the disk is full or fails.
     """
     target = updates / str(archive.name)
     if os.path.lexists(target):
         yield _compare(archive, target, progress)
         return
-    _sweep(updates)
+    _remove_left_over(updates)
     draft = target.with_name(f".{archive.name}.part")
     try:
-        # Within reach of the clean-up: a signal may come as soon as it is there.
+        # Inside the `try`: a signal may arrive as soon as the file is there.
         with files.create(draft, 0o600) as copy:
-            staged = _read(archive, copy, progress)
+            target_file = _read(archive, copy, progress)
             copy.flush()
             os.fchmod(copy.fileno(), _READABLE_BY_ALL)
             files.sync(copy.fileno())
-        yield staged
+        yield target_file
         try:
             files.link_no_replace(draft, target)
         except FileExistsError:
@@ -103,37 +92,37 @@ def copy_archive(
     files.sync_folder(updates)
 
 
-def _sweep(updates: Path) -> None:
-    """Take away what interrupted copies have left, of whichever release."""
+def _remove_left_over(updates: Path) -> None:
+    """Remove the files of interrupted copies, of any release."""
     for left in updates.glob(".opq-box-update-*.tar.bz2.part"):
-        # What cannot go is told of where it is in the way.
+        # If the file of this release cannot be removed, creating it fails with the reason.
         with suppress(OSError):
             left.unlink()
 
 
-def _compare(archive: OpenArchive, target: Path, progress: Progress) -> StagedArchive:
-    """Read what is to be published, which has to be what lies there under its name."""
+def _compare(archive: OpenArchive, target: Path, progress: Progress) -> TargetFile:
+    """Read an archive, and make sure that the file of its name in the directory is the same."""
     if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(target.parent)):
         raise ReleaseFailed(
             f"{target} is a link that leads out of the updates directory, and servers do not "
             "follow it: take it away, and name the archive itself."
         )
-    staged = _read(archive, None, progress)
+    target_file = _read(archive, None, progress)
     with files.open_regular(target) as there:
         status = os.fstat(there.fileno())
         if not os.path.samestat(archive.status, status) and (
-            _read(OpenArchive(archive.name, there, status), None, lambda _: None) != staged
+            _read(OpenArchive(archive.name, there, status), None, lambda _: None) != target_file
         ):
             raise _taken(target)
         mode = stat.S_IMODE(status.st_mode)
         if mode | _TO_READ != mode:
-            # The server is another user; if it is not ours to let it read, it may be able to.
+            # The server is another user. If the file is not ours, the server may still be allowed.
             with suppress(PermissionError):
                 os.fchmod(there.fileno(), mode | _TO_READ)
-        # Whoever put it there may not have waited for the disk.
+        # The program that copied it may not have waited for the disk.
         files.sync(there.fileno())
     files.sync_folder(target.parent)
-    return staged
+    return target_file
 
 
 def _taken(target: Path) -> ReleaseFailed:
@@ -143,8 +132,8 @@ def _taken(target: Path) -> ReleaseFailed:
     )
 
 
-def _read(archive: OpenArchive, copy: BinaryIO | None, progress: Progress) -> StagedArchive:
-    """Hash an archive, and write it to `copy` meanwhile."""
+def _read(archive: OpenArchive, copy: BinaryIO | None, progress: Progress) -> TargetFile:
+    """Hash an archive, and write it to `copy` at the same time."""
 
     def handle(piece: bytes) -> None:
         if copy is not None:
@@ -158,6 +147,6 @@ def _read(archive: OpenArchive, copy: BinaryIO | None, progress: Progress) -> St
     after = os.fstat(archive.file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ReleaseFailed(
-            f"{archive.name} changed while it was read: try again when it is at rest."
+            f"{archive.name} changed while it was read: try again when nobody writes to it."
         )
-    return StagedArchive(archive.name, before.st_size, hashes)
+    return TargetFile(before.st_size, hashes, str(archive.name))

@@ -1,4 +1,4 @@
-"""Finds the private keys of roles in a folder, by the ids that a root names."""
+"""The folder of private keys, and of what they have signed last."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from tuf.api.metadata import Metadata, Root, Snapshot
 from opq_twisted.common import files
 from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.trust import keys
-from opq_twisted.trust.key_ids import require_own_ids
+from opq_twisted.trust.key_ids import verify_key_ids
 from opq_twisted.trust.tuf_client import max_size
 
-#: Where keys lie that no root names any more.
+#: The folder for keys that no root names any more.
 RETIRED = "retired"
 
-#: The newest root under which these keys have worked: no secret.
+#: The file of the newest root that these keys have worked with; it is no secret.
 TRUSTED_ROOT = "trusted-root.json"
 
-#: The number of the snapshot that was signed with these keys last.
+#: The file of the version of the last snapshot that these keys have signed.
 LAST_SNAPSHOT = "last-snapshot"
 
 _MAX_DIGITS = 32
@@ -31,14 +31,14 @@ Passphrase = Callable[[], bytes]
 
 
 class KeyFolder:
-    """The keys in one folder; whoever has the folder and the passphrase can sign with them."""
+    """Finds the private keys of roles by the ids in a root, and opens them with one passphrase."""
 
     def __init__(
         self, folder: Path, passphrase: Passphrase, advise: Callable[[str], object] = lambda _: None
     ) -> None:
         """
-        :param passphrase: asked when the first key is opened or made.
-        :param advise: told what makes the file of a key safer that has been opened.
+        :param passphrase: returns the passphrase; called when the first key is opened or made.
+        :param advise: called with a sentence if the file of an opened key could be safer.
         """
         self.folder = folder
         self.passphrase = passphrase
@@ -47,10 +47,10 @@ class KeyFolder:
 
     def create(self, role: str, passphrase: Passphrase | None = None) -> Key:
         """
-        Make a key for a role, and give its public half.
+        Make a key for a role, and return its public key.
 
-        :param passphrase: where it is another than that of the rest.
-        :raises KeyUnusable: when its file cannot be written.
+        :param passphrase: for this key, if it differs from that of the other keys.
+        :raises KeyUnusable: if its file cannot be written.
         """
         try:
             if not self.folder.is_dir():
@@ -66,9 +66,9 @@ class KeyFolder:
         self, role: str, roots: Sequence[Root], passphrase: Passphrase | None = None
     ) -> list[Key]:
         """
-        Give the public halves of a role's keys that were made, and that no root has named yet.
+        Return the public keys of a role that were made, and that none of these roots names.
 
-        :raises KeyUnusable: when one cannot be opened.
+        :raises KeyUnusable: if one cannot be opened.
         """
         used = {keys.file_name(role, key) for root in roots for key in root.keys.values()}
         used |= {path.name for path in (self.folder / RETIRED).glob("*.pem")}
@@ -80,9 +80,9 @@ class KeyFolder:
 
     def signers(self, root: Root, role: str) -> list[CryptoSigner]:
         """
-        Open all keys of a role that lie here.
+        Open all keys of a role that are in the folder.
 
-        :raises KeyUnusable: when one cannot be opened.
+        :raises KeyUnusable: if one cannot be opened.
         """
         named = [root.keys[keyid] for keyid in root.roles[role].keyids if keyid in root.keys]
         return [signer for key in named if (signer := self._signer(role, key)) is not None]
@@ -102,10 +102,10 @@ class KeyFolder:
 
     def enough(self, root: Root, role: str) -> list[CryptoSigner]:
         """
-        Open as many keys of a role as its signatures need.
+        Open as many keys of a role as the root requires.
 
-        :raises ReleaseFailed: when fewer lie here.
-        :raises KeyUnusable: when one cannot be opened.
+        :raises ReleaseFailed: if the folder holds fewer.
+        :raises KeyUnusable: if one cannot be opened.
         """
         threshold = root.roles[role].threshold
         found = self.signers(root, role)[:threshold]
@@ -114,7 +114,7 @@ class KeyFolder:
         return found
 
     def lacks(self, role: str, *roots: Root) -> ReleaseFailed:
-        """Say which files would be needed."""
+        """Make the error that names the missing key files."""
         names = {
             keys.file_name(role, root.keys[keyid])
             for root in roots
@@ -128,11 +128,11 @@ class KeyFolder:
 
     def retire(self, roots: Sequence[Root]) -> None:
         """
-        Move away the keys that an earlier root named, and the last one does not.
+        Move keys to `retired/` that an earlier root names, and the last one does not.
 
-        On a medium that is only read they stay, and are not used all the same.
+        On a read-only medium they stay where they are, and are not used any more either.
 
-        :raises OSError: when the disk is full or fails.
+        :raises OSError: if the disk is full or fails.
         """
         *earlier, current = roots
         names = {
@@ -158,19 +158,19 @@ class KeyFolder:
         files.sync_folder(self.folder)
 
     def knows_a_root(self) -> bool:
-        """Whether these keys have worked under a root already."""
+        """Whether these keys have worked with a root already."""
         return (self.folder / TRUSTED_ROOT).exists()
 
     def trusted_root(self) -> Metadata[Root] | None:
         """
-        Give the newest root under which these keys have worked; None when there is none yet.
+        Read the newest root that these keys have worked with; None if there is none yet.
 
-        :raises ReleaseFailed: when it cannot be read.
+        :raises ReleaseFailed: if it cannot be read.
         """
         path = self.folder / TRUSTED_ROOT
         try:
             trusted = Metadata[Root].from_bytes(files.read(path, max_size("root.json")))
-            require_own_ids(trusted.signed)
+            verify_key_ids(trusted.signed)
             return trusted
         except FileNotFoundError:
             return None
@@ -179,17 +179,17 @@ class KeyFolder:
                 f"{path} cannot be read: put there the root that you know to be yours."
             ) from None
 
-    def recognise(self, roots: Sequence[Metadata[Root]]) -> None:
+    def verify_roots(self, roots: Sequence[Metadata[Root]]) -> None:
         """
-        Make sure that a chain of roots leads through the one under which these keys worked last.
+        Make sure that a chain of roots contains the root that these keys worked with last.
 
-        The updates directory may be one that others can write to. Whoever put a root of his own
-        there, which names these keys and his, would else get his targets signed with these.
+        Other people may be able to write to the updates directory. If somebody could add a root
+        there that names these keys and his own, these keys would sign his targets.
 
-        The last of them is remembered, unless the keys lie on a medium that is only read.
+        The last root of the chain is remembered, except on a read-only medium.
 
-        :raises ReleaseFailed: when it does not.
-        :raises OSError: when the disk is full or fails.
+        :raises ReleaseFailed: if the chain does not contain that root.
+        :raises OSError: if the disk is full or fails.
         """
         path = self.folder / TRUSTED_ROOT
         newest, known = roots[-1].signed.version, self.trusted_root()
@@ -202,16 +202,16 @@ class KeyFolder:
                 )
             if known.signed.version == newest:
                 return
-        self._keep(path, roots[-1].to_bytes())
+        self._store(path, roots[-1].to_bytes())
 
     def require_not_behind(self, snapshot: Snapshot) -> None:
         """
-        Make sure that no later snapshot than this was signed with these keys.
+        Make sure that these keys have signed no later snapshot than this one.
 
-        An updates directory that was restored from an old copy would use numbers once more, which
-        boxes refuse, and offer again what was withdrawn.
+        In an updates directory that was restored from an old copy, versions would be used twice,
+        which boxes refuse, and withdrawn releases would be offered again.
 
-        :raises ReleaseFailed: when one was.
+        :raises ReleaseFailed: if they have.
         """
         path = self.folder / LAST_SNAPSHOT
         try:
@@ -229,15 +229,15 @@ class KeyFolder:
                 "begin anew: opq-release rotate targets snapshot timestamp."
             )
 
-    def remember(self, snapshot: Snapshot) -> None:
+    def store_version(self, snapshot: Snapshot) -> None:
         """
-        Remember the snapshot that was signed last, unless the medium is only read.
+        Store the version of the last signed snapshot, except on a read-only medium.
 
-        :raises OSError: when the disk is full or fails.
+        :raises OSError: if the disk is full or fails.
         """
-        self._keep(self.folder / LAST_SNAPSHOT, f"{snapshot.version}\n".encode())
+        self._store(self.folder / LAST_SNAPSHOT, f"{snapshot.version}\n".encode())
 
-    def _keep(self, path: Path, data: bytes) -> None:
+    def _store(self, path: Path, data: bytes) -> None:
         if not self.folder.is_dir():
             return
         try:

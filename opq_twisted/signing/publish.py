@@ -1,4 +1,4 @@
-"""Offers an archive to the boxes of a channel."""
+"""Publishes an archive as the newest release of a channel."""
 
 import secrets
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from opq_twisted.archive.extract.child import validate
 from opq_twisted.common import wording
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import Progress
-from opq_twisted.signing.copy_archive import OpenArchive, StagedArchive, copy_archive, open_archive
+from opq_twisted.signing.copy_archive import OpenArchive, copy_archive, open_archive
 from opq_twisted.signing.dry_run import try_metadata_sets
 from opq_twisted.signing.prune import drop_missing
 from opq_twisted.signing.repository import Repository
@@ -30,28 +30,28 @@ from opq_twisted.trust.offer import (
 
 @frozen
 class Terms:
-    """To whom a release is offered, and how."""
+    """How a release is offered, and to which boxes."""
 
     channel: str
     #: Whole percent of the boxes; None for all of them.
     rollout: int | None = None
     critical: bool = False
     allow_downgrade: bool = False
-    #: What its makers say of it; the page of each box shows it.
+    #: Release notes, which the page of each box shows.
     notes: str | None = None
 
 
 def publish(signer: RepositorySigner, archive: Path, terms: Terms, progress: Progress) -> Offer:
     """
-    Put an archive into the updates directory, and sign that it is the newest of a channel.
+    Put an archive into the updates directory, and sign that it is the newest one of a channel.
 
-    Published once more, the same archive gets the new terms, and a rollout grows.
+    If the same archive is published again, it gets the new terms: so a rollout grows.
 
-    :param progress: told how many more bytes have been read.
-    :returns: what boxes read.
-    :raises ReleaseFailed: when that would strand boxes.
-    :raises KeyUnusable: when a key cannot be opened.
-    :raises OSError: when the disk is full or fails; what was published before is untouched then.
+    :param progress: called with the number of further bytes that were read.
+    :returns: the offer that boxes read.
+    :raises ReleaseFailed: if boxes would refuse the release or the metadata.
+    :raises KeyUnusable: if a key cannot be opened.
+    :raises OSError: if the disk is full or fails; everything published before is untouched then.
     """
     if not is_channel(terms.channel):
         raise ReleaseFailed(
@@ -90,13 +90,13 @@ def _publish(
         signer.require_clock(targets)
         before = _offer(targets, terms.channel)
         _require_newer(before, version, terms)
-        # Before the long part: a missing key or a wrong passphrase is told at once.
+        # Before the long part, so that a missing key or a wrong passphrase is reported at once.
         signer.sign(current.root, targets, current)
         validate(archive.file, version)
-        with copy_archive(archive, repository.updates, progress) as staged:
+        with copy_archive(archive, repository.updates, progress) as target:
             previous = targets.get(terms.channel)
-            _add(targets, staged, terms, before)
-            _add_release_before(targets[terms.channel], previous, repository)
+            _add(targets, target, version, terms, before)
+            _add_previous_release(targets[terms.channel], previous, repository)
             drop_missing(targets, repository)
             after = signer.sign(current.root, targets, current)
             try_metadata_sets(current, after)
@@ -109,7 +109,7 @@ def _offer(targets: Mapping[str, TargetFile], channel: str) -> Offer | None:
     try:
         return None if target is None else read_offer(target)
     except Untrusted:
-        return None  # no box can follow it: this release puts it right
+        return None  # no box can follow the channel, and this release repairs it
 
 
 def _require_newer(before: Offer | None, version: int, terms: Terms) -> None:
@@ -122,40 +122,41 @@ def _require_newer(before: Offer | None, version: int, terms: Terms) -> None:
 
 
 def _add(
-    targets: dict[str, TargetFile], staged: StagedArchive, terms: Terms, before: Offer | None
+    targets: dict[str, TargetFile],
+    archive: TargetFile,
+    version: int,
+    terms: Terms,
+    before: Offer | None,
 ) -> None:
-    name = str(staged.name)
-    known = targets.get(name)
-    if known is not None and (known.length, known.hashes) != (staged.size, staged.hashes):
+    known = targets.get(archive.path)
+    if known is not None and (known.length, known.hashes) != (archive.length, archive.hashes):
         raise ReleaseFailed(
-            f"{name} was published with other bytes, and a name is never used twice: build the "
-            "release again, with a version of its own."
+            f"{archive.path} was published with other bytes, and a name is never used twice: build "
+            "the release again, with a version of its own."
         )
-    targets[name] = TargetFile(staged.size, staged.hashes, name)
+    targets[archive.path] = archive
+    custom = {"version": version, "file": archive.path, **_custom(version, terms, before)}
     targets[terms.channel] = TargetFile(
-        staged.size,
-        staged.hashes,
-        terms.channel,
-        {"custom": _custom(staged, terms, before)},
+        archive.length, archive.hashes, terms.channel, {"custom": custom}
     )
 
 
-def _add_release_before(
+def _add_previous_release(
     channel: TargetFile, previous: TargetFile | None, repository: Repository
 ) -> None:
     """
-    Add the last release that was for all boxes: those whose turn has not come take that one.
+    Add the last release that was for all boxes, which boxes install until their turn comes.
 
-    A release that is for all boxes keeps it, too: it may be held back, or withdrawn, after all.
+    It is added to a release for all boxes, too, because that may be held back or withdrawn later.
 
-    :param previous: the channel as it was.
+    :param previous: the channel before this release.
     """
     offer = read_offer(channel)
     if previous is None:
         return
-    with suppress(Untrusted):  # no box could follow the channel as it was
+    with suppress(Untrusted):  # no box could follow the channel before
         known = read_offer(previous)
-        # A rollout that changes, or is followed by another one, keeps the release before it.
+        # A rollout that changes, or is followed by another rollout, keeps its previous release.
         is_kept = known.version == offer.version or not known.is_for_all
         before = read_before(previous) if is_kept else previous
         if before is None:
@@ -165,13 +166,12 @@ def _add_release_before(
             channel.custom["before"] = describe_before(before)
 
 
-def _custom(staged: StagedArchive, terms: Terms, before: Offer | None) -> Mapping[str, Any]:
-    version = staged.name.version
-    custom: dict[str, Any] = {"version": version, "file": str(staged.name)}
-    # What is published once more keeps what was said of it.
+def _custom(version: int, terms: Terms, before: Offer | None) -> dict[str, Any]:
+    custom: dict[str, Any] = {}
+    # A release that is published again keeps its salt and its notes.
     same = before if before is not None and before.version == version else None
     if terms.rollout is not None:
-        # The same salt lets a rollout grow: no box that had its turn loses it.
+        # With the same salt a rollout grows: no box that had its turn loses it.
         salt = same.rollout.salt if same and same.rollout else secrets.token_hex(8)
         custom["rollout"] = {"percent": terms.rollout, "salt": salt}
     for name in ("critical", "allow_downgrade"):

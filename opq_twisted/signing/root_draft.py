@@ -1,4 +1,4 @@
-"""A root on its way from holder to holder, in a file that gathers their signatures."""
+"""A draft of a root: a file that goes from holder to holder and collects their signatures."""
 
 import json
 from pathlib import Path
@@ -11,26 +11,26 @@ from tuf.api.metadata import Metadata, Root, RootVerificationResult
 from opq_twisted.common import files
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.key_folder import KeyFolder
-from opq_twisted.trust.key_ids import require_own_ids
+from opq_twisted.trust.key_ids import verify_key_ids
 from opq_twisted.trust.tuf_client import max_size
 
 _READABLE_BY_ALL = 0o644
 
-#: Bytes: two roots as long as boxes read them, indented.
+#: Bytes: two indented roots of the size that boxes read.
 _MAX_SIZE = 4 << 20
 
 
 @frozen
 class Draft:
     """
-    The next root, and the one that it follows, as both have to be signed for (TUF, 5.3.4).
+    The next root, and the previous one, whose keys have to sign it too (TUF specification, 5.3.4).
 
-    It brings the other root along, so that nobody who signs needs the updates directory.
+    It contains the previous root, so that a holder can sign it without the updates directory.
     """
 
     path: Path
     root: Metadata[Root]
-    #: None before the first root.
+    #: None if `root` is the first one.
     previous: Metadata[Root] | None
 
     @classmethod
@@ -38,7 +38,7 @@ class Draft:
         """
         Read a draft.
 
-        :raises ReleaseFailed: when it is none.
+        :raises ReleaseFailed: if the file is not a draft, or must not be signed.
         """
         try:
             parts = json.loads(files.read(path, _MAX_SIZE))
@@ -53,7 +53,7 @@ class Draft:
             ) from None
         except (ValueError, KeyError, TypeError, RecursionError, RepositoryError):
             raise ReleaseFailed(
-                f"{path} is no draft of a root: give the file that opq-release has left."
+                f"{path} is no draft of a root: give the file that opq-release has written."
             ) from None
         expected = 1 if draft.previous is None else draft.previous.signed.version + 1
         if draft.version != expected:
@@ -62,26 +62,26 @@ class Draft:
 
     @property
     def version(self) -> int:
-        """The number of the root."""
+        """The version of the root."""
         return self.root.signed.version
 
     @property
     def missing(self) -> int:
-        """How many more keys have to sign: of the old root, or of the new one."""
+        """How many more keys have to sign: those of the previous root, or those of the new one."""
         result = self._result()
         return max(result.first.missing, result.second.missing)
 
     @property
     def signed_by(self) -> list[str]:
-        """The beginnings of the ids of those keys that have signed."""
+        """The beginnings of the ids of the keys that have signed."""
         return sorted(keyid[:12] for keyid in self._result().signed)
 
     def sign(self, key_folder: KeyFolder) -> None:
         """
-        Add the signatures of all keys of root in a folder; what is no signature is left out.
+        Sign with all root keys in a folder, and remove invalid signatures.
 
-        :raises ReleaseFailed: when the draft lacks signatures, and no key of root is there.
-        :raises KeyUnusable: when a key cannot be opened.
+        :raises ReleaseFailed: if the draft lacks signatures, and the folder holds no root key.
+        :raises KeyUnusable: if a key cannot be opened.
         """
         roots = [each.signed for each in (self.previous, self.root) if each is not None]
         signers = {
@@ -100,10 +100,10 @@ class Draft:
 
     def save(self) -> None:
         """
-        Write it, and return when it is on the disk.
+        Write the file, and return when it is on the disk.
 
-        :raises ReleaseFailed: when another draft lies there that somebody else has signed.
-        :raises OSError: when the disk is full or fails; what was there before is untouched then.
+        :raises ReleaseFailed: if another draft with other holders' signatures would be lost.
+        :raises OSError: if the disk is full or fails; the old file is untouched then.
         """
         self._require_no_loss()
         parts = {
@@ -116,12 +116,12 @@ class Draft:
         try:
             other = Draft.load(self.path)
         except ReleaseFailed:
-            return  # there is none
+            return  # there is no other draft
         others = sorted(set(other.signed_by) - set(self.signed_by))
         if others and other.previous == self.previous:
             raise ReleaseFailed(
                 f"{self.path} has the signatures of others ({', '.join(others)}), and would be "
-                "written over: go on with it by --append, or take it away."
+                "overwritten: continue with it by --append, or remove it."
             )
 
     def _result(self) -> RootVerificationResult:
@@ -132,7 +132,7 @@ class Draft:
 
 
 class _NotToBeSigned(Exception):
-    """A root is not what an honest holder makes; the text says why."""
+    """A root is not one that an honest holder makes; the text says why."""
 
 
 def _parse(part: Any) -> Metadata[Root]:
@@ -141,25 +141,27 @@ def _parse(part: Any) -> Metadata[Root]:
         raise ValueError("it is no root")
     _require_whole(document.signed)
     try:
-        require_own_ids(document.signed)
+        verify_key_ids(document.signed)
     except RepositoryError as error:
         raise _NotToBeSigned(error) from None
     return document
 
 
 def _require_whole(root: Root) -> None:
-    """Make sure that numbers are whole: no others can be signed (canonical JSON)."""
+    """Make sure that numbers are whole: canonical JSON has no others to sign."""
     numbers = [root.version, *(role.threshold for role in root.roles.values())]
     if any(type(number) is not int for number in numbers):
         raise ValueError("it has a number that is not whole")
 
 
 def _require_shown(document: Metadata[Root]) -> None:
-    """Make sure that a root says nothing but what is shown to those who sign it."""
+    """Make sure that a root contains only what holders see before they sign it."""
     root = document.signed
     parts: tuple[Any, ...] = (root, *root.roles.values(), *root.keys.values())
     if any(part.unrecognized_fields for part in parts):
-        raise _NotToBeSigned("its root says more than this version of opq-release understands")
+        raise _NotToBeSigned(
+            "its root has fields that this version of opq-release does not understand"
+        )
     if set(root.keys) != {keyid for role in root.roles.values() for keyid in role.keyids}:
         raise _NotToBeSigned("its root has a key without a role, or a role without its key")
     if any(role.threshold > len(role.keyids) for role in root.roles.values()):

@@ -258,9 +258,9 @@ class RootSigner(RepositorySigner):
             # The server announces the snapshot only when the new root is there.
             self.repository.place(after.targets, after.snapshot)
         self.repository.place(Document.of(root))
-        self.key_folder.recognise(roots)
+        self.key_folder.verify_roots(roots)
         if after is not None:
-            self.key_folder.remember(after.snapshot.signed)
+            self.key_folder.store_version(after.snapshot.signed)
         self.key_folder.retire([each.signed for each in roots])
 
 

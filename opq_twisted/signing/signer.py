@@ -109,7 +109,7 @@ class RepositorySigner:
         """
         self.repository.place(metadata_set.targets, metadata_set.snapshot)
         # Not before: a snapshot that was not written was never seen, and may be signed again.
-        self.key_folder.remember(metadata_set.snapshot.signed)
+        self.key_folder.store_version(metadata_set.snapshot.signed)
         self.repository.remove_superseded()
 
     def roots(self) -> list[Metadata[Root]]:
@@ -120,7 +120,7 @@ class RepositorySigner:
         """
         roots = self.repository.roots()
         try_roots(roots)
-        self.key_folder.recognise(roots)
+        self.key_folder.verify_roots(roots)
         return roots
 
     def sign(

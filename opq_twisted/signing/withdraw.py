@@ -1,4 +1,4 @@
-"""Takes a release back: a channel offers an earlier one again."""
+"""Withdraws a release: its channel offers an earlier one again."""
 
 from attrs import frozen
 from tuf.api.metadata import TargetFile
@@ -12,11 +12,11 @@ from opq_twisted.trust.offer import Offer, read_before, read_offer
 
 @frozen
 class Withdrawal:
-    """The release that was taken back, and the one in its place."""
+    """The withdrawn release, and the one in its place."""
 
     withdrawn: Offer
     offered: Offer
-    #: The archive of the one that was taken back, unless another channel still leads to it.
+    #: The archive of the withdrawn release; None if another channel still needs it.
     unused: str | None
 
 
@@ -24,13 +24,13 @@ def withdraw(signer: RepositorySigner, channel: str, version: int | None = None)
     """
     Let a channel offer an earlier release again, to all boxes.
 
-    Boxes that have the later one keep it: the earlier one may not take them back.
+    Boxes that have the later release keep it, because the earlier one is not a downgrade.
 
-    :param version: of the earlier release; None for the last one before that was for all boxes.
-    :raises ReleaseFailed: when there is no such channel, the earlier release is not known or not
-        there, a key is missing, or boxes would refuse the result.
-    :raises KeyUnusable: when a key cannot be opened.
-    :raises OSError: when the disk is full or fails.
+    :param version: the earlier release; None for the last one that was for all boxes.
+    :raises ReleaseFailed: if there is no such channel, the earlier release is unknown or missing, a
+        key is missing, or boxes would refuse the result.
+    :raises KeyUnusable: if a key cannot be opened.
+    :raises OSError: if the disk is full or fails.
     """
     withdrawn: list[TargetFile] = []
 
@@ -52,7 +52,7 @@ def withdraw(signer: RepositorySigner, channel: str, version: int | None = None)
 def _find(
     targets: dict[str, TargetFile], withdrawn: Offer, channel: str, version: int | None
 ) -> TargetFile:
-    """Make the channel of an archive that was signed before."""
+    """Make the channel's target from an archive that was signed before."""
     if version is None:
         raise ReleaseFailed(
             f"No earlier release than {withdrawn.version} is signed for the channel {channel} any "

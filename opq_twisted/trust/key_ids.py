@@ -1,4 +1,4 @@
-"""Make sure that the ids in a root are those of its keys."""
+"""Verifies that the key ids in a root are the digests of its keys."""
 
 from hashlib import sha256
 
@@ -9,14 +9,14 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root
 
 
-def require_own_ids(root: Root) -> None:
+def verify_key_ids(root: Root) -> None:
     """
-    Refuse a root that gives a key the id of another one.
+    Refuse a root that gives a key the id of another key.
 
-    TUF's implementations take the ids for mere names. But people compare keys by their ids: a
-    draft with the id of a key that they know, and a thief's key behind it, must not be signed.
+    TUF's implementations treat the ids as mere names, but people compare keys by their ids. Nobody
+    must sign a draft that shows an id that he knows, and has a thief's key behind it.
 
-    :raises RepositoryError: when an id is not the digest of its key (TUF specification, section
+    :raises RepositoryError: if an id is not the digest of its key (TUF specification, section
         4.2: the SHA-256 of its canonical form).
     """
     for keyid, key in root.keys.items():
@@ -26,19 +26,19 @@ def require_own_ids(root: Root) -> None:
             )
 
 
-def require_own_ids_in(data: bytes) -> None:
+def verify_key_ids_in(data: bytes) -> None:
     """
-    Do the same for the file of a root.
+    Do the same for the bytes of a root.
 
-    :raises RepositoryError: when it is no metadata, too.
+    :raises RepositoryError: also if they are not metadata.
     """
     signed = Metadata[Root].from_bytes(data).signed
     if isinstance(signed, Root):
-        require_own_ids(signed)
+        verify_key_ids(signed)
 
 
 def _digests(key: Key) -> set[str]:
-    """Give the ids that a key may have: with and without what else may be said of it."""
+    """Return the ids that a key may have: with and without its unrecognized fields."""
     described = key.to_dict()
     essential = {name: described[name] for name in ("keytype", "scheme", "keyval")}
     try:

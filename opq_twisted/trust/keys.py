@@ -1,4 +1,4 @@
-"""Keep private keys in files: PKCS#8 PEM, encrypted with a passphrase."""
+"""Private keys in files: PKCS#8 PEM, encrypted with a passphrase."""
 
 import os
 from pathlib import Path
@@ -24,10 +24,10 @@ def create(folder: Path, role: str, passphrase: bytes) -> CryptoSigner:
     """
     Make an Ed25519 key for a role, and return when its file is on the disk.
 
-    The file is named for the role and the key, and never replaces another one.
+    The file is named after the role and the key, and never replaces another one.
 
-    :raises KeyUnusable: when the passphrase is empty, the file cannot be written, or the memory is
-        too little.
+    :raises KeyUnusable: if the passphrase is empty, the file cannot be written, or the machine has
+        too little memory.
     """
     _require(passphrase)
     private = Ed25519PrivateKey.generate()
@@ -41,16 +41,16 @@ def create(folder: Path, role: str, passphrase: bytes) -> CryptoSigner:
 
 
 def file_name(role: str, key: Key) -> str:
-    """Say how the file of a role's key is named: the first digits of its id tell keys apart."""
+    """Return the name of the file for a role's key, with the first digits of the key's id."""
     return f"{role}-{key.keyid[:12]}.pem"
 
 
 def load(path: Path, passphrase: bytes | None) -> CryptoSigner:
     """
-    Read a private key; the passphrase of one that is not encrypted is not looked at.
+    Read a private key; if it is not encrypted, the passphrase is ignored.
 
-    :raises KeyUnusable: when it cannot be read, or not with this passphrase, or when others can
-        read it.
+    :raises KeyUnusable: if the file cannot be read, other users can read it, or the passphrase is
+        wrong.
     """
     try:
         return CryptoSigner(_open(path, passphrase))
@@ -58,14 +58,14 @@ def load(path: Path, passphrase: bytes | None) -> CryptoSigner:
         raise _cannot_be_opened(path) from None
 
 
-def encrypt_anew(path: Path, passphrase: bytes | None, new: bytes) -> None:
+def reencrypt(path: Path, passphrase: bytes | None, new: bytes) -> None:
     """
-    Encrypt a private key as keys are encrypted today; a power cut leaves the old file or the new.
+    Encrypt a private key again, in the current format; a power cut leaves the old file or the new.
 
-    :raises KeyUnusable: when it cannot be opened or written, or the new passphrase is empty.
+    :raises KeyUnusable: if the file cannot be opened or written, or the new passphrase is empty.
     """
     _require(new)
-    # By its real name: a link would be replaced, and what it leads to would stay as it was.
+    # By its real path: otherwise a link would be replaced, and its target would stay as it was.
     _write(Path(os.path.realpath(path)), _encrypt(_open(path, passphrase), new))
 
 
@@ -75,15 +75,15 @@ def _encrypt(private: PrivateKeyTypes, passphrase: bytes) -> bytes:
     except MemoryError:
         raise KeyUnusable(
             "This machine has too little memory to encrypt a key, which takes 128 MiB: end other "
-            "programs, or do it on another machine."
+            "programs, or use another machine."
         ) from None
 
 
 def advice(path: Path) -> str | None:
     """
-    Say what makes the file of a private key safer, if anything does.
+    Return a sentence that says how to make the file of a private key safer; None if it is safe.
 
-    :raises KeyUnusable: when it cannot be read.
+    :raises KeyUnusable: if the file cannot be read.
     """
     pem = _read(path)
     if b"ENCRYPTED" in pem and not pkcs8.uses_scrypt(pem):
@@ -106,7 +106,7 @@ def _open(path: Path, passphrase: bytes | None) -> PrivateKeyTypes:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise _cannot_be_opened(path) from None
     except (InternalError, MemoryError):
-        # `cryptography` has no other word for a cost that OpenSSL does not take.
+        # `cryptography` raises these for a cost that OpenSSL does not accept.
         raise KeyUnusable(
             f"The key {path} cannot be opened: its format asks for more memory than there is, or "
             "it is damaged."
@@ -135,7 +135,7 @@ def _require_private(path: Path) -> None:
 
 def _write(path: Path, pem: bytes) -> None:
     try:
-        # Whole or not at all: a part of a key would be taken for one that was made.
+        # Atomically: an incomplete file would be taken for a key.
         files.write(path, pem, 0o600)
     except OSError as error:
         raise KeyUnusable(f"The key {path} cannot be written: {error.strerror}.") from None
@@ -145,7 +145,7 @@ def load_public(path: Path) -> Key:
     """
     Read a public key that was made elsewhere: PEM, as `openssl pkey -pubout` writes it.
 
-    :raises KeyUnusable: when it is none.
+    :raises KeyUnusable: if the file is not such a key.
     """
     try:
         return SSlibKey.from_crypto(load_pem_public_key(_read(path)))

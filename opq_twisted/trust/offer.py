@@ -11,14 +11,14 @@ from tuf.api.metadata import TargetFile
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import InvalidName, Untrusted
 
-#: What the boxes follow that are told nothing else.
+#: The channel that a box follows unless its configuration names another one.
 STABLE = "stable"
 
-#: Characters; of longer notes a box shows the beginning.
+#: Characters; a box shows only the beginning of longer notes.
 MAX_NOTES = 4000
 
-#: What a channel's `custom` says of its release before; all else holds for the newest only.
-_KEPT_OF_BEFORE = ("version", "file", "notes")
+#: The fields of `custom` that are kept for the previous release of a channel.
+_KEPT_FIELDS = ("version", "file", "notes")
 
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _SALT = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
@@ -31,58 +31,58 @@ def is_channel(name: str) -> bool:
 
 @frozen
 class Rollout:
-    """Which part of the boxes a release is for."""
+    """The share of the boxes that a release is for."""
 
     percent: int
     salt: str
 
     def includes(self, version: int, box_id: int) -> bool:
-        """Whether it is this box's turn; a larger percentage only ever adds boxes."""
+        """Whether this box has its turn; a larger percentage only adds boxes."""
         digest = hashlib.sha256(f"{self.salt}{version}{box_id}".encode()).digest()
         return int.from_bytes(digest, "big") % 10_000 < 100 * self.percent
 
 
 @frozen
 class Offer:
-    """A release that a box is offered: signed, or by the word of the server alone."""
+    """A release that a box may install, from signed metadata or from an unsigned server."""
 
     version: int
-    #: Bytes; None while nobody has said.
+    #: Bytes; None if unknown.
     size: int | None = None
-    #: In hexadecimal, by algorithm.
+    #: In hexadecimal, keyed by the algorithm's name in `hashlib`.
     hashes: Mapping[str, str] = Factory(dict)
-    #: Whether it may be older than what the box has.
+    #: Whether it may be older than the installed release.
     allow_downgrade: bool = False
-    #: Whether it is for every box at once, whatever its rollout says.
+    #: Whether it is for every box at once, regardless of its rollout.
     critical: bool = False
     rollout: Rollout | None = None
-    #: What its makers say of it, for the owner of the box.
+    #: Release notes for the owner of the box.
     notes: str | None = None
-    #: The last release before it that was for all boxes; those whose turn has not come take it.
+    #: The last earlier release that was for all boxes. Boxes install it until their turn comes.
     before: "Offer | None" = None
-    #: Whether the release key signed all of this.
+    #: Whether the release key signed all these fields.
     signed: bool = field(default=False, eq=False)
 
     @property
     def is_for_all(self) -> bool:
-        """Whether it is the turn of every box."""
+        """Whether every box has its turn."""
         return self.critical or self.rollout is None or self.rollout.percent == 100
 
     @property
     def is_held_back(self) -> bool:
-        """Whether it is the turn of no box."""
+        """Whether no box has its turn."""
         return not self.critical and self.rollout is not None and self.rollout.percent == 0
 
     def is_turn_of(self, box_id: int) -> bool:
-        """Whether a box that nobody clicks on takes it now."""
+        """Whether this box installs it now without a click."""
         return self.critical or self.rollout is None or self.rollout.includes(self.version, box_id)
 
 
 def read_offer(channel: TargetFile) -> Offer:
     """
-    Read the target that a channel is: the newest archive's length and hashes, and `custom`.
+    Read the target of a channel: the length and hashes of its newest archive, and `custom`.
 
-    :raises Untrusted: when it does not describe one release, in all that a box acts upon.
+    :raises Untrusted: if a field that matters to a box is missing, wrong or contradictory.
     """
     custom = channel.custom if isinstance(channel.custom, dict) else {}
     file, version = custom.get("file"), custom.get("version")
@@ -110,13 +110,13 @@ def read_offer(channel: TargetFile) -> Offer:
 
 def read_before(channel: TargetFile) -> TargetFile | None:
     """
-    Read the release before that of a channel: the channel's target as it was then.
+    Read the previous release of a channel, as a target of the same channel.
 
-    It is `custom.before`, written as TUF writes a target. Of its own `custom` only the version, the
-    file and the notes count. It never takes a box back, and reaches all boxes.
+    It is `custom.before`, in TUF's format of a target. Only the version, the file and the notes in
+    its own `custom` count: it is for all boxes, and is never a downgrade.
 
-    :returns: None when there is none.
-    :raises Untrusted: when it is no target, or no older release.
+    :returns: None if there is none.
+    :raises Untrusted: if it is not a target, or not an older release.
     """
     custom = channel.custom if isinstance(channel.custom, dict) else {}
     value, version = custom.get("before"), custom.get("version")
@@ -124,7 +124,7 @@ def read_before(channel: TargetFile) -> TargetFile | None:
         return None
     try:
         known = value["custom"]
-        kept = {key: known[key] for key in _KEPT_OF_BEFORE if key in known}
+        kept = {key: known[key] for key in _KEPT_FIELDS if key in known}
         before = TargetFile(value["length"], value["hashes"], channel.path, {"custom": kept})
     except (KeyError, TypeError, ValueError, AttributeError):
         raise _bad(channel, "the release before is not described as a target") from None
@@ -138,19 +138,18 @@ def read_before(channel: TargetFile) -> TargetFile | None:
 
 def read_needed_before(channel: TargetFile) -> TargetFile | None:
     """
-    Read the release before that of a channel, while there are boxes that take it.
+    Read the previous release of a channel if there are boxes that install it.
 
-    There is none while the channel's release is for all boxes. What it says of the release before
-    is for the case that this one is held back, or withdrawn, after all.
-
+    :returns: None if the newest release is for all boxes. Its previous release is used only after
+        the newest one is held back or withdrawn.
     :raises Untrusted: as `read_offer`.
     """
     return None if read_offer(channel).is_for_all else read_before(channel)
 
 
 def describe_before(channel: TargetFile) -> dict[str, Any]:
-    """Write down a channel as the release before, for `read_before`."""
-    custom = {key: channel.custom[key] for key in _KEPT_OF_BEFORE if key in channel.custom}
+    """Describe the current release of a channel as the previous one, for `read_before`."""
+    custom = {key: channel.custom[key] for key in _KEPT_FIELDS if key in channel.custom}
     return {"length": channel.length, "hashes": channel.hashes, "custom": custom}
 
 
@@ -169,7 +168,7 @@ def _rollout(channel: TargetFile, custom: Mapping[str, Any]) -> Rollout | None:
         (value.get("percent"), value.get("salt")) if isinstance(value, dict) else (None, None)
     )
     if (
-        # A bool is no number here, and signed metadata cannot hold fractions (canonical JSON).
+        # A bool is not a number here, and canonical JSON has no fractions.
         type(percent) is not int
         or not 0 <= percent <= 100
         or not isinstance(salt, str)
@@ -182,7 +181,7 @@ def _rollout(channel: TargetFile, custom: Mapping[str, Any]) -> Rollout | None:
 
 
 def _notes(custom: Mapping[str, Any]) -> str | None:
-    """Read what is said of a release; a box acts upon none of it, and follows it all the same."""
+    """Read the release notes. A box only shows them, so wrong ones are ignored."""
     notes = custom.get("notes")
     return notes[:MAX_NOTES] if isinstance(notes, str) else None
 

@@ -1,4 +1,4 @@
-"""Read the passphrase of a key from a file: one rule for the release tool and the server."""
+"""Reads the passphrase of a key from a file, for `opq-release` and for the server."""
 
 from pathlib import Path
 
@@ -6,26 +6,26 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import KeyUnusable
 
 #: Bytes of the file, and of the passphrase.
-_LONGEST_FILE, _LONGEST = 64 << 10, 4096
+_MAX_FILE, _MAX_PASSPHRASE = 64 << 10, 4096
 
-#: What some editors write before UTF-8 text.
+#: Some editors write this before UTF-8 text.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-#: Characters below which a passphrase is called short (NIST SP 800-63B-4, section 3.1.1.2: at
-#: least 15 where nothing but the password protects).
+#: A passphrase with fewer characters is called short (NIST SP 800-63B-4, section 3.1.1.2: at
+#: least 15 if the password is the only protection).
 SHORT = 15
 
 
 def read_passphrase(path: Path) -> bytes:
     """
-    Give the first line of a file, without its end and without a byte order mark.
+    Return the first line of a file, without the line ending and without a byte order mark.
 
-    Further lines may say what it is for. Spaces belong to the passphrase.
+    Spaces belong to the passphrase. Further lines are ignored, and may hold a comment.
 
-    :raises KeyUnusable: when there is no passphrase, or the file cannot be read.
+    :raises KeyUnusable: if there is no passphrase, or the file cannot be read.
     """
     try:
-        data = files.read(path, _LONGEST_FILE)
+        data = files.read(path, _MAX_FILE)
     except OSError as error:
         raise KeyUnusable(
             f"The passphrase in {path} cannot be read: {error.strerror}. Name a regular file "
@@ -34,26 +34,26 @@ def read_passphrase(path: Path) -> bytes:
     line = data.removeprefix(_BYTE_ORDER_MARK).split(b"\n", 1)[0].rstrip(b"\r")
     if not line:
         raise KeyUnusable(f"The first line of {path} is empty: write the passphrase into it.")
-    if len(line) > _LONGEST:
+    if len(line) > _MAX_PASSPHRASE:
         raise KeyUnusable(
-            f"The first line of {path} has more than {_LONGEST} bytes: it is no passphrase."
+            f"The first line of {path} has more than {_MAX_PASSPHRASE} bytes: it is no passphrase."
         )
     return line
 
 
 def warning_about_access(path: Path) -> str | None:
-    """Say that others can read the passphrase in a file, if they can."""
+    """Return a warning if other users can read the passphrase in a file."""
     try:
         is_open = files.is_open_to_others(path)
     except OSError:
-        return None  # the attempt to read it says why
+        return None  # reading the file reports the reason
     if not is_open:
         return None
     return f"Every user of this machine can read the passphrase in {path}: chmod go-rwx {path}"
 
 
 def warning_about_length(passphrase: bytes) -> str | None:
-    """Say that a passphrase is short, if it is."""
+    """Return a warning if a passphrase is short."""
     length = len(passphrase.decode("utf-8", "replace"))
     if not 0 < length < SHORT:
         return None

@@ -1,4 +1,4 @@
-"""Encrypt a private key with a passphrase: PKCS #8 PEM, scrypt and AES-256-CBC."""
+"""Encrypts a private key with a passphrase: PKCS #8 PEM, scrypt and AES-256-CBC."""
 
 import base64
 import os
@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-#: The cost of a guess: 128 MiB of memory, and some 0.3 s. The first choice of OWASP's Password
-#: Storage Cheat Sheet.
+#: The cost of guessing once: 128 MiB of memory and about 0.3 s. It is the first choice of OWASP's
+#: Password Storage Cheat Sheet.
 COST, BLOCK_SIZE, PARALLELISM = 1 << 17, 8, 1
 
 _SALT_SIZE, _KEY_SIZE = 16, 32
@@ -29,10 +29,10 @@ _SCRYPT = bytes.fromhex("2b06010401da47040b")
 
 def encrypt(private: PrivateKeyTypes, passphrase: bytes) -> bytes:
     """
-    Give the PEM file of a private key.
+    Return the PEM file of a private key.
 
-    The `cryptography` package reads this format, and writes only PBKDF2 with 2,048 rounds. The
-    `openssl` command reads it too where the cost is at most 2**14: it allows scrypt 32 MiB.
+    The `cryptography` package can read this format, but writes only PBKDF2 with 2,048 rounds. The
+    `openssl` command reads it only up to a cost of 2**14, because it allows scrypt 32 MiB.
     """
     salt, iv = os.urandom(_SALT_SIZE), os.urandom(AES.block_size // 8)
     derived = Scrypt(salt, _KEY_SIZE, COST, BLOCK_SIZE, PARALLELISM).derive(passphrase)
@@ -51,7 +51,7 @@ def encrypt(private: PrivateKeyTypes, passphrase: bytes) -> bytes:
 
 
 def uses_scrypt(pem: bytes) -> bool:
-    """Whether a passphrase is turned into the key of an encrypted PEM file by scrypt."""
+    """Whether an encrypted PEM file derives its key from the passphrase with scrypt."""
     lines = [line for line in pem.decode("ascii", "replace").splitlines() if "-" not in line]
     try:
         return _element(_OBJECT_ID, _SCRYPT) in base64.b64decode("".join(lines))
@@ -75,12 +75,12 @@ def _sequence(*parts: bytes) -> bytes:
 
 
 def _integer(number: int) -> bytes:
-    # With room for the sign.
+    # One bit more, for the sign.
     return _element(_INTEGER, number.to_bytes(number.bit_length() // 8 + 1, "big"))
 
 
 def _element(tag: int, content: bytes) -> bytes:
-    """Write an element of DER (X.690, section 8.1)."""
+    """Encode an element of DER (X.690, section 8.1)."""
     size = len(content)
     if size < 0x80:
         return bytes([tag, size]) + content

@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY
-from opq_twisted.trust.key_ids import require_own_ids
+from opq_twisted.trust.key_ids import verify_key_ids
 from opq_twisted.trust.tuf_client import METADATA, max_size
 
 #: The names of metadata files (TUF specification, section 7): a version and a role, or no version.
@@ -228,7 +228,7 @@ def parse(kind: type[_T], name: str, data: bytes) -> Document[_T]:
         raise Damaged(f"{name} holds the metadata of another role")
     if isinstance(metadata.signed, Root):
         try:
-            require_own_ids(metadata.signed)
+            verify_key_ids(metadata.signed)
         except RepositoryError as error:
             raise Damaged(f"{name} cannot be trusted: {error}") from None
     return Document(name, data, metadata)

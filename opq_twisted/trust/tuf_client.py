@@ -15,21 +15,21 @@ from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 
 from opq_twisted.common import files
 from opq_twisted.common.errors import Untrusted
-from opq_twisted.trust.key_ids import require_own_ids_in
+from opq_twisted.trust.key_ids import verify_key_ids_in
 
-#: The folder of the signed metadata, beside the archives and on the wire.
+#: The name of the folder of the signed metadata, in the updates directory and in URLs.
 METADATA = "tuf"
 
 _ROOT_SUFFIX = ".root.json"
 
 
 class Need(Exception):
-    """The lookup cannot go on without a file: fetch it, and look up again."""
+    """The lookup needs a file: fetch it, and call `look_up` again."""
 
     def __init__(self, url: str, max_length: int) -> None:
         super().__init__(url)
         self.url = url
-        #: Bytes; a longer file is of no use.
+        #: Bytes; a longer file is useless.
         self.max_length = max_length
 
 
@@ -37,39 +37,40 @@ class Fetched(FetcherInterface):
     """
     The files that were fetched during one lookup.
 
-    TUF's client fetches in the middle of its work. This one lets it begin again instead whenever it
-    lacks a file, which the specification allows at any point, so that it never waits for a network.
+    TUF's own client fetches files while it works. This class never waits for a network: if a file
+    is missing, the lookup ends with `Need`, and is started again later, which the specification
+    allows at any point.
     """
 
     def __init__(self) -> None:
-        self._answers: dict[str, bytes | DownloadError] = {}
+        self._results: dict[str, bytes | DownloadError] = {}
 
-    def keep(self, url: str, answer: bytes | DownloadError) -> None:
-        """Keep what came: a file, or that there is none."""
-        self._answers[url] = answer
+    def keep(self, url: str, result: bytes | DownloadError) -> None:
+        """Store the result of fetching a URL: the file, or the reason why there is none."""
+        self._results[url] = result
 
     @property
     def last(self) -> tuple[str, bytes | DownloadError] | None:
-        """The file that was fetched last: its URL, and what came; None before the first."""
-        return next(reversed(self._answers.items()), None)
+        """The URL that was fetched last, and its result; None before the first one."""
+        return next(reversed(self._results.items()), None)
 
     def download_bytes(self, url: str, max_length: int) -> bytes:
         """
-        Give a file that was fetched.
+        Return a file that was fetched.
 
-        :raises Need: when it was not fetched yet.
-        :raises DownloadError: when it could not be fetched.
+        :raises Need: if it was not fetched yet.
+        :raises DownloadError: if it could not be fetched.
         """
-        if url not in self._answers:
-            # A signed length may be any number: whoever has the timestamp's key chooses it.
+        if url not in self._results:
+            # A thief of the timestamp key could sign any length.
             raise Need(url, min(max_length, max_size(url)))
-        answer = self._answers[url]
-        if isinstance(answer, DownloadError):
-            raise answer
+        result = self._results[url]
+        if isinstance(result, DownloadError):
+            raise result
         if url.endswith(_ROOT_SUFFIX):
-            # Before it is verified, and kept.
-            require_own_ids_in(answer)
-        return answer
+            # Before the client verifies the root and stores it.
+            verify_key_ids_in(result)
+        return result
 
     def _fetch(self, url: str) -> Any:
         raise NotImplementedError("archives are fetched by the box's own downloader")
@@ -77,14 +78,14 @@ class Fetched(FetcherInterface):
 
 def max_size(url: str) -> int:
     """
-    Say how many bytes a box reads of a file of metadata, whatever other metadata says of it.
+    Return how many bytes of a metadata file a box reads, whatever length is signed for it.
 
-    :param url: its URL or its name, as `2.targets.json`; a delegated role counts as targets.
+    :param url: its URL or name, such as `2.targets.json`; a delegated role counts as targets.
     """
     role = url.rsplit("/", 1)[-1].split(".")[-2]
     config = UpdaterConfig()
-    most: int = getattr(config, f"{role}_max_length", config.targets_max_length)
-    return most
+    size: int = getattr(config, f"{role}_max_length", config.targets_max_length)
+    return size
 
 
 def look_up(
@@ -95,23 +96,24 @@ def look_up(
     target: str | None,
 ) -> TargetFile | None:
     """
-    Go through TUF's client workflow (TUF specification, section 5), from the trusted root.
+    Run TUF's client workflow (TUF specification, section 5) from the trusted root.
 
-    It reads and writes the cache, and takes the time from the machine's clock. Run it in a thread.
+    It reads and writes the cache, and uses the machine's clock. Run it in a thread.
 
-    :param cache: the metadata that was trusted last, against rollback; a damaged one heals.
-    :param target: what to look for; None to refresh only.
-    :returns: None when nothing of that name is signed.
-    :raises Need: when a file has to be fetched first.
-    :raises Untrusted: when the trusted root itself cannot be used.
-    :raises tuf.api.exceptions.RepositoryError: when something is not signed as it must be.
-    :raises tuf.api.exceptions.DownloadError: what a file was answered with.
-    :raises OSError: when the cache cannot be used.
+    :param cache: the folder of the metadata that was trusted last, which prevents a rollback. It
+        is repaired if it is damaged.
+    :param target: the name of the target; None to refresh the metadata only.
+    :returns: the target; None if no target of that name is signed.
+    :raises Need: if a file has to be fetched first.
+    :raises Untrusted: if the trusted root itself cannot be used.
+    :raises tuf.api.exceptions.RepositoryError: if metadata is invalid, or not signed as required.
+    :raises tuf.api.exceptions.DownloadError: if a file could not be fetched.
+    :raises OSError: if the cache cannot be used.
     """
     try:
-        require_own_ids_in(root)
-        _forget_false_roots(cache)
-        # A new one each time: it takes the time when it is made.
+        verify_key_ids_in(root)
+        _remove_false_roots(cache)
+        # A new one each time, because it reads the clock when it is made.
         updater = Updater(
             str(cache), base_url, fetcher=fetched, config=UpdaterConfig(), bootstrap=root
         )
@@ -126,13 +128,12 @@ def look_up(
 
 def is_older_copy(cache: Path, fetched: Fetched, error: RepositoryError) -> bool:
     """
-    Find out whether `look_up` failed because the server's timestamp is an older one.
+    Whether `look_up` failed because the server's timestamp is older than the one in the cache.
 
-    A copy of the metadata that lags behind has one that was signed as it must be, and is behind
-    what the cache has: by its number, by its snapshot's, or because another root has replaced the
-    key that signed it.
+    An outdated copy of the metadata has a timestamp that was validly signed, but its version or
+    its snapshot's version is lower, or a newer root has replaced the key that signed it.
 
-    :param cache: the one that was looked up with, after the failure.
+    :param cache: the folder that was passed to `look_up`, after the failure.
     :param error: the failure.
     """
     url, data = fetched.last or ("", b"")
@@ -140,18 +141,18 @@ def is_older_copy(cache: Path, fetched: Fetched, error: RepositoryError) -> bool
         return False
     if isinstance(error, UnsignedMetadataError):
         return _is_signed_for_older_root(cache, Metadata[Timestamp].from_bytes(data))
-    # The client compares numbers after it has verified the signature.
+    # The client compares versions only after it has verified the signature.
     return isinstance(error, BadVersionNumberError)
 
 
 def _is_signed_for_older_root(cache: Path, timestamp: Metadata[Timestamp]) -> bool:
-    """Whether a timestamp that is not newer is signed as a root wanted it that was seen before."""
+    """Whether a timestamp that is not newer is signed as an earlier trusted root required."""
     try:
         seen = Metadata[Timestamp].from_file(str(cache / f"{Timestamp.type}.json"))
     except (RepositoryError, StorageError):
         return False
     if timestamp.signed.version > seen.signed.version:
-        # Nobody lags with what is new: that is somebody who has a key that was replaced.
+        # An outdated copy has nothing new: somebody has signed this with a replaced key.
         return False
     for path in (cache / "root_history").glob("*.root.json"):
         try:
@@ -163,10 +164,10 @@ def _is_signed_for_older_root(cache: Path, timestamp: Metadata[Timestamp]) -> bo
     return False
 
 
-def _forget_false_roots(cache: Path) -> None:
-    """Remove roots with false ids that were trusted by an earlier version of this program."""
+def _remove_false_roots(cache: Path) -> None:
+    """Remove roots with false key ids that an earlier version of this program has trusted."""
     for path in (cache / "root_history").glob(f"*{_ROOT_SUFFIX}"):
         try:
-            require_own_ids_in(files.read(path, max_size(path.name)))
+            verify_key_ids_in(files.read(path, max_size(path.name)))
         except (RepositoryError, OSError):
             path.unlink()

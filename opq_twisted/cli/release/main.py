@@ -32,7 +32,7 @@ from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES, RootSigner
 from opq_twisted.signing.status import Inspection, inspect
 from opq_twisted.signing.withdraw import withdraw
-from opq_twisted.trust.keys import encrypt_anew, load, load_public
+from opq_twisted.trust.keys import load, load_public, reencrypt
 from opq_twisted.trust.offer import MAX_NOTES, STABLE, Offer
 
 #: Exit codes of `status`.
@@ -220,7 +220,7 @@ def encrypt(options: argparse.Namespace) -> int:
     for path in options.key:
         load(path, passphrase())
     for path in options.key:
-        encrypt_anew(path, passphrase(), new())
+        reencrypt(path, passphrase(), new())
         say(f"{path} is encrypted anew. Do the same with its copies, or replace them by this file.")
     return 0
 

@@ -210,7 +210,7 @@ class LoadTests(KeysCase):
         path = self.write("key.pem", pem_of(BestAvailableEncryption(PASSPHRASE)))
         signer = keys.load(path, PASSPHRASE)
         self.assertIn(f"opq-release encrypt {path}", str(keys.advice(path)))
-        keys.encrypt_anew(path, PASSPHRASE, b"another")
+        keys.reencrypt(path, PASSPHRASE, b"another")
         self.assertIsNone(keys.advice(path))
         self.assertEqual(path.stat().st_mode & 0o777, 0o600)
         self.refuses(path, PASSPHRASE, "passphrase is wrong")
@@ -221,7 +221,7 @@ class LoadTests(KeysCase):
         path = self.write("key.pem", pem_of(NoEncryption()))
         self.patch(pkcs8, "COST", 3)
         self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=lambda _: bytes(32)))
-        keys.encrypt_anew(path, None, PASSPHRASE)
+        keys.reencrypt(path, None, PASSPHRASE)
         with self.assertRaises(KeyUnusable) as caught:
             keys.load(path, PASSPHRASE)
         self.assertIn("more memory than there is", str(caught.exception))
@@ -233,7 +233,7 @@ class LoadTests(KeysCase):
         before = path.read_bytes()
         self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=derive))
         with self.assertRaises(KeyUnusable) as caught:
-            keys.encrypt_anew(path, None, PASSPHRASE)
+            keys.reencrypt(path, None, PASSPHRASE)
         self.assertIn("too little memory", str(caught.exception))
         self.assertEqual(path.read_bytes(), before)
 
@@ -243,9 +243,9 @@ class LoadTests(KeysCase):
         link = self.folder / "link.pem"
         link.symlink_to(path)
         before = path.read_bytes()
-        self.assertRaises(KeyUnusable, keys.encrypt_anew, link, None, b"")
+        self.assertRaises(KeyUnusable, keys.reencrypt, link, None, b"")
         self.assertEqual(path.read_bytes(), before)
-        keys.encrypt_anew(link, None, PASSPHRASE)
+        keys.reencrypt(link, None, PASSPHRASE)
         self.assertTrue(link.is_symlink())
         self.assertIn(b"ENCRYPTED", path.read_bytes())
 
@@ -415,20 +415,20 @@ class KeyRingTests(KeysCase):
         one, two, other = (Metadata(Root(number)) for number in (1, 2, 1))
         other.signed.unrecognized_fields["x"] = 1
         self.assertFalse(self.key_folder.knows_a_root())
-        self.key_folder.recognise([one])
+        self.key_folder.verify_roots([one])
         self.assertTrue(self.key_folder.knows_a_root())
-        self.key_folder.recognise([one, two])
+        self.key_folder.verify_roots([one, two])
         for chain in ([one], [other], [other, Metadata(Root(3))]):
             with self.assertRaises(ReleaseFailed) as caught:
-                self.key_folder.recognise(chain)
+                self.key_folder.verify_roots(chain)
             self.assertIn("not those of these keys", str(caught.exception))
-        self.key_folder.recognise([one, two])
+        self.key_folder.verify_roots([one, two])
 
     def test_damaged_root(self) -> None:
         """A root that cannot be read is not taken for none."""
         self.write("trusted-root.json", b"")
         with self.assertRaises(ReleaseFailed) as caught:
-            self.key_folder.recognise([Metadata(Root(1))])
+            self.key_folder.verify_roots([Metadata(Root(1))])
         self.assertIn("trusted-root.json", str(caught.exception))
 
     def test_read_only(self) -> None:
@@ -438,5 +438,5 @@ class KeyRingTests(KeysCase):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         self.patch(files, "write", write)
-        self.key_folder.recognise([Metadata(Root(1))])
+        self.key_folder.verify_roots([Metadata(Root(1))])
         self.assertFalse(self.key_folder.knows_a_root())
