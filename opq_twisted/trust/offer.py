@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 from tuf.api.metadata import TargetFile
 
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.release import Release
 from opq_twisted.common.errors import InvalidName, Untrusted
 
 #: The channel that a box follows unless its configuration names another one.
@@ -43,14 +44,9 @@ class Rollout:
 
 
 @frozen
-class Offer:
+class Offer(Release):
     """A release that a box may install, from signed metadata or from an unsigned server."""
 
-    version: int
-    #: Bytes; None if unknown.
-    size: int | None = None
-    #: In hexadecimal, keyed by the algorithm's name in `hashlib`.
-    hashes: Mapping[str, str] = Factory(dict)
     #: Whether it may be older than the installed release.
     allow_downgrade: bool = False
     #: Whether it is for every box at once, regardless of its rollout.
@@ -62,6 +58,11 @@ class Offer:
     before: "Offer | None" = None
     #: Whether the release key signed all these fields.
     signed: bool = field(default=False, eq=False)
+
+    @property
+    def release(self) -> Release:
+        """The release alone, without the terms of the offer."""
+        return Release(self.version, self.size, self.hashes)
 
     @property
     def is_for_all(self) -> bool:

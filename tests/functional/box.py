@@ -20,8 +20,8 @@ from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
 
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.state.records import Release
 from tests.functional.processes import PATIENCE, Server, run, url_of
 from tests.helpers.archives import make_archive
 

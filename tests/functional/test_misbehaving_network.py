@@ -16,11 +16,11 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.task import Clock, LoopingCall
 
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
-from opq_twisted.box.state.records import Release
 from opq_twisted.common.errors import OpqError
 from tests.functional.box import INSTALL, Box, Spawn, eventually
 from tests.functional.processes import Server, twistd

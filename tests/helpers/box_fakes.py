@@ -27,6 +27,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.release import Release
 from opq_twisted.box.config import BoxConfig, UpdaterConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
@@ -44,7 +45,6 @@ from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Release
 from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import Progress, Status, StatusBoard
 from opq_twisted.box.state.versions import Installed

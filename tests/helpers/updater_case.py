@@ -8,9 +8,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Entry, Release, Stage
+from opq_twisted.box.state.records import Entry, Stage
 from opq_twisted.common.errors import (
     NoRoom,
     RebootFailed,

@@ -12,9 +12,9 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.verify import Content, InThread, open_file, verify
-from opq_twisted.box.state.records import Release
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, InvalidName
 

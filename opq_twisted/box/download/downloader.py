@@ -5,13 +5,13 @@ from typing import BinaryIO
 from twisted.internet.interfaces import IReactorTime
 
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.progress import ReportProgress
 from opq_twisted.box.download.resumable import ReportPause, fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.network.update_server import UpdateServerClient
-from opq_twisted.box.state.records import Release
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Release
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.trust.offer import Offer
 
@@ -69,7 +68,7 @@ class Policy:
         """Say why a release waits for a click; None if it does not."""
         if offer.version == self._installed.version:
             return f"Release {offer.version} is installed, and waits for a reboot."
-        release = Release(offer.version, offer.size, offer.hashes)
+        release = offer.release
         blocked = self._journal.find_blocked(release)
         if blocked is not None:
             return f"Release {offer.version} is refused: {blocked.reason}"

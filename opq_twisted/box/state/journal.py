@@ -9,13 +9,13 @@ import cattrs
 from attrs import evolve
 from twisted.logger import Logger
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import (
     Attempt,
     Blocked,
     Entry,
     EntryChanges,
     Postponement,
-    Release,
     Stage,
     Trial,
 )

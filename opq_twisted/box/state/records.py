@@ -1,10 +1,11 @@
 """The records that the box keeps: stages, releases, attempts, and the journal's entry."""
 
-from collections.abc import Mapping
 from enum import Enum, StrEnum, auto
 from typing import TypedDict
 
-from attrs import Factory, frozen
+from attrs import frozen
+
+from opq_twisted.archive.release import Release
 
 
 class _Is(Enum):
@@ -109,22 +110,6 @@ class Stage(StrEnum):
 
 #: The labels in the page's row of steps, in their order.
 STEPS = tuple(dict.fromkeys(stage.label for stage in Stage if stage.label))
-
-
-@frozen
-class Release:
-    """One release, as it was offered or received."""
-
-    version: int
-    #: Bytes; None if unknown.
-    size: int | None = None
-    #: In lower-case hexadecimal, keyed by the algorithm's name in `hashlib`.
-    hashes: Mapping[str, str] = Factory(dict)
-
-    @property
-    def sha256(self) -> str | None:
-        """In hexadecimal; None if unknown."""
-        return self.hashes.get("sha256")
 
 
 @frozen

@@ -3,10 +3,11 @@
 from attrs import evolve
 from twisted.logger import Logger
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import EntryChanges, Release, Trial
+from opq_twisted.box.state.records import EntryChanges, Trial
 from opq_twisted.common.errors import ClockBehind, DownloadFailed, OpqError
 
 #: Seconds that a release may run, over all boots, without a successful check.

@@ -4,8 +4,9 @@ from attrs import frozen
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.install.preflight import BOX_AT_FAULT
-from opq_twisted.box.state.records import Attempt, Release, Stage
+from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation

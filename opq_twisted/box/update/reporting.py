@@ -9,7 +9,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from opq_twisted.box.state.records import Attempt, EntryChanges, Release, Stage, Trial
+from opq_twisted.archive.release import Release
+from opq_twisted.box.state.records import Attempt, EntryChanges, Stage, Trial
 from opq_twisted.box.state.status import StatusChanges
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation

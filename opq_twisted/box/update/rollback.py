@@ -4,7 +4,8 @@ from attrs import frozen
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from opq_twisted.box.state.records import EntryChanges, Release, Stage
+from opq_twisted.archive.release import Release
+from opq_twisted.box.state.records import EntryChanges, Stage
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import MAX_UPTIME, Probation
 from opq_twisted.box.update.reporting import (

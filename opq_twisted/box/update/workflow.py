@@ -6,7 +6,8 @@ from typing import BinaryIO, NoReturn
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from opq_twisted.box.state.records import EntryChanges, Release, Stage
+from opq_twisted.archive.release import Release
+from opq_twisted.box.state.records import EntryChanges, Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.reporting import Reporter
@@ -61,7 +62,7 @@ class Workflow:
         if offer is None:
             return self._reporter.enter(Stage.IDLE)
         await self._wait(delay)
-        release = Release(offer.version, offer.size, offer.hashes)
+        release = offer.release
         archive = await self._fetch(release, offer)
         if automatic and window and not window.is_open(self._deps.now()):
             # The download took long. The archive is found when the window opens again.
@@ -87,7 +88,7 @@ class Workflow:
         deps.board.publish(
             available=offer.version, update_available=True, size=offer.size, notes=offer.notes
         )
-        delay = deps.journal.find_postponed(Release(offer.version, offer.size, offer.hashes))
+        delay = deps.journal.find_postponed(offer.release)
         try:
             await deps.preflight.require(offer.version, room=delay.room if delay else 0)
         except BoxUnfit as error:

@@ -16,8 +16,9 @@ from typing import Any
 import pip
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Release, Stage
+from opq_twisted.box.state.records import Stage
 from tests.helpers.archives import make_archive
 from tests.helpers.privileges import lacking
 from tests.helpers.root_folder import (

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 from twisted.internet.defer import Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.state.records import Release
 from opq_twisted.common.errors import DownloadFailed
 from tests.helpers.box_fakes import NEW, NEWER, OLD
 from tests.helpers.failing_disk import counting, unopenable

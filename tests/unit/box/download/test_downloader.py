@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.download import downloader
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.download.verify import InThread
-from opq_twisted.box.state.records import Release
 from opq_twisted.box.state.status import Progress
 from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
 from tests.helpers.box_fakes import NEW, OLD, Network, Peer

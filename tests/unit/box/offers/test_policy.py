@@ -1,6 +1,7 @@
 """Which releases a box installs, and which of them without a click."""
 
-from opq_twisted.box.state.records import Release, Stage
+from opq_twisted.archive.release import Release
+from opq_twisted.box.state.records import Stage
 from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (
     ClockBehind,
@@ -21,9 +22,7 @@ class OfferTests(UpdaterCase):
         self.find(offer, automatic)
         self.assertTrue(self.bench.status.update_available)
         self.assertEqual(self.bench.steps.names[-2:], ["newest", "fetch"])
-        self.assertEqual(
-            self.bench.downloader.asked, Release(offer.version, offer.size, offer.hashes)
-        )
+        self.assertEqual(self.bench.downloader.asked, offer.release)
 
     def assert_left(self, offer: Offer | None, message: str, automatic: bool = False) -> None:
         """The box does not, and says why."""

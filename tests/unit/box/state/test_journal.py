@@ -10,15 +10,9 @@ from unittest import mock
 from attrs import evolve, fields_dict
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import (
-    Attempt,
-    Blocked,
-    Entry,
-    EntryChanges,
-    Release,
-    Stage,
-)
+from opq_twisted.box.state.records import Attempt, Blocked, Entry, EntryChanges, Stage
 from opq_twisted.common.errors import CannotStart
 from tests.helpers.box_fakes import NEW, NEWER, OLD, logged
 from tests.helpers.failing_disk import counting

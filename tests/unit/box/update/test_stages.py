@@ -6,7 +6,8 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import Release, Stage
+from opq_twisted.archive.release import Release
+from opq_twisted.box.state.records import Stage
 from opq_twisted.box.update import reporting
 from opq_twisted.box.update.stages import (
     RESUMPTIONS,

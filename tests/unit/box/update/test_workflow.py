@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from opq_twisted.box.state.records import Entry, Release, Stage
+from opq_twisted.archive.release import Release
+from opq_twisted.box.state.records import Entry, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.update.recovery import MAX_TRIES
 from opq_twisted.box.window import DailyWindow

@@ -10,7 +10,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 
-from opq_twisted.box.state.records import Attempt, Release, Stage
+from opq_twisted.archive.release import Release
+from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.csrf import CsrfCheck
