@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -66,23 +67,52 @@ def make_root(
     :param now: the time of day, in seconds since the epoch.
     """
 
-    def encode(status: Status) -> bytes:
-        return json.dumps({**asdict(status), "page": asdict(view(status, now()))}).encode()
+    def status_of(status: Status) -> dict[str, Any]:
+        return {**asdict(status), "page": asdict(view(status, now()))}
+
+    def history() -> dict[str, Any]:
+        attempts, blocked = updater.history
+        return {
+            "attempts": [asdict(attempt) for attempt in attempts],
+            "refused": [asdict(release) for release in blocked],
+        }
 
     parts = (updater, board, csrf_check, basic_auth)
     root = Root(host_check)
     root.putChild(b"", Page(updater, board, now))
     for name, content_type in _FILES.items():
-        root.putChild(name.encode(), PageFile(name, content_type))
-    root.putChild(b"version", InstalledVersion(board))
-    root.putChild(b"status", StatusResource(board, encode))
-    root.putChild(b"events", Events(clock, board, encode))
-    root.putChild(b"history", History(updater))
+        content = (_PAGE / name).read_bytes()
+        root.putChild(name.encode(), GetResource(partial(Reply.of, OK, content, content_type)))
+    root.putChild(b"version", JsonResource(lambda: {"version": board.current.installed}))
+    root.putChild(b"status", JsonResource(lambda: status_of(board.current)))
+    root.putChild(b"history", JsonResource(history))
+    root.putChild(
+        b"events", Events(clock, board, lambda status: json.dumps(status_of(status)).encode())
+    )
     root.putChild(b"log", InstallerLog(log))
     root.putChild(b"check", Check(*parts))
     root.putChild(b"box_update", BoxUpdate(clock, *parts))
     root.putChild(b"forgive", Unblock(*parts))
     return root
+
+
+class GetResource(PlainResource):
+    """Answers GET with the result of a function."""
+
+    def __init__(self, make_reply: Callable[[], Reply]) -> None:
+        super().__init__()
+        self._make_reply = make_reply
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Make the reply."""
+        return self._make_reply()
+
+
+class JsonResource(GetResource):
+    """Answers GET with the result of a function as JSON."""
+
+    def __init__(self, make_content: Callable[[], dict[str, Any]]) -> None:
+        super().__init__(lambda: as_json(OK, make_content()))
 
 
 class Root(PlainResource):
@@ -169,58 +199,3 @@ def _history(attempts: Iterable[Attempt]) -> str:
         f"<span>{escape(account(attempt))}</span><p>{escape(attempt.reason)}</p></li>"
         for attempt in attempts
     )
-
-
-class PageFile(PlainResource):
-    """A file of the page."""
-
-    def __init__(self, name: str, content_type: bytes) -> None:
-        super().__init__()
-        self._content = (_PAGE / name).read_bytes()
-        self._content_type = content_type
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Send the file."""
-        return Reply.of(OK, self._content, self._content_type)
-
-
-class InstalledVersion(PlainResource):
-    """`/version`: the version of the installed release."""
-
-    def __init__(self, board: StatusBoard) -> None:
-        super().__init__()
-        self._board = board
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Send the version; null if it is unknown."""
-        return as_json(OK, {"version": self._board.current.installed})
-
-
-class StatusResource(PlainResource):
-    """`/status`: the current status."""
-
-    def __init__(self, board: StatusBoard, encode: Callable[[Status], bytes]) -> None:
-        super().__init__()
-        self._board = board
-        self._encode = encode
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Send the status as JSON."""
-        return Reply.of(OK, self._encode(self._board.current) + b"\n", b"application/json")
-
-
-class History(PlainResource):
-    """`/history`: the last attempts, and the blocked releases."""
-
-    def __init__(self, updater: Updater) -> None:
-        super().__init__()
-        self._updater = updater
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Send the history as JSON."""
-        attempts, refused = self._updater.history
-        content: dict[str, Any] = {
-            "attempts": [asdict(attempt) for attempt in attempts],
-            "refused": [asdict(refusal) for refusal in refused],
-        }
-        return as_json(OK, content)
