@@ -1,4 +1,4 @@
-"""HTTP with a resource tree, byte for byte, without a network."""
+"""HTTP exchanges with a resource tree, byte for byte, without a network."""
 
 import http.client
 import io
@@ -20,12 +20,12 @@ from opq_twisted.http.site import BoundedSite
 
 @frozen
 class Response:
-    """What a client makes of the bytes it got."""
+    """A response as a client parses it."""
 
     status: int
     headers: http.client.HTTPMessage
     body: bytes
-    #: Whether the connection ended before the promised length.
+    #: Whether the connection ended before the announced length.
     cut: bool = False
 
     @property
@@ -35,21 +35,21 @@ class Response:
 
 
 class Transport(StringTransport):
-    """A TCP connection's end without a network."""
+    """The server's end of a TCP connection, without a network."""
 
-    #: Whether the other side was told that nothing more comes.
+    #: Whether the sending side was closed.
     half_closed = False
-    #: How many bytes are taken before the producer has to pause; None for all.
+    #: Bytes that are buffered before the producer has to pause; None for any number.
     room: int | None = None
 
     protocol: BoundedChannel
     #: Whether the socket was closed, so that its descriptor is free.
     closed = False
-    #: The number of its descriptor.
+    #: The number of the file descriptor.
     descriptor = 20
 
     def fileno(self) -> int:
-        """Tell the number of the descriptor."""
+        """Give the number of the file descriptor."""
         return self.descriptor
 
     def connectionLost(self, reason: Failure) -> None:
@@ -58,31 +58,31 @@ class Transport(StringTransport):
         self.protocol.connectionLost(reason)
 
     def write(self, data: bytes) -> None:
-        """Take data, and pause the producer when there is no room for more."""
+        """Buffer data, and pause the producer if there is no more room."""
         super().write(data)
         if self.room is not None and len(self.value()) > self.room and self.producer is not None:
             self.producer.pauseProducing()
 
     def drain(self) -> None:
-        """Take whatever comes from now on."""
+        """Accept all data from now on."""
         self.room = None
         assert self.producer is not None
         self.producer.resumeProducing()
 
     def loseWriteConnection(self) -> None:
-        """Close for writing."""
+        """Close the sending side."""
         self.half_closed = True
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """There is no delay."""
+        """Do nothing."""
 
     def unregisterProducer(self) -> None:
-        """Forget the producer, of which a real connection need not have one."""
+        """Forget the producer; unlike the base class, accept that there is none."""
         self.producer = None
 
 
 class ReactorClock(Clock):
-    """A clock that, as a reactor does, leaves what is due at once to its next turn."""
+    """A clock that runs calls with no delay in the next turn, as a reactor does."""
 
     TURN = 0.001
 
@@ -96,7 +96,7 @@ class ReactorClock(Clock):
 
 
 class Connection:
-    """A client's connection to a resource tree, driven by hand."""
+    """A client's connection to a resource tree, driven by the test."""
 
     def __init__(
         self,
@@ -120,16 +120,16 @@ class Connection:
         self.channel.dataReceived("\r\n".join(lines).encode("latin-1"))
 
     def response(self, method: str = "GET") -> Response:
-        """Parse what was answered so far."""
+        """Parse the response so far."""
         return parse(self.transport.value(), method)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and the site see what is overdue."""
+        """Let time pass, and let the site check the deadlines."""
         self.clock.advance(seconds)
         self.site.sweep()
 
     def lose(self) -> None:
-        """Let the client go away, as a real transport tells of it."""
+        """Let the client go away, as a real transport reports it."""
         if self.transport.producer is not None:
             self.transport.producer.stopProducing()
         self.channel.connectionLost(Failure(ConnectionLost()))
@@ -140,17 +140,17 @@ class _Stream(io.BytesIO):
         return self
 
     def close(self) -> None:
-        """Stay open: another response may follow."""
+        """Stay open, because another response may follow."""
 
 
 def parse(received: bytes, method: str = "GET") -> Response:
-    """Take the one response that was received, as Python's own client does."""
+    """Parse the only response, with Python's own client."""
     (response,) = parse_all(received, method)
     return response
 
 
 def parse_all(received: bytes, method: str = "GET") -> list[Response]:
-    """Take the responses to requests of one method."""
+    """Parse the responses to requests of one method."""
     stream = _Stream(received)
     responses = []
     while stream.tell() < len(received):
@@ -165,7 +165,7 @@ def parse_all(received: bytes, method: str = "GET") -> list[Response]:
 
 
 def ask(root: IResource, method: str, path: str, *headers: str) -> Response:
-    """Make one request that is answered at once."""
+    """Send one request that is answered at once."""
     connection = Connection(root)
     connection.send(method, path, *headers)
     return connection.response(method)

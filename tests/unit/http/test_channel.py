@@ -1,4 +1,4 @@
-"""Requests are bounded, in size and in time; who sends too much is told so."""
+"""Connections have limits in size and time, and a client that exceeds one gets an error status."""
 
 import os
 import re
@@ -29,12 +29,12 @@ GOOD = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD_OF_POST = b"POST /hello HTTP/1.1\r\nHost: x\r\n"
 HEAD_OF_CHUNKED = HEAD_OF_POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
-#: The most that is sent at once, and what a transport holds before it asks for a pause.
+#: Bytes that are sent at once, and that a transport buffers before it asks for a pause.
 PIECE = 64 * 1024
 
 
 class Numbers(PlainResource):
-    """Numbers its responses, of many kB each, and sees what a connection holds when it is asked."""
+    """Numbers its long responses, and notes how much the transport buffers at each request."""
 
     isLeaf = True
     size = 60_000
@@ -45,7 +45,7 @@ class Numbers(PlainResource):
         self.most_held = 0
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Answer."""
+        """Reply with the next number."""
         transport = request.channel.transport
         if isinstance(transport, tcp.Server):
             self.most_held = max(self.most_held, held(transport))
@@ -54,18 +54,18 @@ class Numbers(PlainResource):
 
 
 class Large(PlainResource):
-    """Has more to say than is sent at once."""
+    """Has a body that is too long to be sent at once."""
 
     isLeaf = True
     body = os.urandom(150_000)
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Answer."""
+        """Reply with the body."""
         return Reply.of(200, self.body, b"application/octet-stream")
 
 
 def held(transport: tcp.Server) -> int:
-    """Count the bytes that wait in this process for a client to take them."""
+    """Count the bytes that this process buffers for a client."""
     return len(transport.dataBuffer) - transport.offset + transport._tempDataLen
 
 
@@ -78,7 +78,7 @@ def chunked(*chunks: bytes) -> bytes:
 
 
 class BoundsTests(SynchronousTestCase):
-    """What is refused, byte for byte."""
+    """Requests that are refused, byte for byte."""
 
     def exchange(self, *pieces: bytes) -> list[Response]:
         self.connection = Connection(hello())
@@ -87,7 +87,7 @@ class BoundsTests(SynchronousTestCase):
         return parse_all(self.connection.transport.value())
 
     def assertRefused(self, status: int, *pieces: bytes) -> None:
-        """One response, and the connection is over, however the request comes in."""
+        """The client gets one response and the end of the connection, whatever pieces it sends."""
         sent = b"".join(pieces)
         split = [sent[start : start + 1000] for start in range(0, len(sent), 1000)]
         for way in (pieces, (sent,), split):
@@ -101,7 +101,7 @@ class BoundsTests(SynchronousTestCase):
             self.assertTrue(transport.disconnected, "a client must not hold it open")
 
     def test_address(self) -> None:
-        """An IPv4 client of an IPv6 socket has its own address, and an IPv6 one keeps its own."""
+        """An IPv4 client of an IPv6 socket has its IPv4 address; an IPv6 client keeps its own."""
         for host, expected in (
             ("::ffff:192.168.0.7", IPv4Address("TCP", "192.168.0.7", 9)),
             ("fe80::1%eth0", IPv6Address("TCP", "fe80::1%eth0", 9)),
@@ -111,7 +111,7 @@ class BoundsTests(SynchronousTestCase):
             self.assertEqual(connection.channel.getPeer(), expected)
 
     def test_good(self) -> None:
-        """What is within the bounds is answered, to the last byte."""
+        """Requests within the limits are answered, to the last byte."""
         body = b"x" * 16384
         for post in (
             HEAD_OF_POST + b"Content-Length: 16384\r\n\r\n" + body,
@@ -121,51 +121,51 @@ class BoundsTests(SynchronousTestCase):
             self.assertEqual([each.body for each in responses], [b"16384", b"Hello.\n"])
 
     def test_byte_by_byte(self) -> None:
-        """It does not matter in which pieces a request comes."""
+        """A request may arrive in any pieces."""
         sent = GOOD + HEAD_OF_CHUNKED + chunked(b"a", b"bc") + GOOD
         responses = self.exchange(*[sent[at : at + 1] for at in range(len(sent))])
         self.assertEqual([each.body for each in responses], [b"Hello.\n", b"3", b"Hello.\n"])
 
     def test_request_line(self) -> None:
-        """414."""
+        """A long request line gets 414."""
         self.assertRefused(414, b"GET /" + b"a" * 20_000, b" HTTP/1.1\r\n\r\n")
         self.assertRefused(414, b"a" * 200_000)
 
     def test_header(self) -> None:
-        """431."""
+        """A long header gets 431."""
         self.assertRefused(431, b"GET / HTTP/1.1\r\nX: ", b"a" * 20_000, b"\r\n\r\n")
 
     def test_headers(self) -> None:
-        """400 for headers that are short, but too many."""
+        """Too many short headers get 400."""
         self.assertRefused(400, b"GET / HTTP/1.1\r\n", b"X: aaaaaaaaaaaaaaaaa\r\n" * 2000, b"\r\n")
         self.assertRefused(400, b"GET / HTTP/1.1\r\n", b"X: \r\n" * 600, b"\r\n")
 
     def test_announced_body(self) -> None:
-        """413 before a byte of it came, and no 100 that asks for it."""
+        """A long announced body gets 413 before any of it is sent, and no 100 that asks for it."""
         for length in (b"16385", b"99999999999999999999"):
             head = HEAD_OF_POST + b"Content-Length: %s\r\n" % length
             self.assertRefused(413, head, b"\r\n")
             self.assertRefused(413, head, b"Expect: 100-continue\r\n\r\n")
 
     def test_announced_body_that_comes(self) -> None:
-        """413 also when it comes at once, with another request after it."""
+        """It gets 413 also if it arrives at once, with another request after it."""
         head = HEAD_OF_POST + b"Content-Length: 20000\r\n\r\n"
         self.assertRefused(413, head, b"x" * 20_000, GOOD)
 
     def test_chunked_body(self) -> None:
-        """413 as soon as it is too large, whatever comes after it."""
+        """A chunked body gets 413 as soon as it is too long, whatever comes after it."""
         self.assertRefused(413, HEAD_OF_CHUNKED, chunked(b"x" * 10_000, b"x" * 10_000), GOOD)
         self.assertRefused(413, HEAD_OF_CHUNKED, *[b"1\r\nx\r\n"] * 16_385, b"0\r\n\r\n", GOOD)
 
     def test_nonsense(self) -> None:
-        """400 for what is no HTTP."""
+        """Bytes that are not HTTP get 400."""
         self.assertRefused(400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
         self.assertRefused(400, HEAD_OF_POST, b"Content-Length: -1\r\n\r\n", GOOD)
         both = b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
         self.assertRefused(400, HEAD_OF_POST, both, GOOD)
 
     def test_two_readings(self) -> None:
-        """400 where a proxy in front might see the end of a request somewhere else."""
+        """A request gets 400 if a proxy in front could see its end somewhere else."""
         for header in (
             b"Content-Length: 4\r\nContent-Length: 5",
             b"Content-Length: 4\r\nContent-Length: 4",
@@ -196,7 +196,7 @@ class BoundsTests(SynchronousTestCase):
         self.assertRefused(400, b"POST /hello HTTP/1.1\r\n Content-Length: 4\r\n\r\n", GOOD)
 
     def test_malformed_chunks(self) -> None:
-        """400 where the lengths of chunks are not what they should be."""
+        """Malformed chunk lengths get 400."""
         for chunks in (
             b"0x3\r\nabc\r\n0\r\n\r\n",
             b"+3\r\nabc\r\n0\r\n\r\n",
@@ -212,12 +212,12 @@ class BoundsTests(SynchronousTestCase):
             self.assertRefused(400, HEAD_OF_CHUNKED, chunks, GOOD)
 
     def test_after_a_good_one(self) -> None:
-        """A good request before the one that is refused is answered."""
+        """A good request before the refused one is answered."""
         good, refusal = self.exchange(GOOD + b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n" + GOOD)
         self.assertEqual((good.status, refusal.status), (200, 414))
 
     def test_continue(self) -> None:
-        """A client that asks whether its body is welcome is told so (RFC 9110, 10.1.1)."""
+        """A client that sends `Expect: 100-continue` gets 100 (RFC 9110, section 10.1.1)."""
         head = b"Content-Length: 3\r\nExpect: 100-Continue\r\n\r\n"
         self.connection = Connection(hello())
         self.connection.channel.dataReceived(HEAD_OF_POST + head)
@@ -228,13 +228,13 @@ class BoundsTests(SynchronousTestCase):
         self.assertEqual(self.exchange(b"POST /hello HTTP/1.0\r\n" + head), [], "1.0 knows no 100")
 
     def test_upgrade(self) -> None:
-        """Nothing is switched to another protocol (RFC 9110, section 7.8)."""
+        """No request changes the protocol (RFC 9110, section 7.8)."""
         upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
         responses = self.exchange(GOOD[:-2] + upgrade + b"\r\n" + GOOD)
         self.assertEqual([response.status for response in responses], [200, 200])
 
     def test_drain(self) -> None:
-        """Who was refused may still send 1 MiB, which is thrown away, and no more."""
+        """After a refusal, a client may send 1 MiB more, which is discarded."""
         self.exchange(b"nonsense\r\n\r\n", *[b"a" * 65536] * 16)
         self.assertFalse(self.connection.transport.disconnected)
         self.connection.channel.dataReceived(b"a")
@@ -242,7 +242,7 @@ class BoundsTests(SynchronousTestCase):
 
 
 class DeadlineTests(SynchronousTestCase):
-    """Nothing on a connection lasts for ever."""
+    """Each state of a connection has a deadline."""
 
     def setUp(self) -> None:
         self.waits = Waits()
@@ -255,7 +255,7 @@ class DeadlineTests(SynchronousTestCase):
         self.transport = self.connection.transport
 
     def assertClosedAfter(self, seconds: float, meanwhile: bytes = b"") -> None:
-        """The connection is closed in good order then, and reset if that takes 15 s."""
+        """The connection is closed normally after so many seconds, and reset 15 seconds later."""
         for _ in range(int(seconds) - 1):
             self.connection.advance(1)
             self.connection.channel.dataReceived(meanwhile)
@@ -268,7 +268,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnected)
 
     def test_idle(self) -> None:
-        """A client that says nothing, or not enough, is not waited for."""
+        """A client that sends nothing, or an incomplete request, is closed after 60 seconds."""
         for sent in (b"", b"GET / HT", HEAD_OF_POST + b"Content-Length: 5\r\n\r\nab"):
             self.connect()
             self.connection.channel.dataReceived(sent)
@@ -292,14 +292,14 @@ class DeadlineTests(SynchronousTestCase):
             self.assertClosedAfter(60, meanwhile)
 
     def test_just_in_time(self) -> None:
-        """A request that is whole before then is answered."""
+        """A request that is complete before the deadline is answered."""
         self.connection.channel.dataReceived(GOOD[:-1])
         self.connection.advance(59.5)
         self.connection.channel.dataReceived(GOOD[-1:])
         self.assertEqual(self.connection.response().status, 200)
 
     def test_next_request(self) -> None:
-        """Each response gives the client as much time for its next request."""
+        """After each response, the client has 60 seconds for its next request."""
         for _ in range(5):
             self.connection.advance(59)
             self.connection.send("GET", "/hello")
@@ -307,7 +307,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertClosedAfter(60, meanwhile=b"a")
 
     def test_being_answered(self) -> None:
-        """While a request is being answered, there is no hurry; from the response on, there is."""
+        """While a request is being answered there is no deadline; after the response there is."""
         self.connection.send("GET", "/wait")
         self.connection.advance(100_000)
         self.assertFalse(self.transport.disconnecting)
@@ -316,7 +316,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual(self.connection.response().text, "At last.\n")
 
     def test_deadline_of_the_answer(self) -> None:
-        """Who makes an response may set a deadline for it; it holds until there is an response."""
+        """A resource may set a deadline for its response; it holds until the response."""
         self.connection.send("GET", "/wait")
         request = self.waits.requests[0]
 
@@ -331,7 +331,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertClosedAfter(60)
 
     def test_refused(self) -> None:
-        """Who was refused gets 5 s to take the response, whatever is sent meanwhile."""
+        """A refused client has 5 seconds to read the status, whatever it sends meanwhile."""
         self.connection.advance(58)
         self.connection.channel.dataReceived(b"nonsense\r\n\r\n")
         for _ in range(9):
@@ -343,7 +343,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual([response.status for response in parse_all(self.transport.value())], [400])
 
     def test_replaced(self) -> None:
-        """A connection has one deadline: a new one takes the place of that before, once."""
+        """A connection has one deadline: a new one replaces the old one, and is called once."""
         called: list[str] = []
         self.connection.channel.set_deadline(10, lambda: called.append("first"))
         self.connection.channel.set_deadline(20, lambda: called.append("second"))
@@ -354,7 +354,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual((called, self.transport.disconnecting), (["second"], False))
 
     def test_gone(self) -> None:
-        """Nothing is overdue on a connection that is gone."""
+        """Nothing is called after a connection is lost."""
         called: list[str] = []
         self.connection.channel.set_deadline(10, lambda: called.append("overdue"))
         self.connection.lose()
@@ -362,7 +362,7 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual((called, self.transport.disconnecting), ([], False))
 
     def test_fails(self) -> None:
-        """A deadline that fails is logged, once; those of other connections are kept."""
+        """A deadline whose call fails is logged once, and does not affect other connections."""
         clock = Clock()
         site = BoundedSite(clock, hello())
         connections = [Connection(hello(), site) for _ in range(10)]
@@ -386,7 +386,7 @@ class DeadlineTests(SynchronousTestCase):
 
 
 class ClosingTests(SynchronousTestCase):
-    """Connections that are for one request only."""
+    """Connections that close after one request."""
 
     def setUp(self) -> None:
         self.waits = Waits()
@@ -412,7 +412,7 @@ class ClosingTests(SynchronousTestCase):
             self.assertTrue(connection.transport.disconnecting)
 
     def test_old_client(self) -> None:
-        """HTTP/1.0 is answered in kind, and closed; keep-alive is not known here."""
+        """HTTP/1.0 gets a response of HTTP/1.0, and is closed even with keep-alive."""
         for wish in (b"", b"Connection: keep-alive\r\n"):
             connection = Connection(self.root)
             connection.channel.dataReceived(b"GET /hello HTTP/1.0\r\n" + wish + b"\r\n" + GOOD)
@@ -423,13 +423,13 @@ class ClosingTests(SynchronousTestCase):
             self.assertTrue(connection.transport.disconnecting)
 
     def test_kept(self) -> None:
-        """Any other connection is kept, and says nothing of it."""
+        """Any other connection stays open, without a Connection header."""
         self.connection.channel.dataReceived(GOOD)
         self.assertIsNone(self.connection.response().headers["Connection"])
         self.assertFalse(self.transport.disconnecting)
 
     def test_answered_later(self) -> None:
-        """A connection for one request is closed when that is answered."""
+        """A connection for one request is closed after a delayed response, too."""
         self.connection.send("GET", "/wait", "Connection: close")
         self.connection.channel.dataReceived(GOOD)
         self.assertFalse(self.transport.disconnecting)
@@ -438,7 +438,7 @@ class ClosingTests(SynchronousTestCase):
         self.assertEqual(self.connection.response().text, "At last.\n")
 
     def test_never_closed(self) -> None:
-        """A client that does not take the response is cut."""
+        """A client that does not read the response is cut off."""
         self.connection.send("GET", "/hello", "Connection: close")
         self.connection.advance(60)
         self.connection.advance(15)
@@ -464,7 +464,7 @@ class ClosingTests(SynchronousTestCase):
 
 
 class PipelineTests(SynchronousTestCase):
-    """A client that asks for more than it takes has to wait."""
+    """A client that pipelines more than it reads has to wait."""
 
     def setUp(self) -> None:
         self.numbers, self.waits = Numbers(), Waits()
@@ -493,7 +493,7 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual(self.transport.producerState, "producing")
 
     def test_turns(self) -> None:
-        """Of requests that came together four are answered, and the rest when others had a turn."""
+        """Four pipelined requests are answered in a turn; then other clients have theirs."""
         self.connection.clock = ReactorClock()
         self.connection.site.reactor = self.connection.clock
         self.connection.channel.dataReceived(GOOD * 10)
@@ -507,7 +507,7 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual(self.transport.producerState, "producing")
 
     def test_half_closed(self) -> None:
-        """A client that said all it wants to say gets every response."""
+        """A client that has closed its sending side gets all responses."""
         self.connection.channel.dataReceived(GOOD * 10)
         self.connection.channel.readConnectionLost()
         self.assertFalse(self.transport.disconnecting)
@@ -516,14 +516,14 @@ class PipelineTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnecting)
 
     def test_gone_between_turns(self) -> None:
-        """What is left of a client that has gone is not answered."""
+        """After a client has gone, its remaining requests are not answered."""
         self.connection.channel.dataReceived(b"GET /numbers HTTP/1.1\r\n\r\n" * 10)
         self.connection.lose()
         self.connection.clock.advance(0)
         self.assertEqual(self.numbers.count, 4)
 
     def test_sends_on(self) -> None:
-        """What comes while the client is behind waits its turn."""
+        """Requests that arrive while the transport's buffer is full wait."""
         self.transport.room = 0
         for _ in range(5):
             self.connection.send("GET", "/numbers")
@@ -533,7 +533,7 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual(numbered(self.transport.value()), [1, 2, 3, 4, 5])
 
     def test_half_a_request(self) -> None:
-        """A request of which only a part had come is answered when the rest has."""
+        """A request that arrived in part is answered when the rest has arrived."""
         self.transport.room = 0
         asked = b"GET /numbers HTTP/1.1\r\n\r\n"
         self.connection.channel.dataReceived(asked + asked[:10])
@@ -542,7 +542,7 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual(numbered(self.transport.value()), [1, 2])
 
     def test_never_reads(self) -> None:
-        """A client that takes nothing is closed 60 s after its last response, and then reset."""
+        """A client that reads nothing is closed 60 s after the last response, and then reset."""
         self.transport.room = 0
         self.connection.channel.dataReceived(GOOD * 2000)
         self.connection.advance(59.5)
@@ -554,14 +554,14 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual(len(parse_all(self.transport.value())), 1)
 
     def test_last_one(self) -> None:
-        """A client that is behind when its last request was answered gets all, and is closed."""
+        """A client whose buffer is full at its last request gets the response, and is closed."""
         self.transport.room = 0
         self.connection.send("GET", "/numbers", "Connection: close")
         self.assertEqual(numbered(self.transport.value()), [1])
         self.assertTrue(self.transport.disconnecting)
 
     def test_being_answered(self) -> None:
-        """A request waits for the response to the one before it, and is looked at only then."""
+        """A request is processed only after the response to the one before it."""
         self.connection.channel.dataReceived(b"GET /wait HTTP/1.1\r\n\r\n" * 2 + GOOD)
         self.assertEqual((len(self.waits.requests), self.transport.value()), (1, b""))
         self.waits.requests[0].reply(Reply.sentence(200, "First."))
@@ -571,7 +571,7 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual([each.text for each in responses], ["First.\n", "Second.\n", "Hello.\n"])
 
     def test_answered_while_behind(self) -> None:
-        """An response that is ready while the client is behind is sent; the next one waits."""
+        """A delayed response is sent although the buffer is full; the next one waits."""
         self.transport.room = 0
         self.connection.channel.dataReceived(b"GET /wait HTTP/1.1\r\n\r\n" + GOOD * 3)
         self.waits.requests[0].reply(Reply.sentence(200, "At last."))
@@ -580,7 +580,7 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual(len(parse_all(self.transport.value())), 4)
 
     def test_sends_for_ever(self) -> None:
-        """Who sends on while a request is being answered is read no further than 16 KiB."""
+        """While a request is being answered, at most 16 KiB more are read from its client."""
         self.connection.send("GET", "/wait")
         self.connection.channel.dataReceived(GOOD * 400)
         self.assertEqual(self.transport.producerState, "producing")
@@ -592,7 +592,7 @@ class PipelineTests(SynchronousTestCase):
         self.assertEqual(self.transport.producerState, "producing")
 
     def test_gone(self) -> None:
-        """A client that goes away while it is behind is forgotten."""
+        """A client that goes away while its buffer is full is forgotten."""
         self.transport.room = 0
         self.connection.channel.dataReceived(b"GET /numbers HTTP/1.1\r\n\r\n" * 10)
         self.connection.lose()
@@ -638,12 +638,12 @@ class OverTheWireTests(TestCase):
             self.assertEqual(refusal.status, status)
 
     async def test_after_a_good_one(self) -> None:
-        """The response to a good request that came before is received too."""
+        """The response to a good request before the refused one arrives, too."""
         responses = await self.exchange(GOOD, b"GET /" + b"a" * 500_000)
         self.assertEqual([response.status for response in responses], [200, 414])
 
     async def test_never_ending(self) -> None:
-        """Who goes on sending for ever is cut off."""
+        """A client that never stops sending is cut off."""
 
         def send_for_ever(address: tuple[str, int]) -> None:
             with socket.create_connection(address, PATIENCE) as client:
@@ -654,7 +654,7 @@ class OverTheWireTests(TestCase):
         await self.assertFailure(sending, ConnectionError)
 
     async def test_reads_nothing(self) -> None:
-        """What waits for a client that asks for 100 MB and reads nothing stays small."""
+        """A client that requests 100 MB and reads nothing makes this process buffer little."""
         self.numbers.size = 50_000
         read = threading.Event()
         self.addCleanup(read.set)
@@ -672,7 +672,7 @@ class OverTheWireTests(TestCase):
         self.assertLessEqual(held(transport), PIECE + 51_000)
         read.set()
         self.assertEqual(await asking, list(range(1, 2001)))
-        self.assertLessEqual(self.numbers.most_held, PIECE, "whenever an response was made")
+        self.assertLessEqual(self.numbers.most_held, PIECE, "whenever a response was made")
 
 
 async def all_closed() -> None:
@@ -682,7 +682,7 @@ async def all_closed() -> None:
 
 
 async def stalled() -> tcp.Server:
-    """Wait until neither the kernel nor the transport of some connection takes any more."""
+    """Wait for a connection whose transport and kernel buffers are full."""
     while True:
         for writer in reactor.getWriters():
             if isinstance(writer, tcp.Server) and held(writer) > PIECE:
@@ -693,7 +693,7 @@ async def stalled() -> tcp.Server:
 
 
 def talk(address: tuple[str, int], pieces: tuple[bytes, ...]) -> bytes:
-    """Send all of it, then read to the end."""
+    """Send all pieces, then read to the end."""
     received = b""
     with socket.create_connection(address, PATIENCE) as client:
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Conditional requests are decided as RFC 9110 section 13 has it."""
+"""Conditional requests are evaluated by RFC 9110 section 13."""
 
 from email.utils import formatdate
 
@@ -17,7 +17,7 @@ BEFORE, THEN, AFTER = (formatdate(MODIFIED + shift, usegmt=True) for shift in (-
 
 Sent = list[tuple[str, str]]
 
-# Everything that section 13.1 says of one field, then the order of section 13.2.2.
+# All rules of section 13.1 for single fields, then the order of section 13.2.2.
 TABLE: list[tuple[Sent, int | None]] = [
     ([], GOES_ON),
     # If-Match: strong comparison.
@@ -47,7 +47,7 @@ TABLE: list[tuple[Sent, int | None]] = [
     ([("If-None-Match", '"\xe4", "5bf-1a2b"')], NOT_MODIFIED),
     ([("If-None-Match", "5bf-1a2b")], GOES_ON),
     ([("If-None-Match", "")], GOES_ON),
-    # If-Modified-Since: also in the two older forms of a date.
+    # If-Modified-Since: also in the two older date formats.
     ([("If-Modified-Since", BEFORE)], GOES_ON),
     ([("If-Modified-Since", THEN)], NOT_MODIFIED),
     ([("If-Modified-Since", AFTER)], NOT_MODIFIED),
@@ -95,24 +95,24 @@ class EvaluateTests(SynchronousTestCase):
     """`evaluate`, row by row."""
 
     def test_table(self) -> None:
-        """Each combination of fields comes to what the RFC says."""
+        """Each combination of fields has the result of the RFC."""
         for sent, expected in TABLE:
             self.assertEqual(evaluate(request(sent), ETAG, MODIFIED), expected, repr(sent))
 
     def test_no_dates(self) -> None:
-        """A date that is none counts as not sent (sections 13.1.3 and 13.1.4)."""
+        """An invalid date is ignored (sections 13.1.3 and 13.1.4)."""
         for text in NO_DATES:
             for name in ("If-Modified-Since", "If-Unmodified-Since"):
                 self.assertIsNone(evaluate(request([(name, text)]), ETAG, MODIFIED), repr(text))
 
     def test_nobody_knows_when(self) -> None:
-        """Dates do not count where no time of change is known."""
+        """Dates are ignored if the modification time is unknown."""
         for name in ("If-Modified-Since", "If-Unmodified-Since"):
             for date in (BEFORE, AFTER):
                 self.assertIsNone(evaluate(request([(name, date)]), ETAG))
 
 
-# Section 13.1.5: If-Range, and whether the part that the client has belongs to this file.
+# Section 13.1.5: If-Range, and whether the client's part belongs to this file.
 IF_RANGE: list[tuple[str | None, bool]] = [
     (None, True),
     ('"5bf-1a2b"', True),
@@ -139,12 +139,12 @@ class IfRangeTests(SynchronousTestCase):
         return range_applies(request, ETAG, MODIFIED, now)
 
     def test_table(self) -> None:
-        """What each validator leads to."""
+        """Each validator has its result."""
         for validator, expected in IF_RANGE:
             self.assertIs(self.applies(validator, MODIFIED + 60), expected, validator)
 
     def test_weak_date(self) -> None:
-        """Within the second of the change a date proves nothing: there may be another change."""
+        """Within the second of the modification, a date proves nothing: the file may change again."""
         self.assertFalse(self.applies(THEN, MODIFIED + 0.9))
         self.assertTrue(self.applies(THEN, MODIFIED + 1))
         self.assertTrue(self.applies('"5bf-1a2b"', MODIFIED))

@@ -1,4 +1,4 @@
-"""A port survives a machine without descriptors, and a UNIX socket that a kill has left behind."""
+"""A port survives a machine without descriptors, and a UNIX socket left by a killed server."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from tests.helpers.box_fakes import logged
 
 
 class QuietPort(Port):
-    """A port that listens to nothing, and counts what is asked of it."""
+    """A port without a socket that counts the calls."""
 
     def __init__(self) -> None:
         super().__init__(0, Factory())
@@ -39,7 +39,7 @@ class QuietPort(Port):
 
 
 class CarefulAcceptTests(SynchronousTestCase):
-    """`CarefulAccept`, on a machine that has no descriptor for a while."""
+    """`CarefulAccept`, on a machine that has no file descriptor to spare for a while."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -54,7 +54,7 @@ class CarefulAcceptTests(SynchronousTestCase):
         return self.patch(os, "open", refuse)
 
     def test_room(self) -> None:
-        """Where there is room, connections are accepted as ever, and none is lost by that."""
+        """With free descriptors, connections are accepted as usual, and no descriptor is lost."""
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
             self.port.doRead()
@@ -62,7 +62,7 @@ class CarefulAcceptTests(SynchronousTestCase):
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_busy(self) -> None:
-        """Without a descriptor the port is not asked again in each turn, but a second later."""
+        """Without a descriptor, the port is tried again a second later, not in each turn."""
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             busy = self.be_busy(number)
             self.port.doRead()
@@ -74,7 +74,7 @@ class CarefulAcceptTests(SynchronousTestCase):
         self.assertEqual(self.port.accepted, 1)
 
     def test_logged(self) -> None:
-        """That is said once, and then once a minute how often it was so."""
+        """This is logged once, and then once a minute with a count."""
         self.be_busy(errno.EMFILE)
         for _ in range(61):
             self.port.doRead()
@@ -93,10 +93,10 @@ class CarefulAcceptTests(SynchronousTestCase):
 
 
 class UnixSocketTests(TestCase):
-    """A UNIX socket, which is where a server before left it."""
+    """A UNIX socket, left where an earlier server listened."""
 
     def setUp(self) -> None:
-        # trial's folders can be too deep for a socket's address.
+        # Trial's own folders can be too deep for a socket's address.
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.path = Path(folder.name) / "socket"
@@ -110,7 +110,7 @@ class UnixSocketTests(TestCase):
         return port
 
     def left(self) -> socket.socket:
-        """Bind the socket, and make the lock of a process with the number of this one."""
+        """Bind the socket, and make a lock with the id of this process."""
         bound = socket.socket(socket.AF_UNIX)
         self.addCleanup(bound.close)
         bound.bind(str(self.path))
@@ -122,29 +122,29 @@ class UnixSocketTests(TestCase):
             client.connect(str(self.path))
 
     async def test_killed(self) -> None:
-        """A socket on which nobody listens is replaced, though a process has the lock's number."""
+        """A socket without a listener is replaced, although a process has the id in the lock."""
         self.left().close()
         await self.listen()
         self.assertListens()
 
     async def test_wrapped(self) -> None:
-        """The same where a proxy says on it who its clients are."""
+        """The same with the PROXY protocol."""
         self.left().close()
         await self.listen("haproxy:unix:{path}")
         self.assertListens()
 
     async def test_abstract(self) -> None:
-        """A socket without a file is left as it is."""
+        """An abstract socket is left alone."""
         await self.listen(f"unix:\0opq-test-{os.getpid()}:lockfile=0")
 
     async def test_lock_alone(self) -> None:
-        """A lock without a socket is none."""
+        """A lock without a socket is ignored."""
         self.lock.symlink_to(str(os.getpid()))
         await self.listen()
         self.assertListens()
 
     async def test_in_use(self) -> None:
-        """A socket on which somebody listens stays theirs, with its lock."""
+        """A socket with a listener stays, and so does its lock."""
         self.left().listen()
         with self.assertRaises(CannotListenError):
             await self.listen()
@@ -152,7 +152,7 @@ class UnixSocketTests(TestCase):
         self.assertTrue(self.lock.is_symlink())
 
     async def test_not_a_socket(self) -> None:
-        """Whatever else has the name is left alone."""
+        """Any other file is left alone."""
         self.path.write_text("precious")
         with self.assertRaises(CannotListenError):
             await self.listen()

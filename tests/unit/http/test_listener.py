@@ -1,4 +1,4 @@
-"""A port is listened on, or the process ends with a sentence."""
+"""A server listens on its port, or the process ends with a sentence."""
 
 import errno
 import os
@@ -26,10 +26,10 @@ def site() -> BoundedSite:
 
 
 class CannotStartTests(SynchronousTestCase):
-    """A port that cannot be had ends the process with a sentence."""
+    """A port that cannot be bound ends the process with a sentence."""
 
     def test_no_port(self) -> None:
-        """What is neither a number nor an endpoint description is named."""
+        """The error names a port that is neither a number nor an endpoint description."""
         for port in (
             *("", "eighty", "tcp", "tcp:", "tcp:x", "unknown:80", "ssl:443:privateKey=/no"),
             *("tcp=80", "tcp:80:color=red", "systemd:domain=INET:index=9", "unix"),
@@ -38,7 +38,7 @@ class CannotStartTests(SynchronousTestCase):
             self.assertRegex(str(error), r"\A--port .*: .*\. Give a TCP port number, or ")
 
     def test_busy(self) -> None:
-        """A busy port is named, with what to do about it."""
+        """The error names a busy port, and the remedy."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
             listener = Listener(port, site())
@@ -48,14 +48,14 @@ class CannotStartTests(SynchronousTestCase):
         self.assertEqual(error.code, str(error))
 
     def test_too_high(self) -> None:
-        """A number that is no TCP port is told so."""
+        """The error names a number that is too high for a TCP port."""
         error = self.assertRaises(CannotStart, Listener, "70000", site())
         self.assertIn("the highest TCP port is 65535", str(error))
         listener = Listener("tcp:70000", site())
         self.assertRaises(CannotStart, listener.privilegedStartService)
 
     def test_no_such_address(self) -> None:
-        """An interface that is none is named for what it is."""
+        """The error names an invalid interface."""
         for interface, expected in (
             ("192.0.2.1", "Cannot assign requested address"),
             ("x" * 64, "Name or service not known"),
@@ -66,7 +66,7 @@ class CannotStartTests(SynchronousTestCase):
             self.assertRegex(str(error), f": [^.]*{expected}[^.]*\\. Stop what listens there")
 
     def test_busy_number(self) -> None:
-        """A number is busy where somebody has that port on one address of either kind."""
+        """A port number is busy if a process has the port on one address, of IPv4 or IPv6."""
         for address in ("127.0.0.1", "::1"):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with socket.create_server((address, 0), family=family) as taken:
@@ -76,15 +76,15 @@ class CannotStartTests(SynchronousTestCase):
 
 
 class BacklogTests(SynchronousTestCase):
-    """The kernel keeps a fleet's connections until they are accepted."""
+    """The kernel queues a fleet's connections until they are accepted."""
 
     def backlog(self, port: str) -> int:
-        """Tell how many it keeps."""
+        """Give the length of the queue."""
         length: int = make_endpoint(port)._backlog  # type: ignore[attr-defined]
         return length
 
     def test_added(self) -> None:
-        """A description that says nothing of the queue gets a long one."""
+        """A description without a queue length gets a long queue."""
         for port in (
             "tcp:8151",
             "tcp:port=8151",
@@ -94,7 +94,7 @@ class BacklogTests(SynchronousTestCase):
             self.assertEqual(self.backlog(port), 4096, port)
 
     def test_given(self) -> None:
-        """Who asks for a length gets it."""
+        """A description with a queue length keeps it."""
         for port in (
             "tcp:8151:backlog=7",
             "tcp:8151:backlog=7:interface=127.0.0.1",
@@ -104,12 +104,12 @@ class BacklogTests(SynchronousTestCase):
             self.assertEqual(self.backlog(port), 7, port)
 
     def test_others(self) -> None:
-        """What knows no queue is left as it is."""
+        """A description of an endpoint without a queue stays as it is."""
         self.assertIsInstance(make_endpoint("unix:/run/opq.sock"), UNIXServerEndpoint)
 
 
 class EveryAddressTests(TestCase):
-    """A port number stands for all addresses of the machine."""
+    """A port number means all addresses of the machine."""
 
     async def listen(self) -> IPv4Address | IPv6Address:
         port: IListeningPort = await EveryAddress(reactor, 0).listen(Factory())
@@ -119,7 +119,7 @@ class EveryAddressTests(TestCase):
         return address
 
     async def test_both(self) -> None:
-        """Clients come by IPv6 and by IPv4."""
+        """Clients may connect by IPv6 and by IPv4."""
         if not socket.has_dualstack_ipv6():
             raise lacking("This machine has no IPv6.")
         address = await self.listen()
@@ -127,14 +127,14 @@ class EveryAddressTests(TestCase):
             socket.create_connection((host, address.port), timeout=5).close()
 
     async def test_without_ipv6(self) -> None:
-        """Where the kernel has no IPv6, they come by IPv4."""
+        """If the kernel has no IPv6, clients may connect by IPv4."""
         self.patch(socket, "has_dualstack_ipv6", lambda: False)
         address = await self.listen()
         self.assertEqual(address.host, "0.0.0.0")
         socket.create_connection(("127.0.0.1", address.port), timeout=5).close()
 
     async def test_ipv6_without_addresses(self) -> None:
-        """So it is where the kernel knows IPv6, and gives it no address."""
+        """The same if the kernel supports IPv6, but has no address for it."""
         create = socket.create_server
 
         def refuse(address: tuple[str, int], **options: Any) -> socket.socket:

@@ -1,4 +1,4 @@
-"""An response is a value, made once, with all that its header must say."""
+"""A reply is a value with all necessary headers."""
 
 from attrs.exceptions import FrozenInstanceError
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,10 +9,10 @@ from tests.helpers.resources import hello
 
 
 class ReplyTests(SynchronousTestCase):
-    """What every response has."""
+    """Headers that every reply has."""
 
     def test_defaults(self) -> None:
-        """Nobody keeps it, no browser guesses what it is, and its length is told."""
+        """Caches do not store it, browsers do not guess its type, and its length is given."""
         reply = Reply.of(200, b"{}", b"application/json")
         self.assertEqual((reply.code, reply.body), (200, b"{}"))
         self.assertEqual(
@@ -24,37 +24,37 @@ class ReplyTests(SynchronousTestCase):
         )
 
     def test_empty(self) -> None:
-        """An empty body has a length too, or a client would wait for it."""
+        """An empty body has a length too; without it, a client would wait for the body."""
         self.assertIn(b"Content-Length: 0\r\n", Reply.of(200).head)
 
     def test_headers(self) -> None:
-        """A header that is given is sent, and may say that the response can be kept."""
+        """A given header is sent, and may allow caching."""
         reply = Reply.of(200, headers={b"ETag": b'"a"', b"Cache-Control": b"public"})
         self.assertIn(b'ETag: "a"\r\n', reply.head)
         self.assertIn(b"Cache-Control: public\r\n", reply.head)
         self.assertNotIn(b"no-store", reply.head)
 
     def test_length_is_counted(self) -> None:
-        """No header that is given makes the length, or the type, a lie."""
+        """A given header cannot replace the true length or type."""
         reply = Reply.of(200, b"abc", headers={b"Content-Length": b"7", b"Content-Type": b"a/b"})
         self.assertEqual(reply.head.count(b"Content-Length"), 1)
         self.assertIn(b"Content-Length: 3\r\n", reply.head)
         self.assertIn(b"Content-Type: text/plain; charset=utf-8\r\n", reply.head)
 
     def test_no_body(self) -> None:
-        """A 304 tells nothing of a body it has not (RFC 9110, section 8.6); neither does a 204."""
+        """A 304 has no headers about a body (RFC 9110, section 8.6); neither has a 204."""
         for code in (204, 304):
             reply = Reply.of(code, headers={b"ETag": b'"a"'})
             self.assertEqual(reply.head, b'Cache-Control: no-store\r\nETag: "a"\r\n')
 
     def test_frozen(self) -> None:
-        """An response that is sent again and again cannot change on the way."""
+        """A reply that is sent many times cannot be changed."""
         reply = Reply.sentence(200, "Hello.")
         with self.assertRaises(FrozenInstanceError):
             reply.code = 500  # type: ignore[misc]
 
     def test_sentence(self) -> None:
-        """One line of text, with its length, that no browser takes for anything else."""
+        """It has one line of text and its length, and browsers take it for text only."""
         got = ask(hello(), "GET", "/hello")
         self.assertEqual(got.text, "Hello.\n")
         self.assertEqual(got.headers["Content-Type"], "text/plain; charset=utf-8")
@@ -71,22 +71,22 @@ class ReplyTests(SynchronousTestCase):
 
 
 class HeaderLinesTests(SynchronousTestCase):
-    """A header as it goes over the wire."""
+    """Headers as they are sent."""
 
     def test_lines(self) -> None:
-        """One line each, in the order given."""
+        """Each header is a line, in the given order."""
         self.assertEqual(header_lines({b"B": b"1", b"A": b""}), b"B: 1\r\nA: \r\n")
         self.assertEqual(header_lines({}), b"")
 
     def test_line_breaks(self) -> None:
-        """Nothing that would begin another line, or look like it, is written down."""
+        """A value with a line break, or with a character similar to one, is an error."""
         for broken in (b"\r\n", b"\n", b"\r", b"\r\nSet-Cookie: a=b", b"\n\r", b"a\nb\rc"):
             for header in ({broken: b"a"}, {b"A": broken}, {b"A": b"a", b"B": b"b" + broken}):
                 error = self.assertRaises(ValueError, header_lines, header)
                 self.assertIn("line break", str(error))
 
     def test_in_an_answer(self) -> None:
-        """So no response is made with one."""
+        """So no reply is made with such a value."""
         for broken in (b"/a\r\nSet-Cookie: a=b", b"/a\n", b"/a\r"):
             with self.assertRaises(ValueError):
                 Reply.of(302, headers={b"Location": broken})

@@ -13,7 +13,7 @@ from tests.unit.http.test_channel import GOOD, HEAD_OF_POST, PIECE, Large
 
 
 class Breaks(PlainResource):
-    """Fails before it has an response."""
+    """Fails before it has a reply."""
 
     isLeaf = True
 
@@ -23,7 +23,7 @@ class Breaks(PlainResource):
 
 
 class BreaksOff(PlainResource):
-    """Fails when part of the response is on its way."""
+    """Fails after part of the response was sent."""
 
     isLeaf = True
 
@@ -35,7 +35,7 @@ class BreaksOff(PlainResource):
 
 
 class BrokenTests(SynchronousTestCase):
-    """An error of ours."""
+    """An error in a resource."""
 
     def setUp(self) -> None:
         self.root = hello()
@@ -47,7 +47,7 @@ class BrokenTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), times)
 
     def test_before_an_answer(self) -> None:
-        """The client gets 500 in a sentence, nothing of the traceback, and may go on."""
+        """The client gets 500 with a sentence, without the traceback, and may go on."""
         self.connection.send("GET", "/breaks")
         self.connection.send("GET", "/hello")
         broken, good = parse_all(self.connection.transport.value())
@@ -58,13 +58,13 @@ class BrokenTests(SynchronousTestCase):
         self.assertLogged()
 
     def test_head(self) -> None:
-        """HEAD gets no body then either."""
+        """HEAD gets 500 without a body."""
         self.connection.send("HEAD", "/breaks")
         self.assertEqual(self.connection.response("HEAD").status, 500)
         self.assertLogged()
 
     def test_pipelined(self) -> None:
-        """Requests that came together are answered in their order, broken or not."""
+        """Pipelined requests are answered in order, whether they fail or not."""
         self.connection.channel.dataReceived((GOOD + GOOD.replace(b"hello", b"breaks")) * 3)
         self.connection.clock.advance(0)
         responses = parse_all(self.connection.transport.value())
@@ -72,7 +72,7 @@ class BrokenTests(SynchronousTestCase):
         self.assertLogged(3)
 
     def test_in_the_middle(self) -> None:
-        """An response that was begun is cut: nobody takes a part for the whole."""
+        """A response that has begun is cut, so that no client takes the part for the whole."""
         self.connection.send("GET", "/breaks-off")
         response = self.connection.response()
         self.assertEqual((response.body, response.cut), (b"part", True))
@@ -81,7 +81,7 @@ class BrokenTests(SynchronousTestCase):
 
 
 class LargeTests(SynchronousTestCase):
-    """A long body is sent in pieces, as the client takes them."""
+    """A long body is sent in pieces, at the speed of the client."""
 
     def setUp(self) -> None:
         self.root = hello()
@@ -92,17 +92,17 @@ class LargeTests(SynchronousTestCase):
         self.connection.site.request_observers.append(lambda _, whole: self.ended.append(whole))
 
     def slowly(self, *headers: str) -> None:
-        """Ask as a client that takes nothing until `take` is called."""
+        """Send a request as a client that reads nothing until `take` is called."""
         self.transport.room = 0
         self.connection.send("GET", "/large", *headers)
 
     def take(self) -> int:
-        """Take what there is; returns how much of the body has come with the next piece."""
+        """Read the buffer; returns how much of the body has been sent after the next piece."""
         self.connection.channel.resumeProducing()
         return len(self.connection.response().body)
 
     def test_pieces(self) -> None:
-        """The bytes are right, and come 64 KiB at a time, as the client takes them."""
+        """The bytes are right, and are sent in pieces of 64 KiB."""
         self.slowly()
         self.assertEqual(self.connection.response().body, b"")
         self.assertEqual([self.take() for _ in range(3)], [PIECE, 2 * PIECE, 150_000])
@@ -111,7 +111,7 @@ class LargeTests(SynchronousTestCase):
         self.assertEqual(self.ended, [True])
 
     def test_edges(self) -> None:
-        """No byte is lost or added where the pieces end."""
+        """No byte is lost or added between the pieces."""
         for size in (PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 1):
             self.patch(Large, "body", os.urandom(size))
             connection = Connection(self.root)
@@ -122,21 +122,21 @@ class LargeTests(SynchronousTestCase):
             self.assertEqual(connection.response().text, "Hello.\n")
 
     def test_taken_at_once(self) -> None:
-        """A client that makes room again right after the head gets all of it."""
+        """A client that makes room directly after the headers gets the whole body."""
         self.transport.room = 10
         self.connection.send("GET", "/large")
         self.transport.drain()
         self.assertEqual(self.connection.response().body, Large.body)
 
     def test_head(self) -> None:
-        """HEAD gets the length at once, and nothing else ever."""
+        """HEAD gets the length at once, and no body."""
         self.connection.send("HEAD", "/large")
         response = self.connection.response("HEAD")
         self.assertEqual((response.headers["Content-Length"], response.body), ("150000", b""))
         self.assertEqual(self.ended, [True])
 
     def test_next_request(self) -> None:
-        """A request after it is answered after it."""
+        """A pipelined request is answered after the body."""
         self.slowly()
         self.connection.send("GET", "/hello")
         self.transport.drain()
@@ -144,7 +144,7 @@ class LargeTests(SynchronousTestCase):
         self.assertEqual((large.body, good.text), (Large.body, "Hello.\n"))
 
     def test_last_request(self) -> None:
-        """A connection for one request is closed after the last piece, and not before."""
+        """A connection for one request is closed after the last piece, and not earlier."""
         self.slowly("Connection: close")
         for _ in range(2):
             self.take()
@@ -154,7 +154,7 @@ class LargeTests(SynchronousTestCase):
         self.assertEqual(self.connection.response().body, Large.body)
 
     def test_stalled(self) -> None:
-        """A client that takes nothing for 300 s is cut; then nothing is sent any more."""
+        """A client that reads nothing for 300 seconds is cut off, and no more is sent."""
         self.slowly()
         self.take()
         self.connection.advance(299.5)
@@ -165,13 +165,13 @@ class LargeTests(SynchronousTestCase):
         self.assertEqual((len(self.connection.response().body), self.ended), (PIECE, [False]))
 
     def test_stalled_at_once(self) -> None:
-        """So is one that does not even take the head."""
+        """The same for a client that does not even read the headers."""
         self.slowly()
         self.connection.advance(300)
         self.assertTrue(self.transport.disconnected)
 
     def test_slow(self) -> None:
-        """A client that takes a piece every 299 s gets all of it."""
+        """A client that reads a piece every 299 seconds gets the whole body."""
         self.slowly()
         for _ in range(3):
             self.connection.advance(299)
@@ -180,7 +180,7 @@ class LargeTests(SynchronousTestCase):
         self.assertEqual(self.connection.response().body, Large.body)
 
     def test_gone(self) -> None:
-        """To a client that is gone nothing more is sent."""
+        """Nothing more is sent to a client that has gone."""
         for pieces in range(3):
             connection = Connection(self.root, self.connection.site)
             connection.transport.room = 0
@@ -208,7 +208,7 @@ class TargetTests(SynchronousTestCase):
         self.assertEqual(self.exchange(b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n").status, 404)
 
     def test_no_path(self) -> None:
-        """400 for a target that is neither a path nor a URL."""
+        """A target that is neither a path nor a URL gets 400."""
         for target in (b"hello", b"xhello", b"*", b"ftp://x/hello"):
             response = self.exchange(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
             self.assertEqual(response.status, 400, target)

@@ -1,4 +1,4 @@
-"""A resource responses in plain text, and says what can be asked of it."""
+"""A resource answers in plain text, and names the methods that it allows."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,31 +10,31 @@ from tests.helpers.resources import Waits, hello
 
 
 class PostOnly(PlainResource):
-    """Takes something, and has nothing to show."""
+    """Accepts POST only."""
 
     isLeaf = True
 
     def render_POST(self, request: BoundedRequest) -> Reply:
-        """Answer."""
+        """Reply."""
         return Reply.sentence(202, "Thank you.")
 
 
 class MethodTests(SynchronousTestCase):
-    """What can be asked of a resource."""
+    """The methods of a resource."""
 
     def test_methods(self) -> None:
-        """`Allow` names what a resource has."""
+        """`Allow` names the methods of the resource."""
         got = ask(hello(), "DELETE", "/hello")
         self.assertEqual((got.status, got.headers["Allow"]), (405, "GET, HEAD, POST"))
         self.assertEqual(got.text, "Only GET, HEAD, POST can be asked for here.\n")
 
     def test_methods_are_case_sensitive(self) -> None:
-        """`get` is no method (RFC 9110, section 9.1), and neither is the name of an attribute."""
+        """`get` is not a method (RFC 9110, section 9.1), nor is the name of an attribute."""
         for method in ("get", "Get", "render_GET", "isLeaf", "children", "putChild"):
             self.assertEqual(ask(hello(), method, "/hello").status, 405, method)
 
     def test_no_methods(self) -> None:
-        """A resource that has none is only a step on the way: not found."""
+        """A resource without methods is only part of a path, and gets 404."""
         self.assertEqual(ask(PlainResource(), "GET", "/").status, 404)
         root = PlainResource()
         root.putChild(b"step", hello())
@@ -43,14 +43,14 @@ class MethodTests(SynchronousTestCase):
         self.assertEqual(ask(root, "GET", "/step/hello").status, 200)
 
     def test_no_get(self) -> None:
-        """Where there is no GET, there is no HEAD either."""
+        """Without GET, there is no HEAD either."""
         for method in ("GET", "HEAD", "PUT"):
             got = ask(PostOnly(), method, "/")
             self.assertEqual((got.status, got.headers["Allow"]), (405, "POST"))
         self.assertEqual(ask(PostOnly(), "POST", "/").text, "Thank you.\n")
 
     def test_later(self) -> None:
-        """A resource may response when it likes."""
+        """A resource may reply later."""
         waits = Waits()
         connection = Connection(waits)
         connection.send("GET", "/")
@@ -63,7 +63,7 @@ class HeadTests(SynchronousTestCase):
     """HEAD is GET without the body."""
 
     def test_like_get(self) -> None:
-        """HEAD has the status and the header of GET, the length of the body included."""
+        """HEAD has the status and headers of GET, with the length of the body."""
         for path in ("/hello", "/nothing"):
             got, head = ask(hello(), "GET", path), ask(hello(), "HEAD", path)
             self.assertEqual((head.status, head.body, head.cut), (got.status, b"", False))
@@ -72,13 +72,13 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(head.headers.items(), got.headers.items())
 
     def test_head_of_a_refusal(self) -> None:
-        """HEAD never has a body, also where nothing is."""
+        """HEAD never has a body, not even with 404."""
         got = ask(hello(), "HEAD", "/nothing")
         self.assertEqual((got.status, got.body), (404, b""))
         self.assertGreater(int(got.headers["Content-Length"]), 0)
 
     def test_later(self) -> None:
-        """HEAD of what is answered later has no body either."""
+        """HEAD has no body either if the reply comes later."""
         waits = Waits()
         connection = Connection(waits)
         connection.send("HEAD", "/")
@@ -87,21 +87,21 @@ class HeadTests(SynchronousTestCase):
 
 
 class NotFoundTests(SynchronousTestCase):
-    """Where nothing is."""
+    """Paths without a resource."""
 
     def test_any(self) -> None:
-        """404 as one line of text, for any path and any method."""
+        """Any other path gets 404 with one line of text, for any method."""
         for path in ("/", "/nothing", "/nothing/deeper", "/hell%6f%00", "/../hello", "//"):
             for method in ("GET", "POST", "BREW"):
                 got = ask(hello(), method, path)
                 self.assertEqual((got.status, got.text), (404, "There is nothing here.\n"), path)
 
     def test_quoted(self) -> None:
-        """A path is the same however it is quoted, and whatever is asked of it."""
+        """A path may be quoted in any way, and may have any query."""
         for path in ("/hello", "/hell%6f", "/hello?", "/hello?a=b;c&%ff", "/hello/deeper"):
             self.assertEqual(ask(hello(), "GET", path).status, 200, path)
 
     def test_leaf(self) -> None:
-        """The resource itself is all there is below it."""
+        """A leaf answers for all paths below it."""
         self.assertTrue(NotFound.isLeaf)
         self.assertEqual(ask(NotFound(), "GET", "/a/b/c").status, 404)

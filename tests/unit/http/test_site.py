@@ -1,4 +1,4 @@
-"""A site serves so many at once, tells of every request, and ends what lasts too long."""
+"""A site limits its connections, reports every request, and checks the deadlines."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ from tests.helpers.resources import Waits, hello
 
 
 class Breaks(PlainResource):
-    """Never responses, for it is broken."""
+    """Never replies, because it fails."""
 
     isLeaf = True
 
@@ -40,7 +40,7 @@ class Breaks(PlainResource):
 
 
 class LimitTests(SynchronousTestCase):
-    """Connections are counted."""
+    """The number of connections."""
 
     def make_site(self, limits: ConnectionLimits) -> None:
         self.clock = Clock()
@@ -61,19 +61,19 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(connection.response().status, 200)
 
     def assertReset(self, connection: Connection) -> None:
-        """It was told nothing, and its descriptor is free again already."""
+        """The client gets no bytes, and the file descriptor is already free."""
         transport = connection.transport
         self.assertEqual((transport.value(), transport.disconnected), (b"", True))
         self.assertTrue(transport.closed)
 
     def test_within(self) -> None:
-        """As many as there may be are served."""
+        """Connections within the limit are served."""
         for connection in [self.connect(), self.connect()]:
             self.assertServed(connection)
         self.assertEqual(self.refused, [])
 
     def test_over(self) -> None:
-        """Those beyond the limit are reset at once, and not held; the others notice nothing."""
+        """Connections beyond the limit are reset at once; the others are not affected."""
         served = [self.connect(), self.connect()]
         for _ in range(300):
             self.assertReset(self.connect())
@@ -83,7 +83,7 @@ class LimitTests(SynchronousTestCase):
             self.assertServed(connection)
 
     def test_room_again(self) -> None:
-        """A connection that ends makes room for one; one that was reset does not."""
+        """A connection that ends makes room for one more; one that was reset does not."""
         first, _second = self.connect(), self.connect()
         self.assertReset(self.connect())
         self.assertReset(self.connect())
@@ -92,7 +92,7 @@ class LimitTests(SynchronousTestCase):
         self.assertReset(self.connect())
 
     def test_gone_once(self) -> None:
-        """No connection is counted when it has gone."""
+        """A connection that has gone is not counted."""
         connections = [self.connect() for _ in range(2)]
         self.assertEqual(len(self.site.channels), 2)
         for connection in connections:
@@ -100,7 +100,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(self.site.channels, set())
 
     def test_each(self) -> None:
-        """One client cannot take the connections of others."""
+        """One client cannot use the connections of others."""
         self.make_site(ConnectionLimits(connections=4, each=2))
         self.connect()
         first = self.connect()
@@ -110,7 +110,7 @@ class LimitTests(SynchronousTestCase):
         self.assertServed(self.connect())
 
     def test_ipv6(self) -> None:
-        """All addresses of a /64 are one client, and a mapped IPv4 address is that address."""
+        """All addresses of a /64 are one client, and a mapped IPv4 address is the IPv4 address."""
         self.make_site(ConnectionLimits(connections=10, each=1))
         self.connect("2001:db8:0:1::1")
         self.assertReset(self.connect("2001:db8:0:1:ffff::2"))
@@ -121,7 +121,7 @@ class LimitTests(SynchronousTestCase):
         self.assertReset(self.connect("fe80::2%eth0"))
 
     def test_each_address(self) -> None:
-        """A machine does not take the connections of the others in its IPv6 network."""
+        """One machine cannot use the connections of others in its IPv6 network."""
         self.make_site(ConnectionLimits(connections=10, each=3, each_address=2))
         first = self.connect("2001:db8:0:1::1")
         self.connect("2001:db8:0:1::1")
@@ -132,7 +132,7 @@ class LimitTests(SynchronousTestCase):
         self.assertServed(self.connect("2001:db8:0:1::1"))
 
     def test_trusted(self) -> None:
-        """A reverse proxy speaks for many: only the total bounds it. So it is on a UNIX socket."""
+        """A reverse proxy, or a UNIX socket, speaks for many: only the total limit applies."""
         self.make_site(
             ConnectionLimits(connections=5, each=1, trusted=[ip_network("192.0.2.0/28")])
         )
@@ -144,13 +144,13 @@ class LimitTests(SynchronousTestCase):
         self.assertReset(self.connect())
 
     def test_reserved_descriptors(self) -> None:
-        """A connection whose descriptor is of the reserve is reset, though there is room."""
+        """A connection whose descriptor is in the reserve is reset, although there is room."""
         self.make_site(ConnectionLimits(first_reserved=100))
         self.assertServed(self.connect(descriptor=99))
         self.assertReset(self.connect(descriptor=100))
 
     def test_logged(self) -> None:
-        """That is said at once, and then once a minute, with how often it was so."""
+        """This is logged at once, and then once a minute with a count."""
         said = logged(self)
         self.connect()
         self.connect()
@@ -169,10 +169,10 @@ class LimitTests(SynchronousTestCase):
 
 
 class SocketTests(TestCase):
-    """Over the loopback interface, with TLS and without it."""
+    """Over the loopback interface, with and without TLS."""
 
     async def assert_reset(self, port: str) -> None:
-        """The second client is reset; before the reactor turns to others its descriptor is free."""
+        """The second client is reset, and its descriptor is free before the reactor's next turn."""
         site = BoundedSite(Clock(), hello(), ConnectionLimits(connections=1))
         closed: Deferred[bool] = Deferred()
         self.patch(
@@ -205,7 +205,7 @@ class SocketTests(TestCase):
         await self.assert_reset("tcp:0:interface=127.0.0.1")
 
     async def test_tls(self) -> None:
-        """Over TLS, before any of its handshake."""
+        """Over TLS, before the handshake."""
         folder = Path(self.mktemp())
         folder.mkdir()
         key, certificate = folder / "key.pem", folder / "certificate.pem"
@@ -214,7 +214,7 @@ class SocketTests(TestCase):
 
 
 class ObserverTests(SynchronousTestCase):
-    """Who joined the observers hears of each request, once."""
+    """Observers are told of each request, once."""
 
     def setUp(self) -> None:
         self.waits = Waits()
@@ -232,7 +232,7 @@ class ObserverTests(SynchronousTestCase):
         self.ended.append((request.uri, request.code, whole))
 
     def test_finished(self) -> None:
-        """A request that was answered is told of with its status, when it is answered."""
+        """A request is reported with its status when it is answered."""
         self.connection.send("GET", "/hello?a")
         self.connection.send("GET", "/nothing")
         self.assertEqual(self.ended, [(b"/hello?a", 200, True), (b"/nothing", 404, True)])
@@ -240,7 +240,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(len(self.ended), 2, "each is told of once")
 
     def test_under_way(self) -> None:
-        """A request whose client goes away while it waits is told of as it goes."""
+        """A request whose client goes away while it waits is reported then."""
         self.connection.send("GET", "/wait")
         self.assertEqual(self.ended, [])
         self.connection.lose()
@@ -248,21 +248,21 @@ class ObserverTests(SynchronousTestCase):
         self.assertFalse(self.waits.requests[0].startedWriting, "so it has no status")
 
     def test_answered_later(self) -> None:
-        """A request that waited for its response is told of when it has it, and no more."""
+        """A request with a delayed response is reported with it, once."""
         self.connection.send("GET", "/wait")
         self.waits.requests[0].reply(Reply.sentence(200, "At last."))
         self.connection.lose()
         self.assertEqual(self.ended, [(b"/wait", 200, True)])
 
     def test_pipelined(self) -> None:
-        """Of requests that were not begun yet when the client went, nothing is told."""
+        """Pipelined requests that were not begun when the client went are not reported."""
         self.connection.send("GET", "/wait")
         self.connection.send("GET", "/hello")
         self.connection.lose()
         self.assertEqual([(uri, whole) for uri, _, whole in self.ended], [(b"/wait", False)])
 
     def test_incomplete(self) -> None:
-        """What never became a request is not told of."""
+        """An incomplete request is not reported."""
         for sent in (
             b"",
             b"GET /hel",
@@ -275,13 +275,13 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual((self.ended, self.refused), ([], []))
 
     def test_broken(self) -> None:
-        """An error of ours is told of as what the client got."""
+        """An error in a resource is reported with the status that the client got."""
         self.connection.send("GET", "/breaks")
         self.assertEqual(self.ended, [(b"/breaks", 500, True)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_refused(self) -> None:
-        """What is no proper request is told of by its status alone, once."""
+        """A malformed request is reported once, with its status only."""
         for status, sent in (
             (400, b"nonsense\r\n\r\n"),
             (413, b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\nabc"),
@@ -296,7 +296,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual((self.ended, self.refused), ([], []))
 
     def test_observer_fails(self) -> None:
-        """An observer that fails is logged; the others hear of it, and the client is answered."""
+        """An observer that fails is logged; the others are told, and the client is answered."""
 
         def fail(_request: BoundedRequest, _whole: bool) -> None:
             raise ZeroDivisionError
@@ -310,7 +310,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(self.connection.response().status, 200)
 
     def test_no_line(self) -> None:
-        """Nothing is written for a request, to spare the SD card of a box."""
+        """No line is logged for a request, to spare the SD card of a box."""
         lines: list[object] = []
         self.patch(HTTPFactory, "log", lambda _self, request: lines.append(request))
         self.connection.send("GET", "/hello")
@@ -318,7 +318,7 @@ class ObserverTests(SynchronousTestCase):
 
 
 class DateTests(SynchronousTestCase):
-    """The Date of an response."""
+    """The Date header."""
 
     def setUp(self) -> None:
         self.now = 784111777.9
@@ -326,7 +326,7 @@ class DateTests(SynchronousTestCase):
         self.site = BoundedSite(Clock(), hello())
 
     def test_format(self) -> None:
-        """It is written as RFC 9110 has it (section 5.6.7), whose example this is."""
+        """The format is that of RFC 9110 section 5.6.7. This is its example."""
         self.assertEqual(self.site.date(), b"Sun, 06 Nov 1994 08:49:37 GMT")
 
     def test_changes(self) -> None:
@@ -344,21 +344,21 @@ class DateTests(SynchronousTestCase):
             self.assertEqual(self.site.date().decode(), formatdate(now, usegmt=True))
 
     def test_sent(self) -> None:
-        """An response has it."""
+        """A response has it."""
         connection = Connection(hello(), self.site)
         connection.send("GET", "/hello")
         self.assertEqual(connection.response().headers["Date"], "Sun, 06 Nov 1994 08:49:37 GMT")
 
 
 class SweepTests(SynchronousTestCase):
-    """Deadlines are looked at while the site is served."""
+    """Deadlines are checked while the site is served."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.site = BoundedSite(self.clock, hello())
 
     def test_runs(self) -> None:
-        """From `startFactory` on, whatever is overdue ends within a second."""
+        """After `startFactory`, an overdue connection ends within a second."""
         self.site.startFactory()
         self.addCleanup(self.site.stopFactory)
         connection = Connection(hello(), self.site)
@@ -371,7 +371,7 @@ class SweepTests(SynchronousTestCase):
         self.assertTrue(connection.transport.disconnected)
 
     def test_slow_reactor(self) -> None:
-        """What became overdue while the process was busy ends at the next look."""
+        """Connections that became overdue while the process was busy end at the next check."""
         self.site.startFactory()
         self.addCleanup(self.site.stopFactory)
         connections = [Connection(hello(), self.site) for _ in range(3)]
@@ -379,11 +379,11 @@ class SweepTests(SynchronousTestCase):
         self.assertTrue(all(each.transport.disconnecting for each in connections))
 
     def test_not_before(self) -> None:
-        """A site that is not served keeps no reactor awake."""
+        """A site that is not served schedules nothing."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stops(self) -> None:
-        """`stopFactory` leaves nothing to be called, and the site may start again."""
+        """`stopFactory` cancels all calls, and the site may start again."""
         Connection(hello(), self.site)
         for _ in range(2):
             self.site.startFactory()
@@ -392,7 +392,7 @@ class SweepTests(SynchronousTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_idle(self) -> None:
-        """A site without connections wakes nobody, and goes on with the next one."""
+        """A site without connections schedules nothing until the next connection."""
         self.site.startFactory()
         self.addCleanup(self.site.stopFactory)
         for _ in range(2):

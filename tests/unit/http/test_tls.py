@@ -1,4 +1,4 @@
-"""A server sends the chain of its certificate, and takes a renewed one while it runs."""
+"""A server sends the chain of its certificate, and uses a renewed one while it runs."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ from tests.helpers.resources import hello
 
 
 class ServingTests(TestCase):
-    """What a client sees that knows the root authority only."""
+    """A client that knows only the root authority."""
 
     async def listen(self, extra_chain: bool = False) -> None:
         self.folder = Path(self.mktemp())
@@ -44,7 +44,7 @@ class ServingTests(TestCase):
         self.addCleanup(self.port.stopListening)
 
     def renew(self) -> Issued:
-        """Put another certificate and its key in place, as an authority's client does."""
+        """Replace the certificate and its key, as a client of the authority does."""
         issued = issue("updates.invalid", self.intermediate)
         self.replace(self.certificate, issued.pem + self.intermediate.pem)
         self.replace(self.key, issued.key_pem())
@@ -65,7 +65,7 @@ class ServingTests(TestCase):
             return int(secure.getpeercert()["serialNumber"], 16)  # type: ignore[arg-type, index]
 
     def serves(self, issued: Issued) -> "Deferred[None]":
-        """Compare what a new connection gets with a certificate."""
+        """A new connection gets this certificate."""
         return deferToThread(self.serial).addCallback(
             self.assertEqual, issued.certificate.serial_number
         )
@@ -75,25 +75,25 @@ class ServingTests(TestCase):
         return [line for line in lines if "is not used" in line]
 
     async def test_full_chain(self) -> None:
-        """The certificates behind the first one of the file are sent, too."""
+        """The further certificates in the file are sent, too."""
         await self.listen()
         await self.serves(self.current)
 
     async def test_extra_chain(self) -> None:
-        """Certificates of another file are sent, as with Twisted's own endpoint."""
+        """The certificates of a chain file are sent, as by Twisted's own endpoint."""
         await self.listen(extra_chain=True)
         self.replace(self.certificate, self.current.pem)
         await self.serves(self.current)
 
     async def test_renewed(self) -> None:
-        """A new connection gets a renewed certificate; the server is not restarted."""
+        """A new connection gets a renewed certificate without a restart of the server."""
         await self.listen()
         with capturedLogs() as events:
             await self.serves(self.renew())
         self.assertIn("The renewed certificate is used.", map(formatEvent, events))
 
     async def test_half_renewed(self) -> None:
-        """Until the key fits the new certificate, the one before is served; that is told once."""
+        """Until the key matches the new certificate, the old one is served; that is logged once."""
         await self.listen()
         issued = issue("updates.invalid", self.intermediate)
         self.replace(self.certificate, issued.pem + self.intermediate.pem)
@@ -111,7 +111,7 @@ class ServingTests(TestCase):
         await self.serves(issued)
 
     async def test_removed(self) -> None:
-        """Without its files the server goes on with what it has read."""
+        """If its files are missing, the server goes on with the certificate that it has read."""
         await self.listen()
         self.certificate.unlink()
         with capturedLogs() as events:
@@ -120,7 +120,7 @@ class ServingTests(TestCase):
         self.assertEqual(len(self.warnings(events)), 1)
 
     async def test_no_regular_file(self) -> None:
-        """A FIFO in the place of a file is not waited for."""
+        """A FIFO in the place of a file does not block."""
         await self.listen()
         self.key.unlink()
         os.mkfifo(self.key)
@@ -129,7 +129,7 @@ class ServingTests(TestCase):
         self.assertIn("not a regular file", self.warnings(events)[0])
 
     async def test_readable_later(self) -> None:
-        """Files that could not be read are read again, although they are the same."""
+        """Files that could not be read are read again, although they have not changed."""
         await self.listen()
         renewed = self.renew()
 
@@ -143,7 +143,7 @@ class ServingTests(TestCase):
 
 
 class DescriptionTests(SynchronousTestCase):
-    """What is understood as a description of TLS."""
+    """Descriptions that `parse_ssl` supports."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -161,25 +161,25 @@ class DescriptionTests(SynchronousTestCase):
         self.assertEqual(parsed[0], expected)
 
     def test_port(self) -> None:
-        """A bare port stands for all addresses; an interface and a backlog are kept."""
+        """A bare port means all addresses; an interface and a backlog are kept."""
         self.assertPort("443")
         self.assertPort(r"tcp:443:interface=\:\:1:backlog=7", r"interface=\:\:1", "backlog=7")
 
     def test_one_file(self) -> None:
-        """The file of the key can hold the certificate as well."""
+        """The key file may also hold the certificate."""
         both = self.folder / "both.pem"
         both.write_bytes(self.key.read_bytes() + self.certificate.read_bytes())
         self.assertIsNotNone(parse_ssl(f"ssl:443:privateKey={both}"))
 
     def test_of_twisted(self) -> None:
-        """What only Twisted's own endpoint understands is left to it."""
+        """Descriptions that only Twisted's own endpoint supports are left to it."""
         self.assertIsNone(parse_ssl(self.describe("sslmethod=TLSv1_2_METHOD")))
         both = self.folder / "both.pem"
         both.write_bytes(self.key.read_bytes() + self.certificate.read_bytes())
         self.assertIsInstance(make_endpoint(f"ssl:0:{both}"), SSL4ServerEndpoint)
 
     def test_unusable(self) -> None:
-        """Files that cannot be used have a sentence each, and nobody is asked for a passphrase."""
+        """Each unusable file has its own sentence, and no passphrase is asked for."""
         another = self.folder / "another.pem"
         another.write_bytes(issue("another").key_pem())
         encrypted = self.folder / "encrypted.pem"
