@@ -144,7 +144,7 @@ class IfRangeTests(SynchronousTestCase):
             self.assertIs(self.applies(validator, MODIFIED + 60), expected, validator)
 
     def test_weak_date(self) -> None:
-        """Within the second of the modification, a date proves nothing: the file may change again."""
+        """Within its second, a date proves nothing: the file may change again."""
         self.assertFalse(self.applies(THEN, MODIFIED + 0.9))
         self.assertTrue(self.applies(THEN, MODIFIED + 1))
         self.assertTrue(self.applies('"5bf-1a2b"', MODIFIED))
