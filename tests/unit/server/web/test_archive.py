@@ -18,7 +18,7 @@ from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from opq_twisted.server.web.sendfile import LEAST_RATE, WINDOW
 from tests.helpers.archives import make_archive, name_of
-from tests.helpers.http_exchange import Connection, Response, ask, parse_all
+from tests.helpers.http_exchange import Connection, Response, ask
 from tests.helpers.manual_thread import Thread
 from tests.helpers.process import open_descriptors
 
@@ -29,7 +29,7 @@ MODIFIED = 1547860805
 LARGE = os.urandom(900_000)
 
 
-class DeliveryTestCase(SynchronousTestCase):
+class ArchiveTestCase(SynchronousTestCase):
     """One archive on offer, and a client that asks for it."""
 
     def setUp(self) -> None:
@@ -64,7 +64,7 @@ class DeliveryTestCase(SynchronousTestCase):
         return sum(target.startswith(str(self.directory)) for target in open_descriptors())
 
 
-class WholeTests(DeliveryTestCase):
+class WholeTests(ArchiveTestCase):
     """A plain download."""
 
     def test_bytes(self) -> None:
@@ -132,7 +132,7 @@ class WholeTests(DeliveryTestCase):
         self.assertEqual(connection.response().body, self.file.read_bytes())
 
 
-class ConditionalTests(DeliveryTestCase):
+class ConditionalTests(ArchiveTestCase):
     """Downloads under conditions; which one counts when is test_preconditions' matter."""
 
     def test_not_modified(self) -> None:
@@ -164,7 +164,7 @@ class ConditionalTests(DeliveryTestCase):
         self.assertEqual(self.get(f"If-Match: {tag}").body, self.file.read_bytes())
 
 
-class UnknownTests(DeliveryTestCase):
+class UnknownTests(ArchiveTestCase):
     """Names that are not in the catalog."""
 
     def test_not_in_the_catalog(self) -> None:
@@ -196,7 +196,7 @@ class UnknownTests(DeliveryTestCase):
         self.assertEqual(self.get(path=f"{PATH}?from=box").status, 200)
 
 
-class ChangeTests(DeliveryTestCase):
+class ChangeTests(ArchiveTestCase):
     """A file that changes behind the catalog's back."""
 
     def test_replaced_since_the_last_look(self) -> None:
@@ -236,37 +236,8 @@ class ChangeTests(DeliveryTestCase):
         self.assertEqual(self.get().status, 404)
         self.assertEqual(self.open_files(), 0)
 
-    def test_replaced_under_way(self) -> None:
-        """A download that has begun goes on with the file it began with."""
-        before = self.file.read_bytes()
-        connection = self.begin()
-        make_archive(Path(self.mktemp()), VERSION).rename(self.file)
-        connection.transport.drain()
-        self.assertEqual(connection.response().body, before)
 
-    def test_truncated_under_way(self) -> None:
-        """The connection is cut, so that nobody takes what came for the whole."""
-        connection = self.begin()
-        os.truncate(self.file, 1000)
-        self.assertCut(connection)
-
-    def test_rewritten_under_way(self) -> None:
-        """The same holds for a file whose bytes change while its length does not."""
-        connection = self.begin()
-        with self.file.open("r+b") as file:
-            file.write(b"another")
-        os.utime(self.file, (MODIFIED, MODIFIED + 1))
-        self.assertCut(connection)
-
-    def assertCut(self, connection: Connection) -> None:
-        connection.transport.drain()
-        self.assertTrue(connection.transport.disconnecting)
-        connection.lose()
-        self.assertTrue(connection.response().cut)
-        self.assertEqual(self.open_files(), 0)
-
-
-class DisconnectTests(DeliveryTestCase):
+class DisconnectTests(ArchiveTestCase):
     """A client that goes away."""
 
     def test_gone_under_way(self) -> None:
@@ -299,7 +270,7 @@ class DisconnectTests(DeliveryTestCase):
         connection.transport.producer.resumeProducing()
 
 
-class RangeTests(DeliveryTestCase):
+class RangeTests(ArchiveTestCase):
     """Parts of an archive; which parts a header means is test_ranges' matter."""
 
     def setUp(self) -> None:
@@ -402,18 +373,8 @@ class RangeTests(DeliveryTestCase):
         connection.lose()
         self.assertTrue(connection.response().cut)
 
-    def test_one_connection(self) -> None:
-        """A connection goes on after a part."""
-        connection = Connection(self.root)
-        connection.send("GET", PATH, "Range: bytes=0-99")
-        connection.send("GET", PATH, "Range: bytes=0-1, 5-6")
-        connection.send("GET", "/version")
-        responses = parse_all(connection.transport.value())
-        self.assertEqual([response.status for response in responses], [206, 206, 200])
-        self.assertEqual(responses[0].body, self.whole[:100])
 
-
-class BusyTests(DeliveryTestCase):
+class BusyTests(ArchiveTestCase):
     """What cannot be sent now is answered 503, with a time after which to ask again."""
 
     def assertLater(self, response: Response) -> None:

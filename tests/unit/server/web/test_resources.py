@@ -15,7 +15,7 @@ from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from tests.helpers.archives import make_archive, name_of
-from tests.helpers.http_exchange import Connection, Response, ask, parse_all
+from tests.helpers.http_exchange import Response, ask
 
 ENDPOINTS = ("/", "/ls", "/version", "/latest", f"/update/{name_of(999999999)}")
 
@@ -220,22 +220,6 @@ class EverywhereTests(ResourcesTestCase):
         ):
             for method in ("GET", "POST", "BREW"):
                 self.assertSentence(self.get(path, method=method), 404)
-
-    def test_old_clients(self) -> None:
-        """A client of HTTP/1.0 without a Host gets the same, and its connection is closed."""
-        connection = Connection(self.root)
-        connection.channel.dataReceived(b"GET /version HTTP/1.0\r\n\r\n")
-        self.assertEqual(connection.response().body, b"999999999")
-        self.assertTrue(connection.transport.disconnecting)
-
-    def test_one_connection(self) -> None:
-        """A connection serves many requests, also those sent before the responses came."""
-        connection = Connection(self.root)
-        for path in ("/version", "/nothing", "/ls"):
-            connection.send("GET", path)
-        responses = parse_all(connection.transport.value())
-        self.assertEqual([response.status for response in responses], [200, 404, 200])
-        self.assertFalse(connection.transport.disconnecting)
 
     def test_no_live_directory(self) -> None:
         """Answers come from the snapshot: only a download touches the directory."""

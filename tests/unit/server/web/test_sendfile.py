@@ -156,41 +156,6 @@ class PlainTests(SocketTestCase):
         self.assertEqual(self.downloads.bytes_sent, len(self.whole))
         self.assertEqual(self.downloads.completed, {1: 1})
 
-    async def test_without_sendfile(self) -> None:
-        """Where the kernel cannot send from the file, its bytes are read and written instead."""
-        calls = []
-
-        def refuse(*_: int) -> int:
-            calls.append(number)
-            if number == 0:
-                return 0
-            raise OSError(number, os.strerror(number))
-
-        self.patch(os, "sendfile", refuse)
-        for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO, 0):
-            response = await self.get()
-            self.assertTrue(response.body == self.whole, number)
-            part = await self.get("Range: bytes=1000000-3000000, -10")
-            self.assertFalse(part.cut)
-            self.assertIn(self.whole[1_000_000:3_000_001], part.body)
-        # Each download asks once.
-        self.assertEqual(len(calls), 12 if self.sends_by_kernel else 0)
-        await self.no_client_left()
-        self.assertEqual(self.open_files(), 0)
-
-    async def test_stops_half_way(self) -> None:
-        """The same when the kernel cannot go on in the middle of the file."""
-        sendfile = os.sendfile
-
-        def tire(out: int, file: int, offset: int, count: int) -> int:
-            if offset > 5_000_000:
-                raise OSError(errno.EINVAL, "Invalid argument")
-            return sendfile(out, file, offset, min(count, 700_000))
-
-        self.patch(os, "sendfile", tire)
-        self.assertTrue((await self.get()).body == self.whole)
-        self.assertTrue((await self.get(small=True)).body == self.whole)
-
     async def test_unreadable(self) -> None:
         """A disk that fails cuts the download, and one that gives no bytes does too."""
 
@@ -396,3 +361,42 @@ class TLSTests(PlainTests):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context.wrap_socket(super().connect(receive_buffer))
+
+
+class NoSendfileTests(SocketTestCase):
+    """Over plain TCP, where sendfile(2) does not work."""
+
+    async def test_without_sendfile(self) -> None:
+        """Where the kernel cannot send from the file, its bytes are read and written instead."""
+        calls = []
+
+        def refuse(*_: int) -> int:
+            calls.append(number)
+            if number == 0:
+                return 0
+            raise OSError(number, os.strerror(number))
+
+        self.patch(os, "sendfile", refuse)
+        for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EIO, 0):
+            response = await self.get()
+            self.assertTrue(response.body == self.whole, number)
+            part = await self.get("Range: bytes=1000000-3000000, -10")
+            self.assertFalse(part.cut)
+            self.assertIn(self.whole[1_000_000:3_000_001], part.body)
+        # Each download asks once.
+        self.assertEqual(len(calls), 12)
+        await self.no_client_left()
+        self.assertEqual(self.open_files(), 0)
+
+    async def test_stops_half_way(self) -> None:
+        """The same when the kernel cannot go on in the middle of the file."""
+        sendfile = os.sendfile
+
+        def tire(out: int, file: int, offset: int, count: int) -> int:
+            if offset > 5_000_000:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return sendfile(out, file, offset, min(count, 700_000))
+
+        self.patch(os, "sendfile", tire)
+        self.assertTrue((await self.get()).body == self.whole)
+        self.assertTrue((await self.get(small=True)).body == self.whole)
