@@ -1,4 +1,4 @@
-"""The access log has a line of JSON for each request, and is never a request's problem."""
+"""The access log has a line of JSON for each request, and never delays or fails one."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ from tests.helpers.http_exchange import Connection
 
 @contextmanager
 def disk_of(case: SynchronousTestCase, room: int) -> Iterator[None]:
-    """Let a disk have room for so many bytes, as Linux tells of it: a part is written first."""
+    """Limit the disk to so many bytes, like Linux: the last write is partial."""
     left = room
     write = os.write
 
@@ -42,17 +42,17 @@ def disk_of(case: SynchronousTestCase, room: int) -> Iterator[None]:
 
 
 class Hello(PlainResource):
-    """Says hello, or nothing for now."""
+    """Replies, or keeps the request."""
 
     isLeaf = True
 
     def render_GET(self, request: BoundedRequest) -> Reply | int:
-        """Answer."""
+        """Reply, or keep the request."""
         return NOT_DONE_YET if request.path == b"/later" else Reply.of(200, b"hello")
 
 
 class AccessLogTests(SynchronousTestCase):
-    """`AccessLog`, told of requests by a site."""
+    """`AccessLog`, as an observer of a site."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -76,7 +76,7 @@ class AccessLogTests(SynchronousTestCase):
         return [json.loads(line) for line in (path or self.path).read_text().splitlines()]
 
     def test_line(self) -> None:
-        """Who asked for what, and what came of it."""
+        """A line tells the client, the request and the response."""
         self.ask("/version?x=1", "User-Agent: opq-box-agent/1 (box 5)", "Range: bytes=0-")
         self.clock.advance(1)
         (line,) = self.lines()
@@ -97,7 +97,7 @@ class AccessLogTests(SynchronousTestCase):
         )
 
     def test_client_gone(self) -> None:
-        """A client that went away before its response is 499, and how long it waited is told."""
+        """A client that went away before its response is 499, with the time that it waited."""
         connection = self.ask("/later")
         self.clock.advance(2.5)
         connection.lose()
@@ -106,7 +106,7 @@ class AccessLogTests(SynchronousTestCase):
         self.assertEqual((line["status"], line["whole"], line["seconds"]), (499, False, 2.5))
 
     def test_hostile(self) -> None:
-        """Whatever is sent makes one line, of bounded length."""
+        """Any request makes one line of limited length."""
         self.ask('/"\\%0a' + "a" * 7000, 'User-Agent: \x1b]0;x\x07"\xff' + "b" * 7000)
         self.clock.advance(1)
         (text,) = self.path.read_text().splitlines()
@@ -124,14 +124,14 @@ class AccessLogTests(SynchronousTestCase):
         self.assertEqual(len(self.lines()), 501)
 
     def test_cut_at_the_end(self) -> None:
-        """What the end of the server cuts is told, too."""
+        """Requests that the end of the server cuts are logged, too."""
         connection = self.ask("/later")
         self.log.stopService()
         connection.lose()
         self.assertEqual([line["whole"] for line in self.lines()], [False])
 
     def test_rotated(self) -> None:
-        """After a rotation the new file is written."""
+        """After a rotation, the new file is written."""
         self.ask()
         self.clock.advance(1)
         self.path.rename(rotated := Path(self.mktemp()))
@@ -141,7 +141,7 @@ class AccessLogTests(SynchronousTestCase):
         self.assertEqual([line["uri"] for line in self.lines()], ["/after"])
 
     def test_cannot_be_written(self) -> None:
-        """Lines that cannot be written are lost, which is said once; requests are answered."""
+        """Lines that cannot be written are lost, with one warning; requests are answered."""
         said = logged(self)
         self.path.unlink()
         self.path.mkdir()
@@ -165,7 +165,7 @@ class AccessLogTests(SynchronousTestCase):
         )
 
     def test_reopened(self) -> None:
-        """`close` lets go of the file, as a job that rotates logs may ask for by a signal."""
+        """`close` closes the file, for a rotation that sends a signal."""
         self.ask()
         self.clock.advance(1)
         self.log.close()
@@ -176,7 +176,7 @@ class AccessLogTests(SynchronousTestCase):
         self.assertEqual([line["uri"] for line in self.lines()], ["/", "/after"])
 
     def test_disk_full(self) -> None:
-        """A full disk takes whole lines, or none; when there is room the log goes on."""
+        """A full disk gets whole lines or none; when it has room, the log continues."""
         said = logged(self)
         with disk_of(self, 1000):
             for _ in range(5):
@@ -193,7 +193,7 @@ class AccessLogTests(SynchronousTestCase):
         self.assertEqual(len(said), 2)
 
     def test_disk_full_at_the_start(self) -> None:
-        """A server whose disk is full at its start starts, and writes when there is room."""
+        """A server with a full disk starts, and writes when there is room."""
 
         def refuse(*_: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -208,7 +208,7 @@ class AccessLogTests(SynchronousTestCase):
         self.assertEqual([line["uri"] for line in self.lines()], ["/after"])
 
     def test_cut_by_a_power_cut(self) -> None:
-        """Half a line that was left is not made one with the next."""
+        """An incomplete last line is not joined with the next one."""
         self.path.write_text('{"time": "20')
         self.ask("/after")
         self.clock.advance(1)
@@ -216,7 +216,7 @@ class AccessLogTests(SynchronousTestCase):
         self.assertEqual((first, json.loads(second)["uri"]), ('{"time": "20', "/after"))
 
     def test_standard_output(self) -> None:
-        """Without a file the lines go to where standard output leads when the service starts."""
+        """Without a file, lines go to the standard output at the start of the service."""
         log = AccessLog(self.clock, None)
         before = os.dup(1)
         with Path(self.mktemp()).open("w+b") as file:

@@ -1,4 +1,4 @@
-"""As many connections are allowed as there are descriptors for."""
+"""The limits fit the number of file descriptors."""
 
 import resource
 
@@ -10,7 +10,7 @@ from tests.helpers.box_fakes import logged
 
 
 class MakeRoomTests(SynchronousTestCase):
-    """`make_room`, with limits that a test sets in the place of the kernel."""
+    """`make_room`, with descriptor limits that the test sets instead of the kernel."""
 
     def limits(self, soft: int, hard: int) -> None:
         self.now = (soft, hard)
@@ -28,14 +28,14 @@ class MakeRoomTests(SynchronousTestCase):
         return limits.connections, downloads
 
     def test_enough(self) -> None:
-        """Nothing is changed where there is room."""
+        """With enough descriptors, nothing changes."""
         for soft in (2000, resource.RLIM_INFINITY):
             self.limits(soft, soft)
             self.assertEqual(self.room(1000, 500), (1000, 500))
             self.assertEqual(self.now, (soft, soft))
 
     def test_raised(self) -> None:
-        """The soft limit is raised, as far as needed and no further."""
+        """The soft limit is raised as far as needed and no further."""
         for hard in (4096, resource.RLIM_INFINITY):
             self.limits(1024, hard)
             self.assertEqual(self.room(1000, 500), (1000, 500))
@@ -43,7 +43,7 @@ class MakeRoomTests(SynchronousTestCase):
             self.assertEqual(self.said, [])
 
     def test_too_few(self) -> None:
-        """Where the hard limit is too low there are fewer connections, and it is said."""
+        """If the hard limit is too low, there are fewer connections, and a warning."""
         self.limits(512, 1024)
         self.assertEqual(self.room(1000, 500), (640, 320))
         self.assertEqual(self.now, (1024, 1024))
@@ -52,7 +52,7 @@ class MakeRoomTests(SynchronousTestCase):
         self.assertIn("LimitNOFILE", sentence)
 
     def test_forbidden(self) -> None:
-        """Where the limit may not be raised it is left as it is."""
+        """If the limit may not be raised, it stays."""
         self.limits(512, 4096)
 
         def forbid(*_: object) -> None:
@@ -63,13 +63,13 @@ class MakeRoomTests(SynchronousTestCase):
         self.assertIn("room for 348 connections", self.said[0])
 
     def test_far_too_few(self) -> None:
-        """There is always room for a few, and with hardly any descriptors for one."""
+        """There is always room for a few connections; with hardly any descriptors, for one."""
         for limit, room in ((100, (24, 12)), (64, (11, 5)), (10, (1, 1))):
             self.limits(limit, limit)
             self.assertEqual(self.room(1000, 500), room)
 
     def test_reserve(self) -> None:
-        """Connections and downloads together leave a reserve, which no connection gets."""
+        """Connections and downloads leave a reserve of descriptors, which no connection gets."""
         for limit in (256, 1024, 4096):
             self.limits(limit, limit)
             limits, downloads = make_room(10_000, 1000)
@@ -79,7 +79,7 @@ class MakeRoomTests(SynchronousTestCase):
         self.assertGreater(make_room(10_000, 1000)[0].first_reserved, 10**9)
 
     def test_each(self) -> None:
-        """One client has a quarter of the connections."""
+        """One client may have a quarter of the connections."""
         self.limits(20_000, 20_000)
         limits, _ = make_room(15_000, 2000)
         self.assertEqual(limits.each, 3750)

@@ -1,4 +1,4 @@
-"""`/metrics` tells what the server does and how it is."""
+"""`/metrics` shows the work and the state of the server."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ BUILT = 1500000000
 
 
 class MetricsTests(SynchronousTestCase):
-    """A server's parts, and what is told of them."""
+    """The parts of a server, and their metrics."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -69,7 +69,7 @@ class MetricsTests(SynchronousTestCase):
         return connection
 
     def told(self) -> dict[tuple[str, ...], float]:
-        """All series: the name and the values of the labels, in the labels' order."""
+        """All series: the name, and the values of the labels in the order of the labels' names."""
         response = self.ask("/metrics").response()
         self.assertEqual(
             response.headers["Content-Type"], "text/plain; version=0.0.4; charset=utf-8"
@@ -81,7 +81,7 @@ class MetricsTests(SynchronousTestCase):
         }
 
     def test_requests(self) -> None:
-        """Counted by endpoint and status; made-up paths share one series."""
+        """Requests are counted by endpoint and status; unknown paths share one series."""
         for path in ("/version", "/version", "/latest", "/nothing", "/a", "/update/x", "/", "/ls"):
             self.ask(path)
         for path in ("/tuf/1.root.json", "/tuf/x", "/tuf"):
@@ -106,12 +106,12 @@ class MetricsTests(SynchronousTestCase):
         )
 
     def test_refused(self) -> None:
-        """What is no proper request is counted by its status."""
+        """Malformed requests are counted by status."""
         Connection(self.root, self.site).channel.dataReceived(b"GET /" + b"a" * 20_000)
         self.assertEqual(self.told()["opq_requests_total", "refused", "414"], 1)
 
     def test_waiting(self) -> None:
-        """Boxes that wait, and those that went away."""
+        """Waiting boxes are counted, but not those that went away."""
         waiting = self.ask("/version", f'If-None-Match: "{BUILT}"', "Prefer: wait=9")
         self.assertEqual(self.told()["opq_waiting_boxes",], 1)
         waiting.lose()
@@ -120,7 +120,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(told["opq_requests_total", "/version", "499"], 1)
 
     def test_downloads(self) -> None:
-        """Under way and by release, how they ended, those turned away, and bytes."""
+        """Downloads under way and ended, by release; rejected ones, and bytes."""
         make_large_archive(self.directory / name_of(2), 200_000)
         self.catalog.rescan()
         path = f"/update/{name_of(2)}"
@@ -139,7 +139,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertGreater(told["opq_sent_bytes_total",], size)
 
     def test_withdrawn(self) -> None:
-        """A release that is not on offer any more has no series of its own."""
+        """A release that is no longer on offer has no series."""
         self.ask(f"/update/{name_of(1)}")
         self.assertIn(("opq_downloads_total", "complete", "1"), self.told())
         (self.directory / name_of(1)).unlink()
@@ -147,7 +147,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertNotIn(("opq_downloads_total", "complete", "1"), self.told())
 
     def test_index(self) -> None:
-        """How many there are, how new they are, and when that changed."""
+        """The number of archives, the newest version and its age, and the last change."""
         told = self.told()
         self.assertEqual(told["opq_archives",], 2)
         self.assertEqual(told["opq_newest_version",], BUILT)
@@ -159,13 +159,13 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(told["opq_event_queue_overflows_total",], 0)
 
     def test_directory_gone(self) -> None:
-        """That the directory cannot be read is told."""
+        """Whether the directory can be read."""
         shutil.rmtree(self.directory)
         self.catalog.rescan()
         self.assertEqual(self.told()["opq_directory_readable",], 0)
 
     def test_nothing_on_offer(self) -> None:
-        """Without an archive nothing is told of the newest."""
+        """Without an archive, there are no series of the newest one."""
         for name in os.listdir(self.directory):
             (self.directory / name).unlink()
         self.catalog.rescan()
@@ -215,11 +215,11 @@ class MetricsTests(SynchronousTestCase):
         self.assertNotIn(("opq_tuf_days_left", "timestamp"), told)
 
     def test_no_look_at_metadata_yet(self) -> None:
-        """Before the first look nothing is told of metadata."""
+        """Before the metadata is read, it has no series."""
         self.assertEqual([name for name in self.told() if name[0].startswith("opq_tuf")], [])
 
     def test_process(self) -> None:
-        """The process's own: descriptors, memory, time."""
+        """The process has series for descriptors, memory and time."""
         told = self.told()
         for name in ("process_open_fds", "process_resident_memory_bytes"):
             self.assertGreater(told[name,], 0)

@@ -1,4 +1,4 @@
-"""The update server's service: its parts, and why it would not start."""
+"""The server's service has its parts, and explains why it does not start."""
 
 import os
 import re
@@ -48,7 +48,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options["updates-dir"], "/var/opq/box-updates")
 
     def test_trusted_proxies(self) -> None:
-        """Addresses and networks, of both kinds; a name, or half an address, is refused."""
+        """Addresses and networks of both kinds are valid; names and partial addresses are not."""
         options = options_of("--trusted-proxies", "192.0.2.7, 2001:db8::/32")
         self.assertEqual(
             options["trusted-proxies"], (ip_network("192.0.2.7"), ip_network("2001:db8::/32"))
@@ -63,7 +63,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual((options["port"], options["updates-dir"]), ("80", "/srv"))
 
     def test_limits(self) -> None:
-        """What is no sensible number is refused with a sentence."""
+        """An unreasonable number is refused with a sentence."""
         for option, values in {
             "heartbeat": ("0", "-1", "nan", "inf", "1e9", "soon", ""),
             "max-downloads": ("0", "-5", "1.5", "many", "10000000"),
@@ -74,7 +74,7 @@ class OptionsTests(SynchronousTestCase):
                 self.assertIn(f"--{option} {value}: give a ", str(error))
 
     def test_mirror(self) -> None:
-        """It is a URL to which boxes follow a redirect; a slash at its end makes no difference."""
+        """The mirror's URL is one that boxes follow; a slash at its end makes no difference."""
         for url in (
             "http://[::1]:8080/opq",
             "https://mirror.example.org",
@@ -86,7 +86,7 @@ class OptionsTests(SynchronousTestCase):
             read_url(url)
 
     def test_no_mirror(self) -> None:
-        """What boxes would refuse is refused here, without the password that may be in it."""
+        """A URL that boxes would refuse is refused, without quoting its password."""
         for url in (
             "mirror",
             "ftp://x",
@@ -111,12 +111,12 @@ class OptionsTests(SynchronousTestCase):
             self.assertNotIn("sesame", str(error))
 
     def test_no_more(self) -> None:
-        """What is neither is refused."""
+        """The service takes no positional arguments."""
         for arguments in (("--updates",), ("/srv",), ("--port",)):
             self.assertRaises(UsageError, options_of, *arguments)
 
     def test_plugin(self) -> None:
-        """`twistd` finds the service under its name."""
+        """`twistd` finds the service by its name."""
         makers = {maker.tapname: maker for maker in getPlugins(IServiceMaker)}
         maker = makers["opq-update-server"]
         self.assertIs(maker.options, Options)
@@ -124,10 +124,10 @@ class OptionsTests(SynchronousTestCase):
 
 
 class ManualTests(SynchronousTestCase):
-    """opq-update-server(8)."""
+    """The manual page, opq-update-server(8)."""
 
     def test_complete(self) -> None:
-        """It has each option, and no other."""
+        """It has all options, and no others."""
         page = PROJECT / "deploy" / "server" / "debian" / "opq-update-server.8"
         _, _, options = page.read_text().replace("\\-", "-").partition(".SH OPTIONS")
         known = {name for name, *_ in (*Options.optParameters, *Options.optFlags)}
@@ -135,7 +135,7 @@ class ManualTests(SynchronousTestCase):
 
 
 class CannotStartTests(SynchronousTestCase):
-    """A mistake on the command line is told in one sentence."""
+    """A mistake on the command line gives one sentence."""
 
     def setUp(self) -> None:
         self.place = Path(tempfile.mkdtemp())
@@ -147,7 +147,7 @@ class CannotStartTests(SynchronousTestCase):
         return str(self.assertRaises(CannotStart, makeService, options))
 
     def test_missing(self) -> None:
-        """A directory that is not there."""
+        """The directory does not exist."""
         directory = self.place / "missing"
         self.assertEqual(
             self.refusal(directory),
@@ -156,20 +156,20 @@ class CannotStartTests(SynchronousTestCase):
         )
 
     def test_file(self) -> None:
-        """A file where the directory should be."""
+        """The directory is a file."""
         directory = self.place / "file"
         directory.touch()
         self.assertIn("Not a directory", self.refusal(directory))
 
     def test_unreadable(self) -> None:
-        """A directory that the server may not read."""
+        """The server may not read the directory."""
         directory = self.place / "closed"
         directory.mkdir(mode=0o311)
         with without_privileges():
             self.assertIn("Permission denied", self.refusal(directory))
 
     def test_timestamp_key(self) -> None:
-        """A key that is missing, no key, or encrypted with another passphrase."""
+        """The key is missing, is not a key, or has another passphrase."""
         missing = self.place / "missing.pem"
         self.assertEqual(
             self.key_refusal(missing),
@@ -200,7 +200,7 @@ class CannotStartTests(SynchronousTestCase):
         )
 
     def test_passphrase_without_a_key(self) -> None:
-        """A passphrase for nothing."""
+        """A passphrase without a key is refused."""
         options = options_of("-d", self.place, "--timestamp-passphrase-file", "/x")
         error = self.assertRaises(CannotStart, makeService, options)
         self.assertIn("of no use without --timestamp-key", str(error))
@@ -210,7 +210,7 @@ class CannotStartTests(SynchronousTestCase):
         return str(self.assertRaises(CannotStart, makeService, options))
 
     def test_timestamp_key_opened(self) -> None:
-        """An encrypted key whose passphrase is in a file, or in the environment, is opened."""
+        """A key is decrypted with the passphrase in a file or in the environment."""
         save_time(self)
         keys.create(self.place, "timestamp", b"open sesame")
         (path,) = self.place.glob("timestamp-*.pem")
@@ -225,7 +225,7 @@ class CannotStartTests(SynchronousTestCase):
         makeService(options_of(*arguments))
 
     def test_weak_files(self) -> None:
-        """A passphrase that others can read, and a key of the older format, are warned about."""
+        """A passphrase that others can read, and an older key format, cause warnings."""
         signer = make_key()
         path = write_key(self.place / "key.pem", signer, BestAvailableEncryption(b"open sesame"))
         passphrase = self.place / "passphrase"
@@ -238,12 +238,12 @@ class CannotStartTests(SynchronousTestCase):
             self.assertEqual(sum(word in sentence for sentence in said), 1)
 
     def test_port(self) -> None:
-        """A port that is none."""
+        """The port is invalid."""
         self.assertIn("--port http", self.refusal(self.place, "http"))
 
 
 class ServiceTests(TestCase):
-    """The parts together, on a real port."""
+    """All parts together, on a real port."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
@@ -287,7 +287,7 @@ class ServiceTests(TestCase):
         self.assertIs(signal.getsignal(signal.SIGHUP), before)
 
     async def test_not_ready(self) -> None:
-        """A server that cannot listen is never said to be ready."""
+        """A server that cannot listen is never reported as ready."""
         heard = self.listen_as_systemd()
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"

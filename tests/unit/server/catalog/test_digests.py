@@ -1,4 +1,4 @@
-"""Each archive's sha-256 is computed once, one at a time, and is that of the very file on offer."""
+"""Each archive is hashed once, one after the other, and only if it is the file on offer."""
 
 import hashlib
 import os
@@ -32,7 +32,7 @@ class DigestsTests(SynchronousTestCase):
         return [archive for archive in found if archive is not None]
 
     def test_known_when_computed(self) -> None:
-        """Nothing is known until it is computed; then it is the file's sha-256."""
+        """A digest is not known until it is computed; then it is the file's SHA-256."""
         (archive,) = self.offer(1)
         self.digests.want(archive)
         self.assertIsNone(self.digests.known(archive))
@@ -42,7 +42,7 @@ class DigestsTests(SynchronousTestCase):
         )
 
     def test_computed_once(self) -> None:
-        """To ask again, while it is computed or later, computes nothing again."""
+        """Another request for a digest, during or after the computation, computes nothing."""
         (archive,) = self.offer(1)
         self.digests.want(archive)
         self.digests.want(archive)
@@ -51,7 +51,7 @@ class DigestsTests(SynchronousTestCase):
         self.assertEqual(self.thread.waiting, [])
 
     def test_one_at_a_time(self) -> None:
-        """However many are wanted, one disk is read by one reader."""
+        """The archives are hashed one after the other."""
         first, second = self.offer(1, 2)
         self.digests.want(first)
         self.digests.want(second)
@@ -62,7 +62,7 @@ class DigestsTests(SynchronousTestCase):
         self.assertIsNotNone(self.digests.known(second))
 
     def test_newest_without_being_asked(self) -> None:
-        """The newest archive's digest is there before the first box asks."""
+        """The newest archive's digest is computed in advance."""
         self.catalog.observers.append(self.digests.catalog_changed)
         old, newest = self.offer(1, 2)
         self.thread.work()
@@ -71,12 +71,12 @@ class DigestsTests(SynchronousTestCase):
         self.assertEqual(self.thread.waiting, [])
 
     def test_nothing_on_offer(self) -> None:
-        """A catalog without an archive wants nothing."""
+        """An empty catalog requests nothing."""
         self.digests.catalog_changed(self.catalog.snapshot)
         self.assertEqual(self.thread.waiting, [])
 
     def test_forgotten(self) -> None:
-        """What is offered no more is forgotten: it is not read, nor known if it was."""
+        """An archive that is no longer on offer is forgotten, and not hashed."""
         self.catalog.observers.append(self.digests.catalog_changed)
         old, newest = self.offer(1, 2)
         self.digests.want(old)
@@ -89,7 +89,7 @@ class DigestsTests(SynchronousTestCase):
         self.assertIsNone(self.digests.known(newest))
 
     def test_changed_since(self) -> None:
-        """A file that is no longer the one on offer has no digest; the new one gets its own."""
+        """A file that is no longer the one on offer gets no digest; the new one does."""
         (archive,) = self.offer(1)
         self.digests.want(archive)
         archive.path.write_bytes(make_archive(Path(self.mktemp()), 99).read_bytes())
@@ -104,7 +104,7 @@ class DigestsTests(SynchronousTestCase):
         )
 
     def test_many_forgotten_at_once(self) -> None:
-        """However many are gone that were wanted, the next one gets its turn."""
+        """After many requested archives have gone, the next one is hashed."""
         self.catalog.observers.append(self.digests.catalog_changed)
         for archive in self.offer(*range(1, 1501)):
             self.digests.want(archive)
@@ -118,7 +118,7 @@ class DigestsTests(SynchronousTestCase):
         self.assertEqual(self.thread.waiting, [])
 
     def test_gone(self) -> None:
-        """A file that is gone is logged, and those after it get their turn."""
+        """An archive that has gone is logged, and the next ones are hashed."""
         first, second = self.offer(1, 2)
         first.path.unlink()
         self.digests.want(first)
@@ -130,7 +130,7 @@ class DigestsTests(SynchronousTestCase):
         self.assertIsNotNone(self.digests.known(second))
 
     def test_fifo_in_its_place(self) -> None:
-        """A FIFO that took the archive's name is not waited for."""
+        """A FIFO in the place of the archive does not block."""
         (archive,) = self.offer(1)
         archive.path.unlink()
         os.mkfifo(archive.path)
@@ -144,7 +144,7 @@ class DigestsTests(SynchronousTestCase):
         self.assertEqual(result, [None])
 
     def test_stopped(self) -> None:
-        """A server that ends does not wait for a large archive's digest."""
+        """A server that stops does not wait for the digest of a large archive."""
         (archive,) = self.offer(1)
         self.digests.startService()
         self.digests.want(archive)

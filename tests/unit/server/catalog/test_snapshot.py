@@ -1,4 +1,4 @@
-"""The catalog offers whole archives and nothing else, and says why of everything else."""
+"""The catalog offers whole archives only, and logs the reason for every other file."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ class CatalogTestCase(SynchronousTestCase):
     """A catalog over a real directory."""
 
     def setUp(self) -> None:
-        # Not trial's own folder: a user without privileges must be able to get there.
+        # Not trial's own folder: a user without privileges must be able to reach it.
         place = Path(tempfile.mkdtemp())
         self.addCleanup(remove_tree, place)
         place.chmod(0o755)
@@ -46,7 +46,7 @@ class CatalogTestCase(SynchronousTestCase):
         return [formatEvent(event) for event in self.events if event["log_level"] >= LogLevel.warn]
 
     def assertNotOffered(self, name: str, reason: str) -> None:
-        """Neither a look at everything nor one at the name offers it; the reason is logged once."""
+        """Neither a scan nor a check of the name offers the file; the reason is logged once."""
         self.catalog.rescan()
         self.catalog.rescan()
         self.catalog.check([name])
@@ -55,10 +55,10 @@ class CatalogTestCase(SynchronousTestCase):
 
 
 class OfferedTests(CatalogTestCase):
-    """What is on offer."""
+    """Files that are offered."""
 
     def test_nothing(self) -> None:
-        """An empty directory offers nothing, and that is no problem."""
+        """An empty directory offers nothing, which is not a problem."""
         self.catalog.rescan()
         self.assertEqual(self.offered(), [])
         self.assertIsNone(self.catalog.snapshot.newest)
@@ -66,7 +66,7 @@ class OfferedTests(CatalogTestCase):
         self.assertEqual(self.warnings(), [])
 
     def test_numeric_order(self) -> None:
-        """Versions are ordered as numbers: one billion is newer than one less."""
+        """Versions have numeric order: one billion is newer than one less."""
         for version in (1000000000, 999999999, 20):
             self.archive(version)
         self.catalog.rescan()
@@ -76,7 +76,7 @@ class OfferedTests(CatalogTestCase):
         self.assertEqual(newest.name.version, 1000000000)
 
     def test_description(self) -> None:
-        """An archive is described as the file is."""
+        """An archive has the size and time of its file."""
         path = self.archive(7)
         os.utime(path, ns=(1, 1547860803_123456789))
         self.catalog.rescan()
@@ -86,7 +86,7 @@ class OfferedTests(CatalogTestCase):
         self.assertEqual(archive.modified_ns, 1547860803_123456789)
 
     def test_link_within(self) -> None:
-        """A link to an archive that lies in the directory, at any depth, is offered."""
+        """A link to an archive in the directory, at any depth, is offered."""
         builds = self.directory / "tuf" / "builds"
         builds.mkdir(parents=True)
         target = self.archive(5, builds).rename(builds / "nightly")
@@ -98,7 +98,7 @@ class OfferedTests(CatalogTestCase):
         self.assertEqual(self.warnings(), [])
 
     def test_link_within_a_linked_directory(self) -> None:
-        """The directory may itself be named by a link."""
+        """The directory's own path may be a link."""
         alias = self.outside / "alias"
         alias.symlink_to(self.directory)
         (self.directory / name_of(6)).symlink_to(self.archive(5).name)
@@ -107,7 +107,7 @@ class OfferedTests(CatalogTestCase):
         self.assertEqual(self.offered(), [5, 6])
 
     def test_uploads_and_metadata(self) -> None:
-        """Hidden files are uploads under way, tuf/ is the signed metadata: no word about either."""
+        """Hidden files are uploads under way, and tuf/ is the signed metadata: both are ignored."""
         (self.directory / "tuf").mkdir()
         self.archive(1).rename(self.directory / f".{name_of(1)}.Xa3")
         self.catalog.rescan()
@@ -117,72 +117,72 @@ class OfferedTests(CatalogTestCase):
 
 
 class NotOfferedTests(CatalogTestCase):
-    """What is not on offer, and is logged once with the reason."""
+    """Files that are not offered, and are logged once with the reason."""
 
     def test_bad_name(self) -> None:
-        """A name that does not follow the template."""
+        """The name does not follow the template."""
         name = "opq-box-update-007.tar.bz2"
         self.archive(7).rename(self.directory / name)
         self.assertNotOffered(name, "its name does not follow opq-box-update-VERSION.tar.bz2")
 
     def test_name_that_is_no_text(self) -> None:
-        """A name that is not UTF-8."""
+        """The name is not UTF-8."""
         name = os.fsdecode(b"opq-box-update-\xff.tar.bz2")
         self.archive(7).rename(self.directory / name)
         self.assertNotOffered(name, "its name does not follow opq-box-update-VERSION.tar.bz2")
 
     def test_directory(self) -> None:
-        """A directory that is named like an archive."""
+        """A directory has the name of an archive."""
         (self.directory / name_of(7)).mkdir()
         self.assertNotOffered(name_of(7), "it is not a regular file")
 
     def test_fifo(self) -> None:
-        """A FIFO; nobody waits for its writer."""
+        """A FIFO does not block."""
         os.mkfifo(self.directory / name_of(7))
         self.assertNotOffered(name_of(7), "it is not a regular file")
 
     def test_time_beyond_dates(self) -> None:
-        """A time that no HTTP date can say."""
+        """The modification time has no HTTP date."""
         os.utime(self.archive(7), (-5, -5))
         self.assertNotOffered(name_of(7), "its modification time has no HTTP date: touch it")
 
     def test_link_to_nothing(self) -> None:
-        """A link that leads nowhere."""
+        """The link leads nowhere."""
         (self.directory / name_of(7)).symlink_to(name_of(6))
         self.assertNotOffered(name_of(7), "it is a link that leads nowhere")
 
     def test_link_to_itself(self) -> None:
-        """A link that leads in a circle."""
+        """The link leads to itself."""
         (self.directory / name_of(7)).symlink_to(name_of(7))
         self.assertNotOffered(name_of(7), "it is a link that leads nowhere")
 
     def test_link_out(self) -> None:
-        """A link that leads out of the directory, though to a good archive."""
+        """The link leads to an archive outside the directory."""
         (self.directory / name_of(7)).symlink_to(self.archive(7, self.outside))
         self.assertNotOffered(name_of(7), "it is a link that leads out of the directory")
 
     def test_link_out_and_relative(self) -> None:
-        """A link that climbs out of the directory."""
+        """The link leads out of the directory by a relative path."""
         self.archive(7, self.outside)
         (self.directory / name_of(7)).symlink_to(f"../outside/{name_of(7)}")
         self.assertNotOffered(name_of(7), "it is a link that leads out of the directory")
 
     def test_link_by_way_of_another(self) -> None:
-        """A link that stays within the directory until it is followed to its end."""
+        """The link leads out of the directory by way of another link."""
         self.archive(7, self.outside)
         (self.directory / "tuf").symlink_to(self.outside)
         (self.directory / name_of(7)).symlink_to(f"tuf/{name_of(7)}")
         self.assertNotOffered(name_of(7), "it is a link that leads out of the directory")
 
     def test_link_to_a_neighbour(self) -> None:
-        """A directory whose name only begins like ours is outside."""
+        """The link leads to a directory whose name only begins alike."""
         neighbour = self.directory.with_name("updates-old")
         neighbour.mkdir()
         (self.directory / name_of(7)).symlink_to(self.archive(7, neighbour))
         self.assertNotOffered(name_of(7), "it is a link that leads out of the directory")
 
     def test_cut_off(self) -> None:
-        """An archive that lacks its last byte."""
+        """The last byte is missing."""
         path = self.archive(7)
         os.truncate(path, path.stat().st_size - 1)
         self.assertNotOffered(
@@ -190,20 +190,20 @@ class NotOfferedTests(CatalogTestCase):
         )
 
     def test_empty(self) -> None:
-        """A file that was only just created."""
+        """The file is empty, because it was only just created."""
         (self.directory / name_of(7)).touch()
         self.assertNotOffered(
             name_of(7), "it is not a whole bzip2 file: its upload goes on, or was cut off"
         )
 
     def test_unreadable(self) -> None:
-        """An archive that the server may not read."""
+        """The server may not read the archive."""
         self.archive(7).chmod(0)
         with without_privileges():
             self.assertNotOffered(name_of(7), "it cannot be opened: Permission denied")
 
     def test_a_new_reason(self) -> None:
-        """Another reason is news; so is the same one after the file was good."""
+        """Another reason is logged, and the same reason again after the file was good."""
         path = self.directory / name_of(7)
         path.mkdir()
         self.catalog.rescan()
@@ -219,13 +219,13 @@ class NotOfferedTests(CatalogTestCase):
         self.assertEqual(len(self.warnings()), 3)
 
     def test_gone_before_it_was_looked_at(self) -> None:
-        """Nothing is said of a name that is there no more, however bad."""
+        """Nothing is logged about a file that has gone."""
         self.catalog.check(["notes.txt", name_of(7), "updates"])
         self.assertEqual(self.warnings(), [])
 
 
 class ChangeTests(CatalogTestCase):
-    """How the snapshot follows the directory."""
+    """The snapshot follows the directory."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -236,7 +236,7 @@ class ChangeTests(CatalogTestCase):
         self.catalog.observers.append(self.seen.append)
 
     def test_unchanged(self) -> None:
-        """What has not changed is neither replaced nor told."""
+        """Without a change, the snapshot stays and observers are not called."""
         before = self.catalog.snapshot
         self.catalog.rescan()
         self.catalog.check([name_of(1), name_of(2), name_of(3)])
@@ -244,13 +244,13 @@ class ChangeTests(CatalogTestCase):
         self.assertEqual(self.seen, [])
 
     def test_unchanged_is_not_inspected(self) -> None:
-        """A look at everything takes what has not changed as it was known."""
+        """A scan reuses the archives that have not changed."""
         reading = self.catalog.scan()
         for archive in self.catalog.snapshot.archives:
             self.assertIs(reading.archives[str(archive.name)], archive)
 
     def test_added(self) -> None:
-        """A new archive is offered; the old snapshot stays what it was."""
+        """A new archive is offered; the old snapshot does not change."""
         before = self.catalog.snapshot
         self.archive(3)
         self.catalog.check([name_of(3)])
@@ -259,7 +259,7 @@ class ChangeTests(CatalogTestCase):
         self.assertIsNone(before.find(name_of(3)))
 
     def test_one_snapshot_for_many_changes(self) -> None:
-        """All names of one look make one new snapshot, told once."""
+        """One check of several names makes one new snapshot."""
         self.archive(3)
         self.archive(4)
         (self.directory / name_of(1)).unlink()
@@ -268,7 +268,7 @@ class ChangeTests(CatalogTestCase):
         self.assertEqual(self.offered(), [2, 3, 4])
 
     def test_removed(self) -> None:
-        """What is removed is offered no more, by either way of looking."""
+        """A removed archive is not offered after a check or a scan."""
         (self.directory / name_of(1)).unlink()
         self.catalog.check([name_of(1)])
         self.assertEqual(self.offered(), [2])
@@ -278,13 +278,13 @@ class ChangeTests(CatalogTestCase):
         self.assertEqual(len(self.seen), 2)
 
     def test_moved(self) -> None:
-        """What gets another name is offered under that one."""
+        """A renamed archive is offered under its new name."""
         (self.directory / name_of(2)).rename(self.directory / name_of(3))
         self.catalog.check([name_of(2), name_of(3)])
         self.assertEqual(self.offered(), [1, 3])
 
     def test_replaced(self) -> None:
-        """Another file under the same name, be it of the same size and time, is another archive."""
+        """Another file of the same name, size and modification time is another archive."""
         path = self.directory / name_of(2)
         before, old = path.stat(), self.found(path.name)
         other = shutil.copy2(path, self.outside / "copy")
@@ -296,7 +296,7 @@ class ChangeTests(CatalogTestCase):
         self.assertEqual(self.seen, [self.catalog.snapshot])
 
     def test_target_of_a_link_replaced(self) -> None:
-        """A link is as new as what it leads to."""
+        """A link changes with its target."""
         (self.directory / name_of(3)).symlink_to(name_of(2))
         self.catalog.rescan()
         os.truncate(self.directory / name_of(2), 20)
@@ -304,7 +304,7 @@ class ChangeTests(CatalogTestCase):
         self.assertEqual(self.offered(), [1])
 
     def test_observer_that_fails(self) -> None:
-        """One observer's failure is logged, and is not the others' problem."""
+        """An observer that fails is logged, and the others are called."""
 
         def fail(snapshot: Snapshot) -> None:
             raise RuntimeError(snapshot)
@@ -316,7 +316,7 @@ class ChangeTests(CatalogTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_touched_while_read(self) -> None:
-        """A reading is old news of a name that was touched since it began."""
+        """A scan does not overrule names that were touched since it began."""
         reading = self.catalog.scan()
         (self.directory / name_of(2)).unlink()
         self.archive(3)
@@ -329,7 +329,7 @@ class DirectoryTests(CatalogTestCase):
     """The directory itself."""
 
     def test_unreadable(self) -> None:
-        """A directory that cannot be read is a problem, told once; what was known stays."""
+        """An unreadable directory is reported once; the known archives stay on offer."""
         self.archive(1)
         self.catalog.rescan()
         self.directory.chmod(0o311)
@@ -342,7 +342,7 @@ class DirectoryTests(CatalogTestCase):
         self.assertEqual(self.warnings(), [sentence])
 
     def test_names_but_no_files(self) -> None:
-        """A directory whose files cannot be reached is a problem too; what was known stays."""
+        """A directory whose files cannot be reached is a problem, too."""
         self.archive(1)
         self.catalog.rescan()
         self.directory.chmod(0o644)
@@ -352,7 +352,7 @@ class DirectoryTests(CatalogTestCase):
         self.assertIsNotNone(self.catalog.problem)
 
     def test_looked_at_while_gone(self) -> None:
-        """A name that is looked at while the directory cannot be read stays on offer."""
+        """A name that is checked while the directory cannot be read stays on offer."""
         path = self.archive(1)
         self.catalog.rescan()
         self.directory.chmod(0o311)
@@ -370,7 +370,7 @@ class DirectoryTests(CatalogTestCase):
         self.assertEqual(self.offered(), [])
 
     def test_when_it_changed(self) -> None:
-        """The time of the last change is known, and is not that of a look that found nothing."""
+        """The time of the last change is not that of a scan without a change."""
         self.assertIsNone(self.catalog.changed)
         self.archive(1)
         before = time.time()
@@ -382,7 +382,7 @@ class DirectoryTests(CatalogTestCase):
         self.assertEqual(self.catalog.changed, changed)
 
     def test_gone_and_back(self) -> None:
-        """A directory that comes back is no problem any more."""
+        """A directory that comes back is no longer a problem."""
         self.directory.rename(self.outside / "away")
         self.catalog.rescan()
         self.assertEqual(

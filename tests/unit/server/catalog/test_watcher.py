@@ -1,4 +1,4 @@
-"""The catalog follows the directory: by real kernel events, read by hand, and by the heartbeat."""
+"""The catalog follows the directory, by real kernel events and by the heartbeat."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ from tests.helpers.process import open_descriptors
 
 
 def at_once(call: Callable[[], Scan]) -> Deferred[Scan]:
-    """Stand in for a thread."""
+    """Call at once, instead of in a thread."""
     return maybeDeferred(call)
 
 
 class FailingCatalog(Catalog):
-    """A catalog with an error in it, for as many times as it is told."""
+    """A catalog that fails as many times as the test says."""
 
     failures = 0
 
@@ -73,13 +73,13 @@ class WatcherTestCase(SynchronousTestCase):
         return path.rename(self.directory / name_of(version))
 
     def kernel_reports(self) -> None:
-        """Hand over what the kernel has noticed, as the reactor would."""
+        """Read the kernel's events, as the reactor would."""
         for reader in tuple(self.reactor.readers):
             reader.doRead()
         self.reactor.advance(0)
 
     def notifiers(self) -> int:
-        """Count the descriptors by which the kernel reports."""
+        """Count the inotify descriptors."""
         return sum("inotify" in target for target in open_descriptors())
 
     def found(self, version: int) -> Archive:
@@ -92,10 +92,10 @@ class WatcherTestCase(SynchronousTestCase):
 
 
 class EventTests(WatcherTestCase):
-    """What the kernel reports is looked at."""
+    """Files that the kernel reports are checked."""
 
     def test_known_at_the_start(self) -> None:
-        """What is there at the start is known before anything is answered."""
+        """The archives are known at the start."""
         self.archive(1)
         self.watch()
         self.assertEqual(self.offered(), [1])
@@ -114,7 +114,7 @@ class EventTests(WatcherTestCase):
         self.assertEqual(self.offered(), [1])
 
     def test_changes(self) -> None:
-        """Moved in, linked, renamed, replaced, made readable, moved out, removed: all is seen."""
+        """Moves, links, renames, replacements, permissions and removals are all noticed."""
         self.watch()
         first = self.moved_in(1)
         self.kernel_reports()
@@ -156,7 +156,7 @@ class EventTests(WatcherTestCase):
         self.assertEqual(self.offered(), list(range(1, 51)))
 
     def test_lost_events(self) -> None:
-        """When the kernel's queue overflowed the whole directory is read at once."""
+        """After an overflow of the kernel's queue, the whole directory is scanned at once."""
         watcher = self.watch()
         limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         for number in range(limit // 2 + 1):
@@ -172,7 +172,7 @@ class EventTests(WatcherTestCase):
         self.assertEqual(self.offered(), [1, 2])
 
     def test_error_in_a_look(self) -> None:
-        """An error is logged, and the next event is looked at all the same."""
+        """An error is logged, and the next event is handled."""
         self.watch()
         self.catalog.failures = 1
         self.archive(1)
@@ -183,7 +183,7 @@ class EventTests(WatcherTestCase):
         self.assertEqual(self.offered(), [2])
 
     def test_stopped(self) -> None:
-        """After its end a watcher holds no descriptor and has nothing more to do."""
+        """After its stop, a watcher has no descriptors and no scheduled calls."""
         watcher = self.watch()
         self.assertEqual(self.notifiers(), 1)
         self.archive(1)
@@ -198,10 +198,10 @@ class EventTests(WatcherTestCase):
 
 
 class DirectoryTests(WatcherTestCase):
-    """What happens to the directory itself."""
+    """Changes of the directory itself."""
 
     def test_its_own_name(self) -> None:
-        """A change of the directory's own mode or times is no news of a file named like it."""
+        """A change of the directory's own mode or times is not a change of a file of its name."""
         looked: list[set[str]] = []
         self.patch(self.catalog, "check", lambda names: looked.append(set(names)))
         self.watch()
@@ -219,7 +219,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertIsNotNone(self.catalog.problem)
 
     def test_deleted_and_made_anew(self) -> None:
-        """A deleted directory is a problem at once; when it is back, so are its events."""
+        """A deleted directory is a problem at once; after its return, its events are read."""
         self.archive(1)
         self.watch()
         shutil.rmtree(self.directory)
@@ -237,7 +237,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertEqual(self.offered(), [2, 3])
 
     def test_unmounted(self) -> None:
-        """A watch that the kernel ended is made anew, though the directory looks the same."""
+        """A watch that the kernel ended is renewed, although the directory looks the same."""
         watcher = self.watch()
         (reader,) = self.reactor.readers
         reader._doRead(struct.pack("=LLLL", 1, inotify.IN_UNMOUNT, 0, 0))
@@ -250,7 +250,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertEqual(self.notifiers(), 1)
 
     def test_back_in_between(self) -> None:
-        """A directory that was away when it was to be watched, and back when read, is watched."""
+        """A directory that comes back between the watch and the scan is watched."""
         away = Path(self.mktemp())
 
         def back_then_read(call: Callable[[], Scan]) -> Deferred[Scan]:
@@ -269,7 +269,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertEqual(self.offered(), [1])
 
     def test_unreadable_for_a_while(self) -> None:
-        """While the directory cannot be read it is tried every second, then no more."""
+        """While the directory cannot be read, it is scanned every second, and then less often."""
         watcher = self.watch()
         away = self.directory.rename(self.mktemp())
         self.kernel_reports()
@@ -285,7 +285,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertEqual(watcher.rescans.total(), before + 4)
 
     def test_replaced_unnoticed(self) -> None:
-        """Another directory under the name is watched from the next heartbeat on."""
+        """Another directory at the path is watched from the next heartbeat on."""
         self.watch()
         self.directory.rename(self.mktemp())
         self.directory.mkdir()
@@ -296,7 +296,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertEqual(len(self.reactor.readers), 1)
 
     def test_no_events_to_be_had(self) -> None:
-        """Where the kernel gives no events the heartbeat does it all, and no descriptor is lost."""
+        """Without kernel events the heartbeat finds everything, and no descriptor is lost."""
         self.directory.rmdir()
         self.directory.touch()  # the kernel refuses to watch what is no directory
         self.watch()
@@ -313,16 +313,16 @@ class DirectoryTests(WatcherTestCase):
 
 
 class HeartbeatTests(WatcherTestCase):
-    """The whole directory is looked at every so often, whatever was or was not reported."""
+    """Every heartbeat scans the whole directory, whatever was reported."""
 
     def deaf(self, in_thread: InThread = at_once) -> Watcher:
-        """A watcher that the kernel tells nothing."""
+        """A watcher without kernel events."""
         watcher = self.watch(in_thread)
         self.reactor.removeAll()
         return watcher
 
     def test_finds_what_was_not_reported(self) -> None:
-        """What no event told is found by the next heartbeat, again and again."""
+        """Each heartbeat finds the changes that no event reported."""
         self.deaf()
         for version in (1, 2, 3):
             self.archive(version)
@@ -332,7 +332,7 @@ class HeartbeatTests(WatcherTestCase):
             self.assertEqual(len(self.offered()), version)
 
     def test_touched_while_reading(self) -> None:
-        """What an event tells while the directory is being read is not undone by that reading."""
+        """A scan does not undo a change that was reported during it."""
         readings: list[tuple[Deferred[Scan], Scan]] = []
 
         def later(call: Callable[[], Scan]) -> Deferred[Scan]:
@@ -351,7 +351,7 @@ class HeartbeatTests(WatcherTestCase):
         self.assertEqual(self.offered(), [2])
 
     def test_one_reading_at_a_time(self) -> None:
-        """While the directory is being read, no other reading begins."""
+        """Only one scan runs at a time."""
         waiting: list[Deferred[Scan]] = []
 
         def never(_call: object) -> Deferred[Scan]:
@@ -379,7 +379,7 @@ class HeartbeatTests(WatcherTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
     def test_directory_unreadable(self) -> None:
-        """A directory that cannot be read is the catalog's problem until it can be again."""
+        """An unreadable directory is a problem until it is readable again."""
         self.deaf()
         away = self.directory.rename(self.mktemp())
         self.reactor.advance(HEARTBEAT)

@@ -1,4 +1,4 @@
-"""An archive reaches a client whole, with all that a client needs to know of it, or not at all."""
+"""A client gets the whole archive and its headers, or an error."""
 
 import base64
 import email.policy
@@ -25,12 +25,12 @@ from tests.helpers.process import open_descriptors
 VERSION = 1547860803
 PATH = f"/update/{name_of(VERSION)}"
 MODIFIED = 1547860805
-#: More than three chunks, and no whole number of them.
+#: Bytes: more than three chunks, and not a multiple of a chunk.
 LARGE = os.urandom(900_000)
 
 
 class ArchiveTestCase(SynchronousTestCase):
-    """One archive on offer, and a client that asks for it."""
+    """A server with one archive, and a client that requests it."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -52,7 +52,7 @@ class ArchiveTestCase(SynchronousTestCase):
         return connection.response(method)
 
     def begin(self, *headers: str, host: str = "192.0.2.1") -> Connection:
-        """Ask for the archive as a client that takes about half of it, for now."""
+        """Request the archive as a client that reads about half of it for now."""
         connection = Connection(self.root, address=IPv4Address("TCP", host, 50_000))
         connection.transport.room = len(LARGE) // 2
         connection.send("GET", PATH, *headers)
@@ -60,7 +60,7 @@ class ArchiveTestCase(SynchronousTestCase):
         return connection
 
     def open_files(self) -> int:
-        """Count the descriptors of files in the directory, those that lost their names included."""
+        """Count the open files in the directory, including removed ones."""
         return sum(target.startswith(str(self.directory)) for target in open_descriptors())
 
 
@@ -68,14 +68,14 @@ class WholeTests(ArchiveTestCase):
     """A plain download."""
 
     def test_bytes(self) -> None:
-        """What arrives is the file; its descriptor is closed."""
+        """The body is the file, and its descriptor is closed."""
         response = self.get()
         self.assertEqual(response.status, 200)
         self.assertEqual(response.body, self.file.read_bytes())
         self.assertEqual(self.open_files(), 0)
 
     def test_headers(self) -> None:
-        """The headers that caches, browsers and boxes go by; never a Content-Encoding."""
+        """The headers for caches, browsers and boxes; never a Content-Encoding."""
         headers = self.get().headers
         size = self.file.stat().st_size
         expected = {
@@ -91,7 +91,7 @@ class WholeTests(ArchiveTestCase):
         self.assertEqual({name: headers[name] for name in expected}, expected)
 
     def test_head(self) -> None:
-        """HEAD gets what GET gets, without the body, and no file stays open."""
+        """HEAD has the headers of GET and no body, and leaves no file open."""
         got, head = self.get(), self.get(method="HEAD")
         self.assertEqual((head.status, head.body), (200, b""))
         for response in (got, head):
@@ -100,7 +100,7 @@ class WholeTests(ArchiveTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def test_repr_digest(self) -> None:
-        """The digest is told from the moment it is known (RFC 9530)."""
+        """The digest is sent as soon as it is known (RFC 9530)."""
         self.assertIsNone(self.get().headers["Repr-Digest"])
         self.thread.work()
         digest = base64.b64encode(hashlib.sha256(self.file.read_bytes()).digest()).decode()
@@ -108,7 +108,7 @@ class WholeTests(ArchiveTestCase):
             self.assertEqual(self.get(method=method).headers["Repr-Digest"], f"sha-256=:{digest}:")
 
     def test_same_tag_on_another_server(self) -> None:
-        """A copy that kept the time of change, as rsync makes it, has the same tag."""
+        """A copy with the same modification time, as rsync makes it, has the same entity tag."""
         tag = self.get().headers["ETag"]
         copy = Path(self.mktemp())
         copy.write_bytes(self.file.read_bytes())
@@ -125,7 +125,7 @@ class WholeTests(ArchiveTestCase):
         self.assertIn(name_of(2), response.headers["Content-Disposition"])
 
     def test_backpressure(self) -> None:
-        """A client that takes nothing gets nothing more; when it goes on, it gets the rest."""
+        """A client that stops reading gets no more; when it continues, it gets the rest."""
         connection = self.begin()
         self.assertLess(len(connection.transport.value()), len(LARGE) * 0.75)
         connection.transport.drain()
@@ -133,10 +133,10 @@ class WholeTests(ArchiveTestCase):
 
 
 class ConditionalTests(ArchiveTestCase):
-    """Downloads under conditions; which one counts when is test_preconditions' matter."""
+    """Conditional downloads; test_conditional has the order of the conditions."""
 
     def test_not_modified(self) -> None:
-        """304: no body, no length but the archive's, and the tag to keep."""
+        """304 has no body, no length but the archive's, and the entity tag."""
         tag = self.get().headers["ETag"]
         for method in ("GET", "HEAD"):
             for condition in (f"If-None-Match: {tag}", f"If-Modified-Since: {formatdate()}"):
@@ -149,7 +149,7 @@ class ConditionalTests(ArchiveTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def test_precondition_failed(self) -> None:
-        """412: nothing of the archive, and nothing that a cache would keep."""
+        """412 has nothing of the archive, and is not cached."""
         for method in ("GET", "HEAD"):
             response = self.get('If-Match: "another"', method=method)
             self.assertEqual((response.status, response.body), (412, b""))
@@ -168,7 +168,7 @@ class UnknownTests(ArchiveTestCase):
     """Names that are not in the catalog."""
 
     def test_not_in_the_catalog(self) -> None:
-        """404 as one line of text, whatever the name looks like, and though such a file exists."""
+        """Any such name gets 404 with one line of text, even if the file exists."""
         (self.directory / "secret").write_text("secret")
         for path in (
             "/update/secret",
@@ -192,15 +192,15 @@ class UnknownTests(ArchiveTestCase):
             self.assertTrue(response.headers["Content-Type"].startswith("text/plain"))
 
     def test_query(self) -> None:
-        """A query asks for nothing else."""
+        """A query is ignored."""
         self.assertEqual(self.get(path=f"{PATH}?from=box").status, 200)
 
 
 class ChangeTests(ArchiveTestCase):
-    """A file that changes behind the catalog's back."""
+    """Files that have changed since the catalog checked them."""
 
     def test_replaced_since_the_last_look(self) -> None:
-        """What is sent is the new archive, with its own length and tag."""
+        """The new archive is sent, with its own length and entity tag."""
         old_tag = self.get().headers["ETag"]
         make_archive(Path(self.mktemp()), VERSION).rename(self.file)
         response = self.get()
@@ -209,13 +209,13 @@ class ChangeTests(ArchiveTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def test_truncated_since_the_last_look(self) -> None:
-        """What is no longer whole is not sent."""
+        """A file that is no longer whole is not sent."""
         os.truncate(self.file, 1000)
         self.assertEqual(self.get().status, 404)
         self.assertEqual(self.open_files(), 0)
 
     def test_removed_since_the_last_look(self) -> None:
-        """What is gone is not found, and not listed any more."""
+        """A removed archive gets 404, and is no longer listed."""
         self.file.unlink()
         response = self.get()
         self.assertEqual(response.status, 404)
@@ -223,14 +223,14 @@ class ChangeTests(ArchiveTestCase):
         self.assertEqual(ask(self.root, "GET", "/ls").body, b"")
 
     def test_fifo_in_its_place(self) -> None:
-        """A FIFO that took the archive's name is not waited for."""
+        """A FIFO in the place of the archive does not block."""
         self.file.unlink()
         os.mkfifo(self.file)
         self.assertEqual(self.get().status, 404)
         self.assertEqual(self.open_files(), 0)
 
     def test_link_in_its_place(self) -> None:
-        """A link out of the directory that took the archive's name is not followed."""
+        """A link out of the directory in the place of the archive is not followed."""
         self.file.rename(outside := Path(self.mktemp()).absolute())
         self.file.symlink_to(outside)
         self.assertEqual(self.get().status, 404)
@@ -238,10 +238,10 @@ class ChangeTests(ArchiveTestCase):
 
 
 class DisconnectTests(ArchiveTestCase):
-    """A client that goes away."""
+    """Clients that go away, or read too slowly."""
 
     def test_gone_under_way(self) -> None:
-        """Its file is closed at once, and nothing more is read."""
+        """The file is closed at once, and nothing more is read."""
         connection = self.begin()
         self.assertEqual(self.open_files(), 1)
         before = len(connection.transport.value())
@@ -252,7 +252,7 @@ class DisconnectTests(ArchiveTestCase):
         self.assertEqual(self.downloads.cut, {VERSION: 1})
 
     def test_stalled(self) -> None:
-        """A client that takes too little for its window is cut; one that takes enough is not."""
+        """A client below the minimum rate is cut off; one at the minimum is not."""
         connection = self.begin()
         connection.advance(WINDOW)
         self.assertFalse(connection.transport.disconnected)
@@ -264,14 +264,14 @@ class DisconnectTests(ArchiveTestCase):
         self.assertTrue(connection.transport.disconnected)
 
     def take(self, connection: Connection, size: int) -> None:
-        """Let the client take so many bytes more, and what is sent with them."""
+        """Let the client read this many bytes more, and what is sent with them."""
         connection.transport.room = len(connection.transport.value()) + size
         assert connection.transport.producer is not None
         connection.transport.producer.resumeProducing()
 
 
 class RangeTests(ArchiveTestCase):
-    """Parts of an archive; which parts a header means is test_ranges' matter."""
+    """Parts of an archive; test_ranges has the syntax of the header."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -280,12 +280,12 @@ class RangeTests(ArchiveTestCase):
         self.tag = self.get().headers["ETag"]
 
     def test_accepted(self) -> None:
-        """A client learns that it may resume."""
+        """`Accept-Ranges` tells a client that it may resume."""
         for method in ("GET", "HEAD"):
             self.assertEqual(self.get(method=method).headers["Accept-Ranges"], "bytes")
 
     def test_single(self) -> None:
-        """206: these bytes, which of how many they are, and all else that a whole response says."""
+        """206 has these bytes, their place, and all headers of the whole response."""
         response = self.get("Range: bytes=100000-300000")
         self.assertEqual((response.status, response.body), (206, self.whole[100_000:300_001]))
         self.assertEqual(response.headers["Content-Range"], f"bytes 100000-300000/{self.size}")
@@ -295,18 +295,18 @@ class RangeTests(ArchiveTestCase):
             self.assertEqual(response.headers[name], whole[name])
 
     def test_resumed_at_any_byte(self) -> None:
-        """What came before the cut and what comes after it are the archive."""
+        """The bytes before a cut and the bytes after it make the archive."""
         for offset in (1, 65_535, 65_536, self.size - 1):
             response = self.get(f"Range: bytes={offset}-", f"If-Range: {self.tag}")
             self.assertEqual(response.status, 206)
             self.assertEqual(self.whole[:offset] + response.body, self.whole)
 
     def test_suffix(self) -> None:
-        """The last bytes."""
+        """A suffix range gives the last bytes."""
         self.assertEqual(self.get("Range: bytes=-7").body, self.whole[-7:])
 
     def test_multiple(self) -> None:
-        """Several ranges come as parts, each with its place, in the order asked for."""
+        """Several ranges are sent as parts with their places, in the requested order."""
         response = self.get("Range: bytes=100-199, 0-0, -5")
         self.assertEqual(response.status, 206)
         self.assertEqual(int(response.headers["Content-Length"]), len(response.body))
@@ -330,13 +330,13 @@ class RangeTests(ArchiveTestCase):
         self.assertEqual(got, expected)
 
     def test_one_left_of_several(self) -> None:
-        """When only one of them can be had it comes as itself."""
+        """If only one of them is satisfiable, it is sent alone."""
         response = self.get(f"Range: bytes={self.size}-, 0-9")
         self.assertEqual((response.status, response.body), (206, self.whole[:10]))
         self.assertEqual(response.headers["Content-Range"], f"bytes 0-9/{self.size}")
 
     def test_unsatisfiable(self) -> None:
-        """416, with the length that the client got wrong."""
+        """416 has the true length."""
         response = self.get(f"Range: bytes={self.size}-")
         self.assertEqual(response.status, 416)
         self.assertEqual(response.headers["Content-Range"], f"bytes */{self.size}")
@@ -344,26 +344,26 @@ class RangeTests(ArchiveTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def test_head(self) -> None:
-        """HEAD knows no ranges."""
+        """HEAD ignores ranges."""
         response = self.get("Range: bytes=0-9", method="HEAD")
         self.assertEqual(
             (response.status, response.headers["Content-Length"]), (200, str(self.size))
         )
 
     def test_not_the_same_file(self) -> None:
-        """A client that has a part of another file gets the whole of this one."""
+        """A client with a part of another file gets the whole file."""
         for validator in ('"another"', f"W/{self.tag}", formatdate(MODIFIED - 1, usegmt=True)):
             response = self.get("Range: bytes=10-", f"If-Range: {validator}")
             self.assertEqual((response.status, response.body), (200, self.whole))
 
     def test_preconditions_first(self) -> None:
-        """A range is looked at only when the request would be answered 200."""
+        """A range counts only if the response would be 200 without it."""
         for condition, status in ((f"If-None-Match: {self.tag}", 304), ('If-Match: "x"', 412)):
             response = self.get("Range: bytes=0-9", condition)
             self.assertEqual((response.status, response.body), (status, b""))
 
     def test_truncated_under_way(self) -> None:
-        """Of a part, too, nobody gets what does not belong to it."""
+        """A part is cut, too, if the file changes."""
         connection = Connection(self.root)
         connection.transport.room = 100_000
         connection.send("GET", PATH, "Range: bytes=1000-300000")
@@ -375,7 +375,7 @@ class RangeTests(ArchiveTestCase):
 
 
 class BusyTests(ArchiveTestCase):
-    """What cannot be sent now is answered 503, with a time after which to ask again."""
+    """A download that is not possible now gets 503, and the time of a retry."""
 
     def assertLater(self, response: Response) -> None:
         self.assertEqual(response.status, 503)
@@ -384,7 +384,7 @@ class BusyTests(ArchiveTestCase):
         self.assertEqual(self.open_files(), 0)
 
     def test_too_many(self) -> None:
-        """Over the limit; HEAD, conditions and other endpoints are answered as ever."""
+        """Downloads over the limit get 503; HEAD, conditions and other paths are not affected."""
         self.downloads = Downloads(1, lambda: 0.5)
         self.root = make_root(
             self.catalog, Digests(self.thread), self.downloads, NewestVersion(Clock(), self.catalog)
@@ -400,7 +400,7 @@ class BusyTests(ArchiveTestCase):
         self.assertEqual(self.downloads.completed, {VERSION: 2})
 
     def test_too_many_of_one(self) -> None:
-        """One client has a quarter of the downloads, and others go on being served."""
+        """One client may have a quarter of the downloads; others are still served."""
         first, _second = self.begin(), self.begin()
         third = Connection(self.root, address=IPv4Address("TCP", "192.0.2.1", 50_000))
         third.send("GET", PATH)
@@ -411,7 +411,7 @@ class BusyTests(ArchiveTestCase):
         self.assertEqual(self.downloads.turned_away, 1)
 
     def test_directory_gone(self) -> None:
-        """While the directory cannot be read, its archives are not sent, and not forgotten."""
+        """While the directory cannot be read, its archives are not sent, but stay on offer."""
         self.directory.rename(away := Path(self.mktemp()).absolute())
         self.assertLater(self.get())
         self.assertEqual(self.get(path="/version").body, str(VERSION).encode())
@@ -420,7 +420,7 @@ class BusyTests(ArchiveTestCase):
         self.assertEqual(self.get().status, 200)
 
     def test_begun_before(self) -> None:
-        """What is under way ends whole, though the directory has gone."""
+        """A download under way is completed, although the directory has gone."""
         before = self.file.read_bytes()
         connection = self.begin()
         self.thread.work()

@@ -1,4 +1,4 @@
-"""The page of `/ls`: what it shows of each archive, and that nothing in it can do harm."""
+"""The page of `/ls` shows the state of each archive, and contains nothing harmful."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ DAY = 86400
 
 
 class Page(HTMLParser):
-    """What a person gets to see of a page: the text of each cell, the links, all other text."""
+    """The visible content of a page: the text of each cell, the links, and all other text."""
 
     def __init__(self, response: Response) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Page(HTMLParser):
         self.feed(response.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take an element."""
+        """Parse an element."""
         given = dict(attrs)
         self.elements.append((tag, given))
         if tag in ("meta", "link"):
@@ -61,11 +61,11 @@ class Page(HTMLParser):
             self.links[given.get("aria-label") or ""] = given["href"] or ""
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave an element, which is the one that was opened last."""
+        """Parse the end of the last open element."""
         assert self._open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
-        """Take text."""
+        """Parse text."""
         inside = [tag for tag, _ in self._open]
         if "style" in inside:
             self.style += data
@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
 
 class PageTestCase(SynchronousTestCase):
-    """The page over a real directory, at a time that stands."""
+    """The page over a real directory, at a fixed time."""
 
     def setUp(self) -> None:
         self.updates = Path(self.mktemp()).absolute()
@@ -97,7 +97,7 @@ class PageTestCase(SynchronousTestCase):
         return paths
 
     def offer_many(self, count: int) -> None:
-        """Offer archives that are no files: this is about numbers."""
+        """Offer archives without files: only their number matters."""
         archives = (
             Archive(UpdateName(version), self.updates, 1, 0, (0, 0, 0, 0, 0))
             for version in range(1, count + 1)
@@ -123,7 +123,7 @@ class PageTestCase(SynchronousTestCase):
         return Page(self.response(query))
 
     def row(self) -> dict[str, str]:
-        """What is said of the newest archive, by the heading of its column."""
+        """The first row, by the headings of the columns."""
         headings, row, *_ = self.page().rows
         return dict(zip(headings, row, strict=True))
 
@@ -144,10 +144,10 @@ def under(name: str, target: TargetFile, custom: dict[str, Any] | None = None) -
 
 
 class RowTests(PageTestCase):
-    """What is said of an archive."""
+    """The row of an archive."""
 
     def test_unsigned(self) -> None:
-        """When it was built, how old and how large it is, and that it is not signed."""
+        """The time of the build, the age and the size, and that it is not signed."""
         [path] = self.offer(BUILT)
         self.assertEqual(
             self.row(),
@@ -163,13 +163,13 @@ class RowTests(PageTestCase):
         )
 
     def test_digest(self) -> None:
-        """The digest, once it is known."""
+        """The digest is shown as soon as it is known."""
         [path] = self.offer(BUILT)
         self.digests.want(self.catalog.snapshot.archives[0])
         self.assertEqual(self.row()["SHA-256"], hashlib.sha256(path.read_bytes()).hexdigest())
 
     def test_ages(self) -> None:
-        """Ages in the largest unit that there is one of."""
+        """Ages have the largest fitting unit."""
         self.offer(BUILT)
         for seconds, age in (
             (-1, "in the future"),
@@ -183,27 +183,27 @@ class RowTests(PageTestCase):
             self.assertEqual(self.row()["Age"], age)
 
     def test_sizes(self) -> None:
-        """Sizes in the largest unit that there is one of."""
+        """Sizes have the largest fitting unit."""
         for size, shown in ((999, "999 B"), (1000, "1.0 kB"), (131_449_999, "131.4 MB")):
             archive = Archive(UpdateName(1), self.updates, size, 0, (0, 0, 0, 0, 0))
             self.catalog.snapshot = Snapshot((archive,))
             self.assertEqual(self.row()["Size"], shown)
 
     def test_no_date(self) -> None:
-        """A version that is no time is shown all the same."""
+        """A version that is not a time is shown."""
         for version in (1, 253_402_300_799, 253_402_300_800, 999_999_999_999_999):
             self.offer(version)
             self.assertIn(f" {version}", self.row()["Built"])
 
     def test_signed(self) -> None:
-        """Signed under its own name: signed, and offered to nobody."""
+        """An archive signed only under its own name is signed, but offered to no box."""
         [path] = self.offer(BUILT)
         self.sign({path.name: under(path.name, channel(path))})
         row = self.row()
         self.assertEqual((row["Signed"], row["Offered to"]), ("signed", ""))
 
     def test_channels(self) -> None:
-        """The channels that lead to it, and to which part of the boxes."""
+        """The channels that offer it, and the share of boxes."""
         older, path = self.offer(BUILT - DAY, BUILT)
         target = channel(path)
         custom = {"version": BUILT, "file": path.name}
@@ -224,7 +224,7 @@ class RowTests(PageTestCase):
         )
 
     def test_release_before(self) -> None:
-        """The release that boxes take until their turn comes is signed with the newest."""
+        """The previous release, for boxes outside the rollout, is signed with the newest."""
         older, path = self.offer(BUILT - DAY, BUILT)
         before = under("stable", channel(older), {"version": BUILT - DAY, "file": older.name})
         rollout = {"percent": 25, "salt": "x"}
@@ -239,7 +239,7 @@ class RowTests(PageTestCase):
         )
 
     def test_no_box_follows(self) -> None:
-        """What no box can follow is not said to be offered."""
+        """An offer that no box can follow is not shown."""
         [path] = self.offer(BUILT)
         target = channel(path)
         custom = {"version": BUILT, "file": path.name}
@@ -252,7 +252,7 @@ class RowTests(PageTestCase):
         self.assertEqual(self.row()["Offered to"], "")
 
     def test_many_channels(self) -> None:
-        """A row is bounded, however many channels there are."""
+        """The length of a row is limited, however many channels there are."""
         [path] = self.offer(BUILT)
         target, custom = channel(path), {"version": BUILT, "file": path.name}
         self.sign({f"c{n}": under(f"c{n}", target, custom) for n in range(100)})
@@ -260,7 +260,7 @@ class RowTests(PageTestCase):
         self.assertEqual(len(self.row()["Offered to"].split("\n")), 5)
 
     def test_another_length(self) -> None:
-        """A file of another length than was signed is none that boxes install."""
+        """A file of another length than the signed one does not match."""
         [path] = self.offer(BUILT)
         self.sign({"stable": channel(path, {"file": path.name})})
         make_archive(path, BUILT, {"more": b"more"})
@@ -268,7 +268,7 @@ class RowTests(PageTestCase):
         self.assertEqual(self.row()["Signed"], "does not match")
 
     def test_other_bytes(self) -> None:
-        """Nor is one with other bytes, which shows when its digest is known."""
+        """A file with other bytes does not match as soon as its digest is known."""
         [path] = self.offer(BUILT)
         target = TargetFile(path.stat().st_size, {"sha256": "00" * 32}, path.name)
         self.sign({path.name: target})
@@ -277,7 +277,7 @@ class RowTests(PageTestCase):
         self.assertEqual(self.row()["Signed"], "does not match")
 
     def test_follows(self) -> None:
-        """A new state of the metadata is followed."""
+        """A new metadata state is shown."""
         [path] = self.offer(BUILT)
         self.look()
         self.assertEqual(self.row()["Signed"], "not signed")
@@ -286,17 +286,17 @@ class RowTests(PageTestCase):
 
 
 class PagesTests(PageTestCase):
-    """Which archives there are, and the way from one page to the next."""
+    """The list of archives, and the links between its pages."""
 
     def test_empty(self) -> None:
-        """Nothing is said to be nothing."""
+        """An empty list says so."""
         page = self.page()
         self.assertIn("There is no update yet.", page.text)
         self.assertNotIn("on offer", page.text)
         self.assertEqual(page.links, {})
 
     def test_newest_first(self) -> None:
-        """The newest comes first, with links that hold behind a proxy's path prefix."""
+        """The newest archive is first, and the links work behind a proxy's path prefix."""
         self.offer(999999999, 1000000000)
         page = self.page()
         self.assertEqual(
@@ -309,7 +309,7 @@ class PagesTests(PageTestCase):
         self.assertIn("2 on offer, the newest first", page.text)
 
     def test_many(self) -> None:
-        """Of ten thousand a page shows a hundred, and leads to all of them."""
+        """A page shows a hundred of ten thousand archives, and its links lead to all."""
         self.offer_many(10_000)
         seen, query, pages = [], "", 0
         while True:
@@ -326,19 +326,19 @@ class PagesTests(PageTestCase):
         self.assertEqual(pages, 100)
 
     def test_older_than_all(self) -> None:
-        """Before the first there is nothing but the way back."""
+        """Before the first archive, there is only the link to the newest."""
         self.offer_many(200)
         page = self.page("?before=1")
         self.assertEqual((len(page.rows), page.links), (1, {"": "ls"}))
 
     def test_other_queries(self) -> None:
-        """What is no version does not count."""
+        """An invalid version is ignored."""
         self.offer_many(2)
         for query in ("?before=x", "?before=", "?before=%ff", "?before=-1", "?after=1", "?before"):
             self.assertEqual(len(self.page(query).rows), 3)
 
     def test_directory_gone(self) -> None:
-        """That the list is an old one is said above it."""
+        """A sentence says that the list is an old one."""
         self.offer(BUILT)
         self.updates.rename(self.mktemp())
         self.catalog.rescan()
@@ -347,7 +347,7 @@ class PagesTests(PageTestCase):
         self.assertEqual(len(page.rows), 2)
 
     def test_trouble_with_the_metadata(self) -> None:
-        """That something is wrong with the signatures is said, but not what: anybody may ask."""
+        """A sentence says that the signatures have a problem, but no details: anybody may ask."""
         [path] = self.offer(BUILT)
         self.sign({"stable": channel(path)})
         self.assertNotIn("wrong", self.page().text)
@@ -357,10 +357,10 @@ class PagesTests(PageTestCase):
 
 
 class MarkupTests(PageTestCase):
-    """The page as browsers and screen readers take it."""
+    """The page for browsers and screen readers."""
 
     def test_nothing_from_outside(self) -> None:
-        """No script and nothing loaded; the policy allows this very style and nothing else."""
+        """It has no script and loads nothing; the policy allows its own style and nothing else."""
         self.offer(BUILT)
         response = self.response()
         page = Page(response)
@@ -376,7 +376,7 @@ class MarkupTests(PageTestCase):
         self.assertEqual(response.headers["Referrer-Policy"], "no-referrer")
 
     def test_table(self) -> None:
-        """A caption, headings with their scope, and roles, which a stylesheet cannot take away."""
+        """The table has a caption, scopes, and roles that a stylesheet cannot remove."""
         self.offer(BUILT)
         elements = self.page().elements
         self.assertIn("caption", [tag for tag, _ in elements])
@@ -390,7 +390,7 @@ class MarkupTests(PageTestCase):
         self.assertEqual(elements[0], ("html", {"lang": "en"}))
 
     def test_all_is_text(self) -> None:
-        """Whatever a directory is called, it is no markup."""
+        """No name of a directory becomes markup."""
         self.catalog.problem = "<script>alert(1)</script>\"'&"
         response = self.response()
         self.assertNotIn("<script", response.text)
@@ -409,7 +409,7 @@ class ServerTests(PageTestCase):
     """The page in the server's own tree."""
 
     def test_signed(self) -> None:
-        """It tells what the server knows of the signatures."""
+        """It shows the state of the signatures."""
         [path] = self.offer(BUILT)
         self.sign({"stable": channel(path)})
         version = NewestVersion(Clock(), self.catalog)

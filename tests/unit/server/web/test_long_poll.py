@@ -1,4 +1,4 @@
-"""Boxes wait for another version, are answered when it comes, and cost nothing after that."""
+"""Boxes wait for something new, and are answered when it comes."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ WAIT = ('If-None-Match: "1"', *ANY)
 
 
 class WaitingTests(SynchronousTestCase):
-    """`/version` with `Prefer: wait=N` and an entity tag that the client has already."""
+    """`/version` with `Prefer: wait=N` and an entity tag that the client knows."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -52,14 +52,14 @@ class WaitingTests(SynchronousTestCase):
         return connection
 
     def over(self, connection: Connection, seconds: float = 0, method: str = "GET") -> Response:
-        """Let time pass; the client must have its response then, and wait no longer."""
+        """Let time pass; then the client must have its response, and no longer wait."""
         self.clock.advance(max(seconds, ReactorClock.TURN))
         connection.site.sweep()
         self.assertEqual(len(self.version.long_pollers), 0)
         return connection.response(method)
 
     def test_new_version(self) -> None:
-        """Answered at once, with the new version."""
+        """A new version is sent at once."""
         connection = self.wait()
         self.offer(2)
         response = self.over(connection)
@@ -69,7 +69,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(response.headers["Cache-Control"], "no-cache")
 
     def test_time_is_over(self) -> None:
-        """304 when nothing changed in the time, and not before."""
+        """304 after the wait without a change, and not earlier."""
         connection = self.wait()
         self.clock.advance(59)
         connection.site.sweep()
@@ -80,13 +80,13 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(response.headers["Preference-Applied"], "wait=60")
 
     def test_at_most_300_seconds(self) -> None:
-        """A longer wait is cut to that, and the client is told."""
+        """A longer wait is shortened, and the response says so."""
         connection = self.wait('If-None-Match: "1"', "Prefer: wait=86400")
         response = self.over(connection, 300)
         self.assertEqual(response.headers["Preference-Applied"], "wait=300")
 
     def test_head(self) -> None:
-        """HEAD waits as GET does."""
+        """HEAD waits like GET."""
         connection = self.wait(method="HEAD")
         self.offer(2)
         response = self.over(connection, method="HEAD")
@@ -95,7 +95,7 @@ class WaitingTests(SynchronousTestCase):
         )
 
     def test_not_waiting(self) -> None:
-        """Answered at once: who knows another version, or none, or does not want to wait."""
+        """A client with another version, or none, or without the wish to wait gets a response."""
         for headers, status in (
             (("Prefer: wait=60",), 200),
             (('If-None-Match: "0"', "Prefer: wait=60"), 200),
@@ -110,7 +110,7 @@ class WaitingTests(SynchronousTestCase):
             self.assertIsNone(connection.response().headers["Preference-Applied"])
 
     def test_nothing_on_offer(self) -> None:
-        """There is nothing to compare with: 404 at once."""
+        """Without a version to compare with, 404 is sent at once."""
         (self.directory / name_of(1)).unlink()
         self.catalog.rescan()
         connection = Connection(self.root)
@@ -118,7 +118,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(connection.response().status, 404)
 
     def test_first_version(self) -> None:
-        """Boxes wait for the first version, too, with a tag that stands for none."""
+        """Boxes also wait for the first version, with the entity tag "none"."""
         (self.directory / name_of(1)).unlink()
         self.catalog.rescan()
         connection = Connection(self.root)
@@ -139,7 +139,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [], "nobody is even looked at")
 
     def test_withdrawn(self) -> None:
-        """Who waits is told also that the newest version is another because it was withdrawn."""
+        """A withdrawal that changes the newest version is sent to waiting boxes."""
         self.offer(2)
         connection = self.wait('If-None-Match: "2"', "Prefer: wait=60")
         (self.directory / name_of(2)).unlink()
@@ -147,14 +147,14 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(self.over(connection).body, b"1")
 
     def test_last_one_withdrawn(self) -> None:
-        """When nothing is left the response is 404."""
+        """After the withdrawal of the last version, the response is 404."""
         connection = self.wait()
         (self.directory / name_of(1)).unlink()
         self.catalog.rescan()
         self.assertEqual(self.over(connection).status, 404)
 
     def test_client_gone(self) -> None:
-        """Who went away waits no more, and nothing is answered."""
+        """A client that has gone no longer waits, and gets no response."""
         connection = self.wait()
         connection.lose()
         self.assertEqual(len(self.version.long_pollers), 0)
@@ -164,7 +164,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(connection.transport.value(), b"")
 
     def test_next_request(self) -> None:
-        """The connection goes on after the wait, also with what was sent meanwhile."""
+        """After the wait, the connection continues with the requests sent meanwhile."""
         connection = self.wait()
         connection.send("GET", "/ls")
         self.offer(2)
@@ -173,7 +173,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual([response.status for response in responses], [200, 200])
 
     def test_many(self) -> None:
-        """A fleet is answered some at a time, so that others get their responses meanwhile."""
+        """A fleet is answered in several turns, so that others are answered in between."""
         site = BoundedSite(self.clock, self.root)
         fleet = [Connection(self.root, site) for _ in range(250)]
         for connection in fleet:
@@ -187,7 +187,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual({connection.response().body for connection in fleet}, {b"2"})
 
     def test_one_that_breaks(self) -> None:
-        """An error in the response to one is logged, and the others get theirs."""
+        """A failure for one request is logged, and the others are answered."""
         site = BoundedSite(self.clock, self.root)
         fleet = [Connection(self.root, site) for _ in range(150)]
         for connection in fleet:
@@ -205,7 +205,7 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual({connection.response().body for connection in fleet}, {b"2"})
 
     def test_changed_again_meanwhile(self) -> None:
-        """Whoever was not answered yet gets the newest of all; each is answered once."""
+        """A box that is answered after another change gets the newest state, once."""
         site = BoundedSite(self.clock, self.root)
         fleet = [Connection(self.root, site) for _ in range(150)]
         for connection in fleet:
@@ -220,7 +220,7 @@ class WaitingTests(SynchronousTestCase):
 
 
 class AnnouncedTests(SynchronousTestCase):
-    """`/version` of a directory with signed metadata, which is looked at as the server does."""
+    """`/version` of a directory with signed metadata, which the server reads."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
@@ -233,7 +233,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.start()
 
     def start(self) -> None:
-        """Start a server, which has not looked at the metadata yet."""
+        """Start a server that has not read the metadata yet."""
         self.catalog = Catalog(self.directory)
         self.clock = ReactorClock()
         self.version = NewestVersion(self.clock, self.catalog, await_metadata=True)
@@ -254,7 +254,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.signed.snapshot(self.number, self.number)
 
     def look(self, key: bool = True) -> None:
-        """Let the server look at archives and metadata."""
+        """Let the server read the archives and the metadata."""
         self.catalog.rescan()
         signer = self.signed.keys["timestamp"] if key else None
         folder = MetadataFolder(self.directory)
@@ -269,14 +269,14 @@ class AnnouncedTests(SynchronousTestCase):
         return connection
 
     def tag(self) -> str:
-        """The entity tag now."""
+        """The current entity tag."""
         self.look()
         response = self.ask("Prefer: wait=60").response()
         self.assertEqual((response.status, response.body.isdigit()), (200, True))
         return response.headers["ETag"] or ""
 
     def wait(self, tag: str | None = None) -> Connection:
-        """Wait for another tag."""
+        """Wait for another entity tag."""
         connection = self.ask(f"If-None-Match: {tag or self.tag()}", "Prefer: wait=60")
         self.assert_waits(connection)
         return connection
@@ -286,7 +286,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assertEqual(len(self.version.long_pollers), 1)
 
     def assert_told(self, connection: Connection, body: bytes) -> None:
-        """It was answered, with another tag; who waits with that one waits."""
+        """The box got another entity tag, with which it can wait again."""
         response = connection.response()
         self.assertEqual((response.status, response.body), (200, body))
         self.assertEqual(response.headers["Preference-Applied"], "wait=60")
@@ -307,7 +307,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assert_told(connection, b"2")
 
     def test_archive_comes_last(self) -> None:
-        """Nor when metadata is there whose archive is not."""
+        """Metadata whose archive is missing wakes nobody, until the archive is there."""
         connection = self.wait()
         self.offer(2)
         self.publish(stable=2)
@@ -319,7 +319,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assert_told(connection, b"2")
 
     def test_what_matters(self) -> None:
-        """Promotion, a grown rollout, priority, withdrawal: all that boxes can act on is told."""
+        """Each change wakes boxes: promotion, rollout, priority, downgrade, withdrawal."""
         self.offer(2)
         self.publish(beta=2, stable=1)
         rollouts = [{"rollout": {"percent": percent, "salt": "x"}} for percent in (0, 1, 50)]
@@ -339,7 +339,7 @@ class AnnouncedTests(SynchronousTestCase):
                 self.assert_told(connection, b"2")
 
     def test_signed_anew(self) -> None:
-        """What is only signed anew wakes nobody, neither a timestamp nor what it leads to."""
+        """A new signature of the same content wakes nobody: timestamp, targets, snapshot."""
         connection = self.wait()
         self.now += 5 * DAY
         before = (self.directory / "tuf" / "timestamp.json").read_bytes()
@@ -353,7 +353,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assert_waits(connection)
 
     def test_unannounced_archives(self) -> None:
-        """Archives that nobody announces wake no box that asks anew meanwhile either."""
+        """With archives that are not announced, boxes that ask again still wait."""
         tag = self.tag()
         self.offer(2)
         self.look()
@@ -361,13 +361,13 @@ class AnnouncedTests(SynchronousTestCase):
         self.clock.advance(60)
         connection.site.sweep()
         self.assertEqual(connection.response().status, 304)
-        # Whoever does not wait gets the newest archive, under a tag of its own.
+        # A client that does not wait gets the newest archive, with its own entity tag.
         response = self.ask(f"If-None-Match: {tag}").response()
         self.assertEqual((response.status, response.body), (200, b"2"))
         self.assertNotEqual(response.headers["ETag"], tag)
 
     def test_restart(self) -> None:
-        """A server that was restarted knows what boxes know, once it has looked."""
+        """A restarted server knows the entity tags again, once it has read the metadata."""
         tag = self.tag()
         self.start()
         connection, fresh = self.ask(f"If-None-Match: {tag}", "Prefer: wait=60"), self.ask(*ANY)
@@ -382,7 +382,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assert_told(connection, b"1")
 
     def test_never_looked(self) -> None:
-        """A wait ends in time, also while the metadata cannot be looked at."""
+        """A wait ends in time, even if the metadata cannot be read."""
         connection = self.ask(f"If-None-Match: {self.tag()}", "Prefer: wait=60")
         self.start()
         connection = self.ask('If-None-Match: "1"', "Prefer: wait=60")
@@ -392,7 +392,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assertEqual(self.ask().response().body, b"1")
 
     def test_unusable(self) -> None:
-        """Metadata that boxes cannot follow for a while is no news, nor that it is back."""
+        """Metadata that boxes cannot follow for a while wakes nobody, nor does its return."""
         connection = self.wait()
         timestamp = self.directory / "tuf" / "timestamp.json"
         whole = timestamp.read_bytes()
@@ -405,7 +405,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assert_waits(connection)
 
     def test_copies(self) -> None:
-        """Servers that follow one signer have the same tags."""
+        """Servers that follow one signer have the same entity tags."""
         tag = self.tag()
         copy = Path(self.mktemp()).absolute()
         shutil.copytree(self.directory, copy)
@@ -415,7 +415,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assertEqual(self.ask(*ANY).response().headers["ETag"], tag)
 
     def test_first_metadata(self) -> None:
-        """So it is told when a directory gets its first metadata, or loses it."""
+        """The first metadata of a directory wakes boxes, and so does its removal."""
         folder = self.directory / "tuf"
         folder.rename(self.directory / "away")
         self.start()
@@ -457,7 +457,7 @@ class PreferTests(SynchronousTestCase):
     )
 
     def test_table(self) -> None:
-        """What each header means."""
+        """Each header gives this wait."""
         for headers, expected in self.TABLE:
             request = Request(DummyChannel(), False)
             for header in headers:

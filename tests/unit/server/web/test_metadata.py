@@ -1,4 +1,4 @@
-"""`/tuf/NAME`: the signed metadata over HTTP."""
+"""`/tuf/NAME` serves the signed metadata."""
 
 import json
 import os
@@ -58,7 +58,7 @@ class MetadataTestCase(SynchronousTestCase):
         return make_root(catalog, digests, downloads, version, mirror, lambda: self.metadata_state)
 
     def look(self, signer: Signer | None = None) -> MetadataState:
-        """Let the server look at the metadata, with or without the timestamp's key."""
+        """Let the server read the metadata, with or without the timestamp's key."""
         catalog = Catalog(self.updates)
         catalog.rescan()
         self.metadata_state = refresh_timestamp(
@@ -80,7 +80,7 @@ class MetadataTestCase(SynchronousTestCase):
         return data
 
     def assertNotFound(self, name: str) -> None:
-        """404 as one line, which nobody keeps."""
+        """The response is 404 with one line, and is not cached."""
         response = self.get(name)
         self.assertEqual(response.status, 404, name)
         self.assertRegex(response.text, r"\A[^\n<>]{10,}\.\n\Z")
@@ -88,10 +88,10 @@ class MetadataTestCase(SynchronousTestCase):
 
 
 class FileTests(MetadataTestCase):
-    """What is served, and how."""
+    """Files that are served."""
 
     def test_files(self) -> None:
-        """Each as it is in the folder, as JSON."""
+        """Each file is served as JSON with the bytes in the folder."""
         (self.folder / "3.de_leg-ated9.json").write_bytes(
             (self.folder / "1.targets.json").read_bytes()
         )
@@ -109,7 +109,7 @@ class FileTests(MetadataTestCase):
             self.assertIsNone(response.headers["Content-Encoding"])
 
     def test_known_already(self) -> None:
-        """304 while it has not changed; the tag is of the content, so that copies share it."""
+        """An unchanged file gets 304; the entity tag depends on the content, so copies share it."""
         tag = self.get("timestamp.json").headers["ETag"]
         self.assertRegex(tag, r'\A"[0-9a-f]{32}"\Z')
         response = self.get("timestamp.json", f"If-None-Match: {tag}")
@@ -136,17 +136,17 @@ class FileTests(MetadataTestCase):
         self.assertEqual((head.status, head.body), (200, b""))
 
     def test_other_methods(self) -> None:
-        """Nothing can be put there."""
+        """No method can write."""
         response = self.get("timestamp.json", method="PUT")
         self.assertEqual((response.status, response.headers["Allow"]), (405, "GET, HEAD"))
 
     def test_mirror(self) -> None:
-        """With a mirror for the archives, metadata is answered here all the same."""
+        """With a mirror for the archives, metadata still comes from this server."""
         self.root = self.make_root("https://mirror.example.org")
         self.assertEqual(self.get("timestamp.json").status, 200)
 
     def test_large(self) -> None:
-        """A file as long as a box takes, and not one that is longer."""
+        """A file of the maximum length for boxes is served, and a longer one is not."""
         data = self.put("2.targets.json", 5_000_000)
         self.assertEqual(self.get("2.targets.json").body, data)
         self.put("2.targets.json", 5_000_001)
@@ -155,14 +155,14 @@ class FileTests(MetadataTestCase):
         self.assertNotFound("2.root.json")
 
     def test_appears(self) -> None:
-        """What was not there a moment ago is there at once."""
+        """A new file is served at once."""
         self.assertNotFound("2.root.json")
         self.signed.root(2)
         self.assertEqual(self.get("2.root.json").status, 200)
 
 
 class CachingTests(MetadataTestCase):
-    """What caches may keep: a wrong file would keep the right one from the boxes for a year."""
+    """Caching: a wrong file in a cache could hide the right one from boxes for a year."""
 
     def assert_cached(self, **expected: str) -> None:
         """Check `Cache-Control` of numbered files, by `role_number`."""
@@ -174,17 +174,17 @@ class CachingTests(MetadataTestCase):
             )
 
     def test_announced(self) -> None:
-        """The files that the timestamp leads to may be kept; the timestamp is asked for."""
+        """The files that the timestamp names may be cached; the timestamp must be revalidated."""
         self.assert_cached(root_1=FOREVER, snapshot_1=FOREVER, targets_1=FOREVER)
         self.assertEqual(self.get("timestamp.json").headers["Cache-Control"], "no-cache")
 
     def test_not_looked_at(self) -> None:
-        """Before the first look no file is verified."""
+        """Before the metadata is read, no file counts as verified."""
         self.metadata_state = MetadataState()
         self.assert_cached(root_1=NEVER, snapshot_1=NEVER, targets_1=NEVER)
 
     def test_not_announced(self) -> None:
-        """A metadata set is not kept before it is announced, nor longer than that."""
+        """A metadata set may be cached only while it is announced."""
         self.signed.publish(2)
         self.look()
         self.assert_cached(snapshot_2=NEVER, targets_2=NEVER, snapshot_1=FOREVER)
@@ -192,7 +192,7 @@ class CachingTests(MetadataTestCase):
         self.assert_cached(snapshot_2=FOREVER, targets_2=FOREVER, snapshot_1=NEVER)
 
     def test_wrong_root(self) -> None:
-        """A root that boxes refuse is not kept; the right one is, once it is verified."""
+        """A root that boxes refuse may not be cached; the right one may, once it is verified."""
         self.signed.root(2, signers=[make_key()])
         self.look()
         self.assert_cached(root_2=NEVER, root_1=FOREVER)
@@ -202,7 +202,7 @@ class CachingTests(MetadataTestCase):
         self.assert_cached(root_2=FOREVER)
 
     def test_root_that_replaces_the_key(self) -> None:
-        """No root is kept while boxes accept no timestamp: the new root may be the mistake."""
+        """Without a timestamp that boxes accept, no root may be cached: it may be a mistake."""
         self.signed.rotate("timestamp", 2)
         self.look()
         self.assert_cached(root_1=NEVER, root_2=NEVER, snapshot_1=NEVER)
@@ -210,26 +210,26 @@ class CachingTests(MetadataTestCase):
         self.assert_cached(root_1=FOREVER, root_2=FOREVER, snapshot_1=FOREVER)
 
     def test_unsigned_metadata(self) -> None:
-        """Snapshots and targets of somebody without the keys are not kept."""
+        """Snapshots and targets that were signed without the keys may not be cached."""
         thief = Signed(self.updates, NOW)
         thief.publish(2)
         self.look(self.signed.keys["timestamp"])
         self.assert_cached(snapshot_2=NEVER, targets_2=NEVER, snapshot_1=FOREVER)
 
     def test_another_snapshot(self) -> None:
-        """A snapshot that is signed, and not the one that the timestamp names, is not kept."""
+        """A signed snapshot that the timestamp does not name may not be cached."""
         self.signed.snapshot(1, 1, days=300)
         self.look()
         self.assert_cached(snapshot_1=NEVER, targets_1=NEVER)
 
     def test_replaced(self) -> None:
-        """A file that was replaced since the look is not kept, whatever its name."""
+        """A file that was replaced since it was verified may not be cached."""
         self.assert_cached(targets_1=FOREVER)
         (self.folder / "1.targets.json").write_bytes(b'{"signed": {}}')
         self.assert_cached(targets_1=NEVER)
 
     def test_known_already(self) -> None:
-        """A 304 says the same."""
+        """A 304 has the same Cache-Control."""
         tag = self.get("1.root.json").headers["ETag"]
         for metadata_state, control in ((self.metadata_state, FOREVER), (MetadataState(), NEVER)):
             self.metadata_state = metadata_state
@@ -238,14 +238,14 @@ class CachingTests(MetadataTestCase):
 
 
 class ArchiveCachingTests(MetadataTestCase):
-    """What caches may keep of the archives."""
+    """Caching of the archives."""
 
     def setUp(self) -> None:
         super().setUp()
         self.path = make_archive(self.updates / name_of(RELEASE), RELEASE)
 
     def cache_control(self, in_thread: InThread = maybeDeferred) -> str | None:
-        """Ask a server that has just been started."""
+        """Send a request to a server that has just started."""
         catalog = Catalog(self.updates)
         catalog.rescan()
         version = NewestVersion(Clock(), catalog)
@@ -262,7 +262,7 @@ class ArchiveCachingTests(MetadataTestCase):
         self.look(self.signed.keys["timestamp"])
 
     def test_signed(self) -> None:
-        """An archive may be kept once its bytes are known to be the signed ones."""
+        """An archive may be cached once its digest is known to be the signed one."""
         self.assertEqual(self.cache_control(), "no-cache")
         self.publish(2)
         hashing: Deferred[bytes | None] = Deferred()
@@ -271,7 +271,7 @@ class ArchiveCachingTests(MetadataTestCase):
         self.assertEqual(self.cache_control(), FOREVER)
 
     def test_wrong(self) -> None:
-        """A wrong archive of that name and length is not kept; the right one is, then."""
+        """A wrong archive of that name and length may not be cached; then the right one may."""
         self.publish(2)
         right = self.path.read_bytes()
         self.path.write_bytes(bytes([*right[:20], right[20] ^ 1, *right[21:]]))
@@ -280,22 +280,22 @@ class ArchiveCachingTests(MetadataTestCase):
         self.assertEqual(self.cache_control(), FOREVER)
 
     def test_metadata_unusable(self) -> None:
-        """Where the metadata cannot be used no archive is verified."""
+        """If the metadata cannot be used, no archive counts as verified."""
         self.metadata_state = MetadataState()
         self.assertEqual(self.cache_control(), "no-cache")
 
     def test_no_metadata(self) -> None:
-        """In a directory that nobody signs the name stands for the bytes."""
+        """In a directory without signed metadata, the name is enough."""
         shutil.rmtree(self.folder)
         self.assertFalse(self.look().present)
         self.assertEqual(self.cache_control(), FOREVER)
 
 
 class NotThereTests(MetadataTestCase):
-    """What is not served."""
+    """Files that are not served."""
 
     def test_names(self) -> None:
-        """Nothing that is not named as metadata is."""
+        """A file that is not named like metadata is not served."""
         (self.updates / "secret.json").write_text('{"signed": 1}')
         for name in ("root.json", "0.root.json", "1.root.json.bak", ".1.root.json.new", "x.json"):
             self.put(name, 100)
@@ -310,13 +310,13 @@ class NotThereTests(MetadataTestCase):
         self.assertEqual(self.reads, [])
 
     def test_missing(self) -> None:
-        """A root that does not exist yet is asked for again and again, without opening a thing."""
+        """Repeated requests for a missing root open no file."""
         for _ in range(3):
             self.assertNotFound("2.root.json")
         self.assertEqual(self.reads, [])
 
     def test_no_folder(self) -> None:
-        """Without the folder there is nothing, and it may come back."""
+        """Without the folder nothing is served; it may come back."""
         self.folder.rename(away := Path(self.mktemp()))
         self.assertNotFound("1.root.json")
         self.folder.touch()
@@ -326,7 +326,7 @@ class NotThereTests(MetadataTestCase):
         self.assertEqual(self.get("1.root.json").status, 200)
 
     def test_links(self) -> None:
-        """A link within the folder is followed; one that leads out of it, or nowhere, is not."""
+        """A link within the folder is followed; a link out of it, or to nowhere, is not."""
         outside = self.updates / "outside.json"
         outside.write_text('{"signed": 1}')
         (self.folder / "2.root.json").symlink_to("1.root.json")
@@ -338,7 +338,7 @@ class NotThereTests(MetadataTestCase):
             self.assertNotFound(f"{number}.root.json")
 
     def test_folder_elsewhere(self) -> None:
-        """A folder that is a link within the directory is followed, and no other."""
+        """A folder that is a link within the directory is followed; no other link is."""
         self.folder.rename(self.updates / "inside")
         self.folder.symlink_to("inside")
         self.assertEqual(self.get("1.root.json").status, 200)
@@ -349,7 +349,7 @@ class NotThereTests(MetadataTestCase):
         self.assertNotFound("1.root.json")
 
     def test_no_files(self) -> None:
-        """A directory, a FIFO or a socket is none, and nobody waits for one."""
+        """A directory, a FIFO or a socket is not served, and does not block."""
         (self.folder / "2.root.json").mkdir()
         os.mkfifo(self.folder / "3.root.json")
         with socket.socket(socket.AF_UNIX) as listening:
@@ -358,7 +358,7 @@ class NotThereTests(MetadataTestCase):
                 self.assertNotFound(f"{number}.root.json")
 
     def test_not_whole(self) -> None:
-        """Half a file is not served: no box can use it. The whole one is, then."""
+        """An incomplete file is not served; then the whole one is."""
         path = self.folder / "1.root.json"
         whole = path.read_bytes()
         for part in (b"", whole[:1], whole[: len(whole) // 2], whole[:-1], bytes(len(whole))):
@@ -371,7 +371,7 @@ class NotThereTests(MetadataTestCase):
         self.assertEqual(self.get("1.root.json").body, whole)
 
     def test_unreadable(self) -> None:
-        """A file that the server may not read is not there, until it may."""
+        """An unreadable file gets 404 until it is readable."""
         path = self.folder / "1.root.json"
         path.chmod(0)
         self.updates.parent.chmod(0o755)
@@ -382,7 +382,7 @@ class NotThereTests(MetadataTestCase):
             self.assertEqual(self.get("1.root.json").status, 200)
 
     def test_machine_busy(self) -> None:
-        """Without descriptors the response is to come later, and not that there is none."""
+        """Without free descriptors, the response is 503 and not 404."""
 
         def busy(_folder: Path, _name: str) -> tuple[bytes, Identity]:
             raise OSError(24, "Too many open files")
@@ -395,10 +395,10 @@ class NotThereTests(MetadataTestCase):
 
 
 class MemoryTests(MetadataTestCase):
-    """A fleet's requests are answered from memory, of which a bounded part is used."""
+    """A fleet's requests are answered from a bounded cache."""
 
     def test_read_once(self) -> None:
-        """A file is read once for each of its states."""
+        """A file is read once per state."""
         for _ in range(3):
             self.get("timestamp.json")
             self.get("1.root.json")
@@ -409,7 +409,7 @@ class MemoryTests(MetadataTestCase):
         self.assertEqual(self.reads, ["timestamp.json", "1.root.json", "timestamp.json"])
 
     def test_bad_ones_too(self) -> None:
-        """One that cannot be served is looked into once, too."""
+        """A file that cannot be served is read once, too."""
         self.put("2.targets.json", 100)
         (self.folder / "2.targets.json").write_bytes(b" " * 1_000_000)
         for _ in range(3):
@@ -417,7 +417,7 @@ class MemoryTests(MetadataTestCase):
         self.assertEqual(self.reads, ["2.targets.json"])
 
     def test_bytes(self) -> None:
-        """When there is too much, what was asked for longest ago makes room."""
+        """If there are too many bytes, the least recently requested file is dropped."""
         for number in range(2, 10):
             self.put(f"{number}.targets.json", 1_500_000)
             self.get(f"{number}.targets.json")
@@ -431,7 +431,7 @@ class MemoryTests(MetadataTestCase):
         self.assertEqual(self.reads, ["2.targets.json"])
 
     def test_replaced(self) -> None:
-        """What is replaced is not counted twice."""
+        """A replaced file is not counted twice."""
         for _ in range(10):
             self.put("2.targets.json", 4_000_000)
             os.utime(self.folder / "2.targets.json", ns=(0, len(self.reads)))
@@ -443,7 +443,7 @@ class MemoryTests(MetadataTestCase):
         self.assertEqual(self.reads, [])
 
     def test_number(self) -> None:
-        """Small ones are bounded by their number."""
+        """The number of files is limited, too."""
         for number in range(2, 300):
             self.put(f"{number}.snapshot.json", 100)
             self.get(f"{number}.snapshot.json")

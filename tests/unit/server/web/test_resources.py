@@ -1,4 +1,4 @@
-"""The update server's endpoints, as the protocol has them."""
+"""The update server's endpoints follow the protocol."""
 
 import hashlib
 import json
@@ -51,13 +51,13 @@ class HealthTests(ResourcesTestCase):
     """`/`."""
 
     def test_well(self) -> None:
-        """200 and empty, also without any update."""
+        """It is 200 and empty, also without any update."""
         response = self.get("/")
         self.assertEqual((response.status, response.body), (200, b""))
         self.assertEqual(response.headers["Content-Length"], "0")
 
     def test_ill(self) -> None:
-        """503 and why, while the directory cannot be read; then 200 again."""
+        """It is 503 with the reason while the directory cannot be read, and then 200 again."""
         self.directory.rename(away := Path(self.mktemp()))
         self.catalog.rescan()
         response = self.get("/")
@@ -72,20 +72,20 @@ class ListingTests(ResourcesTestCase):
     """`/ls`."""
 
     def test_empty(self) -> None:
-        """Nothing is an empty list."""
+        """Without archives, the list is empty."""
         response = self.get("/ls")
         self.assertEqual((response.status, response.body), (200, b""))
         self.assertEqual(json.loads(self.get("/ls", "Accept: application/json").body), [])
 
     def test_text(self) -> None:
-        """A name a line, oldest first, by number."""
+        """The text has a name per line, in numeric order."""
         self.offer(1000000000, 999999999)
         response = self.get("/ls")
         self.assertEqual(response.headers["Content-Type"], "text/plain; charset=utf-8")
         self.assertEqual(response.text, f"{name_of(999999999)}\n{name_of(1000000000)}\n")
 
     def test_json(self) -> None:
-        """All that is known of each, for who asks for JSON; the digest once it is known."""
+        """The JSON has all facts about each archive; the digest as soon as it is known."""
         self.offer(1, 2)
         os.utime(self.directory / name_of(2), (0, 1547860803.9))
         self.catalog.rescan()
@@ -107,20 +107,20 @@ class ListingTests(ResourcesTestCase):
         )
 
     def test_page(self) -> None:
-        """A page for a browser, and text for curl and wget."""
+        """A browser gets a page; curl and wget get text."""
         self.offer(1)
         page = self.get("/ls", "Accept: text/html,application/xhtml+xml,*/*;q=0.8")
         self.assertEqual(page.headers["Content-Type"], "text/html; charset=utf-8")
         self.assertEqual(self.get("/ls", "Accept: */*").text, f"{name_of(1)}\n")
 
     def test_forms_for_caches(self) -> None:
-        """Caches know that there are several forms, and ask again before they use one."""
+        """Caches must keep the media types apart, and revalidate each."""
         for accept in ("text/plain", "application/json", "text/html"):
             headers = self.get("/ls", f"Accept: {accept}").headers
             self.assertEqual((headers["Vary"], headers["Cache-Control"]), ("Accept", "no-cache"))
 
     def test_follows(self) -> None:
-        """The list is that of now."""
+        """The list is current."""
         self.offer(1)
         self.get("/ls")
         self.offer(2)
@@ -131,14 +131,14 @@ class VersionTests(ResourcesTestCase):
     """`/version`."""
 
     def test_none(self) -> None:
-        """404 and what to do about it."""
+        """Without a version, it is 404 with a sentence that says what to do."""
         response = self.get("/version")
         self.assertSentence(response, 404)
         self.assertIn("opq-box-update-VERSION.tar.bz2", response.text)
         self.assertEqual(response.headers["ETag"], '"none"')
 
     def test_newest(self) -> None:
-        """The highest number: digits, and nothing else."""
+        """It is the highest number, as digits only."""
         self.offer(1000000000, 999999999)
         response = self.get("/version")
         self.assertEqual((response.status, response.body), (200, b"1000000000"))
@@ -147,7 +147,7 @@ class VersionTests(ResourcesTestCase):
         self.assertEqual(response.headers["Cache-Control"], "no-cache")
 
     def test_known_already(self) -> None:
-        """304 while the client's version is the newest; then the new one."""
+        """304 while the client knows the newest version; then the new version."""
         self.offer(1)
         response = self.get("/version", 'If-None-Match: "1"')
         self.assertEqual((response.status, response.body), (304, b""))
@@ -157,7 +157,7 @@ class VersionTests(ResourcesTestCase):
         self.assertEqual(self.get("/version", 'If-None-Match: "1"').body, b"2")
 
     def test_another_version_wanted(self) -> None:
-        """412 to who goes on only with another version."""
+        """412 for a client that requires another version."""
         self.offer(1)
         self.assertEqual(self.get("/version", 'If-Match: "2"').status, 412)
 
@@ -166,11 +166,11 @@ class LatestTests(ResourcesTestCase):
     """`/latest`."""
 
     def test_none(self) -> None:
-        """404 and what to do about it."""
+        """Without an archive, it is 404 with a sentence."""
         self.assertSentence(self.get("/latest"), 404)
 
     def test_redirects(self) -> None:
-        """303, relative to wherever the server is mounted, not to be kept."""
+        """It is 303 with a relative URL, to be revalidated."""
         self.offer(999999999, 1000000000)
         response = self.get("/latest")
         self.assertEqual(response.status, 303)
@@ -180,7 +180,7 @@ class LatestTests(ResourcesTestCase):
 
 
 class EverywhereTests(ResourcesTestCase):
-    """What holds for all endpoints."""
+    """Rules for all endpoints."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -197,7 +197,7 @@ class EverywhereTests(ResourcesTestCase):
             self.assertEqual(head.body, b"")
 
     def test_other_methods(self) -> None:
-        """405 with what is allowed, as one line of text."""
+        """Other methods get 405 with `Allow`, as one line of text."""
         for path in ENDPOINTS:
             for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "get", "BREW", "SUBMIT"):
                 response = self.get(path, method=method)
@@ -205,7 +205,7 @@ class EverywhereTests(ResourcesTestCase):
                 self.assertEqual(response.headers["Allow"], "GET, HEAD")
 
     def test_not_found(self) -> None:
-        """404 as one line of text, for any method, above, below and beside what there is."""
+        """All other paths get 404 as one line of text, for any method."""
         for path in (
             "/x",
             "/ls/",
@@ -222,12 +222,12 @@ class EverywhereTests(ResourcesTestCase):
                 self.assertSentence(self.get(path, method=method), 404)
 
     def test_no_live_directory(self) -> None:
-        """Answers come from the snapshot: only a download touches the directory."""
+        """Responses come from the snapshot; only a download reads the directory."""
         self.directory.rename(self.mktemp())
         self.assertEqual(self.get("/version").body, b"999999999")
         self.assertEqual(self.get("/latest").status, 303)
         self.assertEqual(self.get("/ls").text, f"{name_of(999999999)}\n")
 
     def test_any_bytes(self) -> None:
-        """A path that is no text is not found."""
+        """A path that is not text gets 404."""
         self.assertSentence(self.get("/update/%ff%00%c0%ae"), 404)

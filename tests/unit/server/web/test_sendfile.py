@@ -1,4 +1,4 @@
-"""Archives are sent over real sockets: all of it, in order, or the connection is cut."""
+"""Over real sockets, an archive is sent completely and in order, or the connection is cut."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ from tests.helpers.process import open_descriptors
 #: Seconds after which a client that gets nothing gives up.
 PATIENCE = 20
 
-#: More than the buffers of both ends hold.
+#: Bytes: more than the socket buffers of both ends.
 LARGE = 24_000_000
 
 PATH = f"/update/{name_of(1)}"
@@ -44,7 +44,7 @@ def request(*headers: str, path: str = PATH) -> bytes:
 
 
 class SocketTestCase(TestCase):
-    """A large archive on offer at a real port; deadlines go by a clock of the test's."""
+    """A large archive on a real port; a test's clock drives the deadlines."""
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]
         self.directory = Path(self.mktemp()).absolute()
@@ -79,7 +79,7 @@ class SocketTestCase(TestCase):
         return client
 
     async def client(self, work: Callable[[socket.socket], _T], small: bool = False) -> _T:
-        """Let a client work in a thread, with a connection that it closes in the end."""
+        """Let a client work in a thread, and close its connection at the end."""
 
         def run() -> _T:
             with self.connect(4096 if small else None) as client:
@@ -96,7 +96,7 @@ class SocketTestCase(TestCase):
         return parse(await self.client(work, small))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for the server to notice something of which it tells nobody."""
+        """Wait until the server has noticed something."""
         while not condition():
             await deferLater(reactor, 0.005)
 
@@ -108,7 +108,7 @@ class SocketTestCase(TestCase):
 
 
 def read_answer(client: socket.socket) -> bytes:
-    """Read one short response with a body, and no byte more."""
+    """Read exactly one short response."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += client.recv(1)
@@ -126,7 +126,7 @@ def read_to_end(client: socket.socket, at_once: int = 1_000_000) -> bytes:
 
 
 def read_exactly(client: socket.socket, size: int) -> bytes:
-    """Read so many bytes, and no more."""
+    """Read exactly so many bytes."""
     received = b""
     while len(received) < size:
         received += client.recv(size - len(received))
@@ -139,7 +139,7 @@ class PlainTests(SocketTestCase):
     sends_by_kernel = True
 
     async def test_whole(self) -> None:
-        """Every byte, in order, sent by the kernel where it can; nothing stays open."""
+        """Every byte arrives in order, by sendfile(2) over plain TCP; nothing stays open."""
         calls = []
         sendfile = os.sendfile
 
@@ -157,7 +157,7 @@ class PlainTests(SocketTestCase):
         self.assertEqual(self.downloads.completed, {1: 1})
 
     async def test_unreadable(self) -> None:
-        """A disk that fails cuts the download, and one that gives no bytes does too."""
+        """A read error cuts the download, and so does a read without bytes."""
 
         def fail(*_: int) -> bytes:
             raise OSError(errno.EIO, "Input/output error")
@@ -166,13 +166,13 @@ class PlainTests(SocketTestCase):
         for pread in (fail, lambda *_: b""):
             self.patch(os, "pread", pread)
             self.assertTrue((await self.get()).cut)
-        # The archive's digest could not be computed either.
+        # The digest of the archive fails, too.
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         await self.no_client_left()
         self.assertEqual(self.downloads.cut, {1: 2})
 
     async def test_parts(self) -> None:
-        """One part, or several with lines between them."""
+        """One range, or several with lines between them."""
         part = await self.get("Range: bytes=1000000-20000000")
         self.assertTrue(part.body == self.whole[1_000_000:20_000_001])
         parts = await self.get("Range: bytes=0-9999999, 12000000-12000000, -5000000")
@@ -186,11 +186,11 @@ class PlainTests(SocketTestCase):
         self.assertTrue(parts.body == expected + f"\r\n--{boundary}--\r\n".encode())
 
     async def test_slow_reader(self) -> None:
-        """A client with a small buffer, read in small pieces, gets the same."""
+        """A client with a small receive buffer gets the same."""
         self.assertTrue((await self.get(small=True)).body == self.whole)
 
     async def test_many_at_once(self) -> None:
-        """Downloads side by side do not mix."""
+        """Simultaneous downloads do not mix."""
         ranges = [(n * 1_000_000, n * 1_000_000 + 8_000_000) for n in range(16)]
         getting = [
             Deferred.fromCoroutine(self.get(f"Range: bytes={first}-{last}"))
@@ -200,7 +200,7 @@ class PlainTests(SocketTestCase):
             self.assertTrue((await got).body == self.whole[first : last + 1])
 
     async def test_pipelined(self) -> None:
-        """Requests sent at once are answered one after the other, on one connection."""
+        """Pipelined requests are answered in order on one connection."""
 
         def work(client: socket.socket) -> bytes:
             client.sendall(
@@ -219,7 +219,7 @@ class PlainTests(SocketTestCase):
         self.assertTrue(responses[3].body == self.whole)
 
     async def test_keep_alive_after_a_part(self) -> None:
-        """A connection is used again after a part was sent."""
+        """A connection stays usable after a range."""
 
         def work(client: socket.socket) -> bytes:
             received = b""
@@ -232,7 +232,7 @@ class PlainTests(SocketTestCase):
         self.assertEqual(bodies, [self.whole[n : n + 10] for n in range(20)])
 
     async def test_vanishing_readers(self) -> None:
-        """Whoever goes away, at whatever byte, by a close or a reset, leaves nothing open."""
+        """A client that closes or resets at any byte leaves nothing open."""
         for count in (0, 1, 100, 400, 70_000, 3_000_000):
             for reset in (False, True):
 
@@ -253,7 +253,7 @@ class PlainTests(SocketTestCase):
         self.assertTrue((await self.get()).body == self.whole)
 
     async def stalled(self) -> socket.socket:
-        """A client that has read a little of its response, and reads no more for now."""
+        """A client that has read some of its response, and has stopped reading."""
         client = await deferToThread(self.connect, 4096)
         self.addCleanup(client.close)
         await deferToThread(client.sendall, request("Connection: close"))
@@ -271,7 +271,7 @@ class PlainTests(SocketTestCase):
         return parse(self.received + received)
 
     async def test_nothing_waits_in_this_process(self) -> None:
-        """What a client does not take is not read: a stalled one costs next to nothing."""
+        """The file is not read ahead of a stalled client."""
         client = await self.stalled()
         (channel,) = self.site.channels
         held = channel.transport
@@ -282,20 +282,20 @@ class PlainTests(SocketTestCase):
         self.assertTrue((await self.rest(client)).body == self.whole)
 
     async def test_replaced_under_way(self) -> None:
-        """A download goes on with the file it began with; the next gets the new one."""
+        """After a replacement, a download continues with the old file; the next gets the new one."""
         client = await self.stalled()
         make_archive(Path(self.mktemp()), 1).rename(self.file)
         self.assertTrue((await self.rest(client)).body == self.whole)
         self.assertEqual((await self.get()).body, self.file.read_bytes())
 
     async def test_removed_under_way(self) -> None:
-        """So it does when the file is removed."""
+        """The same after a removal."""
         client = await self.stalled()
         self.file.unlink()
         self.assertTrue((await self.rest(client)).body == self.whole)
 
     async def test_truncated_under_way(self) -> None:
-        """A file that shrinks is cut, and nothing but its own bytes was sent."""
+        """After a truncation the response is cut, and has only bytes of the file."""
         client = await self.stalled()
         os.truncate(self.file, LARGE - 1000)
         response = await self.rest(client)
@@ -303,14 +303,14 @@ class PlainTests(SocketTestCase):
         self.assertTrue(self.whole.startswith(response.body))
 
     async def test_overwritten_under_way(self) -> None:
-        """A copy over the file, as long as it was, is not mixed into the download."""
+        """After the file is overwritten with one of the same length, the response is cut."""
         client = await self.stalled()
         self.file.write_bytes(bytes(len(self.whole)))
         response = await self.rest(client)
         self.assertTrue(response.cut)
 
     async def test_written_to_in_place(self) -> None:
-        """Nor is what was written into a file of which all but the last byte was taken already."""
+        """The same if all but the last byte had been sent already."""
         small = make_large_archive(self.directory / name_of(2), 300_000)
         before = small.read_bytes()
         self.catalog.rescan()
@@ -327,14 +327,14 @@ class PlainTests(SocketTestCase):
         self.assertTrue(response.cut or (response.body == before and not self.sends_by_kernel))
 
     async def test_slow_for_ever(self) -> None:
-        """A client that takes a byte now and then is cut; one that is slow, and honest, is not."""
+        """A client that reads a byte now and then is cut off; a slow but steady one is not."""
         client = await self.stalled()
         for _ in range(3):
             await deferToThread(read_exactly, client, 500_000)
             self.pass_the_limit()
             self.assertTrue(self.site.channels)
         await deferToThread(read_exactly, client, 3_000)
-        # What was read before may have been acknowledged in the first of these windows.
+        # Bytes that were read before may be acknowledged in the first of these windows.
         for _ in range(3):
             self.pass_the_limit()
         await self.no_client_left()
@@ -364,10 +364,10 @@ class TLSTests(PlainTests):
 
 
 class NoSendfileTests(SocketTestCase):
-    """Over plain TCP, where sendfile(2) does not work."""
+    """Over plain TCP, if sendfile(2) does not work."""
 
     async def test_without_sendfile(self) -> None:
-        """Where the kernel cannot send from the file, its bytes are read and written instead."""
+        """The bytes are read and written instead."""
         calls = []
 
         def refuse(*_: int) -> int:
@@ -383,13 +383,13 @@ class NoSendfileTests(SocketTestCase):
             part = await self.get("Range: bytes=1000000-3000000, -10")
             self.assertFalse(part.cut)
             self.assertIn(self.whole[1_000_000:3_000_001], part.body)
-        # Each download asks once.
+        # Each download tries once.
         self.assertEqual(len(calls), 12)
         await self.no_client_left()
         self.assertEqual(self.open_files(), 0)
 
     async def test_stops_half_way(self) -> None:
-        """The same when the kernel cannot go on in the middle of the file."""
+        """The same if sendfile(2) fails in the middle of the file."""
         sendfile = os.sendfile
 
         def tire(out: int, file: int, offset: int, count: int) -> int:
