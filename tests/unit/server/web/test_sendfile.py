@@ -282,7 +282,7 @@ class PlainTests(SocketTestCase):
         self.assertTrue((await self.rest(client)).body == self.whole)
 
     async def test_replaced_under_way(self) -> None:
-        """After a replacement, a download continues with the old file; the next gets the new one."""
+        """After a replacement, a download goes on with the old file; the next gets the new one."""
         client = await self.stalled()
         make_archive(Path(self.mktemp()), 1).rename(self.file)
         self.assertTrue((await self.rest(client)).body == self.whole)
