@@ -607,8 +607,8 @@ class Bench:
         self.make_agent(boot_id)
         self.start()
 
-    def set_installed(self, version: int) -> None:
-        """Let a release be the installed one."""
+    def set_installed(self, version: int | None) -> None:
+        """Let a release be the installed one; None for an unknown one."""
         self.version_file.write_text(f"{version}\n")
 
     @property

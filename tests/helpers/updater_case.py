@@ -51,8 +51,8 @@ class UpdaterCase(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.bench = Bench(self.folder).start()
 
-    def travel(self, until: str) -> None:
-        """Let each step succeed, from where the journey is, until one is under way."""
+    def proceed(self, until: str) -> None:
+        """Let each step succeed until this one is under way."""
         while self.bench.steps.names[-1] != until:
             self.succeed()
 
@@ -62,9 +62,9 @@ class UpdaterCase(SynchronousTestCase):
         self.bench.clock.advance(0)
 
     def click(self, until: str = "newest") -> None:
-        """Set out, and travel until a step is under way."""
+        """Begin an update, and let its steps succeed until this one is under way."""
         self.bench.updater.begin()
-        self.travel(until)
+        self.proceed(until)
 
     def refuse_reboot(self, words: str) -> None:
         """Let the box not be rebooted, however often it is asked."""
@@ -80,7 +80,7 @@ class UpdaterCase(SynchronousTestCase):
             self.bench.steps.fail(error)
 
     def on_disk(self) -> Entry:
-        """What another agent would read."""
+        """The entry that another agent would read."""
         return Journal(self.bench.journal_path, "").entry
 
     def change_journal(self, **changes: Any) -> None:
@@ -116,7 +116,7 @@ class UpdaterCase(SynchronousTestCase):
         self.enterContext(counting(1))
 
     def assert_failed(self, reason: str) -> None:
-        """The journey has ended with the reason, on the page and in the journal."""
+        """The update has failed for this reason, on the page and in the journal."""
         status = self.bench.status
         self.assertEqual((status.stage, status.message), (Stage.FAILED, reason))
         self.assertIsNone(status.progress)
@@ -169,7 +169,7 @@ class HealthyCase(UpdaterCase):
         self.assertEqual(self.bench.steps.names[-1], "reboot")
 
     def assert_returned(self, cause: str) -> None:
-        """The box is at rest on the last good release, and says why."""
+        """The box is at rest on the last good release, and gives the cause."""
         status = self.bench.status
         self.assertEqual((status.stage, status.installed), (Stage.IDLE, OLD))
         self.assertEqual(

@@ -1,4 +1,4 @@
-"""The journal survives what disks and power cuts do to it."""
+"""The journal survives failing disks and power cuts."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ def attempt(number: int, outcome: str = "failed") -> Attempt:
 
 
 class JournalTests(SynchronousTestCase):
-    """What a journal says after it was written, by this agent or an earlier one."""
+    """The entry that a journal gives after this agent, or an earlier one, has written it."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -41,7 +41,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.open().entry, Entry())
 
     def test_round_trip(self) -> None:
-        """The next agent reads what this one wrote."""
+        """The next agent reads the same entry."""
         journal = self.open()
         journal.write(stage=Stage.INSTALLING, release=RELEASE, started=12.5, tries=2)
         journal.block(Release(NEWER), "It is \N{LATIN SMALL LETTER U WITH DIAERESIS}bel.")
@@ -50,7 +50,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.open().entry, journal.entry)
 
     def test_older_format(self) -> None:
-        """What an agent wrote that knew of one hash only is read, and written as now."""
+        """The format of an older agent, with one hash, is read, and written in the new format."""
         for written, release in (
             ({"version": NEW, "size": 4096, "sha256": "ab" * 32}, Release(NEW, 4096, HASHES)),
             ({"version": NEW, "size": None, "sha256": None}, Release(NEW)),
@@ -68,7 +68,7 @@ class JournalTests(SynchronousTestCase):
                 self.assertEqual(self.open().entry, journal.entry)
 
     def test_end(self) -> None:
-        """The end of an attempt leaves no release and no tries, but is remembered."""
+        """The end of an attempt clears release and tries, and is remembered."""
         journal = self.open()
         journal.write(stage=Stage.INSTALLING, release=RELEASE, tries=2)
         journal.end(Stage.FAILED, attempt(1))
@@ -83,23 +83,23 @@ class JournalTests(SynchronousTestCase):
             journal.end(Stage.FAILED, attempt(number))
         self.assertEqual(self.open().entry.attempts, tuple(map(attempt, range(5, 25))))
 
-    def test_refusals_bounded(self) -> None:
-        """The last 100 refused releases are kept."""
+    def test_blocked_bounded(self) -> None:
+        """The last 100 blocked releases are kept."""
         journal = self.open()
         for version in range(1, 104):
             journal.block(Release(version), "Bad.")
         refused = self.open().entry.refused
         self.assertEqual([item.version for item in refused], list(range(4, 104)))
 
-    def test_refused_once(self) -> None:
-        """A release that is refused again is refused for the later reason."""
+    def test_blocked_once(self) -> None:
+        """A release that is blocked again has the later reason."""
         journal = self.open()
         journal.block(RELEASE, "First.")
         journal.block(RELEASE, "Second.")
         self.assertEqual(journal.entry.refused, (Blocked(NEW, "ab" * 32, "Second."),))
 
-    def test_refusal(self) -> None:
-        """A release whose digest has changed is another one; a digest that nobody knows is any."""
+    def test_find_blocked(self) -> None:
+        """A release with another digest is another one; an unknown digest matches any."""
         journal = self.open()
         journal.block(RELEASE, "Bad.")
         for release, refused in (
@@ -111,8 +111,8 @@ class JournalTests(SynchronousTestCase):
             with self.subTest(release=release):
                 self.assertEqual(journal.find_blocked(release) is not None, refused)
 
-    def test_put_off(self) -> None:
-        """A release that came as another is put off for an hour, then for two, up to a day."""
+    def test_postponed(self) -> None:
+        """A release whose download was wrong is postponed by an hour, then two, up to a day."""
         journal, now = self.open(), 1_000_000.0
         for hours in (1, 2, 4, 8, 16, 24, 24):
             journal.postpone(RELEASE, now)
@@ -125,8 +125,8 @@ class JournalTests(SynchronousTestCase):
         journal.postpone(Release(NEWER), now)
         self.assertFalse(journal.is_postponed(Release(NEWER), now + 3600))
 
-    def test_put_off_by_a_wrong_clock(self) -> None:
-        """A clock that was ahead does not put a release off for years."""
+    def test_postponed_by_a_wrong_clock(self) -> None:
+        """A clock that was ahead does not postpone a release for years."""
         journal = self.open()
         journal.postpone(RELEASE, 2_000_000_000.0)
         self.assertFalse(journal.is_postponed(RELEASE, 1_600_000_000.0))
@@ -173,7 +173,7 @@ class JournalTests(SynchronousTestCase):
                 self.assertEqual(self.path.with_suffix(".unreadable").read_bytes(), bad)
 
     def test_older_reboot(self) -> None:
-        """The agent before wrote the release that waits for a reboot where others stand."""
+        """An older agent wrote the release that waits for a reboot into another key."""
         release = {"version": NEW, "size": 4096, "hashes": HASHES}
         for written in (release, {"version": NEW, "size": 4096, "sha256": "ab" * 32}):
             content = {"format": 1, "stage": "failed", "after_reboot": "rebooting"}
@@ -182,7 +182,7 @@ class JournalTests(SynchronousTestCase):
             self.assertEqual((entry.release, entry.awaited), (None, Release(NEW, 4096, HASHES)))
 
     def test_salvaged(self) -> None:
-        """What can be read of one that is not understood is kept: which releases are bad."""
+        """History and blocked releases are salvaged from a journal that is not understood."""
         journal = self.open()
         journal.write(stage=Stage.RETURNING, release=RELEASE)
         journal.end(Stage.FAILED, evolve(attempt(7), id=7))
@@ -200,7 +200,7 @@ class JournalTests(SynchronousTestCase):
                 self.assertEqual([item.version for item in entry.refused], [OLD, *refused])
 
     def test_disk_fails_once(self) -> None:
-        """One that can be read a moment later is not set aside."""
+        """A journal that can be read a moment later is not set aside."""
         self.open().write(stage=Stage.RETURNING, release=RELEASE)
         real, failing = Path.open, [OSError(errno.EIO, "Input/output error")] * 2
 
@@ -213,14 +213,14 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.open().entry.stage, Stage.RETURNING)
 
     def test_not_a_file(self) -> None:
-        """Even a journal that is a folder is not the reason for a dead agent."""
+        """A journal that is a folder does not stop the agent."""
         self.path.mkdir()
         self.assertEqual(self.open().entry, Entry())
         self.open().write(stage=Stage.CHECKING)
         self.assertEqual(self.open().entry.stage, Stage.CHECKING)
 
     def test_cannot_be_set_aside(self) -> None:
-        """Nor is one that cannot even be set aside: the next entry replaces it."""
+        """The next entry replaces a bad journal that cannot be set aside."""
         self.path.write_bytes(b"garbage")
         self.path.with_suffix(".unreadable").mkdir()
         said = logged(self)
@@ -230,7 +230,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.open().entry.stage, Stage.CHECKING)
 
     def test_machine_busy(self) -> None:
-        """One that cannot be opened now is not lost: the agent is started again."""
+        """If the machine is too busy to open the journal, the agent does not start."""
         self.open().write(stage=Stage.INSTALLING)
 
         def refuse(*_: object) -> None:
@@ -241,7 +241,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.open().entry.stage, Stage.INSTALLING)
 
     def test_disk_full(self) -> None:
-        """What cannot be written down has not happened, in memory as on the disk."""
+        """If the entry cannot be written, it stays unchanged, in memory as on the disk."""
         journal = self.open()
         journal.write(stage=Stage.DOWNLOADING, release=RELEASE)
         before = journal.entry
@@ -253,11 +253,11 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
     def test_changes(self) -> None:
-        """Every field of the entry may be changed, but for the boot."""
+        """Every field of the entry may be changed, except for the boot."""
         keys = set(fields_dict(Entry)) - {"boot_id"}
         self.assertEqual(EntryChanges.__optional_keys__, keys)
 
     def test_stages(self) -> None:
-        """Only when it is idle or has failed is a box at rest."""
+        """A box is at rest only if it is idle, or if the update has failed."""
         at_rest = {stage for stage in Stage if stage.at_rest}
         self.assertEqual(at_rest, {Stage.IDLE, Stage.FAILED})

@@ -1,4 +1,4 @@
-"""The status is told to everybody who asked to be told."""
+"""Every subscriber gets every status."""
 
 from attrs import fields_dict
 from twisted.internet.defer import CancelledError
@@ -10,14 +10,14 @@ from tests.helpers.box_fakes import NEW, OLD
 
 
 class StatusBoardTests(SynchronousTestCase):
-    """Who hears what of a board."""
+    """What observers get from the board."""
 
     def setUp(self) -> None:
         self.board = StatusBoard(Status(installed=OLD))
         self.heard: list[Status] = []
 
     def test_publish(self) -> None:
-        """A change keeps the rest as it was, and every observer is told."""
+        """A change keeps the other fields, and notifies every observer."""
         self.board.subscribe(self.heard.append)
         self.board.publish(stage=Stage.CHECKING)
         self.board.publish(available=NEW)
@@ -31,14 +31,14 @@ class StatusBoardTests(SynchronousTestCase):
         self.assertEqual(self.board.current, self.heard[-1])
 
     def test_unsubscribe(self) -> None:
-        """An observer that ended its subscription is told no more."""
+        """An observer that has ended its subscription is not notified any more."""
         unsubscribe = self.board.subscribe(self.heard.append)
         unsubscribe()
         self.board.publish(available=NEW)
         self.assertEqual(self.heard, [])
 
     def test_failing_observer(self) -> None:
-        """An observer that fails is reported, and takes nothing from the others."""
+        """The failure of an observer is logged, and the others are still notified."""
 
         def fail(status: Status) -> None:
             raise ZeroDivisionError
@@ -50,7 +50,7 @@ class StatusBoardTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_wait_met(self) -> None:
-        """A condition that holds already is not waited for."""
+        """If the condition holds already, the wait ends at once."""
         waited = self.board.wait_for(lambda status: status.installed == OLD)
         self.assertEqual(self.successResultOf(waited), self.board.current)
 
@@ -69,7 +69,7 @@ class StatusBoardTests(SynchronousTestCase):
         self.assertEqual(StatusChanges.__optional_keys__, set(fields_dict(Status)))
 
     def test_wait_cancelled(self) -> None:
-        """A wait can be given up."""
+        """A wait can be cancelled."""
         waited = self.board.wait_for(lambda status: status.available is not None)
         waited.cancel()
         self.failureResultOf(waited, CancelledError)

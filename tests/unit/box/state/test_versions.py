@@ -1,4 +1,4 @@
-"""What a box knows about the release that it runs, and the one it was made with."""
+"""The installed release, and that of the box's image."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.helpers.box_fakes import NEW, OLD
 
 
 class InstalledTests(SynchronousTestCase):
-    """Two files that `install_update.sh` writes."""
+    """`install_update.sh` writes two files."""
 
     def setUp(self) -> None:
         folder = Path(self.mktemp())
@@ -17,7 +17,7 @@ class InstalledTests(SynchronousTestCase):
         self.installed = Installed(folder / "VERSION", folder / "IMAGE_VERSION")
 
     def test_content(self) -> None:
-        """Each holds a version, or nothing is known."""
+        """Each file holds a version; None if it does not."""
         cases: list[tuple[bytes, int | None]] = [
             (b"1700000000\n", OLD),
             (b"1700000000", OLD),
@@ -35,20 +35,20 @@ class InstalledTests(SynchronousTestCase):
                 self.assertEqual(self.installed.image, expected)
 
     def test_missing(self) -> None:
-        """There may be no file, or something else."""
+        """A file may be missing, or hold something else."""
         self.installed.image_file.mkdir()
         self.assertIsNone(self.installed.version)
         self.assertIsNone(self.installed.image)
 
     def test_changes(self) -> None:
-        """What was installed since the last time is seen."""
+        """A release that was installed meanwhile is seen."""
         self.installed.version_file.write_text(f"{OLD}\n")
         self.assertEqual(self.installed.version, OLD)
         self.installed.version_file.write_text(f"{NEW}\n")
         self.assertEqual(self.installed.version, NEW)
 
     def test_newest_known(self) -> None:
-        """The newer of both is known to lie in the past, or nothing is."""
+        """The newer of both is known to be in the past; 0 if both are unknown."""
         self.assertEqual(self.installed.newest_known, 0)
         self.installed.image_file.write_text(f"{NEW}\n")
         self.assertEqual(self.installed.newest_known, NEW)

@@ -1,6 +1,5 @@
-"""A check for the newest release: its answer, and what the box may believe of it."""
+"""A check for the newest release: its answer, and how far the box may trust it."""
 
-import errno
 import os
 from typing import Any
 
@@ -19,10 +18,10 @@ from tests.helpers.updater_case import DAY, UpdaterCase
 
 
 class CheckTests(UpdaterCase):
-    """What becomes of a check."""
+    """The results of a check."""
 
     def test_older_copy(self) -> None:
-        """An update that begins by itself and finds an older copy looks again in a minute."""
+        """Without a click, an update checks again a minute after it got an older copy."""
         self.bench.updater.begin(automatic=True)
         self.bench.steps.fail(OlderCopy("The copy is an older one."))
         status = self.bench.status
@@ -33,10 +32,10 @@ class CheckTests(UpdaterCase):
         self.assertEqual(self.bench.steps.names, ["newest"])
         self.bench.clock.advance(0.5)
         self.assertEqual(self.bench.steps.names, ["newest", "newest"])
-        self.travel("fetch")
+        self.proceed("fetch")
 
     def test_busy_server(self) -> None:
-        """So does one whose server is busy, not before that wants to be asked again."""
+        """It also checks again if the server is busy, but not before `Retry-After`."""
         self.bench.updater.begin(automatic=True)
         for asked, pause in ((400.0, 400), (3000.0, 600)):
             before = len(self.bench.steps.names)
@@ -46,10 +45,10 @@ class CheckTests(UpdaterCase):
             self.assertEqual(len(self.bench.steps.names), before)
             self.bench.clock.advance(0.5)
             self.assertEqual(len(self.bench.steps.names), before + 1)
-        self.travel("fetch")
+        self.proceed("fetch")
 
     def test_only_older_copies(self) -> None:
-        """Where that goes on the update fails, with nothing fetched."""
+        """After three older copies the update fails, and has downloaded nothing."""
         self.bench.updater.begin(automatic=True)
         for pause in (60, 120, 0):
             self.bench.steps.fail(OlderCopy("The copy is an older one."))
@@ -58,48 +57,53 @@ class CheckTests(UpdaterCase):
         self.assertEqual(self.bench.steps.names, ["newest"] * 3)
 
     def test_older_copy_after_a_click(self) -> None:
-        """Whoever clicked is told at once."""
+        """After a click, an older copy is reported at once."""
         self.click("newest")
         self.bench.steps.fail(OlderCopy("The copy is an older one."))
         self.assert_failed("The copy is an older one.")
 
-    def test_look(self) -> None:
-        """To look is to ask, and to tell what is there and since when that is known."""
-        looked = self.bench.updater.check()
+    def test_check(self) -> None:
+        """A check publishes the newest release, and its own time."""
+        checked = self.bench.updater.check()
         self.bench.clock.advance(7)
         self.bench.steps.succeed(NEW)
-        self.assertEqual(self.successResultOf(looked), NEW)
+        self.assertEqual(self.successResultOf(checked), NEW)
         status = self.bench.status
         self.assertEqual((status.available, status.last_check), (NEW, NEW + 7))
         self.assertEqual(status.message, f"Release {NEW} is available.")
 
-    def test_look_fails(self) -> None:
-        """A look that fails says why; what was available before may still be."""
+    def test_failure(self) -> None:
+        """A failed check says why, and keeps the release that was available before."""
         self.bench.board.publish(available=NEW)
         self.failureResultOf(self.check(ServerFailed("Nobody is there.")), ServerFailed)
         status = self.bench.status
         self.assertEqual((status.available, status.message), (NEW, "Nobody is there."))
         self.assertEqual(status.last_check, NEW)
 
+    def test_keeps_offer(self) -> None:
+        """After a failed check the last offer still counts."""
+        self.check(Offer(NEW))
+        for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
+            self.failureResultOf(self.check(error), type(error))
+            self.assertEqual(self.bench.status.message, str(error))
+            self.assertTrue(self.bench.status.update_available)
+
 
 class TrustTests(UpdaterCase):
-    """What a box does not install."""
-
-    def make(self, **settings: Any) -> None:
-        self.bench = Bench(self.folder, **settings).start()
+    """Releases that a box must not trust."""
 
     def test_unsigned(self) -> None:
-        """Without a word in its configuration a box installs nothing unsigned."""
-        self.make(allow_unsigned=False)
+        """A box installs unsigned releases only if its configuration allows them."""
+        self.bench = Bench(self.folder, allow_unsigned=False).start()
         self.find(NEW)
         self.assertEqual(self.bench.steps.names, ["newest"])
         self.assertIn('set "allow_unsigned": true', self.bench.status.message)
         self.assert_failed(self.bench.status.message)
         self.assertFalse(self.bench.status.unsigned)
 
-    def test_look(self) -> None:
-        """Such a release is none that a look finds, and does not begin by itself."""
-        self.make(allow_unsigned=False)
+    def test_check(self) -> None:
+        """An unsigned release is an error of the check, and is not due."""
+        self.bench = Bench(self.folder, allow_unsigned=False).start()
         self.failureResultOf(self.check(NEW), UnsignedRefused)
         status = self.bench.status
         self.assertEqual((status.available, status.update_available), (NEW, False))
@@ -113,14 +117,14 @@ class TrustTests(UpdaterCase):
         self.assertTrue(self.bench.status.unsigned)
 
     def test_trusted_root(self) -> None:
-        """A box that was given a trusted root since it started says that it is not unsigned."""
+        """A box that got a trusted root since its start does not say "unsigned" any more."""
         (self.folder / "root.json").write_text("{}")
         self.find(Offer(NEW, signed=True))
-        self.travel("install")
+        self.proceed("install")
         self.assertFalse(self.bench.status.unsigned)
 
     def test_root_comes_meanwhile(self) -> None:
-        """From the moment that there is a root, nothing that was offered before is installed."""
+        """If a trusted root arrives during an update, the unsigned offer is not installed."""
         for step in ("newest", "fetch", "verify"):
             with self.subTest(step=step):
                 self.click(step)
@@ -136,39 +140,17 @@ class TrustTests(UpdaterCase):
                 root.unlink()
 
     def test_up_to_date_anyway(self) -> None:
-        """A box that is up to date has nothing to refuse."""
-        self.make(allow_unsigned=False)
+        """If the box is up to date, an unsigned offer is no error."""
+        self.bench = Bench(self.folder, allow_unsigned=False).start()
         self.find(OLD)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
 
-class FailureTests(UpdaterCase):
-    """A check that fails."""
-
-    def test_failed_look(self) -> None:
-        """A look that fails takes nothing back."""
-        self.check(Offer(NEW))
-        for error in (Stale("It has expired."), Untrusted("It is another."), ClockBehind("Wait.")):
-            self.failureResultOf(self.check(error), type(error))
-            self.assertEqual(self.bench.status.message, str(error))
-            self.assertTrue(self.bench.status.update_available)
-
-    def test_look_without_disk(self) -> None:
-        """A look that the disk lets down says so."""
-        for number, message in (
-            (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
-            (errno.EROFS, "The box's disk fails: Read-only file system."),
-            (errno.EMFILE, "The box has too much to do: Too many open files. Try again later."),
-        ):
-            self.failureResultOf(self.check(OSError(number, os.strerror(number))), OSError)
-            self.assertEqual(self.bench.status.message, message)
-
-
 class ForgetfulTests(UpdaterCase):
-    """A box that may forget all at each restart does not install the same for ever."""
+    """A box that forgets everything at each restart does not install for ever."""
 
     def start(self, looked: float = 0.0, **settings: Any) -> None:
-        """Start a box that was installed long ago, and last looked then."""
+        """Start a box that was installed long ago."""
         self.bench = Bench(self.folder, install="automatic", **settings)
         os.utime(self.bench.version_file, (OLD, OLD))
         self.bench.clock.advance(10 * DAY)
@@ -176,7 +158,7 @@ class ForgetfulTests(UpdaterCase):
         self.bench.restart()
 
     def test_no_record(self) -> None:
-        """Without a record of the last day it first runs for some hours."""
+        """Without a record of the last day the box waits for some hours."""
         self.start()
         self.check(NEW)
         self.assertFalse(self.bench.updater.is_due)
@@ -193,7 +175,7 @@ class ForgetfulTests(UpdaterCase):
         self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
 
     def test_check_every(self) -> None:
-        """Not longer than three of its looks take, and not much longer than that."""
+        """It waits for three check intervals, and for three hours at most."""
         for every, wait in ((600, 1800), (7 * DAY, 3 * 3600)):
             with self.subTest(every=every):
                 self.start(check_every=every)
@@ -204,26 +186,26 @@ class ForgetfulTests(UpdaterCase):
                 self.assertTrue(self.bench.updater.is_due)
 
     def test_record(self) -> None:
-        """A look of the last day that is remembered is enough."""
+        """A recorded check of the last day is enough."""
         self.start(looked=NEW + 9.5 * DAY)
         self.check(NEW)
         self.assertTrue(self.bench.updater.is_due)
 
     def test_recorded(self) -> None:
-        """A look that goes well is written down, and not each time."""
+        """A successful check is recorded, but not each time."""
         self.start()
         for hours, expected in ((0, 0), (5, 0), (1, 6), (5, 6)):
             self.bench.clock.advance(hours * 3600)
             self.check(NEW)
             self.assertEqual(self.on_disk().looked, NEW + 10 * DAY + expected * 3600)
-        looked = self.bench.updater.check()
+        checked = self.bench.updater.check()
         self.bench.clock.advance(DAY)
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.failureResultOf(looked, ServerFailed)
+        self.failureResultOf(checked, ServerFailed)
         self.assertEqual(self.on_disk().looked, NEW + 10 * DAY + 6 * 3600)
 
     def test_installed_lately(self) -> None:
-        """A box that was set up within the last day need not prove anything."""
+        """A box that was installed within the last day does not wait."""
         self.start()
         os.utime(self.bench.version_file, (NEW + 9.5 * DAY,) * 2)
         self.bench.restart()
@@ -231,6 +213,6 @@ class ForgetfulTests(UpdaterCase):
         self.assertTrue(self.bench.updater.is_due)
 
     def test_click(self) -> None:
-        """A click does not wait."""
+        """A click does not wait for these hours."""
         self.start()
         self.assert_works_again()

@@ -33,7 +33,7 @@ class TrialCase(HealthyCase):
         self.bench.releases.answers_new_release = False
 
     def confirm(self, answer: int | Exception | None = NOBODY) -> None:
-        """Update, and let the new release look when it is healthy."""
+        """Update, and let the new agent check once its release is healthy."""
         self.boot_new()
         self.bench.steps.succeed()
         self.assertEqual(self.bench.steps.names[-1], "newest")
@@ -45,11 +45,11 @@ class TrialCase(HealthyCase):
         return super().check(answer).addErrback(lambda failure: None)
 
     def run_for(self, hours: int) -> None:
-        """Let the box run, so that it may notice each hour."""
+        """Let the box run, hour by hour."""
         self.bench.clock.pump([HOUR] * hours)
 
     def go_back(self, after: int = 72) -> None:
-        """Let the trial end, and the box come back with the release before."""
+        """Let the trial end, and the box roll back."""
         self.run_for(after)
         self.answer(NOBODY)
         self.install_last_good()
@@ -63,17 +63,17 @@ class TrialCase(HealthyCase):
 
 
 class ProofTests(TrialCase):
-    """When a release is proven."""
+    """When a release is proven, and becomes the last good one."""
 
     def test_at_once(self) -> None:
-        """An agent that reaches the server while it confirms its release has proven it."""
+        """An agent that reaches the server while it confirms its release proves it at once."""
         self.confirm(NEW)
         self.assertEqual(self.archives.last_good, KEPT)
         self.assertEqual(self.bench.status.message, f"The box runs release {NEW}.")
         self.assertIsNone(self.on_disk().trial)
 
     def test_later(self) -> None:
-        """Until it has, the archive of the release before is the last good one."""
+        """Until a check succeeds, the release before is the last good one."""
         self.confirm()
         self.assertEqual(
             self.bench.status.last_attempt.reason if self.bench.status.last_attempt else "",
@@ -89,7 +89,7 @@ class ProofTests(TrialCase):
         self.assertIsNone(self.on_disk().trial)
 
     def test_lost_root(self) -> None:
-        """An agent that lost its trusted root hears of releases, and is none that can update."""
+        """The check of an agent that has lost its trusted root proves nothing."""
         self.confirm()
         self.patch(StepOfferLookup, "unsigned", False)
         self.check(NEW)
@@ -99,7 +99,7 @@ class ProofTests(TrialCase):
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_no_answer(self) -> None:
-        """A server that does not answer holds nothing up for long."""
+        """A server that does not answer delays the end of the update by a minute only."""
         self.boot_new()
         self.bench.steps.succeed()
         self.bench.clock.advance(59)
@@ -111,7 +111,7 @@ class ProofTests(TrialCase):
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_dies_of_it(self) -> None:
-        """An agent that dies when it looks has not confirmed its release."""
+        """An agent that dies in a check has not confirmed its release."""
         self.boot_new()
         for _ in range(99):
             if self.bench.status.stage is not Stage.CONFIRMING:
@@ -124,7 +124,7 @@ class ProofTests(TrialCase):
         self.install_last_good()
 
     def test_disk_full(self) -> None:
-        """What the disk does not take is tried again with the next look."""
+        """If the disk fails, the next check tries again."""
         self.confirm()
         self.bench.journal.write(looked=self.bench.clock.seconds())
         self.fill_disk()
@@ -136,7 +136,7 @@ class ProofTests(TrialCase):
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_archive_lost(self) -> None:
-        """A release whose archive is lost is none to return to, and is proven all the same."""
+        """A release whose archive is lost is proven, but is not the last good one."""
         self.confirm()
         self.bench.archives.lost = True
         self.check(NEW)
@@ -146,14 +146,14 @@ class ProofTests(TrialCase):
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_next_release(self) -> None:
-        """A release that has found the next one has proven itself before it is replaced."""
+        """A release that finds the next one is proven before that is downloaded."""
         self.confirm()
         self.find(NEWER)
         self.assertEqual(self.bench.steps.names[-1], "fetch")
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_failed_update(self) -> None:
-        """An update that cannot even begin does not end the trial."""
+        """An update that fails in its check does not end the trial."""
         self.confirm()
         self.bench.updater.begin()
         self.bench.steps.fail(NOBODY)
@@ -164,7 +164,7 @@ class ProofTests(TrialCase):
         self.install_last_good()
 
     def test_first_update(self) -> None:
-        """Where there is nothing to return to, a healthy release is better than that."""
+        """Without a last good release, a healthy one becomes it at once."""
         (self.folder / "last-good").unlink()
         self.confirm()
         self.assertEqual(self.archives.last_good, KEPT)
@@ -172,14 +172,14 @@ class ProofTests(TrialCase):
         self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
 
     def test_adopted(self) -> None:
-        """So is one that somebody has adopted meanwhile."""
+        """A release that somebody adopts meanwhile stays."""
         self.confirm()
         self.archives.keep_as_last_good(KEPT)
         self.run_for(100)
         self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
 
     def test_older_journal(self) -> None:
-        """What an agent has confirmed that knew of no trial is good."""
+        """A release that was confirmed by an older agent, without a trial, is good."""
         self.confirm()
         content = json.loads(self.bench.journal_path.read_text())
         for key in ("trial", "doubted", "acquitted", "looked"):
@@ -190,17 +190,17 @@ class ProofTests(TrialCase):
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_newer_journal(self) -> None:
-        """An agent reads what one has written that knew more."""
+        """Unknown keys in the journal are ignored."""
         self.confirm()
         self.change_journal(unheard_of={"a": 1})
         self.assertEqual(Journal(self.bench.journal_path, "").trouble, "")
 
 
 class ReturnTests(TrialCase):
-    """A release that cannot reach the server gives way to the one before, once."""
+    """The box leaves a release that cannot reach the server, once."""
 
     def test_three_days(self) -> None:
-        """After three days, and a last look, the box goes back, and says why."""
+        """After three days, and a last check, the box rolls back, and says why."""
         self.confirm()
         self.run_for(71)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
@@ -209,7 +209,7 @@ class ReturnTests(TrialCase):
         self.assertEqual([each.id for each in self.on_disk().attempts], [1, 2])
 
     def test_over_all_boots(self) -> None:
-        """What it has run for is counted over all boots."""
+        """The uptime is counted over all boots."""
         self.confirm()
         self.run_for(40)
         self.boot("third boot")
@@ -220,7 +220,7 @@ class ReturnTests(TrialCase):
         self.install_last_good()
 
     def test_short_boots(self) -> None:
-        """A box that is switched off before each hour is over goes back, too."""
+        """A box that is switched off within each hour rolls back, too."""
         self.confirm()
         for number in range(95):
             self.bench.clock.advance(45 * 60)
@@ -231,7 +231,7 @@ class ReturnTests(TrialCase):
         self.install_last_good()
 
     def test_stopped(self) -> None:
-        """An agent that is stopped sooner counts how long it has run."""
+        """An agent that is stopped records the uptime so far."""
         self.confirm()
         self.bench.clock.advance(300)
         self.bench.updater.stopService()
@@ -239,8 +239,8 @@ class ReturnTests(TrialCase):
         assert trial is not None
         self.assertEqual(trial.uptime, 300)
 
-    def test_last_look(self) -> None:
-        """A last look that goes well proves it."""
+    def test_last_check(self) -> None:
+        """If the last check succeeds, the release is proven."""
         self.confirm()
         self.run_for(72)
         self.answer(NEW)
@@ -248,7 +248,7 @@ class ReturnTests(TrialCase):
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_not_during_an_update(self) -> None:
-        """What is under way is not disturbed."""
+        """The end of the trial does not interrupt an update."""
         self.confirm()
         self.run_for(71)
         self.bench.updater.begin()
@@ -260,7 +260,7 @@ class ReturnTests(TrialCase):
         self.install_last_good()
 
     def test_disk_full(self) -> None:
-        """An hour that cannot be written down is counted."""
+        """Uptime that cannot be recorded counts all the same."""
         self.confirm()
         self.run_for(70)
         self.fill_disk()
@@ -269,7 +269,7 @@ class ReturnTests(TrialCase):
         self.install_last_good()
 
     def test_unfit(self) -> None:
-        """A box that cannot install the one before goes on to look, and goes back when it can."""
+        """A box that cannot roll back now goes on checking, and rolls back when it can."""
         self.confirm()
         self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
         self.run_for(72)
@@ -281,7 +281,7 @@ class ReturnTests(TrialCase):
         self.install_last_good()
 
     def test_no_way_back(self) -> None:
-        """Where the archive of the one before is damaged, the release stays."""
+        """If the archive of the last good release is damaged, the box does not roll back."""
         self.confirm()
         self.bench.archives.lost = True
         self.run_for(72)
@@ -294,7 +294,7 @@ class ReturnTests(TrialCase):
         self.assertEqual(self.archives.last_good, KEPT)
 
     def test_measurement(self) -> None:
-        """A measurement is left to end."""
+        """The rollback waits for the end of a measurement."""
         self.confirm()
         self.run_for(71)
         self.bench.config.inhibit_file.touch()
@@ -305,8 +305,8 @@ class ReturnTests(TrialCase):
         self.bench.clock.advance(60)
         self.install_last_good()
 
-    def test_never_looked(self) -> None:
-        """Where nobody knows that the one before could look, there is no reason to go back."""
+    def test_never_reached(self) -> None:
+        """If the release before is not known to have reached the server, the new one stays."""
         self.confirm()
         content = json.loads(self.bench.journal_path.read_text())
         content["trial"]["looked_before"] = 0
@@ -316,7 +316,7 @@ class ReturnTests(TrialCase):
         self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
 
     def test_to_blame(self) -> None:
-        """When the release before reaches the server at once, the new one stays refused."""
+        """If the old agent reaches the server at once, the new release stays blocked."""
         self.confirm()
         self.go_back()
         self.check(NEW)
@@ -327,7 +327,7 @@ class ReturnTests(TrialCase):
         self.assertEqual(self.refused, [NEW])
 
     def test_network_to_blame(self) -> None:
-        """When it does not, nobody is refused; the box stays, and takes the release in the end."""
+        """If it does not reach the server either, the new release is unblocked."""
         self.confirm()
         self.go_back()
         for error in (ClockBehind("Wait."), OSError(errno.EIO, os.strerror(errno.EIO))):
@@ -341,7 +341,7 @@ class ReturnTests(TrialCase):
         self.assertTrue(self.bench.updater.is_due)
 
     def test_once(self) -> None:
-        """A release that cannot reach the server a second time is refused for good."""
+        """A release that cannot reach the server a second time stays blocked."""
         self.test_network_to_blame()
         self.confirm_again()
         self.run_for(72)
@@ -355,7 +355,7 @@ class ReturnTests(TrialCase):
         self.assertFalse(self.bench.updater.is_due)
 
     def confirm_again(self) -> None:
-        """Install it once more."""
+        """Install the release once more."""
         self.click("reboot")
         self.bench.set_installed(NEW)
         self.boot("fifth boot")
@@ -363,8 +363,8 @@ class ReturnTests(TrialCase):
         self.answer(NOBODY)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
-    def test_own_look(self) -> None:
-        """What its own agent finds on the way back is no verdict of the release before."""
+    def test_own_check(self) -> None:
+        """A check of the new agent during the rollback is no verdict."""
         self.confirm()
         self.run_for(72)
         self.answer(NOBODY)
@@ -376,7 +376,7 @@ class ReturnTests(TrialCase):
         self.assertEqual(self.bench.steps.names[-1], "unpack")
 
     def test_cannot_return(self) -> None:
-        """A release from which the box could not return is refused no more once it looks well."""
+        """A release that the box could not leave is unblocked by its next successful check."""
         self.confirm()
         self.run_for(72)
         self.answer(NOBODY)
@@ -391,10 +391,10 @@ class ReturnTests(TrialCase):
 
 
 class OtherReleaseTests(TrialCase):
-    """Another release runs than the one that has to prove itself."""
+    """Another release runs than the one that is on trial."""
 
     def test_rescued(self) -> None:
-        """What the rescue has replaced is refused, though it had been confirmed."""
+        """A confirmed release that the rescue script has replaced is blocked."""
         self.confirm()
         (self.folder / "rescued").write_text(f"{OLD}\n")
         self.bench.set_installed(OLD)
@@ -406,7 +406,7 @@ class OtherReleaseTests(TrialCase):
         self.assertFalse((self.folder / "rescued").exists())
 
     def test_by_hand(self) -> None:
-        """What somebody has installed by hand is nobody's fault."""
+        """If somebody installs another release by hand, none is blocked."""
         self.confirm()
         self.bench.set_installed(NEWER)
         self.boot("third boot")
@@ -417,7 +417,7 @@ class OtherReleaseTests(TrialCase):
         )
 
     def test_unreadable(self) -> None:
-        """A version that cannot be read now says nothing."""
+        """If the version cannot be read, the trial goes on."""
         self.confirm()
         self.bench.version_file.unlink()
         self.boot("third boot")

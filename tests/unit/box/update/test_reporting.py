@@ -1,4 +1,4 @@
-"""Every failure is told in a sentence, even if the disk does not take it."""
+"""Every failure is reported in a sentence, even if the disk fails."""
 
 import errno
 import os
@@ -12,24 +12,27 @@ from tests.helpers.updater_case import UpdaterCase
 
 
 class ReportTests(UpdaterCase):
-    """What people are told of a failure."""
+    """The reports of failures."""
 
     def test_disk(self) -> None:
-        """What a disk can do is told in a sentence."""
+        """The errors of a disk are reported in a sentence."""
         for number, reason in (
             (errno.ENOSPC, "The box's disk is full. Make room, and try again."),
             (errno.EROFS, "The box's disk fails: Read-only file system."),
             (errno.EMFILE, "The box has too much to do: Too many open files. Try again later."),
         ):
             with self.subTest(number=number):
+                error = OSError(number, os.strerror(number))
+                self.failureResultOf(self.check(error), OSError)
+                self.assertEqual(self.bench.status.message, reason)
                 self.click("verify")
-                self.bench.steps.fail(OSError(number, os.strerror(number)))
+                self.bench.steps.fail(error)
                 self.assert_failed(reason)
                 self.assert_works_again()
                 self.refuse_reboot("Reboot by hand.")
 
     def test_unforeseen(self) -> None:
-        """What nobody foresaw is logged with its traceback, and is no dead agent either."""
+        """An unforeseen error is logged with its traceback, and the agent runs on."""
         self.click("verify")
         self.bench.steps.fail(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -37,7 +40,7 @@ class ReportTests(UpdaterCase):
         self.assert_works_again()
 
     def test_journal_of_the_end(self) -> None:
-        """An end that cannot be written down is told on the page all the same."""
+        """An end that cannot be recorded is shown on the page all the same."""
         self.click("install")
         self.bench.journal_path.unlink()
         self.bench.journal_path.mkdir()
@@ -51,7 +54,7 @@ class ReportTests(UpdaterCase):
         self.assert_works_again()
 
     def test_journal_lost(self) -> None:
-        """A journal that was damaged is told of, and updates go on."""
+        """A damaged journal is reported, and updates go on."""
         self.bench.journal_path.write_bytes(b"garbage")
         self.bench.restart()
         status = self.bench.status

@@ -1,4 +1,4 @@
-"""A release that is not healthy, or not whole, is left for the last good one."""
+"""The box leaves a release that is not healthy, or not whole, for the last good one."""
 
 import errno
 
@@ -16,14 +16,14 @@ from tests.helpers.updater_case import WANTS, HealthyCase
 
 
 class ReturnTests(HealthyCase):
-    """How the box returns, and what it remembers."""
+    """How the box rolls back, and what it remembers."""
 
     def fall_ill(self) -> None:
         self.boot_new()
         self.bench.steps.fail(InstallFailed("It is not healthy."))
 
     def test_not_healthy(self) -> None:
-        """It installs the last good release again, and never the bad one by itself."""
+        """It installs the last good release again, and the bad one only after a click."""
         self.fall_ill()
         self.install_last_good()
         self.boot("third boot")
@@ -35,7 +35,7 @@ class ReturnTests(HealthyCase):
         self.assert_works_again()
 
     def fail_to_install(self, error: OpqError) -> None:
-        """Update up to the script, and let the box return when that fails."""
+        """Update up to the script, and let the box roll back when that fails."""
         self.click("install")
         self.bench.steps.fail(error)
         self.install_last_good()
@@ -44,11 +44,11 @@ class ReturnTests(HealthyCase):
         self.assert_returned(str(error))
 
     def test_script_fails(self) -> None:
-        """A script that failed may have left anything behind."""
+        """The box rolls back after a script that failed."""
         self.fail_to_install(InstallFailed("It ended with 1."))
 
     def test_not_touched(self) -> None:
-        """A script that did not run, or left the box as it was, is no reason to return."""
+        """The box does not roll back if the script did not run, or has changed nothing."""
         for error in (NotStarted("It was not started."), BoxAtFault("Make room.", touched=False)):
             with self.subTest(error=error):
                 self.click("install")
@@ -56,17 +56,17 @@ class ReturnTests(HealthyCase):
                 self.assert_failed(str(error))
 
     def test_interrupted_before(self) -> None:
-        """Where an earlier try was interrupted, the box may be anything: it returns."""
+        """After an interrupted try the box may have been changed: it rolls back."""
         self.click("install")
         self.boot("second boot")
         self.bench.steps.succeed()
-        self.travel("install")
+        self.proceed("install")
         self.bench.steps.fail(NotStarted("It was not started."))
         self.install_last_good()
         self.assertEqual(self.on_disk().refused, ())
 
     def test_box_at_fault(self) -> None:
-        """What the box's fault interrupted is left behind; the release is not to blame."""
+        """If the box was at fault it rolls back, too; the release is not blocked."""
         self.bench.preflight.fault = "The box cannot write in /opt."
         self.click("install")
         self.bench.steps.fail(InstallFailed("It ended with 1."))
@@ -79,7 +79,7 @@ class ReturnTests(HealthyCase):
         self.assertIn("The box tries again later", self.bench.status.message)
 
     def test_unfit(self) -> None:
-        """A box that cannot take the last good release either is waited for."""
+        """The rollback waits until the box can install the last good release."""
         self.fall_ill()
         self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
         for _ in range(4):
@@ -90,7 +90,7 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
 
     def test_interrupted(self) -> None:
-        """Whatever interrupts it, it goes on: with the reboot, or from the beginning."""
+        """An interrupted rollback goes on with the reboot, or from the beginning."""
         self.fall_ill()
         self.bench.steps.succeed()
         self.boot("second boot")
@@ -104,7 +104,7 @@ class ReturnTests(HealthyCase):
         self.assert_returned("It is not healthy.")
 
     def test_stopped_by_reboot(self) -> None:
-        """A sandbox keeps its boot id, and its reboot may end the agent at once: one is enough."""
+        """A sandbox keeps its boot id: there an orderly stop of the agent means the reboot."""
         self.fall_ill()
         self.install_last_good()
         self.bench.updater.stopService()
@@ -114,7 +114,7 @@ class ReturnTests(HealthyCase):
         self.assert_returned("It is not healthy.")
 
     def test_stopped_before_reboot(self) -> None:
-        """An agent that is stopped sooner has not rebooted the box."""
+        """An agent that is stopped before the reboot has not rebooted the box."""
         self.fall_ill()
         self.bench.updater.stopService()
         self.assertFalse(self.on_disk().reboot_under_way)
@@ -122,11 +122,11 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
 
     def test_power_cut(self) -> None:
-        """What a power cut interrupted is done again, three times at most."""
+        """A rollback that power cuts interrupt is tried three times."""
         self.fall_ill()
         for number in range(3):
             self.bench.steps.succeed()
-            self.travel("install")
+            self.proceed("install")
             self.boot(f"boot {number}")
         self.bench.steps.succeed()
         self.assert_failed(
@@ -135,7 +135,7 @@ class ReturnTests(HealthyCase):
         )
 
     def test_fails_too(self) -> None:
-        """So is what fails."""
+        """A rollback that fails is tried three times."""
         self.fall_ill()
         for pause in (20, 60, 300):
             self.bench.steps.succeed()
@@ -149,7 +149,7 @@ class ReturnTests(HealthyCase):
         )
 
     def test_next_boot(self) -> None:
-        """What could not be done in one boot may be in the next."""
+        """After a reboot a failed rollback is tried again."""
         self.test_fails_too()
         self.bench.restart("second boot")
         self.assertEqual(self.bench.status.stage, Stage.FAILED)
@@ -160,7 +160,7 @@ class ReturnTests(HealthyCase):
         self.assert_returned("It is not healthy.")
 
     def test_unforeseen(self) -> None:
-        """A fault of the agent's own is a try like another, too."""
+        """An unforeseen error of the agent counts as one of the tries."""
         self.fall_ill()
         self.bench.steps.succeed()
         self.bench.steps.fail(RuntimeError("can't start new thread"))
@@ -169,10 +169,10 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
 
     def test_hangs(self) -> None:
-        """So is what took too long, and was waited for by an agent that was started again."""
+        """A script that takes too long counts as one of the tries, also in the next agent."""
         self.fall_ill()
         self.bench.steps.succeed()
-        self.travel("install")
+        self.proceed("install")
         self.boot("second boot")
         self.bench.steps.fail(InstallFailed("It took too long."))
         self.assertEqual(self.bench.status.stage, Stage.RETURNING)
@@ -180,7 +180,7 @@ class ReturnTests(HealthyCase):
         self.assertEqual(self.on_disk().tries, 2)
 
     def test_no_room(self) -> None:
-        """Room is waited for, as long as it takes; so is what else a busy machine lacks."""
+        """The rollback waits for room, and for a busy machine, as long as it takes."""
         self.fall_ill()
         for error, words in 2 * WANTS:
             self.bench.steps.succeed()
@@ -190,7 +190,7 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
 
     def test_disk_full(self) -> None:
-        """So is a disk on which nothing can be written down."""
+        """The rollback waits for a disk that is full."""
         self.boot_new()
         self.fill_disk()
         self.bench.steps.fail(InstallFailed("It is not healthy."))
@@ -199,7 +199,7 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
 
     def begin_to_return(self, error: int, trouble: str) -> None:
-        """Let the box be unable to tell, for a while, whether it can return."""
+        """Let the record of the last good release be unreadable for a while."""
         self.boot_new()
         with unopenable(error, ".sha256"):
             self.bench.steps.fail(InstallFailed("It is not healthy."))
@@ -209,15 +209,15 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
 
     def test_busy(self) -> None:
-        """A box that has too much to do to tell whether it can return finds that out later."""
+        """If the machine is too busy to find the last good release, the box tries again."""
         self.begin_to_return(errno.EMFILE, "The box has too much to do")
 
     def test_unreadable(self) -> None:
-        """So does one that may not read it."""
+        """If the disk does not let it be read, the box tries again."""
         self.begin_to_return(errno.EACCES, "The box's disk fails: Permission denied.")
 
     def test_disk_fails(self) -> None:
-        """A disk that fails once, when the box goes on returning, ends nothing."""
+        """A disk that fails once when a rollback goes on does not end it."""
         self.fall_ill()
         with unopenable(errno.EIO, ".sha256"):
             self.boot("third boot")
@@ -226,7 +226,7 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
 
     def test_no_reboot(self) -> None:
-        """A box that does not reboot is to be rebooted by hand."""
+        """If the box does not reboot, the rollback goes on after a reboot by hand."""
         self.fall_ill()
         self.install_last_good()
         self.refuse_reboot("Reboot it by hand.")
@@ -236,24 +236,24 @@ class ReturnTests(HealthyCase):
         self.assert_returned("It is not healthy.")
 
     def test_rebooted_by_script(self) -> None:
-        """A script that reboots by itself leaves no status; the release is what counts then."""
+        """If the script reboots the box it leaves no status: then the release counts."""
         self.fall_ill()
         for number in range(3):
             self.bench.steps.succeed()
-            self.travel("install")
+            self.proceed("install")
             self.bench.set_installed(OLD)
             self.boot(f"boot {number}")
         self.bench.steps.succeed()
         self.assert_returned("It is not healthy.")
 
     def test_nothing_to_return_to(self) -> None:
-        """Without a last good release it has failed."""
+        """Without a last good release the update fails."""
         (self.folder / "last-good").unlink()
         self.fall_ill()
         self.assert_failed("It is not healthy.")
 
     def test_lost_meanwhile(self) -> None:
-        """A last good release that got lost meanwhile is told of."""
+        """If the last good release is lost meanwhile, the rollback fails, and says so."""
         self.fall_ill()
         (self.folder / "last-good").unlink()
         self.boot("third boot")
@@ -261,10 +261,10 @@ class ReturnTests(HealthyCase):
 
 
 class RescuedTests(HealthyCase):
-    """The rescue script was there before the agent."""
+    """The rescue script has rolled the box back."""
 
     def test_rescued(self) -> None:
-        """A release whose agent did not start is left behind, and refused."""
+        """A release whose agent did not start is blocked."""
         self.click("reboot")
         (self.folder / "rescued").write_text(f"{OLD}\n")
         self.boot("third boot")
@@ -275,7 +275,7 @@ class RescuedTests(HealthyCase):
         self.assertFalse((self.folder / "rescued").exists())
 
     def test_disk_full(self) -> None:
-        """What cannot be written down is not forgotten."""
+        """The script's note stays until the rollback is recorded."""
         self.click("reboot")
         (self.folder / "rescued").write_text(f"{OLD}\n")
         self.fill_disk()
@@ -285,7 +285,7 @@ class RescuedTests(HealthyCase):
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_left_behind(self) -> None:
-        """What a rescue left while no update was under way says nothing about the next one."""
+        """A note from before an update says nothing about its release."""
         (self.folder / "rescued").write_text(f"{OLD}\n")
         self.boot_new()
         self.bench.steps.succeed()
@@ -293,7 +293,7 @@ class RescuedTests(HealthyCase):
         self.assertEqual(self.on_disk().refused, ())
 
     def test_the_same_again(self) -> None:
-        """One that was installed again, and is the new one, goes on."""
+        """If the script has installed the new release again, the update goes on."""
         self.boot_new()
         (self.folder / "rescued").write_text(f"{NEW}\n")
         self.boot("third boot")

@@ -1,4 +1,4 @@
-"""When a box looks for an update, and when it installs what it finds by itself."""
+"""When a box checks for an update, and when it installs one without a click."""
 
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ class SchedulerCase(SynchronousTestCase):
         self.clock = self.bench.clock
         self.clock.advance(began - NEW)
         self.chance = chance
-        #: Seconds that the time of day is behind what the timers go by.
+        #: Seconds by which the time of day is behind the timers.
         self.behind = 0.0
-        #: Until when the server wants to be left alone.
+        #: The end of `Retry-After`.
         self.alone_until = 0.0
         self.server = WaitingServer()
         self.server.older = not waits
@@ -60,38 +60,38 @@ class SchedulerCase(SynchronousTestCase):
         return self.clock.seconds() - self.behind
 
     def busy(self, seconds: float) -> ServerFailed:
-        """What a server says that wants to be left alone for so many seconds."""
+        """Make the error of a server that sends `Retry-After`."""
         self.alone_until = self.clock.seconds() + seconds
         return ServerFailed("Busy.", retry_after=seconds)
 
-    def looks(self) -> int:
+    def checks(self) -> int:
         return self.bench.steps.names.count("newest")
 
-    def assert_looks_after(self, seconds: float) -> None:
-        """The next look comes after so many seconds, as it was announced, and not before."""
+    def assert_checks_after(self, seconds: float) -> None:
+        """The next check comes after so many seconds, as published, and not before."""
         self.assertEqual(self.bench.status.next_check, self.now() + seconds)
-        before = self.looks()
+        before = self.checks()
         self.clock.advance(seconds - 0.001)
-        self.assertEqual(self.looks(), before)
+        self.assertEqual(self.checks(), before)
         self.clock.advance(0.001)
-        self.assertEqual(self.looks(), before + 1)
+        self.assertEqual(self.checks(), before + 1)
 
 
 class ScheduleTests(SchedulerCase):
-    """When it looks."""
+    """When a box checks."""
 
     def test_schedule(self) -> None:
-        """The first look comes after 10 to 90 % of the interval, the next after 80 to 120 %."""
+        """The first check comes after 10 to 90 % of the interval, the next after 80 to 120 %."""
         for chance, first, later in ((0.0, 360.0, 2880.0), (0.5, 1800.0, 3600.0)):
             with self.subTest(chance=chance):
                 self.start(chance)
-                self.assert_looks_after(first)
+                self.assert_checks_after(first)
                 for _ in range(3):
                     self.bench.steps.succeed(OLD)
-                    self.assert_looks_after(later)
+                    self.assert_checks_after(later)
 
     def test_limits(self) -> None:
-        """Nor does it come later."""
+        """The first check comes after 90 % at most, the next after 120 %."""
         self.start(1.0)
         self.assertAlmostEqual(self.bench.status.next_check or 0, NEW + 0.9 * HOUR)
         self.clock.advance(0.9 * HOUR)
@@ -99,105 +99,105 @@ class ScheduleTests(SchedulerCase):
         self.assertAlmostEqual(self.bench.status.next_check or 0, NEW + (0.9 + 1.2) * HOUR)
 
     def test_interval(self) -> None:
-        """The interval is the configuration's."""
+        """The interval comes from the configuration."""
         self.start(check_every=100.0)
-        self.assert_looks_after(50)
+        self.assert_checks_after(50)
         self.bench.steps.succeed(None)
-        self.assert_looks_after(100)
+        self.assert_checks_after(100)
 
     def test_backoff(self) -> None:
-        """Failures double the pause, of which a random part passes, up to the interval."""
-        self.assert_looks_after(1800)
+        """Failures double the pause up to the interval; a random part of it passes."""
+        self.assert_checks_after(1800)
         for longest in (30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600):
             self.bench.steps.fail(ServerFailed("Nobody is there."))
-            self.assert_looks_after(longest / 2)
+            self.assert_checks_after(longest / 2)
         # A success ends that.
         self.bench.steps.succeed(OLD)
-        self.assert_looks_after(3600)
+        self.assert_checks_after(3600)
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.assert_looks_after(15)
+        self.assert_checks_after(15)
 
     def test_full_jitter(self) -> None:
-        """The random part may be none of it; but the box never looks without a pause."""
-        self.assert_looks_after(1800)
+        """Even if the random part is 0, a second passes."""
+        self.assert_checks_after(1800)
         self.chance = 0.0
         for _ in range(3):
             self.bench.steps.fail(ServerFailed("Nobody is there."))
-            self.assert_looks_after(1)
+            self.assert_checks_after(1)
 
     def test_long_failure(self) -> None:
-        """A server may be gone for years."""
-        self.assert_looks_after(1800)
+        """The pauses stay the same while a server is gone for years."""
+        self.assert_checks_after(1800)
         for _ in range(2000):
             self.bench.steps.fail(ServerFailed("Nobody is there."))
             self.clock.advance(1800)
-        self.assertEqual(self.looks(), 2001)
+        self.assertEqual(self.checks(), 2001)
 
     def test_retry_after(self) -> None:
-        """The box never looks sooner than the server asked for."""
-        self.assert_looks_after(1800)
+        """The box never checks before `Retry-After` is over."""
+        self.assert_checks_after(1800)
         for asked, pause in ((7.0, 15), (1000.0, 1000), (7000.0, 7000)):
             self.bench.steps.fail(self.busy(asked))
-            self.assert_looks_after(pause)
+            self.assert_checks_after(pause)
 
     def test_retry_after_of_a_download(self) -> None:
-        """Nor when it asked for that when an archive was fetched, between two looks."""
-        self.assert_looks_after(1800)
+        """A `Retry-After` of a download counts for the next check, too."""
+        self.assert_checks_after(1800)
         self.bench.steps.succeed(OLD)
         self.clock.advance(10)
         self.busy(5000.0)
         self.clock.advance(3590)
-        self.assertEqual(self.looks(), 1)
-        self.assert_looks_after(1410)
+        self.assertEqual(self.checks(), 1)
+        self.assert_checks_after(1410)
 
     def test_clock_behind(self) -> None:
-        """A box that waits for its clock looks again soon, not at the same moment as others."""
-        self.assert_looks_after(1800)
+        """A box whose clock is behind checks again soon, but not all boxes at once."""
+        self.assert_checks_after(1800)
         for chance, pause in ((0.0, 15), (0.5, 30), (1.0, 45), (0.5, 30)):
             self.chance = chance
             self.bench.steps.fail(ClockBehind("Waiting for the clock."))
-            self.assert_looks_after(pause)
-        # That was no failure: the pause after the first one is that of the first one.
+            self.assert_checks_after(pause)
+        # That was no failure: the next failure is the first one.
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.assert_looks_after(15)
+        self.assert_checks_after(15)
 
     def test_clock_in_between(self) -> None:
-        """Nor does it make earlier failures forgotten."""
-        self.assert_looks_after(1800)
+        """A clock that is behind does not reset the back-off."""
+        self.assert_checks_after(1800)
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.assert_looks_after(15)
+        self.assert_checks_after(15)
         self.bench.steps.fail(ClockBehind("Waiting for the clock."))
-        self.assert_looks_after(30)
+        self.assert_checks_after(30)
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.assert_looks_after(30)
+        self.assert_checks_after(30)
 
     def test_not_believed(self) -> None:
-        """What cannot be believed is asked for ever more rarely."""
-        self.assert_looks_after(1800)
+        """Metadata that cannot be trusted make the box back off."""
+        self.assert_checks_after(1800)
         for error, pause in ((Stale("Expired."), 15), (Untrusted("Another."), 30)):
             self.bench.steps.fail(error)
-            self.assert_looks_after(pause)
+            self.assert_checks_after(pause)
 
     def test_older_copy(self) -> None:
-        """After an older copy of the metadata it looks again in a minute, later if that goes on."""
-        self.assert_looks_after(1800)
+        """After an older copy of the metadata it checks in a minute, later if that goes on."""
+        self.assert_checks_after(1800)
         for chance, pause in ((0.0, 30), (0.5, 60), (0.5, 60), (0.5, 120), (0.5, 240)):
             self.chance = chance
             self.bench.steps.fail(OlderCopy("An older copy."))
-            self.assert_looks_after(pause)
+            self.assert_checks_after(pause)
         self.bench.steps.succeed(OLD)
         self.chance = 0.5
-        self.assert_looks_after(3600)
+        self.assert_checks_after(3600)
         self.start(check_every=40.0)
-        self.assert_looks_after(20)
+        self.assert_checks_after(20)
         for _ in range(3):
             self.bench.steps.fail(OlderCopy("An older copy."))
-            self.assert_looks_after(40)
+            self.assert_checks_after(40)
 
     def test_logged(self) -> None:
-        """What can be foreseen is logged as its sentence."""
+        """Expected errors are logged as a sentence."""
         said = logged(self)
-        self.assert_looks_after(1800)
+        self.assert_checks_after(1800)
         errors = (ClockBehind("Wait."), Stale("Expired."), Untrusted("Another."), OSError("Full"))
         for error in errors:
             self.bench.steps.fail(error)
@@ -206,44 +206,44 @@ class ScheduleTests(SchedulerCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_result_is_logged(self) -> None:
-        """The log says in one line what a look found, again only after another or a failure."""
+        """The log gets the result of a check, but not the same one again."""
         said = logged(self)
         current, new = "The box is up to date.", f"Release {NEW} is available."
-        self.assert_looks_after(1800)
+        self.assert_checks_after(1800)
         self.bench.steps.succeed(OLD)
         self.assertEqual(said, [f"Looked for an update. {current}"])
-        self.assert_looks_after(HOUR)
+        self.assert_checks_after(HOUR)
         self.bench.steps.succeed(OLD)
         self.assertEqual(len(said), 1)
-        self.assert_looks_after(HOUR)
+        self.assert_checks_after(HOUR)
         self.bench.steps.succeed(NEW)
         self.assertEqual(said[1:], [f"Looked for an update. {new}"])
-        self.assert_looks_after(HOUR)
+        self.assert_checks_after(HOUR)
         self.bench.steps.fail(Stale("Expired."))
-        self.assert_looks_after(15)
+        self.assert_checks_after(15)
         self.bench.steps.succeed(NEW)
         self.assertEqual(said[2:], ["Expired.", f"Looked for an update. {new}"])
 
     def test_unforeseen(self) -> None:
-        """What nobody foresaw is logged, and the box looks again."""
-        self.assert_looks_after(1800)
+        """An unforeseen error is logged, and the box checks again."""
+        self.assert_checks_after(1800)
         self.bench.steps.fail(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assert_looks_after(15)
+        self.assert_checks_after(15)
 
     def test_busy(self) -> None:
-        """During an update it does not look, but does afterwards."""
+        """The box does not check during an update, but does afterwards."""
         self.bench.updater.begin()
         self.bench.steps.succeed(NEW)
         self.clock.advance(1800)
-        self.assertEqual(self.looks(), 1)
+        self.assertEqual(self.checks(), 1)
         self.bench.steps.fail(ServerFailed("It is gone."))
         self.assertEqual(self.bench.status.stage, Stage.FAILED)
-        self.assert_looks_after(60)
+        self.assert_checks_after(60)
 
 
 class StopTests(SchedulerCase):
-    """When it looks no more."""
+    """When the checks end."""
 
     def assert_stops(self) -> None:
         self.scheduler.stopService()
@@ -251,40 +251,40 @@ class StopTests(SchedulerCase):
         self.clock.advance(10 * HOUR)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_between_looks(self) -> None:
-        """A pause ends with the service."""
+    def test_between_checks(self) -> None:
+        """Stopping the service ends a pause."""
         self.assert_stops()
-        self.assertEqual(self.looks(), 0)
+        self.assertEqual(self.checks(), 0)
 
-    def test_while_looking(self) -> None:
-        """So does a look."""
-        self.assert_looks_after(1800)
+    def test_during_check(self) -> None:
+        """Stopping the service ends a check."""
+        self.assert_checks_after(1800)
         self.assert_stops()
-        self.assertEqual(self.looks(), 1)
+        self.assertEqual(self.checks(), 1)
 
     def test_wrapped(self) -> None:
-        """A look that fails with what a cancelled request becomes is not followed by another."""
-        self.assert_looks_after(1800)
+        """If a cancelled check fails with another error, no check follows."""
+        self.assert_checks_after(1800)
         self.scheduler.running = 0
         self.bench.steps.fail(ServerFailed("The request was aborted."))
         self.clock.advance(10 * HOUR)
-        self.assertEqual(self.looks(), 1)
+        self.assertEqual(self.checks(), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class AutomaticTests(SchedulerCase):
-    """When it installs."""
+    """When a box installs without a click."""
 
     def setUp(self) -> None:
         self.start(install="automatic")
 
     def find(self, newest: Offer | int | None) -> None:
-        """Look, and find a release."""
-        self.assert_looks_after(1800)
+        """Check, and find a release."""
+        self.assert_checks_after(1800)
         self.bench.steps.succeed(newest)
 
     def test_click(self) -> None:
-        """A box whose owner wants to click shows what there is, and waits."""
+        """A box that installs after a click only shows the release."""
         self.start(install="click")
         self.find(NEW)
         self.assertEqual(self.bench.status.available, NEW)
@@ -293,7 +293,7 @@ class AutomaticTests(SchedulerCase):
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_automatic(self) -> None:
-        """A box that may installs what it finds, after a random part of the spread."""
+        """An automatic box installs a release after a random part of the spread."""
         self.find(NEW)
         self.assertEqual(self.bench.steps.names, ["newest", "newest"])
         self.bench.steps.succeed(NEW)
@@ -303,7 +303,7 @@ class AutomaticTests(SchedulerCase):
         self.assertEqual(self.bench.steps.names, ["newest", "newest", "fetch"])
 
     def test_nothing_newer(self) -> None:
-        """It begins nothing when there is nothing newer."""
+        """The box begins no update if there is no newer release."""
         for newest in (OLD, OLD - 1, None):
             with self.subTest(newest=newest):
                 self.start(install="automatic")
@@ -311,33 +311,33 @@ class AutomaticTests(SchedulerCase):
                 self.assertEqual(self.bench.steps.names, ["newest"])
 
     def test_not_its_turn(self) -> None:
-        """A box whose turn it is not begins nothing, and looks again as ever."""
+        """A box whose turn has not come begins no update, and goes on checking."""
         # The number of box 7 is 5228, as test_trust has it.
         self.find(Offer(NEW, rollout=Rollout(52, "x1")))
         self.assertEqual(self.bench.steps.names, ["newest"])
         self.assertTrue(self.bench.status.update_available)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assert_looks_after(3600)
+        self.assert_checks_after(3600)
         self.bench.steps.succeed(Offer(NEW, rollout=Rollout(100, "x1")))
         self.assertEqual(self.bench.steps.names, ["newest", "newest", "newest"])
 
     def test_critical(self) -> None:
-        """A critical release is for every box at once."""
+        """A critical release is installed by every box at once."""
         self.find(Offer(NEW, critical=True, rollout=Rollout(0, "x1")))
         self.assertEqual(self.bench.steps.names, ["newest", "newest"])
 
     def test_click_came_first(self) -> None:
-        """A click while the box looks is one update, and the checker goes on."""
-        self.assert_looks_after(1800)
+        """A click during a check begins one update, and the checks go on."""
+        self.assert_checks_after(1800)
         self.bench.updater.begin()
         self.bench.steps.succeed(NEW)
         self.clock.advance(0)
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
         self.bench.steps.fail(ServerFailed("Nobody is there."))
-        self.assert_looks_after(3600)
+        self.assert_checks_after(3600)
 
     def test_refused(self) -> None:
-        """A release that failed is found again and again, and not tried again."""
+        """A release that failed is found again and again, but not installed."""
         self.find(NEW)
         self.bench.steps.succeed(NEW)
         self.clock.advance(150)
@@ -350,14 +350,14 @@ class AutomaticTests(SchedulerCase):
             self.assertEqual(
                 self.bench.status.message, f"Release {NEW} is refused: It does not work here."
             )
-            self.assert_looks_after(3600)
+            self.assert_checks_after(3600)
         self.assertEqual(self.bench.steps.names.count("fetch"), 1)
 
 
 class WindowTests(SchedulerCase):
-    """When it installs on a box whose owner named a part of the day for it."""
+    """When a box with a window installs."""
 
-    #: A quarter past midnight, when the first look comes.
+    #: A quarter past midnight, when the first check comes.
     FIRST = at("2026-01-15", "00:15")
 
     def setUp(self) -> None:
@@ -365,13 +365,13 @@ class WindowTests(SchedulerCase):
         self.open("02:00-04:00")
 
     def open(self, window: str, **settings: Any) -> None:
-        """Start a box with a window, whose first look comes at a quarter past midnight."""
+        """Start a box with a window, whose first check comes at a quarter past midnight."""
         settings = {"install": "automatic", "window": DailyWindow.parse(window), **settings}
         self.start(began=self.FIRST - 1800, **settings)
-        self.assert_looks_after(1800)
+        self.assert_checks_after(1800)
 
     def assert_begun(self, delay: float) -> None:
-        """It has begun, and fetches after so many seconds."""
+        """The update has begun, and downloads after so many seconds."""
         self.assertEqual(self.bench.status.stage, Stage.CHECKING)
         self.bench.steps.succeed(NEW)
         self.clock.advance(delay - 0.001)
@@ -380,31 +380,31 @@ class WindowTests(SchedulerCase):
         self.assertEqual(self.bench.steps.names[-1], "fetch")
 
     def test_opens(self) -> None:
-        """A release that is found before is installed when the window opens."""
+        """A release that is found before the window opens is installed then."""
         self.bench.steps.succeed(NEW)
         self.assertEqual(
             self.bench.status.message,
             f"Release {NEW} is available; it is installed between 02:00 and 04:00.",
         )
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assert_looks_after(3600)
+        self.assert_checks_after(3600)
         self.bench.steps.succeed(NEW)
-        # The next scheduled look would come at a quarter past two.
-        self.assert_looks_after(2700 + 150)
+        # The next scheduled check would come at a quarter past two.
+        self.assert_checks_after(2700 + 150)
         self.bench.steps.succeed(NEW)
         self.assert_begun(150)
 
     def test_open(self) -> None:
-        """One that is found meanwhile is installed as ever."""
+        """A release that is found in the window is installed at once."""
         self.open("00:00-04:00")
         self.bench.steps.succeed(NEW)
         self.assert_begun(150)
 
     def test_spread(self) -> None:
-        """All that is random ends before the window does."""
+        """The random delay ends before the window closes."""
         self.open("00:20-00:22")
         self.bench.steps.succeed(NEW)
-        self.assert_looks_after(300 + 60)
+        self.assert_checks_after(300 + 60)
         self.bench.steps.succeed(NEW)
         self.assert_begun(30)
         self.open("23:00-00:17")
@@ -412,42 +412,42 @@ class WindowTests(SchedulerCase):
         self.assert_begun(60)
 
     def test_short_spread(self) -> None:
-        """Nor is it longer than the box's spread."""
+        """The random delay is not longer than the box's spread."""
         self.open("00:20-04:00", spread=10)
         self.bench.steps.succeed(NEW)
-        self.assert_looks_after(300 + 5)
+        self.assert_checks_after(300 + 5)
         self.bench.steps.succeed(NEW)
         self.assert_begun(5)
 
     def test_no_spread(self) -> None:
-        """Without one it looks as soon as the window opens."""
+        """Without a spread the box checks as soon as the window opens."""
         self.open("00:20-04:00", spread=0)
         self.bench.steps.succeed(NEW)
-        self.assert_looks_after(300)
+        self.assert_checks_after(300)
 
     def test_far_away(self) -> None:
-        """A window that opens much later keeps no box from looking as ever."""
+        """A box whose window opens much later goes on checking."""
         self.open("23:00-23:30")
         for _ in range(5):
             self.bench.steps.succeed(NEW)
-            self.assert_looks_after(3600)
+            self.assert_checks_after(3600)
         self.bench.steps.succeed(OLD)
         self.assertEqual(self.bench.status.message, "The box is up to date.")
 
     def test_over(self) -> None:
-        """A box that looks when the window is over waits for the next."""
+        """A box that checks after the window waits for the next one."""
         self.open("23:30-00:15")
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assert_looks_after(3600)
+        self.assert_checks_after(3600)
 
     def test_not_due(self) -> None:
-        """What is not to be installed by itself needs no window."""
+        """A release that is not due does not wait for the window."""
         for offer in (OLD, None, Offer(NEW, rollout=Rollout(0, "x1"))):
             with self.subTest(offer=offer):
                 self.open("00:20-04:00")
                 self.bench.steps.succeed(offer)
-                self.assert_looks_after(3600)
+                self.assert_checks_after(3600)
 
     def test_click(self) -> None:
         """A click does not wait for the window."""
@@ -458,164 +458,164 @@ class WindowTests(SchedulerCase):
         self.assertEqual(self.bench.steps.names[-1], "fetch")
 
     def test_only_clicks(self) -> None:
-        """Nor does one matter where only clicks install."""
+        """A window has no effect on a box that installs after a click only."""
         self.open("00:20-04:00", install="click")
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
-        self.assert_looks_after(3600)
+        self.assert_checks_after(3600)
 
     def test_almost(self) -> None:
-        """A clock that is a moment behind the pause is no reason to look again and again."""
+        """If the clock is slightly behind the timers, the box does not check again and again."""
         self.open("00:20-04:00", spread=0)
         self.bench.steps.succeed(NEW)
         self.clock.advance(299.9)
         self.behind = 0.2
         self.clock.advance(0.1)
         self.bench.steps.succeed(NEW)
-        self.assert_looks_after(1)
+        self.assert_checks_after(1)
 
 
 class WaitingCase(SchedulerCase):
-    """A checker whose server lets boxes wait, and says when there is something new."""
+    """A scheduler whose server answers long polls."""
 
-    #: Seconds from the moment that it is told until it looks.
+    #: Seconds from an announcement until the check.
     SOON = 30 / 2
 
-    #: Seconds after a start, or a look, until it waits.
+    #: Seconds after a start, or a check, until the long poll.
     BEFORE = 2 + SOON
 
     def setUp(self) -> None:
         self.start(waits=True)
 
     def wait(self, tag: str = "old") -> None:
-        """Let the checker come to wait, which knows this tag then."""
+        """Let the scheduler begin a long poll with this tag."""
         self.clock.advance(self.BEFORE)
         if self.server.asked[-1][0] is None:
-            self.assert_told(tag)
+            self.assert_announced(tag)
             self.bench.steps.succeed(OLD)
             self.clock.advance(self.BEFORE)
         self.assertIsNotNone(self.server.waiting)
 
-    def assert_told(self, tag: str = "new", after: float = SOON) -> None:
-        """The server tells of something new, and the checker looks soon after."""
+    def assert_announced(self, tag: str = "new", after: float = SOON) -> None:
+        """The server announces another tag, and the scheduler checks soon after."""
         self.server.answer(tag)
         self.assertIsNone(self.server.waiting)
-        self.assert_looks_after(after)
+        self.assert_checks_after(after)
 
     def assert_waits_no_more(self, seconds: float) -> None:
-        """The next look comes after so many seconds, and it asks nothing before."""
+        """The next check comes after so many seconds, and no request before it."""
         asked = len(self.server.asked)
-        self.assert_looks_after(seconds)
+        self.assert_checks_after(seconds)
         self.assertEqual(len(self.server.asked), asked)
 
 
 class WaitingTests(WaitingCase):
-    """Between two looks it waits at the server."""
+    """Between two checks the box long-polls."""
 
     def test_first_tag(self) -> None:
-        """The first tag makes it look: it may have looked before that became the tag."""
+        """The first tag causes a check: the last check may be older than the tag."""
         self.clock.advance(self.BEFORE - 0.001)
         self.assertEqual(self.server.asked, [])
         self.clock.advance(0.001)
         self.assertEqual(self.server.asked, [(None, 300)])
-        # A page asks in between, and the release that it misses is there when the tag comes.
+        # A page checks in between, and the release appears only with the tag.
         self.bench.updater.check()
         self.bench.steps.succeed(OLD)
-        self.assert_told("first")
+        self.assert_announced("first")
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.bench.status.available, NEW)
         self.clock.advance(self.BEFORE)
         self.assertEqual(self.server.asked[1:], [("first", 300)])
 
     def test_asked(self) -> None:
-        """It waits for another tag, for minutes and until its pause is over."""
+        """It long-polls for another tag until the next scheduled check."""
         self.wait()
         for _ in range(11):
             self.assertEqual(self.server.asked[-1], ("old", 300))
             self.clock.advance(300)
             self.server.answer("old")
         self.assertEqual(self.server.asked[-1], ("old", 3600 - 17 - 11 * 300))
-        self.assertEqual(self.looks(), 1)
+        self.assertEqual(self.checks(), 1)
         self.clock.advance(3600 - 17 - 11 * 300)
         self.server.answer("old")
         self.clock.advance(0)
-        self.assertEqual(self.looks(), 2)
+        self.assertEqual(self.checks(), 2)
         self.assertEqual(len(self.server.asked), 13)
 
-    def test_told(self) -> None:
-        """When there is another tag it looks soon, and not with all others at once."""
+    def test_announced(self) -> None:
+        """After another tag it checks soon, but not all boxes at once."""
         for chance, soon in ((0.0, 0.0), (0.1, 3.0), (0.5, 15.0)):
             with self.subTest(chance=chance):
                 self.start(chance, waits=True)
                 self.clock.advance(2 + soon)
-                self.assert_told("old", after=soon)
+                self.assert_announced("old", after=soon)
                 self.bench.steps.succeed(OLD)
                 self.clock.advance(2 + soon)
                 self.clock.advance(100)
-                self.assert_told(after=soon)
+                self.assert_announced(after=soon)
                 self.bench.steps.succeed(NEW)
                 self.assertEqual(self.bench.status.available, NEW)
 
     def test_short_spread(self) -> None:
-        """The boxes of a small fleet need no more than their spread."""
+        """A smaller `spread` makes this delay smaller."""
         for spread, soon in ((10, 5), (0, 0)):
             with self.subTest(spread=spread):
                 self.start(waits=True, spread=spread)
                 self.clock.advance(2 + soon)
-                self.assert_told(after=soon)
+                self.assert_announced(after=soon)
 
     def test_nothing_new(self) -> None:
-        """When there is nothing new for this box it waits again."""
+        """If a check finds nothing new, the box long-polls again."""
         self.wait()
         self.clock.advance(3600 - 100)
-        self.assert_told()
+        self.assert_announced()
         self.bench.steps.succeed(OLD)
         self.wait()
-        self.assertEqual(self.looks(), 2)
+        self.assertEqual(self.checks(), 2)
         self.assertEqual(self.server.asked[-1], ("new", 300))
 
     def test_installs(self) -> None:
-        """A box that may installs at once what it is told of."""
+        """An automatic box installs an announced release at once."""
         self.start(waits=True, install="automatic")
         self.wait()
-        self.assert_told()
+        self.assert_announced()
         self.bench.steps.succeed(NEW)
         self.assertEqual(self.bench.status.stage, Stage.CHECKING)
 
     def test_window(self) -> None:
-        """One whose window is shut knows then that it has to look when that opens."""
+        """If its window is closed, it checks when the window opens."""
         move_to(self, EUROPE)
         window = DailyWindow.parse("02:00-04:00")
         began = at("2026-01-15", "01:00")
         self.start(waits=True, began=began, install="automatic", window=window, check_every=10800)
         self.wait()
-        self.assert_told()
+        self.assert_announced()
         self.bench.steps.succeed(NEW)
-        self.assert_looks_after(3600 - 2 * 17 - 2 * 15 + 150)
+        self.assert_checks_after(3600 - 2 * 17 - 2 * 15 + 150)
 
     def test_busy(self) -> None:
-        """What it is told during an update is looked at a minute after the update has ended."""
+        """An announcement during an update causes a check a minute after its end."""
         self.wait()
         self.bench.updater.begin()
         self.bench.steps.succeed(NEW)
-        self.assertEqual(self.looks(), 2)
+        self.assertEqual(self.checks(), 2)
         self.server.answer("new")
         self.clock.advance(self.SOON)
         for _ in range(3):
             self.clock.advance(60)
-            self.assertEqual(self.looks(), 2)
+            self.assertEqual(self.checks(), 2)
         self.bench.steps.fail(ServerFailed("It is gone."))
         self.assert_waits_no_more(60)
 
     def test_short_interval(self) -> None:
-        """An interval may be shorter than a wait, or than what passes before it."""
+        """An interval may be shorter than a long poll, or than the delay before it."""
         self.start(waits=True, check_every=100)
         self.wait()
         self.assertEqual(self.server.asked[-1], ("old", 83))
         self.clock.advance(83)
         self.server.answer("old")
         self.clock.advance(0)
-        self.assertEqual(self.looks(), 2)
+        self.assertEqual(self.checks(), 2)
         for every in (1.0, 10.0, 16.0):
             self.start(waits=True, check_every=every)
             for _ in range(5):
@@ -624,12 +624,12 @@ class WaitingTests(WaitingCase):
             self.assertEqual(self.server.asked, [])
 
     def test_rarely_woken(self) -> None:
-        """While it waits no timer is near."""
+        """While it long-polls, no timer is due soon."""
         self.wait()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stopped(self) -> None:
-        """A service that is stopped waits no more."""
+        """Stopping the service ends the long poll."""
         for until in (self.BEFORE - 1, self.BEFORE):
             with self.subTest(until=until):
                 self.start(waits=True)
@@ -638,10 +638,10 @@ class WaitingTests(WaitingCase):
                 self.assertIsNone(self.server.waiting)
                 self.assertEqual(self.clock.getDelayedCalls(), [])
                 self.clock.advance(10 * HOUR)
-                self.assertEqual(self.looks(), 0)
+                self.assertEqual(self.checks(), 0)
 
     def test_stopped_between(self) -> None:
-        """Nor does it look when it is stopped between the news and the look, or connect again."""
+        """A service that is stopped after an announcement neither checks nor polls again."""
         self.wait()
         self.server.answer("new")
         self.scheduler.stopService()
@@ -652,15 +652,15 @@ class WaitingTests(WaitingCase):
         self.scheduler.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(10 * HOUR)
-        self.assertEqual(self.looks(), 1)
+        self.assertEqual(self.checks(), 1)
         self.assertIsNone(self.server.waiting)
 
 
 class NotWaitingTests(WaitingCase):
-    """When it does not wait, and when no more."""
+    """When the box does not long-poll."""
 
     def test_older_server(self) -> None:
-        """A server that lets nobody wait is asked once for each look."""
+        """A server without long polls is asked once after each check."""
         self.start()
         for number in range(1, 4):
             self.clock.advance(self.BEFORE)
@@ -669,7 +669,7 @@ class NotWaitingTests(WaitingCase):
             self.bench.steps.succeed(OLD)
 
     def test_older_again(self) -> None:
-        """Nor is one asked again that has let boxes wait before."""
+        """So is a server that has ended its long polls."""
         self.wait()
         self.clock.advance(83)
         self.server.fail(NoWaiting("It lets nobody wait any more."))
@@ -678,7 +678,7 @@ class NotWaitingTests(WaitingCase):
         self.wait()
 
     def test_restart(self) -> None:
-        """A server that was restarted has the box back soon, which is told of what came since."""
+        """After a restart of the server the box polls again soon, and gets its news."""
         self.wait()
         self.clock.advance(85)
         self.server.fail(ServerFailed("The connection broke."))
@@ -686,10 +686,10 @@ class NotWaitingTests(WaitingCase):
         self.assertIsNone(self.server.waiting)
         self.clock.advance(0.001)
         self.assertEqual(self.server.asked[-1], ("old", 300))
-        self.assert_told()
+        self.assert_announced()
 
-    def test_no_failed_look(self) -> None:
-        """That is no failed look."""
+    def test_no_failed_check(self) -> None:
+        """A long poll that fails is not a failed check."""
         said = logged(self)
         self.wait()
         shown = self.bench.status
@@ -698,15 +698,15 @@ class NotWaitingTests(WaitingCase):
         self.assertEqual(said[-1], "The connection broke.")
 
     def test_unforeseen(self) -> None:
-        """What nobody foresaw is logged, and ends nothing."""
+        """An unforeseen error of a long poll is logged, and the checks go on."""
         self.wait()
         self.server.fail(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assert_waits_no_more(3600 - 17)
 
     def test_after_a_failure(self) -> None:
-        """After a look that failed it does not wait at the server, but backs off."""
-        self.assert_looks_after(1800)
+        """After a failed check the box does not long-poll, but backs off."""
+        self.assert_checks_after(1800)
         for error, pause in (
             (ServerFailed("Nobody is there."), 15),
             (None, 5000),
@@ -718,15 +718,15 @@ class NotWaitingTests(WaitingCase):
         self.bench.steps.succeed(OLD)
         self.wait()
 
-    def test_look_after_told_fails(self) -> None:
-        """A look that it was told to fails as any other, and is followed as any other."""
+    def test_announced_check_fails(self) -> None:
+        """An announced check that fails makes the box back off, too."""
         self.wait()
-        self.assert_told()
+        self.assert_announced()
         self.bench.steps.fail(ServerFailed("Nobody is there."))
         self.assert_waits_no_more(15)
 
     def test_retry_after(self) -> None:
-        """A server that refuses waiting for a time is left alone for it."""
+        """A `Retry-After` of a long poll is obeyed."""
         for asked in (3700.0, 5000.0):
             with self.subTest(asked=asked):
                 self.start(waits=True)
@@ -736,10 +736,10 @@ class NotWaitingTests(WaitingCase):
                 self.bench.steps.succeed(OLD)
                 self.wait()
 
-    def test_retry_after_of_a_look(self) -> None:
-        """So is one that has said so of anything else."""
+    def test_retry_after_of_a_check(self) -> None:
+        """A `Retry-After` of another request delays the long poll."""
         self.wait()
-        self.assert_told()
+        self.assert_announced()
         self.busy(200)
         self.bench.steps.succeed(OLD)
         asked = len(self.server.asked)
@@ -749,18 +749,18 @@ class NotWaitingTests(WaitingCase):
         self.assertIsNotNone(self.server.waiting)
 
     def test_at_once(self) -> None:
-        """A server that says at once that nothing is new is not asked again and again."""
+        """A server that answers long polls at once is not asked again and again."""
         self.wait()
         self.clock.advance(9)
         self.server.answer("old")
         self.assert_waits_no_more(3600 - 17 - 9)
 
     def tell(self, number: int) -> None:
-        """Let the server tell of something, as another tag."""
-        self.assert_told(str(number))
+        """Let the server announce another tag."""
+        self.assert_announced(str(number))
 
     def test_often_another(self) -> None:
-        """One that always has another tag brings about a few looks, and no more."""
+        """A server that always has another tag causes a few checks only."""
         self.wait("0")
         for number in range(1, 6):
             self.tell(number)
@@ -769,12 +769,12 @@ class NotWaitingTests(WaitingCase):
                 self.wait()
         self.assert_waits_no_more(3600)
         self.bench.steps.succeed(OLD)
-        # From then on it counts anew.
+        # From then on the limit starts at 0 again.
         self.wait()
         self.tell(6)
 
     def test_often_failing(self) -> None:
-        """Nor does a server get round that by failing in between."""
+        """Failures in between do not reset this limit."""
         self.wait("0")
         for number in range(1, 6):
             self.tell(number)

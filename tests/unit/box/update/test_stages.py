@@ -118,7 +118,7 @@ class TransitionTests(SynchronousTestCase):
     """Which stages follow each other."""
 
     def test_all(self) -> None:
-        """Whatever happens to a box, it takes the transitions of the tables, and all of them."""
+        """Boxes to which anything may happen take all transitions of the tables, and no other."""
         self.patch(os, "fsync", lambda fd: None)
         taken: set[tuple[Stage, Stage]] = set()
         self.patch(reporting, "check_transition", lambda *stages: taken.add(stages))
@@ -137,7 +137,7 @@ class TransitionTests(SynchronousTestCase):
         self.assertEqual(taken, allowed)
 
     def test_wrong(self) -> None:
-        """Another transition is logged as an error, and is no reason to stop an update."""
+        """Another transition is logged as an error, and does not stop the update."""
         check_transition(Stage.CHECKING, Stage.DOWNLOADING)
         check_transition(Stage.CHECKING, Stage.INSTALLING)
         (failure,) = self.flushLoggedErrors(TransitionError)

@@ -19,16 +19,16 @@ class UpdaterTests(UpdaterCase):
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
 
     def test_second_click(self) -> None:
-        """A click during a journey begins nothing, and is told the stage."""
+        """A click during an update begins nothing, and the error names the stage."""
         self.click("fetch")
         with self.assertRaisesRegex(UpdateInProgress, "under way already: downloading"):
             self.bench.updater.begin()
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
-        self.travel("reboot")
+        self.proceed("reboot")
 
 
 class StopTests(UpdaterCase):
-    """The agent stops in the midst of a journey."""
+    """The agent stops during an update."""
 
     def test_each_step(self) -> None:
         """The journal keeps the stage for the next agent; nothing has failed."""
@@ -47,7 +47,7 @@ class StopTests(UpdaterCase):
                 self.assertEqual(self.bench.clock.getDelayedCalls(), [])
 
     def test_while_waiting(self) -> None:
-        """So it is while a delay passes, or the reboot is awaited."""
+        """The stage is also kept while a delay passes, or the box waits for the reboot."""
         self.bench.updater.begin(delay=300)
         self.bench.steps.succeed(NEW)
         self.bench.updater.stopService()
@@ -61,7 +61,7 @@ class StopTests(UpdaterCase):
         self.assertEqual(self.bench.clock.getDelayedCalls(), [])
 
     def test_wrapped(self) -> None:
-        """A step may fail with whatever a cancelled request becomes: it has still not failed."""
+        """If a step fails because the agent stops, the update has not failed."""
         self.click("fetch")
         self.bench.updater.running = 0
         self.bench.steps.fail(ServerFailed("The request was aborted."))
@@ -69,5 +69,5 @@ class StopTests(UpdaterCase):
         self.assertEqual(self.on_disk().attempts, ())
 
     def test_at_rest(self) -> None:
-        """There may be nothing to stop."""
+        """An agent at rest has nothing to stop."""
         self.assertIsNone(self.bench.updater.stopService())

@@ -12,6 +12,7 @@ from opq_twisted.common.errors import (
     ArchiveRefused,
     BoxAtFault,
     BoxUnfit,
+    ClockBehind,
     DownloadFailed,
     InstallFailed,
     NoRoom,
@@ -19,6 +20,8 @@ from opq_twisted.common.errors import (
     PiecesDiffer,
     RebootFailed,
     ServerFailed,
+    Stale,
+    Untrusted,
 )
 from tests.helpers.box_fakes import NEW, NEWER, OLD, Begun, Bench
 from tests.helpers.updater_case import STEPS, UpdaterCase
@@ -36,7 +39,7 @@ class WorkflowTests(UpdaterCase):
         self.assertEqual(entry.started, NEW)
 
     def test_stages_shown(self) -> None:
-        """Others see each stage, once the journal has it."""
+        """Each stage is published once the journal has it."""
         stages: list[Stage] = []
 
         def observe(status: Any) -> None:
@@ -59,7 +62,7 @@ class WorkflowTests(UpdaterCase):
         self.assertIsNone(self.bench.status.progress)
 
     def test_pauses(self) -> None:
-        """Why a download pauses is shown, until bytes come again."""
+        """The reason for a pause of the download is shown until it goes on."""
         self.click("fetch")
         self.bench.downloader.say("The server is busy. The box asks again in 7 seconds.")
         status = self.bench.status
@@ -69,13 +72,13 @@ class WorkflowTests(UpdaterCase):
         self.assertEqual(self.bench.status.message, "Downloading the new release.")
 
     def test_part_kept(self) -> None:
-        """Before a download all goes but the installed release, and a part of what is fetched."""
+        """Before a download all archives are removed, except the installed one and a part."""
         self.click("fetch")
         self.assertEqual(self.bench.archives.kept, ({OLD, NEW}, NEW))
         self.assertEqual(self.bench.downloader.asked, Release(NEW))
 
     def test_archive_closed(self) -> None:
-        """The archive that was verified is the one that is unpacked, and is closed then."""
+        """The verified archive is unpacked, and closed then."""
         self.click("unpack")
         self.assertFalse(self.bench.archives.archive.closed)
         self.succeed()
@@ -92,40 +95,34 @@ class WorkflowTests(UpdaterCase):
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
 
     def test_up_to_date(self) -> None:
-        """A box that has the newest release, or a newer one, installs nothing."""
+        """A box installs nothing if it has the newest release, or if there is none."""
         older = (
             f"The box is up to date: release {OLD - 1}, which is offered, is older than the one "
             "installed."
         )
-        reasons = {OLD: "The box is up to date.", OLD - 1: older}
+        reasons = {
+            OLD: "The box is up to date.",
+            OLD - 1: older,
+            None: "The update server has no update.",
+        }
         for number, (newest, reason) in enumerate(reasons.items(), 1):
             with self.subTest(newest=newest):
                 self.find(newest)
                 self.assertEqual(self.bench.status.stage, Stage.IDLE)
                 self.assertEqual(self.bench.status.message, reason)
+                self.assertFalse(self.bench.status.update_available)
                 entry = Entry(boot_id="first boot", started=NEW, attempt=number, tries=1)
                 self.assertEqual(self.on_disk(), entry)
         self.assert_works_again()
 
-    def test_no_update(self) -> None:
-        """A server may have no update."""
-        self.find(None)
-        self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(self.bench.status.message, "The update server has no update.")
-        self.assert_works_again()
-
     def test_nothing_installed(self) -> None:
-        """A box that does not know what it runs takes what there is."""
+        """A box that does not know its release installs any."""
         self.bench.version_file.unlink()
         self.bench.restart()
         self.assertIsNone(self.bench.status.installed)
         self.assert_works_again()
 
-
-class HereTests(UpdaterCase):
-    """What is here need not be fetched."""
-
-    def test_verified(self) -> None:
+    def test_on_the_disk(self) -> None:
         """An archive that an earlier attempt has verified is unpacked at once."""
         received = Release(NEW, 10, {"sha256": "ab" * 32})
         self.bench.archives.here = received
@@ -137,23 +134,12 @@ class HereTests(UpdaterCase):
 class BlockedTests(UpdaterCase):
     """A release that has failed before."""
 
-    def test_refused(self) -> None:
-        """A release that failed is not tried again by itself, but is by a click."""
-        self.click("install")
-        self.bench.steps.fail(InstallFailed("It does not work here."))
-        self.find(NEW, automatic=True)
-        self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(
-            self.bench.status.message, f"Release {NEW} is refused: It does not work here."
-        )
-        self.assert_works_again()
-
     def test_pieces_differ(self) -> None:
-        """Pieces that do not fit together are fetched anew, once, and then put off."""
+        """Pieces that do not fit together are downloaded once more; then it is postponed."""
         self.click("verify")
         self.bench.steps.fail(PiecesDiffer("What came has another SHA-256."))
         self.assertEqual(self.bench.steps.begun[-1], Begun("fetch", "downloading"))
-        self.travel("reboot")
+        self.proceed("reboot")
         self.assertIsNone(self.on_disk().delay)
         self.setUp()
         self.click("verify")
@@ -166,8 +152,8 @@ class BlockedTests(UpdaterCase):
         self.assertEqual(self.bench.steps.names.count("fetch"), 2)
         self.assertIsNotNone(self.on_disk().delay)
 
-    def test_put_off(self) -> None:
-        """What came as something else is not fetched again at each check, but is by a click."""
+    def test_postponed(self) -> None:
+        """A wrong download is postponed, unless somebody clicks."""
         self.click("verify")
         self.bench.steps.fail(DownloadFailed("Another SHA-256."))
         self.find(NEW, automatic=True)
@@ -175,17 +161,10 @@ class BlockedTests(UpdaterCase):
         self.assertIn("fetches it again later", self.bench.status.message)
         self.bench.clock.advance(3600)
         self.find(NEW, automatic=True)
-        self.travel("unpack")
+        self.proceed("unpack")
         self.assertIsNone(self.on_disk().delay)
         self.bench.steps.fail(NoRoom("Make room."))
         self.assert_works_again()
-
-    def test_next_release(self) -> None:
-        """The release after a refused one is tried."""
-        self.click("install")
-        self.bench.steps.fail(InstallFailed("It does not work here."))
-        self.find(NEWER, automatic=True)
-        self.assertEqual(self.bench.steps.names[-1], "fetch")
 
 
 class ShutWindowTests(UpdaterCase):
@@ -196,12 +175,12 @@ class ShutWindowTests(UpdaterCase):
         window = DailyWindow((now - timedelta(hours=1)).time(), (now + timedelta(hours=1)).time())
         self.bench = Bench(self.folder, install="automatic", window=window).start()
         self.bench.updater.begin(automatic=automatic)
-        self.travel("verify")
+        self.proceed("verify")
         self.bench.clock.advance(3601)
         self.succeed()
 
     def test_by_itself(self) -> None:
-        """What came is kept for the next time that the window is open."""
+        """The archive is kept until the window opens again."""
         self.begin(automatic=True)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
         self.assertIn("is available; it is installed between", self.bench.status.message)
@@ -210,18 +189,21 @@ class ShutWindowTests(UpdaterCase):
         self.assert_works_again()
 
     def test_clicked(self) -> None:
-        """Who clicks wants it now."""
+        """A click installs at once."""
         self.begin(automatic=False)
         self.assertEqual(self.bench.steps.names[-1], "unpack")
 
 
 class FailureTests(UpdaterCase):
-    """Whatever fails is told, and the next click works."""
+    """Every failure is reported, and the next click works."""
 
     def test_each_step(self) -> None:
-        """The failure of any step ends the journey with its reason."""
+        """A failure in any step ends the update with its reason."""
         for step, error in (
             ("newest", ServerFailed("Nobody is there.")),
+            ("newest", Stale("It has expired.")),
+            ("newest", Untrusted("It is another.")),
+            ("newest", ClockBehind("Wait.")),
             ("fetch", ServerFailed("It is gone.")),
             ("fetch", DownloadFailed("The connection broke.")),
             ("fetch", NoRoom("Make room.")),
@@ -240,9 +222,12 @@ class FailureTests(UpdaterCase):
                 self.assert_works_again()
                 self.refuse_reboot("Reboot by hand.")
 
-    def test_what_is_refused(self) -> None:
-        """Only what the release itself is to blame for refuses it."""
+    def test_what_is_blocked(self) -> None:
+        """A release is blocked only if it is to blame itself."""
         for step, error, refused in (
+            ("newest", Stale("It has expired."), False),
+            ("newest", Untrusted("It is another."), False),
+            ("newest", ClockBehind("Wait."), False),
             ("fetch", DownloadFailed("The connection broke."), False),
             ("unpack", NoRoom("Make room."), False),
             ("reboot", RebootFailed("Reboot by hand."), False),
@@ -256,7 +241,7 @@ class FailureTests(UpdaterCase):
                 self.assertEqual(refusals, [(NEW, "ab" * 32)] if refused else [])
 
     def test_journal_at_each_stage(self) -> None:
-        """A stage that cannot be written down does not begin; there is a reason, and a way on."""
+        """A stage that cannot be recorded does not begin, and the next click works."""
         for previous, step in zip([None, *STEPS], STEPS, strict=False):
             if step.name == "forget":
                 continue
@@ -279,7 +264,7 @@ class FailureTests(UpdaterCase):
                 self.refuse_reboot("Reboot by hand.")
 
     def test_archive_closed(self) -> None:
-        """The archive does not stay open when it is not unpacked, or cannot be."""
+        """The archive is closed even if it is not unpacked, or cannot be."""
         self.click("verify")
         self.fill_disk()
         self.succeed()
@@ -289,7 +274,7 @@ class FailureTests(UpdaterCase):
         self.assertTrue(self.bench.archives.archive.closed)
 
     def test_reboot_does_not_come(self) -> None:
-        """A box that was asked to reboot three times, and does not, says so."""
+        """If the box was asked three times, and does not reboot, the update fails."""
         self.click("reboot")
         for asked in range(1, 4):
             self.bench.steps.succeed()
@@ -302,24 +287,24 @@ class FailureTests(UpdaterCase):
 
 
 class BoxFaultTests(UpdaterCase):
-    """What is the box's own fault refuses no release, and is tried again."""
+    """If the box itself is at fault, the release is not blocked, and is tried again."""
 
-    def assert_not_refused(self, reason: str) -> None:
+    def assert_not_blocked(self, reason: str) -> None:
         self.assert_failed(reason)
         self.assertEqual(self.on_disk().refused, ())
 
     def test_unfit(self) -> None:
-        """Nothing is fetched when the box cannot take it, and a click says why."""
+        """If the box cannot install a release it is not downloaded; a click gets the reason."""
         self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
         self.click()
         self.succeed()
         self.assertEqual(self.bench.steps.names, ["newest"])
-        self.assert_not_refused("The box cannot write in /opt.")
+        self.assert_not_blocked("The box cannot write in /opt.")
         self.bench.preflight.unfit = None
         self.assert_works_again()
 
     def test_unfit_by_itself(self) -> None:
-        """A box that updates itself says so after each look, and goes on as soon as it can."""
+        """An automatic box reports that after each check, and goes on as soon as it can."""
         self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
         for _ in range(3):
             self.find(NEW, automatic=True)
@@ -333,12 +318,12 @@ class BoxFaultTests(UpdaterCase):
         self.assertIsNone(self.bench.status.trouble)
 
     def test_room(self) -> None:
-        """What an installed copy needs is known from the first try: the next waits for the room."""
+        """After a try that lacked room, the next one waits for as much."""
         self.click("unpack")
         self.bench.preflight.unfit = BoxUnfit("It needs 5 MiB.", room=5 << 20)
         self.succeed()
         self.assertNotIn("install", self.bench.steps.names)
-        self.assert_not_refused("It needs 5 MiB.")
+        self.assert_not_blocked("It needs 5 MiB.")
         self.find(NEW, automatic=True)
         self.assertEqual(self.bench.preflight.room, 5 << 20)
         self.assertEqual(self.bench.status.message, "It needs 5 MiB.")
@@ -348,12 +333,12 @@ class BoxFaultTests(UpdaterCase):
         self.assertEqual(self.bench.steps.names[-1], "fetch")
 
     def test_at_fault(self) -> None:
-        """A script that finds the box at fault is tried again later, more and more seldom."""
+        """A script that finds the box at fault is tried again after longer and longer pauses."""
         for number in range(10):
             self.find(NEW, automatic=True)
-            self.travel("install")
+            self.proceed("install")
             self.bench.steps.fail(BoxAtFault("Make room.", touched=False))
-            self.assert_not_refused("Make room.")
+            self.assert_not_blocked("Make room.")
             pause = min(3600 * 2**number, 24 * 3600)
             self.bench.clock.advance(pause - 1)
             self.find(NEW, automatic=True)
@@ -368,21 +353,16 @@ class BoxFaultTests(UpdaterCase):
         self.assert_works_again()
 
     def test_found_afterwards(self) -> None:
-        """What a script made of a box that was at fault is measured when it has failed."""
-        self.bench.preflight.fault = "The box cannot write in /opt."
-        self.click("install")
-        self.bench.steps.fail(InstallFailed("It ended with 1."))
-        self.assert_not_refused("It ended with 1. The box cannot write in /opt.")
-
-    def test_short_meanwhile(self) -> None:
-        """So is what it wrote, when the box was short of something only while it ran."""
-        self.bench.installer.shortage = "The box was short of something."
-        self.click("install")
-        self.bench.steps.fail(InstallFailed("It ended with 1."))
-        self.assert_not_refused("It ended with 1. The box was short of something.")
+        """After a failure the box is measured, and the script's output searched for a shortage."""
+        for fault, shortage in (("The box cannot write in /opt.", None), (None, "It was short.")):
+            with self.subTest(fault=fault):
+                self.bench.preflight.fault, self.bench.installer.shortage = fault, shortage
+                self.click("install")
+                self.bench.steps.fail(InstallFailed("It ended with 1."))
+                self.assert_not_blocked(f"It ended with 1. {fault or shortage}")
 
     def test_found_by_the_next_agent(self) -> None:
-        """So it is by an agent that was started meanwhile."""
+        """An agent that was started meanwhile does the same."""
         for status, reason in (
             (
                 1,
@@ -396,18 +376,18 @@ class BoxFaultTests(UpdaterCase):
                 self.bench.restart()
                 self.bench.preflight.fault = "The box ran out of memory."
                 self.bench.steps.succeed(status)
-                self.assert_not_refused(reason)
+                self.assert_not_blocked(reason)
 
     def test_not_started(self) -> None:
-        """A script that never ran is put off like the others."""
+        """A release whose script never ran is postponed."""
         self.click("install")
         self.bench.steps.fail(NotStarted("It was not started."))
-        self.assert_not_refused("It was not started.")
+        self.assert_not_blocked("It was not started.")
         self.find(NEW, automatic=True)
         self.assertIn("It was not started. The box tries again later", self.bench.status.message)
 
     def test_success(self) -> None:
-        """A release that was installed is not put off any more."""
+        """After the installation nothing is postponed any more."""
         self.test_not_started()
         self.click("reboot")
         self.bench.set_installed(NEW)
@@ -416,7 +396,7 @@ class BoxFaultTests(UpdaterCase):
         self.assertIsNone(self.on_disk().delay)
 
     def test_unfit_after_interruption(self) -> None:
-        """An installation that was interrupted goes on as soon as the box can take it."""
+        """An interrupted installation goes on as soon as the box is able to."""
         self.click("install")
         self.bench.restart()
         self.bench.preflight.unfit = BoxUnfit("The box cannot write in /opt.")
@@ -425,7 +405,7 @@ class BoxFaultTests(UpdaterCase):
             self.assertEqual(self.bench.status.message, "The box cannot write in /opt.")
             self.bench.clock.advance(60)
         self.bench.preflight.unfit = None
-        self.travel("install")
+        self.proceed("install")
         self.assertEqual(self.on_disk().tries, 2)
 
 
@@ -437,13 +417,13 @@ class InhibitorTests(UpdaterCase):
         self.inhibit_file = self.bench.config.inhibit_file
 
     def hold(self, until: str = "unpack") -> None:
-        """Let a measurement begin while a journey is at a step, and that step succeed."""
+        """Let a measurement begin during a step, which succeeds."""
         self.click(until)
         self.inhibit_file.touch()
         self.succeed()
 
     def test_held(self) -> None:
-        """Before anything is changed on the box, even a click waits for its end, and says so."""
+        """The update waits for its end before it changes the box, and says so."""
         self.hold()
         status = self.bench.status
         self.assertEqual((status.stage, self.on_disk().stage), (Stage.UNPACKING, Stage.UNPACKING))
@@ -457,15 +437,15 @@ class InhibitorTests(UpdaterCase):
         self.assertEqual(self.bench.steps.begun, STEPS)
 
     def test_bounded(self) -> None:
-        """It does not wait for ever."""
+        """The update does not wait for ever."""
         self.hold()
         self.bench.clock.pump([5.0] * 719)
         self.assertEqual(self.bench.status.stage, Stage.UNPACKING)
         self.bench.clock.advance(5)
         self.assertEqual(self.bench.status.stage, Stage.INSTALLING)
 
-    def test_look_meanwhile(self) -> None:
-        """Who looks for a release meanwhile still reads what is waited for."""
+    def test_check_meanwhile(self) -> None:
+        """A check meanwhile does not hide this message."""
         self.hold()
         message = self.bench.status.message
         self.bench.updater.check()
@@ -473,13 +453,13 @@ class InhibitorTests(UpdaterCase):
         self.assertEqual(self.bench.status.message, message)
 
     def test_stopped(self) -> None:
-        """An agent that is stopped meanwhile leaves nothing behind, and the next begins again."""
+        """If the agent is stopped meanwhile, the next one begins the update again."""
         self.hold()
         self.bench.updater.stopService()
         self.assertEqual(self.bench.clock.getDelayedCalls(), [])
         self.inhibit_file.unlink()
         self.bench.restart()
-        self.travel("reboot")
+        self.proceed("reboot")
         self.assertEqual(self.bench.steps.begun, STEPS)
 
     def test_begun(self) -> None:
@@ -488,13 +468,13 @@ class InhibitorTests(UpdaterCase):
         self.assertEqual(self.bench.steps.begun, STEPS)
 
     def test_resumed(self) -> None:
-        """One that a power cut interrupted waits before it is tried again."""
+        """An installation that a power cut interrupted waits, too."""
         self.click("install")
         self.inhibit_file.touch()
         self.bench.restart("another boot")
         self.bench.steps.succeed(None)
         self.bench.clock.advance(0)
-        self.travel("unpack")
+        self.proceed("unpack")
         self.succeed()
         self.assertIn("Waiting for a measurement to end;", self.bench.status.message)
         self.inhibit_file.unlink()
