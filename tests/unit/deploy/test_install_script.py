@@ -1,19 +1,15 @@
-"""The shipped install_update.sh, run as it is: what it leaves behind, interrupted or not."""
+"""The shipped install_update.sh, run as it is."""
 
 import fcntl
 import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.helpers.privileges import lacking
-from tests.helpers.project import PROJECT
 from tests.helpers.root_folder import (
     AGENT,
     BAD_CONFIGURATION,
@@ -27,10 +23,8 @@ from tests.helpers.root_folder import (
     Result,
     RootFolder,
     executable,
-    namespace,
     service,
 )
-from tests.helpers.torture import TORTURE, stride
 
 
 class InstallCase(SynchronousTestCase):
@@ -38,6 +32,14 @@ class InstallCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.box = RootFolder.fresh(Path(self.mktemp()).absolute() / "a box")
+
+    def install(self, *versions: int, **options: Any) -> str:
+        """Unpack and install releases, one after the other; return the last one's output."""
+        said = ""
+        for version in versions:
+            self.box.unpack(version)
+            said = self.box.install(version, **options)
+        return said
 
     def assert_refused(self, result: Result, *words: str) -> None:
         self.assertEqual(result.returncode, 1)
@@ -52,39 +54,31 @@ class SandboxTests(InstallCase):
 
     def test_first_install(self) -> None:
         """A fresh box gets its first release, and has no previous one."""
-        self.box.unpack(100)
-        said = self.box.install(100)
+        said = self.install(100)
         self.assertEqual(self.box.state(), (100, None, {"100"}))
         self.assertIn("and not rebooting: OPQ_SYSTEMD is no.", said)
 
     def test_updates(self) -> None:
         """An update keeps the release before it, and removes older ones."""
-        for version in (100, 200, 300):
-            self.box.unpack(version)
-            self.box.install(version)
+        self.install(100, 200, 300)
         self.assertEqual(self.box.state(), (300, 200, {"200", "300"}))
 
     def test_link_among_releases(self) -> None:
         """A link that somebody put among the releases goes alone, not what it leads to."""
-        self.box.unpack(100)
-        self.box.install(100)
+        self.install(100)
         (self.box.prefix / "releases" / "latest").symlink_to("100")
         self.box.install(100)
         self.assertEqual(self.box.state(), (100, None, {"100"}))
 
     def test_reinstall(self) -> None:
         """Installing the current release again keeps its folder, and the previous one."""
-        for version in (100, 200):
-            self.box.unpack(version)
-            self.box.install(version)
+        self.install(100, 200)
         self.assertIn("keeping it", self.box.install(200))
         self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))
 
     def test_return(self) -> None:
         """Returning to the previous release builds it afresh, whatever became of its files."""
-        for version in (100, 200):
-            self.box.unpack(version)
-            self.box.install(version)
+        self.install(100, 200)
         sample = self.box.prefix / "releases" / "100" / AGENT / "opqbox_config.json"
         sample.write_text("rotten")
         self.box.install(100)
@@ -93,9 +87,7 @@ class SandboxTests(InstallCase):
 
     def test_moved_prefix(self) -> None:
         """The links are relative: a prefix that was moved still holds its releases."""
-        for version in (100, 200):
-            self.box.unpack(version)
-            self.box.install(version)
+        self.install(100, 200)
         self.assertEqual(self.box.copy(self.box.folder.parent / "b").state()[:2], (200, 100))
 
     def test_missing_version(self) -> None:
@@ -124,81 +116,6 @@ class SandboxTests(InstallCase):
         self.assert_refused(self.box.run(100, OPQ_PREFIX="opq"), "OPQ_PREFIX", "not opq")
         self.assert_refused(self.box.run(100, OPQ_REBOOT="0"), "OPQ_REBOOT", "not 0")
         self.assert_refused(self.box.run(100, OPQ_SYSTEMD="yes"), "OPQ_SYSTEMD", "not yes")
-
-    def test_image_version(self) -> None:
-        """The first release that was installed stays on record as that of the box's image."""
-        for version in (200, 300, 100):
-            self.box.unpack(version)
-            said = self.box.install(version)
-            self.assertEqual("Recorded release 200" in said, version == 200)
-            self.assertEqual(self.box.image_file.read_text(), "200\n")
-
-    def test_image_version_of_an_older_box(self) -> None:
-        """A box that had releases before this was on record has the one that is live then."""
-        for version in (100, 200, 300):
-            self.box.unpack(version)
-        self.box.install(100)
-        self.box.install(200)
-        self.box.image_file.unlink()
-        self.box.install(300)
-        self.assertEqual(self.box.image(), 200)
-
-    def test_image_version_of_a_reinstall(self) -> None:
-        """A release that is installed once more was live before, and is on record from then on."""
-        self.box.unpack(100)
-        self.box.install(100)
-        self.box.image_file.unlink()
-        self.box.install(100)
-        self.assertEqual(self.box.image(), 100)
-
-    def test_image_version_where_the_live_one_is_unknown(self) -> None:
-        """What was live and does not say its version is not put on record, but what comes next."""
-        for version in (100, 200):
-            self.box.unpack(version)
-        old = self.box.prefix / "current" / "VERSION"
-        for text in ("", "v1", "0", "1" * 16, "1 2", "\0\0\0\0", None):
-            self.box.install(100)
-            self.box.image_file.unlink()
-            old.unlink() if text is None else old.write_text(text)
-            self.box.install(200)
-            self.assertEqual(self.box.image(), 200, text)
-
-    def test_image_version_is_kept(self) -> None:
-        """What is on record is never replaced, whatever it is."""
-        self.box.unpack(100)
-        self.box.prefix.mkdir()
-        self.box.image_file.write_text("")
-        self.box.install(100)
-        self.assertEqual(self.box.image_file.read_text(), "")
-        self.box.image_file.unlink()
-        self.box.image_file.symlink_to("gone")
-        self.box.install(100)
-        self.assertTrue(self.box.image_file.is_symlink())
-
-    def test_image_version_cut_short(self) -> None:
-        """The record gets its name only when it is whole and on the disk."""
-        self.box.unpack(100)
-        sync = shutil.which("sync")
-        self.box.tool(
-            "sync",
-            f'#!/bin/sh\ncase $1 in *IMAGE*) : >"$1"; kill -9 0 ;; esac\nexec {sync} "$@"\n',
-        )
-        self.assertEqual(self.box.run(100).returncode, -signal.SIGKILL)
-        self.assertEqual((self.box.image(), self.box.version("current")), (None, None))
-        (self.box.folder / "bin" / "sync").unlink()
-        self.box.install(100)
-        self.assertEqual(self.box.image(), 100)
-
-    def test_image_version_of_a_release_that_is_refused(self) -> None:
-        """A release that is not made current is not put on record."""
-        for version in (100, 200):
-            self.box.unpack(version)
-        self.box.tool("python", PYTHON.replace('echo "$0" "$@"', "exit 1"))
-        self.assert_refused(self.box.run(100), "wheels/ lacks what the agent needs")
-        self.assertEqual(self.box.image(), None)
-        self.box.tool("python", PYTHON)
-        self.box.install(200)
-        self.assertEqual(self.box.image(), 200)
 
     def test_two_at_once(self) -> None:
         """A second install is refused while one is under way."""
@@ -250,9 +167,7 @@ class SandboxTests(InstallCase):
 
     def test_removal_cut_short(self) -> None:
         """A release that was removed in part is none, whatever is left of it."""
-        for version in (100, 200):
-            self.box.unpack(version)
-            self.box.install(version)
+        self.install(100, 200)
         rm = shutil.which("rm")
         self.box.tool(
             "rm",
@@ -263,203 +178,6 @@ class SandboxTests(InstallCase):
         (self.box.folder / "bin" / "rm").unlink()
         self.box.install(100)
         self.assertEqual(self.box.state(), (100, 200, {"100", "200"}))
-
-    def test_without_wheels(self) -> None:
-        """An update without wheels says so, makes no environment, and uses the machine's Python."""
-        (self.box.unpack(100) / "wheels").rmdir()
-        said = self.box.install(100)
-        self.assertIn("No wheels in this update", said)
-        self.assertFalse((self.box.prefix / "current" / "venv").exists())
-        python = str(self.box.folder / "bin" / "python")
-        self.assertTrue(self.launch(OPQ_PYTHON=python).startswith(f"{python} -I "))
-
-    def test_launcher(self) -> None:
-        """The agent runs from its release's own folder, which a later switch leaves alone."""
-        self.box.unpack(100)
-        self.box.install(100)
-        venv = self.box.prefix.resolve() / "releases" / "100" / "venv" / "bin"
-        self.assertEqual(
-            self.launch("--port", "1"),
-            f"{venv}/python -I -X no_debug_ranges -X faulthandler "
-            f"{venv}/twistd --nodaemon --pidfile= opq-box-agent --port 1\n",
-        )
-
-    def launch(self, *arguments: str, **environment: str) -> str:
-        launcher = self.box.prefix / "current" / AGENT / "bin" / "opq-box-agent"
-        return subprocess.run(
-            [launcher, *arguments],
-            env={"PATH": os.environ["PATH"], **environment},
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-
-    def test_real_wheels(self) -> None:
-        """The release gets an environment from its wheels, where twistd finds the agent."""
-        update = self.box.unpack(100)
-        requirements = shutil.copy(PROJECT / "requirements.txt", update / AGENT)
-        for name in ("opq_twisted/__init__.py", "opq_twisted/box/__init__.py"):
-            (update / AGENT / name).parent.mkdir()
-            (update / AGENT / name).touch()
-        (update / AGENT / "opq_twisted" / "box" / "service.py").write_text(
-            "import treq\nfrom twisted.python.usage import Options\n"
-        )
-        shutil.copytree(PROJECT / "twisted" / "plugins", update / AGENT / "twisted" / "plugins")
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
-        fetched = subprocess.run(
-            [*download, "--dest", update / "wheels", "--requirement", requirements, "pip"],
-            capture_output=True,
-            text=True,
-        )
-        if fetched.returncode != 0:
-            raise lacking(f"No wheels to install from: {fetched.stderr}")
-        self.box.install(100, OPQ_PYTHON=sys.executable)
-        self.assertTrue(
-            (self.box.prefix / "current" / AGENT / "twisted" / "plugins" / "dropin.cache").exists()
-        )
-        self.assertIn("twistd [options] opq-box-agent", self.launch("--help"))
-        moved = self.box.copy(self.box.folder.parent / "moved").prefix / "current" / "venv" / "bin"
-        listing = subprocess.run(
-            [moved / "python", moved / "twistd", "--help"], capture_output=True, text=True, cwd="/"
-        )
-        self.assertIn("Keep an OPQ box up to date.", listing.stdout)
-
-
-class BoxFaultTests(InstallCase):
-    """A box that cannot take a release keeps the one before, and nothing stays of the new one."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.box.unpack(100)
-        self.box.install(100)
-        self.box.unpack(200)
-
-    def assert_unfit(self, result: Result, sentence: str) -> None:
-        """The script has found the box at fault, says so last, and leaves no copy."""
-        self.assertEqual(result.returncode, 75, result)
-        self.assertIn(sentence, result.stderr.splitlines()[-1])
-        self.assertEqual(self.box.state(), (100, None, {"100"}))
-
-    def test_room_is_asked_for_first(self) -> None:
-        """A release for which there is no room is not begun."""
-        self.box.tool("df", "#!/bin/sh\necho Avail\necho 20000\n")
-        (self.box.folder / "opq-box-update-200" / "wheels").mkdir(exist_ok=True)
-        (self.box.folder / "opq-box-update-200" / "wheels" / "big").write_bytes(bytes(4 << 20))
-        self.assert_unfit(self.box.run(200), "MiB free under")
-        (self.box.folder / "bin" / "df").unlink()
-        self.box.install(200)
-
-    def test_files_are_counted(self) -> None:
-        """So is one for whose files there are no inodes."""
-        self.box.tool("df", "#!/bin/sh\ncase $* in *iavail*) echo 3 ;; *) echo 999999 ;; esac\n")
-        self.assert_unfit(self.box.run(200), "and there is room for 3. Remove some.")
-
-    def test_nothing_can_be_written(self) -> None:
-        """Where nothing can be written, the box is at fault."""
-        self.box.tool("head", "#!/bin/sh\necho 'head: x: No space left on device' >&2\nexit 1\n")
-        self.assert_unfit(self.box.run(200), f"cannot write in {self.box.prefix}: No space left")
-
-    def test_nothing_can_be_run(self) -> None:
-        """Where no program can be run, it is, too."""
-        self.box.tool("chmod", '#!/bin/sh\nexec /bin/chmod 600 "$2"\n')
-        self.assert_unfit(self.box.run(200), "Mount it without noexec.")
-
-    def test_disk_fills_up(self) -> None:
-        """A copy that fills the disk is measured before it is removed."""
-        self.box.tool("cp", '#!/bin/sh\necho half >"$3"; exit 1\n')
-        self.box.tool(
-            "head",
-            f"#!/bin/sh\n[ ! -e {shlex.quote(str(self.box.prefix))}/releases/200 ] || "
-            "{ echo 'head: x: No space left on device' >&2; exit 1; }\n",
-        )
-        self.assert_unfit(self.box.run(200), "No space left on device. Mend that")
-
-    def test_python_is_gone(self) -> None:
-        """Where the box's own Python makes no virtual environment, the release is not to blame."""
-        (self.box.folder / "opq-box-update-200" / "wheels").mkdir(exist_ok=True)
-        self.assert_unfit(self.box.run(200, OPQ_PYTHON="/gone/python3"), "install Python 3.11")
-
-    def test_unfinished_are_removed(self) -> None:
-        """What a power cut has left of another release goes before there is asked for room."""
-        (self.box.prefix / "releases" / "150").mkdir()
-        self.assertIn("Removing 150, which was not finished.", self.box.install(200))
-        self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))
-
-
-class OtherPythonTests(InstallCase):
-    """A box whose python3 becomes another version by an upgrade of its system."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        wheels = self.box.unpack(100) / "wheels"
-        for version in ("311", "313", "314"):
-            (wheels / f"x-1-cp{version}-cp{version}-linux_aarch64.whl").touch()
-        (wheels / "y-1-cp39-abi3-linux_aarch64.whl").touch()
-        self.venv = self.box.prefix / "releases" / "100" / "venv"
-
-    def upgrade(self, version: str) -> None:
-        """Let the box's python3 be of another version."""
-        python = self.box.folder / f"python{version}"
-        executable(python, "#!/bin/sh\n")
-        (self.venv / "bin" / "python").unlink()
-        (self.venv / "bin" / "python").symlink_to(python)
-
-    def find(self) -> Result:
-        """Ask which Python runs the release."""
-        script = self.venv.parent / AGENT / "bin" / "release-python"
-        return subprocess.run([script], capture_output=True, text=True)
-
-    def test_packages_for_each(self) -> None:
-        """The packages are installed for each version that the update has wheels for."""
-        said = self.box.install(100)
-        self.assertIn("The update has packages for Python 3.11 3.13 3.14; the box has 3.11.", said)
-        packages = self.venv / "lib" / "python3.13" / "site-packages"
-        agent = packages / (packages / "opq-box.pth").read_text().strip()
-        self.assertEqual(agent.resolve(), (self.venv.parent / AGENT).resolve())
-        for version in ("3.13", "3.14"):
-            self.upgrade(version)
-            found = self.find()
-            self.assertEqual((found.stdout, found.stderr), (f"{self.venv}/bin/python\n", ""))
-
-    def test_wheels_are_lacking(self) -> None:
-        """A later version for which not all wheels are there is told, and holds up nothing."""
-        self.box.services.mkdir()
-        (self.box.services / "lacks-3.13").touch()
-        said = self.box.install(100)
-        self.assertIn("lacks what the agent needs after an upgrade to Python 3.13.", said)
-        self.assertEqual(self.box.version("current"), 100)
-        self.assertFalse((self.venv / "lib" / "python3.13" / "site-packages").exists())
-
-    def test_earlier_python_is_kept(self) -> None:
-        """Where the new python3 has no packages, the one before runs the agent, if it is there."""
-        self.box.install(100)
-        before = self.box.folder / "python3.11"
-        executable(before, "#!/bin/sh\n")
-        (self.venv / "bin" / "python3.11").unlink()
-        (self.venv / "bin" / "python3.11").symlink_to(before)
-        self.upgrade("3.15")
-        self.assertEqual(self.find().stdout, f"{self.venv}/bin/python3.11\n")
-        before.unlink()
-        lost = self.find()
-        self.assertEqual((lost.returncode, lost.stdout), (1, ""))
-        self.assertEqual(
-            lost.stderr,
-            "Release 100 has packages for Python 3.11, 3.13, 3.14, and the box has Python 3.15: "
-            "install an update that was built with --python-version 3.15.\n",
-        )
-
-    def test_launchers(self) -> None:
-        """The agent and its command line end with that sentence."""
-        self.box.install(100)
-        (self.venv / "bin" / "python").unlink()
-        (self.venv / "bin" / "python3.11").unlink()
-        for name in ("opq-box-agent", "opq-box"):
-            result = subprocess.run(
-                [self.venv.parent / AGENT / "bin" / name], capture_output=True, text=True
-            )
-            self.assertEqual(result.returncode, 1)
-            self.assertIn("and the box has Python none", result.stderr)
-            self.assertEqual(result.stderr.count("\n"), 1)
 
 
 class ArgumentTests(InstallCase):
@@ -510,8 +228,7 @@ class ArgumentTests(InstallCase):
     def test_check_of_an_older_release(self) -> None:
         """The check says that a release is older, and ends as the installation would."""
         self.box.unpack(100)
-        self.box.unpack(200)
-        self.box.install(200)
+        self.install(200)
         older = self.box.type(100, "--check", OPQ_VERSION="")
         self.assert_refused(older, "release 100 is older than the installed one, 200")
         self.assertEqual(self.box.type(100, "--check", OPQ_VERSION="100").returncode, 0)
@@ -549,8 +266,7 @@ class ArgumentTests(InstallCase):
     def test_older_release(self) -> None:
         """An older release is installed by hand only where somebody names it."""
         self.box.unpack(100)
-        self.box.unpack(200)
-        self.box.install(200)
+        self.install(200)
         refused = self.box.run(100, OPQ_VERSION="")
         self.assert_refused(refused, "is older than the installed one, 200", "OPQ_VERSION=100")
         self.assertEqual(self.box.state(), (200, None, {"200"}))
@@ -586,13 +302,11 @@ class ManagedTests(InstallCase):
     def test_command(self) -> None:
         """opq-box can be called by its name, as it is in the release that is current."""
         link = self.box.folder / "usr" / "local" / "bin" / "opq-box"
-        self.box.unpack(100)
-        self.box.install(100, managed=True)
+        self.install(100, managed=True)
         self.assertEqual(os.readlink(link), f"/opt/opq/current/{AGENT}/bin/opq-box")
         link.unlink()
         link.symlink_to("/home/somebody/opq-box")
-        self.box.unpack(200)
-        self.box.install(200, managed=True)
+        self.install(200, managed=True)
         self.assertEqual(os.readlink(link), "/home/somebody/opq-box")
 
     def test_update_by_hand(self) -> None:
@@ -643,81 +357,6 @@ class ManagedTests(InstallCase):
         self.box.config.write_text("mine")
         self.box.install(100, managed=True)
         self.assertEqual(self.box.config.read_text(), "mine")
-
-    def test_trusted_root(self) -> None:
-        """A box that has no root gets the update's, which everyone may read; no release has one."""
-        root = self.box.unpack(100) / "root.json"
-        root.write_text("new")
-        root.chmod(0o700)
-        said = self.box.install(100, managed=True)
-        self.assertIn("Put a trusted root at /etc/opq/root.json", said)
-        self.assertEqual(self.box.root.read_text(), "new")
-        self.assertEqual(self.box.root.stat().st_mode & 0o7777, 0o644)
-        self.assertFalse(self.box.root.is_symlink())
-        self.assertEqual(
-            {path.name for path in self.box.root.parent.iterdir()},
-            {"opqbox_config.json", "root.json"},
-        )
-        self.assertEqual(list(self.box.prefix.rglob("root.json")), [])
-
-    def test_trusted_root_comes_before_the_switch(self) -> None:
-        """The root is there when the release becomes current, and after all that may still fail."""
-        (self.box.unpack(100) / "root.json").write_text("new")
-        executable(
-            self.box.folder / "opq-box-update-100" / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n"
-        )
-        refused = self.box.run(100, managed=True)
-        self.assertIn("kernel/install.sh failed", refused.stdout)
-        self.assertFalse(self.box.root.exists())
-        (self.box.folder / "opq-box-update-100" / "kernel" / "install.sh").unlink()
-        said = self.box.install(100, managed=True)
-        put, enabled, live = map(
-            said.index, ("Put a trusted root", "Enabling", "Release 100 is now current.")
-        )
-        self.assertTrue(enabled < put < live, said)
-
-    def test_trusted_root_cut_short(self) -> None:
-        """A root that was copied in part only is none, and the next run puts a whole one there."""
-        (self.box.unpack(100) / "root.json").write_text("new")
-        self.box.tool("install", '#!/bin/sh\necho half >"$4"\nkill -9 0\n')
-        self.assertNotEqual(self.box.run(100, managed=True).returncode, 0)
-        self.assertFalse(self.box.root.exists())
-        (self.box.folder / "bin" / "install").unlink()
-        self.box.boot()
-        self.assertEqual(self.box.root.read_text(), "new")
-
-    def test_trusted_root_after_a_reinstall(self) -> None:
-        """A box whose root was lost gets it by installing its release once more."""
-        (self.box.unpack(100) / "root.json").write_text("new")
-        self.box.install(100, managed=True)
-        self.box.root.unlink()
-        self.assertIn("keeping it", self.box.install(100, managed=True))
-        self.assertEqual(self.box.root.read_text(), "new")
-
-    def test_trusted_root_is_kept(self) -> None:
-        """A root that is there is never replaced, be it empty, a folder, or a link to nothing."""
-        (self.box.unpack(100) / "root.json").write_text("new")
-        root = self.box.root
-        root.parent.mkdir()
-        for make, is_as_before in (
-            (lambda: root.write_text("mine"), lambda: root.read_text() == "mine"),
-            (lambda: root.write_text(""), lambda: root.read_text() == ""),
-            (lambda: root.symlink_to("gone"), lambda: str(root.readlink()) == "gone"),
-        ):
-            make()
-            self.assertNotIn("trusted root", self.box.install(100, managed=True))
-            self.assertTrue(is_as_before())
-            self.assertFalse(root.with_name("gone").exists())
-            root.unlink()
-        root.mkdir()
-        self.box.install(100, managed=True)
-        self.assertEqual(list(root.iterdir()), [])
-
-    def test_without_trusted_root(self) -> None:
-        """An update that brings no root leaves a box without one."""
-        self.box.unpack(100)
-        self.assertNotIn("trusted root", self.box.install(100, managed=True))
-        self.assertFalse(self.box.root.exists())
 
     def test_caller_is_ended(self) -> None:
         """A component that stops the unit of the script's caller does not stop the installation."""
@@ -801,8 +440,7 @@ class ManagedTests(InstallCase):
 
     def test_configuration_that_cannot_be_used(self) -> None:
         """The release reads the configuration that the agent's unit names before all else."""
-        self.box.unpack(100)
-        self.box.install(100, managed=True)
+        self.install(100, managed=True)
         self.box.asked()
         self.box.unpack(200)
         self.box.tool("python", PYTHON.replace("    *)", BAD_CONFIGURATION))
@@ -819,8 +457,7 @@ class ManagedTests(InstallCase):
 
     def test_another_prefix(self) -> None:
         """Units name the prefix that is used; one that a unit cannot name is refused."""
-        self.box.unpack(100)
-        self.box.install(100, managed=True, OPQ_PREFIX="/opt/else")
+        self.install(100, managed=True, OPQ_PREFIX="/opt/else")
         unit = (self.box.units / "opq-box-agent.service").read_text()
         self.assertIn(f"ExecStart=/opt/else/current/{AGENT}/bin/opq-box-agent --config", unit)
         self.assertNotIn("/opt/opq/", unit)
@@ -864,238 +501,3 @@ class ManagedTests(InstallCase):
         self.assertEqual(
             list((self.box.folder / "etc").rglob("*")), [self.box.units.parent, self.box.units]
         )
-
-
-class RescueTests(InstallCase):
-    """How the rescue comes to the box, and what replaces it there."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.box.unpack(100)
-        self.drop_in = self.box.units / "opq-box-agent.service.d" / "rescue.conf"
-        self.unit = self.box.units / "opq-box-rescue.service"
-        self.script = self.box.prefix / "rescue" / "opq-box-rescue"
-        self.files = (self.script, self.unit, self.drop_in)
-
-    def place(self, *shell: str, box: RootFolder | None = None, **environment: str) -> Result:
-        """Run the live release's `place`, as the agent does when an update has proved itself."""
-        box = box or self.box
-        return subprocess.run(
-            [*namespace(), *shell, f"/opt/opq/current/{AGENT}/rescue/place"],
-            env={
-                "PATH": f"{box.folder / 'bin'}:{os.environ['PATH']}",
-                "BOX": str(box.folder),
-                "SYSTEMCTL_LOG": str(box.calls),
-                "BASH_ENV": str(box.folder / "killer"),
-                "OPQ_PREFIX": "/opt/opq",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            start_new_session=True,
-        )
-
-    def assert_shipped(self) -> None:
-        for path in self.files:
-            shipped = next((SHIPPED / "rescue").rglob(path.name))
-            self.assertEqual(path.read_text(), shipped.read_text())
-            self.assertEqual(path.stat().st_mode & 0o777, 0o755 if path == self.script else 0o644)
-        self.assertEqual([path.name for path in self.script.parent.iterdir()], ["opq-box-rescue"])
-        self.assertEqual([path.name for path in self.drop_in.parent.iterdir()], ["rescue.conf"])
-
-    def test_installed(self) -> None:
-        """An install puts the rescue in place before the release is live."""
-        said = self.box.install(100, managed=True)
-        self.assert_shipped()
-        self.assertLess(said.index("rescue.conf in place"), said.index("is now current"))
-
-    def test_kept(self) -> None:
-        """An update, which has yet to prove itself, replaces nothing; what is missing comes."""
-        self.box.install(100, managed=True)
-        self.script.write_text("old")
-        self.drop_in.write_text("old")
-        self.unit.unlink()
-        self.box.unpack(200)
-        self.box.install(200, managed=True)
-        self.assertEqual((self.script.read_text(), self.drop_in.read_text()), ("old", "old"))
-        self.assertEqual(
-            self.unit.read_text(), (SHIPPED / "rescue" / "opq-box-rescue.service").read_text()
-        )
-
-    def test_replaced(self) -> None:
-        """One that has proved itself brings its own; done again, that changes nothing."""
-        self.box.install(100, managed=True)
-        for path in self.files:
-            path.write_text("old")
-        self.box.asked()
-        self.assertEqual(self.place().returncode, 0)
-        self.assert_shipped()
-        self.assertEqual(self.box.asked(), ["daemon-reload", ENABLED])
-        times = [path.stat().st_mtime_ns for path in self.files]
-        again = self.place()
-        self.assertEqual((again.returncode, again.stdout, again.stderr), (0, "", ""))
-        self.assertEqual(self.box.asked(), [])
-        self.assertEqual([path.stat().st_mtime_ns for path in self.files], times)
-
-    def test_release_without_a_rescue(self) -> None:
-        """A release that has none leaves the one that is there alone."""
-        self.box.install(100, managed=True)
-        shutil.rmtree(self.box.unpack(200) / AGENT / "rescue")
-        self.box.install(200, managed=True)
-        self.assert_shipped()
-
-    def test_no_room(self) -> None:
-        """Where the rescue cannot be put in place, the release does not become the live one."""
-        self.box.tool(
-            "chmod", '#!/bin/sh\ncase $2 in */rescue/*) exit 1 ;; esac\nexec /bin/chmod "$@"\n'
-        )
-        result = self.box.run(100, managed=True)
-        self.assertEqual(result.returncode, 1)
-        self.assertEqual(self.box.version("current"), None)
-        self.assertFalse(self.script.exists())
-
-    def test_interrupted(self) -> None:
-        """Each file is the old one or the new one, a unit never older than what it needs."""
-        if shutil.which("bash") is None:
-            raise lacking("Only bash can stop a script before each command.")
-        self.box.install(100, managed=True)
-        for path in self.files:
-            path.write_text("old")
-        # As the rescue of a release was that had no timer yet.
-        (self.box.units / "timers.target.wants" / "opq-box-rescue.timer").unlink()
-        found = set()
-        for count in range(1, 200, stride(5)):
-            box = self.box.copy(self.box.folder.parent / str(count))
-            result = self.place("bash", box=box, KILL_AT=str(count))
-            files = [box.folder / path.relative_to(self.box.folder) for path in self.files]
-            old = tuple(path.read_text() == "old" for path in files)
-            found.add(old)
-            if result.returncode == 0:
-                break
-            self.assertEqual(result.returncode, -signal.SIGKILL, result)
-            self.assertEqual(self.place(box=box).returncode, 0)
-            self.assertTrue(box.is_timer_enabled)
-            for path, shipped in zip(files, self.files, strict=True):
-                source = next((SHIPPED / "rescue").rglob(shipped.name))
-                self.assertEqual(path.read_text(), source.read_text())
-            shutil.rmtree(box.folder)
-        in_order = {
-            (True, True, True),
-            (False, True, True),
-            (False, False, True),
-            (False, False, False),
-        }
-        self.assertEqual(found, in_order if TORTURE else found & in_order)
-
-
-class InterruptedTests(InstallCase):
-    """The script killed before each of its commands, and then run again."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        if shutil.which("bash") is None:
-            raise lacking("Only bash can stop a script before each command.")
-        service(self.box.unpack(100), "triggering", "opq-triggering.service")
-        service(self.box.unpack(200), "triggering", "opq-old.service")
-        service(self.box.unpack(300), "triggering", "opq-triggering.service")
-        executable(self.box.folder / "opq-box-update-300" / "kernel" / "install.sh", "#!/bin/sh\n")
-
-    def interruptions(self, run: Callable[[RootFolder, str], Result]) -> Iterator[RootFolder]:
-        """Yield a copy of the box for every n-th command at which a script is killed."""
-        for count in range(1, 1000, stride(31)):
-            box = self.box.copy(self.box.folder.parent / str(count))
-            result = run(box, str(count))
-            if result.returncode == 0:
-                # Fewer would mean that the killing does not work.
-                self.assertGreater(count, 60)
-                return
-            self.assertIn(result.returncode, (-signal.SIGKILL, 128 + signal.SIGKILL), result)
-            yield box
-            shutil.rmtree(box.folder)
-        self.fail("The script has no end.")
-
-    def check(
-        self, version: int, allowed: Callable[[int | None, int | None], bool], *, image: int
-    ) -> None:
-        """
-        Assert that links are right after each interruption, and all is after one more run.
-
-        The image's version is on record before the release is live, and is never another one.
-        """
-        before = self.box.version("current")
-        for box in self.interruptions(lambda box, at: box.run(version, "bash", KILL_AT=at)):
-            links = box.version("current"), box.version("previous")
-            self.assertTrue(allowed(*links), links)
-            recorded = {image} if version in links[:1] else {image, self.box.image()}
-            self.assertIn(box.image(), recorded)
-            box.install(version)
-            kept = {str(version), str(before)} - {"None"}
-            self.assertEqual(box.state(), (version, before, kept))
-            self.assertEqual(box.image(), image)
-
-    def test_first_install(self) -> None:
-        """A fresh box has no release or a whole one."""
-        self.check(
-            100, lambda current, previous: current in (None, 100) and previous is None, image=100
-        )
-
-    def test_update(self) -> None:
-        """The box has the old release or the new one, and knows the one before it."""
-        self.box.install(100)
-        self.box.install(200)
-        self.check(300, lambda *links: links in ((200, 100), (300, 200)), image=100)
-
-    def test_update_of_an_older_box(self) -> None:
-        """A box that had no image's version on record has what was live before, in any case."""
-        self.box.install(100)
-        self.box.install(200)
-        self.box.image_file.unlink()
-        self.check(300, lambda *links: links in ((200, 100), (300, 200)), image=200)
-
-    def test_return(self) -> None:
-        """Returning may cost the release that is returned to, until it is live; never the other."""
-        self.box.install(100)
-        self.box.install(200)
-        self.check(100, lambda *links: links in ((200, 100), (200, None), (100, 200)), image=100)
-
-    def test_reinstall(self) -> None:
-        """Installing the current release again changes nothing at any time."""
-        self.box.install(100)
-        self.box.install(200)
-        for box in self.interruptions(lambda box, at: box.run(200, "bash", KILL_AT=at)):
-            self.assertEqual(box.state(), (200, 100, {"100", "200"}))
-            box.install(200)
-            self.assertEqual(box.state(), (200, 100, {"100", "200"}))
-
-    def test_power_cut(self) -> None:
-        """
-        The next boot ends an installation, even if a component has disabled the older daemon.
-
-        The root is whole if there is one, and no release that brings one is live without it.
-        """
-        self.box.install(100, managed=True)
-        self.box.install(200, managed=True)
-        self.box.older_daemon()
-        update = self.box.folder / "opq-box-update-300"
-        (update / "root.json").write_text("new")
-        executable(
-            update / "kernel" / "install.sh",
-            "#!/bin/sh\nexec systemctl disable --now old.service\n",
-        )
-        # The caller has built the release, and the power goes.
-        self.box.install(300, managed=True, FINISH_SHELL="true")
-        units = {"opq-box-agent.service", "opq-triggering.service", "old.service", *RESCUE_UNITS}
-        for box in self.interruptions(lambda box, at: box.boot(FINISH_SHELL="bash", KILL_AT=at)):
-            links = box.version("current"), box.version("previous")
-            self.assertIn(links, ((200, 100), (300, 200)))
-            if box.version("current") == 300 or box.root.exists():
-                self.assertEqual(box.root.read_text(), "new")
-            if box.is_service("enabled", FINISH):
-                box.boot()
-                self.assertEqual(box.asked()[-1], "reboot")
-            self.assertEqual(box.root.read_text(), "new")
-            self.assertEqual(box.state(), (300, 200, {"200", "300"}))
-            self.assertFalse(box.is_service("enabled", "old.service"))
-            self.assertTrue(box.is_service("enabled", "opq-box-agent.service"))
-            self.assertFalse(box.is_service("enabled", FINISH))
-            self.assertEqual({path.name for path in box.units.iterdir()} - {FINISH}, units)

@@ -1,0 +1,68 @@
+"""install_update.sh changes nothing on a box that is not fit for the release."""
+
+import shlex
+
+from tests.helpers.root_folder import (
+    Result,
+)
+from tests.unit.deploy.test_install_script import InstallCase
+
+
+class BoxFaultTests(InstallCase):
+    """A box that cannot take a release keeps the one before, and nothing stays of the new one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.install(100)
+        self.box.unpack(200)
+
+    def assert_unfit(self, result: Result, sentence: str) -> None:
+        """The script has found the box at fault, says so last, and leaves no copy."""
+        self.assertEqual(result.returncode, 75, result)
+        self.assertIn(sentence, result.stderr.splitlines()[-1])
+        self.assertEqual(self.box.state(), (100, None, {"100"}))
+
+    def test_room_is_asked_for_first(self) -> None:
+        """A release for which there is no room is not begun."""
+        self.box.tool("df", "#!/bin/sh\necho Avail\necho 20000\n")
+        (self.box.folder / "opq-box-update-200" / "wheels").mkdir(exist_ok=True)
+        (self.box.folder / "opq-box-update-200" / "wheels" / "big").write_bytes(bytes(4 << 20))
+        self.assert_unfit(self.box.run(200), "MiB free under")
+        (self.box.folder / "bin" / "df").unlink()
+        self.box.install(200)
+
+    def test_files_are_counted(self) -> None:
+        """So is one for whose files there are no inodes."""
+        self.box.tool("df", "#!/bin/sh\ncase $* in *iavail*) echo 3 ;; *) echo 999999 ;; esac\n")
+        self.assert_unfit(self.box.run(200), "and there is room for 3. Remove some.")
+
+    def test_nothing_can_be_written(self) -> None:
+        """Where nothing can be written, the box is at fault."""
+        self.box.tool("head", "#!/bin/sh\necho 'head: x: No space left on device' >&2\nexit 1\n")
+        self.assert_unfit(self.box.run(200), f"cannot write in {self.box.prefix}: No space left")
+
+    def test_nothing_can_be_run(self) -> None:
+        """Where no program can be run, it is, too."""
+        self.box.tool("chmod", '#!/bin/sh\nexec /bin/chmod 600 "$2"\n')
+        self.assert_unfit(self.box.run(200), "Mount it without noexec.")
+
+    def test_disk_fills_up(self) -> None:
+        """A copy that fills the disk is measured before it is removed."""
+        self.box.tool("cp", '#!/bin/sh\necho half >"$3"; exit 1\n')
+        self.box.tool(
+            "head",
+            f"#!/bin/sh\n[ ! -e {shlex.quote(str(self.box.prefix))}/releases/200 ] || "
+            "{ echo 'head: x: No space left on device' >&2; exit 1; }\n",
+        )
+        self.assert_unfit(self.box.run(200), "No space left on device. Mend that")
+
+    def test_python_is_gone(self) -> None:
+        """Where the box's own Python makes no virtual environment, the release is not to blame."""
+        (self.box.folder / "opq-box-update-200" / "wheels").mkdir(exist_ok=True)
+        self.assert_unfit(self.box.run(200, OPQ_PYTHON="/gone/python3"), "install Python 3.11")
+
+    def test_unfinished_are_removed(self) -> None:
+        """What a power cut has left of another release goes before there is asked for room."""
+        (self.box.prefix / "releases" / "150").mkdir()
+        self.assertIn("Removing 150, which was not finished.", self.box.install(200))
+        self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))

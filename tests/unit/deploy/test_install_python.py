@@ -1,0 +1,154 @@
+"""install_update.sh makes the Python environment of a release."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from tests.helpers.privileges import lacking
+from tests.helpers.project import PROJECT
+from tests.helpers.root_folder import (
+    AGENT,
+    Result,
+    executable,
+)
+from tests.unit.deploy.test_install_script import InstallCase
+
+
+class EnvironmentTests(InstallCase):
+    """The release has an environment of its own, made from its wheels."""
+
+    def test_without_wheels(self) -> None:
+        """An update without wheels says so, makes no environment, and uses the machine's Python."""
+        (self.box.unpack(100) / "wheels").rmdir()
+        said = self.box.install(100)
+        self.assertIn("No wheels in this update", said)
+        self.assertFalse((self.box.prefix / "current" / "venv").exists())
+        python = str(self.box.folder / "bin" / "python")
+        self.assertTrue(self.launch(OPQ_PYTHON=python).startswith(f"{python} -I "))
+
+    def test_launcher(self) -> None:
+        """The agent runs from its release's own folder, which a later switch leaves alone."""
+        self.install(100)
+        venv = self.box.prefix.resolve() / "releases" / "100" / "venv" / "bin"
+        self.assertEqual(
+            self.launch("--port", "1"),
+            f"{venv}/python -I -X no_debug_ranges -X faulthandler "
+            f"{venv}/twistd --nodaemon --pidfile= opq-box-agent --port 1\n",
+        )
+
+    def launch(self, *arguments: str, **environment: str) -> str:
+        launcher = self.box.prefix / "current" / AGENT / "bin" / "opq-box-agent"
+        return subprocess.run(
+            [launcher, *arguments],
+            env={"PATH": os.environ["PATH"], **environment},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+
+    def test_real_wheels(self) -> None:
+        """The release gets an environment from its wheels, where twistd finds the agent."""
+        update = self.box.unpack(100)
+        requirements = shutil.copy(PROJECT / "requirements.txt", update / AGENT)
+        for name in ("opq_twisted/__init__.py", "opq_twisted/box/__init__.py"):
+            (update / AGENT / name).parent.mkdir()
+            (update / AGENT / name).touch()
+        (update / AGENT / "opq_twisted" / "box" / "service.py").write_text(
+            "import treq\nfrom twisted.python.usage import Options\n"
+        )
+        shutil.copytree(PROJECT / "twisted" / "plugins", update / AGENT / "twisted" / "plugins")
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
+        fetched = subprocess.run(
+            [*download, "--dest", update / "wheels", "--requirement", requirements, "pip"],
+            capture_output=True,
+            text=True,
+        )
+        if fetched.returncode != 0:
+            raise lacking(f"No wheels to install from: {fetched.stderr}")
+        self.box.install(100, OPQ_PYTHON=sys.executable)
+        self.assertTrue(
+            (self.box.prefix / "current" / AGENT / "twisted" / "plugins" / "dropin.cache").exists()
+        )
+        self.assertIn("twistd [options] opq-box-agent", self.launch("--help"))
+        moved = self.box.copy(self.box.folder.parent / "moved").prefix / "current" / "venv" / "bin"
+        listing = subprocess.run(
+            [moved / "python", moved / "twistd", "--help"], capture_output=True, text=True, cwd="/"
+        )
+        self.assertIn("Keep an OPQ box up to date.", listing.stdout)
+
+
+class OtherPythonTests(InstallCase):
+    """A box whose python3 becomes another version by an upgrade of its system."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        wheels = self.box.unpack(100) / "wheels"
+        for version in ("311", "313", "314"):
+            (wheels / f"x-1-cp{version}-cp{version}-linux_aarch64.whl").touch()
+        (wheels / "y-1-cp39-abi3-linux_aarch64.whl").touch()
+        self.venv = self.box.prefix / "releases" / "100" / "venv"
+
+    def upgrade(self, version: str) -> None:
+        """Let the box's python3 be of another version."""
+        python = self.box.folder / f"python{version}"
+        executable(python, "#!/bin/sh\n")
+        (self.venv / "bin" / "python").unlink()
+        (self.venv / "bin" / "python").symlink_to(python)
+
+    def find(self) -> Result:
+        """Ask which Python runs the release."""
+        script = self.venv.parent / AGENT / "bin" / "release-python"
+        return subprocess.run([script], capture_output=True, text=True)
+
+    def test_packages_for_each(self) -> None:
+        """The packages are installed for each version that the update has wheels for."""
+        said = self.box.install(100)
+        self.assertIn("The update has packages for Python 3.11 3.13 3.14; the box has 3.11.", said)
+        packages = self.venv / "lib" / "python3.13" / "site-packages"
+        agent = packages / (packages / "opq-box.pth").read_text().strip()
+        self.assertEqual(agent.resolve(), (self.venv.parent / AGENT).resolve())
+        for version in ("3.13", "3.14"):
+            self.upgrade(version)
+            found = self.find()
+            self.assertEqual((found.stdout, found.stderr), (f"{self.venv}/bin/python\n", ""))
+
+    def test_wheels_are_lacking(self) -> None:
+        """A later version for which not all wheels are there is told, and holds up nothing."""
+        self.box.services.mkdir()
+        (self.box.services / "lacks-3.13").touch()
+        said = self.box.install(100)
+        self.assertIn("lacks what the agent needs after an upgrade to Python 3.13.", said)
+        self.assertEqual(self.box.version("current"), 100)
+        self.assertFalse((self.venv / "lib" / "python3.13" / "site-packages").exists())
+
+    def test_earlier_python_is_kept(self) -> None:
+        """Where the new python3 has no packages, the one before runs the agent, if it is there."""
+        self.box.install(100)
+        before = self.box.folder / "python3.11"
+        executable(before, "#!/bin/sh\n")
+        (self.venv / "bin" / "python3.11").unlink()
+        (self.venv / "bin" / "python3.11").symlink_to(before)
+        self.upgrade("3.15")
+        self.assertEqual(self.find().stdout, f"{self.venv}/bin/python3.11\n")
+        before.unlink()
+        lost = self.find()
+        self.assertEqual((lost.returncode, lost.stdout), (1, ""))
+        self.assertEqual(
+            lost.stderr,
+            "Release 100 has packages for Python 3.11, 3.13, 3.14, and the box has Python 3.15: "
+            "install an update that was built with --python-version 3.15.\n",
+        )
+
+    def test_launchers(self) -> None:
+        """The agent and its command line end with that sentence."""
+        self.box.install(100)
+        (self.venv / "bin" / "python").unlink()
+        (self.venv / "bin" / "python3.11").unlink()
+        for name in ("opq-box-agent", "opq-box"):
+            result = subprocess.run(
+                [self.venv.parent / AGENT / "bin" / name], capture_output=True, text=True
+            )
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("and the box has Python none", result.stderr)
+            self.assertEqual(result.stderr.count("\n"), 1)
