@@ -37,7 +37,7 @@ from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 
 #: Seconds that a response to a click waits for the update server; the update goes on without it.
-_RESPONSE_DELAY = 2.0
+_MAX_WAIT = 2.0
 
 #: The media types of a response: for programs, and for browsers.
 _MEDIA_TYPES = (b"application/json", b"text/html")
@@ -143,7 +143,7 @@ class BoxUpdate(Action):
             return self._answer(request, CONFLICT, str(error))
         asked = self._board.wait_for(lambda status: status.stage is not Stage.CHECKING)
         try:
-            status = await asked.addTimeout(_RESPONSE_DELAY, self._clock)
+            status = await asked.addTimeout(_MAX_WAIT, self._clock)
         except TimeoutError:
             return self._answer(request, ACCEPTED, "The update server is being asked.")
         if status.stage is Stage.IDLE:
