@@ -1,4 +1,4 @@
-"""Past one machine: Debian's nginx as a cache in front, mirrors, and several servers."""
+"""More than one machine: Debian's nginx as a cache in front, mirrors, and several servers."""
 
 import os
 import re
