@@ -1,5 +1,6 @@
-"""Where passphrases come from: a file, the environment, or whoever sits at the terminal."""
+"""Gets passphrases from a file, the environment, or a person at the terminal."""
 
+import argparse
 import os
 import sys
 from functools import cache
@@ -8,18 +9,25 @@ from pathlib import Path
 from opq_twisted.cli.program import warn
 from opq_twisted.cli.secret_prompt import read_secret
 from opq_twisted.common.errors import KeyUnusable
-from opq_twisted.signing.key_folder import Passphrase
+from opq_twisted.signing.key_folder import KeyFolder, Passphrase
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access, warning_about_length
 
 VARIABLE = "OPQ_RELEASE_PASSPHRASE"
 TIMESTAMP_VARIABLE = "OPQ_TIMESTAMP_PASSPHRASE"
 
 
+def open_keys(options: argparse.Namespace, makes_keys: bool = False) -> KeyFolder:
+    """Open the folder of keys that the command line names."""
+    passphrase = of_keys(options.passphrase_file, makes_keys)
+    return KeyFolder(options.keys_dir, passphrase, lambda advice: warn(f"opq-release: {advice}"))
+
+
 def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
     """
-    Ask, once and not before it is needed, for the passphrase of the keys.
+    Ask for the passphrase of the keys when it is needed, and only once.
 
-    :param makes_keys: whether one who types has to type it twice, and a short one is warned about.
+    :param makes_keys: whether it is for new keys: then it has to be typed twice, and the user is
+        warned if it is short.
     """
 
     @cache
@@ -41,10 +49,10 @@ def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
 
 def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) -> Passphrase:
     """
-    Ask for the passphrase of the timestamp's key, which lies on the server.
+    Ask for the passphrase of the timestamp key, which goes to the server.
 
-    :param keys_file: where that of the other keys comes from; nobody is asked to type then.
-    :param others: it is taken where no other one is given.
+    :param keys_file: the file with the passphrase of the other keys; then nobody has to type.
+    :param others: returns the passphrase of the other keys, which is used if none is given.
     """
 
     @cache
@@ -62,18 +70,17 @@ def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) 
 
 def of_new(file: Path | None, old: Passphrase) -> Passphrase:
     """
-    Ask for the passphrase that keys are to have from now on.
+    Ask for the new passphrase of keys.
 
-    :param old: it is taken where no other one is given.
+    :param old: returns the old passphrase, which is used if none is given.
     """
 
     @cache
     def ask() -> bytes:
-        passphrase = (
-            _typed_or_none("New passphrase (nothing: the same)") if file is None else (_read(file))
-        )
-        if passphrase is None:
-            passphrase = old()
+        if file is not None:
+            passphrase = _read(file)
+        else:
+            passphrase = _typed_or_none("New passphrase (nothing: the same)") or old()
         _warn(warning_about_length(passphrase))
         return passphrase
 
@@ -90,7 +97,7 @@ def _read(file: Path) -> bytes:
 
 
 def _typed_or_none(prompt: str) -> bytes | None:
-    """Ask at the terminal; None where there is none, and where nothing is typed."""
+    """Ask at the terminal; None if there is no terminal, or nothing is typed."""
     return (_typed(prompt, True) or None) if sys.stdin.isatty() else None
 
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from tuf.api.metadata import Metadata, Root
 
-from opq_twisted.cli.release import main as release
+from opq_twisted.cli.release import releases
 from opq_twisted.cli.release.main import main
 from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES
@@ -108,7 +108,7 @@ class TypedTests(CommandCase):
         said = self.type("init")
         for word in ("root keys offline", "--timestamp-key", "1.root.json", "/etc/opq/root.json"):
             self.assertIn(word, said)
-        self.assertNotIn("One key of root", said)
+        self.assertNotIn("One root key", said)
         self.assertEqual(len(list(self.keys.glob("root-*.pem"))), 3)
 
     def test_one_key(self) -> None:
@@ -116,7 +116,7 @@ class TypedTests(CommandCase):
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         said = self.type("init", "--root-keys", 1, "--root-threshold", 1)
-        self.assertIn("each box has to be visited", said)
+        self.assertIn("somebody has to visit each box", said)
 
     def test_publish(self) -> None:
         """It says what is offered to whom."""
@@ -142,7 +142,7 @@ class TypedTests(CommandCase):
         self.assertIn(f"0 % of the boxes, until their turn {OLD}", self.type("status", status=0))
 
     def test_prune(self) -> None:
-        """It says which archives are signed no more, and where they still are."""
+        """It lists the archives that are no longer signed, and where they still are."""
         for version in (OLD, NEW):
             self.type("publish", self.archive(version))
         self.assertIn("nothing was changed", self.type("prune"))
@@ -157,7 +157,9 @@ class TypedTests(CommandCase):
         self.type("publish", self.archive(NEW), "--rollout", 10)
         said = self.type("withdraw")
         self.assertIn(f"Release {NEW} is withdrawn: the channel stable offers {OLD}", said)
-        self.assertIn(f"move {name_of(NEW)} out of it, here and on the server", said)
+        self.assertIn(
+            f"installing {name_of(NEW)}, move it out of the directory, here and on the server", said
+        )
         self.assert_sentence(self.type("withdraw", status=1), "--to VERSION")
 
     def test_refused(self) -> None:
@@ -188,26 +190,26 @@ class TypedTests(CommandCase):
         box = self.box()
         self.assertEqual(box.version("beta"), OLD)
         said = self.type("drop", "beta")
-        self.assertIn("The channel beta is gone", said)
-        self.assertIn(f"move {name_of(OLD)} out of it", said)
+        self.assertIn("The channel beta is removed", said)
+        self.assertIn(f"installing {name_of(OLD)}, move it out", said)
         self.serve()
         self.assertEqual((box.version("beta"), box.version()), (None, NEW))
         self.type("publish", self.archive(NEWER), "--channel", "beta")
         said = self.type("drop", "beta", "stable")
         for channel in ("beta", "stable"):
-            self.assertIn(f"The channel {channel} is gone", said)
+            self.assertIn(f"The channel {channel} is removed", said)
         for name in ("beta", name_of(OLD)):
             self.assert_sentence(self.type("drop", name, status=1), "There is no channel", name)
 
     def test_rest(self) -> None:
         """The commands of once a year."""
-        self.assertIn("signed anew", self.type("resign"))
+        self.assertIn("signed again", self.type("resign"))
         self.assertIn("next root is in place", self.type("renew-root"))
         said = self.type("rotate", "timestamp", "targets", "snapshot")
         self.assertIn("new timestamp key", said)
         self.assertNotIn("new timestamp key", self.type("rotate", "root"))
         self.assertEqual(self.repository.numbers("root"), [1, 2, 3, 4])
-        self.assert_sentence(self.type("rotate", status=1), "Say which role")
+        self.assert_sentence(self.type("rotate", status=1), "Name the role")
 
     def test_replace(self) -> None:
         """The root key that goes can be told by its file."""
@@ -353,7 +355,7 @@ class TypedTests(CommandCase):
         self.assertNotIn("characters", self.type("renew-root"))
 
     def test_encrypt(self) -> None:
-        """Keys of an older format are named until they are encrypted anew, all or none."""
+        """Keys of an older format are named until they are encrypted again, all or none."""
         paths = sorted(self.keys.glob("*.pem"))
         for path in paths:
             write_key(path, keys.load(path, PASSPHRASE), BestAvailableEncryption(PASSPHRASE))
@@ -366,7 +368,7 @@ class TypedTests(CommandCase):
         self.assertEqual([path.read_bytes() for path in paths], before)
         said = self.type("encrypt", *paths)
         for path in paths:
-            self.assertIn(f"{path} is encrypted anew", said)
+            self.assertIn(f"{path} is encrypted again", said)
         self.assertNotIn("encrypt", self.type("resign"))
         new = self.place / "new"
         new.touch(mode=0o600)
@@ -399,7 +401,7 @@ class TypedTests(CommandCase):
             def now(zone: tzinfo) -> datetime:
                 return datetime.now(zone) + timedelta(days=400)
 
-        self.patch(release, "datetime", Later)
+        self.patch(releases, "datetime", Later)
         said = self.type("status", status=1)
         self.assertNotIn("days left", said)
         for role in ROLES:

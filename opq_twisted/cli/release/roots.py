@@ -1,0 +1,189 @@
+"""The commands of `opq-release` for keys and roots."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import Root
+
+from opq_twisted.cli.program import say
+from opq_twisted.cli.release.prompts import of_keys, of_new, of_timestamp, open_keys
+from opq_twisted.common.errors import ReleaseFailed
+from opq_twisted.signing.key_folder import Passphrase
+from opq_twisted.signing.repository import Repository
+from opq_twisted.signing.root_draft import Draft
+from opq_twisted.signing.root_keys import ROLES, RootSigner
+from opq_twisted.trust.keys import load, load_public, reencrypt
+
+
+def init(options: argparse.Namespace) -> int:
+    """Make the keys and the first root."""
+    signer = _signer(options, makes_keys=not options.append)
+    if options.append:
+        return _tell(signer, _append(signer, options.append), "The root is in place.")
+    public: dict[str, list[Key]] = {}
+    for role, path in options.public_key:
+        public.setdefault(role, []).append(load_public(path))
+    draft = signer.init(
+        options.root_keys, options.root_threshold, public, _of_timestamp(options, signer)
+    )
+    if options.root_threshold == 1:
+        say(
+            "One root key is enough to sign the next root: a thief of one can take over every box. "
+            "If the last one is lost, somebody has to visit each box."
+        )
+    folder, updates = signer.key_folder.folder, signer.repository.updates
+    return _tell(
+        signer,
+        draft,
+        f"The keys are in {folder}. Take the root keys offline, each to another place; give the "
+        f"timestamp key to the server (--timestamp-key), and keep a copy of the others. Boxes need "
+        f"{updates}/tuf/1.root.json as /etc/opq/root.json: build_update.py --trusted-root puts it "
+        "into an update.",
+    )
+
+
+def renew_root(options: argparse.Namespace) -> int:
+    """Make the next root with the same keys."""
+    signer = _signer(options)
+    draft = _append(signer, options.append) if options.append else signer.renew_root()
+    return _tell(signer, draft, "The next root is in place.")
+
+
+def rotate(options: argparse.Namespace) -> int:
+    """Give roles other keys."""
+    signer = _signer(options, makes_keys=not options.append)
+    if options.append:
+        draft = _append(signer, options.append)
+    elif not options.role:
+        raise ReleaseFailed(f"Name the role that gets another key: {', '.join(ROLES)}.")
+    else:
+        public = {role: load_public(path) for role, path in options.public_key}
+        if len(public) < len(options.public_key):
+            raise ReleaseFailed("Each role gets one other key: give only one --public-key for it.")
+        draft = signer.rotate(
+            list(dict.fromkeys(options.role)),
+            public,
+            options.replace and _key_id(options.replace),
+            _of_timestamp(options, signer),
+        )
+    done = "The next root is in place; keys here that it no longer names are moved to retired/."
+    if "timestamp" in options.role:
+        done += " Give the server the new timestamp key, and restart it: boxes wait for that."
+    return _tell(signer, draft, done)
+
+
+def encrypt(options: argparse.Namespace) -> int:
+    """Encrypt key files again, with another passphrase or the same."""
+    passphrase = of_keys(options.passphrase_file, False)
+    new = of_new(options.new_passphrase_file, passphrase)
+    # All files are opened before the first one is written.
+    for path in options.key:
+        load(path, passphrase())
+    for path in options.key:
+        reencrypt(path, passphrase(), new())
+        say(
+            f"{path} is encrypted again. Do the same with its copies, or replace them by this file."
+        )
+    return 0
+
+
+def _append(signer: RootSigner, path: Path) -> Draft | None:
+    draft = Draft.load(path)
+    _show_draft(signer, draft)
+    return signer.append(draft)
+
+
+def _tell(signer: RootSigner, draft: Draft | None, done: str) -> int:
+    if draft is None:
+        say(done)
+        return 0
+    if draft.missing:
+        say(
+            f"Root {draft.version} lacks {draft.missing} more signature(s). Take {draft.path} to "
+            "the next holder of a root key, who runs this command with --append FILE."
+        )
+    else:
+        say(
+            f"Root {draft.version} has all its signatures. Take {draft.path} to where the updates "
+            "directory is, and the keys of targets and snapshot, and run this command there with "
+            "--append FILE."
+        )
+    _show_draft(signer, draft)
+    return 0
+
+
+def _show_draft(signer: RootSigner, draft: Draft) -> None:
+    """Show a holder what he signs: boxes will trust it."""
+    known, before = signer.key_folder.trusted_root(), draft.previous
+    if known is not None and known.signed.version < draft.version:
+        # Better than the root that came with the draft.
+        before = known
+    other = None if before is None else before.signed
+    for line in describe(draft.root.signed, other, datetime.now(UTC)):
+        say(line)
+    if before is not None and before is not known:
+        say(f"Root {before.signed.version} came with the draft: compare its keys with the holders.")
+    say(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
+
+
+def describe(root: Root, before: Root | None, now: datetime) -> Iterator[str]:
+    """
+    Describe a root completely, and how it differs from another one, line by line.
+
+    :param before: a root that the holder knows; None if this is the first one.
+    """
+    days = (root.expires - now.astimezone(UTC)).days
+    yield (
+        f"Root {root.version}, which expires on {root.expires:%Y-%m-%d} (in {days} days), "
+        "names these keys:"
+    )
+    for role in ROLES:
+        yield from _describe_role(role, root, before)
+    if before is None:
+        yield "There is no earlier root: compare each key with its holder."
+    elif _content(root) == _content(before):
+        yield f"They are the keys of root {before.version}: nothing else has changed."
+    else:
+        yield f"Root {before.version} was different where it says NEW, REMOVED or CHANGED."
+
+
+def _describe_role(role: str, root: Root, before: Root | None) -> Iterator[str]:
+    named = root.roles[role]
+    old = named if before is None else before.roles[role]
+    changed = ""
+    if (named.threshold, len(named.keyids)) != (old.threshold, len(old.keyids)):
+        changed = f"  CHANGED from {old.threshold} of {len(old.keyids)}"
+    yield f"  {role:10} {named.threshold} of {len(named.keyids)}{changed}"
+    for keyid in named.keyids:
+        yield f"    {keyid}{'' if keyid in old.keyids else '  NEW'}"
+    for keyid in old.keyids:
+        if keyid not in named.keyids:
+            yield f"    {keyid}  REMOVED"
+
+
+def _content(root: Root) -> dict[str, tuple[int, set[str]]]:
+    return {role: (named.threshold, set(named.keyids)) for role, named in root.roles.items()}
+
+
+def _signer(options: argparse.Namespace, makes_keys: bool = False) -> RootSigner:
+    keys = open_keys(options, makes_keys)
+    return RootSigner(Repository(options.updates_dir), keys, lambda: datetime.now(UTC))
+
+
+def _of_timestamp(options: argparse.Namespace, signer: RootSigner) -> Passphrase:
+    return of_timestamp(
+        options.timestamp_passphrase_file, options.passphrase_file, signer.key_folder.passphrase
+    )
+
+
+def _key_id(text: str) -> str:
+    """Return the beginning of a key's id, which may be given as the name of its file."""
+    path = Path(text)
+    named = re.fullmatch(r"[a-z]+-([0-9a-f]{12})\.pem", path.name)
+    if named:
+        return named[1]
+    return load_public(path).keyid if path.exists() else text
