@@ -98,8 +98,8 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
     "returning": (
         {
             **_OFFERED,
-            "stage": Stage.RETURNING,
-            "message": f"{Stage.RETURNING.message} {_ILL}",
+            "stage": Stage.ROLLING_BACK,
+            "message": f"{Stage.ROLLING_BACK.message} {_ILL}",
         },
         [_UPDATED],
     ),

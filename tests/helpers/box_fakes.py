@@ -1,4 +1,4 @@
-"""Stand-ins for what surrounds the box agent: its network, its programs, its update server."""
+"""Fakes of the agent's surroundings: network, programs, update server, steps of an update."""
 
 import json
 import os
@@ -71,11 +71,11 @@ def logged(case: SynchronousTestCase) -> list[str]:
 
 @implementer(IAgentEndpointFactory)
 class Network:
-    """A network in memory: the test is the server, and answers byte for byte."""
+    """A network in memory, in which the test is the server."""
 
     def __init__(self) -> None:
         self.clock = MemoryReactorClock()
-        #: How close hosts are that are not on the internet.
+        #: The reach of hosts that are not on the internet.
         self.reaches: dict[str, Reach] = {}
         #: Hosts that have an address on the internet as well.
         self.public_too: set[str] = set()
@@ -148,7 +148,7 @@ class Peer:
         self._protocol.dataReceived(data)
 
     def answer(self, status: str, *headers: str, body: bytes = b"") -> None:
-        """Send an answer's head, and what is given of its body."""
+        """Send a response's head, and this part of its body."""
         self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body)
 
     def close(self) -> None:
@@ -161,14 +161,14 @@ class Peer:
 
 
 class WaitingServer(UpdateServerClient):
-    """Answers who waits for another version when the test says so."""
+    """A server whose long polls the test answers."""
 
     def __init__(self) -> None:
-        #: Whether it lets nobody wait, as an older server.
+        #: Whether it has no long polls, as an older server.
         self.older = False
-        #: What was asked: the tag that was known, and the seconds to wait.
+        #: The polls: the known tag, and the seconds to wait.
         self.asked: list[tuple[str | None, int]] = []
-        #: The one who waits.
+        #: The poll that waits.
         self.waiting: Deferred[str] | None = None
 
     async def poll_etag(self, known: str | None, wait: int, response_timeout: float) -> str:
@@ -183,19 +183,19 @@ class WaitingServer(UpdateServerClient):
             self.waiting = None
 
     def answer(self, tag: str) -> None:
-        """Say what the tag is now."""
+        """Answer with this tag."""
         assert self.waiting is not None
         self.waiting.callback(tag)
 
     def fail(self, error: Exception) -> None:
-        """Do not say it."""
+        """Answer with this error."""
         assert self.waiting is not None
         self.waiting.errback(error)
 
 
 @implementer(IReactorProcess)
 class Children:
-    """Starts real programs, and tells what becomes of them."""
+    """Starts real programs, and lets a test wait for their events."""
 
     def __init__(self) -> None:
         self._events: list[tuple[str, Deferred[None]]] = []
@@ -220,7 +220,7 @@ class Children:
             for name, happened in tuple(self._events):
                 if name == event:
                     self._events.remove((name, happened))
-                    # Later: whom it concerns may be in the midst of starting the program.
+                    # Later: the caller may not have finished starting the program.
                     reactor.callLater(0, happened.callback, None)
 
         return tell
@@ -229,7 +229,7 @@ class Children:
         """
         Wait until the program has `started`, `said` something, `exited`, or `ended`.
 
-        It has ended when nobody holds its pipes any more: neither itself nor its children.
+        It has ended when neither the program nor a child of it holds its pipes any more.
         """
         happened: Deferred[None] = Deferred()
         if event in self._happened:
@@ -240,7 +240,7 @@ class Children:
 
 
 class ChildrenCase(TestCase):
-    """A test of real programs, on a clock that the test sets."""
+    """A test with real programs, and a fake clock."""
 
     timeout = 60
 
@@ -259,7 +259,7 @@ class ChildrenCase(TestCase):
 
 
 class Gate:
-    """A FIFO at which scripts wait until the test lets one pass."""
+    """A FIFO at which scripts wait for the test."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -273,12 +273,12 @@ class Gate:
         os.write(self._fd, b"\n")
 
     def close(self) -> None:
-        """Let nobody pass any more."""
+        """Close the FIFO."""
         os.close(self._fd)
 
 
 class Ear(FileDescriptor):
-    """A FIFO on which a test hears of scripts."""
+    """A FIFO through which scripts notify the test."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(reactor)
@@ -291,11 +291,11 @@ class Ear(FileDescriptor):
         self.startReading()
 
     def fileno(self) -> int:
-        """What the reactor watches."""
+        """The descriptor that the reactor watches."""
         return self._fd
 
     def doRead(self) -> Exception | None:
-        """Take what is there; returns why there will be no more."""
+        """Read; returns the reason if the other end is closed."""
         if not os.read(self._fd, 4096):
             return ConnectionDone()
         if not self.heard.called:
@@ -303,12 +303,12 @@ class Ear(FileDescriptor):
         return None
 
     def connectionLost(self, reason: Failure) -> None:
-        """Notice the end."""
+        """Note the end."""
         super().connectionLost(reason)
         self.ended.callback(None)
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop reading."""
         self.stopReading()
         os.close(self._fd)
 
@@ -318,12 +318,12 @@ class Begun:
     """A step that the updater began."""
 
     name: str
-    #: The stage that the journal on the disk told of at that moment; None when there was none.
+    #: The stage in the journal on the disk then; None if there was no journal.
     stage: str | None
 
 
 class Steps:
-    """Each step of an update begins here, and waits until the test says what comes of it."""
+    """Records each step of an update, which waits until the test gives its result."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
@@ -336,7 +336,7 @@ class Steps:
 
     @property
     def stage(self) -> str | None:
-        """The stage that the journal on the disk tells of; None when there is none."""
+        """The stage in the journal on the disk; None if there is no journal."""
         if not self._journal.exists():
             return None
         stage: str = json.loads(self._journal.read_text())["stage"]
@@ -374,12 +374,12 @@ class Steps:
 
 
 class StepOfferLookup(OfferLookup):
-    """Answers when the test says so: an offer, or only the version of one that nobody signed."""
+    """Lets the test answer checks: with an offer, or the version of an unsigned release."""
 
     def __init__(self, steps: Steps, config: UpdaterConfig) -> None:
         self._steps = steps
         self._config = config
-        #: Whether a release that confirms itself gets its answer at once.
+        #: Whether the check of a release that is confirmed succeeds at once.
         self.answers_new_release = True
 
     async def newest(self) -> Offer | None:
@@ -397,7 +397,7 @@ class StepDownloader(Downloader):
         self._archives: StepArchiveStore = archives
         self.report: Callable[[Progress], object] = lambda progress: None
         self.say: Callable[[str], object] = lambda sentence: None
-        #: What was asked for last.
+        #: The release of the last download.
         self.asked: Release | None = None
 
     async def fetch(
@@ -420,18 +420,18 @@ class StepDownloader(Downloader):
 
 
 class StepArchiveStore(ArchiveStore):
-    """Has the archive that is asked for, unless it is lost."""
+    """Has every archive, unless the test says that it is lost."""
 
     def __init__(self, steps: Steps, folder: Path) -> None:
         super().__init__(folder)
         self._steps = steps
-        #: What the last call of `clear` was to keep.
+        #: The arguments of the last `clear`.
         self.kept: tuple[set[int | None], int | None] = (set(), None)
-        #: What was handed out last.
+        #: The last archive that was opened.
         self.archive = BytesIO()
         #: Whether the archive that was verified before is lost.
         self.lost = False
-        #: What is here already.
+        #: The release whose archive is on the disk already.
         self.here: Release | None = None
 
     def clear(self, *keep: int | None, fetching: int | None = None) -> None:
@@ -468,14 +468,14 @@ class StepUnpacker(Unpacker):
 
 
 class StepPreflight(Preflight):
-    """Finds the box as the test says."""
+    """Finds the box fit, unless the test says otherwise."""
 
     def __init__(self) -> None:
-        #: Why the box can take nothing; None when it can.
+        #: Why the box cannot install anything; None if it can.
         self.unfit: BoxUnfit | None = None
-        #: What the box lacked when an installation has failed.
+        #: The box's fault in a failed installation.
         self.fault: str | None = None
-        #: The room that was asked for last.
+        #: The room of the last request.
         self.room = 0
 
     async def require(self, version: int, folder: Path | None = None, room: int = 0) -> None:
@@ -493,7 +493,7 @@ class StepPreflight(Preflight):
 class StepInstaller(Installer):
     """Installs nothing, and reboots nothing."""
 
-    #: What the box was short of when an installation has failed.
+    #: The box's shortage in a failed installation.
     shortage: str | None = None
 
     def __init__(self, steps: Steps) -> None:
@@ -521,11 +521,11 @@ class StepInstaller(Installer):
 
 
 class StepHealth(Health):
-    """A release is healthy at once, unless the test wants to say so."""
+    """Finds a release healthy at once, unless the test wants to judge."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
-        #: The deadline of the last judgement that the test was asked for.
+        #: The deadline of the last judgement.
         self.deadline: float | None = None
         #: Whether the test judges.
         self.asks = False
@@ -537,7 +537,7 @@ class StepHealth(Health):
 
 
 class Bench:
-    """A real updater on a box that is not: its steps do what the test says."""
+    """A real updater on a fake box, whose steps wait for the test."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder = folder.absolute()
@@ -562,7 +562,7 @@ class Bench:
         self.make_agent()
 
     def make_agent(self, boot_id: str = "first boot") -> None:
-        """Make what an agent's process would have in memory; its updater is not started."""
+        """Make an agent, whose updater is not started."""
         self.steps = Steps(self.journal_path)
         self.board = StatusBoard(Status())
         self.journal = Journal(self.journal_path, boot_id)
@@ -598,7 +598,7 @@ class Bench:
     def start(self) -> "Bench":
         """Start the updater."""
         self.updater.startService()
-        # The reactor runs.
+        # Let the reactor run.
         self.clock.advance(0)
         return self
 

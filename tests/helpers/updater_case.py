@@ -159,7 +159,7 @@ class HealthyCase(UpdaterCase):
 
     def install_last_good(self) -> None:
         """Let the last good release be installed again, up to the reboot."""
-        self.assertEqual(self.bench.status.stage, Stage.RETURNING)
+        self.assertEqual(self.bench.status.stage, Stage.ROLLING_BACK)
         for step in ("wait", "unpack", "install"):
             self.assertEqual(self.bench.steps.names[-1], step)
             self.bench.steps.succeed()

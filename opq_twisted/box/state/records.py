@@ -64,7 +64,7 @@ class Stage(StrEnum):
         _Is.LIVE,
     )
     # Going back installs a release, too: it is the same step.
-    RETURNING = (
+    ROLLING_BACK = (
         "returning",
         "Install",
         "Going back to the last good release",

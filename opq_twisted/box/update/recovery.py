@@ -117,7 +117,7 @@ class Recovery:
             Stage.INSTALLING: self._resume_installing,
             Stage.REBOOTING: self._resume_rebooting,
             Stage.CONFIRMING: self._resume_confirming,
-            Stage.RETURNING: self._rollback.go_on,
+            Stage.ROLLING_BACK: self._rollback.go_on,
         }
 
         async def step() -> None:

@@ -219,6 +219,6 @@ class Reporter:
 
     def _describe(self, stage: Stage) -> str:
         """Say what goes on; empty at rest."""
-        if stage is Stage.RETURNING:
+        if stage is Stage.ROLLING_BACK:
             return f"{stage.message} {self._deps.journal.entry.cause}"
         return stage.message

@@ -115,7 +115,7 @@ class Rollback:
                 changes["refused"] = self._deps.journal.blocked_with(release, cause)
             elif isinstance(error, BOX_AT_FAULT):
                 self._reporter.postpone(release, cause, error)
-            self._reporter.enter(Stage.RETURNING, **changes)
+            self._reporter.enter(Stage.ROLLING_BACK, **changes)
 
         await self._reporter.retry(begin)
         return release

@@ -12,9 +12,9 @@ _log = Logger()
 #: The stages that may follow each stage. Every stage may fail, even before the first: the entry of
 #: the next one in the journal may be what fails.
 TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
-    # RETURNING: the release that runs has not reached the update server for days.
-    Stage.IDLE: frozenset({Stage.CHECKING, Stage.RETURNING, Stage.FAILED}),
-    Stage.FAILED: frozenset({Stage.CHECKING, Stage.RETURNING, Stage.FAILED}),
+    # ROLLING_BACK: the release that runs has not reached the update server for days.
+    Stage.IDLE: frozenset({Stage.CHECKING, Stage.ROLLING_BACK, Stage.FAILED}),
+    Stage.FAILED: frozenset({Stage.CHECKING, Stage.ROLLING_BACK, Stage.FAILED}),
     Stage.CHECKING: frozenset({Stage.IDLE, Stage.DOWNLOADING, Stage.FAILED}),
     # UNPACKING: the archive is on the disk already.
     Stage.DOWNLOADING: frozenset({Stage.VERIFYING, Stage.UNPACKING, Stage.FAILED}),
@@ -22,20 +22,20 @@ TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
     Stage.VERIFYING: frozenset({Stage.UNPACKING, Stage.DOWNLOADING, Stage.FAILED}),
     # IDLE: the window for automatic installations has closed.
     Stage.UNPACKING: frozenset({Stage.INSTALLING, Stage.IDLE, Stage.FAILED}),
-    Stage.INSTALLING: frozenset({Stage.REBOOTING, Stage.RETURNING, Stage.FAILED}),
+    Stage.INSTALLING: frozenset({Stage.REBOOTING, Stage.ROLLING_BACK, Stage.FAILED}),
     Stage.REBOOTING: frozenset({Stage.FAILED}),
-    Stage.CONFIRMING: frozenset({Stage.IDLE, Stage.RETURNING, Stage.FAILED}),
-    Stage.RETURNING: frozenset({Stage.IDLE, Stage.FAILED}),
+    Stage.CONFIRMING: frozenset({Stage.IDLE, Stage.ROLLING_BACK, Stage.FAILED}),
+    Stage.ROLLING_BACK: frozenset({Stage.IDLE, Stage.FAILED}),
 }
 
 #: The stages that an agent may enter besides, because it finds in the journal, at its start, an
 #: update that an earlier agent has begun.
 RESUMPTIONS: Mapping[Stage, frozenset[Stage]] = {
     # IDLE: another release was installed by hand or by the rescue script, or the journal was lost.
-    # REBOOTING, RETURNING: somebody has rebooted a box that could not do it by itself.
-    Stage.IDLE: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.RETURNING}),
-    Stage.FAILED: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.RETURNING}),
-    Stage.CHECKING: frozenset({Stage.CHECKING, Stage.REBOOTING, Stage.RETURNING}),
+    # REBOOTING, ROLLING_BACK: somebody has rebooted a box that could not do it by itself.
+    Stage.IDLE: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.ROLLING_BACK}),
+    Stage.FAILED: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.ROLLING_BACK}),
+    Stage.CHECKING: frozenset({Stage.CHECKING, Stage.REBOOTING, Stage.ROLLING_BACK}),
     # Nothing has been installed yet: the update begins again.
     Stage.DOWNLOADING: frozenset({Stage.CHECKING}),
     Stage.VERIFYING: frozenset({Stage.CHECKING}),
@@ -45,7 +45,7 @@ RESUMPTIONS: Mapping[Stage, frozenset[Stage]] = {
     Stage.INSTALLING: frozenset({Stage.INSTALLING, Stage.CONFIRMING, Stage.IDLE}),
     Stage.REBOOTING: frozenset({Stage.REBOOTING, Stage.CONFIRMING, Stage.IDLE}),
     Stage.CONFIRMING: frozenset({Stage.CONFIRMING}),
-    Stage.RETURNING: frozenset(),
+    Stage.ROLLING_BACK: frozenset(),
 }
 
 

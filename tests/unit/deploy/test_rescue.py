@@ -570,7 +570,7 @@ class CareTests(RescueCase):
 
     def test_agent_stands_still(self) -> None:
         """An agent that runs, and for hours leaves an update where it is, is helped as well."""
-        for stage in (Stage.REBOOTING, Stage.RETURNING, Stage.CONFIRMING):
+        for stage in (Stage.REBOOTING, Stage.ROLLING_BACK, Stage.CONFIRMING):
             self.stand_still(stage)
         self.box.asked()
         self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
@@ -587,7 +587,7 @@ class CareTests(RescueCase):
         self.box.last_good()
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         journal = Journal(self.box.state_dir / "journal.json", boot_id)
-        for stage in (Stage.REBOOTING, Stage.RETURNING):
+        for stage in (Stage.REBOOTING, Stage.ROLLING_BACK):
             journal.write(stage=Stage.FAILED, after_reboot=stage, awaited=Release(200))
             for state in ("active", "inactive"):
                 self.rescue(AGENT_STATE=state)
@@ -615,7 +615,7 @@ class CareTests(RescueCase):
 
     def test_agent_waits(self) -> None:
         """The agent of another release than the new one waits as long as it has to."""
-        for stage in (Stage.INSTALLING, Stage.RETURNING):
+        for stage in (Stage.INSTALLING, Stage.ROLLING_BACK):
             with self.subTest(stage=stage):
                 self.stand_still(stage)
                 (self.box.prefix / "current").unlink()

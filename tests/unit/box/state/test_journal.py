@@ -184,7 +184,7 @@ class JournalTests(SynchronousTestCase):
     def test_salvaged(self) -> None:
         """History and blocked releases are salvaged from a journal that is not understood."""
         journal = self.open()
-        journal.write(stage=Stage.RETURNING, release=RELEASE)
+        journal.write(stage=Stage.ROLLING_BACK, release=RELEASE)
         journal.end(Stage.FAILED, evolve(attempt(7), id=7))
         journal.block(Release(OLD, None, {"sha256": "cd" * 32}), "It hangs.")
         content = json.loads(self.path.read_bytes())
@@ -201,7 +201,7 @@ class JournalTests(SynchronousTestCase):
 
     def test_disk_fails_once(self) -> None:
         """A journal that can be read a moment later is not set aside."""
-        self.open().write(stage=Stage.RETURNING, release=RELEASE)
+        self.open().write(stage=Stage.ROLLING_BACK, release=RELEASE)
         real, failing = Path.open, [OSError(errno.EIO, "Input/output error")] * 2
 
         def fail(path: Path, mode: str) -> Any:
@@ -210,7 +210,7 @@ class JournalTests(SynchronousTestCase):
             return real(path, mode)
 
         self.patch(Path, "open", fail)
-        self.assertEqual(self.open().entry.stage, Stage.RETURNING)
+        self.assertEqual(self.open().entry.stage, Stage.ROLLING_BACK)
 
     def test_not_a_file(self) -> None:
         """A journal that is a folder does not stop the agent."""

@@ -175,7 +175,7 @@ class ReturnTests(HealthyCase):
         self.proceed("install")
         self.boot("second boot")
         self.bench.steps.fail(InstallFailed("It took too long."))
-        self.assertEqual(self.bench.status.stage, Stage.RETURNING)
+        self.assertEqual(self.bench.status.stage, Stage.ROLLING_BACK)
         self.assertEqual(self.bench.steps.names, ["wait", "forget", "open", "unpack"])
         self.assertEqual(self.on_disk().tries, 2)
 

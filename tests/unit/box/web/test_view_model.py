@@ -89,7 +89,7 @@ class ViewTests(SynchronousTestCase):
             ({"stage": Stage.CHECKING}, "busy", "Looking for an update"),
             ({"stage": Stage.INSTALLING}, "busy", "Updating the box"),
             ({"stage": Stage.REBOOTING}, "busy", "The box is rebooting"),
-            ({"stage": Stage.RETURNING}, "busy", "Going back to the last good release"),
+            ({"stage": Stage.ROLLING_BACK}, "busy", "Going back to the last good release"),
         ):
             with self.subTest(status=status):
                 shown = self.view(**status)
