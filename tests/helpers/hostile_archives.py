@@ -68,32 +68,35 @@ def _flipped(content: bytes, offset: int) -> bytes:
     return bytes(flipped)
 
 
+#: Each kind of member that is neither a file nor a folder, and its description.
+KINDS = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a FIFO",
+    b"7": "a contiguous file",
+    b"D": "a GNU directory dump",
+    b"K": "a GNU long link name",
+    b"M": "a part of a multi-volume archive",
+    b"N": "of the unknown kind b'N'",  # old GNU long names
+    b"S": "a sparse file",
+    b"V": "a volume label",
+    b"X": "of the unknown kind b'X'",  # a Solaris extended header
+    b"A": "of the unknown kind b'A'",  # a Solaris access control list
+    b"I": "of the unknown kind b'I'",  # only the data of an inode
+    b"8": "of the unknown kind b'8'",
+    b"\xff": "of the unknown kind b'\\xff'",
+}
+
+
 def _kinds() -> dict[str, Hostile]:
     """One of every kind of member that is neither a file nor a folder."""
-    described = {
-        b"1": "a hard link",
-        b"2": "a symbolic link",
-        b"3": "a character device",
-        b"4": "a block device",
-        b"6": "a FIFO",
-        b"7": "a contiguous file",
-        b"D": "a GNU directory dump",
-        b"K": "a GNU long link name",
-        b"M": "a part of a multi-volume archive",
-        b"N": "of the unknown kind b'N'",  # old GNU long names
-        b"S": "a sparse file",
-        b"V": "a volume label",
-        b"X": "of the unknown kind b'X'",  # a Solaris extended header
-        b"A": "of the unknown kind b'A'",  # a Solaris access control list
-        b"I": "of the unknown kind b'I'",  # only the data of an inode
-        b"8": "of the unknown kind b'8'",
-        b"\xff": "of the unknown kind b'\\xff'",
-    }
     kinds = {
         f"kind {kind!r}": _beside(
             f"'odd' is {description}", header("odd", kind, link=b"VERSION", magic=GNU)
         )
-        for kind, description in described.items()
+        for kind, description in KINDS.items()
     }
     link, hard = header("odd", b"2", link=b"/etc"), header("odd", b"1", link=b"/etc/passwd")
     return kinds | {

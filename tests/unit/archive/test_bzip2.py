@@ -1,4 +1,4 @@
-"""A whole bzip2 file is told from one that was cut off."""
+"""A complete bzip2 file is told from one that was cut off."""
 
 import bz2
 import os
@@ -13,7 +13,7 @@ _END_MARK = 0x177245385090
 
 
 def padding_of(data: bytes) -> int:
-    """How many bits fill the last byte of a bzip2 file."""
+    """Return the number of padding bits in the last byte of a bzip2 file."""
     tail = int.from_bytes(data, "big")
     return next(p for p in range(8) if (tail >> (32 + p)) & ((1 << 48) - 1) == _END_MARK)
 
@@ -52,7 +52,7 @@ class IsWholeTests(SynchronousTestCase):
             self.assertTrue(self.judge(bz2.compress(b"an update", level)))
 
     def test_cut_anywhere(self) -> None:
-        """A file that lacks its end is not whole, wherever it was cut, be it only the last byte."""
+        """A file without its end is not whole, wherever it was cut, even before the last byte."""
         for data in (*one_for_each_padding().values(), bz2.compress(os.urandom(2_000))):
             for length in range(len(data)):
                 self.assertFalse(self.judge(data[:length]), f"{length} of {len(data)} bytes")
@@ -68,11 +68,11 @@ class IsWholeTests(SynchronousTestCase):
             self.assertFalse(self.judge(both[:length]), f"{length} of {len(both)} bytes")
 
     def test_empty_stream(self) -> None:
-        """What bzip2 makes of nothing is whole."""
+        """An empty bzip2 file is whole."""
         self.assertTrue(self.judge(bz2.compress(b"")))
 
     def test_space_set_aside(self) -> None:
-        """A file that was given its full size before its bytes came ends in zeros: not whole."""
+        """A file that was allocated before its upload ends with zeros: it is not whole."""
         for data in one_for_each_padding().values():
             for zeros in (1, 2, 10, 11, 4096):
                 self.assertFalse(self.judge(data + bytes(zeros)))
@@ -95,7 +95,7 @@ class IsWholeTests(SynchronousTestCase):
             self.assertFalse(self.judge(data), repr(data[:20]))
 
     def test_shrinks_while_it_is_looked_at(self) -> None:
-        """A file that is shorter than was believed is not whole."""
+        """A file that is shorter than the given size is not whole."""
         data = bz2.compress(b"an update")
         path = Path(self.mktemp())
         path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Every archive of a corpus that no honest tool makes is refused, and nothing of it stays."""
+"""Each archive of a hostile corpus is refused, and leaves no files."""
 
 import os
 import shutil
@@ -29,8 +29,8 @@ from tests.helpers.hostile_archives import (
     Hostile,
 )
 from tests.helpers.torture import sample
+from tests.helpers.unpacking import ARCHIVE, UnpackCase
 
-ARCHIVE = f"opq-box-update-{VERSION}.tar.bz2"
 REFUSAL = f"{ARCHIVE} is refused: "
 MIB = 1 << 20
 
@@ -47,21 +47,14 @@ sys.exit(status)
 
 
 def is_plain(path: Path) -> bool:
-    """Whether it is a file or a folder, and of one of the two modes."""
+    """Whether a path is a regular file or a folder with one of the two modes."""
     mode = path.lstat().st_mode
     kinds = {stat.S_IFREG: (0o644, 0o755), stat.S_IFDIR: (0o755,)}
     return stat.S_IMODE(mode) in kinds.get(stat.S_IFMT(mode), ())
 
 
-class FunctionTests(SynchronousTestCase):
+class FunctionTests(UnpackCase):
     """The corpus and the function that unpacks."""
-
-    def setUp(self) -> None:
-        self.root = Path(self.mktemp())
-        self.place = self.root / "place"
-        self.place.mkdir(parents=True)
-        self.archive = self.place / ARCHIVE
-        self.destination = self.place / "unpacked"
 
     def unpack(self, decompress: Decompress) -> None:
         unpack(
@@ -81,14 +74,14 @@ class FunctionTests(SynchronousTestCase):
                     self.unpack(each)
                 self.assertSentence(name, hostile, str(caught.exception))
                 self.assertEqual(os.listdir(self.place), [ARCHIVE], name)
-                # Who only judges it comes to the same end.
+                # The check without unpacking has the same result.
                 with self.archive.open("rb", buffering=0) as file:
-                    judged = self.assertRaises(
+                    checked = self.assertRaises(
                         *(ArchiveRefused, validate, file, VERSION),
                         limit=BOMB_LIMIT,
                         decompress=each,
                     )
-                self.assertEqual(str(judged), str(caught.exception))
+                self.assertEqual(str(checked), str(caught.exception))
         self.assertEqual(os.listdir(self.root), ["place"])
 
     def assertSentence(self, name: str, hostile: Hostile, sentence: str) -> None:
@@ -97,7 +90,7 @@ class FunctionTests(SynchronousTestCase):
         self.assertTrue(sentence.isprintable(), (name, sentence))
 
     def test_hostile(self) -> None:
-        """Each is refused for its own reason, whoever decompresses it."""
+        """Each archive is refused with its reason, by each decompressor."""
         self.assertAllRefused(HOSTILE, fastest, with_stdlib)
 
     def test_bombs(self) -> None:
@@ -105,7 +98,7 @@ class FunctionTests(SynchronousTestCase):
         self.assertAllRefused(BOMBS, fastest, with_stdlib)
 
     def test_harmless(self) -> None:
-        """What is merely odd is unpacked to plain files and folders."""
+        """An odd but harmless archive is unpacked to regular files and folders."""
         for name, odd in HARMLESS.items():
             self.archive.write_bytes(odd.build())
             destination = self.place / name
@@ -132,7 +125,7 @@ class ChildTests(ChildrenCase):
         return Deferred.fromCoroutine(self.unpacker.unpack(archive, VERSION))
 
     async def test_hostile(self) -> None:
-        """Each is refused for its own reason, and nothing at all is left."""
+        """Each archive is refused with its reason, and leaves no files."""
         for name, hostile in sample([*HOSTILE.items()], 15):
             self.archive.write_bytes(hostile.build())
             with self.assertRaises(ArchiveRefused, msg=name) as caught:
@@ -143,7 +136,7 @@ class ChildTests(ChildrenCase):
             self.assertEqual(os.listdir(self.root), [ARCHIVE], name)
 
     async def test_harmless(self) -> None:
-        """What is merely odd passes, and is the agent's then."""
+        """An odd but harmless archive is unpacked, and its files belong to the agent's user."""
         for name, odd in HARMLESS.items():
             self.archive.write_bytes(odd.build())
             await self.unpack()
@@ -154,7 +147,7 @@ class ChildTests(ChildrenCase):
                 self.assertEqual(path.stat().st_uid, os.geteuid())
 
     async def test_many_members(self) -> None:
-        """50,000 members are nothing special."""
+        """An archive with 50,000 members is unpacked."""
         members = b"".join(file(f"{number % 100}/{number}") for number in range(50_000))
         write_archive(self.archive, stream(*layout(VERSION), members))
         # In memory where that is possible, as most disks are slow with so many files.
@@ -170,14 +163,14 @@ class ChildTests(ChildrenCase):
 
 
 class MemoryTests(SynchronousTestCase):
-    """What the process takes of the memory, with lbzip2 and without."""
+    """The memory that the process needs, with lbzip2 and without."""
 
     def setUp(self) -> None:
         self.place = Path(self.mktemp())
         self.place.mkdir()
 
     def measure(self, content: bytes, path: str, *options: str) -> tuple[int, str, int]:
-        """Tell the exit status, the sentence, and the peak of the resident memory in bytes."""
+        """Return the exit status, the sentence, and the peak of the resident memory in bytes."""
         archive, destination = self.place / ARCHIVE, self.place / "unpacked"
         archive.write_bytes(content)
         command = [sys.executable, "-m", "opq_twisted.archive.extract.unpack", str(destination)]
@@ -195,7 +188,7 @@ class MemoryTests(SynchronousTestCase):
         return done.returncode, done.stderr, int(done.stdout) * 1024
 
     def test_bounded(self) -> None:
-        """Bombs and the largest numbers of members take less than 200 MiB."""
+        """Bombs and archives with the largest number of members need less than 200 MiB."""
         for name, hostile in (BOMBS | TOO_MANY).items():
             content = hostile.build()
             limit, reserve = f"--limit={BOMB_LIMIT}", f"--reserve={NO_ROOM_AT_ALL}"

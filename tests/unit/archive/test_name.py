@@ -1,4 +1,4 @@
-"""An update's name and its version say the same, in one way only."""
+"""An update's version has exactly one name."""
 
 import json
 
@@ -19,13 +19,13 @@ class UpdateNameTests(SynchronousTestCase):
     @examples(100)
     @given(st.integers(1, GREATEST))
     def test_round_trip(self, version: int) -> None:
-        """A name that was written is read as the same version."""
+        """A formatted name is parsed as the same version."""
         self.assertEqual(UpdateName.parse(str(UpdateName(version))), UpdateName(version))
 
     @examples(100)
     @given(st.text())
     def test_one_spelling(self, text: str) -> None:
-        """What is read as a name is spelled as that name is written."""
+        """Each text that is parsed as a name equals the formatted name."""
         try:
             name = UpdateName.parse(f"opq-box-update-{text}.tar.bz2")
         except InvalidName:
@@ -33,21 +33,21 @@ class UpdateNameTests(SynchronousTestCase):
         self.assertEqual(str(name), f"opq-box-update-{text}.tar.bz2")
 
     def test_folder(self) -> None:
-        """The folder in the archive is named like the archive."""
+        """The folder in the archive has the archive's name without its suffix."""
         self.assertEqual(UpdateName(1547860803).folder, "opq-box-update-1547860803")
 
     def test_order_by_number(self) -> None:
-        """Ten digits are newer than nine, whatever the alphabet says."""
+        """Versions are compared as numbers: ten digits are newer than nine."""
         names = [UpdateName(1000000000), UpdateName(999999999), UpdateName(2)]
         self.assertEqual([name.version for name in sorted(names)], [2, 999999999, 1000000000])
 
     def test_greatest(self) -> None:
-        """Fifteen digits go, and survive a reader of JSON that knows only doubles."""
+        """Fifteen digits are accepted, and a JSON reader with doubles keeps them exact."""
         name = UpdateName.parse(f"opq-box-update-{GREATEST}.tar.bz2")
         self.assertEqual(json.loads(str(name.version), parse_int=float), GREATEST)
 
     def test_refused(self) -> None:
-        """Anything but the template is refused, in a sentence that tells the template."""
+        """Any other name is refused, in a sentence with the template."""
         for text in (
             "",
             "opq-box-update-.tar.bz2",
@@ -79,15 +79,15 @@ class UpdateNameTests(SynchronousTestCase):
 
 
 class ParseVersionTests(SynchronousTestCase):
-    """What stands in `VERSION`, and what `/version` answers."""
+    """The content of `VERSION` and of responses of `/version`."""
 
     def test_good(self) -> None:
-        """Digits, with or without the newline that editors add."""
+        """A version may end with a newline, which editors add."""
         for text in ("1547860803", "1547860803\n", "1547860803\r\n"):
             self.assertEqual(parse_version(text), 1547860803)
 
     def test_refused(self) -> None:
-        """Anything else is refused; the sentence quotes no more than a line of it."""
+        """Any other text is refused; the sentence quotes only its start."""
         for text in (
             "",
             "\n",

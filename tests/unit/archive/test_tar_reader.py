@@ -1,4 +1,4 @@
-"""A tar stream is read as honest tools write it, and refused where it is anything else."""
+"""A tar stream from a common tool is read, and any other stream is refused."""
 
 import io
 import tarfile
@@ -21,6 +21,7 @@ from tests.helpers.archives import (
     raw_pax,
     stream,
 )
+from tests.helpers.hostile_archives import KINDS
 from tests.helpers.torture import examples
 
 LONG = "folder/" + "n" * 200
@@ -45,10 +46,10 @@ def made_by_tarfile(format: int, name: str, **headers: str) -> bytes:
 
 
 class GoodStreamTests(SynchronousTestCase):
-    """What GNU tar, Python's tarfile and git write."""
+    """The formats of GNU tar, Python's tarfile and git."""
 
     def test_files_and_folders(self) -> None:
-        """Members come in the stream's order, with their sizes, their contents and the x bit."""
+        """Members have the order of the stream, their sizes, their contents and the x bit."""
         tar = stream(folder("a/"), file("a/b", b"x" * 1000, 0o755), file("c"))
         self.assertEqual(
             read(tar),
@@ -60,7 +61,7 @@ class GoodStreamTests(SynchronousTestCase):
         )
 
     def test_content_may_be_left_unread(self) -> None:
-        """Who does not want a member's content, or not all of it, still gets the next member."""
+        """The next member can be read after none or only a part of the content before it."""
         tar_stream = TarStream(io.BytesIO(stream(file("a", b"x" * 3_000_000), file("b", b"y"))))
         seen = []
         for member in tar_stream:
@@ -78,7 +79,7 @@ class GoodStreamTests(SynchronousTestCase):
                 self.assertEqual(read(tar), [(member, b"abc")], (tar_format, name))
 
     def test_global_header(self) -> None:
-        """A global header with a comment, as `git archive` writes it, is passed over."""
+        """A global header with a comment, as in archives of git, is ignored."""
         tar = made_by_tarfile(tarfile.PAX_FORMAT, "a", comment="2f0c4a1", mtime="1.5")
         self.assertEqual(names(tar), ["a"])
 
@@ -89,12 +90,12 @@ class GoodStreamTests(SynchronousTestCase):
             self.assertEqual(names(stream(extension, file("x"), file("y"))), [LONG, "y"])
 
     def test_size_from_extended_header(self) -> None:
-        """The size of a PAX header replaces the one of the member's own header."""
+        """The size in a PAX header replaces the size in the member's own header."""
         tar = stream(pax({"size": "5"}), header("a", b"0", 0), padded(b"abcde"), file("b"))
         self.assertEqual([content for _, content in read(tar)], [b"abcde", b""])
 
     def test_harmless_records(self) -> None:
-        """Records that only describe owners, times and attributes are passed over, even binary."""
+        """Records with owners, times and attributes are ignored, even binary ones."""
         records = {
             "uid": b"0",
             "mtime": b"1.25",
@@ -105,7 +106,7 @@ class GoodStreamTests(SynchronousTestCase):
         self.assertEqual(names(stream(pax(records), file("a"))), ["a"])
 
     def test_padding(self) -> None:
-        """Zeros after the two zero blocks fill the last record, whatever its size."""
+        """More zeros may follow the two zero blocks, up to the end of the last record."""
         for padding in (0, 1, 10_240, 1 << 20):
             self.assertEqual(names(stream(file("a")) + bytes(padding)), ["a"])
 
@@ -116,7 +117,7 @@ class GoodStreamTests(SynchronousTestCase):
 
 
 class RefusedStreamTests(SynchronousTestCase):
-    """Every one of these is refused, and the reason says what is wrong."""
+    """Each of these streams is refused, with the right reason."""
 
     def assertRefused(self, tar: bytes, reason: str) -> None:
         error = self.assertRaises(ArchiveRefused, read, tar)
@@ -124,25 +125,8 @@ class RefusedStreamTests(SynchronousTestCase):
         self.assertTrue(str(error).isprintable())
 
     def test_kinds(self) -> None:
-        """Only files and folders: every other kind is named, with the member's name."""
-        kinds = {
-            b"1": "a hard link",
-            b"2": "a symbolic link",
-            b"3": "a character device",
-            b"4": "a block device",
-            b"6": "a FIFO",
-            b"7": "a contiguous file",
-            b"D": "a GNU directory dump",
-            b"K": "a GNU long link name",
-            b"M": "a part of a multi-volume archive",
-            b"N": "of the unknown kind b'N'",
-            b"S": "a sparse file",
-            b"V": "a volume label",
-            b"X": "of the unknown kind b'X'",
-            b"8": "of the unknown kind b'8'",
-            b"\xff": r"of the unknown kind b'\xff'",
-        }
-        for kind, description in kinds.items():
+        """Other kinds than files and folders are refused, with the member's name and kind."""
+        for kind, description in KINDS.items():
             member = header("./odd", kind, link=b"/etc/passwd", magic=GNU)
             self.assertRefused(stream(file("a"), member), f"'./odd' is {description}")
 
@@ -167,13 +151,13 @@ class RefusedStreamTests(SynchronousTestCase):
             self.assertRefused(stream(pax({key: value}, b"g"), file("a")), key)
 
     def test_global_overrides(self) -> None:
-        """A global header gives no name and no size to the members after it."""
+        """A global header with a name or a size is refused."""
         for key in ("path", "size"):
             tar = stream(pax({key: "1"}, b"g"), file("a"))
             self.assertRefused(tar, f"a global header with b'{key}'")
 
     def test_sizes(self) -> None:
-        """A size is a number of bytes, and that of a folder is 0."""
+        """A negative size is refused, and a folder with a size."""
         for size in ("-1", "", "1e3", "0x10", " 1", "+1", "1" * 30, "\u0663"):
             self.assertRefused(stream(pax({"size": size}), file("a", b"b")), "with the size")
         negative, huge = b"\xff" * 12, b"\x80" + b"\x7f" * 11
@@ -184,13 +168,13 @@ class RefusedStreamTests(SynchronousTestCase):
         self.assertRefused(stream(pax({"size": "9"}), folder("a"), bytes(512)), "has the size 9")
 
     def test_wrong_size_from_extended_header(self) -> None:
-        """A PAX size that does not fit the stream leads to what is no header, or to the end."""
+        """A wrong size in a PAX header leads to an invalid header, or to the end of the stream."""
         content = b"x" * 600
         self.assertRefused(stream(pax({"size": "1"}), file("a", content)), "damaged")
         self.assertRefused(stream(pax({"size": str(10**17)}), file("a")), "ends too early")
 
     def test_malformed_records(self) -> None:
-        """A PAX header is whole records of a right length, or nothing."""
+        """A PAX header with an incomplete record or a wrong length is refused."""
         for content in (
             b"9 path=b",
             b"99 path=b\n",
@@ -210,13 +194,13 @@ class RefusedStreamTests(SynchronousTestCase):
             self.assertRefused(stream(raw_pax(content), file("a")), "an extended header that is")
 
     def test_extensions_are_bounded(self) -> None:
-        """An extended header over 64 KiB, or of a negative size, is not read at all."""
+        """An extended header over 64 KiB, or of a negative size, is refused unread."""
         for kind in (b"L", b"x", b"g"):
             for size in (b"%011o\0" % 65_537, b"\x80" + bytes(7) + b"\xff" * 4, b"\xff" * 12):
                 self.assertRefused(stream(header("a", kind, size)), "an extended header of")
 
     def test_repeated_extensions(self) -> None:
-        """One member has one name, one size, and one header of each kind."""
+        """A member with two names, two sizes, or two headers of one kind is refused."""
         for twice in (long_name("a") * 2, pax({}) * 2, pax({}, b"g") * 2):
             self.assertRefused(stream(twice, file("b")), "two extended headers")
         self.assertRefused(stream(long_name("a"), pax({"path": "c"}), file("b")), "a second time")
@@ -224,12 +208,12 @@ class RefusedStreamTests(SynchronousTestCase):
         self.assertRefused(stream(raw_pax(b"9 path=a\n9 path=b\n"), file("x")), "a second time")
 
     def test_extension_without_member(self) -> None:
-        """An extended header at the end belongs to nothing."""
+        """An extended header without a member after it is refused."""
         for extension in (long_name("a"), pax({"path": "a"}), pax({"comment": "a"}, b"g")):
             self.assertRefused(stream(file("b"), extension), "ends after an extended header")
 
     def test_names_that_are_not_utf8(self) -> None:
-        """A name is UTF-8 in each of the places where it can stand."""
+        """A name that is not UTF-8 is refused in each field that can hold a name."""
         for member in (
             file(b"caf\xe9"),
             long_name(b"caf\xe9") + file("a"),
@@ -239,7 +223,7 @@ class RefusedStreamTests(SynchronousTestCase):
             self.assertRefused(stream(member), r"b'caf\xe9' is not UTF-8")
 
     def test_damaged_headers(self) -> None:
-        """A header with a wrong checksum is damage, and not the end of the archive."""
+        """A header with a wrong checksum is reported as damage, and not taken for the end."""
         good = stream(file("a", b"b"), file("c"))
         for offset in (0, 110, 130, 150, 156, 300, 2 * BLOCK, 3 * BLOCK - 1):
             bad = bytearray(good)
@@ -247,13 +231,13 @@ class RefusedStreamTests(SynchronousTestCase):
             self.assertRefused(bytes(bad), "damaged")
 
     def test_truncation(self) -> None:
-        """A stream that ends anywhere before its two zero blocks are whole is refused."""
+        """A stream that ends before its two zero blocks are complete is refused."""
         good = stream(folder("a"), pax({"mtime": "1.5"}), file("a/b", b"c" * 700))
         for length in range(0, len(good), 7):
             self.assertRefused(good[:length], f"ends too early, at byte {length}")
 
     def test_end(self) -> None:
-        """Two zero blocks end the archive; behind them only zeros follow, and not many."""
+        """After the two zero blocks only a limited number of zeros is accepted."""
         one_block = stream(file("a"), end=bytes(BLOCK))
         self.assertRefused(one_block, "ends too early")
         self.assertRefused(one_block + file("b") + bytes(BLOCK), "data after its end")
@@ -264,7 +248,7 @@ class RefusedStreamTests(SynchronousTestCase):
     @examples(200)
     @given(st.data())
     def test_any_bytes(self, data: st.DataObject) -> None:
-        """Whatever the fields of a header hold, the stream is read or refused, and nothing else."""
+        """With any content of a header's fields, the stream is read or refused."""
         field = st.binary(max_size=12)
         block = header(
             data.draw(field),

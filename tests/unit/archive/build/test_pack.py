@@ -1,4 +1,4 @@
-"""Packing: the same bytes always, only what a box takes, and whole or not at all."""
+"""Packing is reproducible, checks the rules of boxes, and leaves no incomplete archive."""
 
 import bz2
 import errno
@@ -37,14 +37,14 @@ FILES = {"VERSION": b"b", "z": b"", f"{LONG}end": b"deep", "a/Ä": b"umlaut", "a
 
 
 def both_compressors() -> tuple[Compress, Compress]:
-    """Give both; a machine without lbzip2 skips the test, but never where tests are to be whole."""
+    """Return both; without lbzip2 the test is skipped, and on CI it fails."""
     if shutil.which("lbzip2") is None:
         raise lacking("needs lbzip2")
     return with_lbzip2, with_stdlib
 
 
 class PackTest(SynchronousTestCase):
-    """What every test here needs: a folder to build in and a small component."""
+    """A folder to build in and a small component."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -77,7 +77,7 @@ class PackTest(SynchronousTestCase):
         )
 
     def assert_refused(self, *words: str) -> None:
-        """No archive is made, and one sentence with these words says why."""
+        """No archive is written, and one sentence with these words is the reason."""
         error = self.assertRaises(BuildFailed, self.pack)
         for word in words:
             self.assertIn(word, str(error))
@@ -86,10 +86,10 @@ class PackTest(SynchronousTestCase):
 
 
 class TestTheArchive(PackTest):
-    """What is in an archive."""
+    """The content of an archive."""
 
     def test_same_bytes(self) -> None:
-        """Order, times and modes of the files make no difference to the archive."""
+        """The archive does not depend on the order, times and modes of the files."""
         for number, compress in enumerate(both_compressors()):
             archives = []
             for order, mode in ((sorted(FILES), 0o600), (sorted(FILES, reverse=True), 0o664)):
@@ -102,7 +102,7 @@ class TestTheArchive(PackTest):
             self.assertEqual(archives[0], archives[1])
 
     def test_layout(self) -> None:
-        """The version comes first, then script and root, then the components, sorted."""
+        """The version is first, then the script and the root, then the components, sorted."""
         for path in ("b/2", "b/10", "b-c", "B"):
             self.write(self.kernel / path, b"")
         contents = self.contents() | {"root.json": find_file(self.kernel / "image")}
@@ -113,7 +113,7 @@ class TestTheArchive(PackTest):
         self.assertEqual(names, [TOP, *(f"{TOP}/{path}" for path in inside)])
 
     def test_members(self) -> None:
-        """Members belong to root, are 0644 or 0755, and have the time that was asked for."""
+        """Members belong to root, have the mode 0644 or 0755, and the given time."""
         self.write(self.kernel / "tool", b"", 0o700)
         with tarfile.open(self.pack()) as archive:
             modes = {member.name.removeprefix(f"{TOP}/"): member.mode for member in archive}
@@ -132,7 +132,7 @@ class TestTheArchive(PackTest):
         )
 
     def test_a_box_unpacks_it(self) -> None:
-        """What was packed comes out of the box's unpacker, whichever compressor was used."""
+        """The box's unpacker restores the files, for both compressors."""
         files = FILES | {"large": Random(0).randbytes(9_000_000), "one-chunk": bytes(3_600_000)}
         for path, data in files.items():
             self.write(self.kernel / path, data)
@@ -146,14 +146,14 @@ class TestTheArchive(PackTest):
             self.assertTrue((unpacked / "kernel" / "empty").is_dir())
 
     def test_both_compressors_hold_the_same(self) -> None:
-        """The compressors differ in their bytes only, not in what they hold."""
+        """The two compressors give different bytes, but the same content."""
         self.write(self.kernel / "large", Random(0).randbytes(5_000_000))
         archives = [self.pack(how, self.new_folder(how.__name__)) for how in both_compressors()]
         tars = [bz2.decompress(archive.read_bytes()) for archive in archives]
         self.assertEqual(tars[0], tars[1])
 
     def test_lbzip2_variables(self) -> None:
-        """Variables that give lbzip2 more arguments change nothing."""
+        """Environment variables with options for lbzip2 have no effect."""
         with_lbzip2, _ = both_compressors()
         plain = self.pack(with_lbzip2).read_bytes()
         self.patch(os, "environ", os.environ | {"LBZIP2": "-1", "BZIP2": "-1", "BZIP": "-1"})
@@ -169,7 +169,7 @@ class TestTheArchive(PackTest):
         self.assertEqual(executable, {"kernel/install.sh", "kernel/bin/flash"})
 
     def test_windows_line_ends_elsewhere(self) -> None:
-        """Files that are no scripts, and what lies in a script behind its text, may have CRLF."""
+        """Files that are no scripts may have CRLF, and so may the binary part of a script."""
         self.write(self.kernel / "notes.txt", b"one\r\ntwo\r\n")
         self.write(self.kernel / "install.sh", b"#!/bin/sh\nexit\n" + b"x" * 5000 + b"\r\n")
         self.pack()
@@ -182,7 +182,7 @@ class TestTheArchive(PackTest):
 
 
 class TestRefusals(PackTest):
-    """What no box would take, or nobody can have meant."""
+    """Files that boxes would refuse, and likely mistakes."""
 
     def test_link_inside(self) -> None:
         """A link to a file of the same component is packed as that file."""
@@ -212,7 +212,7 @@ class TestRefusals(PackTest):
             link.unlink()
 
     def test_fifo(self) -> None:
-        """A FIFO is refused, and not waited for."""
+        """A FIFO is refused, and does not block the builder."""
         os.mkfifo(self.kernel / "fifo")
         self.assert_refused("kernel/fifo", "not a regular file")
 
@@ -237,20 +237,20 @@ class TestRefusals(PackTest):
         self.assert_refused("longer than 1024 bytes")
 
     def test_too_large(self) -> None:
-        """More than a box would unpack is refused before anything is read."""
+        """An update that is too large for boxes is refused before its files are read."""
         with (self.kernel / "large").open("wb") as file:
             file.truncate(2 << 30)
         self.assert_refused("2048 MiB")
 
     def test_no_script(self) -> None:
-        """An install script must be there, and say what runs it."""
+        """A missing install script is refused, and one without a #! line."""
         self.script.write_bytes(b"echo hello\n")
         self.assert_refused("install.sh", "#!")
         self.script.unlink()
         self.assert_refused("install.sh", "cannot be read")
 
     def test_windows_line_ends(self) -> None:
-        """A script that Windows gave its line ends is refused: no box can run it."""
+        """A script with the line ends of Windows is refused: no box can run it."""
         for path in (self.kernel / "install.sh", self.kernel / "bin" / "flash", self.script):
             self.write(path, b"#!/bin/sh\r\nexit\r\n")
             self.assert_refused(path.name, "CRLF", "convert it")
@@ -259,19 +259,19 @@ class TestRefusals(PackTest):
         self.assert_refused("install.sh", "CRLF")
 
     def test_windows_line_ends_in_a_part(self) -> None:
-        """So is a part of a script, which other scripts read: every line of it would fail."""
+        """The same is true for a file that scripts read: each of its lines would fail."""
         self.write(self.kernel / "functions.sh", b"flash() {\r\n}\r\n")
         self.assert_refused("functions.sh", "CRLF")
 
     def test_byte_order_mark(self) -> None:
-        """An editor's mark before the first line is refused: a box could not run the script."""
+        """A script with a byte order mark is refused: no box can run it."""
         for path in (self.kernel / "install.sh", self.kernel / "bin" / "flash", self.script):
             self.write(path, b"\xef\xbb\xbf#!/bin/sh\n")
             self.assert_refused(path.name, "byte order mark")
             path.write_bytes(b"#!/bin/sh\n")
 
     def test_component_script(self) -> None:
-        """A component's install.sh must say what runs it."""
+        """A component's install.sh without a #! line is refused."""
         self.write(self.kernel / "install.sh", b"echo hello\n")
         self.assert_refused("kernel/install.sh", "#!")
 
@@ -282,7 +282,7 @@ class TestRefusals(PackTest):
 
 
 class TestTrustedRoot(PackTest):
-    """The root that an update gives to boxes: it is looked at, but its signatures are not."""
+    """The root in an update is checked, except its signatures."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -301,25 +301,25 @@ class TestTrustedRoot(PackTest):
         return find_trusted_root(self.path, datetime.fromisoformat(now))
 
     def assert_no_root(self, reason: str, text: bytes | None = None) -> None:
-        """One sentence names the file, gives the reason, and says what to do."""
+        """One sentence has the name of the file, the reason, and the remedy."""
         error = self.assertRaises(BuildFailed, self.find, text)
         self.assertIn(f"{self.path} is no trusted root ({reason}", str(error))
         self.assertRegex(str(error), r"\): give the newest root\.json [^\n]+\.\Z")
 
     def test_good(self) -> None:
-        """A root that is good for one more second is taken, up to the size that a client reads."""
+        """A root is accepted until the last second, up to the largest size that clients read."""
         text = json.dumps(self.metadata).encode()
         self.assertEqual(self.find().size, len(text))
         self.assertEqual(self.find(text.ljust(512_000)).size, 512_000)
         self.assert_no_root("it is larger than 512000 bytes", text.ljust(512_001))
 
     def test_expired(self) -> None:
-        """A root is no good any more at the very second at which it expires."""
+        """A root is refused from the second at which it expires."""
         error = self.assertRaises(BuildFailed, self.find, now="2030-12-31T23:59:59Z")
         self.assertIn(f"{self.path} expired on 2030-12-31 at 23:59 UTC: have", str(error))
 
     def test_not_json(self) -> None:
-        """What a TUF client cannot parse is refused."""
+        """A file that a TUF client cannot parse is refused."""
         encoded = json.dumps(self.metadata)
         for text in (b"", b"root", b"\xff", encoded.encode("utf-16"), encoded.encode()[:-1]):
             self.assert_no_root("it is not JSON: ", text)
@@ -327,20 +327,20 @@ class TestTrustedRoot(PackTest):
             self.assert_no_root("", text)
 
     def test_not_an_object(self) -> None:
-        """JSON that is no object is refused, and so is one that is empty or not signed metadata."""
+        """JSON that is not an object, is empty, or is not signed metadata is refused."""
         self.assert_no_root("it is no JSON object", b"[]")
         self.assert_no_root('it has no "signed"', b"{}")
         self.assert_no_root('it has no "signed"', b'{"signed": [1]}')
 
     def test_another_role(self) -> None:
-        """The metadata of another role, or of none, is no root."""
+        """The metadata of another role, or without a role, is refused."""
         self.signed["_type"] = "targets"
         self.assert_no_root('its signed._type is "targets", not "root"')
         del self.signed["_type"]
         self.assert_no_root('its signed._type is null, not "root"')
 
     def test_lacking(self) -> None:
-        """What every root has must be there, be of its kind, and not be empty."""
+        """A root with a missing, wrong or empty field is refused."""
         others: tuple[object, ...] = (None, [], {}, "", 1.5, [1])
         for key in ("version", "expires", "keys", "roles"):
             for value in others:
@@ -352,30 +352,30 @@ class TestTrustedRoot(PackTest):
             self.assert_no_root('it has no "signatures"')
 
     def test_odd_version(self) -> None:
-        """A version is a number from 1."""
+        """A version that is not a positive number is refused."""
         for version in (0, -1, True):
             self.signed["version"] = version
             self.assert_no_root("its version is not 1 or more")
 
     def test_roles(self) -> None:
-        """A root names the keys of all four roles."""
+        """A root without the keys of each of the four roles is refused."""
         del self.signed["roles"]["snapshot"], self.signed["roles"]["timestamp"]
         self.assert_no_root("its roles lack snapshot, timestamp")
 
     def test_odd_expiry(self) -> None:
-        """A time is written as the specification has it."""
+        """An expiry date in another format than the specification's is refused."""
         for time in ("2030-12-31", "2030-12-31T23:59:59", "2030-12-31T23:59:59+00:00", "never"):
             self.signed["expires"] = time
             self.assert_no_root("its signed.expires is not like 2030-12-31T00:00:00Z")
 
     def test_fifo(self) -> None:
-        """A FIFO is refused, and not waited for."""
+        """A FIFO is refused, and does not block the builder."""
         os.mkfifo(self.path)
         error = self.assertRaises(BuildFailed, find_trusted_root, self.path, datetime.now(UTC))
         self.assertIn("not a regular file", str(error))
 
     def test_changes(self) -> None:
-        """A root that changes after it was looked at ends the build."""
+        """A root that changes after it was checked ends the build."""
         contents = self.contents() | {"root.json": self.find()}
         self.write(self.path, b"another root")
         error = self.assertRaises(BuildFailed, pack, NAME, contents, self.output, timestamp=0)
@@ -384,20 +384,20 @@ class TestTrustedRoot(PackTest):
 
 
 class TestWholeOrNotAtAll(PackTest):
-    """Under the final name there is never anything but a whole archive."""
+    """The final name never leads to an incomplete archive."""
 
     def assert_nothing_left(self) -> None:
         self.assertEqual(list(self.output.iterdir()), [])
 
     def test_name_taken(self) -> None:
-        """An archive never replaces what has its name."""
+        """An archive never replaces a file with its name."""
         (self.output / str(NAME)).write_bytes(b"older")
         error = self.assertRaises(BuildFailed, self.pack)
         self.assertIn("already there", str(error))
         self.assertEqual((self.output / str(NAME)).read_bytes(), b"older")
 
     def test_name_taken_meanwhile(self) -> None:
-        """An archive that appears while another is packed under its name stays as it is."""
+        """A file that gets the name during the packing stays as it is."""
         target = self.output / str(NAME)
 
         def slow(output: BinaryIO) -> AbstractContextManager[Writable]:
@@ -441,7 +441,7 @@ class TestWholeOrNotAtAll(PackTest):
         self.assert_nothing_left()
 
     def test_disk_full(self) -> None:
-        """A full disk is told in a sentence, whichever compressor meets it."""
+        """A full disk is reported in a sentence, for both compressors."""
         self.write(self.kernel / "large", Random(0).randbytes(5_000_000))
         for compress in both_compressors():
             error = self.assertRaises(BuildFailed, self.pack, onto_full_disk(compress))
@@ -449,7 +449,7 @@ class TestWholeOrNotAtAll(PackTest):
             self.assert_nothing_left()
 
     def test_interrupted(self) -> None:
-        """An interruption leaves nothing behind."""
+        """An interruption leaves no files."""
 
         def interrupt(_: int) -> NoReturn:
             raise KeyboardInterrupt

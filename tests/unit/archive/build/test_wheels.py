@@ -1,4 +1,4 @@
-"""The wheels in an update: none without a hash that is known."""
+"""The wheels in an update have known hashes."""
 
 import hashlib
 import os
@@ -51,7 +51,7 @@ class WheelsCase(SynchronousTestCase):
         return path
 
     def lock(self, file: str, *wheels: Path) -> Path:
-        """Write down versions and hashes."""
+        """Write a lock file with versions and hashes."""
         hashes: dict[str, str] = {}
         for wheel in wheels:
             package = "==".join(wheel.name.split("-")[:2])
@@ -66,13 +66,13 @@ class WheelsCase(SynchronousTestCase):
         (self.component / "requirements.txt").write_text(text)
 
     def fetch(self, platforms: Sequence[str] = (), versions: Sequence[str] = ()) -> list[str]:
-        """Fetch the wheels; give their names."""
+        """Fetch the wheels; return their names."""
         contents = gather(self.component, AGENT)
         fetch_wheels(contents, self.fetched, self.pip_lock, platforms, versions)
         return sorted(path.name for path in self.fetched.iterdir())
 
     def assert_refused(self, *words: str) -> None:
-        """One sentence with these words."""
+        """The error is one sentence with these words."""
         sentence = str(self.assertRaises(BuildFailed, self.fetch))
         self.assertNotIn("\n", sentence)
         for word in words:
@@ -83,7 +83,7 @@ class HashTests(WheelsCase):
     """The hashes in a requirements.lock."""
 
     def test_known(self) -> None:
-        """Files with the hashes are fetched, whatever is newer, and the pip for the box besides."""
+        """Files with known hashes are fetched, not newer versions, and pip for the box."""
         self.require("probe[more]>=1\n")
         probe = self.wheel("probe-1", "extra[more]>=2")
         self.lock("requirements.lock", probe, self.wheel("extra-3"))
@@ -94,7 +94,7 @@ class HashTests(WheelsCase):
         )
 
     def test_another_file_of_the_version(self) -> None:
-        """A file that was added to a version later, which pip prefers, is refused by its name."""
+        """A file that was added to a version later, which pip prefers, is refused by name."""
         self.require("probe\n")
         self.lock("requirements.lock", self.wheel("probe-1"))
         self.wheel("probe-1-1", content="print('owned')")
@@ -113,21 +113,21 @@ class HashTests(WheelsCase):
         self.assert_refused("other-1-py3-none-any.whl", "for other==1,", "changed")
 
     def test_changed_pip(self) -> None:
-        """The pip with which a box installs the packages has a hash, too."""
+        """The pip with which a box installs the packages must have a known hash."""
         self.require("probe\n")
         self.lock("requirements.lock", self.wheel("probe-1"))
         self.wheel("pip-1", content="print('owned')")
         self.assert_refused("pip-1-py3-none-any.whl", "changed")
 
     def test_no_lock(self) -> None:
-        """Packages without hashes are not fetched, be they pinned or not."""
+        """Packages without hashes are not fetched, whether their versions are pinned or not."""
         self.wheel("probe-1")
         for requirement in ("probe", "probe==1", f"probe @ file://{self.index}"):
             self.require(f"{requirement}\n")
             self.assert_refused("probe", "hash", "requirements.lock", "--no-wheels")
 
     def test_old_lock(self) -> None:
-        """What was added to requirements.txt, or is needed by a package, has to be in the lock."""
+        """New packages in requirements.txt, and dependencies, must be in the lock."""
         self.require("probe\nother\n")
         self.lock("requirements.lock", self.wheel("probe-1"))
         self.wheel("other-1")
@@ -141,7 +141,7 @@ class HashTests(WheelsCase):
         self.assert_refused("requirements.lock", "probe>1", "--no-wheels")
 
     def test_hashes_in_the_requirements(self) -> None:
-        """A requirements.txt that has the hashes itself needs no lock beside it."""
+        """A requirements.txt with hashes needs no lock file."""
         self.lock("requirements.txt", self.wheel("probe-1"))
         self.assertEqual(self.fetch(), ["pip-1-py3-none-any.whl", "probe-1-py3-none-any.whl"])
 

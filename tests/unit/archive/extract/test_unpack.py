@@ -1,4 +1,4 @@
-"""An update is unpacked whole and vetted, or refused with a reason and without a trace."""
+"""An update is checked and unpacked completely, or refused with a reason, leaving no files."""
 
 import bz2
 import os
@@ -37,50 +37,36 @@ from tests.helpers.archives import (
     stream,
     write_archive,
 )
+from tests.helpers.hostile_archives import NAME, VERSION
 from tests.helpers.privileges import lacking, own_mounts
+from tests.helpers.unpacking import ARCHIVE, Tree, UnpackCase
+from tests.helpers.unpacking import tree as full_tree
 
-VERSION = 1547860803
-NAME = f"opq-box-update-{VERSION}"
-ARCHIVE = f"{NAME}.tar.bz2"
 MIB = 1 << 20
 
 
 def needs(*programs: str) -> None:
-    """Skip where a program is missing, but never where all of them are promised."""
+    """Skip the test if a program is missing; on CI, fail it."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         raise lacking(f"This machine has no {missing}.")
 
 
-def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
-    """Every path below `root`, with its mode and content."""
-    return {
-        str(path.relative_to(root)): (
-            stat.S_IMODE(path.lstat().st_mode),
-            path.read_bytes() if path.is_file() else None,
-        )
-        for path in root.rglob("*")
-    }
+def tree(root: Path) -> Tree:
+    """Return the permissions and the content of each path below a folder."""
+    return {path: (stat.S_IMODE(mode), data) for path, (mode, data) in full_tree(root).items()}
 
 
 GOOD = {"VERSION": (0o644, b"%d\n" % VERSION), "install_update.sh": (0o755, SCRIPT)}
 
 
-class UnpackTestCase(SynchronousTestCase):
+class UnpackTestCase(UnpackCase):
     """A workplace with an archive's path and a destination beside it."""
 
     decompress: Decompress = staticmethod(with_stdlib)
 
-    def setUp(self) -> None:
-        self.place = Path(self.mktemp())
-        self.place.mkdir()
-        self.archive = self.place / ARCHIVE
-        self.destination = self.place / "unpacked"
-
-    def unpack(
-        self, limit: int = 64 * MIB, reserve: int = 0
-    ) -> dict[str, tuple[int, bytes | None]]:
-        """Unpack; the result is removed, so that a test can go on."""
+    def unpack(self, limit: int = 64 * MIB, reserve: int = 0) -> Tree:
+        """Unpack; remove the folder, so that the test can unpack again, and return its content."""
         unpack(
             self.archive,
             self.destination,
@@ -93,7 +79,7 @@ class UnpackTestCase(SynchronousTestCase):
         shutil.rmtree(self.destination)
         return result
 
-    def unpack_members(self, *members: bytes) -> dict[str, tuple[int, bytes | None]]:
+    def unpack_members(self, *members: bytes) -> Tree:
         write_archive(self.archive, stream(*members))
         return self.unpack()
 
@@ -105,13 +91,13 @@ class UnpackTestCase(SynchronousTestCase):
         self.assertEqual(os.listdir(self.place), [ARCHIVE])
 
     def assertMembersRefused(self, reason: str, *members: bytes) -> None:
-        """Refused beside the members of a good layout."""
+        """An archive is refused that has these members after those of a good layout."""
         write_archive(self.archive, stream(*layout(VERSION), *members))
         self.assertRefused(reason)
 
 
 class LayoutTests(UnpackTestCase):
-    """What a good archive becomes."""
+    """The result of unpacking a good archive."""
 
     def test_wrapped_and_flat(self) -> None:
         """The layout is the same with the top-level folder and without it."""
@@ -136,12 +122,12 @@ class LayoutTests(UnpackTestCase):
         self.assertEqual([modes[name] for name in "swrd"], [0o755, 0o644, 0o644, 0o755])
 
     def test_destination_mode(self) -> None:
-        """The folder can be entered by all once it is whole."""
+        """All users can enter the folder once it is complete."""
         unpack(make_archive(self.archive, VERSION), self.destination, VERSION, reserve=0)
         self.assertEqual(stat.S_IMODE(self.destination.stat().st_mode), 0o755)
 
     def test_destination_exists(self) -> None:
-        """What stands at the destination already is left as it is."""
+        """An existing destination stays as it is."""
         make_archive(self.archive, VERSION)
         self.destination.mkdir()
         (self.destination / "kept").touch()
@@ -149,7 +135,7 @@ class LayoutTests(UnpackTestCase):
         self.assertEqual(os.listdir(self.destination), ["kept"])
 
     def test_real_tar(self) -> None:
-        """What `tar cjf` makes in any format is accepted, with long names, of a folder or `.`."""
+        """Archives of `tar cjf` are accepted: each format, long names, of a folder or `.`."""
         needs("tar", "bzip2")
         source = self.place / NAME
         deep = source / ("d" * 60) / ("e" * 60)
@@ -167,7 +153,7 @@ class LayoutTests(UnpackTestCase):
                 self.assertEqual(self.unpack(), expected, (form, what))
 
     def test_git_archive(self) -> None:
-        """What `git archive --prefix` makes is accepted, its global header with a comment too."""
+        """An archive of `git archive --prefix`, with its global header, is accepted."""
         needs("git")
         source = self.place / "source"
         unpack(make_archive(self.archive, VERSION), source, VERSION, reserve=0)
@@ -186,12 +172,12 @@ class LayoutTests(UnpackTestCase):
         self.assertEqual(self.unpack()["inner.tar"], (0o644, inner))
 
     def test_folder_after_its_content(self) -> None:
-        """A folder may be listed after what it holds, as long as it is listed once."""
+        """A folder may be listed after its content, if it is listed only once."""
         members = [*layout(VERSION), file("a/b/c"), folder("a/b/"), folder("./a")]
         self.assertIn("a/b/c", self.unpack_members(*members))
 
     def test_odd_but_harmless_names(self) -> None:
-        """Spaces, dots, dashes, other letters and doubled slashes are no reason to refuse."""
+        """Names with spaces, dots, dashes, other letters and doubled slashes are accepted."""
         odd = ["...", "..a", "-rf *", "Mānoa", "a\\b", "C:", "~", "x" * 255, " "]
         members = [file(pax_name) for pax_name in odd[:-2]] + [file(" ")]
         members += [long_name("x" * 255) + file("x"), file("p//q/./r")]
@@ -203,7 +189,7 @@ class HostileNameTests(UnpackTestCase):
     """Names that would leave the folder, hide, or clash."""
 
     def test_paths_that_lead_out(self) -> None:
-        """`..` and absolute paths are refused in every place where a name can stand."""
+        """`..` and absolute paths are refused in each field that can hold a name."""
         for name, reason in (
             ("../x", "has '..' in its path"),
             ("a/../../x", "has '..' in its path"),
@@ -226,7 +212,7 @@ class HostileNameTests(UnpackTestCase):
         self.assertEqual(os.listdir(self.place.parent), [self.place.name])
 
     def test_control_characters(self) -> None:
-        """No control character, no NUL, no newline, and none of them reaches the message."""
+        """Control characters, NUL and newlines are refused, and are not part of the message."""
         for name in ("a\nb", "a\rb", "a\x1b[2J", "a\x7f", "a\x85", "a\tb"):
             self.assertMembersRefused("control character", file(name))
         self.assertMembersRefused("control character", pax({"path": "a\0b"}) + file("x"))
@@ -237,7 +223,7 @@ class HostileNameTests(UnpackTestCase):
         self.assertMembersRefused("not UTF-8", file(b"caf\xe9"))
 
     def test_no_name(self) -> None:
-        """A member has a name, and a file has one of its own."""
+        """A member without a name is refused, and a file with the name of a folder."""
         self.assertMembersRefused("without a name", file(""))
         self.assertMembersRefused("without a name", folder("/"))
         self.assertMembersRefused("without a name", pax({"path": ""}) + file("x"))
@@ -245,7 +231,7 @@ class HostileNameTests(UnpackTestCase):
             self.assertMembersRefused("is a file with the name of a folder", file(name))
 
     def test_duplicates(self) -> None:
-        """No file and no folder comes twice, however its name is spelled."""
+        """A file or a folder that is listed twice is refused, in each spelling of its name."""
         for first, second in (
             (file("a"), file("a")),
             (file("a"), file("./a")),
@@ -257,7 +243,7 @@ class HostileNameTests(UnpackTestCase):
             self.assertMembersRefused("is there twice", first, second)
 
     def test_file_and_folder_clash(self) -> None:
-        """Nothing lies beneath a file, and neither takes the other's place."""
+        """A file with members below it is refused, and a file and a folder with the same name."""
         self.assertMembersRefused(
             "'a/b' needs a folder where 'a' is a file", file("a"), file("a/b")
         )
@@ -279,7 +265,7 @@ class HostileNameTests(UnpackTestCase):
         self.assertMembersRefused("longer than 255", long_name("ā" * 128) + file("x"))
 
     def test_too_many(self) -> None:
-        """100,000 files and folders are the most, and folders that are only implied count too."""
+        """More than 100,000 files and folders are refused; folders without a member count too."""
         rules = MemberRules(NAME)
         for number in range(4_000):
             rules.check(Member(f"{number}/" + "d/" * 23 + "f", 0, False, False))
@@ -288,21 +274,21 @@ class HostileNameTests(UnpackTestCase):
         self.assertIn("more than 100000", str(error))
 
     def test_links(self) -> None:
-        """A link is refused before anything could be written through it."""
+        """A link is refused before a file can be written through it."""
         for kind, reason in ((b"2", "a symbolic link"), (b"1", "a hard link")):
             link = header("a", kind, link=b"/tmp")
             self.assertMembersRefused(f"'a' is {reason}", link, file("a/x", b"evil"))
 
 
 class HostileLayoutTests(UnpackTestCase):
-    """Well-formed archives that are not the update which their name promises."""
+    """Well-formed archives that are not the update in their name."""
 
     def assertLayoutRefused(self, reason: str, *members: bytes) -> None:
         write_archive(self.archive, stream(*members))
         self.assertRefused(reason)
 
     def test_version(self) -> None:
-        """`VERSION` is a small file that holds the name's version, and nothing but that."""
+        """`VERSION` must be a small file with only the version of the name."""
         _, script = layout(VERSION)
         self.assertLayoutRefused("no file VERSION", script)
         for name in ("VERSI\u039fN", "a/VERSION", "VERSION.txt", "VERSION "):
@@ -314,7 +300,7 @@ class HostileLayoutTests(UnpackTestCase):
         self.assertLayoutRefused(f"holds 7 and not {VERSION}", file("VERSION", b"7"), script)
 
     def test_script(self) -> None:
-        """`install_update.sh` is a file that can be run."""
+        """`install_update.sh` must be a file that the kernel can execute."""
         version, _ = layout(VERSION)
         self.assertLayoutRefused("no file install_update.sh", version)
         self.assertLayoutRefused("no file install_update.sh", version, folder("install_update.sh"))
@@ -325,7 +311,7 @@ class HostileLayoutTests(UnpackTestCase):
             self.assertLayoutRefused("nothing that a box can run", version, script)
 
     def test_lookalikes(self) -> None:
-        """No other name may be taken for one of the two where case or width does not count."""
+        """Names that differ from these two only in case or width are refused."""
         for top in ("", f"{NAME}/"):
             for name in ("version", "Version", "\uff36\uff25RSION", "VER\u017fION", "version/x"):
                 for members in ([file(top + name)], [*layout(VERSION, top), file(top + name)]):
@@ -338,7 +324,7 @@ class HostileLayoutTests(UnpackTestCase):
             self.assertIn("README", self.unpack_members(*layout(VERSION, top), *members))
 
     def test_top_folder(self) -> None:
-        """The only top-level folder that is taken for granted is the one named like the update."""
+        """Only a top-level folder with the update's name is removed from the paths."""
         other = "opq-box-update-1547860804/"
         self.assertLayoutRefused("no file VERSION", folder(other), *layout(VERSION, other))
         two = [*layout(VERSION, f"{NAME}/"), *layout(VERSION, other)]
@@ -379,7 +365,7 @@ class DecompressionTests(UnpackTestCase):
             self.assertRefused("cut off")
 
     def test_truncated_second_stream(self) -> None:
-        """It does not help that the first of two streams was whole."""
+        """A file is refused if the second of two streams is cut off."""
         tar = bz2.decompress(self.good)
         whole = concatenated([tar[:2000], tar[2000:]])
         for length in range(len(bz2.compress(tar[:2000], 1)), len(whole), self.step):
@@ -387,7 +373,7 @@ class DecompressionTests(UnpackTestCase):
             self.assertRefused("")
 
     def test_bit_flips(self) -> None:
-        """A flipped bit is found, or does not matter."""
+        """A flipped bit is found, or changes nothing."""
         for bit in range(0, len(self.good) * 8, self.step):
             flipped = bytearray(self.good)
             flipped[bit // 8] ^= 1 << bit % 8
@@ -398,13 +384,13 @@ class DecompressionTests(UnpackTestCase):
                 self.assertFalse(self.destination.exists())
 
     def test_damage_inside(self) -> None:
-        """Damage that only the decompressor can see is called damage."""
+        """Damage that only the decompressor finds is reported as damage."""
         middle = len(self.good) // 2
         self.archive.write_bytes(self.good[:middle] + b"\0\0\0\0" + self.good[middle + 4 :])
         self.assertRefused("its bzip2 data is damaged or cut off")
 
     def test_trailing_garbage(self) -> None:
-        """Anything behind the last stream is refused."""
+        """Any data after the last stream is refused."""
         for garbage in (b"x", b"\0" * 100, b"BZh9", b"BZh91AY&SY", self.good[:-1]):
             self.archive.write_bytes(self.good + garbage)
             self.assertRefused("")
@@ -416,7 +402,7 @@ class DecompressionTests(UnpackTestCase):
             self.assertRefused("no bzip2 file")
 
     def test_limit(self) -> None:
-        """The decompressed size is counted while it comes out, and bounded."""
+        """The decompressed size is counted during the decompression, and limited."""
         write_archive(self.archive, stream(*layout(VERSION), file("zeros", bytes(3 * MIB))))
         self.assertRefused("unpacks to more than 3 MiB", limit=3 * MIB)
         self.assertIn("zeros", self.unpack(limit=3 * MIB + 10_000))
@@ -429,7 +415,7 @@ class DecompressionTests(UnpackTestCase):
 
 
 class Lbzip2Tests(DecompressionTests):
-    """The same damage is found where lbzip2 decompresses what it can be trusted with."""
+    """The same damage is found if lbzip2 decompresses the files that it reads correctly."""
 
     decompress = staticmethod(fastest)
     step = 31
@@ -445,14 +431,14 @@ class Lbzip2Tests(DecompressionTests):
         self.test_concatenated_streams()
 
     def test_child_is_gone(self) -> None:
-        """After a refusal in the middle no lbzip2 is left, running or unreaped."""
+        """After a refusal in the middle of an archive, no lbzip2 process is left."""
         members = [*layout(VERSION), file("../x"), file("zeros", bytes(8 * MIB))]
         write_archive(self.archive, stream(*members))
         self.assertRefused("'..'")
         self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
 
     def test_failure_that_is_not_the_archive(self) -> None:
-        """When lbzip2 is killed the archive is not to blame."""
+        """If lbzip2 is killed, the error does not blame the archive."""
         # More than a pipe holds, so that lbzip2 cannot have ended before.
         write_archive(self.archive, stream(*layout(VERSION), file("zeros", bytes(8 * MIB))))
         with self.archive.open("rb") as archive, with_lbzip2(archive) as output:
@@ -467,7 +453,7 @@ def _children() -> list[int]:
 
 
 class StreamsJoinTests(SynchronousTestCase):
-    """Garbage behind a stream is found without decompression."""
+    """Garbage after a stream is found without decompression."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
@@ -480,26 +466,26 @@ class StreamsJoinTests(SynchronousTestCase):
             return streams_join(archive.fileno())
 
     def test_joined(self) -> None:
-        """Streams right behind each other join, one alone does too, empty ones among them."""
+        """Streams that directly follow each other join, also empty ones, and a single one."""
         for whole in self.streams:
             self.assertTrue(self.join(whole))
         self.assertTrue(self.join(*self.streams))
 
     def test_garbage(self) -> None:
-        """Anything else behind a stream is seen, whatever follows it."""
+        """Other data after a stream is found, whatever follows it."""
         for whole in self.streams:
             for garbage in (b"\0", b"B", b"BZh", b"BZh0", b"BZ0", bytes(5000)):
                 self.assertFalse(self.join(whole, garbage))
                 self.assertFalse(self.join(whole, garbage, whole))
 
     def test_everywhere(self) -> None:
-        """An end is seen wherever it lies in the chunks that the file is read by."""
+        """The end of a stream is found at each position in the chunks that are read."""
         for whole in self.streams[:9]:
             for before in range(decompress._READ - len(whole) - 9, decompress._READ + 9):
                 self.assertFalse(self.join(bytes(before), whole, b"x"))
 
     def test_number(self) -> None:
-        """There is a highest number of streams."""
+        """A file with too many streams is refused."""
         empty = bz2.compress(b"")
         self.assertTrue(self.join(empty * MAX_STREAMS))
         self.assertRaises(ArchiveRefused, self.join, empty * (MAX_STREAMS + 1))
@@ -509,14 +495,14 @@ class RoomTests(UnpackTestCase):
     """The disk is never filled."""
 
     def test_reserve(self) -> None:
-        """What would eat into the reserve is not kept, and the sentence says how much is needed."""
+        """An archive that needs the reserve is removed, and the error has the needed room."""
         make_archive(self.archive, VERSION, {"zeros": bytes(3 * MIB)})
         error = self.assertRaises(NoRoom, self.unpack, reserve=1 << 60)
         self.assertIn(f"Unpacking {ARCHIVE} needs 4 MiB of the disk", str(error))
         self.assertEqual(os.listdir(self.place), [ARCHIVE])
 
     def test_hostile_before_too_big(self) -> None:
-        """Without room the archive is still vetted to its end."""
+        """Without room the archive is still checked to its end."""
         write_archive(self.archive, stream(*layout(VERSION), file("a"), file("../b")))
         self.assertRefused("'..'", reserve=1 << 60)
 
@@ -535,7 +521,7 @@ class ProcessCase(UnpackTestCase):
         return [*module, str(self.destination), str(VERSION), *options]
 
     def assertEnds(self, status: int, reason: str, *options: str) -> None:
-        """It ends with this status, one sentence, and nothing left behind."""
+        """The process exits with this status and one sentence, and leaves no files."""
         self.assertEnded(self.run_process(*options), status, reason)
 
     def assertEnded(self, done: subprocess.CompletedProcess[str], status: int, reason: str) -> None:
@@ -553,10 +539,10 @@ class ProcessCase(UnpackTestCase):
 
 
 class ProcessTests(ProcessCase):
-    """How the process ends, and what it says."""
+    """The exit status and the output of the process."""
 
     def test_good(self) -> None:
-        """A good archive is unpacked without a word."""
+        """A good archive is unpacked without output."""
         make_archive(self.archive, VERSION, {"a/b": b"c"})
         done = self.run_process("--reserve", "0")
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
@@ -579,17 +565,17 @@ class ProcessTests(ProcessCase):
         self.assertEnds(REFUSED, "is cut off, or no bzip2 file")
 
     def test_other_version(self) -> None:
-        """The archive of another version is refused, whatever it is called."""
+        """The archive of another version is refused, whatever its name."""
         make_archive(self.archive, VERSION + 1, wrapped=False)
         self.assertEnds(REFUSED, f"VERSION holds {VERSION + 1} and not {VERSION}")
 
     def test_no_room(self) -> None:
-        """Too little room has an exit code of its own."""
+        """Too little room has its own exit code."""
         make_archive(self.archive, VERSION)
         self.assertEnds(NO_ROOM, "make room, then try again", "--reserve", str(1 << 60))
 
     def test_read_from_its_beginning(self) -> None:
-        """Whoever opened the archive may have read it before, to any place."""
+        """The position of the standard input does not matter."""
         make_archive(self.archive, VERSION)
         with self.archive.open("rb", buffering=0) as archive:
             archive.read()
@@ -599,13 +585,13 @@ class ProcessTests(ProcessCase):
         self.assertEqual(os.listdir(self.place), ["unpacked"])
 
     def test_no_file(self) -> None:
-        """What is no refusal and no lack of room is another failure."""
+        """An error that is neither a refusal nor a lack of room has another exit code."""
         command = self.command()
         done = subprocess.run(command, input="", capture_output=True, text=True, check=False)
         self.assertEnded(done, 1, f"{ARCHIVE} could not be unpacked: ")
 
     def test_disk_full(self) -> None:
-        """A disk that runs full, here of inodes, is a lack of room, and leaves nothing behind."""
+        """A disk without free inodes is a lack of room, and no files are left."""
         make_archive(self.archive, VERSION, {str(number): b"" for number in range(20)})
         mounted = self.place / "mounted"
         mounted.mkdir()
@@ -621,7 +607,7 @@ class ProcessTests(ProcessCase):
         self.assertIn("make room", done.stderr)
 
     def test_stopped(self) -> None:
-        """The agent may stop it at any time: nothing is left behind."""
+        """If the agent stops the process at any time, no files are left."""
         zeros = b"".join(file(str(number), bytes(MIB)) for number in range(100))
         write_archive(self.archive, stream(*layout(VERSION), zeros))
         with self.archive.open() as archive:
@@ -654,7 +640,7 @@ raise SystemExit(unpack.main())
 
 
 class RightsTests(ProcessCase):
-    """What the process may do once it reads the archive."""
+    """The rights of the process while it reads the archive."""
 
     def command(self, *options: str, program: str | None = None) -> list[str]:
         command = super().command(*options)
@@ -674,7 +660,7 @@ class RightsTests(ProcessCase):
         return done.stdout.splitlines()
 
     def test_limits(self) -> None:
-        """The process cannot lift its limits again, and gains no rights from any program."""
+        """The process cannot raise its limits, and gains no rights by set-user-id programs."""
         rights = self.rights()
         expected = {"NoNewPrivs: 1", "CORE 0 0", "NOFILE 64 64", "FSIZE 12345 12345"}
         self.assertLessEqual(expected, set(rights))

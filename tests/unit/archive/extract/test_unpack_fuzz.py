@@ -1,7 +1,6 @@
-"""Whatever happens to an archive: it is refused, or what comes out is harmless."""
+"""A changed archive is refused, or its files are harmless."""
 
 import bz2
-import os
 import random
 import shutil
 import stat
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.decompress import Decompress, fastest, with_stdlib
 from opq_twisted.archive.extract.unpack import NO_ROOM, REFUSED, unpack
@@ -29,17 +27,15 @@ from tests.helpers.archives import (
     pax,
     stream,
 )
+from tests.helpers.hostile_archives import VERSION
 from tests.helpers.torture import examples
+from tests.helpers.unpacking import Tree, UnpackCase, tree
 
-VERSION = 1547860803
-ARCHIVE = f"opq-box-update-{VERSION}.tar.bz2"
 KIB = 1 << 10
-
-Tree = dict[str, tuple[int, bytes | None]]
 
 
 def make_real_archive(path: Path) -> bytes:
-    """Make an update of some hundred kilobytes, of many bzip2 blocks."""
+    """Make an update of some hundred kilobytes with many bzip2 blocks."""
     source = random.Random(0)
     members = {"data": source.randbytes(300_000)}
     for number in range(60):
@@ -63,7 +59,7 @@ def make_odd_stream() -> bytes:
 
 
 def with_right_checksums(tar: bytes) -> bytes:
-    """Let whatever looks like a header have the right checksum."""
+    """Correct the checksum of each block that looks like a header."""
     repaired = bytearray(tar)
     for start in range(0, len(tar) - BLOCK + 1, BLOCK):
         if tar[start + 257 : start + 262] == b"ustar":
@@ -85,7 +81,7 @@ TEXTS = (
 
 @st.composite
 def damaged(draw: st.DrawFn, tar: bytes) -> bytes:
-    """Some changes to a tar stream, to whole blocks of it or inside; checksums may be mended."""
+    """Change blocks, or bytes in blocks, of a tar stream; the checksums may be corrected."""
     blocks = [tar[start : start + BLOCK] for start in range(0, len(tar), BLOCK)]
     for _ in range(draw(st.integers(1, 4))):
         # Not `integers`, of which Hypothesis tries small ones first.
@@ -110,30 +106,11 @@ def damaged(draw: st.DrawFn, tar: bytes) -> bytes:
     return with_right_checksums(content) if is_mended else content
 
 
-def tree(root: Path) -> Tree:
-    """Every path below a folder, with its mode and content; nothing is followed."""
-    found: Tree = {}
-    for path in root.rglob("*"):
-        mode = path.lstat().st_mode
-        found[str(path.relative_to(root))] = (
-            mode,
-            path.read_bytes() if stat.S_ISREG(mode) else None,
-        )
-    return found
-
-
-class FuzzCase(SynchronousTestCase):
-    """An archive in a folder, in which nothing else may come into being."""
-
-    def setUp(self) -> None:
-        self.root = Path(self.mktemp())
-        self.place = self.root / "place"
-        self.place.mkdir(parents=True)
-        self.archive = self.place / ARCHIVE
-        self.destination = self.place / "unpacked"
+class FuzzCase(UnpackCase):
+    """An archive that is changed at random."""
 
     def unpack(self, content: bytes, decompress: Decompress = with_stdlib) -> Tree | None:
-        """Unpack in this process; None when it was refused."""
+        """Unpack in this process; returns None if the archive was refused."""
         self.archive.write_bytes(content)
         try:
             unpack(self.archive, self.destination, VERSION, reserve=0, decompress=decompress)
@@ -144,7 +121,7 @@ class FuzzCase(SynchronousTestCase):
         return self.take()
 
     def unpack_in_child(self, content: bytes) -> Tree | None:
-        """Unpack in the process that the agent starts; None when it was refused."""
+        """Unpack in the process that the agent starts; returns None if the archive was refused."""
         self.archive.write_bytes(content)
         command = [
             sys.executable,
@@ -166,13 +143,8 @@ class FuzzCase(SynchronousTestCase):
             return None
         return self.take()
 
-    def assertNothing(self) -> None:
-        """Nothing was written anywhere."""
-        self.assertEqual(os.listdir(self.place), [ARCHIVE])
-        self.assertEqual(os.listdir(self.root), ["place"])
-
     def take(self) -> Tree:
-        """Take away what was unpacked, which is harmless."""
+        """Check that the unpacked files are harmless; remove and return them."""
         found = tree(self.destination)
         for path, (mode, _) in found.items():
             self.assertTrue(stat.S_ISREG(mode) or stat.S_ISDIR(mode), path)
@@ -193,12 +165,12 @@ class DamageTests(FuzzCase):
         self.assertIsNotNone(self.expected)
 
     def test_truncation(self) -> None:
-        """What is cut off at any kilobyte is refused."""
+        """An archive that is cut off at any kilobyte is refused."""
         for length in range(0, len(self.good), KIB):
             self.assertIsNone(self.unpack(self.good[:length]), length)
 
     def test_truncation_with_an_end(self) -> None:
-        """It does not help when the end of the file is there, and only the middle is missing."""
+        """An archive without its middle is refused."""
         for length in range(0, len(self.good) - KIB, KIB):
             self.assertIsNone(self.unpack(self.good[:length] + self.good[-KIB:]), length)
         for length in range(0, len(self.good) - KIB, 16 * KIB):
@@ -219,7 +191,7 @@ class DamageTests(FuzzCase):
     @examples(25)
     @given(st.integers(0, 4000 * KIB))
     def test_bit_flips_in_child(self, bit: int) -> None:
-        """The same holds for the process, with lbzip2 where the machine has it."""
+        """The same is true for the process, with lbzip2 if it is installed."""
         self.assertIn(self.unpack_in_child(self.flip(bit)), (None, self.expected))
 
 
@@ -229,7 +201,7 @@ class TarTests(FuzzCase):
     ODD = make_odd_stream()
 
     def test_undamaged(self) -> None:
-        """Undamaged, the stream is an update."""
+        """Without damage the stream is an update."""
         found = self.unpack(bz2.compress(self.ODD))
         assert found is not None
         self.assertEqual(found["d/s"][1], b"12345")
@@ -238,11 +210,11 @@ class TarTests(FuzzCase):
     @examples(800)
     @given(damaged(ODD))
     def test_damaged(self, tar: bytes) -> None:
-        """Nothing leads out, and nothing but plain files and folders comes of it."""
+        """Only regular files and folders are written, and only below the destination."""
         self.unpack(bz2.compress(tar, 1))
 
     @examples(25)
     @given(damaged(ODD))
     def test_damaged_in_child(self, tar: bytes) -> None:
-        """The process ends as well-behaved."""
+        """The same is true for the process."""
         self.unpack_in_child(bz2.compress(tar, 1))
