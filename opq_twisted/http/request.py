@@ -29,7 +29,7 @@ Read = Callable[[int, int], bytes]
 #: The part of a URL before its path.
 _ORIGIN = re.compile(rb"https?://[^/]*/?", re.IGNORECASE)
 
-_NO_PATH = Reply.sentence(BAD_REQUEST, "What is asked for must begin with a slash.")
+_NO_PATH = Reply.sentence(BAD_REQUEST, "The path must begin with a slash.")
 _BROKEN = Reply.sentence(INTERNAL_SERVER_ERROR, "Something went wrong here; the log says what.")
 
 

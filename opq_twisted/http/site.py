@@ -50,7 +50,7 @@ class BoundedSite(Site):
         self._limits = ConnectionLimits() if limits is None else limits
         self._shares = Shares(self._limits.connections, self._limits.each)
         self._shares_of_addresses = Shares(self._limits.connections, self._limits.each_address)
-        self._turned_away = RepeatedLine(reactor, self._warn)
+        self._reset_warning = RepeatedLine(reactor, self._warn)
         #: Called at the end of each request, and told whether the whole response was sent.
         self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
         #: Called with the status of each response to a malformed request.
@@ -113,7 +113,7 @@ class BoundedSite(Site):
             and self._shares_of_addresses.has_room(channel.address)
         ):
             self.refused(SERVICE_UNAVAILABLE)
-            self._turned_away.say(
+            self._reset_warning.say(
                 f"A connection from {getattr(address, 'host', 'this machine')} was reset: there "
                 "are too many connections, or too many of one client."
             )

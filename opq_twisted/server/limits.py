@@ -72,7 +72,7 @@ class Downloads:
         self.under_way: Counter[int] = Counter()
         self.completed: Counter[int] = Counter()
         self.cut: Counter[int] = Counter()
-        self.turned_away = 0
+        self.rejected = 0
         self.bytes_sent = 0
 
     def has_room(self, client: str | None) -> bool:
@@ -84,9 +84,9 @@ class Downloads:
         """Bytes that each download under way may send in one turn of the reactor."""
         return max(_LEAST_TURN, _TURN // max(1, self.under_way.total()))
 
-    def turn_away(self) -> int:
+    def reject(self) -> int:
         """Count a rejected client; returns the seconds after which it may retry."""
-        self.turned_away += 1
+        self.rejected += 1
         least, longest = _RETRY_AFTER
         return least + int((longest - least) * self._random())
 

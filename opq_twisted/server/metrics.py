@@ -83,7 +83,7 @@ class Metrics(Collector):
         if self._catalog.changed is not None:
             yield _gauge(
                 "opq_index_changed_timestamp_seconds",
-                "When what is on offer last changed.",
+                "Time of the last change of the archives on offer.",
                 self._catalog.changed,
             )
         if snapshot.newest is not None:
@@ -91,7 +91,7 @@ class Metrics(Collector):
             yield _gauge("opq_newest_version", "The newest version on offer.", version)
             yield _gauge(
                 "opq_newest_release_age_seconds",
-                "Time since the newest release was built, as its version has it.",
+                "Time since the newest release was built, according to its version.",
                 now - version,
             )
         yield _gauge(
@@ -116,8 +116,8 @@ class Metrics(Collector):
         yield _counter("opq_sent_bytes", "Bytes of archives sent.", downloads.bytes_sent)
         yield _counter(
             "opq_downloads_turned_away",
-            "Downloads that were told to come back later.",
-            downloads.turned_away,
+            "Downloads that were rejected for now.",
+            downloads.rejected,
         )
         under_way = GaugeMetricFamily(
             "opq_downloads_in_progress", "Downloads under way.", labels=["release"]

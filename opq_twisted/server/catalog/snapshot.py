@@ -273,30 +273,21 @@ def inspect(directory: Path, name: str) -> Archive:
         raise NotOffered("its name does not follow opq-box-update-VERSION.tar.bz2") from None
     try:
         path, file = open_inside(directory, name)
-    except FileNotFoundError:
-        raise
+        with file:
+            status = os.fstat(file.fileno())
+            whole = is_whole(file.fileno(), status.st_size)
     except files.NotRegular:
         raise NotOffered("it is not a regular file") from None
     except OSError as error:
-        raise _not_offered(error, "opened") from None
-    try:
-        status = os.fstat(file.fileno())
-        if not is_whole(file.fileno(), status.st_size):
-            raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
-        if not 0 <= status.st_mtime_ns < _LATEST_NS:
-            raise NotOffered("its modification time has no HTTP date: touch it")
-        return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
-    except OSError as error:
-        raise _not_offered(error, "read") from None
-    finally:
-        file.close()
-
-
-def _not_offered(error: OSError, done: str) -> Exception:
-    """Blame the file, but not if the machine is busy: that must not withdraw an archive."""
-    if error.errno in MACHINE_BUSY:
-        return error
-    return NotOffered(f"it cannot be {done}: {error.strerror}")
+        # A busy machine must not withdraw an archive.
+        if isinstance(error, FileNotFoundError) or error.errno in MACHINE_BUSY:
+            raise
+        raise NotOffered(f"it cannot be read: {error.strerror}") from None
+    if not whole:
+        raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
+    if not 0 <= status.st_mtime_ns < _LATEST_NS:
+        raise NotOffered("its modification time has no HTTP date: touch it")
+    return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
 
 
 def open_inside(directory: Path, name: str) -> tuple[Path, io.FileIO]:

@@ -106,7 +106,7 @@ class ArchiveResource(PlainResource):
         return Reply.sentence(
             SERVICE_UNAVAILABLE,
             f"{reason} Try again in a little while.",
-            {b"Retry-After": b"%d" % self._downloads.turn_away()},
+            {b"Retry-After": b"%d" % self._downloads.reject()},
         )
 
     def _open(self) -> tuple[Archive, io.FileIO] | None:

@@ -23,7 +23,7 @@ from tests.helpers.http_exchange import Connection, ReactorClock, Response, pars
 from tests.helpers.resources import Waits, hello
 
 #: Seconds after which a client that gets no response gives up.
-PATIENCE = 20
+TIMEOUT = 20
 
 GOOD = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
 HEAD_OF_POST = b"POST /hello HTTP/1.1\r\nHost: x\r\n"
@@ -646,7 +646,7 @@ class OverTheWireTests(TestCase):
         """A client that never stops sending is cut off."""
 
         def send_for_ever(address: tuple[str, int]) -> None:
-            with socket.create_connection(address, PATIENCE) as client:
+            with socket.create_connection(address, TIMEOUT) as client:
                 while True:
                     client.sendall(b"a" * 100_000)
 
@@ -660,10 +660,10 @@ class OverTheWireTests(TestCase):
         self.addCleanup(read.set)
 
         def ask_for_much(address: tuple[str, int]) -> list[int]:
-            with socket.create_connection(address, PATIENCE) as client:
+            with socket.create_connection(address, TIMEOUT) as client:
                 client.sendall(b"GET /numbers HTTP/1.1\r\n\r\n" * 1999)
                 client.sendall(b"GET /numbers HTTP/1.1\r\nConnection: close\r\n\r\n")
-                read.wait(PATIENCE)
+                read.wait(TIMEOUT)
                 return [n for line in client.makefile("rb") for n in numbered(line)]
 
         asking = deferToThread(ask_for_much, await self.address())
@@ -695,7 +695,7 @@ async def stalled() -> tcp.Server:
 def talk(address: tuple[str, int], pieces: tuple[bytes, ...]) -> bytes:
     """Send all pieces, then read to the end."""
     received = b""
-    with socket.create_connection(address, PATIENCE) as client:
+    with socket.create_connection(address, TIMEOUT) as client:
         for piece in pieces:
             client.sendall(piece)
         while data := client.recv(65536):

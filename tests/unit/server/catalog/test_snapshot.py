@@ -200,7 +200,7 @@ class NotOfferedTests(CatalogTestCase):
         """The server may not read the archive."""
         self.archive(7).chmod(0)
         with without_privileges():
-            self.assertNotOffered(name_of(7), "it cannot be opened: Permission denied")
+            self.assertNotOffered(name_of(7), "it cannot be read: Permission denied")
 
     def test_a_new_reason(self) -> None:
         """Another reason is logged, and the same reason again after the file was good."""

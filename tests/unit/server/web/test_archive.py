@@ -392,7 +392,7 @@ class BusyTests(ArchiveTestCase):
         first = self.begin()
         refused = self.get()
         self.assertEqual((refused.status, refused.headers["Retry-After"]), (503, "35"))
-        self.assertEqual(self.downloads.turned_away, 1)
+        self.assertEqual(self.downloads.rejected, 1)
         self.assertEqual(self.get(method="HEAD").status, 200)
         self.assertEqual(self.get(path="/version").status, 200)
         first.transport.drain()
@@ -408,7 +408,7 @@ class BusyTests(ArchiveTestCase):
         self.begin(host="192.0.2.2")
         first.transport.drain()
         self.begin()
-        self.assertEqual(self.downloads.turned_away, 1)
+        self.assertEqual(self.downloads.rejected, 1)
 
     def test_directory_gone(self) -> None:
         """While the directory cannot be read, its archives are not sent, but stay on offer."""

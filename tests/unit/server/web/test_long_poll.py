@@ -253,7 +253,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.signed.targets(self.number, targets)
         self.signed.snapshot(self.number, self.number)
 
-    def look(self, key: bool = True) -> None:
+    def refresh(self, key: bool = True) -> None:
         """Let the server read the archives and the metadata."""
         self.catalog.rescan()
         signer = self.signed.keys["timestamp"] if key else None
@@ -270,7 +270,7 @@ class AnnouncedTests(SynchronousTestCase):
 
     def tag(self) -> str:
         """The current entity tag."""
-        self.look()
+        self.refresh()
         response = self.ask("Prefer: wait=60").response()
         self.assertEqual((response.status, response.body.isdigit()), (200, True))
         return response.headers["ETag"] or ""
@@ -285,7 +285,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.assertEqual(connection.transport.value(), b"")
         self.assertEqual(len(self.version.long_pollers), 1)
 
-    def assert_told(self, connection: Connection, body: bytes) -> None:
+    def assert_woken(self, connection: Connection, body: bytes) -> None:
         """The box got another entity tag, with which it can wait again."""
         response = connection.response()
         self.assertEqual((response.status, response.body), (200, body))
@@ -299,12 +299,12 @@ class AnnouncedTests(SynchronousTestCase):
         self.offer(2)
         self.catalog.rescan()
         self.assertEqual(self.clock.getDelayedCalls(), [], "nobody is even looked at")
-        self.look()
+        self.refresh()
         self.assert_waits(connection)
         self.publish(stable=2)
         self.assert_waits(connection)
-        self.look()
-        self.assert_told(connection, b"2")
+        self.refresh()
+        self.assert_woken(connection, b"2")
 
     def test_archive_comes_last(self) -> None:
         """Metadata whose archive is missing wakes nobody, until the archive is there."""
@@ -312,11 +312,11 @@ class AnnouncedTests(SynchronousTestCase):
         self.offer(2)
         self.publish(stable=2)
         (self.directory / name_of(2)).rename(self.directory / "on-its-way")
-        self.look()
+        self.refresh()
         self.assert_waits(connection)
         (self.directory / "on-its-way").rename(self.directory / name_of(2))
-        self.look()
-        self.assert_told(connection, b"2")
+        self.refresh()
+        self.assert_woken(connection, b"2")
 
     def test_what_matters(self) -> None:
         """Each change wakes boxes: promotion, rollout, priority, downgrade, withdrawal."""
@@ -335,28 +335,28 @@ class AnnouncedTests(SynchronousTestCase):
             with self.subTest(custom=custom, channels=channels):
                 connection = self.wait()
                 self.publish(custom, **channels)
-                self.look()
-                self.assert_told(connection, b"2")
+                self.refresh()
+                self.assert_woken(connection, b"2")
 
     def test_signed_anew(self) -> None:
         """A new signature of the same content wakes nobody: timestamp, targets, snapshot."""
         connection = self.wait()
         self.now += 5 * DAY
         before = (self.directory / "tuf" / "timestamp.json").read_bytes()
-        self.look()
+        self.refresh()
         self.assertNotEqual((self.directory / "tuf" / "timestamp.json").read_bytes(), before)
         self.publish(stable=1)
-        self.look()
+        self.refresh()
         self.signed.rotate("snapshot", 2)
         self.publish(stable=1)
-        self.look()
+        self.refresh()
         self.assert_waits(connection)
 
     def test_unannounced_archives(self) -> None:
         """With archives that are not announced, boxes that ask again still wait."""
         tag = self.tag()
         self.offer(2)
-        self.look()
+        self.refresh()
         connection = self.wait(tag)
         self.clock.advance(60)
         connection.site.sweep()
@@ -372,14 +372,14 @@ class AnnouncedTests(SynchronousTestCase):
         self.start()
         connection, fresh = self.ask(f"If-None-Match: {tag}", "Prefer: wait=60"), self.ask(*ANY)
         self.assertEqual(len(self.version.long_pollers), 2)
-        self.look()
+        self.refresh()
         self.assert_waits(connection)
         self.assertEqual(fresh.response().headers["ETag"], tag)
         self.start()
         connection = self.ask('If-None-Match: "1-another"', "Prefer: wait=60")
         self.assert_waits(connection)
-        self.look()
-        self.assert_told(connection, b"1")
+        self.refresh()
+        self.assert_woken(connection, b"1")
 
     def test_never_looked(self) -> None:
         """A wait ends in time, even if the metadata cannot be read."""
@@ -398,10 +398,10 @@ class AnnouncedTests(SynchronousTestCase):
         whole = timestamp.read_bytes()
         for content in (b"", b"{}"):
             timestamp.write_bytes(content)
-            self.look(key=False)
+            self.refresh(key=False)
             self.assert_waits(connection)
         timestamp.write_bytes(whole)
-        self.look(key=False)
+        self.refresh(key=False)
         self.assert_waits(connection)
 
     def test_copies(self) -> None:
@@ -411,7 +411,7 @@ class AnnouncedTests(SynchronousTestCase):
         shutil.copytree(self.directory, copy)
         self.directory = copy
         self.start()
-        self.look(key=False)
+        self.refresh(key=False)
         self.assertEqual(self.ask(*ANY).response().headers["ETag"], tag)
 
     def test_first_metadata(self) -> None:
@@ -421,11 +421,11 @@ class AnnouncedTests(SynchronousTestCase):
         self.start()
         connection = self.wait()
         (self.directory / "away").rename(folder)
-        self.look()
-        self.assert_told(connection, b"1")
+        self.refresh()
+        self.assert_woken(connection, b"1")
         connection = self.wait()
         folder.rename(self.directory / "away")
-        self.look()
+        self.refresh()
         self.assertEqual(connection.response().headers["ETag"], '"1"')
 
 

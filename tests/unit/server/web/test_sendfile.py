@@ -29,7 +29,7 @@ from tests.helpers.http_exchange import Response, parse, parse_all
 from tests.helpers.process import open_descriptors
 
 #: Seconds after which a client that gets nothing gives up.
-PATIENCE = 20
+TIMEOUT = 20
 
 #: Bytes: more than the socket buffers of both ends.
 LARGE = 24_000_000
@@ -74,7 +74,7 @@ class SocketTestCase(TestCase):
         client = socket.socket()
         if receive_buffer is not None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        client.settimeout(PATIENCE)
+        client.settimeout(TIMEOUT)
         client.connect(("127.0.0.1", self.port.getHost().port))
         return client
 
