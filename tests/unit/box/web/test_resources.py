@@ -236,8 +236,8 @@ class StatusTests(WebCase):
 class UnblockTests(WebCase):
     """`/forgive`."""
 
-    def forgive(self, body: str, *headers: str) -> Response:
-        return self.ask("POST", "/forgive", f"Content-Length: {len(body)}", *headers, body=body)
+    def forgive(self, body: str) -> Response:
+        return self.ask("POST", "/forgive", f"Content-Length: {len(body)}", body=body)
 
     def test_forgiven(self) -> None:
         """A blocked release is unblocked, and not a second time."""
@@ -256,12 +256,6 @@ class UnblockTests(WebCase):
                 answer = self.forgive(body)
                 self.assertEqual(answer.status, 400)
                 self.assertIn("release=VERSION", self.said(answer)["status"])
-
-    def test_not_meant(self) -> None:
-        """Another page cannot unblock a release."""
-        self.refuse()
-        self.assertEqual(self.forgive(f"release={NEW}", "Origin: http://evil.example").status, 403)
-        self.assertEqual(len(self.bench.journal.entry.refused), 1)
 
 
 class UpdateBoxTests(WebCase):
@@ -351,20 +345,6 @@ class UpdateBoxTests(WebCase):
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(self.bench.steps.begun, [])
 
-    def test_not_meant(self) -> None:
-        """A request that another page caused starts nothing, with any method."""
-        for method in ("GET", "POST"):
-            for header in (
-                "Sec-Fetch-Site: cross-site",
-                "Sec-Purpose: prefetch",
-                "Origin: http://evil.example",
-            ):
-                with self.subTest(method=method, header=header):
-                    answer = self.ask(method, "/box_update", header)
-                    self.assertEqual(answer.status, 403)
-                    self.assertTrue(answer.text.endswith(".\n"))
-        self.assertEqual(self.bench.steps.begun, [])
-
     def test_client_gone(self) -> None:
         """A client that disconnects before the response changes nothing."""
         connection = self.send("POST", "/box_update")
@@ -435,18 +415,30 @@ class CheckTests(WebCase):
         self.assertEqual(self.said(connections[99].response())["available"], NEW)
         self.assertEqual(self.bench.steps.names, ["newest", "fetch"])
 
-    def test_not_meant(self) -> None:
-        """Another page cannot start a check."""
-        answer = self.ask("POST", "/check", "Sec-Fetch-Site: cross-site")
-        self.assertEqual(answer.status, 403)
+
+class RejectedTests(WebCase):
+    """Requests that another page caused, or that are for another host."""
+
+    def test_another_page(self) -> None:
+        """Another page can do no action, with any method."""
+        self.refuse()
+        body = f"release={NEW}"
+        for action in ("GET /box_update", "POST /box_update", "POST /check", "POST /forgive"):
+            for header in (
+                "Sec-Fetch-Site: cross-site",
+                "Sec-Purpose: prefetch",
+                "Origin: http://evil.example",
+            ):
+                with self.subTest(action=action, header=header):
+                    length = f"Content-Length: {len(body)}"
+                    answer = self.ask(*action.split(), header, length, body=body)
+                    self.assertEqual(answer.status, 403)
+                    self.assertTrue(answer.text.endswith(".\n"))
         self.assertEqual(self.bench.steps.begun, [])
+        self.assertEqual(len(self.bench.journal.entry.refused), 1)
 
-
-class StrangerTests(WebCase):
-    """Requests for another host."""
-
-    def test_refused(self) -> None:
-        """Every resource rejects them, and no action is done."""
+    def test_another_host(self) -> None:
+        """Every resource rejects another host, and no action is done."""
         self.root = self.make_root()
         for method, path in (
             ("GET", "/"),
