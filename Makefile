@@ -7,7 +7,7 @@ READY := .venv/.ready
 # One more than there are processors, for tests wait too.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
-	tests.unit.http.test_listener tests.unit.test_build_update
+	tests.unit.cli.box.test_listener_owner tests.unit.test_build_update
 
 .PHONY: help demo test unit functional test-root torture test-oldest test-newest vm-test deb deb-test \
 	image-test screenshots diagram fmt lint bench manuals lock clean
