@@ -1,4 +1,8 @@
-"""The records that the box keeps: stages, releases, attempts, and the journal's entry."""
+"""
+The records that the box keeps: stages, attempts, and the journal's entry.
+
+The names of their attributes are keys on disk and on the wire, and stay as they are.
+"""
 
 from enum import Enum, StrEnum, auto
 from typing import TypedDict
@@ -23,9 +27,9 @@ class _Is(Enum):
 
 class Stage(StrEnum):
     """
-    The stages of an update: all that journal, page and command line say of each.
+    The stages of an update: everything that updater, page and command line know of each.
 
-    A row gives the value, which is used on disk and on the wire, the label in the page's row of
+    The columns are the value, which is used on disk and on the wire, the label in the page's row of
     steps, the page's headline, the message, and the facts. `box.update.stages` says which stage may
     follow which.
     """
@@ -63,7 +67,7 @@ class Stage(StrEnum):
         "Looking whether the new release runs, and is healthy.",
         _Is.LIVE,
     )
-    # Going back installs a release, too: it is the same step.
+    # A rollback installs a release, too, and has the same label.
     ROLLING_BACK = (
         "returning",
         "Install",
@@ -91,7 +95,7 @@ class Stage(StrEnum):
         message: str = "",
         *facts: _Is,
     ) -> "Stage":
-        """Make a member of a row."""
+        """Make a member from a row of the table."""
         stage = str.__new__(cls, value)
         stage._value_ = value
         stage.label, stage.message = label, message
@@ -166,7 +170,7 @@ class Trial:
 
 @frozen
 class Entry:
-    """Everything that the journal holds. The attributes' names are the keys on disk."""
+    """Everything that the journal holds."""
 
     stage: Stage = Stage.IDLE
     release: Release | None = None

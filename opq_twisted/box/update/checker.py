@@ -84,7 +84,7 @@ class Checker:
             # A broken client may fail in any way.
             if not self._reporter.is_running():
                 raise
-            self._log.warn("The update server was not asked: {error!r}", error=error)
+            self._log.warn("The check failed: {error!r}", error=error)
 
     async def check_with_retries(self) -> None:
         """
@@ -162,7 +162,7 @@ class Checker:
     def _record(self, error: Exception | None) -> None:
         """Write to the journal what a check says of releases, and that the box remembers."""
         journal, now, stage = self._deps.journal, self._deps.now(), self._reporter.stage
-        with self._reporter.tolerate("What came of the look cannot be written down"):
+        with self._reporter.tolerate("The result of the check cannot be recorded"):
             if not stage.may_be_live:
                 self._probation.judge(self._deps.installed.running, error)
             is_recorded = 0 <= now - journal.entry.looked < _RECORD_INTERVAL

@@ -1,6 +1,10 @@
 """What an agent that starts finds in the journal, and how it goes on."""
 
+from collections.abc import Coroutine
+from typing import Any
+
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -51,16 +55,14 @@ class Recovery:
         """If the journal was lost, record that as the first attempt of the next one."""
         trouble, now = self._deps.journal.trouble, self._deps.now()
         if trouble:
-            with self._reporter.tolerate("The loss of the journal cannot be written down"):
+            with self._reporter.tolerate("The loss of the journal cannot be recorded"):
                 self._reporter.record(Stage.IDLE, Attempt(None, now, now, "failed", trouble))
 
     def end_lost_trial(self) -> None:
         """End the trial of a release if another one runs."""
         deps, trial = self._deps, self._probation.trial
         installed, now = deps.installed.version, deps.now()
-        if trial is None or not self._reporter.stage.at_rest:
-            return
-        if installed in (None, trial.release.version):
+        if trial is None or installed in (None, trial.release.version):
             return
         self._probation.trial = None
         if deps.rescued.read() == installed:
@@ -74,23 +76,28 @@ class Recovery:
             # Somebody has installed it by hand.
             deps.journal.write(trial=None)
 
-    async def resume(self) -> None:
+    def find_update(self) -> Coroutine[Deferred[Any], Any, None] | None:
+        """Find the update that has to go on now; None if there is none."""
+        journal = self._deps.journal
+        if journal.entry.after_reboot is not None and not journal.same_boot:
+            return self._resume_after_reboot()
+        return None if self._reporter.stage.at_rest else self._resume()
+
+    async def _resume(self) -> None:
         """Go on where an earlier agent was interrupted."""
         # Until the reactor runs, a signal such as that of a reboot ends the agent without a word.
         await deferLater(self._deps.clock, 0)
         entry = self._deps.journal.entry
-        self._log.info(
-            "Going on where an earlier run of the agent ended: {stage}", stage=entry.stage
-        )
+        self._log.info("Going on with the update of an earlier agent: {stage}", stage=entry.stage)
         if entry.release is None or not entry.stage.may_be_live:
             await self._begin_again()
         else:
             await self.go_on(entry.release)
 
-    async def resume_after_reboot(self) -> None:
+    async def _resume_after_reboot(self) -> None:
         """Go on after somebody has rebooted a box that could not reboot or roll back by itself."""
         if await self._reporter.retry(self._enter_after_reboot):
-            await self.resume()
+            await self._resume()
 
     async def _enter_after_reboot(self) -> bool:
         deps, entry = self._deps, self._deps.journal.entry

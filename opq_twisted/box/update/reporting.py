@@ -119,7 +119,7 @@ class Reporter:
         """Record that the box is at rest, on a good release, and remove what was needed for it."""
         attempt = self._record_end(Stage.IDLE, outcome, reason)
         # Not earlier: until the end is recorded, a restarted agent needs these files.
-        with self.tolerate("What is not needed any more cannot be removed"):
+        with self.tolerate("Files that are not needed any more cannot be removed"):
             await self._deps.unpacker.clear()
             self._deps.archives.clear(self._deps.installed.version)
         self._show_end(Stage.IDLE, attempt)
@@ -130,10 +130,10 @@ class Reporter:
         self._log.error("The update failed: {reason}", reason=reason)
         entry = self._deps.journal.entry
         if entry.release is not None and isinstance(error, RELEASE_AT_FAULT):
-            with self.tolerate("The refused release cannot be written down"):
+            with self.tolerate("The blocked release cannot be recorded"):
                 self._deps.journal.block(entry.release, reason)
         if entry.release is not None and isinstance(error, BOX_AT_FAULT):
-            with self.tolerate("The pause until the next try cannot be written down"):
+            with self.tolerate("The pause until the next try cannot be recorded"):
                 self.postpone(entry.release, reason, error)
         after_reboot = entry.stage if isinstance(error, GOES_ON_AFTER_REBOOT) else None
         attempt = self._record_end(Stage.FAILED, "failed", reason, after_reboot)
@@ -181,7 +181,7 @@ class Reporter:
             if error.errno in MACHINE_BUSY:
                 return f"The box has too much to do: {error.strerror}. Try again later."
             return f"The box's disk fails: {error.strerror or error}."
-        self._log.failure("The update failed in a way that nobody foresaw", Failure(error))
+        self._log.failure("The update failed with an unforeseen error", Failure(error))
         return "The agent failed; its log says how."
 
     def _record_end(
@@ -197,7 +197,7 @@ class Reporter:
             id=entry.attempt,
         )
         trial = self._probation.trial_of(self._deps.installed.version)
-        with self.tolerate("The end of the update cannot be written down"):
+        with self.tolerate("The end of the update cannot be recorded"):
             self.record(stage, attempt, after_reboot, trial)
         return attempt
 

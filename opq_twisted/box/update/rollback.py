@@ -156,7 +156,7 @@ class Rollback:
             return await self._deps.installer.wait()
         except InstallFailed as error:
             # That counts as one of the tries.
-            self._log.error("Returning failed: {error}", error=error)
+            self._log.error("The rollback failed: {error}", error=error)
             return None
 
     async def _install(self, good: Release, tries: int) -> None:
@@ -174,7 +174,7 @@ class Rollback:
                 deps.journal.write(tries=tries - 1)
             if is_shortage(error) or isinstance(error, OSError) or not self._reporter.is_running():
                 raise
-            self._log.error("Returning failed: {why}", why=self._reporter.explain(error))
+            self._log.error("The rollback failed: {why}", why=self._reporter.explain(error))
             await deferLater(deps.clock, _RETRY_DELAYS[tries - 1])
 
     async def finish_rescue(self, release: Release) -> None:

@@ -132,7 +132,7 @@ class Scheduler(Service):
             except ServerFailed as error:
                 self._log.debug("{error}", error=error)
             except Exception:
-                self._log.failure("waiting for a release failed")
+                self._log.failure("the long poll failed")
         if is_announced:
             self._announced += 1
         elif self._succeeded:
@@ -175,7 +175,7 @@ class Scheduler(Service):
             return self._back_off()
         except Exception:
             # If this loop ended, the box would get no updates any more.
-            self._log.failure("looking for an update failed")
+            self._log.failure("the check failed")
             return self._back_off()
         self._log_found(self._board.current.message)
         self._failures, self._succeeded = 0, True

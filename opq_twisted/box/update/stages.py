@@ -1,4 +1,4 @@
-"""Which stage of an update may follow which; `Stage` itself says what there is to say of each."""
+"""The transitions between the stages of an update; `Stage` is the table of the stages."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ from opq_twisted.box.state.records import Stage
 
 _log = Logger()
 
-#: The stages that may follow each stage. Every stage may fail, even before the first: the entry of
-#: the next one in the journal may be what fails.
+#: The stages that may follow each stage. FAILED may follow every stage, even one at rest: the write
+#: that records the next stage may fail.
 TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
     # ROLLING_BACK: the release that runs has not reached the update server for days.
     Stage.IDLE: frozenset({Stage.CHECKING, Stage.ROLLING_BACK, Stage.FAILED}),
@@ -28,11 +28,11 @@ TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
     Stage.ROLLING_BACK: frozenset({Stage.IDLE, Stage.FAILED}),
 }
 
-#: The stages that an agent may enter besides, because it finds in the journal, at its start, an
-#: update that an earlier agent has begun.
+#: The stages that may follow besides, when an agent starts and finds in the journal an update that
+#: an earlier agent has begun.
 RESUMPTIONS: Mapping[Stage, frozenset[Stage]] = {
     # IDLE: another release was installed by hand or by the rescue script, or the journal was lost.
-    # REBOOTING, ROLLING_BACK: somebody has rebooted a box that could not do it by itself.
+    # REBOOTING, ROLLING_BACK: somebody has rebooted a box that could not reboot by itself.
     Stage.IDLE: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.ROLLING_BACK}),
     Stage.FAILED: frozenset({Stage.IDLE, Stage.REBOOTING, Stage.ROLLING_BACK}),
     Stage.CHECKING: frozenset({Stage.CHECKING, Stage.REBOOTING, Stage.ROLLING_BACK}),
@@ -40,8 +40,7 @@ RESUMPTIONS: Mapping[Stage, frozenset[Stage]] = {
     Stage.DOWNLOADING: frozenset({Stage.CHECKING}),
     Stage.VERIFYING: frozenset({Stage.CHECKING}),
     Stage.UNPACKING: frozenset({Stage.CHECKING}),
-    # CONFIRMING: the box has rebooted. IDLE: it runs the last good release, as the rescue script
-    # has installed that.
+    # CONFIRMING: the box has rebooted. IDLE: the rescue script has installed the last good release.
     Stage.INSTALLING: frozenset({Stage.INSTALLING, Stage.CONFIRMING, Stage.IDLE}),
     Stage.REBOOTING: frozenset({Stage.REBOOTING, Stage.CONFIRMING, Stage.IDLE}),
     Stage.CONFIRMING: frozenset({Stage.CONFIRMING}),
@@ -55,10 +54,10 @@ class TransitionError(Exception):
 
 def check_transition(before: Stage, after: Stage) -> None:
     """
-    Log an error, with its traceback, if one stage may not follow the other.
+    Log an error if `after` may not follow `before`.
 
-    A box goes on: no mistake in these tables may strand it. A test fails: trial counts such a log
-    event as an error.
+    A box goes on, because a mistake in these tables must not strand it. A test fails, because trial
+    counts such a log event as an error.
     """
     if after not in TRANSITIONS[before] | RESUMPTIONS[before]:
         error = TransitionError(f"The stage {after} may not follow {before}.")

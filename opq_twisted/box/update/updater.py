@@ -45,25 +45,24 @@ class Updater(Service):
         """Go on with the update that the journal tells of."""
         super().startService()
         self._recovery.begin_history()
-        with self._reporter.tolerate("The end of a trial cannot be written down"):
-            self._recovery.end_lost_trial()
+        if self.stage.at_rest:
+            with self._reporter.tolerate("The end of a trial cannot be recorded"):
+                self._recovery.end_lost_trial()
         self._reporter.show_all()
         self._count_trial()
-        journal = self._deps.journal
-        if journal.entry.after_reboot is not None and not journal.same_boot:
-            self._start(self._recovery.resume_after_reboot())
-        elif not self.stage.at_rest:
-            self._start(self._recovery.resume())
+        update = self._recovery.find_update()
+        if update is not None:
+            self._start(update)
 
     def stopService(self) -> Deferred[None] | None:
         """Interrupt the update; a script that runs goes on."""
         super().stopService()
         if self._counting.running:
             self._counting.stop()
-            with self._reporter.tolerate("How long the release has run cannot be written down"):
+            with self._reporter.tolerate("The uptime of the release cannot be recorded"):
                 self._count()
         if self._workflow.reboot_awaited or self.stage is Stage.REBOOTING:
-            with self._reporter.tolerate("The reboot cannot be written down"):
+            with self._reporter.tolerate("The reboot cannot be recorded"):
                 self._deps.journal.write(reboot_under_way=True)
         if self._update is not None:
             self._update.cancel()
@@ -143,7 +142,7 @@ class Updater(Service):
             error = failure
         if not isinstance(error, GOES_ON_AFTER_REBOOT):
             try:
-                with self._reporter.tolerate("What was unpacked cannot be removed"):
+                with self._reporter.tolerate("The unpacked files cannot be removed"):
                     await self._deps.unpacker.clear()
             except CancelledError:
                 return
@@ -159,7 +158,7 @@ class Updater(Service):
         if self._probation.trial is None:
             self._counting.stop()
             return
-        with self._reporter.tolerate("How long the release has run cannot be written down"):
+        with self._reporter.tolerate("The uptime of the release cannot be recorded"):
             is_over = self._count()
             if is_over and self._update is None and self.stage.at_rest:
                 self._start(self._end_trial())

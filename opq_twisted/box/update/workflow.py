@@ -62,14 +62,13 @@ class Workflow:
         if offer is None:
             return self._reporter.enter(Stage.IDLE)
         await self._wait(delay)
-        release = offer.release
-        archive = await self._fetch(release, offer)
+        archive = await self._fetch(offer)
         if automatic and window and not window.is_open(self._deps.now()):
             # The download took long. The archive is found when the window opens again.
             archive.close()
             self._reporter.enter(Stage.IDLE)
             return self._deps.board.publish(message=self._checker.describe())
-        await self.install(release, archive)
+        await self.install(offer.release, archive)
 
     async def _find(self, automatic: bool) -> Offer | None:
         """Find the release to install; None if there is none."""
@@ -109,9 +108,9 @@ class Workflow:
             )
         await deferLater(self._deps.clock, delay)
 
-    async def _fetch(self, release: Release, offer: Offer) -> BinaryIO:
+    async def _fetch(self, offer: Offer) -> BinaryIO:
         """Bring the archive to the box; returns it verified and open."""
-        deps = self._deps
+        deps, release = self._deps, offer.release
         # From here on, files are removed that an earlier release needs to go on after a reboot.
         self._reporter.enter(Stage.DOWNLOADING, release=release, after_reboot=None, awaited=None)
         # Make room: from earlier attempts only a part of the same archive is of use.
@@ -136,7 +135,7 @@ class Workflow:
         try:
             return await self._download_once(release)
         except PiecesDiffer as error:
-            self._log.warn("The archive is fetched anew: {error}", error=error)
+            self._log.warn("The archive is downloaded again: {error}", error=error)
         self._reporter.enter(Stage.DOWNLOADING, release=release)
         return await self._download_once(release, last=True)
 

@@ -46,8 +46,8 @@ class ReportTests(UpdaterCase):
         self.bench.journal_path.mkdir()
         said = logged(self)
         self.bench.steps.fail(InstallFailed("It ended with 1."))
-        for what in ("The refused release", "The end of the update"):
-            self.assertTrue(any(f"{what} cannot be written down" in line for line in said), said)
+        for what in ("The blocked release", "The end of the update"):
+            self.assertTrue(any(f"{what} cannot be recorded" in line for line in said), said)
         status = self.bench.status
         self.assertEqual((status.stage, status.message), (Stage.FAILED, "It ended with 1."))
         self.bench.journal_path.rmdir()
