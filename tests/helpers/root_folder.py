@@ -5,9 +5,10 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 from opq_twisted.archive.name import parse_version
-from tests.helpers.privileges import own_mounts
+from tests.helpers.privileges import lacking, own_mounts
 from tests.helpers.project import PROJECT
 
 SHIPPED = PROJECT / "deploy" / "box"
@@ -104,6 +105,17 @@ exec "$@"
 """
 
 
+def require_shell(name: str, reason: str) -> None:
+    """Skip a test where a shell is missing."""
+    if shutil.which(name) is None:
+        raise lacking(reason)
+
+
+def require_bash() -> None:
+    """Skip a test that kills a script before a command of it, where there is no bash."""
+    require_shell("bash", "Only bash can stop a script before each command.")
+
+
 @cache
 def namespace() -> list[str]:
     """Return the command that runs another as root in the folder that stands for the root."""
@@ -126,7 +138,7 @@ class RootFolder:
         self.services = folder / "systemd"
 
     @classmethod
-    def fresh(cls, folder: Path) -> "RootFolder":
+    def fresh(cls, folder: Path) -> Self:
         box = cls(folder)
         for path in (
             "opt",
@@ -142,9 +154,9 @@ class RootFolder:
         box.tool("systemctl", SYSTEMCTL)
         return box
 
-    def copy(self, folder: Path) -> "RootFolder":
+    def copy(self, folder: Path) -> Self:
         shutil.copytree(self.folder, folder, symlinks=True)
-        return RootFolder(folder)
+        return type(self)(folder)
 
     def tool(self, name: str, script: str) -> None:
         """Put a program first on the script's PATH."""
@@ -216,23 +228,31 @@ class RootFolder:
 
     def call(self, *command: str, **environment: str) -> Result:
         """Run a command as root on the box, where systemd runs."""
-        return self._start([*namespace(), *command], {"BOX": str(self.folder), **environment})
+        return self._start([*namespace(), *command], environment)
 
     def _start(self, command: list[str], environment: dict[str, str]) -> Result:
         return subprocess.run(
             command,
             env={
-                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+                **self.environment,
                 "OPQ_PYTHON": str(self.folder / "bin" / "python"),
-                "SYSTEMCTL_LOG": str(self.calls),
-                "STATE": str(self.services),
-                "BASH_ENV": str(self.folder / "killer"),
                 **environment,
             },
             capture_output=True,
             text=True,
             start_new_session=True,  # A group of its own, for the killer to kill.
         )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a command on the box."""
+        return {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "BOX": str(self.folder),
+            "SYSTEMCTL_LOG": str(self.calls),
+            "STATE": str(self.services),
+            "BASH_ENV": str(self.folder / "killer"),
+        }
 
     def install(self, version: int, *, managed: bool = False, **environment: str) -> str:
         """Run an update's script to its end and return what it said."""

@@ -4,13 +4,13 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 
-from tests.helpers.privileges import lacking
 from tests.helpers.root_folder import (
     FINISH,
     RESCUE_UNITS,
     Result,
     RootFolder,
     executable,
+    require_bash,
     service,
 )
 from tests.helpers.torture import stride
@@ -22,8 +22,7 @@ class InterruptedTests(InstallCase):
 
     def setUp(self) -> None:
         super().setUp()
-        if shutil.which("bash") is None:
-            raise lacking("Only bash can stop a script before each command.")
+        require_bash()
         service(self.box.unpack(100), "triggering", "opq-triggering.service")
         service(self.box.unpack(200), "triggering", "opq-old.service")
         service(self.box.unpack(300), "triggering", "opq-triggering.service")

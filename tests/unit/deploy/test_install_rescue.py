@@ -1,18 +1,15 @@
 """install_update.sh and `place` install the rescue."""
 
-import os
 import shutil
 import signal
-import subprocess
 
-from tests.helpers.privileges import lacking
 from tests.helpers.root_folder import (
     AGENT,
     ENABLED,
     SHIPPED,
     Result,
     RootFolder,
-    namespace,
+    require_bash,
 )
 from tests.helpers.torture import TORTURE, stride
 from tests.unit.deploy.test_install_script import InstallCase
@@ -30,22 +27,9 @@ class RescueTests(InstallCase):
         self.files = (self.script, self.unit, self.drop_in)
 
     def place(self, *shell: str, box: RootFolder | None = None, **environment: str) -> Result:
-        """Run the live release's `place`, as the agent does when an update has proved itself."""
-        box = box or self.box
-        return subprocess.run(
-            [*namespace(), *shell, f"/opt/opq/current/{AGENT}/rescue/place"],
-            env={
-                "PATH": f"{box.folder / 'bin'}:{os.environ['PATH']}",
-                "BOX": str(box.folder),
-                "SYSTEMCTL_LOG": str(box.calls),
-                "BASH_ENV": str(box.folder / "killer"),
-                "OPQ_PREFIX": "/opt/opq",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            start_new_session=True,
-        )
+        """Run the live release's `place`, as the agent does when it has confirmed an update."""
+        command = f"/opt/opq/current/{AGENT}/rescue/place"
+        return (box or self.box).call(*shell, command, OPQ_PREFIX="/opt/opq", **environment)
 
     def assert_shipped(self) -> None:
         for path in self.files:
@@ -107,8 +91,7 @@ class RescueTests(InstallCase):
 
     def test_interrupted(self) -> None:
         """Each file is the old one or the new one, a unit never older than what it needs."""
-        if shutil.which("bash") is None:
-            raise lacking("Only bash can stop a script before each command.")
+        require_bash()
         self.box.install(100, managed=True)
         for path in self.files:
             path.write_text("old")

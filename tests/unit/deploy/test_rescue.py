@@ -1,15 +1,13 @@
-"""The shipped opq-box-rescue, run as it is: which release it brings back, interrupted or not."""
+"""The shipped opq-box-rescue, run as it is: which release it brings back."""
 
 import fcntl
 import hashlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,211 +18,36 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Stage
 from tests.helpers.archives import make_archive
-from tests.helpers.privileges import lacking
+from tests.helpers.rescued_box import (
+    ASKED,
+    PAUSED,
+    REBOOTED,
+    RESTARTED,
+    SYSTEMCTL,
+    RescuedBox,
+    installer,
+)
 from tests.helpers.root_folder import (
     AGENT,
     SHIPPED,
     Result,
-    RootFolder,
     executable,
-    namespace,
+    require_shell,
     service,
 )
-from tests.helpers.torture import stride
-
-#: Says that the agent failed, unless it is told otherwise.
-SYSTEMCTL = """#!/bin/sh
-echo "$*" >>"$SYSTEMCTL_LOG"
-case $* in
-    is-active*) echo "${AGENT_STATE:-failed}" ;;
-    list-jobs*) echo "${JOBS:-}" ;;
-esac
-"""
-#: Does what install_update.sh does with releases: it keeps the live one as it is.
-INSTALLER = b"""#!/bin/sh
-echo "I install release $OPQ_VERSION."
-{ pwd -P; env | grep -E '^(OPQ_|LANG=)' | sort; } >"$OPQ_STATE_DIR/given"
-release=$OPQ_PREFIX/releases/$OPQ_VERSION
-[ "$(readlink "$OPQ_PREFIX/current")" = "releases/$OPQ_VERSION" ] &&
-    [ -f "$release/VERSION" ] && exit
-rm -f "$release/VERSION" && rm -rf "$release" && mkdir -p "$release" || exit
-@HERE@
-echo fresh >"$release/made"
-cp VERSION "$release/VERSION"
-ln -sfn "releases/$OPQ_VERSION" "$OPQ_PREFIX/.current.new"
-mv -fT "$OPQ_PREFIX/.current.new" "$OPQ_PREFIX/current"
-"""
-#: Ends the rescue too, which leads the installer's session, as a power cut does.
-POWER_CUT = b"read -r _ _ _ _ _ session _ </proc/$$/stat; kill -9 -$session $$"
-
-
-def installer(here: bytes = b"") -> bytes:
-    """Return an installer that does something when the old release is gone."""
-    return INSTALLER.replace(b"@HERE@", here)
-
-
-class RescuedBox(RootFolder):
-    """A box whose agent does not start."""
-
-    @property
-    def state_dir(self) -> Path:
-        """The agent's state directory."""
-        return self.folder / "state"
-
-    @property
-    def log(self) -> Path:
-        """The log of the rescue."""
-        return self.folder / "log" / "box_rescue.log"
-
-    @property
-    def archive(self) -> Path:
-        """The last good archive."""
-        return self.state_dir / "archives" / "opq-box-update-100.tar.bz2"
-
-    @property
-    def script(self) -> Path:
-        """The rescue."""
-        return self.prefix / "rescue" / "opq-box-rescue"
-
-    def prepare(self) -> None:
-        """Put the rescue where it belongs."""
-        self.script.parent.mkdir(parents=True)
-        shutil.copy(SHIPPED / "rescue" / "opq-box-rescue", self.script)
-        (self.state_dir / "archives").mkdir(parents=True)
-        self.tool("systemctl", SYSTEMCTL)
-        # Power cuts are only played here, and the disk of whoever tests has other things to do.
-        self.tool("sync", "#!/bin/sh\n")
-        self.tool("sleep", '#!/bin/sh\necho "sleep $*" >>"$SYSTEMCTL_LOG"\n')
-
-    def release(self, version: int, *, before: int | None = None) -> Path:
-        """Make a whole release, and make it the live one."""
-        folder = self.prefix / "releases" / str(version)
-        folder.mkdir(parents=True)
-        (folder / "VERSION").write_text(f"{version}\n")
-        (folder / "made").write_text("long ago\n")
-        if before is not None:
-            (folder / ".previous").symlink_to(f"../{before}")
-        for link, target in (
-            ("current", f"releases/{version}"),
-            ("previous", "current/.previous"),
-        ):
-            (self.prefix / link).unlink(missing_ok=True)
-            (self.prefix / link).symlink_to(target)
-        return folder
-
-    def last_good(self, script: bytes = INSTALLER.replace(b"@HERE@", b"")) -> None:
-        """Put the archive of release 100 where the agent keeps the last good one."""
-        make_archive(self.archive, 100, script=script)
-        self.call_last_good()
-
-    def call_last_good(self) -> None:
-        """Do what the agent does when the release of that archive has proved itself."""
-        digest = hashlib.sha256(self.archive.read_bytes()).hexdigest()
-        self.digest.write_text(f"{digest}  {self.archive.name}\n")
-        (self.archive.parent / "last-good").unlink(missing_ok=True)
-        (self.archive.parent / "last-good").symlink_to(self.archive.name)
-
-    @property
-    def digest(self) -> Path:
-        """What the last good archive must be."""
-        return self.archive.with_name(f"{self.archive.name}.sha256")
-
-    def change(self, old: str, new: str) -> None:
-        """Change a line of the script."""
-        text = self.script.read_text()
-        assert f"\n{old}\n" in text
-        self.script.write_text(text.replace(f"\n{old}\n", f"\n{new}\n"))
-
-    def start(self, shell: str = "dash", **environment: str) -> "subprocess.Popen[str]":
-        """Start the rescue as its unit does."""
-        return subprocess.Popen(
-            [*namespace(), shell, "/opt/opq/rescue/opq-box-rescue"],
-            env={
-                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-                "BOX": str(self.folder),
-                "OPQ_STATE_DIR": str(self.state_dir),
-                "LOGS_DIRECTORY": str(self.log.parent),
-                "SYSTEMCTL_LOG": str(self.calls),
-                "BASH_ENV": str(self.folder / "killer"),
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def rescue(self, shell: str = "dash", **environment: str) -> Result:
-        """Run the rescue to its end."""
-        with self.start(shell, **environment) as process:
-            said, _ = process.communicate()
-        return Result(process.args, process.returncode, said)
-
-    @property
-    def current(self) -> tuple[str, str] | None:
-        """The version of the live release, and when it was made; None when it is not whole."""
-        folder = self.prefix / "current"
-        if not (folder / "VERSION").exists():
-            return None
-        return (folder / "VERSION").read_text().strip(), (folder / "made").read_text().strip()
-
-    @property
-    def releases(self) -> set[str]:
-        """The names of all releases."""
-        return {path.name for path in (self.prefix / "releases").iterdir()}
-
-    @property
-    def seen(self) -> Path:
-        """What the rescue has seen of the agent."""
-        return self.state_dir / "rescue.seen"
-
-    def let_hours_pass(self, hours: int = 4, *, boot: str | None = None) -> None:
-        """Let the agent have had so many hours, or had them in another boot."""
-        journal, now, when, stood = self.seen.read_text().splitlines()
-        stood = str(int(stood) + hours * 3600)
-        self.seen.write_text("\n".join([journal, boot or now, when, stood]) + "\n")
-
-    @property
-    def rescued(self) -> str | None:
-        """What the agent is told."""
-        path = self.state_dir / "rescued"
-        return path.read_text() if path.exists() else None
-
-    @property
-    def tries(self) -> list[str]:
-        """The rescues that were counted."""
-        return [line for line in self._counted if line != "waited"]
-
-    @property
-    def pauses(self) -> int:
-        """How often nothing could be done, since there was something to count."""
-        return self._counted.count("waited")
-
-    @property
-    def _counted(self) -> list[str]:
-        path = self.state_dir / "rescue.tries"
-        return path.read_text().splitlines() if path.exists() else []
-
-
-ASKED = "is-active opq-box-agent.service"
-RESTARTED = "--no-block restart opq-box-agent.service"
-REBOOTED = [ASKED, "reboot", "sleep 600", RESTARTED]
-PAUSED = [ASKED, "sleep 600"]
 
 
 class RescueCase(SynchronousTestCase):
     """A box with two releases; the agent of the live one, 200, does not start."""
 
     def setUp(self) -> None:
-        if shutil.which("dash") is None:
-            raise lacking("The boxes' shell is dash.")
+        require_shell("dash", "The boxes' shell is dash.")
         self.box = self.fresh("a box")
         self.box.release(100)
         self.box.release(200, before=100)
 
     def fresh(self, name: str) -> RescuedBox:
         box = RescuedBox.fresh(Path(self.mktemp()).absolute() / name)
-        assert isinstance(box, RescuedBox)
         box.prepare()
         return box
 
@@ -700,96 +523,6 @@ class CareTests(RescueCase):
         self.assertEqual(self.box.asked(), [*REBOOTED[:2], RESTARTED])
 
 
-class InterruptedTests(RescueCase):
-    """A power cut before each of its commands, and then the next run."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        if shutil.which("bash") is None:
-            raise lacking("Only bash can stop a script before each command.")
-
-    def interruptions(self) -> Iterator[RescuedBox]:
-        """Yield a copy of the box for each point at which the rescue can be killed."""
-        before = self.box
-        for count in range(1, 500, stride(9)):
-            folder = before.folder.parent / str(count)
-            shutil.copytree(before.folder, folder, symlinks=True)
-            self.box = RescuedBox(folder)
-            result = self.box.rescue("bash", KILL_AT=str(count))
-            if result.returncode == 0:
-                # Fewer would mean that the killing does not work.
-                self.assertGreater(count, 25)
-                return
-            self.assertEqual(result.returncode, -signal.SIGKILL, result)
-            yield self.box
-            shutil.rmtree(folder)
-        self.fail("The script has no end.")
-
-    def test_return(self) -> None:
-        """The live release stays whole until the other one is."""
-        self.box.last_good()
-        for box in self.interruptions():
-            self.assertIn(box.current, [("200", "long ago"), ("100", "fresh")])
-            self.assert_brought_back(self.rescue(), made="fresh")
-
-    def test_reinstall(self) -> None:
-        """The live release is there, or is built anew by the next run."""
-        self.box.release(50)
-        shutil.rmtree(self.box.prefix / "releases" / "100")
-        self.box.release(100, before=50)
-        self.box.last_good()
-        for box in self.interruptions():
-            if "reinstalled" in box.tries:
-                self.assert_paused_or_rebooted()
-            else:
-                self.assert_brought_back(self.rescue(), made="fresh")
-
-    def assert_paused_or_rebooted(self) -> None:
-        """All was done but the reboot: the release is fresh."""
-        self.assertEqual(self.box.current, ("100", "fresh"))
-        self.rescue()
-        self.assertEqual(self.box.asked()[-1], "sleep 600")
-        self.assertEqual(self.box.current, ("100", "fresh"))
-
-    def test_previous(self) -> None:
-        """There is a whole release that is live at any time."""
-        service(self.box.prefix / "releases" / "100", AGENT, "opq-box-agent.service")
-        for box in self.interruptions():
-            self.assertIn(box.current, [("200", "long ago"), ("100", "long ago")])
-            live = box.current
-            box.asked()
-            said = self.rescue()
-            if live == ("200", "long ago"):
-                self.assert_brought_back(said, made="long ago")
-            else:
-                self.assert_paused(said, live="100")
-
-    def test_within_the_installer(self) -> None:
-        """What an installer has begun is ended by the next run, be it the live release anew."""
-        for live in (100, 200):
-            self.box = self.fresh(str(live))
-            for version in sorted({100, live}):
-                self.box.release(version)
-            self.box.last_good(installer(POWER_CUT))
-            self.assertEqual(self.box.rescue().returncode, -signal.SIGKILL)
-            self.assertIn("100.aside", self.box.releases)
-            tries = self.box.tries
-            self.box.last_good()
-            self.assert_brought_back(self.rescue(), made="fresh")
-            self.assertEqual(self.box.tries, [*tries, "return"])
-
-    def test_within_the_installer_again_and_again(self) -> None:
-        """After three power cuts the release that was set aside is put back."""
-        shutil.rmtree(self.box.prefix / "releases")
-        self.box.release(100)
-        self.box.last_good(installer(POWER_CUT))
-        while self.box.rescue().returncode:
-            self.box.asked()
-        self.assertEqual(self.box.tries, ["reinstall", "return", "return", "return"])
-        self.assertEqual(self.box.current, ("100", "long ago"))
-        self.assert_tidy()
-
-
 #: Stands in for the pip that an update brings: it leads to the one of the tests.
 PIP = f"""
 import runpy, sys
@@ -859,23 +592,4 @@ class RealTests(RescueCase):
         return update
 
     def launch(self) -> Result:
-        return subprocess.run(
-            [*namespace(), f"/opt/opq/current/{AGENT}/bin/opq-box-agent"],
-            env={"PATH": os.environ["PATH"], "BOX": str(self.box.folder)},
-            capture_output=True,
-            text=True,
-        )
-
-
-class UnitTests(SynchronousTestCase):
-    """The units."""
-
-    def test_ten_starts(self) -> None:
-        """However the agent's starts fail, ten of them are within the time that systemd counts."""
-        drop_in = SHIPPED / "rescue" / "opq-box-agent.service.d" / "rescue.conf"
-        lines = [line.partition("=") for line in drop_in.read_text().splitlines() if "=" in line]
-        value = {name: number for name, _, number in lines}
-        each = sum(int(value[name]) for name in ("RestartSec", "TimeoutStartSec", "TimeoutStopSec"))
-        self.assertEqual(value["OnFailure"], "opq-box-rescue.service")
-        self.assertEqual(value["Restart"], "always")
-        self.assertLess(int(value["StartLimitBurst"]) * each, int(value["StartLimitIntervalSec"]))
+        return self.box.call(f"/opt/opq/current/{AGENT}/bin/opq-box-agent")

@@ -42,3 +42,17 @@ class NotifyTests(SynchronousTestCase):
         for unit in ("server/opq-update-server.service", "box/systemd/opq-box-agent.service"):
             found = settings(unit)
             self.assertEqual((found["Type"], found["NotifyAccess"]), ("notify", "main"))
+
+
+class RescueTests(SynchronousTestCase):
+    """systemd starts the rescue when the agent fails to start ten times."""
+
+    def test_ten_starts(self) -> None:
+        """However the agent's starts fail, ten of them are within the time that systemd counts."""
+        drop_in = DEPLOY / "box" / "rescue" / "opq-box-agent.service.d" / "rescue.conf"
+        lines = [line.partition("=") for line in drop_in.read_text().splitlines() if "=" in line]
+        value = {name: number for name, _, number in lines}
+        each = sum(int(value[name]) for name in ("RestartSec", "TimeoutStartSec", "TimeoutStopSec"))
+        self.assertEqual(value["OnFailure"], "opq-box-rescue.service")
+        self.assertEqual(value["Restart"], "always")
+        self.assertLess(int(value["StartLimitBurst"]) * each, int(value["StartLimitIntervalSec"]))
