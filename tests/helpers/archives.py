@@ -1,4 +1,4 @@
-"""Make archives for tests: good updates, and tar streams that no honest tool would write."""
+"""Makes archives for tests: good updates, and tar streams that no common tool writes."""
 
 import bz2
 import os
@@ -47,7 +47,7 @@ def make_large_archive(path: Path, size: int) -> Path:
 
 
 def layout(version: int, top: str = "", script: bytes = SCRIPT, mode: int = 0o755) -> list[bytes]:
-    """The two members that every update must have."""
+    """Return the two required members of an update."""
     return [file(f"{top}VERSION", b"%d\n" % version), file(f"{top}install_update.sh", script, mode)]
 
 
@@ -58,17 +58,17 @@ def write_archive(path: Path, tar: bytes) -> Path:
 
 
 def stream(*members: bytes, end: bytes = END) -> bytes:
-    """A tar stream of ready-made members."""
+    """Return a tar stream of these members."""
     return b"".join(members) + end
 
 
 def file(name: str | bytes, content: bytes = b"", mode: int = 0o644) -> bytes:
-    """A regular file."""
+    """Return a regular file as a member."""
     return header(name, b"0", len(content), mode) + padded(content)
 
 
 def folder(name: str | bytes) -> bytes:
-    """A directory."""
+    """Return a folder as a member."""
     return header(name, b"5", 0, 0o755)
 
 
@@ -82,7 +82,7 @@ def header(
     magic: bytes = POSIX,
     prefix: bytes = b"",
 ) -> bytes:
-    """One header block with a right checksum; `size` as bytes goes into the field as it is."""
+    """Return a header block with its checksum; `size` as bytes is written unchanged."""
     name = name.encode() if isinstance(name, str) else name
     size = b"%011o\0" % size if isinstance(size, int) else size
     fields = (name, b"%07o\0" % mode, b"0000000\0", b"0000000\0", size, b"14235050143\0", b" " * 8)
@@ -92,28 +92,28 @@ def header(
 
 
 def long_name(name: str | bytes) -> bytes:
-    """A GNU long name for the member after it."""
+    """Return a GNU header with a long name for the next member."""
     content = (name.encode() if isinstance(name, str) else name) + b"\0"
     return header("././@LongLink", b"L", len(content), magic=GNU) + padded(content)
 
 
 def pax(records: Mapping[str, str] | Mapping[str, bytes], kind: bytes = b"x") -> bytes:
-    """A PAX extended header for the member after it, or with kind `g` for all."""
+    """Return a PAX header for the next member, or with the kind `g` for all members."""
     return raw_pax(b"".join(_record(key, value) for key, value in records.items()), kind)
 
 
 def raw_pax(content: bytes, kind: bytes = b"x") -> bytes:
-    """A PAX extended header with these very bytes."""
+    """Return a PAX header with exactly these bytes."""
     return header("./PaxHeaders/x", kind, len(content)) + padded(content)
 
 
 def padded(content: bytes) -> bytes:
-    """Fill the last block with zeros."""
+    """Return data with its last block filled with zeros."""
     return content + bytes(-len(content) % BLOCK)
 
 
 def concatenated(parts: Iterable[bytes]) -> bytes:
-    """Compress each part as a bzip2 stream of its own, as pbzip2 and lbzip2 do."""
+    """Compress each part as a separate bzip2 stream, as pbzip2 and lbzip2 do."""
     return b"".join(bz2.compress(part, 1) for part in parts)
 
 

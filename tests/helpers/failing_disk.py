@@ -1,4 +1,4 @@
-"""Lets files fail: the disk is full at the n-th fsync, or worse; or none can be opened."""
+"""Makes files fail: the disk is full at the n-th fsync, or no file can be opened."""
 
 import contextlib
 import errno
@@ -10,13 +10,13 @@ from unittest import mock
 
 
 def disk_full() -> None:
-    """Fail as the kernel does when there is no room."""
+    """Raise the error of a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager
 def counting(number: int, strike: Callable[[], object] = disk_full) -> Iterator[None]:
-    """Strike at the n-th fsync, before it is done."""
+    """Call a function instead of the n-th fsync."""
     real, count = os.fsync, 0
 
     def fsync(fd: int) -> None:
@@ -35,7 +35,7 @@ def counting(number: int, strike: Callable[[], object] = disk_full) -> Iterator[
 
 @contextlib.contextmanager
 def unopenable(number: int = errno.EMFILE, suffix: str = "") -> Iterator[None]:
-    """Let no file be opened whose name ends so, as while the process has too many of them."""
+    """Make each open of a file with this suffix fail, as with too many open files."""
     real = Path.open
 
     def fail(path: Path, *arguments: Any, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Archives that no honest tool makes, each with the reason for which it must be refused."""
+"""Archives that no common tool writes, each with the reason of its refusal."""
 
 import bz2
 import gzip
@@ -36,29 +36,29 @@ _EVIL = b"#!/bin/sh\necho evil\n"
 
 @dataclass(frozen=True)
 class Hostile:
-    """An archive, and what the sentence with which it is refused must hold."""
+    """An archive, and a part of the sentence with which it must be refused."""
 
     reason: str
     build: Callable[[], bytes]
 
 
 def _file(reason: str, content: bytes) -> Hostile:
-    """A file that is no archive, or a damaged one."""
+    """Return a file that is damaged, or no archive."""
     return Hostile(reason, lambda: content)
 
 
 def _tar(reason: str, content: bytes) -> Hostile:
-    """A tar stream as it is."""
+    """Return an archive of this tar stream."""
     return Hostile(reason, lambda: bz2.compress(content, 1))
 
 
 def _only(reason: str, *members: bytes) -> Hostile:
-    """These members and nothing else."""
+    """Return an archive of these members."""
     return _tar(reason, stream(*members))
 
 
 def _beside(reason: str, *members: bytes) -> Hostile:
-    """These members behind those of a good update."""
+    """Return an archive of these members after those of a good update."""
     return _only(reason, *layout(VERSION), *members)
 
 
@@ -91,7 +91,7 @@ KINDS = {
 
 
 def _kinds() -> dict[str, Hostile]:
-    """One of every kind of member that is neither a file nor a folder."""
+    """Return an archive for each kind of member that is neither a file nor a folder."""
     kinds = {
         f"kind {kind!r}": _beside(
             f"'odd' is {description}", header("odd", kind, link=b"VERSION", magic=GNU)
@@ -136,7 +136,7 @@ def _kinds() -> dict[str, Hostile]:
 
 
 def _extensions() -> dict[str, Hostile]:
-    """Extended headers that say something else than the member's own header."""
+    """Extended headers that contradict the member's own header."""
     sparse_map = padded(b"1\n0\n1\n")
     return {
         "pax path that leads out": _beside("has '..'", pax({"path": "../../x"}), file("x")),
@@ -226,7 +226,7 @@ def _extensions() -> dict[str, Hostile]:
 
 
 def _names() -> dict[str, Hostile]:
-    """Names that lead out, hide, or are none."""
+    """Names that leave the folder, hide, or are empty."""
     plain = {
         "..": "has '..'",
         "../x": "has '..'",
@@ -268,7 +268,7 @@ def _names() -> dict[str, Hostile]:
 
 
 def _clashes() -> dict[str, Hostile]:
-    """Members that get into each other's way."""
+    """Members that conflict with each other."""
     twice = {
         "file and file": (file("a"), file("a", _EVIL)),
         "file and file, spelled with ./": (file("a"), file("./a", _EVIL)),
@@ -295,7 +295,7 @@ def _clashes() -> dict[str, Hostile]:
 
 
 def _layouts() -> dict[str, Hostile]:
-    """Well-formed archives that are not the update that was asked for."""
+    """Well-formed archives that are not the requested update."""
     version, script = layout(VERSION)
     right = b"%d" % VERSION
     no_version, no_script = "no file VERSION", "no file install_update.sh"
@@ -465,7 +465,7 @@ def _too_many() -> dict[str, Hostile]:
 
 
 def _bombs() -> dict[str, Hostile]:
-    """Small files that hold much."""
+    """Small files with a large content."""
     too_much = "it unpacks to more than 64 MiB"
     zeros = bz2.compress(bytes(8 * MIB))
 
@@ -514,7 +514,7 @@ BOMBS = _bombs()
 
 @dataclass(frozen=True)
 class Harmless:
-    """An odd archive that is accepted: the mode of one path in it, and whether it has content."""
+    """An odd archive that is accepted, and the mode of one path in it."""
 
     path: str
     mode: int

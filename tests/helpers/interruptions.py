@@ -1,4 +1,4 @@
-"""Ends the work of key holders as a signal does: by an exception, in the midst of any step."""
+"""Interrupts the work of key holders by an exception, as a signal does, at each step."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ STEPS: tuple[tuple[Any, str], ...] = (
 
 
 def stops_at(number: int, work: Callable[[], object]) -> bool:
-    """Stop work before its n-th step; whether it came to that."""
+    """Interrupt work before its n-th step; returns whether it got there."""
     with _stopping_before(number):
         try:
             work()

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 
 class Thread:
-    """A thread that gets to work when a test says so."""
+    """A thread that works when the test calls `work`."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], object]] = []
@@ -19,10 +19,10 @@ class Thread:
         return done
 
     def work(self) -> None:
-        """Do what has been waiting for the longest time."""
+        """Do the job that has waited longest."""
         self.waiting.pop(0)()
 
     def finish(self) -> None:
-        """Do all that is waiting: a coroutine that is left alone at a test's end complains."""
+        """Do all jobs: a coroutine that is unfinished at the end of a test logs an error."""
         while self.waiting:
             self.work()

@@ -1,4 +1,4 @@
-"""Runs tests alike for root and for an ordinary user: permissions, and what a machine lacks."""
+"""Lets tests run as root and as an ordinary user; skips them if the machine lacks a program."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def without_privileges() -> Iterator[None]:
 
 
 def give_away(folder: Path) -> None:
-    """Make the user of `without_privileges` the owner of a folder and of all that is in it."""
+    """Make the user of `without_privileges` the owner of a folder and its content."""
     if os.geteuid() == 0:
         for parent, _, names in os.walk(folder):
             for path in (parent, *(os.path.join(parent, name) for name in names)):
@@ -56,7 +56,7 @@ def give_away(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder even if a test took the permissions of what is in it."""
+    """Remove a folder, also if a test has removed permissions in it."""
     folder.chmod(0o700)
     for parent, names, _ in os.walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""Where the checkout is that is tested."""
+"""The location of the tested checkout."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Resources that a server under test offers."""
+"""Resources for a server under test."""
 
 from twisted.web.server import NOT_DONE_YET
 
@@ -8,16 +8,16 @@ from opq_twisted.http.resource import PlainResource
 
 
 class Hello(PlainResource):
-    """Says how long the body was that it got."""
+    """Responds with the length of the request's body."""
 
     isLeaf = True
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Answer."""
+        """Respond."""
         return Reply.sentence(200, "Hello.")
 
     def render_POST(self, request: BoundedRequest) -> Reply:
-        """Answer."""
+        """Respond."""
         assert request.content is not None
         return Reply.of(200, b"%d" % len(request.content.read()))
 
@@ -29,7 +29,7 @@ def hello() -> PlainResource:
 
 
 class Waits(PlainResource):
-    """Keeps its requests, for a test to answer."""
+    """Keeps its requests; the test responds to them."""
 
     isLeaf = True
 
@@ -38,6 +38,6 @@ class Waits(PlainResource):
         self.requests: list[BoundedRequest] = []
 
     def render_GET(self, request: BoundedRequest) -> int:
-        """Answer later."""
+        """Keep the request."""
         self.requests.append(request)
         return NOT_DONE_YET

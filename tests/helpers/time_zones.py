@@ -12,12 +12,12 @@ EUROPE = "CET-1CEST,M3.5.0,M10.5.0/3"
 
 
 def move_to(case: SynchronousTestCase, zone: str) -> None:
-    """Let the machine be in a zone until the end of a test."""
+    """Set the machine's time zone until the end of a test."""
     case.addCleanup(time.tzset)
     case.enterContext(patch.dict(os.environ, {"TZ": zone}))
     time.tzset()
 
 
 def at(day: str, shown: str, ahead: float = 1) -> float:
-    """Seconds since the epoch when clocks that are so many hours ahead of UTC show a time."""
+    """Return the seconds since the epoch of a local time, so many hours ahead of UTC."""
     return datetime.fromisoformat(f"{day}T{shown}").replace(tzinfo=UTC).timestamp() - ahead * 3600

@@ -1,4 +1,4 @@
-"""`build_update.py` as people run it: what it builds, what it says, what it leaves behind."""
+"""The command `build_update.py`: the update, the output, and the files that it leaves."""
 
 import json
 import os
@@ -36,7 +36,7 @@ Result = subprocess.CompletedProcess[str]
 
 
 class BuilderTest(SynchronousTestCase):
-    """What every test here needs: a folder to build in and a small component."""
+    """A folder to build in and a small component."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).resolve()
@@ -61,7 +61,7 @@ class BuilderTest(SynchronousTestCase):
         python: str = sys.executable,
         through: Sequence[str] = (),
     ) -> Result:
-        """Run the builder, if need be through a program that takes something from it."""
+        """Run the builder, or a program that runs it with fewer rights."""
         return subprocess.run(
             [*through, *self.command(*arguments, python=python)],
             cwd=self.output,
@@ -71,13 +71,13 @@ class BuilderTest(SynchronousTestCase):
         )
 
     def build(self, *arguments: str | Path) -> Path:
-        """Build a small update and give its path, which is all that the builder says."""
+        """Build a small update and return its path, which is the only output."""
         result = self.run_builder("--no-wheels", *arguments)
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         return self.output / result.stdout.removesuffix("\n")
 
     def assert_refused(self, result: Result, *words: str) -> None:
-        """One sentence on stderr with these words, exit code 1, and nothing left behind."""
+        """The builder prints one sentence with these words, exits with 1, and leaves no files."""
         self.assertEqual((result.returncode, result.stdout), (1, ""))
         self.assertRegex(result.stderr, r"\A[^\n]+\.\n\Z")
         for word in words:
@@ -85,7 +85,7 @@ class BuilderTest(SynchronousTestCase):
         self.assertEqual(self.left(), [])
 
     def root(self, expires: datetime) -> Path:
-        """Write a root as the tools of its keys' holders do."""
+        """Write a root as the tools of the key holders do."""
         signer = CryptoSigner.generate_ed25519()
         root = Root(expires=expires)
         for role in root.roles:
@@ -104,7 +104,7 @@ class TestWhatIsBuilt(BuilderTest):
     """The archive."""
 
     def test_own_box_sources(self) -> None:
-        """Without arguments the update holds the script and this project's own box sources."""
+        """Without arguments the update contains the script and this project's own box sources."""
         names = tar_names(self.build("--version", "1547860803"))
         top = "opq-box-update-1547860803"
         head = ["", "VERSION", "install_update.sh", f"{AGENT}/"]
@@ -136,7 +136,7 @@ class TestWhatIsBuilt(BuilderTest):
         self.assertEqual([n for n in names if any(word in n for word in unwanted)], [])
 
     def test_components(self) -> None:
-        """Each component is a folder of its own, in the layout's order; the agent's is replaced."""
+        """Each component is a folder, in the order of the layout; an agent replaces our own."""
         options = [f"--component={name}={self.kernel}" for name in ("firmware", "kernel", AGENT)]
         names = tar_names(self.build("--version", "7", *options))
         top = "opq-box-update-7"
@@ -153,7 +153,7 @@ class TestWhatIsBuilt(BuilderTest):
         self.assertTrue(before <= version <= time.time())
 
     def test_source_date_epoch(self) -> None:
-        """SOURCE_DATE_EPOCH is the default version, and every member's time in any case."""
+        """SOURCE_DATE_EPOCH is the default version, and always the time of all members."""
         self.environment["SOURCE_DATE_EPOCH"] = "1000"
         self.assertEqual(self.build().name, "opq-box-update-1000.tar.bz2")
         with tarfile.open(self.build("--version", "2000")) as archive:
@@ -173,7 +173,7 @@ class TestWhatIsBuilt(BuilderTest):
             second.unlink()
 
     def test_trusted_root(self) -> None:
-        """The trusted root lies beside the script as it is, whatever its own name and mode."""
+        """The trusted root is beside the script, unchanged, whatever its file's name and mode."""
         root = self.root(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
         root.chmod(0o755)
         archive = self.build("--version", "7", "--trusted-root", root)
@@ -192,13 +192,13 @@ class TestWhatIsBuilt(BuilderTest):
         self.assertEqual(first.read_bytes(), second.read_bytes())
 
     def test_optional(self) -> None:
-        """An update holds a root, and a script to verify it, only when it is asked for."""
+        """An update contains a root and a verify script only if the options name them."""
         names = tar_names(self.build("--version", "7"))
         for name in ("root.json", "verify_update.sh"):
             self.assertNotIn(f"opq-box-update-7/{name}", names)
 
     def test_verify_script(self) -> None:
-        """A script by which boxes judge the release is executable in the update."""
+        """The verify script is executable in the update."""
         self.script.chmod(0o644)
         archive = self.build("--version", "7", "--verify-script", self.script)
         unpack(archive, self.folder / "unpacked", 7, reserve=0)
@@ -207,7 +207,7 @@ class TestWhatIsBuilt(BuilderTest):
         self.assertEqual(unpacked.stat().st_mode & 0o777, 0o755)
 
     def test_an_older_box_installs_it(self) -> None:
-        """What the older box's shell script does with an archive works."""
+        """The older updater's shell script can unpack the archive."""
         archive = self.build("--version", "7", "--install-script", self.script)
         steps = f"tar xf {archive.name} && cd opq-box-update-*/ && ./install_update.sh"
         result = subprocess.run(
@@ -216,14 +216,14 @@ class TestWhatIsBuilt(BuilderTest):
         self.assertEqual((result.stdout, result.stderr), ("installing 7\n", ""))
 
     def test_a_box_unpacks_it(self) -> None:
-        """The agent's own unpacker takes the archive."""
+        """The agent's unpacker accepts the archive."""
         archive = self.build("--version", "7", f"--component=kernel={self.kernel}")
         unpack(archive, self.folder / "unpacked", 7, reserve=0)
         image = self.folder / "unpacked" / "kernel" / "image"
         self.assertEqual(image.read_bytes(), (self.kernel / "image").read_bytes())
 
     def test_bare_python(self) -> None:
-        """The builder needs a Python of 3.11 or newer, and nothing installed."""
+        """The builder needs Python 3.11 or newer, and no packages."""
         python = "/usr/bin/python3"
         new_enough = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
         if not os.path.exists(python) or subprocess.run(new_enough).returncode != 0:
@@ -235,7 +235,7 @@ class TestWhatIsBuilt(BuilderTest):
         self.assertEqual(self.left(), ["opq-box-update-7.tar.bz2"])
 
     def test_progress(self) -> None:
-        """A terminal shows how far the build is."""
+        """A terminal shows the progress of the build."""
         reader, terminal = pty.openpty()
         command = self.command("--no-wheels", "--version", "7")
         subprocess.run(
@@ -264,7 +264,7 @@ class TestWheels(BuilderTest):
     """The Python packages in an update."""
 
     def test_complete_offline(self) -> None:
-        """A fresh environment gets all it needs from the update's wheels, without a network."""
+        """A new environment is installed from the update's wheels alone, without a network."""
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         probe = subprocess.run([*pip, f"--dest={self.folder}", "attrs"], capture_output=True)
         if probe.returncode != 0:
@@ -291,7 +291,7 @@ class TestWheels(BuilderTest):
         subprocess.run([environment / "bin" / "python", "-c", imports], check=True)
 
     def test_no_such_package(self) -> None:
-        """What pip says was wrong is told, and how to go on."""
+        """The error of pip is printed, with a remedy."""
         locked = f"no-such-package==1 --hash=sha256:{'0' * 64}\n"
         (self.kernel / "requirements.txt").write_text(locked)
         self.environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
@@ -300,20 +300,20 @@ class TestWheels(BuilderTest):
         self.assert_refused(result, "No matching distribution", "no-such-package", "--no-wheels")
 
     def test_no_pip(self) -> None:
-        """A Python without pip is told apart."""
+        """A Python without pip has an error of its own."""
         venv = self.folder / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
         result = self.run_builder(python=str(venv / "bin" / "python"))
         self.assert_refused(result, "No module named pip", "--no-wheels")
 
     def test_no_requirements(self) -> None:
-        """Another agent must say which packages it needs."""
+        """Another agent without a requirements.txt is refused."""
         result = self.run_builder(f"--component={AGENT}={self.kernel}")
         self.assert_refused(result, "requirements.txt", "--no-wheels")
 
 
 class TestErrors(BuilderTest):
-    """What a person can do wrong."""
+    """Mistakes of users."""
 
     def test_sentences(self) -> None:
         """Each mistake has a sentence."""
@@ -336,7 +336,7 @@ class TestErrors(BuilderTest):
             self.assert_refused(self.run_builder("--no-wheels", *arguments), *words)
 
     def test_trusted_root(self) -> None:
-        """A root that no box could begin with is refused before anything is fetched."""
+        """A root that no box can use is refused before packages are fetched."""
         timestamp = self.folder / "timestamp.json"
         timestamp.write_text(json.dumps({"signed": {"_type": "timestamp"}, "signatures": []}))
         expired = self.root(datetime(2020, 2, 29, 12, 30, tzinfo=UTC))
@@ -351,12 +351,12 @@ class TestErrors(BuilderTest):
             self.assert_refused(self.run_builder("--trusted-root", root), *words)
 
     def test_source_date_epoch(self) -> None:
-        """A SOURCE_DATE_EPOCH that is no time is refused."""
+        """A SOURCE_DATE_EPOCH that is not a number is refused."""
         self.environment["SOURCE_DATE_EPOCH"] = "noon"
         self.assert_refused(self.run_builder("--no-wheels"), "SOURCE_DATE_EPOCH", "noon")
 
     def test_name_taken(self) -> None:
-        """A name is never used twice, and that is said before any work is done."""
+        """A name that is taken is refused before any work is done."""
         archive = self.build("--version", "7")
         before = archive.read_bytes()
         result = self.run_builder("--version", "7", "--component=kernel=gone")
@@ -365,7 +365,7 @@ class TestErrors(BuilderTest):
         self.assertEqual(archive.read_bytes(), before)
 
     def test_limit_on_file_size(self) -> None:
-        """An archive that cannot be written to its end is told in a sentence."""
+        """An archive that cannot be written completely has a sentence."""
         limited = [tool("prlimit"), "--fsize=100000"]
         component = f"--component=kernel={self.kernel}"
         for path in (os.environ["PATH"], "/nonexistent"):
@@ -374,7 +374,7 @@ class TestErrors(BuilderTest):
             self.assert_refused(result, "could not")
 
     def test_without_permission(self) -> None:
-        """A file that may not be read and a folder that may not be written have a sentence each."""
+        """An unreadable file and an unwritable folder have a sentence each."""
         obeying: list[str] = []
         if os.geteuid() == 0:
             obeying = [tool("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]
@@ -388,10 +388,10 @@ class TestErrors(BuilderTest):
 
 
 class TestNobodyListens(BuilderTest):
-    """A builder whose output goes nowhere has built all the same, and says that it has."""
+    """A builder that cannot print to standard output builds all the same, and reports it."""
 
     def assert_built(self, version: int, redirection: str) -> str:
-        """Build through a shell; gives what the builder says on standard error."""
+        """Build through a shell; returns the builder's standard error."""
         command = shlex.join(self.command("--no-wheels", f"--version={version}"))
         result = subprocess.run(
             ["bash", "-c", f"{command} {redirection}"],
@@ -417,7 +417,7 @@ class TestNobodyListens(BuilderTest):
         self.assertIn("The update was built", self.assert_built(7, ">&-"))
 
     def test_no_reader(self) -> None:
-        """What read standard output has ended."""
+        """The reader of standard output has ended."""
         self.assertIn("The update was built", self.assert_built(7, "> >(exec <&-; wait)"))
 
     def test_errors_go_nowhere(self) -> None:
@@ -427,7 +427,7 @@ class TestNobodyListens(BuilderTest):
         self.assertEqual(self.assert_built(7, ">/dev/full 2>/dev/full"), "")
 
     def test_other_letters(self) -> None:
-        """The terminal cannot hold the letters of the path."""
+        """The terminal's encoding lacks characters of the path."""
         self.environment["PYTHONIOENCODING"] = "ascii"
         folder = self.folder / "straße"
         folder.mkdir()
@@ -437,7 +437,7 @@ class TestNobodyListens(BuilderTest):
 
 
 class TestStoppedHalfWay(BuilderTest):
-    """A builder that is ended while it compresses."""
+    """A builder that a signal ends while it compresses."""
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start a builder, and return when it compresses."""
@@ -470,15 +470,15 @@ class TestStoppedHalfWay(BuilderTest):
         self.assertEqual(self.left(), [])
 
     def test_terminated(self) -> None:
-        """SIGTERM leaves nothing behind, and the exit code says that it was that."""
+        """SIGTERM leaves no files, and gives its exit code."""
         self.assert_leaves_nothing(signal.SIGTERM)
 
     def test_interrupted(self) -> None:
-        """Ctrl-C leaves nothing behind, and the exit code says that it was that."""
+        """Ctrl-C leaves no files, and gives its exit code."""
         self.assert_leaves_nothing(signal.SIGINT)
 
     def test_killed(self) -> None:
-        """SIGKILL leaves no file under the final name, and the next build works."""
+        """SIGKILL leaves no file with the final name, and the next build works."""
         with self.start() as builder:
             builder.kill()
         self.gate.write_text("go on\n")

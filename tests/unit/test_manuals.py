@@ -21,12 +21,12 @@ NAMES = [parser.prog for parser in PARSERS]
 
 
 def plain(page: str) -> str:
-    """Take the typography off a page."""
+    """Replace the typographic characters of a page."""
     return re.sub("\x1b\\[[0-9;]*m|.\b", "", page)
 
 
 class ManualsCase(SynchronousTestCase):
-    """All of it, in a folder."""
+    """All pages and completions, in a folder."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -42,19 +42,19 @@ class PageTests(ManualsCase):
     """The manual pages."""
 
     def test_all(self) -> None:
-        """There is one for each program, and what completes it in bash and zsh."""
+        """Each program has a page, and completions for bash and zsh."""
         files = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
         for name in NAMES:
             each = {f"man/{name}.1", f"completions/bash/{name}", f"completions/zsh/_{name}"}
             self.assertLessEqual(each, files)
 
     def test_valid(self) -> None:
-        """The formatter has nothing to complain about."""
+        """The formatter prints no warnings."""
         for page in (self.folder / "man").iterdir():
             self.assertEqual(self.format(page, "-Tutf8", "-z").stderr, "")
 
     def test_complete(self) -> None:
-        """Each command and each option of `--help` is in the page, and what it does."""
+        """Each command and each option of `--help` is in the page, with its description."""
         for parser in PARSERS:
             page = self.folder / "man" / f"{parser.prog}.1"
             # Lines so long that nothing is hyphenated.
@@ -71,7 +71,7 @@ class PageTests(ManualsCase):
                     self.assertRegex(section, f"\n +{option}[ \n]")
 
     def format(self, page: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-        """Format a page for a terminal, with every warning that there is."""
+        """Format a page for a terminal, with all warnings."""
         return subprocess.run(
             [tool("groff"), "-man", "-ww", *options, page],
             capture_output=True,
@@ -90,7 +90,7 @@ class CompletionTests(ManualsCase):
     """The completions, in a real shell."""
 
     def typed(self, text: str, completed: str) -> None:
-        """Type a text and the tabulator in bash; the line becomes another."""
+        """Type a text and the tabulator in bash, and check the completed line."""
         setup = self.folder / "setup"
         sources = "".join(f"source {self.folder}/completions/bash/{name}\n" for name in NAMES)
         setup.write_text(f"{sources}cd {self.folder}\nPS1='ready> '\n")
@@ -109,11 +109,11 @@ class CompletionTests(ManualsCase):
         self.typed("opq-release rot", "opq-release rotate ")
 
     def test_option(self) -> None:
-        """So is an option, of a program that is called by its path as well."""
+        """An option is completed, also if the program is called by its path."""
         self.typed("opq-box update --pass", "opq-box update --password-file ")
         self.typed("./build_update.py --no", "./build_update.py --no-wheels ")
 
     def test_file(self) -> None:
-        """Where a file is wanted it is one."""
+        """A path is completed for an option that needs a file."""
         (self.folder / "archive.tar.bz2").touch()
         self.typed("opq-box adopt arch", "opq-box adopt archive.tar.bz2 ")

@@ -15,7 +15,7 @@ from tests.helpers.failing_disk import counting
 
 
 def refusing(number: int) -> Callable[..., None]:
-    """Make a system call that a file system does not have."""
+    """Return a system call that fails with this error."""
 
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -24,14 +24,14 @@ def refusing(number: int) -> Callable[..., None]:
 
 
 class PoorFileSystemTests(SynchronousTestCase):
-    """A file system without fsync for folders, or without locks, as shared folders are."""
+    """A file system without fsync for folders or without locks, such as a shared folder."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
 
     def test_no_sync(self) -> None:
-        """Nothing can be waited for, and all else goes on."""
+        """Without fsync, files are written all the same."""
         for number in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
             self.patch(os, "fsync", refusing(number))
             self.patch(os, "fdatasync", refusing(number))
@@ -41,14 +41,14 @@ class PoorFileSystemTests(SynchronousTestCase):
                 files.sync(file.fileno(), data_only=True)
 
     def test_disk_fails(self) -> None:
-        """A disk that fails is told of."""
+        """The error of a failing disk is raised."""
         for number in (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT):
             self.patch(os, "fsync", refusing(number))
             error = self.assertRaises(OSError, files.sync_folder, self.folder)
             self.assertEqual(error.errno, number)
 
     def test_locked(self) -> None:
-        """A file has one lock, until it is closed."""
+        """Only one process can hold a lock, until it closes the file."""
         path = self.folder / "lock"
         with files.locked(path):
             self.assertRaises(BlockingIOError, files.lock, path)
@@ -56,7 +56,7 @@ class PoorFileSystemTests(SynchronousTestCase):
             pass
 
     def test_no_locks(self) -> None:
-        """Where there are no locks nobody is kept from his work."""
+        """On a file system without locks, locking succeeds."""
         path = self.folder / "lock"
         for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             self.patch(fcntl, "flock", refusing(number))
@@ -67,7 +67,7 @@ class PoorFileSystemTests(SynchronousTestCase):
 
 
 class LinkNoReplaceTests(SynchronousTestCase):
-    """What `link_no_replace` leaves on the disk."""
+    """The files after `link_no_replace`."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -76,19 +76,19 @@ class LinkNoReplaceTests(SynchronousTestCase):
         self.draft.write_bytes(b"new")
 
     def test_free(self) -> None:
-        """A name that is free leads to what the draft was."""
+        """A free name is given to the draft."""
         files.link_no_replace(self.draft, self.target)
         self.assertEqual(self.target.read_bytes(), b"new")
 
     def test_taken(self) -> None:
-        """What has the name keeps it, be it a link that leads nowhere."""
+        """An existing file keeps its name, also a broken link."""
         self.target.symlink_to("nowhere")
         with self.assertRaises(FileExistsError):
             files.link_no_replace(self.draft, self.target)
         self.assertEqual(os.readlink(self.target), "nowhere")
 
     def test_no_hard_links(self) -> None:
-        """Where the file system has no second names the draft is renamed."""
+        """On a file system without hard links the draft is renamed."""
 
         for number in (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
             self.patch(Path, "hardlink_to", refusing(number))
@@ -98,7 +98,7 @@ class LinkNoReplaceTests(SynchronousTestCase):
 
 
 class WriteTests(SynchronousTestCase):
-    """What `write` leaves on the disk."""
+    """The files after `write`."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -106,19 +106,19 @@ class WriteTests(SynchronousTestCase):
         self.path = self.folder / "journal.json"
 
     def test_new(self) -> None:
-        """A file that was not there is there, whole, and nothing beside it."""
+        """A new file is written completely, and no other file is left."""
         files.write(self.path, b"new")
         self.assertEqual(self.path.read_bytes(), b"new")
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
     def test_mode(self) -> None:
-        """Who may read it does not hang on the umask where the mode is said."""
+        """A given mode does not depend on the umask."""
         self.addCleanup(os.umask, os.umask(0o077))
         files.write(self.path, b"new", 0o644)
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o644)
 
     def test_private(self) -> None:
-        """What is for its owner only is that from the moment that it is there."""
+        """A file for its owner only has that mode from its creation on."""
         self.addCleanup(os.umask, os.umask(0))
         modes = []
         fchmod = os.fchmod
@@ -132,7 +132,7 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(modes, [0o600])
 
     def test_replaced(self) -> None:
-        """The old file is replaced, not written into: who has it open still reads the old one."""
+        """The old file is replaced: a program that has it open still reads the old content."""
         self.path.write_bytes(b"the old content, which is longer")
         with self.path.open("rb") as old:
             files.write(self.path, b"new")
@@ -140,7 +140,7 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(self.path.read_bytes(), b"new")
 
     def test_disk_full(self) -> None:
-        """On a full disk the old file stays, and what was begun is removed."""
+        """On a full disk the old file stays, and the unfinished one is removed."""
         self.path.write_bytes(b"old")
         with counting(1), self.assertRaises(OSError) as caught:
             files.write(self.path, b"new")
@@ -149,7 +149,7 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
     def test_stopped(self) -> None:
-        """Nor does anything stay of what a signal ended."""
+        """The unfinished file is removed after a signal too."""
         self.path.write_bytes(b"old")
 
         def stop() -> None:
@@ -161,7 +161,7 @@ class WriteTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
     def test_planted(self) -> None:
-        """What somebody else put under the temporary name is neither followed nor waited for."""
+        """A link or a FIFO with the temporary name is neither followed nor opened."""
         victim = self.folder.with_name(f"{self.folder.name}.victim")
         victim.write_bytes(b"a key")
         planted = self.folder / ".journal.json.new"
@@ -178,20 +178,20 @@ class WriteTests(SynchronousTestCase):
             self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
     def test_left_over(self) -> None:
-        """What a power cut left of an earlier attempt is in nobody's way."""
+        """The unfinished file of a power cut is replaced."""
         (self.folder / ".journal.json.new").write_bytes(b"half of something much longer")
         files.write(self.path, b"new")
         self.assertEqual(self.path.read_bytes(), b"new")
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
     def test_no_folder(self) -> None:
-        """A folder that has gone is an OSError, like all that a disk can do."""
+        """A missing folder raises OSError, like all errors of a disk."""
         with self.assertRaises(FileNotFoundError):
             files.write(self.folder / "gone" / "journal.json", b"new")
 
 
 class RenameTests(SynchronousTestCase):
-    """What `rename` leaves on the disk."""
+    """The files after `rename`."""
 
     def test_rename(self) -> None:
         """The target is replaced, and the source is gone."""
@@ -223,7 +223,7 @@ class HashTests(SynchronousTestCase):
             self.assertEqual(hashes, expected)
 
     def test_bounded(self) -> None:
-        """No byte after the given size is hashed, and each piece before it is handed over."""
+        """No byte after the given size is hashed, and each piece before it is passed on."""
         pieces: list[bytes] = []
         with files.open_regular(self.path) as file:
             hashes = files.hash_file(file.fileno(), ["sha256"], 2_000_000, pieces.append)
@@ -244,7 +244,7 @@ class HashTests(SynchronousTestCase):
 
 
 class ReadTests(SynchronousTestCase):
-    """What `read` gives."""
+    """The result of `read`."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
@@ -254,20 +254,20 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(error.strerror, reason)
 
     def test_whole(self) -> None:
-        """All of it, up to the last byte that is allowed."""
+        """A file of the largest allowed size is read."""
         for content in (b"", b"abc"):
             self.path.write_bytes(content)
             self.assertEqual(files.read(self.path, 3), content)
 
     def test_too_long(self) -> None:
-        """One byte more is too many, and the rest is not read."""
+        """A file with one byte more is refused, and the rest is not read."""
         self.path.write_bytes(b"abcd")
         self.refuses(self.path, "It has more than 3 bytes")
         os.truncate(self.path, 1 << 40)
         self.refuses(self.path, "It has more than 3 bytes")
 
     def test_not_regular(self) -> None:
-        """What would be waited for, or never ends, is not read."""
+        """Files that block or never end are refused."""
         os.mkfifo(self.path)
         self.refuses(self.path, "It is not a regular file")
         self.refuses(Path("/dev/zero"), "It is not a regular file")

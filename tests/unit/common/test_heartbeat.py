@@ -1,4 +1,4 @@
-"""A heartbeat repeats a job, whatever comes of it."""
+"""A heartbeat repeats a job, even if it fails."""
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -8,7 +8,7 @@ from opq_twisted.common.heartbeat import Heartbeat
 
 
 class HeartbeatTests(SynchronousTestCase):
-    """A job that ends when the test says so, and a pause of 30 seconds."""
+    """A job that the test ends, and a pause of 30 seconds."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -34,7 +34,7 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual(len(self.runs), 2)
 
     def test_run_now(self) -> None:
-        """A run can be had at once, or directly after the current one, and that counts once."""
+        """`run_now` runs the job at once, or once more after the current run."""
         self.heartbeat.run_now()
         self.heartbeat.startService()
         self.clock.advance(0)

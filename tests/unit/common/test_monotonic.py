@@ -1,4 +1,4 @@
-"""Timers do not follow a clock that is set."""
+"""Timers do not depend on the system clock."""
 
 import time
 
@@ -9,10 +9,10 @@ from opq_twisted.common.monotonic import use_monotonic_time
 
 
 class TimersTests(SynchronousTestCase):
-    """When a timer is due."""
+    """The time at which a timer is due."""
 
     def test_clock_set(self) -> None:
-        """Setting the clock, forward or back, changes nothing."""
+        """A change of the clock, forward or back, does not change it."""
         reactor = SelectReactor()
         self.addCleanup(reactor.removeAll)
         use_monotonic_time(reactor)

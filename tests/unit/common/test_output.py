@@ -1,4 +1,4 @@
-"""Lines come out whole, and nobody has to read them."""
+"""Lines are written completely, or lost completely, and do not block their writer."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from opq_twisted.common.sighup import SighupHandler
 
 
 class WholeLinesTests(SynchronousTestCase):
-    """`WholeLines`, on a pipe that takes a part."""
+    """`WholeLines`, on a pipe that accepts only a part."""
 
     def setUp(self) -> None:
         self.read, write = os.pipe()
@@ -38,7 +38,7 @@ class WholeLinesTests(SynchronousTestCase):
         return data
 
     def test_full(self) -> None:
-        """The rest of a line that was begun comes first; lines that were not begun are lost."""
+        """The rest of an unfinished line is written first; the lines after it are lost."""
         sent = [b"%06d %s\n" % (number, b"x" * 500) for number in range(500)]
         with self.assertRaises(BlockingIOError):
             self.lines.write(b"".join(sent))
@@ -52,13 +52,13 @@ class WholeLinesTests(SynchronousTestCase):
         self.assertEqual((whole, last), (sent[: len(whole)], b"after\n"))
 
     def test_close_fails(self) -> None:
-        """The end is the end, even where the file system tells only then of a full disk."""
+        """The descriptor is closed even if the file system reports a full disk only then."""
         another = WholeLines(os.dup(self.read))
         os.close(another._fd)
         another.close()
 
     def test_nothing_taken(self) -> None:
-        """The rest of a line is not forgotten while nothing at all can be written."""
+        """The rest of a line is kept while nothing can be written."""
         self.lines = WholeLines(self.lines._fd, rest=b"rest\n")
         os.write(self.lines._fd, b"x" * 65536)
         for _ in range(2):
@@ -70,7 +70,7 @@ class WholeLinesTests(SynchronousTestCase):
 
 
 class OutputTests(SynchronousTestCase):
-    """`Output`, which nobody reads for a while."""
+    """`Output`, without a reader for some time."""
 
     def make(self, blocking: bool = True) -> Output:
         self.read, self.write = os.pipe()
@@ -82,14 +82,14 @@ class OutputTests(SynchronousTestCase):
             pieces.append(piece)
 
     def test_written(self) -> None:
-        """What is written comes out, whatever characters it has."""
+        """Lines with any characters are written."""
         output = self.make()
         output.write("one \u00e9 \udcff\n")
         output.write(b"two\n")
         self.assertEqual(os.read(self.read, 100), b"one \xc3\xa9 \\udcff\ntwo\n")
 
     def test_nobody_reads(self) -> None:
-        """A write never waits; what is too much is lost as whole lines, and that is told."""
+        """No call waits long; surplus lines are lost as a whole, and their number is logged."""
         for blocking in (True, False):
             output = self.make(blocking)
             for number in range(3000):
@@ -111,14 +111,14 @@ class OutputTests(SynchronousTestCase):
             self.assertEqual(len(numbers) + len(told) + 1, len(lines))
 
     def test_none(self) -> None:
-        """Without a standard output nothing is written to what has its number now."""
+        """Without a standard output, nothing is written to the descriptor with its number."""
         output = Output(None)
         output.write("lost\n")
         output.drain()
         self.assertIsNone(output._thread)
 
     def test_reader_gone(self) -> None:
-        """A pipe that was closed at its other end is no error."""
+        """A pipe without a reader is no error."""
         output = self.make()
         os.close(self.read)
         for _ in range(2):
@@ -127,7 +127,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(output._size, 0)
 
     def test_end(self) -> None:
-        """A process whose output nobody reads ends all the same."""
+        """A process whose output has no reader ends all the same."""
         program = """
 from opq_twisted.common.output import standard_output
 for _ in range(1000):
@@ -140,7 +140,7 @@ for _ in range(1000):
 
 
 class RepeatCounterTests(SynchronousTestCase):
-    """Lines that repeat."""
+    """Repeated lines."""
 
     def setUp(self) -> None:
         self.now = 0.0
@@ -152,7 +152,7 @@ class RepeatCounterTests(SynchronousTestCase):
         self.written.append(formatEvent(event))
 
     def test_few(self) -> None:
-        """What is not too much is written as it is."""
+        """Lines below the limit are written unchanged."""
         for minute in range(3):
             self.now = minute * 60.0
             for number in range(MOST):
@@ -160,7 +160,7 @@ class RepeatCounterTests(SynchronousTestCase):
         self.assertEqual(len(self.written), 3 * MOST)
 
     def test_many(self) -> None:
-        """What is too much is counted, whatever is put into the line; others are written."""
+        """Surplus lines of one format are counted; lines of other formats are written."""
         for number in range(MOST + 1234):
             self.log.info("Line {number}.", number=number)
         self.log.info("Another line.")
@@ -173,7 +173,7 @@ class RepeatCounterTests(SynchronousTestCase):
         )
 
     def test_where(self) -> None:
-        """Only a log to standard output is taken care of."""
+        """Only a log to standard output is changed."""
         for options, taken in (
             ({"nodaemon": 1, "logfile": None, "syslog": 0, "logger": None}, True),
             ({"nodaemon": 1, "logfile": "-", "syslog": 0, "logger": None}, True),
@@ -197,25 +197,25 @@ class HangupTests(SynchronousTestCase):
         self.done: list[str] = []
 
     def callFromThread(self, action: Any) -> None:
-        """Stand for the reactor."""
+        """Stand in for the reactor."""
         self.assertIs(threading.current_thread(), threading.main_thread())
         action()
 
     def test_taken(self) -> None:
-        """The signal does what it should, and does not end the process."""
+        """The signal calls the function, and does not end the process."""
         SighupHandler(self, lambda: self.done.append("reopened")).startService()
         signal.raise_signal(signal.SIGHUP)
         self.assertEqual(self.done, ["reopened"])
 
     def test_ignored(self) -> None:
-        """Whoever started the process with nohup(1) wants it to be ignored."""
+        """The signal stays ignored in a process that was started by nohup(1)."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         SighupHandler(self, lambda: self.done.append("reopened")).startService()
         signal.raise_signal(signal.SIGHUP)
         self.assertEqual(self.done, [])
 
     def test_children(self) -> None:
-        """A program that is started later ends by it as ever."""
+        """A child process ends by the signal as usual."""
         SighupHandler(self).startService()
         child = subprocess.run(
             [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGHUP).name)"],

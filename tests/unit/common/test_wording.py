@@ -1,4 +1,4 @@
-"""How people are told of versions, times and sizes."""
+"""The words for versions, times and sizes."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -7,10 +7,10 @@ from tests.helpers.time_zones import EUROPE, move_to
 
 
 class WordingTests(SynchronousTestCase):
-    """Numbers for people."""
+    """Numbers as people read them."""
 
     def test_version(self) -> None:
-        """A version is a time as well, where the reader is."""
+        """A version is shown with its time, in the zone of the reader."""
         move_to(self, "UTC")
         self.assertEqual(wording.version(1547860803), "1547860803 (2019-01-19 01:20)")
         move_to(self, EUROPE)
@@ -18,13 +18,13 @@ class WordingTests(SynchronousTestCase):
         self.assertEqual(wording.version(None), "unknown")
 
     def test_no_such_time(self) -> None:
-        """A number that is no time does no harm."""
+        """A number after the year 9999 has a text of its own."""
         self.assertEqual(wording.moment(None), "never")
         for number in (10**12, 10**15, 1e15):
             self.assertEqual(wording.moment(number), "a time after the year 9999")
 
     def test_duration(self) -> None:
-        """As many units as one wants to read; a clock that was set makes no nonsense."""
+        """Durations have at most two units; a negative one is 0 s."""
         words = {-5: "0 s", 0.4: "0 s", 59: "59 s", 200: "3 min 20 s", 7260: "2 h 1 min"}
         self.assertEqual({each: wording.duration(each) for each in words}, words)
 
@@ -33,10 +33,10 @@ class WordingTests(SynchronousTestCase):
         self.assertEqual(wording.size(12_345_678), "12.3 MB")
 
     def test_utc(self) -> None:
-        """A time that is compared with those of other machines names its zone."""
+        """A time in UTC includes the zone."""
         move_to(self, EUROPE)
         self.assertEqual(wording.utc(1547860803.9), "2019-01-19 01:20 UTC")
 
     def test_mebibytes(self) -> None:
-        """Room that is needed is rounded up."""
+        """Sizes in MiB are rounded up."""
         self.assertEqual([wording.mebibytes(each) for each in (1, 1 << 20)], ["1 MiB"] * 2)
