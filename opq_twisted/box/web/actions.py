@@ -165,7 +165,7 @@ class Unblock(Action):
             version = parse_version(_field(request, b"release"))
         except InvalidName:
             return self.answer(
-                request, BAD_REQUEST, "Say which release: release=VERSION, as a field of a form."
+                request, BAD_REQUEST, "Name the release in the form field: release=VERSION."
             )
         if not self._updater.unblock(version):
             return self.answer(request, NOT_FOUND, f"Release {version} is not refused.")

@@ -43,6 +43,17 @@ DOWNLOAD = {"stage": "downloading", "message": "Downloading the new release."}
 HOSTILE = "\x1b]0;owned\x07 \x9b31m \u202egnp \x7f\ud800 \r\nopq-box: all is well"
 
 
+def opq_box(*arguments: object) -> tuple[int, str, str]:
+    """Run a command in this process; return the exit code, standard output and error."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    return code, out.getvalue(), error.getvalue()
+
+
 class AdoptTests(SynchronousTestCase):
     """`adopt`."""
 
@@ -60,11 +71,9 @@ class AdoptTests(SynchronousTestCase):
 
     def adopt(self, archive: Path, *more: str, status: int = 0) -> str:
         options = [f"--config={self.config}", f"--state-dir={self.state_dir}", *more]
-        out, error = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            code = main(["adopt", *options, str(archive)])
-        self.assertEqual(code, status, error.getvalue())
-        return (error if status else out).getvalue()
+        code, out, error = opq_box("adopt", *options, archive)
+        self.assertEqual(code, status, error)
+        return error if status else out
 
     def assert_refused(self, archive: Path, *words: str) -> None:
         """Assert that nothing is adopted, no file stays, and a sentence says why."""
@@ -151,15 +160,9 @@ class AgentCase(SynchronousTestCase):
 
     def type(self, command: str, *more: str, status: int = 0, url: str | None = None) -> str:
         """Type a command, and return its output."""
-        out, error = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            try:
-                code = main([command, "--url", url or self.agent.url, *more])
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 1
-        self.warned = error.getvalue()
+        code, out, self.warned = opq_box(command, "--url", url or self.agent.url, *more)
         self.assertEqual(code, status, self.warned)
-        return out.getvalue()
+        return out
 
     def lines(self, command: str, *more: str, status: int = 0) -> list[Any]:
         """Type a command with `--json`, and return the lines of its output."""
@@ -534,12 +537,10 @@ class NewPasswordTests(SynchronousTestCase):
         self.file = Path(self.mktemp())
 
     def choose(self, line: str, status: int = 0) -> str:
-        out, error = io.StringIO(), io.StringIO()
         self.patch(sys, "stdin", io.StringIO(line))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            code = main(["password", str(self.file)])
-        self.assertEqual(code, status, error.getvalue())
-        return out.getvalue() or error.getvalue()
+        code, out, error = opq_box("password", self.file)
+        self.assertEqual(code, status, error)
+        return out or error
 
     def test_line(self) -> None:
         """The password is the first line of standard input; only the owner can read the file."""
@@ -574,10 +575,7 @@ class ConfigTests(SynchronousTestCase):
 
     def check(self, content: dict[str, object], *options: str) -> tuple[int, str, str]:
         self.file.write_text(json.dumps(content))
-        out, error = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            code = main(["config", *options, str(self.file)])
-        return code, out.getvalue(), error.getvalue()
+        return opq_box("config", *options, self.file)
 
     def test_usable(self) -> None:
         """All settings are printed, and give the same configuration when read again."""
