@@ -15,7 +15,7 @@ from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
 from opq_twisted.box.update.reporting import Reporter, is_shortage
-from opq_twisted.box.update.rollback import RESCUED, Rollback, describe
+from opq_twisted.box.update.rollback import Rollback
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import (
     BoxUnfit,
@@ -57,24 +57,6 @@ class Recovery:
         if trouble:
             with self._reporter.tolerate("The loss of the journal cannot be recorded"):
                 self._reporter.record(Stage.IDLE, Attempt(None, now, now, "failed", trouble))
-
-    def end_lost_trial(self) -> None:
-        """End the trial of a release if another one runs."""
-        deps, trial = self._deps, self._probation.trial
-        installed, now = deps.installed.version, deps.now()
-        if trial is None or installed in (None, trial.release.version):
-            return
-        self._probation.trial = None
-        if deps.rescued.read() == installed:
-            blocked = deps.journal.blocked_with(trial.release, RESCUED)
-            deps.journal.write(refused=blocked, trial=None)
-            reason = describe(trial.release, installed, RESCUED)
-            attempt = Attempt(trial.release.version, now, now, "returned", reason)
-            self._reporter.record(Stage.IDLE, attempt)
-            deps.rescued.forget()
-        else:
-            # Somebody has installed it by hand.
-            deps.journal.write(trial=None)
 
     def find_update(self) -> Coroutine[Deferred[Any], Any, None] | None:
         """Find the update that has to go on now; None if there is none."""

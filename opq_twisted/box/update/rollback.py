@@ -5,7 +5,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import EntryChanges, Stage
+from opq_twisted.box.state.records import Attempt, EntryChanges, Stage
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import MAX_UPTIME, Probation
 from opq_twisted.box.update.reporting import (
@@ -32,7 +32,7 @@ _MAX_TRIES = 3
 _RETRY_DELAYS = (20.0, 60.0, 300.0)
 
 #: The reason for a rollback that the rescue script has made.
-RESCUED = "Its agent did not start, or did nothing, and the box's rescue script came to help."
+_RESCUED = "Its agent did not start, or did nothing, and the box's rescue script came to help."
 
 
 @frozen
@@ -179,16 +179,34 @@ class Rollback:
 
     async def finish_rescue(self, release: Release) -> None:
         """Record that the rescue script has taken the box back."""
-        self._deps.journal.block(release, RESCUED)
-        await self._finish(release, RESCUED)
+        self._deps.journal.block(release, _RESCUED)
+        await self._finish(release, _RESCUED)
         self._deps.rescued.forget()
+
+    def end_lost_trial(self) -> None:
+        """End the trial of a release if another one runs."""
+        deps, trial = self._deps, self._probation.trial
+        installed, now = deps.installed.version, deps.now()
+        if trial is None or installed in (None, trial.release.version):
+            return
+        self._probation.trial = None
+        if deps.rescued.read() == installed:
+            blocked = deps.journal.blocked_with(trial.release, _RESCUED)
+            deps.journal.write(refused=blocked, trial=None)
+            reason = _describe(trial.release, installed, _RESCUED)
+            attempt = Attempt(trial.release.version, now, now, "returned", reason)
+            self._reporter.record(Stage.IDLE, attempt)
+            deps.rescued.forget()
+        else:
+            # Somebody has installed it by hand.
+            deps.journal.write(trial=None)
 
     async def _finish(self, release: Release, reason: str) -> None:
         installed = self._deps.installed.version
         self._reporter.show_running(installed)
-        await self._reporter.finish("returned", describe(release, installed, reason))
+        await self._reporter.finish("returned", _describe(release, installed, reason))
 
 
-def describe(release: Release, installed: int | None, reason: str) -> str:
+def _describe(release: Release, installed: int | None, reason: str) -> str:
     """Give the sentence of a rollback."""
     return f"Release {release.version} failed, and the box runs {installed} again. {reason}"

@@ -47,7 +47,7 @@ class Updater(Service):
         self._recovery.begin_history()
         if self.stage.at_rest:
             with self._reporter.tolerate("The end of a trial cannot be recorded"):
-                self._recovery.end_lost_trial()
+                self._rollback.end_lost_trial()
         self._reporter.show_all()
         self._count_trial()
         update = self._recovery.find_update()
