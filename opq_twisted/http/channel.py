@@ -35,28 +35,17 @@ _MAX_DRAINED = 1024 * 1024
 _DRAIN_TIMEOUT = 5
 
 
-class ChannelSite(Protocol):
+class _Site(Protocol):
     """The part of a site that its channels and their requests use: it imports them, not they it."""
 
     reactor: IReactorTime
 
-    def date(self) -> bytes:
-        """Give the value of the Date header."""
-
-    def connected(self, channel: "BoundedChannel") -> None:
-        """Count a new connection."""
-
-    def disconnected(self, channel: "BoundedChannel") -> None:
-        """Stop counting a connection."""
-
-    def refused(self, status: int) -> None:
-        """Report a malformed request that was answered with `status`."""
-
-    def ended(self, request: Any, *, whole: bool) -> None:
-        """Report the end of a request."""
-
-    def getResourceFor(self, request: Request) -> IResource:
-        """Find the resource of a request."""
+    def date(self) -> bytes: ...
+    def connected(self, channel: "BoundedChannel") -> None: ...
+    def disconnected(self, channel: "BoundedChannel") -> None: ...
+    def refused(self, status: int) -> None: ...
+    def ended(self, request: Any, *, whole: bool) -> None: ...
+    def getResourceFor(self, request: Request) -> IResource: ...
 
 
 @implementer(IHalfCloseableProtocol)
@@ -69,7 +58,7 @@ class BoundedChannel(HTTPChannel):
     then.
     """
 
-    site: ChannelSite
+    site: _Site
     #: The transport of TCP, TLS, or any other endpoint.
     transport: Any
 

@@ -2,7 +2,6 @@
 
 from twisted.web.http import NOT_ALLOWED, NOT_FOUND
 from twisted.web.resource import IResource, Resource
-from zope.interface import implementer
 
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
@@ -39,12 +38,7 @@ class PlainResource(Resource):
         )
 
 
-@implementer(IResource)
-class NotFound(Resource):
-    """A resource that answers 404 with one line of text."""
+class NotFound(PlainResource):
+    """A resource without methods: it answers 404 with one line of text."""
 
     isLeaf = True
-
-    def render(self, request: BoundedRequest) -> int:
-        """Answer every method alike."""
-        return request.reply(_NOTHING_HERE)

@@ -50,7 +50,9 @@ class BoundedSite(Site):
         self._limits = ConnectionLimits() if limits is None else limits
         self._shares = Shares(self._limits.connections, self._limits.each)
         self._shares_of_addresses = Shares(self._limits.connections, self._limits.each_address)
-        self._reset_warning = RepeatedLine(reactor, self._warn)
+        self._reset_warning = RepeatedLine(
+            reactor, lambda line: self._log.warn("{line}", line=line)
+        )
         #: Called at the end of each request, and told whether the whole response was sent.
         self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
         #: Called with the status of each response to a malformed request.
@@ -130,9 +132,6 @@ class BoundedSite(Site):
             self.channels.discard(channel)
             self._shares.give_back(channel.client)
             self._shares_of_addresses.give_back(channel.address)
-
-    def _warn(self, line: str) -> None:
-        self._log.warn("{line}", line=line)
 
     def ended(self, request: BoundedRequest, *, whole: bool) -> None:
         """Report the end of a request to the observers."""
