@@ -231,7 +231,8 @@ class TestWhatIsBuilt(BuilderTest):
         root = self.root(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))
         command = [python, "-S", str(BUILDER), "--no-wheels", "--version=7"]
         command.append(f"--trusted-root={root}")
-        subprocess.run(command, cwd=self.output, check=True, capture_output=True)
+        ended = subprocess.run(command, cwd=self.output, capture_output=True, text=True)
+        self.assertEqual(ended.returncode, 0, ended.stderr)
         self.assertEqual(self.left(), ["opq-box-update-7.tar.bz2"])
 
     def test_progress(self) -> None:
