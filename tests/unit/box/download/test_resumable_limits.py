@@ -1,0 +1,230 @@
+"""A download takes no more than it may, and than there is room for."""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from opq_twisted.box.download import resumable as module
+from opq_twisted.box.download.part_file import MAX_UNSYNCED, SYNC_EVERY
+from opq_twisted.box.download.resumable import RETRY_DELAYS, fetch
+from opq_twisted.box.download.verify import Content
+from opq_twisted.common import files
+from opq_twisted.common.errors import NoRoom, ServerFailed
+from tests.unit.box.download.test_resumable import (
+    DATA,
+    HASHES,
+    LENGTH,
+    LIMIT,
+    TAG,
+    URL,
+    FetchCase,
+)
+
+
+class LimitTests(FetchCase):
+    """More than there may be, or than there is room for."""
+
+    def test_announced(self) -> None:
+        """What is too large is not even begun."""
+        fetching = self.fetch(Content(), limit=1000)
+        peer = self.network.accept()
+        peer.answer("200 OK", LENGTH)
+        self.assertIn("has 3000 bytes; at most 1000 are allowed", self.failure(fetching))
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+    def test_expected(self) -> None:
+        """Nor is it even asked for, when that is known before."""
+        self.assertIn("at most 1000", self.failure(self.fetch(limit=1000)))
+
+    def test_sent(self) -> None:
+        """What was not announced is taken up to the limit, and removed."""
+        fetching = self.fetch(Content(), limit=1000)
+        peer = self.network.accept()
+        peer.answer("200 OK", body=bytes(1000))
+        self.assertEqual(self.path.stat().st_size, 1000)
+        peer.send(b"x")
+        self.assertIn("more than 1000 bytes", self.failure(fetching))
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+    def test_sent_of_signed(self) -> None:
+        """So it is up to the signed size; what is longer is something else."""
+        fetching = self.fetch()
+        peer = self.network.accept()
+        peer.answer("200 OK", body=bytes(3000))
+        peer.send(b"x")
+        self.assertIn("The server sent more than 3000 bytes", self.said[-1])
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+
+    def test_rest_too_long(self) -> None:
+        """With what came before, the rest stays within the limit too."""
+        self.interrupt(LENGTH, TAG)
+        fetching = self.fetch()
+        peer = self.ask("Range: bytes=1000-")
+        peer.answer("206 Partial Content", "Content-Range: bytes 1000-2999/3000", body=bytes(2001))
+        self.assertFalse(peer.open)
+        self.assertIn("The server sent more than 3000 bytes", self.said[-1])
+        self.assertEqual(self.path.read_bytes(), DATA[:1000])
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+
+    def test_another_size(self) -> None:
+        """A server that goes on having a file of another size does not have this one."""
+        fetching, peer = self.begin("Content-Length: 2999")
+        for pause in RETRY_DELAYS[1:]:
+            self.assertFalse(peer.open)
+            self.clock.advance(pause)
+            peer = self.ask()
+            peer.answer("200 OK", "Content-Length: 2999")
+        self.assertIn(
+            "The server sent 2999 bytes instead of 3000 bytes",
+            self.failure(fetching, ServerFailed),
+        )
+        self.assert_nothing_left()
+
+    def test_no_room(self) -> None:
+        """Without room for all of it nothing is begun, and the sentence says how much it takes."""
+        self.patch(module, "RESERVE", 10**18)
+        fetching = self.fetch(Content(5_000_000, HASHES))
+        sentence = self.failure(fetching, NoRoom)
+        self.assertIn("needs 1000000000005.0 MB free", sentence)
+
+    def test_no_room_then(self) -> None:
+        """It may be the server who says how much it is."""
+        fetching = self.fetch(Content())
+        self.patch(module, "RESERVE", 10**18)
+        peer = self.network.accept()
+        peer.answer("200 OK", "Content-Length: 5000000")
+        self.assertIn("needs 1000000000005.0 MB free", self.failure(fetching, NoRoom))
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+    def test_room_for_the_rest(self) -> None:
+        """What is here already needs no more room."""
+        self.interrupt(LENGTH, TAG)
+        free = self.statvfs(2000)
+        self.patch(module, "RESERVE", 0)
+        fetching = self.fetch()
+        self.assertNoResult(fetching)
+        self.network.accept()
+        fetching.cancel()
+        self.failure(fetching, CancelledError)
+        free(1999)
+        self.failure(self.fetch(), NoRoom)
+        self.assert_nothing_left()
+
+    def statvfs(self, free: int) -> Callable[[int], None]:
+        """Let the disk have so many bytes left."""
+        sizes = [free]
+
+        class Disk:
+            f_frsize = 1
+
+            @property
+            def f_bavail(self) -> int:
+                return sizes[0]
+
+        self.patch(os, "statvfs", lambda path: Disk())
+
+        def change(free: int) -> None:
+            sizes[0] = free
+
+        return change
+
+    def test_room_goes(self) -> None:
+        """The reserve stays free, though the server did not say how much would come."""
+        fetching = self.fetch(Content())
+        peer = self.network.accept()
+        peer.answer("200 OK", body=bytes(1000))
+        self.patch(module, "RESERVE", 10**18)
+        peer.send(bytes(1000))
+        self.failure(fetching, NoRoom)
+        self.assertFalse(peer.open)
+        self.assert_nothing_left()
+
+    def full(self, *args: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def test_disk_full(self) -> None:
+        """What came before the disk was full is removed again: some disks tell late."""
+        for call in ("write", "fdatasync"):
+            with self.subTest(call=call):
+                fetching, peer = self.begin(LENGTH, TAG)
+                patched = self.patch(os, call, self.full)
+                peer.send(DATA)
+                patched.restore()
+                self.assertIn("No space left", self.failure(fetching, OSError))
+                self.assert_nothing_left()
+
+    def test_disk_full_at_a_piece(self) -> None:
+        """So it is when a piece cannot even be noted; its connection does not stay behind."""
+        for headers in (["Content-Length: 2000", "Content-Range: bytes 1000-2999/3000"], []):
+            with self.subTest(headers=headers):
+                self.interrupt(LENGTH, TAG)
+                fetching = self.fetch()
+                peer = self.ask("Range: bytes=1000-")
+                patched = self.patch(files, "write", self.full)
+                peer.answer("206 Partial Content" if headers else "200 OK", *headers)
+                patched.restore()
+                self.failure(fetching, OSError)
+                self.assertFalse(peer.open)
+                self.assert_nothing_left()
+
+    def test_disk_full_at_the_end(self) -> None:
+        """So it is when that comes out as a download is given up."""
+        fetching, _ = self.begin(LENGTH, TAG, body=DATA[:1000])
+        patched = self.patch(os, "fdatasync", self.full)
+        fetching.cancel()
+        patched.restore()
+        self.failure(fetching, OSError)
+        self.assert_nothing_left()
+
+    def test_disk_fails(self) -> None:
+        """When the file cannot even be made, the connection does not stay behind."""
+        fetching = self.fetch()
+        self.path.mkdir()
+        peer = self.network.accept()
+        peer.answer("200 OK", LENGTH)
+        self.failure(fetching, OSError)
+        self.assertFalse(peer.open)
+
+    def test_paced(self) -> None:
+        """The server pauses while the disk takes in what came."""
+        threads: list[Deferred[Any]] = []
+
+        def in_thread(function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+            function(*args)
+            threads.append(Deferred())
+            return threads[-1]
+
+        fetching = Deferred.fromCoroutine(
+            fetch(
+                self.clock,
+                self.network.server,
+                URL,
+                Content(MAX_UNSYNCED),
+                self.path,
+                LIMIT,
+                in_thread=in_thread,
+            )
+        )
+        peer = self.network.accept()
+        peer.answer("200 OK", body=bytes(SYNC_EVERY - 1))
+        self.assertFalse(peer.paused)
+        peer.send(b"x")
+        self.assertTrue(peer.paused)
+        peer.send(b"x")
+        threads.pop().callback(None)
+        self.assertFalse(peer.paused)
+        peer.send(bytes(MAX_UNSYNCED - SYNC_EVERY - 1))
+        peer.close()
+        self.assertNoResult(fetching)
+        threads.pop().callback(None)
+        self.assertEqual(self.successResultOf(fetching), Content(MAX_UNSYNCED))
