@@ -1,1 +1,1 @@
-"""Measurements: each prints a ratio against a peer measured in the same run."""
+"""Measurements; each prints its ratio to a peer that was measured in the same run."""

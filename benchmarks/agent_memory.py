@@ -1,4 +1,4 @@
-"""Measure what an update costs the box agent in memory, against a client that keeps it whole."""
+"""Measures the memory of the box agent during an update, against a client that reads it whole."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ print((memory("VmHWM:") - before) * 1024 / 1e6)
 
 
 def make_update(folder: Path, megabytes: int) -> Path:
-    """An archive that bzip2 cannot make smaller, with a script that does nothing."""
+    """Make an archive of random bytes, with a script that does nothing."""
     noise = folder / "noise"
     noise.mkdir()
     for number in range(megabytes):
@@ -48,7 +48,7 @@ def make_update(folder: Path, megabytes: int) -> Path:
 
 
 def configure(folder: Path, endpoint: str) -> Path:
-    """A configuration whose reboot does nothing, so that the agent can still be asked then."""
+    """Write a configuration with a reboot command that does nothing, so that the agent stays up."""
     updater = {
         "allow_unsigned": True,
         "trusted_root": str(folder / "root.json"),
@@ -62,7 +62,7 @@ def configure(folder: Path, endpoint: str) -> Path:
 
 
 class Daemon:
-    """One of the project's daemons, whose log is a file."""
+    """One of the project's daemons, which logs to a file."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.pid = process.pid
@@ -70,7 +70,7 @@ class Daemon:
         self.url = f"http://127.0.0.1:{self.says(r'Site starting on ([0-9]+)')[1]}"
 
     def says(self, pattern: str) -> re.Match[str]:
-        """Wait for something in the log."""
+        """Wait for a text in the log."""
         for _ in range(120_000):
             text = self._log.read_text()
             if found := re.search(pattern, text):
@@ -81,14 +81,14 @@ class Daemon:
         raise SystemExit(f"The daemon did not say {pattern!r}:\n{text}")
 
     def memory(self, key: str) -> float:
-        """Megabytes of its own memory: VmRSS is now, VmHWM the most since `forget_peak`."""
+        """Return its memory in MB: VmRSS now, or VmHWM, the peak since `forget_peak`."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(rf"{key}:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024 / 1e6
 
     def forget_peak(self) -> None:
-        """Let VmHWM begin anew, at what is used now."""
+        """Reset VmHWM to the current size."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
 
@@ -118,7 +118,7 @@ def post(url: str) -> None:
 
 
 def update(agent: Daemon) -> tuple[float, float]:
-    """Update the box; returns the agent's peak over idle (MB), and the seconds of the download."""
+    """Update the box; returns the agent's peak over idle (MB) and the seconds of the download."""
     urllib.request.urlopen(f"{agent.url}/status", timeout=30).read()
     post(f"{agent.url}/check")
     idle = agent.memory("VmRSS")
@@ -135,7 +135,7 @@ def update(agent: Daemon) -> tuple[float, float]:
 
 
 def download_with_curl(url: str, target: Path) -> float:
-    """Seconds until curl has brought the same file to the disk."""
+    """Return the seconds in which curl downloads the same file to the disk."""
     start = time.perf_counter()
     subprocess.run(["curl", "-s", "-f", "-o", target, url], check=True, timeout=600)
     subprocess.run(["sync", target], check=True, timeout=600)

@@ -1,4 +1,4 @@
-"""Measure answers a second, against a bare resource of Twisted's and against nginx."""
+"""Measures responses a second, against a bare resource of Twisted and against nginx."""
 
 import argparse
 import re
@@ -16,16 +16,16 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import servers
-from benchmarks.figures import tell
+from benchmarks.figures import report_ratio
 from benchmarks.servers import Server
 from benchmarks.watch import fill, get
 
 PATHS = ("version", "latest", "ls")
 
-#: Clients at once, each with a connection that is kept.
+#: Parallel clients, each with a persistent connection.
 CLIENTS = 16
 
-#: nginx takes no longer word in its configuration.
+#: nginx accepts no longer word in its configuration.
 _MOST_ARCHIVES = 110
 
 Load = Callable[[int, str, float], float]
@@ -37,7 +37,7 @@ def body_of(server: Server, path: str) -> bytes:
 
 
 def load_by_wrk(port: int, path: str, seconds: float) -> float:
-    """Answers a second, as wrk counts them."""
+    """Return the responses a second, as wrk counts them."""
     command = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{seconds:g}s", f"http://127.0.0.1:{port}/{path}"]
     said = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=seconds + servers.PATIENCE
@@ -49,7 +49,7 @@ def load_by_wrk(port: int, path: str, seconds: float) -> float:
 
 
 def load_by_python(port: int, path: str, seconds: float) -> float:
-    """Answers a second, where there is no wrk: this may be slower than a server."""
+    """Return the responses a second without wrk: this client may be slower than a server."""
     request = b"GET /%s HTTP/1.1\r\nHost: bench\r\n\r\n" % path.encode()
     answered = 0
     with ExitStack() as stack:
@@ -81,12 +81,15 @@ def whole(answer: bytes) -> bool:
 def choose_load() -> Load:
     if shutil.which("wrk"):
         return load_by_wrk
-    print("wrk is not installed: asking with Python, which may itself be what is slow", flush=True)
+    print(
+        "wrk is not installed: measuring with Python, which may be slower than the server",
+        flush=True,
+    )
     return load_by_python
 
 
 def start_all(stack: ExitStack, place: Path, updates: Path) -> list[Server]:
-    """Start ours, and peers that answer with the same bodies."""
+    """Start our server, and peers that respond with the same bodies."""
     ours = stack.enter_context(servers.update_server(updates, place))
     bodies = place / "bodies"
     bodies.mkdir()
@@ -114,7 +117,7 @@ def compare(running: list[Server], path: str, load: Load, rounds: int, seconds: 
     for peer in peers:
         aim = 1.0 if peer.startswith("twisted.web") else None
         what = f"/{path}, answers a second"
-        tell(what, median(rates[ours]), peer, median(rates[peer]), at_least=aim)
+        report_ratio(what, median(rates[ours]), peer, median(rates[peer]), at_least=aim)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Compare the time to build an update, with lbzip2 and without, with that of plain `tar cjf`."""
+"""Compares the time to build an update, with lbzip2 and without, with that of `tar cjf`."""
 
 import argparse
 import shutil
@@ -47,7 +47,7 @@ def main() -> None:
             if shutil.which("lbzip2") is not None:
                 ours.append(build(tree, with_lbzip2))
             alone.append(build(tree, with_stdlib))
-    # The best of each: whatever else the machine does only ever adds time.
+    # The minimum of each, because other load can only add time.
     print(f"{megabytes} MB; tar cjf takes {min(peer):.1f} s:")
     if ours:
         print(f"pack / tar cjf: {min(ours) / min(peer):.2f} (aim: at most 0.5 on two cores)")

@@ -1,4 +1,4 @@
-"""Measure downloads at once, in bytes a second and in CPU, against nginx, Twisted and Python."""
+"""Measures parallel downloads, in bytes a second and in CPU, against nginx, Twisted and Python."""
 
 import argparse
 import bz2
@@ -14,27 +14,27 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import servers
-from benchmarks.figures import tell
+from benchmarks.figures import report_ratio
 from benchmarks.servers import Server
 from opq_twisted.archive.name import UpdateName
 
 NAME = str(UpdateName(1_500_000_000))
 
-#: One round of fewer downloads at once has more of them, one after another.
+#: A round with fewer parallel downloads has more of them in sequence.
 _LEAST_IN_A_ROUND = 8
 
 _BUFFER = memoryview(bytearray(1024 * 1024))
 
 
 def make_archive(folder: Path, size: int) -> None:
-    """Write what our server takes for an archive: its two ends are those of a bzip2 file."""
+    """Write a file with the two ends of a bzip2 file, which our server takes for an archive."""
     end = bz2.compress(b"")
     noise = os.urandom(size - 10 - len(end))
     (folder / NAME).write_bytes(end[:4] + bytes.fromhex("314159265359") + noise + end)
 
 
 class Download:
-    """One download over a connection of its own."""
+    """One download over its own connection."""
 
     def __init__(self, port: int, path: str) -> None:
         self._head = b""
@@ -44,7 +44,7 @@ class Download:
         self.connection.setblocking(False)
 
     def receive(self) -> None:
-        """Take what there is."""
+        """Read the available bytes."""
         count = self.connection.recv_into(_BUFFER)
         if count == 0:
             raise SystemExit(f"The download was cut: {self._head!r}, {self.left} bytes left")
@@ -61,7 +61,7 @@ class Download:
 
 
 def download(port: int, path: str, at_once: int) -> float:
-    """Download so many times at once; returns the seconds."""
+    """Download so many times in parallel; returns the seconds."""
     start = time.perf_counter()
     with select.epoll() as epoll:
         downloads = {}
@@ -81,7 +81,7 @@ def download(port: int, path: str, at_once: int) -> float:
 
 
 def measure(server: Server, path: str, size: int, at_once: int) -> tuple[float, float]:
-    """One round: MB a second, and CPU seconds for each GB."""
+    """Return the MB a second, and the CPU seconds for each GB, of one round."""
     times = max(1, _LEAST_IN_A_ROUND // at_once)
     before = server.cpu()
     seconds = sum(download(server.port, path, at_once) for _ in range(times))
@@ -102,13 +102,13 @@ def compare(running: dict[Server, str], size: int, at_once: int, rounds: int) ->
     cost_aims = {"nginx": 1.3, "static.File": 0.4}
     ours, *peers = speeds
     for peer in peers:
-        told = f"{at_once} at once, MB a second"
+        what = f"{at_once} at once, MB a second"
         aim = speed_aims.get(peer)
-        tell(told, median(speeds[ours]), peer, median(speeds[peer]), at_least=aim)
+        report_ratio(what, median(speeds[ours]), peer, median(speeds[peer]), at_least=aim)
     for peer in peers:
-        told = f"{at_once} at once, CPU seconds for each GB"
+        what = f"{at_once} at once, CPU seconds for each GB"
         aim = cost_aims.get(peer)
-        tell(told, median(costs[ours]), peer, median(costs[peer]), at_most=aim)
+        report_ratio(what, median(costs[ours]), peer, median(costs[peer]), at_most=aim)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""How a figure is told: what was measured, against whom, and whether it is what it should be."""
+"""Prints figures: the measured value, its ratio to a peer, and whether it meets the aim."""
 
 
-def tell(
+def report_ratio(
     what: str,
     ours: float,
     peer: str,
@@ -10,18 +10,18 @@ def tell(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> None:
-    """Print a figure with its ratio to a peer's, which the aim is for."""
+    """Print a figure and its ratio to a peer's; the aim is for the ratio."""
     ratio = ours / theirs
     aim = _aim(ratio, at_least, at_most)
-    print(f"{what}: {_told(ours)}, {peer} {_told(theirs)}: ratio {ratio:.2f}{aim}", flush=True)
+    print(f"{what}: {_figure(ours)}, {peer} {_figure(theirs)}: ratio {ratio:.2f}{aim}", flush=True)
 
 
-def tell_alone(what: str, ours: float, *, at_most: float) -> None:
-    """Print a figure whose aim is absolute."""
-    print(f"{what}: {_told(ours)}{_aim(ours, None, at_most)}", flush=True)
+def report(what: str, ours: float, *, at_most: float) -> None:
+    """Print a figure with an aim of its own."""
+    print(f"{what}: {_figure(ours)}{_aim(ours, None, at_most)}", flush=True)
 
 
-def _told(value: float) -> str:
+def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""Measure what an idle box agent takes: memory and wakeups, against Twisted's idle web server."""
+"""Measures the memory and the wakeups of an idle box agent, against Twisted's idle web server."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from tests.helpers.signed_metadata import with_one_release
 #: The aims: megabytes, and wakeups a second.
 MEMORY, WAKEUPS = 60.0, 1.0
 
-#: As deploy/box/bin/opq-box-agent sets it; the peer gets the same.
+#: The setting of deploy/box/bin/opq-box-agent; the peer has it too.
 ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "PYTHONNODEBUGRANGES": "1",
@@ -29,7 +29,7 @@ RELEASE = 1600000000
 
 @contextmanager
 def daemon(folder: Path, *arguments: object) -> Iterator[tuple[int, str]]:
-    """Run a twistd plugin; gives its pid, and the address on which it listens."""
+    """Run a twistd plugin; returns its pid and its address."""
     log = folder / f"{arguments[0]}.log"
     options = (f"--log-file={log}", "--log-format=text")
     command = [sys.executable, "-m", "twisted", *options, *map(str, arguments)]
@@ -52,7 +52,7 @@ def _port(log: Path) -> int:
 
 
 def measure(pid: int, seconds: float) -> tuple[float, float]:
-    """Give the resident memory in megabytes, and the wakeups a second, of a process at rest."""
+    """Return the resident memory in MB, and the wakeups a second, of an idle process."""
     before = _wakeups(pid)
     time.sleep(seconds)
     return _memory(pid), (_wakeups(pid) - before) / seconds
@@ -64,7 +64,7 @@ def _memory(pid: int) -> float:
 
 
 def _wakeups(pid: int) -> int:
-    """Count how often any thread of it has waited, and gone on."""
+    """Count the voluntary context switches of all its threads."""
     return sum(
         int(line.split()[1])
         for status in Path(f"/proc/{pid}/task").glob("*/status")
@@ -80,7 +80,7 @@ def main() -> None:
     seconds = arguments.parse_args().seconds
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        # As on a box, where all is compiled before it is started.
+        # On a box too, all modules are compiled before the start.
         ENVIRONMENT["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
         run(folder / "first", 0.1)
         (memory, wakeups), (peer_memory, peer_wakeups) = run(folder / "second", seconds)
@@ -107,7 +107,7 @@ def run(folder: Path, seconds: float) -> tuple[tuple[float, float], tuple[float,
         config.write_text(json.dumps({"updates_ep": url, "updater": updater}))
         agent_options = (f"--config={config}", f"--state-dir={folder / 'state'}")
         with daemon(folder, "opq-box-agent", *options, *agent_options) as (pid, page):
-            # As it is after its first look, and while it waits for the next release.
+            # After the first check, while the agent waits for the next release.
             urllib.request.urlopen(urllib.request.Request(f"{page}/check", method="POST")).read()
             time.sleep(5)
             return measure(pid, seconds), measure(peer[0], seconds)

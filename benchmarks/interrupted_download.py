@@ -1,4 +1,4 @@
-"""Measure how many bytes are fetched twice when the agent is killed at 90 % of a download."""
+"""Measures the bytes that are downloaded twice if the agent is killed at 90 % of a download."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.agent_memory import UPDATE, Daemon, configure, daemon, make_update, post
-from benchmarks.figures import tell_alone
+from benchmarks.figures import report
 
 
 def kill_at(agent: Daemon, port: int, state: Path, size: int) -> tuple[int, int]:
@@ -29,7 +29,7 @@ def kill_at(agent: Daemon, port: int, state: Path, size: int) -> tuple[int, int]
 
 
 def not_read(port: int) -> int:
-    """What clients of a port of this machine have not read yet, in bytes (proc(5))."""
+    """Return the bytes that the clients of a local port have not read yet (proc(5))."""
     sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(
         int(queues.partition(":")[2], 16)
@@ -39,7 +39,7 @@ def not_read(port: int) -> int:
 
 
 def transfers(server: Path) -> list[dict[str, object]]:
-    """What the server's access log says of the archive, once the rest of it was sent."""
+    """Return the access log's lines about the archive, after the rest of it was sent."""
     while True:
         lines = [line for line in server.read_text().splitlines() if line.startswith("{")]
         found = [line for line in map(json.loads, lines) if str(UPDATE) in line["uri"]]
@@ -72,8 +72,8 @@ def main() -> None:
     [rest] = [line for line in found if line["range"]]
     begin = int(str(rest["range"]).removeprefix("bytes=").removesuffix("-"))
     print(f"killed at {written / 1e6:.2f} of {size / 1e6:.2f} MB, went on at {begin / 1e6:.2f}")
-    tell_alone("received twice by the agent, MB", (written - begin) / 1e6, at_most=1)
-    tell_alone("received twice by its kernel, MB", (written + unread - begin) / 1e6, at_most=1)
+    report("received twice by the agent, MB", (written - begin) / 1e6, at_most=1)
+    report("received twice by its kernel, MB", (written + unread - begin) / 1e6, at_most=1)
     sent = sum(int(str(line["bytes"])) for line in found)
     print(f"with what the server's kernel still had, MB: {(sent - size) / 1e6:.3g}")
 

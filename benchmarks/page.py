@@ -1,4 +1,4 @@
-"""Measure the box's page: how soon it is there, what a click and open pages cost, and /status."""
+"""Measures the box's page: its first paint, a click, the cost of open pages, and /status."""
 
 import argparse
 import socket
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, Page
 
 from benchmarks.agent_memory import Daemon, configure, daemon, make_update
-from benchmarks.figures import tell, tell_alone
+from benchmarks.figures import report, report_ratio
 from benchmarks.servers import static_file
 from tests.browser.chromium import browser
 
@@ -48,7 +48,7 @@ _CLICK = """() => new Promise(resolve => {
 
 
 def paint(chromium: Browser, url: str) -> float:
-    """Milliseconds until the first paint of a page in a new window."""
+    """Return the milliseconds until the first paint of a page in a new window."""
     window = chromium.new_context()
     page = window.new_page()
     page.goto(url)
@@ -58,23 +58,23 @@ def paint(chromium: Browser, url: str) -> float:
 
 
 def loaded(page: Page) -> tuple[int, int]:
-    """How many requests a page takes, and how many bytes come, unpacked."""
+    """Return the number of a page's requests, and of their bytes after decompression."""
     page.locator("body[data-live]").wait_for()
     requests, size = page.evaluate(_LOADED)
     return requests, size
 
 
 def click(page: Page) -> float:
-    """Milliseconds from a click to the first stage, of a box that has nothing to do then."""
+    """Return the milliseconds from a click to the first stage on the page of an idle box."""
     page.locator("#update:enabled").wait_for()
-    # The stream says no more than four things a second: what it said last is to be over.
+    # The stream sends at most four events a second: wait until the last one is sent.
     time.sleep(0.5)
     took: float = page.evaluate(_CLICK)
     return took
 
 
 def follow(agent: Daemon, count: int) -> list[socket.socket]:
-    """Open event streams, as pages do, and see to it that each got the status."""
+    """Open event streams, as pages do, and wait until each has received the status."""
     where = urlsplit(agent.url)
     streams = []
     for _ in range(count):
@@ -87,7 +87,7 @@ def follow(agent: Daemon, count: int) -> list[socket.socket]:
 
 
 def answers(agent: Daemon, until: threading.Event) -> list[float]:
-    """Ask for the status again and again; gives the milliseconds that each answer took."""
+    """Request the status repeatedly; returns the milliseconds of each response."""
     connection = HTTPConnection(urlsplit(agent.url).netloc, timeout=30)
     took = []
     while not until.is_set():
@@ -100,7 +100,7 @@ def answers(agent: Daemon, until: threading.Event) -> list[float]:
 
 
 def while_unpacking(agent: Daemon) -> list[float]:
-    """Ask while an update is unpacked."""
+    """Request the status while an update is unpacked."""
     urllib.request.urlopen(f"{agent.url}/box_update", b"").read()
     agent.says("Stage: unpacking")
     over = threading.Event()
@@ -128,12 +128,12 @@ def main() -> None:
         with box(large) as agent:
             took = while_unpacking(agent)
     print(f"answers while {megabytes} MB are unpacked: {len(took)}")
-    tell_alone("99th percentile of /status, ms", quantiles(took, n=100)[98], at_most=50)
+    report("99th percentile of /status, ms", quantiles(took, n=100)[98], at_most=50)
 
 
 @contextmanager
 def box(folder: Path) -> Iterator[Daemon]:
-    """Run a server for the folder's updates, and a box that follows it."""
+    """Run a server for the folder's updates, and a box with that server."""
     with daemon(folder, "opq-update-server", "--updates-dir", folder / "updates") as server:
         config = configure(folder, server.url)
         options = ("--config", config, "--state-dir", folder / "state")
@@ -142,7 +142,7 @@ def box(folder: Path) -> Iterator[Daemon]:
 
 
 def at_rest(folder: Path, agent: Daemon, chromium: Browser) -> None:
-    """Measure the page of a box that has nothing to do."""
+    """Measure the page of an idle box."""
     static = folder / "static"
     static.mkdir()
     for path in ("", "page.css", "page.js", "icon.svg"):
@@ -154,13 +154,13 @@ def at_rest(folder: Path, agent: Daemon, chromium: Browser) -> None:
             for _ in range(ROUNDS)
         ]
     ours, theirs = (median(each) for each in zip(*paints, strict=True))
-    tell("first paint, ms", ours, "the same as files of static.File", theirs)
+    report_ratio("first paint, ms", ours, "the same as files of static.File", theirs)
     window = chromium.new_page()
     window.goto(agent.url)
     requests, size = loaded(window)
     print(f"requests: {requests}")
-    tell_alone("bytes of the page and all it takes", size, at_most=60_000)
-    tell_alone(
+    report("bytes of the page and all it takes", size, at_most=60_000)
+    report(
         "from a click to the first stage, ms",
         median(click(window) for _ in range(ROUNDS)),
         at_most=100,
@@ -168,7 +168,7 @@ def at_rest(folder: Path, agent: Daemon, chromium: Browser) -> None:
     window.close()
     before = agent.memory("VmRSS")
     streams = follow(agent, PAGES)
-    tell_alone(f"memory of {PAGES} open pages, MB", agent.memory("VmRSS") - before, at_most=5)
+    report(f"memory of {PAGES} open pages, MB", agent.memory("VmRSS") - before, at_most=5)
     for stream in streams:
         stream.close()
 

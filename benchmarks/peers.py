@@ -1,4 +1,4 @@
-"""The plainest servers of their kind: `python -m benchmarks.peers NAME PORT` serves its folder."""
+"""Minimal servers to compare with: `python -m benchmarks.peers NAME PORT`."""
 
 import sys
 from functools import partial
@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 
 class Constant(Resource):
-    """Answers with the same bytes always."""
+    """Always responds with the same bytes."""
 
     isLeaf = True
 
@@ -23,12 +23,12 @@ class Constant(Resource):
         self._body = body
 
     def render_GET(self, request: Request) -> bytes:
-        """Answer."""
+        """Respond."""
         return self._body
 
 
 class Constants(Resource):
-    """Answers with what the files of its folder held at the start."""
+    """Responds with the files of its folder, which are read at the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Constants(Resource):
 
 
 class Held(Resource):
-    """Lets each GET wait for the next POST, whose body is their answer."""
+    """Makes each GET wait for the next POST, whose body is the response."""
 
     isLeaf = True
 
@@ -52,7 +52,7 @@ class Held(Resource):
         return NOT_DONE_YET
 
     def render_POST(self, request: Request) -> bytes:
-        """Finish all."""
+        """Finish all requests."""
         assert request.content is not None
         body = request.content.read()
         waiting, self._waiting = self._waiting, set()
@@ -64,20 +64,20 @@ class Held(Resource):
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves the folder's files, and says nothing."""
+    """Serves the folder's files without a log."""
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Threads(ThreadingHTTPServer):
-    """`http.server`, with room for clients that come all at once."""
+    """`http.server`, with a longer queue for clients that connect at once."""
 
     request_queue_size = 128
 
 
 def serve(reactor: IReactorTCP, root: Resource, port: int) -> Deferred[None]:
-    """Serve until the process is told to end."""
+    """Serve until a signal ends the process."""
     endpoint = TCP4ServerEndpoint(reactor, port, 4096, "127.0.0.1")
     ended: Deferred[None] = Deferred()
     endpoint.listen(Site(root)).addErrback(ended.errback)

@@ -1,4 +1,4 @@
-"""Compare the time to publish a large archive with that of sha512sum and sha256sum of it."""
+"""Compares the time to publish a large archive with that of sha512sum and sha256sum."""
 
 import argparse
 import bz2
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.figures import tell
+from benchmarks.figures import report_ratio
 
 NAME = "opq-box-update-1547860803"
 ROUNDS = 5
@@ -20,7 +20,7 @@ PROGRAM = str(Path(sys.executable).with_name("opq-release"))
 
 
 def make_archive(place: Path, megabytes: int) -> Path:
-    """Write an archive of about this size, of a file that cannot be compressed."""
+    """Write an archive of about this size, with a file of random bytes."""
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as members:
         for name, content in (
@@ -36,8 +36,8 @@ def make_archive(place: Path, megabytes: int) -> Path:
     return archive
 
 
-def judge(archive: Path) -> float:
-    """Find out as a box does whether it can be unpacked, which is a part of publishing."""
+def check(archive: Path) -> float:
+    """Check the archive as a box does, which is a part of publishing."""
     command = (sys.executable, "-m", "opq_twisted.archive.extract.unpack", "1547860803")
     start = time.perf_counter()
     with archive.open("rb") as file:
@@ -52,7 +52,7 @@ def timed(*command: object) -> float:
 
 
 class Holder:
-    """Whoever publishes, by the command line."""
+    """A key holder, who uses the command line."""
 
     def __init__(self, place: Path) -> None:
         self.updates = place / "updates"
@@ -68,19 +68,19 @@ class Holder:
         timed(PROGRAM, "init", *self._options)
 
     def publish(self, archive: Path) -> float:
-        """Publish by the command line, start of the program and all."""
-        # So that it waits for its own writes, and not for others'.
+        """Publish by the command line; returns the seconds, including the start of the program."""
+        # The measured program must not wait for the writes of other programs.
         os.sync()
         return timed(PROGRAM, "publish", archive, *self._options)
 
     def resign(self) -> float:
-        """All that publishing does besides the archive: start, sign, rehearse, write."""
+        """Do all steps of publishing except those with the archive: start, sign, dry run, write."""
         os.sync()
         return timed(PROGRAM, "resign", *self._options)
 
 
 def plain_copy(archive: Path, target: Path) -> float:
-    """Copy and wait for the disk, as a copy that is published has to."""
+    """Copy a file and wait for the disk, as publishing does."""
     os.sync()
     duration = timed("dd", f"if={archive}", f"of={target}", "bs=1M", "conv=fsync", "status=none")
     target.unlink()
@@ -95,24 +95,28 @@ def compare(place: Path, megabytes: int) -> None:
     there: list[float] = []
     resigned: list[float] = []
     plain: list[float] = []
-    judged: list[float] = []
+    checked: list[float] = []
     for _ in range(ROUNDS):
         peer.append(timed("sha512sum", archive) + timed("sha256sum", archive))
         plain.append(plain_copy(archive, place / "copy"))
         copied.append(holder.publish(archive))
         there.append(holder.publish(holder.updates / archive.name))
         resigned.append(holder.resign())
-        judged.append(judge(archive))
+        checked.append(check(archive))
         (holder.updates / archive.name).unlink()
     print(f"A {megabytes} MB archive, seconds, median of {ROUNDS}, on {os.cpu_count()} cores.")
     sums = "sha512sum and sha256sum"
-    tell("opq-release publish, already there", median(there), sums, median(peer), at_most=1.5)
-    tell("opq-release publish, copied", median(copied), sums, median(peer), at_most=1.5)
+    report_ratio(
+        "opq-release publish, already there", median(there), sums, median(peer), at_most=1.5
+    )
+    report_ratio("opq-release publish, copied", median(copied), sums, median(peer), at_most=1.5)
     with_copy = median(peer) + median(plain)
-    tell("opq-release publish, copied", median(copied), f"{sums} and dd conv=fsync", with_copy)
-    print(f"Judging it as a box does, which is a part of that: {median(judged):.3g}")
+    report_ratio(
+        "opq-release publish, copied", median(copied), f"{sums} and dd conv=fsync", with_copy
+    )
+    print(f"The check as on a box, which is a part of that: {median(checked):.3g}")
     print(
-        f"dd conv=fsync alone: {median(plain):.3g}; opq-release resign, which is all but the "
+        f"dd conv=fsync alone: {median(plain):.3g}; opq-release resign, which is all except the "
         f"archive: {median(resigned):.3g}"
     )
 

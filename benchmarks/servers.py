@@ -1,4 +1,4 @@
-"""Servers to compare: each in processes of its own, on a free port of loopback."""
+"""The compared servers, each in its own processes, on a free port of loopback."""
 
 import os
 import re
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-#: Seconds after which a server or a client that does nothing has failed.
+#: The seconds after which an inactive server or client has failed.
 PATIENCE = 60
 
 _CORES = sorted(os.sched_getaffinity(0))
-#: Where servers run, and what asks them; the same where there is but one.
+#: The cores of the servers and of the clients; the same if there is only one.
 SERVER_CORE, LOAD_CORE = _CORES[0], _CORES[-1]
 
 #: Descriptors for all but connections: our server keeps 2000 for downloads, or a third of few.
@@ -27,10 +27,10 @@ _RESERVE = 2200
 _ROOT = Path(__file__).resolve().parent.parent
 _TWISTD = (str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=")
 
-#: Not every user's PATH has it.
+#: It is missing from the PATH of some users.
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 
-#: As Debian has it, but for one worker and connections that need not be made anew.
+#: Debian's configuration, but with one worker and persistent connections.
 _NGINX = """
 {user}
 daemon off;
@@ -57,7 +57,7 @@ http {{
 
 @frozen
 class Server:
-    """A server that listens."""
+    """A listening server."""
 
     name: str
     port: int
@@ -74,14 +74,14 @@ class Server:
         return time.clock_gettime((~self.pid << 3) | 2)
 
     def memory(self) -> int:
-        """Tell the bytes that are resident."""
+        """Return the resident memory in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024
 
     def settle(self, quiet: float = 0.3) -> None:
-        """Wait until it has nothing more to do."""
+        """Wait until the server is idle."""
         until = time.monotonic() + PATIENCE
         before = -1.0
         while (now := self.cpu()) - before > quiet / 20:
@@ -93,7 +93,7 @@ class Server:
 
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Run on this core alone, and let run there what is started meanwhile."""
+    """Run this process, and the children that it starts, on this core alone."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -128,7 +128,7 @@ def free_port() -> int:
 def started(
     name: str, port: int, command: list[str], folder: Path, place: Path
 ) -> Iterator[Server]:
-    """Start a server in a folder, on its core, and wait until it listens; `place` gets its log."""
+    """Start a server in a folder, on its core, and wait until it listens; its log is in `place`."""
     log = place / f"{name}.log"
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     with log.open("wb") as output, on_core(SERVER_CORE):
@@ -160,14 +160,14 @@ def _listens(port: int) -> bool:
 
 
 def update_server(updates: Path, place: Path) -> AbstractContextManager[Server]:
-    """Start ours as it is by default, with an access log on standard output: a file."""
+    """Start our server with its defaults, and its access log in a file."""
     port = free_port()
     command = [*_TWISTD, "opq-update-server", "--port", f"tcp:{port}:interface=127.0.0.1"]
     return started("ours", port, [*command, "--updates-dir", str(updates)], updates, place)
 
 
 def twistd_web(name: str, option: str, folder: Path, place: Path) -> AbstractContextManager[Server]:
-    """Start `twistd web`, which logs to a file, with the option that tells what to serve."""
+    """Start `twistd web`, which logs to a file, with an option for the served content."""
     port = free_port()
     command = [*_TWISTD, "--logfile", str(place / f"{name}.access"), "web", option]
     command += ["--listen", f"tcp:{port}:interface=127.0.0.1:backlog=4096"]
@@ -187,7 +187,7 @@ def peer(name: str, folder: Path, place: Path) -> AbstractContextManager[Server]
 
 
 def has_nginx() -> bool:
-    """Say whether there is one, and loudly when not."""
+    """Whether nginx is installed; otherwise print that loudly."""
     if NGINX is None:
         print("NOT COMPARED WITH NGINX: it is not installed", flush=True)
     return NGINX is not None
@@ -195,10 +195,10 @@ def has_nginx() -> bool:
 
 @contextmanager
 def nginx(locations: str, place: Path) -> Iterator[Server]:
-    """Start nginx with one worker, which is what is measured."""
+    """Start nginx with one worker process, which is measured."""
     assert NGINX is not None
     port = free_port()
-    # Its worker could not enter a folder of root's otherwise.
+    # Otherwise its worker could not enter root's folder.
     user = "user root;" if os.geteuid() == 0 else ""
     config = place / "nginx.conf"
     config.write_text(_NGINX.format(user=user, port=port, locations=locations))
@@ -208,11 +208,11 @@ def nginx(locations: str, place: Path) -> Iterator[Server]:
 
 
 def _child_of(pid: int) -> int:
-    """Wait for a process's only child."""
+    """Wait for the only child of a process."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         for status in Path("/proc").glob("[0-9]*/status"):
-            # A process may be gone by now.
+            # The process may have ended.
             with suppress(OSError):
                 if f"\nPPid:\t{pid}\n" in status.read_text():
                     return int(status.parent.name)

@@ -1,4 +1,4 @@
-"""Measure what many slow downloads cost in memory, and how soon others are answered meanwhile."""
+"""Measures the memory of many slow downloads, and the delay of other responses meanwhile."""
 
 import argparse
 import multiprocessing
@@ -13,38 +13,38 @@ from statistics import median
 
 from benchmarks import servers
 from benchmarks.downloads import NAME, make_archive
-from benchmarks.figures import tell, tell_alone
+from benchmarks.figures import report, report_ratio
 from benchmarks.servers import Server
 from benchmarks.watch import get, worst
 
-#: Bytes that each reads in a second, in so many pieces.
+#: The bytes that each client reads in a second, and the number of reads.
 RATE = 10_000
 _PIECES = 4
 
-#: What the kernel takes for a client that does not read; it doubles this.
+#: The receive buffer of a client; the kernel doubles it.
 _RECEIVE_BUFFER = 8192
 
-#: The segments of an Ethernet: those of loopback are larger than the buffer.
+#: The segment size of Ethernet: the segments of loopback are larger than the buffer.
 _SEGMENT = 1460
 
-#: Seconds over which the downloads begin.
+#: The seconds over which the starts of the downloads are spread.
 _BEGIN = 1.0
 
-#: A shorter sleep would cost more than the reading.
+#: A shorter sleep would need more CPU than the reading.
 _LEAST_SLEEP = 0.002
 
-#: Seconds between two questions.
+#: The seconds between two requests.
 _ASK_AGAIN = 0.01
 
-#: The archive: more than is read of it, and than any buffer holds.
+#: The size of the archive: larger than the read part and all buffers.
 _SIZE = 64 * 1024 * 1024
 
-#: What our server is asked for, and where a static.File has it.
+#: The path on our server, and on a static.File.
 _VERSION = "/version"
 
 
 def read_slowly(port: int, path: str, count: int, seconds: float, parent: Connection) -> None:
-    """Begin so many downloads; read for so long; tell the parent the bytes a second of each."""
+    """Start downloads, read for some seconds, and send the bytes a second of each to the parent."""
     request = b"GET %s HTTP/1.1\r\nHost: bench\r\n\r\n" % path.encode()
     readers = []
     start = time.monotonic()
@@ -65,7 +65,7 @@ def read_slowly(port: int, path: str, count: int, seconds: float, parent: Connec
             received += len(readers[done % count].recv(RATE // _PIECES))
         sleep_until(begun + done / count / _PIECES)
     parent.send(received / count / (time.monotonic() - begun))
-    # They stay connected until this process is ended.
+    # The clients stay connected until this process ends.
     time.sleep(servers.PATIENCE)
 
 
@@ -76,7 +76,7 @@ def sleep_until(due: float) -> None:
 
 
 def measure(server: Server, path: str, count: int, seconds: float) -> tuple[float, float, float]:
-    """Do one round: kB for each download, 99th percentile of an answer in ms, bytes a second."""
+    """Return the kB of a download, the 99th percentile of a response in ms, and bytes a second."""
     version = HTTPConnection("127.0.0.1", server.port, timeout=servers.PATIENCE)
     for _ in range(10):
         get(version, _VERSION)
@@ -106,7 +106,7 @@ def measure(server: Server, path: str, count: int, seconds: float) -> tuple[floa
 
 
 def measure_new(ours: bool, count: int, seconds: float) -> tuple[float, float, float]:
-    """Do one round with a server that has only just been started."""
+    """Measure one round with a new server."""
     with tempfile.TemporaryDirectory() as name:
         place, updates = Path(name), Path(name, "updates")
         updates.mkdir()
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slow_readers", description=__doc__)
     parser.add_argument("--downloads", type=int, default=1000, help="at once (1000)")
     parser.add_argument("--rounds", type=int, default=1, help="of both servers in turn (1)")
-    # The kernel takes 345 kB of each download at once, and asks for more when a third is read.
+    # The kernel buffers 345 kB of each download, and reads more after a third of that.
     parser.add_argument("--seconds", type=float, default=15, help="of each server's turn (15)")
     options = parser.parse_args()
     count = servers.make_room(options.downloads)
@@ -138,11 +138,11 @@ def main() -> None:
     peer = "static.File"
     print(f"{count} downloads at {rate / 1000:.1f} kB/s each, {peer} {their_rate / 1000:.1f} kB/s")
     what = "kB of memory for each"
-    tell_alone(what, memory, at_most=32)
-    tell(what, memory, peer, their_memory)
+    report(what, memory, at_most=32)
+    report_ratio(what, memory, peer, their_memory)
     what = "99th percentile of an answer of /version meanwhile, ms"
-    tell_alone(what, answer, at_most=50)
-    tell(what, answer, peer, their_answer)
+    report(what, answer, at_most=50)
+    report_ratio(what, answer, peer, their_answer)
 
 
 if __name__ == "__main__":

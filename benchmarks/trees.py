@@ -1,4 +1,4 @@
-"""Make folders like those that updates are made of, the same for the same seed."""
+"""Makes folders like those in updates, the same for the same seed."""
 
 import random
 from collections.abc import Callable

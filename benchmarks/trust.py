@@ -1,4 +1,4 @@
-"""Measure what it costs a box to ask for a signed release, against TUF's own blocking client."""
+"""Measures the cost of a check for a signed release, against TUF's own blocking client."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from benchmarks.agent_memory import daemon, post
-from benchmarks.figures import tell, tell_alone
+from benchmarks.figures import report, report_ratio
 from opq_twisted.archive.build.contents import Contents, find_script
 from opq_twisted.archive.build.pack import pack
 from opq_twisted.archive.name import UpdateName
@@ -30,7 +30,7 @@ from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 
 UPDATE = UpdateName(1600000000)
 
-#: What TUF's modules add to a process that has the agent's other libraries.
+#: The memory that TUF's modules add to a process with the agent's other libraries.
 MODULES = """
 import twisted.internet.reactor, treq, attrs, cattrs, OpenSSL.SSL
 def memory():
@@ -43,7 +43,7 @@ print((memory() - before) * 1024 / 1e6)
 
 
 def make_repository(folder: Path) -> tuple[Path, tuple[str | Path, ...]]:
-    """Sign an update; returns the updates directory, and what the server needs for it."""
+    """Sign an update; returns the updates directory, and the options of the server."""
     updates, keys, passphrase = folder / "updates", folder / "keys", folder / "passphrase"
     updates.mkdir()
     passphrase.touch(mode=0o600)
@@ -74,7 +74,7 @@ def wait_for(url: str) -> None:
 async def measure(
     rounds: int, check: Callable[[Path], Awaitable[object]], place: Path
 ) -> tuple[float, float]:
-    """The median milliseconds of a check without a cache, and of one that finds nothing new."""
+    """Return the median milliseconds of a check without a cache, and of one without news."""
     cold: list[float] = []
     warm: list[float] = []
     for number in range(rounds):
@@ -89,7 +89,7 @@ async def measure(
 
 
 async def compare(reactor: Any, endpoint: str, root: bytes, rounds: int, place: Path) -> None:
-    """Let ours and theirs ask the same server, one after the other."""
+    """Measure both clients with the same server, one after the other."""
     base = f"{endpoint}/tuf/"
     server = UpdateServerClient(reactor, make_http_clients(reactor), endpoint, lambda: "bench")
 
@@ -108,12 +108,12 @@ async def compare(reactor: Any, endpoint: str, root: bytes, rounds: int, place: 
         (100, 30),
         strict=True,
     ):
-        tell(what, mine, "ngclient", peer)
-        tell_alone(f"{what}, aim", mine, at_most=aim)
+        report_ratio(what, mine, "ngclient", peer)
+        report(f"{what}, aim", mine, at_most=aim)
 
 
 def idle_memory(folder: Path, endpoint: str, root: Path | None) -> float:
-    """Megabytes of an agent that has asked once, with a trusted root or without."""
+    """Return the memory in MB of an agent that has checked, with a trusted root or without."""
     folder.mkdir()
     updater = {
         "allow_unsigned": True,
@@ -141,12 +141,12 @@ def main() -> None:
             root = updates / "tuf" / "1.root.json"
             without = idle_memory(place / "unsigned", server.url, None)
             signed = idle_memory(place / "signed", server.url, root)
-            tell("memory of the idle agent, MB", signed, "without a trusted root", without)
+            report_ratio("memory of the idle agent, MB", signed, "without a trusted root", without)
             modules = subprocess.run(
                 [sys.executable, "-c", MODULES], check=True, stdout=subprocess.PIPE
             )
             added = float(modules.stdout) + signed - without
-            tell_alone("memory that trust adds, with TUF's modules, MB", added, at_most=5)
+            report("memory that trust adds, with TUF's modules, MB", added, at_most=5)
             asking = (server.url, root.read_bytes(), rounds, place)
             react(lambda reactor: Deferred.fromCoroutine(compare(reactor, *asking)))
 

@@ -1,4 +1,4 @@
-"""Compare the time to unpack an update as the box does, vetted, with that of plain `tar xjf`."""
+"""Compares the time to check and unpack an update, as the box does, with that of `tar xjf`."""
 
 import argparse
 import os
@@ -34,7 +34,7 @@ def make_update(place: Path, megabytes: int) -> Path:
 
 
 def without_lbzip2(place: Path) -> str:
-    """Make a folder for PATH with all that the box needs to start its unpacker, but lbzip2."""
+    """Make a folder for PATH with the programs that start the unpacker, but without lbzip2."""
     folder = place / "programs"
     folder.mkdir()
     for name in ("setsid", "setpriv"):
@@ -50,7 +50,7 @@ def plain_tar(archive: Path, destination: Path) -> float:
 
 
 async def unpack(reactor: Any, archive: Path, destination: Path, path: str) -> float:
-    """Do what the agent does: in a child without root's rights, whose work root then adopts."""
+    """Unpack as the agent does, in a child process; returns the seconds."""
     unpacker = Unpacker(ProcessRunner(reactor, reactor), destination)
     before, os.environ["PATH"] = os.environ["PATH"], path
     try:
@@ -69,10 +69,10 @@ async def compare(reactor: Any, place: Path, megabytes: int) -> None:
     alone: list[float] = []
     peer: list[float] = []
     for number in range(ROUNDS):
-        # Nothing is removed before the end: on ext4 files are made several times slower for some
+        # No file is removed before the end: creating files on ext4 is several times slower for some
         # minutes after others were removed.
         folders = [place / f"{name}-{number}" for name in ("peer", "ours", "alone")]
-        os.sync()  # so that none waits for another's writes
+        os.sync()  # so that the next program does not wait for these writes
         peer.append(plain_tar(archive, folders[0]))
         os.sync()
         ours.append(await unpack(reactor, archive, folders[1], path))

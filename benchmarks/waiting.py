@@ -1,4 +1,4 @@
-"""Measure what a box that waits for a release costs, and how soon all know of one."""
+"""Measures the cost of a box that waits for a release, and the time until all boxes know one."""
 
 import argparse
 import select
@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import servers
-from benchmarks.figures import tell, tell_alone
+from benchmarks.figures import report, report_ratio
 from benchmarks.servers import Server
 from benchmarks.watch import CONTENT, FIRST, fill
 from opq_twisted.archive.name import UpdateName
@@ -21,12 +21,12 @@ _REQUEST = (
     b'If-None-Match: "%d"\r\nPrefer: wait=300\r\n\r\n' % FIRST
 )
 
-#: Connections that are made before the server gets the time to accept them all.
+#: The number of connections that are opened before the server gets time to accept them.
 _AT_ONCE = 1000
 
 
 class Boxes:
-    """Boxes that wait, each with a connection of its own."""
+    """Waiting boxes, each with its own connection."""
 
     def __init__(self, server: Server, count: int) -> None:
         self._connections: dict[int, socket.socket] = {}
@@ -43,7 +43,7 @@ class Boxes:
             raise SystemExit(f"{server.name} has answered a box that was to wait.")
 
     def wait(self, version: int) -> None:
-        """Wait until all are answered with this version."""
+        """Wait until all have received a response with this version."""
         expected = b"\r\n\r\n%d" % version
         waiting = set(self._connections)
         while waiting:
@@ -57,15 +57,15 @@ class Boxes:
                 waiting.discard(fd)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         self._epoll.close()
         for box in self._connections.values():
             box.close()
 
 
 def measure(server: Server, boxes: int, release: Callable[[], object]) -> tuple[float, float]:
-    """Let boxes wait; returns kB for each, and the seconds from the release until all know."""
-    # The first make what all others share.
+    """Let boxes wait; returns the kB of each, and the seconds from a release until all know it."""
+    # The first boxes make the server allocate what all boxes share.
     Boxes(server, 10).close()
     server.settle()
     before = server.memory()
@@ -80,7 +80,7 @@ def measure(server: Server, boxes: int, release: Callable[[], object]) -> tuple[
 
 
 def measure_ours(boxes: int) -> tuple[float, float]:
-    """The release is a rename into the directory."""
+    """Measure our server; a release is a rename into the directory."""
     with tempfile.TemporaryDirectory() as name:
         updates, upload = Path(name, "updates"), Path(name, "upload")
         updates.mkdir()
@@ -92,7 +92,7 @@ def measure_ours(boxes: int) -> tuple[float, float]:
 
 
 def measure_peer(boxes: int) -> tuple[float, float]:
-    """The release is a request that lets the resource finish all that it holds."""
+    """Measure the peer; a release is a request that ends all waiting ones."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         with servers.peer("held", place, place) as server:
@@ -117,11 +117,11 @@ def main() -> None:
     )
     peer = "a bare resource of Twisted's"
     what = f"{boxes} boxes wait, kB of memory for each"
-    tell_alone(what, memory, at_most=8)
-    tell(what, memory, peer, their_memory)
+    report(what, memory, at_most=8)
+    report_ratio(what, memory, peer, their_memory)
     what = "seconds from a rename until all are answered"
-    tell_alone(what, seconds, at_most=2)
-    tell(what, seconds, peer, their_seconds)
+    report(what, seconds, at_most=2)
+    report_ratio(what, seconds, peer, their_seconds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure how soon a new update is known to clients, against a server that lists its directory."""
+"""Measures the time until clients see a new update, against a server that lists its directory."""
 
 import argparse
 import bz2
@@ -22,7 +22,7 @@ CONTENT = bz2.compress(b"an update")
 
 
 class Lists(BaseHTTPRequestHandler):
-    """Answers `/version` in the old way: it sorts the directory's names, for each request."""
+    """Responds to `/version` like the older server: it sorts the directory for each request."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -32,7 +32,7 @@ class Lists(BaseHTTPRequestHandler):
         super().__init__(*connection)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        """Tell the newest version."""
+        """Respond with the newest version."""
         name = sorted(os.listdir(self._directory))[-1]
         body = str(UpdateName.parse(name).version).encode()
         self.send_response(200)
@@ -41,7 +41,7 @@ class Lists(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def serve_by_listing(directory: Path, port: int) -> None:
@@ -60,7 +60,7 @@ def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes, 
 
 
 def connect(port: int) -> http.client.HTTPConnection:
-    """Connect to a server that may only just be starting."""
+    """Connect to a server that may still be starting."""
     until = time.perf_counter() + servers.PATIENCE
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=servers.PATIENCE)
@@ -76,7 +76,7 @@ def connect(port: int) -> http.client.HTTPConnection:
 
 @contextmanager
 def our_server(directory: Path) -> Iterator[tuple[http.client.HTTPConnection, float]]:
-    """Start the update server; gives a connection, and the seconds until the first download."""
+    """Start the update server; returns a connection, and the seconds until the first download."""
     start = time.perf_counter()
     with servers.update_server(directory, directory.parent) as server:
         connection = connect(server.port)
@@ -101,7 +101,7 @@ def peer(directory: Path) -> Iterator[http.client.HTTPConnection]:
 
 
 def answering(connection: http.client.HTTPConnection, rounds: int) -> list[float]:
-    """Milliseconds that `/version` takes."""
+    """Return the milliseconds of a response of `/version`."""
     taken = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -111,7 +111,7 @@ def answering(connection: http.client.HTTPConnection, rounds: int) -> list[float
 
 
 def noticing(connection: http.client.HTTPConnection, directory: Path, rounds: int) -> list[float]:
-    """Milliseconds from the renaming of a new archive into the directory until it is answered."""
+    """Return the milliseconds from the rename of a new archive until a response names it."""
     upload = directory.with_name("upload")
     newest = int(get(connection, "/version")[1])
     taken = []
@@ -127,7 +127,7 @@ def noticing(connection: http.client.HTTPConnection, directory: Path, rounds: in
 
 
 def worst(taken: list[float]) -> float:
-    """The 99th percentile."""
+    """Return the 99th percentile."""
     return quantiles(taken, n=100)[-1]
 
 
