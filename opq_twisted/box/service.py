@@ -106,7 +106,7 @@ def makeService(options: Options) -> IService:
         reactor,
         make_http_clients(reactor, Proxies(config.updater.proxy, os.environ)),
         config.updates_ep,
-        lambda: _user_agent(config, board),
+        lambda: _user_agent(config, installed),
     )
     installed = Installed(config.updater.version_file, config.updater.prefix / "IMAGE_VERSION")
     releases = OfferLookup(
@@ -215,6 +215,6 @@ def _prepare(state_dir: Path, archive_dir: Path) -> None:
         ) from None
 
 
-def _user_agent(config: BoxConfig, board: StatusBoard) -> str:
-    release = board.current.installed or "unknown"
+def _user_agent(config: BoxConfig, installed: Installed) -> str:
+    release = installed.running or "unknown"
     return f"{AGENT}/{__version__} (box {config.box_id}; release {release})"

@@ -53,7 +53,7 @@ def is_shortage(error: Exception) -> bool:
 
 
 class Reporter:
-    """Enters the stages: in the journal first, and then on the status board."""
+    """Enters the stages of an update: in the journal first, and then on the status board."""
 
     _log = Logger()
 
@@ -64,15 +64,16 @@ class Reporter:
         self._deps = deps
         self._probation = probation
         self.is_running = is_running
-        #: The stage now. The journal has an older one if the disk has refused the end of an update.
+        #: The stage as it is shown. The journal has another one while an update ends, and later on
+        #: if its end cannot be recorded.
         self.stage = deps.journal.entry.stage
         deps.installer.when_busy = lambda error: deps.board.publish(message=self.explain(error))
 
     def show_all(self) -> None:
         """Publish everything that an agent knows at its start."""
-        deps = self._deps
-        attempts = deps.journal.entry.attempts
-        last = attempts[-1] if attempts else None
+        deps, entry = self._deps, self._deps.journal.entry
+        last = entry.attempts[-1] if entry.attempts else None
+        self.stage = entry.stage
         deps.board.publish(
             unsigned=deps.offers.unsigned,
             last_attempt=last,
@@ -113,7 +114,6 @@ class Reporter:
         """
         check_transition(self.stage, stage)
         self._deps.journal.end(stage, attempt, after_reboot, trial)
-        self.stage = stage
 
     async def finish(self, outcome: str, reason: str) -> None:
         """Record that the box is at rest, on a good release, and remove what was needed for it."""
