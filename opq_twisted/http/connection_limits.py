@@ -93,12 +93,12 @@ class Shares:
         """Whether a client may use one more; for None, only the total limit applies."""
         return self._total < self._most and (client is None or self._in_use[client] < self._each)
 
-    def take(self, client: str | None) -> None:
+    def acquire(self, client: str | None) -> None:
         """Count one use."""
         self._in_use[client] += 1
         self._total += 1
 
-    def give_back(self, client: str | None) -> None:
+    def release(self, client: str | None) -> None:
         """Stop counting one use."""
         self._total -= 1
         self._in_use[client] -= 1

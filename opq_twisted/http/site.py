@@ -122,16 +122,16 @@ class BoundedSite(Site):
             channel.reset()
             return
         self.channels.add(channel)
-        self._shares.take(channel.client)
-        self._shares_of_addresses.take(channel.address)
+        self._shares.acquire(channel.client)
+        self._shares_of_addresses.acquire(channel.address)
         self._sweep_if_needed()
 
     def disconnected(self, channel: BoundedChannel) -> None:
         """Stop counting a connection."""
         if channel in self.channels:
             self.channels.discard(channel)
-            self._shares.give_back(channel.client)
-            self._shares_of_addresses.give_back(channel.address)
+            self._shares.release(channel.client)
+            self._shares_of_addresses.release(channel.address)
 
     def ended(self, request: BoundedRequest, *, whole: bool) -> None:
         """Report the end of a request to the observers."""

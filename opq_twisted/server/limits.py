@@ -93,11 +93,11 @@ class Downloads:
     def begin(self, archive: Archive, client: str | None = None) -> Callable[[object], None]:
         """Count a download; returns the callback for its end, with a Failure if it was cut."""
         version = archive.name.version
-        self._shares.take(client)
+        self._shares.acquire(client)
         self.under_way[version] += 1
 
         def ended(result: object) -> None:
-            self._shares.give_back(client)
+            self._shares.release(client)
             self.under_way[version] -= 1
             if not self.under_way[version]:
                 del self.under_way[version]

@@ -77,7 +77,7 @@ class Events(PlainResource):
             return Reply(OK, _HEAD)
         stream = _Stream(request, self._event)
         self._streams.add(stream)
-        self._shares.take(client)
+        self._shares.acquire(client)
         request.notifyFinish().addBoth(lambda _: self._end(stream, client))
         if not self._heartbeat.running:
             self._heartbeat.start(_HEARTBEAT_INTERVAL, now=False)
@@ -86,7 +86,7 @@ class Events(PlainResource):
 
     def _end(self, stream: "_Stream", client: str | None) -> None:
         self._streams.discard(stream)
-        self._shares.give_back(client)
+        self._shares.release(client)
         if not self._streams and self._heartbeat.running:
             self._heartbeat.stop()
 
