@@ -80,8 +80,8 @@ class Policy:
                     "again later; click on Update Box to try now."
                 )
             return (
-                f"What came as release {offer.version} was not what was promised. The box fetches "
-                "it again later; click on Update Box to try now."
+                f"The download of release {offer.version} was not the promised archive. The box "
+                "downloads it again later; click on Update Box to try now."
             )
         if offer.is_held_back:
             return f"Release {offer.version} comes to this box later: it is held back for now."

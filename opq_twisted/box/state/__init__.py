@@ -1,1 +1,1 @@
-"""What the box remembers on its disk, and the status that it shows."""
+"""The journal, which is the box's memory on disk, and the status, which it shows."""

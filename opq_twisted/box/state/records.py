@@ -64,7 +64,7 @@ class Stage(StrEnum):
         "confirming",
         "Confirm",
         "Trying the new release",
-        "Looking whether the new release runs, and is healthy.",
+        "Checking whether the new release runs and is healthy.",
         _Is.LIVE,
     )
     # A rollback installs a release, too, and has the same label.

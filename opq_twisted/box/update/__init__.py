@@ -1,1 +1,1 @@
-"""Takes the box from one release to the next, and back when the next one is bad."""
+"""Takes the box from one release to the next, and back if the next one is bad."""

@@ -1,4 +1,4 @@
-"""What an agent that starts finds in the journal, and how it goes on."""
+"""Goes on, at the start of an agent, with the update that it finds in the journal."""
 
 from collections.abc import Coroutine
 from typing import Any
@@ -187,14 +187,16 @@ class Recovery:
             end = entry.deadline + self._deps.config.settle + _MAX_CONFIRMATION
             if now > end:
                 raise InstallFailed(
-                    f"Release {release.version} did not prove itself: its agent was started again "
+                    f"Release {release.version} was not confirmed: its agent was started again "
                     "and again."
                 )
             await self._confirm(release, entry.tries, entry.deadline)
         elif entry.tries < MAX_TRIES:
             await self._confirm(release, entry.tries + 1)
         else:
-            raise InstallFailed(f"The box fell over {MAX_TRIES} times with {release.version}.")
+            raise InstallFailed(
+                f"The box restarted {MAX_TRIES} times while it confirmed release {release.version}."
+            )
 
     async def _confirm(
         self, release: Release, tries: int = 1, deadline: float | None = None

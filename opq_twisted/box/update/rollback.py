@@ -32,7 +32,10 @@ _MAX_TRIES = 3
 _RETRY_DELAYS = (20.0, 60.0, 300.0)
 
 #: The reason for a rollback that the rescue script has made.
-_RESCUED = "Its agent did not start, or did nothing, and the box's rescue script came to help."
+_RESCUED = (
+    "Its agent did not start, or made no progress, and the rescue script installed the last good "
+    "release again."
+)
 
 
 @frozen
@@ -82,8 +85,8 @@ class Rollback:
         )
         deps.rescued.forget()
         error = InstallFailed(
-            f"It could not look for an update in {MAX_UPTIME / 86400:.0f} days, and the release "
-            "before it could."
+            f"Its agent did not reach the update server in {MAX_UPTIME / 86400:.0f} days, and the "
+            "agent of the release before did."
         )
         changes = self._probation.end_by_rollback()
         number = deps.journal.entry.attempt + 1

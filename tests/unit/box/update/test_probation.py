@@ -16,7 +16,9 @@ from tests.helpers.updater_case import GOOD, HealthyCase
 
 HOUR = 3600.0
 KEPT = Release(NEW, None, {"sha256": "ab" * 32})
-REASON = "It could not look for an update in 3 days, and the release before it could."
+REASON = (
+    "Its agent did not reach the update server in 3 days, and the agent of the release before did."
+)
 NOBODY = ServerFailed("Nobody is there.")
 
 
@@ -400,7 +402,8 @@ class OtherReleaseTests(TrialCase):
         self.bench.set_installed(OLD)
         self.boot("third boot")
         self.assert_returned(
-            "Its agent did not start, or did nothing, and the box's rescue script came to help."
+            "Its agent did not start, or made no progress, and the rescue script installed the "
+            "last good release again."
         )
         self.assertEqual((self.refused, self.on_disk().trial), ([NEW], None))
         self.assertFalse((self.folder / "rescued").exists())

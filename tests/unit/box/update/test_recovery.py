@@ -432,7 +432,7 @@ class ConfirmTests(HealthyCase):
         self.install_last_good()
         self.boot("sixth boot")
         self.bench.steps.succeed(0)
-        self.assert_returned(f"The box fell over 3 times with {NEW}.")
+        self.assert_returned(f"The box restarted 3 times while it confirmed release {NEW}.")
 
     def test_busy_machine(self) -> None:
         """If the machine is too busy to judge the release, it gets its time again."""

@@ -269,7 +269,8 @@ class RescuedTests(HealthyCase):
         (self.folder / "rescued").write_text(f"{OLD}\n")
         self.boot("third boot")
         self.assert_returned(
-            "Its agent did not start, or did nothing, and the box's rescue script came to help."
+            "Its agent did not start, or made no progress, and the rescue script installed the "
+            "last good release again."
         )
         self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
         self.assertFalse((self.folder / "rescued").exists())

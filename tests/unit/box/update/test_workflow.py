@@ -158,7 +158,7 @@ class BlockedTests(UpdaterCase):
         self.bench.steps.fail(DownloadFailed("Another SHA-256."))
         self.find(NEW, automatic=True)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertIn("fetches it again later", self.bench.status.message)
+        self.assertIn("downloads it again later", self.bench.status.message)
         self.bench.clock.advance(3600)
         self.find(NEW, automatic=True)
         self.proceed("unpack")
