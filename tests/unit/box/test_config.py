@@ -1,4 +1,4 @@
-"""The box's configuration: what is read of it, and what is refused, with the key's name."""
+"""The box's configuration; an error names the key."""
 
 import json
 from datetime import time
@@ -31,7 +31,7 @@ DEFAULTS = """{
   }
 }"""
 
-#: Values that no setting under `updater` may have, and what is said of them beside the key.
+#: Invalid values of settings under `updater`, and a part of their errors.
 WRONG_SETTINGS: list[tuple[str, Any, str]] = [
     ("install", "always", '"click" or "automatic"'),
     ("install", True, '"click" or "automatic"'),
@@ -111,7 +111,7 @@ WRONG_ENDPOINTS: list[Any] = [
 
 
 class ConfigTests(SynchronousTestCase):
-    """What `read_config` makes of a file."""
+    """The configuration that `read_config` reads."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
@@ -129,7 +129,7 @@ class ConfigTests(SynchronousTestCase):
         return sentence.replace(str(self.path), "FILE")
 
     def test_most(self) -> None:
-        """A release has to prove itself before the rescue takes it for broken."""
+        """Times that would let the rescue act on a healthy release are lowered."""
         times = {"confirm_timeout": 86400, "settle": 86400}
         updater = self.read({"updates_ep": ENDPOINT, "updater": times}).updater
         self.assertEqual((updater.confirm_timeout, updater.settle), (7200, 3600))
@@ -139,7 +139,7 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(self.read({"updates_ep": ENDPOINT}), self.read(json.loads(DEFAULTS)))
 
     def test_every_setting(self) -> None:
-        """The protocol names every setting that there is."""
+        """The list of settings is complete."""
         settings = json.loads(DEFAULTS)["updater"]
         config = self.read({"updates_ep": ENDPOINT})
         self.assertEqual(set(settings), {item.name for item in config.updater.__attrs_attrs__})
@@ -151,7 +151,7 @@ class ConfigTests(SynchronousTestCase):
         self.assertFalse(config.updater.allow_unsigned)
 
     def test_foreign_keys(self) -> None:
-        """Keys of the box's other daemons are left alone, whatever they hold."""
+        """Keys of the box's other daemons are ignored."""
         others = {"cmd_sub_ep": 1, "plugins": ["x"], "calibration": None, "update": {"a": 1}}
         self.assertEqual(
             self.read({"updates_ep": ENDPOINT, **others}), self.read({"updates_ep": ENDPOINT})
@@ -171,12 +171,12 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(config.updates_ep, "https://example.org/opq")
 
     def test_window(self) -> None:
-        """The window is read as the times that it is between."""
+        """The window is read as two times."""
         config = self.read({"updates_ep": ENDPOINT, "updater": {"window": "22:30-04:00"}})
         self.assertEqual(config.updater.window, DailyWindow(time(22, 30), time(4)))
 
     def test_wrong_settings(self) -> None:
-        """A wrong type or an impossible value is named with its key, and with what would do."""
+        """The error of a wrong type or value has the key, and what is allowed."""
         for key, value, phrase in WRONG_SETTINGS:
             with self.subTest(key=key, value=value):
                 sentence = self.refusal({"updates_ep": ENDPOINT, "updater": {key: value}})
@@ -184,7 +184,7 @@ class ConfigTests(SynchronousTestCase):
                 self.assertIn(phrase, sentence)
 
     def test_wrong_endpoints(self) -> None:
-        """An endpoint that cannot be asked is refused, and no password is shown."""
+        """An unusable endpoint is refused, and no password is shown."""
         for value in WRONG_ENDPOINTS:
             with self.subTest(value=value):
                 sentence = self.refusal({"updates_ep": value})
@@ -192,7 +192,7 @@ class ConfigTests(SynchronousTestCase):
                 self.assertNotIn("ses", sentence)
 
     def test_any_host(self) -> None:
-        """The endpoint may have any host that can be asked, in upper or lower case."""
+        """The endpoint may have any valid host, in upper or lower case."""
         for value, endpoint in (
             ("HTTP://Updates.Example.ORG:8151/Opq", "http://updates.example.org:8151/Opq"),
             ("http://[::1]:8151", "http://[::1]:8151"),
@@ -206,7 +206,7 @@ class ConfigTests(SynchronousTestCase):
                 self.assertEqual(self.read({"updates_ep": value}).updates_ep, endpoint)
 
     def test_proxy(self) -> None:
-        """A proxy is named with the setting, or none is wanted; its password is not shown."""
+        """The setting is a proxy, or "none"; its password is not shown."""
         for value, proxy in (
             (None, None),
             ("none", NONE),
@@ -224,7 +224,7 @@ class ConfigTests(SynchronousTestCase):
                 self.assertNotIn("sesame", sentence)
 
     def test_endpoint_of_the_older_updater(self) -> None:
-        """What wget understood is understood."""
+        """Endpoints that wget accepted are accepted."""
         for given, understood in (
             ("updates.example.org:8151", "http://updates.example.org:8151"),
             ("192.0.2.7", "http://192.0.2.7"),
@@ -236,37 +236,37 @@ class ConfigTests(SynchronousTestCase):
             self.assertEqual(self.read({"updates_ep": given}).updates_ep, understood)
 
     def test_box_id_of_the_older_updater(self) -> None:
-        """A number in quotes, or with a point, is that number."""
+        """A number in quotes, or with a decimal point, is accepted."""
         for given in ("7", " 7 ", "007", 7.0):
             self.assertEqual(self.read({"updates_ep": ENDPOINT, "box_id": given}).box_id, 7)
 
     def test_byte_order_mark(self) -> None:
-        """An editor may have put a byte order mark before the JSON."""
+        """A byte order mark before the JSON is accepted."""
         self.path.write_text(f'\ufeff{{"updates_ep": "{ENDPOINT}"}}', encoding="utf-8")
         self.assertEqual(read_config(self.path).updates_ep, ENDPOINT)
 
     def test_endpoint_required(self) -> None:
-        """Without an endpoint the agent cannot work."""
+        """The endpoint is required."""
         sentence = self.refusal({"box_id": 3})
         self.assertIn("updates_ep", sentence)
         self.assertIn("required key is missing", sentence)
 
     def test_wrong_box_id(self) -> None:
-        """The box's number is a whole number, and neither text nor true."""
+        """The box's number is a whole number, and not text or true."""
         for value in ("seven", "", "-", "7.5", 7.5, True, None, [7]):
             with self.subTest(value=value):
                 sentence = self.refusal({"updates_ep": ENDPOINT, "box_id": value})
                 self.assertIn("box_id: must be a whole number", sentence)
 
     def test_unknown_key(self) -> None:
-        """A key under `updater` that nobody knows is a spelling mistake, and named."""
+        """An unknown key under `updater` is an error, which names it."""
         settings = {"instal": "automatic"}
         sentence = self.refusal({"updates_ep": ENDPOINT, "updater": settings})
         self.assertIn("updater", sentence)
         self.assertIn("unknown key 'instal'", sentence)
 
     def test_updater_not_an_object(self) -> None:
-        """`updater` holds settings, not something else."""
+        """`updater` must be an object."""
         values: list[object] = [[], "click", None, 1]
         for value in values:
             with self.subTest(value=value):
@@ -274,14 +274,14 @@ class ConfigTests(SynchronousTestCase):
                 self.assertIn("updater: must be an object", sentence)
 
     def test_not_an_object(self) -> None:
-        """JSON that is no object is no configuration."""
+        """JSON that is not an object is refused."""
         contents: list[object] = [[], "x", 1, None]
         for content in contents:
             with self.subTest(content=content):
                 self.assertIn("must be a JSON object", self.refusal(content))
 
     def test_not_json(self) -> None:
-        """Text that is not JSON is refused, however it is not."""
+        """Text that is not JSON is refused."""
         for content in (b"", b"{", b"\xff\xfe", b"updates_ep: x", b"[" * 100_000):
             with self.subTest(content=content[:10]):
                 self.path.write_bytes(content)
@@ -289,12 +289,12 @@ class ConfigTests(SynchronousTestCase):
                     read_config(self.path)
 
     def test_missing(self) -> None:
-        """A missing file is named, with the option that names another."""
+        """The error of a missing file has its name, and the option for another."""
         with self.assertRaisesRegex(ConfigInvalid, "No such file.*--config"):
             read_config(self.path)
 
     def test_too_large(self) -> None:
-        """A file that is no configuration by its size alone is not parsed."""
+        """A file that is too large is not parsed."""
         self.path.write_bytes(b" " * (1024 * 1024 + 1))
         with self.assertRaisesRegex(ConfigInvalid, "larger than 1 MiB"):
             read_config(self.path)

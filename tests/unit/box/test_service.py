@@ -1,4 +1,4 @@
-"""The agent is put together from its command line, or says in a sentence why not."""
+"""The agent is assembled from its command line, or a sentence says why not."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from opq_twisted.common.sighup import SighupHandler
 
 
 class ServiceTests(SynchronousTestCase):
-    """What `makeService` makes of its options."""
+    """The service that `makeService` makes of its options."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -47,7 +47,7 @@ class ServiceTests(SynchronousTestCase):
         return sentence
 
     def test_defaults(self) -> None:
-        """Without options the paths and the port are the protocol's."""
+        """Without options, the documented paths and port are used."""
         options = Options()
         options.parseOptions([])
         self.assertEqual(
@@ -60,12 +60,12 @@ class ServiceTests(SynchronousTestCase):
         )
 
     def test_unknown_option(self) -> None:
-        """An option that nobody knows is refused."""
+        """An unknown option is refused."""
         with self.assertRaises(UsageError):
             self.make("--update")
 
     def test_parts(self) -> None:
-        """The agent listens, updates and checks; it makes its state directory, and does no more."""
+        """The agent listens, updates and checks; only its state directory is created."""
         agent = self.make("--port", "0")
         assert isinstance(agent, MultiService)
         self.assertEqual(
@@ -76,33 +76,33 @@ class ServiceTests(SynchronousTestCase):
         self.assertEqual(found, {"agent.lock", "archives"})
 
     def test_environment(self) -> None:
-        """What systemd says to the agent is not handed on to the agent's children."""
+        """systemd's variables are not inherited by the agent's children."""
         self.patch(os, "environ", {**os.environ, "NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1"})
         self.make()
         self.assertEqual({"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(os.environ), set())
 
     def test_configuration(self) -> None:
-        """A configuration that cannot be used is the reason not to start, with its key."""
+        """The agent does not start with an invalid configuration, and names the key."""
         self.configure(check_every=0)
         self.assertIn("check_every must be more than 0", self.refusal())
         self.config.unlink()
         self.assertIn("--config", self.refusal())
 
     def test_password(self) -> None:
-        """A box whose owner wants a password is not exposed without one."""
+        """The agent does not start without the configured password."""
         self.configure(web_password_file="/nonexistent/password")
         self.assertIn("The password file /nonexistent/password cannot be read", self.refusal())
 
     def test_one_agent(self) -> None:
-        """Two agents do not work in one state directory."""
+        """Two agents cannot use the same state directory."""
         self.make()
         self.assertIn(f"Another agent uses {self.state_dir}", self.refusal())
 
     def test_state_dir(self) -> None:
-        """A state directory that cannot be made is named."""
+        """The error names a state directory that cannot be created."""
         self.state_dir.parent.write_text("This is no folder.")
         self.assertIn(f"Cannot write in the state directory {self.state_dir}", self.refusal())
 
     def test_port(self) -> None:
-        """What is no port is refused, with an example of what is."""
+        """An invalid port is refused, with an example."""
         self.assertIn("--port nonsense:1", self.refusal("--port", "nonsense:1"))

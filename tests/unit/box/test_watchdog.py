@@ -1,4 +1,4 @@
-"""systemd and the rescue are told that the agent works, and nobody else is told anything."""
+"""The agent notifies systemd, and resets the rescue's counter."""
 
 import os
 import signal
@@ -18,10 +18,10 @@ from tests.helpers.box_fakes import logged
 
 
 class SystemdCase(SynchronousTestCase):
-    """A socket as systemd has it."""
+    """A notification socket like systemd's."""
 
     def setUp(self) -> None:
-        # trial's folders can be too deep for a socket's address.
+        # trial's paths can be too long for the address of a socket.
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.state_dir = Path(folder.name)
@@ -37,7 +37,7 @@ class SystemdCase(SynchronousTestCase):
         return listening
 
     def heard(self) -> list[str]:
-        """Return what was said since the last call."""
+        """Return the messages since the last call."""
         said = []
         while True:
             try:
@@ -50,16 +50,16 @@ class SystemdCase(SynchronousTestCase):
 
 
 class EnvironmentTests(SystemdCase):
-    """What is taken out of the environment."""
+    """The variables that are removed from the environment."""
 
     def test_nobody(self) -> None:
-        """Where systemd did not start the agent, nobody is told."""
+        """Without systemd, there are no notifications."""
         self.assertEqual(take_service_manager({"PATH": "/bin"}, 7), ServiceManager())
         self.assertEqual(take_service_manager({"NOTIFY_SOCKET": ""}, 7), ServiceManager())
         ServiceManager().notify("READY=1")
 
     def test_removed(self) -> None:
-        """A child of the agent finds nothing that it could take as meant for itself."""
+        """A child of the agent does not inherit the variables."""
         environment = {
             "NOTIFY_SOCKET": self.path,
             "WATCHDOG_USEC": "60000000",
@@ -70,7 +70,7 @@ class EnvironmentTests(SystemdCase):
         self.assertEqual(environment, {"PATH": "/bin"})
 
     def test_no_watchdog(self) -> None:
-        """Signs of life are sent only when this very process is asked for them."""
+        """Heartbeats are sent only if they are requested of this process."""
         for variables in (
             {},
             {"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "8"},
@@ -81,7 +81,7 @@ class EnvironmentTests(SystemdCase):
             self.assertEqual(service_manager, ServiceManager(self.path), variables)
 
     def test_abstract_address(self) -> None:
-        """An address in the kernel's own namespace begins with @ in the variable."""
+        """The variable's leading @ stands for the abstract namespace."""
         name = f"opq-test-{os.getpid()}"
         self.systemd = self.listen(f"\0{name}")
         take_service_manager({"NOTIFY_SOCKET": f"@{name}"}, 7).notify("READY=1")
@@ -89,10 +89,10 @@ class EnvironmentTests(SystemdCase):
 
 
 class WatchdogServiceTests(SystemdCase):
-    """What is said, and when."""
+    """The notifications, and their times."""
 
     def test_ready(self) -> None:
-        """Only when the services before it have started, the agent is said to be ready."""
+        """READY=1 is sent after the other services have started."""
         heard = self.heard
 
         class Earlier(Service):
@@ -108,7 +108,7 @@ class WatchdogServiceTests(SystemdCase):
         self.assertEqual(self.heard(), [])
 
     def test_watchdog(self) -> None:
-        """A sign of life comes at once, and each third of the time that systemd waits."""
+        """A heartbeat is sent at once, and then at each third of the timeout."""
         signs = self.signs(ServiceManager(self.path, 60.0))
         signs.startService()
         self.assertEqual(self.heard(), ["READY=1", "WATCHDOG=1"])
@@ -118,7 +118,7 @@ class WatchdogServiceTests(SystemdCase):
         self.assertEqual(self.heard(), ["WATCHDOG=1"] * 3)
 
     def test_stopping(self) -> None:
-        """At its end the agent says so, once, and is silent."""
+        """STOPPING=1 is sent once at the end, and nothing after it."""
         signs = self.signs(ServiceManager(self.path, 60.0))
         signs.startService()
         self.heard()
@@ -127,12 +127,12 @@ class WatchdogServiceTests(SystemdCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stopped_without_start(self) -> None:
-        """An agent that could not start stops like any other."""
+        """An agent that could not start can stop."""
         self.signs(ServiceManager(self.path, 60.0)).stopService()
         self.assertEqual(self.heard(), ["STOPPING=1"])
 
     def test_nobody_listens(self) -> None:
-        """When systemd cannot be told, that is logged, and the agent goes on trying."""
+        """If a notification fails, that is logged, and the next one is sent."""
         said = logged(self)
         Path(self.path).unlink()
         signs = self.signs(ServiceManager(self.path, 60.0))
@@ -144,17 +144,17 @@ class WatchdogServiceTests(SystemdCase):
         self.assertEqual(self.heard(), ["WATCHDOG=1"])
 
     def test_busy(self) -> None:
-        """A systemd that does not read its messages does not block the agent."""
+        """A systemd that does not read its socket does not block the agent."""
         signs = self.signs(ServiceManager(self.path, 3.0))
         signs.startService()
-        # systemd's socket holds so many messages (unix(7)).
+        # The queue length of systemd's socket (unix(7)).
         most = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
         self.clock.pump([1] * (most + 2))
         self.assertTrue(self.flushLoggedErrors(BlockingIOError))
         self.assertIn("WATCHDOG=1", self.heard())
 
     def test_blocked_reactor(self) -> None:
-        """A real agent is silent while its reactor is blocked."""
+        """A real agent sends no heartbeats while its reactor is blocked."""
         program = f"""
 import signal, time
 from pathlib import Path
@@ -175,16 +175,16 @@ reactor.run()
         process.send_signal(signal.SIGUSR1)
         self.systemd.settimeout(2)
         with self.assertRaises(TimeoutError):
-            # It would go on without an end.
+            # It would run for ever.
             for _ in range(100):
                 self.systemd.recv(100)
 
 
 class ProofTests(SystemdCase):
-    """What the rescue counts."""
+    """The counter of the rescue."""
 
     def test_proven(self) -> None:
-        """An agent that has run for ten minutes needs no rescue, and the count begins anew."""
+        """After the agent has run for ten minutes, the counter is removed."""
         tries = self.state_dir / "rescue.tries"
         tries.write_text("return\n")
         self.signs(ServiceManager()).startService()
@@ -194,14 +194,14 @@ class ProofTests(SystemdCase):
         self.assertFalse(tries.exists())
 
     def test_ended_early(self) -> None:
-        """One that ends before leaves the count as it is."""
+        """If the agent ends earlier, the counter stays."""
         signs = self.signs(ServiceManager())
         signs.startService()
         signs.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_count(self) -> None:
-        """Mostly there was no rescue, and a disk that fails is no reason to end."""
+        """A missing counter, or a failing disk, does not end the agent."""
         signs = self.signs(ServiceManager())
         signs.startService()
         self.clock.advance(RESCUE_RESET_AFTER)

@@ -1,4 +1,4 @@
-"""When a part of the day is open, also where clocks are set back and forward."""
+"""The daily window, also on days with a change of daylight saving time."""
 
 from collections.abc import Iterator
 from datetime import time
@@ -10,7 +10,7 @@ from tests.helpers.time_zones import EUROPE, at, move_to
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
-#: An ordinary day; and those on which an hour is left out, and comes twice.
+#: An ordinary day, and those with a skipped and a repeated hour.
 WINTER, FORWARD, BACK = "2026-01-15", "2026-03-29", "2026-10-25"
 
 
@@ -21,7 +21,7 @@ class WindowCase(SynchronousTestCase):
         move_to(self, EUROPE)
 
     def assert_opens(self, window: str, now: float, opens: float) -> None:
-        """It is shut now, and opens then, and not before."""
+        """Assert that the window is closed now, and opens exactly then."""
         parsed = DailyWindow.parse(window)
         self.assertEqual(parsed.until_open(now), opens - now)
         self.assertEqual(parsed.until_closed(now), 0)
@@ -29,7 +29,7 @@ class WindowCase(SynchronousTestCase):
             self.assertEqual(parsed.is_open(moment), is_open)
 
     def assert_shuts(self, window: str, now: float, shuts: float) -> None:
-        """It is open now, and shuts then, and not before."""
+        """Assert that the window is open now, and closes exactly then."""
         parsed = DailyWindow.parse(window)
         self.assertEqual(parsed.until_closed(now), shuts - now)
         self.assertEqual(parsed.until_open(now), 0)
@@ -38,10 +38,10 @@ class WindowCase(SynchronousTestCase):
 
 
 class ParseTests(WindowCase):
-    """What is a window."""
+    """The form of a window."""
 
     def test_parsed(self) -> None:
-        """It is two times of the day, and said in words."""
+        """A window is two times of the day, and can be worded."""
         for text, window, words in (
             ("02:00-04:00", DailyWindow(time(2), time(4)), "between 02:00 and 04:00"),
             ("23:30-00:15", DailyWindow(time(23, 30), time(0, 15)), "between 23:30 and 00:15"),
@@ -52,7 +52,7 @@ class ParseTests(WindowCase):
                 self.assertEqual(str(window), words)
 
     def test_refused(self) -> None:
-        """Anything else is none, and the sentence shows one."""
+        """Anything else is refused, with an example."""
         for text in (
             *("", "02:00", "2:00-4:00", "02:00-24:00", "02:60-04:00", "02:00 - 04:00"),
             *("02:00-04:00\n", "-02:00-04:00", "02:00-04:00,05:00-06:00", "\u0662:00-04:00"),
@@ -64,7 +64,7 @@ class ParseTests(WindowCase):
             self.assertLess(len(str(caught.exception)), 100)
 
     def test_empty(self) -> None:
-        """One that ends when it begins is a whole day to some, and nothing to others: neither."""
+        """A window with equal times is refused, because its meaning is ambiguous."""
         with self.assertRaisesRegex(ValueError, "must not start and end at the same time, 02:00"):
             DailyWindow.parse("02:00-02:00")
 
@@ -73,7 +73,7 @@ class DayTests(WindowCase):
     """An ordinary day."""
 
     def test_within_a_day(self) -> None:
-        """It begins with the first minute, and ends before the last."""
+        """The first minute is in the window, and the last is not."""
         self.assert_opens("02:00-04:00", at(WINTER, "00:00"), at(WINTER, "02:00"))
         self.assert_opens("02:00-04:00", at(WINTER, "01:59:59.5"), at(WINTER, "02:00"))
         self.assert_shuts("02:00-04:00", at(WINTER, "02:00"), at(WINTER, "04:00"))
@@ -82,25 +82,25 @@ class DayTests(WindowCase):
         self.assert_opens("02:00-04:00", at(WINTER, "23:59"), at("2026-01-16", "02:00"))
 
     def test_over_midnight(self) -> None:
-        """One that ends earlier than it begins goes over midnight."""
+        """A window whose end is earlier than its start spans midnight."""
         self.assert_opens("23:00-01:30", at(WINTER, "12:00"), at(WINTER, "23:00"))
         self.assert_shuts("23:00-01:30", at(WINTER, "23:00"), at("2026-01-16", "01:30"))
         self.assert_shuts("23:00-01:30", at(WINTER, "00:00"), at(WINTER, "01:30"))
         self.assert_opens("23:00-01:30", at(WINTER, "01:30"), at(WINTER, "23:00"))
 
     def test_until_midnight(self) -> None:
-        """It may end, or begin, with the day."""
+        """A window may start or end at midnight."""
         self.assert_shuts("22:00-00:00", at(WINTER, "23:59"), at("2026-01-16", "00:00"))
         self.assert_opens("22:00-00:00", at(WINTER, "00:00"), at(WINTER, "22:00"))
         self.assert_opens("00:00-01:00", at(WINTER, "23:00"), at("2026-01-16", "00:00"))
 
     def test_almost_always(self) -> None:
-        """A minute may be all that it is open, or shut."""
+        """A window may be open, or closed, for a minute only."""
         self.assert_opens("04:00-04:01", at(WINTER, "04:01"), at("2026-01-16", "04:00"))
         self.assert_shuts("04:01-04:00", at(WINTER, "04:01"), at("2026-01-16", "04:00"))
 
     def test_elsewhere(self) -> None:
-        """The box's zone counts, also one that differs by half an hour from others."""
+        """The box's time zone counts, even one with half an hour."""
         move_to(self, "IST-5:30")
         self.assert_opens("02:00-04:00", at(WINTER, "01:00", 5.5), at(WINTER, "02:00", 5.5))
         move_to(self, "UTC0")
@@ -111,28 +111,28 @@ class ForwardTests(WindowCase):
     """The day on which clocks jump from 02:00 to 03:00."""
 
     def test_around(self) -> None:
-        """A window around that is an hour shorter."""
+        """A window around the skipped hour is an hour shorter."""
         self.assert_opens("01:00-04:00", at(FORWARD, "00:30"), at(FORWARD, "01:00"))
         self.assert_shuts("01:00-04:00", at(FORWARD, "01:00"), at(FORWARD, "01:00") + 2 * HOUR)
 
     def test_begins_in_it(self) -> None:
-        """One that begins in the hour that does not come opens when that is over."""
+        """A window that starts in the skipped hour opens after it."""
         self.assert_opens("02:30-04:00", at(FORWARD, "01:00"), at(FORWARD, "03:00", 2))
         self.assert_shuts("02:30-04:00", at(FORWARD, "03:00", 2), at(FORWARD, "04:00", 2))
 
     def test_ends_in_it(self) -> None:
-        """One that ends in it is shut when that is over."""
+        """A window that ends in the skipped hour closes after it."""
         self.assert_shuts("01:30-02:30", at(FORWARD, "01:45"), at(FORWARD, "03:00", 2))
 
     def test_all_of_it(self) -> None:
-        """One that is all of it does not come on that day."""
+        """A window within the skipped hour does not open that day."""
         for window in ("02:00-03:00", "02:10-02:20"):
             opens = at("2026-03-30", f"{window[:5]}", 2)
             self.assert_opens(window, at(FORWARD, "01:00"), opens)
             self.assert_opens(window, at(FORWARD, "03:30", 2), opens)
 
     def test_after_it(self) -> None:
-        """One later on the day comes an hour sooner than a day after the last."""
+        """A later window opens an hour earlier than a day after the last."""
         self.assert_opens("05:00-06:00", at("2026-03-28", "06:00"), at(FORWARD, "05:00", 2))
 
 
@@ -140,16 +140,16 @@ class BackTests(WindowCase):
     """The day on which clocks jump from 03:00 back to 02:00."""
 
     def test_around(self) -> None:
-        """A window around that is an hour longer."""
+        """A window around the repeated hour is an hour longer."""
         self.assert_opens("01:00-04:00", at(BACK, "00:30", 2), at(BACK, "01:00", 2))
         self.assert_shuts("01:00-04:00", at(BACK, "01:00", 2), at(BACK, "01:00", 2) + 4 * HOUR)
 
     def test_all_of_it(self) -> None:
-        """One that is all of the hour is open for two."""
+        """A window of the whole repeated hour is open for two hours."""
         self.assert_shuts("02:00-03:00", at(BACK, "02:00", 2), at(BACK, "03:00", 1))
 
     def test_part_of_it(self) -> None:
-        """One that is a part of it opens twice."""
+        """A window within the repeated hour opens twice."""
         self.assert_opens("02:10-02:20", at(BACK, "01:00", 2), at(BACK, "02:10", 2))
         self.assert_shuts("02:10-02:20", at(BACK, "02:15", 2), at(BACK, "02:20", 2))
         self.assert_opens("02:10-02:20", at(BACK, "02:20", 2), at(BACK, "02:10", 1))
@@ -157,29 +157,29 @@ class BackTests(WindowCase):
         self.assert_opens("02:10-02:20", at(BACK, "02:20", 1), at("2026-10-26", "02:10", 1))
 
     def test_begins_in_it(self) -> None:
-        """One that begins in it is shut once more, until its time comes again."""
+        """A window that starts in the repeated hour closes, and opens again."""
         self.assert_shuts("02:30-04:00", at(BACK, "02:30", 2), at(BACK, "02:00", 1))
         self.assert_opens("02:30-04:00", at(BACK, "02:00", 1), at(BACK, "02:30", 1))
 
     def test_ends_in_it(self) -> None:
-        """One that ends in it opens once more when the hour comes again."""
+        """A window that ends in the repeated hour opens again."""
         self.assert_shuts("01:30-02:30", at(BACK, "02:00", 2), at(BACK, "02:30", 2))
         self.assert_opens("01:30-02:30", at(BACK, "02:45", 2), at(BACK, "02:00", 1))
         self.assert_shuts("01:30-02:30", at(BACK, "02:00", 1), at(BACK, "02:30", 1))
 
 
 class YearTests(WindowCase):
-    """All of a year, on both sides of the world."""
+    """A whole year, in both hemispheres."""
 
     def moments(self) -> Iterator[float]:
-        """Moments all over a year, none of them a full minute."""
+        """Return moments of a year, none of them a full minute."""
         moment = at("2026-01-01", "00:00") + 17.3
         while moment < at("2027-01-02", "00:00"):
             yield moment
             moment += 11 * HOUR + 7 * MINUTE
 
     def test_agree(self) -> None:
-        """Whenever it is asked, it opens and shuts when it says, and within two days."""
+        """At any moment, the window opens and closes as predicted, and within two days."""
         for zone in (EUROPE, "NZST-12NZDT,M9.5.0,M4.1.0/3", "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0"):
             move_to(self, zone)
             for window in map(DailyWindow.parse, ("02:15-02:45", "23:00-02:30")):

@@ -1,4 +1,4 @@
-"""The archives on the box: what was verified, what goes, and to which one the box can return."""
+"""The store of archives: verification, removal, and the last good archive."""
 
 import bz2
 import errno
@@ -36,7 +36,7 @@ class ArchivesCase(SynchronousTestCase):
 
 
 class OpenTests(ArchivesCase):
-    """What was verified before is verified again."""
+    """Archives that were verified before are verified again."""
 
     def open(self) -> Deferred[BinaryIO]:
         return Deferred.fromCoroutine(self.archives.open(SIGNED))
@@ -48,13 +48,13 @@ class OpenTests(ArchivesCase):
         return str(self.failureResultOf(self.open(), DownloadFailed).value)
 
     def test_same(self) -> None:
-        """What is still the same is opened, from its beginning."""
+        """An unchanged archive is opened at its beginning."""
         self.archives.path(NEW).write_bytes(ARCHIVE)
         with self.successResultOf(self.open()) as file:
             self.assertEqual(file.read(), ARCHIVE)
 
     def test_not_the_same(self) -> None:
-        """What is not what the journal says is not opened, and stays: it may be what erred."""
+        """A changed archive is not opened, but kept: a memory error may be the cause."""
         for content in (OTHER, ARCHIVE[:-1], bytes(len(ARCHIVE)), b""):
             with self.subTest(content=content[:10]):
                 self.archives.path(NEW).write_bytes(content)
@@ -62,11 +62,11 @@ class OpenTests(ArchivesCase):
                 self.assertEqual(self.files(), [NAME])
 
     def test_gone(self) -> None:
-        """It may not be there at all."""
+        """A missing archive has the same error."""
         self.assertIn(f"release {NEW} on the disk is missing", self.refused())
 
     def test_found(self) -> None:
-        """What is here already, and is what was signed, need not be fetched."""
+        """An archive with the signed content need not be downloaded again."""
         self.assertIsNone(self.find(SIGNED))
         self.archives.path(NEW).write_bytes(ARCHIVE)
         release, file = self.find(SIGNED)
@@ -75,23 +75,23 @@ class OpenTests(ArchivesCase):
         self.assertEqual(release, Release(NEW, len(ARCHIVE), {**SIGNED.hashes, "sha256": SHA256}))
 
     def test_another(self) -> None:
-        """What has its name and is another goes."""
+        """A file of its name with other content is removed."""
         self.archives.path(NEW).write_bytes(OTHER)
         self.assertIsNone(self.find(SIGNED))
         self.assertEqual(self.files(), [])
 
     def test_not_signed(self) -> None:
-        """By its version alone nothing is found: another may have had it."""
+        """An archive is not found by its version alone, which another may have had."""
         self.archives.path(NEW).write_bytes(ARCHIVE)
         self.assertIsNone(self.find(Release(NEW)))
         self.assertEqual(self.files(), [NAME])
 
 
 class ClearTests(ArchivesCase):
-    """What is removed before another archive is fetched."""
+    """The removal of archives before another download."""
 
     def test_clear(self) -> None:
-        """Whatever was fetched goes, but for what is to be kept, and a part with its record."""
+        """All archives are removed, except those to be kept, and a part file with its record."""
         for version in (OLD, NEW, NEWER):
             name = self.archives.path(version).name
             for suffix in ("", ".part", ".part.json"):
@@ -106,7 +106,7 @@ class ClearTests(ArchivesCase):
         self.assertEqual(self.files(), [])
 
     def test_last_good(self) -> None:
-        """The last good one stays, whatever goes."""
+        """The last good archive is always kept."""
         for version in (OLD, NEW):
             self.archives.path(version).write_bytes(ARCHIVE)
         self.archives.keep_as_last_good(Release(OLD, None, {"sha256": SHA256}))
@@ -115,7 +115,7 @@ class ClearTests(ArchivesCase):
         self.assertEqual(self.files(), ["last-good", name, f"{name}.sha256"])
 
     def test_busy(self) -> None:
-        """So it does while the machine has too much to do to read its digest."""
+        """It is kept even while the machine is too busy to read its digest."""
         self.archives.path(OLD).write_bytes(ARCHIVE)
         self.archives.keep_as_last_good(Release(OLD, None, {"sha256": SHA256}))
         files = self.files()
@@ -125,7 +125,7 @@ class ClearTests(ArchivesCase):
 
 
 class LastGoodTests(ArchivesCase):
-    """To which release the box can return."""
+    """The release to which the box can roll back."""
 
     def keep(self, version: int) -> Release:
         self.archives.path(version).write_bytes(ARCHIVE)
@@ -134,11 +134,11 @@ class LastGoodTests(ArchivesCase):
         return Release(version, None, {"sha256": SHA256})
 
     def test_none(self) -> None:
-        """A new box has none."""
+        """A new box has no last good release."""
         self.assertIsNone(self.archives.last_good)
 
     def test_kept(self) -> None:
-        """The next one takes the place of the one before; sha256sum can check it."""
+        """The next last good release replaces the previous one; sha256sum can check it."""
         for version in (OLD, NEW):
             self.assertEqual(self.keep(version), ArchiveStore(self.folder).last_good)
         digest = self.folder / f"{NAME}.sha256"
@@ -146,7 +146,7 @@ class LastGoodTests(ArchivesCase):
         self.assertEqual(os.readlink(self.folder / "last-good"), NAME)
 
     def test_disk_full(self) -> None:
-        """While the next one cannot be written down, the one before stays."""
+        """If the next one cannot be recorded, the previous one stays."""
         good = self.keep(OLD)
         for number in (1, 2):
             with counting(number), self.assertRaises(OSError):
@@ -154,14 +154,14 @@ class LastGoodTests(ArchivesCase):
             self.assertEqual(self.archives.last_good, good)
 
     def test_busy(self) -> None:
-        """A machine that is busy, or whose disk fails, does not say that there is none."""
+        """A busy machine or a failing disk is an error, and does not mean that there is none."""
         self.keep(NEW)
         for number in (errno.EMFILE, errno.EIO, errno.EACCES):
             with unopenable(number), self.assertRaises(OSError):
                 _ = self.archives.last_good
 
     def test_damaged(self) -> None:
-        """What cannot be read is none: nothing is installed that cannot be verified."""
+        """An unreadable record counts as none, because the archive could not be verified."""
         self.keep(NEW)
         digest = self.folder / f"{NAME}.sha256"
         for damage in (b"", b"\xff" * 99, f"{SHA256[:-1]}  {NAME}\n".encode(), bytes(99)):

@@ -1,4 +1,4 @@
-"""An archive has its name once it is on the disk, whole and as promised; before it is a `.part`."""
+"""An archive is a `.part` until it is on the disk, complete and verified."""
 
 import bz2
 import hashlib
@@ -37,7 +37,7 @@ class DownloadCase(SynchronousTestCase):
         self.downloader = self.another()
 
     def another(self, in_thread: InThread = execute) -> Downloader:
-        """What a later run of the agent would make."""
+        """Make the downloader of a later run of the agent."""
         self.archives = ArchiveStore(self.folder, in_thread)
         return Downloader(self.network.clock, self.network.server, self.archives)
 
@@ -51,7 +51,7 @@ class DownloadCase(SynchronousTestCase):
 
 
 class FetchTests(DownloadCase):
-    """How a release gets to its part."""
+    """The download of a release to its part file."""
 
     def fetch(self, release: Release = SIGNED) -> tuple[Deferred[Release], Peer]:
         self.reports: list[Progress] = []
@@ -70,7 +70,7 @@ class FetchTests(DownloadCase):
         self.downloader = self.another()
 
     def test_fetched(self) -> None:
-        """An archive is asked for by its name, and its promise is told."""
+        """An archive is requested by its name, and its promised size and hashes are returned."""
         for release in (SIGNED, Release(NEW)):
             with self.subTest(release=release):
                 fetching, peer = self.fetch(release)
@@ -84,7 +84,7 @@ class FetchTests(DownloadCase):
                 self.archives.clear()
 
     def test_resumed(self) -> None:
-        """A later run goes on where an earlier one was interrupted, though all else is cleared."""
+        """A later run continues an interrupted download, even after the store was cleared."""
         self.interrupt()
         self.archives.clear(OLD, fetching=NEW)
         fetching, peer = self.fetch()
@@ -105,7 +105,7 @@ class FetchTests(DownloadCase):
         self.assertEqual(self.files(), {NAME: ARCHIVE})
 
     def test_pieces(self) -> None:
-        """What came in pieces that do not fit is told from what was wrong in one piece."""
+        """Joined responses that do not fit have another error than a single wrong response."""
         self.interrupt()
         fetching, peer = self.fetch()
         total = len(ARCHIVE)
@@ -128,7 +128,7 @@ class FetchTests(DownloadCase):
         self.assertNotIsInstance(error, PiecesDiffer)
 
     def test_another_close_fd(self) -> None:
-        """A part of what had the version's name before is not continued."""
+        """A part file of another archive with the same version is not continued."""
         self.interrupt()
         _, peer = self.fetch(Release(NEW, len(ARCHIVE), {"sha256": "00" * 32}))
         self.assertNotIn("Range", peer.request)
@@ -143,10 +143,10 @@ class FetchTests(DownloadCase):
 
 
 class VerifyTests(DownloadCase):
-    """What must hold before an archive gets its name."""
+    """The verification before an archive gets its final name."""
 
     def leave(self, content: bytes, path: Path | None = None) -> None:
-        """Leave a part as a download does, with its record."""
+        """Leave a part file and its record, as a download does."""
         (path or self.part).write_bytes(content)
         (self.folder / f"{NAME}.part.json").write_text("{}")
 
@@ -166,7 +166,7 @@ class VerifyTests(DownloadCase):
         return sentence
 
     def test_promised(self) -> None:
-        """What is as promised gets its name; whatever hashes there are, the SHA-256 is told."""
+        """The promised archive gets its name, and its SHA-256 is returned in any case."""
         for hashes in ({}, HASHES, SHA512, {**HASHES, **SHA512}):
             for size in (None, len(ARCHIVE)):
                 with self.subTest(hashes=hashes, size=size):
@@ -174,7 +174,7 @@ class VerifyTests(DownloadCase):
                     self.verified(Release(NEW, size, hashes))
 
     def test_very_file(self) -> None:
-        """What is read later is what was verified, whatever has its name by then."""
+        """The returned file is the verified one, even if its name leads to another file later."""
         self.leave(ARCHIVE)
         file = self.verified(SIGNED)
         self.leave(OTHER, self.folder / "other")
@@ -183,7 +183,7 @@ class VerifyTests(DownloadCase):
         self.assertEqual(file.read(), ARCHIVE)
 
     def test_another_digest(self) -> None:
-        """Any other hash than promised refuses the archive, and removes it."""
+        """An archive with another hash than promised is refused and removed."""
         for hashes, name in (
             ({"sha256": "00" * 32}, "SHA-256"),
             ({**HASHES, "sha512": "00" * 64}, "SHA-512"),
@@ -195,20 +195,20 @@ class VerifyTests(DownloadCase):
                 self.assertIn(f"another {name} than promised", sentence)
 
     def test_another_size(self) -> None:
-        """So does another size, as a part that lost its end in a power cut has."""
+        """So is one of another size, such as a part file that lost its end in a power cut."""
         self.leave(ARCHIVE[:1000])
         sentence = self.refused(Release(NEW, len(ARCHIVE)))
         self.assertIn(f"1000 bytes arrived instead of {len(ARCHIVE)}", sentence)
 
     def test_truncated(self) -> None:
-        """Without a promise a missing end is found all the same."""
+        """A missing end is found even without a promised size."""
         for content in (ARCHIVE[:-1], ARCHIVE[:1000], b"", b"<!doctype html>", bytes(4096)):
             with self.subTest(content=content[:10]):
                 self.leave(content)
                 self.assertIn("not a whole bzip2", self.refused(Release(NEW)))
 
     def test_no_file(self) -> None:
-        """Nothing is followed or waited for that is not a file."""
+        """A link is not followed, and a FIFO is not waited for."""
         target = Path(self.mktemp())
         target.write_bytes(ARCHIVE)
         for make in (
@@ -220,7 +220,7 @@ class VerifyTests(DownloadCase):
             self.refused(SIGNED)
 
     def test_cancelled(self) -> None:
-        """A verification can be given up; the part is still there for the next."""
+        """A verification can be cancelled; the part file is kept."""
         self.leave(ARCHIVE)
         before = os.listdir("/proc/self/fd")
         threads: list[tuple[Any, ...]] = []
@@ -240,7 +240,7 @@ class VerifyTests(DownloadCase):
         self.assertEqual(os.listdir("/proc/self/fd"), before)
 
     def test_disk_fails(self) -> None:
-        """A file that cannot be renamed does not stay open."""
+        """If the file cannot be renamed, it is closed."""
         self.leave(ARCHIVE)
         before = os.listdir("/proc/self/fd")
         self.archives.path(NEW).mkdir()

@@ -1,4 +1,4 @@
-"""What is left of a download is believed only as far as it must be on the disk."""
+"""A part file is continued only from bytes that were certainly synced."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SIGNED = Content(10_000_000, {"sha256": "ab" * 32})
 
 
 class PartTests(SynchronousTestCase):
-    """A part, and what another run makes of it."""
+    """A part file, and its continuation by another run."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp()) / "file.part"
@@ -54,7 +54,7 @@ class PartTests(SynchronousTestCase):
         return part
 
     def cut_power(self, length: int) -> None:
-        """Leave on the disk what was confirmed, and zeros up to a length."""
+        """Leave the synced bytes on the disk, followed by zeros up to a length."""
         with self.path.open("r+b") as file:
             file.truncate(self.confirmed)
             file.truncate(length)
@@ -67,7 +67,7 @@ class PartTests(SynchronousTestCase):
                 part.sync()
 
     def test_truncated(self) -> None:
-        """What is not of the file goes, and was never sure, also if that is told only later."""
+        """Truncated bytes count as unsynced, even if their sync ends later."""
         threads: list[Deferred[None]] = []
 
         def later(function: Callable[..., Any], *args: Any) -> Deferred[None]:
@@ -94,7 +94,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(list(self.path.parent.iterdir()), [])
 
     def test_joined(self) -> None:
-        """That there are bytes of several answers is on the disk before they come."""
+        """The record says that responses are joined before their bytes are written."""
         part = self.begun()
         self.assertFalse(is_joined(self.path))
         part.join()
@@ -130,7 +130,7 @@ class PartTests(SynchronousTestCase):
                     part.remove()
 
     def test_second_power_cut(self) -> None:
-        """So it is for what a resumed download adds."""
+        """The same holds for the bytes that a continued download adds."""
         part = self.begun()
         self.fill(part, 2_000_000)
         part._close_fd()
@@ -145,7 +145,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(self.path.read_bytes(), whole[: part.size])
 
     def test_large_pieces(self) -> None:
-        """However large the pieces are, never is more written than may be lost."""
+        """The unsynced bytes never exceed their limit, however large the pieces are."""
         part = self.begun()
         lengths: list[int] = []
         confirm = os.fdatasync
@@ -160,7 +160,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(part.size, 3 * MAX_UNSYNCED + 1)
 
     def test_closed(self) -> None:
-        """An end in good order is written down: all of it is believed."""
+        """After an orderly end, all bytes are used."""
         for size in (1, 1_234_567):
             with self.subTest(size=size):
                 part = self.begun()
@@ -170,7 +170,7 @@ class PartTests(SynchronousTestCase):
                 self.assertEqual(self.resumed().size, size)
 
     def test_closed_early(self) -> None:
-        """What is added after that, and not closed, is believed as far as anything."""
+        """Bytes that are added later, without an orderly end, are used up to the limit."""
         part = self.begun()
         self.fill(part, 100)
         part.close()
@@ -181,7 +181,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(self.path.stat().st_size, 100)
 
     def test_late_confirmation(self) -> None:
-        """What a thread confirms of an earlier file says nothing about this one."""
+        """A sync of an earlier file does not count for this one."""
         threads: list[Deferred[None]] = []
 
         def in_thread(function: Callable[..., Any], *args: Any) -> Deferred[None]:
@@ -201,7 +201,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(self.confirmed, 1)
 
     def test_record_first(self) -> None:
-        """The record is there before the first byte, and says what this is a part of."""
+        """The record is written before the first byte."""
         part = self.begun()
         record = json.loads(record_path(self.path).read_text())
         self.assertEqual(record["etag"], '"one"')
@@ -210,7 +210,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(part.etag, '"one"')
 
     def test_begun_anew(self) -> None:
-        """At no time has a part the record of another."""
+        """A part file never has the record of another."""
         part = self.begun()
         self.fill(part, 1_000_000)
         part.close()
@@ -228,7 +228,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(self.path.stat().st_size, 0)
 
     def test_not_believed(self) -> None:
-        """What is no part, or has no record that can be read, is removed."""
+        """A file that is no part file, or has no readable record, is removed."""
         self.fill(part := self.begun(), 1000)
         part.close()
         good = json.loads(record_path(self.path).read_text())
@@ -254,7 +254,7 @@ class PartTests(SynchronousTestCase):
                 self.assertEqual(os.listdir(self.path.parent), [])
 
     def test_record_alone(self) -> None:
-        """A record without a part is one of nothing."""
+        """A record without a part file is removed."""
         self.begun().close()
         self.path.unlink()
         self.assertEqual(self.resumed().size, 0)

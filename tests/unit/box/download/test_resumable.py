@@ -25,7 +25,7 @@ LENGTH = f"Content-Length: {len(DATA)}"
 
 
 def rest(start: int, total: int | str = len(DATA)) -> list[str]:
-    """The headers of an answer that is the rest."""
+    """Return the headers of a response with the rest."""
     return [
         f"Content-Range: bytes {start}-{len(DATA) - 1}/{total}",
         f"Content-Length: {len(DATA) - start}",
@@ -110,13 +110,13 @@ class FetchCase(SynchronousTestCase):
             peer.answer("200 OK", LENGTH, body=DATA)
 
     def assert_came(self, fetching: Deferred[Content], promised: Content) -> None:
-        """All of it is here, and nothing goes on."""
+        """Assert that the file is complete, and nothing is pending."""
         self.assertEqual(self.successResultOf(fetching), promised)
         self.assertEqual(self.path.read_bytes(), DATA)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def failure(self, fetching: Deferred[Any], kind: type[Exception] = DownloadFailed) -> str:
-        """It has failed, and nothing goes on."""
+        """Assert that the download has failed, and nothing is pending; return the sentence."""
         error = self.failureResultOf(fetching, kind).value
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.network.clock.tcpClients, [])
@@ -130,14 +130,14 @@ class WholeTests(FetchCase):
     """A download that nothing interrupts."""
 
     def test_unsigned(self) -> None:
-        """Where nothing is known before, what the server promises is told."""
+        """Without expected content, the server's promise is returned."""
         digest = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
         fetching, peer = self.begin(LENGTH, f"Repr-Digest: sha-256=:{digest}:", expected=Content())
         peer.send(DATA)
         self.assert_came(fetching, SIGNED)
 
     def test_signed(self) -> None:
-        """What is signed is not changed by what the server says."""
+        """The server's headers do not change the signed content."""
         digest = base64.b64encode(bytes(32)).decode()
         fetching, peer = self.begin(f"Repr-Digest: sha-256=:{digest}:")
         peer.send(DATA)
@@ -146,7 +146,7 @@ class WholeTests(FetchCase):
         self.assert_came(fetching, SIGNED)
 
     def test_older_server(self) -> None:
-        """A server that says neither length nor digest promises nothing, and sends all the same."""
+        """A download works with a server that sends neither a length nor a digest."""
         fetching = self.fetch(Content())
         peer = self.network.accept()
         peer.send(b"HTTP/1.0 200 OK\r\n\r\n" + DATA)
@@ -155,7 +155,7 @@ class WholeTests(FetchCase):
         self.assert_came(fetching, Content())
 
     def test_streamed(self) -> None:
-        """What comes goes to the disk as it comes, and is not kept in memory."""
+        """Received bytes are written to the disk at once, and not kept in memory."""
         size = 4 * 1024 * 1024
         fetching, peer = self.begin(f"Content-Length: {size}", expected=Content())
         piece = bytes(64 * 1024)
@@ -165,7 +165,7 @@ class WholeTests(FetchCase):
         self.assertEqual(self.successResultOf(fetching), Content(size))
 
     def test_progress(self) -> None:
-        """Progress is told at most 4 times a second, and at the end."""
+        """Progress is reported at most 4 times a second, and at the end."""
         fetching, peer = self.begin("Content-Length: 1001", expected=Content())
         for _ in range(100):
             self.clock.advance(0.0625)
@@ -179,7 +179,7 @@ class WholeTests(FetchCase):
         self.successResultOf(fetching)
 
     def test_unknown_algorithm(self) -> None:
-        """A hash that cannot be compared in the end is found before anything is fetched."""
+        """A hash that cannot be computed is an error before anything is downloaded."""
         for name in ("sha1024", "shake_128", ""):
             with self.subTest(name=name):
                 fetching = self.fetch(Content(10, {**HASHES, name: "00"}))
@@ -187,51 +187,51 @@ class WholeTests(FetchCase):
                 self.assert_nothing_left()
 
     def test_any_known_algorithm(self) -> None:
-        """Whatever Python can compute may be signed."""
+        """Any hash that Python can compute may be signed."""
         fetching = self.fetch(Content(None, {"blake2b": "00", "sha3_256": "00"}))
         self.network.accept().answer("200 OK", LENGTH, body=DATA)
         self.successResultOf(fetching)
 
 
 class ResumeTests(FetchCase):
-    """A download goes on that an earlier run began."""
+    """A download continues what an earlier run began."""
 
     def finish(self, fetching: Deferred[Content], *asked: str) -> None:
-        """Send the rest, which must be asked for; all of the promise is known."""
+        """Send the rest, which must be requested; the whole promise is known."""
         peer = self.ask(*asked)
         peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:])
         self.assert_came(fetching, SIGNED)
 
     def test_signed(self) -> None:
-        """The rest is asked for."""
+        """The rest of a signed file is requested."""
         self.interrupt(LENGTH, TAG)
         self.finish(self.fetch(), "Range: bytes=1000-")
 
     def test_unsigned(self) -> None:
-        """The promise of the earlier answer holds for the whole."""
+        """The promise of the earlier response applies to the complete file."""
         digest = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
         self.interrupt(LENGTH, TAG, f"Repr-Digest: sha-256=:{digest}:", expected=Content())
         fetching = self.fetch(Content())
         self.finish(fetching, "Range: bytes=1000-", 'If-Range: "one"')
 
     def test_signed_without_validator(self) -> None:
-        """Where the hash decides no validator is needed."""
+        """With a signed hash, no validator is needed."""
         self.interrupt(LENGTH, 'ETag: W/"one"')
         self.finish(self.fetch(), "Range: bytes=1000-")
 
     def test_another_server(self) -> None:
-        """Another server's validator says nothing; the hash does."""
+        """With a signed hash, another server may continue, whatever its validator is."""
         self.interrupt(LENGTH, TAG)
         self.finish(self.fetch(url="http://mirror.example/file"), "Range: bytes=1000-")
 
     def test_signed_since(self) -> None:
-        """What was promised, and is signed now, is the same file."""
+        """A file that was promised before, and is signed now, is the same file."""
         digest = base64.b64encode(hashlib.sha256(DATA).digest()).decode()
         self.interrupt(LENGTH, TAG, f"Repr-Digest: sha-256=:{digest}:", expected=Content())
         self.finish(self.fetch(), "Range: bytes=1000-")
 
     def test_something_else(self) -> None:
-        """A part of something else, or of nobody knows what, is removed."""
+        """A part of another file, or of an unknown one, is removed."""
         other = {"sha256": "00" * 32}
         for name, headers, before, now, url in (
             ("hashes", [TAG], SIGNED, Content(len(DATA), other), URL),
@@ -250,7 +250,7 @@ class ResumeTests(FetchCase):
                 self.failure(fetching, CancelledError)
 
     def test_all_here(self) -> None:
-        """Of what is here as a whole nothing is asked for."""
+        """Nothing is requested of a complete file."""
         for expected in (SIGNED, Content()):
             with self.subTest(expected=expected):
                 fetching, _ = self.begin(LENGTH, TAG, body=DATA, expected=expected)
@@ -261,7 +261,7 @@ class ResumeTests(FetchCase):
                 self.path.unlink()
 
     def test_changed(self) -> None:
-        """What has changed since begins anew."""
+        """The download of a changed file starts again."""
         self.interrupt(LENGTH, TAG, expected=Content())
         fetching = self.fetch(Content())
         peer = self.ask("Range: bytes=1000-", 'If-Range: "one"')
@@ -269,7 +269,7 @@ class ResumeTests(FetchCase):
         self.assert_came(fetching, Content(len(DATA)))
 
     def test_another_size(self) -> None:
-        """A server whose file has another size does not have this one now; the part is kept."""
+        """If the server has a file of another size, the part file is kept for later."""
         for status, *headers in (
             ("416 Range Not Satisfiable", "Content-Range: bytes */9", "Content-Length: 0"),
             ("206 Partial Content", "Content-Range: bytes 1000-3999/4000", "Content-Length: 3000"),

@@ -19,7 +19,7 @@ class BrokenTests(FetchCase):
     """Connections break within one download."""
 
     def test_rest(self) -> None:
-        """After a pause the rest is asked for, of the same file; progress counts on."""
+        """After a pause the rest of the same file is requested, and the progress continues."""
         for expected in (SIGNED, Content()):
             with self.subTest(expected=expected):
                 fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000], expected=expected)
@@ -34,7 +34,7 @@ class BrokenTests(FetchCase):
                 self.path.unlink()
 
     def test_again_and_again(self) -> None:
-        """As long as each connection brings something, the download goes on."""
+        """The download continues as long as each connection brings something."""
         fetching, peer = self.begin(LENGTH, TAG, body=DATA[:100])
         for size in range(100, len(DATA), 100):
             peer.reset()
@@ -44,7 +44,7 @@ class BrokenTests(FetchCase):
         self.assert_came(fetching, SIGNED)
 
     def test_silence(self) -> None:
-        """A connection that falls silent is as good as broken."""
+        """A silent connection counts as broken."""
         fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
         self.clock.advance(60)
         self.assertFalse(peer.open)
@@ -53,7 +53,7 @@ class BrokenTests(FetchCase):
         self.assert_came(fetching, SIGNED)
 
     def test_short(self) -> None:
-        """A server that closes the connection too early, or sends less, is asked for the rest."""
+        """If the server closes the connection early, or sends less, the rest is requested."""
         fetching, peer = self.begin(LENGTH, body=DATA[:1000])
         peer.close()
         self.clock.advance(1)
@@ -66,14 +66,14 @@ class BrokenTests(FetchCase):
         self.assert_came(fetching, SIGNED)
 
     def test_no_ranges(self) -> None:
-        """A server without ranges sends all of it again, in place of what came before."""
+        """A server without ranges sends the whole file again, which replaces the first bytes."""
         fetching = self.begin_broken(LENGTH, body=b"x" * 2000, expected=Content())
         # Without signature and validator nobody knows whether the rest would fit.
         self.send_whole()
         self.assert_came(fetching, Content(len(DATA)))
 
     def test_no_ranges_of_signed(self) -> None:
-        """Where the hash decides, only what is missing of it is taken."""
+        """With a signed hash, only the missing bytes of that are written."""
         fetching = self.begin_broken(LENGTH, body=DATA[:1000])
         peer = self.ask("Range: bytes=1000-")
         peer.answer("200 OK", LENGTH, body=b"x" * 1000)
@@ -82,7 +82,7 @@ class BrokenTests(FetchCase):
         self.assertTrue(is_joined(self.path))
 
     def test_nothing_lost(self) -> None:
-        """A whole that breaks off sooner than what is here ends takes nothing of that away."""
+        """If that breaks off before the first new byte, the received bytes are kept."""
         fetching = self.begin_broken(LENGTH, body=DATA[:1000])
         peer = self.ask("Range: bytes=1000-")
         peer.answer("200 OK", LENGTH, body=b"x" * 10)
@@ -93,7 +93,7 @@ class BrokenTests(FetchCase):
         self.assert_came(fetching, SIGNED)
 
     def test_passing_over_is_not_slow(self) -> None:
-        """What is sent once more counts for the rate, if for nothing else."""
+        """Bytes that are sent again count for the minimum rate."""
         size = 1_000_000
         expected = Content(size, HASHES)
         length = f"Content-Length: {size}"
@@ -112,7 +112,7 @@ class BrokenTests(FetchCase):
         self.assertEqual(self.successResultOf(fetching), expected)
 
     def test_changed(self) -> None:
-        """A file that has changed begins anew, with its own promise and its own validator."""
+        """The download of a changed file starts again, with its own promise and validator."""
         fetching = self.begin_broken(
             "Content-Length: 5000", TAG, body=bytes(10), expected=Content()
         )
@@ -124,13 +124,13 @@ class BrokenTests(FetchCase):
         self.assert_came(fetching, Content(len(DATA)))
 
     def test_weak(self) -> None:
-        """A weak validator does not say that two parts are of the same file."""
+        """A weak validator does not prove that two parts are of the same file."""
         fetching = self.begin_broken(LENGTH, 'ETag: W/"one"', body=DATA[:9], expected=Content())
         self.send_whole()
         self.assert_came(fetching, Content(len(DATA)))
 
     def test_other_part(self) -> None:
-        """What is not the rest that was asked for is not taken, and all of it is asked for."""
+        """A response that is not the requested rest is ignored, and the whole file requested."""
         for name, headers in (
             ("no range", ["Content-Length: 5"]),
             ("another start", rest(999)),
@@ -150,7 +150,7 @@ class BrokenTests(FetchCase):
                 self.path.unlink()
 
     def test_other_part_of_signed(self) -> None:
-        """So it is where the hash decides, and what is here is kept until the whole comes."""
+        """The same holds with a signed hash, and the received bytes are kept meanwhile."""
         for headers in (
             ["Content-Length: 5"],
             rest(999),
@@ -167,7 +167,7 @@ class BrokenTests(FetchCase):
                 self.path.unlink()
 
     def test_another_server(self) -> None:
-        """Servers whose files have other tags and the same bytes continue each other's parts."""
+        """Servers with other tags and the same bytes continue each other's parts."""
         fetching = self.begin_broken(LENGTH, TAG, body=DATA[:1000])
         peer = self.ask("Range: bytes=1000-")
         peer.answer("206 Partial Content", 'ETag: "two"', *rest(1000), body=DATA[1000:2000])
@@ -180,7 +180,7 @@ class BrokenTests(FetchCase):
         self.assertTrue(is_joined(self.path))
 
     def test_not_joined(self) -> None:
-        """What comes in one piece, or is known to fit, needs no hash to tell that."""
+        """A single response, or one with the same strong validator, does not count as joined."""
         fetching, _ = self.begin(LENGTH, TAG, body=DATA)
         self.assert_came(fetching, SIGNED)
         self.assertFalse(is_joined(self.path))
@@ -191,7 +191,7 @@ class BrokenTests(FetchCase):
         self.assertFalse(is_joined(self.path))
 
     def test_unasked_part(self) -> None:
-        """A part that nobody asked for is not taken either."""
+        """A part that was not requested is ignored."""
         fetching = self.fetch()
         peer = self.network.accept()
         peer.answer("206 Partial Content", *rest(1000))
@@ -202,7 +202,7 @@ class BrokenTests(FetchCase):
         self.assert_came(fetching, SIGNED)
 
     def begin_without_length(self, body: bytes) -> Deferred[Content]:
-        """Let a file whose size nobody says break off."""
+        """Break off the download of a file of unknown size."""
         fetching = self.fetch(Content())
         peer = self.network.accept()
         peer.answer("200 OK", TAG, "Transfer-Encoding: chunked")
@@ -212,13 +212,13 @@ class BrokenTests(FetchCase):
         return fetching
 
     def test_size_learnt(self) -> None:
-        """A size that was not known is learnt from the rest."""
+        """An unknown size is learnt from the rest."""
         fetching = self.begin_without_length(DATA[:1000])
         self.send_rest(1000, 'If-Range: "one"')
         self.assert_came(fetching, Content(len(DATA)))
 
     def test_nothing_missing(self) -> None:
-        """Of a file that is here already the server has no rest."""
+        """For a complete file of unknown size, the server has no rest."""
         fetching = self.begin_without_length(DATA)
         peer = self.ask("Range: bytes=3000-", 'If-Range: "one"')
         peer.answer("416 Range Not Satisfiable", "Content-Range: bytes */3000", "Content-Length: 9")
@@ -226,7 +226,7 @@ class BrokenTests(FetchCase):
         self.assert_came(fetching, Content())
 
     def test_too_much(self) -> None:
-        """A file of which the server has less than is here begins anew."""
+        """If the server has fewer bytes than the part file, the download starts again."""
         for headers in (["Content-Range: bytes */2999"], ["Content-Range: bytes */*"], []):
             with self.subTest(headers=headers):
                 fetching = self.begin_without_length(bytes(3000))

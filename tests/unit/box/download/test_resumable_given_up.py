@@ -24,10 +24,10 @@ from tests.unit.box.download.test_resumable import (
 
 
 class GivenUpTests(FetchCase):
-    """Downloads that come to no end; what came of them is kept."""
+    """Downloads that fail, or pause for long; the received bytes are kept."""
 
     def exhaust(self, fail: Callable[[], None], pauses: tuple[float, ...] = RETRY_DELAYS) -> None:
-        """Let attempt after attempt fail."""
+        """Let an attempt fail after each pause."""
         for pause in pauses:
             self.clock.advance(pause - 0.5)
             self.assertEqual(self.clock.tcpClients, [])
@@ -35,7 +35,7 @@ class GivenUpTests(FetchCase):
             fail()
 
     def test_broken_at_once(self) -> None:
-        """Before the first byte a server has as many attempts as after it."""
+        """There are as many attempts before the first byte as after it."""
         fetching, peer = self.begin(LENGTH, TAG)
         peer.reset()
 
@@ -48,7 +48,7 @@ class GivenUpTests(FetchCase):
         self.assertIn("nothing came after the first 0 bytes", self.failure(fetching))
 
     def test_unreachable(self) -> None:
-        """A server that is gone, and does not come back, is named in the end."""
+        """A server that stays unreachable is named in the error."""
         fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
         peer.reset()
         self.exhaust(self.network.refuse)
@@ -56,7 +56,7 @@ class GivenUpTests(FetchCase):
         self.assertEqual(self.path.read_bytes(), DATA[:1000])
 
     def test_nothing_new(self) -> None:
-        """Neither does a server help that breaks off where it did before."""
+        """A server that always breaks off at the same byte is given up too."""
 
         def fail() -> None:
             peer = self.network.accept()
@@ -72,7 +72,7 @@ class GivenUpTests(FetchCase):
         )
 
     def test_in_a_row(self) -> None:
-        """One byte more begins the count anew."""
+        """One more byte resets the count of attempts."""
         fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
         peer.reset()
         self.exhaust(self.network.refuse, RETRY_DELAYS[:-1])
@@ -90,7 +90,7 @@ class GivenUpTests(FetchCase):
         self.assertFalse(peer.open)
 
     def test_busy(self) -> None:
-        """A server that asks for patience gets it, before the first byte and after it."""
+        """`Retry-After` is respected, before the first byte and after it."""
         for come in (0, 1000):
             with self.subTest(come=come):
                 fetching = self.fetch()
@@ -115,7 +115,7 @@ class GivenUpTests(FetchCase):
                 self.path.unlink()
 
     def test_busy_too_long(self) -> None:
-        """One that wants to be left alone for long is; the caller is told for how long."""
+        """A long `Retry-After` is not waited for, but returned to the caller."""
         for earlier in (False, True):
             with self.subTest(earlier=earlier):
                 if earlier:
@@ -128,7 +128,7 @@ class GivenUpTests(FetchCase):
                 self.assertEqual(self.path.exists(), earlier)
 
     def test_busy_for_an_hour(self) -> None:
-        """One that goes on asking for patience gets an hour of it, and not many requests."""
+        """A server that keeps sending `Retry-After` is given up after an hour."""
         fetching, began, asked = self.fetch(), self.clock.seconds(), 0
         while not fetching.called:
             self.turn_away("Retry-After: 0")
@@ -141,7 +141,7 @@ class GivenUpTests(FetchCase):
         self.assertGreater(asked, 110)
 
     def test_slow_after_a_pause(self) -> None:
-        """The time for which the server asked does not count as time without bytes."""
+        """A pause that the server asked for does not lower the rate."""
         size = 10**6
         fetching, peer = self.begin(f"Content-Length: {size}", expected=Content(size, HASHES))
         peer.send(bytes(1000))
@@ -157,7 +157,7 @@ class GivenUpTests(FetchCase):
         self.failureResultOf(fetching, CancelledError)
 
     def test_passing(self) -> None:
-        """Whatever a proxy or a network says for a while, the download goes on after it."""
+        """A temporary response of a proxy or a network does not end the download."""
         page = b"<p>Please log in.</p>"
         length = f"Content-Length: {len(page)}"
         html = "Content-Type: text/html; charset=utf-8"
@@ -197,7 +197,7 @@ class GivenUpTests(FetchCase):
                     self.path.unlink()
 
     def test_passing_unsigned(self) -> None:
-        """A page is no archive either where nobody knows how long that is."""
+        """A web page is refused even if the size of the archive is unknown."""
         for come in (0, 1000):
             with self.subTest(come=come):
                 if come:
@@ -214,7 +214,7 @@ class GivenUpTests(FetchCase):
                 self.path.unlink()
 
     def test_long_page(self) -> None:
-        """A page of unknown length may be longer than what is here, or than the archive."""
+        """A page of unknown length is refused, whatever its length turns out to be."""
         for size in (1500, 2999, 3001):
             with self.subTest(size=size):
                 self.interrupt(LENGTH, TAG)
@@ -232,7 +232,7 @@ class GivenUpTests(FetchCase):
                 self.path.unlink()
 
     def test_whole_without_length(self) -> None:
-        """Of the whole that a server sends without its length, only what is missing is taken."""
+        """Of a complete response without a length, only the missing bytes are written."""
         self.interrupt(LENGTH, TAG)
         fetching = self.fetch()
         peer = self.network.accept()
@@ -244,7 +244,7 @@ class GivenUpTests(FetchCase):
         self.assertTrue(is_joined(self.path))
 
     def test_gone(self) -> None:
-        """A file that is gone is not asked for again."""
+        """A file that is gone is not requested again."""
         for status in ("404 Not Found", "410 Gone"):
             with self.subTest(status=status):
                 self.path.unlink(missing_ok=True)
@@ -253,7 +253,7 @@ class GivenUpTests(FetchCase):
                 self.assertIn(f"when asked for {URL}", self.failure(fetching, ServerFailed))
 
     def test_too_long_in_all(self) -> None:
-        """All the attempts together have a limit."""
+        """All attempts together have a time limit."""
         size = 100 * 1000 * 1000
         expected = Content(size, HASHES)
         fetching, peer = self.begin(f"Content-Length: {size}", expected=expected)
@@ -277,7 +277,7 @@ class GivenUpTests(FetchCase):
         self.assertGreater(self.path.stat().st_size, 10**7)
 
     def test_too_long_in_a_pause(self) -> None:
-        """The limit also ends a pause."""
+        """The time limit also ends a pause."""
         self.patch(module, "MAX_DURATION", 90)
         fetching = self.begin_broken(LENGTH, TAG, body=DATA[:1000])
         self.network.accept().answer("503 Service Unavailable", "Retry-After: 60")
@@ -289,7 +289,7 @@ class GivenUpTests(FetchCase):
         self.assertIn("The download took more than", self.failure(fetching))
 
     def test_too_slow(self) -> None:
-        """A byte now and then does not keep a download alive; a slow line does."""
+        """A download that is slower than the minimum rate fails, and a faster one does not."""
         expected = Content(10**8, HASHES)
         fetching, peer = self.begin(expected=expected)
         for _ in range(12):
@@ -307,12 +307,12 @@ class GivenUpTests(FetchCase):
         self.assertEqual(self.path.stat().st_size, 99_000 * 12)
 
     def test_cancelled(self) -> None:
-        """A download can be given up at any time; what came of it is kept for the next."""
+        """A download can be cancelled at any time, and the received bytes are kept."""
         self.interrupt(LENGTH, TAG)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled_between(self) -> None:
-        """So it is before an answer, and in a pause."""
+        """It can also be cancelled before the response, and in a pause."""
         fetching = self.fetch()
         peer = self.network.accept()
         fetching.cancel()

@@ -1,4 +1,4 @@
-"""A download takes no more than it may, and than there is room for."""
+"""A download is limited in size, and by the room on the disk."""
 
 import errno
 import os
@@ -25,10 +25,10 @@ from tests.unit.box.download.test_resumable import (
 
 
 class LimitTests(FetchCase):
-    """More than there may be, or than there is room for."""
+    """Files that are too large, and disks that are too full."""
 
     def test_announced(self) -> None:
-        """What is too large is not even begun."""
+        """A file that is announced as too large is not downloaded."""
         fetching = self.fetch(Content(), limit=1000)
         peer = self.network.accept()
         peer.answer("200 OK", LENGTH)
@@ -37,11 +37,11 @@ class LimitTests(FetchCase):
         self.assert_nothing_left()
 
     def test_expected(self) -> None:
-        """Nor is it even asked for, when that is known before."""
+        """It is not even requested if its size is known before."""
         self.assertIn("at most 1000", self.failure(self.fetch(limit=1000)))
 
     def test_sent(self) -> None:
-        """What was not announced is taken up to the limit, and removed."""
+        """Without an announced size, the download fails at the limit, and is removed."""
         fetching = self.fetch(Content(), limit=1000)
         peer = self.network.accept()
         peer.answer("200 OK", body=bytes(1000))
@@ -52,7 +52,7 @@ class LimitTests(FetchCase):
         self.assert_nothing_left()
 
     def test_sent_of_signed(self) -> None:
-        """So it is up to the signed size; what is longer is something else."""
+        """A response longer than the signed size is not the file."""
         fetching = self.fetch()
         peer = self.network.accept()
         peer.answer("200 OK", body=bytes(3000))
@@ -64,7 +64,7 @@ class LimitTests(FetchCase):
         self.failureResultOf(fetching, CancelledError)
 
     def test_rest_too_long(self) -> None:
-        """With what came before, the rest stays within the limit too."""
+        """The limit applies to the rest together with the earlier bytes."""
         self.interrupt(LENGTH, TAG)
         fetching = self.fetch()
         peer = self.ask("Range: bytes=1000-")
@@ -76,7 +76,7 @@ class LimitTests(FetchCase):
         self.failureResultOf(fetching, CancelledError)
 
     def test_another_size(self) -> None:
-        """A server that goes on having a file of another size does not have this one."""
+        """A server that keeps sending a file of another size is given up."""
         fetching, peer = self.begin("Content-Length: 2999")
         for pause in RETRY_DELAYS[1:]:
             self.assertFalse(peer.open)
@@ -90,14 +90,14 @@ class LimitTests(FetchCase):
         self.assert_nothing_left()
 
     def test_no_room(self) -> None:
-        """Without room for all of it nothing is begun, and the sentence says how much it takes."""
+        """Without room for the file nothing is requested; the error says how much is needed."""
         self.patch(module, "RESERVE", 10**18)
         fetching = self.fetch(Content(5_000_000, HASHES))
         sentence = self.failure(fetching, NoRoom)
         self.assertIn("needs 1000000000005.0 MB free", sentence)
 
     def test_no_room_then(self) -> None:
-        """It may be the server who says how much it is."""
+        """The size may come from the server."""
         fetching = self.fetch(Content())
         self.patch(module, "RESERVE", 10**18)
         peer = self.network.accept()
@@ -107,7 +107,7 @@ class LimitTests(FetchCase):
         self.assert_nothing_left()
 
     def test_room_for_the_rest(self) -> None:
-        """What is here already needs no more room."""
+        """The bytes that are already on the disk need no more room."""
         self.interrupt(LENGTH, TAG)
         free = self.statvfs(2000)
         self.patch(module, "RESERVE", 0)
@@ -139,7 +139,7 @@ class LimitTests(FetchCase):
         return change
 
     def test_room_goes(self) -> None:
-        """The reserve stays free, though the server did not say how much would come."""
+        """The reserve stays free even if the size is unknown."""
         fetching = self.fetch(Content())
         peer = self.network.accept()
         peer.answer("200 OK", body=bytes(1000))
@@ -153,7 +153,7 @@ class LimitTests(FetchCase):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def test_disk_full(self) -> None:
-        """What came before the disk was full is removed again: some disks tell late."""
+        """When the disk is full, the received bytes are removed: some disks report it late."""
         for call in ("write", "fdatasync"):
             with self.subTest(call=call):
                 fetching, peer = self.begin(LENGTH, TAG)
@@ -164,7 +164,7 @@ class LimitTests(FetchCase):
                 self.assert_nothing_left()
 
     def test_disk_full_at_a_piece(self) -> None:
-        """So it is when a piece cannot even be noted; its connection does not stay behind."""
+        """The same holds if joining cannot be recorded; the connection is closed."""
         for headers in (["Content-Length: 2000", "Content-Range: bytes 1000-2999/3000"], []):
             with self.subTest(headers=headers):
                 self.interrupt(LENGTH, TAG)
@@ -178,7 +178,7 @@ class LimitTests(FetchCase):
                 self.assert_nothing_left()
 
     def test_disk_full_at_the_end(self) -> None:
-        """So it is when that comes out as a download is given up."""
+        """The same holds if the disk is found full when a download is cancelled."""
         fetching, _ = self.begin(LENGTH, TAG, body=DATA[:1000])
         patched = self.patch(os, "fdatasync", self.full)
         fetching.cancel()
@@ -187,7 +187,7 @@ class LimitTests(FetchCase):
         self.assert_nothing_left()
 
     def test_disk_fails(self) -> None:
-        """When the file cannot even be made, the connection does not stay behind."""
+        """If the file cannot be created, the connection is closed."""
         fetching = self.fetch()
         self.path.mkdir()
         peer = self.network.accept()
@@ -196,7 +196,7 @@ class LimitTests(FetchCase):
         self.assertFalse(peer.open)
 
     def test_paced(self) -> None:
-        """The server pauses while the disk takes in what came."""
+        """The server is paused while the received bytes are synced."""
         threads: list[Deferred[Any]] = []
 
         def in_thread(function: Callable[..., Any], *args: Any) -> Deferred[Any]:

@@ -1,4 +1,4 @@
-"""A release is healthy when its services run on, and its own script says so."""
+"""A release is healthy if its services keep running, and its own script succeeds."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from tests.helpers.box_fakes import NEW, Children, ChildrenCase
 
 @frozen
 class System(ProcessRunner):
-    """A box whose systemd and scripts answer as the test says."""
+    """A box whose systemd and scripts are played by the test."""
 
     #: The state and the run of each service.
     services: dict[str, tuple[str, str]] = Factory(dict)
@@ -73,10 +73,10 @@ class HealthCase(SynchronousTestCase):
 
 
 class RequireTests(HealthCase):
-    """What is required, and for how long."""
+    """The conditions of a healthy release, and their duration."""
 
     def test_healthy(self) -> None:
-        """All services are active for as long as they must, and the script says so twice."""
+        """All services stay active for the whole time, and the script succeeds twice."""
         self.system.verdicts[:] = [ProcessResult(0), ProcessResult(0)]
         judging = self.judge()
         self.pass_by(59)
@@ -89,20 +89,20 @@ class RequireTests(HealthCase):
         )
 
     def test_no_time_to_settle(self) -> None:
-        """Where it need not hold for a while one look is enough."""
+        """Without a time to settle, one check is enough."""
         self.health = self.make(settle=0)
         self.system.verdicts[:] = [ProcessResult(0)]
         self.assertIsNone(self.successResultOf(self.judge()))
 
     def test_no_script(self) -> None:
-        """A release without a script is judged by its services."""
+        """A release without a script is checked by its services alone."""
         (self.folder / "verify_update.sh").unlink()
         judging = self.judge()
         self.pass_by(60)
         self.assertIsNone(self.successResultOf(judging))
 
     def test_slow_start(self) -> None:
-        """A service may take its time to start; it has to hold from then on."""
+        """A service may start late, and must stay active from then on."""
         self.system.verdicts[:] = [ProcessResult(0), ProcessResult(0)]
         self.system.services["mauka"] = ("activating", "first")
         judging = self.judge()
@@ -127,7 +127,7 @@ class RequireTests(HealthCase):
             self.assert_sick(judging, what)
 
     def test_busy_machine(self) -> None:
-        """A machine without descriptors, memory or processes says nothing about the release."""
+        """A shortage of descriptors, memory or processes is not the release's fault."""
         for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
             self.patch(System, "run", self.refuse(OSError(number, os.strerror(number))))
             judging = self.judge(self.clock.seconds() + 600)
@@ -135,7 +135,7 @@ class RequireTests(HealthCase):
             self.assertEqual(self.failureResultOf(judging, OSError).value.errno, number)
 
     def test_busy_systemctl(self) -> None:
-        """The same holds where systemctl is what could not do its work."""
+        """The same holds if systemctl reports the shortage."""
         said = ProcessResult(1, "Failed to fork: Resource temporarily unavailable\n")
         self.patch(System, "run", lambda *_, **__: succeed(said))
         judging = self.judge()
@@ -143,7 +143,7 @@ class RequireTests(HealthCase):
         self.assertIn("exit status 1", str(self.failureResultOf(judging, OSError).value))
 
     def test_busy_for_a_while(self) -> None:
-        """It is asked again, and judged when the machine has time."""
+        """The check is repeated until the machine has time."""
         self.system.verdicts[:] = [ProcessResult(0), ProcessResult(0)]
         busy = self.patch(System, "run", self.refuse(OSError(errno.EMFILE, "Too many open files")))
         judging = self.judge()
@@ -159,7 +159,7 @@ class RequireTests(HealthCase):
         return run
 
     def test_crash_loop(self) -> None:
-        """A service that is active at each look, but never the same for long, is not healthy."""
+        """A service that is active at each check, but restarts between them, is not healthy."""
         self.system.verdicts[:] = [ProcessResult(0)] * 1000
         judging = self.judge()
         for number in range(700):
@@ -168,28 +168,28 @@ class RequireTests(HealthCase):
         self.assert_sick(judging, "a service was started again")
 
     def test_script(self) -> None:
-        """What the script says last is told."""
+        """The error has the last line of the script."""
         self.system.verdicts[:] = [ProcessResult(1, "Looking.\nThere is no voltage.\n")] * 1000
         judging = self.judge()
         self.pass_by(600)
         self.assert_sick(judging, "verify_update.sh ended with exit status 1: There is no voltage")
 
     def test_script_later(self) -> None:
-        """What was healthy at first has to be so in the end."""
+        """A release that is healthy at first must be so in the end."""
         self.system.verdicts[:] = [ProcessResult(0), ProcessResult(-9, "", timed_out=True)]
         judging = self.judge(30)
         self.pass_by(60)
         self.assert_sick(judging, "verify_update.sh took too long and was ended")
 
     def test_too_late(self) -> None:
-        """After the deadline there is one look, and no more."""
+        """After the deadline there is only one check."""
         self.system.verdicts[:] = [ProcessResult(1)]
         self.clock.advance(700)
         self.assert_sick(self.judge(), "verify_update.sh ended with exit status 1")
 
 
 class ScriptsTests(ChildrenCase):
-    """How the scripts of a release are run where systemd does not."""
+    """The scripts of a release without systemd."""
 
     def run_script(self, text: str, **options: Any) -> Deferred[ProcessResult]:
         script = self.root / "script.sh"
@@ -204,7 +204,7 @@ class ScriptsTests(ChildrenCase):
         return scripts.run("opq-test", [str(script)], self.root, NEW, 30, **options)
 
     async def test_surroundings(self) -> None:
-        """It has no input, its folder, and what it may rely on."""
+        """A script has no input, runs in its folder, and has the promised environment."""
         ended = await self.run_script("cat; pwd; echo $OPQ_VERSION $OPQ_PREFIX $OPQ_REBOOT")
         self.assertEqual(
             ended.output.splitlines(),
@@ -212,7 +212,7 @@ class ScriptsTests(ChildrenCase):
         )
 
     async def test_log(self) -> None:
-        """Its output is appended to a log."""
+        """The output of a script is appended to a log."""
         log = self.root / "log"
         log.write_text("before\n")
         ended = await self.run_script("echo out; echo error >&2; exit 3", log=log)
@@ -228,7 +228,7 @@ class ScriptsTests(ChildrenCase):
 
 
 class UnitTests(SynchronousTestCase):
-    """What systemd is asked for."""
+    """The commands for systemd."""
 
     def asked(self, run: Callable[[TransientUnits], object], agent: str | None = None) -> list[str]:
         asked: list[list[str]] = []
@@ -251,7 +251,7 @@ class UnitTests(SynchronousTestCase):
         return asked[0]
 
     def test_unit(self) -> None:
-        """A unit with a name, limits, and an agent that is started again when it was stopped."""
+        """A script runs in a unit with a name and limits, which starts the agent again."""
         argv = self.asked(
             lambda scripts: scripts.run(
                 "opq-box-install", ["sh", "-c", 'echo "$1"'], Path("/new"), NEW, 9, Path("/log")
@@ -274,7 +274,7 @@ class UnitTests(SynchronousTestCase):
             self.assertIn(option, argv)
 
     def test_running(self) -> None:
-        """Whether it runs is asked of systemd."""
+        """systemd tells whether a unit runs."""
         argv = self.asked(lambda scripts: Deferred.fromCoroutine(scripts.is_running("opq-x")))
         self.assertEqual(
             argv, ["systemctl", "show", "--property=ActiveState", "--value", "opq-x.service"]

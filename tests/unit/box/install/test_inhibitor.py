@@ -1,4 +1,4 @@
-"""How long an installation waits for a measurement."""
+"""The wait of an installation for a measurement."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ SENTENCE = "Waiting for a measurement to end; the update goes on by 14:30 at the
 
 
 class InhibitorTests(SynchronousTestCase):
-    """A file that the test holds."""
+    """A file of the test."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -53,7 +53,7 @@ class InhibitorTests(SynchronousTestCase):
         self.assert_free()
 
     def test_held(self) -> None:
-        """While the file is there it waits, says so once, and looks every few seconds."""
+        """While the file exists, the update waits, reports once, and checks every few seconds."""
         self.path.touch()
         asked = self.ask()
         for _ in range(20):
@@ -70,14 +70,14 @@ class InhibitorTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_latest(self) -> None:
-        """The time that it names is never sooner than it goes on."""
+        """The reported time is never earlier than the end of the wait."""
         self.clock.advance(2)
         self.path.touch()
         self.ask()
         self.assertEqual(self.said, [SENTENCE.replace("14:30", "14:31")])
 
     def test_forgotten(self) -> None:
-        """A file that stays holds nothing back for ever, and the log tells."""
+        """A file that stays does not prevent updates for ever, and this is logged."""
         said = logged(self)
         self.path.touch()
         asked = self.ask()
@@ -89,7 +89,7 @@ class InhibitorTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_same_update(self) -> None:
-        """The time counts from when an update asked first, held or not; the next has its own."""
+        """The time counts from the first call of an update; the next update has its own."""
         self.successResultOf(self.ask())
         self.path.touch()
         self.clock.advance(MAX_WAIT - 7)
@@ -103,7 +103,7 @@ class InhibitorTests(SynchronousTestCase):
         self.assertNoResult(self.ask(SECOND))
 
     def test_cancelled(self) -> None:
-        """It can be cancelled, and leaves nothing."""
+        """The wait can be cancelled, and leaves nothing behind."""
         self.path.touch()
         asked = self.ask()
         self.clock.advance(7)
@@ -112,22 +112,22 @@ class InhibitorTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_link(self) -> None:
-        """A link holds, wherever it leads."""
+        """A link counts, wherever it leads."""
         self.path.symlink_to(self.folder / "nowhere")
         self.assert_held()
 
     def test_circle(self) -> None:
-        """So does one that leads to itself."""
+        """A link to itself counts."""
         self.path.symlink_to(self.path)
         self.assert_held()
 
     def test_folder(self) -> None:
-        """A folder of that name holds as well."""
+        """A folder of that name counts."""
         self.path.mkdir()
         self.assert_held()
 
     def test_no_folder(self) -> None:
-        """Nothing holds in a folder that is not there, or is none."""
+        """A path in a missing folder, or in a file, does not count."""
         self.make(self.folder / "nowhere" / "inhibit-update")
         self.assert_free()
         self.path.touch()
@@ -135,7 +135,7 @@ class InhibitorTests(SynchronousTestCase):
         self.assert_free()
 
     def test_unreadable(self) -> None:
-        """Where nobody can look, nothing holds: an update must come through on a broken box."""
+        """A path in an unreadable folder does not count: a broken box must be updated."""
         circle = self.folder / "circle"
         circle.symlink_to(circle)
         self.make(circle / "inhibit-update")

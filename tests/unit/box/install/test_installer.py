@@ -1,4 +1,4 @@
-"""`install_update.sh` is run, its output and status are kept, and the box is asked to reboot."""
+"""`install_update.sh` is run, its output and status are kept, and the box reboots."""
 
 import errno
 import fcntl
@@ -44,7 +44,7 @@ class InstallerCase(ChildrenCase):
         return Deferred.fromCoroutine(self.installer.install(self.folder, NEW, rolling_back))
 
     def listen(self, name: str) -> Ear:
-        """Listen to what scripts write to a FIFO."""
+        """Listen to a FIFO to which scripts write."""
         ear = Ear(self.root / name)
         self.addCleanup(ear.close)
         return ear
@@ -59,7 +59,7 @@ class InstallerCase(ChildrenCase):
 
 
 class InstallTests(InstallerCase):
-    """What becomes of a script."""
+    """The outcomes of a script."""
 
     async def test_success(self) -> None:
         """A script that succeeds leaves its output in the log, and its status in a file."""
@@ -68,7 +68,7 @@ class InstallTests(InstallerCase):
         self.assertEqual(self.status(), "0\n")
 
     async def test_surroundings(self) -> None:
-        """It runs in its folder, knows the release and the folders, and has no input."""
+        """A script runs in its folder, with the promised environment, and has no input."""
         self.patch(os, "environ", {**os.environ, "OPQ_SYSTEMD": "no", "SECRET": "x"})
         await self.install("pwd; cat; env")
         first, *lines = self.log.read_text().splitlines()
@@ -88,12 +88,12 @@ class InstallTests(InstallerCase):
         self.assertNotIn("SECRET", environment)
 
     async def test_session(self) -> None:
-        """It has a session of its own, which the agent's end does not reach."""
+        """A script has a session of its own, so that it survives the agent."""
         await self.install("cut -d ' ' -f 6 /proc/$$/stat")
         self.assertNotEqual(int(self.log.read_text()), os.getsid(0))
 
     async def test_failure(self) -> None:
-        """A script that fails says so, and where to read what it said."""
+        """The error of a failed script has its status, and the path of its log."""
         sentence = await self.failure(self.install("echo no tape; exit 7"))
         self.assertEqual(
             sentence,
@@ -103,17 +103,17 @@ class InstallTests(InstallerCase):
         self.assertEqual(self.log.read_text(), "no tape\n")
 
     async def test_not_executable(self) -> None:
-        """A script that may not be run is a failed install; the log has the reason."""
+        """A script that is not executable is a failed install; the log has the reason."""
         self.assertIn("exit status 126", await self.failure(self.install("", mode=0o644)))
         self.assertIn("ermission denied", self.log.read_text())
 
     async def test_missing(self) -> None:
-        """So is one that is not there."""
+        """A missing script is a failed install."""
         running = Deferred.fromCoroutine(self.installer.install(self.folder, NEW))
         self.assertIn("exit status 127", await self.failure(running))
 
     async def test_no_folder(self) -> None:
-        """Without its folder it does not run, and is not to blame."""
+        """Without its folder, a script does not run, and is not to blame."""
         running = Deferred.fromCoroutine(self.installer.install(self.root / "gone", NEW))
         sentence = await self.failure(running, NotStarted)
         self.assertEqual(
@@ -123,12 +123,12 @@ class InstallTests(InstallerCase):
         )
 
     async def test_lock_removed(self) -> None:
-        """A script that removes the lock did run, and is to blame."""
+        """A script that removes the lock has run, and is to blame."""
         script = f"rm {self.state_dir}/install.lock; exit 3"
         self.assertIn("exit status 3", await self.failure(self.install(script)))
 
     async def test_no_process(self) -> None:
-        """A machine that has no process for it is busy, and its release is not to blame."""
+        """If no process can be created, the release is not to blame."""
 
         def spawn(*args: Any, **kwargs: Any) -> None:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -140,7 +140,7 @@ class InstallTests(InstallerCase):
         )
 
     async def test_too_busy_to_tell(self) -> None:
-        """How a script ended is asked again when there is no descriptor to learn it by."""
+        """The status of a script is read again if there was no descriptor for it."""
         await self.install("exit 0")
 
         def refuse(*args: Any, **kwargs: Any) -> int:
@@ -157,7 +157,7 @@ class InstallTests(InstallerCase):
         self.assertEqual(self.successResultOf(waiting), 0)
 
     async def test_shortage(self) -> None:
-        """What the box was short of stands in the last lines that a script wrote."""
+        """A shortage is found in the last lines of the script's output."""
         for said, shortage in (
             ("sh: 3: Cannot fork", "Cannot fork"),
             ("bash: fork: Resource temporarily unavailable", "Resource temporarily unavailable"),
@@ -170,7 +170,7 @@ class InstallTests(InstallerCase):
                 self.assertEqual(self.installer.shortage, expected)
 
     async def test_hangs(self) -> None:
-        """A script that hangs, and does not heed SIGTERM, is killed with all its children."""
+        """A script that ignores SIGTERM after its timeout is killed with all its children."""
         group = self.listen("group")
         hang = f"exec 9>{self.root}/group; sleep 1000 & echo >&9; sleep 1000"
         running = self.install(f"trap '' TERM; {hang}")
@@ -196,13 +196,13 @@ class InstallTests(InstallerCase):
         self.assertEqual(logs, {name: "6", **expected})
 
     async def test_rolling_back(self) -> None:
-        """What a bad release said is still in the log when the box has gone back from it."""
+        """After a rollback, the log still has the output of the failed release."""
         await self.failure(self.install("echo no tape; exit 7"))
         await self.install("echo good", rolling_back=True)
         self.assertEqual(self.log.read_text(), f"no tape\n\nGoing back to release {NEW}:\ngood\n")
 
     async def test_log_elsewhere(self) -> None:
-        """Where the log cannot be written, the output is kept with the agent's state."""
+        """If the log cannot be written, the output is kept in the state directory."""
         self.log.parent.write_text("This is no folder.")
         log = self.state_dir / "box_update.log"
         sentence = await self.failure(self.install("echo no tape; exit 7"))
@@ -210,7 +210,7 @@ class InstallTests(InstallerCase):
         self.assertEqual(log.read_text(), "no tape\n")
 
     async def test_log_full(self) -> None:
-        """A disk that takes the name of a log, and no content, is no place for it."""
+        """The log is not put on a disk that can create files but not write them."""
         make = tempfile.TemporaryFile
 
         def fill(dir: Path, buffering: int) -> Any:
@@ -224,7 +224,7 @@ class InstallTests(InstallerCase):
         self.assertFalse(self.log.exists())
 
     async def test_box_at_fault(self) -> None:
-        """A script may say that the box is at fault, and what to do."""
+        """A script may blame the box, and say what to do."""
         for said, reason in (
             ("install_update.sh: make room.", "make room."),
             ("Make room.\n\n", "Make room."),
@@ -238,7 +238,7 @@ class InstallTests(InstallerCase):
 
 
 class UnitTests(InstallerCase):
-    """It is the script that counts, whatever becomes of what starts it for the agent."""
+    """The outcome of the script counts, even if systemd-run fails."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -254,13 +254,13 @@ class UnitTests(InstallerCase):
         return Installer(programs, units, config)
 
     def tool(self, name: str, script: str) -> None:
-        """Play a program of systemd's."""
+        """Play a program of systemd."""
         path = self.root / "tools" / name
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
     def systemd_run(self, last: str) -> None:
-        """Play it, up to what it runs."""
+        """Play systemd-run, up to the command that it runs."""
         self.tool(
             "systemd-run",
             f"""while [ "$1" != -- ]; do shift; done; shift; cd {self.folder}
@@ -269,13 +269,13 @@ class UnitTests(InstallerCase):
         )
 
     async def test_lost_sight(self) -> None:
-        """A script that went well has, though systemd-run did not see it."""
+        """A script has succeeded even if systemd-run fails."""
         self.systemd_run('"$@"; exit 1')
         await self.install("exit 0")
         self.assertEqual(self.status(), "0\n")
 
     async def test_goes_on(self) -> None:
-        """One that still runs when systemd-run fails is waited for."""
+        """A script that still runs when systemd-run fails is waited for."""
         gate, begun = Gate(self.root / "gate"), self.listen("begun")
         self.addCleanup(gate.close)
         self.systemd_run('"$@" & exit 1')
@@ -291,12 +291,12 @@ class UnitTests(InstallerCase):
         await running
 
     async def test_fails(self) -> None:
-        """One that fails has failed."""
+        """A script that fails has failed."""
         self.systemd_run('"$@"')
         self.assertIn("exit status 7", await self.failure(self.install("exit 7")))
 
     async def test_not_started(self) -> None:
-        """A release whose script systemd-run could not start is not to blame."""
+        """If systemd-run cannot start the script, the release is not to blame."""
         self.tool("systemd-run", "echo Failed to connect to bus: Connection refused; exit 1")
         sentence = await self.failure(self.install("exit 0"), NotStarted)
         self.assertEqual(
@@ -306,7 +306,7 @@ class UnitTests(InstallerCase):
 
 
 class OutliveTests(InstallerCase):
-    """A script that goes on when the agent does not."""
+    """A script that continues when the agent ends."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -314,7 +314,7 @@ class OutliveTests(InstallerCase):
         self.addCleanup(self.gate.close)
 
     async def leave(self, script: str) -> None:
-        """Start a script that waits at the gate, and let the agent stop meanwhile."""
+        """Start a script that waits at the gate, and stop the agent meanwhile."""
         self.children = Children()
         self.installer = self.make()
         (self.root / "begun").unlink(missing_ok=True)
@@ -325,7 +325,7 @@ class OutliveTests(InstallerCase):
         self.failureResultOf(running, CancelledError)
 
     async def test_survives(self) -> None:
-        """The next agent waits for it, and learns its status."""
+        """The next agent waits for the script, and learns its status."""
         for status in (0, 7):
             with self.subTest(status=status):
                 await self.leave(f"echo survived; exit {status}")
@@ -339,7 +339,7 @@ class OutliveTests(InstallerCase):
                 self.assertEqual(self.log.read_text(), "survived\n")
 
     async def test_wait_ends(self) -> None:
-        """The next agent does not wait for ever: it ends the script, and says so."""
+        """The next agent stops a script that takes too long, and reports that."""
         await self.leave("exit 0")
         waiting = Deferred.fromCoroutine(self.make().wait())
         self.clock.pump([1] * 60)
@@ -347,7 +347,7 @@ class OutliveTests(InstallerCase):
         await self.children.wait("ended")
 
     async def test_one_at_a_time(self) -> None:
-        """Another run of the script waits until the one that survived has ended."""
+        """Another run of the script waits for the end of the surviving one."""
         await self.leave(f"echo first >>{self.root}/order")
         first, self.children = self.children, Children()
         self.installer = self.make()
@@ -359,7 +359,7 @@ class OutliveTests(InstallerCase):
         self.assertEqual((self.root / "order").read_text(), "first\nsecond\n")
 
     async def test_daemons(self) -> None:
-        """A daemon that the script starts is no script that still runs."""
+        """A daemon that the script has started does not count as the script."""
         daemon = self.listen("daemon")
         run = f"setsid sh -c 'exec 9>{self.root}/daemon; echo >&9; {self.gate.wait}'"
         await self.install(f"{run} >/dev/null 2>&1 &")
@@ -369,7 +369,7 @@ class OutliveTests(InstallerCase):
         await daemon.ended
 
     async def test_power_cut(self) -> None:
-        """A script that went with the power left no status, or none that can be read."""
+        """After a power cut, there is no status, or an unreadable one."""
         for left in (None, "", "garbage"):
             with self.subTest(left=left):
                 if left is not None:
@@ -378,13 +378,13 @@ class OutliveTests(InstallerCase):
                 self.assertIsNone(self.successResultOf(waiting))
 
     async def test_killed(self) -> None:
-        """A script that was killed with its shell left no status either."""
+        """A script that was killed with its shell leaves no status."""
         await self.failure(self.install("kill -KILL 0"))
         waiting = Deferred.fromCoroutine(self.make().wait())
         self.assertIsNone(self.successResultOf(waiting))
 
     async def test_forget(self) -> None:
-        """The status of an earlier install is not taken for the next one's."""
+        """The status of an earlier install does not count for the next one."""
         await self.install("exit 0")
         self.installer.forget()
         waiting = Deferred.fromCoroutine(self.installer.wait())
@@ -393,7 +393,7 @@ class OutliveTests(InstallerCase):
 
 
 class RebootTests(InstallerCase):
-    """How the box is asked to reboot."""
+    """The reboot of the box."""
 
     def reboot(self, *command: str) -> Deferred[None]:
         return Deferred.fromCoroutine(self.make(reboot_command=command).reboot())
@@ -404,20 +404,20 @@ class RebootTests(InstallerCase):
         self.assertEqual((self.root / "asked").read_text(), "now\n")
 
     async def test_refused(self) -> None:
-        """A command that fails is told, with what it said and what to do."""
+        """The error of a failed command has its output, and advice."""
         sentence = await self.failure(
             self.reboot("sh", "-c", "echo inhibited >&2; exit 1"), RebootFailed
         )
         self.assertIn("ended with exit status 1. Reboot the box by hand. inhibited", sentence)
 
     async def test_missing(self) -> None:
-        """A command that is not there fails like another."""
+        """A missing command is an error."""
         sentence = await self.failure(self.reboot("/nonexistent/reboot"), RebootFailed)
         self.assertIn("The reboot command /nonexistent/reboot ended", sentence)
         self.assertIn("Reboot the box by hand.", sentence)
 
     async def test_hangs(self) -> None:
-        """A command that hangs is ended, and told."""
+        """A command that hangs is ended, and is an error."""
         running = self.reboot("sh", "-c", "echo; sleep 1000")
         await self.children.wait("said")
         self.clock.advance(120)

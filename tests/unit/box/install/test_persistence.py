@@ -1,4 +1,4 @@
-"""Which file systems forget what is written on them."""
+"""The file systems that lose their files at a restart."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ OVERLAY = (
 
 
 class ForgottenTests(SynchronousTestCase):
-    """A path under different tables of mounts."""
+    """A path with different tables of mounts."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -29,30 +29,30 @@ class ForgottenTests(SynchronousTestCase):
         return is_forgotten(self.path, self.mounts, self.command_line)
 
     def test_card(self) -> None:
-        """A card forgets nothing."""
+        """A card keeps its files."""
         self.assertFalse(self.is_forgotten(CARD.format("/")))
 
     def test_overlay_in_memory(self) -> None:
-        """An overlay forgets what it keeps in memory."""
+        """An overlay loses the changes that it stores in memory."""
         upper = "/media/root-rw"
         overlay = OVERLAY.format("/", upper, upper)
         self.assertTrue(self.is_forgotten(CARD.format("/"), overlay, MEMORY.format(upper)))
 
     def test_space_in_name(self) -> None:
-        """Names with spaces are escaped in the table."""
+        """Names with spaces are decoded."""
         upper = r"/media/root\040rw"
         overlay = OVERLAY.format("/", upper, upper)
         self.assertTrue(self.is_forgotten(overlay, MEMORY.format(upper)))
 
     def test_overlay_on_card(self) -> None:
-        """An overlay whose changes are on the card remembers them."""
+        """An overlay keeps the changes that it stores on the card."""
         overlay = OVERLAY.format("/", "/data", "/data")
         self.assertFalse(
             self.is_forgotten(overlay, CARD.format("/data"), booted_with="overlayroot=/dev/sda1")
         )
 
     def test_overlay_on_overlay(self) -> None:
-        """What an overlay keeps in another one in memory is forgotten, too."""
+        """An overlay loses the changes that it stores in another overlay in memory."""
         self.assertTrue(
             self.is_forgotten(
                 OVERLAY.format("/", "/memory", "/memory"),
@@ -62,7 +62,7 @@ class ForgottenTests(SynchronousTestCase):
         )
 
     def test_unseen(self) -> None:
-        """Where the initramfs has mounted the upper folder, the kernel's command line tells."""
+        """If the initramfs has mounted the upper directory, the kernel's command line decides."""
         overlay = OVERLAY.format("/", "/upper", "/upper")
         for words, forgotten in (
             ("quiet boot=overlay root=/dev/mmcblk0p2", True),
@@ -78,34 +78,34 @@ class ForgottenTests(SynchronousTestCase):
                 self.assertEqual(self.is_forgotten(overlay, booted_with=words), forgotten)
 
     def test_partition_of_its_own(self) -> None:
-        """What lies on a partition of its own is remembered, whatever the root is."""
+        """A partition of its own keeps its files, whatever the root is."""
         root = OVERLAY.format("/", "/upper", "/upper")
         card = CARD.format("/opt")
         self.assertFalse(self.is_forgotten(root, card, booted_with="boot=overlay"))
 
     def test_hidden_mount(self) -> None:
-        """Of two mounts in one place the later one counts."""
+        """Of two mounts at the same point, the later one counts."""
         hidden, upper = CARD.format("/opt"), MEMORY.format("/memory")
         overlay = OVERLAY.format("/opt", "/memory", "/memory")
         self.assertTrue(self.is_forgotten(CARD.format("/"), hidden, upper, overlay))
         self.assertFalse(self.is_forgotten(CARD.format("/"), upper, overlay, hidden))
 
     def test_similar_name(self) -> None:
-        """A mount counts for what lies in it, not for what is called like it."""
+        """A mount applies to the paths in it, not to paths with the same prefix."""
         overlay = OVERLAY.format("/op", "/memory", "/memory")
         self.assertFalse(self.is_forgotten(CARD.format("/"), MEMORY.format("/memory"), overlay))
 
     def test_memory(self) -> None:
-        """A plain file system in memory is somebody's decision."""
+        """A plain tmpfs does not count."""
         self.assertFalse(self.is_forgotten(CARD.format("/"), MEMORY.format("/opt")))
 
     def test_read_only_overlay(self) -> None:
-        """An overlay without an upper folder takes nothing that could be forgotten."""
+        """An overlay without an upper directory is read-only, and does not count."""
         overlay = "22 1 0:31 / / ro - overlay overlay ro,lowerdir=/a:/b"
         self.assertFalse(self.is_forgotten(overlay, booted_with="boot=overlay"))
 
     def test_odd_table(self) -> None:
-        """What cannot be understood says nothing."""
+        """Unreadable or invalid tables do not count."""
         self.assertFalse(self.is_forgotten("", "nonsense", "1 2 3 - overlay"))
         self.mounts.unlink()
         self.assertFalse(is_forgotten(self.path, self.mounts, self.command_line))

@@ -1,4 +1,4 @@
-"""What keeps a box from taking an installation, measured with real programs."""
+"""The checks of a box before and after an installation, with real programs."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from tests.helpers.box_fakes import NEW, OLD, ChildrenCase
 
 
 class PreflightCase(ChildrenCase):
-    """A box in a folder, with all that it needs."""
+    """A fit box in a folder."""
 
     def prepare(self) -> None:
         self.prefix, self.state_dir = self.root / "prefix", self.root / "state"
@@ -56,7 +56,7 @@ class FitTests(PreflightCase):
     """Whether the box is fit."""
 
     async def test_fit(self) -> None:
-        """A box that has all it needs is fit, and nothing stays of the measurement."""
+        """A fit box passes, and nothing remains of the check."""
         self.script("#!/bin/sh")
         await self.preflight.require(NEW, self.folder)
         self.assertIsNone(await self.preflight.blame(NEW))
@@ -64,7 +64,7 @@ class FitTests(PreflightCase):
         self.assertEqual(left, {"unpacked"})
 
     async def test_no_folder(self) -> None:
-        """A prefix that cannot be made, or written in, is named with the reason."""
+        """The error names a prefix that cannot be created or written, with the reason."""
         self.prefix.write_text("This is no folder.")
         error = await self.unfit()
         self.assertEqual(
@@ -74,13 +74,13 @@ class FitTests(PreflightCase):
         )
 
     async def test_disk_full(self) -> None:
-        """A name that can be made, but not filled, is no room."""
+        """A disk on which files can be created but not written is not fit."""
         self.tool("head", "echo 'head: write error: No space left on device' >&2; exit 1")
         self.assertIn(": No space left on device. Mend that", str(await self.unfit()))
         self.assertEqual(list(self.prefix.iterdir()), [])
 
     async def test_noexec(self) -> None:
-        """A folder in which no program can be run is found by running one."""
+        """A folder in which programs cannot be run is found by running one."""
         self.tool("chmod", 'exec /bin/chmod 600 "$2"')
         self.assertEqual(
             str(await self.unfit()),
@@ -89,7 +89,7 @@ class FitTests(PreflightCase):
         )
 
     async def test_interpreter(self) -> None:
-        """What the first line of a script names has to be there before it is installed."""
+        """The interpreter in the first line of a script must exist."""
         for name in ("install_update.sh", "verify_update.sh"):
             broken = self.tools / "broken"
             broken.write_text("#!/no/such/loader\n")
@@ -110,14 +110,14 @@ class FitTests(PreflightCase):
             (self.folder / name).unlink()
 
     async def test_no_fault_of_the_box(self) -> None:
-        """A script that is odd in another way is its release's affair."""
+        """A script with another fault is the release's fault."""
         for line in ("#!/no/shell\r", "", "echo *", "#!/usr/bin/env sh", "#!/bin/false"):
             with self.subTest(line=line):
                 self.script(line)
                 await self.preflight.require(NEW, self.folder)
 
     async def test_room(self) -> None:
-        """The installed copy has to have room, and how much it needs is known from then on."""
+        """The installed release must have room, and the error has the needed size."""
         (self.folder / "kernel").write_bytes(bytes(3 << 20))
         (self.folder / "wheels").mkdir()
         (self.folder / "wheels" / "a.whl").write_bytes(bytes(1 << 20))
@@ -135,13 +135,13 @@ class FitTests(PreflightCase):
         await self.preflight.require(NEW, room=error.room)
 
     async def test_inodes(self) -> None:
-        """So has each of its files, and each in its wheels."""
+        """There must be inodes for each of its files, and for those in its wheels."""
         (self.folder / "a.whl").write_bytes(bytes(100 * 4096))
         self.patch(preflight, "_free", lambda path: Room(1 << 40, 90))
         self.assertIn("and the file system has room for 90.", str(await self.unfit(self.folder)))
 
     async def test_forgetful(self) -> None:
-        """A box that forgets all at each restart is not fit, and nothing is started for that."""
+        """A box that loses its files at each restart is not fit; no program is started."""
         self.patch(persistence, "is_forgotten", lambda path: path == self.prefix)
         self.assertIn(
             f"The box forgets at each restart what is written in {self.prefix}",
@@ -150,7 +150,7 @@ class FitTests(PreflightCase):
         self.assertFalse(self.prefix.exists())
 
     async def test_busy(self) -> None:
-        """A box that cannot start a program is not fit."""
+        """A box that cannot start programs is not fit."""
 
         def spawn(*args: Any, **kwargs: Any) -> None:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -161,7 +161,7 @@ class FitTests(PreflightCase):
         )
 
     async def test_not_measured(self) -> None:
-        """Nor is one on which nothing can be measured."""
+        """A box on which the check cannot run is not fit."""
         self.tool("setsid", "echo no more processes >&2; exit 1")
         self.assertEqual(
             str(await self.unfit()),
@@ -169,7 +169,7 @@ class FitTests(PreflightCase):
         )
 
     async def test_running(self) -> None:
-        """Whether what was unpacked can be run does not depend on more."""
+        """The check before running unpacked programs needs nothing else."""
         self.prefix.write_text("This is no folder.")
         await self.preflight.require_running(NEW)
         self.tool("chmod", 'exec /bin/chmod 600 "$2"')
@@ -178,17 +178,17 @@ class FitTests(PreflightCase):
 
 
 class BlameTests(PreflightCase):
-    """Whether the box is to blame for an installation that has failed."""
+    """The check whether the box is to blame for a failed installation."""
 
     async def test_log(self) -> None:
-        """An installer whose output cannot be written fails for that."""
+        """A log that cannot be written is the box's fault."""
         self.log.parent.rmdir()
         self.log.parent.write_text("This is no folder.")
         await self.preflight.require(NEW)
         self.assertIn(f"cannot write in {self.log.parent}: ", str(await self.preflight.blame(NEW)))
 
     async def test_memory(self) -> None:
-        """What the kernel has killed meanwhile tells of too little memory."""
+        """Processes that the kernel has killed meanwhile show a lack of memory."""
         kills = 3
         self.patch(preflight, "_memory_kills", lambda: kills)
         await self.preflight.require(NEW)
@@ -200,7 +200,7 @@ class BlameTests(PreflightCase):
         )
 
     async def test_boot(self) -> None:
-        """A kernel that did not fit has filled the partition that it was for."""
+        """A boot partition without room is the box's fault."""
         boot = self.root / "boot"
         self.patch(preflight, "_BOOT", (self.root / "none", boot))
         self.patch(Path, "is_mount", lambda path: path == boot)
@@ -209,12 +209,12 @@ class BlameTests(PreflightCase):
             self.assertEqual(await self.preflight.blame(NEW), said)
 
     async def test_kills_counted(self) -> None:
-        """The kernel tells of them."""
+        """The kernel counts them."""
         self.assertGreaterEqual(preflight._memory_kills(), 0)
 
 
 class UnfinishedTests(PreflightCase):
-    """What an interrupted installation has left."""
+    """The remains of an interrupted installation."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -232,19 +232,19 @@ class UnfinishedTests(PreflightCase):
         return {path.name for path in (self.prefix / "releases").iterdir()}
 
     async def test_removed(self) -> None:
-        """Only what is no release goes: not the live one, nor the last good one."""
+        """Only remains are removed, not the live or the last good release."""
         await self.preflight.require(NEW)
         self.assertEqual(self.releases, {"100", "200", str(OLD), "400.aside", "mine"})
 
     async def test_after(self) -> None:
-        """It goes after a failure, too, when it has been found to fill the disk."""
+        """The remains are removed after a failure too, once they were found to fill the disk."""
         self.tool("head", f"[ ! -e {self.prefix}/releases/300 ] || exit 1; exec /usr/bin/head $*")
         self.assertIn("cannot write in", str(await self.preflight.blame(NEW)))
         self.assertNotIn("300", self.releases)
         self.assertIsNone(await self.preflight.blame(NEW))
 
     async def test_installing(self) -> None:
-        """Not while somebody installs it."""
+        """They are not removed while an installation runs."""
         with (self.prefix / ".install.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             await self.preflight.require(NEW)

@@ -1,4 +1,4 @@
-"""Programs are run to their end, and are ended with all their children when they may not go on."""
+"""Programs are run to their end, and killed with all their children at their timeout."""
 
 import os
 import shutil
@@ -32,45 +32,45 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ProgramsTests(ChildrenCase):
-    """What becomes of real programs."""
+    """Real programs."""
 
     def run_shell(self, script: str, **options: Any) -> Deferred[ProcessResult]:
         programs = ProcessRunner(self.clock, self.children)
         return programs.run(["sh", "-c", script], 60, ENV, **options)
 
     async def test_success(self) -> None:
-        """A program that succeeds has status 0, and what it wrote to either pipe is kept."""
+        """A successful program has status 0, and its output and errors are kept."""
         ended = await self.run_shell("echo out; echo err >&2")
         self.assertEqual(ended.status, 0)
         self.assertEqual(sorted(ended.output.split()), ["err", "out"])
         self.assertEqual(str(ended), "ended with exit status 0")
 
     async def test_failure(self) -> None:
-        """A program's exit status is told."""
+        """The result has the exit status."""
         ended = await self.run_shell("exit 3")
         self.assertEqual(ended, ProcessResult(3))
         self.assertEqual(str(ended), "ended with exit status 3")
 
     async def test_signal(self) -> None:
-        """A signal that ended a program is told by its name."""
+        """The result names the signal that ended a program."""
         ended = await self.run_shell("kill -SEGV $$")
         self.assertEqual(ended.status, -signal.SIGSEGV)
         self.assertEqual(str(ended), "was ended by SIGSEGV")
         self.assertEqual(str(ProcessResult(-40)), "was ended by signal 40")
 
     async def test_output_bounded(self) -> None:
-        """Of much output only the end is kept."""
+        """Only the end of a long output is kept."""
         ended = await self.run_shell("yes 12345678 | head -c 1000000; echo; echo the end")
         self.assertLessEqual(len(ended.output), 4096)
         self.assertTrue(ended.output.endswith("the end\n"))
 
     async def test_output_not_utf8(self) -> None:
-        """Output that is no text is shown as far as it is."""
+        """Output that is not text is shown as far as possible."""
         ended = await self.run_shell(r"printf 'a\377b'")
         self.assertEqual(ended.output, "a\N{REPLACEMENT CHARACTER}b")
 
     async def test_surroundings(self) -> None:
-        """A program has the environment and the folder it is given, a session, and no input."""
+        """A program has the given environment and folder, its own session, and no input."""
         ended = await self.run_shell(
             'cat; pwd; echo "$HOME"; echo $$; cut -d " " -f 6 /proc/$$/stat', folder=self.root
         )
@@ -79,18 +79,18 @@ class ProgramsTests(ChildrenCase):
         self.assertEqual(pid, session)
 
     async def test_missing(self) -> None:
-        """A program that is not there ends at once, and is named."""
+        """A missing program is an error, which names it."""
         ended = await ProcessRunner(self.clock, self.children).run(["/nonexistent/reboot"], 60, ENV)
         self.assertEqual(ended.status, 127)
         self.assertIn("/nonexistent/reboot", ended.output)
 
     async def test_missing_folder(self) -> None:
-        """A folder that is not there is a failure like another."""
+        """A missing folder is an error."""
         ended = await self.run_shell("true", folder=self.root / "gone")
         self.assertNotEqual(ended.status, 0)
 
     async def test_timeout(self) -> None:
-        """When its time is over a program gets SIGTERM, and can clean up."""
+        """At its timeout, a program gets SIGTERM, and can clean up."""
         running = self.run_shell(
             "trap 'echo cleaned; exit 5' TERM; echo; while :; do sleep 1; done"
         )
@@ -104,7 +104,7 @@ class ProgramsTests(ChildrenCase):
         self.assertEqual(str(ended), "took too long and was ended")
 
     async def test_timeout_kills(self) -> None:
-        """Who does not heed SIGTERM is killed a grace later."""
+        """A program that ignores SIGTERM is killed after a grace period."""
         running = self.run_shell("trap '' TERM; echo; sleep 1000")
         await self.children.wait("said")
         self.clock.advance(60)
@@ -115,7 +115,7 @@ class ProgramsTests(ChildrenCase):
         self.assertEqual((ended.status, ended.timed_out), (-signal.SIGKILL, True))
 
     async def test_timeout_kills_grandchildren(self) -> None:
-        """When its time is over the whole group ends, though its leader may have gone before."""
+        """At the timeout, the whole group is ended, even if its leader has ended before."""
         running = self.run_shell("(trap '' TERM; echo; sleep 1000) & wait")
         await self.children.wait("said")
         self.clock.advance(60)
@@ -127,7 +127,7 @@ class ProgramsTests(ChildrenCase):
         self.assertTrue((await running).timed_out)
 
     async def test_pipe_held(self) -> None:
-        """A child that goes on in the background, and holds the pipes, is not waited for."""
+        """A child in the background that holds the pipes is not waited for."""
         running = self.run_shell("sleep 1000 & echo $$")
         await self.children.wait("said")
         await self.children.wait("exited")
@@ -139,7 +139,7 @@ class ProgramsTests(ChildrenCase):
         await self.children.wait("ended")
 
     async def test_cancelled(self) -> None:
-        """To cancel is to kill the program and its children."""
+        """Cancelling kills the program and its children."""
         running = self.run_shell("trap '' TERM; (sleep 1000) & echo; sleep 1000")
         await self.children.wait("said")
         running.cancel()
@@ -148,7 +148,7 @@ class ProgramsTests(ChildrenCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_cancelled_at_once(self) -> None:
-        """A program that has hardly begun is killed too."""
+        """A program that has only just started is killed too."""
         running = self.run_shell(f"sleep 1000; touch {self.root}/survived")
         running.cancel()
         self.failureResultOf(running, CancelledError)
@@ -156,7 +156,7 @@ class ProgramsTests(ChildrenCase):
         self.assertFalse((self.root / "survived").exists())
 
     async def test_outlives_us(self) -> None:
-        """A program that outlives us goes on when nobody waits for it any more."""
+        """A program that survives the agent continues after cancelling."""
         gate = Gate(self.root / "gate")
         self.addCleanup(gate.close)
         running = self.run_shell(f"{gate.wait}; touch {self.root}/survived", survives_agent=True)
@@ -168,7 +168,7 @@ class ProgramsTests(ChildrenCase):
         self.assertTrue((self.root / "survived").exists())
 
     def test_starter_killed(self) -> None:
-        """A program that is not to outlive us, and comes to know too late, does not begin."""
+        """Another program does not start if the agent has ended before."""
         gate = Gate(self.root / "gate")
         self.addCleanup(gate.close)
         late = self.root / "setpriv"

@@ -1,4 +1,4 @@
-"""Archives are unpacked by a child process, of which nothing stays when it is refused or killed."""
+"""Archives are unpacked by a child process, which leaves nothing behind if it fails."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from tests.helpers.box_fakes import NEW, NEWER, ChildrenCase
 
 
 class UnpackerTests(ChildrenCase):
-    """What real children make of archives."""
+    """Real child processes."""
 
     def prepare(self) -> None:
         self.archive = self.root / f"opq-box-update-{NEW}.tar.bz2"
@@ -29,7 +29,7 @@ class UnpackerTests(ChildrenCase):
         return Deferred.fromCoroutine(self.unpacker.unpack(archive, NEW))
 
     def let_the_child_hang(self) -> None:
-        """Let the child wait for what never comes."""
+        """Let the child wait for ever."""
         make_archive(self.archive, NEW)
         interpreter = self.root / "python"
         interpreter.write_text("#!/bin/sh\nexec sleep 1000\n")
@@ -52,7 +52,7 @@ class UnpackerTests(ChildrenCase):
         self.assertEqual(found, {"VERSION", "install_update.sh", "box-configuration-daemon"})
 
     async def test_owner(self) -> None:
-        """What was unpacked belongs to the agent and to no other user, with an update's modes."""
+        """Unpacked files belong to the agent alone, with the modes of an update."""
         make_archive(self.archive, NEW, {"a/b/c": b"x"})
         await self.unpack()
         found = [self.unpacker.folder, *self.unpacker.folder.rglob("*")]
@@ -61,7 +61,7 @@ class UnpackerTests(ChildrenCase):
         self.assertEqual({path.lstat().st_mode & 0o7777 for path in found}, {0o755, 0o644})
 
     async def test_replaces(self) -> None:
-        """What an earlier attempt left is not mixed with what is unpacked now."""
+        """The remains of an earlier attempt are removed first."""
         self.unpacker.folder.mkdir()
         (self.unpacker.folder / "left").write_bytes(b"over")
         make_archive(self.archive, NEW)
@@ -70,7 +70,7 @@ class UnpackerTests(ChildrenCase):
         self.assertEqual(found, {"VERSION", "install_update.sh"})
 
     async def test_refused(self) -> None:
-        """A refusal has the child's own sentence."""
+        """A refusal has the sentence of the child."""
         write_archive(self.archive, stream(*layout(NEW), file("../evil")))
         self.assertEqual(
             await self.refusal(ArchiveRefused),
@@ -78,12 +78,12 @@ class UnpackerTests(ChildrenCase):
         )
 
     async def test_another_version(self) -> None:
-        """An archive that holds another release than its name says is refused."""
+        """An archive with another release than its name says is refused."""
         make_archive(self.archive, NEWER)
         self.assertIn("is refused", await self.refusal(ArchiveRefused))
 
     async def test_damaged(self) -> None:
-        """A damaged archive is refused, though what came before the damage was good."""
+        """A damaged archive is refused, even if its beginning is good."""
         make_archive(self.archive, NEW, {"data": os.urandom(300_000)})
         content = bytearray(self.archive.read_bytes())
         content[len(content) // 2] ^= 1
@@ -108,7 +108,7 @@ class UnpackerTests(ChildrenCase):
             self.assertIn("cannot start the unpacking", await self.refusal(BoxUnfit))
 
     def test_too_little_memory(self) -> None:
-        """An archive takes no more than it may, so a want of memory is not its fault."""
+        """An archive cannot exceed its limits, so a lack of memory is not its fault."""
 
         def fail(_: object) -> None:
             raise MemoryError
@@ -127,7 +127,7 @@ class UnpackerTests(ChildrenCase):
         self.assertIn("make room, then try again", await self.refusal(NoRoom))
 
     async def test_what_was_verified(self) -> None:
-        """The file that was opened is unpacked, from its beginning, whatever has its name now."""
+        """The open file is unpacked from its beginning, whatever its name leads to."""
         make_archive(self.archive, NEW)
         with self.archive.open("rb") as archive:
             archive.read()
@@ -139,7 +139,7 @@ class UnpackerTests(ChildrenCase):
         self.assertEqual(found, {"VERSION", "install_update.sh"})
 
     async def test_no_file(self) -> None:
-        """What cannot be read from its beginning is no hostile archive."""
+        """A file that cannot be read from its beginning is not a hostile archive."""
         reading, writing = os.pipe()
         self.addCleanup(os.close, writing)
         with self.assertRaises(OpqError) as caught, os.fdopen(reading, "rb") as archive:
@@ -159,7 +159,7 @@ class UnpackerTests(ChildrenCase):
         await self.children.wait("ended")
 
     async def test_hangs(self) -> None:
-        """A child that hangs is ended, and that is told in a sentence."""
+        """A child that hangs is ended, and the error says so."""
         self.let_the_child_hang()
         unpacking = self.unpack()
         await self.children.wait("started")
@@ -172,7 +172,7 @@ class UnpackerTests(ChildrenCase):
         self.assertFalse(self.unpacker.folder.exists())
 
     async def test_deep(self) -> None:
-        """What a script has left there is removed, be it folders in folders."""
+        """Files of a script are removed, even deeply nested folders."""
         folder = str(self.unpacker.folder)
         for _ in range(1500):
             os.mkdir(folder)
@@ -181,7 +181,7 @@ class UnpackerTests(ChildrenCase):
         self.assertFalse(self.unpacker.folder.exists())
 
     async def test_clear(self) -> None:
-        """There may be nothing to clear."""
+        """An empty or missing folder can be cleared."""
         await self.unpacker.clear()
         make = self.unpacker.folder / "a" / "b"
         make.mkdir(parents=True)

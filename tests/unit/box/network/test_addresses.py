@@ -1,4 +1,4 @@
-"""Which addresses are on the internet, which inside a home, and which the box's own."""
+"""Addresses are on the internet, inside a home, or the box's own."""
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -23,18 +23,18 @@ class ReachTests(SynchronousTestCase):
     """How close an address is."""
 
     def test_reach(self) -> None:
-        """Every form of an address is judged by the address that it stands for."""
+        """Every form of an address is classified by the address that it stands for."""
         for reach, addresses in ADDRESSES.items():
             for address in addresses.split():
                 with self.subTest(address=address):
                     self.assertIs(reach_of(address), reach)
 
     def test_name(self) -> None:
-        """A name has to be resolved first."""
+        """A name is not an address."""
         self.assertRaises(ValueError, reach_of, "updates.example")
 
     def test_home(self) -> None:
-        """Public IPv6 addresses of one site belong together; of IPv4 a home has only one."""
+        """IPv6 addresses of one site belong together; a home has only one public IPv4 address."""
         self.assertTrue(in_same_site("2001:470:1:a::1", "2001:470:1:b::2"))
         self.assertFalse(in_same_site("2001:470:1::1", "2001:470:2::1"))
         self.assertFalse(in_same_site("8.8.8.8", "8.8.8.9"))

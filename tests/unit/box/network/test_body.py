@@ -1,4 +1,4 @@
-"""Bodies are taken piece by piece, and the connection is closed beyond their limits."""
+"""Bodies are read piece by piece, and the connection is closed at their limits."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ URL = "http://updates.example:8151/x"
 
 
 class BodyTests(SynchronousTestCase):
-    """What comes of an answer's body, byte for byte."""
+    """The body of a response, byte by byte."""
 
     def setUp(self) -> None:
         self.network = Network()
@@ -47,7 +47,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_whole(self) -> None:
-        """A body is handed on as it comes, and counted."""
+        """A body is passed on as it arrives, and counted."""
         peer, body = self.take("Content-Length: 5")
         peer.send(b"ab")
         peer.send(b"cde")
@@ -62,7 +62,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_came_before(self) -> None:
-        """A body that came with the headers is not lost."""
+        """A body that arrives with the headers is not lost."""
         peer, response = self.answer("Content-Length: 5")
         peer.send(b"abcde")
         body = read_body(self.clock, response, self.pieces.append, 100)
@@ -70,7 +70,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(b"".join(self.pieces), b"abcde")
 
     def test_chunked(self) -> None:
-        """Chunks are no part of the body."""
+        """The framing of chunks is not part of the body."""
         peer, body = self.take("Transfer-Encoding: chunked")
         peer.send(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
         self.assertEqual(self.successResultOf(body), 5)
@@ -85,7 +85,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(body), 5)
 
     def test_broken(self) -> None:
-        """A body that ends before its length is not whole, however the connection ended."""
+        """A body that ends before its length is incomplete, however the connection ended."""
         for end in (Peer.close, Peer.reset):
             with self.subTest(end=end.__name__):
                 peer, body = self.take("Content-Length: 5")
@@ -96,7 +96,7 @@ class BodyTests(SynchronousTestCase):
                 self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_limit(self) -> None:
-        """The byte beyond the limit is not taken."""
+        """A byte beyond the limit ends the transfer."""
         peer, body = self.take(limit=5)
         peer.send(b"abcde")
         self.assertNoResult(body)
@@ -105,7 +105,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.pieces, [b"abcde"])
 
     def test_silence(self) -> None:
-        """Silence ends a transfer; each byte begins it anew."""
+        """Silence ends a transfer; each byte restarts the timeout."""
         peer, body = self.take("Content-Length: 5")
         for _ in range(3):
             self.clock.advance(IDLE_TIMEOUT - 1)
@@ -116,7 +116,7 @@ class BodyTests(SynchronousTestCase):
         self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
 
     def test_deadline(self) -> None:
-        """A byte now and then does not keep a transfer alive for ever."""
+        """A transfer has a maximum duration, even if bytes arrive."""
         peer, body = self.take(limit=10**6)
         for _ in range(int(MAX_DURATION / 50) - 1):
             self.clock.advance(50)
@@ -126,7 +126,7 @@ class BodyTests(SynchronousTestCase):
         self.assert_given_up(peer, body, DownloadFailed, "The transfer took more than 6 hours.")
 
     def take_slowly(self, *headers: str) -> tuple[Peer, Deferred[int], Deferred[None]]:
-        """Take a body whose first piece keeps its receiver busy."""
+        """Read a body whose first piece keeps its receiver busy."""
         busy: list[Deferred[None]] = [Deferred()]
         peer, response = self.answer(*headers)
         body = read_body(self.clock, response, lambda data: busy.pop() if busy else None, 100)
@@ -135,7 +135,7 @@ class BodyTests(SynchronousTestCase):
         return peer, body, ready
 
     def test_paused(self) -> None:
-        """A sender pauses until the receiver is ready; that silence is not the sender's."""
+        """The sender is paused until the receiver is ready; this does not count as silence."""
         peer, body, ready = self.take_slowly("Content-Length: 6")
         self.assertTrue(peer.paused)
         self.clock.advance(IDLE_TIMEOUT)
@@ -148,7 +148,7 @@ class BodyTests(SynchronousTestCase):
         self.assert_given_up(peer, body, BrokenOff, "The server sent nothing for 60 seconds.")
 
     def test_paused_too_late(self) -> None:
-        """What is under way when the sender is asked to pause is taken all the same."""
+        """Bytes that are on their way when the sender is paused are received."""
         peer, body, ready = self.take_slowly("Content-Length: 6")
         peer.send(b"def")
         self.assertEqual(self.successResultOf(body), 6)
@@ -156,7 +156,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_fails_while_paused(self) -> None:
-        """When what the receiver does fails, that is the reason; afterwards it is none any more."""
+        """If the receiver's Deferred fails, the transfer fails so, unless it has ended already."""
         peer, body, ready = self.take_slowly("Content-Length: 6")
         ready.errback(OSError(28, "No space left on device"))
         self.failureResultOf(body, OSError)
@@ -168,7 +168,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_receiver_fails(self) -> None:
-        """When what takes the bytes fails, that is the reason, and the transfer ends."""
+        """If the receiver raises an error, the transfer fails with it."""
 
         def fail(data: bytes) -> None:
             raise OSError(28, "No space left on device")
@@ -181,7 +181,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
-        """To cancel is to close the connection."""
+        """Cancelling closes the connection."""
         peer, body = self.take("Content-Length: 5")
         peer.send(b"abc")
         body.cancel()
@@ -190,14 +190,14 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_hang_up(self) -> None:
-        """An answer of no use is not read, and its connection is closed."""
+        """The body of a discarded response is not read, and its connection is closed."""
         peer, response = self.answer("Content-Length: 5")
         discard(self.clock, response)
         self.assertFalse(peer.open)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_hang_up_late(self) -> None:
-        """It may have come whole already."""
+        """A discarded response may be complete already."""
         peer, response = self.answer("Content-Length: 5")
         peer.send(b"abcde")
         discard(self.clock, response)

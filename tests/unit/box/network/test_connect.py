@@ -1,4 +1,4 @@
-"""Connections to hosts that are no closer to the box than they may be."""
+"""Connections are made only to hosts within a limit of reach."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def address_of(host: str) -> IPv4Address | IPv6Address:
 
 @define
 class Resolver:
-    """Knows the addresses of names."""
+    """A resolver with fixed addresses."""
 
     names: dict[str, list[str]]
 
@@ -46,7 +46,7 @@ class ReachLimitedEndpointTests(SynchronousTestCase):
         return self.near.connect(Factory.forProtocol(Protocol))
 
     def accept(self, peer: str, own: str) -> StringTransport:
-        """Let the connection that was asked for stand."""
+        """Establish the requested connection."""
         [(host, port, factory, *_)] = self.reactor.tcpClients
         self.assertEqual((host, port), (peer, PORT))
         protocol = factory.buildProtocol(address_of(peer))
@@ -56,7 +56,7 @@ class ReachLimitedEndpointTests(SynchronousTestCase):
         return transport
 
     def test_any_name(self) -> None:
-        """A name that IDNA does not know can be resolved, and so it is connected to."""
+        """A name that is invalid in IDNA can be used if it can be resolved."""
         for name in ("update_server", "ab--cd.test", "-a", "updates.example.", "127.1"):
             with self.subTest(name=name):
                 self.reactor.tcpClients.clear()
@@ -67,12 +67,12 @@ class ReachLimitedEndpointTests(SynchronousTestCase):
                 self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_unknown(self) -> None:
-        """A name that nobody knows is told from one that leads too close."""
+        """An unknown name has another error than one that is too close."""
         connecting = self.connect("updates.example", [], Reach.INTERNET)
         self.failureResultOf(connecting, DNSLookupError)
 
     def test_too_close(self) -> None:
-        """No address that is too close is connected to, whatever name leads to it."""
+        """No address that is too close is connected to, whatever its name is."""
         for address in ("127.0.0.1", "192.168.1.1", "::1", "fe80::1", "::ffff:10.0.0.1"):
             with self.subTest(address=address):
                 connecting = self.connect("evil.example", [address], Reach.INTERNET)
@@ -80,13 +80,13 @@ class ReachLimitedEndpointTests(SynchronousTestCase):
                 self.assertEqual(self.reactor.tcpClients, [])
 
     def test_other_address(self) -> None:
-        """Of the addresses of a name, those far enough away are left."""
+        """Only those addresses of a name that are far enough away are tried."""
         connecting = self.connect("evil.example", ["10.0.0.1", "8.8.8.8"], Reach.INTERNET)
         self.accept("8.8.8.8", "192.168.1.20")
         self.successResultOf(connecting)
 
     def test_many(self) -> None:
-        """Of the addresses of a name no more than some are tried."""
+        """The number of addresses that are tried is limited."""
         connecting = self.connect("x.example", [f"8.8.8.{i}" for i in range(99)], Reach.HOME)
         self.reactor.pump([0.3] * 99)
         self.assertEqual(len(self.reactor.tcpClients), MAX_ADDRESSES)
@@ -94,7 +94,7 @@ class ReachLimitedEndpointTests(SynchronousTestCase):
         connecting.cancel()
 
     def test_reach(self) -> None:
-        """How close a server is, is told when the connection stands."""
+        """The reach of a server is known when the connection is established."""
         for peer, own, reach in (
             ("8.8.8.8", "192.168.1.20", Reach.INTERNET),
             ("192.168.1.5", "192.168.1.20", Reach.HOME),
@@ -110,7 +110,7 @@ class ReachLimitedEndpointTests(SynchronousTestCase):
                 self.assertIs(self.near.reach, reach)
 
     def test_box_itself(self) -> None:
-        """The box's own address, or a neighbour's, shows only then; nothing is asked there."""
+        """The box's own and its site's public addresses are found only when connected."""
         for peer, own, most in (
             ("192.168.1.20", "192.168.1.20", Reach.HOME),
             ("2001:470:1:a::5", "2001:470:1:b::20", Reach.INTERNET),

@@ -1,4 +1,4 @@
-"""The HTTP client of the box, against servers that mean it ill."""
+"""The HTTP client of the box, against hostile and broken servers."""
 
 import os
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from tests.helpers.certificates import make_certificate
 
 
 class Answering(Protocol):
-    """Answers a request as the test says, once it has come."""
+    """Sends the test's response after a request has arrived."""
 
     def __init__(self, answer: Callable[[Protocol], None]) -> None:
         self._answer = answer
@@ -46,27 +46,27 @@ class Answering(Protocol):
 
 
 class BoundedAgentCase(TestCase):
-    """An agent whose server is the test, over real connections."""
+    """An agent whose server is the test, with real connections."""
 
     def serve(self, answer: Callable[[Protocol], None]) -> bytes:
-        """Listen; returns the URL."""
+        """Listen, and return the URL."""
         self.peer = Answering(answer)
         factory = ServerFactory()
         factory.buildProtocol = lambda addr: self.peer  # type: ignore[method-assign]
         return self.listen(factory)
 
     def listen(self, factory: ServerFactory) -> bytes:
-        """Listen on a free port; returns the URL."""
+        """Listen on a free port, and return the URL."""
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         return b"http://127.0.0.1:%d/" % port.getHost().port  # type: ignore[attr-defined]
 
 
 class BoundedAgentTests(BoundedAgentCase):
-    """What a server may send before its body."""
+    """The limit on the bytes before a body."""
 
     async def test_endless_headers(self) -> None:
-        """Headers without end are cut, long before they fill the memory."""
+        """Endless headers end the connection, long before they fill the memory."""
         sent = 0
 
         def answer(peer: Protocol) -> None:
@@ -89,7 +89,7 @@ class BoundedAgentTests(BoundedAgentCase):
         self.assertGreater(sent, MAX_HEADERS - 64 * 1024)
 
     async def test_endless_answers(self) -> None:
-        """So are answers that announce another answer."""
+        """Endless 1xx responses end the connection too."""
 
         def answer(peer: Protocol) -> None:
             def more() -> None:
@@ -105,7 +105,7 @@ class BoundedAgentTests(BoundedAgentCase):
         self.filler.stop()
 
     async def test_large_body(self) -> None:
-        """A body may be larger: it has limits of its own."""
+        """A body may be larger, because it has a limit of its own."""
         body = bytes(3 * MAX_HEADERS)
 
         def answer(peer: Protocol) -> None:
@@ -118,7 +118,7 @@ class BoundedAgentTests(BoundedAgentCase):
         await self.peer.lost
 
     async def test_kernel(self) -> None:
-        """The kernel takes little ahead of a slow disk: who is cut then has fetched it in vain."""
+        """The kernel buffers little while the disk is slow, because that would be lost."""
 
         def answer(peer: Protocol) -> None:
             assert peer.transport is not None
@@ -134,7 +134,7 @@ class BoundedAgentTests(BoundedAgentCase):
         await self.peer.lost
 
     async def test_nonsense(self) -> None:
-        """What no server says is told in plain words, whatever Twisted makes of it."""
+        """A response that is not HTTP is explained in plain words, not in Twisted's."""
         for answer in (
             b"SSH-2.0-OpenSSH_9.2\r\n",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
@@ -156,10 +156,10 @@ class BoundedAgentTests(BoundedAgentCase):
 
 
 class ProxyTests(BoundedAgentCase):
-    """Requests that go through a proxy, which alone knows the names of servers."""
+    """Requests through a proxy, which resolves the names of servers."""
 
     async def ask(self, answer: bytes, credentials: str = "") -> int | None:
-        """Ask for the newest version through a proxy that answers so."""
+        """Request the newest version through a proxy with this response."""
 
         def send(peer: Protocol) -> None:
             assert peer.transport is not None
@@ -172,7 +172,7 @@ class ProxyTests(BoundedAgentCase):
         return await UpdateServerClient(reactor, clients, endpoint, lambda: "box").newest()
 
     async def test_asked(self) -> None:
-        """A proxy is given the whole URL, and its password."""
+        """A proxy gets the whole URL, and its password."""
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n1500000000"
         self.assertEqual(await self.ask(answer, "box:sesame@"), 1500000000)
         lines = self.peer.received.split(b"\r\n")
@@ -182,14 +182,14 @@ class ProxyTests(BoundedAgentCase):
         await self.peer.lost
 
     async def test_quiet(self) -> None:
-        """A connection leaves no line in the log that tells a reader nothing."""
+        """A connection does not log lines without information."""
         said = logged(self)
         await self.ask(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n1500000000")
         await self.peer.lost
         self.assertEqual([line for line in said if "HTTP11" in line], [])
 
     async def test_refused(self) -> None:
-        """A refusal is told as the proxy's, without the password, and its body is not read."""
+        """A refusal names the proxy, without the password, and its body is not read."""
         for status, phrase in ((407, "write them as http://USER"), (403, "403 (forbidden)")):
             answer = b"HTTP/1.1 %d No\r\nContent-Length: 100000\r\n\r\nx" % status
             asking = Deferred.fromCoroutine(self.ask(answer, "box:sesame@"))
@@ -200,7 +200,7 @@ class ProxyTests(BoundedAgentCase):
             await self.peer.lost
 
     async def test_broken(self) -> None:
-        """A proxy that does not answer in HTTP, or not at all, is named."""
+        """The error names a proxy that does not answer in HTTP, or not at all."""
         for answer, phrase in (
             (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
             (b"", "closed the connection"),
@@ -223,7 +223,7 @@ class ProxyTests(BoundedAgentCase):
             await self.peer.lost
 
     async def test_too_close(self) -> None:
-        """A proxy is not asked for what the box knows to be in its own network."""
+        """A proxy is not used for a name that the box resolves to its own network."""
         agent = BoundedAgent(reactor, Proxies(Proxy.parse("http://127.0.0.1:9")))
         for host in ("192.168.1.1", "[fe80::1]"):
             asking = agent.request_within(
@@ -233,7 +233,7 @@ class ProxyTests(BoundedAgentCase):
 
 
 class TrustTests(TestCase):
-    """Whom a box takes for its update server over TLS."""
+    """The servers that a box trusts over TLS."""
 
     def setUp(self) -> None:
         key, self.certificate = Path(self.mktemp()), Path(self.mktemp())
@@ -252,7 +252,7 @@ class TrustTests(TestCase):
         self.addCleanup(os.environ.pop, "SSL_CERT_FILE")
 
     async def newest(self, host: str = "127.0.0.1", proxies: Proxies | None = None) -> int | None:
-        """Ask the server as a box does."""
+        """Request the version as a box does."""
         url = f"https://{host}:{self.port}"
         return await UpdateServerClient(
             reactor,
@@ -262,31 +262,31 @@ class TrustTests(TestCase):
         ).newest()
 
     async def refused(self, host: str = "127.0.0.1") -> str:
-        """Say why the server is not asked."""
+        """Return the reason why the server is refused."""
         failure = await self.assertFailure(Deferred.fromCoroutine(self.newest(host)), ServerFailed)
         return str(failure)
 
     async def test_trusted(self) -> None:
-        """A certificate that the machine trusts is enough."""
+        """A certificate that the machine trusts is accepted."""
         self.trust()
         self.assertEqual(await self.newest(), 1500000000)
 
     async def test_untrusted(self) -> None:
-        """Any other is refused, in a sentence that names what else it can be: a wrong clock."""
+        """Any other certificate is refused; the sentence also mentions the clock."""
         self.assertIn(
             ": its certificate is not trusted here, or not valid by the clock of this box. Check",
             await self.refused(),
         )
 
     async def test_another(self) -> None:
-        """So is one for another name."""
+        """A certificate for another name is refused."""
         self.trust()
         self.assertIn(
             ": its certificate is another server's. Check", await self.refused("localhost")
         )
 
     async def tunnelled(self, host: str) -> int | None:
-        """Ask through a proxy, for which the server has another name."""
+        """Request the version through a proxy, which knows the server by another name."""
         relaying = Relaying(self.port)
         factory = ServerFactory()
         factory.buildProtocol = lambda addr: relaying  # type: ignore[method-assign]
@@ -300,7 +300,7 @@ class TrustTests(TestCase):
             await relaying.lost
 
     async def test_tunnel(self) -> None:
-        """Through a proxy it is the certificate of the server that has to be trusted."""
+        """Through a proxy, the certificate of the server is checked."""
         asking = Deferred.fromCoroutine(self.tunnelled("updates.invalid"))
         self.assertIn("not trusted here", str(await self.assertFailure(asking, ServerFailed)))
         self.trust()
@@ -311,7 +311,7 @@ class TrustTests(TestCase):
         self.assertIn("another server's", str(await self.assertFailure(asking, ServerFailed)))
 
     async def test_silent_end(self) -> None:
-        """A connection is closed although the server does not say that it agrees (close_notify)."""
+        """A connection is closed without waiting for the server's close_notify."""
         self.trust()
         silent = Silent()
         factory = ServerFactory()
@@ -328,7 +328,7 @@ class TrustTests(TestCase):
 
 
 class Silent(Protocol):
-    """Redirects, and reads no more."""
+    """Sends a redirect, and reads nothing more."""
 
     transport: Any
 
@@ -344,7 +344,7 @@ class Silent(Protocol):
 
 
 class Relaying(Protocol):
-    """A proxy that takes any name for one server."""
+    """A proxy that connects to the same server for any name."""
 
     transport: Any
 

@@ -1,4 +1,4 @@
-"""Which proxy a request goes through."""
+"""The choice of the proxy for a request."""
 
 from base64 import b64encode
 
@@ -12,10 +12,10 @@ PROXY = "http://proxy.example:3128"
 
 
 class ProxyTests(SynchronousTestCase):
-    """How a proxy is written."""
+    """The form of a proxy."""
 
     def test_parsed(self) -> None:
-        """A host is enough; names, addresses and TLS are possible."""
+        """Only the host is required; names, addresses and TLS are possible."""
         for text, shown in {
             PROXY: PROXY,
             "proxy.example:3128": PROXY,
@@ -29,7 +29,7 @@ class ProxyTests(SynchronousTestCase):
                 self.assertIsNone(proxy.authorization)
 
     def test_password(self) -> None:
-        """A user name and a password are kept for the proxy, and shown to nobody."""
+        """A user name and a password are used, but not shown."""
         for text, known in {
             "http://box:sesame@proxy.example:3128": b"box:sesame",
             "box:ses%40me@proxy.example:3128": b"box:ses@me",
@@ -45,7 +45,7 @@ class ProxyTests(SynchronousTestCase):
                     self.assertNotIn(b64encode(known).decode(), shown)
 
     def test_refused(self) -> None:
-        """What is no HTTP proxy is refused, without its password."""
+        """Anything else is refused, and its password is not shown."""
         for text in (
             "socks5://box:sesame@proxy.example:1080",
             "http://box:sesame@",
@@ -62,14 +62,14 @@ class ProxyTests(SynchronousTestCase):
 
 
 class FindTests(SynchronousTestCase):
-    """Which proxy it is."""
+    """The proxy of a URL."""
 
     def found(self, url: str, environment: dict[str, str]) -> str | None:
         proxy = Proxies(None, environment).find(read_url(url))
         return None if proxy is None else str(proxy)
 
     def test_environment(self) -> None:
-        """Each scheme has its variable; in lower case it wins over upper case, also when empty."""
+        """Each scheme has its variable; lower case takes precedence, even if it is empty."""
         for environment, http, https in (
             ({}, None, None),
             ({"http_proxy": "a:1"}, "http://a:1", None),
@@ -116,7 +116,7 @@ class FindTests(SynchronousTestCase):
                     self.assertEqual(proxy, None if excepted else PROXY)
 
     def test_here(self) -> None:
-        """A proxy knows nothing of what is on the box itself."""
+        """No proxy is used for the box itself."""
         for host in (
             *("localhost", "a.localhost", "[::1]", "[::ffff:127.0.0.1]"),
             *("127.0.0.1", "0.0.0.0", "127.1", "2130706433", "0x7F.1", "0177.0.0.1"),
@@ -125,7 +125,7 @@ class FindTests(SynchronousTestCase):
                 self.assertIsNone(self.found(f"http://{host}:8151", {"http_proxy": PROXY}))
 
     def test_setting(self) -> None:
-        """The setting wins over all of the environment."""
+        """The setting takes precedence over the environment."""
         environment = {"http_proxy": "a:1", "no_proxy": "*"}
         url = read_url("http://updates.example")
         proxy = Proxy.parse(PROXY)
@@ -133,7 +133,7 @@ class FindTests(SynchronousTestCase):
         self.assertIsNone(Proxies(NONE, environment).find(url))
 
     def test_unusable(self) -> None:
-        """An unusable proxy is told with its variable, when it would be used, and not shown."""
+        """The error names the variable of an unusable proxy, when it is used, but not its value."""
         environment = {"https_proxy": "socks5://box:sesame@proxy.example"}
         self.assertIsNone(self.found("http://updates.example", environment))
         error = self.assertRaises(ServerFailed, self.found, "https://updates.example", environment)

@@ -1,4 +1,4 @@
-"""How far a server may lead a box that asks it for an archive."""
+"""The redirects that a box follows to an archive."""
 
 from typing import Any
 
@@ -21,19 +21,19 @@ class RedirectTests(SynchronousTestCase):
         self.network = Network()
 
     def ask(self, endpoint: str = ENDPOINT) -> tuple[Deferred[Any], Peer]:
-        """Ask for an archive."""
+        """Request an archive."""
         asking = self.network.server.get_archive(f"{endpoint}/update/x", {"Range": "bytes=7-"})
         return Deferred.fromCoroutine(asking), self.network.accept()
 
     def redirect(self, location: str, endpoint: str = ENDPOINT) -> tuple[Deferred[Any], Peer]:
-        """Ask for an archive, and be led elsewhere."""
+        """Request an archive, and answer with a redirect."""
         asked, peer = self.ask(endpoint)
         peer.answer("302 Found", f"Location: {location}", "Content-Length: 1000000", body=b"x")
         self.assertFalse(peer.open)
         return asked, peer
 
     def sentence(self, asked: Deferred[Any]) -> str:
-        """Give the reason for which nothing more is asked."""
+        """Return the reason why the redirect is not followed."""
         error = self.failureResultOf(asked, ServerFailed).value
         self.assertEqual(self.network.clock.tcpClients, [])
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
@@ -41,7 +41,7 @@ class RedirectTests(SynchronousTestCase):
         return str(error)
 
     def test_followed(self) -> None:
-        """The headers go along to wherever the archive is; the body that led there is closed."""
+        """The headers are sent to the target too; the body of the redirect is discarded."""
         for location, line, host in (
             ("http://mirror.example/x?a=b", "GET /x?a=b HTTP/1.1", "mirror.example"),
             ("https://mirror.example/x", "GET /x HTTP/1.1", "mirror.example"),
@@ -62,7 +62,7 @@ class RedirectTests(SynchronousTestCase):
                 self.assertEqual(self.successResultOf(asked).code, 206)
 
     def test_statuses(self) -> None:
-        """Each status that says where to go on is understood, and no other."""
+        """Each status of a redirect is followed, and no other."""
         for status in (301, 302, 303, 307, 308):
             with self.subTest(status=status):
                 _, peer = self.ask()
@@ -75,7 +75,7 @@ class RedirectTests(SynchronousTestCase):
                 self.assertEqual(self.successResultOf(asked).code, status)
 
     def test_too_often(self) -> None:
-        """Nobody leads the box on for ever; each connection is closed."""
+        """The number of redirects is limited, and each connection is closed."""
         asked, peer = self.ask()
         for _ in range(MAX_REDIRECTS):
             peer.answer("302 Found", "Location: /x", "Content-Length: 1")
@@ -86,7 +86,7 @@ class RedirectTests(SynchronousTestCase):
         self.assertIn("redirects more than 5 times", self.sentence(asked))
 
     def test_too_close(self) -> None:
-        """A server is believed about places as far away as itself, and not about closer ones."""
+        """A server may redirect to a place as far away as itself, but not to a closer one."""
         places = [Reach.INTERNET, Reach.HOME, Reach.MACHINE, Reach.NOWHERE]
         for own in places[:3]:
             for other in places:
@@ -103,7 +103,7 @@ class RedirectTests(SynchronousTestCase):
                         )
 
     def test_proxied(self) -> None:
-        """Behind a proxy the names of both are compared, and none leads to the box itself."""
+        """Behind a proxy, both names are resolved and compared; the box is never allowed."""
         self.network.proxied = True
         for own, other, followed in (
             (Reach.INTERNET, Reach.INTERNET, True),
@@ -121,7 +121,7 @@ class RedirectTests(SynchronousTestCase):
                     self.assertIn("redirects to other.example", self.sentence(asked))
 
     def test_many_addresses(self) -> None:
-        """Behind a proxy a server may not give itself an address in the home, to lead there."""
+        """Behind a proxy, a server cannot redirect to the home by adding a closer address."""
         self.network.proxied = True
         self.network.reaches = {"updates.example": Reach.HOME, "router.home": Reach.HOME}
         self.network.public_too = {"updates.example"}
@@ -129,7 +129,7 @@ class RedirectTests(SynchronousTestCase):
         self.assertIn("redirects to router.home", self.sentence(asked))
 
     def test_each(self) -> None:
-        """A mirror gets no closer than the server that has led to it."""
+        """A mirror may redirect no closer than the first server."""
         self.network.reaches = {"mirror.example": Reach.INTERNET, "router.home": Reach.HOME}
         asked, _ = self.redirect("http://mirror.example/x")
         mirror = self.network.accept()
@@ -137,7 +137,7 @@ class RedirectTests(SynchronousTestCase):
         self.assertIn("redirects to router.home", self.sentence(asked))
 
     def test_downgrade(self) -> None:
-        """From https no redirect leads to plain http, not even by way of another https server."""
+        """No redirect leads from https to http, not even through another https server."""
         asked, _ = self.redirect("http://mirror.example/x", "https://updates.example")
         self.assertIn("less secure than https", self.sentence(asked))
         asked, _ = self.redirect("https://mirror.example/x")
@@ -147,7 +147,7 @@ class RedirectTests(SynchronousTestCase):
         self.assertIn("less secure than https", self.sentence(asked))
 
     def test_no_target(self) -> None:
-        """What is no URL of an HTTP server is not asked for, and no password is shown."""
+        """A target that is not an http or https URL is refused, and no password is shown."""
         for location in (
             "",
             "ftp://mirror.example/x",
@@ -170,7 +170,7 @@ class RedirectTests(SynchronousTestCase):
                 self.assertLess(len(sentence), 300)
 
     def test_mirror_away(self) -> None:
-        """A mirror that cannot be reached is named, and not taken for the server."""
+        """The error names an unreachable mirror, and not the server."""
         asked, _ = self.redirect("http://mirror.example/x")
         self.network.refuse(ConnectionRefusedError())
         self.assertEqual(
@@ -180,7 +180,7 @@ class RedirectTests(SynchronousTestCase):
         )
 
     def test_cancelled(self) -> None:
-        """On its way the box can give up at any time; nothing of it stays."""
+        """A request can be cancelled at any redirect, and nothing remains."""
         asked, _ = self.redirect("http://mirror.example/x")
         mirror = self.network.accept()
         asked.cancel()

@@ -1,4 +1,4 @@
-"""A proxy's tunnel to a server."""
+"""The tunnel of a proxy to a server."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ PROXY = "http://proxy.example:3128"
 
 
 class Inside(Protocol):
-    """What is carried by the tunnel."""
+    """The protocol that uses the tunnel."""
 
     received = b""
     lost = False
@@ -36,7 +36,7 @@ class Inside(Protocol):
 
 
 class TunnelTests(SynchronousTestCase):
-    """Opening a tunnel."""
+    """The opening of a tunnel."""
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
@@ -53,7 +53,7 @@ class TunnelTests(SynchronousTestCase):
         return Peer(self.reactor.tcpClients.pop()[2].buildProtocol(None))
 
     def failure(self, opening: Deferred[Any]) -> str:
-        """Give the reason for which there is no tunnel."""
+        """Return the reason why there is no tunnel."""
         error = self.failureResultOf(opening, ProxyFailed).value
         assert isinstance(error, ProxyFailed)
         self.assertEqual(str(error.proxy), PROXY)
@@ -82,7 +82,7 @@ class TunnelTests(SynchronousTestCase):
                 self.assertEqual(self.accept().request, "\r\n".join([*lines, "", ""]))
 
     def test_opened(self) -> None:
-        """Whatever comes after the head of the answer is the server's."""
+        """All bytes after the headers of the response come from the server."""
         opening = self.open()
         proxy = self.accept()
         proxy.send(b"HTTP/1.1 200 Connection ")
@@ -96,7 +96,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertTrue(inside.lost)
 
     def test_interim(self) -> None:
-        """Answers that come before the answer are passed over, and bounded with it."""
+        """1xx responses are skipped, and count for the limit."""
         opening = self.open()
         proxy = self.accept()
         proxy.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nX: y\r\n\r\nHTTP/1.1 ")
@@ -114,7 +114,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertFalse(proxy.open)
 
     def test_refused(self) -> None:
-        """A describe_status is told by its number, and with what to do."""
+        """The error has the status, and advice."""
         for answer, reason in (
             ("407 Proxy Authentication Required", "http://USER:PASSWORD@HOST:PORT"),
             ("403 Forbidden", "it answers 403 (forbidden)"),
@@ -131,7 +131,7 @@ class TunnelTests(SynchronousTestCase):
                 self.assertFalse(proxy.open)
 
     def test_no_proxy(self) -> None:
-        """Neither another language nor a head without end is listened to for long."""
+        """A response that is not HTTP, or has endless headers, is refused."""
         for answer in (b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEADERS):
             with self.subTest(answer=answer[:20]):
                 opening = self.open()
@@ -141,7 +141,7 @@ class TunnelTests(SynchronousTestCase):
                 self.assertFalse(proxy.open)
 
     def test_away(self) -> None:
-        """A proxy that cannot be reached, or goes away, is named."""
+        """The error names a proxy that cannot be reached, or closes the connection."""
         opening = self.open()
         factory: Any = self.reactor.tcpClients.pop()[2]
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
@@ -151,7 +151,7 @@ class TunnelTests(SynchronousTestCase):
         self.assertEqual(self.failure(opening), "it closed the connection")
 
     def test_cancelled(self) -> None:
-        """A proxy that says nothing can be left at any time, and is named as the reason."""
+        """The wait for a silent proxy can be cancelled; the error names the proxy."""
         opening = self.open()
         proxy = self.accept()
         opening.cancel()

@@ -1,4 +1,4 @@
-"""What the box asks the update server, and what it makes of the answers."""
+"""The requests of a box to the update server, and its reading of the responses."""
 
 import base64
 import gzip
@@ -54,7 +54,7 @@ class NewestTests(ClientCase):
     """`/version`."""
 
     def test_asked(self) -> None:
-        """The request says who asks, wants nothing packed, and keeps no connection."""
+        """The request has a User-Agent, accepts no content coding, and closes the connection."""
         _, peer = self.ask(self.network.server.newest())
         lines = peer.request.split("\r\n")
         self.assertEqual(lines[0], "GET /version HTTP/1.1")
@@ -64,7 +64,7 @@ class NewestTests(ClientCase):
         self.assertIn("Connection: close", lines)
 
     def test_version(self) -> None:
-        """The answer is digits, and perhaps a newline."""
+        """The body is digits, with an optional newline."""
         for body in (b"1700000100", b"1700000100\n"):
             with self.subTest(body=body):
                 asked = self.newest("200 OK", body=body)
@@ -72,14 +72,14 @@ class NewestTests(ClientCase):
                 self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_older_server(self) -> None:
-        """A server that speaks HTTP/1.0, and says no length, is understood."""
+        """A response of HTTP/1.0 without a length is read."""
         asked, peer = self.ask(self.network.server.newest())
         peer.send(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n1700000100")
         peer.close()
         self.assertEqual(self.successResultOf(asked), NEW)
 
     def test_none(self) -> None:
-        """A server without an update says 404; the connection does not stay behind."""
+        """A server without an update answers 404; the connection is closed."""
         for status in ("404 Not Found", "410 Gone"):
             with self.subTest(status=status):
                 asked, peer = self.ask(self.network.server.newest())
@@ -89,7 +89,7 @@ class NewestTests(ClientCase):
                 self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_garbage(self) -> None:
-        """What is no version is not believed, and the sentence shows some of it."""
+        """A body that is not a version is refused, and the sentence shows its beginning."""
         for body in (b"", b"<!doctype html>", b"-1", b"0", b"017", b"1e9", b"\xff\xfe", b"9" * 40):
             with self.subTest(body=body):
                 error = self.failure(self.newest("200 OK", body=body))
@@ -99,7 +99,7 @@ class NewestTests(ClientCase):
                 self.assertLess(len(str(error)), 300)
 
     def test_too_long(self) -> None:
-        """An answer that does not end is not read to its end."""
+        """An endless body is not read to its end."""
         asked, peer = self.ask(self.network.server.newest())
         peer.answer("200 OK")
         peer.send(b"1" * 1024)
@@ -109,7 +109,7 @@ class NewestTests(ClientCase):
         self.assertFalse(peer.open)
 
     def test_dripping(self) -> None:
-        """An answer that goes on slowly for ever is given up: a look would never end."""
+        """An endless slow body is given up, so that a check ends."""
         asked, peer = self.ask(self.network.server.newest())
         peer.answer("200 OK", "Content-Length: 1000")
         for _ in range(14):
@@ -125,7 +125,7 @@ class NewestTests(ClientCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cut(self) -> None:
-        """A number whose end is missing is another number."""
+        """An incomplete number is refused, because it is another number."""
         asked, peer = self.ask(self.network.server.newest())
         peer.answer("200 OK", "Content-Length: 10", body=b"17000")
         peer.close()
@@ -135,7 +135,7 @@ class NewestTests(ClientCase):
         )
 
     def test_bomb(self) -> None:
-        """What a server packs unasked is not unpacked."""
+        """A body with a content coding that was not requested is not decoded."""
         bomb = gzip.compress(bytes(10**5))
         self.assertLess(len(bomb), 1024)
         error = self.failure(self.newest("200 OK", "Content-Encoding: gzip", body=bomb))
@@ -143,7 +143,7 @@ class NewestTests(ClientCase):
         self.assertIn("is not a version", str(error))
 
     def test_redirect(self) -> None:
-        """A redirect is not followed: whoever is the server would choose what the box asks."""
+        """A redirect is not followed: the server could choose the box's requests."""
         for status in ("301 Moved Permanently", "302 Found", "303 See Other", "308 Permanent"):
             with self.subTest(status=status):
                 asked = self.newest(status, "Location: http://router.home/reboot")
@@ -154,7 +154,7 @@ class NewestTests(ClientCase):
                 self.assertFalse(self.peer.open)
 
     def test_cookies(self) -> None:
-        """What a server asks to be kept is not sent with the next request."""
+        """Cookies are not sent with the next request."""
         asked = self.newest(
             "200 OK", "Set-Cookie: a=b; Path=/", "Set-Cookie2: c=d", body=b"1700000100"
         )
@@ -163,7 +163,7 @@ class NewestTests(ClientCase):
         self.assertNotIn("cookie", peer.request.lower())
 
     def test_server_error(self) -> None:
-        """Another status is told, and the answer is not read."""
+        """The error has any other status, and the body is not read."""
         asked, peer = self.ask(self.network.server.newest())
         peer.answer("500 Internal Server Error", "Content-Length: 100")
         error = self.failure(asked)
@@ -174,7 +174,7 @@ class NewestTests(ClientCase):
         self.assertFalse(peer.open)
 
     def test_retry_after(self) -> None:
-        """How long to wait is read in either form; a date counts from the server's own clock."""
+        """Both forms of `Retry-After` are read; a date is relative to the server's clock."""
         for headers, seconds in (
             (["Retry-After: 120"], 120.0),
             (["Retry-After: 0"], 0.0),
@@ -194,7 +194,7 @@ class NewestTests(ClientCase):
                 self.assertEqual(self.failure(asked).retry_after, seconds)
 
     def test_left_alone(self) -> None:
-        """For how long the server wants to be left alone is remembered, for a day at most."""
+        """The last `Retry-After` is remembered, for a day at most."""
         server, clock = self.network.server, self.network.clock
         for status, asked, alone in (
             ("503 Service Unavailable", 120, 120),
@@ -213,7 +213,7 @@ class NewestTests(ClientCase):
 
 
 class UnreachableTests(ClientCase):
-    """Servers that cannot be reached, or say nothing."""
+    """Servers that cannot be reached, or do not respond."""
 
     def assert_unreachable(self, asked: Deferred[Any], reason: str) -> None:
         self.assertEqual(
@@ -229,7 +229,7 @@ class UnreachableTests(ClientCase):
         self.assert_unreachable(asked, "no server answers there")
 
     def test_no_way(self) -> None:
-        """What the network knows of it is said in plain words, and without its numbers."""
+        """Network errors are explained in plain words, without error numbers."""
         for error, reason in (
             (
                 DNSLookupError("no results for hostname lookup: updates"),
@@ -245,13 +245,13 @@ class UnreachableTests(ClientCase):
                 self.assert_unreachable(asked, reason)
 
     def test_broken(self) -> None:
-        """The connection breaks before the answer has begun."""
+        """The connection breaks before the response."""
         asked, peer = self.ask(self.network.server.newest())
         peer.reset()
         self.assert_unreachable(asked, "it closed the connection")
 
     def test_silent(self) -> None:
-        """A server that takes the request and says nothing is given up after a minute."""
+        """A server that does not respond is given up after a minute."""
         asked, peer = self.ask(self.network.server.newest())
         self.clock.advance(59)
         self.assertNoResult(asked)
@@ -260,7 +260,7 @@ class UnreachableTests(ClientCase):
         self.assertFalse(peer.open)
 
     def test_not_http(self) -> None:
-        """What listens there speaks another language."""
+        """A program that does not speak HTTP listens there."""
         asked, peer = self.ask(self.network.server.newest())
         peer.send(b"SSH-2.0-OpenSSH_9.2\r\n")
         sentence = str(self.failure(asked))
@@ -268,7 +268,7 @@ class UnreachableTests(ClientCase):
         self.assertFalse(peer.open)
 
     def test_cancelled(self) -> None:
-        """A question can be given up at any time; nothing of it stays."""
+        """A request can be cancelled at any time, and nothing remains."""
         asked, peer = self.ask(self.network.server.newest())
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
@@ -277,26 +277,26 @@ class UnreachableTests(ClientCase):
 
 
 class ReadTests(ClientCase):
-    """Small things that are read whole."""
+    """Small files."""
 
     URL = f"{ENDPOINT}/tuf/timestamp.json"
 
     def test_read(self) -> None:
-        """What is at a URL is read, up to a limit."""
+        """A file is read, up to a limit."""
         asked, peer = self.ask(self.network.server.read(self.URL, 5))
         self.assertTrue(peer.request.startswith("GET /tuf/timestamp.json HTTP/1.1\r\n"))
         peer.answer("200 OK", "Content-Length: 5", body=b"abcde")
         self.assertEqual(self.successResultOf(asked), b"abcde")
 
     def test_nothing(self) -> None:
-        """There may be nothing."""
+        """There may be no such file."""
         asked, peer = self.ask(self.network.server.read(self.URL, 5))
         peer.answer("404 Not Found", "Content-Length: 100")
         self.assertIsNone(self.successResultOf(asked))
         self.assertFalse(peer.open)
 
     def test_too_long(self) -> None:
-        """What is longer is not taken, and named."""
+        """A longer body is an error, which names the URL."""
         asked, peer = self.ask(self.network.server.read(self.URL, 5))
         peer.answer("200 OK", "Content-Length: 6", body=b"abcdef")
         self.assertIn(f"{self.URL} did not answer as", str(self.failure(asked)))
@@ -311,7 +311,7 @@ class EntityTagTests(ClientCase):
         return asked
 
     def test_asked(self) -> None:
-        """The request says what is known, and how long the server may wait."""
+        """The request has the known tag, and the time to wait."""
         self.tag()
         lines = self.peer.request.split("\r\n")
         self.assertEqual(lines[0], "GET /version HTTP/1.1")
@@ -320,7 +320,7 @@ class EntityTagTests(ClientCase):
         self.assertIn("User-Agent: opq-box-agent/test", lines)
 
     def test_nothing_known(self) -> None:
-        """Who knows nothing yet is told the tag."""
+        """Without a known tag, the response has the tag."""
         asked = self.tag(None)
         self.assertNotIn("If-None-Match", self.peer.request)
         self.peer.answer("200 OK", 'ETag: "1"', "Content-Length: 1", body=b"1")
@@ -328,7 +328,7 @@ class EntityTagTests(ClientCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_another(self) -> None:
-        """Another tag is the answer; what else is sent is not read, and nothing stays."""
+        """Another tag ends the wait; the body is not read, and nothing remains."""
         for headers in ([], ["Preference-Applied: wait=300"]):
             asked = self.tag()
             self.assertNoResult(asked)
@@ -338,7 +338,7 @@ class EntityTagTests(ClientCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_same(self) -> None:
-        """A server that has waited in vain says so."""
+        """A server that has waited without a change says so."""
         for header in (
             *(
                 "Preference-Applied: wait=300",
@@ -358,7 +358,7 @@ class EntityTagTests(ClientCase):
                 self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_not_waited(self) -> None:
-        """One that has not waited, or has no tag to compare with, lets nobody wait."""
+        """A server that has not waited, or has no tag, does not support waiting."""
         for status, *headers in (
             ("304 Not Modified", 'ETag: "1"'),
             ("304 Not Modified", "Preference-Applied: respond-async"),
@@ -376,13 +376,13 @@ class EntityTagTests(ClientCase):
                 )
 
     def test_never_asked_to_wait_for_nothing(self) -> None:
-        """A server that says that nothing has changed to who knows nothing is not believed."""
+        """A 304 without a known tag is refused."""
         asked = self.tag(None)
         self.peer.answer("304 Not Modified", "Preference-Applied: wait=300")
         self.failure(asked)
 
     def test_refused(self) -> None:
-        """Anything else is a failure, with the time that the server wants to be left alone."""
+        """Any other status is a failure, with its `Retry-After`."""
         for status in ("302 Found", "404 Not Found", "503 Service Unavailable"):
             for header, seconds in (
                 ("Retry-After: 120", 120),
@@ -397,7 +397,7 @@ class EntityTagTests(ClientCase):
                     self.assertEqual(error.retry_after, seconds)
 
     def test_dead(self) -> None:
-        """A connection that has died is given up some time after the wait is over."""
+        """A dead connection is given up some time after the end of the wait."""
         asked = self.tag(wait=300)
         self.clock.advance(359)
         self.assertNoResult(asked)
@@ -406,7 +406,7 @@ class EntityTagTests(ClientCase):
         self.assertFalse(self.peer.open)
 
     def test_cancelled(self) -> None:
-        """Waiting ends when it is cancelled, with its connection."""
+        """Cancelling ends the wait, and closes the connection."""
         asked = self.tag()
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
@@ -415,7 +415,7 @@ class EntityTagTests(ClientCase):
 
 
 class GetTests(ClientCase):
-    """Answers whose body waits to be taken."""
+    """Responses whose body is read later."""
 
     def answer(self, status: str, *headers: str) -> tuple[IResponse, Peer]:
         url = self.network.server.archive_url(NEW)
@@ -425,7 +425,7 @@ class GetTests(ClientCase):
         return response, peer
 
     def test_asked(self) -> None:
-        """An archive has its URL, and headers go along."""
+        """An archive has its URL, and the request has the given headers."""
         # As servers say that know the file's suffix.
         response, peer = self.answer("200 OK", "Content-Encoding: bzip2", "Content-Length: 5")
         lines = peer.request.split("\r\n")
@@ -436,7 +436,7 @@ class GetTests(ClientCase):
         self.assertTrue(peer.open)
 
     def test_any_status(self) -> None:
-        """What the status means is for others to say; a sentence tells it."""
+        """Any status is returned, and a sentence describes it."""
         response, peer = self.answer("404 Not Found", "Content-Length: 100", "Retry-After: 3")
         error = unexpected_status(response, f"{ENDPOINT}/x")
         self.assertEqual(str(error), f"The update server answers 404 when asked for {ENDPOINT}/x.")
@@ -444,7 +444,7 @@ class GetTests(ClientCase):
         self.assertTrue(peer.open)
 
     def test_digests(self) -> None:
-        """The announced hashes are read, whatever other algorithms there are (RFC 9530)."""
+        """The digests are read from among other algorithms (RFC 9530)."""
         short = "RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o="
         sha256 = {"sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}
         long = base64.b64encode(bytes(range(64))).decode()
@@ -470,7 +470,7 @@ class GetTests(ClientCase):
                 self.assertEqual(repr_digests(response), expected)
 
     def test_etag(self) -> None:
-        """Only a strong validator says that two ranges are of the same file."""
+        """Only a strong validator proves that two ranges are of the same file."""
         for headers, expected in (
             ([], None),
             (['"abc"'], '"abc"'),
@@ -487,7 +487,7 @@ class GetTests(ClientCase):
                 self.assertEqual(strong_etag(response), expected)
 
     def test_content_range(self) -> None:
-        """What part of the file it is, is read or not believed."""
+        """The range of a response is read if it is valid."""
         for headers, expected in (
             ([], None),
             (["bytes 5-9/10"], ContentRange(5, 10)),

@@ -1,4 +1,4 @@
-"""Which URLs the agent can ask for, and what it says of others."""
+"""The URLs that the agent can use, and its reasons against others."""
 
 from twisted.trial.unittest import SynchronousTestCase
 

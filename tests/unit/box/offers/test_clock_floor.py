@@ -1,4 +1,4 @@
-"""A clock that stands in the past, and how it is found out."""
+"""The detection of a clock in the past."""
 
 from pathlib import Path
 
@@ -21,28 +21,28 @@ class ClockFloorTests(SynchronousTestCase):
         self.floor = self.another()
 
     def another(self) -> ClockFloor:
-        """Make what the next run of the agent would have."""
+        """Make the floor of the next run of the agent."""
         return ClockFloor(self.path, lambda: self.now, lambda: self.synchronised)
 
     def test_release_in_the_future(self) -> None:
-        """A clock behind a release that is installed is not believed, and the sentence says so."""
+        """A clock behind the installed release is refused, with a sentence."""
         with self.assertRaises(ClockBehind) as caught:
             self.floor.require_passed(NEW + 1)
         self.assertIn("Waiting for the clock: it shows 2023-11-14 22:15 UTC", str(caught.exception))
 
     def test_release_in_the_past(self) -> None:
-        """A clock that has reached the installed release is believed."""
+        """A clock that has reached the installed release is accepted."""
         self.floor.require_passed(NEW)
 
     def test_1970(self) -> None:
-        """A recorded time outlives the agent, and unmasks a clock that starts in 1970."""
+        """A recorded time survives the agent, and detects a clock that starts in 1970."""
         self.floor.record()
         self.now, self.synchronised = 60.0, False
         with self.assertRaises(ClockBehind):
             self.another().require_passed(0)
 
     def test_not_synchronised(self) -> None:
-        """A time that nobody vouches for is not recorded: it could shut the box out for years."""
+        """The time of an unsynchronised clock is not recorded: it could stop updates for years."""
         self.now, self.synchronised = NEW + 10 * 365 * 24 * HOUR, False
         self.floor.record()
         self.now = NEW
@@ -60,7 +60,7 @@ class ClockFloorTests(SynchronousTestCase):
         self.assertEqual(self.path.read_text(), f"{NEW + HOUR}\n")
 
     def test_was_ahead(self) -> None:
-        """A time recorded while the clock was ahead counts no more once the clock is set right."""
+        """A time that was recorded while the clock was ahead does not count later."""
         for ahead in (HOUR, 7 * 24 * HOUR, 365 * 24 * HOUR):
             with self.subTest(ahead=ahead):
                 self.now = float(NEW + ahead)
@@ -75,7 +75,7 @@ class ClockFloorTests(SynchronousTestCase):
                 self.synchronised = True
 
     def test_behind_and_not_synchronised(self) -> None:
-        """A clock that nobody keeps right is not believed below the recorded time."""
+        """An unsynchronised clock behind the recorded time is refused."""
         self.floor.record()
         self.now, self.synchronised = NEW - 1.0, False
         for _ in range(2):
@@ -86,14 +86,14 @@ class ClockFloorTests(SynchronousTestCase):
         self.assertEqual(self.path.read_text(), f"{NEW}\n")
 
     def test_synchronised_before_the_release(self) -> None:
-        """However the clock is kept, the installed release was built before now."""
+        """Even a synchronised clock must not be behind the installed release."""
         self.floor.record()
         self.now = 60.0
         with self.assertRaises(ClockBehind):
             self.another().require_passed(NEW)
 
     def test_unreadable_record(self) -> None:
-        """A record that a power cut left as garbage counts for nothing, and is replaced."""
+        """A record that a power cut has damaged is ignored and replaced."""
         for garbage in (b"", b"\0" * 11, b"never\n", b"-5\n", b"9" * 32):
             self.path.write_bytes(garbage)
             self.floor.require_passed(0)
@@ -101,7 +101,7 @@ class ClockFloorTests(SynchronousTestCase):
             self.assertEqual(self.path.read_text(), f"{NEW}\n")
 
     def test_unwritable_record(self) -> None:
-        """That the time cannot be recorded is logged, and stops nothing."""
+        """If the time cannot be recorded, that is logged, and nothing fails."""
         said = logged(self)
         self.path.mkdir()
         self.floor.record()
@@ -110,8 +110,8 @@ class ClockFloorTests(SynchronousTestCase):
 
 
 class KernelTests(SynchronousTestCase):
-    """What the kernel says of the clock."""
+    """The state of the kernel's clock."""
 
     def test_says_something(self) -> None:
-        """To ask is allowed to everybody, and changes nothing."""
+        """Every user may read the state."""
         self.assertIn(kernel_is_synchronised(), (True, False))

@@ -1,4 +1,4 @@
-"""How a box waits for another release: one request after the other, and none too many."""
+"""A box waits for another version, one request after the other, and never too many."""
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -23,14 +23,14 @@ class LongPollTests(SynchronousTestCase):
         self.announcements = self.another()
 
     def another(self) -> LongPoll:
-        """Make what the next run of the agent would have."""
+        """Make the waiter of the next run of the agent."""
         return LongPoll(self.clock, self.network.server, 30.0, lambda: self.chance)
 
     def wait(self, seconds: float = 1000.0) -> Deferred[bool]:
         return Deferred.fromCoroutine(self.announcements.wait(seconds))
 
     def accept(self, *lines: str) -> Peer:
-        """Accept the one request that is made, which has these lines."""
+        """Accept the only request, which must have these lines."""
         self.assertEqual(len(self.clock.tcpClients), 1)
         peer = self.network.accept()
         for line in lines:
@@ -52,7 +52,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_another(self) -> None:
-        """It learns the tag, waits as long as it may, and tells when there is another."""
+        """The box learns the tag, waits, and learns of another tag."""
         self.know()
         waiting = self.wait()
         for wait in (300, 300, 300):
@@ -68,7 +68,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_first_version(self) -> None:
-        """A server that has no version yet may let it wait for the first."""
+        """A server without a version may let the box wait for the first."""
         waiting = self.wait()
         none = ("404 Not Found", 'ETag: "none"', "Content-Length: 0")
         self.accept().answer(*none)
@@ -80,7 +80,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertTrue(self.successResultOf(waiting))
 
     def test_remembered(self) -> None:
-        """What comes while nobody waits is told of as soon as somebody does."""
+        """A change between two waits ends the second one at once."""
         self.know()
         waiting = self.wait(50)
         self.accept('If-None-Match: "1"')
@@ -94,7 +94,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertTrue(self.successResultOf(waiting))
 
     def test_time_is_over(self) -> None:
-        """It ends when its time is over, whatever the server does."""
+        """The wait ends when its time is over, whatever the server does."""
         self.know()
         waiting = self.wait(10.5)
         peer = self.accept("Prefer: wait=10")
@@ -110,7 +110,7 @@ class LongPollTests(SynchronousTestCase):
             self.assert_asks_no_more(self.wait(seconds))
 
     def test_at_once(self) -> None:
-        """A server that says at once that nothing has changed is asked no more."""
+        """A server that does not wait is not asked again."""
         self.know()
         waiting = self.wait()
         peer = self.accept()
@@ -119,14 +119,14 @@ class LongPollTests(SynchronousTestCase):
         self.assert_asks_no_more(waiting)
 
     def test_ignores_conditions(self) -> None:
-        """Nor is one that does not care what is known."""
+        """A server that ignores the known tag is not asked again."""
         self.know()
         waiting = self.wait()
         self.accept().answer("200 OK", OLD, "Content-Length: 1", body=b"1")
         self.assert_asks_no_more(waiting)
 
     def test_shorter_waits(self) -> None:
-        """A server that does not let boxes wait for as long as they would is good enough."""
+        """A server may wait for a shorter time than requested."""
         self.know()
         waiting = self.wait()
         for _ in range(10):
@@ -137,7 +137,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertNoResult(waiting)
 
     def test_refused(self) -> None:
-        """Whatever else it answers, it is not asked again."""
+        """After any other response, the server is not asked again."""
         for status, *headers in (
             ("404 Not Found", "Content-Length: 0"),
             ("412 Precondition Failed", "Content-Length: 0"),
@@ -156,7 +156,7 @@ class LongPollTests(SynchronousTestCase):
                     self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def turn_away(self, peer: Peer, *answer: str) -> None:
-        """Let a request fail: with an answer, or with a broken connection."""
+        """Let a request fail, with a response or a broken connection."""
         if answer:
             peer.answer(*answer)
         else:
@@ -164,14 +164,14 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual(self.clock.tcpClients, [])
 
     def assert_asks_after(self, seconds: float) -> Peer:
-        """The next request is made after so many seconds, and not before."""
+        """Assert that the next request is made after exactly this number of seconds."""
         self.clock.advance(seconds - 0.5)
         self.assertEqual(self.clock.tcpClients, [])
         self.clock.advance(0.5)
         return self.accept('If-None-Match: "1"')
 
     def test_broken(self) -> None:
-        """After a connection that broke, or a busy server, it asks again, ever more rarely."""
+        """After a broken connection or a busy server, the delays grow."""
         for answer in (
             (),
             ("429 Too Many Requests", "Content-Length: 0"),
@@ -196,7 +196,7 @@ class LongPollTests(SynchronousTestCase):
                 self.assertTrue(self.successResultOf(waiting))
 
     def test_back_spread_out(self) -> None:
-        """The boxes of a fleet come back one after the other."""
+        """The boxes of a fleet reconnect at different times."""
         for chance, pause in ((0.0, 5), (0.25, 12.5), (0.75, 27.5)):
             with self.subTest(chance=chance):
                 self.chance = chance
@@ -209,7 +209,7 @@ class LongPollTests(SynchronousTestCase):
                 self.failureResultOf(waiting, CancelledError)
 
     def test_retry_after(self) -> None:
-        """A busy server is not asked sooner than it wants to be."""
+        """`Retry-After` of a busy server is respected."""
         self.know()
         waiting = self.wait()
         busy = ("503 Service Unavailable", "Retry-After: 200", "Content-Length: 0")
@@ -220,7 +220,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_gone(self) -> None:
-        """It ends with its time where the server does not come back."""
+        """The wait fails if the server stays away until its time is over."""
         self.know()
         waiting = self.wait(100)
         peer = self.accept()
@@ -234,7 +234,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
-        """When it is cancelled the connection is closed."""
+        """Cancelling closes the connection."""
         self.know()
         waiting = self.wait()
         peer = self.accept()
@@ -244,7 +244,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_timer_near(self) -> None:
-        """While it waits one timer is all there is, and far away."""
+        """While the box waits, there is only one timer, far in the future."""
         self.know()
         self.wait()
         self.accept()

@@ -1,4 +1,4 @@
-"""Which release a box is offered: by its trusted root, or else by the server's word."""
+"""The release that a box is offered, with or without a trusted root."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ URL = "http://updates.example:8151"
 
 
 class FakeServer(UpdateServerClient):
-    """Has the files of a directory, and says a version."""
+    """A server with the files of a directory, and a version."""
 
     def __init__(self, updates: Path) -> None:
         self.endpoint = URL
@@ -78,14 +78,14 @@ class ReleasesCase(SynchronousTestCase):
         )
 
     def trust(self) -> None:
-        """Give the box the root that vouches for the server's releases."""
+        """Give the box the root of the server's releases."""
         self.trusted_root.write_bytes((self.signed.folder / "1.root.json").read_bytes())
 
     def newest(self) -> Offer | None:
         return self.successResultOf(Deferred.fromCoroutine(self.releases.newest()))
 
     def assert_fails(self, kind: type[OpqError]) -> str:
-        """There is no offer; the reason is one sentence or two."""
+        """Assert that the lookup fails; return its one or two sentences."""
         failure = self.failureResultOf(Deferred.fromCoroutine(self.releases.newest()), kind)
         sentence = str(failure.value)
         self.assertNotIn("\n", sentence)
@@ -97,7 +97,7 @@ class UnsignedTests(ReleasesCase):
     """A box without a trusted root."""
 
     def test_asks_the_server(self) -> None:
-        """The server's word is what there is; nobody vouches for a size or a hash."""
+        """The server's version is the offer, without a signed size or hash."""
         self.assertEqual(self.newest(), Offer(NEWER))
         self.assertEqual(self.server.asked, ["version"])
 
@@ -107,13 +107,13 @@ class UnsignedTests(ReleasesCase):
         self.assertIsNone(self.newest())
 
     def test_clock(self) -> None:
-        """Without signatures nothing expires, and the clock does not matter."""
+        """Without signatures, nothing expires, and the clock does not matter."""
         self.now = 0.0
         self.assertEqual(self.newest(), Offer(NEWER))
         self.assertFalse(self.time.exists())
 
     def test_permission(self) -> None:
-        """Only the box's own configuration allows that it is installed."""
+        """Only the box's configuration can allow its installation."""
         with self.assertRaises(UnsignedRefused) as caught:
             self.releases.require_permission(Offer(NEW))
         self.assertIn(str(self.trusted_root), str(caught.exception))
@@ -121,7 +121,7 @@ class UnsignedTests(ReleasesCase):
         self.make(allow_unsigned=True).require_permission(Offer(NEW))
 
     def test_says_so(self) -> None:
-        """A box is called unsigned when it installs unsigned releases."""
+        """A box is unsigned if it installs unsigned releases."""
         self.assertFalse(self.releases.signed)
         self.assertFalse(self.releases.unsigned)
         self.assertTrue(self.make(allow_unsigned=True).unsigned)
@@ -135,7 +135,7 @@ class SignedTests(ReleasesCase):
         self.trust()
 
     def test_asks_the_metadata(self) -> None:
-        """What the channel says is the offer; the server's own word is not asked for."""
+        """The signed channel is the offer; the server's version is not requested."""
         target = channel(self.archive)
         self.assertEqual(self.newest(), Offer(NEW, target.length, target.hashes))
         self.assertEqual(
@@ -149,7 +149,7 @@ class SignedTests(ReleasesCase):
         )
 
     def test_channel(self) -> None:
-        """The channel is the one of the configuration."""
+        """The configuration names the channel."""
         beta = channel(self.archive)
         beta.path, beta.unrecognized_fields["custom"]["critical"] = "beta", True
         self.signed.targets(2, {"stable": channel(self.archive), "beta": beta})
@@ -168,7 +168,7 @@ class SignedTests(ReleasesCase):
         self.assertNotIn("version", self.server.asked)
 
     def test_unusable_channel(self) -> None:
-        """A channel that is signed and describes no release is not guessed at."""
+        """A signed channel that does not describe a release is an error."""
         target = channel(self.archive)
         target.unrecognized_fields["custom"]["version"] = NEWER
         self.signed.targets(2, {"stable": target})
@@ -177,7 +177,7 @@ class SignedTests(ReleasesCase):
         self.assertIn("The release key signed a channel", self.assert_fails(Untrusted))
 
     def test_permission(self) -> None:
-        """What the root vouches for needs no other permission, and nothing makes it unsigned."""
+        """A signed release needs no permission, and no setting makes the box unsigned."""
         self.releases.require_permission(Offer(NEW, signed=True))
         releases = self.make(allow_unsigned=True)
         self.assertTrue(releases.signed)
@@ -186,7 +186,7 @@ class SignedTests(ReleasesCase):
         self.assertFalse(releases.unsigned)
 
     def test_root_comes_later(self) -> None:
-        """A root that is put there while the agent runs counts at once."""
+        """A root that is added while the agent runs counts at once."""
         self.trusted_root.unlink()
         self.assertEqual(self.newest(), Offer(NEWER))
         self.trust()
@@ -196,7 +196,7 @@ class SignedTests(ReleasesCase):
 
 
 class NeverFallsBackTests(ReleasesCase):
-    """A box that was given a root believes nobody else, even when that root cannot be used."""
+    """A box with a root accepts no unsigned release, even if the root is unusable."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -211,23 +211,23 @@ class NeverFallsBackTests(ReleasesCase):
         return sentence
 
     def test_dangling(self) -> None:
-        """A link to nowhere is a root that is lost."""
+        """A dangling link counts as a root."""
         self.trusted_root.symlink_to("nowhere")
         sentence = self.assert_nothing_believed()
         self.assertIn(f"The trusted root {self.trusted_root} cannot be read", sentence)
 
     def test_loop(self) -> None:
-        """So is a link to itself."""
+        """A link to itself counts as a root."""
         self.trusted_root.symlink_to(self.trusted_root)
         self.assert_nothing_believed()
 
     def test_folder(self) -> None:
-        """A folder is no root."""
+        """A folder is an unusable root."""
         self.trusted_root.mkdir()
         self.assertIn("Is a directory", self.assert_nothing_believed())
 
     def test_unreadable(self) -> None:
-        """One that the agent may not read might be any."""
+        """A file that the agent may not read counts as a root."""
         self.trust()
         self.trusted_root.chmod(0)
         self.box.parent.chmod(0o755)
@@ -235,7 +235,7 @@ class NeverFallsBackTests(ReleasesCase):
             self.assertIn("Permission denied", self.assert_nothing_believed())
 
     def test_hidden(self) -> None:
-        """One in a folder that the agent may not look into might be there."""
+        """A file in an unreadable folder counts as a root."""
         self.trusted_root = self.box / "etc" / "root.json"
         self.trusted_root.parent.mkdir(mode=0)
         self.box.parent.chmod(0o755)
@@ -244,13 +244,13 @@ class NeverFallsBackTests(ReleasesCase):
             self.assertIn("Permission denied", self.assert_nothing_believed())
 
     def test_oversized(self) -> None:
-        """One that is larger than any is not read into memory."""
+        """A file that is too large is not read into memory."""
         with self.trusted_root.open("wb") as file:
             file.truncate(512_001)
         self.assertIn("too large", self.assert_nothing_believed())
 
     def test_garbage(self) -> None:
-        """What a power cut left of it is none, and so is anything else."""
+        """A file that a power cut has damaged is an unusable root, like any other content."""
         self.trust()
         whole = self.trusted_root.read_bytes()
         for content in (
@@ -267,7 +267,7 @@ class NeverFallsBackTests(ReleasesCase):
                 )
 
     def test_server_without_metadata(self) -> None:
-        """A server that lost its signatures, or hides them, has nothing for this box."""
+        """A server without signatures offers nothing to this box."""
         self.trust()
         self.signed.folder.rename(self.updates / "away")
         self.assert_fails(ServerFailed)
@@ -275,14 +275,14 @@ class NeverFallsBackTests(ReleasesCase):
 
 
 class ClockTests(ReleasesCase):
-    """The clock, without which nothing can have expired."""
+    """The clock, by which signatures expire."""
 
     def setUp(self) -> None:
         super().setUp()
         self.trust()
 
     def test_behind_release(self) -> None:
-        """A clock behind the installed release, or the image's, is found out before all else."""
+        """A clock behind the installed release, or the image's, is an error before all requests."""
         for path in (self.installed.version_file, self.installed.image_file):
             path.write_text(f"{NEWER}\n")
             self.assertIn("Waiting for the clock", self.assert_fails(ClockBehind))
@@ -291,7 +291,7 @@ class ClockTests(ReleasesCase):
         self.assertFalse((self.box / "tuf").exists())
 
     def test_behind_record(self) -> None:
-        """So is one behind the last good time, unless the kernel says that it is right."""
+        """A clock behind the recorded time is an error, unless it is synchronised."""
         self.time.write_text(f"{NEWER}\n")
         self.synchronised = False
         self.assert_fails(ClockBehind)
@@ -306,12 +306,12 @@ class ClockTests(ReleasesCase):
         self.assertEqual(self.time.read_text(), f"{NEW}\n")
 
     def test_recorded(self) -> None:
-        """A time that signatures bore out is put on record."""
+        """The time of verified signatures is recorded."""
         self.newest()
         self.assertEqual(self.time.read_text(), f"{NEW}\n")
 
     def test_not_recorded(self) -> None:
-        """One that nothing bore out is not: the clock might be years ahead."""
+        """The time of a failed lookup is not recorded: the clock may be years ahead."""
         self.signed.timestamp(2, 1, days=-1)
         self.assert_fails(Stale)
         self.signed.timestamp(3, 1, signer=self.signed.keys["root"])

@@ -1,4 +1,4 @@
-"""A box follows signed metadata: what it takes, what it refuses, and that it never hangs."""
+"""The lookup in signed metadata: valid and invalid repositories, and slow ones."""
 
 import time
 from hashlib import sha256
@@ -20,7 +20,7 @@ URL = "http://updates.example:8151/tuf/"
 
 
 class SignedMetadataCase(SynchronousTestCase):
-    """A signed repository in a folder, whose files come at once unless the test says otherwise."""
+    """A signed repository in a folder, whose files arrive at once unless the test delays them."""
 
     def setUp(self) -> None:
         self.updates = Path(self.mktemp())
@@ -29,12 +29,12 @@ class SignedMetadataCase(SynchronousTestCase):
         self.root = (self.signed.folder / "1.root.json").read_bytes()
         self.cache = Path(self.mktemp())
         self.clock = Clock()
-        #: The names that were asked for, and how many bytes of each would have been taken.
+        #: The requested names, and the limit for each in bytes.
         self.asked: list[tuple[str, int]] = []
         self.metadata = self.another()
 
     def another(self) -> SignedMetadata:
-        """Make what the next run of the agent would have."""
+        """Make the lookup of the next run of the agent."""
         return SignedMetadata(self.clock, self.fetch, self.cache, maybeDeferred)
 
     async def fetch(self, url: str, limit: int) -> bytes | None:
@@ -55,11 +55,11 @@ class SignedMetadataCase(SynchronousTestCase):
         return self.successResultOf(self.begin(target))
 
     def names(self) -> list[str]:
-        """What was asked for during the last lookup."""
+        """The requests of the last lookup."""
         return [name for name, _ in self.asked]
 
     def assert_fails(self, kind: type[Exception]) -> str:
-        """A lookup fails, with one sentence or two."""
+        """Assert that a lookup fails; return its one or two sentences."""
         sentence = str(self.failureResultOf(self.begin(), kind).value)
         self.assertNotIn("\n", sentence)
         self.assertTrue(sentence.endswith("."), sentence)
@@ -67,10 +67,10 @@ class SignedMetadataCase(SynchronousTestCase):
 
 
 class FindTests(SignedMetadataCase):
-    """A repository as it should be."""
+    """A valid repository."""
 
     def test_found(self) -> None:
-        """The target has the length, the hashes and the terms that were signed."""
+        """The target has the signed length, hashes and custom fields."""
         found = self.find()
         assert found is not None
         self.assertEqual(found.length, len(b"an archive"))
@@ -78,7 +78,7 @@ class FindTests(SignedMetadataCase):
         self.assertEqual(found.custom, {"version": NEW, "file": self.archive.name})
 
     def test_requests(self) -> None:
-        """Each file is fetched once; the next time only what may have changed."""
+        """Each file is downloaded once, and later only those that may have changed."""
         self.find()
         first = ["2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"]
         self.assertEqual(self.names(), first)
@@ -88,13 +88,13 @@ class FindTests(SignedMetadataCase):
             self.assertEqual(self.names(), ["2.root.json", "timestamp.json"])
 
     def test_limits(self) -> None:
-        """No file may be longer than it is known to be, or than any is."""
+        """No file may be longer than its known length, or than the limit."""
         self.find()
         size = (self.signed.folder / "1.snapshot.json").stat().st_size
         self.assertEqual([limit for _, limit in self.asked], [512_000, 16_384, size, 5_000_000])
 
     def test_news(self) -> None:
-        """What was published since is found."""
+        """A later publication is found."""
         self.find()
         newer = self.updates / f"opq-box-update-{NEWER}.tar.bz2"
         newer.write_bytes(b"a newer archive")
@@ -108,18 +108,18 @@ class FindTests(SignedMetadataCase):
         )
 
     def test_not_signed(self) -> None:
-        """What is not signed is not found, and that is no failure."""
+        """A target that is not signed is not found, without an error."""
         self.assertIsNone(self.find("beta"))
 
     def test_refresh(self) -> None:
-        """Without a target the metadata is renewed all the same."""
+        """Without a target, the metadata is refreshed."""
         self.assertIsNone(self.find(None))
         self.assertEqual(self.names()[-1], "1.targets.json")
         self.find()
         self.assertEqual(self.names(), ["2.root.json", "timestamp.json"])
 
     def test_new_keys(self) -> None:
-        """Each key may be replaced, by a root that the holders of the last one signed."""
+        """Each key may be replaced by a root that the holders of the previous root signed."""
         for version, role in enumerate(("timestamp", "snapshot", "targets", "root"), 2):
             self.signed.rotate(role, version)
             self.signed.publish(version, self.archive)
@@ -127,7 +127,7 @@ class FindTests(SignedMetadataCase):
             self.assertIsNotNone(self.find())
 
     def test_fifty_roots(self) -> None:
-        """A box that was in a drawer for years goes through all the roots since."""
+        """A box that was off for years goes through all the roots since."""
         for version in range(2, 52):
             self.signed.rotate("root", version)
         self.assertIsNotNone(self.find())
@@ -138,10 +138,10 @@ class FindTests(SignedMetadataCase):
 
 
 class RefusalTests(SignedMetadataCase):
-    """A repository that cannot be believed, and a box that then still knows what it knew."""
+    """An invalid repository, after which the box still has its last trusted metadata."""
 
     def test_wrong_key(self) -> None:
-        """What another key signed is not taken, at any level."""
+        """Metadata of another key is refused at any level."""
         self.find()
         right = dict(self.signed.keys)
         for role in ("timestamp", "snapshot", "targets"):
@@ -152,12 +152,12 @@ class RefusalTests(SignedMetadataCase):
                 self.assertIn("not what the release key signed", self.assert_fails(Untrusted))
 
     def test_stolen_root(self) -> None:
-        """A root that the last one's key did not sign changes nothing."""
+        """A root that the previous root's key did not sign changes nothing."""
         self.signed.root(2, signers=[make_key()])
         self.assert_fails(Untrusted)
 
     def test_false_id(self) -> None:
-        """A root that gives a key the id of another one changes nothing, whoever signed it."""
+        """A root that gives a key the id of another key changes nothing, whoever signed it."""
         self.find()
         right = dict(self.signed.keys)
         for role in ("root", "timestamp", "snapshot", "targets"):
@@ -175,14 +175,14 @@ class RefusalTests(SignedMetadataCase):
         self.assertIsNotNone(self.find())
 
     def test_false_id_from_the_start(self) -> None:
-        """Nor is it what a box begins with."""
+        """Such a root cannot be the trusted root either."""
         false = under_id(make_key(), self.signed.keys["targets"].public_key.keyid)
         self.signed.keys["targets"] = false
         self.root = self.signed.root(1).to_bytes()
         self.assertIn("trusted root cannot be used", self.assert_fails(Untrusted))
 
     def test_ids_of_all_that_is_said(self) -> None:
-        """The digest may be over what else is said of a key: the specification has it so."""
+        """The digest may include further fields of a key, as the specification allows."""
         key = self.signed.keys["targets"].public_key
         more = {**key.to_dict(), "x": 1}
         digest = sha256(str(encode_canonical(more)).encode()).hexdigest()
@@ -195,7 +195,7 @@ class RefusalTests(SignedMetadataCase):
         self.assertIsNotNone(self.find())
 
     def test_back(self) -> None:
-        """An older timestamp that was signed once is said to be old, expired or not."""
+        """An older timestamp that was validly signed is an older copy, expired or not."""
         for days in (-1, 7):
             with self.subTest(days=days):
                 self.signed.timestamp(1, 1, days=days)
@@ -211,28 +211,28 @@ class RefusalTests(SignedMetadataCase):
                 self.assertIsNotNone(self.find())
 
     def test_back_behind_a_root(self) -> None:
-        """So is one of a copy that has not got the root yet which replaced the timestamp's key."""
+        """So is a timestamp with the previous key, of a copy without the root that replaced it."""
         self.find()
         old = (self.signed.folder / "timestamp.json").read_bytes()
         stolen = self.signed.keys["timestamp"]
         self.signed.rotate("timestamp", 2)
         (self.signed.folder / "timestamp.json").write_bytes(old)
         self.assert_fails(OlderCopy)
-        # Nobody lags with a newer one: that is a thief of the key that was replaced.
+        # A copy cannot lag with a newer timestamp: that comes from a stolen replaced key.
         self.signed.timestamp(2, 1, signer=stolen)
         self.assertIn("not what the release key signed", self.assert_fails(Untrusted))
         self.signed.timestamp(1, 1, signer=make_key())
         self.assertIn("not what the release key signed", self.assert_fails(Untrusted))
 
     def test_back_with_a_lie(self) -> None:
-        """An older number that nobody signed is no older copy."""
+        """An older number with an invalid signature is not an older copy."""
         self.signed.timestamp(2, 1)
         self.find()
         self.signed.timestamp(1, 1, signer=make_key())
         self.assert_fails(Untrusted)
 
     def test_back_beneath(self) -> None:
-        """So is an older snapshot beneath a new timestamp; older targets are refused."""
+        """An older snapshot under a new timestamp is refused, and so are older targets."""
         self.signed.publish(2, self.archive)
         self.signed.timestamp(2, 2)
         self.find()
@@ -243,7 +243,7 @@ class RefusalTests(SignedMetadataCase):
         self.assert_fails(Untrusted)
 
     def test_recovers(self) -> None:
-        """When the repository is right again, so is everything."""
+        """When the repository is valid again, lookups succeed."""
         self.find()
         self.signed.timestamp(2, 1, signer=make_key())
         self.assert_fails(Untrusted)
@@ -251,7 +251,7 @@ class RefusalTests(SignedMetadataCase):
         self.assertIsNotNone(self.find())
 
     def test_changed_on_the_way(self) -> None:
-        """What is not what the timestamp or the snapshot names, or no metadata at all, is not."""
+        """Files other than those that the timestamp or the snapshot names are refused."""
         for name in ("2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"):
             for content in (b"", b"\0" * 100, b"[" * 10_000, b"{}"):
                 with self.subTest(name=name, content=content[:10]):
@@ -265,7 +265,7 @@ class RefusalTests(SignedMetadataCase):
         self.assertIsNotNone(self.find())
 
     def test_web_page(self) -> None:
-        """The page of a network that wants people to log in is no attack."""
+        """The login page of a network is not an attack."""
         for name in ("2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"):
             with self.subTest(name=name):
                 path = self.signed.folder / name
@@ -278,14 +278,14 @@ class RefusalTests(SignedMetadataCase):
         self.assertIsNotNone(self.find())
 
     def test_trusted_root(self) -> None:
-        """A trusted root that is none is the box's own trouble, and nobody is asked."""
+        """An invalid trusted root is the box's own fault, and nothing is requested."""
         for root in (b"", b"\0" * 100, b"{}", (self.signed.folder / "timestamp.json").read_bytes()):
             self.root = root
             self.assertIn("The box's trusted root cannot be used", self.assert_fails(Untrusted))
         self.assertEqual(self.asked, [])
 
     def test_other_root(self) -> None:
-        """A root that vouches for other keys trusts nothing of this repository."""
+        """A root with other keys accepts nothing of this repository."""
         other = Path(self.mktemp())
         other.mkdir()
         Signed(other).init()
@@ -293,7 +293,7 @@ class RefusalTests(SignedMetadataCase):
         self.assert_fails(Untrusted)
 
     def test_stale(self) -> None:
-        """What has expired is stale, at any level, and no forgery."""
+        """Expired metadata at any level is stale, and not invalid."""
         self.find()
         self.signed.now = time.time() - 1000 * 86400
         for version, expired in enumerate(("targets", "snapshot", "timestamp"), 2):
@@ -305,7 +305,7 @@ class RefusalTests(SignedMetadataCase):
                 self.assertIn("has expired", self.assert_fails(Stale))
 
     def test_stale_root(self) -> None:
-        """So is a root; one that the box ships with may have expired, when there is a newer."""
+        """An expired root is stale too, but a trusted root with a newer one may have expired."""
         self.signed.now = time.time() - 1000 * 86400
         self.signed.root(1)
         self.root = (self.signed.folder / "1.root.json").read_bytes()
@@ -315,10 +315,10 @@ class RefusalTests(SignedMetadataCase):
 
 
 class MissingTests(SignedMetadataCase):
-    """A server that does not have all of it."""
+    """A server that lacks a part of the metadata."""
 
     def test_missing(self) -> None:
-        """Each file but a newer root has to be there; then it works again."""
+        """Each file except a newer root must exist; then lookups succeed again."""
         for name in ("timestamp.json", "1.snapshot.json", "1.targets.json"):
             with self.subTest(name=name):
                 path = self.signed.folder / name
@@ -328,7 +328,7 @@ class MissingTests(SignedMetadataCase):
         self.assertIsNotNone(self.find())
 
     def test_server_fails(self) -> None:
-        """When it cannot be reached, the reason and the time to wait are handed on."""
+        """If the server cannot be reached, the reason and its `Retry-After` are passed on."""
 
         async def fail(url: str, limit: int) -> bytes | None:
             raise ServerFailed("Busy.", retry_after=7.0)
@@ -340,10 +340,10 @@ class MissingTests(SignedMetadataCase):
 
 
 class CacheTests(SignedMetadataCase):
-    """The folder of what was trusted last."""
+    """The folder of the last trusted metadata."""
 
     def damage(self, content: bytes | None) -> None:
-        """Damage one file after the other; None halves it."""
+        """Damage one file after the other; None halves a file."""
         self.find()
         for path in sorted(self.cache.rglob("*.json")):
             with self.subTest(path=path, content=content):
@@ -354,14 +354,14 @@ class CacheTests(SignedMetadataCase):
                 self.assertEqual(path.read_bytes(), whole)
 
     def test_damaged(self) -> None:
-        """What a power cut left as zeros, or half of it, or as nothing, heals."""
+        """A file that a power cut has damaged is replaced."""
         self.signed.root(2)
         self.damage(b"\0" * 1000)
         self.damage(None)
         self.damage(b"")
 
     def test_all_damaged(self) -> None:
-        """So does all of it at once."""
+        """All files together are replaced too."""
         self.signed.root(2)
         self.find()
         for path in self.cache.rglob("*.json"):
@@ -370,7 +370,7 @@ class CacheTests(SignedMetadataCase):
         self.assertIsNotNone(self.find())
 
     def test_false_id(self) -> None:
-        """A root with a false id that an earlier agent has trusted is forgotten."""
+        """A root with a false key id that an earlier agent trusted is removed."""
         self.find()
         right = dict(self.signed.keys)
         self.signed.keys["targets"] = under_id(make_key(), right["targets"].public_key.keyid)
@@ -382,21 +382,21 @@ class CacheTests(SignedMetadataCase):
         self.assertNotEqual((self.cache / "root.json").read_bytes(), false)
 
     def test_left_behind(self) -> None:
-        """What was being written when the power was cut is removed."""
+        """Temporary files of a power cut are removed."""
         self.find()
         (self.cache / "tmpabcdef").write_bytes(b"{")
         self.find()
         self.assertEqual(list(self.cache.glob("tmp*")), [])
 
     def test_removed(self) -> None:
-        """And what was removed comes back."""
+        """Removed files are downloaded again."""
         self.find()
         for path in self.cache.rglob("*.json"):
             path.unlink()
         self.assertIsNotNone(self.find())
 
     def test_dangling(self) -> None:
-        """A link to a root that is not there any more is made anew."""
+        """A link to a missing root is replaced."""
         self.find()
         (self.cache / "root.json").unlink()
         (self.cache / "root.json").symlink_to("root_history/9.root.json")
@@ -404,7 +404,7 @@ class CacheTests(SignedMetadataCase):
         self.assertEqual((self.cache / "root.json").read_bytes(), self.root)
 
     def test_unusable(self) -> None:
-        """A folder that cannot be made is the disk's failure, and not the server's."""
+        """A folder that cannot be created is an error of the disk, and not of the server."""
         self.cache.write_text("This is no folder.")
         self.failureResultOf(self.begin(), OSError)
         self.cache.unlink()
@@ -412,7 +412,7 @@ class CacheTests(SignedMetadataCase):
 
 
 class WaitingTests(SignedMetadataCase):
-    """A server that takes its time."""
+    """A slow server."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -424,19 +424,19 @@ class WaitingTests(SignedMetadataCase):
         await waiting
 
     def serve(self) -> None:
-        """Let all that is asked for come, until nothing is."""
+        """Answer all requests, until there are none."""
         while self.waiting:
             self.waiting.pop(0).callback(None)
 
     def assert_works(self) -> None:
-        """A lookup that is answered succeeds."""
+        """A lookup with all responses succeeds."""
         finding = self.begin()
         self.serve()
         self.assertIsNotNone(self.successResultOf(finding))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_silent(self) -> None:
-        """After ten minutes it is given up, and the next lookup begins anew."""
+        """A lookup fails after ten minutes, and the next one starts again."""
         finding = self.begin()
         self.clock.advance(599)
         self.assertNoResult(finding)
@@ -446,7 +446,7 @@ class WaitingTests(SignedMetadataCase):
         self.assert_works()
 
     def test_endless(self) -> None:
-        """The ten minutes are for all the files: a root after the other does not hold the box."""
+        """The ten minutes are for all files together, even for many roots."""
         for version in range(2, 20):
             self.signed.rotate("root", version)
 
@@ -463,7 +463,7 @@ class WaitingTests(SignedMetadataCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
-        """A lookup that is cancelled ends at once, whatever it waits for."""
+        """A cancelled lookup ends at once, whatever it waits for."""
         for answered in range(4):
             with self.subTest(answered=answered):
                 finding = self.begin()
@@ -476,7 +476,7 @@ class WaitingTests(SignedMetadataCase):
         self.assert_works()
 
     def test_cancelled_in_thread(self) -> None:
-        """So it does while the thread works."""
+        """It ends at once even while its thread works."""
         threads: list[Deferred[Any]] = []
 
         def in_thread(*_: object) -> Deferred[Any]:
@@ -491,7 +491,7 @@ class WaitingTests(SignedMetadataCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_two_at_once(self) -> None:
-        """The second of two lookups begins when the first has ended, with what that one learnt."""
+        """The second of two lookups starts after the first, with its metadata."""
         first, second = self.begin(), self.begin(None)
         self.assertEqual(self.names(), ["2.root.json"])
         for _ in range(4):
@@ -504,7 +504,7 @@ class WaitingTests(SignedMetadataCase):
         self.assertEqual(self.names()[4:], ["2.root.json", "timestamp.json"])
 
     def test_first_cancelled(self) -> None:
-        """The second goes on when the first is cancelled; the first, when the second is."""
+        """If one of two lookups is cancelled, the other continues."""
         first, second, third = self.begin(), self.begin(), self.begin()
         second.cancel()
         self.failureResultOf(second, CancelledError)
