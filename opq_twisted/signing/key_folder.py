@@ -94,7 +94,7 @@ class KeyFolder:
                 return None
             signer = keys.load(path, self.passphrase())
             if signer.public_key.keyid != key.keyid:
-                raise KeyUnusable(f"{path} holds another key than its name says: put it right.")
+                raise KeyUnusable(f"{path} does not hold the key that its name says: rename it.")
             self._opened[path] = signer
             if (advice := keys.advice(path)) is not None:
                 self._advise(advice)
@@ -226,7 +226,7 @@ class KeyFolder:
             raise ReleaseFailed(
                 f"The updates directory has snapshot {snapshot.version}, but {last} was signed "
                 "with these keys: copy tuf/ from where the newest is. If that is lost, let boxes "
-                "begin anew: opq-release rotate targets snapshot timestamp."
+                "start again: opq-release rotate targets snapshot timestamp."
             )
 
     def store_version(self, snapshot: Snapshot) -> None:

@@ -210,7 +210,7 @@ class Repository:
 
     @contextmanager
     def _explained(self, remedy: str = "restore it from a copy") -> Iterator[None]:
-        """Tell people where an unusable file is, and what to do about it."""
+        """Turn `Unusable` into an error with the path of the file and a remedy."""
         try:
             yield
         except Unusable as error:

@@ -62,8 +62,8 @@ class RootSigner(RepositorySigner):
             root = Root(1, expires=self.expires())
             for role in ROLES:
                 passphrase = timestamp_passphrase if role == Timestamp.type else None
-                wanted = root_keys if role == Root.type else 1
-                for key in self._keys_for(role, wanted, public.get(role, ()), passphrase):
+                needed = root_keys if role == Root.type else 1
+                for key in self._keys_for(role, needed, public.get(role, ()), passphrase):
                     _require_unused(key, role, root)
                     root.add_key(key, role)
             root.roles[Root.type].threshold = root_threshold
@@ -77,16 +77,16 @@ class RootSigner(RepositorySigner):
             )
 
     def _keys_for(
-        self, role: str, wanted: int, public: Sequence[Key], passphrase: Passphrase | None
+        self, role: str, needed: int, public: Sequence[Key], passphrase: Passphrase | None
     ) -> list[Key]:
         unused = self.key_folder.unused(role, [], passphrase)
         found = {key.keyid: key for key in [*public, *unused]}
-        if len(found) > wanted:
+        if len(found) > needed:
             raise ReleaseFailed(
                 f"There are {len(found)} keys for {role} in {self.key_folder.folder} and on the "
-                f"command line, and {wanted} are wanted: take the others away."
+                f"command line, and {needed} are needed: take the others away."
             )
-        while len(found) < wanted:
+        while len(found) < needed:
             key = self.key_folder.create(role, passphrase)
             found[key.keyid] = key
         return list(found.values())

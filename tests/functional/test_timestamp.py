@@ -107,7 +107,7 @@ async def test_any_order(
         file.write(whole[:100])
         file.flush()
         os.utime(targets)
-        await server.says("1.targets.json is no metadata: its upload goes on, or was cut off")
+        await server.says("1.targets.json is damaged or incomplete")
         assert (await curl(f"{server.url}/tuf/1.targets.json"))[0] == 404
         file.write(whole[100:])
     await server.says(f"channel stable leads to {path.name}, which is not on offer")

@@ -1,4 +1,4 @@
-"""Signs the timestamp, which tells boxes the newest snapshot."""
+"""Signs the timestamp, which announces the newest snapshot to boxes."""
 
 from datetime import datetime, timedelta
 from pathlib import Path

@@ -102,7 +102,7 @@ class _Announced:
         """
         The snapshot that boxes know: they refuse older ones.
 
-        A timestamp whose key was rotated still tells that, if it names a signed snapshot.
+        A timestamp whose key was rotated still shows that, if it names a signed snapshot.
         """
         known = self.timestamp is not None or self.metadata_set is not None
         return self.version if known else 0
