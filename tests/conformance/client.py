@@ -1,8 +1,8 @@
 """
-Does what TUF's conformance suite asks of a client, with the code that a box runs.
+The client for TUF's conformance suite, made of the code that a box runs.
 
-The suite is https://github.com/theupdateframework/tuf-conformance; its CLIENT-CLI.md says what a
-client is asked for. Options come before the command.
+The suite is https://github.com/theupdateframework/tuf-conformance; its CLIENT-CLI.md describes the
+commands. Options come before the command.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, OpqError, Untrusted
 
-#: The root that was given at first: not `*.json`, for these are what is trusted now.
+#: The file of the initial root; not `*.json`, because those files are the trusted metadata.
 _TRUSTED_ROOT = "trusted_root"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends with 1 when it is called wrongly: the protocol knows no other failure."""
+    """Ends with 1 for a wrong command line: the protocol has no other exit code."""
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(f"The client is not called as it must be: {message}.")
 
 
 class _Server(UpdateServerClient):
-    """A host of static files may answer 403 for what is not there: no newer root, that is."""
+    """Treats 403 for a root as 404: hosts of static files answer so for missing files."""
 
     async def get(self, url: str, *arguments: Any, **keywords: Any) -> IResponse:
         response = await super().get(url, *arguments, **keywords)
@@ -56,7 +56,7 @@ class _Client:
     _options: argparse.Namespace
 
     async def init(self) -> None:
-        """Take the root that is trusted from the start."""
+        """Store the root that is trusted from the start."""
         folder: Path = self._options.metadata_dir
         root = self._options.root.read_bytes()
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +64,11 @@ class _Client:
         files.write(folder / "root.json", root)
 
     async def refresh(self) -> None:
-        """Bring the metadata up to date."""
+        """Refresh the metadata."""
         await self._find(None)
 
     async def download(self) -> None:
-        """Bring targets up to date."""
+        """Download targets."""
         for name in self._options.target_name:
             target = await self._find(name)
             if target is None:
@@ -91,7 +91,7 @@ class _Client:
         return await metadata.find(url, root, name)
 
     async def _store(self, target: TargetFile) -> None:
-        """Bring a target to its place, unless it is there."""
+        """Download a target, unless it is there."""
         folder: Path = self._options.target_dir
         place = folder / quote(target.path, "")
         expected = Content(target.length, target.hashes)
@@ -99,7 +99,7 @@ class _Client:
             await self._require(place, expected)
         except DownloadFailed:
             folder.mkdir(parents=True, exist_ok=True)
-            # In a folder of its own, so that a part does not stay, nor what is with it.
+            # In a temporary folder, so that no part of it can stay.
             with TemporaryDirectory(prefix=".", dir=folder) as temporary:
                 part = Path(temporary, "target")
                 await self._fetch(target, part, expected)
@@ -112,7 +112,7 @@ class _Client:
 
     async def _fetch(self, target: TargetFile, path: Path, expected: Content) -> None:
         if not target.length:
-            # There is nothing to ask for.
+            # An empty target needs no request.
             path.touch()
             return
         server, url = self._server(self._options.target_base_url), self._url(target)
@@ -122,7 +122,7 @@ class _Client:
         await fetching.addTimeout(self._options.timeout, self._reactor, _too_late)
 
     def _url(self, target: TargetFile) -> str:
-        """Say where a target is: a path is a URL's, and needs no encoding but what no URL has."""
+        """Return the URL of a target, whose path is in the form of a URL already."""
         folder, slash, name = target.path.rpartition("/")
         root = Metadata[Root].from_file(str(self._options.metadata_dir / "root.json")).signed
         if root.consistent_snapshot:
@@ -142,7 +142,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--target-name", action="append", default=[])
     parser.add_argument("--target-dir", type=Path)
     parser.add_argument("--target-base-url")
-    # Seconds for one target: a suite does not wait for as many attempts as a box makes.
+    # Seconds for one target: the suite does not wait for all the attempts of a box.
     parser.add_argument("--timeout", type=float, default=30.0)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("init").add_argument("root", type=Path)
@@ -171,9 +171,9 @@ async def _run(reactor: Any, arguments: list[str]) -> None:
 
 
 def main(reactor: Any, *arguments: str) -> Deferred[None]:
-    """Do what is asked for; a failure is one sentence, and status 1."""
+    """Run one command; a failure is one sentence, and exit code 1."""
     running = Deferred.fromCoroutine(_run(reactor, list(arguments)))
-    # Without this, whoever is interrupted would end with 0, and leave a part behind.
+    # Without this, an interrupted client would end with 0, and leave a part behind.
     reactor.addSystemEventTrigger("before", "shutdown", running.cancel)
     return running
 

@@ -1,4 +1,4 @@
-"""Holders of the release keys at work, with a real server beside them, and real clients."""
+"""Holders of the release keys with a real repository, a real server, and real clients."""
 
 import atexit
 import itertools
@@ -48,7 +48,7 @@ class TufClient:
         self._cache = Path(tempfile.mkdtemp(dir=tuf.parent.parent))
 
     def asks(self, channel: str = "stable") -> Offer | None:
-        """Ask for the newest release of a channel; everything is verified on the way."""
+        """Look up the newest release of a channel, and verify everything."""
         fetched = Fetched()
         while True:
             try:
@@ -63,19 +63,19 @@ class TufClient:
                 return None if target is None else read_offer(target)
 
     def version(self, channel: str = "stable") -> int | None:
-        """Give the version that the box is offered."""
+        """Return the version that the box is offered."""
         offer = self.asks(channel)
         return None if offer is None else offer.version
 
 
 def save_time(test: SynchronousTestCase) -> None:
-    """Make keys that take no time to open, and validate archives in this process."""
+    """Make keys that are cheap to open, and validate archives in this process."""
     test.patch(pkcs8, "COST", 1 << 4)
     test.patch(publishing, "validate", _validate_here)
 
 
 def _validate_here(archive: BinaryIO, version: int) -> None:
-    """Judge as the child process does, without one."""
+    """Validate like the child process, but in this process."""
     try:
         archive.seek(0)
         unpack.validate(archive, version)
@@ -84,7 +84,7 @@ def _validate_here(archive: BinaryIO, version: int) -> None:
 
 
 def signer_in(place: Path, passphrase: bytes = PASSPHRASE) -> RootSigner:
-    """Work in a folder of this machine, on an updates directory beside it."""
+    """Make a signer with keys and an updates directory in one folder."""
     (place / "updates").mkdir(parents=True, exist_ok=True)
     key_folder = KeyFolder(place / "keys", lambda: passphrase)
     return RootSigner(Repository(place / "updates"), key_folder, lambda: datetime.now(UTC))
@@ -92,7 +92,7 @@ def signer_in(place: Path, passphrase: bytes = PASSPHRASE) -> RootSigner:
 
 @cache
 def made(root_keys: int, root_threshold: int) -> Path:
-    """Begin, with keys and metadata, once for all tests: that is what takes long."""
+    """Make keys and metadata once for all tests, because that takes long."""
     place = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, place)
     signer_in(place).init(root_keys, root_threshold, {})
@@ -100,14 +100,14 @@ def made(root_keys: int, root_threshold: int) -> Path:
 
 
 class HoldersCase(SynchronousTestCase):
-    """A release machine, where root is 1 of 1 or what a class says, and a server beside it."""
+    """A release machine and a server; root is 1 of 1 unless a class sets other numbers."""
 
     root_keys, root_threshold = 1, 1
 
     def setUp(self) -> None:
         save_time(self)
         self.place = Path(self.mktemp()).absolute()
-        # As new as in life: a server that has signed nothing for minutes would be told of.
+        # With new times: `status` reports a server that has signed nothing for minutes.
         made_before = made(self.root_keys, self.root_threshold)
         shutil.copytree(made_before, self.place, copy_function=shutil.copy)
         self.updates, self.tuf = self.place / "updates", self.place / "updates" / "tuf"
@@ -130,7 +130,7 @@ class HoldersCase(SynchronousTestCase):
         return TufClient(self.tuf)
 
     def files(self) -> set[str]:
-        """What boxes and mirrors see."""
+        """The files that boxes and mirrors see."""
         return {
             str(path.relative_to(self.updates))
             for path in self.updates.rglob("*")
@@ -158,17 +158,16 @@ class HoldersCase(SynchronousTestCase):
 
     def interruptions(self, work: Callable[[], object]) -> Iterator[str]:
         """
-        Interrupt work at each time that it waits for the disk: first by an error, then by death.
+        Interrupt `work` at a sample of its writes: first with an error, then by killing it.
 
-        A sample of these times, that is. Each begins with a fresh copy of what there was; the last
-        one is not interrupted.
+        Each run begins with a fresh copy of the files; the last one is not interrupted.
         """
         saved = self.place.with_name("saved")
         shutil.copytree(self.place, saved)
         for first, interrupt in enumerate((fails_at, dies_at), 1):
             for number in itertools.count(first, stride(5)):
                 interrupted = interrupt(number, work)
-                # What is known of the files and keys is known anew.
+                # A new signer reads files and keys again.
                 self.signer = signer_in(self.place)
                 self.repository, self.key_folder = self.signer.repository, self.signer.key_folder
                 yield f"{interrupt.__name__} {number}"
@@ -182,7 +181,7 @@ class HoldersCase(SynchronousTestCase):
 
 
 def fails_at(number: int, work: Callable[[], object]) -> bool:
-    """Let the disk be full at the n-th time; whether it came to that."""
+    """Run `work` with a disk that is full at the n-th write; return whether it came to that."""
     with counting(number):
         try:
             work()
@@ -194,7 +193,7 @@ def fails_at(number: int, work: Callable[[], object]) -> bool:
 
 
 def dies_at(number: int, work: Callable[[], object]) -> bool:
-    """Do it in a child that is gone, without cleaning up, at the n-th time."""
+    """Run `work` in a child process that dies at the n-th write; return whether it died."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -210,7 +209,7 @@ def dies_at(number: int, work: Callable[[], object]) -> bool:
 
 
 def serve(signer: RootSigner) -> MetadataState:
-    """Let the real server look, and sign a timestamp if it wants to."""
+    """Let the real server check the metadata, and sign a timestamp if one is needed."""
     repository = signer.repository
     catalog = Catalog(repository.updates)
     catalog.rescan()

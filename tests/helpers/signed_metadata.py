@@ -1,4 +1,4 @@
-"""Signed metadata for tests, made by hand and with any mistake that a test wants."""
+"""Signed metadata for tests, with any mistake that a test needs."""
 
 import time
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def make_key() -> CryptoSigner:
 
 
 def under_id(signer: CryptoSigner, keyid: str) -> CryptoSigner:
-    """Let a key call itself by the id of another one."""
+    """Give a key the id of another key."""
     key = signer.public_key
     return CryptoSigner(
         signer._private_key, SSlibKey(keyid, key.keytype, key.scheme, dict(key.keyval))
@@ -48,7 +48,7 @@ def write_key(
     signer: CryptoSigner,
     encryption: KeySerializationEncryption | None = None,
 ) -> Path:
-    """Write a private key to a file that is for its owner only; by default it is not encrypted."""
+    """Write a private key to a file with mode 0600; by default it is not encrypted."""
     private = signer._private_key
     assert isinstance(private, Ed25519PrivateKey)
     encryption = encryption or NoEncryption()
@@ -58,7 +58,7 @@ def write_key(
 
 
 class Signed:
-    """The `tuf` folder of an updates directory, and the keys to all that is in it."""
+    """The `tuf` folder of an updates directory, and the keys of all its roles."""
 
     def __init__(self, updates: Path, now: float | None = None) -> None:
         self.updates = updates
@@ -73,7 +73,7 @@ class Signed:
         return self
 
     def later(self, days: float) -> datetime:
-        """Say when so many days are over."""
+        """Return the time so many days from now."""
         return datetime.fromtimestamp(int(self.now), UTC) + timedelta(days=days)
 
     def root(
@@ -84,7 +84,7 @@ class Signed:
         signers: list[CryptoSigner] | None = None,
         thresholds: dict[str, int] | None = None,
     ) -> Metadata[Root]:
-        """Write a root that names the keys; the first signer is that of root itself."""
+        """Write a root that names the keys; by default the root key signs it."""
         roles = {
             role: Role([self.keys[role].public_key.keyid], (thresholds or {}).get(role, 1))
             for role in ROLES
@@ -96,7 +96,7 @@ class Signed:
         return self.write(root, *(signers or [self.keys[Root.type]]))
 
     def rotate(self, role: str, version: int) -> None:
-        """Give a role another key, by a new root."""
+        """Give a role another key in a new root."""
         before = self.keys[Root.type]
         self.keys[role] = make_key()
         self.root(version, signers=list({before: None, self.keys[Root.type]: None}))
@@ -104,7 +104,7 @@ class Signed:
     def targets(
         self, version: int, channels: dict[str, TargetFile] | None = None, *, days: float = 365
     ) -> Metadata[Targets]:
-        """Write the targets: one for each channel."""
+        """Write targets with these channels."""
         targets = Targets(version, expires=self.later(days), targets=dict(channels or {}))
         return self.write(Metadata(targets), self.keys[Targets.type])
 
@@ -119,7 +119,7 @@ class Signed:
     def timestamp(
         self, version: int, snapshot: int, *, days: float = 7, signer: CryptoSigner | None = None
     ) -> Metadata[Timestamp]:
-        """Write a timestamp, as the server would have long ago."""
+        """Write a timestamp like an earlier one of the server."""
         data = (self.folder / f"{snapshot}.snapshot.json").read_bytes()
         meta = MetaFile.from_data(snapshot, data, ["sha256"])
         timestamp = Timestamp(version, expires=self.later(days), snapshot_meta=meta)
@@ -132,7 +132,7 @@ class Signed:
         days: float = 365,
         custom: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write targets and a snapshot of this version; the last archive is what `stable` is."""
+        """Write targets and a snapshot; the last archive becomes the newest one in `stable`."""
         channels = {"stable": channel(archives[-1], custom)} if archives else {}
         self.targets(version, channels, days=days)
         self.snapshot(version, version, days=days)
@@ -152,7 +152,7 @@ class Signed:
         return metadata
 
     def read_timestamp(self) -> Timestamp:
-        """Read the timestamp, which must be signed as the newest root wants it."""
+        """Read the timestamp, which must be signed as the newest root requires."""
         newest = max(self.folder.glob("*.root.json"), key=lambda path: int(path.name.split(".")[0]))
         root = Metadata[Root].from_file(str(newest)).signed
         metadata = Metadata[Timestamp].from_file(str(self.folder / "timestamp.json"))
@@ -162,9 +162,9 @@ class Signed:
 
 def channel(archive: Path, custom: Mapping[str, Any] | None = None) -> TargetFile:
     """
-    Make the target that a channel is while this archive is its newest release.
+    Make the target of a channel whose newest release is this archive.
 
-    :param custom: what it says besides, or in the place of what is true.
+    :param custom: fields of `custom` to add or to replace.
     """
     version = int(archive.name.removesuffix(".tar.bz2").rsplit("-", 1)[1])
     target = TargetFile.from_file("stable", str(archive), ["sha256"])
@@ -174,7 +174,7 @@ def channel(archive: Path, custom: Mapping[str, Any] | None = None) -> TargetFil
 
 
 def with_one_release(updates: Path, version: int) -> tuple[Signed, Path]:
-    """Sign and announce a release in an updates directory; the archive is none that unpacks."""
+    """Sign and announce a release in an updates directory; its archive cannot be unpacked."""
     archive = updates / f"opq-box-update-{version}.tar.bz2"
     archive.write_bytes(b"an archive")
     signed = Signed(updates).init()

@@ -1,4 +1,4 @@
-"""What a real client refuses is refused before it is written."""
+"""Metadata that a real client refuses is refused before it is written."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -65,7 +65,7 @@ def naming(metadata_set: MetadataSet, targets: MetaFile) -> MetadataSet:
 
 
 class DryRunCase(SynchronousTestCase):
-    """Anything that a client would refuse, in a sentence."""
+    """Each refusal is a sentence."""
 
     def refuses_roots(self, *roots: Metadata[Root], word: str = "Boxes would refuse this") -> None:
         with self.assertRaises(ReleaseFailed) as caught:
@@ -88,20 +88,20 @@ class RootTests(DryRunCase):
     """A chain of roots."""
 
     def test_chain(self) -> None:
-        """Each is signed by the keys of the one before, and by its own."""
+        """Each root is signed by the previous root's keys and its own."""
         try_roots([make_root(1)])
         try_roots([make_root(1), make_root(2), make_root(3)])
 
     def test_not_from_the_first(self) -> None:
-        """The chain may begin later."""
+        """The chain may start with a later root."""
         try_roots([make_root(4), make_root(5)])
 
     def test_expired_between(self) -> None:
-        """One that has expired is followed, for others come after it."""
+        """An expired root is followed if others come after it."""
         try_roots([make_root(1, days=-1), make_root(2)])
 
     def test_not_signed(self) -> None:
-        """By another key, by none, or by too few."""
+        """A root is refused if it is signed by another key, by none, or by too few."""
         self.refuses_roots(make_root(1, OTHER))
         self.refuses_roots(make_root(1), make_root(2, OTHER))
         unsigned = make_root(2)
@@ -116,11 +116,11 @@ class RootTests(DryRunCase):
         try_roots([make_root(1), strict])
 
     def test_gap(self) -> None:
-        """A number is left out."""
+        """A chain without one version is refused."""
         self.refuses_roots(make_root(1), make_root(3), word="do not get further than to 1")
 
     def test_too_many(self) -> None:
-        """More roots than a client goes through at once."""
+        """More roots than a client follows at once are refused."""
         small = UpdaterConfig(max_root_rotations=2)
         self.patch(Updater, "__init__", _with(small))
         roots = [make_root(number) for number in range(1, 5)]
@@ -128,7 +128,7 @@ class RootTests(DryRunCase):
         self.refuses_roots(*roots, word="do not get further than to 3")
 
     def test_too_long(self) -> None:
-        """A root that is larger than a client reads."""
+        """A root that is larger than a client reads is refused."""
         large = make_root(2)
         large.signed.unrecognized_fields["x"] = "x" * 512_000
         large.sign(KEYS["root"])
@@ -145,20 +145,20 @@ def _with(config: UpdaterConfig) -> Any:
 
 
 class MetadataSetTests(DryRunCase):
-    """Targets and snapshot, alone and after what was there before."""
+    """Targets and snapshot, alone and after previous ones."""
 
     def test_good(self) -> None:
-        """A client begins with it, and another comes to it."""
+        """One client starts with it, and another follows to it."""
         try_metadata_sets(metadata_set())
         try_metadata_sets(metadata_set(1), metadata_set(2), metadata_set(5))
 
     def test_other_key(self) -> None:
-        """One of both is signed by a key that the root does not name."""
+        """A file that is signed by a key that the root does not name is refused."""
         for role in ("targets", "snapshot"):
             self.refuses(metadata_set(keys={**KEYS, role: OTHER}), word=role)
 
     def test_rotated(self) -> None:
-        """New keys by a new root."""
+        """A new root with new keys is followed."""
         keys = {**KEYS, "targets": OTHER}
         root = make_root(2)
         root.signed.revoke_key(KEYS["targets"].public_key.keyid, "targets")
@@ -166,7 +166,7 @@ class MetadataSetTests(DryRunCase):
         try_metadata_sets(metadata_set(1), evolve(metadata_set(2, keys=keys), root=root.signed))
 
     def test_rollback(self) -> None:
-        """A number goes back."""
+        """A lower version is refused."""
         self.refuses(metadata_set(2), metadata_set(1))
         fresh = metadata_set(3)
         back = metadata_set(2, named=1)
@@ -174,17 +174,17 @@ class MetadataSetTests(DryRunCase):
         self.refuses(fresh, older)
 
     def test_wrong_number(self) -> None:
-        """The snapshot names targets that are not there."""
+        """A snapshot that names missing targets is refused."""
         self.refuses(metadata_set(2, named=3))
 
     def test_hash(self) -> None:
-        """The snapshot names other bytes."""
+        """A snapshot that names other bytes is refused."""
         bad = metadata_set()
         bad = naming(bad, MetaFile(1, hashes={"sha256": "ab" * 32}))
         self.refuses(bad, word="hash")
 
     def test_as_on_the_disk(self) -> None:
-        """Files are tried as they are, however another tool has written them."""
+        """The bytes of files are tried unchanged, also if another tool wrote them."""
         good = metadata_set()
         data = good.targets.data + b"\n"
         good = naming(good, MetaFile.from_data(1, data, ["sha256"]))
@@ -192,12 +192,12 @@ class MetadataSetTests(DryRunCase):
         try_metadata_sets(evolve(good, targets=evolve(good.targets, data=data)))
 
     def test_expired(self) -> None:
-        """The last one must not have expired; those before may have."""
+        """The last metadata set must not have expired; earlier ones may have."""
         try_metadata_sets(metadata_set(1, days=-1), metadata_set(2))
         self.refuses(metadata_set(1), metadata_set(2, days=-1), word="expired")
 
     def test_too_long(self) -> None:
-        """Larger than boxes read, even if the snapshot names that length."""
+        """Targets that are larger than boxes read are refused, even if their length is signed."""
         large = metadata_set(
             targets={"opq-box-update-1.tar.bz2": TargetFile(1, {"sha256": ""}, "x")}
         )

@@ -1,4 +1,4 @@
-"""Which archives stay among the targets, which boxes read at each release."""
+"""Tests of which archives stay in the targets."""
 
 from datetime import UTC, datetime
 
@@ -20,10 +20,10 @@ class PruningCase(HoldersCase):
 
 
 class MissingTests(PruningCase):
-    """What `publish` does about archives that are gone."""
+    """`publish` removes archives that are gone."""
 
     def test_dropped(self) -> None:
-        """An archive that is gone, and that no channel needs, is signed no more."""
+        """An archive that is gone, and that no channel needs, is no longer signed."""
         self.publish(OLD)
         self.publish(NEW)
         self.assertEqual(self.named(), {name_of(OLD), name_of(NEW)})
@@ -32,7 +32,7 @@ class MissingTests(PruningCase):
         self.assertEqual(self.named(), {name_of(NEW), name_of(NEWER)})
 
     def test_in_use(self) -> None:
-        """An archive to which a channel leads stays, wherever it is."""
+        """An archive that a channel needs stays, even if it is gone."""
         self.publish(OLD)
         self.publish(NEW, "beta")
         self.publish(NEWER, rollout=10)
@@ -43,7 +43,7 @@ class MissingTests(PruningCase):
 
 
 class PruneTests(PruningCase):
-    """What `prune` does."""
+    """`prune` removes old archives."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -55,7 +55,7 @@ class PruneTests(PruningCase):
         self.used = {name_of(OLD), name_of(NEW), name_of(NEWER)}
 
     def test_all(self) -> None:
-        """Only the archives to which channels lead stay, with the release before of a rollout."""
+        """Only the archives that channels need stay, with the previous release of a rollout."""
         self.serve()
         box = self.box()
         self.assertEqual(box.version(), NEWER)
@@ -68,7 +68,7 @@ class PruneTests(PruningCase):
         self.assertEqual((box.version(), box.version("beta")), (NEWER, OLD))
 
     def test_keep(self) -> None:
-        """The newest archives stay, as many as one wants."""
+        """The chosen number of newest archives stays."""
         pruned = prune(self.signer, 5)
         self.assertEqual(pruned.removed, [name_of(OLD - 4), name_of(OLD - 3)])
         files = self.files()
@@ -76,21 +76,21 @@ class PruneTests(PruningCase):
         self.assertEqual(self.files(), files)
 
     def test_published_again(self) -> None:
-        """The archives that were taken out are not brought back by the next release."""
+        """The next release does not bring removed archives back."""
         prune(self.signer, 0)
         self.publish(NEWER)
         self.assertEqual(self.named(), self.used)
 
     def test_refused(self) -> None:
-        """A number that is none changes nothing."""
+        """An invalid number changes nothing."""
         self.assert_refused(lambda: prune(self.signer, -1), "a number from 0", kind=ReleaseFailed)
 
 
 class CrowdingTests(PruningCase):
-    """Targets that come near to the size that boxes read."""
+    """Targets that come near the size that boxes read."""
 
     def test_told(self) -> None:
-        """It is told long before boxes refuse them, and not after they are pruned."""
+        """There is a warning long before boxes refuse them, and none after pruning."""
         self.assertIsNone(describe_crowding(self.repository))
         hashes = {"sha256": "ab" * 32, "sha512": "cd" * 64}
 

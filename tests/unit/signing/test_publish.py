@@ -1,4 +1,4 @@
-"""How an archive gets into the updates directory, wherever it lies, and whatever lies there."""
+"""Tests of how an archive gets into the updates directory."""
 
 import itertools
 import os
@@ -26,23 +26,23 @@ from tests.helpers.torture import stride
 
 
 class PublicationCase(HoldersCase):
-    """An archive that is published from where it is."""
+    """Archives in different places are published."""
 
     def offer(self, archive: Path, **terms: Any) -> Offer:
         return publish(self.signer, archive, Terms("stable", **terms), lambda _: None)
 
     def assert_served(self, version: int) -> None:
-        """The server offers it, and a box is told of it."""
+        """The server offers it, and a box finds it."""
         metadata_state = self.serve()
         self.assertEqual(metadata_state.alerts, ())
         self.assertEqual(self.box().version(), version)
 
 
 class PlaceTests(PublicationCase):
-    """Where an archive may lie."""
+    """The places where an archive may be."""
 
     def test_here(self) -> None:
-        """In the folder in which one works, with or without a dot before its name."""
+        """It may be in the current folder, with or without `./` before its name."""
         self.archive(OLD)
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.place)
@@ -51,7 +51,7 @@ class PlaceTests(PublicationCase):
         self.assert_served(OLD)
 
     def test_link(self) -> None:
-        """A link to the archive: the copy is no link, and outlives it."""
+        """It may be a link: the copy is not a link, and survives it."""
         folder = self.place / "built"
         folder.mkdir()
         real = self.archive(OLD, where=folder)
@@ -63,21 +63,21 @@ class PlaceTests(PublicationCase):
         self.assert_served(OLD)
 
     def test_link_of_another_name(self) -> None:
-        """It is the link's name that counts, and it has to be the archive's."""
+        """The name of the link counts, and has to be the archive's name."""
         real = self.archive(OLD)
         link = self.place / name_of(NEW)
         link.symlink_to(real)
         self.assert_refused(lambda: self.offer(link), "VERSION", str(NEW))
 
     def test_hard_link(self) -> None:
-        """Another name of the file that lies there already: it is read once."""
+        """It may be a hard link to the file in the directory, which is read once."""
         there = self.archive(OLD, where=self.updates)
         (self.place / name_of(OLD)).hardlink_to(there)
         self.offer(self.place / name_of(OLD))
         self.assert_served(OLD)
 
     def test_updates_by_a_link(self) -> None:
-        """The updates directory may be told by a link, and the archive lie there."""
+        """The updates directory may be a link, and the archive may be in it."""
         link = self.place / "link"
         link.symlink_to(self.updates)
         self.signer = evolve(self.signer, repository=Repository(link))
@@ -88,10 +88,10 @@ class PlaceTests(PublicationCase):
 
 
 class ThereTests(PublicationCase):
-    """What lies in the updates directory already."""
+    """Files that are in the updates directory already."""
 
     def test_link_out(self) -> None:
-        """A link that leads out is refused: no server would follow it."""
+        """A link out of the directory is refused, because no server would follow it."""
         real = self.archive(OLD)
         there = self.updates / name_of(OLD)
         there.symlink_to(real)
@@ -99,7 +99,7 @@ class ThereTests(PublicationCase):
             self.assert_refused(partial(self.offer, archive), "link", "leads out")
 
     def test_link_inside(self) -> None:
-        """One that stays inside is followed, as servers do."""
+        """A link inside the directory is followed, as servers do."""
         store = self.updates / "store"
         store.mkdir()
         self.archive(OLD, where=store)
@@ -108,7 +108,7 @@ class ThereTests(PublicationCase):
         self.assert_served(OLD)
 
     def test_link_to_nothing(self) -> None:
-        """One that leads nowhere is no archive, and nothing takes its place."""
+        """A dangling link is not an archive, and is not replaced."""
         archive = self.archive(OLD)
         (self.updates / name_of(OLD)).symlink_to("store")
         with self.assertRaises(FileNotFoundError):
@@ -116,7 +116,7 @@ class ThereTests(PublicationCase):
         self.assertEqual(self.repository.numbers("targets"), [1])
 
     def test_private(self) -> None:
-        """The server, which is another user, is let to read it."""
+        """The server, which is another user, gets the right to read it."""
         there = self.archive(OLD, where=self.updates)
         for before, after in ((0o600, 0o644), (0o400, 0o444), (0o444, 0o444)):
             there.chmod(before)
@@ -124,7 +124,7 @@ class ThereTests(PublicationCase):
             self.assertEqual(there.stat().st_mode & 0o777, after)
 
     def test_of_somebody_else(self) -> None:
-        """Where it is not ours to let others read it, they may be able to all the same."""
+        """A file of another user is published even if its mode cannot be changed."""
 
         def refused(_fd: int, _mode: int) -> None:
             raise PermissionError(1, os.strerror(1))
@@ -137,7 +137,7 @@ class ThereTests(PublicationCase):
         self.assertEqual(there.stat().st_mode & 0o777, 0o640)
 
     def test_planted_link(self) -> None:
-        """A link with the name of the copy that is being made leads to nothing that is written."""
+        """A link with the name of the temporary copy is not written through."""
         victim = self.place / "victim"
         victim.write_text("precious")
         (self.updates / f".{name_of(OLD)}.part").symlink_to(victim)
@@ -147,7 +147,7 @@ class ThereTests(PublicationCase):
         self.assert_served(OLD)
 
     def test_in_the_way(self) -> None:
-        """What has that name and cannot be taken away is told."""
+        """If the temporary copy cannot be made, the reason is given."""
         draft = self.updates / f".{name_of(OLD)}.part"
         draft.mkdir()
         with self.assertRaises(IsADirectoryError) as caught:
@@ -155,7 +155,7 @@ class ThereTests(PublicationCase):
         self.assertEqual(caught.exception.filename, str(draft))
 
     def test_left_over(self) -> None:
-        """What an interrupted copy of another release left goes; what is being built stays."""
+        """Files of interrupted copies are removed; files of the builder stay."""
         left = self.updates / f".{name_of(NEW)}.part"
         building = self.updates / f".{name_of(NEW)}.1a2b3c4d.part"
         for path in (left, building):
@@ -165,7 +165,7 @@ class ThereTests(PublicationCase):
         self.assertTrue(building.exists())
 
     def test_planted_lock(self) -> None:
-        """The lock is no link, either."""
+        """The lock file is not opened through a link."""
         lock = self.tuf / ".lock"
         lock.unlink()
         lock.symlink_to(self.place / "elsewhere")
@@ -174,10 +174,10 @@ class ThereTests(PublicationCase):
 
 
 class TermsTests(PublicationCase):
-    """The same archive on other terms."""
+    """The same archive is published with other terms."""
 
     def test_stops(self) -> None:
-        """A rollout can be stopped, with the salt that lets it go on where it was."""
+        """A rollout can be stopped, and keeps its salt for later."""
         archive = self.archive(OLD)
         salts = set()
         for percent in (20, 0, 20):
@@ -188,7 +188,7 @@ class TermsTests(PublicationCase):
         self.assertEqual(len(salts), 1)
 
     def test_back(self) -> None:
-        """A release that boxes may go back to is followed by ones that they may not leave."""
+        """After a downgrade, later releases are not downgrades."""
         self.offer(self.archive(NEW))
         self.assertTrue(self.offer(self.archive(OLD), allow_downgrade=True).allow_downgrade)
         self.assertFalse(self.offer(self.archive(NEW)).allow_downgrade)
@@ -196,10 +196,10 @@ class TermsTests(PublicationCase):
 
 
 class ReleaseBeforeTests(PublicationCase):
-    """The release that boxes take until their turn comes."""
+    """The previous release, which boxes install until their turn comes."""
 
     def before(self, version: int, **terms: Any) -> int | None:
-        """Publish a release; give the version of the one before."""
+        """Publish a release; return the version of the previous release in its offer."""
         offer = self.offer(self.archive(version), **terms)
         return None if offer.before is None else offer.before.version
 
@@ -221,7 +221,7 @@ class ReleaseBeforeTests(PublicationCase):
         self.assertEqual(self.before(NEW, rollout=0), OLD)
 
     def test_for_all(self) -> None:
-        """While a release is for all boxes, none is led to the one before: nothing needs that."""
+        """While a release is for all boxes, the archive of the previous one is not needed."""
         self.offer(self.archive(OLD))
         self.offer(self.archive(NEW))
         self.serve()
@@ -233,7 +233,7 @@ class ReleaseBeforeTests(PublicationCase):
         self.assertIsNone(self.before(NEW, rollout=0), "it is gone")
 
     def test_followed(self) -> None:
-        """A rollout that another one follows was never for all: the one before it stays."""
+        """A rollout that another rollout follows was never for all: its previous release stays."""
         self.offer(self.archive(OLD))
         self.assertEqual(self.before(NEW, rollout=10), OLD)
         self.assertEqual(self.before(NEWER, rollout=10), OLD)
@@ -246,19 +246,19 @@ class ReleaseBeforeTests(PublicationCase):
         self.assertEqual(self.before(NEW, critical=True), OLD)
 
     def test_older_only(self) -> None:
-        """Boxes that may go back are not led forward again by it."""
+        """A downgrade has no previous release, because that would be newer."""
         self.offer(self.archive(NEW))
         self.assertIsNone(self.before(OLD, rollout=10, allow_downgrade=True))
 
     def test_archive_gone(self) -> None:
-        """A release whose archive is gone is offered to nobody, and holds nothing back."""
+        """A previous release whose archive is gone is left out, and delays nothing."""
         self.offer(self.archive(OLD))
         (self.updates / name_of(OLD)).unlink()
         self.assertIsNone(self.before(NEW, rollout=10))
         self.assert_served(NEW)
 
     def test_archive_goes(self) -> None:
-        """The server and `status` tell of an archive that goes while boxes are led to it."""
+        """The server and `status` report a needed archive that disappears."""
         self.offer(self.archive(OLD))
         self.offer(self.archive(NEW), rollout=10)
         self.serve()
@@ -270,10 +270,10 @@ class ReleaseBeforeTests(PublicationCase):
 
 
 class WithdrawalTests(PublicationCase):
-    """A release that is taken back."""
+    """A release is withdrawn."""
 
     def test_rollout(self) -> None:
-        """The release before is for all boxes again, and takes none back."""
+        """The previous release is for all boxes again, and is not a downgrade."""
         self.offer(self.archive(OLD), notes="Good.")
         self.offer(self.archive(NEW), rollout=10)
         box = self.box()
@@ -291,7 +291,7 @@ class WithdrawalTests(PublicationCase):
         self.assertIsNone(offer.before)
 
     def test_for_all(self) -> None:
-        """A release that was for all boxes gives way to the one before, signed still or not."""
+        """A release for all boxes is replaced by its previous release, even if that is pruned."""
         self.offer(self.archive(OLD))
         self.offer(self.archive(NEW))
         prune(self.signer, 0)
@@ -299,7 +299,7 @@ class WithdrawalTests(PublicationCase):
         self.assert_served(OLD)
 
     def test_named(self) -> None:
-        """It can be followed by any earlier release that is named."""
+        """Any earlier release can be named."""
         self.offer(self.archive(OLD))
         self.assert_refused(lambda: withdraw(self.signer, "stable"), "--to VERSION")
         publish(self.signer, self.archive(NEW), Terms("beta"), lambda _: None)
@@ -311,7 +311,7 @@ class WithdrawalTests(PublicationCase):
         self.assert_served(NEWER)
 
     def test_refused(self) -> None:
-        """A release that is not earlier, not signed or not there is none to go back to."""
+        """A release that is not earlier, not signed or missing is refused."""
         self.offer(self.archive(OLD))
         self.offer(self.archive(NEW))
         for version, words in (
@@ -326,7 +326,7 @@ class WithdrawalTests(PublicationCase):
 
 
 class StoppedTests(PublicationCase):
-    """Ended by a signal before any step that reaches the disk."""
+    """A signal ends the command before any step that reaches the disk."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -346,7 +346,7 @@ class StoppedTests(PublicationCase):
         self.assertGreater(number, 8)
 
     def test_publish(self) -> None:
-        """Boxes have the old release or the new one, nothing half is left, and it can be rerun."""
+        """Boxes have the old release or the new one, and the command can be repeated."""
 
         def work() -> None:
             self.signer = signer_in(self.place)
@@ -367,7 +367,7 @@ class StoppedTests(PublicationCase):
         self.steps(work, after)
 
     def test_rotate(self) -> None:
-        """Boxes go on with the old keys or the new ones, and what was made is not made twice."""
+        """Boxes accept the old keys or the new ones, and no key is made twice."""
 
         def work() -> None:
             self.signer = signer_in(self.place)
@@ -398,7 +398,7 @@ def _is(fd: int, path: Path) -> bool:
 
 
 class NotesTests(PublicationCase):
-    """What is said of a release."""
+    """The release notes."""
 
     def test_kept(self) -> None:
         """A rollout that grows keeps the notes; another release has its own, or none."""
@@ -409,7 +409,7 @@ class NotesTests(PublicationCase):
         self.assertIsNone(self.offer(self.archive(NEW)).notes)
 
     def test_too_long(self) -> None:
-        """What no box would show is refused before anything is signed."""
+        """Notes that are too long for a box are refused before anything is signed."""
         archive = self.archive(OLD)
         error = self.assertRaises(ReleaseFailed, self.offer, archive, notes="x" * 4001)
         self.assertIn("4001 characters: boxes show 4000 at most", str(error))

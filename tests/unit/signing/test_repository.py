@@ -1,4 +1,4 @@
-"""What is published: how it gets to boxes, and what is refused."""
+"""Tests of how releases get to boxes, and of what is refused."""
 
 import errno
 import hashlib
@@ -37,10 +37,10 @@ from tests.helpers.key_holders import NEW, NEWER, OLD, HoldersCase, signer_in
 
 
 class PublishTests(HoldersCase):
-    """What a channel offers."""
+    """The offers of channels."""
 
     def test_offer(self) -> None:
-        """A box is offered the archive's length and hashes, and nothing that was not asked for."""
+        """A box is offered the archive's length and hashes, and no term that was not set."""
         archive = self.archive(OLD)
         data = archive.read_bytes()
         told: list[int] = []
@@ -72,7 +72,7 @@ class PublishTests(HoldersCase):
         )
 
     def test_terms(self) -> None:
-        """All that it says reaches the box."""
+        """All terms reach the box."""
         self.publish(OLD, critical=True, allow_downgrade=True)
         self.publish(OLD, "beta", rollout=20)
         self.serve()
@@ -85,7 +85,7 @@ class PublishTests(HoldersCase):
         self.assertEqual(other.rollout.percent, 20)
 
     def test_newer(self) -> None:
-        """A box that has seen the old release is led to the new one."""
+        """A box that has seen the old release finds the new one."""
         self.publish(OLD)
         self.serve()
         box = self.box()
@@ -96,7 +96,7 @@ class PublishTests(HoldersCase):
         self.assertEqual(box.version(), NEW)
 
     def test_channels(self) -> None:
-        """A channel begins with its first release, and changes no other one."""
+        """A channel starts with its first release, and changes no other channel."""
         self.publish(OLD)
         self.publish(NEW, "beta")
         self.serve()
@@ -105,7 +105,7 @@ class PublishTests(HoldersCase):
         self.assertIsNone(box.version("gamma"))
 
     def test_grows(self) -> None:
-        """The same archive again: the rollout grows, with its salt, up to all."""
+        """If the same archive is published again, its rollout grows and keeps its salt."""
         salts = []
         for percent in (10, 50, 100):
             offer = self.publish(NEW, rollout=percent)
@@ -119,7 +119,7 @@ class PublishTests(HoldersCase):
         self.assertNotIn(offer.rollout.salt, salts)
 
     def test_superseded(self) -> None:
-        """Old metadata is removed, and never what boxes follow."""
+        """Old metadata is removed, but never the metadata that boxes follow."""
         self.publish(OLD)
         self.serve()
         announced = self.repository.numbers("snapshot")[-1]
@@ -137,27 +137,27 @@ class PublishTests(HoldersCase):
         self.assertEqual(self.repository.numbers("root"), [1])
 
     def test_unknown_timestamp(self) -> None:
-        """While the timestamp cannot be read all metadata stays: boxes may follow any of it."""
+        """While the timestamp cannot be read, all metadata stays."""
         (self.tuf / "timestamp.json").write_text("{")
         for percent in range(1, 8):
             self.publish(NEW, rollout=percent)
         self.assertEqual(self.repository.numbers("snapshot"), list(range(1, 9)))
 
     def test_becomes_critical(self) -> None:
-        """The same archive again, critical."""
+        """The same archive can become critical."""
         self.publish(NEW, rollout=10)
         self.assertTrue(self.publish(NEW, critical=True).critical)
         self.assertTrue(self.publish(NEW, rollout=100, critical=True).critical)
 
     def test_already_there(self) -> None:
-        """An archive that lies in the updates directory is not copied."""
+        """An archive in the updates directory is not copied."""
         archive = self.archive(NEW, where=self.updates)
         before = archive.stat()
         publish(self.signer, archive, Terms("stable"), lambda _: None)
         self.assertEqual(archive.stat(), before)
 
     def test_same_bytes_there(self) -> None:
-        """A copy that is there already will do."""
+        """A copy in the updates directory is used."""
         self.archive(NEW, where=self.updates)
         self.publish(NEW)
         self.serve()
@@ -171,7 +171,7 @@ class PublishTests(HoldersCase):
             publish(self.signer, archive, Terms("stable"), lambda _: None)
 
     def test_no_links(self) -> None:
-        """Where the file system knows no links, the archive gets its name all the same."""
+        """On a file system without hard links, the archive gets its name too."""
 
         def refused(_self: Path, _target: Path) -> None:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -182,7 +182,7 @@ class PublishTests(HoldersCase):
         self.assertEqual(self.box().version(), NEW)
 
     def test_interrupted(self) -> None:
-        """Boxes have the old release or the new one at every point; run again, the new one."""
+        """At every point boxes have the old or the new release; a repetition gives the new one."""
         self.publish(OLD)
         self.serve()
         archive = self.archive(NEW)
@@ -205,7 +205,7 @@ class PublishTests(HoldersCase):
             self.assertFalse(list(self.updates.glob(".*.part")), point)
 
     def test_gone_meanwhile(self) -> None:
-        """What is left of an interruption is never used again."""
+        """A version that an interrupted run used is never used again."""
         self.publish(OLD)
         orphan = self.tuf / "7.targets.json"
         shutil.copy(self.tuf / "1.targets.json", orphan)
@@ -215,10 +215,10 @@ class PublishTests(HoldersCase):
 
 
 class PlaceTests(HoldersCase):
-    """What was written once."""
+    """Numbered files are written once."""
 
     def test_never_again(self) -> None:
-        """A number that is taken is never written over, not even with the same bytes."""
+        """A numbered file is never overwritten, not even with the same bytes."""
         current = self.signer.current()
         root = Document.of(self.repository.roots()[-1])
         for document in (root, current.targets, current.snapshot):
@@ -228,7 +228,7 @@ class PlaceTests(HoldersCase):
 
 
 class PublishRefusalTests(HoldersCase):
-    """What would strand boxes is not published."""
+    """Releases and metadata that boxes would refuse are not published."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -241,26 +241,26 @@ class PublishRefusalTests(HoldersCase):
         self.assertFalse(list(self.updates.glob(".opq*")))
 
     def test_older(self) -> None:
-        """A version that is not newer, unless boxes may go back."""
+        """An older version is refused, unless boxes may go back."""
         self.refuses(self.archive(OLD), f"older than {NEW}", "--allow-downgrade")
         self.assertTrue(self.publish(OLD, allow_downgrade=True).allow_downgrade)
 
     def test_future(self) -> None:
-        """A version from the future: boxes would wait until then."""
+        """A version from the future is refused, because boxes would wait until then."""
         self.refuses(self.archive(int(time.time()) + 3600), "lies in the future")
 
     def test_other_bytes(self) -> None:
-        """A name that lies there with other bytes."""
+        """A name that other bytes in the directory have is refused."""
         self.archive(NEWER, b"of somebody else", self.updates)
         self.refuses(self.archive(NEWER), "with other bytes")
 
     def test_other_bytes_were_signed(self) -> None:
-        """A name that was signed with other bytes, even when that archive is gone."""
+        """A name that was signed with other bytes is refused, even if that archive is gone."""
         (self.updates / name_of(NEW)).unlink()
         self.refuses(self.archive(NEW, b"other"), "published with other bytes")
 
     def test_appears_meanwhile(self) -> None:
-        """A name that somebody else takes while it is copied."""
+        """A file that gets the name during the copy is not replaced."""
         archive = self.archive(NEWER, b"ours")
 
         def progress(_: int) -> None:
@@ -272,7 +272,7 @@ class PublishRefusalTests(HoldersCase):
         self.assertEqual(self.repository.numbers("targets"), [1, 2])
 
     def test_changes_meanwhile(self) -> None:
-        """A file that changes while it is read."""
+        """A file that changes while it is read is refused."""
         archive = self.archive(NEWER)
 
         def progress(_: int) -> None:
@@ -285,35 +285,35 @@ class PublishRefusalTests(HoldersCase):
         )
 
     def test_channel(self) -> None:
-        """A name that no box could be told to follow."""
+        """An invalid name of a channel is refused."""
         for name in ("", "Stable", "a/b", "../x", "opq-box-update-1.tar.bz2", "x" * 33):
             self.refuses(self.archive(NEWER), "no name for a channel", channel=name)
 
     def test_percent(self) -> None:
-        """A rollout beyond all boxes."""
+        """An invalid percentage is refused."""
         for percent in (-1, 101):
             self.refuses(self.archive(NEWER), "from 0 to 100", rollout=percent)
 
     def test_critical_for_some(self) -> None:
-        """A release cannot be for every box at once and for a part of them."""
+        """A critical release with a rollout is refused."""
         for percent in (0, 10, 99):
             self.refuses(
                 self.archive(NEWER), "--critical or --rollout", rollout=percent, critical=True
             )
 
     def test_name(self) -> None:
-        """A file that is not called like an update."""
+        """A file without the name of an update is refused."""
         archive = self.archive(NEWER)
         self.refuses(archive.rename(archive.with_name("update.tar.bz2")), "the name must be")
 
     def test_cut_off(self) -> None:
-        """An archive that is not whole."""
+        """A truncated archive is refused."""
         archive = self.archive(NEWER)
         archive.write_bytes(archive.read_bytes()[:-1])
         self.refuses(archive, "not a whole bzip2 file")
 
     def test_not_a_file(self) -> None:
-        """A folder or a FIFO; nobody waits for it."""
+        """A folder or a FIFO is refused, without blocking."""
         path = self.place / name_of(NEWER)
         path.mkdir()
         self.refuses(path, "Is a directory")
@@ -322,11 +322,11 @@ class PublishRefusalTests(HoldersCase):
         self.refuses(path, "not a regular file")
 
     def test_missing(self) -> None:
-        """A file that is not there."""
+        """A missing file is refused."""
         self.refuses(self.place / name_of(NEWER), "No such file")
 
     def test_version_inside(self) -> None:
-        """An archive that holds another VERSION, none, or one where no box looks for it."""
+        """An archive is refused if its VERSION is different, missing, or in another folder."""
         path = self.place / name_of(NEWER)
         make_archive(path, OLD, wrapped=False)
         self.refuses(path, f"its VERSION holds {OLD} and not {NEWER}")
@@ -338,7 +338,7 @@ class PublishRefusalTests(HoldersCase):
         self.refuses(path, f"VERSION does not hold {NEWER}")
 
     def test_hostile(self) -> None:
-        """What a box would not unpack is not signed for it, wherever in the archive it is."""
+        """An archive that a box would not unpack is refused, for every part of it."""
         path = self.place / name_of(NEWER)
         version = file("VERSION", str(NEWER).encode())
         for members, reason in (
@@ -355,13 +355,13 @@ class PublishRefusalTests(HoldersCase):
         self.refuses(path, "Boxes would refuse", "damaged")
 
     def test_more_than_boxes_fetch(self) -> None:
-        """What boxes do not fetch is refused before it is read."""
+        """An archive that is too large for boxes is refused before it is read."""
         path = self.archive(NEWER)
         os.truncate(path, MAX_ARCHIVE + 1)
         self.refuses(path, f"{MAX_ARCHIVE + 1} bytes", "boxes fetch no more")
 
     def test_changed_when_it_was_judged(self) -> None:
-        """What is copied is what was judged."""
+        """The copied archive is the validated one."""
         path = self.archive(NEWER)
 
         def validate(*_: object) -> None:
@@ -371,19 +371,19 @@ class PublishRefusalTests(HoldersCase):
         self.refuses(path, "changed while it was read")
 
     def test_no_archive(self) -> None:
-        """A bzip2 file that holds no archive."""
+        """A bzip2 file that holds no archive is refused."""
         path = write_archive(self.place / name_of(NEWER), b"x" * 2048)
         self.refuses(path, "Boxes would refuse")
 
     def test_missing_key(self) -> None:
-        """Without the keys that have to sign; their names are told."""
+        """Without the necessary keys nothing is published, and their names are given."""
         [path] = self.keys.glob("snapshot-*.pem")
         path.rename(self.place / "elsewhere")
         self.signer = signer_in(self.place)
         self.refuses(self.archive(NEWER), path.name, "--keys-dir")
 
     def test_wrong_passphrase(self) -> None:
-        """With a wrong passphrase it is told before anything is copied."""
+        """A wrong passphrase is reported before anything is copied."""
         self.signer = signer_in(self.place, b"wrong")
         archive = self.archive(NEWER)
         told: list[int] = []
@@ -395,18 +395,18 @@ class PublishRefusalTests(HoldersCase):
         self.assertEqual(told, [])
 
     def test_too_large(self) -> None:
-        """Metadata that is larger than boxes read."""
+        """Metadata that is larger than boxes read is refused."""
         small = UpdaterConfig(targets_max_length=1200)
         self.patch(tuf_client, "UpdaterConfig", lambda: small)
         self.refuses(self.archive(NEWER), "3.targets.json", "1200 are read")
 
     def test_at_once(self) -> None:
-        """Only one works in a directory at a time."""
+        """Only one process works in a directory at a time."""
         with self.repository.locked():
             self.refuses(self.archive(NEWER), "Another opq-release")
 
     def test_numbers_used_up(self) -> None:
-        """A file with a number that nobody came to would leave none, and is told of."""
+        """A file whose version is far too high is refused."""
         for name in ("999999999999999.targets.json", "1002.targets.json"):
             (self.tuf / name).write_bytes(b"")
             self.refuses(self.archive(NEWER), name, "take it away")
@@ -418,10 +418,10 @@ class PublishRefusalTests(HoldersCase):
         self.assertEqual(self.newest("targets").version, 1003)
 
     def test_damaged(self) -> None:
-        """A snapshot that is damaged, or another than its name says, is never worked around."""
+        """A snapshot that is damaged, or differs from its name, is never skipped."""
         newest = self.tuf / "2.snapshot.json"
         good = newest.read_bytes()
-        # No fraction can be signed.
+        # A fraction cannot be signed.
         fraction = good.replace(b'"spec_version"', b'"x": 1.5, "spec_version"')
         self.assertNotEqual(fraction, good)
         wrong = (good[:-9], fraction, (self.tuf / "2.targets.json").read_bytes())
@@ -446,12 +446,12 @@ class RestoredTests(HoldersCase):
         copy.rename(self.updates)
 
     def test_refused(self) -> None:
-        """Nothing is signed there: numbers that boxes have seen would be used once more."""
+        """Nothing is signed there, because versions that boxes know would be used again."""
         for work in (lambda: self.publish(NEWER), self.signer.resign):
             self.assert_refused(work, "has snapshot 2, but 3 was signed", "opq-release rotate")
 
     def test_newest_is_lost(self) -> None:
-        """With other keys boxes begin anew, and what is published then reaches all of them."""
+        """With new keys boxes start again, and the next release reaches all of them."""
         self.signer.rotate(["targets", "snapshot", "timestamp"], {})
         self.publish(NEWER)
         self.serve()
@@ -459,13 +459,13 @@ class RestoredTests(HoldersCase):
         self.assertEqual(self.box().version(), NEWER)
 
     def test_unreadable(self) -> None:
-        """What cannot be read is not taken for nothing."""
+        """A file that cannot be read does not count as missing."""
         (self.keys / "last-snapshot").write_bytes(b"three")
         self.assert_refused(self.signer.resign, "last-snapshot", "put there the number")
 
 
 class ExpiryTests(HoldersCase):
-    """What has expired can be signed anew."""
+    """Expired metadata can be signed again."""
 
     def expire(self) -> None:
         """Sign targets and a snapshot that have expired."""
@@ -481,7 +481,7 @@ class ExpiryTests(HoldersCase):
             self.repository.place(Document.of(document))
 
     def test_resign(self) -> None:
-        """Signed anew, it is good for a year from now, and says what it said before."""
+        """Signed again, it is valid for a year, with the same content."""
         self.publish(OLD)
         self.signer.resign()
         self.serve()
@@ -489,7 +489,7 @@ class ExpiryTests(HoldersCase):
         self.assertEqual(self.repository.numbers("targets"), [1, 2, 3])
 
     def test_resign_expired(self) -> None:
-        """Even when it had expired."""
+        """Expired metadata is signed again, too."""
         self.publish(OLD)
         self.expire()
         self.signer.resign()
@@ -499,14 +499,14 @@ class ExpiryTests(HoldersCase):
         self.assertLess(abs(left - timedelta(days=365)), timedelta(minutes=1))
 
     def test_publish_expired(self) -> None:
-        """A release renews it, too."""
+        """A new release renews expired metadata, too."""
         self.expire()
         self.publish(OLD)
         self.serve()
         self.assertEqual(self.box().version(), OLD)
 
     def test_expired_root(self) -> None:
-        """Nothing is signed beneath a root that has expired, but the next root."""
+        """With an expired root only the next root is signed."""
         later = datetime.now(UTC) + timedelta(days=366)
         signer = RootSigner(self.repository, self.key_folder, lambda: later)
         self.assert_refused(signer.resign, "Root 1 has expired", "renew-root")
@@ -514,7 +514,7 @@ class ExpiryTests(HoldersCase):
         signer.resign()
 
     def test_clock_was_ahead(self) -> None:
-        """A release from the future is named, and so is the way out, which works."""
+        """A release from the future is reported, and the suggested remedy works."""
         self.publish(OLD)
         right, future = self.signer, int(time.time()) + 86400
         ahead = datetime.fromtimestamp(future, UTC)
@@ -539,7 +539,7 @@ class ExpiryTests(HoldersCase):
         self.assertNotIn(way_out, " ".join(found.problems))
 
     def test_wrong_clock(self) -> None:
-        """A clock that shows a time before the newest release makes nothing that boxes accept."""
+        """With a clock before the newest release nothing is signed."""
         self.publish(NEW)
         early = datetime.fromtimestamp(OLD, UTC)
         signer = RootSigner(self.repository, self.key_folder, lambda: early)

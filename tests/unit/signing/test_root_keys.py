@@ -1,4 +1,4 @@
-"""The keys: made, renewed, rotated, and held by several on several machines."""
+"""Tests of roots: made, renewed, rotated, and signed by several holders."""
 
 import contextlib
 import errno
@@ -44,7 +44,7 @@ from tests.helpers.torture import stride
 
 
 class InitTests(SynchronousTestCase):
-    """The first signer."""
+    """The first root."""
 
     def setUp(self) -> None:
         save_time(self)
@@ -56,7 +56,7 @@ class InitTests(SynchronousTestCase):
         return sorted(path.name for path in where.iterdir() if not path.name.startswith("."))
 
     def test_files(self) -> None:
-        """Keys, of which nobody else may read one, and metadata for all to read, root last."""
+        """It makes private keys, and metadata that all can read; the root comes last."""
         written: list[str] = []
         replace = Path.replace
 
@@ -80,7 +80,7 @@ class InitTests(SynchronousTestCase):
             self.assertIn(b"ENCRYPTED", path.read_bytes())
 
     def test_content(self) -> None:
-        """The root expires in a year, and two of three have signed it."""
+        """The root expires in a year, and two of three keys have signed it."""
         self.signer.init(3, 2, {})
         root = Metadata[Root].from_file(str(self.tuf / "1.root.json"))
         left = root.signed.expires - datetime.now(UTC)
@@ -90,27 +90,27 @@ class InitTests(SynchronousTestCase):
         root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
 
     def test_boxes_follow(self) -> None:
-        """A server signs a timestamp for it, and a box finds that nothing is offered yet."""
+        """A server signs a timestamp for it, and a box finds no release yet."""
         self.signer.init(1, 1, {})
         serve(self.signer)
         self.assertIsNone(TufClient(self.tuf).asks())
 
     def test_numbers(self) -> None:
-        """The threshold is at most the number of keys, and at least one."""
+        """The threshold is from 1 to the number of keys."""
         for number, threshold in ((1, 2), (3, 0), (0, 0), (17, 2)):
             with self.assertRaises(ReleaseFailed):
                 self.signer.init(number, threshold, {})
         self.assertFalse(self.keys.exists())
 
     def test_again(self) -> None:
-        """What has a root is never begun again: boxes could not follow."""
+        """A directory with a root is refused, because boxes could not follow."""
         self.signer.init(1, 1, {})
         with self.assertRaises(ReleaseFailed) as caught:
             self.signer.init(1, 1, {})
         self.assertIn("has a root already", str(caught.exception))
 
     def test_keys_with_a_root(self) -> None:
-        """Keys that have signed for one directory do not begin another one."""
+        """Keys that have signed for one directory make no root for another one."""
         self.signer.init(1, 1, {})
         shutil.rmtree(self.tuf)
         with self.assertRaises(ReleaseFailed) as caught:
@@ -118,14 +118,14 @@ class InitTests(SynchronousTestCase):
         self.assertIn("have a root already", str(caught.exception))
 
     def test_no_directory(self) -> None:
-        """The updates directory is not made by a slip of the finger."""
+        """The updates directory is never created."""
         (self.place / "updates").rmdir()
         with self.assertRaises(ReleaseFailed) as caught:
             self.signer.init(1, 1, {})
         self.assertIn("make it", str(caught.exception))
 
     def test_too_many_keys(self) -> None:
-        """Keys that lie around are not left out in silence."""
+        """More keys than needed are an error."""
         for _ in range(2):
             self.signer.key_folder.create("targets")
         with self.assertRaises(ReleaseFailed) as caught:
@@ -133,7 +133,7 @@ class InitTests(SynchronousTestCase):
         self.assertIn("2 keys for targets", str(caught.exception))
 
     def test_one_role_each(self) -> None:
-        """A key is not given to two roles: the server's would be that of root."""
+        """A key never gets two roles."""
         other = Path(self.mktemp())
         other.mkdir()
         key = keys.create(other, "root", PASSPHRASE).public_key
@@ -143,7 +143,7 @@ class InitTests(SynchronousTestCase):
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_more_keys_the_second_time(self) -> None:
-        """Run again with other numbers, it takes the keys that there are, or says what is wrong."""
+        """Repeated with other numbers, it uses the existing keys, or explains the error."""
         for _ in range(2):
             self.signer.key_folder.create("root")
         made = set(self.keys.glob("root-*.pem"))
@@ -155,14 +155,14 @@ class InitTests(SynchronousTestCase):
         self.assertEqual(len(self.signer.repository.roots()[0].signed.roles["root"].keyids), 3)
 
     def test_timestamp_passphrase(self) -> None:
-        """The key that lies on the server has a passphrase of its own."""
+        """The timestamp key may have its own passphrase."""
         self.signer.init(1, 1, {}, lambda: b"another")
         [path] = self.keys.glob("timestamp-*.pem")
         keys.load(path, b"another")
         self.assertRaises(KeyUnusable, keys.load, path, PASSPHRASE)
 
     def test_public_key(self) -> None:
-        """A key that was made on the server stands for the timestamp's; its private half stays."""
+        """The timestamp key may be made on the server, where its private key stays."""
         other = Path(self.mktemp())
         other.mkdir()
         signer = keys.create(other, "timestamp", PASSPHRASE)
@@ -172,7 +172,7 @@ class InitTests(SynchronousTestCase):
         self.assertEqual(root.roles["timestamp"].keyids, [signer.public_key.keyid])
 
     def test_interrupted(self) -> None:
-        """Whenever it is interrupted: run again, it ends with no key too many."""
+        """After any interruption a repetition ends with no key too many."""
         for first, interrupt in enumerate((fails_at, dies_at), 1):
             for number in itertools.count(first, stride(3)):
                 interrupted = interrupt(number, lambda: self.signer.init(2, 2, {}))
@@ -190,7 +190,7 @@ class InitTests(SynchronousTestCase):
 
 
 class RotateTests(HoldersCase):
-    """Other keys for the roles."""
+    """Roles get other keys."""
 
     root_keys, root_threshold = 3, 2
 
@@ -205,7 +205,7 @@ class RotateTests(HoldersCase):
         return sorted(path.name for path in self.keys.glob(f"{role}-*.pem"))
 
     def follows(self) -> None:
-        """A box that saw the old state, and one that begins now, follow to a new release."""
+        """A box that saw the old state, and a new box, find a new release."""
         self.serve()
         self.assertEqual(self.before.version(), OLD)
         self.assertEqual(self.box().version(), OLD)
@@ -215,7 +215,7 @@ class RotateTests(HoldersCase):
         self.assertEqual(self.box().version(), NEW)
 
     def test_each_role(self) -> None:
-        """One root has another key for a role; the old one is moved away."""
+        """A role gets another key; the old one is moved to `retired`."""
         for role in ("targets", "snapshot", "timestamp"):
             [old] = self.key_files(role)
             self.assertIsNone(self.signer.rotate([role], {}))
@@ -227,7 +227,7 @@ class RotateTests(HoldersCase):
         self.follows()
 
     def test_all_at_once(self) -> None:
-        """All roles in one root."""
+        """All roles get other keys in one root."""
         [old, *_] = self.key_files("root")
         self.signer.rotate(["root", "targets", "snapshot", "timestamp"], {}, old[5:17])
         self.assertEqual(self.repository.numbers("root"), [1, 2])
@@ -235,12 +235,12 @@ class RotateTests(HoldersCase):
         self.follows()
 
     def test_only_what_must(self) -> None:
-        """What the new root accepts is not signed anew."""
+        """Metadata that the new root accepts is not signed again."""
         self.signer.rotate(["timestamp"], {})
         self.assertEqual(self.repository.numbers("targets"), [1, 2])
 
     def test_root(self) -> None:
-        """A root key is replaced; the old threshold and the new one have signed."""
+        """A root key is replaced; old and new keys sign up to their thresholds."""
         old, *kept = self.key_files("root")
         self.signer.rotate(["root"], {}, old[5:17])
         names = self.key_files("root")
@@ -252,7 +252,7 @@ class RotateTests(HoldersCase):
         self.follows()
 
     def test_which_root(self) -> None:
-        """Which root key goes has to be said, and has to be one."""
+        """The replaced root key has to be named, and unique."""
         for replaced in (None, "", "0123456789ab" * 2):
             self.assert_refused(partial(self.signer.rotate, ["root"], {}, replaced), "--replace")
         wrong = partial(self.signer.rotate, ["root"], {}, "0123456789ab")
@@ -260,14 +260,14 @@ class RotateTests(HoldersCase):
         self.assertEqual(len(self.key_files("root")), 3)
 
     def test_renew_root(self) -> None:
-        """The same keys for another year."""
+        """The next root has the same keys, for another year."""
         self.assertIsNone(self.signer.renew_root())
         one, two = self.repository.roots()
         self.assertEqual(one.signed.roles, two.signed.roles)
         self.follows()
 
     def test_public_key(self) -> None:
-        """The new key was made on the server."""
+        """The new key may be made on the server."""
         other = Path(self.mktemp())
         other.mkdir()
         signer = keys.create(other, "timestamp", PASSPHRASE)
@@ -276,7 +276,7 @@ class RotateTests(HoldersCase):
         self.assertEqual(self.newest("root").roles["timestamp"].keyids, [signer.public_key.keyid])
 
     def test_used_before(self) -> None:
-        """A key that a root has named is not taken again, wherever it lies."""
+        """A key that an earlier root named is never used again."""
         [old] = self.key_files("timestamp")
         key = keys.load(self.keys / old, PASSPHRASE).public_key
         self.assert_refused(lambda: self.signer.rotate(["timestamp"], {"timestamp": key}), "used")
@@ -286,7 +286,7 @@ class RotateTests(HoldersCase):
         self.assertNotIn(key.keyid, self.newest("root").roles["timestamp"].keyids)
 
     def test_one_role_each(self) -> None:
-        """A new key is not given to two roles."""
+        """A new key never gets two roles."""
         other = Path(self.mktemp())
         other.mkdir()
         key = keys.create(other, "targets", PASSPHRASE).public_key
@@ -296,7 +296,7 @@ class RotateTests(HoldersCase):
         )
 
     def test_not_named(self) -> None:
-        """What is said of a role that stays as it is was a mistake, and is not passed over."""
+        """An option for a role that keeps its keys is an error."""
         [timestamp] = self.key_files("timestamp")
         key = keys.load(self.keys / timestamp, PASSPHRASE).public_key
         self.assert_refused(
@@ -306,7 +306,7 @@ class RotateTests(HoldersCase):
         self.assertEqual(len(self.key_files("targets")), 1)
 
     def test_without_root_key(self) -> None:
-        """Without a root key nothing is made; the files that would be needed are named."""
+        """Without a root key nothing is made, and the missing files are named."""
         names = self.key_files("root")
         for name in names:
             (self.keys / name).rename(self.place / name)
@@ -315,7 +315,7 @@ class RotateTests(HoldersCase):
         self.assertEqual(len(self.key_files("targets")), 1)
 
     def test_lost_keys(self) -> None:
-        """When the keys of targets and snapshot are lost, those of root give them new ones."""
+        """Lost keys of targets and snapshot are replaced with the root keys."""
         for role in ("targets", "snapshot"):
             [name] = self.key_files(role)
             (self.keys / name).unlink()
@@ -323,7 +323,7 @@ class RotateTests(HoldersCase):
         self.follows()
 
     def test_fast_forward(self) -> None:
-        """A box that saw absurd numbers, signed by stolen keys, follows after a rotation."""
+        """A box that saw absurd versions, signed by stolen keys, follows after a rotation."""
         theirs = self.place / "theirs" / "updates"
         shutil.copytree(self.updates, theirs)
         root = self.repository.roots()[-1].signed
@@ -350,7 +350,7 @@ class RotateTests(HoldersCase):
         self.follows()
 
     def test_interrupted(self) -> None:
-        """At every point boxes are where they were, and run again it ends the same way."""
+        """At every point boxes keep their release, and a repetition ends the same way."""
         names = self.key_files("root")
 
         def work() -> None:
@@ -364,7 +364,7 @@ class RotateTests(HoldersCase):
             box = TufClient(saved / "updates" / "tuf")
             self.assertEqual(box.version(), OLD, point)
             box.tuf = self.tuf
-            # Until the server has signed for the new root, a box may have to wait for it.
+            # A box may have to wait until the server has signed for the new root.
             with contextlib.suppress(RepositoryError):
                 self.assertEqual(box.version(), OLD, point)
             self.serve()
@@ -382,10 +382,10 @@ class RotateTests(HoldersCase):
 
 
 class OneKeyTests(HoldersCase):
-    """One root key, and one is enough."""
+    """There is one root key, and one signature is enough."""
 
     def test_rotate(self) -> None:
-        """It need not be said which root key goes."""
+        """The replaced root key need not be named."""
         [old] = self.keys.glob("root-*.pem")
         self.assertIsNone(self.signer.rotate(["root"], {}))
         [new] = self.keys.glob("root-*.pem")
@@ -396,7 +396,7 @@ class OneKeyTests(HoldersCase):
 
 
 class ExpiredTests(HoldersCase):
-    """Nobody has renewed anything for more than a year."""
+    """Nothing was renewed for more than a year."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -412,12 +412,12 @@ class ExpiredTests(HoldersCase):
         (self.keys / "trusted-root.json").unlink()
 
     def follows(self) -> None:
-        """A box that has only the expired root follows."""
+        """A box with the expired root follows."""
         self.serve()
         self.assertEqual((self.before.version(), self.box().version()), (OLD, OLD))
 
     def test_renew_root(self) -> None:
-        """The root comes first, and then the rest."""
+        """The root has to be renewed first."""
         for work in (self.signer.resign, lambda: self.publish(NEW)):
             with self.assertRaises(ReleaseFailed) as caught:
                 work()
@@ -427,25 +427,25 @@ class ExpiredTests(HoldersCase):
         self.follows()
 
     def test_publish(self) -> None:
-        """A release after that renews the rest, too."""
+        """A later release renews the other metadata."""
         self.signer.renew_root()
         self.publish(NEW)
         self.serve()
         self.assertEqual(self.before.version(), NEW)
 
     def test_rotate(self) -> None:
-        """So do other keys, all at once."""
+        """A rotation of all keys renews everything."""
         self.signer.rotate(["root", "targets", "snapshot", "timestamp"], {})
         self.follows()
 
 
 class IntruderTests(HoldersCase):
-    """Whoever can write in the updates directory gets nothing signed."""
+    """Somebody who can write to the updates directory gets nothing signed."""
 
     def setUp(self) -> None:
         super().setUp()
         self.publish(OLD)
-        # The intruder has keys of his own, and of ours what is public.
+        # The intruder has his own keys, and our public keys.
         self.theirs = signer_in(self.place / "theirs")
         self.theirs.init(1, 1, {})
         self.publish_theirs()
@@ -461,7 +461,7 @@ class IntruderTests(HoldersCase):
         return key
 
     def test_targets(self) -> None:
-        """Targets that our keys have not signed are passed over by whatever signs anew."""
+        """Targets that our keys have not signed are skipped when metadata is signed again."""
         for document in (self.evil.targets.metadata, self.evil.snapshot.metadata):
             document.signed.version = 900
             if isinstance(document.signed, Snapshot):
@@ -475,7 +475,7 @@ class IntruderTests(HoldersCase):
         self.assertEqual(read_offer(targets.targets["stable"]).version, OLD)
 
     def test_old_targets(self) -> None:
-        """A snapshot that is not ours does not bring back what was signed before."""
+        """A snapshot that our keys have not signed does not bring back old targets."""
         snapshot = self.evil.snapshot.metadata
         snapshot.signed.version = 900
         snapshot.signed.meta["targets.json"] = MetaFile(1)
@@ -485,7 +485,7 @@ class IntruderTests(HoldersCase):
         self.assertIn("stable", self.newest("targets").targets)
 
     def test_stolen_snapshot_key(self) -> None:
-        """With the stolen key of the snapshot alone nothing new is offered."""
+        """A thief of the snapshot key alone can offer nothing new."""
         root = self.signer.current().root
         for document in (self.evil.targets.metadata, self.evil.snapshot.metadata):
             document.signed.version = 900
@@ -497,7 +497,7 @@ class IntruderTests(HoldersCase):
         self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
 
     def test_same_number(self) -> None:
-        """With the stolen key of targets alone nothing takes the place of what was signed."""
+        """A thief of the targets key alone can replace no signed targets."""
         current = self.signer.current()
         content = self.evil.targets.signed.targets
         evil = Metadata(Targets(2, expires=current.targets.signed.expires, targets=content))
@@ -511,7 +511,7 @@ class IntruderTests(HoldersCase):
         self.assertEqual(read_offer(self.newest("targets").targets["stable"]).version, OLD)
 
     def test_next_root(self) -> None:
-        """A root that names our keys and his, and that ours have not signed."""
+        """A root that names our keys and his, without our signature, is refused."""
         root = self.mixed(2)
         self.repository.place(Document.of(root))
         self.assert_refused(self.signer.resign, "root")
@@ -520,7 +520,7 @@ class IntruderTests(HoldersCase):
         self.assert_refused(lambda: self.signer.rotate(["targets"], {}), "root")
 
     def test_first_root(self) -> None:
-        """Another first root, with all that follows from it."""
+        """Another first root is refused."""
         for path in self.tuf.glob("*.json"):
             path.unlink()
         self.repository.place(Document.of(self.mixed(1)), self.evil.targets, self.evil.snapshot)
@@ -570,13 +570,13 @@ class HolderTests(SynchronousTestCase):
         self.assertFalse(path.exists())
 
     def test_init(self) -> None:
-        """The root is in place when both have signed, and the updates directory is there."""
+        """The root is placed when both have signed, where the updates directory is."""
         self.in_place()
         serve(self.signer)
         self.assertIsNone(TufClient(self.tuf).asks())
 
     def test_early(self) -> None:
-        """Appending where nothing new can sign leaves the draft as it is."""
+        """Without a new signature the draft does not change."""
         path = self.begin()
         draft = self.signer.append(Draft.load(path))
         assert draft is not None
@@ -584,14 +584,14 @@ class HolderTests(SynchronousTestCase):
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_init_again(self) -> None:
-        """Begun again, it takes the same keys."""
+        """A repetition uses the same keys."""
         path = self.begin()
         before = sorted(self.anna.rglob("*.pem"))
         self.assertEqual(self.begin(), path)
         self.assertEqual(sorted(self.anna.rglob("*.pem")), before)
 
     def test_not_lost(self) -> None:
-        """What another holder has signed is not written over by beginning again."""
+        """A repetition does not overwrite a draft that another holder has signed."""
         path = self.begin()
         self.ben.append(Draft.load(path))
         with self.assertRaises(ReleaseFailed) as caught:
@@ -601,7 +601,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIsNone(self.signer.append(Draft.load(path)))
 
     def test_contradiction(self) -> None:
-        """A holder who knows a root signs nothing that does not follow it, wherever he is."""
+        """A holder who knows a root signs only roots that follow it, on any machine."""
         self.in_place()
         known = self.ben.key_folder.folder / "trusted-root.json"
         ours = (self.tuf / "1.root.json").read_bytes()
@@ -618,7 +618,7 @@ class HolderTests(SynchronousTestCase):
         self.refuses_to_sign(draft)
         known.write_bytes(ours)
         self.assertIsNotNone(self.ben.append(draft))
-        # What he has missed, others have signed.
+        # Others have signed the roots that he has missed.
         draft.root.signed.version = 3
         self.assertIsNotNone(self.ben.append(evolve(draft, previous=later)))
 
@@ -628,7 +628,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIn("which is yours", str(caught.exception))
 
     def test_renew(self) -> None:
-        """Either may begin."""
+        """Either holder may begin."""
         self.in_place()
         draft = self.signer.renew_root()
         assert draft is not None
@@ -639,7 +639,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIsNone(TufClient(self.tuf).asks())
 
     def test_rotate(self) -> None:
-        """Keys of the release are rotated; what they signed is signed anew at the end."""
+        """The release keys are rotated, and their metadata is signed again at the end."""
         self.in_place()
         serve(self.signer)
         box = TufClient(self.tuf)
@@ -647,7 +647,7 @@ class HolderTests(SynchronousTestCase):
         draft = self.signer.rotate(["targets", "snapshot"], {})
         assert draft is not None
         self.assertEqual(self.signer.repository.numbers("targets"), [1])
-        # A release in between is signed with the old keys, and not lost.
+        # A release in the meantime is signed with the old keys, and is not lost.
         archive = make_archive(self.anna / name_of(OLD), OLD)
         publish(self.signer, archive, Terms("stable"), lambda _: None)
         self.ben.append(Draft.load(draft.path))
@@ -657,7 +657,7 @@ class HolderTests(SynchronousTestCase):
         self.assertEqual((box.version(), TufClient(self.tuf).version()), (OLD, OLD))
 
     def test_replace_holder(self) -> None:
-        """The key of the other holder is replaced: it is he who signs with the old one."""
+        """The key of the other holder is replaced, and he signs with the old one."""
         self.in_place()
         carla = KeyFolder(self.bens.parent / "carla", lambda: b"Carla's own")
         key = carla.create("root")
@@ -682,7 +682,7 @@ class HolderTests(SynchronousTestCase):
         )
 
     def test_out_of_date(self) -> None:
-        """A draft that does not follow the root in place is refused."""
+        """A draft that does not follow the newest root is refused."""
         self.in_place()
         for number in (2, 3):
             draft = self.signer.renew_root()
@@ -697,7 +697,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIn("does not follow", str(caught.exception))
 
     def test_tampered(self) -> None:
-        """A draft that was changed on its way has lost the signatures that it had."""
+        """A draft that was changed on its way loses its signatures."""
         path = self.begin()
         parts = json.loads(path.read_bytes())
         later = datetime.now(UTC) + timedelta(days=400)
@@ -709,7 +709,7 @@ class HolderTests(SynchronousTestCase):
         self.assertEqual(draft.missing, 1)
 
     def altered(self, change: Callable[[Any], object]) -> Draft:
-        """Load a draft that follows the root in place, and that somebody has altered."""
+        """Load a draft that follows the newest root, and that somebody has altered."""
         draft = self.signer.renew_root()
         assert draft is not None
         parts = json.loads(draft.path.read_bytes())
@@ -718,7 +718,7 @@ class HolderTests(SynchronousTestCase):
         return Draft.load(draft.path)
 
     def test_key_ids(self) -> None:
-        """A key behind the id of another one is not signed, whatever the role."""
+        """A key with the id of another key is not signed, for any role."""
         self.in_place()
         thief = CryptoSigner.generate_ed25519().public_key.to_dict()
 
@@ -732,7 +732,7 @@ class HolderTests(SynchronousTestCase):
             self.assertIn("which is not its own", str(caught.exception))
 
     def test_not_shown(self) -> None:
-        """What is not shown to a holder is not signed."""
+        """A root with content that is not shown to the holder is not signed."""
         self.in_place()
         key = CryptoSigner.generate_ed25519().public_key
         alterations: tuple[Callable[[Any], object], ...] = (
@@ -752,7 +752,7 @@ class HolderTests(SynchronousTestCase):
             self.assertIn("not to be signed", str(caught.exception))
 
     def test_whole_numbers(self) -> None:
-        """Numbers that cannot be signed are told, and those that would be signed as others."""
+        """Numbers that cannot be signed, or would be signed as others, are refused."""
         self.in_place()
         for number in (1.0, float("nan"), float("inf"), True):
             for alter in (
@@ -764,7 +764,7 @@ class HolderTests(SynchronousTestCase):
                 self.assertIn("no draft", str(caught.exception))
 
     def test_life(self) -> None:
-        """A root that would be good for ever is signed by nobody."""
+        """A root that is valid for too long is not signed."""
         self.in_place()
         draft = self.altered(lambda root: root.update(expires="9999-12-31T23:59:59Z"))
         for signer in (self.ben, self.signer):
@@ -773,7 +773,7 @@ class HolderTests(SynchronousTestCase):
             self.assertIn("9999-12-31", str(caught.exception))
 
     def test_bounded(self) -> None:
-        """A draft that is too long, or none at all, is not read to its end."""
+        """A file that is too long for a draft is not read to its end."""
         path = self.anna / "draft.json"
         os.mkfifo(path)
         with self.assertRaises(ReleaseFailed):
@@ -785,7 +785,7 @@ class HolderTests(SynchronousTestCase):
             Draft.load(path)
 
     def test_no_draft(self) -> None:
-        """Another file is told from a draft."""
+        """Files that are not drafts are refused."""
         self.in_place()
         root = self.tuf / "1.root.json"
         other = self.anna / "other.json"
@@ -805,7 +805,7 @@ class HolderTests(SynchronousTestCase):
             self.ben.append(Draft.load(self.anna / "missing"))
 
     def test_another_first_root(self) -> None:
-        """Keys that have a root do not begin another one by a draft, either."""
+        """Keys that have a root make no other one from a draft, either."""
         path = self.begin()
         self.ben.append(Draft.load(path))
         again = path.with_name("again.json")
@@ -819,7 +819,7 @@ class HolderTests(SynchronousTestCase):
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_only_read(self) -> None:
-        """A draft that cannot be taken away is done with all the same, and so are the old keys."""
+        """A draft or an old key that cannot be removed is no error."""
         self.in_place()
         draft = self.signer.rotate(["targets"], {})
         assert draft is not None
@@ -846,7 +846,7 @@ class HolderTests(SynchronousTestCase):
         return refusing
 
     def test_wrong_holder(self) -> None:
-        """Who has no root key learns which one is wanted."""
+        """Somebody without a root key is told which one is needed."""
         path = self.begin()
         stranger = RootSigner(
             self.ben.repository, KeyFolder(self.anna / "none", lambda: b""), self.ben.now
@@ -856,7 +856,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIn(f"root-{self.key.keyid[:12]}.pem", str(caught.exception))
 
     def test_without_release_keys(self) -> None:
-        """Complete, but the keys of targets and snapshot are elsewhere: it stays a draft."""
+        """A complete draft stays a draft while the keys of targets and snapshot are missing."""
         path = self.begin()
         self.ben.append(Draft.load(path))
         other = signer_in(self.anna / "other")
@@ -867,7 +867,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIsNone(self.signer.append(Draft.load(path)))
 
     def test_interrupted(self) -> None:
-        """Whenever the last step is interrupted, it can be run again."""
+        """After any interruption the last step can be repeated."""
         self.in_place()
         serve(self.signer)
         draft = self.signer.rotate(["targets", "snapshot"], {})
@@ -898,7 +898,7 @@ class HolderTests(SynchronousTestCase):
             self.assertGreater(number, 6)
 
     def test_expired(self) -> None:
-        """A draft that took too long is not placed."""
+        """An expired draft is not placed."""
         path = self.begin()
         self.ben.append(Draft.load(path))
         later = datetime.now(UTC) + timedelta(days=400)
@@ -908,7 +908,7 @@ class HolderTests(SynchronousTestCase):
         self.assertIn("expired", str(caught.exception))
 
     def test_draft_is_for_all(self) -> None:
-        """A draft has no secrets, and brings along the root that it follows."""
+        """A draft has no secrets, and contains the previous root."""
         self.in_place()
         draft = self.signer.renew_root()
         assert draft is not None

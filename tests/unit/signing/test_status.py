@@ -1,4 +1,4 @@
-"""What `opq-release status` looks at."""
+"""Tests of the inspection behind `opq-release status`."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from tests.helpers.signed_metadata import make_key
 
 
 class InspectionTests(HoldersCase):
-    """What `status` says."""
+    """The problems that `status` reports."""
 
     def look(self, days: float = 0) -> Inspection:
         return inspect(self.repository, datetime.now(UTC) + timedelta(days=days))
@@ -30,7 +30,7 @@ class InspectionTests(HoldersCase):
             self.assertTrue(problem.endswith("."), problem)
 
     def test_well(self) -> None:
-        """Nothing needs care."""
+        """A good repository has no problems."""
         self.publish(OLD, critical=True)
         self.publish(NEW, "beta")
         self.publish(NEWER, "beta", rollout=30)
@@ -52,15 +52,16 @@ class InspectionTests(HoldersCase):
         )
 
     def test_soon(self) -> None:
-        """What expires within two weeks needs care; the timestamp within two days."""
+        """Metadata that expires within 14 days is reported; a timestamp within 3 days."""
         self.serve()
-        self.assert_needs(self.look(5.5), "timestamp expires in 1.5 days")
+        self.assert_needs(self.look(3.9))
+        self.assert_needs(self.look(4.5), "timestamp expires in 2.5 days")
         found = self.look(352)
         words = ("root expires in 13", "targets expires in 13", "snapshot expires in 13")
         self.assert_needs(found, *words, "timestamp has expired")
 
     def test_late(self) -> None:
-        """What is good for years, as a clock was ahead when it was signed, needs care."""
+        """Metadata that is valid for years, because a clock was ahead, is reported."""
         self.serve()
         self.assert_needs(self.look(-364))
         roles = ("root", "targets", "snapshot")
@@ -68,36 +69,36 @@ class InspectionTests(HoldersCase):
         self.assert_needs(self.look(-400), *words)
 
     def test_expired(self) -> None:
-        """What has expired needs it more."""
+        """Expired metadata is reported."""
         self.serve()
         expired = [f"The {role} has expired" for role in ("root", "targets", "snapshot")]
         self.assert_needs(self.look(366), *expired, "The timestamp has expired")
 
     def test_no_timestamp(self) -> None:
-        """The server has a few minutes until a timestamp is missed."""
+        """A missing timestamp is reported after a few minutes."""
         self.assert_needs(self.look())
         self.assert_needs(self.look(0.01), "There is no timestamp")
 
     def test_old_timestamp(self) -> None:
-        """So has it for a new snapshot."""
+        """So is a timestamp for an older snapshot."""
         self.serve()
         self.publish(OLD)
         self.assert_needs(self.look())
         self.assert_needs(self.look(0.01), "names snapshot 1 and not 2")
 
     def test_rotated_timestamp(self) -> None:
-        """A server that has not got its new key is told of."""
+        """A timestamp that is signed with an old key is reported."""
         self.serve()
         self.signer.rotate(["timestamp"], {})
         self.assert_needs(self.look(), "give the server that key")
 
     def test_damaged_timestamp(self) -> None:
-        """A timestamp that cannot be read is told of."""
+        """A timestamp that cannot be read is reported."""
         (self.tuf / "timestamp.json").write_bytes(b"?")
         self.assert_needs(self.look(), "timestamp.json is damaged")
 
     def test_archives(self) -> None:
-        """The archive of a channel is missing, or is another one."""
+        """A missing or different archive of a channel is reported."""
         self.publish(OLD)
         archive = self.updates / name_of(OLD)
         with archive.open("ab") as more:
@@ -109,14 +110,14 @@ class InspectionTests(HoldersCase):
         self.assert_needs(self.look(), "cannot be read")
 
     def test_refused_by_boxes(self) -> None:
-        """What no box accepts is told of, and everything else as well."""
+        """A root that no box accepts is reported, and everything else as well."""
         root = Metadata[Root].from_file(str(self.tuf / "1.root.json"))
         root.signed.version = 2
         self.repository.place(Document.of(root))
         self.assert_needs(self.look(), "Boxes would refuse")
 
     def test_bad_channel(self) -> None:
-        """A channel that was signed by another tool, and that no box can follow."""
+        """A channel that no box can follow is reported."""
         current = self.signer.current()
         targets = current.targets.signed
         targets.targets["stable"] = TargetFile(1, {"sha256": "00"}, "stable")
@@ -132,14 +133,14 @@ class InspectionTests(HoldersCase):
         self.assertEqual(found.channels, [])
 
     def test_heals(self) -> None:
-        """Such a channel is put right by the next release in it."""
+        """The next release in such a channel repairs it."""
         self.test_bad_channel()
         self.publish(OLD)
         self.serve()
         self.assert_needs(self.look())
 
     def test_interrupted(self) -> None:
-        """What an interruption has left, and no box will ever see, needs no care."""
+        """Files of an interrupted run, which boxes never see, are no problem."""
         self.publish(OLD)
         self.serve()
         numbers = self.repository.numbers("snapshot")
@@ -153,13 +154,13 @@ class InspectionTests(HoldersCase):
         self.assertEqual({role.role: role.version for role in found.roles}["snapshot"], 2)
 
     def test_wrong_clock(self) -> None:
-        """A snapshot from the future is missed in the timestamp, too."""
+        """A snapshot with a time in the future is treated like an old one."""
         future = time.time() + 86400
         os.utime(self.tuf / "1.snapshot.json", (future, future))
         self.assert_needs(self.look(), "There is no timestamp")
 
     def test_no_file(self) -> None:
-        """A FIFO or a folder in the place of a file is told of, and not waited for."""
+        """A FIFO or a folder instead of a file is reported, without blocking."""
         path = self.tuf / "1.targets.json"
         path.unlink()
         os.mkfifo(path)
@@ -169,7 +170,7 @@ class InspectionTests(HoldersCase):
         self.assert_needs(self.look(), "1.targets.json cannot be read (Is a directory)")
 
     def test_endless(self) -> None:
-        """What boxes would not read to its end is not read to its end either."""
+        """A file that is too long for boxes is not read to its end."""
         path = self.tuf / "timestamp.json"
         path.symlink_to("/dev/zero")
         self.assert_needs(self.look(), "not a regular file")
@@ -179,13 +180,13 @@ class InspectionTests(HoldersCase):
         self.assert_needs(self.look(), "more than 16384 bytes")
 
     def test_too_many(self) -> None:
-        """Of a folder that somebody has filled no more names are read than there can be."""
+        """The number of names that are read is bounded."""
         self.patch(repository_reader, "_MAX_FILES", 2)
         error = self.assertRaises(ReleaseFailed, self.look)
         self.assertIn("more than 2 files", str(error))
 
     def test_false_id(self) -> None:
-        """A root that gives a key the id of another one is told of."""
+        """A root that gives a key the id of another one is reported."""
         root = self.repository.roots()[-1]
         [keyid] = root.signed.roles["targets"].keyids
         root.signed.keys[keyid] = make_key().public_key
@@ -194,14 +195,14 @@ class InspectionTests(HoldersCase):
         self.assertIn("which is not its own", str(error))
 
     def test_no_snapshot(self) -> None:
-        """Without a snapshot the roles that are there are told of."""
+        """Without a snapshot the other roles are shown."""
         (self.tuf / "1.snapshot.json").unlink()
         found = self.look()
         self.assert_needs(found, "holds no snapshot")
         self.assertEqual(found.roles[0].version, 1)
 
     def test_nothing(self) -> None:
-        """Without a root there is nothing to say."""
+        """Without a root the inspection fails."""
         shutil.rmtree(self.tuf)
         with self.assertRaises(ReleaseFailed) as caught:
             self.look()

@@ -1,4 +1,4 @@
-"""The client for TUF's conformance suite, called as the suite calls it."""
+"""Tests of the client for TUF's conformance suite, called as the suite calls it."""
 
 import contextlib
 import subprocess
@@ -25,7 +25,7 @@ from tests.helpers.signed_metadata import Signed, make_key
 
 CLIENT = PROJECT / "tests" / "conformance" / "client"
 
-#: What is asked for when nothing is known but the root.
+#: The requests of a client that knows only the root.
 FIRST = ["/tuf/2.root.json", "/tuf/timestamp.json", "/tuf/1.snapshot.json", "/tuf/1.targets.json"]
 
 
@@ -36,18 +36,18 @@ class Repository(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self._folder = folder
         self.url = f"http://127.0.0.1:{self.server_port}"
-        #: The paths that were asked for, as they came.
+        #: The requested paths, in order.
         self.requests: list[str] = []
-        #: What is answered where there is no file.
+        #: The status of an answer for a missing file.
         self.missing = 404
-        #: Until when the rest of a target is held back.
+        #: When the rest of a target is sent.
         self.rest = threading.Event()
         self.rest.set()
-        #: Set when a target was asked for.
+        #: Set when a target was requested.
         self.asked = threading.Event()
 
     def read(self, path: str) -> bytes | None:
-        """Read a file; a role's name has no other writing than its encoded one."""
+        """Read a file; the name of a role is always percent-encoded."""
         self.requests.append(path)
         name = path if path.startswith("/tuf/") else unquote(path)
         file = self._folder / name.lstrip("/")
@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class ConformanceCase(SynchronousTestCase):
@@ -110,7 +110,7 @@ class ConformanceCase(SynchronousTestCase):
         self.signed.timestamp(self.version, self.version)
 
     def add(self, path: str, content: bytes) -> Path:
-        """Add a target to those that are published next; returns the file that is served."""
+        """Add a target to the next publication; return the file that is served."""
         target = TargetFile.from_data(path, content, ["sha256"])
         self.expected[path] = target
         folder, _, name = unquote(path).rpartition("/")
@@ -120,7 +120,7 @@ class ConformanceCase(SynchronousTestCase):
         return file
 
     def call(self, *arguments: str | Path) -> int:
-        """Call the client from elsewhere; a failure is told in one line."""
+        """Call the client in another folder; a failure prints one line."""
         self.requests.clear()
         ended = subprocess.run(
             [self.client, *arguments], cwd="/", capture_output=True, text=True, timeout=120
@@ -144,7 +144,7 @@ class ConformanceCase(SynchronousTestCase):
         return self.call("--timeout", str(timeout), *self.to_download(*names))
 
     def to_download(self, *names: str) -> list[str | Path]:
-        """The arguments that ask for these targets."""
+        """The arguments that request these targets."""
         return [
             *("--metadata-url", f"{self.repository.url}/tuf", "--metadata-dir", self.metadata),
             *(argument for name in names for argument in ("--target-name", name)),
@@ -153,18 +153,18 @@ class ConformanceCase(SynchronousTestCase):
         ]
 
     def fetched(self) -> list[str]:
-        """The targets that were asked for during the last call."""
+        """The targets that were requested during the last call."""
         return [path for path in self.requests if path.startswith("/targets/")]
 
     def versions(self) -> dict[str, int]:
-        """What is trusted, by the files that say so."""
+        """The versions of the trusted metadata, by file."""
         return {
             path.name.removesuffix(".json"): Metadata.from_file(str(path)).signed.version
             for path in self.metadata.glob("*.json")
         }
 
     def stored(self) -> dict[str, bytes]:
-        """All that is in the folder of the targets."""
+        """Everything in the folder of the targets."""
         return {
             str(path.relative_to(self.targets)): path.read_bytes() if path.is_file() else b"?"
             for path in self.targets.rglob("*")
@@ -175,13 +175,13 @@ class InitTests(ConformanceCase):
     """`init`."""
 
     def test_init(self) -> None:
-        """The root is trusted from now on, and nobody is asked."""
+        """The root is trusted, without a request."""
         self.assertEqual(self.init(), 0)
         self.assertEqual(self.versions(), {"root": 1})
         self.assertEqual(self.requests, [])
 
     def test_invalid_root(self) -> None:
-        """A root that vouches for nothing refreshes nothing, and nobody is asked."""
+        """With an invalid root nothing is refreshed, and nothing is requested."""
         self.publish()
         self.signed.root(1, signers=[make_key()])
         self.init()
@@ -189,7 +189,7 @@ class InitTests(ConformanceCase):
         self.assertEqual(self.requests, [])
 
     def test_called_wrongly(self) -> None:
-        """What cannot be understood is a failure like another."""
+        """A wrong command line is a failure like any other."""
         self.assertEqual(self.call("refresh"), 1)
         self.assertEqual(self.call("--metadata-dir", self.metadata, "refresh"), 1)
         self.assertIn("--metadata-url", self.said)
@@ -197,7 +197,7 @@ class InitTests(ConformanceCase):
         self.assertIn("Call init first", self.said)
 
     def test_link(self) -> None:
-        """The client may be called by a link to it."""
+        """The client may be called through a link."""
         self.client = self.folder / "linked"
         self.client.symlink_to(CLIENT)
         self.assertEqual(self.init(), 0)
@@ -212,7 +212,7 @@ class RefreshTests(ConformanceCase):
         self.init()
 
     def test_refresh(self) -> None:
-        """All that is new is fetched once, and kept as it was signed."""
+        """Every new file is fetched once, and stored unchanged."""
         self.assertEqual(self.refresh(), 0)
         self.assertEqual(self.requests, FIRST)
         self.assertEqual(self.versions(), {"root": 1, "timestamp": 1, "snapshot": 1, "targets": 1})
@@ -222,14 +222,14 @@ class RefreshTests(ConformanceCase):
         self.assertEqual(self.requests, FIRST[:2])
 
     def test_forbidden(self) -> None:
-        """A host that answers 403 for a newer root has none; for anything else it has failed."""
+        """A 403 for a newer root means that there is none; for another file it is a failure."""
         self.repository.missing = 403
         self.assertEqual(self.refresh(), 0)
         (self.signed.folder / "timestamp.json").unlink()
         self.assertEqual(self.refresh(), 1)
 
     def test_rollback(self) -> None:
-        """An older timestamp, snapshot or targets are not taken."""
+        """An older timestamp, snapshot or targets file is refused."""
         old = (self.signed.folder / "timestamp.json").read_bytes()
         self.publish()
         self.assertEqual(self.refresh(), 0)
@@ -246,14 +246,14 @@ class RefreshTests(ConformanceCase):
         self.assertEqual(self.versions()["targets"], 2)
 
     def test_expired(self) -> None:
-        """What has expired is not taken; the rest is as it was."""
+        """Expired metadata is refused; the trusted metadata does not change."""
         self.signed.timestamp(2, 1, days=-1)
         self.assertEqual(self.refresh(), 1)
         self.assertEqual(self.versions(), {"root": 1})
         self.assertIn("has expired", self.said)
 
     def test_wrong_key(self) -> None:
-        """Trust goes as far as the signatures do, and no request beyond."""
+        """Metadata with a wrong signature is refused, and nothing after it is requested."""
         right = dict(self.signed.keys)
         for role, trusted in (
             ("timestamp", {"root": 1}),
@@ -270,7 +270,7 @@ class RefreshTests(ConformanceCase):
         self.assertEqual(self.versions()["root"], 1)
 
     def test_rotation(self) -> None:
-        """New keys are taken from new roots, of which none is left out."""
+        """New keys come from new roots, and each root is fetched."""
         for number, role in enumerate(("timestamp", "snapshot", "targets", "root", "root"), 2):
             self.signed.rotate(role, number)
         self.publish()
@@ -289,7 +289,7 @@ class DownloadTests(ConformanceCase):
         self.init()
 
     def test_download(self) -> None:
-        """Metadata is refreshed, the target is stored, and is not fetched again."""
+        """The metadata is refreshed, and the target is stored and not fetched again."""
         self.publish(**{"path/to/file.txt": b"content"})
         for fetched in (1, 0):
             self.assertEqual(self.download("path/to/file.txt"), 0)
@@ -298,7 +298,7 @@ class DownloadTests(ConformanceCase):
         self.assertEqual(self.versions()["targets"], 1)
 
     def test_changed(self) -> None:
-        """What has changed replaces what was, and what was damaged is fetched again."""
+        """A changed target replaces the old one, and a damaged one is fetched again."""
         self.publish(a=b"first")
         self.download("a")
         self.publish(a=b"second")
@@ -311,7 +311,7 @@ class DownloadTests(ConformanceCase):
             self.assertEqual(len(self.fetched()), 1)
 
     def test_bad_content(self) -> None:
-        """What is not what was signed is not stored, and takes nothing away."""
+        """A file that differs from the signed one is not stored, and removes nothing."""
         self.publish(a=b"first")
         self.download("a")
         self.add("a", b"second").write_bytes(b"secret")
@@ -325,7 +325,7 @@ class DownloadTests(ConformanceCase):
                 self.assertEqual(self.stored(), {"a": b"first"})
 
     def test_interrupted(self) -> None:
-        """Whoever is interrupted has not succeeded, and leaves nothing behind."""
+        """An interrupted client fails, and leaves nothing behind."""
         self.publish(a=b"content")
         self.repository.rest.clear()
         self.addCleanup(self.repository.rest.set)
@@ -347,13 +347,13 @@ class DownloadTests(ConformanceCase):
         self.assertEqual(self.versions()["targets"], 1)
 
     def test_several(self) -> None:
-        """Several targets are fetched by one call, one of them empty."""
+        """One call fetches several targets, one of them empty."""
         self.publish(a=b"1", b=b"", c=b"3")
         self.assertEqual(self.download("c", "b", "a"), 0)
         self.assertEqual(self.stored(), {"a": b"1", "b": b"", "c": b"3"})
 
     def test_names(self) -> None:
-        """A path is asked for as it was signed, for it is written as URLs are."""
+        """A path is requested as it was signed, because it is in the form of a URL."""
         names = ("a%20b/%C3%A9.txt", "a b", "(x)+~!@$&'=;,_-", "../up")
         self.publish(**dict.fromkeys(names, b"content"))
         for name, encoded in zip(names[:2], ("a%20b/{}.%C3%A9.txt", "{}.a%20b"), strict=True):
@@ -362,7 +362,7 @@ class DownloadTests(ConformanceCase):
                 digest = self.expected[name].hashes["sha256"]
                 self.assertEqual(self.fetched(), [f"/targets/{encoded.format(digest)}"])
         self.assertEqual(self.download(names[2]), 0)
-        # Whatever becomes of the request, nothing is stored elsewhere.
+        # Even if the request succeeds, nothing is stored elsewhere.
         self.download(names[3])
         self.assertLessEqual(set(self.stored()), {quote(name, "") for name in names})
         self.assertEqual(
@@ -387,7 +387,7 @@ class DownloadTests(ConformanceCase):
 
 
 class DelegationTests(ConformanceCase):
-    """Targets that another role vouches for."""
+    """Targets that a delegated role signs."""
 
     def delegate(self, role: str) -> None:
         """Let a role of this name sign the target `a`."""
@@ -408,7 +408,7 @@ class DelegationTests(ConformanceCase):
         self.signed.timestamp(1, 1)
 
     def test_names(self) -> None:
-        """The role is found by its encoded name, on the server as in the client's folder."""
+        """The role has its encoded name on the server and in the client's folder."""
         roles = ("role1", "../role", "?", "#", "/role", "r\u00f6le %2F")
         for number, role in enumerate(roles):
             with self.subTest(role=role):
@@ -422,7 +422,7 @@ class DelegationTests(ConformanceCase):
                 self.assertEqual(self.stored(), {"a": b"content"})
 
     def test_wrong_key(self) -> None:
-        """What another key signed in its name is not taken."""
+        """Metadata that another key has signed is refused."""
         self.delegate("role1")
         self.init()
         path = self.signed.folder / "1.role1.json"

@@ -1,4 +1,4 @@
-"""The files of private keys, and the folder in which they are found by their ids."""
+"""Tests of the files of private keys, and of the folder that holds them."""
 
 import base64
 import errno
@@ -63,7 +63,7 @@ class CreateTests(KeysCase):
     """Making a key."""
 
     def test_file(self) -> None:
-        """It is named for its role and id, encrypted, and nobody else may read it."""
+        """It is named after its role and id, encrypted, and nobody else may read it."""
         self.addCleanup(os.umask, os.umask(0))
         signer = keys.create(self.folder, "targets", PASSPHRASE)
         [path] = self.folder.iterdir()
@@ -72,7 +72,7 @@ class CreateTests(KeysCase):
         self.assertTrue(path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----"))
 
     def test_cost(self) -> None:
-        """A guess costs scrypt's work with N = 2**17, r = 8, p = 1, as the file itself says."""
+        """Guessing once costs scrypt with N = 2**17, r = 8, p = 1, as the file says."""
         self.patch(pkcs8, "COST", COST)
         keys.create(self.folder, "targets", PASSPHRASE)
         [path] = self.folder.iterdir()
@@ -82,7 +82,7 @@ class CreateTests(KeysCase):
         self.assertIsNone(keys.advice(path))
 
     def test_never_open(self) -> None:
-        """Not for a moment is there a file that others may open."""
+        """Other users can never open the file, not even for a moment."""
         self.addCleanup(os.umask, os.umask(0))
         modes: list[int] = []
         fchmod = os.fchmod
@@ -96,7 +96,7 @@ class CreateTests(KeysCase):
         self.assertEqual(modes, [0o600])
 
     def test_other_programs(self) -> None:
-        """OpenSSL's command opens what costs no more memory than it allows."""
+        """OpenSSL's command opens a key whose cost is within its memory limit."""
         openssl = shutil.which("openssl")
         if openssl is None:
             if "CI" in os.environ:
@@ -114,7 +114,7 @@ class CreateTests(KeysCase):
         self.assertEqual(keys.load_public(public).keyid, signer.public_key.keyid)
 
     def test_signs(self) -> None:
-        """What is read again signs like what was made."""
+        """A key that is read again makes the same signatures."""
         signer = keys.create(self.folder, "targets", PASSPHRASE)
         [path] = self.folder.iterdir()
         again = keys.load(path, PASSPHRASE)
@@ -122,7 +122,7 @@ class CreateTests(KeysCase):
         signer.public_key.verify_signature(again.sign(b"data"), b"data")
 
     def test_each_another(self) -> None:
-        """No two are the same."""
+        """No two keys are the same."""
         one, two = (keys.create(self.folder, "root", PASSPHRASE) for _ in range(2))
         self.assertNotEqual(one.public_key.keyid, two.public_key.keyid)
 
@@ -146,7 +146,7 @@ class CreateTests(KeysCase):
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_no_folder(self) -> None:
-        """So does a folder that is not there."""
+        """A missing folder is reported."""
         with self.assertRaises(KeyUnusable) as caught:
             keys.create(self.folder / "none", "root", PASSPHRASE)
         self.assertIn("No such file", str(caught.exception))
@@ -164,7 +164,7 @@ class LoadTests(KeysCase):
         self.assertTrue(sentence.endswith("."))
 
     def test_passphrase(self) -> None:
-        """Without the passphrase, or with another one, it stays closed."""
+        """Without the passphrase, or with a wrong one, the key is not opened."""
         keys.create(self.folder, "root", PASSPHRASE)
         [path] = self.folder.iterdir()
         self.refuses(path, b"wrong", "passphrase is wrong")
@@ -172,7 +172,7 @@ class LoadTests(KeysCase):
             self.refuses(path, nothing, "no passphrase was given")
 
     def test_not_encrypted(self) -> None:
-        """One that is not encrypted needs none, and does not mind one."""
+        """An unencrypted key needs no passphrase, and ignores one."""
         pem = Ed25519PrivateKey.generate().private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
@@ -182,7 +182,7 @@ class LoadTests(KeysCase):
         )
 
     def test_no_key(self) -> None:
-        """Other files are told from keys."""
+        """Files that are not keys are refused."""
         for data in (b"", b"?" * 60_000, b"-----BEGIN PRIVATE KEY-----\n?\n"):
             self.refuses(self.write("key.pem", data), PASSPHRASE, "PKCS#8 PEM")
         self.refuses(self.write("key.pem", b"?" * 100_000), PASSPHRASE, "more than 65536 bytes")
@@ -190,7 +190,7 @@ class LoadTests(KeysCase):
         self.refuses(self.folder, PASSPHRASE, "Is a directory")
 
     def test_not_a_file(self) -> None:
-        """A FIFO is not waited for."""
+        """Opening a FIFO does not block."""
         path = self.folder / "key.pem"
         os.mkfifo(path, 0o600)
         self.refuses(path, PASSPHRASE, "not a regular file")
@@ -206,7 +206,7 @@ class LoadTests(KeysCase):
             keys.load(path, None)
 
     def test_older_formats(self) -> None:
-        """A key that was encrypted with PBKDF2 works, and how to make it safer is said."""
+        """A key that was encrypted with PBKDF2 works, and its user is told how to make it safer."""
         path = self.write("key.pem", pem_of(BestAvailableEncryption(PASSPHRASE)))
         signer = keys.load(path, PASSPHRASE)
         self.assertIn(f"opq-release encrypt {path}", str(keys.advice(path)))
@@ -217,7 +217,7 @@ class LoadTests(KeysCase):
         self.assertEqual(keys.load(path, b"another").public_key, signer.public_key)
 
     def test_no_memory(self) -> None:
-        """A key that takes more memory than there is, to open or to write, is told so."""
+        """A key that needs too much memory, to open or to write, is an error with a sentence."""
         path = self.write("key.pem", pem_of(NoEncryption()))
         self.patch(pkcs8, "COST", 3)
         self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=lambda _: bytes(32)))
@@ -237,8 +237,8 @@ class LoadTests(KeysCase):
         self.assertIn("too little memory", str(caught.exception))
         self.assertEqual(path.read_bytes(), before)
 
-    def test_encrypt_anew(self) -> None:
-        """What a link leads to is encrypted; a mistake changes nothing."""
+    def test_encrypt_again(self) -> None:
+        """The file behind a link is encrypted; an error changes nothing."""
         path = self.write("key.pem", pem_of(NoEncryption()))
         link = self.folder / "link.pem"
         link.symlink_to(path)
@@ -250,14 +250,14 @@ class LoadTests(KeysCase):
         self.assertIn(b"ENCRYPTED", path.read_bytes())
 
     def test_cannot_sign(self) -> None:
-        """A key that is not for signatures is none."""
+        """A key that cannot sign is refused."""
         pem = X25519PrivateKey.generate().private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
         self.refuses(self.write("key.pem", pem), None, "PKCS#8 PEM")
 
     def test_public(self) -> None:
-        """The public half has the same id, whatever the kind of key."""
+        """The public key has the same id, for each kind of key."""
         for private in (Ed25519PrivateKey.generate(), generate_private_key(SECP256R1())):
             pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             public = private.public_key().public_bytes(
@@ -269,14 +269,14 @@ class LoadTests(KeysCase):
             )
 
     def test_no_public(self) -> None:
-        """A private key, or anything else, is no public one."""
+        """A private key, or any other file, is not a public key."""
         signer = keys.create(self.folder, "root", PASSPHRASE)
         private = self.folder / keys.file_name("root", signer.public_key)
         for path in (private, self.write("x", b"?"), self.folder / "none"):
             self.assertRaises(KeyUnusable, keys.load_public, path)
 
     def test_unknown_kinds(self) -> None:
-        """A public key of a kind that boxes cannot use is refused, and what to do is said."""
+        """A public key of a kind that boxes cannot use is refused, with advice."""
         for private in (X25519PrivateKey.generate(), generate_private_key(SECP256K1())):
             public = private.public_key().public_bytes(
                 Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
@@ -286,7 +286,7 @@ class LoadTests(KeysCase):
             self.assertIn("Ed25519", str(caught.exception))
 
 
-class KeyRingTests(KeysCase):
+class KeyFolderTests(KeysCase):
     """Finding keys by the ids that a root names."""
 
     def setUp(self) -> None:
@@ -299,7 +299,7 @@ class KeyRingTests(KeysCase):
         return PASSPHRASE
 
     def test_advice(self) -> None:
-        """When a key of an older format is opened, it is told once how to make it safer."""
+        """When a key in an older format is opened, the advice is given once."""
         root = self.root("targets")
         [path] = self.folder.iterdir()
         older = keys.load(path, PASSPHRASE)
@@ -312,7 +312,7 @@ class KeyRingTests(KeysCase):
         self.assertIn(str(path), advice)
 
     def test_bounded(self) -> None:
-        """What lies beside the keys is read within bounds, and a FIFO is not waited for."""
+        """The files beside the keys are read within bounds, and a FIFO does not block."""
         for name, work in (
             ("trusted-root.json", self.key_folder.trusted_root),
             ("last-snapshot", lambda: self.key_folder.require_not_behind(Snapshot(1))),
@@ -332,7 +332,7 @@ class KeyRingTests(KeysCase):
         return root
 
     def test_signers(self) -> None:
-        """A role's keys are found, opened once, and those of others left alone."""
+        """The keys of a role are found and opened once; those of other roles are not opened."""
         root = self.root("root", "root", "targets")
         self.asked = 0
         found = self.key_folder.signers(root, "root")
@@ -342,7 +342,7 @@ class KeyRingTests(KeysCase):
         self.assertEqual(self.key_folder.signers(root, "snapshot"), [])
 
     def test_elsewhere(self) -> None:
-        """A key that lies elsewhere is no error until it has to sign; then it is named."""
+        """A missing key is no error until it has to sign; then it is named."""
         root = self.root("targets")
         [path] = self.folder.glob("targets-*")
         path.unlink()
@@ -352,22 +352,22 @@ class KeyRingTests(KeysCase):
         self.assertIn(path.name, str(caught.exception))
 
     def test_enough(self) -> None:
-        """No more sign than have to."""
+        """Only as many keys as necessary sign."""
         root = self.root("root", "root", "root")
         root.roles["root"].threshold = 2
         self.assertEqual(len(self.key_folder.enough(root, "root")), 2)
 
     def test_wrong_name(self) -> None:
-        """A file that holds another key than its name says signs nothing."""
+        """A file whose key differs from its name signs nothing."""
         root = self.root("targets", "snapshot")
         [targets], [snapshot] = (self.folder.glob(f"{role}-*") for role in ("targets", "snapshot"))
         targets.write_bytes(snapshot.read_bytes())
         with self.assertRaises(KeyUnusable) as caught:
             self.key_folder.signers(root, "targets")
-        self.assertIn("another key", str(caught.exception))
+        self.assertIn("does not hold the key", str(caught.exception))
 
     def test_unused(self) -> None:
-        """What was made in vain is found; what a root has named, or was retired, is not."""
+        """Keys that no root has named are found, unless they are retired."""
         root = self.root("targets")
         left = self.key_folder.create("targets")
         self.assertEqual(
@@ -379,7 +379,7 @@ class KeyRingTests(KeysCase):
         self.assertEqual(self.key_folder.unused("targets", [root]), [])
 
     def test_retire(self) -> None:
-        """What only earlier roots name is moved away, and nothing else is."""
+        """Only keys that just earlier roots name are moved to `retired`."""
         before, after = self.root("targets", "snapshot"), Root(2)
         [gone] = before.roles["targets"].keyids
         [stays] = before.roles["snapshot"].keyids
@@ -398,20 +398,20 @@ class KeyRingTests(KeysCase):
         self.assertTrue((self.folder / "retired" / f"targets-{gone[:12]}.pem").exists())
 
     def test_folder(self) -> None:
-        """The folder is made when it is needed, and is for its owner only."""
+        """The folder is made when it is needed, and only its owner can open it."""
         key_folder = KeyFolder(self.folder / "new" / "keys", self.passphrase)
         key_folder.create("root")
         self.assertEqual(key_folder.folder.stat().st_mode & 0o777, 0o700)
 
     def test_no_right(self) -> None:
-        """Where it cannot be made, a sentence says so."""
+        """If the folder cannot be made, a sentence says so."""
         self.folder.chmod(0o555)
         with without_privileges(), self.assertRaises(KeyUnusable) as caught:
             KeyFolder(self.folder / "keys", self.passphrase).create("root")
         self.assertIn("Permission denied", str(caught.exception))
 
-    def test_recognise(self) -> None:
-        """A chain of roots has to lead through the one that is remembered."""
+    def test_verify_roots(self) -> None:
+        """A chain of roots has to contain the stored one."""
         one, two, other = (Metadata(Root(number)) for number in (1, 2, 1))
         other.signed.unrecognized_fields["x"] = 1
         self.assertFalse(self.key_folder.knows_a_root())
@@ -425,14 +425,14 @@ class KeyRingTests(KeysCase):
         self.key_folder.verify_roots([one, two])
 
     def test_damaged_root(self) -> None:
-        """A root that cannot be read is not taken for none."""
+        """A root that cannot be read does not count as a missing one."""
         self.write("trusted-root.json", b"")
         with self.assertRaises(ReleaseFailed) as caught:
             self.key_folder.verify_roots([Metadata(Root(1))])
         self.assertIn("trusted-root.json", str(caught.exception))
 
     def test_read_only(self) -> None:
-        """Keys on a medium that is only read can be used all the same."""
+        """Keys on a read-only medium can be used."""
 
         def write(*_: object) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))

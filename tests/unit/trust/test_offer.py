@@ -1,4 +1,4 @@
-"""What a box makes of a channel that the release key signed."""
+"""Tests of reading a channel that the release key signed."""
 
 from itertools import pairwise
 from typing import Any
@@ -16,21 +16,21 @@ BEFORE = {"version": OLD, "file": f"opq-box-update-{OLD}.tar.bz2"}
 
 
 def channel(custom: Any = CUSTOM, hashes: dict[str, str] = HASHES) -> TargetFile:
-    """Make the target that a channel is."""
+    """Make the target of a channel."""
     unrecognized = {} if custom is None else {"custom": custom}
     return TargetFile(1234, hashes, "stable", unrecognized)
 
 
 class ReadOfferTests(SynchronousTestCase):
-    """From a signed target to an offer."""
+    """A signed target becomes an offer."""
 
     def test_plain(self) -> None:
-        """Length and hashes are the target's; what is not said is not allowed."""
+        """Length and hashes are those of the target; missing fields allow nothing."""
         self.assertEqual(read_offer(channel()), Offer(NEW, 1234, HASHES))
         self.assertTrue(read_offer(channel()).signed)
 
     def test_all(self) -> None:
-        """All that the release key's holder can say arrives."""
+        """All fields that the holder of the release key can set arrive."""
         custom = {
             **CUSTOM,
             "allow_downgrade": True,
@@ -41,11 +41,11 @@ class ReadOfferTests(SynchronousTestCase):
         self.assertEqual(read_offer(channel(custom)), expected)
 
     def test_later_additions(self) -> None:
-        """What a later release tool adds does not keep a box from its update."""
+        """Unknown fields of a later release tool are ignored."""
         self.assertEqual(read_offer(channel({**CUSTOM, "notes": "none"})).version, NEW)
 
     def test_refused(self) -> None:
-        """A channel that names another file or version, or says what is no sense, is refused."""
+        """A channel that names another file or version, or has invalid fields, is refused."""
         refused: tuple[Any, ...] = (
             None,
             [],
@@ -80,7 +80,7 @@ class ReadOfferTests(SynchronousTestCase):
             self.assertIn("The release key signed a channel 'stable'", str(caught.exception))
 
     def test_before(self) -> None:
-        """The release before is a release like any other, for all boxes, and takes none back."""
+        """The previous release is a release for all boxes, and never a downgrade."""
         before = {"length": 99, "hashes": HASHES, "custom": {**BEFORE, "notes": "Good."}}
         offer = read_offer(channel({**CUSTOM, "before": before}))
         self.assertEqual(offer.before, Offer(OLD, 99, HASHES, notes="Good."))
@@ -92,7 +92,7 @@ class ReadOfferTests(SynchronousTestCase):
         self.assertEqual(offer.before, Offer(OLD, 99, HASHES))
 
     def test_bad_before(self) -> None:
-        """A release before that is no older release refuses the channel."""
+        """A channel is refused if its previous release is not older."""
         good: dict[str, Any] = {"length": 99, "hashes": HASHES, "custom": BEFORE}
         newer = {"version": NEW, "file": f"opq-box-update-{NEW}.tar.bz2"}
         cases: list[Any] = [{}, [], "x", 1, False, [good]]
@@ -112,21 +112,21 @@ class ReadOfferTests(SynchronousTestCase):
             self.assertIn("The release key signed a channel 'stable'", str(caught.exception))
 
     def test_weak_hash(self) -> None:
-        """A target without a SHA-256 is no release that a box can tell from another."""
+        """A target without a SHA-256 is refused."""
         with self.assertRaises(Untrusted):
             read_offer(channel(hashes={"md5": "ab" * 16}))
 
 
 class RolloutTests(SynchronousTestCase):
-    """Whose turn it is."""
+    """The boxes that have their turn."""
 
     def turn(self, percent: int, salt: str = "x1") -> set[int]:
-        """The boxes of a thousand whose turn it is."""
+        """The boxes of a thousand that have their turn."""
         offer = Offer(NEW, rollout=Rollout(percent, salt))
         return {box for box in range(1000) if offer.is_turn_of(box)}
 
     def test_formula(self) -> None:
-        """SHA-256 of salt, version and box id, written one after the other, modulo 10,000."""
+        """SHA-256 of the joined salt, version and box id, modulo 10,000."""
         # printf x117000001007 | sha256sum, taken modulo 10,000, is 5228.
         self.assertFalse(Rollout(52, "x1").includes(NEW, 7))
         self.assertTrue(Rollout(53, "x1").includes(NEW, 7))
@@ -136,22 +136,22 @@ class RolloutTests(SynchronousTestCase):
         self.assertTrue(Rollout(1, "x1").includes(NEW, 10048))
 
     def test_nobody_and_everybody(self) -> None:
-        """0 % are no boxes and 100 % are all."""
+        """0 % is no box and 100 % is every box."""
         self.assertEqual(self.turn(0), set())
         self.assertEqual(len(self.turn(100)), 1000)
 
     def test_grows(self) -> None:
-        """A larger percentage adds boxes, and takes none away."""
+        """A larger percentage adds boxes, and removes none."""
         turns = [self.turn(percent) for percent in (1, 5, 25, 50, 99)]
         for smaller, larger in pairwise(turns):
             self.assertLess(smaller, larger)
 
     def test_share(self) -> None:
-        """The part of the boxes is about the percentage."""
+        """The share of the boxes is close to the percentage."""
         self.assertTrue(180 < len(self.turn(25)) < 320)
 
     def test_salt(self) -> None:
-        """With each salt other boxes come first."""
+        """With another salt, other boxes come first."""
         self.assertNotEqual(self.turn(10, "x1"), self.turn(10, "x2"))
 
     def test_critical(self) -> None:
@@ -161,10 +161,10 @@ class RolloutTests(SynchronousTestCase):
 
 
 class ChannelNameTests(SynchronousTestCase):
-    """What a channel may be called."""
+    """The names that a channel may have."""
 
     def test_names(self) -> None:
-        """Lower-case letters, digits and hyphens: nothing that a path or an archive could be."""
+        """Lower-case letters, digits and hyphens, but no path and no archive's name."""
         for name in ("stable", "beta-2", "x"):
             self.assertTrue(is_channel(name))
         for name in ("", "-x", "Stable", "a/b", "..", "a.b", "x" * 33, "stabl\u0435", "a\n"):

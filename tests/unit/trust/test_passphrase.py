@@ -1,4 +1,4 @@
-"""The file of a passphrase, which the release tool and the server read by the same rule."""
+"""Tests of the file of a passphrase, which `opq-release` and the server read."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from opq_twisted.trust.passphrase import read_passphrase, warning_about_access, 
 
 
 class ReadTests(SynchronousTestCase):
-    """What a file holds."""
+    """The passphrase in a file."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp()).absolute()
@@ -21,7 +21,7 @@ class ReadTests(SynchronousTestCase):
             self.assertIn(word, sentence)
 
     def test_first_line(self) -> None:
-        """It is the first line, however that ends, with its spaces and any bytes."""
+        """It is the first line with any line ending, with its spaces and any bytes."""
         for content, passphrase in (
             (b"open sesame", b"open sesame"),
             (b"open sesame\n", b"open sesame"),
@@ -43,14 +43,14 @@ class ReadTests(SynchronousTestCase):
             self.refuses("first line", "empty")
 
     def test_too_long(self) -> None:
-        """What is too long is refused, and not cut off."""
+        """A passphrase that is too long is refused, and not cut off."""
         self.path.write_bytes(b"x" * 4097)
         self.refuses("4096 bytes")
         os.truncate(self.path, 1 << 30)
         self.refuses("more than 65536 bytes")
 
     def test_no_file(self) -> None:
-        """What is no regular file is not waited for."""
+        """A file that is not regular does not block."""
         self.refuses("No such file")
         os.mkfifo(self.path)
         self.refuses("not a regular file")
@@ -60,10 +60,10 @@ class ReadTests(SynchronousTestCase):
 
 
 class WarningTests(SynchronousTestCase):
-    """What is said of a passphrase that works."""
+    """Warnings about a valid passphrase."""
 
     def test_access(self) -> None:
-        """Others who can read it are one too many; the group is the reader's own affair."""
+        """There is a warning if other users can read it; the group may."""
         path = Path(self.mktemp())
         self.assertIsNone(warning_about_access(path))
         path.touch()
@@ -72,7 +72,7 @@ class WarningTests(SynchronousTestCase):
             self.assertEqual(warning_about_access(path) is not None, is_open)
 
     def test_length(self) -> None:
-        """It has at least 15 characters, not bytes; of an empty one others tell."""
+        """There is a warning below 15 characters, not bytes; an empty one is refused elsewhere."""
         self.assertIn("has 14 characters", str(warning_about_length(("\u00fc" * 14).encode())))
         for passphrase in (b"", b"x" * 15, ("\u00fc" * 15).encode()):
             self.assertIsNone(warning_about_length(passphrase))

@@ -1,4 +1,4 @@
-"""`opq-release` as it is typed: what it prints, and how it ends."""
+"""Tests of the command line `opq-release`: its output and exit codes."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 class CommandCase(HoldersCase):
-    """A place with keys and an updates directory, and somebody who types."""
+    """Commands are typed in a place with keys and an updates directory."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -70,7 +70,7 @@ class CommandCase(HoldersCase):
         return options
 
     def type(self, command: str, *more: object, status: int = 0) -> str:
-        """Type a command in this process; gives what it prints."""
+        """Run a command in this process; return its output."""
         out, error = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
             try:
@@ -99,10 +99,10 @@ class CommandCase(HoldersCase):
 
 
 class TypedTests(CommandCase):
-    """Each command, in this process."""
+    """Each command runs in this process."""
 
     def test_init(self) -> None:
-        """It says which key goes where."""
+        """`init` says where each key belongs."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         said = self.type("init")
@@ -112,14 +112,14 @@ class TypedTests(CommandCase):
         self.assertEqual(len(list(self.keys.glob("root-*.pem"))), 3)
 
     def test_one_key(self) -> None:
-        """One root key is possible, and what it costs is said."""
+        """One root key is possible, and the risk is explained."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         said = self.type("init", "--root-keys", 1, "--root-threshold", 1)
         self.assertIn("somebody has to visit each box", said)
 
     def test_publish(self) -> None:
-        """It says what is offered to whom."""
+        """`publish` says which boxes get the release."""
         archive = self.archive(OLD)
         said = self.type("publish", archive, "--rollout", 25, "--channel", "beta")
         self.assertIn(f"Release {OLD} is signed for 25 % of the boxes in the channel beta.", said)
@@ -132,7 +132,7 @@ class TypedTests(CommandCase):
         self.assertTrue(offer.critical)
 
     def test_publish_to_some(self) -> None:
-        """It says what the other boxes get, and how a release that is held back is taken back."""
+        """`publish` says what the other boxes get, and how to withdraw a release."""
         said = self.type("publish", self.archive(OLD), "--rollout", 25)
         self.assertIn("Boxes whose turn has not come keep the release that they have.", said)
         self.type("publish", self.archive(OLD))
@@ -142,7 +142,7 @@ class TypedTests(CommandCase):
         self.assertIn(f"0 % of the boxes, until their turn {OLD}", self.type("status", status=0))
 
     def test_prune(self) -> None:
-        """It lists the archives that are no longer signed, and where they still are."""
+        """`prune` lists the removed archives, and where they still are."""
         for version in (OLD, NEW):
             self.type("publish", self.archive(version))
         self.assertIn("nothing was changed", self.type("prune"))
@@ -152,7 +152,7 @@ class TypedTests(CommandCase):
         self.assertIn(f"1 of them are still in {self.updates}", said)
 
     def test_withdraw(self) -> None:
-        """It says what boxes get now, and what unsigned boxes go on to get."""
+        """`withdraw` says what boxes get now, with and without a trusted root."""
         self.type("publish", self.archive(OLD))
         self.type("publish", self.archive(NEW), "--rollout", 10)
         said = self.type("withdraw")
@@ -173,7 +173,7 @@ class TypedTests(CommandCase):
         self.assert_sentence(both, "--critical or --rollout")
 
     def test_wrong_use(self) -> None:
-        """What is not a command line is told from what could not be done."""
+        """A wrong command line has another exit code than a refusal."""
         for arguments in (
             ["publish"],
             ["publish", "x", "--rollout", "many"],
@@ -183,7 +183,7 @@ class TypedTests(CommandCase):
             self.type(arguments[0], *arguments[1:], status=2)
 
     def test_drop(self) -> None:
-        """A channel that ends, and one that there is not."""
+        """`drop` removes channels, and refuses unknown ones."""
         self.type("publish", self.archive(OLD), "--channel", "beta")
         self.type("publish", self.archive(NEW))
         self.serve()
@@ -202,7 +202,7 @@ class TypedTests(CommandCase):
             self.assert_sentence(self.type("drop", name, status=1), "There is no channel", name)
 
     def test_rest(self) -> None:
-        """The commands of once a year."""
+        """The rare commands."""
         self.assertIn("signed again", self.type("resign"))
         self.assertIn("next root is in place", self.type("renew-root"))
         said = self.type("rotate", "timestamp", "targets", "snapshot")
@@ -212,7 +212,7 @@ class TypedTests(CommandCase):
         self.assert_sentence(self.type("rotate", status=1), "Name the role")
 
     def test_replace(self) -> None:
-        """The root key that goes can be told by its file."""
+        """The replaced root key can be named by its file."""
         [old] = self.keys.glob("root-*.pem")
         self.type("rotate", "root", "--replace", old)
         self.assertTrue((self.keys / "retired" / old.name).exists())
@@ -221,7 +221,7 @@ class TypedTests(CommandCase):
         self.assert_sentence(self.type("rotate", "root", "--replace", public, status=1), "no PEM")
 
     def test_rotate_mistakes(self) -> None:
-        """What would be passed over is a mistake."""
+        """Options without effect are errors."""
         public = self.place / "other.pub"
         public.write_bytes(
             Ed25519PrivateKey.generate()
@@ -237,7 +237,7 @@ class TypedTests(CommandCase):
         self.assertEqual(self.repository.numbers("root"), [1])
 
     def test_made_elsewhere(self) -> None:
-        """The keys of the release are on another machine: the root is completed there."""
+        """If the release keys are on another machine, the root is completed there."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         there = signer_in(self.place / "there")
@@ -265,7 +265,7 @@ class TypedTests(CommandCase):
         return path
 
     def test_holders(self) -> None:
-        """A draft says where it is, what it says, and who has signed."""
+        """The output shows the draft's path, its content, and who has signed."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         ben = self.place / "ben"
@@ -291,7 +291,7 @@ class TypedTests(CommandCase):
         self.assertIn("next root is in place", self.type("renew-root", "--append", draft))
 
     def test_shown(self) -> None:
-        """A holder sees whole ids, and what is new, removed or changed since the root he knows."""
+        """A holder sees complete ids, and the differences from the root that he knows."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         self.type("init", "--root-keys", 2)
@@ -319,7 +319,7 @@ class TypedTests(CommandCase):
         self.assertEqual((said.count("NEW\n"), said.count("REMOVED\n")), (1, 1))
 
     def test_shown_from_what_is_known(self) -> None:
-        """It is the holder's own root that counts, and not one that the draft brings along."""
+        """The draft is compared with the holder's own root, not with the one in the draft."""
         known = self.repository.roots()[-1]
         alien = Metadata[Root].from_bytes(known.to_bytes())
         alien.signed.version = 2
@@ -340,7 +340,7 @@ class TypedTests(CommandCase):
         self.assertIn("Root 2 came with the draft", said)
 
     def test_weak_passphrase(self) -> None:
-        """One that is short, or that others can read, is warned about where it is given."""
+        """There is a warning about a short passphrase, and about one that others can read."""
         self.secret.chmod(0o644)
         self.assertIn(f"chmod go-rwx {self.secret}", self.type("resign"))
         self.secret.chmod(0o600)
@@ -355,7 +355,7 @@ class TypedTests(CommandCase):
         self.assertNotIn("characters", self.type("renew-root"))
 
     def test_encrypt(self) -> None:
-        """Keys of an older format are named until they are encrypted again, all or none."""
+        """Keys in an older format cause advice until they are encrypted again, all or none."""
         paths = sorted(self.keys.glob("*.pem"))
         for path in paths:
             write_key(path, keys.load(path, PASSPHRASE), BestAvailableEncryption(PASSPHRASE))
@@ -377,7 +377,7 @@ class TypedTests(CommandCase):
         self.type("resign", "--passphrase-file", new)
 
     def test_status(self) -> None:
-        """All is well, or what needs care is said; the same for programs."""
+        """`status` shows the state and the problems, also as JSON."""
         self.type("publish", self.archive(OLD), "--rollout", 5)
         self.serve()
         said = self.type("status")
@@ -393,7 +393,7 @@ class TypedTests(CommandCase):
         self.assert_sentence(self.type("status", status=2), "holds no root")
 
     def test_status_expired(self) -> None:
-        """What has expired is said to have, and the status is 1."""
+        """Expired metadata is reported, and the exit code is 1."""
         self.serve()
 
         class Later:
@@ -408,7 +408,7 @@ class TypedTests(CommandCase):
             self.assertIn(f"! The {role} has expired", said)
 
     def test_status_damaged(self) -> None:
-        """What is damaged is told of; without a root that can be read there is no more to say."""
+        """Damaged files are reported; without a readable root there is nothing else."""
         (self.tuf / "1.snapshot.json").write_bytes(b"{")
         said = self.type("status", status=1)
         self.assertIn(f"! {self.tuf}/1.snapshot.json is damaged", said)
@@ -419,7 +419,7 @@ class TypedTests(CommandCase):
             self.assert_sentence(self.type("status", "--json", status=2), str(root))
 
     def test_no_right(self) -> None:
-        """Who may not write there, or not read, has a sentence that says where."""
+        """Missing permissions are reported with the path."""
         archive = self.archive(OLD)
         self.place.parent.chmod(0o755)
         give_away(self.place)
@@ -437,7 +437,7 @@ class TypedTests(CommandCase):
         self.tuf.chmod(0o700)
 
     def test_no_folder(self) -> None:
-        """A slip in either folder's name."""
+        """Wrong names of the folders are errors."""
         said = self.type("resign", "--keys-dir", self.place / "none", status=1)
         self.assert_sentence(said, "none does not hold the keys of targets", "--keys-dir")
         said = self.type("resign", "--updates-dir", self.place / "none", status=1)
@@ -445,7 +445,7 @@ class TypedTests(CommandCase):
         self.assertFalse((self.place / "none").exists())
 
     def test_timestamp_passphrase(self) -> None:
-        """That of the server's key may come from a file of its own."""
+        """The passphrase of the timestamp key may come from its own file."""
         secret = self.place / "servers"
         secret.touch(mode=0o600)
         secret.write_bytes(b"the server's own\r\n")
@@ -454,7 +454,7 @@ class TypedTests(CommandCase):
         keys.load(path, b"the server's own")
 
     def test_disk_full(self) -> None:
-        """What the disk says is said in a sentence."""
+        """A full disk is reported in a sentence."""
 
         def fsync(_: int) -> None:
             raise OSError(28, os.strerror(28))
@@ -465,7 +465,7 @@ class TypedTests(CommandCase):
         self.assertNotIn("Errno", said)
 
     def test_environment(self) -> None:
-        """The passphrases may be in the environment; one line of a file wins."""
+        """The passphrases may be in the environment; a file has priority."""
         self.patch_environment("OPQ_RELEASE_PASSPHRASE", "wrong")
         self.type("resign")
         self.secret.write_bytes(b"wrong")
@@ -478,7 +478,7 @@ class TypedTests(CommandCase):
         keys.load(path, b"another")
 
     def test_no_passphrase(self) -> None:
-        """An empty passphrase, or a file that is not there."""
+        """An empty passphrase and a missing file are errors."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         self.secret.write_bytes(b"\n")
@@ -491,20 +491,20 @@ class ProcessTests(CommandCase):
     """The program itself."""
 
     def test_help(self) -> None:
-        """Each command says what it does."""
+        """Each command has a help text."""
         ended = self.run_program("--help")
         self.assertEqual(ended.returncode, 0, ended.stderr)
         for command in ("init", "publish", "resign", "drop", "renew-root", "rotate", "status"):
             self.assertIn(command, ended.stdout)
 
     def test_no_terminal(self) -> None:
-        """Where nobody can be asked, a sentence says what can be done."""
+        """Without a terminal a sentence names the other ways to give a passphrase."""
         ended = self.run_program("resign", *self.options("resign")[:4])
         self.assertEqual((ended.returncode, ended.stdout), (1, ""))
         self.assert_sentence(ended.stderr, "--passphrase-file", "OPQ_RELEASE_PASSPHRASE")
 
     def test_publish(self) -> None:
-        """With the passphrase in the environment; no progress where there is no terminal."""
+        """`publish` works without a terminal, and shows no progress there."""
         ended = self.run_program(
             *("publish", *self.options("publish")[:4], self.archive(OLD)),
             OPQ_RELEASE_PASSPHRASE=PASSPHRASE.decode(),
@@ -518,15 +518,15 @@ class ProcessTests(CommandCase):
         self.assertEqual(self.run_program("status", *self.options("status")).returncode, 0)
 
     def test_signals(self) -> None:
-        """A signal ends it, with nothing begun; the status tells of it."""
+        """A signal ends it before anything is written; the exit code names the signal."""
         for number in (signal.SIGINT, signal.SIGTERM):
             before = self.files()
-            # What starts the tests in the background may have them ignore SIGINT.
+            # If the tests were started in the background, they may ignore SIGINT.
             process, terminal = self.asking("env", "--default-signal=INT,TERM")
-            # Not sooner: to look takes the lock for a moment, and would send the program away.
+            # Not sooner: this check takes the lock, and the program would refuse to work.
             self.assertTrue(self.is_locked())
             process.send_signal(number)
-            # A signal that comes just before a program waits is noticed when the wait is over.
+            # A signal just before the program waits is noticed only after the wait.
             os.write(terminal, b"\n")
             error = process.communicate(timeout=30)[1]
             self.assertEqual((process.returncode, error), (128 + number, ""))
@@ -534,7 +534,7 @@ class ProcessTests(CommandCase):
             self.assertFalse(self.is_locked())
 
     def test_at_once(self) -> None:
-        """While one waits for its passphrase, with SIGHUP ignored, another one is sent away."""
+        """While one process waits for its passphrase, another one refuses to work."""
         process, terminal = self.asking("sh", "-c", 'trap "" HUP; exec "$@"', "sh")
         self.assertTrue(self.is_locked())
         ended = self.run_program("resign", *self.options("resign"))
@@ -547,7 +547,7 @@ class ProcessTests(CommandCase):
         self.assertEqual(self.repository.numbers("targets"), [1, 2])
 
     def asking(self, *through: str) -> "tuple[subprocess.Popen[str], int]":
-        """Start it on a terminal, where it waits for its passphrase; gives the other end too."""
+        """Start it on a terminal, where it waits for its passphrase; return both."""
         terminal, stdin = pty.openpty()
         self.addCleanup(os.close, terminal)
         process = subprocess.Popen(
@@ -569,7 +569,7 @@ class ProcessTests(CommandCase):
     def test_in_the_middle(self) -> None:
         """Ended while it copies, it leaves no part of the archive."""
         archive = self.archive(OLD, os.urandom(20_000_000))
-        # Slow enough for a busy machine to see the part before it has its name.
+        # So slow that a busy machine sees the temporary file.
         command = ["nice", "-n", "19", PROGRAM, "publish", *self.options("publish")]
         process = subprocess.Popen([*command, str(archive)])
         self.wait_until(
@@ -581,7 +581,7 @@ class ProcessTests(CommandCase):
         self.assertEqual(self.repository.numbers("targets"), [1])
 
     def test_terminal(self) -> None:
-        """On a terminal it asks: twice when keys are made, and once more for the server's key."""
+        """On a terminal it asks twice when keys are made, and again for the timestamp key."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         prompts: Mapping[bytes, bytes] = {
@@ -598,7 +598,7 @@ class ProcessTests(CommandCase):
         self.assertIn("passphrase is wrong", said)
 
     def test_progress(self) -> None:
-        """On a terminal one sees how far it is."""
+        """On a terminal it shows its progress."""
         said, status = self.on_terminal(
             "publish", {b"of the keys: ": PASSPHRASE + b"\n"}, self.archive(OLD)
         )
@@ -606,7 +606,7 @@ class ProcessTests(CommandCase):
         self.assertIn("100 %", said)
 
     def test_asked_once(self) -> None:
-        """Where no key is made, one types the passphrase once."""
+        """If no key is made, the passphrase is typed once."""
         self.type("renew-root")
         draft = self.keys / "root-3.draft.json"
         current = self.repository.roots()[-1]
@@ -621,7 +621,7 @@ class ProcessTests(CommandCase):
         self.assertIn("next root is in place", said)
 
     def test_typed_wrongly(self) -> None:
-        """Two that differ make no keys; the end of input is no traceback."""
+        """Two different passphrases make no keys; the end of the input is no traceback."""
         shutil.rmtree(self.keys)
         shutil.rmtree(self.tuf)
         for second, word in ((b"two\n", "differ"), (b"\x04", "No passphrase was typed")):
@@ -632,14 +632,14 @@ class ProcessTests(CommandCase):
             self.assertEqual(list(self.keys.glob("*.pem")), [])
 
     def test_typed_in_another_encoding(self) -> None:
-        """What is not UTF-8 is told in a sentence."""
+        """Input that is not UTF-8 is reported in a sentence."""
         said, status = self.on_terminal("resign", {b"of the keys: ": b"m\xfcll\n"})
         self.assertEqual(status, 1, said)
         self.assertIn("not UTF-8", said)
         self.assertNotIn("Traceback", said)
 
     def test_nobody_reads(self) -> None:
-        """What was done is done, be it that its words get nowhere."""
+        """The command succeeds even if its output cannot be written."""
         reader, closed = os.pipe()
         os.close(reader)
         full = os.open("/dev/full", os.O_WRONLY)
@@ -660,7 +660,7 @@ class ProcessTests(CommandCase):
     def on_terminal(
         self, command: str, prompts: Mapping[bytes, bytes], *more: object
     ) -> tuple[str, int]:
-        """Run it on a terminal, and type what it asks for."""
+        """Run it on a terminal, and type the answers."""
         return on_terminal(PROGRAM, command, *self.options(command)[:4], *more, prompts=prompts)
 
     def is_locked(self) -> bool:

@@ -1,4 +1,4 @@
-"""The service that keeps the timestamp fresh: when it looks, and what it says of what it found."""
+"""Tests of the service that keeps the timestamp fresh: when it checks, and what it logs."""
 
 import os
 from collections.abc import Callable
@@ -26,18 +26,18 @@ RELEASE = 1_600_000_000
 
 @implementer(ILogObserver)
 class Log:
-    """What the log was told at `warn` and above."""
+    """The log's messages at `warn` and above."""
 
     def __init__(self) -> None:
         self.events: list[tuple[LogLevel, str]] = []
 
     def __call__(self, event: Any) -> None:
-        """Take note."""
+        """Store a message."""
         if event["log_level"] >= LogLevel.warn and "sentence" in event:
             self.events.append((event["log_level"], event["sentence"]))
 
     def take(self) -> list[str]:
-        """Give what came since the last time."""
+        """Return the messages since the last call."""
         events, self.events = self.events, []
         return [sentence for _, sentence in events]
 
@@ -61,7 +61,7 @@ class TimestamperTestCase(LoggedTestCase):
         self.reactor = MemoryReactorClock()
         self.signed = Signed(self.updates, NOW)
         self.looks: list[float] = []
-        #: What a look fails with instead.
+        #: The error that a check fails with.
         self.failure: Exception | None = None
 
     def start(
@@ -104,31 +104,31 @@ class TimestamperTestCase(LoggedTestCase):
         raise self.failure
 
     def kernel_reports(self) -> None:
-        """Hand over all that the kernel has noticed, as the reactor would."""
+        """Deliver all events of the kernel, as the reactor would."""
         while True:
             looks = len(self.looks)
             for reader in tuple(self.reactor.readers):
                 reader.doRead()
-            # The directory's events are looked at first, and lead to a look at the folder.
+            # The events of the directory come first, and lead to a check of the folder.
             self.reactor.advance(0)
             self.reactor.advance(0)
             if len(self.looks) == looks:
                 return
 
     def deaf(self) -> None:
-        """Let the kernel tell nothing from now on."""
+        """Drop all further events of the kernel."""
         self.reactor.removeAll()
 
     def told(self) -> int:
-        """The snapshot that boxes are told of."""
+        """The announced snapshot."""
         return self.signed.read_timestamp().snapshot_meta.version
 
 
 class EventTests(TimestamperTestCase):
-    """What the kernel reports leads to a look at once."""
+    """An event of the kernel leads to a check at once."""
 
     def test_at_the_start(self) -> None:
-        """What is there at the start is signed for."""
+        """The first check signs a timestamp for existing metadata."""
         self.signed.init().publish(1)
         self.start()
         self.assertEqual(self.told(), 1)
@@ -136,14 +136,14 @@ class EventTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
 
     def test_observers(self) -> None:
-        """After each look, and only then, whoever wants to know is told how the metadata is."""
+        """Observers get the state of the metadata after each check, and only then."""
         self.signed.init().publish(1)
         self.start()
         seen: list[MetadataState] = []
         self.timestamper.observers.append(seen.append)
         self.signed.publish(2)
         self.kernel_reports()
-        # The server's own writing leads to another look.
+        # The server's own timestamp leads to another check.
         self.assertEqual([each.signed is None for each in seen], [False, True])
         self.assertIs(seen[-1], self.timestamper.metadata_state)
         self.failure = OSError(5, "Input/output error")
@@ -151,7 +151,7 @@ class EventTests(TimestamperTestCase):
         self.assertEqual(len(seen), 2)
 
     def test_new_snapshot(self) -> None:
-        """A snapshot that appears is announced, without any time passing."""
+        """A new snapshot is announced at once."""
         self.signed.init().publish(1)
         self.start()
         self.signed.publish(2)
@@ -174,7 +174,7 @@ class EventTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
 
     def test_folder_appears(self) -> None:
-        """A folder that is made later is seen, and what happens in it from then on."""
+        """A folder that is made later is watched."""
         self.start()
         self.assertTrue(self.timestamper.problem)
         self.signed.init()
@@ -184,7 +184,7 @@ class EventTests(TimestamperTestCase):
         self.assertEqual(self.told(), 1)
 
     def test_folder_replaced(self) -> None:
-        """Another folder in its place is seen, and what happens in it from then on."""
+        """Another folder in its place is watched."""
         self.signed.init().publish(1)
         self.start()
         self.signed.folder.rename(self.updates / "old")
@@ -202,7 +202,7 @@ class EventTests(TimestamperTestCase):
         self.assertEqual(sum("inotify" in name for name in open_descriptors()), 2)
 
     def test_own_writing(self) -> None:
-        """Its own writing leads to one more look, and to no more than that."""
+        """Its own timestamp leads to exactly one more check."""
         self.signed.init().publish(1)
         self.start()
         self.kernel_reports()
@@ -213,7 +213,7 @@ class EventTests(TimestamperTestCase):
         self.assertEqual(self.timestamper.signed, 1)
 
     def test_no_storm(self) -> None:
-        """One that cannot be written is tried again at the heartbeat, and told of once."""
+        """A timestamp that cannot be written is tried again at the heartbeat, and logged once."""
         self.signed.init().publish(1)
         path = self.signed.folder / "timestamp.json"
         path.mkdir()
@@ -232,7 +232,7 @@ class EventTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
 
     def test_one_look_at_a_time(self) -> None:
-        """What is reported during a look leads to another one when it is over."""
+        """An event during a check leads to another check afterwards."""
         waiting: list[tuple[Deferred[MetadataState], Callable[[], MetadataState]]] = []
 
         def later(call: Callable[..., MetadataState], *arguments: Any) -> Deferred[MetadataState]:
@@ -258,10 +258,10 @@ class EventTests(TimestamperTestCase):
 
 
 class HeartbeatTests(TimestamperTestCase):
-    """What no event tells is found all the same."""
+    """The heartbeat finds changes without an event."""
 
     def test_new_snapshot(self) -> None:
-        """A snapshot that nobody told of is announced at the next heartbeat."""
+        """A snapshot without an event is announced at the next heartbeat."""
         self.signed.init().publish(1)
         self.start()
         self.deaf()
@@ -272,7 +272,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.assertEqual(self.told(), 2)
 
     def test_half_life(self) -> None:
-        """When half of its life is over, the timestamp is signed anew, and again."""
+        """Each time half of its life is over, the timestamp is signed again."""
         self.signed.init().publish(1)
         self.start()
         self.deaf()
@@ -282,7 +282,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
 
     def test_error(self) -> None:
-        """An error of ours is logged and is a problem; the next heartbeat comes."""
+        """An unexpected error is logged and is a problem; the next heartbeat follows."""
         self.signed.init().publish(1)
         self.failure = RuntimeError("an error of ours")
         self.start()
@@ -294,7 +294,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.assertEqual(self.told(), 1)
 
     def test_machine_busy(self) -> None:
-        """What was known stays when the machine cannot look now; it is told once."""
+        """While the machine is too busy for a check, the state stays, and one alert is logged."""
         self.signed.init().publish(1)
         self.start()
         self.deaf()
@@ -313,7 +313,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
 
     def test_a_file_in_its_place(self) -> None:
-        """A file of the folder's name is a problem, and not the end."""
+        """A file in the place of the folder is a problem that can be repaired."""
         self.signed.folder.touch()
         self.start()
         self.assertEqual(
@@ -327,17 +327,17 @@ class HeartbeatTests(TimestamperTestCase):
 
 
 class WarningTests(TimestamperTestCase):
-    """What will expire is told of at the start, and once a day."""
+    """Metadata that expires soon is logged at the start, and once a day."""
 
     def test_in_time(self) -> None:
-        """Nothing is said as long as all of it is good for more than 14 days."""
+        """Nothing is logged while everything is valid for more than 14 days."""
         self.signed.init().publish(1, days=14.1)
         self.signed.root(1, days=14.1)
         self.start()
         self.assertEqual(self.log.take(), [])
 
     def test_daily(self) -> None:
-        """From 14 days before, each is told of once a day, with what to do."""
+        """From 14 days before its expiry, each role is logged once a day, with the remedy."""
         self.signed.init()
         self.signed.root(1, days=10.5)
         self.signed.publish(1, days=12)
@@ -361,7 +361,7 @@ class WarningTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
 
     def test_expired(self) -> None:
-        """A root that has expired does not keep the timestamp from being signed."""
+        """The timestamp is signed even if the root has expired."""
         self.signed.init()
         self.signed.root(1, days=-2)
         self.signed.publish(1)
@@ -376,7 +376,7 @@ class WarningTests(TimestamperTestCase):
         self.assertEqual(self.told(), 1)
 
     def test_renewed(self) -> None:
-        """What was signed again is told of no more."""
+        """Metadata that was signed again is no longer logged."""
         self.signed.init()
         self.signed.publish(1, days=10)
         self.start()
@@ -387,7 +387,7 @@ class WarningTests(TimestamperTestCase):
         self.assertEqual(self.log.take(), [])
 
     def test_timestamp_not_copied(self) -> None:
-        """Without a key, a timestamp that should have been signed again by now is told of."""
+        """Without a key, a timestamp that should have been renewed by now is logged."""
         self.signed.init().publish(1)
         self.signed.timestamp(5, 1, days=3.2)
         self.start(key=False)
@@ -404,7 +404,7 @@ class WarningTests(TimestamperTestCase):
         self.assertEqual(self.signed.read_timestamp().version, 5)
 
     def test_without_metadata(self) -> None:
-        """A directory without metadata, and without a key, is nothing to speak of."""
+        """A directory without metadata is no problem if there is no key."""
         self.start(key=False)
         self.reactor.advance(DAY)
         self.assertEqual(self.log.take(), [])
@@ -423,7 +423,7 @@ class AlertLogTests(LoggedTestCase):
         return self.log.take()
 
     def test_once_a_day(self) -> None:
-        """At once, and then each day."""
+        """An alert is logged at once, and then each day."""
         self.assertEqual(self.tell(0, "a"), ["a"])
         self.assertEqual(self.tell(1, "a", "b"), ["b"])
         self.assertEqual(self.tell(DAY - 1, "a", "b"), [])
@@ -431,19 +431,19 @@ class AlertLogTests(LoggedTestCase):
         self.assertEqual(self.tell(DAY + 1, "a", "b"), ["b"])
 
     def test_returns(self) -> None:
-        """What was over and comes back is new."""
+        """An alert that comes back is new."""
         self.tell(0, "a")
         self.assertEqual(self.tell(1), [])
         self.assertEqual(self.tell(2, "a"), ["a"])
 
     def test_clock_set_back(self) -> None:
-        """A clock that is set back does not silence it for long."""
+        """A clock that is set back does not silence an alert."""
         self.tell(NOW, "a")
         self.assertEqual(self.tell(0, "a"), ["a"])
         self.assertEqual(self.tell(DAY, "a"), ["a"])
 
     def test_level_and_cause(self) -> None:
-        """One cause is one alert, whatever its sentence says each time."""
+        """Alerts of one cause are one alert, even with different sentences."""
         first = Alert("2 days left", LogLevel.warn, "expiry")
         self.alert_log.log([first], 0)
         self.alert_log.log([Alert("1 day left", LogLevel.warn, "expiry")], 1)

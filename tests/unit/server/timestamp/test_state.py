@@ -1,4 +1,4 @@
-"""When the server signs a timestamp, what it names, and what it never does."""
+"""Tests of when the server signs a timestamp, and for which metadata."""
 
 import os
 from datetime import UTC, datetime
@@ -37,12 +37,12 @@ class TimestampTestCase(SynchronousTestCase):
         return path
 
     def look(self, key: Signer | str | None = "timestamp") -> MetadataState:
-        """Look with the key of a role, with another key, or with none."""
+        """Check the metadata with the key of a role, with another key, or with none."""
         signer = self.signed.keys[key] if isinstance(key, str) else key
         return refresh_timestamp(self.folder, self.catalog.snapshot, signer, self.now)
 
     def assertSigned(self, because: str, snapshot: int) -> Timestamp:
-        """A look signs a timestamp that boxes accept, and the next look finds nothing to do."""
+        """A check signs a timestamp that boxes accept, and the next check signs nothing."""
         metadata_state = self.look()
         assert metadata_state.signed is not None, metadata_state.alerts
         self.assertIn(because, metadata_state.signed)
@@ -56,7 +56,7 @@ class TimestampTestCase(SynchronousTestCase):
     def assertAlerts(
         self, *sentences: str, key: Signer | str | None = "timestamp"
     ) -> MetadataState:
-        """A look signs nothing, and tells of this only."""
+        """A check signs nothing, and has these alerts."""
         before = self.content()
         metadata_state = self.look(key)
         self.assertEqual([alert.sentence for alert in metadata_state.alerts], list(sentences))
@@ -65,7 +65,7 @@ class TimestampTestCase(SynchronousTestCase):
         return metadata_state
 
     def assertWaits(self, told: int, waiting: str) -> None:
-        """A look leaves boxes with what they were told of, and says what is waited for."""
+        """A check keeps the announced snapshot, and says why the next one waits."""
         metadata_state = self.look()
         self.assertEqual([alert.sentence for alert in metadata_state.alerts], [waiting])
         self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, told)
@@ -77,14 +77,14 @@ class TimestampTestCase(SynchronousTestCase):
 
 
 class ReasonTests(TimestampTestCase):
-    """Why there has to be a new timestamp."""
+    """The reasons for a new timestamp."""
 
     def setUp(self) -> None:
         super().setUp()
         self.signed.init().publish(1)
 
     def test_none(self) -> None:
-        """The first one: good for 7 days, with the version, length and hash of the snapshot."""
+        """The first one is valid for 7 days, with the version, length and hash of the snapshot."""
         timestamp = self.assertSigned("there was none", 1)
         self.assertEqual(timestamp.expires, datetime.fromtimestamp(NOW + 7 * DAY, UTC))
         timestamp.snapshot_meta.verify_length_and_hashes(
@@ -94,20 +94,20 @@ class ReasonTests(TimestampTestCase):
         self.assertIsNotNone(timestamp.snapshot_meta.length)
 
     def test_mode(self) -> None:
-        """Whoever copies the folder may read it, though the service's umask would forbid that."""
+        """All users may read it, whatever the umask of the service is."""
         self.addCleanup(os.umask, os.umask(0o077))
         self.look()
         mode = (self.signed.folder / "timestamp.json").stat().st_mode
         self.assertEqual(mode & 0o777, 0o644)
 
     def test_new_snapshot(self) -> None:
-        """A newer snapshot is named at once."""
+        """A newer snapshot is announced at once."""
         self.look()
         self.signed.publish(2)
         self.assertSigned("names snapshot 1", 2)
 
     def test_half_of_its_life(self) -> None:
-        """It is signed anew when half of its life is over, and not before."""
+        """It is signed again when half of its life is over, and not before."""
         self.look()
         self.now = NOW + 3.5 * DAY - 1
         self.assertIsNone(self.look().signed)
@@ -115,7 +115,7 @@ class ReasonTests(TimestampTestCase):
         self.assertSigned("half of the old one's life is over", 1)
 
     def test_expired(self) -> None:
-        """An expired one is replaced, whatever kept the server from it."""
+        """An expired one is replaced."""
         self.look()
         self.now = NOW + 30 * DAY
         self.assertSigned("half of the old one's life is over", 1)
@@ -128,12 +128,12 @@ class ReasonTests(TimestampTestCase):
         self.assertSigned("the old one lives too long", 1)
 
     def test_wrong_signature(self) -> None:
-        """One that is not signed as the root wants it is replaced, however fresh it is."""
+        """One that is not signed as the root requires is replaced, even if it is fresh."""
         self.signed.timestamp(7, 1, signer=make_key())
         self.assertSigned("there was none that boxes accept", 1)
 
     def test_damaged(self) -> None:
-        """One that is not whole is replaced."""
+        """A damaged one is replaced."""
         self.look()
         path = self.signed.folder / "timestamp.json"
         path.write_bytes(path.read_bytes()[:-10])
@@ -146,7 +146,7 @@ class ReasonTests(TimestampTestCase):
         self.assertSigned("the old one names another file", 1)
 
     def test_key_rotated(self) -> None:
-        """A new root that names another key makes the old timestamp worthless."""
+        """After a new root names another key, the timestamp is replaced."""
         before = self.assertSigned("there was none", 1)
         self.signed.rotate("timestamp", 2)
         self.now += 1
@@ -154,7 +154,7 @@ class ReasonTests(TimestampTestCase):
         self.assertGreater(after.version, before.version)
 
     def test_not_because_of_another_root(self) -> None:
-        """A new root that leaves the key as it is needs no new timestamp."""
+        """A new root with the same key needs no new timestamp."""
         self.look()
         self.signed.root(2)
         metadata_state = self.look()
@@ -163,37 +163,37 @@ class ReasonTests(TimestampTestCase):
 
 
 class VersionTests(TimestampTestCase):
-    """The timestamp's version never goes back."""
+    """The timestamp's version never decreases."""
 
     def setUp(self) -> None:
         super().setUp()
         self.signed.init().publish(1)
 
     def test_time(self) -> None:
-        """It is the time, so that nothing need be remembered."""
+        """It is the time, so that it need not be stored."""
         self.assertEqual(self.assertSigned("", 1).version, NOW)
         (self.signed.folder / "timestamp.json").unlink()
         self.now += 60
         self.assertEqual(self.assertSigned("", 1).version, NOW + 60)
 
     def test_clock_set_back(self) -> None:
-        """After one that was signed when the clock was ahead, it is one more than that."""
+        """After a timestamp from a clock that was ahead, it is one more than that one's version."""
         self.signed.timestamp(NOW + 500, 1, days=1)
         self.assertEqual(self.assertSigned("", 1).version, NOW + 501)
 
     def test_not_signed(self) -> None:
-        """One that nobody signed does not count: anybody could have used up the versions."""
+        """The version of an unsigned timestamp does not count, because anybody could write it."""
         self.signed.timestamp(10**18, 1, signer=make_key())
         self.assertEqual(self.assertSigned("", 1).version, NOW)
 
     def test_after_a_rotation(self) -> None:
-        """Nor does that of a key that was rotated: boxes forget it, and whoever stole it is out."""
+        """Nor does the version of a timestamp whose key was rotated, because boxes forget it."""
         self.signed.timestamp(10**18, 1)
         self.signed.rotate("timestamp", 2)
         self.assertEqual(self.assertSigned("", 1).version, NOW)
 
     def test_last_one(self) -> None:
-        """A thief of the key can use up all versions: the log says what to do about it."""
+        """If a thief of the key uses up all versions, the alert names the remedy."""
         self.signed.timestamp(int("9" * 4300), 1, days=1)
         self.assertAlerts(
             "No version comes after that of timestamp.json: whoever signed it has the key too. "
@@ -201,14 +201,14 @@ class VersionTests(TimestampTestCase):
         )
 
     def test_within_a_second(self) -> None:
-        """Two in one second differ."""
+        """Two timestamps in one second have different versions."""
         self.look()
         self.signed.publish(2)
         self.assertEqual(self.assertSigned("", 2).version, NOW + 1)
 
 
 class CompleteTests(TimestampTestCase):
-    """A snapshot is named when boxes can follow it to the end."""
+    """A snapshot is announced when boxes can follow it to the end."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -217,7 +217,7 @@ class CompleteTests(TimestampTestCase):
         self.assertSigned("", 1)
 
     def test_targets_missing(self) -> None:
-        """Its targets have to be there."""
+        """A snapshot waits for its targets."""
         self.signed.publish(2, self.path)
         (self.signed.folder / "2.targets.json").unlink()
         self.assertWaits(1, "Snapshot 2 is not announced yet: 2.targets.json is not there.")
@@ -225,7 +225,7 @@ class CompleteTests(TimestampTestCase):
         self.assertSigned("names snapshot 1", 2)
 
     def test_half_copied(self) -> None:
-        """Neither it nor its targets may be half copied."""
+        """Neither the snapshot nor its targets may be half copied."""
         self.signed.publish(2, self.path)
         for name in ("2.snapshot.json", "2.targets.json"):
             path = self.signed.folder / name
@@ -269,7 +269,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_other_hash(self) -> None:
-        """The targets have to be those that it names, where it names a length or hashes."""
+        """The targets need the length and hashes that the snapshot names, if any."""
         self.signed.targets(2, {"stable": channel(self.path)})
         self.signed.snapshot(2, 2, hashes={"sha256": "ab" * 32})
         self.assertWaits(
@@ -279,7 +279,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_wrong_name(self) -> None:
-        """A file says itself which version it is, and whose."""
+        """The version and role in a file have to agree with its name."""
         folder = self.signed.folder
         (folder / "2.snapshot.json").write_bytes((folder / "1.snapshot.json").read_bytes())
         self.assertWaits(1, "Snapshot 2 is not announced yet: 2.snapshot.json holds version 1.")
@@ -290,7 +290,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_rollback(self) -> None:
-        """It may not name older targets than the one before: boxes would refuse it."""
+        """A snapshot with older targets than the previous one is not announced: boxes refuse it."""
         self.signed.publish(2, self.path)
         self.assertSigned("", 2)
         self.signed.snapshot(3, 1)
@@ -301,7 +301,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_archive_missing(self) -> None:
-        """The archive of each channel has to be on offer, whole, with the length that is signed."""
+        """The archive of each channel has to be on offer, with the signed length."""
         newer = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE + 1)), RELEASE + 1)
         self.signed.targets(2, {"stable": channel(self.path), "beta": channel(newer)})
         self.signed.snapshot(2, 2)
@@ -323,7 +323,7 @@ class CompleteTests(TimestampTestCase):
         self.assertSigned("names snapshot 1", 2)
 
     def test_archive_before_missing(self) -> None:
-        """So has that of the release that boxes take until their turn comes."""
+        """So has the archive of a channel's previous release."""
         older = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE - 1)), RELEASE - 1)
         custom = {"rollout": {"percent": 1, "salt": "x"}, "before": describe_before(channel(older))}
         self.signed.publish(2, self.path, custom=custom)
@@ -337,7 +337,7 @@ class CompleteTests(TimestampTestCase):
         self.assertSigned("names snapshot 1", 2)
 
     def test_archive_taken_away(self) -> None:
-        """What boxes were told of already goes on being told, also without its archive."""
+        """An announced snapshot stays announced, even without its archive."""
         self.path.unlink()
         self.catalog.rescan()
         self.now += 4 * DAY
@@ -348,7 +348,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_channel_left_alone(self) -> None:
-        """An archive that one channel has lost does not hold back what is new in another."""
+        """A missing archive of one channel does not delay a release in another one."""
         old, newer = channel(self.path), self.archive(RELEASE + 1)
         self.path.unlink()
         self.catalog.rescan()
@@ -361,7 +361,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_next_best(self) -> None:
-        """Of several newer ones the newest that is complete is named."""
+        """Of several newer snapshots the newest complete one is announced."""
         for version in (2, 3, 4):
             self.signed.publish(version, self.path)
         (self.signed.folder / "4.targets.json").unlink()
@@ -373,7 +373,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_never_back(self) -> None:
-        """When the named one is gone, boxes are not taken back to an older one."""
+        """If the announced snapshot is gone, an older one is not announced."""
         self.signed.publish(2, self.path)
         self.assertSigned("", 2)
         (self.signed.folder / "2.snapshot.json").unlink()
@@ -381,7 +381,7 @@ class CompleteTests(TimestampTestCase):
         self.assertAlerts("Snapshot 2 can be announced no longer: 2.snapshot.json is not there.")
 
     def test_never_back_after_a_rotation(self) -> None:
-        """Nor are they when the timestamp's key was rotated, and the archive is gone too."""
+        """Nor is it if the timestamp key was rotated, and the archive is gone too."""
         newer = self.archive(RELEASE + 1)
         self.signed.publish(2, newer)
         self.assertSigned("", 2)
@@ -391,7 +391,7 @@ class CompleteTests(TimestampTestCase):
         self.assertSigned("there was none that boxes accept", 2)
 
     def test_expired_later(self) -> None:
-        """One that has expired meanwhile is told of no longer: boxes would refuse it."""
+        """An expired snapshot is no longer announced, because boxes would refuse it."""
         self.now += 366 * DAY
         self.assertAlerts(
             "Snapshot 1 can be announced no longer: 1.snapshot.json has expired; "
@@ -399,7 +399,7 @@ class CompleteTests(TimestampTestCase):
         )
 
     def test_snapshot_key_rotated(self) -> None:
-        """After a new root named another key for it, the snapshot has to be signed again."""
+        """After a new root names another key, the snapshot has to be signed again."""
         self.signed.rotate("snapshot", 2)
         self.now += 4 * DAY
         self.assertAlerts(
@@ -410,14 +410,14 @@ class CompleteTests(TimestampTestCase):
         self.assertSigned("names snapshot 1", 2)
 
     def test_many_old_ones(self) -> None:
-        """Of old snapshots that nobody follows any more only the newest are looked at."""
+        """Only a limited number of newer snapshots is read."""
         for version in range(2, 40):
             self.signed.snapshot(version, 1000)
         self.assertWaits(1, "Snapshot 39 is not announced yet: 1000.targets.json is not there.")
 
 
 class RootTests(TimestampTestCase):
-    """Which root counts."""
+    """The chain of roots."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -425,7 +425,7 @@ class RootTests(TimestampTestCase):
         self.assertSigned("", 1)
 
     def test_not_by_the_one_before(self) -> None:
-        """A root that the one before did not sign is none that boxes come to."""
+        """A root that the previous root's keys did not sign is not followed."""
         self.signed.root(2, signers=[make_key()])
         metadata_state = self.assertAlerts(
             "No box will accept 2.root.json: 2.root.json is not signed by enough of the keys that "
@@ -443,7 +443,7 @@ class RootTests(TimestampTestCase):
         self.assertAlerts()
 
     def test_the_first_that_is_there(self) -> None:
-        """Roots that were removed are not asked."""
+        """The chain may start with a later root."""
         self.signed.rotate("root", 2)
         (self.signed.folder / "1.root.json").unlink()
         self.assertEqual(self.assertAlerts().documents["root"].signed.version, 2)
@@ -460,13 +460,13 @@ class RootTests(TimestampTestCase):
         )
 
     def test_gap(self) -> None:
-        """A root to which no other leads stops nothing, and is told of."""
+        """A root after a gap is reported, and stops nothing."""
         self.signed.root(9)
         metadata_state = self.assertAlerts("No box will accept 9.root.json: root 2 is not there.")
         self.assertEqual(metadata_state.documents["root"].signed.version, 1)
 
     def test_first_damaged(self) -> None:
-        """Where the first one is damaged, the chain begins with the next."""
+        """If the first root is damaged, the chain starts with the next one."""
         self.signed.root(2)
         path = self.signed.folder / "1.root.json"
         path.write_bytes(path.read_bytes()[:-10])
@@ -476,7 +476,7 @@ class RootTests(TimestampTestCase):
         self.assertEqual(metadata_state.documents["root"].signed.version, 2)
 
     def test_by_number(self) -> None:
-        """The tenth comes after the ninth."""
+        """Roots are sorted by number."""
         for version in range(2, 11):
             self.signed.root(version)
         self.assertEqual(self.assertAlerts().documents["root"].signed.version, 10)
@@ -487,7 +487,7 @@ class RootTests(TimestampTestCase):
         self.assertAlerts("There is no root.json.")
 
     def test_half_copied(self) -> None:
-        """Half a root is none; the one before counts on."""
+        """A half copied root is reported, and the previous one is used."""
         self.signed.root(2)
         path = self.signed.folder / "2.root.json"
         path.write_bytes(path.read_bytes()[:-10])
@@ -498,14 +498,14 @@ class RootTests(TimestampTestCase):
 
 
 class KeyTests(TimestampTestCase):
-    """The timestamp's key, and what keeps it from being used."""
+    """The reasons for not using the timestamp key."""
 
     def setUp(self) -> None:
         super().setUp()
         self.signed.init()
 
     def test_not_in_the_root(self) -> None:
-        """A key that the root does not name signs nothing, and is told of before it is needed."""
+        """A key that the root does not name signs nothing, and is reported before it is needed."""
         key = make_key()
         sentence = (
             f"The key {key.public_key.keyid[:12]} of --timestamp-key is not one that version 1 of "
@@ -519,7 +519,7 @@ class KeyTests(TimestampTestCase):
         self.assertEqual(metadata_state.documents["timestamp"].signed.version, 5)
 
     def test_two_needed(self) -> None:
-        """A root that wants two keys for it cannot be served with one."""
+        """One key is not enough for a root that requires two."""
         self.signed.publish(1)
         other = make_key()
         root = self.signed.root(1)
@@ -532,7 +532,7 @@ class KeyTests(TimestampTestCase):
         )
 
     def test_cannot_be_written(self) -> None:
-        """That it cannot be written is said, and what there was stays."""
+        """A timestamp that cannot be written is reported, and the old file stays."""
         self.signed.publish(1)
         path = self.signed.folder / "timestamp.json"
         path.mkdir()
@@ -543,7 +543,7 @@ class KeyTests(TimestampTestCase):
         self.assertSigned("", 1)
 
     def test_clock_behind(self) -> None:
-        """With a clock that shows a time before the newest release was built nothing is signed."""
+        """With a clock before the newest release nothing is signed."""
         self.signed.publish(1, self.archive())
         self.now = RELEASE - 1
         self.assertAlerts(
@@ -555,7 +555,7 @@ class KeyTests(TimestampTestCase):
         self.assertSigned("", 1)
 
     def test_nothing_yet(self) -> None:
-        """Without a snapshot there is nothing to sign, and without the folder nothing to do."""
+        """Without a snapshot or without the folder nothing is signed."""
         self.assertAlerts("There is no snapshot to announce.")
         self.signed.folder.rename(self.mktemp())
         metadata_state = self.assertAlerts(
@@ -565,14 +565,14 @@ class KeyTests(TimestampTestCase):
 
 
 class FollowTests(TimestampTestCase):
-    """A server without the key watches what another signs, and writes nothing."""
+    """A server without the key checks the metadata of another server, and writes nothing."""
 
     def setUp(self) -> None:
         super().setUp()
         self.signed.init().publish(1)
 
     def test_well(self) -> None:
-        """All is told of that the timestamp leads to; what is newer is none of its business."""
+        """It shows the announced metadata, and ignores newer files."""
         self.signed.timestamp(5, 1)
         self.signed.publish(2)
         metadata_state = self.assertAlerts(key=None)
@@ -582,16 +582,16 @@ class FollowTests(TimestampTestCase):
         )
 
     def test_gone(self) -> None:
-        """Without metadata there is nothing to say."""
+        """Without metadata there is no alert."""
         self.signed.folder.rename(self.mktemp())
         self.assertFalse(self.assertAlerts(key=None).present)
 
     def test_missing(self) -> None:
-        """That there is no timestamp is said."""
+        """A missing timestamp is reported."""
         self.assertAlerts("No box accepts the timestamp: timestamp.json is not there.", key=None)
 
     def test_expired(self) -> None:
-        """That it was not copied in time is said; how old it is goes on being told."""
+        """An expired timestamp is reported, and still shown."""
         self.signed.timestamp(5, 1, days=-1)
         metadata_state = self.assertAlerts(
             "The timestamp has expired. Copy tuf/ from the server that signs it.", key=None
@@ -599,7 +599,7 @@ class FollowTests(TimestampTestCase):
         self.assertIn("timestamp", metadata_state.documents)
 
     def test_gap(self) -> None:
-        """That it leads nowhere is said."""
+        """A timestamp that leads to a missing file is reported."""
         self.signed.timestamp(5, 1)
         (self.signed.folder / "1.targets.json").unlink()
         self.assertAlerts(
@@ -610,14 +610,14 @@ class FollowTests(TimestampTestCase):
 
 
 class FileTests(TimestampTestCase):
-    """What is no file of the metadata is not taken for one."""
+    """The files that count as metadata."""
 
     def setUp(self) -> None:
         super().setUp()
         self.signed.init().publish(1)
 
     def test_links(self) -> None:
-        """A link within the folder counts, one that leads out does not."""
+        """A link inside the folder is followed; a link out of it is not."""
         path = self.signed.folder / "1.snapshot.json"
         path.rename(self.signed.folder / "kept")
         path.symlink_to("kept")
@@ -632,7 +632,7 @@ class FileTests(TimestampTestCase):
         )
 
     def test_folder_elsewhere(self) -> None:
-        """Nor does a folder that is a link out of the updates directory."""
+        """Nor is a folder that is a link out of the updates directory."""
         elsewhere = Path(self.mktemp()).absolute()
         self.signed.folder.rename(elsewhere)
         self.signed.folder.symlink_to(elsewhere)
@@ -641,7 +641,7 @@ class FileTests(TimestampTestCase):
         )
 
     def test_too_long(self) -> None:
-        """A file that is longer than a box takes does not count."""
+        """A file that is longer than a box accepts is refused."""
         path = self.signed.folder / "1.root.json"
         path.write_bytes(path.read_bytes() + b" " * 512_000)
         self.assertAlerts(
@@ -650,7 +650,7 @@ class FileTests(TimestampTestCase):
         )
 
     def test_read_once(self) -> None:
-        """What has not changed is not read again, and what has is."""
+        """Only changed files are read again."""
         self.look()
         self.look()
         parsed: list[bytes] = []

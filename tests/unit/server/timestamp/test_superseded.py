@@ -1,4 +1,4 @@
-"""Which snapshots and targets the server removes, and when."""
+"""Tests of which snapshots and targets the server removes, and when."""
 
 import os
 
@@ -6,7 +6,7 @@ from opq_twisted.trust.repository_reader import KEPT
 from tests.helpers.signed_metadata import DAY
 from tests.unit.server.timestamp.test_state import NOW, TimestampTestCase
 
-#: How many are published before the test begins.
+#: The number of versions that are published before the test begins.
 _PUBLISHED = KEPT + 4
 
 
@@ -22,29 +22,29 @@ class SupersededTests(TimestampTestCase):
             self.date(number, NOW + (number - _PUBLISHED) * 30 * DAY)
 
     def date(self, number: int, when: float) -> None:
-        """Let metadata be published at a time."""
+        """Set the time at which a version was published."""
         for role in ("snapshot", "targets"):
             os.utime(self.signed.folder / f"{number}.{role}.json", (when, when))
 
     def numbers(self, role: str) -> list[int]:
-        """Tell which versions there are."""
+        """Return the versions in the folder."""
         files = self.signed.folder.glob(f"*.{role}.json")
         return sorted(int(path.name.split(".")[0]) for path in files)
 
     def assert_left(self, first: int) -> None:
-        """Snapshots and targets from this version on are left, and all roots."""
+        """Only snapshots and targets from this version on are left, and all roots."""
         self.assertEqual(self.look().alerts, ())
         for role in ("snapshot", "targets"):
             self.assertEqual(self.numbers(role), list(range(first, _PUBLISHED + 1)))
         self.assertEqual(self.numbers("root"), [1, 2])
 
     def test_old(self) -> None:
-        """The newest ones stay, and the timestamp is signed for the last of them."""
+        """The newest versions stay, and the timestamp announces the last of them."""
         self.assert_left(_PUBLISHED + 1 - KEPT)
         self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, _PUBLISHED)
 
     def test_lately_superseded(self) -> None:
-        """A timestamp that is still good may lead to metadata that was the newest a week ago."""
+        """Metadata that was the newest a week ago stays, because a valid timestamp may name it."""
         for number in range(4, _PUBLISHED + 1):
             self.date(number, NOW - 6.9 * DAY)
         self.assert_left(3)
@@ -71,7 +71,7 @@ class SupersededTests(TimestampTestCase):
         self.assertEqual(self.numbers("snapshot"), before)
 
     def test_not_removed(self) -> None:
-        """A file that cannot be removed stays, is no alert, and keeps no other one."""
+        """A file that cannot be removed causes no alert, and other files are removed."""
         path = self.signed.folder / "2.snapshot.json"
         path.unlink()
         path.mkdir()
