@@ -1,4 +1,4 @@
-"""A box whose agent does not start, in a folder, for the rescue."""
+"""A folder that stands for a box whose agent does not start, for tests of the rescue."""
 
 import hashlib
 import shutil
@@ -40,7 +40,7 @@ POWER_CUT = b"read -r _ _ _ _ _ session _ </proc/$$/stat; kill -9 -$session $$"
 
 
 def installer(here: bytes = b"") -> bytes:
-    """Return an installer that does something when the old release is gone."""
+    """Return an installer that runs these commands after removing the old release."""
     return INSTALLER.replace(b"@HERE@", here)
 
 
@@ -68,7 +68,7 @@ class RescuedBox(RootFolder):
         return self.prefix / "rescue" / "opq-box-rescue"
 
     def prepare(self) -> None:
-        """Put the rescue where it belongs."""
+        """Install the rescue."""
         self.script.parent.mkdir(parents=True)
         shutil.copy(SHIPPED / "rescue" / "opq-box-rescue", self.script)
         (self.state_dir / "archives").mkdir(parents=True)
@@ -78,7 +78,7 @@ class RescuedBox(RootFolder):
         self.tool("sleep", '#!/bin/sh\necho "sleep $*" >>"$SYSTEMCTL_LOG"\n')
 
     def release(self, version: int, *, before: int | None = None) -> Path:
-        """Make a whole release, and make it the live one."""
+        """Make a complete release, and make it the live one."""
         folder = self.prefix / "releases" / str(version)
         folder.mkdir(parents=True)
         (folder / "VERSION").write_text(f"{version}\n")
@@ -94,12 +94,12 @@ class RescuedBox(RootFolder):
         return folder
 
     def last_good(self, script: bytes = INSTALLER.replace(b"@HERE@", b"")) -> None:
-        """Put the archive of release 100 where the agent keeps the last good one."""
+        """Make the archive of release 100 the last good one."""
         make_archive(self.archive, 100, script=script)
         self.call_last_good()
 
     def call_last_good(self) -> None:
-        """Do what the agent does when the release of that archive has proved itself."""
+        """Link the archive as the agent does when its release is confirmed."""
         digest = hashlib.sha256(self.archive.read_bytes()).hexdigest()
         self.digest.write_text(f"{digest}  {self.archive.name}\n")
         (self.archive.parent / "last-good").unlink(missing_ok=True)
@@ -107,7 +107,7 @@ class RescuedBox(RootFolder):
 
     @property
     def digest(self) -> Path:
-        """What the last good archive must be."""
+        """The digest of the last good archive."""
         return self.archive.with_name(f"{self.archive.name}.sha256")
 
     def change(self, old: str, new: str) -> None:
@@ -140,7 +140,7 @@ class RescuedBox(RootFolder):
 
     @property
     def current(self) -> tuple[str, str] | None:
-        """The version of the live release, and when it was made; None when it is not whole."""
+        """The version of the live release, and when it was made; None if it is incomplete."""
         folder = self.prefix / "current"
         if not (folder / "VERSION").exists():
             return None
@@ -153,18 +153,18 @@ class RescuedBox(RootFolder):
 
     @property
     def seen(self) -> Path:
-        """What the rescue has seen of the agent."""
+        """The rescue's record of the agent's journal."""
         return self.state_dir / "rescue.seen"
 
     def let_hours_pass(self, hours: int = 4, *, boot: str | None = None) -> None:
-        """Let the agent have had so many hours, or had them in another boot."""
+        """Let hours pass for the agent, perhaps in another boot."""
         journal, now, when, stood = self.seen.read_text().splitlines()
         stood = str(int(stood) + hours * 3600)
         self.seen.write_text("\n".join([journal, boot or now, when, stood]) + "\n")
 
     @property
     def rescued(self) -> str | None:
-        """What the agent is told."""
+        """The version that the agent is told."""
         path = self.state_dir / "rescued"
         return path.read_text() if path.exists() else None
 
@@ -175,7 +175,7 @@ class RescuedBox(RootFolder):
 
     @property
     def pauses(self) -> int:
-        """How often nothing could be done, since there was something to count."""
+        """The number of recorded pauses."""
         return self._counted.count("waited")
 
     @property

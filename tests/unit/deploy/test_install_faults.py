@@ -9,7 +9,7 @@ from tests.unit.deploy.test_install_script import InstallCase
 
 
 class BoxFaultTests(InstallCase):
-    """A box that cannot take a release keeps the one before, and nothing stays of the new one."""
+    """An unfit box keeps its release, and nothing remains of the new one."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -17,13 +17,13 @@ class BoxFaultTests(InstallCase):
         self.box.unpack(200)
 
     def assert_unfit(self, result: Result, sentence: str) -> None:
-        """The script has found the box at fault, says so last, and leaves no copy."""
+        """Assert that the script blames the box in its last line, and leaves no copy."""
         self.assertEqual(result.returncode, 75, result)
         self.assertIn(sentence, result.stderr.splitlines()[-1])
         self.assertEqual(self.box.state(), (100, None, {"100"}))
 
     def test_room_is_asked_for_first(self) -> None:
-        """A release for which there is no room is not begun."""
+        """Without room for the release, nothing is copied."""
         self.box.tool("df", "#!/bin/sh\necho Avail\necho 20000\n")
         (self.box.folder / "opq-box-update-200" / "wheels").mkdir(exist_ok=True)
         (self.box.folder / "opq-box-update-200" / "wheels" / "big").write_bytes(bytes(4 << 20))
@@ -32,22 +32,22 @@ class BoxFaultTests(InstallCase):
         self.box.install(200)
 
     def test_files_are_counted(self) -> None:
-        """So is one for whose files there are no inodes."""
+        """Without inodes for its files, nothing is copied."""
         self.box.tool("df", "#!/bin/sh\ncase $* in *iavail*) echo 3 ;; *) echo 999999 ;; esac\n")
         self.assert_unfit(self.box.run(200), "and there is room for 3. Remove some.")
 
     def test_nothing_can_be_written(self) -> None:
-        """Where nothing can be written, the box is at fault."""
+        """If nothing can be written, the box is at fault."""
         self.box.tool("head", "#!/bin/sh\necho 'head: x: No space left on device' >&2\nexit 1\n")
         self.assert_unfit(self.box.run(200), f"cannot write in {self.box.prefix}: No space left")
 
     def test_nothing_can_be_run(self) -> None:
-        """Where no program can be run, it is, too."""
+        """If programs cannot be run, the box is at fault."""
         self.box.tool("chmod", '#!/bin/sh\nexec /bin/chmod 600 "$2"\n')
         self.assert_unfit(self.box.run(200), "Mount it without noexec.")
 
     def test_disk_fills_up(self) -> None:
-        """A copy that fills the disk is measured before it is removed."""
+        """If a copy fills the disk, that is found before the copy is removed."""
         self.box.tool("cp", '#!/bin/sh\necho half >"$3"; exit 1\n')
         self.box.tool(
             "head",
@@ -57,12 +57,12 @@ class BoxFaultTests(InstallCase):
         self.assert_unfit(self.box.run(200), "No space left on device. Mend that")
 
     def test_python_is_gone(self) -> None:
-        """Where the box's own Python makes no virtual environment, the release is not to blame."""
+        """If the box's Python cannot make a virtual environment, the box is at fault."""
         (self.box.folder / "opq-box-update-200" / "wheels").mkdir(exist_ok=True)
         self.assert_unfit(self.box.run(200, OPQ_PYTHON="/gone/python3"), "install Python 3.11")
 
     def test_unfinished_are_removed(self) -> None:
-        """What a power cut has left of another release goes before there is asked for room."""
+        """The remains of another release are removed before the room is checked."""
         (self.box.prefix / "releases" / "150").mkdir()
         self.assertIn("Removing 150, which was not finished.", self.box.install(200))
         self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))

@@ -13,7 +13,7 @@ class ImageVersionTests(InstallCase):
     """The record is made once, and belongs to the first release on the box."""
 
     def test_first_release(self) -> None:
-        """The first release that was installed stays on record as that of the box's image."""
+        """The first installed release stays recorded as that of the box's image."""
         for version in (200, 300, 100):
             self.box.unpack(version)
             said = self.box.install(version)
@@ -21,7 +21,7 @@ class ImageVersionTests(InstallCase):
             self.assertEqual(self.box.image_file.read_text(), "200\n")
 
     def test_older_box(self) -> None:
-        """A box that had releases before this was on record has the one that is live then."""
+        """On a box without a record that has releases, the live one is recorded."""
         for version in (100, 200, 300):
             self.box.unpack(version)
         self.box.install(100)
@@ -31,14 +31,14 @@ class ImageVersionTests(InstallCase):
         self.assertEqual(self.box.image(), 200)
 
     def test_reinstall(self) -> None:
-        """A release that is installed once more was live before, and is on record from then on."""
+        """If the live release is installed again, it is recorded."""
         self.install(100)
         self.box.image_file.unlink()
         self.box.install(100)
         self.assertEqual(self.box.image(), 100)
 
     def test_live_version_unknown(self) -> None:
-        """What was live and does not say its version is not put on record, but what comes next."""
+        """If the version of the live release is unknown, the next one is recorded."""
         for version in (100, 200):
             self.box.unpack(version)
         old = self.box.prefix / "current" / "VERSION"
@@ -50,7 +50,7 @@ class ImageVersionTests(InstallCase):
             self.assertEqual(self.box.image(), 200, text)
 
     def test_kept(self) -> None:
-        """What is on record is never replaced, whatever it is."""
+        """A record is never replaced, whatever its content is."""
         self.box.unpack(100)
         self.box.prefix.mkdir()
         self.box.image_file.write_text("")
@@ -62,7 +62,7 @@ class ImageVersionTests(InstallCase):
         self.assertTrue(self.box.image_file.is_symlink())
 
     def test_cut_short(self) -> None:
-        """The record gets its name only when it is whole and on the disk."""
+        """The record gets its name only when it is complete and on the disk."""
         self.box.unpack(100)
         sync = shutil.which("sync")
         self.box.tool(
@@ -76,7 +76,7 @@ class ImageVersionTests(InstallCase):
         self.assertEqual(self.box.image(), 100)
 
     def test_refused_release(self) -> None:
-        """A release that is not made current is not put on record."""
+        """A release that is not made current is not recorded."""
         for version in (100, 200):
             self.box.unpack(version)
         self.box.tool("python", PYTHON.replace('echo "$0" "$@"', "exit 1"))

@@ -62,26 +62,26 @@ class InterruptedTests(InstallCase):
             self.assertEqual(box.image(), image)
 
     def test_first_install(self) -> None:
-        """A fresh box has no release or a whole one."""
+        """A fresh box has no release or a complete one."""
         self.check(
             100, lambda current, previous: current in (None, 100) and previous is None, image=100
         )
 
     def test_update(self) -> None:
-        """The box has the old release or the new one, and knows the one before it."""
+        """The box has the old release or the new one, and its previous one."""
         self.box.install(100)
         self.box.install(200)
         self.check(300, lambda *links: links in ((200, 100), (300, 200)), image=100)
 
     def test_update_of_an_older_box(self) -> None:
-        """A box that had no image's version on record has what was live before, in any case."""
+        """A box without a record of its image always records the old release."""
         self.box.install(100)
         self.box.install(200)
         self.box.image_file.unlink()
         self.check(300, lambda *links: links in ((200, 100), (300, 200)), image=200)
 
     def test_return(self) -> None:
-        """Returning may cost the release that is returned to, until it is live; never the other."""
+        """Going back may destroy the target until it is live, but never the other release."""
         self.box.install(100)
         self.box.install(200)
         self.check(100, lambda *links: links in ((200, 100), (200, None), (100, 200)), image=100)

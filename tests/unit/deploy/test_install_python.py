@@ -19,7 +19,7 @@ class EnvironmentTests(InstallCase):
     """The release has an environment of its own, made from its wheels."""
 
     def test_without_wheels(self) -> None:
-        """An update without wheels says so, makes no environment, and uses the machine's Python."""
+        """An update without wheels makes no environment, and uses the machine's Python."""
         (self.box.unpack(100) / "wheels").rmdir()
         said = self.box.install(100)
         self.assertIn("No wheels in this update", said)
@@ -28,7 +28,7 @@ class EnvironmentTests(InstallCase):
         self.assertTrue(self.launch(OPQ_PYTHON=python).startswith(f"{python} -I "))
 
     def test_launcher(self) -> None:
-        """The agent runs from its release's own folder, which a later switch leaves alone."""
+        """The agent runs from its release's own folder, which a later switch does not change."""
         self.install(100)
         venv = self.box.prefix.resolve() / "releases" / "100" / "venv" / "bin"
         self.assertEqual(
@@ -79,7 +79,7 @@ class EnvironmentTests(InstallCase):
 
 
 class OtherPythonTests(InstallCase):
-    """A box whose python3 becomes another version by an upgrade of its system."""
+    """A box whose python3 gets another version by an upgrade of its system."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -90,14 +90,14 @@ class OtherPythonTests(InstallCase):
         self.venv = self.box.prefix / "releases" / "100" / "venv"
 
     def upgrade(self, version: str) -> None:
-        """Let the box's python3 be of another version."""
+        """Upgrade the box's python3."""
         python = self.box.folder / f"python{version}"
         executable(python, "#!/bin/sh\n")
         (self.venv / "bin" / "python").unlink()
         (self.venv / "bin" / "python").symlink_to(python)
 
     def find(self) -> Result:
-        """Ask which Python runs the release."""
+        """Return the Python that runs the release."""
         script = self.venv.parent / AGENT / "bin" / "release-python"
         return subprocess.run([script], capture_output=True, text=True)
 
@@ -114,7 +114,7 @@ class OtherPythonTests(InstallCase):
             self.assertEqual((found.stdout, found.stderr), (f"{self.venv}/bin/python\n", ""))
 
     def test_wheels_are_lacking(self) -> None:
-        """A later version for which not all wheels are there is told, and holds up nothing."""
+        """A later version without all of its wheels is reported, and the install continues."""
         self.box.services.mkdir()
         (self.box.services / "lacks-3.13").touch()
         said = self.box.install(100)
@@ -123,7 +123,7 @@ class OtherPythonTests(InstallCase):
         self.assertFalse((self.venv / "lib" / "python3.13" / "site-packages").exists())
 
     def test_earlier_python_is_kept(self) -> None:
-        """Where the new python3 has no packages, the one before runs the agent, if it is there."""
+        """If the new python3 has no packages, the earlier one runs the agent, if it exists."""
         self.box.install(100)
         before = self.box.folder / "python3.11"
         executable(before, "#!/bin/sh\n")
@@ -141,7 +141,7 @@ class OtherPythonTests(InstallCase):
         )
 
     def test_launchers(self) -> None:
-        """The agent and its command line end with that sentence."""
+        """Without any, the agent and its command line end with that sentence."""
         self.box.install(100)
         (self.venv / "bin" / "python").unlink()
         (self.venv / "bin" / "python3.11").unlink()

@@ -16,7 +16,7 @@ from tests.unit.deploy.test_install_script import InstallCase
 
 
 class RescueTests(InstallCase):
-    """How the rescue comes to the box, and what replaces it there."""
+    """The installation and the replacement of the rescue."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -40,13 +40,13 @@ class RescueTests(InstallCase):
         self.assertEqual([path.name for path in self.drop_in.parent.iterdir()], ["rescue.conf"])
 
     def test_installed(self) -> None:
-        """An install puts the rescue in place before the release is live."""
+        """An install installs the rescue before the release is live."""
         said = self.box.install(100, managed=True)
         self.assert_shipped()
         self.assertLess(said.index("rescue.conf in place"), said.index("is now current"))
 
     def test_kept(self) -> None:
-        """An update, which has yet to prove itself, replaces nothing; what is missing comes."""
+        """An unconfirmed update installs only missing files."""
         self.box.install(100, managed=True)
         self.script.write_text("old")
         self.drop_in.write_text("old")
@@ -58,7 +58,7 @@ class RescueTests(InstallCase):
         )
 
     def test_replaced(self) -> None:
-        """One that has proved itself brings its own; done again, that changes nothing."""
+        """A confirmed update installs its own rescue; a second time changes nothing."""
         self.box.install(100, managed=True)
         for path in self.files:
             path.write_text("old")
@@ -73,14 +73,14 @@ class RescueTests(InstallCase):
         self.assertEqual([path.stat().st_mtime_ns for path in self.files], times)
 
     def test_release_without_a_rescue(self) -> None:
-        """A release that has none leaves the one that is there alone."""
+        """A release without a rescue keeps the existing one."""
         self.box.install(100, managed=True)
         shutil.rmtree(self.box.unpack(200) / AGENT / "rescue")
         self.box.install(200, managed=True)
         self.assert_shipped()
 
     def test_no_room(self) -> None:
-        """Where the rescue cannot be put in place, the release does not become the live one."""
+        """If the rescue cannot be installed, the release does not become the live one."""
         self.box.tool(
             "chmod", '#!/bin/sh\ncase $2 in */rescue/*) exit 1 ;; esac\nexec /bin/chmod "$@"\n'
         )
@@ -90,7 +90,7 @@ class RescueTests(InstallCase):
         self.assertFalse(self.script.exists())
 
     def test_interrupted(self) -> None:
-        """Each file is the old one or the new one, a unit never older than what it needs."""
+        """Each file is the old or the new one, and no unit is newer than the files it needs."""
         require_bash()
         self.box.install(100, managed=True)
         for path in self.files:

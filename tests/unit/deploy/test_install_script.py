@@ -50,7 +50,7 @@ class InstallCase(SynchronousTestCase):
 
 
 class SandboxTests(InstallCase):
-    """Installing where services are not to be managed."""
+    """An install without systemd."""
 
     def test_first_install(self) -> None:
         """A fresh box gets its first release, and has no previous one."""
@@ -64,7 +64,7 @@ class SandboxTests(InstallCase):
         self.assertEqual(self.box.state(), (300, 200, {"200", "300"}))
 
     def test_link_among_releases(self) -> None:
-        """A link that somebody put among the releases goes alone, not what it leads to."""
+        """Of a link among the releases only the link is removed, not its target."""
         self.install(100)
         (self.box.prefix / "releases" / "latest").symlink_to("100")
         self.box.install(100)
@@ -77,7 +77,7 @@ class SandboxTests(InstallCase):
         self.assertEqual(self.box.state(), (200, 100, {"100", "200"}))
 
     def test_return(self) -> None:
-        """Returning to the previous release builds it afresh, whatever became of its files."""
+        """Going back to the previous release builds it again, whatever its files are."""
         self.install(100, 200)
         sample = self.box.prefix / "releases" / "100" / AGENT / "opqbox_config.json"
         sample.write_text("rotten")
@@ -86,17 +86,17 @@ class SandboxTests(InstallCase):
         self.assertEqual(sample.read_text(), (SHIPPED / "opqbox_config.json").read_text())
 
     def test_moved_prefix(self) -> None:
-        """The links are relative: a prefix that was moved still holds its releases."""
+        """The links are relative, so that the prefix can be moved."""
         self.install(100, 200)
         self.assertEqual(self.box.copy(self.box.folder.parent / "b").state()[:2], (200, 100))
 
     def test_missing_version(self) -> None:
-        """A folder without VERSION is no update."""
+        """A folder without VERSION is refused."""
         (self.box.unpack(100) / "VERSION").unlink()
         self.assert_refused(self.box.run(100), "no VERSION")
 
     def test_odd_version(self) -> None:
-        """A VERSION that is no version is refused, and cannot lead out of the prefix."""
+        """An invalid VERSION is refused, and cannot lead out of the prefix."""
         version = self.box.unpack(100) / "VERSION"
         for text in ("", "0", "007", "../1", "1 2", "1\n2", "v1", "1" * 16):
             version.write_text(text)
@@ -106,12 +106,12 @@ class SandboxTests(InstallCase):
         self.assertFalse(self.box.prefix.exists())
 
     def test_another_version_expected(self) -> None:
-        """An update that is not the one the agent means to install is refused."""
+        """An update of another version than the agent expects is refused."""
         self.box.unpack(100)
         self.assert_refused(self.box.run(100, OPQ_VERSION="200"), "100", "200")
 
     def test_odd_environment(self) -> None:
-        """A setting that makes no sense is named."""
+        """The error names an invalid setting."""
         self.box.unpack(100)
         self.assert_refused(self.box.run(100, OPQ_PREFIX="opq"), "OPQ_PREFIX", "not opq")
         self.assert_refused(self.box.run(100, OPQ_REBOOT="0"), "OPQ_REBOOT", "not 0")
@@ -138,7 +138,7 @@ class SandboxTests(InstallCase):
         self.assertEqual(self.box.version("current"), 100)
 
     def test_no_room(self) -> None:
-        """When a command fails, its message and a sentence say so; the release in use stays."""
+        """After a failed command, its message and a sentence are printed; the release stays."""
         for version in (100, 200):
             self.box.unpack(version)
         self.box.install(100)
@@ -155,7 +155,7 @@ class SandboxTests(InstallCase):
         self.assertEqual(self.box.version("current"), 100)
 
     def test_copy_cut_short(self) -> None:
-        """A release that was copied in part only is built afresh."""
+        """A partly copied release is built again."""
         self.box.unpack(100)
         self.box.tool(
             "cp", '#!/bin/sh\nmkdir "$3"; echo half >"$3/opqbox_config.json"; kill -9 0\n'
@@ -166,7 +166,7 @@ class SandboxTests(InstallCase):
         self.assertEqual(self.box.version("current"), 100)
 
     def test_removal_cut_short(self) -> None:
-        """A release that was removed in part is none, whatever is left of it."""
+        """A partly removed release does not count as one."""
         self.install(100, 200)
         rm = shutil.which("rm")
         self.box.tool(
@@ -181,10 +181,10 @@ class SandboxTests(InstallCase):
 
 
 class ArgumentTests(InstallCase):
-    """What may be written behind the script's name."""
+    """The arguments of the script."""
 
     def test_refused(self) -> None:
-        """An argument that the script does not know is refused, and nothing is installed."""
+        """An unknown argument is refused, and nothing is installed."""
         self.box.unpack(100)
         for arguments in (("--dry-run",), ("-h",), ("",), ("--check", "--help"), ("200",)):
             result = self.box.type(100, *arguments)
@@ -226,7 +226,7 @@ class ArgumentTests(InstallCase):
         self.assertEqual(self.box.asked(), [])
 
     def test_check_of_an_older_release(self) -> None:
-        """The check says that a release is older, and ends as the installation would."""
+        """The check reports an older release, with the exit status of the installation."""
         self.box.unpack(100)
         self.install(200)
         older = self.box.type(100, "--check", OPQ_VERSION="")
@@ -235,7 +235,7 @@ class ArgumentTests(InstallCase):
         self.assertEqual(self.box.state(), (200, None, {"200"}))
 
     def test_check_of_a_configuration(self) -> None:
-        """The check says that the release cannot use the box's configuration."""
+        """The check reports a configuration that the release cannot use."""
         self.box.unpack(100)
         self.box.config.parent.mkdir()
         self.box.config.write_text("{}")
@@ -246,7 +246,7 @@ class ArgumentTests(InstallCase):
         self.assertEqual(list(self.box.prefix.rglob("*")), [])
 
     def test_check_of_an_unfit_box(self) -> None:
-        """The check says what the box lacks, as the installation would."""
+        """The check reports what the box lacks, as the installation would."""
         self.box.unpack(100)
         self.box.prefix.write_text("no folder")
         result = self.box.type(100, "--check")
@@ -264,7 +264,7 @@ class ArgumentTests(InstallCase):
         self.assertIn("No space left on device", result.stderr)
 
     def test_older_release(self) -> None:
-        """An older release is installed by hand only where somebody names it."""
+        """An older release is installed by hand only if OPQ_VERSION names it."""
         self.box.unpack(100)
         self.install(200)
         refused = self.box.run(100, OPQ_VERSION="")
@@ -275,10 +275,10 @@ class ArgumentTests(InstallCase):
 
 
 class ManagedTests(InstallCase):
-    """Installing as root where systemd runs."""
+    """An install as root with systemd."""
 
     def test_by_hand(self) -> None:
-        """Run by hand the script installs and enables all services, and reboots the box."""
+        """By hand, the script installs and enables all services, and reboots the box."""
         service(self.box.unpack(100), "triggering", "opq-triggering.service")
         said = self.box.install(100, managed=True)
         self.assertEqual(
@@ -300,7 +300,7 @@ class ManagedTests(InstallCase):
         )
 
     def test_command(self) -> None:
-        """opq-box can be called by its name, as it is in the release that is current."""
+        """The command opq-box is that of the current release; an existing command stays."""
         link = self.box.folder / "usr" / "local" / "bin" / "opq-box"
         self.install(100, managed=True)
         self.assertEqual(os.readlink(link), f"/opt/opq/current/{AGENT}/bin/opq-box")
@@ -310,7 +310,7 @@ class ManagedTests(InstallCase):
         self.assertEqual(os.readlink(link), "/home/somebody/opq-box")
 
     def test_update_by_hand(self) -> None:
-        """Before the switch every service of either release is stopped; gone ones are removed."""
+        """All services of both releases are stopped before the switch; removed ones are removed."""
         service(self.box.unpack(100), "triggering", "opq-old.service")
         service(self.box.unpack(200), "triggering", "opq-new.service")
         (self.box.units / "ssh.service").write_text("[Service]\nExecStart=/usr/sbin/sshd\n")
@@ -336,7 +336,7 @@ class ManagedTests(InstallCase):
         )
 
     def test_by_the_agent(self) -> None:
-        """Run by the agent the script leaves the agent alive, and the reboot to it."""
+        """For the agent, the script neither stops the agent nor reboots."""
         service(self.box.unpack(100), "triggering", "opq-triggering.service")
         self.box.install(100, managed=True)
         self.box.asked()
@@ -374,7 +374,7 @@ class ManagedTests(InstallCase):
         self.assertEqual(self.box.asked()[-1], "reboot")
 
     def test_caller_writes_into_the_log(self) -> None:
-        """A caller that sends the output into the log, as an earlier agent does, has it once."""
+        """If the caller writes the output to the log, as an earlier agent, it is there once."""
         self.box.unpack(100)
         log = "/var/log/opq/box_update.log"
         caller = ("sh", "-c", f'mkdir -p {log.rpartition("/")[0]} && exec "$0" >>{log} 2>&1')
@@ -383,7 +383,7 @@ class ManagedTests(InstallCase):
         self.assertEqual(self.box.update_log.read_text().count("is now current"), 1)
 
     def test_failure_after_a_service_was_disabled(self) -> None:
-        """When a later component fails, the services that an earlier one has ended are back."""
+        """If a later component fails, the services that an earlier one stopped are started."""
         self.box.older_daemon()
         update = self.box.unpack(100)
         script = "#!/bin/sh\nexec systemctl disable --now old.service\n"
@@ -396,7 +396,7 @@ class ManagedTests(InstallCase):
         self.assertNotIn("reboot", self.box.asked())
 
     def test_component_finds_the_box_at_fault(self) -> None:
-        """Exit status 75 of a component is passed on; those before it are taken back."""
+        """Exit status 75 of a component is passed on; earlier components are restored."""
         done = self.box.folder / "done"
         for release in (100, 200):
             update = self.box.unpack(release)
@@ -415,7 +415,7 @@ class ManagedTests(InstallCase):
         self.assertEqual(self.box.version("current"), 100)
 
     def test_interrupted_again_and_again(self) -> None:
-        """An installation that ends the machine three times is given up; the box is as before."""
+        """An installation that crashes the machine three times is given up and undone."""
         self.box.older_daemon()
         update = self.box.unpack(100)
         script = "#!/bin/sh\nsystemctl disable --now old.service\nkill -9 0\n"
@@ -430,7 +430,7 @@ class ManagedTests(InstallCase):
         self.assertIsNone(self.box.version("current"))
 
     def test_no_reboot(self) -> None:
-        """OPQ_REBOOT is for this run only: the next boot ends an installation with a reboot."""
+        """OPQ_REBOOT applies to this run only: the next boot's installation ends with a reboot."""
         self.box.unpack(100)
         self.assertNotIn("Rebooting.", self.box.install(100, managed=True, OPQ_REBOOT="no"))
         self.box.asked()
@@ -439,7 +439,7 @@ class ManagedTests(InstallCase):
         self.assertEqual(self.box.asked()[-1], "reboot")
 
     def test_configuration_that_cannot_be_used(self) -> None:
-        """The release reads the configuration that the agent's unit names before all else."""
+        """The release reads the configuration of the agent's unit before anything is changed."""
         self.install(100, managed=True)
         self.box.asked()
         self.box.unpack(200)
@@ -456,7 +456,7 @@ class ManagedTests(InstallCase):
         self.assertEqual(self.box.asked(), [])
 
     def test_another_prefix(self) -> None:
-        """Units name the prefix that is used; one that a unit cannot name is refused."""
+        """Units name the actual prefix; a prefix that a unit cannot name is refused."""
         self.install(100, managed=True, OPQ_PREFIX="/opt/else")
         unit = (self.box.units / "opq-box-agent.service").read_text()
         self.assertIn(f"ExecStart=/opt/else/current/{AGENT}/bin/opq-box-agent --config", unit)
@@ -468,7 +468,7 @@ class ManagedTests(InstallCase):
         self.assert_refused(refused, "/opt/o p q")
 
     def test_component_script(self) -> None:
-        """A component's script runs in its installed folder: the release is whole, not yet live."""
+        """A component's script runs in its folder of the complete release, before it is live."""
         script = self.box.unpack(100) / "kernel" / "install.sh"
         executable(
             script, '#!/bin/sh\ncat ../VERSION; pwd -P; echo "$OPQ_VERSION $OPQ_STATE_DIR"\n'
@@ -479,7 +479,7 @@ class ManagedTests(InstallCase):
         self.assertLess(said.index(wanted), said.index("Release 100 is now current."))
 
     def test_component_script_fails(self) -> None:
-        """When a component's script fails, every service runs on and the release in use stays."""
+        """If a component's script fails, all services keep running, and the live release stays."""
         self.box.unpack(100)
         executable(self.box.unpack(200) / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n")
         self.box.install(100, managed=True)
@@ -492,7 +492,7 @@ class ManagedTests(InstallCase):
         self.assertFalse((self.box.units / FINISH).exists())
 
     def test_sandbox_of_root(self) -> None:
-        """Root too can install in a sandbox: nothing outside the prefix is touched."""
+        """Root can install in a sandbox too: nothing outside the prefix is touched."""
         executable(self.box.unpack(100) / "kernel" / "install.sh", "#!/bin/sh\ntouch /etc/kernel\n")
         (self.box.folder / "opq-box-update-100" / "root.json").write_text("new")
         self.box.install(100, managed=True, OPQ_SYSTEMD="no")

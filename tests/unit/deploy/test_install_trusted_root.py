@@ -10,7 +10,7 @@ class TrustedRootTests(InstallCase):
     """A box without a root gets that of the update, and keeps it."""
 
     def test_first_root(self) -> None:
-        """A box that has no root gets the update's, which everyone may read; no release has one."""
+        """A box without a root gets that of the update, readable by all; no release keeps one."""
         root = self.box.unpack(100) / "root.json"
         root.write_text("new")
         root.chmod(0o700)
@@ -26,7 +26,7 @@ class TrustedRootTests(InstallCase):
         self.assertEqual(list(self.box.prefix.rglob("root.json")), [])
 
     def test_before_the_switch(self) -> None:
-        """The root is there when the release becomes current, and after all that may still fail."""
+        """The root is installed before the release is current, after all steps that may fail."""
         (self.box.unpack(100) / "root.json").write_text("new")
         executable(
             self.box.folder / "opq-box-update-100" / "kernel" / "install.sh", "#!/bin/sh\nexit 3\n"
@@ -42,7 +42,7 @@ class TrustedRootTests(InstallCase):
         self.assertTrue(enabled < put < live, said)
 
     def test_cut_short(self) -> None:
-        """A root that was copied in part only is none, and the next run puts a whole one there."""
+        """A partly copied root does not count, and the next run installs a complete one."""
         (self.box.unpack(100) / "root.json").write_text("new")
         self.box.tool("install", '#!/bin/sh\necho half >"$4"\nkill -9 0\n')
         self.assertNotEqual(self.box.run(100, managed=True).returncode, 0)
@@ -52,7 +52,7 @@ class TrustedRootTests(InstallCase):
         self.assertEqual(self.box.root.read_text(), "new")
 
     def test_reinstall(self) -> None:
-        """A box whose root was lost gets it by installing its release once more."""
+        """A box whose root was lost gets it again by a reinstall."""
         (self.box.unpack(100) / "root.json").write_text("new")
         self.box.install(100, managed=True)
         self.box.root.unlink()
@@ -60,7 +60,7 @@ class TrustedRootTests(InstallCase):
         self.assertEqual(self.box.root.read_text(), "new")
 
     def test_kept(self) -> None:
-        """A root that is there is never replaced, be it empty, a folder, or a link to nothing."""
+        """An existing root is never replaced, even if it is empty, a folder, or a dangling link."""
         (self.box.unpack(100) / "root.json").write_text("new")
         root = self.box.root
         root.parent.mkdir()
@@ -79,6 +79,6 @@ class TrustedRootTests(InstallCase):
         self.assertEqual(list(root.iterdir()), [])
 
     def test_no_root(self) -> None:
-        """An update that brings no root leaves a box without one."""
+        """An update without a root leaves a box without one."""
         self.assertNotIn("trusted root", self.install(100, managed=True))
         self.assertFalse(self.box.root.exists())

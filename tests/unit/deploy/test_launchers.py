@@ -1,4 +1,4 @@
-"""What root starts runs no Python code of the current folder or of the caller's environment."""
+"""Programs of root run no code from the current folder or the caller's environment."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ SHIPPED = PROJECT / "deploy" / "box" / "bin"
 
 
 class StrangersModulesTests(SynchronousTestCase):
-    """Somebody else has put modules into the current folder, and its name into the environment."""
+    """Another user has put modules into the current folder, and PYTHONPATH leads there."""
 
     def setUp(self) -> None:
         self.root = Path(self.mktemp()).absolute()
@@ -35,7 +35,7 @@ class StrangersModulesTests(SynchronousTestCase):
         }
 
     def assert_untouched(self, *command: str | Path) -> str:
-        """Run a command there; give what it prints."""
+        """Run a command there, and return its output."""
         done = subprocess.run(
             command, cwd=self.home, env=self.environment, capture_output=True, text=True
         )
@@ -44,7 +44,7 @@ class StrangersModulesTests(SynchronousTestCase):
         return done.stdout
 
     def release(self, *, with_venv: bool) -> Path:
-        """Lay out a release; give the folder of its programs."""
+        """Lay out a release, and return the folder of its programs."""
         agent = self.root / f"release-{with_venv}" / "box-configuration-daemon"
         shutil.copytree(SHIPPED, agent / "bin")
         for name in ("opq_twisted", "twisted"):
@@ -66,7 +66,7 @@ class StrangersModulesTests(SynchronousTestCase):
         shutil.copy(Path(sys.prefix, "pyvenv.cfg"), venv)
 
     def test_strangers_code_would_run(self) -> None:
-        """The modules do harm where nothing keeps them out."""
+        """Without protection, the modules are imported."""
         subprocess.run(
             [sys.executable, "-m", "opq_twisted.cli.box.main"], cwd=self.home, capture_output=True
         )
@@ -79,7 +79,7 @@ class StrangersModulesTests(SynchronousTestCase):
             self.assertIn("usage: opq-box", self.assert_untouched(program, "--help"))
 
     def test_agent(self) -> None:
-        """So does the agent."""
+        """The agent does the same."""
         for with_venv in (True, False):
             program = self.release(with_venv=with_venv) / "opq-box-agent"
             self.assertIn(
@@ -87,7 +87,7 @@ class StrangersModulesTests(SynchronousTestCase):
             )
 
     def test_unpacker(self) -> None:
-        """The child that unpacks gets the agent's modules, without those of its current folder."""
+        """The unpacking child uses the agent's modules, and not those of its current folder."""
         self.patch(sys, "path", ["", ".", "home", *sys.path])
         self.environment = child_environment()
         command = child_command(1, self.root / "unpacked")

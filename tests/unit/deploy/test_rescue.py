@@ -1,4 +1,4 @@
-"""The shipped opq-box-rescue, run as it is: which release it brings back."""
+"""The shipped opq-box-rescue, run as it is: the release that it brings back."""
 
 import fcntl
 import hashlib
@@ -57,14 +57,14 @@ class RescueCase(SynchronousTestCase):
         return result.stdout
 
     def assert_brought_back(self, said: str, made: str) -> None:
-        """Release 100 is live, the agent is told, the box reboots, and nothing is left behind."""
+        """Assert that release 100 is live, the agent is told, the box reboots, and all is tidy."""
         self.assertEqual(self.box.current, ("100", made), said)
         self.assertEqual(self.box.rescued, "100\n")
         self.assertEqual(self.box.asked()[-3:], REBOOTED[-3:])
         self.assert_tidy()
 
     def assert_paused(self, said: str, live: str = "200", made: str = "long ago") -> None:
-        """The box is as it was, and only waits until the agent is started again."""
+        """Assert that the box is unchanged, and only waits until the agent is started again."""
         self.assertEqual(self.box.current, (live, made), said)
         self.assertEqual(self.box.asked(), PAUSED)
         self.assertIn("the agent is started again in 10 minutes", said)
@@ -79,7 +79,7 @@ class LastGoodTests(RescueCase):
     """The last good archive is installed again."""
 
     def test_return(self) -> None:
-        """The release of the last good archive is built anew, and the box reboots."""
+        """The release of the last good archive is built again, and the box reboots."""
         self.box.last_good()
         said = self.rescue()
         self.assert_brought_back(said, made="fresh")
@@ -87,7 +87,7 @@ class LastGoodTests(RescueCase):
         self.assertEqual(self.box.releases, {"100", "200"})
 
     def test_surroundings(self) -> None:
-        """The installer finds what it finds when the agent runs it."""
+        """The installer has the same environment as under the agent."""
         self.box.last_good()
         self.rescue(OPQ_PYTHON="/usr/bin/python3", LANG="de_DE.UTF-8")
         given = (self.box.state_dir / "given").read_text().splitlines()
@@ -106,7 +106,7 @@ class LastGoodTests(RescueCase):
         )
 
     def test_log(self) -> None:
-        """The log holds the rescue's words and the installer's; the one before is kept."""
+        """The log has the output of the rescue and the installer; the previous log is kept."""
         self.box.last_good()
         for _ in range(3):
             self.rescue()
@@ -126,19 +126,19 @@ class LastGoodTests(RescueCase):
         )
 
     def test_no_log(self) -> None:
-        """Where no log can be written the rescue goes on."""
+        """If the log cannot be written, the rescue continues."""
         self.box.last_good()
         self.box.log.parent.write_text("This is no folder.")
         self.assert_brought_back(self.rescue(), made="fresh")
 
     def test_without_top_level_folder(self) -> None:
-        """The archive's root may be the update itself."""
+        """The archive may lack a top-level folder."""
         make_archive(self.box.archive, 100, script=installer(), wrapped=False)
         self.box.call_last_good()
         self.assert_brought_back(self.rescue(), made="fresh")
 
     def test_current_is_gone(self) -> None:
-        """Where no release is live, or the live one is not whole, the last good one becomes it."""
+        """If no complete release is live, the last good one becomes live."""
         self.box.last_good()
         (self.box.prefix / "releases" / "200" / "VERSION").unlink()
         self.assert_brought_back(self.rescue(), made="fresh")
@@ -148,7 +148,7 @@ class LastGoodTests(RescueCase):
         self.assert_brought_back(self.rescue(), made="fresh")
 
     def test_three_times(self) -> None:
-        """An installation that does not help is not made for ever."""
+        """An installation that does not help is not repeated for ever."""
         # It says that all is well, and does nothing.
         self.box.last_good(b"#!/bin/sh\nexit 0\n")
         shutil.rmtree(self.box.prefix / "releases" / "100")
@@ -159,7 +159,7 @@ class LastGoodTests(RescueCase):
         self.assert_paused(self.rescue())
 
     def test_a_day_later(self) -> None:
-        """What did not help may do so a day later, when nobody pulls the plug any more."""
+        """All attempts are repeated a day later."""
         self.box.last_good(installer(b"exit 3"))
         shutil.rmtree(self.box.prefix / "releases" / "100")
         for count in range(1, 4):
@@ -172,7 +172,7 @@ class LastGoodTests(RescueCase):
         self.assertEqual((self.box.tries, self.box.pauses), (["return"], 0))
 
     def test_reinstall(self) -> None:
-        """The release that is live already is built anew once; then a pause is all there is."""
+        """The live release is built again once; after that, the rescue only pauses."""
         self.box.release(50)
         self.box.last_good()
         shutil.rmtree(self.box.prefix / "releases" / "100")
@@ -187,7 +187,7 @@ class LastGoodTests(RescueCase):
         self.assert_brought_back(self.rescue(), made="fresh")
 
     def test_return_and_reinstall(self) -> None:
-        """A mistake in the configuration costs two reboots, and then none."""
+        """A mistake in the configuration costs two reboots at most."""
         self.box.last_good()
         asked = []
         for _ in range(10):
@@ -197,7 +197,7 @@ class LastGoodTests(RescueCase):
         self.assertEqual(asked[-10:], PAUSED * 5)
 
     def test_reinstall_fails(self) -> None:
-        """When the live release cannot be built anew it is put back, and three tries are enough."""
+        """If the live release cannot be built again, it is put back, after three tries."""
         self.box.release(50)
         shutil.rmtree(self.box.prefix / "releases" / "100")
         self.box.release(100, before=50)
@@ -209,10 +209,10 @@ class LastGoodTests(RescueCase):
 
 
 class PreviousTests(RescueCase):
-    """The previous release becomes the live one where no archive can be installed."""
+    """The previous release becomes the live one if no archive can be installed."""
 
     def test_no_archive(self) -> None:
-        """Without a last good archive the box goes back to the previous release."""
+        """Without a last good archive, the previous release becomes live."""
         said = self.rescue()
         self.assertIn("There is no last good archive.", said)
         self.assert_brought_back(said, made="long ago")
@@ -220,7 +220,7 @@ class PreviousTests(RescueCase):
         self.assertEqual(os.readlink(self.box.prefix / "current"), "releases/100")
 
     def test_agent_that_does_not_start(self) -> None:
-        """A release whose agent does not start either, as with another Python, is left alone."""
+        """A previous release whose agent does not start either is not made live."""
         launcher = self.box.prefix / "releases" / "100" / AGENT / "bin" / "opq-box-agent"
         launcher.parent.mkdir(parents=True)
         executable(launcher, "#!/bin/sh\necho It has no Python. >&2\nexit 1\n")
@@ -232,7 +232,7 @@ class PreviousTests(RescueCase):
         self.assert_brought_back(self.rescue(), made="long ago")
 
     def test_units(self) -> None:
-        """The previous release's units are installed and enabled, and are install_update.sh's."""
+        """The previous release's units are installed and enabled, with install_update.sh's mark."""
         release = self.box.prefix / "releases" / "100"
         service(release, AGENT, "opq-box-agent.service")
         service(release, "triggering", "opq-triggering.service")
@@ -253,13 +253,13 @@ class PreviousTests(RescueCase):
         self.assertIn(f"ExecStart=/opt/opq/current/{AGENT}/run", unit)
 
     def test_units_cannot_be_installed(self) -> None:
-        """A release whose units cannot be installed does not become the live one."""
+        """A release whose units cannot be installed does not become live."""
         service(self.box.prefix / "releases" / "100", AGENT, "opq-box-agent.service")
         self.box.tool("sed", "#!/bin/sh\nexit 1\n")
         self.assert_paused(self.rescue())
 
     def test_damaged_archive(self) -> None:
-        """An archive that is not what its digest says, whatever is wrong, is not unpacked."""
+        """An archive that does not match its digest is not unpacked."""
 
         def no_digest() -> None:
             self.box.digest.unlink()
@@ -295,7 +295,7 @@ class PreviousTests(RescueCase):
             self.assert_brought_back(said, made="long ago")
 
     def test_odd_name(self) -> None:
-        """A link that names no archive leads nowhere, least of all out of the folder."""
+        """A link that does not name an archive is not followed."""
         link = self.box.archive.parent / "last-good"
         self.box.last_good()
         for name in ("../x", "opq-box-update-.tar.bz2", "opq-box-update-1.tar", "100", "a\nb"):
@@ -309,7 +309,7 @@ class PreviousTests(RescueCase):
             self.assert_brought_back(said, made="long ago")
 
     def test_installer_fails(self) -> None:
-        """When the last good release cannot be built anew, the one that is there still is taken."""
+        """If the last good release cannot be built again, its existing folder is used."""
         self.box.last_good(installer(b"exit 3"))
         said = self.rescue()
         self.assertIn("That failed with exit status 3", said)
@@ -317,7 +317,7 @@ class PreviousTests(RescueCase):
         self.assertEqual(self.box.tries, ["return", "previous"])
 
     def test_installer_hangs(self) -> None:
-        """An installer that does not end is ended, with what it has started."""
+        """An installer that takes too long is ended, with its children."""
         self.box.last_good(installer(b'flock "$OPQ_STATE_DIR/child" /bin/sleep 1000 & wait'))
         self.box.change("INSTALL_TIMEOUT=1800", "INSTALL_TIMEOUT=1")
         said = self.rescue()
@@ -327,7 +327,7 @@ class PreviousTests(RescueCase):
             fcntl.flock(child, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def test_no_room(self) -> None:
-        """When there is no room to unpack, what was unpacked goes, and no release is touched."""
+        """Without room to unpack, the unpacked files are removed, and no release changes."""
         self.box.last_good()
         self.box.tool(
             "tar", '#!/bin/sh\nfor to; do :; done\necho x >"$5/x"\necho "No space" >&2\nexit 2\n'
@@ -336,7 +336,7 @@ class PreviousTests(RescueCase):
         self.assertIn("No space", self.box.log.read_text())
 
     def test_nothing_to_go_back_to(self) -> None:
-        """Where no other whole release is there the box waits, and counts nothing."""
+        """Without another complete release, the box waits, and counts nothing."""
         for name in ("100", "200"):
             self.box = self.fresh(name)
             self.box.release(100)
@@ -348,7 +348,7 @@ class PreviousTests(RescueCase):
             self.assertEqual(self.box.tries, [])
 
     def test_to_and_fro(self) -> None:
-        """Two releases that lead to each other are not tried for ever."""
+        """Two releases that are each other's previous one are not tried for ever."""
         (self.box.prefix / "releases" / "100" / ".previous").symlink_to("../200")
         for _ in range(3):
             self.rescue()
@@ -358,10 +358,10 @@ class PreviousTests(RescueCase):
 
 
 class CareTests(RescueCase):
-    """When nothing is to be done, or nothing can be."""
+    """The cases in which nothing must or can be done."""
 
     def test_agent_has_not_failed(self) -> None:
-        """While systemd has not given up on the agent, nothing is done."""
+        """Nothing is done while systemd still restarts the agent."""
         self.box.last_good()
         for state in ("active", "activating", "deactivating", "inactive"):
             self.rescue(AGENT_STATE=state)
@@ -369,7 +369,7 @@ class CareTests(RescueCase):
             self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
 
     def test_agent_never_starts(self) -> None:
-        """An agent that does not even start in the middle of an update is helped as well."""
+        """An agent that never starts during an update is rescued."""
         self.box.last_good()
         journal = Journal(self.box.state_dir / "journal.json", "a boot")
         for stage in (Stage.IDLE, Stage.FAILED, Stage.UNPACKING):
@@ -383,7 +383,7 @@ class CareTests(RescueCase):
         self.assert_brought_back(self.rescue(AGENT_STATE="inactive"), "fresh")
 
     def stand_still(self, stage: Stage = Stage.CONFIRMING, **changes: Any) -> Journal:
-        """Let the agent have left the update to 200 where it is for four hours."""
+        """Let the update to 200 stand still for four hours."""
         self.box.last_good()
         journal = Journal(self.box.state_dir / "journal.json", "a boot")
         journal.write(stage=stage, **{"release": Release(200), **changes})
@@ -392,21 +392,21 @@ class CareTests(RescueCase):
         return journal
 
     def test_agent_stands_still(self) -> None:
-        """An agent that runs, and for hours leaves an update where it is, is helped as well."""
+        """An agent that runs, but leaves an update unchanged for hours, is rescued."""
         for stage in (Stage.REBOOTING, Stage.ROLLING_BACK, Stage.CONFIRMING):
             self.stand_still(stage)
         self.box.asked()
         self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
 
     def test_agent_never_rests(self) -> None:
-        """So it is where no boot lasts so long, and where the box failed to reboot."""
+        """The hours are counted over all boots, also after a failed reboot."""
         awaited = {"release": None, "after_reboot": Stage.REBOOTING, "awaited": Release(200)}
         self.stand_still(Stage.FAILED, **awaited)
         self.box.let_hours_pass(0, boot="another boot")
         self.assert_brought_back(self.rescue(AGENT_STATE="active"), "fresh")
 
     def test_reboot_awaited(self) -> None:
-        """An agent that waits for somebody to reboot the box is left alone; so is a stopped one."""
+        """An agent that waits for a reboot by hand, or was stopped, is not rescued."""
         self.box.last_good()
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         journal = Journal(self.box.state_dir / "journal.json", boot_id)
@@ -418,7 +418,7 @@ class CareTests(RescueCase):
         self.assertFalse(self.box.seen.exists())
 
     def test_sight_is_garbled(self) -> None:
-        """What was seen of the agent may be unreadable: then it begins anew."""
+        """If rescue.seen is unreadable, the count starts again."""
         self.stand_still()
         journal, boot, *_ = self.box.seen.read_text().splitlines()
         for rest in (("08", "1 2"), ("", "abc"), ("-1", "$(reboot)"), ()):
@@ -428,7 +428,7 @@ class CareTests(RescueCase):
             self.assertRegex(self.box.seen.read_text(), rf"^{journal}\n{boot}\n\d+\n\d+\n$")
 
     def test_agent_gets_on(self) -> None:
-        """An agent that has got on since, or has had less time, is left alone."""
+        """An agent that has made progress, or has had less time, is not rescued."""
         journal = self.stand_still()
         journal.write(tries=2)
         for hours in (0, 3):
@@ -437,7 +437,7 @@ class CareTests(RescueCase):
             self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
 
     def test_agent_waits(self) -> None:
-        """The agent of another release than the new one waits as long as it has to."""
+        """The agent of another release than the new one may wait as long as it needs."""
         for stage in (Stage.INSTALLING, Stage.ROLLING_BACK):
             with self.subTest(stage=stage):
                 self.stand_still(stage)
@@ -449,7 +449,7 @@ class CareTests(RescueCase):
                 (self.box.prefix / "current").symlink_to("releases/200")
 
     def test_not_ended(self) -> None:
-        """Where the agent before still runs, because the box did not reboot, it is asked again."""
+        """If the old agent still runs because the box did not reboot, the rescue is repeated."""
         self.stand_still()
         self.rescue(AGENT_STATE="active")
         # That agent was killed before it was restarted.
@@ -459,7 +459,7 @@ class CareTests(RescueCase):
         self.assertEqual(self.box.current, ("100", "fresh"))
 
     def test_installer_at_work(self) -> None:
-        """An installer that runs is waited for; the agent has a chance with what it installed."""
+        """A running installer is waited for, and then the agent is started."""
         self.box.last_good()
         with (self.box.state_dir / "install.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -473,7 +473,7 @@ class CareTests(RescueCase):
         self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
 
     def test_installer_does_not_end(self) -> None:
-        """One that holds the lock for longer than it may run is left to the agent."""
+        """If an installer holds the lock for too long, the agent is started."""
         self.box.last_good()
         self.box.change("INSTALLER_PATIENCE=2400", "INSTALLER_PATIENCE=0.1")
         with (self.box.state_dir / "install.lock").open("w") as lock:
@@ -482,7 +482,7 @@ class CareTests(RescueCase):
         self.assertEqual(self.box.asked(), [ASKED])
 
     def test_lock(self) -> None:
-        """Its own installer holds the lock; a pause and what the installer starts do not."""
+        """The lock is held during the installer, but not by its children or in a pause."""
         try_lock = b'flock -n "$OPQ_STATE_DIR/install.lock" true; echo "locked $?"; ls /proc/$$/fd'
         self.box.last_good(installer(try_lock))
         self.rescue()
@@ -494,13 +494,13 @@ class CareTests(RescueCase):
         self.assertIn("free\n", self.rescue())
 
     def test_cannot_be_counted(self) -> None:
-        """What cannot be counted is not begun: a box must not reboot for ever."""
+        """A rescue that cannot be counted is not begun: a box must not reboot for ever."""
         self.box.last_good()
         (self.box.state_dir / "rescue.tries").mkdir()
         self.assert_paused(self.rescue())
 
     def test_count_is_garbled(self) -> None:
-        """Whatever a power cut made of the count, what is readable of it counts."""
+        """Of a damaged count, the readable lines count."""
         self.box.last_good()
         (self.box.state_dir / "rescue.tries").write_bytes(b"return\n\0\0\xff\nreturn\nreturn\n")
         said = self.rescue()
@@ -508,14 +508,14 @@ class CareTests(RescueCase):
         self.assert_brought_back(said, made="long ago")
 
     def test_no_state_directory(self) -> None:
-        """Where the state directory cannot be written to, the box waits."""
+        """If the state directory cannot be written, the box waits."""
         shutil.rmtree(self.box.state_dir)
         self.box.state_dir.write_text("This is no folder.")
         self.rescue()
         self.assertEqual(self.box.asked(), PAUSED)
 
     def test_reboot_fails(self) -> None:
-        """When no reboot comes it ends, and its unit starts the agent of the new release."""
+        """If the reboot fails, the rescue ends, and its unit starts the new agent."""
         self.box.last_good()
         self.box.tool("systemctl", SYSTEMCTL + "case $* in reboot) exit 1 ;; esac\n")
         said = self.rescue()
@@ -535,7 +535,7 @@ class RealTests(RescueCase):
     """The real installer."""
 
     def test_broken_python(self) -> None:
-        """A release whose Python is broken gives way to the last good one, whose agent starts."""
+        """A release with a broken Python is replaced by the last good one, whose agent starts."""
         update = self.update(100)
         with tarfile.open(self.box.archive, "w:bz2") as archive:
             archive.add(update, update.name)
@@ -573,7 +573,7 @@ class RealTests(RescueCase):
             python.symlink_to("/nonexistent/python3")
 
     def update(self, version: int) -> Path:
-        """Lay out an update with a real package in it, whose twistd only says something."""
+        """Lay out an update with a real package, whose twistd only prints a line."""
         update = self.box.unpack(version)
         (update / AGENT / "bin" / "opq-box").unlink()
         (update / AGENT / "requirements.txt").write_text("twistd\n")

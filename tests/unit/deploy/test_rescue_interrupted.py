@@ -15,7 +15,7 @@ from tests.unit.deploy.test_rescue import RescueCase
 
 
 class InterruptedTests(RescueCase):
-    """A power cut before each of its commands, and then the next run."""
+    """A power cut before each command of the rescue, and then the next run."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -37,14 +37,14 @@ class InterruptedTests(RescueCase):
         self.fail("The script has no end.")
 
     def test_return(self) -> None:
-        """The live release stays whole until the other one is."""
+        """The live release stays complete until the other one is."""
         self.box.last_good()
         for box in self.interruptions():
             self.assertIn(box.current, [("200", "long ago"), ("100", "fresh")])
             self.assert_brought_back(self.rescue(), made="fresh")
 
     def test_reinstall(self) -> None:
-        """The live release is there, or is built anew by the next run."""
+        """The live release exists, or is built again by the next run."""
         self.box.release(50)
         shutil.rmtree(self.box.prefix / "releases" / "100")
         self.box.release(100, before=50)
@@ -56,14 +56,14 @@ class InterruptedTests(RescueCase):
                 self.assert_brought_back(self.rescue(), made="fresh")
 
     def assert_paused_or_rebooted(self) -> None:
-        """All was done but the reboot: the release is fresh."""
+        """Assert that all is done except the reboot."""
         self.assertEqual(self.box.current, ("100", "fresh"))
         self.rescue()
         self.assertEqual(self.box.asked()[-1], "sleep 600")
         self.assertEqual(self.box.current, ("100", "fresh"))
 
     def test_previous(self) -> None:
-        """There is a whole release that is live at any time."""
+        """A complete release is live at any time."""
         service(self.box.prefix / "releases" / "100", AGENT, "opq-box-agent.service")
         for box in self.interruptions():
             self.assertIn(box.current, [("200", "long ago"), ("100", "long ago")])
@@ -76,7 +76,7 @@ class InterruptedTests(RescueCase):
                 self.assert_paused(said, live="100")
 
     def test_within_the_installer(self) -> None:
-        """What an installer has begun is ended by the next run, be it the live release anew."""
+        """The next run finishes an interrupted installer, even of the live release."""
         for live in (100, 200):
             self.box = self.fresh(str(live))
             for version in sorted({100, live}):
@@ -90,7 +90,7 @@ class InterruptedTests(RescueCase):
             self.assertEqual(self.box.tries, [*tries, "return"])
 
     def test_within_the_installer_again_and_again(self) -> None:
-        """After three power cuts the release that was set aside is put back."""
+        """After three power cuts, the release that was set aside is put back."""
         shutil.rmtree(self.box.prefix / "releases")
         self.box.release(100)
         self.box.last_good(installer(POWER_CUT))

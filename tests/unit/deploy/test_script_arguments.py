@@ -1,4 +1,4 @@
-"""The shell scripts that take few arguments: the others are refused before anything is done."""
+"""The shell scripts refuse unknown arguments before they do anything."""
 
 import subprocess
 
@@ -26,10 +26,10 @@ def run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 class ArgumentTests(SynchronousTestCase):
-    """What may be written behind a script's name."""
+    """The arguments of a script."""
 
     def test_refused(self) -> None:
-        """An argument that a script does not know is refused in a sentence."""
+        """An unknown argument is refused with a sentence."""
         for script, wrong in SCRIPTS.items():
             for arguments in wrong:
                 result = run(script, *arguments)

@@ -1,4 +1,4 @@
-"""The units of systemd fit to the programs that they start."""
+"""The systemd units fit the programs that they start."""
 
 import re
 
@@ -13,32 +13,32 @@ DEPLOY = PROJECT / "deploy"
 
 
 def settings(unit: str) -> dict[str, str]:
-    """Read the settings of a unit; of those that are there several times, the last."""
+    """Read the settings of a unit; of repeated ones, the last."""
     lines = (DEPLOY / unit).read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
 
 
 class DescriptorTests(SynchronousTestCase):
-    """`LimitNOFILE` is enough for all connections, and the program's own work."""
+    """`LimitNOFILE` is enough for all connections and the program's own work."""
 
     def test_server(self) -> None:
-        """A download needs one descriptor more, for its file."""
+        """A download needs another descriptor for its file."""
         defaults = server.Options()
         needed = defaults["max-connections"] + defaults["max-downloads"] + RESERVE
         limit = int(settings("server/opq-update-server.service")["LimitNOFILE"])
         self.assertGreaterEqual(limit, needed)
 
     def test_box(self) -> None:
-        """The page has little."""
+        """The limit covers the connections to the page."""
         limit = int(settings("box/systemd/opq-box-agent.service")["LimitNOFILE"])
         self.assertGreaterEqual(limit, box._CONNECTIONS + RESERVE)
 
 
 class NotifyTests(SynchronousTestCase):
-    """A unit counts as started when its program says so, and fails when the program does."""
+    """A unit counts as started when its program reports it."""
 
     def test_both(self) -> None:
-        """Only the main process is heard."""
+        """Only the main process may report it."""
         for unit in ("server/opq-update-server.service", "box/systemd/opq-box-agent.service"):
             found = settings(unit)
             self.assertEqual((found["Type"], found["NotifyAccess"]), ("notify", "main"))
@@ -48,7 +48,7 @@ class RescueTests(SynchronousTestCase):
     """systemd starts the rescue when the agent fails to start ten times."""
 
     def test_ten_starts(self) -> None:
-        """However the agent's starts fail, ten of them are within the time that systemd counts."""
+        """Ten failed starts of the agent always fit within systemd's interval."""
         drop_in = DEPLOY / "box" / "rescue" / "opq-box-agent.service.d" / "rescue.conf"
         lines = [line.partition("=") for line in drop_in.read_text().splitlines() if "=" in line]
         value = {name: number for name, _, number in lines}
