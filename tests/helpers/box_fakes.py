@@ -1,29 +1,16 @@
 """Fakes of the agent's surroundings: network, programs, update server, steps of an update."""
 
 import json
-import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from attrs import frozen
-from treq.client import HTTPClient
-from twisted.internet import reactor
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
-from twisted.internet.interfaces import IProcessTransport, IReactorProcess
-from twisted.internet.protocol import ProcessProtocol
-from twisted.internet.task import Clock, deferLater
-from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
-from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.client import URI, Agent, HTTPConnectionPool
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from opq_twisted.archive.name import UpdateName
@@ -36,12 +23,6 @@ from opq_twisted.box.install.inhibitor import Inhibitor
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.install.preflight import Preflight
 from opq_twisted.box.install.unpacker import Unpacker
-from opq_twisted.box.network.addresses import Reach
-from opq_twisted.box.network.connect import TooClose
-from opq_twisted.box.network.http_agent import HttpClients, IdentityEncodingAgent
-from opq_twisted.box.network.redirects import LocatedResponse, RedirectingAgent
-from opq_twisted.box.network.update_server import UpdateServerClient
-from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Journal
@@ -50,7 +31,7 @@ from opq_twisted.box.state.status import Progress, Status, StatusBoard
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.updater import Updater
-from opq_twisted.common.errors import BoxAtFault, BoxUnfit, DownloadFailed, NoWaiting
+from opq_twisted.common.errors import BoxAtFault, BoxUnfit, DownloadFailed
 from opq_twisted.trust.offer import Offer
 
 OLD, NEW, NEWER = 1700000000, 1700000100, 1700000200
@@ -67,250 +48,6 @@ def logged(case: SynchronousTestCase) -> list[str]:
     globalLogPublisher.addObserver(observe)
     case.addCleanup(globalLogPublisher.removeObserver, observe)
     return said
-
-
-@implementer(IAgentEndpointFactory)
-class Network:
-    """A network in memory, in which the test is the server."""
-
-    def __init__(self) -> None:
-        self.clock = MemoryReactorClock()
-        #: The reach of hosts that are not on the internet.
-        self.reaches: dict[str, Reach] = {}
-        #: Hosts that have an address on the internet as well.
-        self.public_too: set[str] = set()
-        #: Whether a proxy connects to them.
-        self.proxied = False
-        pool = HTTPConnectionPool(self.clock, persistent=False)
-        self._agent = Agent.usingEndpointFactory(self.clock, self, pool)
-        clients = HttpClients(
-            HTTPClient(IdentityEncodingAgent(self._agent)),
-            HTTPClient(IdentityEncodingAgent(RedirectingAgent(self.clock, self))),
-        )
-        self.server = UpdateServerClient(
-            self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"
-        )
-
-    async def request_within(
-        self, method: bytes, uri: bytes, headers: Headers | None, closest: Reach = Reach.MACHINE
-    ) -> LocatedResponse:
-        reach = max(await self.reaches_of_name(read_url(uri.decode())))
-        if reach > closest:
-            raise TooClose
-        response = await self._agent.request(method, uri, headers)
-        return LocatedResponse(response, None if self.proxied else reach)
-
-    async def reaches_of_name(self, url: Url) -> list[Reach]:
-        public = [Reach.INTERNET] if url.host in self.public_too else []
-        return [*public, self.reaches.get(url.host, Reach.INTERNET)]
-
-    def endpointForURI(self, uri: URI) -> TCP4ClientEndpoint:
-        return TCP4ClientEndpoint(self.clock, uri.host.decode(), uri.port)
-
-    def accept(self) -> "Peer":
-        """Accept the connection that was asked for last."""
-        factory = self.clock.tcpClients.pop()[2]
-        return Peer(factory.buildProtocol(None))
-
-    def refuse(self, error: Exception | None = None) -> None:
-        """Refuse the connection that was asked for last."""
-        factory: Any = self.clock.tcpClients.pop()[2]
-        factory.clientConnectionFailed(None, Failure(error or ConnectionRefusedError()))
-
-
-class Peer:
-    """The server's end of a connection."""
-
-    def __init__(self, protocol: Any) -> None:
-        self._protocol = protocol
-        self._transport = StringTransportWithDisconnection()
-        self._transport.protocol = protocol
-        protocol.makeConnection(self._transport)
-
-    @property
-    def request(self) -> str:
-        """What the client sent."""
-        sent: bytes = self._transport.value()
-        return sent.decode()
-
-    @property
-    def open(self) -> bool:
-        """Whether the client has not closed the connection."""
-        return bool(self._transport.connected)
-
-    @property
-    def paused(self) -> bool:
-        """Whether the client wants nothing more for now."""
-        return str(self._transport.producerState) == "paused"
-
-    def send(self, data: bytes) -> None:
-        """Send bytes."""
-        self._protocol.dataReceived(data)
-
-    def answer(self, status: str, *headers: str, body: bytes = b"") -> None:
-        """Send a response's head, and this part of its body."""
-        self.send("\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body)
-
-    def close(self) -> None:
-        """Close the connection in good order."""
-        self._protocol.connectionLost(Failure(ConnectionDone()))
-
-    def reset(self) -> None:
-        """Break the connection."""
-        self._protocol.connectionLost(Failure(ConnectionLost()))
-
-
-class WaitingServer(UpdateServerClient):
-    """A server whose long polls the test answers."""
-
-    def __init__(self) -> None:
-        #: Whether it has no long polls, as an older server.
-        self.older = False
-        #: The polls: the known tag, and the seconds to wait.
-        self.asked: list[tuple[str | None, int]] = []
-        #: The poll that waits.
-        self.waiting: Deferred[str] | None = None
-
-    async def poll_etag(self, known: str | None, wait: int, response_timeout: float) -> str:
-        assert self.waiting is None, "one request at a time"
-        self.asked.append((known, wait))
-        if self.older:
-            raise NoWaiting("It lets nobody wait.")
-        self.waiting = Deferred()
-        try:
-            return await self.waiting
-        finally:
-            self.waiting = None
-
-    def answer(self, tag: str) -> None:
-        """Answer with this tag."""
-        assert self.waiting is not None
-        self.waiting.callback(tag)
-
-    def fail(self, error: Exception) -> None:
-        """Answer with this error."""
-        assert self.waiting is not None
-        self.waiting.errback(error)
-
-
-@implementer(IReactorProcess)
-class Children:
-    """Starts real programs, and lets a test wait for their events."""
-
-    def __init__(self) -> None:
-        self._events: list[tuple[str, Deferred[None]]] = []
-        self._happened: set[str] = set()
-
-    def spawnProcess(self, processProtocol: Any, *args: Any, **kwargs: Any) -> IProcessTransport:
-        protocol: ProcessProtocol = processProtocol
-        for method, event in (
-            ("connectionMade", "started"),
-            ("childDataReceived", "said"),
-            ("processExited", "exited"),
-            ("processEnded", "ended"),
-        ):
-            setattr(protocol, method, self._told(event, getattr(protocol, method)))
-        transport: IProcessTransport = reactor.spawnProcess(protocol, *args, **kwargs)
-        return transport
-
-    def _told(self, event: str, method: Callable[..., None]) -> Callable[..., None]:
-        def tell(*args: Any) -> None:
-            method(*args)
-            self._happened.add(event)
-            for name, happened in tuple(self._events):
-                if name == event:
-                    self._events.remove((name, happened))
-                    # Later: the caller may not have finished starting the program.
-                    reactor.callLater(0, happened.callback, None)
-
-        return tell
-
-    def wait(self, event: str) -> Deferred[None]:
-        """
-        Wait until the program has `started`, `said` something, `exited`, or `ended`.
-
-        It has ended when neither the program nor a child of it holds its pipes any more.
-        """
-        happened: Deferred[None] = Deferred()
-        if event in self._happened:
-            happened.callback(None)
-        else:
-            self._events.append((event, happened))
-        return happened
-
-
-class ChildrenCase(TestCase):
-    """A test with real programs, and a fake clock."""
-
-    timeout = 60
-
-    def setUp(self) -> Deferred[None]:  # type: ignore[override]
-        self.root = Path(self.mktemp()).absolute()
-        self.root.mkdir()
-        self.clock = Clock()
-        self.children = Children()
-        self.prepare()
-        # The test begins once the reactor runs: trial never notices the end of a program that was
-        # started before, and ended while the reactor was about to run.
-        return deferLater(reactor, 0)
-
-    def prepare(self) -> None:
-        """Make what the tests need."""
-
-
-class Gate:
-    """A FIFO at which scripts wait for the test."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        # Both ways, so that neither side waits for the other to open it.
-        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-        #: The command that waits.
-        self.wait = f"read _ <{path}"
-
-    def open(self) -> None:
-        """Let one script pass."""
-        os.write(self._fd, b"\n")
-
-    def close(self) -> None:
-        """Close the FIFO."""
-        os.close(self._fd)
-
-
-class Ear(FileDescriptor):
-    """A FIFO through which scripts notify the test."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(reactor)
-        os.mkfifo(path)
-        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        #: Fires when something was written.
-        self.heard: Deferred[None] = Deferred()
-        #: Fires when nobody holds the other end any more.
-        self.ended: Deferred[None] = Deferred()
-        self.startReading()
-
-    def fileno(self) -> int:
-        """The descriptor that the reactor watches."""
-        return self._fd
-
-    def doRead(self) -> Exception | None:
-        """Read; returns the reason if the other end is closed."""
-        if not os.read(self._fd, 4096):
-            return ConnectionDone()
-        if not self.heard.called:
-            self.heard.callback(None)
-        return None
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Note the end."""
-        super().connectionLost(reason)
-        self.ended.callback(None)
-
-    def close(self) -> None:
-        """Stop reading."""
-        self.stopReading()
-        os.close(self._fd)
 
 
 @frozen

@@ -18,7 +18,7 @@ from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.common.errors import ArchiveRefused
 from tests.helpers.archives import file, layout, stream, write_archive
-from tests.helpers.box_fakes import ChildrenCase
+from tests.helpers.child_processes import ChildrenCase
 from tests.helpers.hostile_archives import (
     BOMB_LIMIT,
     BOMBS,

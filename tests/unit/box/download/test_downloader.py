@@ -16,7 +16,8 @@ from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.download.verify import InThread
 from opq_twisted.box.state.status import Progress
 from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
-from tests.helpers.box_fakes import NEW, OLD, Network, Peer
+from tests.helpers.box_fakes import NEW, OLD
+from tests.helpers.memory_network import Network, Peer
 
 ARCHIVE = bz2.compress(os.urandom(3000))
 OTHER = bz2.compress(os.urandom(3000))

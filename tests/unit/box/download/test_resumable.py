@@ -13,7 +13,7 @@ from opq_twisted.box.download.resumable import fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.state.status import Progress
 from opq_twisted.common.errors import DownloadFailed
-from tests.helpers.box_fakes import Network, Peer
+from tests.helpers.memory_network import Network, Peer
 
 URL = "http://updates.example:8151/file"
 DATA = os.urandom(3000)

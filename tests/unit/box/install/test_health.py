@@ -15,7 +15,8 @@ from opq_twisted.box.install.health import Health
 from opq_twisted.box.install.processes import ProcessResult, ProcessRunner
 from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import InstallFailed
-from tests.helpers.box_fakes import NEW, Children, ChildrenCase
+from tests.helpers.box_fakes import NEW
+from tests.helpers.child_processes import Children, ChildrenCase
 
 
 @frozen

@@ -15,7 +15,8 @@ from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.install.processes import PIPE_GRACE, TERMINATION_GRACE, ProcessRunner
 from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import BoxAtFault, InstallFailed, NotStarted, RebootFailed
-from tests.helpers.box_fakes import NEW, Children, ChildrenCase, Ear, Gate
+from tests.helpers.box_fakes import NEW
+from tests.helpers.child_processes import Children, ChildrenCase, Ear, Gate
 
 
 class InstallerCase(ChildrenCase):

@@ -12,7 +12,8 @@ from opq_twisted.box.install.preflight import Preflight, Room
 from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common.errors import BoxUnfit
-from tests.helpers.box_fakes import NEW, OLD, ChildrenCase
+from tests.helpers.box_fakes import NEW, OLD
+from tests.helpers.child_processes import ChildrenCase
 
 
 class PreflightCase(ChildrenCase):

@@ -15,7 +15,7 @@ from opq_twisted.box.install.processes import (
     ProcessResult,
     ProcessRunner,
 )
-from tests.helpers.box_fakes import ChildrenCase, Gate
+from tests.helpers.child_processes import ChildrenCase, Gate
 
 ENV = {"PATH": os.defpath}
 

@@ -13,7 +13,8 @@ from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.common.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
 from tests.helpers.archives import file, layout, make_archive, stream, write_archive
-from tests.helpers.box_fakes import NEW, NEWER, ChildrenCase
+from tests.helpers.box_fakes import NEW, NEWER
+from tests.helpers.child_processes import ChildrenCase
 
 
 class UnpackerTests(ChildrenCase):

@@ -15,7 +15,7 @@ from opq_twisted.box.network.body import (
     read_body,
 )
 from opq_twisted.common.errors import DownloadFailed
-from tests.helpers.box_fakes import Network, Peer
+from tests.helpers.memory_network import Network, Peer
 
 URL = "http://updates.example:8151/x"
 

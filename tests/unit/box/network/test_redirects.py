@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.redirects import MAX_REDIRECTS
 from opq_twisted.common.errors import ServerFailed
-from tests.helpers.box_fakes import Network, Peer
+from tests.helpers.memory_network import Network, Peer
 
 ENDPOINT = "http://updates.example:8151"
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.network.proxies import Proxy
 from opq_twisted.box.network.tunnel import MAX_HEADERS, ProxyEndpoint, ProxyFailed, TunnelEndpoint
 from opq_twisted.box.network.urls import read_url
-from tests.helpers.box_fakes import Peer
+from tests.helpers.memory_network import Peer
 
 PROXY = "http://proxy.example:3128"
 

@@ -19,7 +19,8 @@ from opq_twisted.box.network.headers import (
 )
 from opq_twisted.box.network.update_server import unexpected_status
 from opq_twisted.common.errors import ServerFailed
-from tests.helpers.box_fakes import NEW, Network, Peer
+from tests.helpers.box_fakes import NEW
+from tests.helpers.memory_network import Network, Peer
 
 ENDPOINT = "http://updates.example:8151"
 DATE = "Date: Sun, 06 Nov 1994 08:49:00 GMT"

@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.common.errors import NoWaiting, ServerFailed
-from tests.helpers.box_fakes import Network, Peer
+from tests.helpers.memory_network import Network, Peer
 
 OLD, NEW = 'ETag: "1"', 'ETag: "2"'
 

@@ -19,7 +19,8 @@ from opq_twisted.common.errors import (
     Untrusted,
 )
 from opq_twisted.trust.offer import Offer, Rollout
-from tests.helpers.box_fakes import NEW, OLD, Bench, WaitingServer, logged
+from tests.helpers.box_fakes import NEW, OLD, Bench, logged
+from tests.helpers.memory_network import WaitingServer
 from tests.helpers.time_zones import EUROPE, at, move_to
 
 HOUR = 3600.0
