@@ -49,8 +49,8 @@ DESCRIPTION = f"""\
 The update is complete in itself: it holds the install script, the sources of the box agent, the
 Python packages that the agent needs, and what --component adds. Its path is printed.
 
-The same files and VERSION give the same bytes. lbzip2 is used where it is installed; without it the
-bytes are others, and building takes longer."""
+The same files and VERSION give the same bytes. lbzip2 is used if it is installed; without it the
+bytes differ, and building takes longer."""
 
 EPILOG = """\
 Python packages for another machine than this one, here a Raspberry Pi with the 64-bit Raspberry Pi
@@ -209,15 +209,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--verify-script",
         type=Path,
         metavar="FILE",
-        help=f"the {VERIFY_SCRIPT} of the update, by which a box judges after the reboot whether "
+        help=f"the {VERIFY_SCRIPT} of the update, with which a box checks after the reboot whether "
         "the release is healthy (default: none)",
     )
     parser.add_argument(
         "--trusted-root",
         type=Path,
         metavar="FILE",
-        help=f"the {TRUSTED_ROOT} for boxes that have none, by which they know who may sign "
-        "updates (default: none)",
+        help=f"the {TRUSTED_ROOT} for boxes that have none; it names the keys that sign updates "
+        "(default: none)",
     )
     parser.add_argument(
         "--no-wheels",

@@ -20,7 +20,7 @@ _MAX_COMPONENT = 255
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 #: Other spellings of these names are refused: a file system or a reader may take them for the name.
 #: Other names may differ only in case, as some in Linux's sources do, or look alike.
-_UNMISTAKABLE = {"version": "VERSION", INSTALL_SCRIPT: INSTALL_SCRIPT}
+_PROTECTED_NAMES = {"version": "VERSION", INSTALL_SCRIPT: INSTALL_SCRIPT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _parts(member: Member) -> list[str]:
 
 
 def _refuse_lookalike(member: Member, path: str | None) -> None:
-    name = path and _UNMISTAKABLE.get(normalize("NFKC", path).casefold())
+    name = path and _PROTECTED_NAMES.get(normalize("NFKC", path).casefold())
     if name and name != path:
         raise ArchiveRefused(f"{quoted(member.name)} can be taken for {name}")
 

@@ -1,19 +1,15 @@
 """More than one machine: Debian's nginx as a cache in front, mirrors, and several servers."""
 
-import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from email.message import Message
-from http.client import HTTPConnection
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import pytest_twisted
-from attrs import frozen
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -24,30 +20,10 @@ from opq_twisted.server.web import long_poll
 from tests.functional import box
 from tests.functional.box import RawServer, http
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, ROOT, Server, require, run
+from tests.functional.nginx import SITE, Answer, ask, cached, fetch, in_front_of
+from tests.functional.processes import PATIENCE, Server, run
 from tests.functional.update_server import GLANCE, metrics, started
 from tests.helpers.archives import make_archive, make_large_archive
-
-SITE = ROOT / "deploy" / "server" / "nginx-site.conf"
-
-#: What surrounds the site, with all that nginx writes in one folder.
-CONFIGURATION = """\
-daemon off;
-{user}
-worker_processes 2;
-pid {folder}/pid;
-error_log stderr notice;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    scgi_temp_path {folder}/scgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    include {folder}/site.conf;
-}}
-"""
 
 #: Bytes of an archive that is not sent at once.
 LARGE = 6_000_000
@@ -57,15 +33,6 @@ CURL_CUT = 18
 
 #: What is asked for of an archive; None is all of it.
 PARTS = ("1000000-1999999", None, "0-0", "-1000", None, "3000000-", "5999000-9999999", None)
-
-
-@frozen
-class Answer:
-    """What came of a request."""
-
-    status: int
-    headers: Message
-    body: bytes
 
 
 @pytest.fixture
@@ -91,34 +58,6 @@ def publish_large(folder: Path, version: int) -> bytes:
     return path.rename(folder / path.name).read_bytes()
 
 
-def fetch(
-    server: Server,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    method: str = "GET",
-    source: str = "127.0.0.1",
-) -> Answer:
-    """Ask once, and follow no redirect."""
-    connection = HTTPConnection(
-        "127.0.0.1", server.port, timeout=PATIENCE, source_address=(source, 0)
-    )
-    with closing(connection):
-        connection.request(method, path, headers=headers or {})
-        response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
-
-
-async def ask(
-    server: Server,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    method: str = "GET",
-    source: str = "127.0.0.1",
-) -> Answer:
-    """Ask once, beside the reactor."""
-    return await deferToThread(fetch, server, path, headers, method, source)
-
-
 async def cost(origin: Server) -> float:
     """Count the requests for archives that the origin has answered."""
     measured = await metrics(origin)
@@ -142,54 +81,6 @@ async def digested(origin: Server, path: str) -> Answer:
             return answer
         await deferLater(reactor, GLANCE)
     raise AssertionError(f"the digest of {path} does not become known:\n{origin.output}")
-
-
-def replaced(text: str, old: str, new: str) -> str:
-    """Replace what must be there once."""
-    assert text.count(old) == 1, f"{SITE} has not one {old!r}"
-    return text.replace(old, new)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
-
-
-def configure(folder: Path, port: int, origins: tuple[str, ...]) -> None:
-    """Write down the real site; only where it listens, asks and keeps things is changed."""
-    folder.mkdir()
-    site = replaced(SITE.read_text(), "listen 80;", f"listen 127.0.0.1:{port};")
-    site = replaced(site, "listen [::]:80;", "")
-    servers = "".join(f"server {origin.removeprefix('http://')};" for origin in origins)
-    site = replaced(site, "server 127.0.0.1:8151;", servers)
-    site = replaced(site, "/var/cache/nginx/opq-updates", f"{folder}/cache")
-    (folder / "site.conf").write_text(site)
-    # Another user could not enter a test's folder.
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(CONFIGURATION.format(user=user, folder=folder))
-
-
-async def in_front_of(spawn: StartDaemon, folder: Path, *origins: str) -> Server:
-    """Start nginx with the real site in front of these servers."""
-    # Debian has it where only root looks for programs.
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin") or "nginx"
-    require(program)
-    port = free_port()
-    configure(folder, port, origins)
-    nginx = spawn(program, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf")
-    nginx.port = port
-    # It listens before it has workers.
-    await nginx.says("start worker process")
-    return nginx
-
-
-async def cached(
-    start: StartDaemon, spawn: StartDaemon, updates: Path, *options: object
-) -> tuple[Server, Server]:
-    """Start a server, and nginx in front of it."""
-    origin = await started(start, updates, *options)
-    return origin, await in_front_of(spawn, updates.parent / "nginx", origin.url)
 
 
 def slice_of(part: str, whole: bytes) -> bytes:

@@ -15,8 +15,17 @@ from twisted.internet.task import deferLater
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.http.tls import parse_ssl
 from tests.functional.box import GLANCE, Box, Spawn, ask
-from tests.functional.processes import PATIENCE, ROOT, Server, copy_sources, require, run, skip
-from tests.functional.test_releasing import BUILDER, RELEASE_TOOL
+from tests.functional.processes import (
+    BUILDER,
+    PATIENCE,
+    RELEASE_TOOL,
+    ROOT,
+    Server,
+    copy_sources,
+    require,
+    run,
+    skip,
+)
 from tests.helpers.certificates import make_certificate
 from tests.helpers.documentation import Block, blocks, commands
 

@@ -14,7 +14,7 @@ from tuf.api.metadata import Metadata, Root
 from opq_twisted.trust.offer import Offer, Rollout, read_offer
 from opq_twisted.trust.tuf_client import Fetched, Need, look_up
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import ROOT, Server, require, run
+from tests.functional.processes import BUILDER, RELEASE_TOOL, ROOT, Server, require, run
 from tests.functional.update_server import get, started
 from tests.helpers.documentation import Block, blocks
 
@@ -34,11 +34,6 @@ APART = ("One key only", "Two holders on two machines")
 # The page's own tools, with what is not the same here: the builder fetches no packages and is told
 # the versions of the page, openssl asks for no passphrase, keys are made that can be opened in no
 # time, and rsync copies to a folder.
-BUILDER = """\
-#!/bin/sh
-built=$(ls | grep -c '^opq-box-update-' || :)
-exec {python} {root}/build_update.py --no-wheels --version $((1547860803 + 86400 * built)) "$@"
-"""
 OPENSSL = """\
 #!/bin/sh
 case $1 in
@@ -46,14 +41,6 @@ case $1 in
     pkey) set -- "$@" -passin env:OPQ_RELEASE_PASSPHRASE ;;
 esac
 exec {openssl} "$@"
-"""
-RELEASE_TOOL = """\
-#!{python}
-import sys
-from opq_twisted.cli.release.main import main
-from opq_twisted.trust import pkcs8
-pkcs8.COST = 1 << 4
-sys.exit(main())
 """
 RSYNC = """\
 #!{python}

@@ -14,8 +14,8 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.trust import keys
 from tests.functional.conftest import StartDaemon
+from tests.functional.nginx import Answer, ask, cached
 from tests.functional.processes import PATIENCE, Server
-from tests.functional.test_nginx import Answer, ask, cached
 from tests.functional.update_server import GLANCE, archive, curl, get, metrics, started
 from tests.helpers.signed_metadata import Signed, channel, make_key, write_key
 

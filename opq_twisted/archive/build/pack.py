@@ -152,7 +152,7 @@ def _pieces(file: File, progress: Progress) -> Iterator[bytes]:
         raise unreadable(file.source, error) from error
     if unread or (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
         raise BuildFailed(
-            f"{file.source} changed while it was read: build again when it is at rest."
+            f"{file.source} changed while it was read: build again when it does not change."
         )
 
 

@@ -58,8 +58,8 @@ class Layout:
             raise ArchiveRefused("its install_update.sh is not executable")
         if not _can_run(self._script_start):
             raise ArchiveRefused(
-                "its install_update.sh is nothing that a box can run: its first line must begin "
-                "with #!, and end without a carriage return"
+                "its install_update.sh cannot be run: its first line must begin with #!, and end "
+                "without a carriage return"
             )
 
 
