@@ -1,4 +1,4 @@
-"""Fakes of the agent's surroundings: network, programs, update server, steps of an update."""
+"""Fakes of the steps of an update, and a bench on which a real updater runs them."""
 
 import json
 from collections.abc import Callable

@@ -177,8 +177,9 @@ class _Download:
         if self._shows_complete(response):
             return None
         found = content_range(response)
-        if found is not None and self._is_another_size(found.total):
-            return self._wrong_response(f"a file of {found.total} bytes")
+        total, expected = found and found.total, self._expected.size
+        if None not in (total, expected) and total != expected:
+            return self._wrong_response(f"a file of {total} bytes")
         if not self._expected.hashes:
             # The part file cannot be continued without a validator.
             part.remove()
@@ -222,9 +223,6 @@ class _Download:
         if size is not None and self._expected.size is not None:
             return size != self._expected.size
         return is_html(response)
-
-    def _is_another_size(self, size: int | None) -> bool:
-        return None not in (size, self._expected.size) and size != self._expected.size
 
     def _wrong_response(self, received: str) -> ServerFailed:
         size = self._expected.size
