@@ -7,7 +7,6 @@ from pathlib import Path
 
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
-from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted import __version__
@@ -66,8 +65,6 @@ _CONNECTIONS_OF_ADDRESS = 64
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ENVIRONMENT = Path("/proc/self/environ")
 
-_log = Logger()
-
 
 class Options(usage.Options):
     """The command line of `twistd opq-box-agent`."""
@@ -92,25 +89,25 @@ def makeService(options: Options) -> IService:
     :raises CannotStart: if the configuration or the state directory cannot be used.
     """
     use_monotonic_time(reactor)
-    config = _configuration(Path(options["config"]).absolute())
+    config, basic_auth = _read_settings(Path(options["config"]).absolute())
+    settings = config.updater
     state_dir = Path(options["state-dir"]).absolute()
     archives = ArchiveStore(state_dir / "archives")
     _prepare(state_dir, archives.folder)
 
-    basic_auth = _basic_auth(config.updater.web_password_file)
     board = StatusBoard(Status())
-    programs = ProcessRunner(reactor, reactor)
-    units = SYSTEMD.is_dir() and os.geteuid() == 0
-    scripts = TransientUnits(programs, config.updater.prefix, state_dir, units, own_unit())
+    runner = ProcessRunner(reactor, reactor)
+    has_systemd = SYSTEMD.is_dir() and os.geteuid() == 0
+    units = TransientUnits(runner, settings.prefix, state_dir, has_systemd, own_unit())
     server = UpdateServerClient(
         reactor,
-        make_http_clients(reactor, Proxies(config.updater.proxy, os.environ)),
+        make_http_clients(reactor, Proxies(settings.proxy, os.environ)),
         config.updates_ep,
         lambda: _user_agent(config, installed),
     )
-    installed = Installed(config.updater.version_file, config.updater.prefix / "IMAGE_VERSION")
-    releases = OfferLookup(
-        config.updater,
+    installed = Installed(settings.version_file, settings.prefix / "IMAGE_VERSION")
+    offers = OfferLookup(
+        settings,
         server,
         SignedMetadata(reactor, server.read, state_dir / METADATA),
         ClockFloor(state_dir / "last-good-time", time.time, kernel_is_synchronised),
@@ -120,17 +117,17 @@ def makeService(options: Options) -> IService:
     updater = Updater(
         Dependencies(
             clock=reactor,
-            config=config.updater,
+            config=settings,
             policy=Policy(config, installed, journal, time.time),
-            offers=releases,
+            offers=offers,
             installed=installed,
             downloader=Downloader(reactor, server, archives),
             archives=archives,
-            unpacker=Unpacker(programs, state_dir / "unpacked"),
-            inhibitor=Inhibitor(reactor, config.updater.inhibit_file, time.time),
-            preflight=Preflight(scripts, config.updater),
-            installer=Installer(programs, scripts, config.updater),
-            health=Health(reactor, scripts, config.updater.services, config.updater.settle),
+            unpacker=Unpacker(runner, state_dir / "unpacked"),
+            inhibitor=Inhibitor(reactor, settings.inhibit_file, time.time),
+            preflight=Preflight(units, settings),
+            installer=Installer(runner, units, settings),
+            health=Health(reactor, units, settings.services, settings.settle),
             rescued=Rescued(state_dir / "rescued"),
             journal=journal,
             board=board,
@@ -148,10 +145,10 @@ def makeService(options: Options) -> IService:
                     reactor,
                     updater,
                     board,
-                    HostCheck(config.updater.hosts),
-                    CsrfCheck(config.updater.programs),
+                    HostCheck(settings.hosts),
+                    CsrfCheck(settings.programs),
                     basic_auth,
-                    config.updater.log,
+                    settings.log,
                     time.time,
                 ),
                 _limits(),
@@ -161,9 +158,9 @@ def makeService(options: Options) -> IService:
         updater,
         Scheduler(
             reactor,
-            config.updater,
+            settings,
             updater,
-            LongPoll(reactor, server, min(config.updater.spread, MAX_SPREAD), random.random),
+            LongPoll(reactor, server, min(settings.spread, MAX_SPREAD), random.random),
             board,
             random.random,
             time.time,
@@ -177,9 +174,11 @@ def makeService(options: Options) -> IService:
     return agent
 
 
-def _configuration(path: Path) -> BoxConfig:
+def _read_settings(path: Path) -> tuple[BoxConfig, BasicAuth | None]:
     try:
-        return read_config(path)
+        config = read_config(path)
+        file = config.updater.web_password_file
+        return config, None if file is None else BasicAuth(reactor, PasswordHash.read(file))
     except ConfigInvalid as error:
         raise CannotStart(str(error)) from None
 
@@ -190,13 +189,6 @@ def _limits() -> ConnectionLimits:
     return ConnectionLimits(
         _CONNECTIONS, _CONNECTIONS_OF_NETWORK, _CONNECTIONS_OF_ADDRESS, first_reserved(limit)
     )
-
-
-def _basic_auth(path: Path | None) -> BasicAuth | None:
-    try:
-        return None if path is None else BasicAuth(reactor, PasswordHash.read(path))
-    except ConfigInvalid as error:
-        raise CannotStart(str(error)) from None
 
 
 def _prepare(state_dir: Path, archive_dir: Path) -> None:
