@@ -10,6 +10,7 @@ from attrs import frozen
 from tuf.api.metadata import TargetFile
 
 from opq_twisted.archive.extract.child import validate
+from opq_twisted.archive.name import UpdateName
 from opq_twisted.common import wording
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import Progress
@@ -95,7 +96,7 @@ def _publish(
         validate(archive.file, version)
         with copy_archive(archive, repository.updates, progress) as target:
             previous = targets.get(terms.channel)
-            _add(targets, target, version, terms, before)
+            _add(targets, target, terms, _custom(version, terms, before))
             _add_previous_release(targets[terms.channel], previous, repository)
             drop_missing(targets, repository)
             after = signer.sign(current.root, targets, current)
@@ -122,11 +123,7 @@ def _require_newer(before: Offer | None, version: int, terms: Terms) -> None:
 
 
 def _add(
-    targets: dict[str, TargetFile],
-    archive: TargetFile,
-    version: int,
-    terms: Terms,
-    before: Offer | None,
+    targets: dict[str, TargetFile], archive: TargetFile, terms: Terms, custom: Mapping[str, Any]
 ) -> None:
     known = targets.get(archive.path)
     if known is not None and (known.length, known.hashes) != (archive.length, archive.hashes):
@@ -135,10 +132,8 @@ def _add(
             "the release again, with a version of its own."
         )
     targets[archive.path] = archive
-    custom = {"version": version, "file": archive.path, **_custom(version, terms, before)}
-    targets[terms.channel] = TargetFile(
-        archive.length, archive.hashes, terms.channel, {"custom": custom}
-    )
+    channel = TargetFile(archive.length, archive.hashes, terms.channel, {"custom": custom})
+    targets[terms.channel] = channel
 
 
 def _add_previous_release(
@@ -167,7 +162,7 @@ def _add_previous_release(
 
 
 def _custom(version: int, terms: Terms, before: Offer | None) -> dict[str, Any]:
-    custom: dict[str, Any] = {}
+    custom: dict[str, Any] = {"version": version, "file": str(UpdateName(version))}
     # A release that is published again keeps its salt and its notes.
     same = before if before is not None and before.version == version else None
     if terms.rollout is not None:

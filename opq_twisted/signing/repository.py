@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,15 +157,6 @@ class Repository:
             return None
         with self._explained("the server with --timestamp-key writes it again"):
             return self._reader.read_timestamp().metadata
-
-    def age(self, document: Document[Any], now: datetime) -> timedelta:
-        """
-        Return how long ago a file was written.
-
-        :raises OSError: if it is gone.
-        """
-        status = (self.folder / document.name).stat()
-        return now - datetime.fromtimestamp(status.st_mtime, UTC)
 
     def place(self, *documents: Document[Any]) -> None:
         """

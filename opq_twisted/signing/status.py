@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from attrs import Factory, frozen
 from tuf.api.metadata import Root, Signed, Snapshot, Targets, Timestamp
@@ -18,8 +18,8 @@ from opq_twisted.trust.expiry import days_left, is_urgent
 from opq_twisted.trust.offer import Offer, read_offer
 from opq_twisted.trust.repository_reader import MetadataSet, is_signed
 
-#: How long a server may take to sign a timestamp for a new snapshot.
-_GRACE = timedelta(minutes=5)
+#: Seconds that a server may take to sign a timestamp for a new snapshot.
+_GRACE = 300
 
 
 @frozen
@@ -151,9 +151,10 @@ def _timestamp_problems(
     signed: dict[str, Signed | None],
     now: datetime,
 ) -> Iterator[str]:
-    newest = metadata_set.snapshot.signed.version
+    newest = metadata_set.snapshot.version
+    written = (repository.folder / metadata_set.snapshot.name).stat().st_mtime
     # A file from the future was written by a wrong clock, and is not new for that.
-    if abs(repository.age(metadata_set.snapshot, now)) < _GRACE:
+    if abs(now.timestamp() - written) < _GRACE:
         return
     timestamp = signed.get(Timestamp.type)
     if timestamp is None:

@@ -58,7 +58,10 @@ class Document(Generic[_T]):
 
         :raises RepositoryError: if it cannot be written as JSON.
         """
-        return cls(file_name(metadata.signed), metadata.to_bytes(), metadata)
+        signed = metadata.signed
+        numbered = f"{signed.version}.{signed.type}.json"
+        name = TIMESTAMP_FILE if isinstance(signed, Timestamp) else numbered
+        return cls(name, metadata.to_bytes(), metadata)
 
     @property
     def signed(self) -> _T:
@@ -78,6 +81,11 @@ class MetadataSet:
     root: Root
     snapshot: Document[Snapshot]
     targets: Document[Targets]
+
+    @property
+    def documents(self) -> dict[str, Document[Any]]:
+        """The snapshot and the targets, by role."""
+        return {Snapshot.type: self.snapshot, Targets.type: self.targets}
 
 
 class RepositoryReader:
@@ -170,13 +178,6 @@ class RepositoryReader:
             return files.read(self.folder / name, max_size(name))
         except OSError as error:
             raise explain(name, error) from None
-
-
-def file_name(signed: Root | Timestamp | Snapshot | Targets) -> str:
-    """Return the name of the file for metadata."""
-    if isinstance(signed, Timestamp):
-        return TIMESTAMP_FILE
-    return f"{signed.version}.{signed.type}.json"
 
 
 def explain(name: str, error: OSError) -> Exception:

@@ -88,7 +88,9 @@ class MetadataState:
 class _Announced:
     """What the timestamp in the folder announces to boxes."""
 
-    #: None if the current root does not accept it; `problem` says why.
+    #: The current root.
+    root: Root
+    #: None if the root does not accept it; `problem` says why.
     timestamp: Document[Timestamp] | None = None
     problem: str = ""
     #: The version of the snapshot that it names.
@@ -110,9 +112,10 @@ class _Announced:
     @property
     def documents(self) -> dict[str, Document[Any]]:
         """The metadata that boxes accept, by role."""
+        documents = self.metadata_set.documents if self.metadata_set else {}
         if self.timestamp is None:
-            return _documents(self.metadata_set)
-        return {Timestamp.type: self.timestamp, **_documents(self.metadata_set)}
+            return documents
+        return {Timestamp.type: self.timestamp, **documents}
 
 
 def refresh_timestamp(
@@ -142,7 +145,7 @@ def refresh_timestamp(
     if signer is None:
         state = _follow(announced, moment)
     else:
-        state = _sign(folder, root.signed, announced, offered, signer, moment)
+        state = _sign(folder, announced, offered, signer, moment)
     alerts = (Alert(problem),) if problem else ()
     return evolve(
         state,
@@ -156,7 +159,7 @@ def _read_announced(folder: MetadataFolder, root: Root) -> _Announced:
     try:
         timestamp = folder.read_timestamp()
     except Unusable as error:
-        return _Announced(problem=str(error))
+        return _Announced(root, problem=str(error))
     accepted, problem, metadata_set, missing = None, "", None, ""
     try:
         require_signed(root, timestamp)
@@ -168,7 +171,7 @@ def _read_announced(folder: MetadataFolder, root: Root) -> _Announced:
         metadata_set = folder.read_set(root, version)
     except Unusable as error:
         missing = str(error)
-    return _Announced(accepted, problem, version, metadata_set, missing)
+    return _Announced(root, accepted, problem, version, metadata_set, missing)
 
 
 def _follow(announced: _Announced, now: datetime) -> MetadataState:
@@ -187,22 +190,18 @@ def _follow(announced: _Announced, now: datetime) -> MetadataState:
 
 
 def _sign(
-    folder: MetadataFolder,
-    root: Root,
-    announced: _Announced,
-    offered: Offered,
-    signer: Signer,
-    now: datetime,
+    folder: MetadataFolder, announced: _Announced, offered: Offered, signer: Signer, now: datetime
 ) -> MetadataState:
     """Select what to announce, and sign a timestamp for it unless there is one."""
-    selection = select_metadata(folder, root, announced.minimum_version, offered, now)
+    minimum = announced.minimum_version
+    selection = select_metadata(folder, announced.root, minimum, offered, now)
     alerts = [] if selection.waiting is None else [Alert(selection.waiting, LogLevel.warn)]
     metadata_set, signed = selection.metadata_set, None
     for _, problem in missing_archives(metadata_set, offered) if metadata_set else ():
         sentence = f"The announced {problem}. Put it back, or run opq-release drop."
         alerts.append(Alert(sentence, LogLevel.warn))
     try:
-        require_key(root, signer)
+        require_key(announced.root, signer)
         if metadata_set is not None:
             reason = reason_to_sign(announced.timestamp, metadata_set, now)
             if reason is not None:
@@ -215,11 +214,5 @@ def _sign(
         alerts.append(Alert(str(error)))
     if announced.timestamp is not None and announced.metadata_set is not None:
         remove_superseded(folder, announced.metadata_set, now)
-    documents = announced.documents or _documents(metadata_set)
+    documents = announced.documents or (metadata_set.documents if metadata_set else {})
     return MetadataState(documents, tuple(alerts), signed=signed)
-
-
-def _documents(metadata_set: MetadataSet | None) -> dict[str, Document[Any]]:
-    if metadata_set is None:
-        return {}
-    return {Snapshot.type: metadata_set.snapshot, Targets.type: metadata_set.targets}

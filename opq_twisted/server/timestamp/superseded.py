@@ -22,8 +22,7 @@ def remove_superseded(folder: MetadataFolder, announced: MetadataSet, now: datet
     :returns: the names of the files that were removed.
     """
     removed = []
-    for document in (announced.snapshot, announced.targets):
-        role = document.signed.type
+    for role, document in announced.documents.items():
         numbers = [each for each in folder.versions(role) if each <= document.version]
         pairs = list(pairwise(numbers[KEPT - 1 :]))
         for successor, each in reversed(pairs):

@@ -222,9 +222,8 @@ class PlaceTests(HoldersCase):
         current = self.signer.current()
         root = Document.of(self.repository.roots()[-1])
         for document in (root, current.targets, current.snapshot):
-            with self.assertRaises(ReleaseFailed) as caught:
-                self.repository.place(document)
-            self.assertIn("never used twice", str(caught.exception))
+            error = self.assertRaises(ReleaseFailed, self.repository.place, document)
+            self.assertIn("never used twice", str(error))
 
 
 class PublishRefusalTests(HoldersCase):

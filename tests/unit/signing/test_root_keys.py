@@ -105,41 +105,37 @@ class InitTests(SynchronousTestCase):
     def test_again(self) -> None:
         """A directory with a root is refused, because boxes could not follow."""
         self.signer.init(1, 1, {})
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.init(1, 1, {})
-        self.assertIn("has a root already", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
+        self.assertIn("has a root already", str(error))
 
     def test_keys_with_a_root(self) -> None:
         """Keys that have signed for one directory make no root for another one."""
         self.signer.init(1, 1, {})
         shutil.rmtree(self.tuf)
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.init(1, 1, {})
-        self.assertIn("have a root already", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
+        self.assertIn("have a root already", str(error))
 
     def test_no_directory(self) -> None:
         """The updates directory is never created."""
         (self.place / "updates").rmdir()
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.init(1, 1, {})
-        self.assertIn("make it", str(caught.exception))
+        self.assertIn("make it", str(self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})))
 
     def test_too_many_keys(self) -> None:
         """More keys than needed are an error."""
         for _ in range(2):
             self.signer.key_folder.create("targets")
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.init(1, 1, {})
-        self.assertIn("2 keys for targets", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
+        self.assertIn("2 keys for targets", str(error))
 
     def test_one_role_each(self) -> None:
         """A key never gets two roles."""
         other = Path(self.mktemp())
         other.mkdir()
         key = keys.create(other, "root", PASSPHRASE).public_key
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.init(1, 1, {"root": [key], "timestamp": [key]})
-        self.assertIn("another role", str(caught.exception))
+        error = self.assertRaises(
+            ReleaseFailed, self.signer.init, 1, 1, {"root": [key], "timestamp": [key]}
+        )
+        self.assertIn("another role", str(error))
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_more_keys_the_second_time(self) -> None:
@@ -147,9 +143,8 @@ class InitTests(SynchronousTestCase):
         for _ in range(2):
             self.signer.key_folder.create("root")
         made = set(self.keys.glob("root-*.pem"))
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.init(1, 1, {})
-        self.assertIn("2 keys for root", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
+        self.assertIn("2 keys for root", str(error))
         self.signer.init(3, 2, {})
         self.assertTrue(made < set(self.keys.glob("root-*.pem")))
         self.assertEqual(len(self.signer.repository.roots()[0].signed.roles["root"].keyids), 3)
@@ -419,9 +414,7 @@ class ExpiredTests(HoldersCase):
     def test_renew_root(self) -> None:
         """The root has to be renewed first."""
         for work in (self.signer.resign, lambda: self.publish(NEW)):
-            with self.assertRaises(ReleaseFailed) as caught:
-                work()
-            self.assertIn("renew-root first", str(caught.exception))
+            self.assertIn("renew-root first", str(self.assertRaises(ReleaseFailed, work)))
         self.assertIsNone(self.signer.renew_root())
         self.signer.resign()
         self.follows()
@@ -623,9 +616,8 @@ class HolderTests(SynchronousTestCase):
         self.assertIsNotNone(self.ben.append(evolve(draft, previous=later)))
 
     def refuses_to_sign(self, draft: Draft) -> None:
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.ben.append(draft)
-        self.assertIn("which is yours", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.ben.append, draft)
+        self.assertIn("which is yours", str(error))
 
     def test_renew(self) -> None:
         """Either holder may begin."""
@@ -692,9 +684,8 @@ class HolderTests(SynchronousTestCase):
             self.ben.append(Draft.load(draft.path))
             self.signer.append(Draft.load(draft.path))
         old = old.with_name("old-2.json")
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.append(Draft.load(old))
-        self.assertIn("does not follow", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.signer.append, Draft.load(old))
+        self.assertIn("does not follow", str(error))
 
     def test_tampered(self) -> None:
         """A draft that was changed on its way loses its signatures."""
@@ -727,9 +718,8 @@ class HolderTests(SynchronousTestCase):
             def exchange(root: Any, role: str = role) -> None:
                 root["keys"][root["roles"][role]["keyids"][0]] = thief
 
-            with self.assertRaises(ReleaseFailed) as caught:
-                self.altered(exchange)
-            self.assertIn("which is not its own", str(caught.exception))
+            error = self.assertRaises(ReleaseFailed, self.altered, exchange)
+            self.assertIn("which is not its own", str(error))
 
     def test_not_shown(self) -> None:
         """A root with content that is not shown to the holder is not signed."""
@@ -747,9 +737,8 @@ class HolderTests(SynchronousTestCase):
             lambda root: root["roles"]["root"].update(threshold=10**40),
         )
         for alter in alterations:
-            with self.assertRaises(ReleaseFailed) as caught:
-                self.altered(alter)
-            self.assertIn("not to be signed", str(caught.exception))
+            error = self.assertRaises(ReleaseFailed, self.altered, alter)
+            self.assertIn("not to be signed", str(error))
 
     def test_whole_numbers(self) -> None:
         """Numbers that cannot be signed, or would be signed as others, are refused."""
@@ -759,18 +748,15 @@ class HolderTests(SynchronousTestCase):
                 lambda root, number=number: root.update(version=number),
                 lambda root, number=number: root["roles"]["timestamp"].update(threshold=number),
             ):
-                with self.assertRaises(ReleaseFailed) as caught:
-                    self.altered(alter)
-                self.assertIn("no draft", str(caught.exception))
+                error = self.assertRaises(ReleaseFailed, self.altered, alter)
+                self.assertIn("no draft", str(error))
 
     def test_life(self) -> None:
         """A root that is valid for too long is not signed."""
         self.in_place()
         draft = self.altered(lambda root: root.update(expires="9999-12-31T23:59:59Z"))
         for signer in (self.ben, self.signer):
-            with self.assertRaises(ReleaseFailed) as caught:
-                signer.append(draft)
-            self.assertIn("9999-12-31", str(caught.exception))
+            self.assertIn("9999-12-31", str(self.assertRaises(ReleaseFailed, signer.append, draft)))
 
     def test_bounded(self) -> None:
         """A file that is too long for a draft is not read to its end."""
@@ -798,11 +784,8 @@ class HolderTests(SynchronousTestCase):
             b"[" * 100_000,
         ):
             other.write_bytes(data)
-            with self.assertRaises(ReleaseFailed) as caught:
-                self.ben.append(Draft.load(other))
-            self.assertIn("no draft", str(caught.exception))
-        with self.assertRaises(ReleaseFailed):
-            self.ben.append(Draft.load(self.anna / "missing"))
+            self.assertIn("no draft", str(self.assertRaises(ReleaseFailed, Draft.load, other)))
+        self.assertRaises(ReleaseFailed, Draft.load, self.anna / "missing")
 
     def test_another_first_root(self) -> None:
         """Keys that have a root make no other one from a draft, either."""
@@ -813,9 +796,8 @@ class HolderTests(SynchronousTestCase):
         self.assertIsNone(self.signer.append(Draft.load(path)))
         for metadata in self.tuf.glob("*.json"):
             metadata.unlink()
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.signer.append(Draft.load(again))
-        self.assertIn("have a root already", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.signer.append, Draft.load(again))
+        self.assertIn("have a root already", str(error))
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_only_read(self) -> None:
@@ -851,9 +833,8 @@ class HolderTests(SynchronousTestCase):
         stranger = RootSigner(
             self.ben.repository, KeyFolder(self.anna / "none", lambda: b""), self.ben.now
         )
-        with self.assertRaises(ReleaseFailed) as caught:
-            stranger.append(Draft.load(path))
-        self.assertIn(f"root-{self.key.keyid[:12]}.pem", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, stranger.append, Draft.load(path))
+        self.assertIn(f"root-{self.key.keyid[:12]}.pem", str(error))
 
     def test_without_release_keys(self) -> None:
         """A complete draft stays a draft while the keys of targets and snapshot are missing."""
@@ -903,9 +884,8 @@ class HolderTests(SynchronousTestCase):
         self.ben.append(Draft.load(path))
         later = datetime.now(UTC) + timedelta(days=400)
         late = RootSigner(self.signer.repository, self.signer.key_folder, lambda: later)
-        with self.assertRaises(ReleaseFailed) as caught:
-            late.append(Draft.load(path))
-        self.assertIn("expired", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, late.append, Draft.load(path))
+        self.assertIn("expired", str(error))
 
     def test_draft_is_for_all(self) -> None:
         """A draft has no secrets, and contains the previous root."""

@@ -204,6 +204,4 @@ class InspectionTests(HoldersCase):
     def test_nothing(self) -> None:
         """Without a root the inspection fails."""
         shutil.rmtree(self.tuf)
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.look()
-        self.assertIn("opq-release init", str(caught.exception))
+        self.assertIn("opq-release init", str(self.assertRaises(ReleaseFailed, self.look)))

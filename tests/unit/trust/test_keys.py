@@ -128,9 +128,8 @@ class CreateTests(KeysCase):
 
     def test_empty_passphrase(self) -> None:
         """A key without a passphrase is not made."""
-        with self.assertRaises(KeyUnusable) as caught:
-            keys.create(self.folder, "root", b"")
-        self.assertIn("not empty", str(caught.exception))
+        error = self.assertRaises(KeyUnusable, keys.create, self.folder, "root", b"")
+        self.assertIn("not empty", str(error))
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_disk_full(self) -> None:
@@ -140,16 +139,16 @@ class CreateTests(KeysCase):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         self.patch(os, "fsync", fsync)
-        with self.assertRaises(KeyUnusable) as caught:
-            keys.create(self.folder, "root", PASSPHRASE)
-        self.assertIn("No space left", str(caught.exception))
+        error = self.assertRaises(KeyUnusable, keys.create, self.folder, "root", PASSPHRASE)
+        self.assertIn("No space left", str(error))
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_no_folder(self) -> None:
         """A missing folder is reported."""
-        with self.assertRaises(KeyUnusable) as caught:
-            keys.create(self.folder / "none", "root", PASSPHRASE)
-        self.assertIn("No such file", str(caught.exception))
+        error = self.assertRaises(
+            KeyUnusable, keys.create, self.folder / "none", "root", PASSPHRASE
+        )
+        self.assertIn("No such file", str(error))
 
 
 class LoadTests(KeysCase):
@@ -222,9 +221,8 @@ class LoadTests(KeysCase):
         self.patch(pkcs8, "COST", 3)
         self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=lambda _: bytes(32)))
         keys.reencrypt(path, None, PASSPHRASE)
-        with self.assertRaises(KeyUnusable) as caught:
-            keys.load(path, PASSPHRASE)
-        self.assertIn("more memory than there is", str(caught.exception))
+        error = self.assertRaises(KeyUnusable, keys.load, path, PASSPHRASE)
+        self.assertIn("more memory than there is", str(error))
 
         def derive(*_: object) -> bytes:
             raise MemoryError
@@ -232,9 +230,8 @@ class LoadTests(KeysCase):
         path.write_bytes(pem_of(NoEncryption()))
         before = path.read_bytes()
         self.patch(pkcs8, "Scrypt", lambda *_: SimpleNamespace(derive=derive))
-        with self.assertRaises(KeyUnusable) as caught:
-            keys.reencrypt(path, None, PASSPHRASE)
-        self.assertIn("too little memory", str(caught.exception))
+        error = self.assertRaises(KeyUnusable, keys.reencrypt, path, None, PASSPHRASE)
+        self.assertIn("too little memory", str(error))
         self.assertEqual(path.read_bytes(), before)
 
     def test_encrypt_again(self) -> None:
@@ -281,9 +278,8 @@ class LoadTests(KeysCase):
             public = private.public_key().public_bytes(
                 Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
             )
-            with self.assertRaises(KeyUnusable) as caught:
-                keys.load_public(self.write("key.pub", public))
-            self.assertIn("Ed25519", str(caught.exception))
+            error = self.assertRaises(KeyUnusable, keys.load_public, self.write("key.pub", public))
+            self.assertIn("Ed25519", str(error))
 
 
 class KeyFolderTests(KeysCase):
@@ -347,9 +343,8 @@ class KeyFolderTests(KeysCase):
         [path] = self.folder.glob("targets-*")
         path.unlink()
         self.assertEqual(self.key_folder.signers(root, "targets"), [])
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.key_folder.enough(root, "targets")
-        self.assertIn(path.name, str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.key_folder.enough, root, "targets")
+        self.assertIn(path.name, str(error))
 
     def test_enough(self) -> None:
         """Only as many keys as necessary sign."""
@@ -362,9 +357,8 @@ class KeyFolderTests(KeysCase):
         root = self.root("targets", "snapshot")
         [targets], [snapshot] = (self.folder.glob(f"{role}-*") for role in ("targets", "snapshot"))
         targets.write_bytes(snapshot.read_bytes())
-        with self.assertRaises(KeyUnusable) as caught:
-            self.key_folder.signers(root, "targets")
-        self.assertIn("does not hold the key", str(caught.exception))
+        error = self.assertRaises(KeyUnusable, self.key_folder.signers, root, "targets")
+        self.assertIn("does not hold the key", str(error))
 
     def test_unused(self) -> None:
         """Keys that no root has named are found, unless they are retired."""
@@ -419,17 +413,15 @@ class KeyFolderTests(KeysCase):
         self.assertTrue(self.key_folder.knows_a_root())
         self.key_folder.verify_roots([one, two])
         for chain in ([one], [other], [other, Metadata(Root(3))]):
-            with self.assertRaises(ReleaseFailed) as caught:
-                self.key_folder.verify_roots(chain)
-            self.assertIn("not those of these keys", str(caught.exception))
+            error = self.assertRaises(ReleaseFailed, self.key_folder.verify_roots, chain)
+            self.assertIn("not those of these keys", str(error))
         self.key_folder.verify_roots([one, two])
 
     def test_damaged_root(self) -> None:
         """A root that cannot be read does not count as a missing one."""
         self.write("trusted-root.json", b"")
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.key_folder.verify_roots([Metadata(Root(1))])
-        self.assertIn("trusted-root.json", str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.key_folder.verify_roots, [Metadata(Root(1))])
+        self.assertIn("trusted-root.json", str(error))
 
     def test_read_only(self) -> None:
         """Keys on a read-only medium can be used."""
