@@ -5,7 +5,9 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.name import parse_version
 from tests.helpers.privileges import lacking, own_mounts
@@ -305,3 +307,25 @@ def service(update: Path, component: str, name: str) -> None:
     folder = update / component / "systemd"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(f"[Service]\nExecStart=/opt/opq/current/{component}/run\n")
+
+
+class InstallCase(SynchronousTestCase):
+    """A box in a folder of its own, whose path has a space in it."""
+
+    def setUp(self) -> None:
+        self.box = RootFolder.fresh(Path(self.mktemp()).absolute() / "a box")
+
+    def install(self, *versions: int, **options: Any) -> str:
+        """Unpack and install releases, one after the other; return the last one's output."""
+        said = ""
+        for version in versions:
+            self.box.unpack(version)
+            said = self.box.install(version, **options)
+        return said
+
+    def assert_refused(self, result: Result, *words: str) -> None:
+        self.assertEqual(result.returncode, 1)
+        self.assertTrue(result.stderr.startswith("install_update.sh: "), result.stderr)
+        self.assertEqual(result.stderr.count("\n"), 1)
+        for word in words:
+            self.assertIn(word, result.stderr)

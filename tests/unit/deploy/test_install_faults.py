@@ -3,9 +3,9 @@
 import shlex
 
 from tests.helpers.root_folder import (
+    InstallCase,
     Result,
 )
-from tests.unit.deploy.test_install_script import InstallCase
 
 
 class BoxFaultTests(InstallCase):

@@ -5,8 +5,8 @@ import signal
 
 from tests.helpers.root_folder import (
     PYTHON,
+    InstallCase,
 )
-from tests.unit.deploy.test_install_script import InstallCase
 
 
 class ImageVersionTests(InstallCase):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from tests.helpers.root_folder import (
     FINISH,
     RESCUE_UNITS,
+    InstallCase,
     Result,
     RootFolder,
     executable,
@@ -14,7 +15,6 @@ from tests.helpers.root_folder import (
     service,
 )
 from tests.helpers.torture import stride
-from tests.unit.deploy.test_install_script import InstallCase
 
 
 class InterruptedTests(InstallCase):

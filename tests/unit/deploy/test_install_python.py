@@ -9,10 +9,10 @@ from tests.helpers.privileges import lacking
 from tests.helpers.project import PROJECT
 from tests.helpers.root_folder import (
     AGENT,
+    InstallCase,
     Result,
     executable,
 )
-from tests.unit.deploy.test_install_script import InstallCase
 
 
 class EnvironmentTests(InstallCase):

@@ -7,12 +7,12 @@ from tests.helpers.root_folder import (
     AGENT,
     ENABLED,
     SHIPPED,
+    InstallCase,
     Result,
     RootFolder,
     require_bash,
 )
 from tests.helpers.torture import TORTURE, stride
-from tests.unit.deploy.test_install_script import InstallCase
 
 
 class RescueTests(InstallCase):

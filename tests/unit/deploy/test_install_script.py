@@ -5,10 +5,6 @@ import os
 import shlex
 import shutil
 import signal
-from pathlib import Path
-from typing import Any
-
-from twisted.trial.unittest import SynchronousTestCase
 
 from tests.helpers.root_folder import (
     AGENT,
@@ -20,33 +16,10 @@ from tests.helpers.root_folder import (
     PYTHON,
     RESCUE_UNITS,
     SHIPPED,
-    Result,
-    RootFolder,
+    InstallCase,
     executable,
     service,
 )
-
-
-class InstallCase(SynchronousTestCase):
-    """A box in a folder of its own, whose path has a space in it."""
-
-    def setUp(self) -> None:
-        self.box = RootFolder.fresh(Path(self.mktemp()).absolute() / "a box")
-
-    def install(self, *versions: int, **options: Any) -> str:
-        """Unpack and install releases, one after the other; return the last one's output."""
-        said = ""
-        for version in versions:
-            self.box.unpack(version)
-            said = self.box.install(version, **options)
-        return said
-
-    def assert_refused(self, result: Result, *words: str) -> None:
-        self.assertEqual(result.returncode, 1)
-        self.assertTrue(result.stderr.startswith("install_update.sh: "), result.stderr)
-        self.assertEqual(result.stderr.count("\n"), 1)
-        for word in words:
-            self.assertIn(word, result.stderr)
 
 
 class SandboxTests(InstallCase):

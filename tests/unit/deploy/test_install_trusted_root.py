@@ -1,9 +1,9 @@
 """install_update.sh gives a box its trusted root."""
 
 from tests.helpers.root_folder import (
+    InstallCase,
     executable,
 )
-from tests.unit.deploy.test_install_script import InstallCase
 
 
 class TrustedRootTests(InstallCase):
