@@ -27,6 +27,7 @@ from opq_twisted.common.errors import (
 )
 from tests.helpers.box_fakes import NEW, NEWER, OLD, Bench
 from tests.helpers.failing_disk import counting
+from tests.helpers.time_zones import move_to
 
 #: What the steps of an update may return, where that is more than None.
 RESULTS: dict[str, list[int | None]] = {"newest": [NEW, NEW, OLD, None], "wait": [0, 0, None, 1]}
@@ -120,6 +121,8 @@ class TransitionTests(SynchronousTestCase):
     def test_all(self) -> None:
         """Boxes to which anything may happen take all transitions of the tables, and no other."""
         self.patch(os, "fsync", lambda fd: None)
+        # The walks depend on when the window is open.
+        move_to(self, "UTC0")
         taken: set[tuple[Stage, Stage]] = set()
         self.patch(reporting, "check_transition", lambda *stages: taken.add(stages))
         allowed = {
