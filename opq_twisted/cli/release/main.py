@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from opq_twisted.cli.program import Command, add_command, run
 from opq_twisted.cli.release.prompts import TIMESTAMP_VARIABLE, VARIABLE
@@ -45,6 +46,16 @@ def _public_key(text: str) -> tuple[str, Path]:
     return role, Path(path)
 
 
+def _path(sub: argparse.ArgumentParser, name: str, metavar: str, text: str, **more: Any) -> None:
+    sub.add_argument(name, type=Path, metavar=metavar, help=text, **more)
+
+
+def _number(
+    sub: argparse.ArgumentParser, name: str, metavar: str, text: str, default: int | None = None
+) -> None:
+    sub.add_argument(name, type=int, metavar=metavar, help=text, default=default)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Define the command line."""
     parser = argparse.ArgumentParser(
@@ -59,87 +70,47 @@ def make_parser() -> argparse.ArgumentParser:
     def add(name: str, command: Command) -> argparse.ArgumentParser:
         sub = add_command(commands, name, command)
         if command is not status:
-            sub.add_argument(
-                "--passphrase-file", type=Path, metavar="FILE", help="the file with the passphrase"
-            )
-        if command is encrypt:
-            return sub
-        sub.add_argument(
-            "--updates-dir",
-            type=Path,
-            default=Path("/var/opq/box-updates"),
-            metavar="DIR",
-            help="the updates directory, or a copy of it (default: %(default)s)",
-        )
-        if command is not status:
-            sub.add_argument(
-                "--keys-dir",
-                type=Path,
-                default=Path("opq-keys"),
-                metavar="DIR",
-                help="the folder with the keys (default: ./%(default)s)",
-            )
+            _path(sub, "--passphrase-file", "FILE", "the file with the passphrase")
+        if command is not encrypt:
+            text = "the updates directory, or a copy of it (default: %(default)s)"
+            _path(sub, "--updates-dir", "DIR", text, default=Path("/var/opq/box-updates"))
+        if command not in (encrypt, status):
+            text = "the folder with the keys (default: ./%(default)s)"
+            _path(sub, "--keys-dir", "DIR", text, default=Path("opq-keys"))
         return sub
 
     first = add("init", init)
-    first.add_argument(
-        "--root-keys", type=int, default=3, metavar="N", help="number of root keys (default: 3)"
-    )
-    first.add_argument(
-        "--root-threshold",
-        type=int,
-        default=2,
-        metavar="N",
-        help="how many of them have to sign a root (default: 2)",
-    )
+    _number(first, "--root-keys", "N", "number of root keys (default: 3)", 3)
+    text = "how many of them have to sign a root (default: 2)"
+    _number(first, "--root-threshold", "N", text, 2)
+
     offer = add("publish", publish_archive)
-    offer.add_argument(
-        "archive", type=Path, metavar="ARCHIVE", help="the archive that build_update.py made"
-    )
+    _path(offer, "archive", "ARCHIVE", "the archive that build_update.py made")
     offer.add_argument("--channel", default=STABLE, help="(default: %(default)s)")
-    offer.add_argument(
-        "--rollout", type=int, metavar="PERCENT", help="offer it only to this share of the boxes"
-    )
-    offer.add_argument(
-        "--critical", action="store_true", help="for every box at once, without a rollout"
-    )
-    offer.add_argument(
-        "--allow-downgrade",
-        action="store_true",
-        help="boxes with a newer release go back to this one",
-    )
-    offer.add_argument(
-        "--notes", type=Path, metavar="FILE", help="the release notes, which boxes show"
-    )
+    _number(offer, "--rollout", "PERCENT", "offer it only to this share of the boxes")
+    text = "for every box at once, without a rollout"
+    offer.add_argument("--critical", action="store_true", help=text)
+    text = "boxes with a newer release go back to this one"
+    offer.add_argument("--allow-downgrade", action="store_true", help=text)
+    _path(offer, "--notes", "FILE", "the release notes, which boxes show")
+
     back = add("withdraw", withdraw_release)
     back.add_argument("--channel", default=STABLE, help="(default: %(default)s)")
-    back.add_argument(
-        "--to",
-        type=int,
-        metavar="VERSION",
-        help="the earlier release (default: the last one that was for all boxes)",
-    )
-    add("prune", prune_archives).add_argument(
-        "--keep",
-        type=int,
-        default=5,
-        metavar="N",
-        help="keep the newest N archives, and those that a channel needs (default: 5)",
-    )
+    text = "the earlier release (default: the last one that was for all boxes)"
+    _number(back, "--to", "VERSION", text)
+
+    text = "keep the newest N archives, and those that a channel needs (default: 5)"
+    _number(add("prune", prune_archives), "--keep", "N", text, 5)
     add("resign", resign)
-    add("drop", drop).add_argument(
-        "channel", nargs="+", metavar="CHANNEL", help="the channel to remove"
-    )
+    drops = add("drop", drop)
+    drops.add_argument("channel", nargs="+", metavar="CHANNEL", help="the channel to remove")
+
     renew = add("renew-root", renew_root)
     turn = add("rotate", rotate)
-    turn.add_argument(
-        "role", nargs="*", type=_role, metavar="ROLE", help="root, targets, snapshot, timestamp"
-    )
-    turn.add_argument(
-        "--replace",
-        metavar="KEYID",
-        help="the root key to replace: the beginning of its id, or its file",
-    )
+    text = "root, targets, snapshot, timestamp"
+    turn.add_argument("role", nargs="*", type=_role, metavar="ROLE", help=text)
+    text = "the root key to replace: the beginning of its id, or its file"
+    turn.add_argument("--replace", metavar="KEYID", help=text)
     for sub in (first, turn):
         sub.add_argument(
             "--public-key",
@@ -149,27 +120,16 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="ROLE=FILE",
             help="a key that was made elsewhere (PEM)",
         )
-        sub.add_argument(
-            "--timestamp-passphrase-file",
-            type=Path,
-            metavar="FILE",
-            help="the file with the passphrase of the timestamp key, if it differs",
-        )
+        text = "the file with the passphrase of the timestamp key, if it differs"
+        _path(sub, "--timestamp-passphrase-file", "FILE", text)
     for sub in (first, renew, turn):
-        sub.add_argument(
-            "--append", type=Path, metavar="DRAFT", help="sign a draft from another holder"
-        )
+        _path(sub, "--append", "DRAFT", "sign a draft from another holder")
+
     again = add("encrypt", encrypt)
-    again.add_argument("key", nargs="+", type=Path, metavar="KEY", help="the file of a private key")
-    again.add_argument(
-        "--new-passphrase-file",
-        type=Path,
-        metavar="FILE",
-        help="the file with the new passphrase (default: you are asked, or it stays the same)",
-    )
-    add("status", status).add_argument(
-        "--json", action="store_true", help="print JSON, for programs"
-    )
+    _path(again, "key", "KEY", "the file of a private key", nargs="+")
+    text = "the file with the new passphrase (default: you are asked, or it stays the same)"
+    _path(again, "--new-passphrase-file", "FILE", text)
+    add("status", status).add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -30,7 +30,6 @@ def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
         warned if it is short.
     """
 
-    @cache
     def ask() -> bytes:
         passphrase = _given(file, VARIABLE)
         if passphrase is None:
@@ -44,7 +43,7 @@ def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
             _warn(warning_about_length(passphrase))
         return passphrase
 
-    return ask
+    return cache(ask)
 
 
 def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) -> Passphrase:
@@ -55,7 +54,6 @@ def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) 
     :param others: returns the passphrase of the other keys, which is used if none is given.
     """
 
-    @cache
     def ask() -> bytes:
         passphrase = _given(file, TIMESTAMP_VARIABLE)
         if passphrase is None and keys_file is None and VARIABLE not in os.environ:
@@ -65,7 +63,7 @@ def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) 
         _warn(warning_about_length(passphrase))
         return passphrase
 
-    return ask
+    return cache(ask)
 
 
 def of_new(file: Path | None, old: Passphrase) -> Passphrase:
@@ -75,7 +73,6 @@ def of_new(file: Path | None, old: Passphrase) -> Passphrase:
     :param old: returns the old passphrase, which is used if none is given.
     """
 
-    @cache
     def ask() -> bytes:
         if file is not None:
             passphrase = _read(file)
@@ -84,7 +81,7 @@ def of_new(file: Path | None, old: Passphrase) -> Passphrase:
         _warn(warning_about_length(passphrase))
         return passphrase
 
-    return ask
+    return cache(ask)
 
 
 def _given(file: Path | None, variable: str) -> bytes | None:
