@@ -37,7 +37,7 @@ def without_lbzip2(place: Path) -> str:
     """Make a folder for PATH with the programs that start the unpacker, but without lbzip2."""
     folder = place / "programs"
     folder.mkdir()
-    for name in ("setsid", "setpriv"):
+    for name in ("setsid", "setpriv", "sh"):
         (folder / name).symlink_to(shutil.which(name) or name)
     return str(folder)
 
