@@ -166,4 +166,4 @@ def _require_whole(name: str, data: bytes) -> None:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or "signed" not in content:
-        raise Unusable(f"{name} is no metadata: its upload goes on, or was cut off")
+        raise Unusable(f"{name} is damaged or incomplete")
