@@ -112,6 +112,10 @@ class HoldersCase(SynchronousTestCase):
         shutil.copytree(made_before, self.place, copy_function=shutil.copy)
         self.updates, self.tuf = self.place / "updates", self.place / "updates" / "tuf"
         self.keys = self.place / "keys"
+        self.renew_signer()
+
+    def renew_signer(self) -> None:
+        """Make a signer that has read no file and opened no key."""
         self.signer = signer_in(self.place)
         self.repository, self.key_folder = self.signer.repository, self.signer.key_folder
 
@@ -167,14 +171,11 @@ class HoldersCase(SynchronousTestCase):
         for first, interrupt in enumerate((fails_at, dies_at), 1):
             for number in itertools.count(first, stride(5)):
                 interrupted = interrupt(number, work)
-                # A new signer reads files and keys again.
-                self.signer = signer_in(self.place)
-                self.repository, self.key_folder = self.signer.repository, self.signer.key_folder
+                self.renew_signer()
                 yield f"{interrupt.__name__} {number}"
                 shutil.rmtree(self.place)
                 shutil.copytree(saved, self.place)
-                self.signer = signer_in(self.place)
-                self.repository, self.key_folder = self.signer.repository, self.signer.key_folder
+                self.renew_signer()
                 if not interrupted:
                     break
             self.assertGreater(number, 4)

@@ -23,7 +23,7 @@ def init(options: argparse.Namespace) -> int:
     """Make the keys and the first root."""
     signer = _signer(options, makes_keys=not options.append)
     if options.append:
-        return _tell(signer, _append(signer, options.append), "The root is in place.")
+        return _report(signer, _append(signer, options.append), "The root is in place.")
     public: dict[str, list[Key]] = {}
     for role, path in options.public_key:
         public.setdefault(role, []).append(load_public(path))
@@ -36,7 +36,7 @@ def init(options: argparse.Namespace) -> int:
             "If the last one is lost, somebody has to visit each box."
         )
     folder, updates = signer.key_folder.folder, signer.repository.updates
-    return _tell(
+    return _report(
         signer,
         draft,
         f"The keys are in {folder}. Take the root keys offline, each to another place; give the "
@@ -50,7 +50,7 @@ def renew_root(options: argparse.Namespace) -> int:
     """Make the next root with the same keys."""
     signer = _signer(options)
     draft = _append(signer, options.append) if options.append else signer.renew_root()
-    return _tell(signer, draft, "The next root is in place.")
+    return _report(signer, draft, "The next root is in place.")
 
 
 def rotate(options: argparse.Namespace) -> int:
@@ -73,7 +73,7 @@ def rotate(options: argparse.Namespace) -> int:
     done = "The next root is in place; keys here that it no longer names are moved to retired/."
     if "timestamp" in options.role:
         done += " Give the server the new timestamp key, and restart it: boxes wait for that."
-    return _tell(signer, draft, done)
+    return _report(signer, draft, done)
 
 
 def encrypt(options: argparse.Namespace) -> int:
@@ -97,7 +97,7 @@ def _append(signer: RootSigner, path: Path) -> Draft | None:
     return signer.append(draft)
 
 
-def _tell(signer: RootSigner, draft: Draft | None, done: str) -> int:
+def _report(signer: RootSigner, draft: Draft | None, done: str) -> int:
     if draft is None:
         say(done)
         return 0
@@ -123,14 +123,14 @@ def _show_draft(signer: RootSigner, draft: Draft) -> None:
         # Better than the root that came with the draft.
         before = known
     other = None if before is None else before.signed
-    for line in describe(draft.root.signed, other, datetime.now(UTC)):
+    for line in _describe_root(draft.root.signed, other, datetime.now(UTC)):
         say(line)
     if before is not None and before is not known:
         say(f"Root {before.signed.version} came with the draft: compare its keys with the holders.")
     say(f"Signed by {', '.join(draft.signed_by) or 'nobody'}.")
 
 
-def describe(root: Root, before: Root | None, now: datetime) -> Iterator[str]:
+def _describe_root(root: Root, before: Root | None, now: datetime) -> Iterator[str]:
     """
     Describe a root completely, and how it differs from another one, line by line.
 

@@ -68,14 +68,12 @@ class DryRunCase(SynchronousTestCase):
     """Each refusal is a sentence."""
 
     def refuses_roots(self, *roots: Metadata[Root], word: str = "Boxes would refuse this") -> None:
-        with self.assertRaises(ReleaseFailed) as caught:
-            try_roots(roots)
-        self._is_sentence(str(caught.exception), word)
+        error = self.assertRaises(ReleaseFailed, try_roots, roots)
+        self._is_sentence(str(error), word)
 
     def refuses(self, *metadata_sets: MetadataSet, word: str = "nothing was changed") -> None:
-        with self.assertRaises(ReleaseFailed) as caught:
-            try_metadata_sets(*metadata_sets)
-        self._is_sentence(str(caught.exception), word)
+        error = self.assertRaises(ReleaseFailed, try_metadata_sets, *metadata_sets)
+        self._is_sentence(str(error), word)
 
     def _is_sentence(self, text: str, word: str) -> None:
         self.assertIn(word, text)

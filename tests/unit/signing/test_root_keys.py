@@ -587,10 +587,9 @@ class HolderTests(SynchronousTestCase):
         """A repetition does not overwrite a draft that another holder has signed."""
         path = self.begin()
         self.ben.append(Draft.load(path))
-        with self.assertRaises(ReleaseFailed) as caught:
-            self.begin()
-        self.assertIn("--append", str(caught.exception))
-        self.assertIn(self.key.keyid[:12], str(caught.exception))
+        error = self.assertRaises(ReleaseFailed, self.begin)
+        self.assertIn("--append", str(error))
+        self.assertIn(self.key.keyid[:12], str(error))
         self.assertIsNone(self.signer.append(Draft.load(path)))
 
     def test_contradiction(self) -> None:
