@@ -460,7 +460,8 @@ async def test_kill(ground: Ground, journey: Journey) -> None:
         while await ground.try_out(journey, Kill(number, after=False)):
             number += 1
     ground.nothing_is_wrong()
-    assert sum(struck) > 0.9 * len(struck)
+    # Of a small sample one or two may lie behind its last step.
+    assert sum(struck) > (0.9 if TORTURE else 0.6) * len(struck)
 
 
 @pytest_twisted.ensureDeferred

@@ -27,7 +27,7 @@ from tests.functional.processes import PATIENCE, Server, twistd
 from tests.functional.update_server import get, started
 from tests.helpers.archives import make_archive
 from tests.helpers.signed_metadata import Signed, channel
-from tests.helpers.torture import SEED, sample
+from tests.helpers.torture import SEED, TORTURE, sample
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
@@ -300,4 +300,4 @@ async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path, upda
     await gatherResults([Deferred.fromCoroutine(work()) for _ in range(WORKERS)])
     assert not wrong, f"seed {SEED}, {len(wrong)} of {len(chosen)}:\n" + "\n\n".join(wrong)
     # An update has not always as many operations as the one that was counted.
-    assert failed > 0.9 * len(chosen)
+    assert failed > (0.9 if TORTURE else 0.6) * len(chosen)
