@@ -95,16 +95,17 @@ def select_metadata(
     :param offered: the archives that boxes can download.
     :raises OSError: if the machine is too busy to open any file.
     """
-    newer = [each for each in folder.versions(Snapshot.type) if each > announced][:_MAX_TRIED]
-    waiting: str | None = None
-    known: MetadataSet | Unusable | None = None
+    before = fallback = waiting = None
+    problem = "There is no snapshot to announce."
     if announced:
         try:
-            known = folder.read_set(root, announced)
+            before = folder.read_set(root, announced)
+            _require_fresh(before, now)
+            fallback = before
         except Unusable as error:
-            known = error
-    before = known if isinstance(known, MetadataSet) else None
-    for version in newer:
+            problem = f"Snapshot {announced} can be announced no longer: {error}."
+    newer = [each for each in folder.versions(Snapshot.type) if each > announced]
+    for version in newer[:_MAX_TRIED]:
         try:
             metadata_set = folder.read_set(root, version)
             _require_fresh(metadata_set, now)
@@ -114,17 +115,7 @@ def select_metadata(
             waiting = waiting or f"Snapshot {version} is not announced yet: {error}."
         else:
             return Selection(metadata_set, waiting)
-    try:
-        if before is not None:
-            _require_fresh(before, now)
-            return Selection(before, waiting)
-        if isinstance(known, Unusable):
-            raise known
-    except Unusable as error:
-        return Selection(
-            None, waiting or f"Snapshot {announced} can be announced no longer: {error}."
-        )
-    return Selection(None, waiting or "There is no snapshot to announce.")
+    return Selection(fallback, waiting if fallback else waiting or problem)
 
 
 def _require_fresh(metadata_set: MetadataSet, now: datetime) -> None:

@@ -43,8 +43,8 @@ class PublishTests(HoldersCase):
         """A box is offered the archive's length and hashes, and no term that was not set."""
         archive = self.archive(OLD)
         data = archive.read_bytes()
-        told: list[int] = []
-        publish(self.signer, archive, Terms("stable"), told.append)
+        sizes: list[int] = []
+        publish(self.signer, archive, Terms("stable"), sizes.append)
         self.serve()
         self.assertEqual(
             self.box().asks(),
@@ -57,7 +57,7 @@ class PublishTests(HoldersCase):
                 },
             ),
         )
-        self.assertEqual(sum(told), len(data))
+        self.assertEqual(sum(sizes), len(data))
         custom = self.newest("targets").targets["stable"].custom
         self.assertEqual(custom, {"version": OLD, "file": name_of(OLD)})
         copy = self.updates / name_of(OLD)
@@ -385,13 +385,13 @@ class PublishRefusalTests(HoldersCase):
         """A wrong passphrase is reported before anything is copied."""
         self.signer = signer_in(self.place, b"wrong")
         archive = self.archive(NEWER)
-        told: list[int] = []
+        sizes: list[int] = []
         self.assert_refused(
-            lambda: publish(self.signer, archive, Terms("stable"), told.append),
+            lambda: publish(self.signer, archive, Terms("stable"), sizes.append),
             "passphrase",
             kind=KeyUnusable,
         )
-        self.assertEqual(told, [])
+        self.assertEqual(sizes, [])
 
     def test_too_large(self) -> None:
         """Metadata that is larger than boxes read is refused."""

@@ -60,7 +60,7 @@ class TimestamperTestCase(LoggedTestCase):
         self.updates.mkdir()
         self.reactor = MemoryReactorClock()
         self.signed = Signed(self.updates, NOW)
-        self.looks: list[float] = []
+        self.checks: list[float] = []
         #: The error that a check fails with.
         self.failure: Exception | None = None
 
@@ -94,7 +94,7 @@ class TimestamperTestCase(LoggedTestCase):
         self, call: Callable[..., MetadataState], *arguments: Any
     ) -> Deferred[MetadataState]:
         """Stand in for a thread."""
-        self.looks.append(self.reactor.seconds())
+        self.checks.append(self.reactor.seconds())
         if self.failure is not None:
             return maybeDeferred(self.fail_look)
         return maybeDeferred(call, *arguments)
@@ -106,20 +106,20 @@ class TimestamperTestCase(LoggedTestCase):
     def kernel_reports(self) -> None:
         """Deliver all events of the kernel, as the reactor would."""
         while True:
-            looks = len(self.looks)
+            checks = len(self.checks)
             for reader in tuple(self.reactor.readers):
                 reader.doRead()
             # The events of the directory come first, and lead to a check of the folder.
             self.reactor.advance(0)
             self.reactor.advance(0)
-            if len(self.looks) == looks:
+            if len(self.checks) == checks:
                 return
 
     def deaf(self) -> None:
         """Drop all further events of the kernel."""
         self.reactor.removeAll()
 
-    def told(self) -> int:
+    def announced(self) -> int:
         """The announced snapshot."""
         return self.signed.read_timestamp().snapshot_meta.version
 
@@ -131,7 +131,7 @@ class EventTests(TimestamperTestCase):
         """The first check signs a timestamp for existing metadata."""
         self.signed.init().publish(1)
         self.start()
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
         self.assertEqual(self.timestamper.signed, 1)
         self.assertFalse(self.timestamper.problem)
 
@@ -156,7 +156,7 @@ class EventTests(TimestamperTestCase):
         self.start()
         self.signed.publish(2)
         self.kernel_reports()
-        self.assertEqual(self.told(), 2)
+        self.assertEqual(self.announced(), 2)
         self.assertEqual(self.reactor.seconds(), 0)
 
     def test_archive_comes_last(self) -> None:
@@ -166,11 +166,11 @@ class EventTests(TimestamperTestCase):
         self.start()
         self.signed.publish(2, path)
         self.kernel_reports()
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
         self.assertTrue(self.timestamper.problem)
         path.rename(self.updates / path.name)
         self.kernel_reports()
-        self.assertEqual(self.told(), 2)
+        self.assertEqual(self.announced(), 2)
         self.assertFalse(self.timestamper.problem)
 
     def test_folder_appears(self) -> None:
@@ -181,7 +181,7 @@ class EventTests(TimestamperTestCase):
         self.kernel_reports()
         self.signed.publish(1)
         self.kernel_reports()
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
 
     def test_folder_replaced(self) -> None:
         """Another folder in its place is watched."""
@@ -198,7 +198,7 @@ class EventTests(TimestamperTestCase):
         self.assertFalse(self.timestamper.problem)
         self.signed.publish(2)
         self.kernel_reports()
-        self.assertEqual(self.told(), 2)
+        self.assertEqual(self.announced(), 2)
         self.assertEqual(sum("inotify" in name for name in open_descriptors()), 2)
 
     def test_own_writing(self) -> None:
@@ -206,10 +206,10 @@ class EventTests(TimestamperTestCase):
         self.signed.init().publish(1)
         self.start()
         self.kernel_reports()
-        looks = len(self.looks)
-        self.assertLessEqual(looks, 3)
+        checks = len(self.checks)
+        self.assertLessEqual(checks, 3)
         self.kernel_reports()
-        self.assertEqual(len(self.looks), looks)
+        self.assertEqual(len(self.checks), checks)
         self.assertEqual(self.timestamper.signed, 1)
 
     def test_no_storm(self) -> None:
@@ -219,16 +219,16 @@ class EventTests(TimestamperTestCase):
         path.mkdir()
         self.start()
         self.kernel_reports()
-        self.assertEqual(self.looks, [0])
+        self.assertEqual(self.checks, [0])
         for number in range(1, 4):
             self.reactor.advance(HEARTBEAT)
             self.kernel_reports()
-            self.assertEqual(len(self.looks), number + 1)
+            self.assertEqual(len(self.checks), number + 1)
         self.assertEqual(self.log.take(), [f"Cannot write {path}: Is a directory."])
         self.assertTrue(self.timestamper.problem)
         path.rmdir()
         self.kernel_reports()
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
         self.assertFalse(self.timestamper.problem)
 
     def test_one_look_at_a_time(self) -> None:
@@ -267,9 +267,9 @@ class HeartbeatTests(TimestamperTestCase):
         self.deaf()
         self.signed.publish(2)
         self.reactor.advance(HEARTBEAT - 1)
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
         self.reactor.advance(1)
-        self.assertEqual(self.told(), 2)
+        self.assertEqual(self.announced(), 2)
 
     def test_half_life(self) -> None:
         """Each time half of its life is over, the timestamp is signed again."""
@@ -291,7 +291,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.failure = None
         self.reactor.advance(HEARTBEAT)
         self.assertFalse(self.timestamper.problem)
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
 
     def test_machine_busy(self) -> None:
         """While the machine is too busy for a check, the state stays, and one alert is logged."""
@@ -323,7 +323,7 @@ class HeartbeatTests(TimestamperTestCase):
         self.signed.folder.unlink()
         self.signed.init().publish(1)
         self.reactor.advance(HEARTBEAT)
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
 
 
 class WarningTests(TimestamperTestCase):
@@ -373,7 +373,7 @@ class WarningTests(TimestamperTestCase):
                 "Renew it with: opq-release renew-root."
             ],
         )
-        self.assertEqual(self.told(), 1)
+        self.assertEqual(self.announced(), 1)
 
     def test_renewed(self) -> None:
         """Metadata that was signed again is no longer logged."""

@@ -36,21 +36,21 @@ class TimestampTestCase(SynchronousTestCase):
         self.catalog.rescan()
         return path
 
-    def look(self, key: Signer | str | None = "timestamp") -> MetadataState:
+    def check(self, key: Signer | str | None = "timestamp") -> MetadataState:
         """Check the metadata with the key of a role, with another key, or with none."""
         signer = self.signed.keys[key] if isinstance(key, str) else key
         return refresh_timestamp(self.folder, self.catalog.snapshot, signer, self.now)
 
     def assertSigned(self, because: str, snapshot: int) -> Timestamp:
         """A check signs a timestamp that boxes accept, and the next check signs nothing."""
-        metadata_state = self.look()
+        metadata_state = self.check()
         assert metadata_state.signed is not None, metadata_state.alerts
         self.assertIn(because, metadata_state.signed)
         timestamp = self.signed.read_timestamp()
         self.assertEqual(timestamp.snapshot_meta.version, snapshot)
         self.assertEqual(metadata_state.documents["timestamp"].signed, timestamp)
         self.assertEqual(metadata_state.documents["snapshot"].signed.version, snapshot)
-        self.assertIsNone(self.look().signed)
+        self.assertIsNone(self.check().signed)
         return timestamp
 
     def assertAlerts(
@@ -58,18 +58,18 @@ class TimestampTestCase(SynchronousTestCase):
     ) -> MetadataState:
         """A check signs nothing, and has these alerts."""
         before = self.content()
-        metadata_state = self.look(key)
+        metadata_state = self.check(key)
         self.assertEqual([alert.sentence for alert in metadata_state.alerts], list(sentences))
         self.assertIsNone(metadata_state.signed)
         self.assertEqual(self.content(), before)
         return metadata_state
 
-    def assertWaits(self, told: int, waiting: str) -> None:
+    def assertWaits(self, announced: int, waiting: str) -> None:
         """A check keeps the announced snapshot, and says why the next one waits."""
-        metadata_state = self.look()
+        metadata_state = self.check()
         self.assertEqual([alert.sentence for alert in metadata_state.alerts], [waiting])
-        self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, told)
-        self.assertEqual(metadata_state.documents["snapshot"].signed.version, told)
+        self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, announced)
+        self.assertEqual(metadata_state.documents["snapshot"].signed.version, announced)
 
     def content(self) -> bytes | None:
         path = self.signed.folder / "timestamp.json"
@@ -96,34 +96,34 @@ class ReasonTests(TimestampTestCase):
     def test_mode(self) -> None:
         """All users may read it, whatever the umask of the service is."""
         self.addCleanup(os.umask, os.umask(0o077))
-        self.look()
+        self.check()
         mode = (self.signed.folder / "timestamp.json").stat().st_mode
         self.assertEqual(mode & 0o777, 0o644)
 
     def test_new_snapshot(self) -> None:
         """A newer snapshot is announced at once."""
-        self.look()
+        self.check()
         self.signed.publish(2)
         self.assertSigned("names snapshot 1", 2)
 
     def test_half_of_its_life(self) -> None:
         """It is signed again when half of its life is over, and not before."""
-        self.look()
+        self.check()
         self.now = NOW + 3.5 * DAY - 1
-        self.assertIsNone(self.look().signed)
+        self.assertIsNone(self.check().signed)
         self.now = NOW + 3.5 * DAY
         self.assertSigned("half of the old one's life is over", 1)
 
     def test_expired(self) -> None:
         """An expired one is replaced."""
-        self.look()
+        self.check()
         self.now = NOW + 30 * DAY
         self.assertSigned("half of the old one's life is over", 1)
 
     def test_absurd_expiry(self) -> None:
         """One that was signed while the clock was far ahead is replaced."""
         self.signed.timestamp(7, 1, days=8)
-        self.assertIsNone(self.look().signed)
+        self.assertIsNone(self.check().signed)
         self.signed.timestamp(8, 1, days=8.1)
         self.assertSigned("the old one lives too long", 1)
 
@@ -134,14 +134,14 @@ class ReasonTests(TimestampTestCase):
 
     def test_damaged(self) -> None:
         """A damaged one is replaced."""
-        self.look()
+        self.check()
         path = self.signed.folder / "timestamp.json"
         path.write_bytes(path.read_bytes()[:-10])
         self.assertSigned("there was none that boxes accept", 1)
 
     def test_snapshot_replaced(self) -> None:
         """One that names another file of the same version is replaced."""
-        self.look()
+        self.check()
         self.signed.snapshot(1, 1, days=300)
         self.assertSigned("the old one names another file", 1)
 
@@ -155,9 +155,9 @@ class ReasonTests(TimestampTestCase):
 
     def test_not_because_of_another_root(self) -> None:
         """A new root with the same key needs no new timestamp."""
-        self.look()
+        self.check()
         self.signed.root(2)
-        metadata_state = self.look()
+        metadata_state = self.check()
         self.assertIsNone(metadata_state.signed)
         self.assertEqual(metadata_state.documents["root"].signed.version, 2)
 
@@ -202,7 +202,7 @@ class VersionTests(TimestampTestCase):
 
     def test_within_a_second(self) -> None:
         """Two timestamps in one second have different versions."""
-        self.look()
+        self.check()
         self.signed.publish(2)
         self.assertEqual(self.assertSigned("", 2).version, NOW + 1)
 
@@ -365,7 +365,7 @@ class CompleteTests(TimestampTestCase):
         for version in (2, 3, 4):
             self.signed.publish(version, self.path)
         (self.signed.folder / "4.targets.json").unlink()
-        metadata_state = self.look()
+        metadata_state = self.check()
         self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, 3)
         self.assertEqual(
             [alert.sentence for alert in metadata_state.alerts],
@@ -537,7 +537,7 @@ class KeyTests(TimestampTestCase):
         path = self.signed.folder / "timestamp.json"
         path.mkdir()
         sentence = f"Cannot write {path}: Is a directory."
-        self.assertEqual([each.sentence for each in self.look().alerts], [sentence])
+        self.assertEqual([each.sentence for each in self.check().alerts], [sentence])
         self.assertEqual([each.name for each in self.signed.folder.glob(".*")], [])
         path.rmdir()
         self.assertSigned("", 1)
@@ -651,8 +651,8 @@ class FileTests(TimestampTestCase):
 
     def test_read_once(self) -> None:
         """Only changed files are read again."""
-        self.look()
-        self.look()
+        self.check()
+        self.check()
         parsed: list[bytes] = []
         real = Metadata.from_bytes
 
@@ -661,8 +661,8 @@ class FileTests(TimestampTestCase):
             return real(data)
 
         self.patch(Metadata, "from_bytes", parse)
-        self.look()
+        self.check()
         self.assertEqual(parsed, [])
         self.signed.snapshot(1, 1, days=200)
-        self.look()
+        self.check()
         self.assertEqual(parsed[:1], [(self.signed.folder / "1.snapshot.json").read_bytes()])

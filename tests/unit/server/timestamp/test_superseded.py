@@ -33,7 +33,7 @@ class SupersededTests(TimestampTestCase):
 
     def assert_left(self, first: int) -> None:
         """Only snapshots and targets from this version on are left, and all roots."""
-        self.assertEqual(self.look().alerts, ())
+        self.assertEqual(self.check().alerts, ())
         for role in ("snapshot", "targets"):
             self.assertEqual(self.numbers(role), list(range(first, _PUBLISHED + 1)))
         self.assertEqual(self.numbers("root"), [1, 2])
@@ -53,21 +53,21 @@ class SupersededTests(TimestampTestCase):
 
     def test_not_announced(self) -> None:
         """Only metadata before the announced one counts as old."""
-        self.look()
+        self.check()
         left = self.numbers("snapshot")
         for number in range(100, 100 + 2 * KEPT):
             self.signed.write(self.signed.snapshot(number, _PUBLISHED), self.signed.keys["root"])
             os.utime(self.signed.folder / f"{number}.snapshot.json", (1, 1))
-        self.look()
+        self.check()
         self.assertEqual(self.numbers("snapshot"), [*left, *range(100, 100 + 2 * KEPT)])
 
     def test_no_key(self) -> None:
         """A server that does not sign the timestamp removes nothing."""
-        self.look()
+        self.check()
         self.signed.publish(_PUBLISHED + 1)
         self.date(_PUBLISHED + 1, NOW)
         before = self.numbers("snapshot")
-        self.look(None)
+        self.check(None)
         self.assertEqual(self.numbers("snapshot"), before)
 
     def test_not_removed(self) -> None:
@@ -76,7 +76,7 @@ class SupersededTests(TimestampTestCase):
         path.unlink()
         path.mkdir()
         os.utime(path, (1, 1))
-        self.assertEqual(self.look().alerts, ())
+        self.assertEqual(self.check().alerts, ())
         kept = range(_PUBLISHED + 1 - KEPT, _PUBLISHED + 1)
         self.assertEqual(self.numbers("snapshot"), [2, *kept])
         self.assertEqual(self.numbers("targets"), [*kept])
