@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 from securesystemslib.signer import Signer
@@ -23,7 +24,7 @@ from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Response, ask
-from tests.helpers.privileges import without_privileges
+from tests.helpers.privileges import remove_tree, without_privileges
 from tests.helpers.signed_metadata import Signed, make_key
 
 NOW = 1_700_000_000
@@ -37,7 +38,11 @@ class MetadataTestCase(SynchronousTestCase):
     """The server's tree over a directory with signed metadata."""
 
     def setUp(self) -> None:
-        self.updates = Path(self.mktemp()).absolute()
+        # Not trial's own folder: a user without privileges must be able to reach it.
+        place = Path(tempfile.mkdtemp())
+        self.addCleanup(remove_tree, place)
+        place.chmod(0o755)
+        self.updates = place / "updates"
         self.updates.mkdir()
         self.signed = Signed(self.updates, NOW).init()
         self.folder = self.signed.folder
@@ -374,7 +379,6 @@ class NotThereTests(MetadataTestCase):
         """An unreadable file gets 404 until it is readable."""
         path = self.folder / "1.root.json"
         path.chmod(0)
-        self.updates.parent.chmod(0o755)
         with without_privileges():
             self.assertNotFound("1.root.json")
         path.chmod(0o644)
