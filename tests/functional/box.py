@@ -15,20 +15,17 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import LoopingCall
 from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
-from tests.functional.processes import PATIENCE, Server, run, url_of
+from tests.functional.processes import Server, curl, until, url_of
 from tests.helpers.archives import make_archive
 
 Spawn = Callable[..., Server]
-
-#: Seconds between two looks at what tells nobody that it has changed.
-GLANCE = 0.02
 
 #: What a box of the tests runs at first.
 OLD = 1500000000
@@ -40,25 +37,6 @@ echo "installing $OPQ_VERSION"
 mkdir -p "$OPQ_PREFIX/current"
 cp VERSION "$OPQ_PREFIX/current/VERSION"
 """
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds that nobody tells of."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        if condition():
-            return
-        await deferLater(reactor, GLANCE)
-    raise AssertionError("what the test waits for did not come about")
-
-
-async def ask(url: str, *options: str) -> tuple[int, str]:
-    """Ask by curl; returns the status code and the body."""
-    status, out, error = await run(
-        *("curl", "-s", "-S", "--max-time", "30", "-w", "\n%{http_code}", *options, url)
-    )
-    assert status == 0, f"curl {url}: {error}"
-    body, _, code = out.rpartition("\n")
-    return int(code), body
 
 
 def archive(folder: Path, version: int, script: bytes = INSTALL) -> Path:
@@ -156,30 +134,30 @@ class Box:
         """Start the agent, and wait until it listens."""
         await self.launch().ready()
 
+    async def start_with(self, endpoint: str, **updater: Any) -> None:
+        """Write the configuration, start the agent, and wait until it listens."""
+        self.configure(endpoint, **updater)
+        await self.start()
+
     async def start_again(self) -> None:
         """Start the agent, and wait until it listens where it did before."""
         await self.launch("--port", f"tcp:{self.agent.port}:interface=127.0.0.1").ready()
 
     async def click(self, *options: str) -> tuple[int, str]:
         """Click Update Box; returns the status code and what the box says."""
-        code, body = await ask(f"{self.agent.url}/box_update", "-X", "POST", *options)
+        code, body = await curl(f"{self.agent.url}/box_update", "-X", "POST", *options)
         return code, json.loads(body)["status"]
 
     async def status(self) -> dict[str, Any]:
         """Ask how the box is."""
-        code, body = await ask(f"{self.agent.url}/status")
+        code, body = await curl(f"{self.agent.url}/status")
         assert code == 200
         status: dict[str, Any] = json.loads(body)
         return status
 
-    async def shows(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until the status meets a condition that nobody tells of."""
-        for _ in range(int(PATIENCE / GLANCE)):
-            status = await self.status()
-            if condition(status):
-                return status
-            await deferLater(reactor, GLANCE)
-        raise AssertionError(f"the status that the test waits for did not come about: {status}")
+    async def shows(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Wait until the status meets a condition; returns the status."""
+        return await until(self.status, condition)
 
     async def fails(self, times: int = 1) -> str:
         """Wait until the agent says, for the so-manyth time, that an update failed; returns why."""

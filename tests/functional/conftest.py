@@ -1,7 +1,7 @@
 """What the functional tests share: daemons that end with their test."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from tests.functional import processes
-from tests.functional.box import OLD, Box, Gate, RawServer
+from tests.functional.box import OLD, Box, Gate, RawServer, Spawn
 
 # Nothing that a test starts may touch the machine's own services.
 os.environ["OPQ_SYSTEMD"] = "no"
 
 StartDaemon = Callable[..., processes.Server]
+StartBox = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -27,29 +28,13 @@ def updates(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start() -> Iterator[StartDaemon]:
-    """Start `twistd` daemons that are stopped when the test is over, whatever came of it."""
-    started: list[processes.Server] = []
-
-    def begin(plugin: str, *options: object, **keywords: Any) -> processes.Server:
-        server = processes.twistd(plugin, *map(str, options), **keywords)
-        started.append(server)
-        return server
-
-    yield begin
-    for server in started:
-        pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
-
-
-@pytest.fixture
-def spawn() -> Iterator[StartDaemon]:
-    """Start any programs that are stopped when the test is over; what they said is shown then."""
+def spawn() -> Iterator[Spawn]:
+    """Start programs that are stopped after the test; then their output is printed."""
     started: list[processes.Server] = []
 
     def begin(*argv: object, env: Mapping[str, str] | None = None) -> processes.Server:
-        server = processes.Server([*map(str, argv)], env)
-        started.append(server)
-        return server
+        started.append(processes.Server([*map(str, argv)], env))
+        return started[-1]
 
     yield begin
     for server in started:
@@ -58,11 +43,30 @@ def spawn() -> Iterator[StartDaemon]:
 
 
 @pytest.fixture
-def box(spawn: StartDaemon, tmp_path: Path) -> Box:
+def start(spawn: Spawn) -> StartDaemon:
+    """Start daemons of `twistd` on free ports; they are stopped after the test."""
+    return lambda plugin, *options, **keywords: spawn(
+        *processes.twistd_command(plugin, *options), **keywords
+    )
+
+
+@pytest.fixture
+def box(spawn: Spawn, tmp_path: Path) -> Box:
     """A box that runs an old release, put there by hand."""
     box = Box(spawn, tmp_path / "box")
     box.install(OLD)
     return box
+
+
+@pytest.fixture
+def start_box(start: StartDaemon, box: Box, updates: Path) -> StartBox:
+    """Start the update server, and the box that asks it, with these settings."""
+
+    async def begin(**updater: Any) -> None:
+        server = await start("opq-update-server", "--updates-dir", updates).ready()
+        await box.start_with(server.url, **updater)
+
+    return begin
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 from twisted.internet import reactor
@@ -16,13 +16,20 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
 ROOT = Path(__file__).parent.parent.parent
+TWISTD = str(Path(sys.executable).with_name("twistd"))
 
-#: Seconds after which a program that does not do what a test waits for counts as stuck.
+#: Seconds after which a program counts as stuck if it does not do what a test waits for.
 PATIENCE = 60
+
+#: Seconds between two readings of a value whose changes nobody announces.
+POLL_INTERVAL = 0.02
+
+_Value = TypeVar("_Value")
 
 
 class Daemon(ProcessProtocol):
@@ -105,15 +112,15 @@ class Server(Daemon):
         return self
 
 
-def twistd(plugin: str, *options: str, env: Mapping[str, str] | None = None) -> Server:
+def twistd_command(plugin: str, *options: object) -> list[str]:
+    """Give the command that runs one of our daemons on a free port."""
+    command = (TWISTD, "--nodaemon", "--pidfile=", plugin, "--port", "tcp:0:interface=127.0.0.1")
+    return [*command, *map(str, options)]
+
+
+def twistd(plugin: str, *options: object) -> Server:
     """Start one of our daemons on a free port."""
-    return Server(
-        [
-            *(os.fspath(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
-            *(plugin, "--port", "tcp:0:interface=127.0.0.1", *options),
-        ],
-        env,
-    )
+    return Server(twistd_command(plugin, *options))
 
 
 def copy_sources(to: Path) -> Path:
@@ -151,10 +158,53 @@ async def run(
     return status, out.decode("utf-8", "replace"), error.decode("utf-8", "replace")
 
 
+async def succeed(*argv: object, folder: Path | None = None) -> str:
+    """Run a program that must succeed; returns what it prints."""
+    status, out, error = await run(*map(str, argv), folder=folder)
+    assert status == 0, f"{argv} ended with {status}:\n{out}\n{error}"
+    return out
+
+
+async def curl(*arguments: str) -> tuple[int, str]:
+    """Send a request with curl; returns the status code and the body."""
+    out = await succeed("curl", "-s", "-S", "-w", "\n%{http_code}", *arguments)
+    body, _, code = out.rpartition("\n")
+    return int(code), body
+
+
+async def until(
+    read: Callable[[], Awaitable[_Value]], accepts: Callable[[_Value], object]
+) -> _Value:
+    """Read a value again and again until it is accepted; returns that value."""
+    for _ in range(int(PATIENCE / POLL_INTERVAL)):
+        value = await read()
+        if accepts(value):
+            return value
+        await deferLater(reactor, POLL_INTERVAL)
+    raise AssertionError(f"the value that the test waits for did not come; the last was {value!r}")
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true."""
+
+    async def read() -> object:
+        return condition()
+
+    await until(read, bool)
+
+
 def require(program: str) -> None:
     """Skip a test, loudly, for want of a program; on CI that is a failure."""
     if shutil.which(program) is None:
         skip(f"this test needs the program {program}: install it and run again")
+
+
+def without_capabilities() -> list[str]:
+    """Give the words that keep a command from passing over file permissions, as root would."""
+    if os.geteuid() != 0:
+        return []
+    require("setpriv")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
 def skip(reason: str) -> NoReturn:

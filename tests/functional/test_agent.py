@@ -10,38 +10,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional import older_server
-from tests.functional.box import (
-    GLANCE,
-    INSTALL,
-    OLD,
-    Answer,
-    Box,
-    Gate,
-    RawServer,
-    Spawn,
-    archive,
-    ask,
-    eventually,
-    http,
-)
-from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, ROOT, Server, run
+from tests.functional.box import INSTALL, OLD, Answer, Box, Gate, RawServer, Spawn, archive, http
+from tests.functional.conftest import StartBox, StartDaemon
+from tests.functional.processes import ROOT, Server, curl, eventually, succeed, until
 from tests.helpers.archives import concatenated, file, header, layout, make_archive, stream
 from tests.helpers.signed_metadata import Signed, write_key
 
 NEW, NEWER = 1600000000, 1700000000
 
 StartOlder = Callable[..., Server]
+BeginUpdate = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
@@ -66,23 +53,28 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def begin_update(start_box: StartBox, box: Box, updates: Path) -> BeginUpdate:
+    """Start a box that is offered a release with this script, and click."""
+
+    async def begin(script: bytes = INSTALL, **updater: Any) -> None:
+        archive(updates, NEW, script)
+        await start_box(**updater)
+        await box.click()
+
+    return begin
+
+
 async def install_by_hand(box: Box, built: Path, version: int, folder: Path) -> None:
     """Install a first release, as the manual says."""
     name = UpdateName(version)
-    await done("mkdir", str(folder))
-    await done("tar", "xf", str(built / str(name)), "-C", str(folder))
-    await done(
+    await succeed("mkdir", str(folder))
+    await succeed("tar", "xf", str(built / str(name)), "-C", str(folder))
+    await succeed(
         *("env", f"OPQ_PREFIX={box.prefix}", f"OPQ_PYTHON={sys.executable}"),
         str(folder / name.folder / "install_update.sh"),
     )
     box.use_installed_agent()
-
-
-async def done(*argv: str, folder: Path | None = None) -> str:
-    """Run a program that must succeed; returns what it printed."""
-    status, out, error = await run(*argv, folder=folder)
-    assert status == 0, f"{argv} ended with {status}:\n{out}\n{error}"
-    return out
 
 
 # The whole journey
@@ -100,7 +92,7 @@ async def test_journey(
     box.configure(server.url)
 
     await box.start()
-    assert await ask(f"{box.agent.url}/version") == (200, f'{{"version": {OLD}}}\n')
+    assert await curl(f"{box.agent.url}/version") == (200, f'{{"version": {OLD}}}\n')
     assert await box.click() == (202, f"The update to {NEW} has begun.")
     await box.agent.says("Stage: rebooting")
     assert await box.agent.ends() == -signal.SIGTERM
@@ -112,12 +104,12 @@ async def test_journey(
 
     await box.start()
     await box.agent.says("Stage: confirming")
-    assert await ask(f"{box.agent.url}/version") == (200, f'{{"version": {NEW}}}\n')
+    assert await curl(f"{box.agent.url}/version") == (200, f'{{"version": {NEW}}}\n')
     status = await box.shows(lambda status: status["stage"] in ("idle", "failed"))
     assert status["stage"] == "idle"
     assert status["last_attempt"]["outcome"] == "updated"
     assert status["last_attempt"]["version"] == NEW
-    _, page = await ask(f"{box.agent.url}/")
+    _, page = await curl(f"{box.agent.url}/")
     assert f"({NEW})</dd>" in page
     assert f"The box runs release {NEW}." in page
     assert await box.click() == (200, "The box is up to date.")
@@ -125,29 +117,23 @@ async def test_journey(
 
 
 @pytest_twisted.ensureDeferred
-async def test_click_by_get(start: StartDaemon, box: Box, updates: Path) -> None:
+async def test_click_by_get(start_box: StartBox, box: Box, updates: Path) -> None:
     """The older interface starts an update by GET."""
     archive(updates, NEW)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    code, _ = await ask(f"{box.agent.url}/box_update")
+    await start_box()
+    code, _ = await curl(f"{box.agent.url}/box_update")
     assert code == 202
     await box.reboots_to(NEW)
     assert box.rebooted == 1
 
 
 @pytest_twisted.ensureDeferred
-async def test_second_click(start: StartDaemon, box: Box, updates: Path, gate: Gate) -> None:
+async def test_second_click(begin_update: BeginUpdate, box: Box, gate: Gate) -> None:
     """While an update is under way, a click is told so, and the stage."""
-    archive(updates, NEW, b"#!/bin/sh\n" + gate.wait.encode() + INSTALL)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    await box.click()
+    await begin_update(b"#!/bin/sh\n" + gate.wait.encode() + INSTALL)
     await box.agent.says("Stage: installing")
     for method in ("GET", "POST"):
-        code, body = await ask(f"{box.agent.url}/box_update", "-X", method)
+        code, body = await curl(f"{box.agent.url}/box_update", "-X", method)
         assert code == 409
         assert json.loads(body)["stage"] == "installing"
     assert (await box.status())["stage"] == "installing"
@@ -157,11 +143,9 @@ async def test_second_click(start: StartDaemon, box: Box, updates: Path, gate: G
 
 
 @pytest_twisted.ensureDeferred
-async def test_installs_by_itself(start: StartDaemon, box: Box, updates: Path) -> None:
+async def test_installs_by_itself(start_box: StartBox, box: Box, updates: Path) -> None:
     """A box that may install by itself needs no click, and stays on the release it has then."""
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url, install="automatic", check_every=0.5, spread=0)
-    await box.start()
+    await start_box(install="automatic", check_every=0.5, spread=0)
     await has_checked(box)
     archive(updates, NEW)
     await box.reboots_to(NEW)
@@ -184,8 +168,7 @@ async def test_told_at_once(
         key = write_key(tmp_path / "timestamp.pem", signed.keys["timestamp"])
         options += ["--timestamp-key", key]
     server = await start("opq-update-server", *options).ready()
-    box.configure(server.url, install="automatic", check_every=3600, spread=0)
-    await box.start()
+    await box.start_with(server.url, install="automatic", check_every=3600, spread=0)
     await waits(server)
     before = await box.status()
     # The first tag made it look.
@@ -202,12 +185,10 @@ async def test_told_at_once(
 
 async def waits(server: Server) -> None:
     """Wait until a box waits at the server for the next release."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        _, metrics = await ask(f"{server.url}/metrics")
-        if "\nopq_waiting_boxes 1.0\n" in metrics:
-            return
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"no box waits:\n{server.output}")
+    await until(
+        lambda: curl(f"{server.url}/metrics"),
+        lambda answer: "\nopq_waiting_boxes 1.0\n" in answer[1],
+    )
 
 
 async def has_checked(box: Box) -> None:
@@ -234,11 +215,10 @@ async def test_older_server(
     script.write_text(f"#!/bin/bash\nmkdir -p {installed.parent}\ncp VERSION {installed}\n")
     script.chmod(0o755)
     what = (str(tmp_path), folder.name) if wrapped else (str(folder), ".")
-    await done("tar", "cjf", str(updates / str(UpdateName(NEW))), "-C", *what)
+    await succeed("tar", "cjf", str(updates / str(UpdateName(NEW))), "-C", *what)
 
     server = await older(*options).ready()
-    box.configure(server.url, version_file=str(installed))
-    await box.start()
+    await box.start_with(server.url, version_file=str(installed))
     assert (await box.status())["installed"] is None
     await box.click()
     await box.reboots_to(NEW)
@@ -254,7 +234,7 @@ async def test_older_box(start: StartDaemon, built: Path, tmp_path: Path) -> Non
     )
     prefix = tmp_path / "prefix"
     environment = (f"OPQ_PREFIX={prefix}", f"OPQ_PYTHON={sys.executable}")
-    assert await done("env", *environment, "sh", "-c", steps, folder=tmp_path) == f"{NEW}\n"
+    assert await succeed("env", *environment, "sh", "-c", steps, folder=tmp_path) == f"{NEW}\n"
     assert (prefix / "current" / "VERSION").read_text() == f"{NEW}\n"
 
 
@@ -338,13 +318,9 @@ async def test_bad_archive(older: StartOlder, box: Box, updates: Path, kind: str
 
 
 @pytest_twisted.ensureDeferred
-async def test_failing_script(start: StartDaemon, box: Box, updates: Path) -> None:
+async def test_failing_script(begin_update: BeginUpdate, box: Box) -> None:
     """A script that fails is reported and does not reboot the box; its owner may try it again."""
-    archive(updates, NEW, b"#!/bin/sh\necho that is not it\nexit 3\n")
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    await box.click()
+    await begin_update(b"#!/bin/sh\necho that is not it\nexit 3\n")
     sentence = await box.fails()
     assert f"ended with exit status 3. See {box.log}" in sentence
     assert "that is not it" in box.log.read_text()
@@ -367,27 +343,21 @@ async def test_failing_script(start: StartDaemon, box: Box, updates: Path) -> No
 )
 @pytest_twisted.ensureDeferred
 async def test_box_at_fault(
-    start: StartDaemon, box: Box, updates: Path, script: bytes, reason: str
+    begin_update: BeginUpdate, box: Box, script: bytes, reason: str
 ) -> None:
     """A release is not refused for what the box lacks."""
-    archive(updates, NEW, script)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    await box.click()
+    await begin_update(script)
     assert reason in await box.fails()
-    _, history = await ask(f"{box.agent.url}/history")
+    _, history = await curl(f"{box.agent.url}/history")
     assert json.loads(history)["refused"] == []
     assert box.rebooted == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_refused_release(start: StartDaemon, box: Box, updates: Path) -> None:
+async def test_refused_release(start_box: StartBox, box: Box, updates: Path) -> None:
     """A release whose script failed is not tried again by itself, and the status says why."""
     archive(updates, NEW, b"#!/bin/sh\nexit 3\n")
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url, install="automatic", check_every=0.1, spread=0)
-    await box.start()
+    await start_box(install="automatic", check_every=0.1, spread=0)
     await box.agent.says("The update failed: .*exit status 3")
     status = await box.shows(lambda status: "is refused" in status["message"])
     assert f"Release {NEW} is refused: install_update.sh ended with" in status["message"]
@@ -398,45 +368,33 @@ async def test_refused_release(start: StartDaemon, box: Box, updates: Path) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_script_without_effect(start: StartDaemon, box: Box, updates: Path) -> None:
+async def test_script_without_effect(begin_update: BeginUpdate, box: Box) -> None:
     """A release that is not there after the reboot counts as failed, whatever its script said."""
-    archive(updates, NEW, b"#!/bin/sh\n")
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    await box.click()
+    await begin_update(b"#!/bin/sh\n")
     assert await box.agent.ends() == -signal.SIGTERM
     await box.start()
     assert f"After the reboot the box runs {OLD}, not {NEW}." in await box.fails()
 
 
 @pytest_twisted.ensureDeferred
-async def test_hanging_script(start: StartDaemon, box: Box, updates: Path, tmp_path: Path) -> None:
+async def test_hanging_script(begin_update: BeginUpdate, box: Box, tmp_path: Path) -> None:
     """A script that hangs is ended with all that it started, even what ignores SIGTERM."""
     pids = tmp_path / "pids"
     script = (
         "#!/bin/sh\ntrap '' TERM\nsleep 300 &\n"
         f"echo $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\n"
     )
-    archive(updates, NEW, script.encode())
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url, install_timeout=1)
-    await box.start()
-    await box.click()
+    await begin_update(script.encode(), install_timeout=1)
     assert "took too long and was ended" in await box.fails()
     await eventually(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
 @pytest_twisted.ensureDeferred
-async def test_hanging_orphan(start: StartDaemon, box: Box, updates: Path, tmp_path: Path) -> None:
+async def test_hanging_orphan(begin_update: BeginUpdate, box: Box, tmp_path: Path) -> None:
     """A script that hangs is ended even when the agent that started it is gone."""
     pids = tmp_path / "pids"
     script = f"#!/bin/sh\nsleep 300 &\necho $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\n"
-    archive(updates, NEW, script.encode())
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url, install_timeout=1)
-    await box.start()
-    await box.click()
+    await begin_update(script.encode(), install_timeout=1)
     await eventually(pids.exists)
     await box.agent.stop(signal.SIGKILL)
     await box.start()
@@ -447,15 +405,11 @@ async def test_hanging_orphan(start: StartDaemon, box: Box, updates: Path, tmp_p
 @pytest.mark.parametrize("status", [0, 3])
 @pytest_twisted.ensureDeferred
 async def test_script_kills_agent(
-    start: StartDaemon, box: Box, updates: Path, gate: Gate, status: int
+    begin_update: BeginUpdate, box: Box, gate: Gate, status: int
 ) -> None:
     """A script that kills the agent goes on; the next agent learns what came of it."""
     kill = f'#!/bin/sh\nkill -KILL "$(cat {box.pid_file})"\n{gate.wait}'
-    archive(updates, NEW, kill.encode() + INSTALL + b"exit %d\n" % status)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    await box.click()
+    await begin_update(kill.encode() + INSTALL + b"exit %d\n" % status)
     assert await box.agent.ends() == -signal.SIGKILL
     await box.start()
     assert (await box.status())["stage"] == "installing"
@@ -470,13 +424,9 @@ async def test_script_kills_agent(
 
 @pytest.mark.parametrize("command", ["/nonexistent/reboot", "/bin/false"])
 @pytest_twisted.ensureDeferred
-async def test_reboot_command(start: StartDaemon, box: Box, updates: Path, command: str) -> None:
+async def test_reboot_command(begin_update: BeginUpdate, box: Box, command: str) -> None:
     """When the box cannot be rebooted, its owner is told to do it."""
-    archive(updates, NEW)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url, reboot_command=[command, "now"])
-    await box.start()
-    await box.click()
+    await begin_update(reboot_command=[command, "now"])
     reason = await box.fails()
     assert f"The reboot command {command} now" in reason
     assert "Reboot the box by hand." in reason
@@ -511,22 +461,20 @@ async def test_bad_version_answer(box: Box, raw: RawServer, kind: str) -> None:
     """What no update server would answer installs nothing, and the sentence says which it was."""
     answer, reason = VERSION_ANSWERS[kind]
     raw.answers["/version"] = answer
-    box.configure(raw.url)
-    await box.start()
+    await box.start_with(raw.url)
     code, text = await box.click()
     assert code == 202
     assert reason in text
     assert reason in await box.fails()
     assert raw.asked == ["/version"]
-    _, page = await ask(f"{box.agent.url}/")
+    _, page = await curl(f"{box.agent.url}/")
     assert reason in page
 
 
 @pytest_twisted.ensureDeferred
 async def test_server_down(box: Box) -> None:
     """A server that is down is named, and the installed release stays."""
-    box.configure("http://127.0.0.1:1")
-    await box.start()
+    await box.start_with("http://127.0.0.1:1")
     await box.click()
     assert "Cannot reach the update server http://127.0.0.1:1" in await box.fails()
     assert (await box.status())["installed"] == OLD
@@ -536,13 +484,11 @@ async def test_server_down(box: Box) -> None:
 async def test_proxy(box: Box, raw: RawServer) -> None:
     """The agent asks its server through the proxy of its environment, but for the setting."""
     box.environment["HTTP_PROXY"] = raw.url
-    box.configure("http://updates.invalid:8151")
-    await box.start()
+    await box.start_with("http://updates.invalid:8151")
     assert await box.click() == (200, "The update server has no update.")
     assert raw.asked == ["http://updates.invalid:8151/version"]
     await box.agent.stop()
-    box.configure("http://updates.invalid:8151", proxy="none")
-    await box.start()
+    await box.start_with("http://updates.invalid:8151", proxy="none")
     await box.click()
     assert "its name is not known here" in await box.fails()
     assert len(raw.asked) == 1
@@ -622,8 +568,7 @@ async def test_mended_delivery(
     """Where a connection brings nothing, another follows by itself, and brings the release."""
     whole = _archive_bytes(tmp_path)
     _offer(raw, Answer(deliver(whole), then=Answer(http(whole, _digest(whole)))))
-    box.configure(raw.url)
-    await box.start()
+    await box.start_with(raw.url)
     await box.click()
     await box.reboots_to(NEW)
     # The last one is the look by which the new release proves itself.
@@ -643,8 +588,7 @@ async def test_rest_of_delivery(box: Box, raw: RawServer, tmp_path: Path) -> Non
     )
     first = http(whole[:come], _digest(whole), etag, length=len(whole))
     _offer(raw, Answer(first, then=Answer(rest)))
-    box.configure(raw.url)
-    await box.start()
+    await box.start_with(raw.url)
     await box.click()
     await box.reboots_to(NEW)
     # The last one is the look by which the new release proves itself.
@@ -657,8 +601,7 @@ async def test_rest_of_delivery(box: Box, raw: RawServer, tmp_path: Path) -> Non
 async def test_unsigned_refused(box: Box, raw: RawServer) -> None:
     """Where unsigned releases are not allowed, nothing is even downloaded."""
     _offer(raw, Answer(b""))
-    box.configure(raw.url, allow_unsigned=False)
-    await box.start()
+    await box.start_with(raw.url, allow_unsigned=False)
     await box.click()
     reason = await box.fails()
     assert "not signed" in reason
@@ -724,8 +667,7 @@ async def test_state_directory(box: Box, raw: RawServer) -> None:
 @pytest_twisted.ensureDeferred
 async def test_two_agents(box: Box, raw: RawServer) -> None:
     """A second agent does not touch the state directory of the first."""
-    box.configure(raw.url)
-    await box.start()
+    await box.start_with(raw.url)
     second = box.launch()
     assert await second.ends() == 1
     assert f"Another agent uses {box.state_dir}" in second.output
@@ -738,12 +680,12 @@ async def test_two_agents(box: Box, raw: RawServer) -> None:
     "stage", ["checking", "downloading", "verifying", "unpacking", "installing", "rebooting"]
 )
 @pytest_twisted.ensureDeferred
-async def test_killed_at_any_stage(start: StartDaemon, box: Box, updates: Path, stage: str) -> None:
+async def test_killed_at_any_stage(
+    start_box: StartBox, start: StartDaemon, box: Box, updates: Path, stage: str
+) -> None:
     """Wherever the agent is killed, the next one ends on the new release without help."""
     archive(updates, NEW)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url, install="automatic", check_every=0.1, spread=0)
-    await box.start()
+    await start_box(install="automatic", check_every=0.1, spread=0)
     await box.agent.says(f"Stage: {stage}")
     await box.agent.stop(signal.SIGKILL)
     # Not start(): the next agent may have rebooted the box before anybody could ask it.
@@ -763,8 +705,7 @@ async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path
     whole = _archive_bytes(tmp_path)
     half = http(whole[: len(whole) // 2], _digest(whole), length=len(whole))
     _offer(raw, Answer(half, closes=False))
-    box.configure(raw.url)
-    await box.start()
+    await box.start_with(raw.url)
     await box.click()
     partial, record = f"{UpdateName(NEW)}.part", f"{UpdateName(NEW)}.part.json"
     await eventually(lambda: (box.state_dir / "archives" / record).exists())
@@ -778,13 +719,11 @@ async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path
 
 
 @pytest_twisted.ensureDeferred
-async def test_killed_while_unpacking(start: StartDaemon, box: Box, updates: Path) -> None:
+async def test_killed_while_unpacking(start_box: StartBox, box: Box, updates: Path) -> None:
     """An unpacker that lost its agent does not spoil what the next agent unpacks."""
     files = {f"box-configuration-daemon/{number}": b"x" for number in range(6_000)}
     make_archive(updates / str(UpdateName(NEW)), NEW, files, script=INSTALL)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     await box.click()
     await eventually(lambda: (box.state_dir / "unpacked").exists())
     await box.agent.stop(signal.SIGKILL)
@@ -793,15 +732,9 @@ async def test_killed_while_unpacking(start: StartDaemon, box: Box, updates: Pat
 
 
 @pytest_twisted.ensureDeferred
-async def test_killed_while_installing(
-    start: StartDaemon, box: Box, updates: Path, gate: Gate
-) -> None:
+async def test_killed_while_installing(begin_update: BeginUpdate, box: Box, gate: Gate) -> None:
     """The script goes on without its agent, and is not run a second time beside itself."""
-    archive(updates, NEW, b"#!/bin/sh\necho begun\n" + gate.wait.encode() + INSTALL)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    await box.click()
+    await begin_update(b"#!/bin/sh\necho begun\n" + gate.wait.encode() + INSTALL)
     await eventually(lambda: box.log.exists() and "begun" in box.log.read_text())
     await box.agent.stop(signal.SIGKILL)
     await box.start()
@@ -812,16 +745,12 @@ async def test_killed_while_installing(
 
 @pytest_twisted.ensureDeferred
 async def test_power_cut_while_installing(
-    start: StartDaemon, box: Box, updates: Path, gate: Gate, tmp_path: Path
+    begin_update: BeginUpdate, box: Box, gate: Gate, tmp_path: Path
 ) -> None:
     """A script that is gone without a status, and has not done its work, is run again."""
     pid = tmp_path / "pid"
     script = f"#!/bin/sh\necho begun\necho $$ >{pid}.new\nmv {pid}.new {pid}\n{gate.wait}"
-    archive(updates, NEW, script.encode() + INSTALL)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
-    await box.click()
+    await begin_update(script.encode() + INSTALL)
     await eventually(pid.exists)
     await box.agent.stop(signal.SIGKILL)
     script_pid = int(pid.read_text())
@@ -839,8 +768,7 @@ async def test_power_cut_while_installing(
 @pytest_twisted.ensureDeferred
 async def test_requests_from_elsewhere(box: Box, raw: RawServer) -> None:
     """Another page in the owner's browser can neither start an update nor read the box's status."""
-    box.configure(raw.url)
-    await box.start()
+    await box.start_with(raw.url)
     own = box.agent.url
     for path in ("/box_update", "/check"):
         for header_line in (
@@ -851,11 +779,11 @@ async def test_requests_from_elsewhere(box: Box, raw: RawServer) -> None:
             "Sec-Purpose: prefetch",
             "Host: evil.example",
         ):
-            code, _ = await ask(f"{own}{path}", "-X", "POST", "-H", header_line)
+            code, _ = await curl(f"{own}{path}", "-X", "POST", "-H", header_line)
             assert code == 403, header_line
-    code, _ = await ask(f"{own}/box_update", "-H", "Sec-Fetch-Site: cross-site")
+    code, _ = await curl(f"{own}/box_update", "-H", "Sec-Fetch-Site: cross-site")
     assert code == 403
-    code, _ = await ask(f"{own}/status", "-H", "Host: evil.example")
+    code, _ = await curl(f"{own}/status", "-H", "Host: evil.example")
     assert code == 403
     assert raw.asked == []
 

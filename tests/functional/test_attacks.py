@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.trust.offer import describe_before
-from tests.functional.box import INSTALL, Answer, Box, Middleman, Spawn, ask, eventually, http
+from tests.functional.box import INSTALL, Answer, Box, Middleman, Spawn, http
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import Server, run
+from tests.functional.processes import Server, curl, eventually, run
 from tests.functional.update_server import started
 from tests.helpers.archives import layout, make_archive, stream, write_archive
 from tests.helpers.signed_metadata import ROLES, Signed, channel, write_key
@@ -93,7 +93,7 @@ class Field:
 
     async def sees(self) -> None:
         """Let the box take note of what is offered, without installing it."""
-        code, answer = await ask(f"{self.box.agent.url}/check", "-X", "POST")
+        code, answer = await curl(f"{self.box.agent.url}/check", "-X", "POST")
         assert code == 200, answer
 
     async def refuses(self, reason: str, detail: str = "") -> None:
@@ -108,7 +108,7 @@ class Field:
 
     async def shows(self, message: str) -> None:
         """See that the box's page says something."""
-        _, page = await ask(f"{self.box.agent.url}/")
+        _, page = await curl(f"{self.box.agent.url}/")
         assert message in html.unescape(page)
 
     def has_nothing_new(self) -> None:

@@ -1,16 +1,14 @@
 """Real clients download whole archives and parts of them, and go on with what was cut off."""
 
 import re
-import socket
 from pathlib import Path
 
 import pytest_twisted
-from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, run
-from tests.functional.update_server import archive, curl, large_archive, metrics, started
+from tests.functional.processes import curl, succeed
+from tests.functional.update_server import archive, exchange, large_archive, metrics, started
 
 NAME = str(UpdateName(1))
 
@@ -28,9 +26,7 @@ async def test_curl_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -
     whole = large_archive(updates, 1)
     server = await started(start, updates)
     part = part_of(whole, tmp_path, 20_000_001)
-    command = ("curl", "-sf", "-C", "-", "-o", str(part), f"{server.url}/update/{NAME}")
-    status, _, error = await run(*command)
-    assert status == 0, error
+    await succeed("curl", "-sf", "-C", "-", "-o", part, f"{server.url}/update/{NAME}")
     assert part.read_bytes() == whole.read_bytes()
     told = await metrics(server)
     assert told["opq_requests_total", "/update", "206"] == 1
@@ -44,18 +40,15 @@ async def test_curl_with_validators(start: StartDaemon, updates: Path, tmp_path:
     server = await started(start, updates)
     url = f"{server.url}/update/{NAME}"
     etags = tmp_path / "etags"
-    status, _, error = await run(
-        "curl", "-sf", "--etag-save", str(etags), "-o", str(tmp_path / "got"), url
-    )
-    assert status == 0, error
+    await succeed("curl", "-sf", "--etag-save", etags, "-o", tmp_path / "got", url)
     tag = etags.read_text().strip()
     assert await curl("--etag-compare", str(etags), url) == (304, "")
     assert (await curl("-o", "/dev/null", "-r", "9-", "-H", f"If-Range: {tag}", url))[0] == 206
     assert (await curl("-o", "/dev/null", "-r", "9-", "-H", 'If-Range: "x"', url))[0] == 200
     assert (await curl("-z", str(whole), url))[0] == 304
-    status_line = (await run("curl", "-sI", url))[1]
-    assert status_line.startswith("HTTP/1.1 200 ")
-    assert f"content-length: {whole.stat().st_size}" in status_line.lower()
+    head = await succeed("curl", "-sI", url)
+    assert head.startswith("HTTP/1.1 200 ")
+    assert f"content-length: {whole.stat().st_size}" in head.lower()
 
 
 @pytest_twisted.ensureDeferred
@@ -65,10 +58,7 @@ async def test_wget_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -
     server = await started(start, updates)
     part = part_of(whole, tmp_path, 3_333_333)
     for _ in range(2):
-        status, _, error = await run(
-            "wget", "-q", "-c", f"{server.url}/update/{NAME}", folder=tmp_path
-        )
-        assert status == 0, error
+        await succeed("wget", "-q", "-c", f"{server.url}/update/{NAME}", folder=tmp_path)
         assert part.read_bytes() == whole.read_bytes()
     told = await metrics(server)
     assert told["opq_requests_total", "/update", "206"] == 1
@@ -80,11 +70,10 @@ async def test_aria2c(start: StartDaemon, updates: Path, tmp_path: Path) -> None
     """aria2c puts together what came over eight connections."""
     whole = large_archive(updates, 1)
     server = await started(start, updates)
-    status, out, error = await run(
+    await succeed(
         *("aria2c", "--no-conf", "-q", "-x8", "-s8", "-k1M", "--file-allocation=none"),
-        *("-d", str(tmp_path), "-o", "got", f"{server.url}/latest"),
+        *("-d", tmp_path, "-o", "got", f"{server.url}/latest"),
     )
-    assert status == 0, out + error
     assert (tmp_path / "got").read_bytes() == whole.read_bytes()
 
 
@@ -94,11 +83,10 @@ async def test_aria2c_resumes(start: StartDaemon, updates: Path, tmp_path: Path)
     whole = large_archive(updates, 1)
     server = await started(start, updates)
     part_of(whole, tmp_path, 9_000_000)
-    status, out, error = await run(
+    await succeed(
         *("aria2c", "--no-conf", "-q", "-c", "-x1", "--file-allocation=none"),
-        *("-d", str(tmp_path), f"{server.url}/update/{NAME}"),
+        *("-d", tmp_path, f"{server.url}/update/{NAME}"),
     )
-    assert status == 0, out + error
     assert (tmp_path / NAME).read_bytes() == whole.read_bytes()
     assert (await metrics(server))["opq_sent_bytes_total",] < whole.stat().st_size
 
@@ -110,10 +98,8 @@ async def test_ab(start: StartDaemon, updates: Path) -> None:
     server = await started(start, updates)
     for option in ("-k", "-d"):
         for path in ("version", "ls", f"update/{NAME}"):
-            status, out, error = await run(
-                "ab", "-q", option, "-n", "500", "-c", "20", f"{server.url}/{path}"
-            )
-            assert status == 0, error
+            url = f"{server.url}/{path}"
+            out = await succeed("ab", "-q", option, "-n", "500", "-c", "20", url)
             assert re.search(r"Complete requests: +500\n", out), out
             assert re.search(r"Failed requests: +0\n", out), out
             assert "Non-2xx" not in out, out
@@ -125,10 +111,7 @@ async def test_wrk(start: StartDaemon, updates: Path) -> None:
     large_archive(updates, 1)
     server = await started(start, updates)
     for path in ("version", "latest", "ls", f"update/{NAME}"):
-        status, out, error = await run(
-            "wrk", "-t1", "-c50", "-d1", "--timeout=60", f"{server.url}/{path}"
-        )
-        assert status == 0, error
+        out = await succeed("wrk", "-t1", "-c50", "-d1", "--timeout=60", f"{server.url}/{path}")
         assert "Socket errors" not in out, out
         # What wrk names so is any status over 399: /latest has 303.
         assert "Non-2xx or 3xx" not in out, out
@@ -140,19 +123,11 @@ async def test_multiple_ranges(start: StartDaemon, updates: Path) -> None:
     """A client gets several parts in one answer."""
     whole = archive(updates, 1).read_bytes()
     server = await started(start, updates)
-
-    def ask() -> bytes:
-        received = b""
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
-            client.sendall(
-                f"GET /update/{NAME} HTTP/1.1\r\nHost: x\r\nRange: bytes=0-3,-4\r\n"
-                "Connection: close\r\n\r\n".encode()
-            )
-            while data := client.recv(65536):
-                received += data
-        return received
-
-    received = await deferToThread(ask)
+    received = await exchange(
+        server,
+        f"GET /update/{NAME} HTTP/1.1\r\nHost: x\r\nRange: bytes=0-3,-4\r\n"
+        "Connection: close\r\n\r\n".encode(),
+    )
     assert received.startswith(b"HTTP/1.1 206 ")
     assert b"Content-Type: multipart/byteranges; boundary=" in received
     size = len(whole)

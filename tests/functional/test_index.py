@@ -7,22 +7,19 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, Server, require, run
-from tests.functional.update_server import (
-    GLANCE,
-    TWISTD,
-    archive,
+from tests.functional.processes import (
+    Server,
     curl,
-    get,
-    metrics,
-    offers,
-    started,
+    require,
+    succeed,
+    twistd_command,
+    until,
+    without_capabilities,
 )
+from tests.functional.update_server import archive, get, metrics, offers, started
 from tests.helpers.privileges import own_mounts
 
 #: A heartbeat that no test lives to see: what is found is found without it.
@@ -40,12 +37,8 @@ def link_many(source: Path, folder: Path, count: int) -> None:
 
 async def answers_with(server: Server, status: int) -> str:
     """Wait until `/` answers with a status, and return what it says."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        got, text = await curl(f"{server.url}/")
-        if got == status:
-            return text
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"/ never answered {status}:\n{server.output}")
+    _, text = await until(lambda: curl(f"{server.url}/"), lambda answer: answer[0] == status)
+    return text
 
 
 @pytest_twisted.ensureDeferred
@@ -83,6 +76,7 @@ async def test_deleted_and_made_anew(start: StartDaemon, updates: Path) -> None:
     archive(updates, 1)
     server = await started(start, updates, *NEVER)
     shutil.rmtree(updates)
+    await server.says("Cannot read the updates directory")
     assert str(updates) in await answers_with(server, 503)
     updates.mkdir()
     archive(updates, 2)
@@ -149,12 +143,8 @@ async def test_link_to_another_directory(start: StartDaemon, updates: Path, tmp_
 async def test_permission_lost(spawn: StartDaemon, updates: Path) -> None:
     """Without permission `/` is 503 and what was known is told; with it all is well again."""
     path = archive(updates, 1)
-    options = [*("--updates-dir", updates), *SOON, *("--port", "tcp:0:interface=127.0.0.1")]
-    command = [TWISTD, "--nodaemon", "--pidfile=", "opq-update-server", *options]
-    if os.geteuid() == 0:
-        require("setpriv")
-        command[:0] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    server = await spawn(*command).ready()
+    command = twistd_command("opq-update-server", "--updates-dir", updates, *SOON)
+    server = await spawn(*without_capabilities(), *command).ready()
     await offers(server, 1)
     for mode in (0o000, 0o444, 0o111):
         updates.chmod(mode)
@@ -168,12 +158,9 @@ async def test_permission_lost(spawn: StartDaemon, updates: Path) -> None:
 
 
 async def in_its_mounts(server: Server, *command: object) -> None:
-    status, out, error = await run(
-        *("nsenter", "-t", str(server.pid), "-m"),
-        *([] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]),
-        *(str(word) for word in command),
-    )
-    assert status == 0, out + error
+    """Run a command that sees the mounts of the server."""
+    as_root = [] if os.geteuid() == 0 else ["-U", "--preserve-credentials"]
+    await succeed("nsenter", "-t", server.pid, "-m", *as_root, *command)
 
 
 @pytest.mark.root
@@ -184,12 +171,8 @@ async def test_mounted_over(spawn: StartDaemon, updates: Path, tmp_path: Path) -
         require(program)
     archive(updates, 1)
     source = archive(tmp_path, 2)
-    options = [*("--updates-dir", updates), *SOON, *("--port", "tcp:0:interface=127.0.0.1")]
-    server = await spawn(
-        *own_mounts(),
-        *(TWISTD, "--nodaemon", "--pidfile=", "opq-update-server"),
-        *options,
-    ).ready()
+    command = twistd_command("opq-update-server", "--updates-dir", updates, *SOON)
+    server = await spawn(*own_mounts(), *command).ready()
     await offers(server, 1)
     for _ in range(2):
         await in_its_mounts(server, "mount", "-t", "tmpfs", "none", updates)

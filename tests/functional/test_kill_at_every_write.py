@@ -170,7 +170,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     signed.targets(1, {name: channel(path) for name, path in archives.items()})
     signed.snapshot(1, 1)
     signed.timestamp(1, 1)
-    starting = started(lambda *argv: twistd(*map(str, argv)), updates)
+    starting = started(twistd, updates)
     server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
     digests = {path.name: digest(path) for path in (old, *archives.values())}
     yield Site(server, (signed.folder / "1.root.json").read_bytes(), library, digests, old)

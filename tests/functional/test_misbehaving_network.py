@@ -22,8 +22,8 @@ from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import OpqError
-from tests.functional.box import INSTALL, Box, Spawn, eventually
-from tests.functional.processes import Server, twistd
+from tests.functional.box import INSTALL, Box, Spawn
+from tests.functional.processes import Server, eventually, twistd
 from tests.functional.proxy import (
     ALL,
     QUICK,
@@ -93,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     signed = Signed(updates).init()
     signed.publish(1, path)
     signed.timestamp(1, 1)
-    starting = started(lambda *argv: twistd(*map(str, argv)), updates)
+    starting = started(twistd, updates)
     server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
     yield Site(server, archive, (signed.folder / "1.root.json").read_bytes())
     pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))

@@ -3,15 +3,11 @@
 import re
 import shutil
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
@@ -21,8 +17,8 @@ from tests.functional import box
 from tests.functional.box import RawServer, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import SITE, Answer, ask, cached, fetch, in_front_of
-from tests.functional.processes import PATIENCE, Server, run
-from tests.functional.update_server import GLANCE, metrics, started
+from tests.functional.processes import PATIENCE, Server, run, until
+from tests.functional.update_server import metrics, started
 from tests.helpers.archives import make_archive, make_large_archive
 
 #: Bytes of an archive that is not sent at once.
@@ -33,14 +29,6 @@ CURL_CUT = 18
 
 #: What is asked for of an archive; None is all of it.
 PARTS = ("1000000-1999999", None, "0-0", "-1000", None, "3000000-", "5999000-9999999", None)
-
-
-@pytest.fixture
-def raw() -> Iterator[RawServer]:
-    """Make a server that does whatever it is told to."""
-    server = RawServer()
-    yield server
-    pytest_twisted.blockon(server.close())
 
 
 def name(version: int) -> str:
@@ -66,21 +54,14 @@ async def cost(origin: Server) -> float:
 
 async def becomes(server: Server, series: str, value: float) -> None:
     """Wait until the server's metrics say so."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        if (await metrics(server)).get((series,)) == value:
-            return
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"{series} does not become {value}:\n{server.output}")
+    await until(lambda: metrics(server), lambda found: found.get((series,)) == value)
 
 
 async def digested(origin: Server, path: str) -> Answer:
     """Wait until the server knows an archive's digest; returns what it answers to HEAD then."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        answer = await ask(origin, path, method="HEAD")
-        if "Repr-Digest" in answer.headers:
-            return answer
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"the digest of {path} does not become known:\n{origin.output}")
+    return await until(
+        lambda: ask(origin, path, method="HEAD"), lambda answer: "Repr-Digest" in answer.headers
+    )
 
 
 def slice_of(part: str, whole: bytes) -> bytes:
@@ -296,20 +277,6 @@ async def test_mirror(
     assert (version.status, version.body) == (200, b"2")
     assert (await ask(server, f"/update/{name(3)}")).status == 404
     assert await cost(origin) == 1
-
-
-@pytest_twisted.ensureDeferred
-async def test_bad_mirror(start: StartDaemon, updates: Path) -> None:
-    """What no box could be sent to ends the process with status 1 and a sentence."""
-    for mirror in (
-        *("", "mirror.example.org", "ftp://mirror.example.org", "http://", "http://[::1"),
-        *("https://mirror.example.org/?q=1", "https://mirror.example.org/#f", "https://m/ü"),
-        *("http://mirror.example.org/a b", "http://mirror.example.org:port"),
-    ):
-        server = start("opq-update-server", "--updates-dir", updates, "--mirror", mirror)
-        assert await server.ends() == 1, mirror
-        assert "--mirror: give a URL such as" in server.output
-        assert "Traceback" not in server.output
 
 
 @pytest_twisted.ensureDeferred

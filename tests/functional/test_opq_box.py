@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 
 from tests.functional.box import INSTALL, OLD, Box, Gate, Spawn, archive
-from tests.functional.conftest import StartDaemon
+from tests.functional.conftest import StartBox
 from tests.functional.processes import Server, run
 
 NEW = 1600000000
@@ -55,13 +55,11 @@ async def reboots(box: Box) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_update(
-    start: StartDaemon, operator: Operator, box: Box, updates: Path, gate: Gate
+    start_box: StartBox, operator: Operator, box: Box, updates: Path, gate: Gate
 ) -> None:
     """From one release to the next, followed through the reboot; Ctrl-C does not stop the box."""
     archive(updates, NEW, INSTALL + gate.wait.encode())
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
 
     assert f"Installed    {OLD} (2017-07-1" in await operator.types("status")
     assert (await operator.reads("status"))["available"] is None
@@ -99,13 +97,11 @@ async def test_update(
 
 @pytest_twisted.ensureDeferred
 async def test_returns(
-    start: StartDaemon, operator: Operator, box: Box, updates: Path, tmp_path: Path
+    start_box: StartBox, operator: Operator, box: Box, updates: Path, tmp_path: Path
 ) -> None:
     """A box that adopted its first release returns to it; the bad one is refused, and forgiven."""
     archive(updates, NEW, FAILS)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     paths = ("--config", box.config, "--state-dir", box.state_dir)
     status, out, error = await run(PROGRAM, "adopt", *map(str, paths), str(archive(tmp_path, OLD)))
     assert status == 0, error
@@ -124,17 +120,13 @@ async def test_returns(
 
 
 @pytest_twisted.ensureDeferred
-async def test_password(
-    start: StartDaemon, operator: Operator, box: Box, updates: Path, tmp_path: Path
-) -> None:
+async def test_password(start_box: StartBox, operator: Operator, box: Box, tmp_path: Path) -> None:
     """A box with a password does nothing for who does not know it."""
     hashed, known = tmp_path / "hashed", tmp_path / "known"
     known.write_text("open sesame\n")
     status, _, error = await run("sh", "-c", f"{PROGRAM} password {hashed} <{known}")
     assert status == 0, error
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url, web_password_file=str(hashed))
-    await box.start()
+    await start_box(web_password_file=str(hashed))
     await operator.types("status")
     assert "no update" in await operator.types("check", "--password-file", known)
     assert "password is wrong" in await operator.types("check", "--password-file", hashed, status=1)

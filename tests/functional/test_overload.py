@@ -22,16 +22,14 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, Server, skip
+from tests.functional.processes import PATIENCE, Server, curl, eventually, skip
 from tests.functional.update_server import (
     archive,
-    curl,
     descriptors,
     get,
     large_archive,
     metrics,
     started,
-    until,
 )
 
 DOWNLOAD = f"GET /update/{UpdateName(1)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
@@ -85,7 +83,7 @@ async def test_slow_and_silent(start: StartDaemon, updates: Path, clients: ExitS
     for _ in range(50):
         assert await get(f"{server.url}/version") == b"1"
     clients.close()
-    await until(lambda: descriptors(server) <= before)
+    await eventually(lambda: descriptors(server) <= before)
     told = await metrics(server)
     assert told["opq_downloads_total", "cut", "1"] == 300
 
@@ -114,7 +112,7 @@ async def test_vanishing(start: StartDaemon, updates: Path, clients: ExitStack) 
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     await deferToThread(come_and_go)
-    await until(lambda: descriptors(server) <= before)
+    await eventually(lambda: descriptors(server) <= before)
     assert await get(f"{server.url}/version") == b"1"
     assert "Traceback" not in server.output
 
@@ -228,7 +226,7 @@ async def test_access_log(start: StartDaemon, updates: Path, tmp_path: Path) -> 
     log = tmp_path / "access.log"
     logging = await started(start, updates, "--access-log", log)
     await curl(f"{logging.url}/ls")
-    await until(lambda: '"uri": "/ls"' in log.read_text())
+    await eventually(lambda: '"uri": "/ls"' in log.read_text())
 
     quiet = await started(start, updates, "--no-access-log")
     await curl(f"{quiet.url}/ls")

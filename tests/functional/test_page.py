@@ -20,7 +20,7 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.web.auth import PasswordHash
 from tests.browser import chromium, gallery
 from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, archive, http
-from tests.functional.conftest import StartDaemon
+from tests.functional.conftest import StartBox
 from tests.functional.processes import PATIENCE, skip
 from tests.helpers.archives import make_archive
 from tests.helpers.torture import sample
@@ -126,12 +126,12 @@ def tabs() -> Iterator[Tabs]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_journey(start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs) -> None:
+async def test_journey(
+    start_box: StartBox, box: Box, gate: Gate, updates: Path, tabs: Tabs
+) -> None:
     """One page shows the click, each stage, the output, the reboot, and what came of it."""
     archive(updates, NEW, INSTALL + gate.wait.encode())
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     tab = await tabs.open(box.agent.url)
     await tab.headline("The box has not looked for updates since it started")
     await tab.click("Look now")
@@ -177,8 +177,7 @@ async def test_download(box: Box, raw: RawServer, tmp_path: Path, tabs: Tabs) ->
         "/version": Answer(http(str(NEW).encode())),
         f"/update/{UpdateName(NEW)}": Answer(half, closes=False),
     }
-    box.configure(raw.url)
-    await box.start()
+    await box.start_with(raw.url)
     tab = await tabs.open(box.agent.url)
     await tab.click()
     await tab.current_stage("Download")
@@ -192,12 +191,10 @@ async def test_download(box: Box, raw: RawServer, tmp_path: Path, tabs: Tabs) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_went_back(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
+async def test_went_back(start_box: StartBox, box: Box, updates: Path, tabs: Tabs) -> None:
     """A release that fails leads back to the last good one, and the page says why."""
     archive(updates, NEW)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     tab = await tabs.open(box.agent.url)
     await tab.click()
     await box.agent.ends()
@@ -223,13 +220,11 @@ async def test_went_back(start: StartDaemon, box: Box, updates: Path, tabs: Tabs
 
 
 @pytest_twisted.ensureDeferred
-async def test_failed(start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs) -> None:
+async def test_failed(start_box: StartBox, box: Box, gate: Gate, updates: Path, tabs: Tabs) -> None:
     """A release that fails where there is nothing to go back to says so, and what it said last."""
     script = f"#!/bin/sh\necho first\n{gate.wait}echo '<b>it cannot be</b>'\nexit 7\n"
     archive(updates, NEW, script.encode())
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     tab = await tabs.open(box.agent.url)
     await tab.click()
     await tab.shows("first")
@@ -243,8 +238,7 @@ async def test_failed(start: StartDaemon, box: Box, gate: Gate, updates: Path, t
 @pytest_twisted.ensureDeferred
 async def test_unreachable(box: Box, tabs: Tabs) -> None:
     """A server that cannot be reached is told of in a sentence."""
-    box.configure("http://127.0.0.1:9")
-    await box.start()
+    await box.start_with("http://127.0.0.1:9")
     tab = await tabs.open(box.agent.url)
     await tab.click("Look now")
     await tab.headline("The box cannot get updates")
@@ -259,8 +253,7 @@ async def test_unreachable(box: Box, tabs: Tabs) -> None:
 async def test_password(box: Box, tmp_path: Path, tabs: Tabs) -> None:
     """Whoever knows the password clicks, and nobody else."""
     (tmp_path / "password").write_text(f"{PasswordHash.of('open sesame')}\n")
-    box.configure("http://127.0.0.1:9", web_password_file=str(tmp_path / "password"))
-    await box.start()
+    await box.start_with("http://127.0.0.1:9", web_password_file=str(tmp_path / "password"))
     for password, answer in (
         ("a guess", "password"),
         ("open sesame", "Cannot reach the update server http://127.0.0.1:9"),
@@ -274,8 +267,7 @@ async def test_password(box: Box, tmp_path: Path, tabs: Tabs) -> None:
 @pytest_twisted.ensureDeferred
 async def test_hidden(box: Box, tabs: Tabs) -> None:
     """A page that nobody sees holds no connection, of which a browser has few."""
-    box.configure("http://127.0.0.1:9")
-    await box.start()
+    await box.start_with("http://127.0.0.1:9")
     tab = await tabs.open(box.agent.url)
     for hidden, state in (("true", 2), ("false", 1)):
         await tab.do(
@@ -293,13 +285,11 @@ async def test_hidden(box: Box, tabs: Tabs) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_without_script(
-    start: StartDaemon, box: Box, gate: Gate, updates: Path, tabs: Tabs
+    start_box: StartBox, box: Box, gate: Gate, updates: Path, tabs: Tabs
 ) -> None:
     """Without its script the page has the button and the status, and looks again by itself."""
     archive(updates, NEW, INSTALL + gate.wait.encode())
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     tab = await tabs.open(box.agent.url, java_script_enabled=False)
     await tab.click()
     await tab.do(lambda page: page.wait_for_url(f"{box.agent.url}/"))
@@ -315,13 +305,11 @@ async def test_without_script(
 
 @pytest_twisted.ensureDeferred
 async def test_another_page(
-    start: StartDaemon, box: Box, raw: RawServer, updates: Path, tabs: Tabs
+    start_box: StartBox, box: Box, raw: RawServer, updates: Path, tabs: Tabs
 ) -> None:
     """A page from elsewhere tries a form, an image, a script, a link and a frame, and fails."""
     archive(updates, NEW)
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     target = f"{box.agent.url}/box_update"
     page = f"""<!doctype html><title>elsewhere</title>
 <img src="{target}"><script src="{target}"></script><link rel="prefetch" href="{target}">
@@ -367,11 +355,9 @@ async def test_accessible(spawn: Spawn, tabs: Tabs) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_keyboard(start: StartDaemon, box: Box, updates: Path, tabs: Tabs) -> None:
+async def test_keyboard(start_box: StartBox, box: Box, tabs: Tabs) -> None:
     """The keyboard alone reaches the button, and presses it."""
-    server = await start("opq-update-server", "--updates-dir", updates).ready()
-    box.configure(server.url)
-    await box.start()
+    await start_box()
     tab = await tabs.open(box.agent.url)
     await tab.do(lambda page: page.keyboard.press("Tab"))
     focused = await tab.do(lambda page: page.evaluate("document.activeElement.textContent"))

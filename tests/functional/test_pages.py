@@ -9,12 +9,10 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest_twisted
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.http.tls import parse_ssl
-from tests.functional.box import GLANCE, Box, Spawn, ask
+from tests.functional.box import Box, Spawn
 from tests.functional.processes import (
     BUILDER,
     PATIENCE,
@@ -22,9 +20,11 @@ from tests.functional.processes import (
     ROOT,
     Server,
     copy_sources,
+    curl,
     require,
     run,
     skip,
+    until,
 )
 from tests.helpers.certificates import make_certificate
 from tests.helpers.documentation import Block, blocks, commands
@@ -324,12 +324,10 @@ class Place:
         """Wait until the server has found an archive."""
         assert self.server is not None
         url = f"{self.server.url}/update/{UpdateName(version)}"
-        for _ in range(int(PATIENCE / GLANCE)):
-            code, _body = await ask(url, "--range", "0-0", "--output", os.devnull)
-            if code == 206:
-                return
-            await deferLater(reactor, GLANCE)
-        raise AssertionError(f"the server does not offer {url}")
+        await until(
+            lambda: curl(url, "--range", "0-0", "--output", os.devnull),
+            lambda answer: answer[0] == 206,
+        )
 
     async def _serve(self, command: str) -> None:
         """Start a server as it is said."""

@@ -21,9 +21,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from opq_twisted.archive.name import UpdateName
-from tests.functional.box import GLANCE, INSTALL, Box, Spawn
+from tests.functional.box import INSTALL, Box, Spawn
 from tests.functional.faults import Faults, Operation, build
-from tests.functional.processes import PATIENCE, Server, twistd
+from tests.functional.processes import PATIENCE, POLL_INTERVAL, Server, twistd
 from tests.functional.update_server import get, started
 from tests.helpers.archives import make_archive
 from tests.helpers.signed_metadata import Signed, channel
@@ -112,7 +112,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     signed.targets(1, {each.name: channel(each.publish(updates)) for each in (GOOD, BAD)})
     signed.snapshot(1, 1)
     signed.timestamp(1, 1)
-    starting = started(lambda *argv: twistd(*map(str, argv)), updates)
+    starting = started(twistd, updates)
     server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
     yield Site(server, (signed.folder / "1.root.json").read_bytes(), library, old)
     pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
@@ -167,7 +167,7 @@ class Trial:
 
     async def _rests(self) -> dict[str, Any] | None:
         """Wait until no update is under way; returns the status, or None when the box rebooted."""
-        for _ in range(int(PATIENCE / GLANCE)):
+        for _ in range(int(PATIENCE / POLL_INTERVAL)):
             status = await self._status()
             if self.box.rebooted > self._rebooted:
                 self._rebooted += 1
@@ -176,7 +176,7 @@ class Trial:
             assert status is not None, "the agent does not answer"
             if status["stage"] in ("idle", "failed") or _tries_again(status):
                 return status
-            await deferLater(reactor, GLANCE)
+            await deferLater(reactor, POLL_INTERVAL)
         raise AssertionError(f"the box does not come to rest: {status}")
 
     async def _status(self) -> dict[str, Any] | None:

@@ -8,15 +8,13 @@ import pytest
 import pytest_twisted
 from tuf.api.exceptions import RepositoryError
 from tuf.ngclient import TargetFile, Updater
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.trust import keys
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import Answer, ask, cached
-from tests.functional.processes import PATIENCE, Server
-from tests.functional.update_server import GLANCE, archive, curl, get, metrics, started
+from tests.functional.processes import Server, curl, until
+from tests.functional.update_server import archive, get, metrics, started
 from tests.helpers.signed_metadata import Signed, channel, make_key, write_key
 
 RELEASE = 1547860803
@@ -61,12 +59,8 @@ def key(tmp_path: Path, signed: Signed) -> tuple[object, ...]:
 
 async def told(server: Server, **expected: float) -> dict[tuple[str, ...], float]:
     """Wait until the metrics of the metadata are these, and return all of them."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        found = await metrics(server)
-        if all(found.get((f"opq_tuf_{name}",)) == value for name, value in expected.items()):
-            return found
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"{found}\n{server.output}")
+    values = {(f"opq_tuf_{name}",): value for name, value in expected.items()}
+    return await until(lambda: metrics(server), lambda found: values.items() <= found.items())
 
 
 @pytest_twisted.ensureDeferred
@@ -278,12 +272,9 @@ async def test_encrypted_key(start: StartDaemon, updates: Path, tmp_path: Path) 
 
 async def kept(nginx: Server, path: str) -> Answer:
     """Ask until nginx answers with what it keeps: it does so a moment after it had it first."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        answer = await ask(nginx, path)
-        if answer.headers["X-Cache-Status"] == "HIT":
-            return answer
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"nginx does not keep {path}:\n{nginx.output}")
+    return await until(
+        lambda: ask(nginx, path), lambda answer: answer.headers["X-Cache-Status"] == "HIT"
+    )
 
 
 @pytest_twisted.ensureDeferred

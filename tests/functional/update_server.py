@@ -1,25 +1,17 @@
 """Starts the update server for the functional tests, and asks it."""
 
 import os
-import sys
+import socket
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet import reactor
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, Server, run
+from tests.functional.processes import PATIENCE, Server, until
 from tests.helpers.archives import make_archive, make_large_archive
-
-TWISTD = os.fspath(Path(sys.executable).with_name("twistd"))
-
-#: Seconds between two looks at what a server is like: it tells nobody of a change.
-GLANCE = 0.01
 
 #: More than the buffers between a server and a client hold.
 LARGE = 32_000_000
@@ -51,23 +43,24 @@ async def get(url: str) -> bytes:
     return await deferToThread(fetch)
 
 
+async def exchange(server: Server, request: bytes) -> bytes:
+    """Send bytes that no client would send; returns all bytes until the server closes."""
+
+    def send() -> bytes:
+        received = b""
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+            client.sendall(request)
+            while data := client.recv(65536):
+                received += data
+        return received
+
+    return await deferToThread(send)
+
+
 async def offers(server: Server, *versions: int) -> None:
-    """Wait until the server offers these and no others."""
+    """Wait until the server offers these versions and no others."""
     expected = "".join(f"{UpdateName(version)}\n" for version in versions).encode()
-    for _ in range(int(PATIENCE / GLANCE)):
-        listed = await get(f"{server.url}/ls")
-        if listed == expected:
-            return
-        await deferLater(reactor, GLANCE)
-    raise AssertionError(f"the server offers {listed!r}:\n{server.output}")
-
-
-async def curl(*options: str) -> tuple[int, str]:
-    """Return the status and the body of an answer."""
-    ended, out, error = await run("curl", "-s", "-w", "\n%{http_code}", *options)
-    assert ended == 0, error
-    body, status = out.rsplit("\n", 1)
-    return int(status), body
+    await until(lambda: get(f"{server.url}/ls"), lambda listed: listed == expected)
 
 
 async def metrics(server: Server) -> dict[tuple[str, ...], float]:
@@ -78,15 +71,6 @@ async def metrics(server: Server) -> dict[tuple[str, ...], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of."""
-    for _ in range(int(PATIENCE / GLANCE)):
-        if condition():
-            return
-        await deferLater(reactor, GLANCE)
-    raise AssertionError("what was waited for did not come")
 
 
 def descriptors(server: Server) -> int:

@@ -88,12 +88,14 @@ class OptionsTests(SynchronousTestCase):
     def test_no_mirror(self) -> None:
         """A URL that boxes would refuse is refused, without quoting its password."""
         for url in (
+            "",
             "mirror",
             "ftp://x",
             "http://",
             "http://x/?a",
             "http://x/#a",
             "http://x y",
+            "http://x/ü",
             "http://x:a",
             "http://x:0",
             "http://x:99999",
