@@ -13,7 +13,7 @@ from opq_twisted.box.web.auth import BasicAuth, PasswordHash
 from opq_twisted.box.web.password_queue import TooManyAttempts
 from opq_twisted.common.errors import ConfigInvalid
 from tests.helpers.box_fakes import NEW
-from tests.unit.box.web.test_resources import CURL, WebCase
+from tests.unit.box.web.test_resources import ACTIONS, CURL, WebCase
 
 SECRET = "correct hörse"
 
@@ -161,14 +161,9 @@ class ActionTests(WebCase):
 
     def test_actions(self) -> None:
         """Without the password no action is done, and the response makes a browser ask for it."""
-        for method, path in (
-            ("GET", "/box_update"),
-            ("POST", "/box_update"),
-            ("POST", "/check"),
-            ("POST", "/forgive"),
-        ):
-            with self.subTest(method=method, path=path):
-                answer = self.ask(method, path, CURL)
+        for action in ACTIONS:
+            with self.subTest(action=action):
+                answer = self.ask(*action.split(), CURL)
                 self.assertEqual(answer.status, 401)
                 self.assertEqual(
                     answer.headers["WWW-Authenticate"], 'Basic realm="OPQ Box", charset="UTF-8"'

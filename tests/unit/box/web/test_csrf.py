@@ -7,6 +7,9 @@ from twisted.web.test.requesthelper import DummyChannel
 from opq_twisted.box.config import AGENT
 from opq_twisted.box.web.csrf import CsrfCheck
 
+#: The User-Agent of a browser.
+BROWSER = "Mozilla/5.0 (X11; Linux)"
+
 
 def request(method: str = "POST", **headers: str) -> Request:
     """Make a request; `sec_fetch_site="none"` is a header."""
@@ -42,13 +45,9 @@ class NotMeantTests(SynchronousTestCase):
             {"host": "opq-box.local", "origin": "https://opq-box.local"},
             {"host": "[::1]:8080", "origin": "http://[::1]:8080"},
             {"sec_purpose": "unknown"},
-            {"user_agent": "Mozilla/5.0 (X11; Linux)", "sec_fetch_site": "none"},
-            {"user_agent": "Mozilla/5.0 (X11; Linux)", "host": "box:80", "origin": "http://box:80"},
-            {
-                "user_agent": "Mozilla/5.0 (X11; Linux)",
-                "host": "box:80",
-                "referer": "http://box:80/",
-            },
+            {"user_agent": BROWSER, "sec_fetch_site": "none"},
+            {"user_agent": BROWSER, "host": "box:80", "origin": "http://box:80"},
+            {"user_agent": BROWSER, "host": "box:80", "referer": "http://box:80/"},
             {"user_agent": "curl/7.88.1", "host": "box:80"},
             {"user_agent": "AppleCoreMedia/1.0.0.20E247", "host": "box:80"},
             {"referer": ""},
@@ -89,13 +88,9 @@ class NotMeantTests(SynchronousTestCase):
             {"referer": "about:blank", **host},
             {"referer": "http://None/"},
             # The request of an image or a link on any page over plain HTTP.
-            {"user_agent": "Mozilla/5.0 (X11; Linux)", **host},
-            {"user_agent": "Mozilla/5.0 (X11; Linux)", "referer": "http://evil.example/", **host},
-            {
-                "user_agent": "Mozilla/5.0 (X11; Linux)",
-                "referer": "http://192.168.0.7:8080.evil.example/",
-                **host,
-            },
+            {"user_agent": BROWSER, **host},
+            {"user_agent": BROWSER, "referer": "http://evil.example/", **host},
+            {"user_agent": BROWSER, "referer": "http://192.168.0.7:8080.evil.example/", **host},
             {"sec_fetch_site": "cross-site", "origin": "http://192.168.0.7:8080", **host},
         ):
             with self.subTest(headers=headers):
@@ -142,7 +137,7 @@ class GetTests(SynchronousTestCase):
         """The box's page in a browser is accepted."""
         own = "http://192.168.0.7:8080"
         for headers in ({"referer": f"{own}/"}, {"origin": own}, {"sec_fetch_site": "same-origin"}):
-            self.assertIsNone(self.judge(user_agent="Mozilla/5.0 (X11; Linux)", **headers))
+            self.assertIsNone(self.judge(user_agent=BROWSER, **headers))
 
     def test_others(self) -> None:
         """Media players, mail programs, previews and requests without a User-Agent are rejected."""
@@ -167,7 +162,7 @@ class GetTests(SynchronousTestCase):
         ):
             self.assertIn("use POST", self.judge(user_agent=agent) or "", agent)
         self.assertIn("use POST", self.judge() or "")
-        self.assertIn("own page", self.judge(user_agent="Mozilla/5.0 (X11; Linux)") or "")
+        self.assertIn("own page", self.judge(user_agent=BROWSER) or "")
 
     def test_foreign_referer(self) -> None:
         """The Referer of another page is rejected for every User-Agent."""

@@ -22,6 +22,8 @@ from tests.helpers.box_fakes import NEW, OLD, Bench
 from tests.helpers.http_exchange import Connection, Response
 
 CURL = "User-Agent: curl/8.5.0"
+#: The requests that change the state of the box.
+ACTIONS = ("GET /box_update", "POST /box_update", "POST /check", "POST /forgive")
 FORM = "Accept: text/html,application/xhtml+xml"
 
 
@@ -423,7 +425,7 @@ class RejectedTests(WebCase):
         """Another page can do no action, with any method."""
         self.refuse()
         body = f"release={NEW}"
-        for action in ("GET /box_update", "POST /box_update", "POST /check", "POST /forgive"):
+        for action in ACTIONS:
             for header in (
                 "Sec-Fetch-Site: cross-site",
                 "Sec-Purpose: prefetch",
@@ -440,22 +442,10 @@ class RejectedTests(WebCase):
     def test_another_host(self) -> None:
         """Every resource rejects another host, and no action is done."""
         self.root = self.make_root()
-        for method, path in (
-            ("GET", "/"),
-            ("GET", "/version"),
-            ("GET", "/status"),
-            ("GET", "/page.js"),
-            ("GET", "/events"),
-            ("GET", "/log"),
-            ("GET", "/history"),
-            ("POST", "/forgive"),
-            ("GET", "/box_update"),
-            ("POST", "/box_update"),
-            ("POST", "/check"),
-            ("GET", "/nothing/here"),
-        ):
-            with self.subTest(method=method, path=path):
-                answer = self.ask(method, path)
+        pages = ("/", "/version", "/status", "/page.js", "/events", "/log", "/history", "/no/page")
+        for action in (*ACTIONS, *(f"GET {page}" for page in pages)):
+            with self.subTest(action=action):
+                answer = self.ask(*action.split())
                 self.assertEqual(answer.status, 403)
                 self.assertIn("does not answer to the name 'box.example'", answer.text)
         self.assertEqual(self.bench.steps.begun, [])

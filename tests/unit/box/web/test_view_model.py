@@ -1,7 +1,5 @@
 """The texts of the box's page for each state."""
 
-import os
-import time
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,6 +8,7 @@ from opq_twisted.box.state.records import STEPS, Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
 from opq_twisted.box.web.view_model import View, account, moment, view
 from tests.helpers.box_fakes import NEW, OLD
+from tests.helpers.time_zones import move_to
 
 NOW = 1_700_100_000.0
 
@@ -18,17 +17,7 @@ class ViewTests(SynchronousTestCase):
     """The texts for a status."""
 
     def setUp(self) -> None:
-        before = os.environ.get("TZ")
-        self.set_zone("UTC")
-        self.addCleanup(self.set_zone, before)
-
-    def set_zone(self, zone: str | None) -> None:
-        """Set the box's local time zone."""
-        if zone is None:
-            os.environ.pop("TZ", None)
-        else:
-            os.environ["TZ"] = zone
-        time.tzset()
+        move_to(self, "UTC")
 
     def view(self, **status: Any) -> View:
         return view(Status(**{"installed": OLD, "last_check": NOW - 60, **status}), NOW)
@@ -41,11 +30,7 @@ class ViewTests(SynchronousTestCase):
         for status, tone, headline in (
             ({"available": OLD}, "good", "The box is up to date"),
             ({"last_check": None}, "news", "The box has not looked for updates since it started"),
-            (
-                {"last_check": None, "last_attempt": updated},
-                "good",
-                "The box has been updated",
-            ),
+            ({"last_check": None, "last_attempt": updated}, "good", "The box has been updated"),
             (
                 {"available": NEW, "last_check": NOW - 310, "last_attempt": updated},
                 "good",
@@ -53,22 +38,14 @@ class ViewTests(SynchronousTestCase):
             ),
             ({"available": NEW, "last_attempt": updated}, "good", "The box is up to date"),
             ({}, "good", "There is no update"),
-            (
-                {"available": NEW, "update_available": True},
-                "news",
-                "An update is available",
-            ),
+            ({"available": NEW, "update_available": True}, "news", "An update is available"),
             ({"trouble": "Nobody is there."}, "bad", "The box cannot get updates"),
             (
                 {"stage": Stage.FAILED, "trouble": "Nobody is there."},
                 "bad",
                 "The last update failed",
             ),
-            (
-                {"stage": Stage.FAILED, "last_attempt": failed},
-                "bad",
-                "The last update failed",
-            ),
+            ({"stage": Stage.FAILED, "last_attempt": failed}, "bad", "The last update failed"),
             # A later check, successful or not.
             (
                 {
@@ -115,7 +92,7 @@ class ViewTests(SynchronousTestCase):
     def test_releases(self) -> None:
         """A release is shown with its build time in local time."""
         self.assertEqual(self.view().installed, f"14 November 2023, 22:13 UTC ({OLD})")
-        self.set_zone("HST10")
+        move_to(self, "HST10")
         self.assertEqual(self.view().installed, f"14 November 2023, 12:13 HST ({OLD})")
 
     def test_no_release(self) -> None:
