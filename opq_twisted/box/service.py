@@ -29,9 +29,8 @@ from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import Status, StatusBoard
-from opq_twisted.box.state.versions import Installed
+from opq_twisted.box.state.versions import Installed, Rescued
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.scheduler import MAX_SPREAD, Scheduler
 from opq_twisted.box.update.updater import Updater
@@ -95,7 +94,6 @@ def makeService(options: Options) -> IService:
     archives = ArchiveStore(state_dir / "archives")
     _prepare(state_dir, archives.folder)
 
-    board = StatusBoard(Status())
     runner = ProcessRunner(reactor, reactor)
     has_systemd = SYSTEMD.is_dir() and os.geteuid() == 0
     units = TransientUnits(runner, settings.prefix, state_dir, has_systemd, own_unit())
@@ -114,26 +112,25 @@ def makeService(options: Options) -> IService:
         installed,
     )
     journal = Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip())
-    updater = Updater(
-        Dependencies(
-            clock=reactor,
-            config=settings,
-            policy=Policy(config, installed, journal, time.time),
-            offers=offers,
-            installed=installed,
-            downloader=Downloader(reactor, server, archives),
-            archives=archives,
-            unpacker=Unpacker(runner, state_dir / "unpacked"),
-            inhibitor=Inhibitor(reactor, settings.inhibit_file, time.time),
-            preflight=Preflight(units, settings),
-            installer=Installer(runner, units, settings),
-            health=Health(reactor, units, settings.services, settings.settle),
-            rescued=Rescued(state_dir / "rescued"),
-            journal=journal,
-            board=board,
-            now=time.time,
-        )
+    deps = Dependencies(
+        clock=reactor,
+        config=settings,
+        policy=Policy(config, installed, journal, time.time),
+        offers=offers,
+        installed=installed,
+        downloader=Downloader(reactor, server, archives),
+        archives=archives,
+        unpacker=Unpacker(runner, state_dir / "unpacked"),
+        inhibitor=Inhibitor(reactor, settings.inhibit_file, time.time),
+        preflight=Preflight(units, settings),
+        installer=Installer(runner, units, settings),
+        health=Health(reactor, units, settings.services, settings.settle),
+        rescued=Rescued(state_dir / "rescued"),
+        journal=journal,
+        board=StatusBoard(Status()),
+        now=time.time,
     )
+    updater = Updater(deps)
     agent = MultiService()
     for service in (
         PagePort(
@@ -144,7 +141,7 @@ def makeService(options: Options) -> IService:
                 make_root(
                     reactor,
                     updater,
-                    board,
+                    deps.board,
                     HostCheck(settings.hosts),
                     CsrfCheck(settings.programs),
                     basic_auth,
@@ -157,13 +154,10 @@ def makeService(options: Options) -> IService:
         ),
         updater,
         Scheduler(
-            reactor,
-            settings,
+            deps,
             updater,
             LongPoll(reactor, server, min(settings.spread, MAX_SPREAD), random.random),
-            board,
             random.random,
-            time.time,
             lambda: server.retry_after_left,
         ),
         SighupHandler(reactor),

@@ -26,9 +26,8 @@ from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import Progress, Status, StatusBoard
-from opq_twisted.box.state.versions import Installed
+from opq_twisted.box.state.versions import Installed, Rescued
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.common.errors import BoxAtFault, BoxUnfit, DownloadFailed
@@ -311,26 +310,25 @@ class Bench:
         self.downloader = StepDownloader(self.steps, self.archives)
         config = BoxConfig("http://updates.example:8151", self.box_id, self.config)
         installed = Installed(self.version_file, self.image_file)
-        self.updater = Updater(
-            Dependencies(
-                clock=self.clock,
-                config=self.config,
-                policy=Policy(config, installed, self.journal, self.clock.seconds),
-                offers=self.releases,
-                installed=installed,
-                downloader=self.downloader,
-                archives=self.archives,
-                unpacker=StepUnpacker(self.steps, self.folder / "unpacked"),
-                inhibitor=Inhibitor(self.clock, self.config.inhibit_file, self.clock.seconds),
-                preflight=self.preflight,
-                installer=self.installer,
-                health=self.health,
-                rescued=Rescued(self.folder / "rescued"),
-                journal=self.journal,
-                board=self.board,
-                now=self.clock.seconds,
-            )
+        self.deps = Dependencies(
+            clock=self.clock,
+            config=self.config,
+            policy=Policy(config, installed, self.journal, self.clock.seconds),
+            offers=self.releases,
+            installed=installed,
+            downloader=self.downloader,
+            archives=self.archives,
+            unpacker=StepUnpacker(self.steps, self.folder / "unpacked"),
+            inhibitor=Inhibitor(self.clock, self.config.inhibit_file, self.clock.seconds),
+            preflight=self.preflight,
+            installer=self.installer,
+            health=self.health,
+            rescued=Rescued(self.folder / "rescued"),
+            journal=self.journal,
+            board=self.board,
+            now=self.clock.seconds,
         )
+        self.updater = Updater(self.deps)
 
     def start(self) -> "Bench":
         """Start the updater."""

@@ -46,7 +46,12 @@ _MAX_POSTPONEMENTS = 10
 
 
 class Journal:
-    """Keeps the entry, in memory and on disk."""
+    """
+    Keeps the entry, in memory and on disk.
+
+    A method that writes returns when the entry is on the disk. It raises OSError if that fails; the
+    entry stays as it was then.
+    """
 
     _log = Logger()
 
@@ -63,11 +68,7 @@ class Journal:
         return self.entry.boot_id == self._boot_id
 
     def write(self, **changes: Unpack[EntryChanges]) -> None:
-        """
-        Change the entry, and return when it is on the disk.
-
-        :raises OSError: if it cannot be written; the entry stays as it was.
-        """
+        """Change the entry."""
         entry = evolve(self.entry, boot_id=self._boot_id, **changes)
         content = {"format": _FORMAT, **cattrs.unstructure(entry)}
         # The rescue script, which has no Python, reads it line by line.
@@ -86,7 +87,6 @@ class Journal:
 
         :param after_reboot: the stage in which it goes on if somebody reboots the box.
         :param trial: the trial of the release that runs, if that is not over.
-        :raises OSError: if it cannot be written.
         """
         entry = self.entry
         changes = EntryChanges(
@@ -103,11 +103,7 @@ class Journal:
         self.write(**changes)
 
     def block(self, release: Release, reason: str) -> None:
-        """
-        Remember that a release must not be installed without a click.
-
-        :raises OSError: if it cannot be written.
-        """
+        """Remember that a release must not be installed without a click."""
         self.write(refused=self.blocked_with(release, reason))
 
     def blocked_with(self, release: Release, reason: str) -> tuple[Blocked, ...]:
@@ -116,11 +112,7 @@ class Journal:
         return (*others, Blocked(release.version, release.sha256, reason))[-_KEPT_BLOCKED:]
 
     def unblock(self, version: int) -> bool:
-        """
-        Forget that a release is blocked or postponed; returns whether it was.
-
-        :raises OSError: if it cannot be written.
-        """
+        """Forget that a release is blocked or postponed; returns whether it was."""
         entry = self.entry
         refused = tuple(item for item in entry.refused if item.version != version)
         delay = None if entry.delay and entry.delay.version == version else entry.delay
@@ -132,13 +124,11 @@ class Journal:
     @property
     def last_took(self) -> float | None:
         """Seconds that the last successful update took; None if there was none."""
-        took = [
-            attempt.ended - attempt.started
-            for attempt in self.entry.attempts
-            if attempt.outcome == "updated"
-            and 0 < attempt.ended - attempt.started < _LONGEST_UPDATE
-        ]
-        return took[-1] if took else None
+        for attempt in reversed(self.entry.attempts):
+            took = attempt.ended - attempt.started
+            if attempt.outcome == "updated" and 0 < took < _LONGEST_UPDATE:
+                return took
+        return None
 
     def find_blocked(self, release: Release) -> Blocked | None:
         """Find why a release is blocked; with another digest it is another release."""
@@ -159,16 +149,13 @@ class Journal:
         :param reason: the box's own fault; empty if the download was not the promised file.
         :param room: bytes that must be free, if nothing else is missing.
         :param first: seconds of the first pause.
-        :raises OSError: if it cannot be written.
         """
         before, pause, count = self.entry.delay, first, 1
         if before is not None and _is_same(before, release) and bool(before.reason) == bool(reason):
             pause, count = min(2 * before.pause, _LONGEST_PAUSE), before.count + 1
-        self.write(
-            delay=Postponement(
-                release.version, release.sha256, pause, now + pause, reason, count, room
-            )
-        )
+        sha256 = release.sha256
+        delay = Postponement(release.version, sha256, pause, now + pause, reason, count, room)
+        self.write(delay=delay)
 
     def find_postponed(self, release: Release) -> Postponement | None:
         """Find why a release is postponed; None if it was not tried, or was to blame."""
@@ -205,11 +192,8 @@ class Journal:
                 "The box's record of earlier updates was not understood: it may have forgotten "
                 "what happened, and which releases were bad."
             )
-            self._log.error(
-                "The journal cannot be read and is set aside as {aside}: {error}",
-                aside=aside,
-                error=error,
-            )
+            sentence = "The journal cannot be read and is set aside as {aside}: {error}"
+            self._log.error(sentence, aside=aside, error=error)
             try:
                 self._path.replace(aside)
             except OSError as reason:

@@ -88,12 +88,7 @@ class Stage(StrEnum):
     may_reboot: bool
 
     def __new__(
-        cls,
-        value: str,
-        label: str = "",
-        headline: str = "",
-        message: str = "",
-        *facts: _Is,
+        cls, value: str, label: str = "", headline: str = "", message: str = "", *facts: _Is
     ) -> "Stage":
         """Make a member from a row of the table."""
         stage = str.__new__(cls, value)

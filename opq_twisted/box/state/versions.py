@@ -1,8 +1,8 @@
-"""Reads which release is installed, and which one the box's image was made with."""
+"""Reads which releases were installed: by the last update, with the image, by the rescue script."""
 
 from pathlib import Path
 
-from attrs import define
+from attrs import define, frozen
 
 from opq_twisted.archive.name import parse_version
 from opq_twisted.common.errors import InvalidName
@@ -48,6 +48,25 @@ class Installed:
     def newest_known(self) -> int:
         """The newer of both, which was built in the past; 0 if unknown."""
         return max(self.version or 0, self.image or 0)
+
+
+@frozen
+class Rescued:
+    """
+    Reads the note that the rescue script writes before it reboots the box.
+
+    Both methods raise OSError if the disk fails.
+    """
+
+    _path: Path
+
+    def read(self) -> int | None:
+        """Read which release the script has installed; None if it has not."""
+        return read_version(self._path)
+
+    def forget(self) -> None:
+        """Remove the note, after the end of the update has been recorded."""
+        self._path.unlink(missing_ok=True)
 
 
 def read_version(path: Path) -> int | None:

@@ -16,9 +16,8 @@ from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.rescued import Rescued
 from opq_twisted.box.state.status import StatusBoard
-from opq_twisted.box.state.versions import Installed
+from opq_twisted.box.state.versions import Installed, Rescued
 
 
 @frozen(kw_only=True)

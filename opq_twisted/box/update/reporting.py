@@ -107,11 +107,7 @@ class Reporter:
         after_reboot: Stage | None = None,
         trial: Trial | None = None,
     ) -> None:
-        """
-        Write the end of an attempt to the journal; the parameters are those of `Journal.end`.
-
-        :raises OSError: if it cannot be written.
-        """
+        """Record the end of an attempt; parameters and errors are those of `Journal.end`."""
         check_transition(self.stage, stage)
         self._deps.journal.end(stage, attempt, after_reboot, trial)
 
@@ -202,12 +198,9 @@ class Reporter:
         return attempt
 
     def _show_end(self, stage: Stage, attempt: Attempt) -> None:
-        last_took = self._deps.journal.last_took
-        self._show(
-            StatusChanges(
-                stage=stage, message=attempt.reason, last_attempt=attempt, last_took=last_took
-            )
-        )
+        changes = StatusChanges(stage=stage, message=attempt.reason, last_attempt=attempt)
+        changes["last_took"] = self._deps.journal.last_took
+        self._show(changes)
 
     def _show(self, changes: StatusChanges) -> None:
         self.stage = changes["stage"]

@@ -8,12 +8,7 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import Attempt, EntryChanges, Stage
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import MAX_UPTIME, Probation
-from opq_twisted.box.update.reporting import (
-    BOX_AT_FAULT,
-    RELEASE_AT_FAULT,
-    Reporter,
-    is_shortage,
-)
+from opq_twisted.box.update.reporting import BOX_AT_FAULT, RELEASE_AT_FAULT, Reporter, is_shortage
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import (
     BoxAtFault,

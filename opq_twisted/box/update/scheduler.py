@@ -6,13 +6,11 @@ from math import inf
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.offers.long_poll import LongPoll
-from opq_twisted.box.state.status import StatusBoard
+from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.common.errors import (
     ClockBehind,
@@ -60,32 +58,28 @@ class Scheduler(Service):
 
     def __init__(
         self,
-        clock: IReactorTime,
-        config: UpdaterConfig,
+        deps: Dependencies,
         updater: Updater,
         announcements: LongPoll,
-        board: StatusBoard,
         random: Callable[[], float],
-        now: Callable[[], float],
         retry_after_left: Callable[[], float],
     ) -> None:
         """
         Prepare to check.
 
         :param random: gives numbers from 0 up to 1.
-        :param now: the time of day, in seconds since the epoch.
         :param retry_after_left: seconds until the server may be asked again (Retry-After); the
             box does not check sooner.
         """
-        self._clock = clock
-        self._config = config
+        self._clock = deps.clock
+        self._now = deps.now
+        self._config = deps.config
+        self._board = deps.board
         self._updater = updater
         self._announcements = announcements
-        self._board = board
         self._random = random
-        self._now = now
         self._retry_after_left = retry_after_left
-        self._backoff = backoffPolicy(_FIRST_BACKOFF, config.check_every, 2.0, lambda: 0.0)
+        self._backoff = backoffPolicy(_FIRST_BACKOFF, deps.config.check_every, 2.0, lambda: 0.0)
         #: Since the last successful check.
         self._failures = 0
         #: Whether the last check succeeded.

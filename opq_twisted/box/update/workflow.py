@@ -3,6 +3,7 @@
 import math
 from typing import BinaryIO, NoReturn
 
+from attrs import define, field
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -29,6 +30,7 @@ _REBOOT_TIMEOUT = 600.0
 _REBOOT_DELAYS = (2.0, 10.0)
 
 
+@define
 class Workflow:
     """
     The steps of an update until the box reboots; `Recovery` confirms the release afterwards.
@@ -38,12 +40,11 @@ class Workflow:
 
     _log = Logger()
 
-    def __init__(self, deps: Dependencies, reporter: Reporter, checker: Checker) -> None:
-        self._deps = deps
-        self._reporter = reporter
-        self._checker = checker
-        #: Whether the box was asked to reboot, and has not refused.
-        self.reboot_awaited = False
+    _deps: Dependencies
+    _reporter: Reporter
+    _checker: Checker
+    #: Whether the box was asked to reboot, and has not refused.
+    reboot_awaited: bool = field(default=False, init=False)
 
     async def update(self, delay: float, automatic: bool, tries: int = 1) -> None:
         """
@@ -119,11 +120,8 @@ class Workflow:
         received, archive = await deps.archives.find(release) or await self._download(release)
         try:
             delay = deps.journal.find_postponed(release)
-            self._reporter.enter(
-                Stage.UNPACKING,
-                release=received,
-                delay=delay if delay and delay.reason else None,
-            )
+            delay = delay if delay and delay.reason else None
+            self._reporter.enter(Stage.UNPACKING, release=received, delay=delay)
             # The box may have got a trusted root meanwhile.
             deps.offers.require_permission(offer)
         except (OpqError, OSError):
@@ -143,11 +141,10 @@ class Workflow:
         self, release: Release, last: bool = False
     ) -> tuple[Release, BinaryIO]:
         deps = self._deps
+        message = Stage.DOWNLOADING.message
         promised = await deps.downloader.fetch(
             release,
-            lambda progress: deps.board.publish(
-                progress=progress, message=Stage.DOWNLOADING.message
-            ),
+            lambda progress: deps.board.publish(progress=progress, message=message),
             lambda sentence: deps.board.publish(message=sentence),
         )
         self._reporter.enter(Stage.VERIFYING, release=promised)

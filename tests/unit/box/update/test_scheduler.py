@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.offers.long_poll import LongPoll
@@ -46,13 +47,10 @@ class SchedulerCase(SynchronousTestCase):
         self.server = WaitingServer()
         self.server.older = not waits
         self.scheduler = Scheduler(
-            self.clock,
-            self.bench.config,
+            evolve(self.bench.deps, now=self.now),
             self.bench.updater,
             LongPoll(self.clock, self.server, 30.0, lambda: self.chance),
-            self.bench.board,
             lambda: self.chance,
-            self.now,
             lambda: max(0.0, self.alone_until - self.clock.seconds()),
         )
         self.scheduler.startService()
