@@ -120,7 +120,7 @@ class UpdaterConfig:
     #: The maximum random delay, so that the boxes of a fleet do not act at the same time.
     spread: float = field(default=300.0, validator=_not_negative)
     channel: str = field(default=STABLE, validator=_channel)
-    #: The root of trust for signed releases; a box without this file trusts the server.
+    #: The root of trust for signed releases; without this file only `allow_unsigned` permits any.
     trusted_root: Path = field(default=Path("/etc/opq/root.json"), validator=_absolute)
     allow_unsigned: bool = False
     prefix: Path = field(default=Path("/opt/opq"), validator=_absolute)
