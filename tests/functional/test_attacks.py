@@ -193,10 +193,10 @@ async def test_other_length(field: Field, kind: str) -> None:
     whole = (field.signed.updates / str(UpdateName(NEW))).read_bytes()
     older = make_archive(field.signed.updates / str(UpdateName(OLD)), OLD, {"x": os.urandom(9)})
     answer, reason = {
-        "longer": (Answer(http(whole + b"x")), f"came {len(whole) + 1} bytes where"),
-        "shorter": (Answer(http(whole[:-1])), f"came {len(whole) - 1} bytes where"),
-        "endless": (lie(whole, again=bytes(65536)), f"came more than {len(whole)} bytes where"),
-        "older release": (Answer(http(older.read_bytes())), f"bytes where {len(whole)} bytes are"),
+        "longer": (Answer(http(whole + b"x")), f"sent {len(whole) + 1} bytes instead"),
+        "shorter": (Answer(http(whole[:-1])), f"sent {len(whole) - 1} bytes instead"),
+        "endless": (lie(whole, again=bytes(65536)), f"sent more than {len(whole)} bytes instead"),
+        "older release": (Answer(http(older.read_bytes())), f"bytes instead of {len(whole)} bytes"),
     }[kind]
     field.middleman.answers[ARCHIVE] = answer
     await field.starts()
