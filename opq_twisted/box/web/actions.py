@@ -29,7 +29,7 @@ from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.csrf import CsrfCheck
-from opq_twisted.box.web.password_queue import ClientKey, TooManyAttempts
+from opq_twisted.box.web.password_queue import TooManyAttempts
 from opq_twisted.common.errors import InvalidName, OpqError, UpdateInProgress
 from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.reply import Reply
@@ -90,9 +90,10 @@ class Action(PlainResource):
 
     async def _authenticate_and_act(self, request: BoundedRequest) -> Reply:
         authorization = request.getHeader(b"Authorization")
+        client = getattr(request.channel.getPeer(), "host", None), request.channel.client
         auth = self._basic_auth
         try:
-            if auth and not await auth.check(authorization, _client_key(request)):
+            if auth and not await auth.check(authorization, client):
                 return _UNAUTHORIZED
         except TooManyAttempts:
             return _TOO_MANY_ATTEMPTS
@@ -170,11 +171,6 @@ class Unblock(Action):
         if not self._updater.unblock(version):
             return self.answer(request, NOT_FOUND, f"Release {version} is not refused.")
         return self.answer(request, OK, f"Release {version} may be tried again.")
-
-
-def _client_key(request: BoundedRequest) -> ClientKey:
-    channel = request.channel
-    return getattr(channel.getPeer(), "host", None), channel.client
 
 
 def as_json(code: int, content: dict[str, Any]) -> Reply:

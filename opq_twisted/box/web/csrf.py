@@ -9,11 +9,9 @@ from opq_twisted.box.config import AGENT, BROWSERS
 
 #: The programs that may start an update by GET: curl, wget and the usual HTTP clients of Python;
 #: the older configuration daemon uses one of those. That of aiohttp begins with "Python/3.11".
-_PROGRAMS = frozenset(
-    (
-        *("curl", "wget", "python", "python-urllib", "python-urllib3", "python-requests"),
-        *("python-httpx", "httpx", "aiohttp", "python-treq", "treq", "twisted", "httpie"),
-    )
+_PROGRAMS = (
+    *("curl", "wget", "python", "python-urllib", "python-urllib3", "python-requests"),
+    *("python-httpx", "httpx", "aiohttp", "python-treq", "treq", "twisted", "httpie"),
 )
 
 _OWN_SITE = ("same-origin", "none")
@@ -29,11 +27,7 @@ class CsrfCheck:
     """Lets an action pass if it comes from the box's own page, or from a program."""
 
     def __init__(self, programs: Iterable[str] = ()) -> None:
-        """
-        Configure the check.
-
-        :param programs: products of User-Agents that may start an update by GET, besides the usual.
-        """
+        """:param programs: further products of User-Agents that may start an update by GET."""
         self._programs = {*_PROGRAMS, *(program.lower() for program in programs)}
 
     def error(self, request: Request) -> str | None:
@@ -72,16 +66,14 @@ class CsrfCheck:
             return None
         if any(_product(agent) in BROWSERS for agent in agents):
             return "Open the box's own page, and click the button there."
-        if request.method != b"POST" and not self._is_program(agents):
+        is_program = bool(agents) and all(_product(agent) in self._programs for agent in agents)
+        if request.method != b"POST" and not is_program:
             return (
                 "Only programs such as curl may ask for this by GET: use POST, or add the first "
                 'word of your program\'s User-Agent to "programs" under "updater" in the '
                 "configuration."
             )
         return None
-
-    def _is_program(self, agents: list[str]) -> bool:
-        return bool(agents) and all(_product(agent) in self._programs for agent in agents)
 
 
 def _headers(request: Request, name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from attrs import define
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.web.http import OK, SERVICE_UNAVAILABLE
@@ -110,13 +111,13 @@ class Events(PlainResource):
 
 
 @implementer(IPushProducer)
+@define(eq=False)
 class _Stream:
     """One client; while it reads nothing, events are dropped, and it gets the latest afterwards."""
 
-    def __init__(self, request: BoundedRequest, latest: Callable[[], bytes]) -> None:
-        self._request = request
-        self._latest = latest
-        self._paused = False
+    _request: BoundedRequest
+    _latest: Callable[[], bytes]
+    _paused: bool = False
 
     def start(self) -> None:
         self._request.registerProducer(self, True)

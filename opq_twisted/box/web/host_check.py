@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from twisted.web.server import Request
@@ -103,16 +103,13 @@ def _is_local(name: str, short: str) -> bool:
 
 def _names_in_hosts_file(host: str, short: str) -> set[str]:
     names: set[str] = set()
-    for line in _lines():
+    try:
+        with _HOSTS.open("rb") as file:
+            lines = file.read(_MAX_READ).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return names
+    for line in lines:
         others = {_normal(name) for name in line.partition("#")[0].split()[1:]}
         if others & {host, short}:
             names |= others
     return names
-
-
-def _lines() -> Iterator[str]:
-    try:
-        with _HOSTS.open("rb") as file:
-            yield from file.read(_MAX_READ).decode("utf-8", "replace").splitlines()
-    except OSError:
-        return

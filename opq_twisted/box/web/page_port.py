@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from opq_twisted.http.endpoints import RobustEndpoint
 from opq_twisted.http.listener import make_endpoint, no_such_port, reason
@@ -77,13 +78,7 @@ class PagePort(Service):
 
     def _start_listening(self) -> None:
         self._retry = None
-        Deferred.fromCoroutine(self._listen_or_wait())
-
-    async def _listen_or_wait(self) -> None:
-        try:
-            await self._listen()
-        except Exception as error:
-            self._retry_later(error)
+        Deferred.fromCoroutine(self._listen()).addErrback(self._retry_later)
 
     async def _listen(self) -> None:
         inherited, self._inherited = self._inherited, ()
@@ -94,9 +89,10 @@ class PagePort(Service):
             self._log.info("The page is available: port {port} is free again", port=self._port)
         self._complaint = ""
 
-    def _retry_later(self, error: BaseException) -> None:
+    def _retry_later(self, failure: Failure) -> None:
         """Log each reason once, and retry later."""
-        if (complaint := reason(error)) != self._complaint:
+        assert failure.value is not None
+        if (complaint := reason(failure.value)) != self._complaint:
             self._complaint = complaint
             self._log.warn(
                 "There is no page, because port {port} cannot be used: {reason}. Updates go on "

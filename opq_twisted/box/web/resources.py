@@ -1,7 +1,7 @@
 """The box's HTTP resources: its page, and the status for programs."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -77,15 +77,24 @@ def make_root(
             "refused": [asdict(release) for release in blocked],
         }
 
+    def page() -> Reply:
+        attempts, _ = updater.history
+        body = _render(template, board.current, attempts, now())
+        return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
+
+    template = Template((_PAGE / "index.html").read_text(encoding="utf-8"))
     parts = (updater, board, csrf_check, basic_auth)
     root = Root(host_check)
-    root.putChild(b"", Page(updater, board, now))
+    # The page works without JavaScript; its script keeps it current.
+    root.putChild(b"", GetResource(page))
     for name, content_type in _FILES.items():
         content = (_PAGE / name).read_bytes()
         root.putChild(name.encode(), GetResource(partial(Reply.of, OK, content, content_type)))
-    root.putChild(b"version", JsonResource(lambda: {"version": board.current.installed}))
-    root.putChild(b"status", JsonResource(lambda: status_of(board.current)))
-    root.putChild(b"history", JsonResource(history))
+    root.putChild(
+        b"version", GetResource(lambda: as_json(OK, {"version": board.current.installed}))
+    )
+    root.putChild(b"status", GetResource(lambda: as_json(OK, status_of(board.current))))
+    root.putChild(b"history", GetResource(lambda: as_json(OK, history())))
     root.putChild(
         b"events", Events(clock, board, lambda status: json.dumps(status_of(status)).encode())
     )
@@ -106,13 +115,6 @@ class GetResource(PlainResource):
     def render_GET(self, request: BoundedRequest) -> Reply:
         """Make the reply."""
         return self._make_reply()
-
-
-class JsonResource(GetResource):
-    """Answers GET with the result of a function as JSON."""
-
-    def __init__(self, make_content: Callable[[], dict[str, Any]]) -> None:
-        super().__init__(lambda: as_json(OK, make_content()))
 
 
 class Root(PlainResource):
@@ -142,36 +144,22 @@ class Forbidden(PlainResource):
         return request.reply(Reply.sentence(FORBIDDEN, self._reason))
 
 
-class Page(PlainResource):
-    """`/`: the page of the box; it works without JavaScript, and its script keeps it current."""
-
-    def __init__(self, updater: Updater, board: StatusBoard, now: Callable[[], float]) -> None:
-        super().__init__()
-        self._updater = updater
-        self._board = board
-        self._now = now
-        self._template = Template((_PAGE / "index.html").read_text(encoding="utf-8"))
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Render the page."""
-        status = self._board.current
-        shown = view(status, self._now())
-        attempts, _ = self._updater.history
-        body = self._template.substitute(
-            **_texts(shown),
-            notes=escape(status.notes or ""),
-            notes_hidden="" if status.notes and status.update_available else "hidden",
-            stages=_stages(shown),
-            history=_history(reversed(attempts)),
-            until=attempts[-1].ended if attempts else 0,
-            auto_refresh="" if shown.at_rest else _AUTO_REFRESH,
-            disabled="" if shown.at_rest else "disabled",
-            stages_hidden="hidden" if shown.step is None else "",
-            unsigned_hidden="" if status.unsigned else "hidden",
-            history_hidden="" if attempts else "hidden",
-            log_open="open" if shown.installs else "",
-        )
-        return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
+def _render(template: Template, status: Status, attempts: Sequence[Attempt], now: float) -> str:
+    shown = view(status, now)
+    return template.substitute(
+        **_texts(shown),
+        notes=escape(status.notes or ""),
+        notes_hidden="" if status.notes and status.update_available else "hidden",
+        stages=_stages(shown),
+        history=_history(reversed(attempts)),
+        until=attempts[-1].ended if attempts else 0,
+        auto_refresh="" if shown.at_rest else _AUTO_REFRESH,
+        disabled="" if shown.at_rest else "disabled",
+        stages_hidden="hidden" if shown.step is None else "",
+        unsigned_hidden="" if status.unsigned else "hidden",
+        history_hidden="" if attempts else "hidden",
+        log_open="open" if shown.installs else "",
+    )
 
 
 def _texts(shown: View) -> dict[str, str]:

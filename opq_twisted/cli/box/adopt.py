@@ -38,7 +38,7 @@ def register_last_good(archive: Path, config: Path, state_dir: Path) -> str:
     archives.folder.mkdir(parents=True, exist_ok=True)
     if _is_registered(archives, name.version):
         return f"Release {name.version} is already the last good one."
-    with archive.open("rb") as source, ProgressBar(_size(source)) as progress:
+    with archive.open("rb") as source, ProgressBar(os.fstat(source.fileno()).st_size) as progress:
         _try_unpacking(source, name, state_dir)
         with _copied(source, state_dir, progress) as (copy, digest), archives.locked():
             files.rename(copy, archives.path(name.version))
@@ -56,10 +56,6 @@ def _is_registered(archives: ArchiveStore, version: int) -> bool:
             return file_digest(file, "sha256").hexdigest() == good.sha256
     except FileNotFoundError:
         return False
-
-
-def _size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
 
 
 def _try_unpacking(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:

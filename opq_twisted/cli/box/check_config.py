@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from attrs import fields
+from attrs import asdict
 
-from opq_twisted.box.config import UpdaterConfig, read_config
+from opq_twisted.box.config import read_config
+from opq_twisted.box.network.proxies import Proxy
 from opq_twisted.box.web.auth import PasswordHash
 from opq_twisted.box.window import DailyWindow
 
@@ -16,18 +17,12 @@ def check(path: Path) -> dict[str, object]:
     :raises ConfigInvalid: if the agent would not start with it; the text names the key.
     """
     config = read_config(path)
-    updater = config.updater
-    if updater.web_password_file is not None:
-        PasswordHash.read(updater.web_password_file)
-    settings = {item.name: _plain(getattr(updater, item.name)) for item in fields(UpdaterConfig)}
-    return {"updates_ep": _plain(config.updates_ep), "box_id": config.box_id, "updater": settings}
+    if config.updater.web_password_file is not None:
+        PasswordHash.read(config.updater.web_password_file)
+    return asdict(config, value_serializer=_plain)
 
 
-def _plain(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+def _plain(_instance: object, _attribute: object, value: object) -> object:
     if isinstance(value, DailyWindow):
         return f"{value.start:%H:%M}-{value.end:%H:%M}"
-    return str(value)
+    return str(value) if isinstance(value, Path | Proxy) else value
