@@ -118,7 +118,7 @@ def _kinds() -> dict[str, Hostile]:
             "'VERSION' is a symbolic link", header("VERSION", b"2", link=b"v"), file("v", b"1")
         ),
         "symbolic link under a long name": _beside(
-            "is a symbolic link", long_name("d/" + "n" * 200), link
+            "nnn'... is a symbolic link", long_name("d/" + "n" * 200), link
         ),
         "symbolic link with a long target": _beside(
             "is a GNU long link name", header("././@LongLink", b"K", 200), padded(b"/" * 200), link
@@ -140,6 +140,9 @@ def _extensions() -> dict[str, Hostile]:
     sparse_map = padded(b"1\n0\n1\n")
     return {
         "pax path that leads out": _beside("has '..'", pax({"path": "../../x"}), file("x")),
+        "pax path of a folder that leads out": _beside(
+            "has '..'", pax({"path": ".."}), folder("x")
+        ),
         "pax path that is absolute": _beside("is an absolute", pax({"path": "/x"}), file("x")),
         "pax path with NUL": _beside("control character", pax({"path": "a\0b"}), file("x")),
         "pax path with newline": _beside("control character", pax({"path": "a\nb"}), file("x")),
@@ -222,6 +225,8 @@ def _extensions() -> dict[str, Hostile]:
             "an extended header of -1", header("x", b"g", b"\xff" * 12)
         ),
         "extended header at the end": _beside("ends after an extended", pax({"path": "x"})),
+        "long name at the end": _beside("ends after an extended", long_name("x")),
+        "global header at the end": _beside("ends after an extended", pax({"comment": "x"}, b"g")),
     }
 
 
@@ -232,6 +237,7 @@ def _names() -> dict[str, Hostile]:
         "../x": "has '..'",
         "a/../../x": "has '..'",
         "a/..": "has '..'",
+        f"{NAME}/../x": "has '..'",
         "./../x": "has '..'",
         "/etc/cron.d/x": "is an absolute path",
         "//x": "is an absolute path",
@@ -241,6 +247,7 @@ def _names() -> dict[str, Hostile]:
         "x/": "is a file with the name of a folder",
         "x/.": "is a file with the name of a folder",
         "a\nroot logged in": r"'a\nroot logged in' has a control character",
+        "a\rb": "has a control character",
         "a\x1b[2J": r"'a\x1b[2J' has a control character",
         "a\x7f": "has a control character",
         "a\x85": "has a control character",
@@ -264,6 +271,9 @@ def _names() -> dict[str, Hostile]:
             "is longer than 1024", long_name(f"{'d' * 200}/" * 5 + "f" * 20), file("x")
         ),
         "name of 256 bytes": _beside("a part longer than 255", long_name("f" * 256), file("x")),
+        "name of 128 letters of two bytes": _beside(
+            "a part longer than 255", long_name("\u0101" * 128), file("x")
+        ),
     }
 
 
@@ -285,7 +295,9 @@ def _clashes() -> dict[str, Hostile]:
     needs_folder = "where 'a' is a file"
     takes_folder = "is a file where a folder is needed"
     return {f"twice: {name}": _beside("is there twice", *both) for name, both in twice.items()} | {
-        "file beneath a file": _beside(needs_folder, file("a"), file("a/b")),
+        "file beneath a file": _beside(
+            f"'a/b' needs a folder {needs_folder}", file("a"), file("a/b")
+        ),
         "file far beneath a file": _beside(needs_folder, file("a"), file("./a//b/c")),
         "folder over a file": _beside(needs_folder, file("a"), folder("a")),
         "file over a folder": _beside(takes_folder, folder("a"), file("a")),
@@ -317,6 +329,15 @@ def _layouts() -> dict[str, Hostile]:
         spellings[f"VERSION {how}, beside it in the folder"] = _only(
             taken, *inside, file(f"{NAME}/{name}")
         )
+    contents = {
+        "is empty": b"",
+        "has no first line for the kernel": b"true\n",
+        "has a byte order mark": b"\xef\xbb\xbf#!/bin/sh\n",
+        "has the line ends of Windows": b"#!/bin/sh\r\ntrue\r\n",
+    }
+    for how, content in contents.items():
+        evil = file("install_update.sh", content, 0o755)
+        spellings[f"script that {how}"] = _only("cannot be run", version, evil)
     return spellings | {
         "script in capitals, beside it": _beside(
             "can be taken for install_update.sh", file("INSTALL_UPDATE.SH", _EVIL, 0o755)
@@ -330,10 +351,13 @@ def _layouts() -> dict[str, Hostile]:
         "VERSION as a folder": _only(no_version, folder("VERSION"), script),
         "VERSION of 65 bytes": _only(no_version, file("VERSION", b"1" * 65), script),
         "VERSION of a megabyte": _only(no_version, file("VERSION", bytes(MIB)), script),
-        "VERSION of another release": _only("holds 7 and not", file("VERSION", b"7"), script),
+        "VERSION of another release": _only(
+            f"holds 7 and not {VERSION}", file("VERSION", b"7"), script
+        ),
         "VERSION that is empty": _only(holds_not, file("VERSION"), script),
         "VERSION with a zero in front": _only(holds_not, file("VERSION", b"0" + right), script),
         "VERSION that is negative": _only(holds_not, file("VERSION", b"-" + right), script),
+        "VERSION that is no number": _only(holds_not, file("VERSION", b"1.5"), script),
         "VERSION in other digits": _only(holds_not, file("VERSION", "\u0661".encode()), script),
         "VERSION with a second line": _only(holds_not, file("VERSION", right + b"\n1"), script),
         "VERSION that is binary": _only(holds_not, file("VERSION", b"\xff\0"), script),
@@ -353,7 +377,9 @@ def _layouts() -> dict[str, Hostile]:
         "top-level folder of another release": _only(
             no_version, folder(other), *layout(VERSION, other)
         ),
-        "two top-level folders": _only("lies outside", *inside, *layout(VERSION, other)),
+        "two top-level folders": _only(
+            f"'{other}VERSION' lies outside the folder {NAME}", *inside, *layout(VERSION, other)
+        ),
         "top-level folder that looks alike": _only(
             no_version, *layout(VERSION, NAME.replace("-", "\u2010") + "/")
         ),
@@ -428,6 +454,8 @@ def _compressions() -> dict[str, Hostile]:
         "garbage in front": _file(none, b"x" + _GOOD),
         "a byte behind": _file(none, _GOOD + b"x"),
         "zeros behind": _file(none, _GOOD + bytes(BLOCK)),
+        "header behind": _file(none, _GOOD + b"BZh91AY&SY"),
+        "whole and cut off": _file(none, _GOOD + _GOOD[:-1]),
         "garbage behind, with an end": _file(damaged, _GOOD + b"garbage" + _GOOD[-20:]),
         "garbage behind, then an empty stream": _file(damaged, _GOOD + b"x" + _EMPTY),
         "zeros behind, then an empty stream": _file(damaged, _GOOD + bytes(4) + _EMPTY),
@@ -525,6 +553,9 @@ class Harmless:
         return bz2.compress(stream(*layout(VERSION), *self.members), 1)
 
 
+_LONGEST = "/".join(["d" * 200] * 5 + ["f" * 19])
+_DEEPEST = "/".join("d" * 32)
+
 #: What is odd and yet does no harm once it is unpacked.
 HARMLESS: dict[str, Harmless] = {
     "set-user-id": Harmless("x", 0o755, (file("x", b"", 0o4755),)),
@@ -546,6 +577,9 @@ HARMLESS: dict[str, Harmless] = {
     ),
     "two names that differ in case": Harmless("a/X", 0o644, (file("a/x"), file("a/X"))),
     "version in a folder": Harmless("a/version", 0o644, (file("a/VERSION"), file("a/version"))),
+    "path of 1024 bytes": Harmless(_LONGEST, 0o644, (long_name(_LONGEST), file("x"))),
+    "path of 32 folders": Harmless(_DEEPEST, 0o644, (file(_DEEPEST),)),
+    "VERSION in Greek": Harmless("VERSI\u039fN", 0o644, (file("VERSI\u039fN"),)),
     "right to left": Harmless("\u202egpj.sh", 0o644, (file("\u202egpj.sh"),)),
     "bzip2 bomb as a file": Harmless("x", 0o644, (file("x", bz2.compress(bytes(8 * MIB))),)),
     "archive as a file": Harmless("x", 0o644, (file("x", stream(file("../evil", _EVIL))),)),
