@@ -6,12 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.helpers.archives import make_archive
-from tests.helpers.root_folder import (
-    SHIPPED,
-    Result,
-    RootFolder,
-    namespace,
-)
+from tests.helpers.root_folder import SHIPPED, Result, RootFolder, namespace
 
 #: Says that the agent failed, unless it is told otherwise.
 SYSTEMCTL = """#!/bin/sh

@@ -12,10 +12,7 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Entry, Stage
-from opq_twisted.common.errors import (
-    NoRoom,
-    RebootFailed,
-)
+from opq_twisted.common.errors import NoRoom, RebootFailed
 from opq_twisted.trust.offer import Offer
 from tests.helpers.box_fakes import NEW, OLD, Begun, Bench
 from tests.helpers.failing_disk import counting

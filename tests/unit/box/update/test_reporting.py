@@ -4,9 +4,7 @@ import errno
 import os
 
 from opq_twisted.box.state.records import Stage
-from opq_twisted.common.errors import (
-    InstallFailed,
-)
+from opq_twisted.common.errors import InstallFailed
 from tests.helpers.box_fakes import logged
 from tests.helpers.updater_case import UpdaterCase
 
