@@ -170,7 +170,7 @@ class StepArchiveStore(ArchiveStore):
         #: The release whose archive is on the disk already.
         self.here: Release | None = None
 
-    def clear(self, *keep: int | None, fetching: int | None = None) -> None:
+    def prune(self, *keep: int | None, fetching: int | None = None) -> None:
         """There is nothing to remove."""
         self.kept = (set(keep), fetching)
 
@@ -222,7 +222,7 @@ class StepPreflight(Preflight):
     async def require_running(self, version: int) -> None:
         await self.require(version)
 
-    async def blame(self, version: int) -> str | None:
+    async def find_problem(self, version: int) -> str | None:
         return self.fault
 
 

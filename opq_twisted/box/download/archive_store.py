@@ -78,7 +78,7 @@ class ArchiveStore:
         draft.symlink_to(name)
         files.rename(draft, self.folder / LAST_GOOD)
 
-    def clear(self, *keep: int | None, fetching: int | None = None) -> None:
+    def prune(self, *keep: int | None, fetching: int | None = None) -> None:
         """
         Remove all archives except the last good one.
 

@@ -81,7 +81,7 @@ class Preflight:
             needed = await deferToThread(_needed, folder)
         self._require_room(needed)
 
-    async def blame(self, version: int) -> str | None:
+    async def find_problem(self, version: int) -> str | None:
         """
         Find what the box lacks, or lacked, after a failed installation.
 

@@ -14,7 +14,7 @@ from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
-from opq_twisted.box.update.reporting import Reporter, is_shortage
+from opq_twisted.box.update.reporting import Reporter, is_temporary
 from opq_twisted.box.update.rollback import Rollback
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import (
@@ -51,7 +51,7 @@ class Recovery:
     _workflow: Workflow
     _rollback: Rollback
 
-    def begin_history(self) -> None:
+    def record_journal_loss(self) -> None:
         """If the journal was lost, record that as the first attempt of the next one."""
         trouble, now = self._deps.journal.trouble, self._deps.now()
         if trouble:
@@ -72,9 +72,9 @@ class Recovery:
         entry = self._deps.journal.entry
         self._log.info("Going on with the update of an earlier agent: {stage}", stage=entry.stage)
         if entry.release is None or not entry.stage.may_be_live:
-            await self._begin_again()
+            await self._restart()
         else:
-            await self.go_on(entry.release)
+            await self.resume(entry.release)
 
     async def _resume_after_reboot(self) -> None:
         """Go on after somebody has rebooted a box that could not reboot or roll back by itself."""
@@ -100,13 +100,13 @@ class Recovery:
         deps.board.publish(message="")
         return False
 
-    async def go_on(self, release: Release) -> None:
+    async def resume(self, release: Release) -> None:
         """Go on in a stage in which the box cannot be left as it is."""
         steps = {
             Stage.INSTALLING: self._resume_installing,
             Stage.REBOOTING: self._resume_rebooting,
             Stage.CONFIRMING: self._resume_confirming,
-            Stage.ROLLING_BACK: self._rollback.go_on,
+            Stage.ROLLING_BACK: self._rollback.resume,
         }
 
         async def step() -> None:
@@ -117,7 +117,7 @@ class Recovery:
 
         await self._reporter.retry(step)
 
-    async def _begin_again(self) -> None:
+    async def _restart(self) -> None:
         """Start over: nothing has been installed yet."""
         entry = self._deps.journal.entry
         automatic, tries = entry.automatic, entry.tries + 1
@@ -147,7 +147,7 @@ class Recovery:
             error = InstallFailed(
                 f"install_update.sh ended with exit status {status}. See {deps.config.log}."
             )
-            await self._workflow.find_fault(release, error)
+            await self._workflow.diagnose(release, error)
         else:
             await self._install_again(release, deps.journal.entry.tries + 1)
 
@@ -163,7 +163,7 @@ class Recovery:
             archive = await self._deps.archives.open(release)
             await self._workflow.install(release, archive, tries)
         except (NoRoom, BoxUnfit, OSError) as error:
-            if is_shortage(error):
+            if is_temporary(error):
                 # It does not count as a try.
                 self._deps.journal.write(tries=self._deps.journal.entry.tries - 1)
             raise

@@ -42,10 +42,10 @@ RELEASE_AT_FAULT = (ArchiveRefused, InstallFailed)
 BOX_AT_FAULT = (BoxAtFault, BoxUnfit, NotStarted)
 
 #: The update goes on when somebody reboots the box.
-GOES_ON_AFTER_REBOOT = (RebootFailed, RollbackFailed)
+RESUMED_AFTER_REBOOT = (RebootFailed, RollbackFailed)
 
 
-def is_shortage(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Whether the box lacks something that it may have later, which is not the release's fault."""
     if isinstance(error, OSError):
         return error.errno in (*_DISK_FULL, *MACHINE_BUSY)
@@ -117,7 +117,7 @@ class Reporter:
         # Not earlier: until the end is recorded, a restarted agent needs these files.
         with self.tolerate("Files that are not needed any more cannot be removed"):
             await self._deps.unpacker.clear()
-            self._deps.archives.clear(self._deps.installed.version)
+            self._deps.archives.prune(self._deps.installed.version)
         self._show_end(Stage.IDLE, attempt)
 
     def fail(self, error: Exception) -> None:
@@ -131,7 +131,7 @@ class Reporter:
         if entry.release is not None and isinstance(error, BOX_AT_FAULT):
             with self.tolerate("The pause until the next try cannot be recorded"):
                 self.postpone(entry.release, reason, error)
-        after_reboot = entry.stage if isinstance(error, GOES_ON_AFTER_REBOOT) else None
+        after_reboot = entry.stage if isinstance(error, RESUMED_AFTER_REBOOT) else None
         attempt = self._record_end(Stage.FAILED, "failed", reason, after_reboot)
         self._show_end(Stage.FAILED, attempt)
 

@@ -8,7 +8,7 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import Attempt, EntryChanges, Stage
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import MAX_UPTIME, Probation
-from opq_twisted.box.update.reporting import BOX_AT_FAULT, RELEASE_AT_FAULT, Reporter, is_shortage
+from opq_twisted.box.update.reporting import BOX_AT_FAULT, RELEASE_AT_FAULT, Reporter, is_temporary
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import (
     BoxAtFault,
@@ -118,7 +118,7 @@ class Rollback:
         await self._reporter.retry(begin)
         return release
 
-    async def go_on(self, release: Release) -> None:
+    async def resume(self, release: Release) -> None:
         """
         Install the last good release, reboot, and record the end: the steps that are not done yet.
 
@@ -167,10 +167,10 @@ class Rollback:
                 await deps.unpacker.unpack(archive, good.version)
             await deps.installer.install(deps.unpacker.folder, good.version, rolling_back=True)
         except Exception as error:
-            if is_shortage(error):
+            if is_temporary(error):
                 # It does not count as a try.
                 deps.journal.write(tries=tries - 1)
-            if is_shortage(error) or isinstance(error, OSError) or not self._reporter.is_running():
+            if is_temporary(error) or isinstance(error, OSError) or not self._reporter.is_running():
                 raise
             self._log.error("The rollback failed: {why}", why=self._reporter.explain(error))
             await deferLater(deps.clock, _RETRY_DELAYS[tries - 1])

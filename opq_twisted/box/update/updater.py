@@ -12,7 +12,7 @@ from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import COUNT_INTERVAL, Probation
 from opq_twisted.box.update.recovery import Recovery
-from opq_twisted.box.update.reporting import GOES_ON_AFTER_REBOOT, Reporter
+from opq_twisted.box.update.reporting import RESUMED_AFTER_REBOOT, Reporter
 from opq_twisted.box.update.rollback import Rollback
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import UpdateInProgress
@@ -44,7 +44,7 @@ class Updater(Service):
     def startService(self) -> None:
         """Go on with the update that the journal tells of."""
         super().startService()
-        self._recovery.begin_history()
+        self._recovery.record_journal_loss()
         if self.stage.at_rest:
             with self._reporter.tolerate("The end of a trial cannot be recorded"):
                 self._rollback.end_lost_trial()
@@ -135,12 +135,12 @@ class Updater(Service):
         try:
             release = await self._rollback.begin_if_needed(error)
             if release is not None:
-                return await self._recovery.go_on(release)
+                return await self._recovery.resume(release)
         except Exception as failure:
             if not self.running:
                 return
             error = failure
-        if not isinstance(error, GOES_ON_AFTER_REBOOT):
+        if not isinstance(error, RESUMED_AFTER_REBOOT):
             try:
                 with self._reporter.tolerate("The unpacked files cannot be removed"):
                     await self._deps.unpacker.clear()
@@ -172,4 +172,4 @@ class Updater(Service):
         await self._checker.try_to_check()
         release = await self._rollback.begin_after_trial()
         if release is not None:
-            await self._recovery.go_on(release)
+            await self._recovery.resume(release)

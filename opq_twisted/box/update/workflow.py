@@ -116,7 +116,7 @@ class Workflow:
         self._reporter.enter(Stage.DOWNLOADING, release=release, after_reboot=None, awaited=None)
         # Make room: from earlier attempts only a part of the same archive is of use.
         await deps.unpacker.clear()
-        deps.archives.clear(deps.installed.running, release.version, fetching=release.version)
+        deps.archives.prune(deps.installed.running, release.version, fetching=release.version)
         received, archive = await deps.archives.find(release) or await self._download(release)
         try:
             delay = deps.journal.find_postponed(release)
@@ -177,10 +177,10 @@ class Workflow:
         try:
             await deps.installer.install(deps.unpacker.folder, release.version)
         except InstallFailed as error:
-            await self.find_fault(release, error)
+            await self.diagnose(release, error)
         await self._reporter.retry(self.reboot)
 
-    async def find_fault(self, release: Release, error: InstallFailed) -> NoReturn:
+    async def diagnose(self, release: Release, error: InstallFailed) -> NoReturn:
         """
         Find out whether the box is to blame for a failed installation, or the release.
 
@@ -188,7 +188,7 @@ class Workflow:
         :raises InstallFailed: the error, if the release is.
         """
         deps = self._deps
-        fault = await deps.preflight.blame(release.version) or deps.installer.shortage
+        fault = await deps.preflight.find_problem(release.version) or deps.installer.shortage
         if fault is not None:
             raise BoxAtFault(f"{error} {fault}", touched=True) from None
         raise error

@@ -97,12 +97,12 @@ class ClearTests(ArchivesCase):
             for suffix in ("", ".part", ".part.json"):
                 (self.folder / f"{name}{suffix}").write_bytes(b"x")
         (self.folder / f".{NAME}.part.json.new").write_bytes(b"x")
-        self.archives.clear(OLD, NEWER, fetching=NEW)
+        self.archives.prune(OLD, NEWER, fetching=NEW)
         old, newer = (self.archives.path(version).name for version in (OLD, NEWER))
         self.assertEqual(self.files(), sorted([old, newer, f"{NAME}.part", f"{NAME}.part.json"]))
-        self.archives.clear(OLD, None)
+        self.archives.prune(OLD, None)
         self.assertEqual(self.files(), [old])
-        self.archives.clear()
+        self.archives.prune()
         self.assertEqual(self.files(), [])
 
     def test_last_good(self) -> None:
@@ -110,7 +110,7 @@ class ClearTests(ArchivesCase):
         for version in (OLD, NEW):
             self.archives.path(version).write_bytes(ARCHIVE)
         self.archives.keep_as_last_good(Release(OLD, None, {"sha256": SHA256}))
-        self.archives.clear()
+        self.archives.prune()
         name = self.archives.path(OLD).name
         self.assertEqual(self.files(), ["last-good", name, f"{name}.sha256"])
 
@@ -120,7 +120,7 @@ class ClearTests(ArchivesCase):
         self.archives.keep_as_last_good(Release(OLD, None, {"sha256": SHA256}))
         files = self.files()
         with unopenable():
-            self.archives.clear()
+            self.archives.prune()
         self.assertEqual(self.files(), files)
 
 

@@ -82,12 +82,12 @@ class FetchTests(DownloadCase):
                 self.assertEqual(self.part.read_bytes(), ARCHIVE)
                 self.assertNotIn(NAME, self.files())
                 self.assertEqual(self.reports[-1].received, len(ARCHIVE))
-                self.archives.clear()
+                self.archives.prune()
 
     def test_resumed(self) -> None:
         """A later run continues an interrupted download, even after the store was cleared."""
         self.interrupt()
-        self.archives.clear(OLD, fetching=NEW)
+        self.archives.prune(OLD, fetching=NEW)
         fetching, peer = self.fetch()
         self.assertIn("\r\nRange: bytes=1000-\r\n", peer.request)
         total = len(ARCHIVE)

@@ -60,7 +60,7 @@ class FitTests(PreflightCase):
         """A fit box passes, and nothing remains of the check."""
         self.script("#!/bin/sh")
         await self.preflight.require(NEW, self.folder)
-        self.assertIsNone(await self.preflight.blame(NEW))
+        self.assertIsNone(await self.preflight.find_problem(NEW))
         left = {path.name for folder in (self.prefix, self.state_dir) for path in folder.iterdir()}
         self.assertEqual(left, {"unpacked"})
 
@@ -186,17 +186,19 @@ class BlameTests(PreflightCase):
         self.log.parent.rmdir()
         self.log.parent.write_text("This is no folder.")
         await self.preflight.require(NEW)
-        self.assertIn(f"cannot write in {self.log.parent}: ", str(await self.preflight.blame(NEW)))
+        self.assertIn(
+            f"cannot write in {self.log.parent}: ", str(await self.preflight.find_problem(NEW))
+        )
 
     async def test_memory(self) -> None:
         """Processes that the kernel has killed meanwhile show a lack of memory."""
         kills = 3
         self.patch(preflight, "_memory_kills", lambda: kills)
         await self.preflight.require(NEW)
-        self.assertIsNone(await self.preflight.blame(NEW))
+        self.assertIsNone(await self.preflight.find_problem(NEW))
         kills = 4
         self.assertEqual(
-            await self.preflight.blame(NEW),
+            await self.preflight.find_problem(NEW),
             "The box ran out of memory. Stop the program that uses it.",
         )
 
@@ -207,7 +209,7 @@ class BlameTests(PreflightCase):
         self.patch(Path, "is_mount", lambda path: path == boot)
         for size, said in ((1 << 20, None), (1000, f"There is no room in {boot}. Make some.")):
             self.patch(preflight, "_free", lambda path, size=size: Room(size, 1000))
-            self.assertEqual(await self.preflight.blame(NEW), said)
+            self.assertEqual(await self.preflight.find_problem(NEW), said)
 
     async def test_kills_counted(self) -> None:
         """The kernel counts them."""
@@ -240,9 +242,9 @@ class UnfinishedTests(PreflightCase):
     async def test_after(self) -> None:
         """The remains are removed after a failure too, once they were found to fill the disk."""
         self.tool("head", f"[ ! -e {self.prefix}/releases/300 ] || exit 1; exec /usr/bin/head $*")
-        self.assertIn("cannot write in", str(await self.preflight.blame(NEW)))
+        self.assertIn("cannot write in", str(await self.preflight.find_problem(NEW)))
         self.assertNotIn("300", self.releases)
-        self.assertIsNone(await self.preflight.blame(NEW))
+        self.assertIsNone(await self.preflight.find_problem(NEW))
 
     async def test_installing(self) -> None:
         """They are not removed while an installation runs."""
