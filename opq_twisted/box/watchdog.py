@@ -6,7 +6,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from opq_twisted.common.sd_notify import Readiness, ServiceManager
+from opq_twisted.common.sd_notify import ReadinessService, ServiceManager
 
 #: The rescue counts its attempts in this file of the state directory.
 RESCUE_TRIES = "rescue.tries"
@@ -15,7 +15,7 @@ RESCUE_TRIES = "rescue.tries"
 RESCUE_RESET_AFTER = 600.0
 
 
-class WatchdogService(Readiness):
+class WatchdogService(ReadinessService):
     """
     Notifies systemd's watchdog, and resets the counter of the rescue.
 

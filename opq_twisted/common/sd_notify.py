@@ -48,7 +48,7 @@ def take_service_manager(environment: MutableMapping[str, str], pid: int) -> Ser
     return ServiceManager(address, int(microseconds) / 1e6 if is_watched else None)
 
 
-class Readiness(Service):
+class ReadinessService(Service):
     """
     Notifies the service manager that the program is ready, and that it stops.
 

@@ -18,7 +18,7 @@ from twisted.python import usage
 from opq_twisted.common.errors import CannotStart, KeyUnusable
 from opq_twisted.common.log import log_to_standard_output
 from opq_twisted.common.monotonic import use_monotonic_time
-from opq_twisted.common.sd_notify import Readiness, take_service_manager
+from opq_twisted.common.sd_notify import ReadinessService, take_service_manager
 from opq_twisted.common.sighup import SighupHandler
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.listener import Listener
@@ -177,7 +177,7 @@ def makeService(options: Options) -> IService:
     else:
         SighupHandler(reactor).setServiceParent(server)
     # The last service reports that the server listens, and has read the directory.
-    Readiness(take_service_manager(os.environ, os.getpid())).setServiceParent(server)
+    ReadinessService(take_service_manager(os.environ, os.getpid())).setServiceParent(server)
     return server
 
 

@@ -76,7 +76,7 @@ class FakeAgent(ThreadingHTTPServer):
         self._absences -= 1
         return False
 
-    def go_on(self) -> bool:
+    def advance(self) -> bool:
         """Take the next step of the update; return whether the agent is still there."""
         step = self.course.pop(0)
         if isinstance(step, int):
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_events()
             elif path == "status":
                 if not self.server.has_events and self.server.course:
-                    self.server.go_on()
+                    self.server.advance()
                 self._json(200, self.server.status)
             elif path == "history":
                 self._json(200, self.server.history)
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.status["stage"] not in ("idle", "failed"):
             self._json(409, {"status": "An update is under way already.", "stage": "any"})
         elif self.server.course:
-            self.server.go_on()
+            self.server.advance()
             self._json(202, {"status": "The update has begun.", "stage": "any"})
         else:
             self._json(200, {"status": "The box is up to date.", "stage": "idle"})
@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_event()
         self.server.followed.set()
         while self.server.course:
-            if not self.server.go_on():
+            if not self.server.advance():
                 return
             self.wfile.write(b": \nevent: alive\ndata: \n\n")
             self._send_event()

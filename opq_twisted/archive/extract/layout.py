@@ -13,7 +13,7 @@ _ELF = b"\x7fELF"
 _VERSION_LENGTH = 64
 
 
-class Layout:
+class LayoutCheck:
     """Notes the facts about an archive's files that decide whether it is an update."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Iterable
 
-from opq_twisted.archive.extract.layout import Layout
+from opq_twisted.archive.extract.layout import LayoutCheck
 from opq_twisted.archive.member_rules import Placement
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.tar_reader import Member
@@ -18,7 +18,7 @@ _FILE_MODES = (0o644, 0o755)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Tree(Layout):
+class Tree(LayoutCheck):
     """
     Writes members until the disk is full, and counts the room that all members need.
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.decompress import Decompress, fastest
-from opq_twisted.archive.extract.layout import Layout
+from opq_twisted.archive.extract.layout import LayoutCheck
 from opq_twisted.archive.extract.limits import set_limits
 from opq_twisted.archive.extract.tree import FOLDER_MODE, Tree
 from opq_twisted.archive.member_rules import LIMIT, MemberRules
@@ -102,7 +102,7 @@ def validate(
     :raises ArchiveRefused: if the archive is damaged, hostile, or not the update `version`.
     :raises OSError: if the archive cannot be read.
     """
-    layout = Layout()
+    layout = LayoutCheck()
     with _naming(version) as name:
         _extract(file, decompress, MemberRules(name.folder), layout, limit)
         layout.check(version)
@@ -119,7 +119,7 @@ def _naming(version: int) -> Iterator[UpdateName]:
 
 
 def _extract(
-    file: BinaryIO, decompress: Decompress, rules: MemberRules, layout: Layout, limit: int
+    file: BinaryIO, decompress: Decompress, rules: MemberRules, layout: LayoutCheck, limit: int
 ) -> None:
     if not is_whole(file.fileno(), os.fstat(file.fileno()).st_size):
         raise ArchiveRefused("it is cut off, or no bzip2 file")

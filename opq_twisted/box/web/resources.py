@@ -22,7 +22,7 @@ from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.events import Events
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.log import InstallerLog
-from opq_twisted.box.web.view_model import View, account, outcome, view
+from opq_twisted.box.web.view_model import View, describe, outcome, view
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -184,6 +184,6 @@ def _stages(shown: View) -> str:
 def _history(attempts: Iterable[Attempt]) -> str:
     return "".join(
         f'<li data-outcome="{escape(attempt.outcome)}"><strong>{escape(outcome(attempt))}</strong> '
-        f"<span>{escape(account(attempt))}</span><p>{escape(attempt.reason)}</p></li>"
+        f"<span>{escape(describe(attempt))}</span><p>{escape(attempt.reason)}</p></li>"
         for attempt in attempts
     )

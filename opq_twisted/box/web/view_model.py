@@ -74,7 +74,7 @@ def outcome(attempt: Attempt) -> str:
     return _OUTCOMES.get(attempt.outcome, attempt.outcome)
 
 
-def account(attempt: Attempt) -> str:
+def describe(attempt: Attempt) -> str:
     """Return the end of an attempt, its duration and its release."""
     took = wording.about(attempt.ended - attempt.started)
     of_release = "" if attempt.version is None else f", release of {_release(attempt.version)}"

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.state.records import STEPS, Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
-from opq_twisted.box.web.view_model import View, account, moment, view
+from opq_twisted.box.web.view_model import View, describe, moment, view
 from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.time_zones import move_to
 
@@ -180,7 +180,7 @@ class ViewTests(SynchronousTestCase):
         ended = Attempt(NEW, NOW - 240, NOW, "failed", "Make room.", 1)
         release = self.view(available=NEW).available
         self.assertEqual(
-            account(ended), f"16 November 2023, 02:00 UTC, about 4 minutes, release of {release}"
+            describe(ended), f"16 November 2023, 02:00 UTC, about 4 minutes, release of {release}"
         )
         unknown = Attempt(None, NOW - 1, NOW, "failed", "Nobody is there.", 2)
-        self.assertEqual(account(unknown), "16 November 2023, 02:00 UTC, about 1 second")
+        self.assertEqual(describe(unknown), "16 November 2023, 02:00 UTC, about 1 second")

@@ -120,11 +120,11 @@ class LogTests(FollowingCase):
         self.assertEqual(next(lines), "one")
         self.fake.log += b"two\n"
         self.fake.course = [2]
-        self.fake.go_on()
+        self.fake.advance()
         self.assertEqual(next(lines), "two")
         self.assertEqual(len(self.notices), 1)
         self.fake.course = [1]
-        self.fake.go_on()
+        self.fake.advance()
         self.assertRaises(AgentAway, list, log_lines(self.agent))
 
     def test_endless(self) -> None:
