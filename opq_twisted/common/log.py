@@ -14,7 +14,7 @@ from zope.interface import implementer
 from opq_twisted.common.output import standard_output
 
 #: The number of lines of one kind that are written in a minute; further lines are counted.
-MOST = 60
+MAX_PER_MINUTE = 60
 
 _PERIOD = 60.0
 
@@ -22,7 +22,7 @@ _PERIOD = 60.0
 @implementer(ILogObserver)
 class RepeatCounter:
     """
-    Passes on log events, but at most `MOST` of one kind in a minute.
+    Passes on log events, but at most `MAX_PER_MINUTE` of one kind in a minute.
 
     Events of one kind come from the same line of the program. Without the limit, a journal on an SD
     card would wear the card out, and a journal in memory would lose important lines.
@@ -46,7 +46,7 @@ class RepeatCounter:
                 self._begin_period()
             kind = (event.get("log_namespace"), event.get("log_level"), event.get("log_format"))
             self._seen[kind] += 1
-            if self._seen[kind] <= MOST:
+            if self._seen[kind] <= MAX_PER_MINUTE:
                 self._observer(event)
             else:
                 self._latest[kind] = event
@@ -63,7 +63,7 @@ class RepeatCounter:
                     "log_level": event.get("log_level", LogLevel.info),
                     "log_format": "{text} ({more:,} more of these in a minute.)",
                     "text": formatEvent(event),
-                    "more": seen[kind] - MOST,
+                    "more": seen[kind] - MAX_PER_MINUTE,
                 }
             )
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cache
 
 #: The number of bytes that may wait for standard output; with more, lines are lost.
-_MOST_WAITING = 1024 * 1024
+_MAX_WAITING = 1024 * 1024
 
 #: The seconds that a call waits until standard output has accepted its lines. After a longer delay,
 #: no call waits until all lines are written.
@@ -121,7 +121,7 @@ class Output:
             return
         data = text.encode("utf-8", "backslashreplace") if isinstance(text, str) else text
         with self._changed:
-            if self._size + len(data) > _MOST_WAITING:
+            if self._size + len(data) > _MAX_WAITING:
                 self._lost += data.count(b"\n")
                 return
             if self._lost:

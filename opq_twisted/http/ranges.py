@@ -5,7 +5,7 @@ import re
 from attrs import frozen
 
 #: A request with more ranges than this gets the whole file (RFC 9110, section 17.15).
-_MOST = 16
+_MAX_RANGES = 16
 
 _SPEC = re.compile(rb"(\d*)-(\d*)", re.ASCII)
 
@@ -39,7 +39,7 @@ def parse_ranges(header: bytes, size: int) -> list[Range] | None:
         return None
     # Empty list elements are ignored (RFC 9110, section 5.6.1.2).
     specs = [spec.strip(b" \t") for spec in ranges.split(b",") if spec.strip(b" \t")]
-    if not specs or len(specs) > _MOST:
+    if not specs or len(specs) > _MAX_RANGES:
         return None
     found = []
     for spec in specs:

@@ -21,10 +21,10 @@ from opq_twisted.http.site import CLIENT_GONE
 _PERIOD = 1.0
 
 #: Lines that are buffered at most.
-_MOST_LINES = 500
+_MAX_LINES = 500
 
 #: Characters that are logged of a URI or a header. A client may send 16 KiB of each.
-_LONGEST = 500
+_MAX_LENGTH = 500
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -97,7 +97,7 @@ class AccessLog(Service):
             f'"range": {_as_json(request.getHeader(b"Range"))}, '
             f'"agent": {_as_json(request.getHeader(b"User-Agent"))}}}\n'
         )
-        if len(self._lines) >= _MOST_LINES:
+        if len(self._lines) >= _MAX_LINES:
             self._write()
         elif not self.running:
             # The reactor cuts the last connections after the services have stopped.
@@ -170,5 +170,5 @@ def _ends_whole(path: Path) -> bool:
 def _as_json(text: bytes | str | None) -> str:
     """Write text from a client as a JSON string."""
     if isinstance(text, bytes):
-        text = text[:_LONGEST].decode("ascii", "backslashreplace")
+        text = text[:_MAX_LENGTH].decode("ascii", "backslashreplace")
     return "null" if text is None else encode_basestring_ascii(text)

@@ -25,7 +25,7 @@ _RETRY_AFTER = (10, 60)
 #: Bytes that all downloads together give to the kernel in one turn of the reactor, and the minimum
 #: for each download.
 _TURN = 16 * 1024 * 1024
-_LEAST_TURN = 2 * 1024 * 1024
+_MIN_TURN = 2 * 1024 * 1024
 
 _log = Logger()
 
@@ -82,7 +82,7 @@ class Downloads:
     @property
     def bytes_per_turn(self) -> int:
         """Bytes that each download under way may send in one turn of the reactor."""
-        return max(_LEAST_TURN, _TURN // max(1, self.under_way.total()))
+        return max(_MIN_TURN, _TURN // max(1, self.under_way.total()))
 
     def reject(self) -> int:
         """Count a rejected client; returns the seconds after which it may retry."""

@@ -51,7 +51,7 @@ SEEDS = range(SEED, SEED + (100 if TORTURE else 2))
 WORKERS = 3
 
 #: How often an agent may be started in one update before the box counts as one without an end.
-_MOST_STARTS = 8
+_MAX_STARTS = 8
 
 #: More steps than any update has.
 _NEVER = 10**6
@@ -227,7 +227,7 @@ class Trial:
         """
         self._kills = list(kills)
         self.faults.kill(kills[0].number, kills[0].after)
-        for _ in range(_MOST_STARTS):
+        for _ in range(_MAX_STARTS):
             if await self._comes_to_rest():
                 await self.box.agent.stop(signal.SIGKILL)
                 self._is_sound()

@@ -168,7 +168,7 @@ async def test_waiting_box(start: StartDaemon, spawn: StartDaemon, updates: Path
     """A box that waits for a release behind nginx learns of it."""
     publish(updates, 1)
     origin, nginx = await cached(start, spawn, updates)
-    headers = {"Prefer": f"wait={long_poll.LONGEST}", "If-None-Match": '"1"'}
+    headers = {"Prefer": f"wait={long_poll.MAX_WAIT}", "If-None-Match": '"1"'}
     answered = deferToThread(fetch, nginx, "/version", headers)
     await becomes(origin, "opq_waiting_boxes", 1)
     publish(updates, 2)
@@ -181,7 +181,7 @@ def test_times() -> None:
     """The site's times fit the server's: it waits longer, and lets go of connections earlier."""
     site = SITE.read_text()
     [read_timeout] = re.findall(r"proxy_read_timeout (\d+)s;", site)
-    assert int(read_timeout) > long_poll.LONGEST
+    assert int(read_timeout) > long_poll.MAX_WAIT
     [keepalive] = re.findall(r"keepalive_timeout (\d+)s;", site)
     assert int(keepalive) < channel._REQUEST_TIMEOUT
 

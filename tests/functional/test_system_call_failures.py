@@ -50,7 +50,7 @@ SENTENCE = re.compile(r"[A-Z][^\n]*\.")
 PROGRAMMERS = re.compile(r"Errno|object at 0x|<class|<twisted|\bb['\"]|Exception")
 
 #: How often a box may reboot before it counts as one that does so for ever.
-_MOST_REBOOTS = 5
+_MAX_REBOOTS = 5
 
 
 @frozen
@@ -137,7 +137,7 @@ class Trial:
     async def updates(self) -> dict[str, Any] | None:
         """Click once the box is at rest; returns how it is then, or None without an agent."""
         clicked = False
-        for _ in range(_MOST_REBOOTS):
+        for _ in range(_MAX_REBOOTS):
             if not await self._runs():
                 return None
             status = await self._rests()

@@ -29,7 +29,7 @@ STATE = "/var/lib/opq/updater"
 
 #: The stages in which no update is under way.
 AT_REST = ("idle", "failed")
-_GLANCE = 0.3
+_POLL_INTERVAL = 0.3
 
 #: The settings of a box under test: nothing by itself, and no long waits.
 UPDATER = {
@@ -161,7 +161,7 @@ class VmBox:
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise Broken(f"The box's page does not answer: {error}.") from None
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_INTERVAL)
 
     def rests(self, before: dict[str, Any], seconds: float) -> dict[str, Any]:
         """
@@ -176,12 +176,12 @@ class VmBox:
             try:
                 status = self.status()
             except OSError:
-                time.sleep(_GLANCE)  # It is starting, or down.
+                time.sleep(_POLL_INTERVAL)  # It is starting, or down.
                 continue
             ended = status["last_attempt"] != before["last_attempt"]
             if ended and status["stage"] in AT_REST:
                 return status
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_INTERVAL)
         stage = "no answer" if status is None else f"{status['stage']}: {status['message']}"
         raise Broken(f"The box does not come to rest in {seconds:.0f} seconds: {stage}")
 

@@ -19,7 +19,7 @@ _MEMORY = 1024
 _PROCESSORS = 2
 
 #: Seconds between two looks at the console.
-_GLANCE = 0.02
+_POLL_INTERVAL = 0.02
 
 #: What systemd says once in each boot.
 BOOTS = r"Welcome to .*Debian"
@@ -77,7 +77,7 @@ class Machine:
         while not self.shell_socket.exists():
             if self._qemu.poll() is not None or time.monotonic() > deadline:
                 raise Broken("QEMU did not start.")
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_INTERVAL)
 
     def cut(self) -> None:
         """Cut the power."""
@@ -133,7 +133,7 @@ class Machine:
             self.must_run()
             if time.monotonic() > deadline:
                 raise Broken(f"The machine did not say {pattern!r} within {seconds:.0f} seconds.")
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_INTERVAL)
 
     def must_run(self) -> None:
         """Make sure that the machine is on."""

@@ -11,7 +11,7 @@ from tests.vm.errors import Broken
 from tests.vm.machine import Machine
 
 _STAGE = re.compile(r"\[ *(\d+\.\d+)\] opq-box-agent.*Stage: (\w+)")
-_GLANCE = 0.02
+_POLL_INTERVAL = 0.02
 
 
 @frozen
@@ -57,4 +57,4 @@ class Watch:
             self._machine.must_run()
             if time.monotonic() > deadline:
                 raise Broken(f"The box did not come to the stage {' or '.join(stages)}.")
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_INTERVAL)

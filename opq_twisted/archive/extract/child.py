@@ -12,7 +12,7 @@ from opq_twisted.common.errors import ReleaseFailed
 
 #: Seconds that the check of an archive may take: as long as a box lets the unpacker run.
 _TIMEOUT = 1800.0
-_LONGEST_SENTENCE = 4096
+_MAX_OUTPUT = 4096
 
 
 def child_command(version: int, folder: Path | None = None) -> list[str]:
@@ -59,7 +59,7 @@ def validate(archive: BinaryIO, version: int) -> None:
                 "unpack: build a smaller one."
             ) from None
         stderr.seek(0)
-        printed = stderr.read(_LONGEST_SENTENCE).decode("utf-8", "replace").strip()
+        printed = stderr.read(_MAX_OUTPUT).decode("utf-8", "replace").strip()
         reason = printed.rpartition("\n")[2]
     if child.returncode == unpack.REFUSED:
         raise ReleaseFailed(f"Boxes would refuse this release: {reason}")

@@ -13,7 +13,7 @@ from opq_twisted.common.errors import ClockBehind
 _RECORD_EVERY = 3600
 
 #: Seconds since the epoch: the end of the year 9999.
-_LATEST = 253_402_300_799
+_MAX_TIME = 253_402_300_799
 
 #: The result of adjtimex(2) while the clock is not synchronised.
 _TIME_ERROR = 5
@@ -57,7 +57,7 @@ class ClockFloor:
         :raises ClockBehind: if the clock is behind.
         """
         # A version that is not a date proves no time.
-        known = known if known <= _LATEST else 0
+        known = known if known <= _MAX_TIME else 0
         now, recorded = self._now(), self._recorded()
         if now < recorded and self._is_synchronised():
             recorded = 0
@@ -91,7 +91,7 @@ class ClockFloor:
                 recorded = int(file.read(32))
         except (OSError, ValueError):
             return 0
-        return recorded if 0 <= recorded <= _LATEST else 0
+        return recorded if 0 <= recorded <= _MAX_TIME else 0
 
 
 def kernel_is_synchronised() -> bool:

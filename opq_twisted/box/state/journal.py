@@ -36,10 +36,10 @@ _KEPT_ATTEMPTS = 20
 _KEPT_BLOCKED = 100
 
 #: Seconds; a longer update waited for somebody, or the clock was set meanwhile.
-_LONGEST_UPDATE = 6 * 3600.0
+_MAX_DURATION = 6 * 3600.0
 
 #: Seconds.
-_FIRST_PAUSE, _LONGEST_PAUSE = 3600.0, 24 * 3600.0
+_FIRST_PAUSE, _MAX_PAUSE = 3600.0, 24 * 3600.0
 
 #: How often a box that was at fault tries the same release again without a click.
 _MAX_POSTPONEMENTS = 10
@@ -126,7 +126,7 @@ class Journal:
         """Seconds that the last successful update took; None if there was none."""
         for attempt in reversed(self.entry.attempts):
             took = attempt.ended - attempt.started
-            if attempt.outcome == "updated" and 0 < took < _LONGEST_UPDATE:
+            if attempt.outcome == "updated" and 0 < took < _MAX_DURATION:
                 return took
         return None
 
@@ -152,7 +152,7 @@ class Journal:
         """
         before, pause, count = self.entry.delay, first, 1
         if before is not None and _is_same(before, release) and bool(before.reason) == bool(reason):
-            pause, count = min(2 * before.pause, _LONGEST_PAUSE), before.count + 1
+            pause, count = min(2 * before.pause, _MAX_PAUSE), before.count + 1
         sha256 = release.sha256
         delay = Postponement(release.version, sha256, pause, now + pause, reason, count, room)
         self.write(delay=delay)

@@ -19,7 +19,7 @@ from opq_twisted.common.errors import MACHINE_BUSY, InvalidName
 Identity = tuple[int, int, int, int, int]
 
 #: The end of the year 9999: `Last-Modified` has four digits for the year.
-_LATEST_NS = 253_402_300_800 * 10**9
+_MAX_TIME_NS = 253_402_300_800 * 10**9
 
 
 class NotOffered(Exception):
@@ -285,7 +285,7 @@ def inspect(directory: Path, name: str) -> Archive:
         raise NotOffered(f"it cannot be read: {error.strerror}") from None
     if not whole:
         raise NotOffered("it is not a whole bzip2 file: its upload goes on, or was cut off")
-    if not 0 <= status.st_mtime_ns < _LATEST_NS:
+    if not 0 <= status.st_mtime_ns < _MAX_TIME_NS:
         raise NotOffered("its modification time has no HTTP date: touch it")
     return Archive(parsed, path, status.st_size, status.st_mtime_ns, identify(status))
 

@@ -21,7 +21,7 @@ from opq_twisted.trust.repository_reader import (
 LIFE = timedelta(days=7)
 
 #: A timestamp that expires later than this was signed while the clock was wrong.
-_LATEST_EXPIRY = LIFE + timedelta(days=1)
+_MAX_LIFE = LIFE + timedelta(days=1)
 
 _READABLE_BY_ALL = 0o644
 
@@ -43,7 +43,7 @@ def reason_to_sign(
     if left <= LIFE / 2:
         return "half of the old one's life is over"
     # Boxes would accept such a timestamp for years.
-    return "the old one lives too long" if left > _LATEST_EXPIRY else None
+    return "the old one lives too long" if left > _MAX_LIFE else None
 
 
 def require_key(root: Root, signer: Signer) -> None:

@@ -28,8 +28,8 @@ from opq_twisted.trust.offer import Offer
 _FILES = Path(__file__).with_name("page")
 
 #: Maximum rows of a page, and channels in a row, because each request renders the page again.
-_MOST_ROWS = 100
-_MOST_OFFERS = 4
+_MAX_ROWS = 100
+_MAX_OFFERS = 4
 
 _WORDS = {
     SignatureStatus.SIGNED: "signed",
@@ -76,7 +76,7 @@ class ListingPage:
         :param headers: the headers that all media types of the list have.
         """
         snapshot, before = self._catalog.snapshot, _before(request)
-        archives = snapshot.latest(_MOST_ROWS, before)
+        archives = snapshot.latest(_MAX_ROWS, before)
         problem = self._problem()
         more = bool(archives) and archives[-1] != snapshot.archives[0]
         frame = _escaped(
@@ -144,7 +144,7 @@ def _before(request: BoundedRequest) -> int | None:
 
 def _describe_offers(offers: Sequence[tuple[str, Offer]], version: int) -> str:
     """Write a line for each channel that offers a release of this version."""
-    named = [f"{channel}: {_share(offer, version)}" for channel, offer in offers[:_MOST_OFFERS]]
+    named = [f"{channel}: {_share(offer, version)}" for channel, offer in offers[:_MAX_OFFERS]]
     left = len(offers) - len(named)
     return "\n".join([*named, f"and {left} more"] if left else named)
 

@@ -24,7 +24,7 @@ NO_UPDATE = (
 )
 
 #: The maximum wait in seconds.
-LONGEST = 300
+MAX_WAIT = 300
 
 #: Requests that are answered in one turn of the reactor.
 _TURN = 100
@@ -204,5 +204,5 @@ def preferred_wait(request: BoundedRequest) -> int:
             match = _WAIT.fullmatch(preference.split(b";")[0].strip(b" \t"))
             if match is not None:
                 # Python does not convert numbers of thousands of digits.
-                return min(LONGEST, int((match[1] or match[2])[:20]))
+                return min(MAX_WAIT, int((match[1] or match[2])[:20]))
     return 0

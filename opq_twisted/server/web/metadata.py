@@ -29,8 +29,8 @@ from opq_twisted.trust.repository_reader import NAME, TIMESTAMP_FILE, Unusable
 from opq_twisted.trust.tuf_client import METADATA
 
 #: Maximum of the cached bytes and files: one file of the maximum size for boxes, and usual ones.
-_MOST_CACHED = 6_000_000
-_MOST_FILES = 256
+_MAX_CACHED = 6_000_000
+_MAX_FILES = 256
 
 # This must not be cached: boxes request the next root each time, until there is one.
 _NOT_FOUND = Reply.sentence(NOT_FOUND, "There is no such metadata.")
@@ -110,7 +110,7 @@ class MetadataFiles(PlainResource):
         except OSError as error:
             return _BUSY if error.errno in MACHINE_BUSY else _NOT_FOUND
         self._cache[name] = cached
-        while self._size > _MOST_CACHED or len(self._cache) > _MOST_FILES:
+        while self._size > _MAX_CACHED or len(self._cache) > _MAX_FILES:
             self._size -= len(self._cache.pop(next(iter(self._cache))).data)
         if not cached.etag:
             return _NOT_FOUND

@@ -11,7 +11,7 @@ The contract:
   mixture of two files. A file that was removed, renamed or replaced is sent to its end.
 - The file is not read faster than the client reads. This process buffers at most one chunk for a
   client, and over plain TCP only the lines between the parts.
-- A client that acknowledges less than `LEAST_RATE` on average over `WINDOW` seconds is cut.
+- A client that acknowledges less than `MIN_RATE` on average over `WINDOW` seconds is cut.
 
 Over plain TCP, Twisted's transport asks its producer for more if, and only if, its own buffer is
 empty. From then on, until lines have to be written, this module replaces the transport's `doWrite`,
@@ -42,11 +42,11 @@ from opq_twisted.http.ranges import Range
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.server.limits import Downloads
 
-#: Every `WINDOW` seconds, a client must have acknowledged `LEAST_RATE` bytes per second on average.
+#: Every `WINDOW` seconds, a client must have acknowledged `MIN_RATE` bytes per second on average.
 #: Otherwise a client that reads a byte now and then could hold a download for ever. A box itself
 #: gives up below 1,000 bytes per second over ten minutes, and resumes with a `Range` after a cut.
 WINDOW = 300
-LEAST_RATE = 500
+MIN_RATE = 500
 
 #: Bytes that are read at once where the kernel cannot send from the file.
 _CHUNK = 64 * 1024
@@ -156,7 +156,7 @@ class _PartsProducer:
 
     def _check_progress(self) -> None:
         acknowledged = self._request.sentLength - self._unacknowledged()
-        if acknowledged - self._acknowledged >= WINDOW * LEAST_RATE:
+        if acknowledged - self._acknowledged >= WINDOW * MIN_RATE:
             self._acknowledged = acknowledged
             self._channel.set_deadline(WINDOW, self._check_progress)
         else:

@@ -14,7 +14,7 @@ from twisted.logger import LogEvent, Logger, formatEvent
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.common.log import MOST, RepeatCounter, log_to_standard_output
+from opq_twisted.common.log import MAX_PER_MINUTE, RepeatCounter, log_to_standard_output
 from opq_twisted.common.output import Output, WholeLines
 from opq_twisted.common.sighup import SighupHandler
 
@@ -155,21 +155,21 @@ class RepeatCounterTests(SynchronousTestCase):
         """Lines below the limit are written unchanged."""
         for minute in range(3):
             self.now = minute * 60.0
-            for number in range(MOST):
+            for number in range(MAX_PER_MINUTE):
                 self.log.info("Line {number}.", number=number)
-        self.assertEqual(len(self.written), 3 * MOST)
+        self.assertEqual(len(self.written), 3 * MAX_PER_MINUTE)
 
     def test_many(self) -> None:
         """Surplus lines of one format are counted; lines of other formats are written."""
-        for number in range(MOST + 1234):
+        for number in range(MAX_PER_MINUTE + 1234):
             self.log.info("Line {number}.", number=number)
         self.log.info("Another line.")
-        self.assertEqual(self.written[MOST:], ["Another line."])
+        self.assertEqual(self.written[MAX_PER_MINUTE:], ["Another line."])
         self.now = 60.0
         self.log.info("Line {number}.", number=0)
         self.assertEqual(
-            self.written[MOST + 1 :],
-            [f"Line {MOST + 1233}. (1,234 more of these in a minute.)", "Line 0."],
+            self.written[MAX_PER_MINUTE + 1 :],
+            [f"Line {MAX_PER_MINUTE + 1233}. (1,234 more of these in a minute.)", "Line 0."],
         )
 
     def test_where(self) -> None:

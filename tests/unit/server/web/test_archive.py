@@ -16,7 +16,7 @@ from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
-from opq_twisted.server.web.sendfile import LEAST_RATE, WINDOW
+from opq_twisted.server.web.sendfile import MIN_RATE, WINDOW
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Connection, Response, ask
 from tests.helpers.manual_thread import Thread
@@ -256,7 +256,7 @@ class DisconnectTests(ArchiveTestCase):
         connection = self.begin()
         connection.advance(WINDOW)
         self.assertFalse(connection.transport.disconnected)
-        self.take(connection, WINDOW * LEAST_RATE)
+        self.take(connection, WINDOW * MIN_RATE)
         connection.advance(WINDOW)
         self.assertFalse(connection.transport.disconnected)
         self.take(connection, 1)
