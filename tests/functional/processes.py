@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
 #: Seconds after which a program counts as stuck if it does not do what a test waits for.
-PATIENCE = 60
+PATIENCE = 180
 
 #: Seconds between two readings of a value whose changes nobody announces.
 POLL_INTERVAL = 0.02
