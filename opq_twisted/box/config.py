@@ -3,10 +3,10 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, get_origin
+from typing import Any, Literal, get_args
 
 import cattrs
-from attrs import Factory, field, fields, frozen
+from attrs import Attribute, Factory, field, fields, frozen
 
 from opq_twisted.box import older_config
 from opq_twisted.box.network.proxies import NONE, Proxy
@@ -34,28 +34,22 @@ _PRODUCT = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _HOST = re.compile(r"[^\s/?#@:\[\]]{1,253}(:\d{1,5})?")
 
 
-class Attribute(Protocol):
-    """The part of an attrs attribute that the validators need."""
-
-    name: str
-
-
-def _positive(_: object, attribute: Attribute, value: float) -> None:
+def _positive(_: object, attribute: "Attribute[Any]", value: float) -> None:
     if not 0 < value <= _MAX_SECONDS:
         raise ValueError(f"{attribute.name} must be more than 0 and at most 1e9, not {value}")
 
 
-def _not_negative(_: object, attribute: Attribute, value: float) -> None:
+def _not_negative(_: object, attribute: "Attribute[Any]", value: float) -> None:
     if not 0 <= value <= _MAX_SECONDS:
         raise ValueError(f"{attribute.name} must be from 0 to 1e9, not {value}")
 
 
-def _absolute(_: object, attribute: Attribute, value: Path | None) -> None:
+def _absolute(_: object, attribute: "Attribute[Any]", value: Path | None) -> None:
     if value is not None and not value.is_absolute():
         raise ValueError(f"{attribute.name} must be an absolute path, not {str(value)!r}")
 
 
-def _products(_: object, attribute: Attribute, value: tuple[str, ...]) -> None:
+def _products(_: object, attribute: "Attribute[Any]", value: tuple[str, ...]) -> None:
     for name in value:
         if not _PRODUCT.fullmatch(name) or name.lower() in (AGENT, *BROWSERS):
             raise ValueError(
@@ -64,7 +58,7 @@ def _products(_: object, attribute: Attribute, value: tuple[str, ...]) -> None:
             )
 
 
-def _host_names(_: object, attribute: Attribute, value: tuple[str, ...]) -> None:
+def _host_names(_: object, attribute: "Attribute[Any]", value: tuple[str, ...]) -> None:
     for name in value:
         if not _HOST.fullmatch(name):
             raise ValueError(
@@ -72,19 +66,19 @@ def _host_names(_: object, attribute: Attribute, value: tuple[str, ...]) -> None
             )
 
 
-def _not_empty(_: object, attribute: Attribute, value: tuple[str, ...]) -> None:
+def _not_empty(_: object, attribute: "Attribute[Any]", value: tuple[str, ...]) -> None:
     if not value:
         raise ValueError(f"{attribute.name} must name a program and its arguments")
 
 
-def _channel(_: object, attribute: Attribute, value: str) -> None:
+def _channel(_: object, attribute: "Attribute[Any]", value: str) -> None:
     if not is_channel(value):
         raise ValueError(
             f"{attribute.name} must be a name of lower-case letters and digits, not {value[:40]!r}"
         )
 
 
-def _endpoint(_: object, attribute: Attribute, value: str) -> None:
+def _endpoint(_: object, attribute: "Attribute[Any]", value: str) -> None:
     try:
         if "?" in value:
             # Paths are appended to this URL.
@@ -246,11 +240,6 @@ def _structure_proxy(value: object, _: type) -> Proxy | Literal["none"] | None:
         ) from None
 
 
-def _is_literal(kind: object) -> bool:
-    origin: object = get_origin(kind)
-    return origin is Literal
-
-
 def _structure_literal(value: object, kind: Any) -> object:
     if value not in get_args(kind):
         choices = " or ".join(map(json.dumps, get_args(kind)))
@@ -287,7 +276,9 @@ def _make_converter() -> cattrs.Converter:
     )
     converter.register_structure_hook(Path | None, _optional(_structure_path))
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _structure_strings)
-    converter.register_structure_hook_func(_is_literal, _structure_literal)
+    converter.register_structure_hook_func(
+        lambda kind: getattr(kind, "__origin__", None) is Literal, _structure_literal
+    )
     converter.register_structure_hook(
         UpdaterConfig, _only_objects(converter.get_structure_hook(UpdaterConfig))
     )

@@ -3,8 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +32,8 @@ class ArchiveStore:
 
     The last good release is recorded here and not in the journal, so that a box can roll back to it
     even if the journal is lost.
+
+    All methods raise OSError if the disk fails.
     """
 
     def __init__(self, folder: Path, in_thread: InThread = deferToThread) -> None:
@@ -84,7 +85,6 @@ class ArchiveStore:
 
         :param keep: further versions whose archives are kept.
         :param fetching: the version whose part file is kept.
-        :raises OSError: if the disk fails.
         """
         with self.locked():
             kept = {self.folder / LAST_GOOD, self.folder / _LOCK}
@@ -107,7 +107,6 @@ class ArchiveStore:
 
         :param release: must have hashes: an archive is not found by its version alone.
         :returns: as `open_verified`; None if there is no such archive.
-        :raises OSError: if the disk fails.
         """
         path = self.path(release.version)
         if not release.hashes:
@@ -126,7 +125,6 @@ class ArchiveStore:
         :returns: the file, open at its beginning; the caller closes it.
         :raises DownloadFailed: if its content has changed. The file is kept: a memory error may be
             the cause, and the last good archive cannot be downloaded again.
-        :raises OSError: if the disk fails.
         """
         with contextlib.suppress(DownloadFailed):
             if release.hashes:
@@ -143,7 +141,6 @@ class ArchiveStore:
         :returns: the release with its actual size and hashes, and the verified file, open at its
             beginning; the caller closes it.
         :raises DownloadFailed: if it is not the promised archive.
-        :raises OSError: if the disk fails.
         """
         file = open_file(path)
         try:
@@ -155,24 +152,16 @@ class ArchiveStore:
             raise
         return Release(promised.version, content.size, content.hashes), file
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """
         Lock the folder against changes by other processes, such as `opq-box adopt`.
 
         A lock is held only briefly, so waiting for it may block.
-
-        :raises OSError: if the disk fails.
         """
-        with files.locked(self.folder / _LOCK, blocking=True):
-            yield
+        return files.locked(self.folder / _LOCK, blocking=True)
 
     def _last_good_version(self) -> int | None:
-        """
-        Read the version of the last good archive from its link; None if there is none.
-
-        :raises OSError: if the disk fails.
-        """
+        """Read the version of the last good archive from its link; None if there is none."""
         try:
             return UpdateName.parse(os.readlink(self.folder / LAST_GOOD)).version
         except (FileNotFoundError, InvalidName):

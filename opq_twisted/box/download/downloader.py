@@ -2,6 +2,7 @@
 
 from typing import BinaryIO
 
+from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
@@ -16,15 +17,13 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
 
 
+@define
 class Downloader:
     """Downloads archives into the archive store."""
 
-    def __init__(
-        self, clock: IReactorTime, server: UpdateServerClient, archives: ArchiveStore
-    ) -> None:
-        self._clock = clock
-        self._server = server
-        self._archives = archives
+    _clock: IReactorTime
+    _server: UpdateServerClient
+    _archives: ArchiveStore
 
     async def fetch(
         self, release: Release, report: ReportProgress, report_pause: ReportPause
@@ -34,14 +33,10 @@ class Downloader:
 
         The download continues a part file that an earlier attempt left of the same release.
 
+        The other parameters and the errors are those of `resumable.fetch`.
+
         :param release: with the signed size and hashes; without hashes, those of the server count.
-        :param report: is called with the progress, at most 4 times a second.
-        :param report_pause: is called with a sentence about each pause: why, and for how long.
         :returns: the release with the size and hashes that were promised.
-        :raises ServerFailed: if the server does not send it; the received bytes are kept.
-        :raises DownloadFailed: if it does not arrive completely, or is too large.
-        :raises NoRoom: if the disk has no room for it; the received bytes are removed.
-        :raises OSError: if the disk is full or fails; the received bytes are removed.
         """
         content = await fetch(
             self._clock,
@@ -60,8 +55,7 @@ class Downloader:
         """
         Read the part file back from the disk, verify it, and give it its final name.
 
-        :returns: the release with its actual size and hashes, and the verified file, open at its
-            beginning; the caller closes it.
+        :returns: as `ArchiveStore.open_verified`.
         :raises PiecesDiffer: if it is not the promised file, and was joined from several responses
             that may not belong together: another download may help. The file is removed.
         :raises DownloadFailed: if it is not the promised file otherwise. The file is removed.

@@ -58,6 +58,8 @@ class Part:
     at most `MAX_UNSYNCED` bytes are ever written beyond the last sync. So whatever length is found
     after a power cut, all but the last `MAX_UNSYNCED` bytes were synced, and only those are lost.
     The synced length is recorded only when an attempt ends in an orderly way.
+
+    All methods raise OSError if the disk is full or fails.
     """
 
     def __init__(self, path: Path, url: str, expected: Content, in_thread: InThread) -> None:
@@ -101,11 +103,7 @@ class Part:
         return self.size - self._sync_started >= SYNC_EVERY
 
     def resume(self) -> None:
-        """
-        Open the part file of an earlier run, or remove it if it belongs to another file.
-
-        :raises OSError: if the disk fails.
-        """
+        """Open the part file of an earlier run, or remove it if it belongs to another file."""
         record = _read_record(self._path)
         if record is None or not record.may_continue(self._url, self._expected):
             self.remove()
@@ -132,31 +130,19 @@ class Part:
         self.size = self._synced = self._sync_started = size
 
     def begin(self, content: Content, etag: str | None) -> None:
-        """
-        Create an empty part file and its record.
-
-        :raises OSError: if the disk fails.
-        """
+        """Create an empty part file and its record."""
         # Remove both first: a part file must never have the record of another.
         self.remove()
         self._open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._write_record(_Record(self._url, content, etag))
 
     def join(self) -> None:
-        """
-        Record that bytes of another response follow, so that only the hashes prove that they fit.
-
-        :raises OSError: if the disk is full or fails.
-        """
+        """Record that bytes of another response follow: only the hashes prove that they fit."""
         if not self._record.joined:
             self._write_record(evolve(self._record, joined=True))
 
     def truncate(self, size: int) -> None:
-        """
-        Remove the bytes after the first `size`, which do not belong to this file.
-
-        :raises OSError: if the disk fails.
-        """
+        """Remove the bytes after the first `size`, which do not belong to this file."""
         if not size:
             self.remove()
         elif self._fd is not None:
@@ -172,11 +158,7 @@ class Part:
         self._record = evolve(self._record, content=evolve(self.content, size=size))
 
     def write(self, data: bytes) -> None:
-        """
-        Append bytes.
-
-        :raises OSError: if the disk is full or fails.
-        """
+        """Append bytes."""
         assert self._fd is not None
         view = memoryview(data)
         while view:
@@ -204,11 +186,7 @@ class Part:
         return self._in_thread(_sync, os.dup(self._fd)).addCallback(finished)
 
     def close(self) -> None:
-        """
-        Sync the written bytes to the disk, and record their number.
-
-        :raises OSError: if the disk is full or fails.
-        """
+        """Sync the written bytes to the disk, and record their number."""
         if self._fd is None:
             return
         try:
@@ -220,11 +198,7 @@ class Part:
             self._close_fd()
 
     def remove(self) -> None:
-        """
-        Remove the file and its record.
-
-        :raises OSError: if the disk fails.
-        """
+        """Remove the file and its record."""
         self._close_fd()
         self._reset()
         remove(self._path)

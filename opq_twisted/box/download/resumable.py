@@ -20,7 +20,6 @@ from opq_twisted.box.download.verify import Content, InThread
 from opq_twisted.box.network.body import (
     MAX_DURATION,
     BrokenOff,
-    Receive,
     TooLong,
     discard,
     read_body,
@@ -278,9 +277,19 @@ class _Download:
         part = self._part
         size_before = part.size
         limit = self._limit if part.content.size is None else part.content.size
-        receive = _SkipPrefix(skip, self._count_skipped, self._receive)
+        to_skip = skip
+
+        def receive(data: bytes) -> Deferred[None] | None:
+            nonlocal to_skip
+            skipped = min(to_skip, len(data))
+            to_skip -= skipped
+            if skipped:
+                # The bytes are not new, but the download is not slow either.
+                self._meter.count(skipped, part.size, part.content.size)
+            return self._receive(data[skipped:]) if len(data) > skipped else None
+
         try:
-            await read_body(self._clock, response, receive, limit - size_before + skip)
+            received = await read_body(self._clock, response, receive, limit - size_before + skip)
         except BrokenOff as error:
             return error
         except TooLong:
@@ -292,14 +301,10 @@ class _Download:
         if part.missing and response.code == http.OK and response.length is UNKNOWN_LENGTH:
             # The response ended without any sign of a broken connection, so it is another file.
             part.truncate(size_before)
-            return self._wrong_response(f"{receive.received} bytes")
+            return self._wrong_response(f"{received} bytes")
         if part.missing:
             return BrokenOff(f"The connection broke after {part.size} bytes. Try again.")
         return None
-
-    def _count_skipped(self, size: int) -> None:
-        # The bytes are not new, but the download is not slow either.
-        self._meter.count(size, self._part.size, self._part.content.size)
 
     def _receive(self, data: bytes) -> Deferred[None] | None:
         # Check the room again: the size may be unknown, and other programs write to the disk.
@@ -317,25 +322,6 @@ class _Download:
                 f"The download needs {wording.size(needed)} free under {self._folder}, and there "
                 f"are {wording.size(free)}. Make room, and try again."
             )
-
-
-class _SkipPrefix:
-    """Passes on the received bytes except the first ones, of which it reports the number."""
-
-    def __init__(self, skip: int, skipped: Callable[[int], object], receive: Receive) -> None:
-        self._skip = skip
-        self._skipped = skipped
-        self._receive = receive
-        #: Bytes received, including the skipped ones.
-        self.received = 0
-
-    def __call__(self, data: bytes) -> Deferred[None] | None:
-        self.received += len(data)
-        skipped = min(self._skip, len(data))
-        self._skip -= skipped
-        if skipped:
-            self._skipped(skipped)
-        return self._receive(data[skipped:]) if len(data) > skipped else None
 
 
 def _require_allowed(size: int | None, limit: int) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from attrs import define
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -22,26 +23,16 @@ class _Unhealthy(Exception):
     """The text is the reason, as the end of a sentence."""
 
 
+@define
 class Health:
     """Checks the services that the configuration names, and runs `verify_update.sh`."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        units: TransientUnits,
-        services: Sequence[str],
-        settle: float,
-    ) -> None:
-        """
-        Configure the checks.
-
-        :param services: the systemd units that must be active.
-        :param settle: seconds for which the release must stay healthy.
-        """
-        self._clock = clock
-        self._units = units
-        self._services = services
-        self._settle = settle
+    _clock: IReactorTime
+    _units: TransientUnits
+    #: The systemd units that must be active.
+    _services: Sequence[str]
+    #: Seconds for which the release must stay healthy.
+    _settle: float
 
     async def require(self, folder: Path, version: int, deadline: float) -> None:
         """

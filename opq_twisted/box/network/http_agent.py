@@ -8,18 +8,8 @@ from attrs import frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-)
-from twisted.web.client import (
-    URI,
-    Agent,
-    BrowserLikePolicyForHTTPS,
-    HTTPConnectionPool,
-    ProxyAgent,
-)
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ProxyAgent
 from twisted.web.http import FORBIDDEN, PROXY_AUTH_REQUIRED
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
@@ -66,11 +56,7 @@ class HttpClients:
 
 
 def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClients:
-    """
-    Make the clients.
-
-    :param proxies: None to use no proxy.
-    """
+    """Make the clients; `proxies` is None to use no proxy."""
     agent = BoundedAgent(reactor, proxies or Proxies())
     return HttpClients(
         HTTPClient(IdentityEncodingAgent(agent)),
@@ -184,7 +170,11 @@ class BoundedAgent:
         return LocatedResponse(response, connection.reach)
 
     async def reaches_of_name(self, url: Url) -> list[Reach]:
-        """See `ReachLimitedAgent.reaches_of_name`."""
+        """
+        Classify each address that the box resolves the URL's host to.
+
+        An unknown name counts as one on the internet.
+        """
         return reaches_of(await resolve(self._reactor, url.host, url.port))
 
 
@@ -264,14 +254,12 @@ def _close_at_once(protocol: Any) -> None:
 
 
 @implementer(IStreamClientEndpoint)
+@frozen
 class _PreparedEndpoint:
     """Calls a function with each new connection."""
 
-    def __init__(
-        self, endpoint: IStreamClientEndpoint, prepare: Callable[[IProtocol], None]
-    ) -> None:
-        self._endpoint = endpoint
-        self._prepare = prepare
+    _endpoint: IStreamClientEndpoint
+    _prepare: Callable[[IProtocol], None]
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         return self._endpoint.connect(factory).addCallback(self._prepared)

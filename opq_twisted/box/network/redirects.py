@@ -38,26 +38,14 @@ class LocatedResponse:
     reach: Reach | None
 
 
-class ReachLimitedAgent(Protocol):
-    """Sends requests only to servers that are not too close: see `BoundedAgent`."""
+class _ReachLimitedAgent(Protocol):
+    """`BoundedAgent`, which sends requests only to servers that are not too close."""
 
     async def request_within(
         self, method: bytes, uri: bytes, headers: Headers | None, closest: Reach = Reach.MACHINE
-    ) -> LocatedResponse:
-        """
-        Send a request.
+    ) -> LocatedResponse: ...
 
-        :raises TooClose: if the server is closer than `closest`.
-        """
-        raise NotImplementedError
-
-    async def reaches_of_name(self, url: Url) -> list[Reach]:
-        """
-        Classify each address that the box resolves the URL's host to.
-
-        An unknown name counts as one on the internet.
-        """
-        raise NotImplementedError
+    async def reaches_of_name(self, url: Url) -> list[Reach]: ...
 
 
 @implementer(IAgent)
@@ -69,7 +57,7 @@ class RedirectingAgent:
     devices there, or to the box itself.
     """
 
-    def __init__(self, clock: IReactorTime, agent: ReachLimitedAgent) -> None:
+    def __init__(self, clock: IReactorTime, agent: _ReachLimitedAgent) -> None:
         self._clock = clock
         self._agent = agent
 

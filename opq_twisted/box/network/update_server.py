@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import NoReturn
 
+from attrs import define, field
 from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
@@ -36,23 +37,17 @@ _BODY_TIMEOUT = 600.0
 _MAX_VERSION_BODY = 1024
 
 
+@define
 class UpdateServerClient:
     """Sends requests to the update server, and remembers its `Retry-After`."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        http: HttpClients,
-        endpoint: str,
-        user_agent: Callable[[], str],
-    ) -> None:
-        self._clock = clock
-        self._http = http
-        #: The server's URL, without a slash at the end.
-        self.endpoint = endpoint
-        self._user_agent = user_agent
-        #: The time by the clock until which the server asked for no further requests.
-        self._retry_at = 0.0
+    _clock: IReactorTime
+    _http: HttpClients
+    #: The server's URL, without a slash at the end.
+    endpoint: str
+    _user_agent: Callable[[], str]
+    #: The time by the clock until which the server asked for no further requests.
+    _retry_at: float = field(default=0.0, init=False)
 
     @property
     def retry_after_left(self) -> float:

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
+from attrs import frozen
 from twisted.logger import Logger
 
 from opq_twisted.common import files, wording
@@ -19,6 +20,7 @@ _MAX_TIME = 253_402_300_799
 _TIME_ERROR = 5
 
 
+@frozen
 class ClockFloor:
     """
     Remembers a time that has certainly passed.
@@ -36,18 +38,12 @@ class ClockFloor:
 
     _log = Logger()
 
-    def __init__(
-        self, path: Path, now: Callable[[], float], is_synchronised: Callable[[], bool]
-    ) -> None:
-        """
-        Remember the time in a file.
-
-        :param now: gives the time of day, in seconds since the epoch.
-        :param is_synchronised: whether the machine's clock is synchronised.
-        """
-        self._path = path
-        self._now = now
-        self._is_synchronised = is_synchronised
+    #: The file of the recorded time.
+    _path: Path
+    #: The time of day, in seconds since the epoch.
+    _now: Callable[[], float]
+    #: Whether the machine's clock is synchronised.
+    _is_synchronised: Callable[[], bool]
 
     def require_passed(self, known: int) -> None:
         """

@@ -2,6 +2,8 @@
 
 import os
 
+from attrs import define
+
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor
@@ -15,6 +17,7 @@ from opq_twisted.trust.tuf_client import METADATA, max_size
 _MAX_ROOT = max_size("root.json")
 
 
+@define
 class OfferLookup:
     """
     Asks the update server for the newest release.
@@ -23,19 +26,11 @@ class OfferLookup:
     what the server offers, if its configuration allows that.
     """
 
-    def __init__(
-        self,
-        config: UpdaterConfig,
-        server: UpdateServerClient,
-        metadata: SignedMetadata,
-        floor: ClockFloor,
-        installed: Installed,
-    ) -> None:
-        self._config = config
-        self._server = server
-        self._metadata = metadata
-        self._floor = floor
-        self._installed = installed
+    _config: UpdaterConfig
+    _server: UpdateServerClient
+    _metadata: SignedMetadata
+    _floor: ClockFloor
+    _installed: Installed
 
     @property
     def signed(self) -> bool:
@@ -94,11 +89,7 @@ class OfferLookup:
         )
 
     def require_permission(self, offer: Offer) -> None:
-        """
-        Check that an offer of `newest` may be installed now.
-
-        :raises UnsignedRefused: if it may not.
-        """
+        """Raise UnsignedRefused unless an offer of `newest` may be installed now."""
         reason = self.why_forbidden(offer)
         if reason is not None:
             raise UnsignedRefused(reason)

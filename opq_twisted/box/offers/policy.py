@@ -2,27 +2,23 @@
 
 from collections.abc import Callable
 
+from attrs import frozen
+
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.trust.offer import Offer
 
 
+@frozen
 class Policy:
     """Gives the reasons against a release that is offered, from the journal and the disk."""
 
-    def __init__(
-        self,
-        config: BoxConfig,
-        installed: Installed,
-        journal: Journal,
-        now: Callable[[], float],
-    ) -> None:
-        """:param now: the time of day, in seconds since the epoch."""
-        self._config = config
-        self._installed = installed
-        self._journal = journal
-        self._now = now
+    _config: BoxConfig
+    _installed: Installed
+    _journal: Journal
+    #: The time of day, in seconds since the epoch.
+    _now: Callable[[], float]
 
     def choose(self, offer: Offer, automatic: bool) -> Offer:
         """
@@ -94,13 +90,9 @@ class Policy:
 
     def describe(self, offer: Offer) -> str:
         """Say what becomes of a release, or of the one before it until this box has its turn."""
-        offer = self.choose(offer, automatic=self._config.updater.install == "automatic")
-        reason = self.why_not(offer)
-        if reason is None:
-            reason = self.why_not_by_itself(offer)
-        return reason or f"Release {offer.version} is available{self._describe_window()}."
-
-    def _describe_window(self) -> str:
         config = self._config.updater
-        automatic, window = config.install == "automatic", config.window
-        return f"; it is installed {window}" if automatic and window is not None else ""
+        automatic = config.install == "automatic"
+        offer = self.choose(offer, automatic)
+        reason = self.why_not(offer) or self.why_not_by_itself(offer)
+        window = f"; it is installed {config.window}" if automatic and config.window else ""
+        return reason or f"Release {offer.version} is available{window}."

@@ -17,20 +17,18 @@ _RETRY_DELAY, _MAX_ABSENCE = 1.0, 3600.0
 _MAX_LINE, _MAX_LOG = 1 << 16, 1 << 26
 
 
-class Clock(Protocol):
-    """The part of the module `time` that is used here."""
+class _Clock(Protocol):
+    """The part of the module `time` that is used here; times are in seconds."""
 
-    def monotonic(self) -> float:
-        """Return the time in seconds."""
+    def monotonic(self) -> float: ...
 
-    def sleep(self, seconds: float, /) -> None:
-        """Wait."""
+    def sleep(self, seconds: float, /) -> None: ...
 
 
 class RetryTimer:
     """Delays the next request, and limits the time without a response."""
 
-    def __init__(self, clock: Clock, notify: Callable[[str], object]) -> None:
+    def __init__(self, clock: _Clock, notify: Callable[[str], object]) -> None:
         """:param notify: is called with a sentence once for each absence of the agent."""
         self._clock = clock
         self._notify = notify
