@@ -21,7 +21,7 @@ from opq_twisted.box.web.auth import PasswordHash
 from tests.browser import chromium, gallery
 from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, archive, http
 from tests.functional.conftest import StartBox
-from tests.functional.processes import PATIENCE, skip
+from tests.functional.processes import TIMEOUT, skip
 from tests.helpers.archives import make_archive
 from tests.helpers.torture import sample
 
@@ -58,7 +58,7 @@ class Tabs:
     async def open(self, url: str, **options: Any) -> "Tab":
         """Open a page in a window that knows of no other."""
         page = await self.do(lambda: self._browser.new_context(**options).new_page())
-        await self.do(lambda: page.set_default_timeout(1000 * PATIENCE))
+        await self.do(lambda: page.set_default_timeout(1000 * TIMEOUT))
         tab = Tab(self, page)
         await tab.do(lambda page: page.goto(url))
         return tab
@@ -81,14 +81,14 @@ class Tab:
             await self.do(
                 lambda page, text=text: expect(  # type: ignore[misc]
                     page.get_by_text(text).filter(visible=True).first
-                ).to_be_visible(timeout=1000 * PATIENCE)
+                ).to_be_visible(timeout=1000 * TIMEOUT)
             )
 
     async def headline(self, text: str) -> None:
         """Wait until this is the headline."""
         await self.do(
             lambda page: expect(page.locator("#headline")).to_have_text(
-                text, timeout=1000 * PATIENCE
+                text, timeout=1000 * TIMEOUT
             )
         )
 
@@ -96,7 +96,7 @@ class Tab:
         """Wait until this is the stage in the row that is under way."""
         await self.do(
             lambda page: expect(page.locator('#stages [aria-current="step"]')).to_have_text(
-                text, timeout=1000 * PATIENCE
+                text, timeout=1000 * TIMEOUT
             )
         )
 
@@ -126,15 +126,13 @@ def tabs() -> Iterator[Tabs]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_journey(
-    start_box: StartBox, box: Box, gate: Gate, updates: Path, tabs: Tabs
-) -> None:
+async def test_update(start_box: StartBox, box: Box, gate: Gate, updates: Path, tabs: Tabs) -> None:
     """One page shows the click, each stage, the output, the reboot, and what came of it."""
     archive(updates, NEW, INSTALL + gate.wait.encode())
     await start_box()
     tab = await tabs.open(box.agent.url)
-    await tab.headline("The box has not looked for updates since it started")
-    await tab.click("Look now")
+    await tab.headline("The box has not checked for updates since it started")
+    await tab.click("Check now")
     await tab.headline("An update is available")
     await tab.shows(f"({NEW})", "installs releases without checking who made them")
 
@@ -202,7 +200,7 @@ async def test_went_back(start_box: StartBox, box: Box, updates: Path, tabs: Tab
     await tab.shows(f"The box runs release {NEW}.")
 
     archive(updates, NEWER, b"#!/bin/sh\necho it cannot be\nexit 7\n")
-    await tab.click("Look now")
+    await tab.click("Check now")
     await tab.headline("An update is available")
     await tab.click()
     await box.agent.ends()
@@ -240,13 +238,13 @@ async def test_unreachable(box: Box, tabs: Tabs) -> None:
     """A server that cannot be reached is told of in a sentence."""
     await box.start_with("http://127.0.0.1:9")
     tab = await tabs.open(box.agent.url)
-    await tab.click("Look now")
+    await tab.click("Check now")
     await tab.headline("The box cannot get updates")
     await tab.shows("Cannot reach the update server http://127.0.0.1:9")
     await box.agent.stop()
     await tab.headline("The box does not answer")
     await box.start_again()
-    await tab.headline("The box has not looked for updates since it started")
+    await tab.headline("The box has not checked for updates since it started")
 
 
 @pytest_twisted.ensureDeferred
@@ -260,7 +258,7 @@ async def test_password(box: Box, tmp_path: Path, tabs: Tabs) -> None:
     ):
         credentials = {"username": "opq", "password": password}
         tab = await tabs.open(box.agent.url, http_credentials=credentials)
-        await tab.click("Look now")
+        await tab.click("Check now")
         await tab.shows(answer)
 
 

@@ -181,7 +181,7 @@ class Scheduler(Service):
     def _log_found(self, sentence: str) -> None:
         """Log the result of a check, but not the same one again."""
         if sentence != self._found or self._failures:
-            self._log.info("Looked for an update. {sentence}", sentence=sentence)
+            self._log.info("Checked for an update. {sentence}", sentence=sentence)
         self._found = sentence
 
     def _install_or_wait(self) -> float:

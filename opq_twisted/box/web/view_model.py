@@ -97,7 +97,7 @@ def _headline(status: Status, now: float) -> tuple[str, str]:
     if last is not None and last.outcome == "updated" and not _has_checked_since(status):
         return "good", "The box has been updated"
     if status.last_check is None:
-        return "news", "The box has not looked for updates since it started"
+        return "news", "The box has not checked for updates since it started"
     if _has_none(status):
         return "good", "There is no update"
     return "good", "The box is up to date"
@@ -145,9 +145,9 @@ def _checked(status: Status) -> str:
     last, following = status.last_check, status.next_check
     sentences = []
     if last is not None:
-        sentences.append(f"The box last looked for an update on {moment(last)}.")
+        sentences.append(f"The last check was on {moment(last)}.")
     if following is not None:
-        sentences.append(f"It looks next at {_formatted('%H:%M', following)}.")
+        sentences.append(f"The next check is at {_formatted('%H:%M', following)}.")
     return " ".join(sentences)
 
 

@@ -253,7 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Define the command line."""
     parser = argparse.ArgumentParser(
         prog="opq-box",
-        description="Look after an OPQ box.",
+        description="Set up or maintain an OPQ box.",
         epilog="The exit code is 0 for success, 1 for a failure, and 2 for a wrong command line. "
         f"check ends with {_UPDATE_AVAILABLE} if there is an update. update ends with 0 if the box "
         "was updated or there was nothing to do, and with 1 if the update failed or the box went "

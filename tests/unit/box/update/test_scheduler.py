@@ -210,18 +210,18 @@ class ScheduleTests(SchedulerCase):
         current, new = "The box is up to date.", f"Release {NEW} is available."
         self.assert_checks_after(1800)
         self.bench.steps.succeed(OLD)
-        self.assertEqual(said, [f"Looked for an update. {current}"])
+        self.assertEqual(said, [f"Checked for an update. {current}"])
         self.assert_checks_after(HOUR)
         self.bench.steps.succeed(OLD)
         self.assertEqual(len(said), 1)
         self.assert_checks_after(HOUR)
         self.bench.steps.succeed(NEW)
-        self.assertEqual(said[1:], [f"Looked for an update. {new}"])
+        self.assertEqual(said[1:], [f"Checked for an update. {new}"])
         self.assert_checks_after(HOUR)
         self.bench.steps.fail(Stale("Expired."))
         self.assert_checks_after(15)
         self.bench.steps.succeed(NEW)
-        self.assertEqual(said[2:], ["Expired.", f"Looked for an update. {new}"])
+        self.assertEqual(said[2:], ["Expired.", f"Checked for an update. {new}"])
 
     def test_unforeseen(self) -> None:
         """An unforeseen error is logged, and the box checks again."""

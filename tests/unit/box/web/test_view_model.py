@@ -29,7 +29,7 @@ class ViewTests(SynchronousTestCase):
         updated = Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)
         for status, tone, headline in (
             ({"available": OLD}, "good", "The box is up to date"),
-            ({"last_check": None}, "news", "The box has not looked for updates since it started"),
+            ({"last_check": None}, "news", "The box has not checked for updates since it started"),
             ({"last_check": None, "last_attempt": updated}, "good", "The box has been updated"),
             (
                 {"available": NEW, "last_check": NOW - 310, "last_attempt": updated},
@@ -105,7 +105,7 @@ class ViewTests(SynchronousTestCase):
     def test_no_moment(self) -> None:
         """An impossible time is shown as a number."""
         self.assertEqual(moment(1e18), "1000000000000000000")
-        self.assertIn("looks next at", self.view(next_check=1e18).checked)
+        self.assertIn("next check is at", self.view(next_check=1e18).checked)
 
     def test_promise(self) -> None:
         """An idle box's page says what a click does and how long that took last time."""
@@ -150,8 +150,7 @@ class ViewTests(SynchronousTestCase):
         """The times of the last check and the next one are shown as far as they are known."""
         self.assertEqual(
             self.view(next_check=NOW + 60).checked,
-            "The box last looked for an update on 16 November 2023, 01:59 UTC. "
-            "It looks next at 02:01.",
+            "The last check was on 16 November 2023, 01:59 UTC. The next check is at 02:01.",
         )
         self.assertEqual(self.view(last_check=None).checked, "")
 
