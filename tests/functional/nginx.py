@@ -13,7 +13,7 @@ from attrs import frozen
 from twisted.internet.threads import deferToThread
 
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, ROOT, Server, require
+from tests.functional.processes import ROOT, TIMEOUT, Server, require
 from tests.functional.update_server import started
 
 SITE = ROOT / "deploy" / "server" / "nginx-site.conf"
@@ -56,7 +56,7 @@ def fetch(
 ) -> Answer:
     """Send a request; redirects are not followed."""
     connection = HTTPConnection(
-        "127.0.0.1", server.port, timeout=PATIENCE, source_address=(source, 0)
+        "127.0.0.1", server.port, timeout=TIMEOUT, source_address=(source, 0)
     )
     with closing(connection):
         connection.request(method, path, headers=headers or {})

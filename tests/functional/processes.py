@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
 #: Seconds after which a program counts as stuck if it does not do what a test waits for.
-PATIENCE = 180
+TIMEOUT = 180
 
 #: Seconds between two readings of a value whose changes nobody announces.
 POLL_INTERVAL = 0.02
@@ -70,7 +70,7 @@ class Daemon(ProcessProtocol):
             raise AssertionError(f"the program ended without saying {pattern}:\n{self.output}")
         found: Deferred[re.Match[str]] = Deferred()
         self._waiting.append((compiled, found))
-        return await found.addTimeout(PATIENCE, reactor)
+        return await found.addTimeout(TIMEOUT, reactor)
 
     async def ends(self) -> int:
         """Wait for the end; returns the exit status, or minus the signal's number."""
@@ -78,7 +78,7 @@ class Daemon(ProcessProtocol):
             return self.status
         ended: Deferred[int] = Deferred()
         self._ended.append(ended)
-        return await ended.addTimeout(PATIENCE, reactor)
+        return await ended.addTimeout(TIMEOUT, reactor)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the program, if it has not ended already."""
@@ -148,13 +148,13 @@ def copy_sources(to: Path) -> Path:
 
 
 async def run(
-    *argv: str, folder: Path | None = None, patience: float = PATIENCE
+    *argv: str, folder: Path | None = None, seconds: float = TIMEOUT
 ) -> tuple[int, str, str]:
     """Run a program to its end; returns its exit status, standard output and standard error."""
     require(argv[0])
     out, error, status = await getProcessOutputAndValue(
         argv[0], argv[1:], env=os.environ, path=os.fspath(folder) if folder else None
-    ).addTimeout(patience, reactor)
+    ).addTimeout(seconds, reactor)
     return status, out.decode("utf-8", "replace"), error.decode("utf-8", "replace")
 
 
@@ -176,7 +176,7 @@ async def until(
     read: Callable[[], Awaitable[_Value]], accepts: Callable[[_Value], object]
 ) -> _Value:
     """Read a value again and again until it is accepted; returns that value."""
-    for _ in range(int(PATIENCE / POLL_INTERVAL)):
+    for _ in range(int(TIMEOUT / POLL_INTERVAL)):
         value = await read()
         if accepts(value):
             return value

@@ -1,4 +1,4 @@
-"""The box agent on its whole journey: real processes, real sockets, real archives."""
+"""The box agent in whole updates: real processes, real sockets, real archives."""
 
 import base64
 import errno
@@ -77,11 +77,11 @@ async def install_by_hand(box: Box, built: Path, version: int, folder: Path) -> 
     box.use_installed_agent()
 
 
-# The whole journey
+# The whole update
 
 
 @pytest_twisted.ensureDeferred
-async def test_journey(
+async def test_update(
     start: StartDaemon, spawn: Spawn, built: Path, updates: Path, tmp_path: Path
 ) -> None:
     """A click takes a box from its first release to the newest, whose own agent confirms it."""

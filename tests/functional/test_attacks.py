@@ -119,7 +119,7 @@ class Field:
         assert self.box.rebooted == 0
 
     async def stops_at_once(self) -> None:
-        """Stop the agent, well before its patience with any server is at an end."""
+        """Stop the agent, long before it would give up on any server."""
         self.has_nothing_new()
         begun = reactor.seconds()
         assert await self.box.agent.stop() == -signal.SIGTERM

@@ -28,9 +28,9 @@ async def test_curl_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -
     part = part_of(whole, tmp_path, 20_000_001)
     await succeed("curl", "-sf", "-C", "-", "-o", part, f"{server.url}/update/{NAME}")
     assert part.read_bytes() == whole.read_bytes()
-    told = await metrics(server)
-    assert told["opq_requests_total", "/update", "206"] == 1
-    assert told["opq_sent_bytes_total",] == whole.stat().st_size - 20_000_001
+    found = await metrics(server)
+    assert found["opq_requests_total", "/update", "206"] == 1
+    assert found["opq_sent_bytes_total",] == whole.stat().st_size - 20_000_001
 
 
 @pytest_twisted.ensureDeferred
@@ -60,9 +60,9 @@ async def test_wget_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -
     for _ in range(2):
         await succeed("wget", "-q", "-c", f"{server.url}/update/{NAME}", folder=tmp_path)
         assert part.read_bytes() == whole.read_bytes()
-    told = await metrics(server)
-    assert told["opq_requests_total", "/update", "206"] == 1
-    assert told["opq_requests_total", "/update", "416"] == 1
+    found = await metrics(server)
+    assert found["opq_requests_total", "/update", "206"] == 1
+    assert found["opq_requests_total", "/update", "416"] == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -63,9 +63,9 @@ async def test_lost_events(start: StartDaemon, updates: Path, tmp_path: Path) ->
     (updates / str(UpdateName(1000))).unlink()
     os.kill(server.pid, signal.SIGCONT)
     await offers(server, *range(1001, 2000 + limit))
-    told = await metrics(server)
-    assert told["opq_event_queue_overflows_total",] >= 1
-    assert told["opq_rescans_total", "overflow"] >= 1
+    found = await metrics(server)
+    assert found["opq_event_queue_overflows_total",] >= 1
+    assert found["opq_rescans_total", "overflow"] >= 1
     archive(updates, 5)
     await offers(server, 5, *range(1001, 2000 + limit))
 

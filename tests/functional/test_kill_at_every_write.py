@@ -33,7 +33,7 @@ from opq_twisted.box.state.records import Entry, Stage
 from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
 from tests.functional.faults import Faults, Operation, build
-from tests.functional.processes import PATIENCE, Server, twistd
+from tests.functional.processes import TIMEOUT, Server, twistd
 from tests.functional.update_server import started
 from tests.helpers.archives import file, folder, layout, stream, write_archive
 from tests.helpers.signed_metadata import Signed, channel
@@ -41,7 +41,7 @@ from tests.helpers.torture import SEED, TORTURE, sample
 
 OLD = 1500000000
 
-#: So many kills are tried on each journey.
+#: So many kills are tried on each update.
 KILLS = 4
 
 #: Each of them is an update with two kills.
@@ -83,7 +83,7 @@ _HEALTHY, _ILL = "#!/bin/sh\n", "#!/bin/sh\necho it hurts\nexit 1\n"
 
 
 @frozen
-class Journey:
+class Update:
     """An update, and what is to come of it."""
 
     #: Of the channel too.
@@ -119,10 +119,10 @@ class Journey:
         return write_archive(updates / str(name), stream(*parts))
 
 
-GOOD = Journey("good", 1600000000, succeeds=True)
-ILL = Journey("ill", 1600000001, verify=_ILL, has_rebooted=True)
-FAILING = Journey("failing", 1600000002, install=_INSTALL.format(part=_HALF))
-JOURNEYS = (GOOD, ILL, FAILING)
+GOOD = Update("good", 1600000000, succeeds=True)
+ILL = Update("ill", 1600000001, verify=_ILL, has_rebooted=True)
+FAILING = Update("failing", 1600000002, install=_INSTALL.format(part=_HALF))
+UPDATES = (GOOD, ILL, FAILING)
 
 
 def content(version: int) -> bytes:
@@ -161,11 +161,11 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Start the update server, with a channel for each journey."""
+    """Start the update server, with a channel for each update."""
     library = build(tmp_path_factory.mktemp("library"))
     updates = tmp_path_factory.mktemp("updates")
-    old = Journey("old", OLD).publish(updates)
-    archives = {journey.name: journey.publish(updates) for journey in JOURNEYS}
+    old = Update("old", OLD).publish(updates)
+    archives = {update.name: update.publish(updates) for update in UPDATES}
     signed = Signed(updates).init()
     signed.targets(1, {name: channel(path) for name, path in archives.items()})
     signed.snapshot(1, 1)
@@ -184,14 +184,14 @@ class Lost(Exception):
 class Trial:
     """A box whose agent is killed while it is updated."""
 
-    def __init__(self, spawn: Spawn, site: Site, journey: Journey, folder: Path) -> None:
+    def __init__(self, spawn: Spawn, site: Site, update: Update, folder: Path) -> None:
         self._site = site
-        self._journey = journey
+        self._update = update
         self._folder = folder
         self.box = box = Box(spawn, folder)
         box.pin(site.root)
         # What is not healthy at once is not healthy.
-        box.configure(site.server.url, channel=journey.name, confirm_timeout=1)
+        box.configure(site.server.url, channel=update.name, confirm_timeout=1)
         self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
         box.environment = self.faults.environment
         self._agents: list[Server] = []
@@ -271,7 +271,7 @@ class Trial:
     async def _ask(self, path: str, data: bytes | None = None) -> dict[str, Any]:
         def fetch() -> bytes:
             url = f"{self.box.agent.url}/{path}"
-            with urllib.request.urlopen(url, data, timeout=PATIENCE) as response:
+            with urllib.request.urlopen(url, data, timeout=TIMEOUT) as response:
                 body: bytes = response.read()
             return body
 
@@ -314,8 +314,8 @@ class Trial:
         said = (archives / f"{name}.sha256").read_text()
         assert said == f"{self._site.digests[name]}  {name}\n", f"{name}.sha256 is wrong"
         assert (archives / name).exists(), f"the last good archive {name} is gone"
-        if self._journey is not FAILING:
-            self._runs_whole({OLD, self._journey.version})
+        if self._update is not FAILING:
+            self._runs_whole({OLD, self._update.version})
 
     def _runs_whole(self, versions: set[int]) -> None:
         """See that one of these releases is installed, all of it."""
@@ -326,22 +326,22 @@ class Trial:
         assert whole == content(version), f"release {version} is not whole"
 
     def _is_at_the_end(self) -> None:
-        """See that the box came to where the journey leads."""
-        journey, entry = self._journey, self._entry
+        """See that the box came to where the update leads."""
+        update, entry = self._update, self._entry
         assert entry.attempts, "no end is written down"
         last = entry.attempts[-1]
         assert (entry.stage, last.version, last.outcome) == (
             Stage.IDLE,
-            journey.version,
-            journey.outcome,
+            update.version,
+            update.outcome,
         ), last
         assert len(entry.attempts) == 1, entry.attempts
-        self._runs_whole({journey.end})
+        self._runs_whole({update.end})
         good = ArchiveStore(self.box.state_dir / "archives").last_good
         assert good is not None
-        assert good.version == journey.end, f"the last good release is {good.version}"
+        assert good.version == update.end, f"the last good release is {good.version}"
         refused = [item.version for item in entry.refused]
-        assert refused == ([] if journey.succeeds else [journey.version]), entry.refused
+        assert refused == ([] if update.succeeds else [update.version]), entry.refused
 
     def __str__(self) -> str:
         """Tell what was to happen, what did, and what the agents said."""
@@ -351,7 +351,7 @@ class Trial:
             f"\n-- agent {number}:\n{without_noise(agent.output)}"
             for number, agent in enumerate(self._agents, 1)
         )
-        return f"journey {self._journey.name}, to be killed {kills}; struck: {struck}{said}"
+        return f"update {self._update.name}, to be killed {kills}; struck: {struck}{said}"
 
 
 def is_final(name: str) -> bool:
@@ -369,7 +369,7 @@ def without_noise(output: str) -> str:
 
 
 class Ground:
-    """Where boxes are tried, and what each journey begins with."""
+    """Where boxes are tried, and what each update begins with."""
 
     def __init__(self, spawn: Spawn, site: Site, folder: Path) -> None:
         self._spawn = spawn
@@ -378,25 +378,25 @@ class Ground:
         self._made = 0
         self.wrong: list[str] = []
 
-    async def make(self, journey: Journey) -> Trial:
-        """Make a box with which the journey begins."""
+    async def make(self, update: Update) -> Trial:
+        """Make a box with which the update begins."""
         self._made += 1
-        trial = Trial(self._spawn, self._site, journey, self._folder / f"box-{self._made}")
-        if not journey.has_rebooted:
+        trial = Trial(self._spawn, self._site, update, self._folder / f"box-{self._made}")
+        if not update.has_rebooted:
             trial.set_up()
             return trial
-        saved = self._folder / journey.name
+        saved = self._folder / update.name
         if not saved.exists():
             trial.set_up()
             await trial.reboots()
             trial.save(saved)
-            return await self.make(journey)
+            return await self.make(update)
         trial.restore(saved)
         return trial
 
-    async def try_out(self, journey: Journey, *kills: Kill) -> bool:
+    async def try_out(self, update: Update, *kills: Kill) -> bool:
         """Update a box with these kills; returns whether all of them struck."""
-        trial = await self.make(journey)
+        trial = await self.make(update)
         try:
             await trial.updates(*kills)
         except Exception as error:
@@ -405,9 +405,9 @@ class Ground:
             await trial.box.agent.stop(signal.SIGKILL)
         return trial.has_struck
 
-    async def count(self, journey: Journey) -> list[Operation]:
+    async def count(self, update: Update) -> list[Operation]:
         """Update a box whose agent is not killed; returns the steps."""
-        trial = await self.make(journey)
+        trial = await self.make(update)
         try:
             await trial.updates(Kill(_NEVER, after=False))
             assert trial.box.rebooted == 1
@@ -448,16 +448,16 @@ def choose(steps: list[Operation]) -> list[Kill]:
     return sample(every + after, KILLS)
 
 
-@pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.name)
+@pytest.mark.parametrize("update", UPDATES, ids=lambda update: update.name)
 @pytest_twisted.ensureDeferred
-async def test_kill(ground: Ground, journey: Journey) -> None:
-    """Killed at any step, it ends where the journey leads."""
-    steps = await ground.count(journey)
-    struck = await all_of(ground.try_out(journey, kill) for kill in choose(steps))
+async def test_kill(ground: Ground, update: Update) -> None:
+    """Killed at any step, it ends where the update leads."""
+    steps = await ground.count(update)
+    struck = await all_of(ground.try_out(update, kill) for kill in choose(steps))
     if TORTURE:
         # An update has not always as many steps as the one that was counted.
         number = len(steps) + 1
-        while await ground.try_out(journey, Kill(number, after=False)):
+        while await ground.try_out(update, Kill(number, after=False)):
             number += 1
     ground.nothing_is_wrong()
     # Of a small sample one or two may lie behind its last step.
@@ -466,18 +466,18 @@ async def test_kill(ground: Ground, journey: Journey) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_kills(ground: Ground) -> None:
-    """Killed twice, wherever that is, it ends where the journey leads."""
-    lengths = {journey: len(await ground.count(journey)) for journey in JOURNEYS}
+    """Killed twice, wherever that is, it ends where the update leads."""
+    lengths = {update: len(await ground.count(update)) for update in UPDATES}
 
     def try_out(seed: int) -> Coroutine[Deferred[Any], Any, bool]:
         random = Random(seed)
-        journey = random.choice(JOURNEYS)
+        update = random.choice(UPDATES)
         kills = [
             # The second is counted from the first on.
             Kill(random.randint(1, most), after=random.random() < 0.5)
-            for most in (lengths[journey], lengths[journey] // 2)
+            for most in (lengths[update], lengths[update] // 2)
         ]
-        return ground.try_out(journey, *kills)
+        return ground.try_out(update, *kills)
 
     await all_of(map(try_out, SEEDS))
     ground.nothing_is_wrong()

@@ -17,7 +17,7 @@ from tests.functional import box
 from tests.functional.box import RawServer, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import SITE, Answer, ask, cached, fetch, in_front_of
-from tests.functional.processes import PATIENCE, Server, run, until
+from tests.functional.processes import TIMEOUT, Server, run, until
 from tests.functional.update_server import metrics, started
 from tests.helpers.archives import make_archive, make_large_archive
 
@@ -88,7 +88,7 @@ async def test_200_downloads(start: StartDaemon, spawn: StartDaemon, updates: Pa
     def download_all() -> None:
         with ThreadPoolExecutor(20) as threads:
             for done in [threads.submit(download, number) for number in range(200)]:
-                done.result(PATIENCE)
+                done.result(TIMEOUT)
 
     await deferToThread(download_all)
     assert await cost(origin) == 1
@@ -105,7 +105,7 @@ async def test_one_address(start: StartDaemon, spawn: StartDaemon, updates: Path
     )
     with ExitStack() as stack:
         for _ in range(192):
-            client = socket.create_connection(("127.0.0.1", nginx.port), PATIENCE)
+            client = socket.create_connection(("127.0.0.1", nginx.port), TIMEOUT)
             stack.enter_context(client).sendall(waiting.encode())
         await becomes(origin, "opq_waiting_boxes", 192)
         assert (await ask(nginx, "/version")).status == 503
@@ -119,7 +119,7 @@ async def test_first_client_goes(start: StartDaemon, spawn: StartDaemon, updates
     origin, nginx = await cached(start, spawn, updates)
 
     def begin() -> None:
-        with socket.create_connection(("127.0.0.1", nginx.port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", nginx.port), TIMEOUT) as client:
             client.sendall(f"GET /update/{name(1)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             client.recv(1000)
 

@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, Server, curl, eventually, skip
+from tests.functional.processes import TIMEOUT, Server, curl, eventually, skip
 from tests.functional.update_server import (
     archive,
     descriptors,
@@ -47,7 +47,7 @@ def connect(server: Server, clients: ExitStack, buffer: int | None = None) -> so
     client = clients.enter_context(socket.socket())
     if buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    client.settimeout(PATIENCE)
+    client.settimeout(TIMEOUT)
     client.connect(("127.0.0.1", server.port))
     return client
 
@@ -84,8 +84,8 @@ async def test_slow_and_silent(start: StartDaemon, updates: Path, clients: ExitS
         assert await get(f"{server.url}/version") == b"1"
     clients.close()
     await eventually(lambda: descriptors(server) <= before)
-    told = await metrics(server)
-    assert told["opq_downloads_total", "cut", "1"] == 300
+    found = await metrics(server)
+    assert found["opq_downloads_total", "cut", "1"] == 300
 
 
 @pytest_twisted.ensureDeferred
@@ -165,7 +165,7 @@ async def test_too_many_connections(start: StartDaemon, updates: Path, clients: 
 
 @pytest_twisted.ensureDeferred
 async def test_waiting_fleet(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
-    """2,000 boxes that wait are all told of a release when it is renamed into the directory."""
+    """2,000 boxes that wait are all answered when a release is renamed into the directory."""
     room_for(2500)
     path = archive(updates, 1)
     server = await started(start, updates)
@@ -177,13 +177,13 @@ async def test_waiting_fleet(start: StartDaemon, updates: Path, clients: ExitSta
             box.sendall(request)
         return fleet
 
-    def told(fleet: list[socket.socket]) -> list[bytes]:
+    def read_responses(fleet: list[socket.socket]) -> list[bytes]:
         selector = selectors.DefaultSelector()
         answers: list[bytes] = []
         for box in fleet:
             selector.register(box, selectors.EVENT_READ)
         while len(answers) < len(fleet):
-            ready = selector.select(PATIENCE)
+            ready = selector.select(TIMEOUT)
             assert ready
             for key, _ in ready:
                 selector.unregister(key.fileobj)
@@ -195,7 +195,7 @@ async def test_waiting_fleet(start: StartDaemon, updates: Path, clients: ExitSta
     while (await metrics(server))["opq_waiting_boxes",] < 2000:
         pass
     path.rename(updates / str(UpdateName(2)))
-    for answer in await deferToThread(told, fleet):
+    for answer in await deferToThread(read_responses, fleet):
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"\r\nPreference-Applied: wait=300\r\n" in answer
         assert answer.endswith(b"\r\n\r\n2")
@@ -216,7 +216,7 @@ async def test_wait_that_ends(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_access_log(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """Requests are told on standard output, or in a file, or not at all."""
+    """Requests are logged on standard output, or in a file, or not at all."""
     archive(updates, 1)
     server = await started(start, updates)
     await curl("-A", "a box", f"{server.url}/version")
@@ -254,7 +254,7 @@ async def test_output_that_nobody_reads(updates: Path, clients: ExitStack) -> No
     folder = Path(clients.enter_context(TemporaryDirectory()))
     notified = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     notified.bind(str(folder / "notify"))
-    notified.settimeout(PATIENCE)
+    notified.settimeout(TIMEOUT)
     # A server that was killed has left its socket, and a lock with a number that is in use.
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(folder / "http"))
@@ -276,7 +276,7 @@ async def test_output_that_nobody_reads(updates: Path, clients: ExitStack) -> No
         server.send_signal(signal.SIGHUP)
     assert await curl("--unix-socket", str(folder / "http"), "http://x/version") == (200, "1")
     server.terminate()
-    assert await deferToThread(server.wait, PATIENCE) in (0, -signal.SIGTERM)
+    assert await deferToThread(server.wait, TIMEOUT) in (0, -signal.SIGTERM)
     assert await deferToThread(notified.recv, 100) == b"STOPPING=1"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.processes import PATIENCE, ROOT, copy_sources, skip
+from tests.functional.processes import ROOT, TIMEOUT, copy_sources, skip
 
 LOCKS = ("requirements.lock", "requirements-build.lock")
 
@@ -29,7 +29,7 @@ def run(*argv: object, folder: Path) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=5 * PATIENCE,
+        timeout=5 * TIMEOUT,
         check=False,
     )
     if "Could not find a version that satisfies" in done.stderr:

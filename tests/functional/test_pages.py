@@ -15,9 +15,9 @@ from opq_twisted.http.tls import parse_ssl
 from tests.functional.box import Box, Spawn
 from tests.functional.processes import (
     BUILDER,
-    PATIENCE,
     RELEASE_TOOL,
     ROOT,
+    TIMEOUT,
     Server,
     copy_sources,
     curl,
@@ -311,7 +311,7 @@ class Place:
             *("env", *environment, "bash", "-euo", "pipefail", "-c", script),
             folder=folder,
             # Packages may have to come from far away.
-            patience=5 * PATIENCE,
+            seconds=5 * TIMEOUT,
         )
         if "Could not find a version that satisfies" in error:
             skip("this test needs a package index")

@@ -14,8 +14,8 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import (
-    PATIENCE,
     ROOT,
+    TIMEOUT,
     TWISTD,
     curl,
     eventually,
@@ -165,7 +165,7 @@ async def test_truncated_under_way(start: StartDaemon, updates: Path) -> None:
 
     def download() -> int:
         request = f"GET /update/{path.name} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
             client.sendall(request)
             received = len(client.recv(1000))
             os.truncate(path, 1000)
@@ -324,7 +324,7 @@ async def test_told_to_end(start: StartDaemon, updates: Path) -> None:
     """A server ends when it is told to, though a client is half-way through a download."""
     path = large_archive(updates, 1)
     server = await started(start, updates)
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
         client.sendall(f"GET /update/{path.name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         await deferToThread(client.recv, 1000)
         assert await server.stop() == -signal.SIGTERM

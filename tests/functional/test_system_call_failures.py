@@ -23,7 +23,7 @@ from twisted.internet.task import deferLater
 from opq_twisted.archive.name import UpdateName
 from tests.functional.box import INSTALL, Box, Spawn
 from tests.functional.faults import Faults, Operation, build
-from tests.functional.processes import PATIENCE, POLL_INTERVAL, Server, twistd
+from tests.functional.processes import POLL_INTERVAL, TIMEOUT, Server, twistd
 from tests.functional.update_server import get, started
 from tests.helpers.archives import make_archive
 from tests.helpers.signed_metadata import Signed, channel
@@ -167,7 +167,7 @@ class Trial:
 
     async def _rests(self) -> dict[str, Any] | None:
         """Wait until no update is under way; returns the status, or None when the box rebooted."""
-        for _ in range(int(PATIENCE / POLL_INTERVAL)):
+        for _ in range(int(TIMEOUT / POLL_INTERVAL)):
             status = await self._status()
             if self.box.rebooted > self._rebooted:
                 self._rebooted += 1

@@ -57,7 +57,7 @@ def key(tmp_path: Path, signed: Signed) -> tuple[object, ...]:
     return "--timestamp-key", write_key(tmp_path / "timestamp.pem", signed.keys["timestamp"])
 
 
-async def told(server: Server, **expected: float) -> dict[tuple[str, ...], float]:
+async def until_metrics(server: Server, **expected: float) -> dict[tuple[str, ...], float]:
     """Wait until the metrics of the metadata are these, and return all of them."""
     values = {(f"opq_tuf_{name}",): value for name, value in expected.items()}
     return await until(lambda: metrics(server), lambda found: values.items() <= found.items())
@@ -79,7 +79,7 @@ async def test_release(
     await server.says(SIGNED.format(2))
     assert await box.looks_up(server) == channel(newer)
     assert (signed.folder / "timestamp.json").stat().st_mode & 0o777 == 0o644
-    found = await told(server, timestamp_problem=0, timestamps_signed_total=2)
+    found = await until_metrics(server, timestamp_problem=0, timestamps_signed_total=2)
     assert found["opq_tuf_version", "snapshot"] == 2
     assert found["opq_requests_total", "/tuf", "200"] > 0
 
@@ -96,7 +96,7 @@ async def test_any_order(
     targets.unlink()
     signed.snapshot(1, 1)
     await server.says("Snapshot 1 is not announced yet: 1.targets.json is not there")
-    await told(server, timestamp_problem=1)
+    await until_metrics(server, timestamp_problem=1)
     with targets.open("wb") as file:
         file.write(whole[:100])
         file.flush()
@@ -109,7 +109,7 @@ async def test_any_order(
     path.rename(updates / path.name)
     await server.says(SIGNED.format(1))
     assert await box.looks_up(server) == channel(updates / path.name)
-    await told(server, timestamp_problem=0)
+    await until_metrics(server, timestamp_problem=0)
 
 
 @pytest_twisted.ensureDeferred
@@ -127,13 +127,13 @@ async def test_folder_comes_and_goes(start: StartDaemon, updates: Path, tmp_path
     first.publish(2)
     await server.says(SIGNED.format(2))
     (updates / "tuf").rename(away / "tuf")
-    await told(server, timestamp_problem=1)
+    await until_metrics(server, timestamp_problem=1)
     assert await curl(f"{server.url}/") == (200, "")
     first.folder = away / "tuf"
     first.publish(3)
     first.folder.rename(updates / "tuf")
     await server.says(SIGNED.format(3))
-    await told(server, timestamp_problem=0)
+    await until_metrics(server, timestamp_problem=0)
 
 
 @pytest_twisted.ensureDeferred
@@ -171,7 +171,7 @@ async def test_key_rotated(
     before = signed.read_timestamp().version
     signed.rotate("timestamp", 2)
     await server.says("is not one that version 2 of root names for timestamp")
-    await told(server, timestamp_problem=1)
+    await until_metrics(server, timestamp_problem=1)
     with pytest.raises(RepositoryError):
         await box.looks_up(server)
     assert await curl(f"{server.url}/") == (200, "")
@@ -190,7 +190,7 @@ async def test_half_life(start: StartDaemon, updates: Path, tmp_path: Path, sign
     signed.timestamp(5, 1, days=3.4)
     server = await started(start, updates, *key(tmp_path, signed))
     await server.says(SIGNED.format(1) + "half of the old one's life is over")
-    found = await told(server, timestamp_problem=0, timestamps_signed_total=1)
+    found = await until_metrics(server, timestamp_problem=0, timestamps_signed_total=1)
     assert 6.9 < found["opq_tuf_days_left", "timestamp"] < 7.1
     assert signed.read_timestamp().version > 1_700_000_000
 
@@ -207,7 +207,7 @@ async def test_another_server_signs(
     server = await started(start, updates)
     await server.says("timestamp.json expires in 2.0 days")
     assert await box.looks_up(server) == channel(path)
-    found = await told(server, timestamp_problem=0)
+    found = await until_metrics(server, timestamp_problem=0)
     for role, days in {"root": 365, "targets": 365, "snapshot": 365, "timestamp": 2}.items():
         assert days - 0.1 < found["opq_tuf_days_left", role] < days + 0.1
     assert {each: each.stat().st_ctime_ns for each in signed.folder.iterdir()} == before
@@ -236,11 +236,11 @@ async def test_cannot_write(
     (signed.folder / "timestamp.json").mkdir()
     server = await started(start, updates, *key(tmp_path, signed), "--heartbeat", 0.1)
     await server.says("Cannot write .*timestamp.json: Is a directory")
-    await told(server, timestamp_problem=1)
+    await until_metrics(server, timestamp_problem=1)
     assert (await get(f"{server.url}/tuf/1.root.json")).startswith(b"{")
     (signed.folder / "timestamp.json").rmdir()
     await server.says(SIGNED.format(1))
-    await told(server, timestamp_problem=0)
+    await until_metrics(server, timestamp_problem=0)
     assert server.output.count("Cannot write") == 1
 
 

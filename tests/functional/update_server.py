@@ -10,7 +10,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import PATIENCE, Server, until
+from tests.functional.processes import TIMEOUT, Server, until
 from tests.helpers.archives import make_archive, make_large_archive
 
 #: More than the buffers between a server and a client hold.
@@ -36,7 +36,7 @@ async def get(url: str) -> bytes:
     """Ask as Python's own client does."""
 
     def fetch() -> bytes:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             body: bytes = response.read()
         return body
 
@@ -48,7 +48,7 @@ async def exchange(server: Server, request: bytes) -> bytes:
 
     def send() -> bytes:
         received = b""
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:
             client.sendall(request)
             while data := client.recv(65536):
                 received += data

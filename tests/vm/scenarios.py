@@ -69,9 +69,9 @@ def broken_agent(box: VmBox) -> str:
 
     if not box.shell.run("systemctl show --property OnFailure --value opq-box-agent").strip():
         raise Broken("The agent's unit has no OnFailure=: nothing would help the box.")
-    told = _is_taken_back(box, change, "did not start")
+    result = _is_taken_back(box, change, "did not start")
     box.shell.run("journalctl --unit opq-box-rescue --lines 50")
-    return told
+    return result
 
 
 def idle_agent(box: VmBox) -> str:

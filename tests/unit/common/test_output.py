@@ -105,10 +105,10 @@ class OutputTests(SynchronousTestCase):
             received = b"".join(pieces)
             lines = received.decode().splitlines()
             numbers = [int(line.split()[0]) for line in lines if line.endswith("x")]
-            told = re.findall(rb"^\((\d+) lines are missing here: nobody took them", received, re.M)
+            lost = re.findall(rb"^\((\d+) lines are missing here: nobody took them", received, re.M)
             self.assertEqual(numbers, sorted(numbers))
-            self.assertEqual(len(numbers) + sum(map(int, told)), 3000)
-            self.assertEqual(len(numbers) + len(told) + 1, len(lines))
+            self.assertEqual(len(numbers) + sum(map(int, lost)), 3000)
+            self.assertEqual(len(numbers) + len(lost) + 1, len(lines))
 
     def test_none(self) -> None:
         """Without a standard output, nothing is written to the descriptor with its number."""

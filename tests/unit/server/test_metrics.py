@@ -68,7 +68,7 @@ class MetricsTests(SynchronousTestCase):
         connection.send(method, path, *headers)
         return connection
 
-    def told(self) -> dict[tuple[str, ...], float]:
+    def series(self) -> dict[tuple[str, ...], float]:
         """All series: the name, and the values of the labels in the order of the labels' names."""
         response = self.ask("/metrics").response()
         self.assertEqual(
@@ -88,8 +88,10 @@ class MetricsTests(SynchronousTestCase):
             self.ask(path)
         self.ask(f"/update/{name_of(1)}", "Range: bytes=0-0")
         self.ask("/version", method="DELETE")
-        told = self.told()
-        requests = {key[1:]: value for key, value in told.items() if key[0] == "opq_requests_total"}
+        series = self.series()
+        requests = {
+            key[1:]: value for key, value in series.items() if key[0] == "opq_requests_total"
+        }
         self.assertEqual(
             requests,
             {
@@ -108,16 +110,16 @@ class MetricsTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """Malformed requests are counted by status."""
         Connection(self.root, self.site).channel.dataReceived(b"GET /" + b"a" * 20_000)
-        self.assertEqual(self.told()["opq_requests_total", "refused", "414"], 1)
+        self.assertEqual(self.series()["opq_requests_total", "refused", "414"], 1)
 
     def test_waiting(self) -> None:
         """Waiting boxes are counted, but not those that went away."""
         waiting = self.ask("/version", f'If-None-Match: "{BUILT}"', "Prefer: wait=9")
-        self.assertEqual(self.told()["opq_waiting_boxes",], 1)
+        self.assertEqual(self.series()["opq_waiting_boxes",], 1)
         waiting.lose()
-        told = self.told()
-        self.assertEqual(told["opq_waiting_boxes",], 0)
-        self.assertEqual(told["opq_requests_total", "/version", "499"], 1)
+        series = self.series()
+        self.assertEqual(series["opq_waiting_boxes",], 0)
+        self.assertEqual(series["opq_requests_total", "/version", "499"], 1)
 
     def test_downloads(self) -> None:
         """Downloads under way and ended, by release; rejected ones, and bytes."""
@@ -126,52 +128,52 @@ class MetricsTests(SynchronousTestCase):
         path = f"/update/{name_of(2)}"
         under_way = self.ask(path, room=100_000)
         self.ask(path)
-        told = self.told()
-        self.assertEqual(told["opq_downloads_in_progress", "2"], 1)
-        self.assertEqual(told["opq_downloads_turned_away_total",], 1)
+        series = self.series()
+        self.assertEqual(series["opq_downloads_in_progress", "2"], 1)
+        self.assertEqual(series["opq_downloads_turned_away_total",], 1)
         under_way.transport.drain()
         self.ask(path, room=100_000).lose()
-        told = self.told()
-        self.assertNotIn(("opq_downloads_in_progress", "2"), told)
-        self.assertEqual(told["opq_downloads_total", "complete", "2"], 1)
-        self.assertEqual(told["opq_downloads_total", "cut", "2"], 1)
+        series = self.series()
+        self.assertNotIn(("opq_downloads_in_progress", "2"), series)
+        self.assertEqual(series["opq_downloads_total", "complete", "2"], 1)
+        self.assertEqual(series["opq_downloads_total", "cut", "2"], 1)
         size = (self.directory / name_of(2)).stat().st_size
-        self.assertGreater(told["opq_sent_bytes_total",], size)
+        self.assertGreater(series["opq_sent_bytes_total",], size)
 
     def test_withdrawn(self) -> None:
         """A release that is no longer on offer has no series."""
         self.ask(f"/update/{name_of(1)}")
-        self.assertIn(("opq_downloads_total", "complete", "1"), self.told())
+        self.assertIn(("opq_downloads_total", "complete", "1"), self.series())
         (self.directory / name_of(1)).unlink()
         self.catalog.rescan()
-        self.assertNotIn(("opq_downloads_total", "complete", "1"), self.told())
+        self.assertNotIn(("opq_downloads_total", "complete", "1"), self.series())
 
     def test_index(self) -> None:
         """The number of archives, the newest version and its age, and the last change."""
-        told = self.told()
-        self.assertEqual(told["opq_archives",], 2)
-        self.assertEqual(told["opq_newest_version",], BUILT)
-        age = told["opq_newest_release_age_seconds",]
+        series = self.series()
+        self.assertEqual(series["opq_archives",], 2)
+        self.assertEqual(series["opq_newest_version",], BUILT)
+        age = series["opq_newest_release_age_seconds",]
         self.assertLess(abs(time.time() - BUILT - age), 60)
-        self.assertEqual(told["opq_index_changed_timestamp_seconds",], self.catalog.changed)
-        self.assertEqual(told["opq_directory_readable",], 1)
-        self.assertEqual(told["opq_rescans_total", "start"], 1)
-        self.assertEqual(told["opq_event_queue_overflows_total",], 0)
+        self.assertEqual(series["opq_index_changed_timestamp_seconds",], self.catalog.changed)
+        self.assertEqual(series["opq_directory_readable",], 1)
+        self.assertEqual(series["opq_rescans_total", "start"], 1)
+        self.assertEqual(series["opq_event_queue_overflows_total",], 0)
 
     def test_directory_gone(self) -> None:
         """Whether the directory can be read."""
         shutil.rmtree(self.directory)
         self.catalog.rescan()
-        self.assertEqual(self.told()["opq_directory_readable",], 0)
+        self.assertEqual(self.series()["opq_directory_readable",], 0)
 
     def test_nothing_on_offer(self) -> None:
         """Without an archive, there are no series of the newest one."""
         for name in os.listdir(self.directory):
             (self.directory / name).unlink()
         self.catalog.rescan()
-        told = self.told()
-        self.assertEqual(told["opq_archives",], 0)
-        self.assertNotIn(("opq_newest_version",), told)
+        series = self.series()
+        self.assertEqual(series["opq_archives",], 0)
+        self.assertNotIn(("opq_newest_version",), series)
 
     def look_at_metadata(self) -> None:
         self.timestamper.startService()
@@ -182,14 +184,14 @@ class MetricsTests(SynchronousTestCase):
         """Versions and days left of each role; whether the timestamp is kept fresh."""
         self.signed.init().publish(3, days=20)
         self.look_at_metadata()
-        told = {
+        series = {
             " ".join(key): value
-            for key, value in self.told().items()
+            for key, value in self.series().items()
             if key[0].startswith("opq_tuf")
         }
-        version = told.pop("opq_tuf_version timestamp")
+        version = series.pop("opq_tuf_version timestamp")
         self.assertEqual(version, int(self.signed.now))
-        rounded = {name: round(value, 2) for name, value in told.items()}
+        rounded = {name: round(value, 2) for name, value in series.items()}
         self.assertEqual(
             rounded,
             {
@@ -209,17 +211,17 @@ class MetricsTests(SynchronousTestCase):
         """A snapshot that is not announced is a problem."""
         self.signed.init().snapshot(1, 1)
         self.look_at_metadata()
-        told = self.told()
-        self.assertEqual(told["opq_tuf_timestamp_problem",], 1)
-        self.assertEqual(told["opq_tuf_timestamps_signed_total",], 0)
-        self.assertNotIn(("opq_tuf_days_left", "timestamp"), told)
+        series = self.series()
+        self.assertEqual(series["opq_tuf_timestamp_problem",], 1)
+        self.assertEqual(series["opq_tuf_timestamps_signed_total",], 0)
+        self.assertNotIn(("opq_tuf_days_left", "timestamp"), series)
 
     def test_no_look_at_metadata_yet(self) -> None:
         """Before the metadata is read, it has no series."""
-        self.assertEqual([name for name in self.told() if name[0].startswith("opq_tuf")], [])
+        self.assertEqual([name for name in self.series() if name[0].startswith("opq_tuf")], [])
 
     def test_process(self) -> None:
         """The process has series for descriptors, memory and time."""
-        told = self.told()
+        series = self.series()
         for name in ("process_open_fds", "process_resident_memory_bytes"):
-            self.assertGreater(told[name,], 0)
+            self.assertGreater(series[name,], 0)

@@ -11,7 +11,7 @@ from opq_twisted.box.install.inhibitor import MAX_WAIT, Inhibitor
 from tests.helpers.box_fakes import logged
 from tests.helpers.time_zones import EUROPE, at, move_to
 
-#: When the journeys began.
+#: The starts of two updates.
 FIRST, SECOND = 1700000000.0, 1700000001.0
 
 SENTENCE = "Waiting for a measurement to end; the update goes on by 14:30 at the latest."

@@ -148,11 +148,11 @@ class InstallTests(InstallerCase):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         busy = self.patch(os, "open", refuse)
-        told: list[OSError] = []
-        self.installer.when_busy = told.append
+        reported: list[OSError] = []
+        self.installer.when_busy = reported.append
         waiting = Deferred.fromCoroutine(self.installer.wait())
         self.assertNoResult(waiting)
-        self.assertEqual([error.errno for error in told], [errno.EMFILE])
+        self.assertEqual([error.errno for error in reported], [errno.EMFILE])
         busy.restore()
         self.clock.advance(1)
         self.assertEqual(self.successResultOf(waiting), 0)
