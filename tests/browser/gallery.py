@@ -71,30 +71,10 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         },
         [_UPDATED],
     ),
-    "installing": (
-        {
-            **_OFFERED,
-            "stage": Stage.INSTALLING,
-            "message": Stage.INSTALLING.message,
-        },
-        [_UPDATED],
-    ),
-    "rebooting": (
-        {
-            **_OFFERED,
-            "stage": Stage.REBOOTING,
-            "message": Stage.REBOOTING.message,
-        },
-        [_UPDATED],
-    ),
-    "confirming": (
-        {
-            **_OFFERED,
-            "stage": Stage.CONFIRMING,
-            "message": Stage.CONFIRMING.message,
-        },
-        [_UPDATED],
-    ),
+    **{
+        stage.value: ({**_OFFERED, "stage": stage, "message": stage.message}, [_UPDATED])
+        for stage in (Stage.INSTALLING, Stage.REBOOTING, Stage.CONFIRMING)
+    },
     "returning": (
         {
             **_OFFERED,

@@ -17,9 +17,8 @@ from tests.deb.root import Root
 from tests.helpers.archives import make_archive
 from tests.vm.box import free_port
 from tests.vm.cache import ROOT
-from tests.vm.errors import Broken, must
 from tests.vm.needs import find
-from tests.vm.report import say
+from tests.vm.report import Broken, must, say
 from tests.vm.server import answer
 
 _PROGRAMS = {

@@ -2,12 +2,10 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
-from tests.vm import cache
-from tests.vm.errors import Broken
-from tests.vm.image import MIRROR, SUITE
+from tests.vm.image import small_system
+from tests.vm.releases import run
 
 #: What the package depends on, so that it can be installed without a network.
 _PACKAGES = "python3,systemd"
@@ -34,10 +32,9 @@ class Root:
         """:param folder: for the system, and for one that is kept to make others of."""
         self.path = folder / "root"
         self._remove()
-        made_from = cache.key(_PACKAGES, SUITE, MIRROR)
-        pristine = cache.kept(folder, "pristine", made_from, _bootstrap) / "root.tar"
+        pristine = small_system(folder, "pristine", _PACKAGES)
         self.path.mkdir(parents=True)
-        _run([*_AS_ROOT, "tar", "xf", str(pristine), "-C", str(self.path), "--exclude=./dev/*"])
+        run([*_AS_ROOT, "tar", "xf", str(pristine), "-C", str(self.path), "--exclude=./dev/*"])
 
     def __enter__(self) -> "Root":
         return self
@@ -47,7 +44,7 @@ class Root:
 
     def _remove(self) -> None:
         if self.path.exists():
-            _run([*_AS_ROOT, "rm", "-rf", "--one-file-system", str(self.path)])
+            run([*_AS_ROOT, "rm", "-rf", "--one-file-system", str(self.path)])
 
     def entering(self, command: str, *, writable: bool = True) -> list[str]:
         """Give the command line that runs a command for sh in the system."""
@@ -62,7 +59,7 @@ class Root:
 
         :raises Broken: when it fails.
         """
-        return _run(self.entering(command))
+        return run(self.entering(command))
 
     def read(self, path: str) -> str:
         """Read a file of the system."""
@@ -72,19 +69,3 @@ class Root:
         """Copy a file into a folder of the system, and say where it is there."""
         shutil.copy(source, self.path / folder)
         return f"/{folder}/{source.name}"
-
-
-def _bootstrap(folder: Path) -> None:
-    _run(
-        [
-            *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}"),
-            *(SUITE, str(folder / "root.tar"), MIRROR),
-        ]
-    )
-
-
-def _run(command: list[str]) -> str:
-    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if ended.returncode != 0:
-        raise Broken(f"{' '.join(command)[-300:]} ended with {ended.returncode}:\n{ended.stdout}")
-    return ended.stdout

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,14 +14,12 @@ from pathlib import Path
 
 from opq_twisted.archive.name import UpdateName
 from tests.helpers.archives import make_archive
-from tests.vm import cache
 from tests.vm.box import free_port
 from tests.vm.cache import ROOT
-from tests.vm.errors import Broken, must
-from tests.vm.image import MIRROR, SUITE
+from tests.vm.image import small_system
 from tests.vm.needs import find
-from tests.vm.releases import Keys
-from tests.vm.report import say
+from tests.vm.releases import Keys, run
+from tests.vm.report import Broken, must, say
 from tests.vm.server import answer
 
 _PROGRAMS = ("mmdebstrap", "podman", "runc")
@@ -65,33 +62,15 @@ def main() -> int:
         return 2
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        base = cache.kept(folder, "base", cache.key(_PACKAGES, SUITE, MIRROR), _bootstrap)
+        base = small_system(folder, "base", _PACKAGES)
         with Docker() as docker:
-            build(docker, base / "root.tar")
+            build(docker, base)
             offers(docker)
             signs(docker)
     except Broken as error:
         print(f"failed: {error}")
         return 1
     return 0
-
-
-def _bootstrap(folder: Path) -> None:
-    options = ("--quiet", "--variant=minbase", f"--include={_PACKAGES}")
-    _run(["mmdebstrap", *options, SUITE, str(folder / "root.tar"), MIRROR])
-
-
-def _run(command: list[str], path: str = os.environ["PATH"]) -> str:
-    ended = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    must(ended.returncode == 0, f"{shlex.join(command)[:300]} failed:\n{ended.stdout[-3000:]}")
-    return ended.stdout
 
 
 class Docker:
@@ -119,7 +98,7 @@ class Docker:
     def type(self, command: str) -> str:
         """Type a command of the page."""
         path = f"{self.folder}/bin{os.pathsep}{os.environ['PATH']}"
-        return _run(["bash", "-euo", "pipefail", "-c", command], path)
+        return run(["bash", "-euo", "pipefail", "-c", command], ROOT, path)
 
     def inside(self, command: str) -> str:
         """Run a command for sh in the container, as the server's user."""
@@ -152,7 +131,7 @@ def build(docker: Docker, base: Path) -> None:
 
 def _package_index() -> list[str]:
     """Let pip in the build find packages where pip on this machine does."""
-    listed = _run([sys.executable, "-m", "pip", "config", "list"])
+    listed = run([sys.executable, "-m", "pip", "config", "list"])
     options = []
     for name, value in re.findall(r"^[\w:]+\.([\w-]+)=(.*)$", listed, re.M):
         text = ast.literal_eval(value)

@@ -17,10 +17,9 @@ from attrs import frozen
 from tests.vm import cuts, machine
 from tests.vm.box import Prepared, VmBox
 from tests.vm.cache import ROOT
-from tests.vm.errors import Broken
 from tests.vm.needs import missing
 from tests.vm.prepare import prepare
-from tests.vm.report import say
+from tests.vm.report import Broken, say
 from tests.vm.scenarios import SCENARIOS
 
 _CUTS = "power-cuts"

@@ -13,11 +13,11 @@ from typing import Any
 from attrs import frozen
 
 from opq_twisted.archive.name import UpdateName
-from tests.vm.errors import Broken
 from tests.vm.guest import Shell
 from tests.vm.image import Image
 from tests.vm.machine import HOST, Machine
 from tests.vm.releases import COMPONENT, Keys
+from tests.vm.report import Broken
 from tests.vm.server import UpdateServer
 
 #: Seconds that a machine may take from power to page: many times what it does, on a slow host.

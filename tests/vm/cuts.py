@@ -9,7 +9,7 @@ from attrs import frozen
 
 from tests.vm import invariants
 from tests.vm.box import BOOT, Prepared, VmBox
-from tests.vm.errors import Broken
+from tests.vm.report import Broken
 from tests.vm.scenarios import UPDATE, altered_release, crash_loop
 from tests.vm.stages import Seen, Watch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.vm.errors import Broken
+from tests.vm.report import Broken
 
 #: Seconds that an answer may take on top of what the command may.
 _GRACE = 15.0

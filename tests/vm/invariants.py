@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm.box import AT_REST, PREFIX, STATE, VmBox
-from tests.vm.errors import Broken
 from tests.vm.releases import COMPONENT
+from tests.vm.report import Broken
 
 #: The units of every release here.
 _UNITS = ("opq-box-agent.service", f"opq-{COMPONENT}.service")

@@ -8,8 +8,8 @@ import threading
 import time
 from pathlib import Path
 
-from tests.vm.errors import Broken
 from tests.vm.image import Image
+from tests.vm.report import Broken
 
 #: Where the host is, as the machine sees it, and where the machine's page is.
 HOST, PAGE = "10.0.2.2", 8080

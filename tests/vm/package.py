@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tests.vm.box import BOOT, VmBox
 from tests.vm.cache import ROOT
-from tests.vm.errors import Broken
 from tests.vm.machine import HOST, PAGE
 from tests.vm.releases import run
+from tests.vm.report import Broken
 from tests.vm.server import answer
 
 _SERVER = ROOT / "deploy" / "server"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tests.vm import cache
 from tests.vm.box import BOOT, PREFIX, Prepared, configuration, free_port
-from tests.vm.errors import Broken
 from tests.vm.guest import Shell
 from tests.vm.image import Image, image
 from tests.vm.machine import PAGE, Machine
 from tests.vm.needs import find
 from tests.vm.releases import DAEMON, Keys, build
+from tests.vm.report import Broken
 
 HERE = Path(__file__).parent
 

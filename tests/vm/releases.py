@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from attrs import frozen
 from opq_twisted.archive.extract.unpack import unpack
 from opq_twisted.archive.name import UpdateName
 from tests.vm.cache import ROOT
-from tests.vm.errors import Broken
+from tests.vm.report import must
 
 #: A component beside the agent: a daemon with a unit.
 DAEMON = Path(__file__).parent / "daemon"
@@ -103,8 +104,20 @@ def altered(archive: Path, version: int, folder: Path, change: Change) -> Path:
     return folder / str(name)
 
 
-def run(command: list[str]) -> None:
-    """Run a program of this project, which says nothing unless it fails."""
-    ended = subprocess.run(command, capture_output=True, text=True)
-    if ended.returncode != 0:
-        raise Broken(f"{' '.join(command[:3])} failed: {ended.stdout}{ended.stderr}")
+def run(command: list[str], folder: Path | None = None, path: str = os.environ["PATH"]) -> str:
+    """
+    Run a program, and return its output and its errors.
+
+    :raises Broken: if it fails.
+    """
+    ended = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    ending = f"ended with {ended.returncode}:\n{ended.stdout[-3000:]}"
+    must(ended.returncode == 0, f"{shlex.join(command)[-300:]} {ending}")
+    return ended.stdout

@@ -9,9 +9,9 @@ from typing import Any
 from opq_twisted.archive.name import UpdateName
 from tests.vm import invariants, package
 from tests.vm.box import AT_REST, BOOT, PREFIX, VmBox
-from tests.vm.errors import Broken
 from tests.vm.machine import BOOTS
 from tests.vm.releases import COMPONENT, Change, altered
+from tests.vm.report import Broken
 from tests.vm.stages import Watch, durations
 
 #: Seconds that an update may take until the box rests, with the ways back.

@@ -7,8 +7,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.vm.errors import Broken
 from tests.vm.releases import Keys
+from tests.vm.report import Broken
 
 _PATIENCE = 60.0
 
@@ -35,19 +35,10 @@ class UpdateServer:
         """Start it; return when it has signed a timestamp."""
         twistd = os.fspath(Path(sys.executable).with_name("twistd"))
         command = [
-            *(
-                "setpriv",
-                "--pdeathsig=TERM",
-                twistd,
-                "--nodaemon",
-                "--pidfile=",
-                "opq-update-server",
-            ),
-            *(f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={keys.updates}"),
-            *(
-                f"--timestamp-key={keys.timestamp}",
-                f"--timestamp-passphrase-file={keys.passphrase}",
-            ),
+            *("setpriv", "--pdeathsig=TERM", twistd, "--nodaemon", "--pidfile="),
+            *("opq-update-server", f"--port=tcp:{port}:interface=127.0.0.1"),
+            *(f"--updates-dir={keys.updates}", f"--timestamp-key={keys.timestamp}"),
+            f"--timestamp-passphrase-file={keys.passphrase}",
         ]
         with log.open("wb") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from attrs import frozen
 
-from tests.vm.errors import Broken
 from tests.vm.machine import Machine
+from tests.vm.report import Broken
 
 _STAGE = re.compile(r"\[ *(\d+\.\d+)\] opq-box-agent.*Stage: (\w+)")
 _POLL_INTERVAL = 0.02
