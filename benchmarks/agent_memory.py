@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,11 +47,11 @@ def make_update(folder: Path, megabytes: int) -> Path:
     return pack(UPDATE, contents, updates, timestamp=1)
 
 
-def configure(folder: Path, endpoint: str) -> Path:
+def configure(folder: Path, endpoint: str, root: Path | None = None) -> Path:
     """Write a configuration with a reboot command that does nothing, so that the agent stays up."""
     updater = {
         "allow_unsigned": True,
-        "trusted_root": str(folder / "root.json"),
+        "trusted_root": str(root or folder / "root.json"),
         "prefix": str(folder / "prefix"),
         "log": str(folder / "box_update.log"),
         "reboot_command": ["true"],
@@ -93,16 +93,23 @@ class Daemon:
 
 
 @contextmanager
-def daemon(folder: Path, plugin: str, *options: str | Path) -> Iterator[Daemon]:
-    """Run `twistd PLUGIN` on a free port of loopback."""
+def daemon(
+    folder: Path,
+    plugin: str,
+    *options: str | Path,
+    listen: str = "--port",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Daemon]:
+    """Run `twistd PLUGIN` on a free port of loopback; `listen` is the plugin's option for it."""
     log = folder / f"{plugin}.log"
     twistd = Path(sys.executable).with_name("twistd")
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
                 *(twistd, "--nodaemon", "--pidfile=", plugin),
-                *("--port", "tcp:0:interface=127.0.0.1", *options),
+                *(listen, "tcp:0:interface=127.0.0.1", *options),
             ],
+            env={**os.environ, **(environment or {})},
             stdout=output,
             stderr=output,
         )
@@ -111,6 +118,19 @@ def daemon(folder: Path, plugin: str, *options: str | Path) -> Iterator[Daemon]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@contextmanager
+def box(
+    folder: Path,
+    endpoint: str,
+    root: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Daemon]:
+    """Run the agent of a box that asks this server."""
+    options = ("--config", configure(folder, endpoint, root), "--state-dir", folder / "state")
+    with daemon(folder, "opq-box-agent", *options, environment=environment) as agent:
+        yield agent
 
 
 def post(url: str) -> None:
@@ -154,10 +174,8 @@ def main() -> None:
         print(f"archive: {archive.stat().st_size / 1e6:.0f} MB")
         with daemon(folder, "opq-update-server", "--updates-dir", archive.parent) as server:
             url = f"{server.url}/update/{UPDATE}"
-            config = configure(folder, server.url)
             curl = download_with_curl(url, folder / "peer")
-            state = ("--config", config, "--state-dir", folder / "state")
-            with daemon(folder, "opq-box-agent", *state) as agent:
+            with box(folder, server.url) as agent:
                 over_idle, taken = update(agent)
             peer = subprocess.run(
                 [sys.executable, "-c", PEER, url], check=True, timeout=600, stdout=subprocess.PIPE

@@ -1,17 +1,11 @@
 """Measures the memory and the wakeups of an idle box agent, against Twisted's idle web server."""
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.agent_memory import Daemon, box, daemon, post
 from tests.helpers.signed_metadata import with_one_release
 
 #: The aims: megabytes, and wakeups a second.
@@ -27,40 +21,11 @@ ENVIRONMENT = {
 RELEASE = 1600000000
 
 
-@contextmanager
-def daemon(folder: Path, *arguments: object) -> Iterator[tuple[int, str]]:
-    """Run a twistd plugin; returns its pid and its address."""
-    log = folder / f"{arguments[0]}.log"
-    options = (f"--log-file={log}", "--log-format=text")
-    command = [sys.executable, "-m", "twisted", *options, *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **ENVIRONMENT})
-    try:
-        yield process.pid, f"http://127.0.0.1:{_port(log)}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _port(log: Path) -> int:
-    for _ in range(600):
-        text = log.read_text() if log.exists() else ""
-        for line in text.splitlines():
-            if "starting on" in line:
-                return int(line.rsplit(" ", 1)[1])
-        time.sleep(0.1)
-    raise SystemExit(f"It does not start: see {log}.")
-
-
-def measure(pid: int, seconds: float) -> tuple[float, float]:
+def measure(process: Daemon, seconds: float) -> tuple[float, float]:
     """Return the resident memory in MB, and the wakeups a second, of an idle process."""
-    before = _wakeups(pid)
+    before = _wakeups(process.pid)
     time.sleep(seconds)
-    return _memory(pid), (_wakeups(pid) - before) / seconds
-
-
-def _memory(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
+    return process.memory("VmRSS"), (_wakeups(process.pid) - before) / seconds
 
 
 def _wakeups(pid: int) -> int:
@@ -95,22 +60,16 @@ def run(folder: Path, seconds: float) -> tuple[tuple[float, float], tuple[float,
     updates = folder / "updates"
     updates.mkdir(parents=True)
     signed, _ = with_one_release(updates, RELEASE)
-    root = folder / "root.json"
-    root.write_bytes((signed.folder / "1.root.json").read_bytes())
-    options = ("--port=tcp:0:interface=127.0.0.1",)
+    root = signed.folder / "1.root.json"
     with (
-        daemon(folder, "opq-update-server", *options, f"--updates-dir={updates}") as (_, url),
-        daemon(folder, "web", "--listen=tcp:0:interface=127.0.0.1", f"--path={folder}") as peer,
+        daemon(folder, "opq-update-server", "--updates-dir", updates) as server,
+        daemon(folder, "web", "--path", folder, listen="--listen", environment=ENVIRONMENT) as peer,
+        box(folder, server.url, root, ENVIRONMENT) as agent,
     ):
-        config = folder / "config.json"
-        updater = {"trusted_root": str(root), "prefix": str(folder / "prefix")}
-        config.write_text(json.dumps({"updates_ep": url, "updater": updater}))
-        agent_options = (f"--config={config}", f"--state-dir={folder / 'state'}")
-        with daemon(folder, "opq-box-agent", *options, *agent_options) as (pid, page):
-            # After the first check, while the agent waits for the next release.
-            urllib.request.urlopen(urllib.request.Request(f"{page}/check", method="POST")).read()
-            time.sleep(5)
-            return measure(pid, seconds), measure(peer[0], seconds)
+        # After the first check, while the agent waits for the next release.
+        post(f"{agent.url}/check")
+        time.sleep(5)
+        return measure(agent, seconds), measure(peer, seconds)
 
 
 if __name__ == "__main__":

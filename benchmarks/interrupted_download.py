@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.agent_memory import UPDATE, Daemon, configure, daemon, make_update, post
+from benchmarks.agent_memory import UPDATE, Daemon, box, daemon, make_update, post
 from benchmarks.figures import report
 
 
@@ -60,13 +60,11 @@ def main() -> None:
         size = archive.stat().st_size
         state = folder / "state"
         with daemon(folder, "opq-update-server", "--updates-dir", archive.parent) as server:
-            config = configure(folder, server.url)
-            options = ("--config", config, "--state-dir", state)
-            with daemon(folder, "opq-box-agent", *options) as agent:
+            with box(folder, server.url) as agent:
                 post(f"{agent.url}/box_update")
                 port = int(server.url.rpartition(":")[2])
                 written, unread = kill_at(agent, port, state, size * 9 // 10)
-            with daemon(folder, "opq-box-agent", *options) as agent:
+            with box(folder, server.url) as agent:
                 agent.says("Stage: rebooting")
             found = transfers(folder / "opq-update-server.log")
     [rest] = [line for line in found if line["range"]]

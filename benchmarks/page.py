@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page
 
-from benchmarks.agent_memory import Daemon, configure, daemon, make_update
+from benchmarks.agent_memory import Daemon, box, daemon, make_update
 from benchmarks.figures import report, report_ratio
 from benchmarks.servers import static_file
 from tests.browser.chromium import browser
@@ -77,8 +77,10 @@ def follow(agent: Daemon, count: int) -> list[socket.socket]:
     """Open event streams, as pages do, and wait until each has received the status."""
     where = urlsplit(agent.url)
     streams = []
-    for _ in range(count):
-        stream = socket.create_connection((where.hostname or "", where.port or 0), 30)
+    for number in range(count):
+        # One address may have a quarter of the streams.
+        source = (f"127.0.0.{1 + number % 10}", 0)
+        stream = socket.create_connection((where.hostname or "", where.port or 0), 30, source)
         stream.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while b"data: " not in stream.recv(65536):
             pass
@@ -121,24 +123,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         quiet, large = Path(scratch, "quiet"), Path(scratch, "large")
         (quiet / "updates").mkdir(parents=True)
-        with box(quiet) as agent, browser() as chromium:
+        with served_box(quiet) as agent, browser() as chromium:
             at_rest(quiet, agent, chromium)
         large.mkdir()
         make_update(large, megabytes)
-        with box(large) as agent:
+        with served_box(large) as agent:
             took = while_unpacking(agent)
     print(f"answers while {megabytes} MB are unpacked: {len(took)}")
     report("99th percentile of /status, ms", quantiles(took, n=100)[98], at_most=50)
 
 
 @contextmanager
-def box(folder: Path) -> Iterator[Daemon]:
-    """Run a server for the folder's updates, and a box with that server."""
-    with daemon(folder, "opq-update-server", "--updates-dir", folder / "updates") as server:
-        config = configure(folder, server.url)
-        options = ("--config", config, "--state-dir", folder / "state")
-        with daemon(folder, "opq-box-agent", *options) as agent:
-            yield agent
+def served_box(folder: Path) -> Iterator[Daemon]:
+    """Run a server for the folder's updates, and a box that asks it."""
+    with (
+        daemon(folder, "opq-update-server", "--updates-dir", folder / "updates") as server,
+        box(folder, server.url) as agent,
+    ):
+        yield agent
 
 
 def at_rest(folder: Path, agent: Daemon, chromium: Browser) -> None:

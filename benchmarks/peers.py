@@ -1,8 +1,14 @@
 """Minimal servers to compare with: `python -m benchmarks.peers NAME PORT`."""
 
+import os
 import sys
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import (
+    BaseHTTPRequestHandler,
+    HTTPServer,
+    SimpleHTTPRequestHandler,
+    ThreadingHTTPServer,
+)
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -11,6 +17,8 @@ from twisted.internet.interfaces import IReactorTCP
 from twisted.internet.task import react
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from opq_twisted.archive.name import UpdateName
 
 
 class Constant(Resource):
@@ -70,6 +78,24 @@ class Quiet(SimpleHTTPRequestHandler):
         """Log nothing."""
 
 
+class Lists(BaseHTTPRequestHandler):
+    """Responds to `/version` like the older server: it sorts the directory for each request."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        """Respond with the newest version."""
+        body = str(UpdateName.parse(sorted(os.listdir())[-1]).version).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Log nothing."""
+
+
 class Threads(ThreadingHTTPServer):
     """`http.server`, with a longer queue for clients that connect at once."""
 
@@ -85,6 +111,8 @@ def serve(reactor: IReactorTCP, root: Resource, port: int) -> Deferred[None]:
 
 
 def main(name: str, port: int) -> None:
+    if name == "lists":
+        HTTPServer(("127.0.0.1", port), Lists).serve_forever()
     if name == "http.server":
         Threads(("127.0.0.1", port), partial(Quiet, directory=".")).serve_forever()
     react(serve, ({"twisted.web": Constants, "held": Held}[name](), port))

@@ -1,44 +1,24 @@
 """Compares the time to publish a large archive with that of sha512sum and sha256sum."""
 
 import argparse
-import bz2
-import io
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
+from benchmarks.agent_memory import UPDATE, make_update
 from benchmarks.figures import report_ratio
 
-NAME = "opq-box-update-1547860803"
 ROUNDS = 5
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
 
 
-def make_archive(place: Path, megabytes: int) -> Path:
-    """Write an archive of about this size, with a file of random bytes."""
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as members:
-        for name, content in (
-            ("VERSION", b"1547860803\n"),
-            ("install_update.sh", b"#!/bin/sh\n"),
-            ("content", os.urandom(megabytes * 1_000_000)),
-        ):
-            member = tarfile.TarInfo(f"{NAME}/{name}")
-            member.size, member.mode = len(content), 0o755
-            members.addfile(member, io.BytesIO(content))
-    archive = place / f"{NAME}.tar.bz2"
-    archive.write_bytes(bz2.compress(tar.getvalue()))
-    return archive
-
-
 def check(archive: Path) -> float:
     """Check the archive as a box does, which is a part of publishing."""
-    command = (sys.executable, "-m", "opq_twisted.archive.extract.unpack", "1547860803")
+    command = (sys.executable, "-m", "opq_twisted.archive.extract.unpack", str(UPDATE.version))
     start = time.perf_counter()
     with archive.open("rb") as file:
         subprocess.run(command, stdin=file, check=True)
@@ -56,7 +36,7 @@ class Holder:
 
     def __init__(self, place: Path) -> None:
         self.updates = place / "updates"
-        self.updates.mkdir()
+        self.updates.mkdir(parents=True)
         secret = place / "passphrase"
         secret.touch(mode=0o600)
         secret.write_text("open sesame, and quickly\n")
@@ -88,8 +68,8 @@ def plain_copy(archive: Path, target: Path) -> float:
 
 
 def compare(place: Path, megabytes: int) -> None:
-    archive = make_archive(place, megabytes)
-    holder = Holder(place)
+    archive = make_update(place, megabytes)
+    holder = Holder(place / "holder")
     peer: list[float] = []
     copied: list[float] = []
     there: list[float] = []

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from statistics import median
 
 from attrs import evolve, frozen
 
@@ -23,6 +24,9 @@ SERVER_CORE, LOAD_CORE = _CORES[0], _CORES[-1]
 
 #: Descriptors for all but connections: our server keeps 2000 for downloads, or a third of few.
 _RESERVE = 2200
+
+#: The figures of one measurement.
+Figures = tuple[float, ...]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TWISTD = (str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile=")
@@ -116,6 +120,19 @@ def make_room(connections: int) -> int:
     if room < connections:
         print(f"ONLY {room} CLIENTS: a process may have only {hard} descriptors", flush=True)
     return room
+
+
+def in_turn(
+    rounds: int, ours: Callable[[], Figures], theirs: Callable[[], Figures]
+) -> tuple[list[float], list[float]]:
+    """Measure our server and a peer in turn; returns the median of each figure of both."""
+    measured = [(ours(), theirs()) for _ in range(rounds)]
+    one, other = zip(*measured, strict=True)
+    return _medians(one), _medians(other)
+
+
+def _medians(measured: tuple[Figures, ...]) -> list[float]:
+    return [median(figures) for figures in zip(*measured, strict=True)]
 
 
 def free_port() -> int:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from http.client import HTTPConnection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 
 from benchmarks import servers
 from benchmarks.downloads import NAME, make_archive
@@ -127,14 +126,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15, help="of each server's turn (15)")
     options = parser.parse_args()
     count = servers.make_room(options.downloads)
-    ours, theirs = [], []
     with servers.on_core(servers.LOAD_CORE):
-        for _ in range(options.rounds):
-            ours.append(measure_new(True, count, options.seconds))
-            theirs.append(measure_new(False, count, options.seconds))
-    (memory, answer, rate), (their_memory, their_answer, their_rate) = (
-        [median(each) for each in zip(*measured, strict=True)] for measured in (ours, theirs)
-    )
+        (memory, answer, rate), (their_memory, their_answer, their_rate) = servers.in_turn(
+            options.rounds,
+            lambda: measure_new(True, count, options.seconds),
+            lambda: measure_new(False, count, options.seconds),
+        )
     peer = "static.File"
     print(f"{count} downloads at {rate / 1000:.1f} kB/s each, {peer} {their_rate / 1000:.1f} kB/s")
     what = "kB of memory for each"

@@ -1,8 +1,6 @@
 """Measures the cost of a check for a signed release, against TUF's own blocking client."""
 
 import argparse
-import json
-import secrets
 import shutil
 import statistics
 import subprocess
@@ -19,7 +17,7 @@ from tuf.ngclient import Updater
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from benchmarks.agent_memory import daemon, post
+from benchmarks.agent_memory import box, daemon, post
 from benchmarks.figures import report, report_ratio
 from opq_twisted.archive.build.contents import Contents, find_script
 from opq_twisted.archive.build.pack import pack
@@ -27,6 +25,7 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
+from tests.vm.releases import Keys
 
 UPDATE = UpdateName(1600000000)
 
@@ -42,22 +41,15 @@ print((memory() - before) * 1024 / 1e6)
 """
 
 
-def make_repository(folder: Path) -> tuple[Path, tuple[str | Path, ...]]:
-    """Sign an update; returns the updates directory, and the options of the server."""
-    updates, keys, passphrase = folder / "updates", folder / "keys", folder / "passphrase"
-    updates.mkdir()
-    passphrase.touch(mode=0o600)
-    passphrase.write_text(secrets.token_hex())
+def make_repository(folder: Path) -> Keys:
+    """Sign an update."""
+    keys = Keys(folder)
+    keys.make()
     script = folder / "install_update.sh"
     script.write_text("#!/bin/sh\n")
     contents: Contents = {"install_update.sh": find_script(script)}
-    archive = pack(UPDATE, contents, updates, timestamp=1)
-    program = Path(sys.executable).with_name("opq-release")
-    options = (f"--updates-dir={updates}", f"--keys-dir={keys}", f"--passphrase-file={passphrase}")
-    for command in (("init",), ("publish", archive)):
-        subprocess.run([program, *command, *options], check=True, stdout=subprocess.DEVNULL)
-    [key] = keys.glob("timestamp-*.pem")
-    return updates, ("--timestamp-key", key, "--timestamp-passphrase-file", passphrase)
+    keys.publish(pack(UPDATE, contents, keys.updates, timestamp=1))
+    return keys
 
 
 def wait_for(url: str) -> None:
@@ -115,15 +107,7 @@ async def compare(reactor: Any, endpoint: str, root: bytes, rounds: int, place: 
 def idle_memory(folder: Path, endpoint: str, root: Path | None) -> float:
     """Return the memory in MB of an agent that has checked, with a trusted root or without."""
     folder.mkdir()
-    updater = {
-        "allow_unsigned": True,
-        "trusted_root": str(root or folder / "none.json"),
-        "prefix": str(folder / "prefix"),
-        "log": str(folder / "box_update.log"),
-    }
-    config = folder / "config.json"
-    config.write_text(json.dumps({"updates_ep": endpoint, "updater": updater}))
-    with daemon(folder, "opq-box-agent", "--config", config, "--state-dir", folder) as agent:
+    with box(folder, endpoint, root) as agent:
         for _ in range(5):
             post(f"{agent.url}/check")
         return agent.memory("VmRSS")
@@ -135,10 +119,14 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        updates, options = make_repository(place)
-        with daemon(place, "opq-update-server", "--updates-dir", updates, *options) as server:
+        keys = make_repository(place)
+        options = (
+            *("--updates-dir", keys.updates, "--timestamp-key", keys.timestamp),
+            *("--timestamp-passphrase-file", keys.passphrase),
+        )
+        with daemon(place, "opq-update-server", *options) as server:
             wait_for(f"{server.url}/tuf/timestamp.json")
-            root = updates / "tuf" / "1.root.json"
+            root = keys.root
             without = idle_memory(place / "unsigned", server.url, None)
             signed = idle_memory(place / "signed", server.url, root)
             report_ratio("memory of the idle agent, MB", signed, "without a trusted root", without)

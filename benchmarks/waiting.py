@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
-from statistics import median
 
 from benchmarks import servers
 from benchmarks.figures import report, report_ratio
@@ -107,14 +106,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of both servers in turn (3)")
     options = parser.parse_args()
     boxes = servers.make_room(options.boxes)
-    ours, theirs = [], []
     with servers.on_core(servers.LOAD_CORE):
-        for _ in range(options.rounds):
-            ours.append(measure_ours(boxes))
-            theirs.append(measure_peer(boxes))
-    (memory, seconds), (their_memory, their_seconds) = (
-        [median(each) for each in zip(*measured, strict=True)] for measured in (ours, theirs)
-    )
+        (memory, seconds), (their_memory, their_seconds) = servers.in_turn(
+            options.rounds, lambda: measure_ours(boxes), lambda: measure_peer(boxes)
+        )
     peer = "a bare resource of Twisted's"
     what = f"{boxes} boxes wait, kB of memory for each"
     report(what, memory, at_most=8)

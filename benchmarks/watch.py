@@ -3,14 +3,10 @@
 import argparse
 import bz2
 import http.client
-import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -19,33 +15,6 @@ from opq_twisted.archive.name import UpdateName
 
 FIRST = 1_500_000_000
 CONTENT = bz2.compress(b"an update")
-
-
-class Lists(BaseHTTPRequestHandler):
-    """Responds to `/version` like the older server: it sorts the directory for each request."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def __init__(self, directory: Path, *connection: object) -> None:
-        self._directory = directory
-        super().__init__(*connection)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        """Respond with the newest version."""
-        name = sorted(os.listdir(self._directory))[-1]
-        body = str(UpdateName.parse(name).version).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Log nothing."""
-
-
-def serve_by_listing(directory: Path, port: int) -> None:
-    HTTPServer(("127.0.0.1", port), partial(Lists, directory)).serve_forever()
 
 
 def fill(directory: Path, archives: int) -> None:
@@ -59,19 +28,8 @@ def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes, 
     return response.status, response.read(), response.headers.get("Location", "")
 
 
-def connect(port: int) -> http.client.HTTPConnection:
-    """Connect to a server that may still be starting."""
-    until = time.perf_counter() + servers.PATIENCE
-    while True:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=servers.PATIENCE)
-        try:
-            connection.connect()
-        except ConnectionRefusedError:
-            if time.perf_counter() > until:
-                raise
-            time.sleep(0.001)
-        else:
-            return connection
+def connect(server: servers.Server) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=servers.PATIENCE)
 
 
 @contextmanager
@@ -79,25 +37,12 @@ def our_server(directory: Path) -> Iterator[tuple[http.client.HTTPConnection, fl
     """Start the update server; returns a connection, and the seconds until the first download."""
     start = time.perf_counter()
     with servers.update_server(directory, directory.parent) as server:
-        connection = connect(server.port)
+        connection = connect(server)
         _, _, location = get(connection, "/latest")
         status, body, _ = get(connection, f"/{location}")
         seconds = time.perf_counter() - start
         assert (status, body) == (200, CONTENT)
         yield connection, seconds
-
-
-@contextmanager
-def peer(directory: Path) -> Iterator[http.client.HTTPConnection]:
-    port = servers.free_port()
-    server = multiprocessing.Process(target=serve_by_listing, args=(directory, port), daemon=True)
-    with servers.on_core(servers.SERVER_CORE):
-        server.start()
-    try:
-        yield connect(port)
-    finally:
-        server.terminate()
-        server.join()
 
 
 def answering(connection: http.client.HTTPConnection, rounds: int) -> list[float]:
@@ -143,7 +88,8 @@ def main() -> None:
         with our_server(directory) as (connection, start):
             ours = noticing(connection, directory, options.rounds)
             our_answer = median(answering(connection, options.rounds))
-        with peer(directory) as connection:
+        with servers.peer("lists", directory, Path(place)) as server:
+            connection = connect(server)
             theirs = noticing(connection, directory, options.rounds)
             their_answer = median(answering(connection, options.rounds))
     print(f"{options.archives} archives; a server that lists them for each request takes")
