@@ -1,11 +1,12 @@
-"""Runs a program on a pseudo-terminal, reads its output, and types the answers to its prompts."""
+"""Runs the commands of a program, in this process or on a pseudo-terminal with typed answers."""
 
 import contextlib
+import io
 import os
 import pty
 import select
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 #: Seconds without output after which a program is killed.
 _TIMEOUT = 60.0
@@ -39,3 +40,14 @@ def _read(terminal: int, pid: int) -> bytes:
     if not select.select([terminal], [], [], _TIMEOUT)[0]:
         os.kill(pid, signal.SIGKILL)
     return os.read(terminal, 4096)
+
+
+def run_main(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, str, str]:
+    """Run a program's main function; return the exit code, standard output and error."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    return code, out.getvalue(), error.getvalue()

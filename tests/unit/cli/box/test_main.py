@@ -1,6 +1,5 @@
 """The commands of opq-box."""
 
-import contextlib
 import io
 import json
 import os
@@ -22,7 +21,7 @@ from tests.helpers.archives import make_archive, name_of
 from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.failing_disk import counting
 from tests.helpers.fake_agent import FakeAgent, FakeClock
-from tests.helpers.terminal import on_terminal
+from tests.helpers.terminal import on_terminal, run_main
 from tests.helpers.time_zones import move_to
 
 PROGRAM = str(Path(sys.executable).with_name("opq-box"))
@@ -45,13 +44,7 @@ HOSTILE = "\x1b]0;owned\x07 \x9b31m \u202egnp \x7f\ud800 \r\nopq-box: all is wel
 
 def opq_box(*arguments: object) -> tuple[int, str, str]:
     """Run a command in this process; return the exit code, standard output and error."""
-    out, error = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-    return code, out.getvalue(), error.getvalue()
+    return run_main(main, *arguments)
 
 
 class AdoptTests(SynchronousTestCase):

@@ -1,7 +1,5 @@
 """Tests of the command line `opq-release`: its output and exit codes."""
 
-import contextlib
-import io
 import json
 import os
 import pty
@@ -31,7 +29,7 @@ from tests.helpers.archives import file, name_of, stream, write_archive
 from tests.helpers.key_holders import NEW, NEWER, OLD, PASSPHRASE, HoldersCase, signer_in
 from tests.helpers.privileges import give_away, without_privileges
 from tests.helpers.signed_metadata import make_key, write_key
-from tests.helpers.terminal import on_terminal
+from tests.helpers.terminal import on_terminal, run_main
 
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
 VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE")
@@ -71,14 +69,9 @@ class CommandCase(HoldersCase):
 
     def type(self, command: str, *more: object, status: int = 0) -> str:
         """Run a command in this process; return its output."""
-        out, error = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-            try:
-                code = main([command, *self.options(command), *map(str, more)])
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 1
-        self.assertEqual(code, status, error.getvalue())
-        return out.getvalue() if status in (0, 1) and not error.getvalue() else error.getvalue()
+        code, out, error = run_main(main, command, *self.options(command), *more)
+        self.assertEqual(code, status, error)
+        return error or out
 
     def run_program(self, *arguments: object, **more: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
