@@ -152,22 +152,19 @@ class Output:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
                 data = self._waiting[0]
-            is_lost = not self._try_to_write(data)
+            assert self._lines is not None
+            is_lost = False
+            try:
+                # This may take any time.
+                self._lines.write(data)
+            except OSError:
+                is_lost = True
             with self._changed:
                 self._waiting.popleft()
                 self._size -= len(data)
                 self._lost += data.count(b"\n") if is_lost else 0
                 self._stands_still = self._stands_still and bool(self._waiting)
                 self._changed.notify_all()
-
-    def _try_to_write(self, data: bytes) -> bool:
-        """Write, however long that takes; returns whether all was written."""
-        assert self._lines is not None
-        try:
-            self._lines.write(data)
-        except OSError:
-            return False
-        return True
 
 
 @cache

@@ -270,16 +270,12 @@ class BoundedChannel(HTTPChannel):
             b"HTTP/1.1 %s\r\nDate: %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             % (status, self.site.date())
         )
-        if self._is_plain_tcp():
+        is_tls = ISSLTransport.providedBy(self.transport)
+        if ITCPTransport.providedBy(self.transport) and not is_tls:
             # Closing while input is unread would reset the connection, and lose the response.
             self.transport.loseWriteConnection()
         else:
             self.loseConnection()
-
-    def _is_plain_tcp(self) -> bool:
-        return ITCPTransport.providedBy(self.transport) and not ISSLTransport.providedBy(
-            self.transport
-        )
 
 
 def _without_mapping(address: IAddress) -> IAddress:

@@ -117,7 +117,9 @@ class AccessLog(Service):
             standard_output().write(data)
             return
         try:
-            file = self._current(self._path)
+            if self._file is not None and not self._is_at(self._path):
+                self.close()
+            file = self._file or self._open(self._path)
             if data:
                 file.write(data)
         except OSError as error:
@@ -133,12 +135,6 @@ class AccessLog(Service):
                 )
             self._failed, self._lost = False, 0
 
-    def _current(self, path: Path) -> WholeLines:
-        """Open the file again if another one has its name now."""
-        if self._file is not None and not self._is_at(path):
-            self.close()
-        return self._file or self._open(path)
-
     def _open(self, path: Path) -> WholeLines:
         # Opening a FIFO without a reader must not block.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
@@ -150,6 +146,7 @@ class AccessLog(Service):
         return self._file
 
     def _is_at(self, path: Path) -> bool:
+        """Whether the open file still has its name."""
         try:
             return self._identity is not None and os.path.samestat(path.stat(), self._identity)
         except FileNotFoundError:

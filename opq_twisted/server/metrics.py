@@ -74,30 +74,30 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Collect the values from the parts of the server."""
         snapshot, now = self._catalog.snapshot, time.time()
-        yield _gauge("opq_archives", "Archives on offer.", len(snapshot.archives))
-        yield _gauge(
+        yield GaugeMetricFamily("opq_archives", "Archives on offer.", len(snapshot.archives))
+        yield GaugeMetricFamily(
             "opq_directory_readable",
             "1 while the updates directory can be read.",
             int(self._catalog.problem is None),
         )
         if self._catalog.changed is not None:
-            yield _gauge(
+            yield GaugeMetricFamily(
                 "opq_index_changed_timestamp_seconds",
                 "Time of the last change of the archives on offer.",
                 self._catalog.changed,
             )
         if snapshot.newest is not None:
             version = snapshot.newest.name.version
-            yield _gauge("opq_newest_version", "The newest version on offer.", version)
-            yield _gauge(
+            yield GaugeMetricFamily("opq_newest_version", "The newest version on offer.", version)
+            yield GaugeMetricFamily(
                 "opq_newest_release_age_seconds",
                 "Time since the newest release was built, according to its version.",
                 now - version,
             )
-        yield _gauge(
+        yield GaugeMetricFamily(
             "opq_waiting_boxes", "Boxes that wait for another version.", len(self._long_pollers)
         )
-        yield _counter(
+        yield CounterMetricFamily(
             "opq_event_queue_overflows",
             "How often the kernel lost events of the updates directory.",
             self._watcher.overflows,
@@ -113,11 +113,9 @@ class Metrics(Collector):
 
     def _collect_downloads(self, offered: set[int]) -> Iterator[Metric]:
         downloads = self._downloads
-        yield _counter("opq_sent_bytes", "Bytes of archives sent.", downloads.bytes_sent)
-        yield _counter(
-            "opq_downloads_turned_away",
-            "Downloads that were rejected for now.",
-            downloads.rejected,
+        yield CounterMetricFamily("opq_sent_bytes", "Bytes of archives sent.", downloads.bytes_sent)
+        yield CounterMetricFamily(
+            "opq_downloads_turned_away", "Downloads that were rejected for now.", downloads.rejected
         )
         under_way = GaugeMetricFamily(
             "opq_downloads_in_progress", "Downloads under way.", labels=["release"]
@@ -150,12 +148,12 @@ class Metrics(Collector):
             version.add_metric([role], document.signed.version)
         yield days
         yield version
-        yield _gauge(
+        yield GaugeMetricFamily(
             "opq_tuf_timestamp_problem",
             "1 while the timestamp cannot be kept fresh, or a snapshot is not announced.",
             int(timestamper.problem),
         )
-        yield _counter(
+        yield CounterMetricFamily(
             "opq_tuf_timestamps_signed", "Timestamps signed by this server.", timestamper.signed
         )
 
@@ -171,11 +169,3 @@ class MetricsResource(PlainResource):
         """Collect and write the metrics."""
         text = generate_latest(self._metrics.registry)
         return Reply.of(OK, text, CONTENT_TYPE_PLAIN_0_0_4.encode())
-
-
-def _gauge(name: str, documentation: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, documentation, value=value)
-
-
-def _counter(name: str, documentation: str, value: float) -> Metric:
-    return CounterMetricFamily(name, documentation, value=value)

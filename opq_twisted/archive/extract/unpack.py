@@ -134,7 +134,8 @@ def _extract(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Unpack as the command line says; report an error in one sentence on standard error."""
     options = _parser().parse_args(arguments)
-    _end_through_exceptions()
+    for number in (signal.SIGXCPU, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         _unpack_stdin(options)
     except OpqError as error:
@@ -183,11 +184,6 @@ def _parser() -> argparse.ArgumentParser:
         "--reserve", type=int, default=RESERVE, help="the number of bytes to keep free on the disk"
     )
     return parser
-
-
-def _end_through_exceptions() -> None:
-    signal.signal(signal.SIGXCPU, _stop)
-    signal.signal(signal.SIGTERM, _stop)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from attrs import define, field
 from twisted.internet import inotify
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.logger import Logger
@@ -87,6 +88,7 @@ class InotifyWatch(inotify.INotify):
             self._touched(os.fsdecode(path.basename()))
 
 
+@define(eq=False)
 class Watch:
     """
     Watches a path: after `renew`, the directory that has this path now.
@@ -96,21 +98,13 @@ class Watch:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        reactor: IReactorFDSet,
-        directory: Path,
-        touched: Callable[[str], None],
-        directory_changed: Callable[[], None],
-        overflowed: Callable[[], None],
-    ) -> None:
-        self._reactor = reactor
-        self._directory = directory
-        self._touched = touched
-        self._directory_changed = directory_changed
-        self._overflowed = overflowed
-        self._inotify_watch: InotifyWatch | None = None
-        self._watched: tuple[int, int] | None = None
+    _reactor: IReactorFDSet
+    _directory: Path
+    _touched: Callable[[str], None]
+    _directory_changed: Callable[[], None]
+    _overflowed: Callable[[], None]
+    _inotify_watch: InotifyWatch | None = field(init=False, default=None)
+    _watched: tuple[int, int] | None = field(init=False, default=None)
 
     def renew(self) -> None:
         """

@@ -135,7 +135,27 @@ class Catalog:
         :raises OSError: if the directory cannot be read.
         """
         known = {str(archive.name): archive for archive in self.snapshot.archives}
-        return scan_directory(self.directory, known)
+        archives: dict[str, Archive] = {}
+        refused: dict[str, str] = {}
+        with os.scandir(_inside(self.directory)) as entries:
+            for entry in entries:
+                name, before = entry.name, known.get(entry.name)
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                    if before is not None and identify(status) == before.identity:
+                        archives[name] = before
+                    else:
+                        archives[name] = inspect(self.directory, name)
+                except NotOffered as reason:
+                    refused[name] = str(reason)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    if error.errno not in MACHINE_BUSY:
+                        raise
+                    if before is not None:
+                        archives[name] = before
+        return Scan(archives, refused)
 
     def apply(self, scan: Scan, touched: Iterable[str] = ()) -> None:
         """Publish the result of `scan`; check the names again that were touched during it."""
@@ -221,37 +241,6 @@ def check_readable(directory: Path) -> None:
 def _inside(directory: Path) -> str:
     """Give a path that can be opened only with permission to reach the directory's files."""
     return f"{directory}/."
-
-
-def scan_directory(directory: Path, known: Mapping[str, Archive]) -> Scan:
-    """
-    Check every name in a directory; do not open a file that has not changed since it was `known`.
-
-    :raises OSError: if the directory cannot be read.
-    """
-    archives: dict[str, Archive] = {}
-    refused: dict[str, str] = {}
-    with os.scandir(_inside(directory)) as entries:
-        for entry in entries:
-            before = known.get(entry.name)
-            try:
-                if (
-                    before is not None
-                    and identify(entry.stat(follow_symlinks=False)) == before.identity
-                ):
-                    archives[entry.name] = before
-                else:
-                    archives[entry.name] = inspect(directory, entry.name)
-            except NotOffered as reason:
-                refused[entry.name] = str(reason)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                if error.errno not in MACHINE_BUSY:
-                    raise
-                if before is not None:
-                    archives[entry.name] = before
-    return Scan(archives, refused)
 
 
 def inspect(directory: Path, name: str) -> Archive:

@@ -89,18 +89,14 @@ class ArchiveResource(PlainResource):
         reply = respond(request, archive, digest, self._may_be_cached(archive, digest))
         if isinstance(reply, ArchiveReply):
             if self._downloads.has_room(request.channel.client):
-                self._send(request, archive, file, reply)
+                ended = self._downloads.begin(archive, request.channel.client)
+                request.notifyFinish().addBoth(ended)
+                head = request.begin(reply.code, header_lines(reply.headers))
+                send_parts(request, head, file, reply.parts, self._downloads)
                 return NOT_DONE_YET
             reply = self._later("There are too many downloads at once.")
         file.close()
         return reply
-
-    def _send(
-        self, request: BoundedRequest, archive: Archive, file: io.FileIO, reply: ArchiveReply
-    ) -> None:
-        request.notifyFinish().addBoth(self._downloads.begin(archive, request.channel.client))
-        head = request.begin(reply.code, header_lines(reply.headers))
-        send_parts(request, head, file, reply.parts, self._downloads)
 
     def _later(self, reason: str) -> Reply:
         return Reply.sentence(

@@ -155,7 +155,7 @@ class LongPollers:
         """Let a request wait for `wake`, and for at most so many seconds."""
         self._waiting[request] = seconds
         # Requested after the client has gone, this Deferred would never fire.
-        request.notifyFinish().addErrback(self._gone, request)
+        request.notifyFinish().addErrback(lambda _gone: self._waiting.pop(request, None))
         request.channel.set_deadline(seconds, partial(self._time_over, request))
 
     def wake(self) -> None:
@@ -170,15 +170,12 @@ class LongPollers:
         for request in turn:
             # The next request on the same connection is answered in this call. It may fail.
             with self._log.failuresHandled("the reply to a waiting box failed"):
-                self._answer_if_news(request)
+                if request in self._waiting:
+                    reply = self._reply(request)
+                    if reply.code != NOT_MODIFIED:
+                        self._answer(request, reply)
         if self._woken:
             self._clock.callLater(0, self._answer_some)
-
-    def _answer_if_news(self, request: BoundedRequest) -> None:
-        if request in self._waiting:
-            reply = self._reply(request)
-            if reply.code != NOT_MODIFIED:
-                self._answer(request, reply)
 
     def _time_over(self, request: BoundedRequest) -> None:
         if request in self._waiting:
@@ -188,9 +185,6 @@ class LongPollers:
         seconds = self._waiting.pop(request)
         request.setHeader(b"Preference-Applied", b"wait=%d" % seconds)
         request.reply(reply)
-
-    def _gone(self, _reason: object, request: BoundedRequest) -> None:
-        self._waiting.pop(request, None)
 
 
 def preferred_wait(request: BoundedRequest) -> int:

@@ -8,13 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 from twisted.logger import Logger
-from twisted.web.http import (
-    NOT_FOUND,
-    NOT_MODIFIED,
-    OK,
-    PRECONDITION_FAILED,
-    SERVICE_UNAVAILABLE,
-)
+from twisted.web.http import NOT_FOUND, NOT_MODIFIED, OK, PRECONDITION_FAILED, SERVICE_UNAVAILABLE
 from twisted.web.resource import IResource
 
 from opq_twisted.common.errors import MACHINE_BUSY
@@ -40,7 +34,6 @@ _BUSY = Reply.sentence(
     "The server is busy. Try again in a little while.",
     {b"Retry-After": b"30"},
 )
-
 
 _REVALIDATE = b"no-cache"
 _FOR_EVER = b"public, max-age=31536000, immutable"
@@ -134,7 +127,8 @@ class MetadataFiles(PlainResource):
         """
         try:
             data, identity = read(self._folder, name)
-            _require_whole(name, data)
+            if not _is_whole(data):
+                raise Unusable(f"{name} is damaged or incomplete")
         except Unusable as reason:
             self._log.warn("{name} is not served: {reason}", name=name, reason=str(reason))
             return _CachedFile(identity, b"", b"")
@@ -155,15 +149,10 @@ class _MetadataFile(PlainResource):
         return self._files.reply(request, self._name)
 
 
-def _require_whole(name: str, data: bytes) -> None:
-    """
-    Make sure that the upload of a file is complete: boxes cannot use half a file.
-
-    :raises Unusable: if it is not.
-    """
+def _is_whole(data: bytes) -> bool:
+    """Whether the upload of a file is complete: boxes cannot use half a file."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or "signed" not in content:
-        raise Unusable(f"{name} is damaged or incomplete")
+        return False
+    return isinstance(content, dict) and "signed" in content

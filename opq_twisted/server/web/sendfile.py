@@ -79,11 +79,7 @@ class _PartsProducer:
     _log = Logger()
 
     def __init__(
-        self,
-        request: BoundedRequest,
-        file: io.FileIO,
-        parts: Sequence[Part],
-        downloads: Downloads,
+        self, request: BoundedRequest, file: io.FileIO, parts: Sequence[Part], downloads: Downloads
     ) -> None:
         self._request = request
         self._channel = request.channel
@@ -142,12 +138,13 @@ class _PartsProducer:
         status = os.fstat(self._file.fileno())
         return status.st_size, status.st_mtime_ns
 
-    def _read(self, part: Range, most: int) -> bytes:
-        """Read bytes, and make sure that the file is unchanged since the start."""
-        data = os.pread(self._file.fileno(), min(part.length, most), part.offset)
+    def _take_chunk(self, part: Range) -> bytes:
+        """Remove a chunk from the first part, and make sure that the file is unchanged."""
+        data = os.pread(self._file.fileno(), min(part.length, _CHUNK), part.offset)
         self._require_unchanged()
         if not data:
             raise FileChanged("the file has fewer bytes than its file system says")
+        self._consume(part, len(data))
         return data
 
     def _require_unchanged(self) -> None:
@@ -200,17 +197,15 @@ class _SendfileProducer(_PartsProducer):
                 self._flush()
                 return False
             if isinstance(part, Range):
-                last = self._read(part, part.length)
-                self._consume(part, part.length)
-                self._parts.append(last)
-                part = last
+                part = self._take_chunk(part)
+                self._parts.append(part)
         if isinstance(part, bytes):
             self._restore_transport()
             self._request.write(self._parts.popleft())
             self._wait_until_empty()
             return False
         if not self._has_sendfile:
-            self._read_chunk(part)
+            self._parts.appendleft(self._take_chunk(part))
             return True
         wanted = min(part.length, self._bytes_left_in_turn)
         try:
@@ -231,12 +226,6 @@ class _SendfileProducer(_PartsProducer):
         self._request.sentLength += count
         self._consume(part, count)
         return count == wanted and self._bytes_left_in_turn > 0
-
-    def _read_chunk(self, part: Range) -> None:
-        """Turn the first bytes of a range into a part of their own."""
-        chunk = self._read(part, _CHUNK)
-        self._consume(part, len(chunk))
-        self._parts.appendleft(chunk)
 
     def _wait_until_empty(self) -> None:
         """Let the transport call `resumeProducing` when its buffer is empty."""
@@ -300,12 +289,9 @@ class _ReadingProducer(_PartsProducer):
 
     def _send_piece(self) -> bool:
         part = self._parts[0]
-        if isinstance(part, bytes):
-            self._request.write(self._parts.popleft())
-            return not self._is_paused
-        chunk = self._read(part, _CHUNK)
-        self._consume(part, len(chunk))
-        self._request.write(chunk)
+        self._request.write(
+            self._take_chunk(part) if isinstance(part, Range) else self._parts.popleft()
+        )
         return not self._is_paused
 
     def _unacknowledged(self) -> int:
