@@ -1,5 +1,7 @@
 """Resources that answer in plain text instead of twisted.web's own HTML."""
 
+from collections.abc import Callable
+
 from twisted.web.http import NOT_ALLOWED, NOT_FOUND
 from twisted.web.resource import IResource, Resource
 
@@ -36,6 +38,14 @@ class PlainResource(Resource):
         return Reply.sentence(
             NOT_ALLOWED, f"Only {allowed} can be asked for here.", {b"Allow": allowed.encode()}
         )
+
+
+class FunctionResource(PlainResource):
+    """A resource that answers GET with the result of a function."""
+
+    def __init__(self, answer: Callable[[BoundedRequest], Reply]) -> None:
+        super().__init__()
+        self.render_GET = answer
 
 
 class NotFound(PlainResource):

@@ -11,7 +11,6 @@ from twisted.web.http import OK
 
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import CLIENT_GONE
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.catalog.watcher import Watcher
@@ -70,6 +69,10 @@ class Metrics(Collector):
             counter = self._requests.labels(endpoint, status)
             self._by_path[endpoint, status] = counter
         counter.inc()
+
+    def reply(self, _request: BoundedRequest) -> Reply:
+        """Reply to `/metrics` with all metrics in the text format of Prometheus."""
+        return Reply.of(OK, generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4.encode())
 
     def collect(self) -> Iterator[Metric]:
         """Collect the values from the parts of the server."""
@@ -156,16 +159,3 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "opq_tuf_timestamps_signed", "Timestamps signed by this server.", timestamper.signed
         )
-
-
-class MetricsResource(PlainResource):
-    """`/metrics`: all metrics in the text format of Prometheus."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
-        self._metrics = metrics
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Collect and write the metrics."""
-        text = generate_latest(self._metrics.registry)
-        return Reply.of(OK, text, CONTENT_TYPE_PLAIN_0_0_4.encode())

@@ -22,13 +22,14 @@ from opq_twisted.common.sd_notify import ReadinessService, take_service_manager
 from opq_twisted.common.sighup import SighupHandler
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.listener import Listener
+from opq_twisted.http.resource import FunctionResource
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.access_log import AccessLog
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog, check_readable
 from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.limits import Downloads, make_room
-from opq_twisted.server.metrics import Metrics, MetricsResource
+from opq_twisted.server.metrics import Metrics
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
@@ -162,7 +163,7 @@ def makeService(options: Options) -> IService:
     root = make_root(
         catalog, digests, downloads, version, options["mirror"], lambda: timestamper.metadata_state
     )
-    root.putChild(b"metrics", MetricsResource(metrics))
+    root.putChild(b"metrics", FunctionResource(metrics.reply))
     site = BoundedSite(reactor, root, limits)
     site.request_observers.append(metrics.request_ended)
     site.refusal_observers.append(metrics.refused)

@@ -74,7 +74,11 @@ def with_lbzip2(output: BinaryIO) -> Iterator[Writable]:
             child.kill()
         if not is_whole:
             complaints.seek(0)
-            raise _failure(child.returncode, complaints.read().decode(errors="replace"))
+            said = complaints.read().decode(errors="replace").strip()
+            reason = said.rpartition(": ")[2] or f"it ended with status {child.returncode}"
+            raise BuildFailed(
+                f"lbzip2 could not write the archive ({reason}): mend that and build again."
+            )
 
 
 class _Pipe:
@@ -87,11 +91,6 @@ class _Pipe:
         rest = memoryview(data)
         while rest:
             rest = rest[self._pipe.write(rest) :]
-
-
-def _failure(status: int, complaints: str) -> BuildFailed:
-    reason = complaints.strip().rpartition(": ")[2] or f"it ended with status {status}"
-    return BuildFailed(f"lbzip2 could not write the archive ({reason}): mend that and build again.")
 
 
 @contextmanager

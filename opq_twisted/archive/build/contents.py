@@ -107,11 +107,7 @@ def find_trusted_root(path: Path, now: datetime) -> File:
     :raises BuildFailed: if there is no such file, or no box can use it.
     """
     file = find_file(path)
-    try:
-        with path.open("rb") as root:
-            text = root.read(_MAX_ROOT + 1)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    text = _start(path, _MAX_ROOT + 1)
     try:
         expires = _expiry_of_root(text)
     except (ValueError, RecursionError) as error:
@@ -190,21 +186,18 @@ def _own_file(path: Path, folder: Path, is_script: bool) -> File:
             f"{path} begins with a byte order mark, so that no box can run it: save it as UTF-8 "
             "without one."
         )
-    if not first_line.startswith(b"#!"):
-        if path.suffix == ".sh" and newline and first_line.endswith(b"\r"):
-            # It may be sourced by another script.
-            raise _windows_line_ends(path)
-        return file
-    if newline and first_line.endswith(b"\r"):
+    can_run = first_line.startswith(b"#!")
+    # A file that cannot run may be sourced by another script.
+    if (can_run or path.suffix == ".sh") and newline and first_line.endswith(b"\r"):
         raise _windows_line_ends(path)
     # Checkouts on Windows, FAT and ZIP files lose the executable bit.
-    return replace(file, is_executable=True)
+    return replace(file, is_executable=True) if can_run else file
 
 
-def _start(path: Path) -> bytes:
+def _start(path: Path, size: int = _START) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_START)
+            return file.read(size)
     except OSError as error:
         raise unreadable(path, error) from error
 

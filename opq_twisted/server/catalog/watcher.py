@@ -49,7 +49,7 @@ class Watcher(Service):
             reactor,
             catalog.directory,
             self._note_touched,
-            self._directory_changed,
+            lambda: self._scan_soon("directory"),
             self._events_lost,
         )
         self._touched: set[str] = set()
@@ -99,9 +99,6 @@ class Watcher(Service):
         for observer in self.observers:
             with self._log.failuresHandled("{observer} failed", observer=observer):
                 observer(touched)
-
-    def _directory_changed(self) -> None:
-        self._scan_soon("directory")
 
     def _events_lost(self) -> None:
         self.overflows += 1

@@ -15,7 +15,7 @@ from opq_twisted.common.errors import MACHINE_BUSY
 from opq_twisted.http.conditional import evaluate
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-from opq_twisted.http.resource import PlainResource
+from opq_twisted.http.resource import FunctionResource, PlainResource
 from opq_twisted.server.catalog.snapshot import Identity, identify
 from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.server.timestamp.store import read
@@ -87,7 +87,7 @@ class MetadataFiles(PlainResource):
         name = path.decode("ascii", "replace")
         if request.postpath or not NAME.fullmatch(name):
             return super().getChild(path, request)
-        return _MetadataFile(self, name)
+        return FunctionResource(lambda request: self.reply(request, name))
 
     def reply(self, request: BoundedRequest, name: str) -> Reply:
         """Reply with a file; read it only if it has changed."""
@@ -135,18 +135,6 @@ class MetadataFiles(PlainResource):
         # A digest of the content is the same on all servers with a copy of the folder.
         etag = b'"%s"' % hashlib.sha256(data).hexdigest()[:32].encode()
         return _CachedFile(identity, etag, data)
-
-
-class _MetadataFile(PlainResource):
-    isLeaf = True
-
-    def __init__(self, files: MetadataFiles, name: str) -> None:
-        super().__init__()
-        self._files = files
-        self._name = name
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        return self._files.reply(request, self._name)
 
 
 def _is_whole(data: bytes) -> bool:

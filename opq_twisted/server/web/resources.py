@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 from twisted.web.http import NOT_FOUND, OK, SEE_OTHER, SERVICE_UNAVAILABLE, TEMPORARY_REDIRECT
@@ -10,7 +11,7 @@ from twisted.web.resource import IResource
 from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-from opq_twisted.http.resource import PlainResource
+from opq_twisted.http.resource import FunctionResource, PlainResource
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
 from opq_twisted.server.limits import Downloads
@@ -26,6 +27,7 @@ _LIST_HEADERS = {**REVALIDATE, b"Vary": b"Accept"}
 #: The media types of the list; a client without a preference gets the first.
 _LIST_FORMS = (b"text/plain", b"application/json", b"text/html")
 
+_HEALTHY = Reply.of(OK, headers=REVALIDATE)
 _NO_UPDATE = Reply.sentence(NOT_FOUND, NO_UPDATE)
 
 _T = TypeVar("_T")
@@ -48,15 +50,16 @@ def make_root(
 
     def child(name: str) -> IResource:
         if mirror is not None:
-            return MirrorRedirect(mirror, name)
+            return FunctionResource(partial(redirect_to_mirror, mirror, name))
         return ArchiveResource(catalog, digests, downloads, name, signed.may_be_cached)
 
     signed = CurrentSignedArchives(catalog.directory, metadata_state)
     root = PlainResource()
-    root.putChild(b"", Health(catalog))
+    root.putChild(b"", FunctionResource(partial(report_health, catalog)))
     root.putChild(b"ls", Listing(catalog, digests, ListingPage(catalog, digests, metadata_state)))
     root.putChild(b"version", version)
-    root.putChild(b"latest", Latest(catalog, mirror))
+    latest = SnapshotCache(catalog, partial(redirect_to_newest, mirror))
+    root.putChild(b"latest", FunctionResource(lambda _: latest.get()))
     root.putChild(b"update", Updates(catalog, child))
     root.putChild(b"tuf", MetadataFiles(catalog.directory, metadata_state))
     return root
@@ -83,19 +86,10 @@ class SnapshotCache(Generic[_T]):
         self._made_of = None
 
 
-class Health(PlainResource):
-    """`/`: 200 and empty while the directory can be read, otherwise 503 and the reason."""
-
-    _HEALTHY = Reply.of(OK, headers=REVALIDATE)
-
-    def __init__(self, catalog: Catalog) -> None:
-        super().__init__()
-        self._catalog = catalog
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Report the health of the server."""
-        problem = self._catalog.problem
-        return self._HEALTHY if problem is None else Reply.sentence(SERVICE_UNAVAILABLE, problem)
+def report_health(catalog: Catalog, _request: BoundedRequest) -> Reply:
+    """Reply to `/`: 200 and empty while the directory can be read, otherwise 503 and the reason."""
+    problem = catalog.problem
+    return _HEALTHY if problem is None else Reply.sentence(SERVICE_UNAVAILABLE, problem)
 
 
 class Listing(PlainResource):
@@ -137,24 +131,14 @@ class Listing(PlainResource):
         return described
 
 
-class Latest(PlainResource):
-    """`/latest`: a redirect to the newest archive."""
-
-    def __init__(self, catalog: Catalog, mirror: str | None) -> None:
-        super().__init__()
-        # A relative URL also works behind a proxy that adds a path prefix.
-        self._base = f"{mirror}/" if mirror else ""
-        self._reply = SnapshotCache(catalog, self._redirect)
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Redirect to the newest archive."""
-        return self._reply.get()
-
-    def _redirect(self, snapshot: Snapshot) -> Reply:
-        if snapshot.newest is None:
-            return _NO_UPDATE
-        location = f"{self._base}update/{snapshot.newest.name}"
-        return Reply.sentence(SEE_OTHER, location, {**REVALIDATE, b"Location": location.encode()})
+def redirect_to_newest(mirror: str | None, snapshot: Snapshot) -> Reply:
+    """Reply to `/latest` with a redirect to the newest archive."""
+    if snapshot.newest is None:
+        return _NO_UPDATE
+    # A relative URL also works behind a proxy that adds a path prefix.
+    base = f"{mirror}/" if mirror else ""
+    location = f"{base}update/{snapshot.newest.name}"
+    return Reply.sentence(SEE_OTHER, location, {**REVALIDATE, b"Location": location.encode()})
 
 
 class Updates(PlainResource):
@@ -173,17 +157,7 @@ class Updates(PlainResource):
         return self._child(name)
 
 
-class MirrorRedirect(PlainResource):
-    """An archive that a mirror sends."""
-
-    isLeaf = True
-
-    def __init__(self, mirror: str, name: str) -> None:
-        super().__init__()
-        self._location = f"{mirror}/update/{name}"
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Redirect to the mirror with 307 (temporary)."""
-        return Reply.sentence(
-            TEMPORARY_REDIRECT, self._location, {b"Location": self._location.encode()}
-        )
+def redirect_to_mirror(mirror: str, name: str, _request: BoundedRequest) -> Reply:
+    """Redirect to the mirror that sends an archive, with 307 (temporary)."""
+    location = f"{mirror}/update/{name}"
+    return Reply.sentence(TEMPORARY_REDIRECT, location, {b"Location": location.encode()})

@@ -11,12 +11,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.http.resource import FunctionResource
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.catalog.watcher import Watcher
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.metrics import Metrics, MetricsResource
+from opq_twisted.server.metrics import Metrics
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
@@ -54,7 +55,7 @@ class MetricsTests(SynchronousTestCase):
             self.catalog, self.watcher, self.downloads, version.long_pollers, self.timestamper
         )
         root = make_root(self.catalog, Digests(maybeDeferred), self.downloads, version)
-        root.putChild(b"metrics", MetricsResource(metrics))
+        root.putChild(b"metrics", FunctionResource(metrics.reply))
         self.site = BoundedSite(Clock(), root)
         self.site.request_observers.append(metrics.request_ended)
         self.site.refusal_observers.append(metrics.refused)
