@@ -17,12 +17,9 @@ RESCUE_RESET_AFTER = 600.0
 
 class WatchdogService(ReadinessService):
     """
-    Notifies systemd's watchdog, and resets the counter of the rescue.
+    Sends heartbeats from the reactor, so that they stop when the reactor is blocked.
 
     The rescue is a shell script that restores the last good release if the agent does not run.
-
-    Add this as the last service, so that all others have started when it reports READY=1. The
-    reactor sends the heartbeats, so they stop when the reactor is blocked.
     """
 
     _log = Logger()

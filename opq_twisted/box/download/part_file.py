@@ -233,11 +233,7 @@ def is_joined(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """
-    Remove a part file and its record, the record first.
-
-    :raises OSError: if the disk fails.
-    """
+    """Remove a part file and its record, the record first; raises OSError if the disk fails."""
     found = [item for item in (record_path(path), path) if os.path.lexists(item)]
     for item in found:
         item.unlink()

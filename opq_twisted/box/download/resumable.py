@@ -137,8 +137,14 @@ class _Download:
                 or delay > _MAX_DELAY
                 or waited + delay > _MAX_DELAYS_TOTAL
             ):
-                raise _final_error(error, largest)
-            self._report_pause(_describe_pause(error, delay))
+                if isinstance(error, BrokenOff):
+                    error = DownloadFailed(
+                        "The connection broke again and again, and nothing came after the first "
+                        f"{largest} bytes. Try again later."
+                    )
+                raise error
+            sentence = str(error).removesuffix(" Try again.").removesuffix(" Try again later.")
+            self._report_pause(f"{sentence} The box asks again in {wording.duration(delay)}.")
             await deferLater(self._clock, delay)
             if retry_after is not None:
                 self._meter.ignore(delay)
@@ -269,11 +275,7 @@ class _Download:
         return error
 
     async def _receive_body(self, response: IResponse, skip: int = 0) -> OpqError | None:
-        """
-        Append the body of a response to the part file.
-
-        :param skip: bytes at the beginning of the body that the part file has already.
-        """
+        """Append the body of a response, without its first `skip` bytes, to the part file."""
         part = self._part
         size_before = part.size
         limit = self._limit if part.content.size is None else part.content.size
@@ -327,20 +329,6 @@ class _Download:
 def _require_allowed(size: int | None, limit: int) -> None:
     if size is not None and size > limit:
         raise DownloadFailed(f"The archive has {size} bytes; at most {limit} are allowed.")
-
-
-def _final_error(error: OpqError, size: int) -> OpqError:
-    if isinstance(error, BrokenOff):
-        return DownloadFailed(
-            f"The connection broke again and again, and nothing came after the first {size} bytes. "
-            "Try again later."
-        )
-    return error
-
-
-def _describe_pause(error: OpqError, delay: float) -> str:
-    sentence = str(error).removesuffix(" Try again.").removesuffix(" Try again later.")
-    return f"{sentence} The box asks again in {wording.duration(delay)}."
 
 
 def _timed_out(_: object, timeout: float) -> NoReturn:

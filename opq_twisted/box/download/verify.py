@@ -31,11 +31,7 @@ class Content:
     hashes: Mapping[str, str] = Factory(dict)
 
     def require_computable(self) -> None:
-        """
-        Check that this Python can compute each of the hashes.
-
-        :raises DownloadFailed: if it cannot.
-        """
+        """Raise DownloadFailed if this Python cannot compute one of the hashes."""
         for name in self.hashes:
             try:
                 is_computable = hashlib.new(name).digest_size > 0

@@ -29,11 +29,7 @@ class Unpacker:
         self.folder = folder
 
     async def clear(self) -> None:
-        """
-        Remove the unpacked update.
-
-        :raises OSError: if the disk fails.
-        """
+        """Remove the unpacked update; raises OSError if the disk fails."""
         # In a thread: there may be a hundred thousand files, on a slow card.
         await deferToThread(self._remove)
 

@@ -80,7 +80,8 @@ class Proxies:
             return self._setting
         name = "https_proxy" if url.secure else "http_proxy"
         text = self._variable(name)
-        if not text or _is_excepted(url, self._variable("no_proxy")):
+        exceptions = re.split(r"[,\s]+", self._variable("no_proxy").lower())
+        if not text or any(_matches(url, entry) for entry in exceptions if entry):
             return None
         try:
             return Proxy.parse(text)
@@ -111,11 +112,6 @@ def _is_this_machine(host: str) -> bool:
         return reach_of(str(address)) is Reach.MACHINE
     name = host.removesuffix(".")
     return name == "localhost" or name.endswith(".localhost")
-
-
-def _is_excepted(url: Url, exceptions: str) -> bool:
-    entries = re.split(r"[,\s]+", exceptions.lower())
-    return any(_matches(url, entry) for entry in entries if entry)
 
 
 def _matches(url: Url, entry: str) -> bool:

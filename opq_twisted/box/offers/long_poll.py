@@ -45,8 +45,6 @@ class LongPoll:
         random: Callable[[], float],
     ) -> None:
         """
-        Configure the requests.
-
         :param spread: seconds over which the boxes of a fleet distribute their new connections.
         :param random: gives numbers from 0 to 1.
         """

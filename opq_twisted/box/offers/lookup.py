@@ -37,11 +37,9 @@ class OfferLookup:
         """Whether the box has a trusted root, even an unusable one."""
         try:
             os.lstat(self._config.trusted_root)
-        except FileNotFoundError:
-            return False
-        except OSError:
+        except OSError as error:
             # There may be a root in a folder that the agent cannot read.
-            return True
+            return not isinstance(error, FileNotFoundError)
         return True
 
     @property

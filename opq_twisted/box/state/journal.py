@@ -17,7 +17,6 @@ from opq_twisted.box.state.records import (
     EntryChanges,
     Postponement,
     Stage,
-    Trial,
 )
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY, CannotStart
@@ -75,29 +74,15 @@ class Journal:
         files.write(self._path, json.dumps(content, indent=1).encode())
         self.entry = entry
 
-    def end(
-        self,
-        stage: Stage,
-        attempt: Attempt,
-        after_reboot: Stage | None = None,
-        trial: Trial | None = None,
-    ) -> None:
+    def end(self, stage: Stage, attempt: Attempt, /, **changes: Unpack[EntryChanges]) -> None:
         """
         Record the end of an attempt.
 
-        :param after_reboot: the stage in which it goes on if somebody reboots the box.
-        :param trial: the trial of the release that runs, if that is not over.
+        :param changes: other changes of the same write; without a trial among them, that ends, too.
         """
-        entry = self.entry
-        changes = EntryChanges(
-            stage=stage,
-            release=None,
-            tries=0,
-            attempts=(*entry.attempts, attempt)[-_KEPT_ATTEMPTS:],
-            trial=trial,
-        )
-        if after_reboot:
-            changes |= {"after_reboot": after_reboot, "awaited": entry.release}
+        attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
+        changes |= {"stage": stage, "release": None, "tries": 0, "attempts": attempts}
+        changes.setdefault("trial", None)
         if attempt.outcome == "updated":
             changes["delay"] = None
         self.write(**changes)

@@ -24,11 +24,7 @@ class Installed:
         return _read_if_possible(self.version_file)
 
     def read(self) -> int | None:
-        """
-        Read which release is installed; None if unknown.
-
-        :raises OSError: if it cannot be read.
-        """
+        """Read which release is installed; None if unknown. Raises OSError as `read_version`."""
         return read_version(self.version_file)
 
     @property

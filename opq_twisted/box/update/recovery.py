@@ -201,11 +201,7 @@ class Recovery:
     async def _confirm(
         self, release: Release, tries: int = 1, deadline: float | None = None
     ) -> None:
-        """
-        Keep the new release if it runs and is healthy.
-
-        :param deadline: by the clock: when it must be healthy; None for the whole time.
-        """
+        """Keep the new release if it runs, and is healthy by `deadline`; None: the whole time."""
         deps = self._deps
         if deadline is None:
             deadline = self._new_deadline()

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Attempt, EntryChanges, Stage, Trial
+from opq_twisted.box.state.records import Attempt, EntryChanges, Stage
 from opq_twisted.box.state.status import StatusChanges
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
@@ -100,16 +100,10 @@ class Reporter:
         self._deps.journal.write(**changes)
         self._show(StatusChanges(stage=stage, message=self._describe(stage)))
 
-    def record(
-        self,
-        stage: Stage,
-        attempt: Attempt,
-        after_reboot: Stage | None = None,
-        trial: Trial | None = None,
-    ) -> None:
+    def record(self, stage: Stage, attempt: Attempt, /, **changes: Unpack[EntryChanges]) -> None:
         """Record the end of an attempt; parameters and errors are those of `Journal.end`."""
         check_transition(self.stage, stage)
-        self._deps.journal.end(stage, attempt, after_reboot, trial)
+        self._deps.journal.end(stage, attempt, **changes)
 
     async def finish(self, outcome: str, reason: str) -> None:
         """Record that the box is at rest, on a good release, and remove what was needed for it."""
@@ -131,8 +125,10 @@ class Reporter:
         if entry.release is not None and isinstance(error, BOX_AT_FAULT):
             with self.tolerate("The pause until the next try cannot be recorded"):
                 self.postpone(entry.release, reason, error)
-        after_reboot = entry.stage if isinstance(error, RESUMED_AFTER_REBOOT) else None
-        attempt = self._record_end(Stage.FAILED, "failed", reason, after_reboot)
+        changes = EntryChanges()
+        if isinstance(error, RESUMED_AFTER_REBOOT):
+            changes |= {"after_reboot": entry.stage, "awaited": entry.release}
+        attempt = self._record_end(Stage.FAILED, "failed", reason, **changes)
         self._show_end(Stage.FAILED, attempt)
 
     def postpone(self, release: Release, reason: str, error: Exception) -> None:
@@ -181,7 +177,7 @@ class Reporter:
         return "The agent failed; its log says how."
 
     def _record_end(
-        self, stage: Stage, outcome: str, reason: str, after_reboot: Stage | None = None
+        self, stage: Stage, outcome: str, reason: str, /, **changes: Unpack[EntryChanges]
     ) -> Attempt:
         entry = self._deps.journal.entry
         attempt = Attempt(
@@ -192,9 +188,9 @@ class Reporter:
             reason=reason,
             id=entry.attempt,
         )
-        trial = self._probation.trial_of(self._deps.installed.version)
+        changes["trial"] = self._probation.trial_of(self._deps.installed.version)
         with self.tolerate("The end of the update cannot be recorded"):
-            self.record(stage, attempt, after_reboot, trial)
+            self.record(stage, attempt, **changes)
         return attempt
 
     def _show_end(self, stage: Stage, attempt: Attempt) -> None:

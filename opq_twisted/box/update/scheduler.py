@@ -65,8 +65,6 @@ class Scheduler(Service):
         retry_after_left: Callable[[], float],
     ) -> None:
         """
-        Prepare to check.
-
         :param random: gives numbers from 0 up to 1.
         :param retry_after_left: seconds until the server may be asked again (Retry-After); the
             box does not check sooner.

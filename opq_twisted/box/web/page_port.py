@@ -46,8 +46,6 @@ class PagePort(Service):
         self, clock: IReactorTime, port: str, site: BoundedSite, inherited: Sequence[int] = ()
     ) -> None:
         """
-        Prepare to listen.
-
         :param port: a TCP port number, or any endpoint description that Twisted knows.
         :param inherited: descriptors of listening sockets from a socket unit of systemd; they are
             used instead of a port number.

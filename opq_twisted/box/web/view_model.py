@@ -40,11 +40,7 @@ class View:
 
 
 def view(status: Status, now: float) -> View:
-    """
-    Make the texts for a status.
-
-    :param now: the current time, in seconds since the epoch.
-    """
+    """Make the texts for a status; `now` is in seconds since the epoch."""
     tone, headline = _headline(status, now)
     last = _last_news(status, now)
     return View(

@@ -41,8 +41,6 @@ class AgentClient:
 
     def __init__(self, url: str, password: Callable[[], bytes], timeout: float = _TIMEOUT) -> None:
         """
-        Configure the client.
-
         :param password: returns the box's password; called at most once per action, if needed.
         :param timeout: seconds within which a response must be complete.
         :raises AgentFailed: if the URL cannot be an agent's.
@@ -244,11 +242,7 @@ def _events(response: HTTPResponse) -> Iterator[bytes]:
 
 @contextmanager
 def _deadline(connected: socket.socket, timeout: float) -> Iterator[None]:
-    """
-    Break a connection after `timeout` seconds, also if bytes keep coming.
-
-    :raises TimeoutError: if that happened.
-    """
+    """Break a connection after `timeout` seconds, even if bytes keep coming: TimeoutError."""
     is_late = Event()
 
     def cut() -> None:

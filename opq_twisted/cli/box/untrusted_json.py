@@ -21,11 +21,7 @@ class Document:
 
     @classmethod
     def parse(cls, data: bytes) -> "Document":
-        """
-        Parse the object.
-
-        :raises ValueError: if it is not JSON, or not an object.
-        """
+        """Parse the object; raises ValueError if it is not JSON, or not an object."""
         try:
             content = json.loads(data, parse_constant=_refuse)
         except RecursionError:
