@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -11,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.protocols.portforward import ProxyFactory
 from twisted.python.failure import Failure
@@ -22,7 +21,7 @@ from twisted.python.failure import Failure
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
-from tests.functional.processes import Server, curl, until, url_of
+from tests.functional.processes import LoopbackServer, Server, curl, until
 from tests.helpers.archives import make_archive
 
 Spawn = Callable[..., Server]
@@ -37,6 +36,17 @@ echo "installing $OPQ_VERSION"
 mkdir -p "$OPQ_PREFIX/current"
 cp VERSION "$OPQ_PREFIX/current/VERSION"
 """
+
+
+#: A message for the owner of a box: a line of sentences, without a programmer's words.
+_SENTENCE = re.compile(r"(?:[A-Z]|http://)[^\n]*\.")
+_PROGRAMMERS = re.compile(r"Errno|object at 0x|<class|<twisted|\bb['\"]|Exception")
+
+
+def assert_clear(message: str) -> None:
+    """Check that a message is written for the owner of a box."""
+    assert _SENTENCE.fullmatch(message), message
+    assert not _PROGRAMMERS.search(message), message
 
 
 def archive(folder: Path, version: int, script: bytes = INSTALL) -> Path:
@@ -245,7 +255,7 @@ _WAITS = b"\r\nPrefer: wait="
 NOT_FOUND = Answer(http(b"", status="404 Not Found"))
 
 
-class RawServer(ServerFactory):
+class RawServer(LoopbackServer):
     """Sends the very bytes that it was told to, path by path, in the test's own process."""
 
     def __init__(self) -> None:
@@ -254,12 +264,7 @@ class RawServer(ServerFactory):
         self.asked: list[str] = []
         #: The requests, as they came.
         self.requests: list[bytes] = []
-        self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return url_of(self._port)
+        super().__init__()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         return _RawAnswers(self)
@@ -270,11 +275,6 @@ class RawServer(ServerFactory):
         if answer.then is not None:
             self.answers[path] = answer.then
         return answer
-
-    def close(self) -> Deferred[None] | None:
-        """Listen no more."""
-        closed: Deferred[None] | None = self._port.stopListening()
-        return closed
 
 
 class Middleman(RawServer):

@@ -6,16 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.protocol import ProcessProtocol, ServerFactory
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
@@ -79,6 +79,13 @@ class Daemon(ProcessProtocol):
         ended: Deferred[int] = Deferred()
         self._ended.append(ended)
         return await ended.addTimeout(TIMEOUT, reactor)
+
+    async def refuses_to_start(self, *sentences: str) -> None:
+        """Wait until the program ends with status 1, these sentences, and without a traceback."""
+        assert await self.ends() == 1
+        for sentence in sentences:
+            assert sentence in self.output
+        assert "Traceback" not in self.output
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the program, if it has not ended already."""
@@ -191,6 +198,37 @@ async def eventually(condition: Callable[[], object]) -> None:
         return condition()
 
     await until(read, bool)
+
+
+async def some_at_a_time(
+    jobs: Iterable[Coroutine[Deferred[Any], Any, _Value]], number: int
+) -> list[_Value]:
+    """Run many jobs, so many of them at a time; returns the results in the order of the ends."""
+    waiting, results = iter(jobs), list[_Value]()
+
+    async def work() -> None:
+        for job in waiting:
+            results.append(await job)
+
+    await gatherResults([Deferred.fromCoroutine(work()) for _ in range(number)])
+    return results
+
+
+class LoopbackServer(ServerFactory):
+    """A server in the test's own process, on a free port of loopback."""
+
+    def __init__(self) -> None:
+        self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
+
+    @property
+    def url(self) -> str:
+        """The URL of the server."""
+        return url_of(self._port)
+
+    def close(self) -> Deferred[None] | None:
+        """Stop listening."""
+        closed: Deferred[None] | None = self._port.stopListening()
+        return closed
 
 
 def require(program: str) -> None:

@@ -16,11 +16,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress, IDelayedCall
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 
-from tests.functional.processes import url_of
+from tests.functional.processes import LoopbackServer
 
 #: Bytes that are sent at once.
 _PIECE = 65536
@@ -400,7 +400,7 @@ class Seeded:
         return self._random.choice(self._makes)(self._random)
 
 
-class Proxy(ServerFactory):
+class Proxy(LoopbackServer):
     """Brings requests to an update server, and what a plan makes of its answers to the box."""
 
     noisy = False
@@ -412,20 +412,10 @@ class Proxy(ServerFactory):
         self.passed: list[tuple[Message, str]] = []
         #: Bytes of bodies that were sent, by path.
         self.body_bytes: dict[str, int] = {}
-        self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return url_of(self._port)
+        super().__init__()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         return _Passage(self)
-
-    def close(self) -> Deferred[None] | None:
-        """Listen no more."""
-        closed: Deferred[None] | None = self._port.stopListening()
-        return closed
 
     async def answer(self, request: Message) -> Sending:
         """Ask the server, and decide what the box gets."""

@@ -637,10 +637,7 @@ async def test_bad_configuration(box: Box, content: str | None, sentence: str) -
     """A configuration that cannot be used ends the agent with one sentence that names the key."""
     if content is not None:
         box.config.write_text(content)
-    agent = box.launch()
-    assert await agent.ends() == 1
-    assert sentence.format(config=box.config) in agent.output
-    assert "Traceback" not in agent.output
+    await box.launch().refuses_to_start(sentence.format(config=box.config))
 
 
 @pytest_twisted.ensureDeferred
@@ -659,18 +656,14 @@ async def test_state_directory(box: Box, raw: RawServer) -> None:
     """A state directory that cannot be made ends the agent with a sentence."""
     box.configure(raw.url)
     agent = box.launch("--state-dir", box.config / "below-a-file")
-    assert await agent.ends() == 1
-    assert f"Cannot write in the state directory {box.config}/below-a-file" in agent.output
-    assert "Traceback" not in agent.output
+    await agent.refuses_to_start(f"Cannot write in the state directory {box.config}/below-a-file")
 
 
 @pytest_twisted.ensureDeferred
 async def test_two_agents(box: Box, raw: RawServer) -> None:
     """A second agent does not touch the state directory of the first."""
     await box.start_with(raw.url)
-    second = box.launch()
-    assert await second.ends() == 1
-    assert f"Another agent uses {box.state_dir}" in second.output
+    await box.launch().refuses_to_start(f"Another agent uses {box.state_dir}")
 
 
 # Agents that are killed

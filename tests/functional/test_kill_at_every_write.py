@@ -13,8 +13,7 @@ import json
 import os
 import shutil
 import signal
-import urllib.request
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from random import Random
@@ -24,8 +23,7 @@ import cattrs
 import pytest
 import pytest_twisted
 from attrs import frozen
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.threads import deferToThread
+from twisted.internet.defer import Deferred
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
@@ -33,8 +31,8 @@ from opq_twisted.box.state.records import Entry, Stage
 from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
 from tests.functional.faults import Faults, Operation, build
-from tests.functional.processes import TIMEOUT, Server, twistd
-from tests.functional.update_server import started
+from tests.functional.processes import Server, some_at_a_time
+from tests.functional.update_server import get, serving
 from tests.helpers.archives import file, folder, layout, stream, write_archive
 from tests.helpers.signed_metadata import Signed, channel
 from tests.helpers.torture import SEED, TORTURE, sample
@@ -170,11 +168,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     signed.targets(1, {name: channel(path) for name, path in archives.items()})
     signed.snapshot(1, 1)
     signed.timestamp(1, 1)
-    starting = started(twistd, updates)
-    server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
     digests = {path.name: digest(path) for path in (old, *archives.values())}
-    yield Site(server, (signed.folder / "1.root.json").read_bytes(), library, digests, old)
-    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+    with serving(updates) as server:
+        yield Site(server, (signed.folder / "1.root.json").read_bytes(), library, digests, old)
 
 
 class Lost(Exception):
@@ -269,13 +265,7 @@ class Trial:
         return True
 
     async def _ask(self, path: str, data: bytes | None = None) -> dict[str, Any]:
-        def fetch() -> bytes:
-            url = f"{self.box.agent.url}/{path}"
-            with urllib.request.urlopen(url, data, timeout=TIMEOUT) as response:
-                body: bytes = response.read()
-            return body
-
-        answer: dict[str, Any] = json.loads(await deferToThread(fetch))
+        answer: dict[str, Any] = json.loads(await get(f"{self.box.agent.url}/{path}", data))
         return answer
 
     async def _ends(self) -> None:
@@ -427,18 +417,6 @@ def ground(spawn: Spawn, site: Site, tmp_path: Path) -> Ground:
     return Ground(spawn, site, tmp_path)
 
 
-async def all_of(jobs: Iterable[Coroutine[Deferred[Any], Any, bool]]) -> list[bool]:
-    """Do each job, some at a time."""
-    waiting, results = iter(jobs), []
-
-    async def work() -> None:
-        for job in waiting:
-            results.append(await job)
-
-    await gatherResults([Deferred.fromCoroutine(work()) for _ in range(WORKERS)])
-    return results
-
-
 def choose(steps: list[Operation]) -> list[Kill]:
     """Choose when to kill."""
     every = [Kill(step.number, after=False) for step in steps]
@@ -453,7 +431,8 @@ def choose(steps: list[Operation]) -> list[Kill]:
 async def test_kill(ground: Ground, update: Update) -> None:
     """Killed at any step, it ends where the update leads."""
     steps = await ground.count(update)
-    struck = await all_of(ground.try_out(update, kill) for kill in choose(steps))
+    jobs = (ground.try_out(update, kill) for kill in choose(steps))
+    struck = await some_at_a_time(jobs, WORKERS)
     if TORTURE:
         # An update has not always as many steps as the one that was counted.
         number = len(steps) + 1
@@ -479,5 +458,5 @@ async def test_two_kills(ground: Ground) -> None:
         ]
         return ground.try_out(update, *kills)
 
-    await all_of(map(try_out, SEEDS))
+    await some_at_a_time(map(try_out, SEEDS), WORKERS)
     ground.nothing_is_wrong()

@@ -22,8 +22,8 @@ from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import OpqError
-from tests.functional.box import INSTALL, Box, Spawn
-from tests.functional.processes import Server, eventually, twistd
+from tests.functional.box import INSTALL, Box, Spawn, assert_clear
+from tests.functional.processes import Server, eventually
 from tests.functional.proxy import (
     ALL,
     QUICK,
@@ -41,7 +41,7 @@ from tests.functional.proxy import (
     other_file,
     other_range,
 )
-from tests.functional.update_server import started
+from tests.functional.update_server import serving
 from tests.helpers.archives import make_archive
 from tests.helpers.signed_metadata import Signed
 from tests.helpers.torture import SEED, TORTURE
@@ -59,10 +59,6 @@ AGENTS = 12 if TORTURE else 2
 
 #: Bytes that may be fetched twice after an interruption.
 TWICE = 1_000_000
-
-#: What an owner can read: one line of sentences, and nothing that only a programmer could.
-SENTENCE = re.compile(r"(?:[A-Z]|http://)[^\n]*\.")
-PROGRAMMERS = re.compile(r"Errno|object at 0x|<class|<twisted|\bb['\"]|Exception")
 
 #: What the agent says when a click has come to its end.
 AT_REST = "Stage: (?:idle|failed|rebooting)"
@@ -93,10 +89,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     signed = Signed(updates).init()
     signed.publish(1, path)
     signed.timestamp(1, 1)
-    starting = started(twistd, updates)
-    server = pytest_twisted.blockon(Deferred.fromCoroutine(starting))
-    yield Site(server, archive, (signed.folder / "1.root.json").read_bytes())
-    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+    with serving(updates) as server:
+        yield Site(server, archive, (signed.folder / "1.root.json").read_bytes())
 
 
 MakeProxy = Callable[[], Proxy]
@@ -173,12 +167,6 @@ class Download:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def assert_clear(sentence: str) -> None:
-    """It is for whoever owns the box."""
-    assert SENTENCE.fullmatch(sentence), sentence
-    assert not PROGRAMMERS.search(sentence), sentence
 
 
 # The downloader

@@ -1,4 +1,4 @@
-"""`opq-box` and a real agent: what an operator types, and what becomes of the box."""
+"""`opq-box` with a real agent: the commands of an operator, and their effects on the box."""
 
 import json
 import signal
@@ -20,35 +20,35 @@ FAILS = b"#!/bin/sh\necho something is wrong\nexit 7\n"
 
 
 class Operator:
-    """Somebody with a terminal, and a box elsewhere."""
+    """An operator with a terminal on another machine than the box."""
 
     def __init__(self, spawn: Spawn, box: Box) -> None:
         self._spawn = spawn
         self.box = box
 
     def begins(self, command: str, *more: object) -> Server:
-        """Type a command that takes its time."""
+        """Start a command that runs for a while."""
         return self._spawn(PROGRAM, command, "--url", self.box.agent.url, *more)
 
     async def types(self, command: str, *more: object, status: int = 0) -> str:
-        """Type a command; returns what it prints."""
+        """Run a command to its end; returns its output."""
         typed = self.begins(command, *more)
         assert await typed.ends() == status, typed.output
         return typed.output
 
     async def reads(self, command: str, *more: object, status: int = 0) -> Any:
-        """Let a program type a command; returns what it reads."""
+        """Run a command with `--json`; returns the document that it prints."""
         return json.loads(await self.types(command, "--json", *more, status=status))
 
 
 @pytest.fixture
 def operator(spawn: Spawn, box: Box) -> Operator:
-    """Who looks after that box."""
+    """The operator of the box."""
     return Operator(spawn, box)
 
 
 async def reboots(box: Box) -> None:
-    """Wait until the box goes down, and let it come up again at its old address."""
+    """Wait until the agent stops for the reboot, and start it again at the same address."""
     assert await box.agent.ends() == -signal.SIGTERM, box.agent.output
     await box.start_again()
 
@@ -57,7 +57,7 @@ async def reboots(box: Box) -> None:
 async def test_update(
     start_box: StartBox, operator: Operator, box: Box, updates: Path, gate: Gate
 ) -> None:
-    """From one release to the next, followed through the reboot; Ctrl-C does not stop the box."""
+    """The commands follow an update through the reboot; Ctrl-C ends the command only."""
     archive(updates, NEW, INSTALL + gate.wait.encode())
     await start_box()
 
@@ -99,7 +99,7 @@ async def test_update(
 async def test_returns(
     start_box: StartBox, operator: Operator, box: Box, updates: Path, tmp_path: Path
 ) -> None:
-    """A box that adopted its first release returns to it; the bad one is refused, and forgiven."""
+    """A box goes back to its adopted release; the failed one is blocked, and then unblocked."""
     archive(updates, NEW, FAILS)
     await start_box()
     paths = ("--config", box.config, "--state-dir", box.state_dir)
@@ -121,7 +121,7 @@ async def test_returns(
 
 @pytest_twisted.ensureDeferred
 async def test_password(start_box: StartBox, operator: Operator, box: Box, tmp_path: Path) -> None:
-    """A box with a password does nothing for who does not know it."""
+    """A box with a password accepts actions with the password only."""
     hashed, known = tmp_path / "hashed", tmp_path / "known"
     known.write_text("open sesame\n")
     status, _, error = await run("sh", "-c", f"{PROGRAM} password {hashed} <{known}")

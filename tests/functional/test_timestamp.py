@@ -265,9 +265,7 @@ async def test_encrypted_key(start: StartDaemon, updates: Path, tmp_path: Path) 
     )
     await server.says(SIGNED.format(2))
     server = start("opq-update-server", "--updates-dir", updates, "--timestamp-key", path)
-    assert await server.ends() == 1
-    assert f"The key {path} is encrypted, and no passphrase was given." in server.output
-    assert "Traceback" not in server.output
+    await server.refuses_to_start(f"The key {path} is encrypted, and no passphrase was given.")
 
 
 async def kept(nginx: Server, path: str) -> Answer:

@@ -3,14 +3,18 @@
 import os
 import socket
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import TIMEOUT, Server, until
+from tests.functional.processes import TIMEOUT, Server, twistd, until
 from tests.helpers.archives import make_archive, make_large_archive
 
 #: More than the buffers between a server and a client hold.
@@ -32,11 +36,19 @@ async def started(start: StartDaemon, updates: Path, *options: object) -> Server
     return server
 
 
-async def get(url: str) -> bytes:
-    """Ask as Python's own client does."""
+@contextmanager
+def serving(updates: Path) -> Iterator[Server]:
+    """Run a server for all tests of a module."""
+    server = pytest_twisted.blockon(Deferred.fromCoroutine(started(twistd, updates)))
+    yield server
+    pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
+
+
+async def get(url: str, data: bytes | None = None) -> bytes:
+    """Send a request with Python's own client: GET, or POST with the data."""
 
     def fetch() -> bytes:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(url, data, timeout=TIMEOUT) as response:
             body: bytes = response.read()
         return body
 
