@@ -21,6 +21,9 @@ _NO_HARD_LINKS = (
 _NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 _NO_LOCKS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK)
 
+#: The mode of files that other users, such as a server, have to read.
+READABLE_BY_ALL = 0o644
+
 #: With these flags the opening of a FIFO or a device does not block.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 

@@ -18,7 +18,6 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import InvalidName, ReleaseFailed
 from opq_twisted.common.progress_bar import Progress
 
-_READABLE_BY_ALL = 0o644
 _TO_READ = 0o444
 
 
@@ -80,7 +79,7 @@ def copy_archive(archive: OpenArchive, updates: Path, progress: Progress) -> Ite
         with files.create(draft, 0o600) as copy:
             target_file = _read(archive, copy, progress)
             copy.flush()
-            os.fchmod(copy.fileno(), _READABLE_BY_ALL)
+            os.fchmod(copy.fileno(), files.READABLE_BY_ALL)
             files.sync(copy.fileno())
         yield target_file
         try:

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from attrs import define, field
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot
@@ -30,20 +31,16 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 Passphrase = Callable[[], bytes]
 
 
+@define(eq=False)
 class KeyFolder:
     """Finds the private keys of roles by the ids in a root, and opens them with one passphrase."""
 
-    def __init__(
-        self, folder: Path, passphrase: Passphrase, advise: Callable[[str], object] = lambda _: None
-    ) -> None:
-        """
-        :param passphrase: returns the passphrase; called when the first key is opened or made.
-        :param advise: called with a sentence if the file of an opened key could be safer.
-        """
-        self.folder = folder
-        self.passphrase = passphrase
-        self._advise = advise
-        self._opened: dict[Path, CryptoSigner] = {}
+    folder: Path
+    #: Returns the passphrase; called when the first key is opened or made.
+    passphrase: Passphrase
+    #: Called with a sentence if the file of an opened key could be safer.
+    _advise: Callable[[str], object] = lambda _: None
+    _opened: dict[Path, CryptoSigner] = field(init=False, factory=dict)
 
     def create(self, role: str, passphrase: Passphrase | None = None) -> Key:
         """
@@ -241,7 +238,7 @@ class KeyFolder:
         if not self.folder.is_dir():
             return
         try:
-            files.write(path, data, 0o644)
+            files.write(path, data, files.READABLE_BY_ALL)
         except OSError as error:
             if error.errno not in _READ_ONLY:
                 raise

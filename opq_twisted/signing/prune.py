@@ -28,9 +28,8 @@ def prune(signer: RepositorySigner, keep: int) -> Pruned:
     Keep only the newest archives, and those that a channel needs; sign nothing if those are all.
 
     :param keep: how many of the newest archives stay.
-    :raises ReleaseFailed: if a key is missing, or boxes would refuse the result.
-    :raises KeyUnusable: if a key cannot be opened.
-    :raises OSError: if the disk is full or fails.
+    :raises ReleaseFailed: if `keep` is negative. It also raises the errors of
+        `RepositorySigner.change`.
     """
     if keep < 0:
         raise ReleaseFailed(f"No {keep} archives can be kept: give a number from 0.")

@@ -26,8 +26,6 @@ from opq_twisted.trust.repository_reader import (
 #: More versions than interruptions can have used up since the newest valid file.
 _MAX_UNUSED = 1000
 
-_READABLE_BY_ALL = 0o644
-
 
 class Repository:
     """
@@ -169,7 +167,7 @@ class Repository:
             path = self.folder / document.name
             if os.path.lexists(path):
                 raise ReleaseFailed(f"{path} is there already, and a number is never used twice.")
-            files.write(path, document.data, _READABLE_BY_ALL)
+            files.write(path, document.data, files.READABLE_BY_ALL)
 
     def remove_superseded(self) -> None:
         """

@@ -14,8 +14,6 @@ from opq_twisted.signing.key_folder import KeyFolder
 from opq_twisted.trust.key_ids import verify_key_ids
 from opq_twisted.trust.tuf_client import max_size
 
-_READABLE_BY_ALL = 0o644
-
 #: Bytes: two indented roots of the size that boxes read.
 _MAX_SIZE = 4 << 20
 
@@ -110,7 +108,7 @@ class Draft:
             "previous": None if self.previous is None else json.loads(self.previous.to_bytes()),
             "root": json.loads(self.root.to_bytes()),
         }
-        files.write(self.path, json.dumps(parts, indent=1).encode(), _READABLE_BY_ALL)
+        files.write(self.path, json.dumps(parts, indent=1).encode(), files.READABLE_BY_ALL)
 
     def _require_no_loss(self) -> None:
         try:

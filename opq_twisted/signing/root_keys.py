@@ -27,7 +27,8 @@ class RootSigner(RepositorySigner):
     Signs roots with the root keys in one folder.
 
     Each method returns a draft if the keys in the folder are too few to sign the root. Another
-    holder appends signatures to the draft.
+    holder appends signatures to the draft. Each method raises `KeyUnusable` if a key cannot be made
+    or opened, and `OSError` if the disk is full or fails.
     """
 
     def init(
@@ -44,8 +45,6 @@ class RootSigner(RepositorySigner):
 
         :param public: keys that were made elsewhere, by role.
         :raises ReleaseFailed: if there is a root already, or the numbers make no sense.
-        :raises KeyUnusable: if a key cannot be made or opened.
-        :raises OSError: if the disk is full or fails.
         """
         if not 1 <= root_threshold <= root_keys <= _MAX_ROOT_KEYS:
             raise ReleaseFailed(
@@ -96,8 +95,6 @@ class RootSigner(RepositorySigner):
         Make the next root, with the same keys, for a year from now.
 
         :raises ReleaseFailed: if no root key is here, or boxes would refuse the result.
-        :raises KeyUnusable: if a key cannot be opened.
-        :raises OSError: if the disk is full or fails.
         """
         with self.repository.locked():
             current = self.roots()[-1]
@@ -118,8 +115,6 @@ class RootSigner(RepositorySigner):
         :param public: keys that were made elsewhere, by role.
         :param replaced: the beginning of the id of the root key that is replaced.
         :raises ReleaseFailed: if a key is missing, or boxes would refuse the result.
-        :raises KeyUnusable: if a key cannot be made or opened.
-        :raises OSError: if the disk is full or fails.
         """
         _require_named(roles, public, replaced)
         with self.repository.locked():
@@ -154,8 +149,6 @@ class RootSigner(RepositorySigner):
         :returns: the draft while it lacks signatures, or while it cannot be placed from here.
         :raises ReleaseFailed: if it does not follow the root that is known here, or boxes would
             refuse it.
-        :raises KeyUnusable: if a key cannot be opened.
-        :raises OSError: if the disk is full or fails.
         """
         self._require_usual_life(draft)
         if not self.repository.updates.is_dir():

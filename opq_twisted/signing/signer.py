@@ -8,6 +8,7 @@ from attrs import frozen
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets
 
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.common import wording
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.signing.dry_run import is_channel_target, try_metadata_sets, try_roots
 from opq_twisted.signing.key_folder import KeyFolder
@@ -33,13 +34,7 @@ class RepositorySigner:
     now: Callable[[], datetime]
 
     def resign(self) -> None:
-        """
-        Sign targets and snapshot again, for a year from now.
-
-        :raises ReleaseFailed: if a key is missing, or boxes would refuse the result.
-        :raises KeyUnusable: if a key cannot be opened.
-        :raises OSError: if the disk is full or fails.
-        """
+        """Sign targets and snapshot again, for a year; it raises the errors of `change`."""
         self.change(lambda targets: None)
 
     def drop(self, channels: Sequence[str]) -> list[str]:
@@ -47,10 +42,7 @@ class RepositorySigner:
         Remove channels; their boxes keep the release that they have.
 
         :returns: the archives that the channels offered, except those that another channel needs.
-        :raises ReleaseFailed: if there is no such channel, a key is missing, or boxes would
-            refuse the result.
-        :raises KeyUnusable: if a key cannot be opened.
-        :raises OSError: if the disk is full or fails.
+        :raises ReleaseFailed: if there is no such channel. It also raises the errors of `change`.
         """
         dropped: list[TargetFile] = []
 
@@ -94,7 +86,7 @@ class RepositorySigner:
             raise ReleaseFailed(
                 f"Root {root.version} has expired, and boxes would refuse all that follows: run "
                 f"opq-release renew-root first. It was good until {root.expires:%Y-%m-%d}, and "
-                f"this machine's clock shows {describe_time(self.now().timestamp())}."
+                f"this machine's clock shows {wording.utc(self.now().timestamp())}."
             )
         current = self.repository.current(root)
         self.key_folder.require_not_behind(current.snapshot.signed)
@@ -178,19 +170,11 @@ def describe_future(targets: Iterable[TargetFile], now: datetime) -> str | None:
         return None
     version = max(newest[name] for name in channels)
     return (
-        f"Release {version} was built at {describe_time(version)} by its name, and this machine's "
-        f"clock shows {describe_time(now.timestamp())}. If this clock is behind, set it right. If "
+        f"Release {version} was built at {wording.utc(version)} by its name, and this machine's "
+        f"clock shows {wording.utc(now.timestamp())}. If this clock is behind, set it right. If "
         "it is right, the other one was ahead, and boxes wait for that time: run opq-release drop "
         f"{' '.join(channels)}, and publish a release that was built with the right time."
     )
-
-
-def describe_time(seconds: float) -> str:
-    """Write a time since 1970 for people."""
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
-    except (OverflowError, ValueError):
-        return "a time after the year 9999"
 
 
 def require_channel(targets: Mapping[str, TargetFile], channel: str) -> TargetFile:

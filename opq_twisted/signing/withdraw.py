@@ -27,10 +27,8 @@ def withdraw(signer: RepositorySigner, channel: str, version: int | None = None)
     Boxes that have the later release keep it, because the earlier one is not a downgrade.
 
     :param version: the earlier release; None for the last one that was for all boxes.
-    :raises ReleaseFailed: if there is no such channel, the earlier release is unknown or missing, a
-        key is missing, or boxes would refuse the result.
-    :raises KeyUnusable: if a key cannot be opened.
-    :raises OSError: if the disk is full or fails.
+    :raises ReleaseFailed: if there is no such channel, or the earlier release is unknown or
+        missing. It also raises the errors of `RepositorySigner.change`.
     """
     withdrawn: list[TargetFile] = []
 

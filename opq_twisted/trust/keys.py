@@ -6,10 +6,7 @@ from pathlib import Path
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
@@ -96,7 +93,11 @@ def advice(path: Path) -> str | None:
 
 def _open(path: Path, passphrase: bytes | None) -> PrivateKeyTypes:
     pem = _read(path)
-    _require_private(path)
+    if files.is_open_to_others(path):
+        raise KeyUnusable(
+            f"Every user of this machine can read or change the key {path}: run chmod 600 {path}, "
+            "or, where it lies on a medium without permissions (FAT), copy it to another one."
+        )
     if b"ENCRYPTED" not in pem:
         passphrase = None
     elif not passphrase:
@@ -123,14 +124,6 @@ def _cannot_be_opened(path: Path) -> KeyUnusable:
 def _require(passphrase: bytes) -> None:
     if not passphrase:
         raise KeyUnusable("A key needs a passphrase that is not empty.")
-
-
-def _require_private(path: Path) -> None:
-    if files.is_open_to_others(path):
-        raise KeyUnusable(
-            f"Every user of this machine can read or change the key {path}: run chmod 600 {path}, "
-            "or, where it lies on a medium without permissions (FAT), copy it to another one."
-        )
 
 
 def _write(path: Path, pem: bytes) -> None:

@@ -171,13 +171,11 @@ class RepositoryReader:
         return versions
 
     def _load(self, kind: type[_T], name: str) -> Document[_T]:
-        return parse(kind, name, self._read(name))
-
-    def _read(self, name: str) -> bytes:
         try:
-            return files.read(self.folder / name, max_size(name))
+            data = files.read(self.folder / name, max_size(name))
         except OSError as error:
             raise explain(name, error) from None
+        return parse(kind, name, data)
 
 
 def explain(name: str, error: OSError) -> Exception:

@@ -89,11 +89,7 @@ def max_size(url: str) -> int:
 
 
 def look_up(
-    cache: Path,
-    base_url: str,
-    root: bytes,
-    fetched: Fetched,
-    target: str | None,
+    cache: Path, base_url: str, root: bytes, fetched: Fetched, target: str | None
 ) -> TargetFile | None:
     """
     Run TUF's client workflow (TUF specification, section 5) from the trusted root.

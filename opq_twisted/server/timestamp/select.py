@@ -11,12 +11,7 @@ from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.offer import read_needed_before
-from opq_twisted.trust.repository_reader import (
-    Document,
-    MetadataSet,
-    Unusable,
-    require_signed,
-)
+from opq_twisted.trust.repository_reader import Document, MetadataSet, Unusable, require_signed
 
 #: How many snapshots are tried, from the newest on.
 _MAX_TRIED = 16

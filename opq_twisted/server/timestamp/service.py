@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from securesystemslib.signer import Signer
@@ -104,7 +105,9 @@ class Timestamper(Service):
         with self._log.failuresHandled("checking the signed metadata failed"):
             try:
                 # The watch comes first: earlier changes are read, and later ones are reported.
-                self._renew_watch()
+                # When a missing folder appears, the updates directory reports that.
+                with suppress(OSError):
+                    self._watch.renew()
                 self.metadata_state = await self._in_thread(
                     refresh_timestamp, self._folder, self._catalog.snapshot, self._signer, now
                 )
@@ -120,13 +123,6 @@ class Timestamper(Service):
                     observer(self.metadata_state)
         self._failure = failure
         self._alert_log.log(self._alerts(now), now)
-
-    def _renew_watch(self) -> None:
-        try:
-            self._watch.renew()
-        except OSError:
-            # The folder is missing. When it appears, the updates directory reports that.
-            return
 
     def _alerts(self, now: float) -> list[Alert]:
         failures = [] if self._failure is None else [self._failure]

@@ -23,8 +23,6 @@ LIFE = timedelta(days=7)
 #: A timestamp that expires later than this was signed while the clock was wrong.
 _MAX_LIFE = LIFE + timedelta(days=1)
 
-_READABLE_BY_ALL = 0o644
-
 
 def reason_to_sign(
     timestamp: Document[Timestamp] | None, metadata_set: MetadataSet, now: datetime
@@ -115,6 +113,6 @@ def write_timestamp(folder: Path, timestamp: Document[Timestamp]) -> None:
     path = folder / timestamp.name
     try:
         # A mirror that copies the folder may be another user.
-        files.write(path, timestamp.data, _READABLE_BY_ALL)
+        files.write(path, timestamp.data, files.READABLE_BY_ALL)
     except OSError as error:
         raise Unusable(f"Cannot write {path}: {error.strerror}.") from None
