@@ -80,6 +80,11 @@ class UpdaterCase(SynchronousTestCase):
         """The entry that another agent would read."""
         return Journal(self.bench.journal_path, "").entry
 
+    @property
+    def refused(self) -> list[int]:
+        """The blocked releases in that entry."""
+        return [each.version for each in self.on_disk().refused]
+
     def change_journal(self, **changes: Any) -> None:
         content = json.loads(self.bench.journal_path.read_text())
         self.bench.journal_path.write_text(json.dumps({**content, **changes}))
@@ -126,6 +131,11 @@ class UpdaterCase(SynchronousTestCase):
             (entry.attempts[-1].outcome, entry.attempts[-1].reason), ("failed", reason)
         )
 
+    def assert_at_rest(self, installed: int) -> None:
+        """The box is at rest with this release."""
+        status = self.bench.status
+        self.assertEqual((status.stage, status.installed), (Stage.IDLE, installed))
+
     def assert_works_again(self) -> None:
         """A new click goes all the way."""
         before = len(self.bench.steps.begun)
@@ -165,13 +175,16 @@ class HealthyCase(UpdaterCase):
         self.bench.steps.succeed(0)
         self.assertEqual(self.bench.steps.names[-1], "reboot")
 
+    def come_back(self, cause: str, boot_id: str) -> None:
+        """Boot with the last good release, whose script has succeeded; the box gives the cause."""
+        self.boot(boot_id)
+        self.bench.steps.succeed(0)
+        self.assert_returned(cause)
+
     def assert_returned(self, cause: str) -> None:
         """The box is at rest on the last good release, and gives the cause."""
-        status = self.bench.status
-        self.assertEqual((status.stage, status.installed), (Stage.IDLE, OLD))
-        self.assertEqual(
-            status.message, f"Release {NEW} failed, and the box runs {OLD} again. {cause}"
-        )
+        self.assert_at_rest(OLD)
+        message = f"Release {NEW} failed, and the box runs {OLD} again. {cause}"
         attempt = self.on_disk().attempts[-1]
         self.assertEqual((attempt.version, attempt.outcome), (NEW, "returned"))
-        self.assertEqual(attempt.reason, status.message)
+        self.assertEqual((self.bench.status.message, attempt.reason), (message, message))

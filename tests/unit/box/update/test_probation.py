@@ -40,7 +40,7 @@ class TrialCase(HealthyCase):
         self.bench.steps.succeed()
         self.assertEqual(self.bench.steps.names[-1], "newest")
         self.answer(answer)
-        self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
+        self.assert_at_rest(NEW)
 
     def check(self, answer: int | Offer | Exception | None) -> Deferred[int | None]:
         """Check once; an error is not of interest here."""
@@ -50,18 +50,16 @@ class TrialCase(HealthyCase):
         """Let the box run, hour by hour."""
         self.bench.clock.pump([HOUR] * hours)
 
-    def go_back(self, after: int = 72) -> None:
-        """Let the trial end, and the box roll back."""
+    def leave(self, after: int) -> None:
+        """Let the trial end after so many hours, and the last good release be installed again."""
         self.run_for(after)
         self.answer(NOBODY)
         self.install_last_good()
-        self.boot("third boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned(REASON)
 
-    @property
-    def refused(self) -> list[int]:
-        return [each.version for each in self.on_disk().refused]
+    def go_back(self, after: int = 72) -> None:
+        """Let the trial end, and the box roll back."""
+        self.leave(after)
+        self.come_back(REASON, "third boot")
 
 
 class ProofTests(TrialCase):
@@ -161,9 +159,7 @@ class ProofTests(TrialCase):
         self.bench.steps.fail(NOBODY)
         trial = self.on_disk().trial
         self.assertEqual(trial and trial.release.version, NEW)
-        self.run_for(72)
-        self.answer(NOBODY)
-        self.install_last_good()
+        self.leave(after=72)
 
     def test_first_update(self) -> None:
         """Without a last good release, a healthy one becomes it at once."""
@@ -217,9 +213,7 @@ class ReturnTests(TrialCase):
         self.boot("third boot")
         self.run_for(31)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.run_for(1)
-        self.answer(NOBODY)
-        self.install_last_good()
+        self.leave(after=1)
 
     def test_short_boots(self) -> None:
         """A box that is switched off within each hour rolls back, too."""
@@ -257,18 +251,14 @@ class ReturnTests(TrialCase):
         self.run_for(1)
         self.assertEqual(self.bench.status.stage, Stage.CHECKING)
         self.bench.steps.fail(NOBODY)
-        self.run_for(1)
-        self.answer(NOBODY)
-        self.install_last_good()
+        self.leave(after=1)
 
     def test_disk_full(self) -> None:
         """Uptime that cannot be recorded counts all the same."""
         self.confirm()
         self.run_for(70)
         self.fill_disk()
-        self.run_for(2)
-        self.answer(NOBODY)
-        self.install_last_good()
+        self.leave(after=2)
 
     def test_unfit(self) -> None:
         """A box that cannot roll back now goes on checking, and rolls back when it can."""
@@ -278,9 +268,7 @@ class ReturnTests(TrialCase):
         self.answer(NOBODY)
         self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
         self.bench.preflight.unfit = None
-        self.run_for(1)
-        self.answer(NOBODY)
-        self.install_last_good()
+        self.leave(after=1)
 
     def test_no_way_back(self) -> None:
         """If the archive of the last good release is damaged, the box does not roll back."""
@@ -338,7 +326,7 @@ class ReturnTests(TrialCase):
         self.check(NOBODY)
         self.assertEqual(self.refused, [])
         self.run_for(30 * 24)
-        self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, OLD))
+        self.assert_at_rest(OLD)
         self.check(NEW)
         self.assertTrue(self.bench.updater.is_due)
 
@@ -346,9 +334,7 @@ class ReturnTests(TrialCase):
         """A release that cannot reach the server a second time stays blocked."""
         self.test_network_to_blame()
         self.confirm_again()
-        self.run_for(72)
-        self.answer(NOBODY)
-        self.install_last_good()
+        self.leave(after=72)
         self.boot("sixth boot")
         self.bench.steps.succeed(0)
         self.check(NOBODY)
@@ -415,9 +401,7 @@ class OtherReleaseTests(TrialCase):
         self.boot("third boot")
         self.assertEqual((self.refused, self.on_disk().trial), ([], None))
         self.run_for(100)
-        self.assertEqual(
-            (self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEWER)
-        )
+        self.assert_at_rest(NEWER)
 
     def test_unreadable(self) -> None:
         """If the version cannot be read, the trial goes on."""

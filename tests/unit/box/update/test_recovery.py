@@ -35,7 +35,7 @@ class ResumeTests(UpdaterCase):
                 self.bench.restart("last boot")
                 self.assertEqual(self.bench.steps.begun, [])
                 self.assert_failed("The update was interrupted 3 times. Click to try again.")
-                self.assertEqual(self.on_disk().refused, ())
+                self.assertEqual(self.refused, [])
                 self.assert_works_again()
 
     def test_nobody_clicked(self) -> None:
@@ -98,14 +98,14 @@ class ResumeTests(UpdaterCase):
                 self.bench.steps.succeed(7)
                 log = self.folder / "box_update.log"
                 self.assert_failed(f"install_update.sh ended with exit status 7. See {log}.")
-                self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+                self.assertEqual(self.refused, [NEW])
 
     def test_script_hung(self) -> None:
         """A script that does not end in time is to blame, too."""
         self.interrupt_install("first boot")
         self.bench.steps.fail(InstallFailed("It took too long."))
         self.assert_failed("It took too long.")
-        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+        self.assertEqual(self.refused, [NEW])
 
     def test_rebooted_by_script(self) -> None:
         """If the script installed the release and rebooted the box, the update goes on."""
@@ -139,7 +139,7 @@ class ResumeTests(UpdaterCase):
         self.bench.steps.succeed(None)
         self.assertEqual(self.bench.steps.names, ["wait"])
         self.assert_failed(f"Release {NEW} was interrupted 3 times. Click to try again.")
-        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+        self.assertEqual(self.refused, [NEW])
         self.assert_works_again()
 
     def test_says_what_it_does(self) -> None:
@@ -160,7 +160,7 @@ class ResumeTests(UpdaterCase):
             self.bench.clock.advance(60)
         self.bench.steps.succeed(None)
         self.proceed("reboot")
-        self.assertEqual(self.on_disk().refused, ())
+        self.assertEqual(self.refused, [])
 
     def test_archive_lost(self) -> None:
         """A damaged archive is not installed; a click downloads it again."""
@@ -169,7 +169,7 @@ class ResumeTests(UpdaterCase):
         self.bench.steps.succeed(None)
         self.assertEqual(self.bench.steps.names, ["wait", "open"])
         self.assert_failed("It is lost.")
-        self.assertEqual(self.on_disk().refused, ())
+        self.assertEqual(self.refused, [])
         self.assert_works_again()
 
     def test_power_cut_while_unpacking_again(self) -> None:
@@ -278,7 +278,7 @@ class ResumeTests(UpdaterCase):
                 self.reboot(version)
                 log = self.folder / "box_update.log"
                 self.assert_failed(f"After the reboot the box runs {runs}, not {NEW}. See {log}.")
-                self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+                self.assertEqual(self.refused, [NEW])
                 self.bench.set_installed(OLD)
                 self.bench.restart("third boot")
                 self.find(NEW, automatic=True)
@@ -301,7 +301,7 @@ class ResumeTests(UpdaterCase):
         self.assertEqual(self.bench.status.message, "The box's disk fails: Input/output error.")
         self.bench.clock.advance(60)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(self.on_disk().refused, ())
+        self.assertEqual(self.refused, [])
 
     def test_confirming(self) -> None:
         """An agent that was interrupted while it confirmed goes on confirming."""
@@ -430,9 +430,7 @@ class ConfirmTests(HealthyCase):
             self.assertEqual(self.bench.health.deadline, self.bench.clock.seconds() + 600)
         self.boot("fifth boot")
         self.install_last_good()
-        self.boot("sixth boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned(f"The box restarted 3 times while it confirmed release {NEW}.")
+        self.come_back(f"The box restarted 3 times while it confirmed release {NEW}.", "sixth boot")
 
     def test_busy_machine(self) -> None:
         """If the machine is too busy to judge the release, it gets its time again."""
@@ -446,7 +444,7 @@ class ConfirmTests(HealthyCase):
         self.boot("second boot")
         self.bench.steps.succeed()
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
-        self.assertEqual(self.on_disk().refused, ())
+        self.assertEqual(self.refused, [])
 
     def test_disk_full(self) -> None:
         """A release that cannot become the last good one is installed all the same."""
@@ -482,7 +480,7 @@ class ConfirmTests(HealthyCase):
             self.assertEqual(self.bench.steps.names[-1], "judge")
         self.bench.preflight.unfit = None
         self.bench.steps.succeed()
-        self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
+        self.assert_at_rest(NEW)
 
     def test_again_and_again(self) -> None:
         """A release whose agent dies again and again is not confirmed for ever."""

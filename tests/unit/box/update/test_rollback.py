@@ -20,10 +20,8 @@ class ReturnTests(HealthyCase):
         """It installs the last good release again, and the bad one only after a click."""
         self.fall_ill()
         self.install_last_good()
-        self.boot("third boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned("It is not healthy.")
-        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+        self.come_back("It is not healthy.", "third boot")
+        self.assertEqual(self.refused, [NEW])
         self.find(NEW, automatic=True)
         self.assertIn(f"Release {NEW} is refused", self.bench.status.message)
         self.assert_works_again()
@@ -33,9 +31,7 @@ class ReturnTests(HealthyCase):
         self.click("install")
         self.bench.steps.fail(error)
         self.install_last_good()
-        self.boot("second boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned(str(error))
+        self.come_back(str(error), "second boot")
 
     def test_script_fails(self) -> None:
         """The box rolls back after a script that failed."""
@@ -57,7 +53,7 @@ class ReturnTests(HealthyCase):
         self.proceed("install")
         self.bench.steps.fail(NotStarted("It was not started."))
         self.install_last_good()
-        self.assertEqual(self.on_disk().refused, ())
+        self.assertEqual(self.refused, [])
 
     def test_box_at_fault(self) -> None:
         """If the box was at fault it rolls back, too; the release is not blocked."""
@@ -65,10 +61,8 @@ class ReturnTests(HealthyCase):
         self.click("install")
         self.bench.steps.fail(InstallFailed("It ended with 1."))
         self.install_last_good()
-        self.boot("second boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned("It ended with 1. The box cannot write in /opt.")
-        self.assertEqual(self.on_disk().refused, ())
+        self.come_back("It ended with 1. The box cannot write in /opt.", "second boot")
+        self.assertEqual(self.refused, [])
         self.find(NEW, automatic=True)
         self.assertIn("The box tries again later", self.bench.status.message)
 
@@ -93,9 +87,7 @@ class ReturnTests(HealthyCase):
         self.bench.steps.succeed(0)
         self.assertEqual(self.bench.steps.names, ["wait", "reboot"])
         self.bench.steps.succeed()
-        self.boot("second boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned("It is not healthy.")
+        self.come_back("It is not healthy.", "second boot")
 
     def test_stopped_by_reboot(self) -> None:
         """A sandbox keeps its boot id: there an orderly stop of the agent means the reboot."""
@@ -103,9 +95,7 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
         self.bench.updater.stopService()
         self.assertTrue(self.on_disk().reboot_under_way)
-        self.boot("second boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned("It is not healthy.")
+        self.come_back("It is not healthy.", "second boot")
 
     def test_stopped_before_reboot(self) -> None:
         """An agent that is stopped before the reboot has not rebooted the box."""
@@ -149,9 +139,7 @@ class ReturnTests(HealthyCase):
         self.assertEqual(self.bench.status.stage, Stage.FAILED)
         self.boot("third boot")
         self.install_last_good()
-        self.boot("fourth boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned("It is not healthy.")
+        self.come_back("It is not healthy.", "fourth boot")
 
     def test_unforeseen(self) -> None:
         """An unforeseen error of the agent counts as one of the tries."""
@@ -225,9 +213,7 @@ class ReturnTests(HealthyCase):
         self.install_last_good()
         self.refuse_reboot("Reboot it by hand.")
         self.assert_failed("Reboot it by hand.")
-        self.boot("third boot")
-        self.bench.steps.succeed(0)
-        self.assert_returned("It is not healthy.")
+        self.come_back("It is not healthy.", "third boot")
 
     def test_rebooted_by_script(self) -> None:
         """If the script reboots the box it leaves no status: then the release counts."""
@@ -266,7 +252,7 @@ class RescuedTests(HealthyCase):
             "Its agent did not start, or made no progress, and the rescue script installed the "
             "last good release again."
         )
-        self.assertEqual([item.version for item in self.on_disk().refused], [NEW])
+        self.assertEqual(self.refused, [NEW])
         self.assertFalse((self.folder / "rescued").exists())
 
     def test_disk_full(self) -> None:
@@ -284,8 +270,8 @@ class RescuedTests(HealthyCase):
         (self.folder / "rescued").write_text(f"{OLD}\n")
         self.boot_new()
         self.bench.steps.succeed()
-        self.assertEqual((self.bench.status.stage, self.bench.status.installed), (Stage.IDLE, NEW))
-        self.assertEqual(self.on_disk().refused, ())
+        self.assert_at_rest(NEW)
+        self.assertEqual(self.refused, [])
 
     def test_the_same_again(self) -> None:
         """If the script has installed the new release again, the update goes on."""

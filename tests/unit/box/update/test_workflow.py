@@ -291,7 +291,7 @@ class BoxFaultTests(UpdaterCase):
 
     def assert_not_blocked(self, reason: str) -> None:
         self.assert_failed(reason)
-        self.assertEqual(self.on_disk().refused, ())
+        self.assertEqual(self.refused, [])
 
     def test_unfit(self) -> None:
         """If the box cannot install a release it is not downloaded; a click gets the reason."""
