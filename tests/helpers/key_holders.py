@@ -130,6 +130,11 @@ class HoldersCase(SynchronousTestCase):
     def serve(self) -> MetadataState:
         return serve(self.signer)
 
+    def assert_served(self, version: int, box: TufClient | None = None) -> None:
+        """The server offers a release without an alert, and a box finds it."""
+        self.assertEqual(self.serve().alerts, ())
+        self.assertEqual((box or self.box()).version(), version)
+
     def box(self) -> TufClient:
         return TufClient(self.tuf)
 

@@ -80,13 +80,14 @@ class RescuedBox(RootFolder):
         (folder / "made").write_text("long ago\n")
         if before is not None:
             (folder / ".previous").symlink_to(f"../{before}")
-        for link, target in (
-            ("current", f"releases/{version}"),
-            ("previous", "current/.previous"),
-        ):
-            (self.prefix / link).unlink(missing_ok=True)
-            (self.prefix / link).symlink_to(target)
+        self.link("current", f"releases/{version}")
+        self.link("previous", "current/.previous")
         return folder
+
+    def link(self, name: str, target: str) -> None:
+        """Let "current" or "previous" lead to a release."""
+        (self.prefix / name).unlink(missing_ok=True)
+        (self.prefix / name).symlink_to(target)
 
     def last_good(self, script: bytes = INSTALLER.replace(b"@HERE@", b"")) -> None:
         """Make the archive of release 100 the last good one."""

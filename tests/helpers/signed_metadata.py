@@ -137,6 +137,11 @@ class Signed:
         self.targets(version, channels, days=days)
         self.snapshot(version, version, days=days)
 
+    def announce(self, version: int, *archives: Path) -> None:
+        """Publish archives, and announce them with a timestamp of the same version."""
+        self.publish(version, *archives)
+        self.timestamp(version, version)
+
     def write(self, metadata: Metadata[Any], *signers: CryptoSigner) -> Metadata[Any]:
         """Sign metadata, and rename it into the folder."""
         metadata.signatures.clear()
@@ -178,6 +183,5 @@ def with_one_release(updates: Path, version: int) -> tuple[Signed, Path]:
     archive = updates / f"opq-box-update-{version}.tar.bz2"
     archive.write_bytes(b"an archive")
     signed = Signed(updates).init()
-    signed.publish(1, archive)
-    signed.timestamp(1, 1)
+    signed.announce(1, archive)
     return signed, archive

@@ -43,12 +43,14 @@ class RescueCase(SynchronousTestCase):
     def setUp(self) -> None:
         require_shell("dash", "The boxes' shell is dash.")
         self.box = self.fresh("a box")
-        self.box.release(100)
-        self.box.release(200, before=100)
 
-    def fresh(self, name: str) -> RescuedBox:
+    def fresh(self, name: str, live: int = 200, before: int | None = 100) -> RescuedBox:
+        """Make a box with the releases 100 and 200, or only with 100 if that is live."""
         box = RescuedBox.fresh(Path(self.mktemp()).absolute() / name)
         box.prepare()
+        box.release(100)
+        if live == 200:
+            box.release(200, before=before)
         return box
 
     def rescue(self, **environment: str) -> str:
@@ -261,35 +263,27 @@ class PreviousTests(RescueCase):
     def test_damaged_archive(self) -> None:
         """An archive that does not match its digest is not unpacked."""
 
-        def no_digest() -> None:
-            self.box.digest.unlink()
-
-        def another_files_digest() -> None:
-            other = self.box.archive.with_name("other")
-            other.write_bytes(b"")
-            self.box.digest.write_text(f"{hashlib.sha256().hexdigest()}  other\n")
-
-        def empty_digest() -> None:
-            self.box.digest.write_text("")
-
         def rotten() -> None:
             content = bytearray(self.box.archive.read_bytes())
             content[len(content) // 2] ^= 1
             self.box.archive.write_bytes(content)
 
-        def gone() -> None:
-            self.box.archive.unlink()
+        def another_files_digest() -> None:
+            self.box.archive.with_name("other").write_bytes(b"")
+            self.box.digest.write_text(f"{hashlib.sha256().hexdigest()}  other\n")
 
-        def all_gone() -> None:
-            self.box.archive.unlink()
-            self.box.digest.unlink()
-
-        for damage in (no_digest, another_files_digest, empty_digest, rotten, gone, all_gone):
-            self.box = self.fresh(damage.__name__)
-            self.box.release(100)
-            self.box.release(200, before=100)
+        for name, *damages in (
+            ("no digest", lambda: self.box.digest.unlink()),
+            ("another file's digest", another_files_digest),
+            ("empty digest", lambda: self.box.digest.write_text("")),
+            ("rotten", rotten),
+            ("gone", lambda: self.box.archive.unlink()),
+            ("all gone", lambda: self.box.archive.unlink(), lambda: self.box.digest.unlink()),
+        ):
+            self.box = self.fresh(name)
             self.box.last_good()
-            damage()
+            for damage in damages:
+                damage()
             said = self.rescue()
             self.assertIn("The last good archive is damaged or gone", said)
             self.assert_brought_back(said, made="long ago")
@@ -301,8 +295,7 @@ class PreviousTests(RescueCase):
         for name in ("../x", "opq-box-update-.tar.bz2", "opq-box-update-1.tar", "100", "a\nb"):
             link.unlink()
             link.symlink_to(name)
-            (self.box.prefix / "current").unlink()
-            (self.box.prefix / "current").symlink_to("releases/200")
+            self.box.link("current", "releases/200")
             (self.box.state_dir / "rescue.tries").unlink(missing_ok=True)
             said = self.rescue()
             self.assertIn("is none", said)
@@ -338,9 +331,7 @@ class PreviousTests(RescueCase):
     def test_nothing_to_go_back_to(self) -> None:
         """Without another complete release, the box waits, and counts nothing."""
         for name in ("100", "200"):
-            self.box = self.fresh(name)
-            self.box.release(100)
-            self.box.release(200, before=int(name))
+            self.box = self.fresh(name, before=int(name))
             (self.box.prefix / "releases" / "100" / "VERSION").unlink()
             said = self.rescue()
             self.assertIn("There is no previous release.", said)
@@ -441,12 +432,10 @@ class CareTests(RescueCase):
         for stage in (Stage.INSTALLING, Stage.ROLLING_BACK):
             with self.subTest(stage=stage):
                 self.stand_still(stage)
-                (self.box.prefix / "current").unlink()
-                (self.box.prefix / "current").symlink_to("releases/100")
+                self.box.link("current", "releases/100")
                 self.rescue(AGENT_STATE="active")
                 self.assertEqual((self.box.current, self.box.tries), (("100", "long ago"), []))
-                (self.box.prefix / "current").unlink()
-                (self.box.prefix / "current").symlink_to("releases/200")
+                self.box.link("current", "releases/200")
 
     def test_not_ended(self) -> None:
         """If the old agent still runs because the box did not reboot, the rescue is repeated."""

@@ -31,12 +31,6 @@ class PublicationCase(HoldersCase):
     def offer(self, archive: Path, **terms: Any) -> Offer:
         return publish(self.signer, archive, Terms("stable", **terms), lambda _: None)
 
-    def assert_served(self, version: int) -> None:
-        """The server offers it, and a box finds it."""
-        metadata_state = self.serve()
-        self.assertEqual(metadata_state.alerts, ())
-        self.assertEqual(self.box().version(), version)
-
 
 class PlaceTests(PublicationCase):
     """The places where an archive may be."""
@@ -277,8 +271,7 @@ class WithdrawalTests(PublicationCase):
         self.offer(self.archive(OLD), notes="Good.")
         self.offer(self.archive(NEW), rollout=10)
         box = self.box()
-        self.serve()
-        self.assertEqual(box.version(), NEW)
+        self.assert_served(NEW, box)
         done = withdraw(self.signer, "stable")
         self.assertEqual((done.withdrawn.version, done.unused), (NEW, name_of(NEW)))
         self.serve()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.exceptions import BadVersionNumberError, RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 from twisted.trial.unittest import SynchronousTestCase
@@ -54,6 +54,10 @@ class InitTests(SynchronousTestCase):
 
     def names(self, where: Path) -> list[str]:
         return sorted(path.name for path in where.iterdir() if not path.name.startswith("."))
+
+    def refuses(self, words: str, public: dict[str, list[Key]] | None = None) -> None:
+        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, public or {})
+        self.assertIn(words, str(error))
 
     def test_files(self) -> None:
         """It makes private keys, and metadata that all can read; the root comes last."""
@@ -105,37 +109,29 @@ class InitTests(SynchronousTestCase):
     def test_again(self) -> None:
         """A directory with a root is refused, because boxes could not follow."""
         self.signer.init(1, 1, {})
-        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
-        self.assertIn("has a root already", str(error))
+        self.refuses("has a root already")
 
     def test_keys_with_a_root(self) -> None:
         """Keys that have signed for one directory make no root for another one."""
         self.signer.init(1, 1, {})
         shutil.rmtree(self.tuf)
-        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
-        self.assertIn("have a root already", str(error))
+        self.refuses("have a root already")
 
     def test_no_directory(self) -> None:
         """The updates directory is never created."""
         (self.place / "updates").rmdir()
-        self.assertIn("make it", str(self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})))
+        self.refuses("make it")
 
     def test_too_many_keys(self) -> None:
         """More keys than needed are an error."""
         for _ in range(2):
             self.signer.key_folder.create("targets")
-        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
-        self.assertIn("2 keys for targets", str(error))
+        self.refuses("2 keys for targets")
 
     def test_one_role_each(self) -> None:
         """A key never gets two roles."""
-        other = Path(self.mktemp())
-        other.mkdir()
-        key = keys.create(other, "root", PASSPHRASE).public_key
-        error = self.assertRaises(
-            ReleaseFailed, self.signer.init, 1, 1, {"root": [key], "timestamp": [key]}
-        )
-        self.assertIn("another role", str(error))
+        key = KeyFolder(Path(self.mktemp()), lambda: PASSPHRASE).create("root")
+        self.refuses("another role", {"root": [key], "timestamp": [key]})
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
     def test_more_keys_the_second_time(self) -> None:
@@ -143,8 +139,7 @@ class InitTests(SynchronousTestCase):
         for _ in range(2):
             self.signer.key_folder.create("root")
         made = set(self.keys.glob("root-*.pem"))
-        error = self.assertRaises(ReleaseFailed, self.signer.init, 1, 1, {})
-        self.assertIn("2 keys for root", str(error))
+        self.refuses("2 keys for root")
         self.signer.init(3, 2, {})
         self.assertTrue(made < set(self.keys.glob("root-*.pem")))
         self.assertEqual(len(self.signer.repository.roots()[0].signed.roles["root"].keyids), 3)
@@ -158,13 +153,11 @@ class InitTests(SynchronousTestCase):
 
     def test_public_key(self) -> None:
         """The timestamp key may be made on the server, where its private key stays."""
-        other = Path(self.mktemp())
-        other.mkdir()
-        signer = keys.create(other, "timestamp", PASSPHRASE)
-        self.signer.init(1, 1, {"timestamp": [signer.public_key]})
+        key = KeyFolder(Path(self.mktemp()), lambda: PASSPHRASE).create("timestamp")
+        self.signer.init(1, 1, {"timestamp": [key]})
         self.assertEqual(list(self.keys.glob("timestamp-*")), [])
         root = self.signer.repository.roots()[-1].signed
-        self.assertEqual(root.roles["timestamp"].keyids, [signer.public_key.keyid])
+        self.assertEqual(root.roles["timestamp"].keyids, [key.keyid])
 
     def test_interrupted(self) -> None:
         """After any interruption a repetition ends with no key too many."""
@@ -201,12 +194,10 @@ class RotateTests(HoldersCase):
 
     def follows(self) -> None:
         """A box that saw the old state, and a new box, find a new release."""
-        self.serve()
-        self.assertEqual(self.before.version(), OLD)
+        self.assert_served(OLD, self.before)
         self.assertEqual(self.box().version(), OLD)
         self.publish(NEW)
-        self.serve()
-        self.assertEqual(self.before.version(), NEW)
+        self.assert_served(NEW, self.before)
         self.assertEqual(self.box().version(), NEW)
 
     def test_each_role(self) -> None:
@@ -263,12 +254,10 @@ class RotateTests(HoldersCase):
 
     def test_public_key(self) -> None:
         """The new key may be made on the server."""
-        other = Path(self.mktemp())
-        other.mkdir()
-        signer = keys.create(other, "timestamp", PASSPHRASE)
-        self.signer.rotate(["timestamp"], {"timestamp": signer.public_key})
+        key = KeyFolder(Path(self.mktemp()), lambda: PASSPHRASE).create("timestamp")
+        self.signer.rotate(["timestamp"], {"timestamp": key})
         self.assertEqual(self.key_files("timestamp"), [])
-        self.assertEqual(self.newest("root").roles["timestamp"].keyids, [signer.public_key.keyid])
+        self.assertEqual(self.newest("root").roles["timestamp"].keyids, [key.keyid])
 
     def test_used_before(self) -> None:
         """A key that an earlier root named is never used again."""
@@ -282,9 +271,7 @@ class RotateTests(HoldersCase):
 
     def test_one_role_each(self) -> None:
         """A new key never gets two roles."""
-        other = Path(self.mktemp())
-        other.mkdir()
-        key = keys.create(other, "targets", PASSPHRASE).public_key
+        key = KeyFolder(Path(self.mktemp()), lambda: PASSPHRASE).create("targets")
         self.assert_refused(
             lambda: self.signer.rotate(["targets", "snapshot"], {"targets": key, "snapshot": key}),
             "another role",
@@ -386,8 +373,7 @@ class OneKeyTests(HoldersCase):
         [new] = self.keys.glob("root-*.pem")
         self.assertNotEqual(old.name, new.name)
         self.publish(OLD)
-        self.serve()
-        self.assertEqual(self.box().version(), OLD)
+        self.assert_served(OLD)
 
 
 class ExpiredTests(HoldersCase):
@@ -423,8 +409,7 @@ class ExpiredTests(HoldersCase):
         """A later release renews the other metadata."""
         self.signer.renew_root()
         self.publish(NEW)
-        self.serve()
-        self.assertEqual(self.before.version(), NEW)
+        self.assert_served(NEW, self.before)
 
     def test_rotate(self) -> None:
         """A rotation of all keys renews everything."""

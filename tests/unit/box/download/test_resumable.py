@@ -22,6 +22,7 @@ SIGNED = Content(len(DATA), HASHES)
 LIMIT = 10**8
 TAG = 'ETag: "one"'
 LENGTH = f"Content-Length: {len(DATA)}"
+DIGEST = f"Repr-Digest: sha-256=:{base64.b64encode(hashlib.sha256(DATA).digest()).decode()}:"
 
 
 def rest(start: int, total: int | str = len(DATA)) -> list[str]:
@@ -83,8 +84,7 @@ class FetchCase(SynchronousTestCase):
     def interrupt(self, *headers: str, expected: Content = SIGNED) -> None:
         """Let an earlier run leave the first 1000 bytes."""
         fetching, _ = self.begin(*headers, body=DATA[:1000], expected=expected)
-        fetching.cancel()
-        self.failureResultOf(fetching, CancelledError)
+        self.cancel(fetching)
         self.assertEqual(self.path.read_bytes(), DATA[:1000])
 
     def ask(self, *asked: str) -> Peer:
@@ -121,6 +121,11 @@ class FetchCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.network.clock.tcpClients, [])
         return str(error)
+
+    def cancel(self, fetching: Deferred[Any]) -> None:
+        """Cancel a download; nothing is pending then."""
+        fetching.cancel()
+        self.failure(fetching, CancelledError)
 
     def assert_nothing_left(self) -> None:
         self.assertEqual(os.listdir(self.folder), [])
@@ -246,8 +251,7 @@ class ResumeTests(FetchCase):
                 fetching = self.fetch(now, url)
                 self.ask()
                 self.assert_nothing_left()
-                fetching.cancel()
-                self.failure(fetching, CancelledError)
+                self.cancel(fetching)
 
     def test_all_here(self) -> None:
         """Nothing is requested of a complete file."""

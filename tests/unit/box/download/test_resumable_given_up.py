@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-from twisted.internet.defer import CancelledError
-
 from opq_twisted.box.download import resumable as module
 from opq_twisted.box.download.part_file import is_joined
 from opq_twisted.box.download.resumable import RETRY_DELAYS
@@ -153,8 +151,7 @@ class GivenUpTests(FetchCase):
         peer.answer("206 Partial Content", f"Content-Range: bytes 1000-{size - 1}/{size}")
         peer.send(bytes(10))
         self.assertNoResult(fetching)
-        fetching.cancel()
-        self.failureResultOf(fetching, CancelledError)
+        self.cancel(fetching)
 
     def test_passing(self) -> None:
         """A temporary response of a proxy or a network does not end the download."""
@@ -315,16 +312,13 @@ class GivenUpTests(FetchCase):
         """It can also be cancelled before the response, and in a pause."""
         fetching = self.fetch()
         peer = self.network.accept()
-        fetching.cancel()
-        self.failure(fetching, CancelledError)
+        self.cancel(fetching)
         self.assertFalse(peer.open)
         self.assert_nothing_left()
         fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
         peer.reset()
-        fetching.cancel()
-        self.failure(fetching, CancelledError)
+        self.cancel(fetching)
         fetching = self.fetch()
         self.ask("Range: bytes=1000-")
-        fetching.cancel()
-        self.failure(fetching, CancelledError)
+        self.cancel(fetching)
         self.assertEqual(self.path.read_bytes(), DATA[:1000])

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 
 from opq_twisted.box.download import resumable as module
 from opq_twisted.box.download.part_file import MAX_UNSYNCED, SYNC_EVERY
@@ -53,15 +53,12 @@ class LimitTests(FetchCase):
 
     def test_sent_of_signed(self) -> None:
         """A response longer than the signed size is not the file."""
-        fetching = self.fetch()
-        peer = self.network.accept()
-        peer.answer("200 OK", body=bytes(3000))
+        fetching, peer = self.begin(body=bytes(3000))
         peer.send(b"x")
         self.assertIn("The server sent more than 3000 bytes", self.said[-1])
         self.assertFalse(peer.open)
         self.assert_nothing_left()
-        fetching.cancel()
-        self.failureResultOf(fetching, CancelledError)
+        self.cancel(fetching)
 
     def test_rest_too_long(self) -> None:
         """The limit applies to the rest together with the earlier bytes."""
@@ -72,8 +69,7 @@ class LimitTests(FetchCase):
         self.assertFalse(peer.open)
         self.assertIn("The server sent more than 3000 bytes", self.said[-1])
         self.assertEqual(self.path.read_bytes(), DATA[:1000])
-        fetching.cancel()
-        self.failureResultOf(fetching, CancelledError)
+        self.cancel(fetching)
 
     def test_another_size(self) -> None:
         """A server that keeps sending a file of another size is given up."""
@@ -114,8 +110,7 @@ class LimitTests(FetchCase):
         fetching = self.fetch()
         self.assertNoResult(fetching)
         self.network.accept()
-        fetching.cancel()
-        self.failure(fetching, CancelledError)
+        self.cancel(fetching)
         free(1999)
         self.failure(self.fetch(), NoRoom)
         self.assert_nothing_left()
@@ -140,9 +135,7 @@ class LimitTests(FetchCase):
 
     def test_room_goes(self) -> None:
         """The reserve stays free even if the size is unknown."""
-        fetching = self.fetch(Content())
-        peer = self.network.accept()
-        peer.answer("200 OK", body=bytes(1000))
+        fetching, peer = self.begin(body=bytes(1000), expected=Content())
         self.patch(module, "RESERVE", 10**18)
         peer.send(bytes(1000))
         self.failure(fetching, NoRoom)

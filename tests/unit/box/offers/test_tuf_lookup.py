@@ -98,8 +98,7 @@ class FindTests(SignedMetadataCase):
         self.find()
         newer = self.updates / f"opq-box-update-{NEWER}.tar.bz2"
         newer.write_bytes(b"a newer archive")
-        self.signed.publish(2, newer)
-        self.signed.timestamp(2, 2)
+        self.signed.announce(2, newer)
         found = self.find()
         assert found is not None
         self.assertEqual(found.length, len(b"a newer archive"))
@@ -122,8 +121,7 @@ class FindTests(SignedMetadataCase):
         """Each key may be replaced by a root that the holders of the previous root signed."""
         for version, role in enumerate(("timestamp", "snapshot", "targets", "root"), 2):
             self.signed.rotate(role, version)
-            self.signed.publish(version, self.archive)
-            self.signed.timestamp(version, version)
+            self.signed.announce(version, self.archive)
             self.assertIsNotNone(self.find())
 
     def test_fifty_roots(self) -> None:
@@ -147,8 +145,7 @@ class RefusalTests(SignedMetadataCase):
         for role in ("timestamp", "snapshot", "targets"):
             with self.subTest(role=role):
                 self.signed.keys = {**right, role: make_key()}
-                self.signed.publish(2, self.archive)
-                self.signed.timestamp(2, 2)
+                self.signed.announce(2, self.archive)
                 self.assertIn("not what the release key signed", self.assert_fails(Untrusted))
 
     def test_stolen_root(self) -> None:
@@ -165,13 +162,11 @@ class RefusalTests(SignedMetadataCase):
                 false = under_id(make_key(), right[role].public_key.keyid)
                 self.signed.keys = {**right, role: false}
                 self.signed.root(2, signers=[right["root"]])
-                self.signed.publish(2, self.archive)
-                self.signed.timestamp(2, 2)
+                self.signed.announce(2, self.archive)
                 self.assertIn("which is not its own", self.assert_fails(Untrusted))
         self.signed.keys = right
         self.signed.root(2)
-        self.signed.publish(2, self.archive)
-        self.signed.timestamp(2, 2)
+        self.signed.announce(2, self.archive)
         self.assertIsNotNone(self.find())
 
     def test_false_id_from_the_start(self) -> None:
@@ -190,8 +185,7 @@ class RefusalTests(SignedMetadataCase):
         named.public_key.unrecognized_fields["x"] = 1
         self.signed.keys["targets"] = named
         self.signed.root(2)
-        self.signed.publish(2, self.archive)
-        self.signed.timestamp(2, 2)
+        self.signed.announce(2, self.archive)
         self.assertIsNotNone(self.find())
 
     def test_back(self) -> None:
@@ -233,8 +227,7 @@ class RefusalTests(SignedMetadataCase):
 
     def test_back_beneath(self) -> None:
         """An older snapshot under a new timestamp is refused, and so are older targets."""
-        self.signed.publish(2, self.archive)
-        self.signed.timestamp(2, 2)
+        self.signed.announce(2, self.archive)
         self.find()
         self.signed.timestamp(3, 1)
         self.assert_fails(OlderCopy)
@@ -250,32 +243,28 @@ class RefusalTests(SignedMetadataCase):
         self.signed.timestamp(2, 1)
         self.assertIsNotNone(self.find())
 
-    def test_changed_on_the_way(self) -> None:
-        """Files other than those that the timestamp or the snapshot names are refused."""
+    def assert_replaced(self, kind: type[Exception], words: str, *contents: bytes) -> None:
+        """A lookup fails if any file has such a content, and then succeeds with the right one."""
         for name in ("2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"):
-            for content in (b"", b"\0" * 100, b"[" * 10_000, b"{}"):
+            for content in contents:
                 with self.subTest(name=name, content=content[:10]):
                     path = self.signed.folder / name
                     whole = path.read_bytes() if path.exists() else None
                     path.write_bytes(content)
-                    self.assert_fails(Untrusted)
+                    self.assertIn(words, self.assert_fails(kind))
                     path.unlink()
                     if whole is not None:
                         path.write_bytes(whole)
         self.assertIsNotNone(self.find())
 
+    def test_changed_on_the_way(self) -> None:
+        """Files other than those that the timestamp or the snapshot names are refused."""
+        self.assert_replaced(Untrusted, "", b"", b"\0" * 100, b"[" * 10_000, b"{}")
+
     def test_web_page(self) -> None:
         """The login page of a network is not an attack."""
-        for name in ("2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"):
-            with self.subTest(name=name):
-                path = self.signed.folder / name
-                whole = path.read_bytes() if path.exists() else None
-                path.write_bytes(b"\r\n<!doctype html><p>Please log in.</p>")
-                self.assertIn("answers with a web page", self.assert_fails(ServerFailed))
-                path.unlink()
-                if whole is not None:
-                    path.write_bytes(whole)
-        self.assertIsNotNone(self.find())
+        page = b"\r\n<!doctype html><p>Please log in.</p>"
+        self.assert_replaced(ServerFailed, "answers with a web page", page)
 
     def test_trusted_root(self) -> None:
         """An invalid trusted root is the box's own fault, and nothing is requested."""

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PublicFormat,
 )
+from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, Root
 
 from opq_twisted.cli.release import releases
@@ -59,6 +60,18 @@ class CommandCase(HoldersCase):
         elif value is not None:
             self.addCleanup(os.environ.pop, name, None)
 
+    def start_over(self) -> None:
+        """Remove all keys and metadata."""
+        shutil.rmtree(self.keys)
+        shutil.rmtree(self.tuf)
+
+    def write_public(self, key: Key) -> Path:
+        """Write a public key as `openssl pkey -pubout` does."""
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
+        path = self.place / f"{key.keyid[:12]}.pub"
+        path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        return path
+
     def options(self, command: str) -> list[str]:
         if command == "encrypt":
             return ["--passphrase-file", str(self.secret)]
@@ -96,8 +109,7 @@ class TypedTests(CommandCase):
 
     def test_init(self) -> None:
         """`init` says where each key belongs."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         said = self.type("init")
         for word in ("root keys offline", "--timestamp-key", "1.root.json", "/etc/opq/root.json"):
             self.assertIn(word, said)
@@ -106,8 +118,7 @@ class TypedTests(CommandCase):
 
     def test_one_key(self) -> None:
         """One root key is possible, and the risk is explained."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         said = self.type("init", "--root-keys", 1, "--root-threshold", 1)
         self.assertIn("somebody has to visit each box", said)
 
@@ -215,13 +226,7 @@ class TypedTests(CommandCase):
 
     def test_rotate_mistakes(self) -> None:
         """Options without effect are errors."""
-        public = self.place / "other.pub"
-        public.write_bytes(
-            Ed25519PrivateKey.generate()
-            .public_key()
-            .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        )
-        given = ("--public-key", f"targets={public}")
+        given = ("--public-key", f"targets={self.write_public(make_key().public_key)}")
         said = self.type("rotate", "targets", *given, *given, status=1)
         self.assert_sentence(said, "one --public-key")
         self.assert_sentence(self.type("rotate", "snapshot", *given, status=1), "for targets")
@@ -231,18 +236,12 @@ class TypedTests(CommandCase):
 
     def test_made_elsewhere(self) -> None:
         """If the release keys are on another machine, the root is completed there."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         there = signer_in(self.place / "there")
         options = []
         for role in ("targets", "snapshot"):
-            signer = keys.create(self._folder(there.key_folder.folder), role, PASSPHRASE)
-            raw = Ed25519PublicKey.from_public_bytes(
-                bytes.fromhex(signer.public_key.keyval["public"])
-            )
-            public = self.place / f"{role}.pub"
-            public.write_bytes(raw.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-            options += ["--public-key", f"{role}={public}"]
+            key = there.key_folder.create(role)
+            options += ["--public-key", f"{role}={self.write_public(key)}"]
         said = self.type("init", "--root-keys", 1, "--root-threshold", 1, *options)
         self.assertIn("has all its signatures", said)
         self.assertEqual(self.repository.numbers("root"), [])
@@ -250,27 +249,15 @@ class TypedTests(CommandCase):
         said = self.type("init", "--keys-dir", there.key_folder.folder, "--append", draft)
         self.assertIn("The root is in place", said)
         self.type("publish", "--keys-dir", there.key_folder.folder, self.archive(OLD))
-        self.serve()
-        self.assertEqual(self.box().version(), OLD)
-
-    def _folder(self, path: Path) -> Path:
-        path.mkdir(exist_ok=True)
-        return path
+        self.assert_served(OLD)
 
     def test_holders(self) -> None:
         """The output shows the draft's path, its content, and who has signed."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         ben = self.place / "ben"
         ben.mkdir()
         key = keys.create(ben, "root", PASSPHRASE).public_key
-        public = self.place / "ben.pub"
-        public.write_bytes(
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"])).public_bytes(
-                Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-            )
-        )
-        said = self.type("init", "--root-keys", 2, "--public-key", f"root={public}")
+        said = self.type("init", "--root-keys", 2, "--public-key", f"root={self.write_public(key)}")
         draft = self.keys / "root-1.draft.json"
         for word in ("lacks 1 more signature", str(draft), "--append", "2 of 2", key.keyid[:12]):
             self.assertIn(word, said)
@@ -285,8 +272,7 @@ class TypedTests(CommandCase):
 
     def test_shown(self) -> None:
         """A holder sees complete ids, and the differences from the root that he knows."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         self.type("init", "--root-keys", 2)
         first = self.repository.roots()[0].signed
         ben = self.place / "ben"
@@ -463,8 +449,7 @@ class TypedTests(CommandCase):
         self.type("resign")
         self.secret.write_bytes(b"wrong")
         self.assert_sentence(self.type("resign", status=1), "passphrase is wrong")
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         self.patch_environment("OPQ_TIMESTAMP_PASSPHRASE", "another")
         self.type("init")
         [path] = self.keys.glob("timestamp-*.pem")
@@ -472,8 +457,7 @@ class TypedTests(CommandCase):
 
     def test_no_passphrase(self) -> None:
         """An empty passphrase and a missing file are errors."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         self.secret.write_bytes(b"\n")
         self.assert_sentence(self.type("init", status=1), "first line", "empty")
         self.secret.unlink()
@@ -575,8 +559,7 @@ class ProcessTests(CommandCase):
 
     def test_terminal(self) -> None:
         """On a terminal it asks twice when keys are made, and again for the timestamp key."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         prompts: Mapping[bytes, bytes] = {
             b"of the keys: ": b"one\n",
             b"more: ": b"one\n",
@@ -615,8 +598,7 @@ class ProcessTests(CommandCase):
 
     def test_typed_wrongly(self) -> None:
         """Two different passphrases make no keys; the end of the input is no traceback."""
-        shutil.rmtree(self.keys)
-        shutil.rmtree(self.tuf)
+        self.start_over()
         for second, word in ((b"two\n", "differ"), (b"\x04", "No passphrase was typed")):
             prompts = {b"of the keys: ": b"one\n", b"more: ": second}
             said, status = self.on_terminal("init", prompts)

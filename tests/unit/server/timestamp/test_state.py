@@ -64,12 +64,19 @@ class TimestampTestCase(SynchronousTestCase):
         self.assertEqual(self.content(), before)
         return metadata_state
 
-    def assertWaits(self, announced: int, waiting: str) -> None:
+    def assertWaits(self, reason: str, *, announced: int = 1, waiting: int = 2) -> None:
         """A check keeps the announced snapshot, and says why the next one waits."""
         metadata_state = self.check()
-        self.assertEqual([alert.sentence for alert in metadata_state.alerts], [waiting])
+        sentence = f"Snapshot {waiting} is not announced yet: {reason}"
+        self.assertEqual([alert.sentence for alert in metadata_state.alerts], [sentence])
         self.assertEqual(self.signed.read_timestamp().snapshot_meta.version, announced)
         self.assertEqual(metadata_state.documents["snapshot"].signed.version, announced)
+
+    def assertRootRefused(self, version: int, reason: str, newest: int | None = None) -> None:
+        """A check says why no box will accept a root; boxes use the newest of the others."""
+        state = self.assertAlerts(f"No box will accept {version}.root.json: {reason}")
+        if newest is not None:
+            self.assertEqual(state.documents["root"].signed.version, newest)
 
     def content(self) -> bytes | None:
         path = self.signed.folder / "timestamp.json"
@@ -220,7 +227,7 @@ class CompleteTests(TimestampTestCase):
         """A snapshot waits for its targets."""
         self.signed.publish(2, self.path)
         (self.signed.folder / "2.targets.json").unlink()
-        self.assertWaits(1, "Snapshot 2 is not announced yet: 2.targets.json is not there.")
+        self.assertWaits("2.targets.json is not there.")
         self.signed.targets(2, {"stable": channel(self.path)})
         self.assertSigned("names snapshot 1", 2)
 
@@ -231,10 +238,7 @@ class CompleteTests(TimestampTestCase):
             path = self.signed.folder / name
             whole = path.read_bytes()
             path.write_bytes(whole[: len(whole) // 2])
-            self.assertWaits(
-                1,
-                f"Snapshot 2 is not announced yet: {name} is damaged or incomplete.",
-            )
+            self.assertWaits(f"{name} is damaged or incomplete.")
             path.write_bytes(whole)
         self.assertSigned("names snapshot 1", 2)
 
@@ -248,46 +252,30 @@ class CompleteTests(TimestampTestCase):
             if role == "targets":
                 self.signed.snapshot(2, 2)
             self.assertWaits(
-                1,
-                f"Snapshot 2 is not announced yet: 2.{role}.json is not signed by enough of the "
-                f"keys that version 1 of root names for {role}.",
+                f"2.{role}.json is not signed by enough of the "
+                f"keys that version 1 of root names for {role}."
             )
 
     def test_expired(self) -> None:
         """Neither may have expired."""
         self.signed.publish(2, self.path, days=-1)
-        self.assertWaits(
-            1,
-            "Snapshot 2 is not announced yet: 2.snapshot.json has expired; "
-            "sign it again with: opq-release resign.",
-        )
+        self.assertWaits("2.snapshot.json has expired; sign it again with: opq-release resign.")
         self.signed.snapshot(2, 2)
-        self.assertWaits(
-            1,
-            "Snapshot 2 is not announced yet: 2.targets.json has expired; "
-            "sign it again with: opq-release resign.",
-        )
+        self.assertWaits("2.targets.json has expired; sign it again with: opq-release resign.")
 
     def test_other_hash(self) -> None:
         """The targets need the length and hashes that the snapshot names, if any."""
         self.signed.targets(2, {"stable": channel(self.path)})
         self.signed.snapshot(2, 2, hashes={"sha256": "ab" * 32})
-        self.assertWaits(
-            1,
-            "Snapshot 2 is not announced yet: 2.targets.json is not the file that "
-            "2.snapshot.json names.",
-        )
+        self.assertWaits("2.targets.json is not the file that 2.snapshot.json names.")
 
     def test_wrong_name(self) -> None:
         """The version and role in a file have to agree with its name."""
         folder = self.signed.folder
         (folder / "2.snapshot.json").write_bytes((folder / "1.snapshot.json").read_bytes())
-        self.assertWaits(1, "Snapshot 2 is not announced yet: 2.snapshot.json holds version 1.")
+        self.assertWaits("2.snapshot.json holds version 1.")
         (folder / "2.snapshot.json").write_bytes((folder / "1.targets.json").read_bytes())
-        self.assertWaits(
-            1,
-            "Snapshot 2 is not announced yet: 2.snapshot.json holds the metadata of another role.",
-        )
+        self.assertWaits("2.snapshot.json holds the metadata of another role.")
 
     def test_rollback(self) -> None:
         """A snapshot with older targets than the previous one is not announced: boxes refuse it."""
@@ -295,9 +283,9 @@ class CompleteTests(TimestampTestCase):
         self.assertSigned("", 2)
         self.signed.snapshot(3, 1)
         self.assertWaits(
-            2,
-            "Snapshot 3 is not announced yet: boxes know a newer version of "
-            "targets.json from 2.snapshot.json.",
+            "boxes know a newer version of targets.json from 2.snapshot.json.",
+            announced=2,
+            waiting=3,
         )
 
     def test_archive_missing(self) -> None:
@@ -305,18 +293,13 @@ class CompleteTests(TimestampTestCase):
         newer = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE + 1)), RELEASE + 1)
         self.signed.targets(2, {"stable": channel(self.path), "beta": channel(newer)})
         self.signed.snapshot(2, 2)
-        self.assertWaits(
-            1,
-            f"Snapshot 2 is not announced yet: channel beta leads to {newer.name}, "
-            "which is not on offer.",
-        )
+        self.assertWaits(f"channel beta leads to {newer.name}, which is not on offer.")
         size = newer.stat().st_size
         make_archive(self.updates / newer.name, RELEASE + 1, {"more": b"x" * 999})
         self.catalog.rescan()
         self.assertWaits(
-            1,
-            f"Snapshot 2 is not announced yet: channel beta leads to {newer.name} of {size} bytes, "
-            f"but the one on offer has {(self.updates / newer.name).stat().st_size}.",
+            f"channel beta leads to {newer.name} of {size} bytes, "
+            f"but the one on offer has {(self.updates / newer.name).stat().st_size}."
         )
         newer.rename(self.updates / newer.name)
         self.catalog.rescan()
@@ -327,11 +310,7 @@ class CompleteTests(TimestampTestCase):
         older = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE - 1)), RELEASE - 1)
         custom = {"rollout": {"percent": 1, "salt": "x"}, "before": describe_before(channel(older))}
         self.signed.publish(2, self.path, custom=custom)
-        self.assertWaits(
-            1,
-            f"Snapshot 2 is not announced yet: channel stable leads to {older.name}, "
-            "which is not on offer.",
-        )
+        self.assertWaits(f"channel stable leads to {older.name}, which is not on offer.")
         older.rename(self.updates / older.name)
         self.catalog.rescan()
         self.assertSigned("names snapshot 1", 2)
@@ -413,7 +392,7 @@ class CompleteTests(TimestampTestCase):
         """Only a limited number of newer snapshots is read."""
         for version in range(2, 40):
             self.signed.snapshot(version, 1000)
-        self.assertWaits(1, "Snapshot 39 is not announced yet: 1000.targets.json is not there.")
+        self.assertWaits("1000.targets.json is not there.", waiting=39)
 
 
 class RootTests(TimestampTestCase):
@@ -427,17 +406,19 @@ class RootTests(TimestampTestCase):
     def test_not_by_the_one_before(self) -> None:
         """A root that the previous root's keys did not sign is not followed."""
         self.signed.root(2, signers=[make_key()])
-        metadata_state = self.assertAlerts(
-            "No box will accept 2.root.json: 2.root.json is not signed by enough of the keys that "
-            "version 2 of root names for root."
+        self.assertRootRefused(
+            2,
+            "2.root.json is not signed by enough of the keys that "
+            "version 2 of root names for root.",
+            newest=1,
         )
-        self.assertEqual(metadata_state.documents["root"].signed.version, 1)
         before = self.signed.keys["root"]
         self.signed.keys["root"] = make_key()
         self.signed.root(2)
-        self.assertAlerts(
-            "No box will accept 2.root.json: 2.root.json is not signed by enough of the keys that "
-            "version 1 of root names for root."
+        self.assertRootRefused(
+            2,
+            "2.root.json is not signed by enough of the keys that "
+            "version 1 of root names for root.",
         )
         self.signed.root(2, signers=[before, self.signed.keys["root"]])
         self.assertAlerts()
@@ -454,26 +435,23 @@ class RootTests(TimestampTestCase):
         false = under_id(make_key(), right.public_key.keyid)
         self.signed.keys["targets"] = false
         self.signed.root(2)
-        self.assertAlerts(
-            "No box will accept 2.root.json: 2.root.json cannot be trusted: root 2 gives a key the "
-            f"id {right.public_key.keyid[:12]!r}, which is not its own."
+        self.assertRootRefused(
+            2,
+            "2.root.json cannot be trusted: root 2 gives a key the "
+            f"id {right.public_key.keyid[:12]!r}, which is not its own.",
         )
 
     def test_gap(self) -> None:
         """A root after a gap is reported, and stops nothing."""
         self.signed.root(9)
-        metadata_state = self.assertAlerts("No box will accept 9.root.json: root 2 is not there.")
-        self.assertEqual(metadata_state.documents["root"].signed.version, 1)
+        self.assertRootRefused(9, "root 2 is not there.", newest=1)
 
     def test_first_damaged(self) -> None:
         """If the first root is damaged, the chain starts with the next one."""
         self.signed.root(2)
         path = self.signed.folder / "1.root.json"
         path.write_bytes(path.read_bytes()[:-10])
-        metadata_state = self.assertAlerts(
-            "No box will accept 1.root.json: 1.root.json is damaged or incomplete."
-        )
-        self.assertEqual(metadata_state.documents["root"].signed.version, 2)
+        self.assertRootRefused(1, "1.root.json is damaged or incomplete.", newest=2)
 
     def test_by_number(self) -> None:
         """Roots are sorted by number."""
@@ -491,10 +469,7 @@ class RootTests(TimestampTestCase):
         self.signed.root(2)
         path = self.signed.folder / "2.root.json"
         path.write_bytes(path.read_bytes()[:-10])
-        metadata_state = self.assertAlerts(
-            "No box will accept 2.root.json: 2.root.json is damaged or incomplete."
-        )
-        self.assertEqual(metadata_state.documents["root"].signed.version, 1)
+        self.assertRootRefused(2, "2.root.json is damaged or incomplete.", newest=1)
 
 
 class KeyTests(TimestampTestCase):
@@ -636,18 +611,13 @@ class FileTests(TimestampTestCase):
         elsewhere = Path(self.mktemp()).absolute()
         self.signed.folder.rename(elsewhere)
         self.signed.folder.symlink_to(elsewhere)
-        self.assertAlerts(
-            "No box will accept 1.root.json: tuf is a link that leads out of the updates directory."
-        )
+        self.assertRootRefused(1, "tuf is a link that leads out of the updates directory.")
 
     def test_too_long(self) -> None:
         """A file that is longer than a box accepts is refused."""
         path = self.signed.folder / "1.root.json"
         path.write_bytes(path.read_bytes() + b" " * 512_000)
-        self.assertAlerts(
-            "No box will accept 1.root.json: 1.root.json is longer than a box accepts: "
-            "512000 bytes."
-        )
+        self.assertRootRefused(1, "1.root.json is longer than a box accepts: 512000 bytes.")
 
     def test_read_once(self) -> None:
         """Only changed files are read again."""
