@@ -37,8 +37,8 @@ class Network:
         pool = HTTPConnectionPool(self.clock, persistent=False)
         self._agent = Agent.usingEndpointFactory(self.clock, self, pool)
         clients = HttpClients(
-            HTTPClient(IdentityEncodingAgent(self._agent)),
-            HTTPClient(IdentityEncodingAgent(RedirectingAgent(self.clock, self))),
+            HTTPClient(IdentityEncodingAgent(self._agent.request)),
+            HTTPClient(IdentityEncodingAgent(RedirectingAgent(self.clock, self).request)),
         )
         self.server = UpdateServerClient(
             self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"

@@ -1,10 +1,10 @@
 """The HTTP client of the box: limited headers, bodies without decoding, no cookies."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
@@ -59,12 +59,13 @@ def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClien
     """Make the clients; `proxies` is None to use no proxy."""
     agent = BoundedAgent(reactor, proxies or Proxies())
     return HttpClients(
-        HTTPClient(IdentityEncodingAgent(agent)),
-        HTTPClient(IdentityEncodingAgent(RedirectingAgent(reactor, agent))),
+        HTTPClient(IdentityEncodingAgent(agent.request)),
+        HTTPClient(IdentityEncodingAgent(RedirectingAgent(reactor, agent).request)),
     )
 
 
 @implementer(IAgent)
+@frozen
 class IdentityEncodingAgent:
     """
     Requests bodies without a content coding, and hides the headers that treq acts on.
@@ -73,8 +74,8 @@ class IdentityEncodingAgent:
     a .bz2 file, which must stay compressed. treq also keeps cookies for the life of the client.
     """
 
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
+    #: Sends a request: its method, URI and headers.
+    _send: Callable[[bytes, bytes, Headers], Awaitable[IResponse]]
 
     def request(
         self,
@@ -86,14 +87,13 @@ class IdentityEncodingAgent:
         """See `IAgent.request`."""
         headers = Headers() if headers is None else headers.copy()
         headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        request = self._agent.request(method, uri, headers, bodyProducer)
-        return request.addCallback(_remove_headers)
+        return Deferred.fromCoroutine(self._request(method, uri, headers))
 
-
-def _remove_headers(response: IResponse) -> IResponse:
-    for name in _REMOVED_HEADERS:
-        response.headers.removeHeader(name)
-    return response
+    async def _request(self, method: bytes, uri: bytes, headers: Headers) -> IResponse:
+        response = await self._send(method, uri, headers)
+        for name in _REMOVED_HEADERS:
+            response.headers.removeHeader(name)
+        return response
 
 
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
@@ -106,24 +106,16 @@ class _QuietPool(HTTPConnectionPool):
     _factory = _QuietFactory
 
 
-@implementer(IAgent)
+@frozen
 class BoundedAgent:
     """Limits the size of response headers, and how close to the box a server may be."""
 
-    def __init__(self, reactor: Any, proxies: Proxies | None = None) -> None:
-        self._reactor = reactor
-        self._proxies = proxies or Proxies()
+    _reactor: Any
+    _proxies: Proxies = Factory(Proxies)
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """See `IAgent.request`."""
-        request = Deferred.fromCoroutine(self.request_within(method, uri, headers))
-        return request.addCallback(lambda found: found.response)
+    async def request(self, method: bytes, uri: bytes, headers: Headers | None = None) -> IResponse:
+        """Send a request to a server that may be on the box itself; see `request_within`."""
+        return (await self.request_within(method, uri, headers)).response
 
     async def request_within(
         self,

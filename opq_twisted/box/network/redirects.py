@@ -5,11 +5,10 @@ from typing import Protocol
 from urllib.parse import urljoin
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IResponse
 
 from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.body import discard
@@ -48,7 +47,7 @@ class _ReachLimitedAgent(Protocol):
     async def reaches_of_name(self, url: Url) -> list[Reach]: ...
 
 
-@implementer(IAgent)
+@frozen
 class RedirectingAgent:
     """
     Follows redirects, but never closer to the box than the first server.
@@ -57,21 +56,15 @@ class RedirectingAgent:
     devices there, or to the box itself.
     """
 
-    def __init__(self, clock: IReactorTime, agent: _ReachLimitedAgent) -> None:
-        self._clock = clock
-        self._agent = agent
+    _clock: IReactorTime
+    _agent: _ReachLimitedAgent
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """See `IAgent.request`; fails with `ServerFailed` if a redirect is not allowed."""
-        return Deferred.fromCoroutine(self._follow(method, uri, headers))
+    async def request(self, method: bytes, uri: bytes, headers: Headers | None = None) -> IResponse:
+        """
+        Send a request, and follow the redirects of its response.
 
-    async def _follow(self, method: bytes, uri: bytes, headers: Headers | None) -> IResponse:
+        :raises ServerFailed: if a redirect is not allowed.
+        """
         first = await self._agent.request_within(method, uri, headers)
         response, closest = first.response, first.reach
         url = uri.decode("ascii")

@@ -83,7 +83,8 @@ class BoundedAgentTests(BoundedAgentCase):
             self.filler.start(0)
 
         url = self.serve(answer)
-        await self.assertFailure(BoundedAgent(reactor).request(b"GET", url), ResponseFailed)
+        request = Deferred.fromCoroutine(BoundedAgent(reactor).request(b"GET", url))
+        await self.assertFailure(request, ResponseFailed)
         await self.peer.lost
         self.filler.stop()
         self.assertGreater(sent, MAX_HEADERS - 64 * 1024)
@@ -100,7 +101,8 @@ class BoundedAgentTests(BoundedAgentCase):
             self.filler.start(0)
 
         url = self.serve(answer)
-        await self.assertFailure(BoundedAgent(reactor).request(b"GET", url), ResponseFailed)
+        request = Deferred.fromCoroutine(BoundedAgent(reactor).request(b"GET", url))
+        await self.assertFailure(request, ResponseFailed)
         await self.peer.lost
         self.filler.stop()
 
