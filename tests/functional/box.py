@@ -1,4 +1,4 @@
-"""Sandboxed boxes for the functional tests, and the servers that try them."""
+"""Sandboxed boxes for the functional tests, and false servers for them."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ from tests.helpers.archives import make_archive
 
 Spawn = Callable[..., Server]
 
-#: What a box of the tests runs at first.
+#: The release that a box of the tests runs first.
 OLD = 1500000000
 
-#: An install script that does its work.
+#: An install script that works.
 INSTALL = b"""#!/bin/sh
 set -e
 echo "installing $OPQ_VERSION"
@@ -50,7 +50,7 @@ def assert_clear(message: str) -> None:
 
 
 def archive(folder: Path, version: int, script: bytes = INSTALL) -> Path:
-    """Publish an update that has nothing but its script."""
+    """Publish an update that consists of its script."""
     return make_archive(folder / str(UpdateName(version)), version, script=script)
 
 
@@ -70,20 +70,20 @@ class Box:
         self.reboots = folder / "reboots"
         self._reboot = folder / "reboot"
         self._spawn = spawn
-        #: What the box trusts, if it is there.
+        #: The root that the box trusts, if the file exists.
         self.root = folder / "root.json"
         #: The agent that was started last.
         self.agent: Server
-        #: What the agent finds in its environment.
+        #: Additional environment variables of the agent.
         self.environment: dict[str, str] = {}
-        #: What starts the agent.
+        #: The command that starts the agent.
         self.program: tuple[str, ...] = (
             *(str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
             "opq-box-agent",
         )
         folder.mkdir(exist_ok=True)
         self._reboot.write_text(
-            # Only the agent that asked: another may have been started meanwhile.
+            # Stop only the agent that asked, because another may have been started since.
             f"#!/bin/sh\necho rebooting >>{self.reboots}\n"
             f'[ "$PPID" != "$(cat {self.pid_file})" ] || kill -TERM "$PPID"\n'
         )
@@ -105,17 +105,17 @@ class Box:
         self.config.write_text(json.dumps(content))
 
     def pin(self, root: bytes) -> None:
-        """Let the box trust this root, and nothing that is not signed."""
+        """Let the box trust this root; it then refuses unsigned releases."""
         self.root.write_bytes(root)
 
     def install(self, version: int) -> None:
-        """Let a release be the installed one."""
+        """Make a release the installed one."""
         current = self.prefix / "current"
         current.mkdir(parents=True, exist_ok=True)
         (current / "VERSION").write_text(f"{version}\n")
 
     def keep_as_last_good(self, archive: Path) -> None:
-        """Let the box have something to return to."""
+        """Keep an archive as the last good release of the box."""
         archives = ArchiveStore(self.state_dir / "archives")
         archives.folder.mkdir(parents=True)
         shutil.copy(archive, archives.folder)
@@ -124,7 +124,7 @@ class Box:
         archives.keep_as_last_good(Release(version, None, hashes))
 
     def use_installed_agent(self) -> None:
-        """Start the agent from the installed release from now on."""
+        """From now on, start the agent of the installed release."""
         self.program = (
             str(self.prefix / "current" / "box-configuration-daemon" / "bin" / "opq-box-agent"),
         )
@@ -150,16 +150,16 @@ class Box:
         await self.start()
 
     async def start_again(self) -> None:
-        """Start the agent, and wait until it listens where it did before."""
+        """Start the agent at its earlier port, and wait until it listens."""
         await self.launch("--port", f"tcp:{self.agent.port}:interface=127.0.0.1").ready()
 
     async def click(self, *options: str) -> tuple[int, str]:
-        """Click Update Box; returns the status code and what the box says."""
+        """Click Update Box; returns the status code and the message."""
         code, body = await curl(f"{self.agent.url}/box_update", "-X", "POST", *options)
         return code, json.loads(body)["status"]
 
     async def status(self) -> dict[str, Any]:
-        """Ask how the box is."""
+        """Request the status of the box."""
         code, body = await curl(f"{self.agent.url}/status")
         assert code == 200
         status: dict[str, Any] = json.loads(body)
@@ -170,7 +170,7 @@ class Box:
         return await until(self.status, condition)
 
     async def fails(self, times: int = 1) -> str:
-        """Wait until the agent says, for the so-manyth time, that an update failed; returns why."""
+        """Wait until so many updates have failed; returns the reason of the last one."""
         await self.agent.says(rf"(?s)(The update failed: .*){{{times}}}")
         status = await self.status()
         assert status["stage"] == "failed", status
@@ -195,7 +195,7 @@ class Box:
 
     @property
     def stages(self) -> list[str]:
-        """The stages that the agent went through since it was started."""
+        """The stages of the agent since its start."""
         return [
             line.rpartition("Stage: ")[2]
             for line in self.agent.output.splitlines()
@@ -203,7 +203,7 @@ class Box:
         ]
 
     def archives(self) -> set[str]:
-        """The names of what was downloaded; not what is known of it."""
+        """The names of the downloaded archives, without the files of their hashes."""
         folder = self.state_dir / "archives"
         return {path.name for path in folder.glob("opq-*") if path.suffix != ".sha256"}
 
@@ -217,7 +217,7 @@ class Gate:
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
-        # Both ways, so that neither side waits for the other to open it.
+        # Open for both directions, so that neither side waits for the other.
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
         #: A command for the script.
         self.wait = f"read -r _ <{path}\n"
@@ -227,42 +227,42 @@ class Gate:
         os.write(self._fd, b"\n")
 
     def close(self) -> None:
-        """Let all scripts pass, for nobody opens the gate any more."""
+        """Let all scripts pass, because nobody opens the gate any more."""
         os.close(self._fd)
 
 
 @frozen
 class Answer:
-    """What a raw server sends, and whether it closes the connection then."""
+    """A response of a raw server, and whether the server closes the connection after it."""
 
     content: bytes
     closes: bool = True
-    #: What it sends after that, every few milliseconds until the connection is closed.
+    #: The bytes that follow every few milliseconds until the connection is closed.
     again: bytes = b""
-    #: What the next one is answered with who asks for the same.
+    #: The response to the next request for the same path.
     then: "Answer | None" = None
 
 
 def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
-    """The bytes of an HTTP/1.1 answer; `length` may lie."""
+    """Make the bytes of an HTTP/1.1 response; `length` may be false."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
-#: What a box says that waits for another version.
+#: The header of a box that waits for another version.
 _WAITS = b"\r\nPrefer: wait="
 
 NOT_FOUND = Answer(http(b"", status="404 Not Found"))
 
 
 class RawServer(LoopbackServer):
-    """Sends the very bytes that it was told to, path by path, in the test's own process."""
+    """Sends prescribed bytes for each path, from the test's own process."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
-        #: The paths that were asked for, but by a box that waits for another version.
+        #: The requested paths, except those of boxes that wait for another version.
         self.asked: list[str] = []
-        #: The requests, as they came.
+        #: The bytes of the requests.
         self.requests: list[bytes] = []
         super().__init__()
 
@@ -270,7 +270,7 @@ class RawServer(LoopbackServer):
         return _RawAnswers(self)
 
     def answer(self, path: str) -> Answer:
-        """Choose the answer for who asks for a path."""
+        """Choose the response for a path."""
         answer = self.answers.get(path, NOT_FOUND)
         if answer.then is not None:
             self.answers[path] = answer.then
@@ -279,9 +279,9 @@ class RawServer(LoopbackServer):
 
 class Middleman(RawServer):
     """
-    Stands between a box and its update server, whose directory it has.
+    An attacker between a box and its update server, with a copy of the server's directory.
 
-    It sends what is there, but where it is told to lie, until it is told to let the box through.
+    It sends the files of that directory, except for prescribed false responses.
     """
 
     def __init__(self, updates: Path) -> None:
@@ -290,7 +290,7 @@ class Middleman(RawServer):
         self._honest: ProxyFactory | None = None
 
     def let_through(self, server: Server | None) -> None:
-        """Bring the box to a server from now on; to none: answer again."""
+        """Connect boxes to this server from now on; without a server, respond again."""
         self._honest = None if server is None else ProxyFactory("127.0.0.1", server.port)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
@@ -317,7 +317,7 @@ class _RawAnswers(Protocol):
             return
         path = self._request.split(b" ")[1].decode()
         if _WAITS in self._request:
-            # It lets nobody wait, and who would is not counted: when that is is left to chance.
+            # Nobody may wait here. These requests are not counted: their times vary.
             answer = NOT_FOUND
         else:
             self._server.asked.append(path)

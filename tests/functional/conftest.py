@@ -1,4 +1,4 @@
-"""What the functional tests share: daemons that end with their test."""
+"""The fixtures of the functional tests: daemons that end with their test, and boxes."""
 
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from tests.functional import processes
 from tests.functional.box import OLD, Box, Gate, RawServer, Spawn
 
-# Nothing that a test starts may touch the machine's own services.
+# The programs of the tests must not change the machine's own services.
 os.environ["OPQ_SYSTEMD"] = "no"
 
 StartDaemon = Callable[..., processes.Server]
@@ -52,7 +52,7 @@ def start(spawn: Spawn) -> StartDaemon:
 
 @pytest.fixture
 def box(spawn: Spawn, tmp_path: Path) -> Box:
-    """A box that runs an old release, put there by hand."""
+    """A box with an old release, which the test has put there."""
     box = Box(spawn, tmp_path / "box")
     box.install(OLD)
     return box
@@ -71,7 +71,7 @@ def start_box(start: StartDaemon, box: Box, updates: Path) -> StartBox:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Where an install script waits."""
+    """A gate at which an install script waits."""
     gate = Gate(tmp_path / "gate")
     yield gate
     gate.close()
@@ -79,7 +79,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 @pytest.fixture
 def raw() -> Iterator[RawServer]:
-    """An update server that does whatever it is told to."""
+    """An update server that sends prescribed bytes."""
     server = RawServer()
     yield server
     pytest_twisted.blockon(server.close())

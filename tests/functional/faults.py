@@ -1,4 +1,4 @@
-"""Lets chosen file operations of a program fail, or be its last, from outside of it."""
+"""Makes chosen file operations of a program fail, or kills the program at one of them."""
 
 import errno
 import mmap
@@ -12,15 +12,15 @@ from tests.functional.processes import require
 
 _SOURCE = Path(__file__).with_suffix(".c")
 
-#: What its `struct control` is.
+#: The layout of `struct control` in the C source.
 _CONTROL = struct.Struct("=5q")
 
-#: The last of the calls when there is no end of failing.
+#: The number of the last failing call if all calls fail from the first on.
 _ALWAYS = 2**62
 
 _NEVER = 0
 
-#: No error: the calls are logged.
+#: No error: the calls are only logged.
 _NONE = 0
 
 _BEFORE, _AFTER = 1, 2
@@ -28,13 +28,13 @@ _BEFORE, _AFTER = 1, 2
 
 @frozen
 class Operation:
-    """A call that was made below the folders, or failed there; or the start of a program."""
+    """A logged or failed call below the folders, or the start of a program."""
 
     number: int
     call: str
-    #: The numbers of the errors that can come of it.
+    #: The numbers of the possible errors.
     errors: frozenset[int]
-    #: Of a program that was started: its arguments.
+    #: For the start of a program: its arguments.
     path: Path
 
     @classmethod
@@ -49,7 +49,7 @@ class Operation:
 
 
 def build(folder: Path) -> Path:
-    """Compile the library that makes calls fail; skips the test where there is no compiler."""
+    """Compile the library that makes calls fail; without a compiler the test is skipped."""
     require("gcc")
     library = folder / "faults.so"
     options = ("-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror")
@@ -58,13 +58,13 @@ def build(folder: Path) -> Path:
 
 
 class Faults:
-    """What fails of a program, and of one that goes on where it ended."""
+    """The faults of a program, and of the programs that continue its work."""
 
     def __init__(self, library: Path, folder: Path, below: list[Path]) -> None:
         """
-        Let nothing fail yet.
+        Prepare the control file; no call fails yet.
 
-        :param folder: for files of its own.
+        :param folder: the folder of the control file and the log.
         :param below: the folders whose calls count.
         """
         control = folder / "faults.control"
@@ -72,7 +72,7 @@ class Faults:
         self._log = folder / "faults.log"
         with control.open("r+b") as file:
             self._control = mmap.mmap(file.fileno(), _CONTROL.size)
-        #: What the program has to find in its environment.
+        #: The environment variables that the program needs.
         self.environment = {
             "LD_PRELOAD": str(library),
             "FAULT_DIRS": ":".join(map(str, below)),
@@ -81,15 +81,15 @@ class Faults:
         }
 
     def fail(self, error: int, number: int, lasting: bool = False) -> None:
-        """Let the so-manyth call fail, of those of which that can come; or all from it on."""
+        """Make the n-th call that can have this error fail, or all such calls from it on."""
         last = _ALWAYS if lasting else number
         self._control[:] = _CONTROL.pack(error, number, last, 0, 0)
 
     def kill(self, number: int, after: bool) -> None:
         """
-        Kill the program right before the so-manyth step from now on, or right after it.
+        Kill the program right before the n-th step from now on, or right after it.
 
-        A step is a call that changes files, or starts a program; of these all are logged.
+        A step is a call that changes files or starts a program; all steps are logged.
         """
         when = _AFTER if after else _BEFORE
         self._control[:] = _CONTROL.pack(_NONE, number, number, 0, when)
@@ -100,12 +100,12 @@ class Faults:
 
     @property
     def count(self) -> int:
-        """How many calls have counted since it was last said what is to fail."""
+        """The number of counted calls since the last change of the faults."""
         count: int = _CONTROL.unpack(self._control[:])[3]
         return count
 
     @property
     def operations(self) -> list[Operation]:
-        """The calls that failed, or all while none was to, or while the program is to be killed."""
+        """The failed calls; all calls if none is to fail or the program is to be killed."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         return [Operation.parse(line) for line in lines]

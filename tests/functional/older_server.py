@@ -1,4 +1,4 @@
-"""The older update server, as far as a box can tell: one thread, HTTP/1.0, no validators."""
+"""An update server that responds like the older one: one thread, HTTP/1.0, no validators."""
 
 import argparse
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -1,4 +1,4 @@
-"""Starts real programs for the functional tests, and waits for what they say."""
+"""Starts real programs for the functional tests, and waits for their output."""
 
 import os
 import re
@@ -33,7 +33,7 @@ _Value = TypeVar("_Value")
 
 
 class Daemon(ProcessProtocol):
-    """A program that runs while a test does; its output is kept and can be waited for."""
+    """A program that runs during a test; the test can wait for its output."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.output = ""
@@ -61,7 +61,7 @@ class Daemon(ProcessProtocol):
             ended.callback(self.status)
 
     async def says(self, pattern: str) -> re.Match[str]:
-        """Wait until the output holds a regular expression."""
+        """Wait until the output matches a regular expression."""
         compiled = re.compile(pattern)
         match = compiled.search(self.output)
         if match is not None:
@@ -146,7 +146,7 @@ def copy_sources(to: Path) -> Path:
                 (to / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, to / name)
         return to
-    # An unpacked source distribution has no git, and little else.
+    # An unpacked source distribution has no git, and few other files.
     ignored = shutil.ignore_patterns(
         *(".venv", "build", "dist", "*.egg-info", "_trial_temp*", "*_cache", "__pycache__")
     )
@@ -232,13 +232,13 @@ class LoopbackServer(ServerFactory):
 
 
 def require(program: str) -> None:
-    """Skip a test, loudly, for want of a program; on CI that is a failure."""
+    """Skip a test with a message if a program is missing; on CI the test fails."""
     if shutil.which(program) is None:
         skip(f"this test needs the program {program}: install it and run again")
 
 
 def without_capabilities() -> list[str]:
-    """Give the words that keep a command from passing over file permissions, as root would."""
+    """Give the prefix of a command that must obey file permissions, even as root."""
     if os.geteuid() != 0:
         return []
     require("setpriv")
@@ -246,14 +246,14 @@ def without_capabilities() -> list[str]:
 
 
 def skip(reason: str) -> NoReturn:
-    """Skip a test, loudly, for want of something; on CI that is a failure."""
+    """Skip a test with a message because something is missing; on CI the test fails."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def url_of(port: IListeningPort) -> str:
-    """Give the URL of what this process serves on loopback."""
+    """Give the URL of a port on which this process serves on loopback."""
     address = port.getHost()
     assert isinstance(address, IPv4Address)
     return f"http://127.0.0.1:{address.port}"

@@ -1,4 +1,4 @@
-"""Stands between boxes and their update server, and does to what passes all that networks do."""
+"""A proxy between boxes and their update server, with the faults of real networks."""
 
 import fcntl
 import re
@@ -22,27 +22,27 @@ from twisted.python.failure import Failure
 
 from tests.functional.processes import LoopbackServer
 
-#: Bytes that are sent at once.
+#: The bytes of one write.
 _PIECE = 65536
 
-#: Seconds between two looks whether the kernel has sent everything: it tells nobody when.
+#: Seconds between two checks of the kernel's send queue.
 _POLL_INTERVAL = 0.002
 
 
 class End(Enum):
-    """How a connection ends when everything was sent."""
+    """The end of a connection after the last byte."""
 
-    #: In good order, as far as TCP can tell.
+    #: An orderly close of the TCP connection.
     CLOSE = auto()
-    #: By a reset, once all that was sent has arrived.
+    #: A reset, after all sent bytes have arrived.
     RESET = auto()
-    #: Not at all: nothing more comes.
+    #: No end: the connection stays silent.
     IDLE_TIMEOUT = auto()
 
 
 @frozen
 class Message:
-    """An HTTP request or answer."""
+    """An HTTP request or response."""
 
     first: str
     headers: tuple[tuple[str, str], ...] = ()
@@ -50,7 +50,7 @@ class Message:
 
     @classmethod
     def parse(cls, data: bytes) -> "Message":
-        """Read what has come until the connection ended."""
+        """Parse the bytes of a whole connection."""
         head, _, body = data.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         named = (line.partition(":") for line in lines)
@@ -58,12 +58,12 @@ class Message:
 
     @property
     def path(self) -> str:
-        """What a request asks for."""
+        """The path of a request."""
         return self.first.split(" ")[1]
 
     @property
     def code(self) -> int:
-        """The status of an answer."""
+        """The status of a response."""
         return int(self.first.split(" ")[1])
 
     def get(self, name: str) -> str | None:
@@ -71,32 +71,32 @@ class Message:
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     def having(self, name: str, *values: str) -> "Message":
-        """Make one that has these values of a header, and no others."""
+        """Copy the message, with these values of a header."""
         others = [item for item in self.headers if item[0].lower() != name.lower()]
         return evolve(self, headers=(*others, *((name, value) for value in values)))
 
     @property
     def head(self) -> bytes:
-        """All that comes before the body."""
+        """The bytes before the body."""
         lines = [self.first, *(f"{name}: {value}" for name, value in self.headers), "", ""]
         return "\r\n".join(lines).encode("latin-1")
 
 
 @frozen
 class Sending:
-    """What a box gets for an answer."""
+    """The bytes that a box gets as a response."""
 
     head: bytes
     body: bytes
     end: End = End.CLOSE
-    #: Bytes after which it ends, whatever there is; None when all of it is sent.
+    #: The number of sent bytes; None for all.
     cut: int | None = None
-    #: Bytes of a piece, and seconds before each.
+    #: The bytes of a piece, and the seconds before each piece.
     piece: int = _PIECE
     pause: float = 0.0
 
     def pieces(self) -> Iterator[bytes]:
-        """What is sent, piece by piece, none of which is empty."""
+        """Yield the sent bytes in pieces, none of which is empty."""
         if self.cut != 0:
             yield self.head[: self.cut]
         for start in range(0, self.body_sent, self.piece):
@@ -104,27 +104,27 @@ class Sending:
 
     @property
     def body_sent(self) -> int:
-        """Bytes of the body that are sent."""
+        """The number of sent bytes of the body."""
         whole = len(self.head) + len(self.body)
         return max(0, min(whole, whole if self.cut is None else self.cut) - len(self.head))
 
 
 def as_it_is(answer: Message) -> Sending:
-    """Send what the server sent."""
+    """Send the server's response."""
     return Sending(answer.head, answer.body)
 
 
 @frozen
 class Mischief:
-    """One thing that a network does to an answer."""
+    """One fault of a network."""
 
     name: str
     send: Callable[[Message], Sending]
-    #: What the server is asked in the place of what the box asks.
+    #: Changes the request of the box.
     ask: Callable[[Message], Message] = field(default=lambda request: request)
 
 
-# What networks do
+# Faults of networks
 
 
 def _bad_end(random: Random) -> End:
@@ -132,7 +132,7 @@ def _bad_end(random: Random) -> End:
 
 
 def cut_body(offset: int, end: End = End.RESET) -> Mischief:
-    """End the connection after so many bytes of the body, if there are more."""
+    """End the connection after this many bytes of the body, if it is longer."""
 
     def send(answer: Message) -> Sending:
         if len(answer.body) <= offset:
@@ -143,7 +143,7 @@ def cut_body(offset: int, end: End = End.RESET) -> Mischief:
 
 
 def cut_head(offset: int, end: End = End.RESET) -> Mischief:
-    """End the connection after so many bytes, and before the last of the header."""
+    """End the connection after this many bytes, and before the end of the header."""
 
     def send(answer: Message) -> Sending:
         return Sending(answer.head, b"", end, cut=min(offset, len(answer.head) - 1))
@@ -176,7 +176,7 @@ def _silence(random: Random) -> Mischief:
 
 
 def drip(pieces: int, pause: float) -> Mischief:
-    """Send the body in so many pieces, and wait before each, in seconds."""
+    """Send the body in this many pieces, with a pause in seconds before each."""
 
     def send(answer: Message) -> Sending:
         piece = len(answer.body) // pieces + 1
@@ -208,7 +208,7 @@ def _shorter(random: Random) -> Mischief:
 
 
 def altered(body: bytes, where: float) -> bytes:
-    """Turn one bit of a body."""
+    """Flip one bit of a body."""
     if not body:
         return body
     place = min(int(where * len(body)), len(body) - 1)
@@ -216,7 +216,7 @@ def altered(body: bytes, where: float) -> bytes:
 
 
 def other_file(where: float = 0.5) -> Mischief:
-    """Send of another file what was asked for, on whatever condition."""
+    """Send the requested range of another file, without regard to If-Range."""
 
     def send(answer: Message) -> Sending:
         other = evolve(answer, body=altered(answer.body, where))
@@ -226,7 +226,7 @@ def other_file(where: float = 0.5) -> Mischief:
 
 
 def other_bytes(where: float = 0.5) -> Mischief:
-    """Send other bytes under the same name."""
+    """Send other bytes with the same ETag."""
     return Mischief(
         "other bytes, same ETag",
         lambda answer: as_it_is(evolve(answer, body=altered(answer.body, where))),
@@ -234,7 +234,7 @@ def other_bytes(where: float = 0.5) -> Mischief:
 
 
 def other_range(further: int) -> Mischief:
-    """Send the rest from another place than was asked for, and say so."""
+    """Send another range than the requested one, with a correct Content-Range."""
 
     def ask(request: Message) -> Message:
         asked = re.fullmatch(r"bytes=(\d+)-", request.get("Range") or "")
@@ -258,7 +258,7 @@ def _other_bytes(random: Random) -> Mischief:
 
 
 def status(line: str, *headers: tuple[str, str]) -> Mischief:
-    """Answer with a status and no file."""
+    """Respond with a status and no body."""
     answer = Message(f"HTTP/1.1 {line}", (("Content-Length", "0"), *headers))
     return Mischief(line, lambda _: as_it_is(answer))
 
@@ -314,7 +314,7 @@ def _twice(random: Random) -> Mischief:
     def send(answer: Message) -> Sending:
         body = answer.body
         if kind == 0:
-            # Some of it comes twice, and the last of it never.
+            # Some bytes are sent twice, and the last ones never.
             place = int(start * len(body))
             shifted = body[:place] + body[max(0, place - length) :]
             return Sending(answer.head, shifted[: len(body)])
@@ -335,7 +335,7 @@ def _chunked(random: Random) -> Mischief:
         chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in parts]
         whole = b"".join(chunks)
         if kind == 0:
-            # Nothing but the last chunk, which says that this was all, is missing.
+            # Only the last chunk, which marks the end, is missing.
             return Sending(head, whole, end)
         if kind == 1:
             return Sending(head, whole, end, cut=len(head) + int(share * len(whole)))
@@ -351,7 +351,7 @@ def _not_http(random: Random) -> Mischief:
 
 Make = Callable[[Random], Mischief]
 
-#: What a box outlives within seconds.
+#: The faults from which a box recovers within seconds.
 QUICK: tuple[Make, ...] = (
     *(_cut_request, _cut_header, _cut_body, _cut_body, _cut_body, _drip),
     *(_longer, _shorter, _other_file, _other_bytes, _other_range, _status, _status),
@@ -359,36 +359,36 @@ QUICK: tuple[Make, ...] = (
     _not_found,
 )
 
-#: All there is.
+#: All faults.
 ALL: tuple[Make, ...] = (*QUICK, _silence, _busy)
 
-#: Decides what is done to the answer to a request; nothing when it returns None.
+#: Chooses the fault for a request; None for no fault.
 Plan = Callable[[Message], Mischief | None]
 
 
 def honest(request: Message) -> None:
-    """Let everything through as it is."""
+    """Choose no fault."""
 
 
 class Seeded:
-    """Chooses from mischief as a seed has it."""
+    """Chooses faults by a seed."""
 
     def __init__(
         self, seed: int, makes: tuple[Make, ...], share: float, most: int, only: str = "/"
     ) -> None:
         """
-        Prepare to choose.
+        Prepare the choices.
 
-        :param share: of the requests that something is done to.
-        :param most: so many times in all.
-        :param only: what paths begin with to which anything is done.
+        :param share: the share of the requests with a fault.
+        :param most: the maximum number of faults.
+        :param only: the prefix of the paths that may have faults.
         """
         self.seed = seed
         self._random = Random(seed)
         self._makes = makes
         self._share = share
         self._only = only
-        #: How often something may still be done.
+        #: The number of faults that are left.
         self.left = most
 
     def __call__(self, request: Message) -> Mischief | None:
@@ -401,16 +401,16 @@ class Seeded:
 
 
 class Proxy(LoopbackServer):
-    """Brings requests to an update server, and what a plan makes of its answers to the box."""
+    """Passes requests to an update server, and its responses, with faults, to the box."""
 
     noisy = False
 
     def __init__(self, server_port: int, plan: Plan = honest) -> None:
         self.server_port = server_port
         self.plan = plan
-        #: The requests, in order, as the box made them, with what was done to the answers.
+        #: The requests of the box, in order, with the names of the faults.
         self.passed: list[tuple[Message, str]] = []
-        #: Bytes of bodies that were sent, by path.
+        #: The bytes of the sent bodies, by path.
         self.body_bytes: dict[str, int] = {}
         super().__init__()
 
@@ -418,7 +418,7 @@ class Proxy(LoopbackServer):
         return _Passage(self)
 
     async def answer(self, request: Message) -> Sending:
-        """Ask the server, and decide what the box gets."""
+        """Pass a request to the server; returns the response for the box."""
         mischief = self.plan(request)
         name = "nothing" if mischief is None else mischief.name
         self.passed.append((request, name))
@@ -436,7 +436,7 @@ class Proxy(LoopbackServer):
         return Message.parse(await asking.answered)
 
     def __str__(self) -> str:
-        """Tell what was done, for a test that fails."""
+        """Describe all requests and faults, for a failed test."""
         return "\n".join(
             f"{request.first} ({request.get('Range') or 'all of it'}): {name}"
             for request, name in self.passed
@@ -444,7 +444,7 @@ class Proxy(LoopbackServer):
 
 
 class _Asking(Protocol):
-    """Takes whatever comes until the connection ends."""
+    """Collects all bytes until the connection ends."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -482,7 +482,7 @@ class _Passage(Protocol):
             self.transport.abortConnection()
             return
         self._sending, self._pieces = sending, sending.pieces()
-        # Asked for the next piece whenever the one before has left.
+        # The transport asks for the next piece when the one before is sent.
         self.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
@@ -505,13 +505,13 @@ class _Passage(Protocol):
             self.transport.loseConnection()
         elif end is End.RESET:
             if self._under_way():
-                # A reset throws away what has not arrived.
+                # A reset discards the bytes that have not arrived.
                 self._later = reactor.callLater(_POLL_INTERVAL, self._end, end)
             else:
                 self.transport.abortConnection()
 
     def _under_way(self) -> int:
-        """Bytes that the kernel has sent, and does not know to have arrived."""
+        """The number of sent bytes that are not acknowledged yet."""
         answer = fcntl.ioctl(self.transport.getHandle(), termios.TIOCOUTQ, bytes(4))
         return cast(int, struct.unpack("i", answer)[0])
 

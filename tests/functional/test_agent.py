@@ -33,13 +33,13 @@ BeginUpdate = Callable[..., Awaitable[None]]
 
 @pytest.fixture
 def older(spawn: Spawn, updates: Path) -> StartOlder:
-    """Start the update server of the field."""
+    """Start a server like the older one, which boxes still use."""
     return lambda *options: spawn(sys.executable, older_server.__file__, updates, *options)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two releases that build_update.py built from this checkout."""
+    """Two releases of this checkout, built by build_update.py."""
     folder = tmp_path_factory.mktemp("built")
     for version in (OLD, NEW):
         subprocess.run(
@@ -84,7 +84,7 @@ async def install_by_hand(box: Box, built: Path, version: int, folder: Path) -> 
 async def test_update(
     start: StartDaemon, spawn: Spawn, built: Path, updates: Path, tmp_path: Path
 ) -> None:
-    """A click takes a box from its first release to the newest, whose own agent confirms it."""
+    """A click updates a box to the newest release, whose own agent confirms it."""
     box = Box(spawn, tmp_path / "box")
     await install_by_hand(box, built, OLD, tmp_path / "first")
     shutil.copy(built / str(UpdateName(NEW)), updates)
@@ -129,7 +129,7 @@ async def test_click_by_get(start_box: StartBox, box: Box, updates: Path) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_second_click(begin_update: BeginUpdate, box: Box, gate: Gate) -> None:
-    """While an update is under way, a click is told so, and the stage."""
+    """During an update another click gets 409 with the stage."""
     await begin_update(b"#!/bin/sh\n" + gate.wait.encode() + INSTALL)
     await box.agent.says("Stage: installing")
     for method in ("GET", "POST"):
@@ -144,7 +144,7 @@ async def test_second_click(begin_update: BeginUpdate, box: Box, gate: Gate) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_installs_by_itself(start_box: StartBox, box: Box, updates: Path) -> None:
-    """A box that may install by itself needs no click, and stays on the release it has then."""
+    """A box with automatic installs needs no click, and installs a release once."""
     await start_box(install="automatic", check_every=0.5, spread=0)
     await has_checked(box)
     archive(updates, NEW)
@@ -158,7 +158,7 @@ async def test_installs_by_itself(start_box: StartBox, box: Box, updates: Path) 
 async def test_told_at_once(
     start: StartDaemon, box: Box, updates: Path, tmp_path: Path, signs: bool
 ) -> None:
-    """A box that looks once an hour takes a release when it comes, which no clock tells it."""
+    """A box with hourly checks installs a release as soon as the server has it."""
     first = archive(updates, OLD)
     options: list[object] = ["--updates-dir", updates, "--heartbeat", 3600]
     if signs:
@@ -171,7 +171,7 @@ async def test_told_at_once(
     await box.start_with(server.url, install="automatic", check_every=3600, spread=0)
     await waits(server)
     before = await box.status()
-    # The first tag made it look.
+    # The first ETag has caused a check.
     assert before["available"] == OLD
     assert before["next_check"] > time.time() + 60
 
@@ -184,7 +184,7 @@ async def test_told_at_once(
 
 
 async def waits(server: Server) -> None:
-    """Wait until a box waits at the server for the next release."""
+    """Wait until a box has a waiting request at the server."""
     await until(
         lambda: curl(f"{server.url}/metrics"),
         lambda answer: "\nopq_waiting_boxes 1.0\n" in answer[1],
@@ -192,7 +192,7 @@ async def waits(server: Server) -> None:
 
 
 async def has_checked(box: Box) -> None:
-    """Wait until the agent has asked the update server by itself."""
+    """Wait until the agent has checked for updates by itself."""
     await box.shows(lambda status: status["last_check"] is not None)
 
 
@@ -205,7 +205,7 @@ async def has_checked(box: Box) -> None:
 async def test_older_server(
     older: StartOlder, box: Box, updates: Path, tmp_path: Path, wrapped: bool, options: tuple[str]
 ) -> None:
-    """An archive of `tar cjf` comes from the older server; its script puts VERSION elsewhere."""
+    """A box installs an archive of `tar cjf` from the older server, with another VERSION file."""
     installed = tmp_path / "etc" / "opq-version"
     folder = tmp_path / UpdateName(NEW).folder
     (folder / "box-config-daemon").mkdir(parents=True)
@@ -242,14 +242,14 @@ async def test_older_box(start: StartDaemon, built: Path, tmp_path: Path) -> Non
 
 
 def assert_untouched(box: Box, before: dict[str, bytes]) -> None:
-    """What is installed is as it was, and nothing lies about."""
+    """Check that the installed files are unchanged, and that no other file is left."""
     assert box.everything_installed() == before
     assert not (box.state_dir / "unpacked").exists()
     assert not ESCAPED.exists()
     assert box.rebooted == 0
 
 
-#: Where an archive with an absolute path wants to put a file.
+#: The target of an archive with an absolute path.
 ESCAPED = Path("/tmp/opq-escaped")
 
 _TOP = f"{UpdateName(NEW).folder}/"
@@ -297,7 +297,7 @@ BAD_ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize("kind", BAD_ARCHIVES)
 @pytest_twisted.ensureDeferred
 async def test_bad_archive(older: StartOlder, box: Box, updates: Path, kind: str) -> None:
-    """A bad archive is refused with its reason, leaves nothing, and stands in nobody's way."""
+    """A bad archive is refused with the reason, leaves no file, and blocks no later release."""
     make, reason = BAD_ARCHIVES[kind]
     (updates / str(UpdateName(NEW))).write_bytes(make())
     server = await older().ready()
@@ -319,7 +319,7 @@ async def test_bad_archive(older: StartOlder, box: Box, updates: Path, kind: str
 
 @pytest_twisted.ensureDeferred
 async def test_failing_script(begin_update: BeginUpdate, box: Box) -> None:
-    """A script that fails is reported and does not reboot the box; its owner may try it again."""
+    """A failed script is reported and causes no reboot; the owner may try the release again."""
     await begin_update(b"#!/bin/sh\necho that is not it\nexit 3\n")
     sentence = await box.fails()
     assert f"ended with exit status 3. See {box.log}" in sentence
@@ -345,7 +345,7 @@ async def test_failing_script(begin_update: BeginUpdate, box: Box) -> None:
 async def test_box_at_fault(
     begin_update: BeginUpdate, box: Box, script: bytes, reason: str
 ) -> None:
-    """A release is not refused for what the box lacks."""
+    """A release is not blocked for a fault of the box."""
     await begin_update(script)
     assert reason in await box.fails()
     _, history = await curl(f"{box.agent.url}/history")
@@ -355,7 +355,7 @@ async def test_box_at_fault(
 
 @pytest_twisted.ensureDeferred
 async def test_refused_release(start_box: StartBox, box: Box, updates: Path) -> None:
-    """A release whose script failed is not tried again by itself, and the status says why."""
+    """A release whose script failed is not tried again automatically; the status says why."""
     archive(updates, NEW, b"#!/bin/sh\nexit 3\n")
     await start_box(install="automatic", check_every=0.1, spread=0)
     await box.agent.says("The update failed: .*exit status 3")
@@ -369,7 +369,7 @@ async def test_refused_release(start_box: StartBox, box: Box, updates: Path) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_script_without_effect(begin_update: BeginUpdate, box: Box) -> None:
-    """A release that is not there after the reboot counts as failed, whatever its script said."""
+    """A release that does not run after the reboot has failed, even if its script succeeded."""
     await begin_update(b"#!/bin/sh\n")
     assert await box.agent.ends() == -signal.SIGTERM
     await box.start()
@@ -378,7 +378,7 @@ async def test_script_without_effect(begin_update: BeginUpdate, box: Box) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_hanging_script(begin_update: BeginUpdate, box: Box, tmp_path: Path) -> None:
-    """A script that hangs is ended with all that it started, even what ignores SIGTERM."""
+    """A script that hangs is killed with all its processes, even those that ignore SIGTERM."""
     pids = tmp_path / "pids"
     script = (
         "#!/bin/sh\ntrap '' TERM\nsleep 300 &\n"
@@ -391,7 +391,7 @@ async def test_hanging_script(begin_update: BeginUpdate, box: Box, tmp_path: Pat
 
 @pytest_twisted.ensureDeferred
 async def test_hanging_orphan(begin_update: BeginUpdate, box: Box, tmp_path: Path) -> None:
-    """A script that hangs is ended even when the agent that started it is gone."""
+    """A script that hangs is killed even after its agent has been killed."""
     pids = tmp_path / "pids"
     script = f"#!/bin/sh\nsleep 300 &\necho $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\n"
     await begin_update(script.encode(), install_timeout=1)
@@ -407,7 +407,7 @@ async def test_hanging_orphan(begin_update: BeginUpdate, box: Box, tmp_path: Pat
 async def test_script_kills_agent(
     begin_update: BeginUpdate, box: Box, gate: Gate, status: int
 ) -> None:
-    """A script that kills the agent goes on; the next agent learns what came of it."""
+    """A script that kills the agent continues, and the next agent gets its result."""
     kill = f'#!/bin/sh\nkill -KILL "$(cat {box.pid_file})"\n{gate.wait}'
     await begin_update(kill.encode() + INSTALL + b"exit %d\n" % status)
     assert await box.agent.ends() == -signal.SIGKILL
@@ -425,7 +425,7 @@ async def test_script_kills_agent(
 @pytest.mark.parametrize("command", ["/nonexistent/reboot", "/bin/false"])
 @pytest_twisted.ensureDeferred
 async def test_reboot_command(begin_update: BeginUpdate, box: Box, command: str) -> None:
-    """When the box cannot be rebooted, its owner is told to do it."""
+    """If the reboot command fails, a sentence asks the owner to reboot the box."""
     await begin_update(reboot_command=[command, "now"])
     reason = await box.fails()
     assert f"The reboot command {command} now" in reason
@@ -434,7 +434,7 @@ async def test_reboot_command(begin_update: BeginUpdate, box: Box, command: str)
 
 # Servers that do not work
 
-#: Where the new release is.
+#: The path of the new release.
 ARCHIVE = f"/update/{UpdateName(NEW)}"
 
 
@@ -458,7 +458,7 @@ VERSION_ANSWERS = {
 @pytest.mark.parametrize("kind", VERSION_ANSWERS)
 @pytest_twisted.ensureDeferred
 async def test_bad_version_answer(box: Box, raw: RawServer, kind: str) -> None:
-    """What no update server would answer installs nothing, and the sentence says which it was."""
+    """After a false response nothing is installed, and the sentence says what was wrong."""
     answer, reason = VERSION_ANSWERS[kind]
     raw.answers["/version"] = answer
     await box.start_with(raw.url)
@@ -473,7 +473,7 @@ async def test_bad_version_answer(box: Box, raw: RawServer, kind: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_server_down(box: Box) -> None:
-    """A server that is down is named, and the installed release stays."""
+    """The sentence about an unreachable server names it, and the installed release stays."""
     await box.start_with("http://127.0.0.1:1")
     await box.click()
     assert "Cannot reach the update server http://127.0.0.1:1" in await box.fails()
@@ -482,7 +482,7 @@ async def test_server_down(box: Box) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_proxy(box: Box, raw: RawServer) -> None:
-    """The agent asks its server through the proxy of its environment, but for the setting."""
+    """The agent uses the proxy of its environment, unless the setting says otherwise."""
     box.environment["HTTP_PROXY"] = raw.url
     await box.start_with("http://updates.invalid:8151")
     assert await box.click() == (200, "The update server has no update.")
@@ -495,7 +495,7 @@ async def test_proxy(box: Box, raw: RawServer) -> None:
 
 
 def _archive_bytes(tmp_path: Path) -> bytes:
-    """A good archive whose content spans more than one read."""
+    """Make a good archive that is larger than one read."""
     noise = {"box-configuration-daemon/noise": os.urandom(300_000)}
     path = make_archive(tmp_path / str(UpdateName(NEW)), NEW, noise, script=INSTALL)
     return path.read_bytes()
@@ -525,7 +525,7 @@ def _oops(whole: bytes) -> bytes:
 
 DELIVERIES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "404": (lambda whole: http(b"", status="404 Not Found"), "answers 404"),
-    # Of a connection that breaks another makes good; here it cannot.
+    # Usually another connection fetches the rest; here it cannot.
     "cut": (_cut, "answers 410"),
     "says too much": (_says_too_much, "answers 410"),
     "says too little": (lambda whole: http(whole, length=len(whole) // 2), "not a whole bzip2"),
@@ -544,7 +544,7 @@ _GONE = Answer(http(b"", status="410 Gone"))
 @pytest.mark.parametrize("kind", DELIVERIES)
 @pytest_twisted.ensureDeferred
 async def test_bad_delivery(box: Box, raw: RawServer, tmp_path: Path, kind: str) -> None:
-    """An archive that does not arrive as it is installs nothing; a click later, it does."""
+    """An archive that arrives incomplete or altered is not installed; the next click works."""
     deliver, reason = DELIVERIES[kind]
     whole = _archive_bytes(tmp_path)
     _offer(raw, Answer(deliver(whole), then=_GONE))
@@ -565,19 +565,19 @@ async def test_bad_delivery(box: Box, raw: RawServer, tmp_path: Path, kind: str)
 async def test_mended_delivery(
     box: Box, raw: RawServer, tmp_path: Path, deliver: Callable[[bytes], bytes]
 ) -> None:
-    """Where a connection brings nothing, another follows by itself, and brings the release."""
+    """After a failed connection another one follows automatically, and gets the release."""
     whole = _archive_bytes(tmp_path)
     _offer(raw, Answer(deliver(whole), then=Answer(http(whole, _digest(whole)))))
     await box.start_with(raw.url)
     await box.click()
     await box.reboots_to(NEW)
-    # The last one is the look by which the new release proves itself.
+    # The last request is the check that confirms the new release.
     assert raw.asked[:4] == ["/version", ARCHIVE, ARCHIVE, "/version"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_rest_of_delivery(box: Box, raw: RawServer, tmp_path: Path) -> None:
-    """Where a connection breaks only the rest is asked for, of the same archive."""
+    """After a broken connection only the rest of the same archive is requested."""
     whole = _archive_bytes(tmp_path)
     come, etag = len(whole) // 2, 'ETag: "of-this-archive"'
     rest = http(
@@ -591,7 +591,7 @@ async def test_rest_of_delivery(box: Box, raw: RawServer, tmp_path: Path) -> Non
     await box.start_with(raw.url)
     await box.click()
     await box.reboots_to(NEW)
-    # The last one is the look by which the new release proves itself.
+    # The last request is the check that confirms the new release.
     assert raw.asked[:4] == ["/version", ARCHIVE, ARCHIVE, "/version"]
     assert f"Range: bytes={come}-\r\n".encode() in raw.requests[2]
     assert b'If-Range: "of-this-archive"\r\n' in raw.requests[2]
@@ -599,7 +599,7 @@ async def test_rest_of_delivery(box: Box, raw: RawServer, tmp_path: Path) -> Non
 
 @pytest_twisted.ensureDeferred
 async def test_unsigned_refused(box: Box, raw: RawServer) -> None:
-    """Where unsigned releases are not allowed, nothing is even downloaded."""
+    """If unsigned releases are not allowed, none is downloaded."""
     _offer(raw, Answer(b""))
     await box.start_with(raw.url, allow_unsigned=False)
     await box.click()
@@ -610,7 +610,7 @@ async def test_unsigned_refused(box: Box, raw: RawServer) -> None:
     assert box.archives() == set()
 
 
-# What the agent cannot start with
+# Errors at the start of the agent
 
 
 @pytest.mark.parametrize(
@@ -634,7 +634,7 @@ async def test_unsigned_refused(box: Box, raw: RawServer) -> None:
 )
 @pytest_twisted.ensureDeferred
 async def test_bad_configuration(box: Box, content: str | None, sentence: str) -> None:
-    """A configuration that cannot be used ends the agent with one sentence that names the key."""
+    """With an invalid configuration the agent ends with a sentence that names the setting."""
     if content is not None:
         box.config.write_text(content)
     await box.launch().refuses_to_start(sentence.format(config=box.config))
@@ -642,7 +642,7 @@ async def test_bad_configuration(box: Box, content: str | None, sentence: str) -
 
 @pytest_twisted.ensureDeferred
 async def test_busy_port(box: Box, raw: RawServer) -> None:
-    """An agent whose port somebody else has says so, and looks for updates without its page."""
+    """If its port is in use the agent logs that, and checks for updates without its page."""
     box.configure(raw.url, check_every=1, spread=0)
     agent = box.launch("--port", raw.url.rpartition(":")[2])
     await agent.says(f"There is no page.*: {os.strerror(errno.EADDRINUSE)}")
@@ -676,12 +676,12 @@ async def test_two_agents(box: Box, raw: RawServer) -> None:
 async def test_killed_at_any_stage(
     start_box: StartBox, start: StartDaemon, box: Box, updates: Path, stage: str
 ) -> None:
-    """Wherever the agent is killed, the next one ends on the new release without help."""
+    """After a kill in any stage the next agent installs the new release without help."""
     archive(updates, NEW)
     await start_box(install="automatic", check_every=0.1, spread=0)
     await box.agent.says(f"Stage: {stage}")
     await box.agent.stop(signal.SIGKILL)
-    # Not start(): the next agent may have rebooted the box before anybody could ask it.
+    # Not start(): the next agent may reboot the box before a request reaches it.
     next_agent = box.launch()
     if (await next_agent.says("Stage: (rebooting|confirming)"))[1] == "rebooting":
         await box.reboots_to(NEW)
@@ -694,7 +694,7 @@ async def test_killed_at_any_stage(
 
 @pytest_twisted.ensureDeferred
 async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path) -> None:
-    """Half an archive is never taken for a whole one; the next agent ends on the new release."""
+    """Half an archive is never installed; the next agent downloads the rest and installs it."""
     whole = _archive_bytes(tmp_path)
     half = http(whole[: len(whole) // 2], _digest(whole), length=len(whole))
     _offer(raw, Answer(half, closes=False))
@@ -713,7 +713,7 @@ async def test_killed_while_downloading(box: Box, raw: RawServer, tmp_path: Path
 
 @pytest_twisted.ensureDeferred
 async def test_killed_while_unpacking(start_box: StartBox, box: Box, updates: Path) -> None:
-    """An unpacker that lost its agent does not spoil what the next agent unpacks."""
+    """An unpacker whose agent was killed does not disturb the unpacker of the next agent."""
     files = {f"box-configuration-daemon/{number}": b"x" for number in range(6_000)}
     make_archive(updates / str(UpdateName(NEW)), NEW, files, script=INSTALL)
     await start_box()
@@ -726,7 +726,7 @@ async def test_killed_while_unpacking(start_box: StartBox, box: Box, updates: Pa
 
 @pytest_twisted.ensureDeferred
 async def test_killed_while_installing(begin_update: BeginUpdate, box: Box, gate: Gate) -> None:
-    """The script goes on without its agent, and is not run a second time beside itself."""
+    """The script continues without its agent, and is not started a second time."""
     await begin_update(b"#!/bin/sh\necho begun\n" + gate.wait.encode() + INSTALL)
     await eventually(lambda: box.log.exists() and "begun" in box.log.read_text())
     await box.agent.stop(signal.SIGKILL)
@@ -740,7 +740,7 @@ async def test_killed_while_installing(begin_update: BeginUpdate, box: Box, gate
 async def test_power_cut_while_installing(
     begin_update: BeginUpdate, box: Box, gate: Gate, tmp_path: Path
 ) -> None:
-    """A script that is gone without a status, and has not done its work, is run again."""
+    """A script that a power cut has ended is started again."""
     pid = tmp_path / "pid"
     script = f"#!/bin/sh\necho begun\necho $$ >{pid}.new\nmv {pid}.new {pid}\n{gate.wait}"
     await begin_update(script.encode() + INSTALL)
@@ -755,7 +755,7 @@ async def test_power_cut_while_installing(
     assert box.rebooted == 1
 
 
-# Requests that the owner did not mean
+# Requests that the owner did not intend
 
 
 @pytest_twisted.ensureDeferred
@@ -785,7 +785,7 @@ async def test_requests_from_elsewhere(box: Box, raw: RawServer) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended, and waits for its parent, does not."""
+    """Tell whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

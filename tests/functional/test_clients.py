@@ -1,4 +1,4 @@
-"""Real clients download whole archives and parts of them, and go on with what was cut off."""
+"""Real clients download archives and parts of them, and resume interrupted downloads."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ NAME = str(UpdateName(1))
 
 
 def part_of(whole: Path, folder: Path, count: int) -> Path:
-    """Leave the first bytes of an archive in a folder, as a download does that was cut off."""
+    """Leave the first bytes of an archive in a folder, as an interrupted download does."""
     part = folder / whole.name
     part.write_bytes(whole.read_bytes()[:count])
     return part
@@ -22,7 +22,7 @@ def part_of(whole: Path, folder: Path, count: int) -> Path:
 
 @pytest_twisted.ensureDeferred
 async def test_curl_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """`curl -C -` fetches what is missing, and nothing when nothing is."""
+    """`curl -C -` fetches the missing part only."""
     whole = large_archive(updates, 1)
     server = await started(start, updates)
     part = part_of(whole, tmp_path, 20_000_001)
@@ -35,7 +35,7 @@ async def test_curl_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -
 
 @pytest_twisted.ensureDeferred
 async def test_curl_with_validators(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """A part is continued only while the archive is the same; one that is known is not sent."""
+    """A download is resumed only if the archive is the same; a known archive is not sent."""
     whole = archive(updates, 1)
     server = await started(start, updates)
     url = f"{server.url}/update/{NAME}"
@@ -53,7 +53,7 @@ async def test_curl_with_validators(start: StartDaemon, updates: Path, tmp_path:
 
 @pytest_twisted.ensureDeferred
 async def test_wget_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """`wget -c` fetches what is missing; it is content with a whole file."""
+    """`wget -c` fetches the missing part, and accepts a whole file."""
     whole = large_archive(updates, 1)
     server = await started(start, updates)
     part = part_of(whole, tmp_path, 3_333_333)
@@ -67,7 +67,7 @@ async def test_wget_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -
 
 @pytest_twisted.ensureDeferred
 async def test_aria2c(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """aria2c puts together what came over eight connections."""
+    """aria2c downloads an archive over eight connections."""
     whole = large_archive(updates, 1)
     server = await started(start, updates)
     await succeed(
@@ -79,7 +79,7 @@ async def test_aria2c(start: StartDaemon, updates: Path, tmp_path: Path) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_aria2c_resumes(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """aria2c goes on with what it has when the server is started again."""
+    """aria2c resumes an interrupted download."""
     whole = large_archive(updates, 1)
     server = await started(start, updates)
     part_of(whole, tmp_path, 9_000_000)
@@ -93,7 +93,7 @@ async def test_aria2c_resumes(start: StartDaemon, updates: Path, tmp_path: Path)
 
 @pytest_twisted.ensureDeferred
 async def test_ab(start: StartDaemon, updates: Path) -> None:
-    """ab finds no answer that failed or differs, with and without keep-alive."""
+    """ab finds no failed or different response, with and without keep-alive."""
     archive(updates, 1)
     server = await started(start, updates)
     for option in ("-k", "-d"):
@@ -107,20 +107,20 @@ async def test_ab(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_wrk(start: StartDaemon, updates: Path) -> None:
-    """wrk finds no error on many connections that are used again and again."""
+    """wrk finds no error on many persistent connections."""
     large_archive(updates, 1)
     server = await started(start, updates)
     for path in ("version", "latest", "ls", f"update/{NAME}"):
         out = await succeed("wrk", "-t1", "-c50", "-d1", "--timeout=60", f"{server.url}/{path}")
         assert "Socket errors" not in out, out
-        # What wrk names so is any status over 399: /latest has 303.
+        # wrk counts every status over 399 as such; /latest has 303.
         assert "Non-2xx or 3xx" not in out, out
     assert "Traceback" not in server.output
 
 
 @pytest_twisted.ensureDeferred
 async def test_multiple_ranges(start: StartDaemon, updates: Path) -> None:
-    """A client gets several parts in one answer."""
+    """A client gets several parts in one response."""
     whole = archive(updates, 1).read_bytes()
     server = await started(start, updates)
     received = await exchange(

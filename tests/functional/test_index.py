@@ -1,4 +1,4 @@
-"""What the server offers is right again after whatever may happen to its directory."""
+"""The server's offers match its directory again after any change or fault."""
 
 import os
 import shutil
@@ -22,28 +22,28 @@ from tests.functional.processes import (
 from tests.functional.update_server import archive, get, metrics, offers, started
 from tests.helpers.privileges import own_mounts
 
-#: A heartbeat that no test lives to see: what is found is found without it.
+#: A heartbeat later than the end of every test: changes are found without it.
 NEVER = ("--heartbeat", 86400)
 
-#: A heartbeat to wait for.
+#: A heartbeat that a test can wait for.
 SOON = ("--heartbeat", 0.2)
 
 
 def link_many(source: Path, folder: Path, count: int) -> None:
-    """Put many archives into a folder, faster than any copy could."""
+    """Link many archives into a folder, which is faster than copies."""
     for version in range(1000, 1000 + count):
         os.link(source, folder / str(UpdateName(version)))
 
 
 async def answers_with(server: Server, status: int) -> str:
-    """Wait until `/` answers with a status, and return what it says."""
+    """Wait until `/` responds with a status; returns the text."""
     _, text = await until(lambda: curl(f"{server.url}/"), lambda answer: answer[0] == status)
     return text
 
 
 @pytest_twisted.ensureDeferred
 async def test_twenty_thousand(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """20,000 archives at once are all on offer, without a heartbeat."""
+    """20,000 archives that arrive at once are all offered, without a heartbeat."""
     source = archive(tmp_path, 1)
     server = await started(start, updates, *NEVER)
     link_many(source, updates, 20_000)
@@ -54,7 +54,7 @@ async def test_twenty_thousand(start: StartDaemon, updates: Path, tmp_path: Path
 
 @pytest_twisted.ensureDeferred
 async def test_lost_events(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """A kernel queue that overflowed while the server could not read it leaves nothing unseen."""
+    """After an overflow of the kernel's event queue all changes are found."""
     source = archive(tmp_path, 1)
     server = await started(start, updates, *NEVER)
     os.kill(server.pid, signal.SIGSTOP)
@@ -72,7 +72,7 @@ async def test_lost_events(start: StartDaemon, updates: Path, tmp_path: Path) ->
 
 @pytest_twisted.ensureDeferred
 async def test_deleted_and_made_anew(start: StartDaemon, updates: Path) -> None:
-    """A directory that is deleted and comes back is read, and followed, as before."""
+    """A directory that is deleted and created again is read and watched as before."""
     archive(updates, 1)
     server = await started(start, updates, *NEVER)
     shutil.rmtree(updates)
@@ -88,7 +88,7 @@ async def test_deleted_and_made_anew(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_replaced_by_a_rename(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """A directory that takes the place of another is read and followed."""
+    """A directory that replaces another is read and watched."""
     archive(updates, 1)
     server = await started(start, updates, *NEVER)
     for version in (2, 3):
@@ -104,7 +104,7 @@ async def test_replaced_by_a_rename(start: StartDaemon, updates: Path, tmp_path:
 
 @pytest_twisted.ensureDeferred
 async def test_moved_away(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """While the directory is away, what was known is told; a download is for later."""
+    """While the directory is away the server lists the known archives; downloads get 503."""
     path = archive(updates, 1)
     server = await started(start, updates, *NEVER)
     updates.rename(tmp_path / "away")
@@ -123,7 +123,7 @@ async def test_moved_away(start: StartDaemon, updates: Path, tmp_path: Path) -> 
 
 @pytest_twisted.ensureDeferred
 async def test_link_to_another_directory(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """A link that leads elsewhere now, of which no event tells, is followed with a heartbeat."""
+    """A changed symbolic link, which causes no event, is found by the heartbeat."""
     other = tmp_path / "other"
     other.mkdir()
     archive(updates, 1)
@@ -141,7 +141,7 @@ async def test_link_to_another_directory(start: StartDaemon, updates: Path, tmp_
 @pytest.mark.root
 @pytest_twisted.ensureDeferred
 async def test_permission_lost(spawn: StartDaemon, updates: Path) -> None:
-    """Without permission `/` is 503 and what was known is told; with it all is well again."""
+    """Without permission `/` gets 503, and known versions are sent; permission restores all."""
     path = archive(updates, 1)
     command = twistd_command("opq-update-server", "--updates-dir", updates, *SOON)
     server = await spawn(*without_capabilities(), *command).ready()
@@ -166,7 +166,7 @@ async def in_its_mounts(server: Server, *command: object) -> None:
 @pytest.mark.root
 @pytest_twisted.ensureDeferred
 async def test_mounted_over(spawn: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """What is mounted over the directory is read and followed, and so is what comes to light."""
+    """A file system mounted over the directory is read and watched; so is the directory later."""
     for program in ("unshare", "nsenter"):
         require(program)
     archive(updates, 1)

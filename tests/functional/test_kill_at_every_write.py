@@ -1,11 +1,11 @@
 """
-Wherever the agent is killed, the next one brings the update to its end without help.
+After a kill at any step, the next agent completes the update without help.
 
-Each step that leaves something behind is one: a change of a file's content, name or existence, what
-brings that to the disk, and the start of a program. The agent is killed right before each step, and
-right after each start of a program: what is right after any other step is right before the next.
+A step is a change of a file's content, name or existence, a sync, or the start of a program. The
+agent is killed right before each step, and right after each start of a program. After any other
+step the state is the same as before the next one.
 
-A sample of these kills is tried; `make torture` tries all, and those right after every step too.
+A sample of these kills is tried; `make torture` tries all, and also those right after every step.
 """
 
 import hashlib
@@ -39,28 +39,28 @@ from tests.helpers.torture import SEED, TORTURE, sample
 
 OLD = 1500000000
 
-#: So many kills are tried on each update.
+#: The number of tried kills of each update.
 KILLS = 4
 
-#: Each of them is an update with two kills.
+#: The seeds of the updates with two kills.
 SEEDS = range(SEED, SEED + (100 if TORTURE else 2))
 
-#: So many boxes at a time.
+#: The number of simultaneous boxes.
 WORKERS = 3
 
-#: How often an agent may be started in one update before the box counts as one without an end.
+#: More starts of the agent in one update count as endless.
 _MAX_STARTS = 8
 
-#: More steps than any update has.
+#: A step after the end of every update.
 _NEVER = 10**6
 
 #: The calls that start programs.
 STARTS = ("fork", "posix_spawn", "posix_spawnp", "execve")
 
-#: What the agent says when it is at rest.
+#: The agent's log lines when it is at rest.
 _AT_REST = "Stage: (?:idle|failed)"
 
-#: Makes a release live at once, as the shipped script does.
+#: Makes a release live in one step, as the shipped script does.
 _INSTALL = """#!/bin/sh
 set -e
 echo "installing $OPQ_VERSION"
@@ -74,7 +74,7 @@ ln -sfn "releases/$OPQ_VERSION" "$OPQ_PREFIX/.current.new"
 mv -fT "$OPQ_PREFIX/.current.new" "$OPQ_PREFIX/current"
 """
 
-#: What fails after a first part leaves what is installed half done.
+#: A failure after a first part, which leaves the installed release incomplete.
 _HALF = 'rm -rf "$OPQ_PREFIX/current/content"; echo "that is not it"; exit 3'
 
 _HEALTHY, _ILL = "#!/bin/sh\n", "#!/bin/sh\necho it hurts\nexit 1\n"
@@ -82,30 +82,30 @@ _HEALTHY, _ILL = "#!/bin/sh\n", "#!/bin/sh\necho it hurts\nexit 1\n"
 
 @frozen
 class Update:
-    """An update, and what is to come of it."""
+    """An update and its expected result."""
 
-    #: Of the channel too.
+    #: The name of the update and of its channel.
     name: str
     version: int
     install: str = _INSTALL.format(part="")
     verify: str = _HEALTHY
-    #: Whether the box ends on the new release; otherwise on its last good one.
+    #: Whether the box ends with the new release; otherwise with its last good one.
     succeeds: bool = False
-    #: Whether it is up to its reboot when it is first killed: until then it is like another.
+    #: Whether the kills begin after the reboot; before it this update is like another one.
     has_rebooted: bool = False
 
     @property
     def end(self) -> int:
-        """The release that the box ends on."""
+        """The release of the box at the end."""
         return self.version if self.succeeds else OLD
 
     @property
     def outcome(self) -> str:
-        """What the box calls that."""
+        """The outcome in the box's history."""
         return "updated" if self.succeeds else "returned"
 
     def publish(self, updates: Path) -> Path:
-        """Make its archive."""
+        """Write the archive."""
         name = UpdateName(self.version)
         top = f"{name.folder}/"
         parts = [
@@ -124,7 +124,7 @@ UPDATES = (GOOD, ILL, FAILING)
 
 
 def content(version: int) -> bytes:
-    """Give what a release holds: more than comes in one piece."""
+    """Make the content of a release: larger than one read."""
     return Random(version).randbytes(150_000)
 
 
@@ -134,24 +134,24 @@ def digest(path: Path) -> str:
 
 @frozen
 class Kill:
-    """When the agent is killed: counted over all agents of an update."""
+    """The step of a kill, counted over all agents of an update."""
 
     number: int
     after: bool
 
     def __str__(self) -> str:
-        """Say how to find it again."""
+        """Describe the kill for a repetition."""
         return f"right {'after' if self.after else 'before'} step {self.number}"
 
 
 @frozen
 class Site:
-    """The update server of all boxes, what they trust, and what kills their agents."""
+    """The update server of all boxes, their root, and the library that kills their agents."""
 
     server: Server
     root: bytes
     library: Path
-    #: By the archive's name.
+    #: The SHA-256 digests by the archives' names.
     digests: dict[str, str]
     #: The archive of the release that boxes start with.
     old: Path
@@ -174,7 +174,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 class Lost(Exception):
-    """The text says what the box has forgotten."""
+    """The box has lost its state; the text says which part."""
 
 
 class Trial:
@@ -186,19 +186,19 @@ class Trial:
         self._folder = folder
         self.box = box = Box(spawn, folder)
         box.pin(site.root)
-        # What is not healthy at once is not healthy.
+        # A release that is not healthy at once never becomes healthy.
         box.configure(site.server.url, channel=update.name, confirm_timeout=1)
         self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
         box.environment = self.faults.environment
         self._agents: list[Server] = []
         self._kills: list[Kill] = []
-        #: The steps that were the last of an agent.
+        #: The steps at which agents were killed.
         self._struck: list[Operation] = []
-        #: How often an agent has ended by a reboot.
+        #: The number of agents that ended by a reboot.
         self._rebooted = 0
 
     def set_up(self) -> None:
-        """Let the old release be installed, and be the last good one."""
+        """Install the old release, and keep it as the last good one."""
         release = self.box.prefix / "releases" / str(OLD)
         release.mkdir(parents=True)
         (release / "VERSION").write_text(f"{OLD}\n")
@@ -207,19 +207,19 @@ class Trial:
         self.box.keep_as_last_good(self._site.old)
 
     def save(self, folder: Path) -> None:
-        """Keep the box as it is."""
+        """Copy the state of the box."""
         for path in (self.box.state_dir, self.box.prefix, self.box.log.parent):
             shutil.copytree(path, folder / path.name, symlinks=True)
 
     def restore(self, folder: Path) -> None:
-        """Let the box be as another one was."""
+        """Give the box the saved state of another one."""
         shutil.copytree(folder, self._folder, symlinks=True, dirs_exist_ok=True)
 
     async def updates(self, *kills: Kill) -> None:
         """
-        Click, and start the agent again until the box has come to its end.
+        Click, and restart the agent until the update has ended.
 
-        :param kills: each is counted from the one before on.
+        :param kills: the steps of each are counted from the kill before it.
         """
         self._kills = list(kills)
         self.faults.kill(kills[0].number, kills[0].after)
@@ -234,17 +234,17 @@ class Trial:
 
     @property
     def has_struck(self) -> bool:
-        """Whether all kills have."""
+        """Whether all kills have happened."""
         return len(self._struck) == len(self._kills)
 
     async def reboots(self) -> None:
-        """Click, and go on up to the reboot."""
+        """Click, and wait for the reboot."""
         self.faults.kill(_NEVER, after=False)
         assert not await self._comes_to_rest()
         assert self._rebooted == 1
 
     async def _comes_to_rest(self) -> bool:
-        """Start the agent, and click if nothing is under way; whether it does not end before."""
+        """Start the agent, and click if it is idle; returns whether it comes to rest."""
         under_way = not self._entry.stage.at_rest
         self._agents.append(self.box.launch())
         try:
@@ -259,7 +259,7 @@ class Trial:
                 await self._ask("box_update", b"")
             await self.box.agent.says(_AT_REST)
         except (AssertionError, OSError, HTTPException):
-            # That is all right if the agent has ended, and as it may.
+            # These errors are expected if the agent was killed, or has rebooted the box.
             await self._ends()
             return False
         return True
@@ -269,7 +269,7 @@ class Trial:
         return answer
 
     async def _ends(self) -> None:
-        """See that the agent ended by what was to kill it, or by a reboot."""
+        """Check that the agent was ended by the planned kill or by a reboot."""
         status = await self.box.agent.ends()
         if status == -signal.SIGTERM:
             self._rebooted += 1
@@ -284,7 +284,7 @@ class Trial:
 
     @property
     def _entry(self) -> Entry:
-        """What the journal holds; it is always whole."""
+        """Read the journal, which is never damaged."""
         path = self.box.state_dir / "journal.json"
         assert not path.with_suffix(".unreadable").exists(), "a journal was set aside"
         if not path.exists():
@@ -294,7 +294,7 @@ class Trial:
         return cattrs.structure(written, Entry)
 
     def _is_sound(self) -> None:
-        """See that nothing is taken for what it is not, and that there is a way back."""
+        """Check that archives are complete, and that a last good release is there."""
         assert self._entry
         archives = self.box.state_dir / "archives"
         for path in archives.iterdir():
@@ -308,7 +308,7 @@ class Trial:
             self._runs_whole({OLD, self._update.version})
 
     def _runs_whole(self, versions: set[int]) -> None:
-        """See that one of these releases is installed, all of it."""
+        """Check that one of these releases is installed completely."""
         current = self.box.prefix / "current"
         version = int((current / "VERSION").read_text())
         assert version in versions, f"release {version} is installed"
@@ -316,7 +316,7 @@ class Trial:
         assert whole == content(version), f"release {version} is not whole"
 
     def _is_at_the_end(self) -> None:
-        """See that the box came to where the update leads."""
+        """Check that the update had the expected result."""
         update, entry = self._update, self._entry
         assert entry.attempts, "no end is written down"
         last = entry.attempts[-1]
@@ -334,7 +334,7 @@ class Trial:
         assert refused == ([] if update.succeeds else [update.version]), entry.refused
 
     def __str__(self) -> str:
-        """Tell what was to happen, what did, and what the agents said."""
+        """Describe the planned kills, those that happened, and the agents' output."""
         kills = " and ".join(map(str, self._kills))
         struck = " and ".join(map(str, self._struck)) or "none yet"
         said = "".join(
@@ -345,7 +345,7 @@ class Trial:
 
 
 def is_final(name: str) -> bool:
-    """Whether it is what a verified archive is called."""
+    """Tell whether a file has the name of a verified archive."""
     try:
         return bool(UpdateName.parse(name))
     except InvalidName:
@@ -353,13 +353,13 @@ def is_final(name: str) -> bool:
 
 
 def without_noise(output: str) -> str:
-    """Leave out what every agent says of its connections."""
+    """Remove the log lines about connections."""
     lines = output.splitlines(keepends=True)
     return "".join(line for line in lines if "HTTP11ClientFactory" not in line)
 
 
 class Ground:
-    """Where boxes are tried, and what each update begins with."""
+    """The trials, and the saved states that updates begin with."""
 
     def __init__(self, spawn: Spawn, site: Site, folder: Path) -> None:
         self._spawn = spawn
@@ -369,7 +369,7 @@ class Ground:
         self.wrong: list[str] = []
 
     async def make(self, update: Update) -> Trial:
-        """Make a box with which the update begins."""
+        """Make a box in the state in which the update begins."""
         self._made += 1
         trial = Trial(self._spawn, self._site, update, self._folder / f"box-{self._made}")
         if not update.has_rebooted:
@@ -385,7 +385,7 @@ class Ground:
         return trial
 
     async def try_out(self, update: Update, *kills: Kill) -> bool:
-        """Update a box with these kills; returns whether all of them struck."""
+        """Update a box with these kills; returns whether all of them happened."""
         trial = await self.make(update)
         try:
             await trial.updates(*kills)
@@ -396,7 +396,7 @@ class Ground:
         return trial.has_struck
 
     async def count(self, update: Update) -> list[Operation]:
-        """Update a box whose agent is not killed; returns the steps."""
+        """Update a box without a kill; returns the steps."""
         trial = await self.make(update)
         try:
             await trial.updates(Kill(_NEVER, after=False))
@@ -406,19 +406,19 @@ class Ground:
         return trial.faults.operations
 
     def nothing_is_wrong(self) -> None:
-        """See that every box came to its end."""
+        """Check that every box had the expected result."""
         wrong = "\n\n".join(self.wrong)
         assert not self.wrong, f"seed {SEED}, {len(self.wrong)} boxes:\n{wrong}"
 
 
 @pytest.fixture
 def ground(spawn: Spawn, site: Site, tmp_path: Path) -> Ground:
-    """Make a ground for boxes."""
+    """Make the trials of a test."""
     return Ground(spawn, site, tmp_path)
 
 
 def choose(steps: list[Operation]) -> list[Kill]:
-    """Choose when to kill."""
+    """Choose the kills."""
     every = [Kill(step.number, after=False) for step in steps]
     after = [Kill(step.number, after=True) for step in steps]
     if not TORTURE:
@@ -429,12 +429,12 @@ def choose(steps: list[Operation]) -> list[Kill]:
 @pytest.mark.parametrize("update", UPDATES, ids=lambda update: update.name)
 @pytest_twisted.ensureDeferred
 async def test_kill(ground: Ground, update: Update) -> None:
-    """Killed at any step, it ends where the update leads."""
+    """After a kill at any step the update has its expected result."""
     steps = await ground.count(update)
     jobs = (ground.try_out(update, kill) for kill in choose(steps))
     struck = await some_at_a_time(jobs, WORKERS)
     if TORTURE:
-        # An update has not always as many steps as the one that was counted.
+        # The number of steps varies from one update to the next.
         number = len(steps) + 1
         while await ground.try_out(update, Kill(number, after=False)):
             number += 1
@@ -445,14 +445,14 @@ async def test_kill(ground: Ground, update: Update) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_two_kills(ground: Ground) -> None:
-    """Killed twice, wherever that is, it ends where the update leads."""
+    """After two kills at any steps the update has its expected result."""
     lengths = {update: len(await ground.count(update)) for update in UPDATES}
 
     def try_out(seed: int) -> Coroutine[Deferred[Any], Any, bool]:
         random = Random(seed)
         update = random.choice(UPDATES)
         kills = [
-            # The second is counted from the first on.
+            # The steps of the second kill are counted from the first one.
             Kill(random.randint(1, most), after=random.random() < 0.5)
             for most in (lengths[update], lengths[update] // 2)
         ]

@@ -42,7 +42,7 @@ async def test_page(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
 
 
 def look(url: str, newest: bytes) -> list[Any]:
-    """Look at the page in each way, and tell all that is wrong with it."""
+    """Check the page in each colour scheme and width; returns all faults."""
     with chromium.browser() as browser:
         return [
             each
@@ -54,7 +54,7 @@ def look(url: str, newest: bytes) -> list[Any]:
 def look_once(
     browser: Browser, url: str, newest: bytes, *, color_scheme: Any, width: int
 ) -> list[Any]:
-    """Look at the page in one way."""
+    """Check the page in one colour scheme and width."""
     context = browser.new_context(
         color_scheme=color_scheme, viewport={"width": width, "height": 700}
     )

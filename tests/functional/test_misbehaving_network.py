@@ -1,4 +1,4 @@
-"""Whatever a network does to a download: all of it comes, or a sentence that says why not."""
+"""On a faulty network a download succeeds, or a sentence says why not."""
 
 import hashlib
 import os
@@ -48,19 +48,19 @@ from tests.helpers.torture import SEED, TORTURE
 
 OLD, NEW = 1500000000, 1600000000
 
-#: Where the boxes fetch the new release.
+#: The path of the new release.
 ARCHIVE = f"/update/{UpdateName(NEW)}"
 
-#: Each is a network that is tried.
+#: The seeds of the tried networks.
 SEEDS = range(SEED, SEED + (200 if TORTURE else 12))
 
-#: So many of them are tried on real agents, which have to wait as long as they say.
+#: The number of networks with real agents, whose waits take their full time.
 AGENTS = 12 if TORTURE else 2
 
-#: Bytes that may be fetched twice after an interruption.
+#: The bytes that may be fetched twice after an interruption.
 TWICE = 1_000_000
 
-#: What the agent says when a click has come to its end.
+#: The agent's log lines at the end of a click.
 AT_REST = "Stage: (?:idle|failed|rebooting)"
 
 
@@ -74,7 +74,7 @@ class Site:
 
     @property
     def release(self) -> Release:
-        """What a box knows of a release that was signed."""
+        """The description of the release for a box with signed metadata."""
         return Release(NEW, len(self.archive), {"sha256": digest(self.archive)})
 
 
@@ -83,7 +83,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Start the update server."""
     updates = tmp_path_factory.mktemp("updates")
     path = updates / str(UpdateName(NEW))
-    # More than a box leaves unsure on its disk, several times over, and the same for each run.
+    # Several times the size that a box writes between two syncs; the same in each run.
     noise = Random(0).randbytes(2_500_000)
     archive = make_archive(path, NEW, {"noise": noise}, script=INSTALL).read_bytes()
     signed = Signed(updates).init()
@@ -98,7 +98,7 @@ MakeProxy = Callable[[], Proxy]
 
 @pytest.fixture
 def make_proxy(site: Site) -> Iterator[MakeProxy]:
-    """Make proxies that are closed when the test is over."""
+    """Make proxies that are closed after the test."""
     made: list[Proxy] = []
 
     def make() -> Proxy:
@@ -114,10 +114,10 @@ class Hurried(Clock):
     """
     A clock on which a minute passes within a second.
 
-    While this process has other things to do it stands: nothing seems silent that was not heard.
+    It stands while this process is busy, so that a busy process causes no timeouts.
     """
 
-    #: Seconds by which it goes on, some 200 times a second.
+    #: The seconds of one step; there are some 200 steps a second.
     step = 0.5
 
     def tick(self) -> None:
@@ -126,7 +126,7 @@ class Hurried(Clock):
 
 @pytest.fixture
 def hurried() -> Iterator[Hurried]:
-    """Let the clock tick while the test runs."""
+    """Make a clock that ticks during the test."""
     clock = Hurried()
     ticking = LoopingCall(clock.tick)
     ticking.start(0.005)
@@ -146,7 +146,7 @@ class Download:
         folder.mkdir()
 
     async def fails(self, release: Release) -> str | None:
-        """Download and verify; returns why it failed, or None when it did not."""
+        """Download and verify; returns the reason of a failure, or None."""
         try:
             promised = await self._downloader.fetch(release, lambda _: None, lambda _: None)
             received, file = await self._downloader.verify(promised)
@@ -160,7 +160,7 @@ class Download:
         return None
 
     def has_nothing_wrong(self) -> None:
-        """See that what is not whole does not have the name of what is."""
+        """Check that no incomplete file has the name of the archive."""
         path = self._folder / str(UpdateName(NEW))
         assert not path.exists() or path.read_bytes() == self._site.archive
 
@@ -177,7 +177,7 @@ def digest(data: bytes) -> str:
 async def test_downloads(
     hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, seed: int
 ) -> None:
-    """Each download comes whole or says why not, and on an honest network the next one comes."""
+    """Each download succeeds or says why not; without faults the next one succeeds."""
     proxy = make_proxy()
     proxy.plan = plan = Seeded(seed, ALL, share=(0.5, 0.8, 1.0)[seed % 3], most=15)
     release = site.release if seed % 2 else Release(NEW)
@@ -201,7 +201,7 @@ async def test_downloads(
 async def test_reset_at_each_offset(
     hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, signed: bool, end: End
 ) -> None:
-    """A download that never gets far at once comes piece by piece, and no byte comes twice."""
+    """With many resets a download succeeds in pieces, and no byte is sent twice."""
     step = len(site.archive) // 100
     proxy = make_proxy()
     proxy.plan = lambda request: cut_body(step, end)
@@ -215,7 +215,7 @@ async def test_reset_at_each_offset(
 async def test_reset_in_each_header(
     hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path
 ) -> None:
-    """Wherever a connection ends before its body, in the request or the header, another follows."""
+    """After a connection that ends in the request or the header another one follows."""
     step = len(site.archive) // 60
     proxy = make_proxy()
 
@@ -245,7 +245,7 @@ async def test_other_rest(
     other: Mischief,
     signed: bool,
 ) -> None:
-    """What is not the rest does no harm: all of it is asked for once more."""
+    """After a wrong rest the whole archive is requested again."""
     plans = [cut_body(len(site.archive) // 2), other]
     proxy = make_proxy()
     proxy.plan = lambda request: plans.pop(0) if plans else None
@@ -253,7 +253,7 @@ async def test_other_rest(
     release = site.release if signed else Release(NEW)
     reason = await download.fails(release)
     if signed and other.name == "another file":
-        # Where the hash decides any server may send the rest, and the hash tells in the end.
+        # With a signed hash the rest may come from any server; the hash is checked at the end.
         assert reason == "The file has another SHA-256 than promised. Try again.", proxy
         reason = await download.fails(release)
     assert reason is None, proxy
@@ -266,7 +266,7 @@ async def test_other_rest(
 async def test_other_bytes(
     hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, signed: bool
 ) -> None:
-    """Where the rest has the same ETag and other bytes the hash tells."""
+    """A rest with the same ETag and other bytes is detected by the hash."""
     plans = [cut_body(len(site.archive) // 2), other_bytes()]
     proxy = make_proxy()
     proxy.plan = lambda request: plans.pop(0) if plans else None
@@ -295,11 +295,11 @@ async def test_drip(
     pieces: int,
     reason: str | None,
 ) -> None:
-    """A download that drips is given up only when it is slower than the smallest rate."""
+    """A slow download fails only if it is slower than the minimum rate."""
     slow = drip(pieces, 0.01)
 
     def send(answer: Message) -> Sending:
-        # Two steps of the clock between two pieces: 2.5 MB take at least 800 seconds.
+        # There are two steps between two pieces, so 2.5 MB take at least 800 seconds.
         hurried.step = 4.0
         return slow.send(answer)
 
@@ -318,12 +318,12 @@ async def test_drip(
 
 
 def rests(box: Box) -> int:
-    """How often the agent has come to rest, or asked for a reboot."""
+    """Count the agent's rests and reboots."""
     return len(re.findall(AT_REST, box.agent.output))
 
 
 async def click(box: Box) -> bool:
-    """Click, and wait for what comes of it; returns whether the release was installed."""
+    """Click, and wait for the result; returns whether the release was installed."""
     times = rests(box) + 1
     await box.click()
     await box.agent.says(rf"(?s)({AT_REST}.*){{{times}}}")
@@ -341,7 +341,7 @@ async def click(box: Box) -> bool:
 
 
 async def clicked(box: Box, site: Site, proxy: Proxy) -> Box:
-    """Let a box that trusts the site begin its update."""
+    """Start a box that trusts the site, and click."""
     box.install(OLD)
     box.pin(site.root)
     box.configure(proxy.url)
@@ -351,7 +351,7 @@ async def clicked(box: Box, site: Site, proxy: Proxy) -> Box:
 
 
 async def outlives(box: Box, proxy: Proxy, plan: Seeded) -> None:
-    """Click until the new release runs, or nothing is done any more; then it runs at a click."""
+    """Click until the new release runs, or the faults are over; then a click installs it."""
     try:
         await box.start()
         while not (done := await click(box)) and plan.left:
@@ -369,7 +369,7 @@ async def outlives(box: Box, proxy: Proxy, plan: Seeded) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_agents(spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path: Path) -> None:
-    """Real boxes end on the new release, or at rest with a sentence and on it at a later click."""
+    """Real boxes install the release, or show a sentence and install it at a later click."""
     going: list[Deferred[None]] = []
     for seed in SEEDS[:AGENTS]:
         proxy = make_proxy()
@@ -393,7 +393,7 @@ async def test_agents(spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path:
 async def test_agent_comes_far_in_steps(
     spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path: Path
 ) -> None:
-    """One click is enough where no connection lives for longer than a fifth of the download."""
+    """One click is enough if each connection breaks after a fifth of the download."""
     step = len(site.archive) // 5 + 1
     proxy = make_proxy()
     proxy.plan = lambda request: cut_body(step) if request.path == ARCHIVE else None

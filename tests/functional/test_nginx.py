@@ -21,13 +21,13 @@ from tests.functional.processes import TIMEOUT, Server, run, until
 from tests.functional.update_server import metrics, started
 from tests.helpers.archives import make_archive, make_large_archive
 
-#: Bytes of an archive that is not sent at once.
+#: The size in bytes of an archive that needs several writes.
 LARGE = 6_000_000
 
-#: What curl ends with when an answer comes short.
+#: The exit status of curl after an incomplete response.
 CURL_CUT = 18
 
-#: What is asked for of an archive; None is all of it.
+#: The requested ranges of an archive; None is the whole archive.
 PARTS = ("1000000-1999999", None, "0-0", "-1000", None, "3000000-", "5999000-9999999", None)
 
 
@@ -53,19 +53,19 @@ async def cost(origin: Server) -> float:
 
 
 async def becomes(server: Server, series: str, value: float) -> None:
-    """Wait until the server's metrics say so."""
+    """Wait until a metric of the server has this value."""
     await until(lambda: metrics(server), lambda found: found.get((series,)) == value)
 
 
 async def digested(origin: Server, path: str) -> Answer:
-    """Wait until the server knows an archive's digest; returns what it answers to HEAD then."""
+    """Wait until the server knows an archive's digest; returns the response to HEAD."""
     return await until(
         lambda: ask(origin, path, method="HEAD"), lambda answer: "Repr-Digest" in answer.headers
     )
 
 
 def slice_of(part: str, whole: bytes) -> bytes:
-    """Cut out what a byte range stands for (RFC 9110, section 14.1.2)."""
+    """Cut out a byte range (RFC 9110, section 14.1.2)."""
     first, last = part.split("-")
     if not first:
         return whole[-int(last) :]
@@ -74,7 +74,7 @@ def slice_of(part: str, whole: bytes) -> bytes:
 
 @pytest_twisted.ensureDeferred
 async def test_200_downloads(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
-    """200 downloads at once of an archive nobody has had yet, whole or in part, cost one."""
+    """200 simultaneous downloads of a new archive, or of its parts, cost the server one."""
     whole = publish_large(updates, 1)
     origin, nginx = await cached(start, spawn, updates)
 
@@ -96,7 +96,7 @@ async def test_200_downloads(start: StartDaemon, spawn: StartDaemon, updates: Pa
 
 @pytest_twisted.ensureDeferred
 async def test_one_address(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
-    """An address that has very many requests at once gets no more, and others are answered."""
+    """An address with very many simultaneous requests gets 503; other addresses get responses."""
     publish(updates, 1)
     origin, nginx = await cached(start, spawn, updates)
     tag = (await ask(nginx, "/version")).headers["ETag"]
@@ -114,7 +114,7 @@ async def test_one_address(start: StartDaemon, spawn: StartDaemon, updates: Path
 
 @pytest_twisted.ensureDeferred
 async def test_first_client_goes(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
-    """What a client began to fetch that then went away is fetched to its end, for the next."""
+    """An archive is fetched completely even if the first client disconnects."""
     whole = publish_large(updates, 1)
     origin, nginx = await cached(start, spawn, updates)
 
@@ -130,7 +130,7 @@ async def test_first_client_goes(start: StartDaemon, spawn: StartDaemon, updates
 
 @pytest_twisted.ensureDeferred
 async def test_head(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
-    """The headers are the server's, whether nginx has the archive already or not."""
+    """nginx sends the server's headers, whether it has stored the archive or not."""
     publish(updates, 1)
     origin, nginx = await cached(start, spawn, updates)
     path = f"/update/{name(1)}"
@@ -178,7 +178,7 @@ async def test_waiting_box(start: StartDaemon, spawn: StartDaemon, updates: Path
 
 
 def test_times() -> None:
-    """The site's times fit the server's: it waits longer, and lets go of connections earlier."""
+    """nginx waits longer than the server, and closes idle connections earlier."""
     site = SITE.read_text()
     [read_timeout] = re.findall(r"proxy_read_timeout (\d+)s;", site)
     assert int(read_timeout) > long_poll.MAX_WAIT
@@ -190,7 +190,7 @@ def test_times() -> None:
 async def test_resumed(
     start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path
 ) -> None:
-    """A download that was cut goes on where it was, though it began at the server itself."""
+    """A download that began at the server itself can be resumed behind nginx."""
     whole = publish_large(updates, 1)
     origin, nginx = await cached(start, spawn, updates)
     path = f"/update/{name(1)}"
@@ -215,7 +215,7 @@ async def test_resumed(
 
 @pytest_twisted.ensureDeferred
 async def test_not_yet(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
-    """That an archive was not there is soon forgotten."""
+    """A missing archive is not stored as missing."""
     origin, nginx = await cached(start, spawn, updates)
     for _ in range(2):
         assert (await ask(nginx, f"/update/{name(1)}")).status == 404
@@ -228,7 +228,7 @@ async def test_not_yet(start: StartDaemon, spawn: StartDaemon, updates: Path) ->
 
 @pytest_twisted.ensureDeferred
 async def test_failing_origin(spawn: StartDaemon, raw: RawServer, tmp_path: Path) -> None:
-    """What came short, and what was no archive, is kept for nobody."""
+    """Incomplete responses and errors are not stored."""
     path = f"/update/{name(1)}"
     nginx = await in_front_of(spawn, tmp_path / "nginx", raw.url)
     lasting, never = "Cache-Control: public, max-age=31536000", "Cache-Control: no-store"
@@ -246,7 +246,7 @@ async def test_failing_origin(spawn: StartDaemon, raw: RawServer, tmp_path: Path
 
 @pytest_twisted.ensureDeferred
 async def test_metrics(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
-    """Through nginx, only the machine itself sees the metrics, however they are spelled."""
+    """Through nginx only the machine itself can read the metrics, with any spelling of the path."""
     _, nginx = await cached(start, spawn, updates)
     assert b"opq_archives 0.0" in (await ask(nginx, "/metrics")).body
     for path in ("/metrics", "/metrics?x", "//metrics", "/%6detrics", "/x/../metrics", "/metrics/"):
@@ -259,7 +259,7 @@ async def test_metrics(start: StartDaemon, spawn: StartDaemon, updates: Path) ->
 async def test_mirror(
     start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path
 ) -> None:
-    """A server with a mirror sends boxes there for archives, and tells all else itself."""
+    """A server with a mirror redirects archives only."""
     publish(updates, 1)
     whole = publish(updates, 2)
     origin, nginx = await cached(start, spawn, updates)
@@ -281,7 +281,7 @@ async def test_mirror(
 
 @pytest_twisted.ensureDeferred
 async def test_several_servers(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """Servers over one directory, and over a copy that keeps times, say the same."""
+    """Servers with one directory, or with a copy that keeps times, send the same."""
     for version in (1, 2):
         publish(updates, version)
     copied = shutil.copytree(updates, tmp_path / "copied")

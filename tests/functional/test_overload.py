@@ -1,4 +1,4 @@
-"""However many clients there are, and however slow, others are answered and nothing is lost."""
+"""Many or slow clients do not keep the server from its responses to others."""
 
 import json
 import os
@@ -37,13 +37,13 @@ DOWNLOAD = f"GET /update/{UpdateName(1)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 @pytest.fixture
 def clients() -> Iterator[ExitStack]:
-    """Connections that are closed in the end."""
+    """Connections that are closed after the test."""
     with ExitStack() as stack:
         yield stack
 
 
 def connect(server: Server, clients: ExitStack, buffer: int | None = None) -> socket.socket:
-    """Connect, with a small buffer for a client that is to be slow."""
+    """Connect, with a small buffer for a slow client."""
     client = clients.enter_context(socket.socket())
     if buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -53,7 +53,7 @@ def connect(server: Server, clients: ExitStack, buffer: int | None = None) -> so
 
 
 def room_for(count: int) -> None:
-    """Skip where this process may not have so many descriptors."""
+    """Raise the limit of descriptors, or skip the test."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + 200
     if hard not in (resource.RLIM_INFINITY,) and hard < needed:
@@ -64,7 +64,7 @@ def room_for(count: int) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_slow_and_silent(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
-    """Clients that say nothing, half a request, or read nothing are no burden to others."""
+    """Clients that send nothing, half a request, or read nothing do not delay others."""
     room_for(1500)
     large_archive(updates, 1)
     server = await started(start, updates)
@@ -90,7 +90,7 @@ async def test_slow_and_silent(start: StartDaemon, updates: Path, clients: ExitS
 
 @pytest_twisted.ensureDeferred
 async def test_vanishing(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
-    """Clients that go away at any byte leave nothing open."""
+    """Clients that disconnect at any byte leave no descriptor open."""
     large_archive(updates, 1)
     server = await started(start, updates)
     before = descriptors(server)
@@ -119,7 +119,7 @@ async def test_vanishing(start: StartDaemon, updates: Path, clients: ExitStack) 
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_downloads(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
-    """Over the limit the answer is 503 and when to come back; then there is room again."""
+    """Downloads over the limit get 503 with Retry-After; later there is room again."""
     path = large_archive(updates, 1)
     server = await started(start, updates, "--max-downloads", 2)
     for _ in range(2):
@@ -141,7 +141,7 @@ async def test_too_many_downloads(start: StartDaemon, updates: Path, clients: Ex
 
 @pytest_twisted.ensureDeferred
 async def test_too_many_connections(start: StartDaemon, updates: Path, clients: ExitStack) -> None:
-    """Over the limit a client is reset at once; when one has gone there is room."""
+    """A connection over the limit is reset at once; a closed one makes room."""
     archive(updates, 1)
     server = await started(start, updates, "--max-connections", 20)
     held = [connect(server, clients) for _ in range(20)]
@@ -204,7 +204,7 @@ async def test_waiting_fleet(start: StartDaemon, updates: Path, clients: ExitSta
 
 @pytest_twisted.ensureDeferred
 async def test_wait_that_ends(start: StartDaemon, updates: Path) -> None:
-    """A wait without a release ends with 304 and what was waited."""
+    """A wait without a release ends with 304 and the waited time."""
     archive(updates, 1)
     server = await started(start, updates)
     status, head = await curl(
@@ -249,13 +249,13 @@ def start_unread(folder: Path, updates: Path, output: int) -> "subprocess.Popen[
 
 @pytest_twisted.ensureDeferred
 async def test_output_that_nobody_reads(updates: Path, clients: ExitStack) -> None:
-    """The server says when it listens, answers, survives SIGHUP and ends; nobody reads its log."""
+    """A server whose log nobody reads responds, survives SIGHUP, and ends on SIGTERM."""
     archive(updates, 1)
     folder = Path(clients.enter_context(TemporaryDirectory()))
     notified = clients.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     notified.bind(str(folder / "notify"))
     notified.settimeout(TIMEOUT)
-    # A server that was killed has left its socket, and a lock with a number that is in use.
+    # A killed server has left its socket, and a lock with the PID of another process.
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(folder / "http"))
     (folder / "http.lock").symlink_to(str(os.getpid()))
@@ -282,7 +282,7 @@ async def test_output_that_nobody_reads(updates: Path, clients: ExitStack) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_bad_options(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """What makes no sense ends the process with status 1 and a sentence."""
+    """An invalid option ends the process with status 1 and a sentence."""
     for option, value, sentence in (
         ("--mirror", "mirror.example.org", "give a URL such as"),
         ("--heartbeat", "0", "--heartbeat 0: give a number from 0.1 to 86400."),

@@ -1,4 +1,4 @@
-"""The packages: whatever way they are installed in an empty venv, both daemons are there."""
+"""Both daemons work after each kind of installation in an empty venv."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.functional.processes import ROOT, TIMEOUT, copy_sources, skip
 
 LOCKS = ("requirements.lock", "requirements-build.lock")
 
-# They share an environment.
+# These tests share a venv.
 pytestmark = pytest.mark.xdist_group("packaging")
 
 
@@ -23,7 +23,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run(*argv: object, folder: Path) -> str:
-    """Run a program to its end, which has to be a good one."""
+    """Run a program that must succeed; returns its output."""
     done = subprocess.run(
         [str(item) for item in argv],
         cwd=folder,
@@ -40,7 +40,7 @@ def run(*argv: object, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a venv with nothing but what is locked, by its hash; returns its programs' folder."""
+    """Make a venv with the locked packages only; returns the folder of its programs."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=True)
     locks = [f"--requirement={ROOT / name}" for name in LOCKS]
@@ -51,7 +51,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def install(programs: Path, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Install into that venv; the project is taken out of it when the test is over."""
+    """Install the project into that venv; it is uninstalled after the test."""
 
     def begin(*what: object) -> None:
         pip = (programs / "pip", "install", "--quiet")
@@ -66,7 +66,7 @@ def install(programs: Path, tmp_path: Path) -> Iterator[Callable[..., None]]:
 def test_from_the_folder(
     checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
 ) -> None:
-    """`pip install .`: `twistd --help` shows both daemons, and they have all their files."""
+    """After `pip install .` twistd has both daemons, and they have all their files."""
     install(checkout)
     _both_daemons_are_there(programs, tmp_path)
     for wing in ("box", "server"):
@@ -87,9 +87,9 @@ def test_editable(
 def test_wheel_from_sdist(
     checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
 ) -> None:
-    """The sdist has all that the wheel is built from, and the builder besides; the wheel works.
+    """The sdist has the sources of the wheel and the builder; the wheel works.
 
-    Keys that somebody keeps among the sources are left out.
+    Keys among the sources are left out.
     """
     secrets = ("timestamp.pem", "timestamp.passphrase", "root-2.draft.json")
     for name in secrets:

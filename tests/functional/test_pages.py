@@ -1,4 +1,4 @@
-"""What the README and the operators' pages tell people to type does what they say."""
+"""The commands of the README and the operators' pages do what the pages say."""
 
 import os
 import re
@@ -45,7 +45,7 @@ _NGINX = "tests/functional/test_nginx.py"
 _OPERATOR = "tests/functional/test_opq_box.py"
 _DEB, _IMAGE, _VM = "tests/deb/__main__.py", "tests/image/__main__.py", "tests/vm/package.py"
 
-#: Commands that are not typed here, and what does the same: another test, and its words for it.
+#: Commands that another test runs: the file of that test, and the words in it.
 ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test"),
@@ -100,7 +100,7 @@ ELSEWHERE = {
     ". build/completions/bash/opq-box": ("tests/unit/test_manuals.py", "/completions/bash/"),
 }
 
-#: Commands that no test runs, and what it would need.
+#: Commands that no test runs, and what such a test would need.
 UNTRIED = {
     "nginx -t && systemctl reload nginx": "a machine with systemd and nginx",
     "ssh opq@opq-box-7.local": "another machine",
@@ -116,7 +116,7 @@ UNTRIED = {
     "systemctl start opq-box-agent": "a box with systemd",
 }
 
-#: The commands that are typed here, in a folder that stands for the machines of the pages.
+#: The commands that are run here, in a folder that stands for the machines of the pages.
 TYPED = {
     "python3 -I -m venv /opt/opq-update-server",
     "/opt/opq-update-server/bin/pip install --require-hashes --no-deps -r requirements.lock "
@@ -216,12 +216,12 @@ exec {program} "$@"
 
 
 def typed(block: Block) -> Iterator[str]:
-    """Choose what is typed here."""
+    """Choose the commands that are run here."""
     return (command for command in commands(block.script) if command in TYPED)
 
 
 def test_no_command_is_forgotten() -> None:
-    """Each command of the pages is typed here, run elsewhere, or known to be run by no test."""
+    """Each command of the pages is run here, run elsewhere, or known to be run by no test."""
     found = {
         command
         for page in (README, SERVER, BOX, TROUBLES)
@@ -235,7 +235,7 @@ def test_no_command_is_forgotten() -> None:
 
 
 def test_elsewhere_is_there() -> None:
-    """What is said to do what a command does has its words for that."""
+    """The tests that are said to run a command have the words for it."""
     wrong = [
         command
         for command, (path, words) in ELSEWHERE.items()
@@ -245,7 +245,7 @@ def test_elsewhere_is_there() -> None:
 
 
 class Place:
-    """The machines of the pages in one folder: whose checkout it is, the server, and the box."""
+    """The machines of the pages in one folder: the developer's, the server and the box."""
 
     def __init__(self, folder: Path, spawn: Spawn) -> None:
         self.folder = folder
@@ -276,7 +276,7 @@ class Place:
             (self.bin / name).chmod(0o755)
 
     def _here(self, command: str) -> str:
-        """Say it as it has to be typed here."""
+        """Change a command for this folder."""
         for top in ("opt", "var", "etc", "run", "home"):
             command = command.replace(f"first:/{top}/", f"first:{self.first}/{top}/")
             command = re.sub(rf"(?<![\w/])/{top}/", f"{self.folder}/{top}/", command)
@@ -302,7 +302,7 @@ class Place:
         }
 
     async def type(self, block: Block, folder: Path) -> str:
-        """Type what is typed of a block; returns what it prints."""
+        """Run the commands of a block; returns their output."""
         lines = [self._here(command) for command in typed(block)]
         servers = [line for line in lines if "--nodaemon" in line]
         script = "\n".join(line for line in lines if line not in servers)
@@ -310,7 +310,7 @@ class Place:
         status, out, error = await run(
             *("env", *environment, "bash", "-euo", "pipefail", "-c", script),
             folder=folder,
-            # Packages may have to come from far away.
+            # Packages may have to be downloaded.
             seconds=5 * TIMEOUT,
         )
         if "Could not find a version that satisfies" in error:
@@ -330,18 +330,18 @@ class Place:
         )
 
     async def _serve(self, command: str) -> None:
-        """Start a server as it is said."""
+        """Start a server as the command says."""
         server = await self._start(command)
         if "--timestamp-key" in command:
             await server.says("signed timestamp")
             self.server, self._signing = server, command
 
     async def serve_again(self) -> None:
-        """Start the server that signs once more; what it signed before is fresh enough."""
+        """Start the signing server again; its earlier timestamp is fresh enough."""
         self.server = await self._start(self._signing)
 
     async def _start(self, command: str) -> Server:
-        """Start a server on a free port and in the folder that is meant."""
+        """Start a server on a free port, with the updates directory."""
         port = f"--port tcp:0:interface=127.0.0.1 --updates-dir {self.updates}"
         script = f"cd {self.checkout} && exec {command} {port}"
         return await self._spawn("bash", "-c", script, env=self._environment()).ready()
@@ -353,7 +353,7 @@ def _paths() -> str:
 
 @pytest_twisted.ensureDeferred
 async def test_pages(spawn: Spawn, tmp_path: Path) -> None:
-    """A stranger gets a server, a signed release, and a box that believes it."""
+    """The pages lead to a server, a signed release, and a box that accepts it."""
     for program in ("rsync", "curl", "scp"):
         require(program)
     place = Place(tmp_path, spawn)
@@ -367,7 +367,7 @@ async def test_pages(spawn: Spawn, tmp_path: Path) -> None:
 
 
 async def operate_a_server(place: Place) -> None:
-    """Type what docs/operating-a-server.md says."""
+    """Run the commands of docs/operating-a-server.md."""
     [key] = (place.checkout / "opq-keys").glob("timestamp-*.pem")
     for name in (key.name, "timestamp.pem"):
         shutil.copy(key, place.checkout / name)
@@ -387,7 +387,7 @@ async def operate_a_server(place: Place) -> None:
 
 
 async def on_the_server(place: Place, parts: Iterable[Block]) -> None:
-    """Type what a section says."""
+    """Run the commands of a section."""
     for block in parts:
         if block.section == "Archives in an object store, or on a CDN":
             await place.offers(RELEASE)
@@ -401,7 +401,7 @@ async def on_the_server(place: Place, parts: Iterable[Block]) -> None:
 
 
 async def on_several_servers(place: Place, parts: Iterable[Block]) -> None:
-    """Type on a second server, which has no key, what brings it the signed releases."""
+    """Run the commands that copy the signed releases to a second server without a key."""
     assert place.server is not None
     await place.server.stop()
     shutil.copytree(place.folder / "var", place.first / "var")
@@ -415,7 +415,7 @@ async def on_several_servers(place: Place, parts: Iterable[Block]) -> None:
 
 
 async def operate_a_box(place: Place) -> None:
-    """Type what docs/operating-a-box.md says, and what docs/troubleshooting.md begins with."""
+    """Run the commands of docs/operating-a-box.md and docs/troubleshooting.md."""
     assert place.server is not None
     home, box = place.folder / "home" / "opq", place.box
     (place.checkout / str(UpdateName(RELEASE))).unlink()

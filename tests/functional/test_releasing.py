@@ -1,4 +1,4 @@
-"""What docs/releasing.md tells key holders to type does what it says, and real clients follow."""
+"""The commands of docs/releasing.md do what the page says, and real clients accept the results."""
 
 import os
 import re
@@ -20,15 +20,15 @@ from tests.helpers.documentation import Block, blocks
 
 PAGE = ROOT / "docs" / "releasing.md"
 
-#: What the page names its releases, in the order in which it builds them.
+#: The releases of the page, in the order in which it builds them.
 RELEASE, NEWER, NEWEST = 1547860803, 1547947203, 1548033603
 
-#: What stands in the page for the beginning of the id of Carla's key.
+#: The beginning of the id of Carla's key in the page.
 CARLA = "0a1b2c3d4e5f"
 
 HOLDERS = ("anna", "ben", "carla")
 
-#: The sections that begin anew, in a place of their own.
+#: The sections that begin from nothing, in folders of their own.
 APART = ("One key only", "Two holders on two machines")
 
 # The page's own tools, with what is not the same here: the builder fetches no packages and is told
@@ -60,7 +60,7 @@ for source in map(Path, sources):
 
 
 class Place:
-    """The machines of the page, each a folder, and the media that are carried between them."""
+    """The machines of the page and the media between them, each a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class Place:
         return key.stem.removeprefix("root-")
 
     async def type(self, block: Block) -> str:
-        """Type the lines of a block on their machine; returns what they print."""
+        """Run the lines of a block on their machine; returns their output."""
         first = block.script.partition("\n")[0]
         machine = {"# on Ben's machine": self.ben, "# on the server": self.server}
         script = block.script.replace("/media/", f"{self.media}/")
@@ -113,23 +113,23 @@ class Place:
 
 
 def require_printed(block: Block, out: str) -> None:
-    """Make sure that the page does not promise another output."""
+    """Check that the output is that of the page."""
     for line in block.printed.splitlines():
         pattern = re.escape(line).replace("…", ".*")
         assert re.search(f"^{pattern}$", out, re.MULTILINE), f"{block.section}: {line}\n{out}"
 
 
 class NetworkTufClient:
-    """The TUF client of a box: it asks a server, and remembers the metadata it has seen."""
+    """The TUF client of a box, with a cache of the metadata."""
 
     def __init__(self, root: Path, cache: Path) -> None:
-        """:param root: what it trusts from the start."""
+        """:param root: the file of the trusted root."""
         self._root = root.read_bytes()
         self._cache = cache
         cache.mkdir()
 
     async def asks(self, server: Server, channel: str = "stable") -> Offer | None:
-        """Ask for the newest release of a channel, as the agent does."""
+        """Look up the newest release of a channel, as the agent does."""
         url, fetched = f"{server.url}/tuf/", Fetched()
         while True:
             try:
@@ -141,7 +141,7 @@ class NetworkTufClient:
 
     @property
     def root_version(self) -> int:
-        """The root that the box has come to."""
+        """The version of the box's newest root."""
         return Metadata[Root].from_file(str(self._cache / "root.json")).signed.version
 
 
@@ -153,18 +153,18 @@ async def answer(url: str) -> bytes | DownloadHTTPError:
 
 
 class Story:
-    """The page from its top to its end, with a server and a box beside it."""
+    """The whole page, with a server and a box."""
 
     def __init__(self, folder: Path, start: StartDaemon) -> None:
         self.place = Place(folder)
         self._start = start
         self.server: Server | None = None
         self.box: NetworkTufClient | None = None
-        #: What the box is offered in `stable`, each time that something was copied to the server.
+        #: The offers in `stable` after each copy to the server.
         self.offers: list[Offer | None] = []
 
     async def goes_on(self, block: Block) -> None:
-        """Type a block, and do what the page has others do then."""
+        """Run a block, and the steps of the others on the page."""
         out = await self.place.type(block)
         require_printed(block, out)
         if "handed-over" in block.script:
@@ -189,7 +189,7 @@ class Story:
         )
 
     async def is_offered(self, channel: str = "stable") -> Offer | None:
-        """Ask for the newest release when the server has announced the newest snapshot."""
+        """Look up the newest release after the server has announced the newest snapshot."""
         assert self.server is not None
         assert self.box is not None
         numbers = [
@@ -201,7 +201,7 @@ class Story:
 
 
 def terms(offer: Offer | None) -> tuple[object, ...] | None:
-    """Say to whom a release is offered, and how."""
+    """Summarise the terms of an offer."""
     if offer is None:
         return None
     percent = offer.rollout.percent if isinstance(offer.rollout, Rollout) else None
@@ -210,7 +210,7 @@ def terms(offer: Offer | None) -> tuple[object, ...] | None:
 
 @pytest_twisted.ensureDeferred
 async def test_page(tmp_path: Path, start: StartDaemon) -> None:
-    """A box follows from the first root through all that the page tells of."""
+    """A box follows all steps of the page from the first root on."""
     require("openssl")
     story = Story(tmp_path, start)
     for block in blocks(PAGE.read_text(encoding="utf-8")):
@@ -239,7 +239,7 @@ async def test_page(tmp_path: Path, start: StartDaemon) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_other_ceremonies(tmp_path: Path) -> None:
-    """The other ceremonies of the page make the root that it says."""
+    """The other ceremonies of the page make their promised roots."""
     require("openssl")
     made = {}
     for number, section in enumerate(APART):

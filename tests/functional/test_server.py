@@ -38,7 +38,7 @@ from tests.helpers.archives import make_archive
 
 @pytest_twisted.ensureDeferred
 async def test_endpoints(start: StartDaemon, updates: Path) -> None:
-    """The five endpoints of the seed; the newest version is the highest number."""
+    """The five endpoints of the older server work; the newest version is the highest number."""
     for version in (999999999, 1000000000):
         archive(updates, version)
     names = [str(UpdateName(version)) for version in (999999999, 1000000000)]
@@ -56,7 +56,7 @@ async def test_endpoints(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_yet(start: StartDaemon, updates: Path) -> None:
-    """Without an update the server is well; `/version` and `/latest` say what to do."""
+    """Without an update `/` gets 200, and `/version` and `/latest` say what to do."""
     server = await started(start, updates)
     assert await curl(f"{server.url}/") == (200, "")
     for path in ("version", "latest"):
@@ -69,7 +69,7 @@ async def test_nothing_yet(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_large(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """A large archive arrives whole, by curl, by wget and by clients of HTTP/1.0."""
+    """curl, wget and clients of HTTP/1.0 receive a large archive completely."""
     path = large_archive(updates, 1)
     server = await started(start, updates)
     copy = tmp_path / "copy"
@@ -85,7 +85,7 @@ async def test_large(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bare_http_1_0(start: StartDaemon, updates: Path) -> None:
-    """A client that sends nothing but a request line is answered, and then left."""
+    """A client that sends a request line only gets a response, and the connection is closed."""
     archive(updates, 7)
     server = await started(start, updates)
     received = await exchange(server, b"GET /version HTTP/1.0\r\n\r\n")
@@ -95,7 +95,7 @@ async def test_bare_http_1_0(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_follows_the_directory(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """What is added, replaced, renamed, moved out or removed is seen without a restart."""
+    """Added, replaced, renamed, moved and removed archives are noticed without a restart."""
     server = await started(start, updates)
     archive(tmp_path, 1).rename(updates / str(UpdateName(1)))
     await offers(server, 1)
@@ -112,7 +112,7 @@ async def test_follows_the_directory(start: StartDaemon, updates: Path, tmp_path
 
 @pytest_twisted.ensureDeferred
 async def test_replaced(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """The very next download is that of the new file, and so is its tag."""
+    """The next download after a replacement has the new file."""
     path = archive(updates, 1)
     server = await started(start, updates)
     url = f"{server.url}/update/{path.name}"
@@ -159,7 +159,7 @@ async def test_copy_that_was_killed(
 
 @pytest_twisted.ensureDeferred
 async def test_truncated_under_way(start: StartDaemon, updates: Path) -> None:
-    """A client of a file that shrinks while it is sent is cut off: it never believes it whole."""
+    """If a file shrinks while it is sent, the connection is cut, so no client takes it as whole."""
     path = large_archive(updates, 1)
     server = await started(start, updates)
 
@@ -199,7 +199,7 @@ ESCAPES = (
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_outside(start: StartDaemon, updates: Path) -> None:
-    """No spelling of a path leads out of the directory, or to what is not in the catalog."""
+    """No spelling of a path leads out of the directory, or to a file outside the catalog."""
     (updates.parent / "secret").write_text("root:x:0:0")
     (updates / "secret").write_text("root:x:0:0")
     archive(updates, 1)
@@ -217,7 +217,7 @@ async def test_nothing_outside(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_raw_bytes(start: StartDaemon, updates: Path) -> None:
-    """Paths that no client would send are refused, and the server goes on."""
+    """Paths with invalid bytes are refused, and the server continues."""
     server = await started(start, updates)
     for path in (b"/update/\0", b"/update/\xc0\xae\xc0\xae/secret", b"/update/\xff", b"..", b"x:"):
         request = b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -228,7 +228,7 @@ async def test_raw_bytes(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_too_large(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """Too long a line, too long a header and too large a body are told so."""
+    """A line, header or body that is too large gets its own status."""
     server = await started(start, updates)
     body = tmp_path / "body"
     body.write_bytes(bytes(3_000_000))
@@ -250,7 +250,7 @@ async def test_busy_port(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bad_port(start: StartDaemon, updates: Path) -> None:
-    """What is no port ends the process with status 1 and a sentence."""
+    """An invalid port ends the process with status 1 and a sentence."""
     for port in ("http", "70000", "ssl:0:privateKey=/missing"):
         server = start("opq-update-server", "--updates-dir", updates, "--port", port)
         await server.refuses_to_start(port)
@@ -258,7 +258,7 @@ async def test_bad_port(start: StartDaemon, updates: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_missing_directory(start: StartDaemon, tmp_path: Path) -> None:
-    """A directory that is not there ends the process with status 1 and a sentence."""
+    """A missing directory ends the process with status 1 and a sentence."""
     server = start("opq-update-server", "--updates-dir", tmp_path / "missing")
     missing = tmp_path / "missing"
     await server.refuses_to_start(f"Cannot read the updates directory {missing}: No such")
@@ -267,7 +267,7 @@ async def test_missing_directory(start: StartDaemon, tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest_twisted.ensureDeferred
 async def test_unreadable_directory(spawn: StartDaemon, updates: Path) -> None:
-    """A directory that may not be read ends the process with status 1 and a sentence."""
+    """An unreadable directory ends the process with status 1 and a sentence."""
     os.chmod(updates, 0)
     command = twistd_command("opq-update-server", "--updates-dir", updates)
     server = spawn(*without_capabilities(), *command)
@@ -277,7 +277,7 @@ async def test_unreadable_directory(spawn: StartDaemon, updates: Path) -> None:
 
 
 async def daemonize(folder: Path, updates: Path, port: int) -> tuple[int, str]:
-    """Start a daemon in the background, as `twistd` does without more ado."""
+    """Start a daemon in the background, as `twistd` does by default."""
     status, out, error = await run(
         *(TWISTD, "--pidfile", str(folder / "pid"), "--logfile", str(folder / "log")),
         *("opq-update-server", "--updates-dir", str(updates)),
@@ -289,7 +289,7 @@ async def daemonize(folder: Path, updates: Path, port: int) -> tuple[int, str]:
 
 @pytest_twisted.ensureDeferred
 async def test_daemon(updates: Path, tmp_path: Path) -> None:
-    """In the background it serves as well, and ends when it is told to."""
+    """A server in the background responds, and ends on SIGTERM."""
     archive(updates, 7)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -306,7 +306,7 @@ async def test_daemon(updates: Path, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_daemon_on_a_busy_port(updates: Path, tmp_path: Path) -> None:
-    """In the background, too, a busy port means status 1, a sentence, and nothing left."""
+    """A busy port ends a server in the background with status 1, a sentence and no PID file."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, output = await daemonize(tmp_path, updates, taken.getsockname()[1])
     assert status == 1
@@ -317,7 +317,7 @@ async def test_daemon_on_a_busy_port(updates: Path, tmp_path: Path) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_told_to_end(start: StartDaemon, updates: Path) -> None:
-    """A server ends when it is told to, though a client is half-way through a download."""
+    """A server ends on SIGTERM during a download."""
     path = large_archive(updates, 1)
     server = await started(start, updates)
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as client:

@@ -1,7 +1,7 @@
 """
-Whichever file operation of the agent fails: it says so clearly, and the next update succeeds.
+If a file operation of the agent fails it says so clearly, and the next update succeeds.
 
-So it is for a release that is good, and for one that is not, which the box has to leave again.
+This holds for a good release, and for a bad one, from which the box has to go back.
 """
 
 import errno
@@ -30,13 +30,13 @@ from tests.helpers.torture import SEED, TORTURE, sample
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
-#: So many faults are tried of each release.
+#: The number of tried faults of each release.
 FAULTS = 6
 
-#: So many boxes at a time.
+#: The number of simultaneous boxes.
 WORKERS = 3
 
-#: What a sentence says that names the problem.
+#: The words for each error in a clear sentence.
 NAMES = {
     errno.ENOSPC: "disk is full|No space left on device",
     errno.EIO: "Input/output error",
@@ -44,24 +44,24 @@ NAMES = {
     errno.EMFILE: "Too many open files",
 }
 
-#: How often a box may reboot before it counts as one that does so for ever.
+#: More reboots than this count as endless.
 _MAX_REBOOTS = 5
 
 
 @frozen
 class Update:
-    """An update, and what is to come of it."""
+    """An update and its expected result."""
 
-    #: Of the channel too.
+    #: The name of the update and of its channel.
     name: str
     version: int
     script: bytes
-    #: The release that the box ends on, and what it calls that.
+    #: The release of the box at the end, and the outcome in its history.
     end: int
     outcome: str
 
     def publish(self, updates: Path) -> Path:
-        """Make its archive."""
+        """Write the archive."""
         path = updates / str(UpdateName(self.version))
         return make_archive(path, self.version, {"a/file": b"x"}, script=self.script)
 
@@ -72,23 +72,23 @@ BAD = Update("bad", NEWER, INSTALL + b"exit 3\n", OLD, "returned")
 
 @frozen
 class Fault:
-    """What fails."""
+    """The failing operations."""
 
     error: int
-    #: Of the operations that can fail so, the so-manyth fails.
+    #: The number of the failing operation, among those that can have this error.
     number: int
-    #: All that follow fail too.
+    #: Whether all later ones fail as well.
     lasting: bool
 
     def __str__(self) -> str:
-        """Say how to find it again."""
+        """Describe the fault for a repetition."""
         name = errno.errorcode[self.error]
         return f"{name} {'from' if self.lasting else 'at'} operation {self.number}"
 
 
 @frozen
 class Site:
-    """The update server of all boxes, what they trust, and what fails of them."""
+    """The update server of all boxes, their root, and the library of the faults."""
 
     server: Server
     root: bytes
@@ -112,7 +112,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 class Trial:
-    """A box of which something fails while it is updated."""
+    """A box with faults during its update."""
 
     def __init__(self, spawn: Spawn, site: Site, update: Update, folder: Path) -> None:
         self._update = update
@@ -124,11 +124,11 @@ class Trial:
         self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
         box.environment = self.faults.environment
         self._agents: list[Server] = []
-        #: How often an agent has ended by a reboot.
+        #: The number of agents that ended by a reboot.
         self._rebooted = 0
 
     async def updates(self) -> dict[str, Any] | None:
-        """Click once the box is at rest; returns how it is then, or None without an agent."""
+        """Click when the box is at rest; returns the later status, or None without an agent."""
         clicked = False
         for _ in range(_MAX_REBOOTS):
             if not await self._runs():
@@ -147,7 +147,7 @@ class Trial:
         raise AssertionError("the box reboots again and again")
 
     async def _runs(self) -> bool:
-        """Start the agent, if none runs; whether one does, or else has ended with a sentence."""
+        """Start the agent if none runs; returns whether it runs. It may end with a sentence."""
         if self._agents and self._agents[-1].status is None:
             return True
         agent = self.box.launch()
@@ -160,7 +160,7 @@ class Trial:
         return True
 
     async def _rests(self) -> dict[str, Any] | None:
-        """Wait until no update is under way; returns the status, or None when the box rebooted."""
+        """Wait until no update is under way; returns the status, or None after a reboot."""
         for _ in range(int(TIMEOUT / POLL_INTERVAL)):
             status = await self._status()
             if self.box.rebooted > self._rebooted:
@@ -174,7 +174,7 @@ class Trial:
         raise AssertionError(f"the box does not come to rest: {status}")
 
     async def _status(self) -> dict[str, Any] | None:
-        """Ask how the box is; None when nobody answers."""
+        """Request the status; returns None without a response."""
         try:
             status: dict[str, Any] = json.loads(await get(f"{self._agents[-1].url}/status"))
         except (OSError, HTTPException):
@@ -182,7 +182,7 @@ class Trial:
         return status
 
     async def outlives(self, fault: Fault) -> None:
-        """Update while something fails: it goes well, or a sentence says what failed."""
+        """Update with a fault: the update succeeds, or a sentence names the error."""
         self.faults.fail(fault.error, fault.number, fault.lasting)
         status = await self.updates()
         self.faults.end()
@@ -196,10 +196,10 @@ class Trial:
             assert names.search(message), message
 
     async def succeeds(self) -> None:
-        """Update while nothing fails."""
+        """Update without a fault."""
         status = await self._status() if self._agents and self._agents[-1].status is None else None
         if status is not None and _tries_again(status):
-            # It would look again in a minute; the next agent does so at once.
+            # This agent would try again in a minute; the next one does so at once.
             await self.box.agent.stop(signal.SIGKILL)
         status = await self.updates()
         assert status is not None, "the agent does not start"
@@ -209,7 +209,7 @@ class Trial:
         assert (self.box.prefix / "current" / "VERSION").read_text() == f"{end}\n"
 
     def logs_no_traceback(self) -> None:
-        """See that the logs are for operators."""
+        """Check that the logs have no traceback."""
         events = [
             event
             for agent in self._agents
@@ -220,20 +220,20 @@ class Trial:
             assert "Unhandled" not in event, event
 
     def __str__(self) -> str:
-        """Tell what failed, and what the agents said."""
+        """Describe the failed operations and the agents' output."""
         failed = [f"{item.call} {item.path}" for item in self.faults.operations]
         said = "".join(f"\n-- agent:\n{agent.output}" for agent in self._agents)
         return f"{len(failed)} operations failed, first {failed[:1]}{said}"
 
 
 def _tries_again(status: dict[str, Any]) -> bool:
-    """Whether the box is where it can leave nothing as it is, and will soon see if it can go on."""
+    """Tell whether the box is in a step that it must repeat until it succeeds."""
     message: str = status["message"]
     return message.startswith(("The box's disk ", "The box has too much to do: "))
 
 
 async def count(spawn: Spawn, site: Site, update: Update, folder: Path) -> list[Operation]:
-    """Update a box of which nothing fails; returns its file operations."""
+    """Update a box without faults; returns its file operations."""
     trial = Trial(spawn, site, update, folder)
     await trial.succeeds()
     trial.logs_no_traceback()
@@ -241,7 +241,7 @@ async def count(spawn: Spawn, site: Site, update: Update, folder: Path) -> list[
 
 
 def choose(operations: list[Operation]) -> list[Fault]:
-    """Choose what fails."""
+    """Choose the faults."""
     every = [
         Fault(error, number, lasting)
         for error in NAMES
@@ -252,7 +252,7 @@ def choose(operations: list[Operation]) -> list[Fault]:
 
 
 async def try_out(trial: Trial, fault: Fault) -> str | None:
-    """Update a box while something fails, and then once more; returns what was wrong."""
+    """Update a box with a fault, and then without; returns a description of what was wrong."""
     try:
         await trial.outlives(fault)
         await trial.succeeds()
@@ -267,7 +267,7 @@ async def try_out(trial: Trial, fault: Fault) -> str | None:
 @pytest.mark.parametrize("update", [GOOD, BAD], ids=lambda update: update.name)
 @pytest_twisted.ensureDeferred
 async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path, update: Update) -> None:
-    """An update with a fault ends well or says why not; without it the next one succeeds."""
+    """An update with a fault succeeds or says why not; the next one, without it, succeeds."""
     operations = await count(spawn, site, update, tmp_path / "counts")
     assert len(operations) > 100
     chosen = choose(operations)
@@ -283,5 +283,5 @@ async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path, upda
     jobs = (fails(number, fault) for number, fault in enumerate(chosen))
     failed = sum(await some_at_a_time(jobs, WORKERS))
     assert not wrong, f"seed {SEED}, {len(wrong)} of {len(chosen)}:\n" + "\n\n".join(wrong)
-    # An update has not always as many operations as the one that was counted.
+    # The number of operations varies from one update to the next.
     assert failed > (0.9 if TORTURE else 0.6) * len(chosen)

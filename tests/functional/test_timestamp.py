@@ -1,4 +1,4 @@
-"""The update server keeps signed metadata fresh: real clients follow what it signs."""
+"""The update server keeps signed metadata fresh, and real clients accept its timestamps."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ class PythonTufClient:
         self._root = (signed.folder / "1.root.json").read_bytes()
 
     async def looks_up(self, server: Server, name: str = "stable") -> TargetFile | None:
-        """Go through the client's workflow, as python-tuf has it, over the network."""
+        """Run python-tuf's client workflow over the network."""
 
         def look() -> TargetFile | None:
             updater = Updater(str(self._cache), f"{server.url}/tuf", bootstrap=self._root)
@@ -67,7 +67,7 @@ async def until_metrics(server: Server, **expected: float) -> dict[tuple[str, ..
 async def test_release(
     start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
-    """A snapshot that is dropped into the folder is what a box is told of at once."""
+    """A snapshot that is put into the folder is announced at once."""
     server = await started(start, updates, *key(tmp_path, signed), "--heartbeat", 3600)
     await server.says("There is no snapshot to announce")
     path = archive(updates, RELEASE)
@@ -88,7 +88,7 @@ async def test_release(
 async def test_any_order(
     start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
-    """Whatever order a copy comes in, boxes are told of a release when it is all there."""
+    """A release is announced when all its files are there, in whatever order they arrive."""
     server = await started(start, updates, *key(tmp_path, signed), "--heartbeat", 3600)
     path = archive(tmp_path, RELEASE)
     whole = signed.targets(1, {"stable": channel(path)}).to_bytes()
@@ -114,7 +114,7 @@ async def test_any_order(
 
 @pytest_twisted.ensureDeferred
 async def test_folder_comes_and_goes(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """A folder that is made later, removed, or put in the place of another is followed."""
+    """A metadata folder that is created later, removed or replaced is watched."""
     away = tmp_path / "away"
     away.mkdir()
     first = Signed(away)
@@ -140,7 +140,7 @@ async def test_folder_comes_and_goes(start: StartDaemon, updates: Path, tmp_path
 async def test_heartbeat_alone(
     start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
-    """What no event tells is found by the heartbeat: here a folder behind another name."""
+    """A change without an event, such as a changed link, is found by the heartbeat."""
     signed.publish(1)
     (updates / "tuf").rename(updates / "behind")
     (updates / "tuf").symlink_to("between")
@@ -162,7 +162,7 @@ async def test_heartbeat_alone(
 async def test_key_rotated(
     start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
-    """Started with the new key, the server signs what the new root wants; boxes follow."""
+    """After a key rotation the server signs with the new key, and boxes accept that."""
     path = archive(updates, RELEASE)
     signed.publish(1, path)
     server = await started(start, updates, *key(tmp_path, signed))
@@ -179,7 +179,7 @@ async def test_key_rotated(
     server = await started(start, updates, *key(tmp_path, signed))
     await server.says(SIGNED.format(1) + "there was none that boxes accept")
     assert await box.looks_up(server) == channel(path)
-    # Of the old key's boxes remember nothing: within one second it may be the same.
+    # Boxes forget the timestamps of the old key, so the same version is valid.
     assert signed.read_timestamp().version >= before
 
 
@@ -199,7 +199,7 @@ async def test_half_life(start: StartDaemon, updates: Path, tmp_path: Path, sign
 async def test_another_server_signs(
     start: StartDaemon, updates: Path, signed: Signed, box: PythonTufClient
 ) -> None:
-    """Without a key the server serves what is there, writes nothing, and tells how it is."""
+    """Without a key the server serves the metadata, writes no file, and reports its state."""
     path = archive(updates, RELEASE)
     signed.publish(1, path)
     signed.timestamp(5, 1, days=2)
@@ -215,7 +215,7 @@ async def test_another_server_signs(
 
 @pytest_twisted.ensureDeferred
 async def test_without_metadata(start: StartDaemon, updates: Path) -> None:
-    """A directory without `tuf` is served as ever, and nothing is told of metadata."""
+    """A directory without `tuf` is served as before, without any word about metadata."""
     archive(updates, RELEASE)
     server = await started(start, updates)
     assert await curl(f"{server.url}/version") == (200, str(RELEASE))
@@ -231,7 +231,7 @@ async def test_without_metadata(start: StartDaemon, updates: Path) -> None:
 async def test_cannot_write(
     start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed
 ) -> None:
-    """Where the timestamp cannot be written the log says so, and what is there is served."""
+    """If the timestamp cannot be written the log says so, and other metadata is served."""
     signed.publish(1)
     (signed.folder / "timestamp.json").mkdir()
     server = await started(start, updates, *key(tmp_path, signed), "--heartbeat", 0.1)
@@ -246,7 +246,7 @@ async def test_cannot_write(
 
 @pytest_twisted.ensureDeferred
 async def test_encrypted_key(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """The key may be encrypted; its passphrase is in a file, or in the environment."""
+    """The key may be encrypted; its passphrase comes from a file or the environment."""
     signed = Signed(updates)
     signed.keys["timestamp"] = keys.create(tmp_path, "timestamp", b"open sesame")
     (path,) = tmp_path.glob("timestamp-*.pem")
@@ -269,7 +269,7 @@ async def test_encrypted_key(start: StartDaemon, updates: Path, tmp_path: Path) 
 
 
 async def kept(nginx: Server, path: str) -> Answer:
-    """Ask until nginx answers with what it keeps: it does so a moment after it had it first."""
+    """Repeat a request until nginx has stored the response, shortly after the first one."""
     return await until(
         lambda: ask(nginx, path), lambda answer: answer.headers["X-Cache-Status"] == "HIT"
     )
@@ -284,7 +284,7 @@ async def test_behind_nginx(
     signed: Signed,
     box: PythonTufClient,
 ) -> None:
-    """nginx keeps what has a number, asks for the timestamp each time, and forgets what is not."""
+    """nginx stores numbered files, never the timestamp, and no missing file."""
     path = archive(updates, RELEASE)
     signed.publish(1, path)
     origin, nginx = await cached(start, spawn, updates, *key(tmp_path, signed))
@@ -315,7 +315,7 @@ async def test_behind_nginx(
 async def test_mirror(
     start: StartDaemon, updates: Path, tmp_path: Path, signed: Signed, box: PythonTufClient
 ) -> None:
-    """A server that sends boxes to a mirror for archives answers for the metadata itself."""
+    """A server that redirects archives to a mirror serves the metadata itself."""
     path = archive(updates, RELEASE)
     signed.publish(1, path)
     mirror = ("--mirror", "https://mirror.example.org")

@@ -1,4 +1,4 @@
-"""Starts the update server for the functional tests, and asks it."""
+"""Starts the update server for the functional tests, and sends it requests."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from tests.functional.conftest import StartDaemon
 from tests.functional.processes import TIMEOUT, Server, twistd, until
 from tests.helpers.archives import make_archive, make_large_archive
 
-#: More than the buffers between a server and a client hold.
+#: A size in bytes: larger than the buffers between a server and a client.
 LARGE = 32_000_000
 
 
@@ -30,7 +30,7 @@ def large_archive(folder: Path, version: int) -> Path:
 
 
 async def started(start: StartDaemon, updates: Path, *options: object) -> Server:
-    """Start a server, and return when it knows its directory: it listens a moment before."""
+    """Start a server, and wait until it has read its directory, shortly after it listens."""
     server = start("opq-update-server", "--updates-dir", updates, *options)
     await get(f"{(await server.ready()).url}/")
     return server
@@ -76,7 +76,7 @@ async def offers(server: Server, *versions: int) -> None:
 
 
 async def metrics(server: Server) -> dict[tuple[str, ...], float]:
-    """All that the server tells of itself: by name and the labels' values, in the labels' order."""
+    """Read all metrics, by name and the values of the labels, in the order of the labels."""
     text = (await get(f"{server.url}/metrics")).decode()
     return {
         (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
@@ -86,5 +86,5 @@ async def metrics(server: Server) -> dict[tuple[str, ...], float]:
 
 
 def descriptors(server: Server) -> int:
-    """Count what the server has open."""
+    """Count the open descriptors of the server."""
     return len(os.listdir(f"/proc/{server.pid}/fd"))
