@@ -28,13 +28,13 @@ _FORMAT = 1
 
 _MAX_SIZE = 1024 * 1024
 
-#: How often the agent tries to read a file that the disk does not give.
+#: How often the agent tries to read the file while the disk fails.
 _READS = 3
 
 _KEPT_ATTEMPTS = 20
 _KEPT_BLOCKED = 100
 
-#: Seconds; a longer update waited for somebody, or the clock was set meanwhile.
+#: Seconds; a longer duration is ignored, because the update waited or the clock was set.
 _MAX_DURATION = 6 * 3600.0
 
 #: Seconds.
@@ -128,7 +128,7 @@ class Journal:
         first: float = _FIRST_PAUSE,
     ) -> None:
         """
-        Let a pause, twice as long each time, pass before a release is installed without a click.
+        Install a release without a click only after a pause, which doubles each time.
 
         :param now: the time of day, in seconds since the epoch.
         :param reason: the box's own fault; empty if the download was not the promised file.

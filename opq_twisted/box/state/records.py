@@ -27,7 +27,7 @@ class _Is(Enum):
 
 class Stage(StrEnum):
     """
-    The stages of an update: everything that updater, page and command line know of each.
+    The stages of an update, and everything that updater, page and command line know about each.
 
     The columns are the value, which is used on disk and on the wire, the label in the page's row of
     steps, the page's headline, the message, and the facts. `box.update.stages` says which stage may
@@ -178,11 +178,11 @@ class Entry:
     automatic: bool = False
     #: Whether the reboot was accepted, or the agent was stopped after it had asked for one.
     reboot_under_way: bool = False
-    #: The stage and the release with which an update goes on, once somebody reboots a box that
-    #: could not reboot or roll back by itself; cleared by the next download.
+    #: For a box that could not reboot or roll back by itself: the stage and the release with which
+    #: the update is resumed after somebody reboots it. The next download clears both.
     after_reboot: Stage | None = None
     awaited: Release | None = None
-    #: By the clock of this boot: the new release must be healthy by then.
+    #: The time on the clock of this boot by which the new release must be healthy.
     deadline: float = 0.0
     #: Why the box rolls back.
     cause: str = ""
@@ -192,8 +192,8 @@ class Entry:
     #: The release that is postponed.
     delay: Postponement | None = None
     trial: Trial | None = None
-    #: The release that the box left because its agent could not reach the server, until the agent
-    #: of the release that runs now has tried.
+    #: The release that was rolled back because its agent could not reach the server. None after the
+    #: first check by the previous release's agent.
     doubted: Release | None = None
     #: The version of the last doubted release that was found not to blame.
     acquitted: int | None = None

@@ -1,4 +1,4 @@
-"""The status of the box, for page and command line: publish and subscribe."""
+"""The status that the page and the command line show: publish and subscribe."""
 
 from collections.abc import Callable
 from typing import TypedDict, Unpack
@@ -12,7 +12,7 @@ from opq_twisted.box.state.records import Attempt, Stage
 
 @frozen
 class Progress:
-    """How far a download is: bytes, and bytes a second."""
+    """The progress of a download: bytes, and bytes per second."""
 
     received: int
     total: int | None
@@ -21,20 +21,20 @@ class Progress:
 
 @frozen
 class Status:
-    """Everything that others may know of the box; times are in seconds since the epoch."""
+    """Everything that the box publishes about itself; times are in seconds since the epoch."""
 
     #: The release that runs; None if unknown.
     installed: int | None = None
     #: The newest release that the update server offers; None before the first answer.
     available: int | None = None
-    #: Whether the box would install it.
+    #: Whether the box would install `available`, after a click or by itself.
     update_available: bool = False
-    #: Its size in bytes and its release notes; None if unknown.
+    #: The size of `available` in bytes, and its release notes; None if unknown.
     size: int | None = None
     notes: str | None = None
     stage: Stage = Stage.IDLE
     progress: Progress | None = None
-    #: One sentence: what goes on, or what went wrong with the last check.
+    #: One sentence: the current activity, or the result of the last one.
     message: str = ""
     #: Why the last check failed; None if it succeeded.
     trouble: str | None = None

@@ -38,7 +38,7 @@ _FORGETFUL_WAIT = 3 * 3600.0
 
 
 class Checker:
-    """Asks the update server, once for all who wait for the answer."""
+    """Asks the update server; all who ask during a request get its result."""
 
     _log = Logger()
 
@@ -77,7 +77,7 @@ class Checker:
             self._checking.cancel()
 
     async def try_to_check(self) -> None:
-        """Check, and go on whatever the result is; it takes a minute at most."""
+        """Check for at most a minute, and return whatever the result is."""
         try:
             await self.check().addTimeout(_TIMEOUT, self._deps.clock)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The parts of the box with which it updates itself."""
+"""The objects that the modules of the updater share."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from opq_twisted.box.state.versions import Installed, Rescued
 
 @frozen(kw_only=True)
 class Dependencies:
-    """Everything that the modules of this package use, and share."""
+    """Passed to each of these modules, instead of more than a dozen arguments."""
 
     clock: IReactorTime
     #: The time of day, in seconds since the epoch.

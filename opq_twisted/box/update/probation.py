@@ -1,4 +1,4 @@
-"""Makes a release the last good one only when its own agent has reached the update server."""
+"""Makes a release the last good one when its own agent has reached the update server."""
 
 from attrs import evolve
 from twisted.logger import Logger
@@ -13,19 +13,19 @@ from opq_twisted.common.errors import ClockBehind, DownloadFailed, OpqError
 #: Seconds that a release may run, over all boots, without a successful check.
 MAX_UPTIME = 3 * 24 * 3600.0
 
-#: Seconds between two records of its uptime; a box may be switched off each hour.
+#: Seconds between two records of the uptime, which must also grow if the box is switched off often.
 COUNT_INTERVAL = 600.0
 
 
 class Probation:
     """
-    Judges the release that runs by whether its agent reaches the update server.
+    Tests whether the agent of the release that runs can reach the update server.
 
     An agent that cannot reach it would strand its box, even if the box is healthy. So the archive
     of the release before is kept until the new agent has succeeded. After three days without a
     success the box rolls back, and the new release is blocked. If the first check of the old agent
     fails, too, the network or the server is at fault, and the release is unblocked. That happens
-    once for each release, so that no box goes back and forth.
+    only once for each release, so that no box alternates between two.
     """
 
     _log = Logger()
@@ -54,7 +54,7 @@ class Probation:
         """
         self.trial = Trial(release, looked_before)
         if self._archives.last_good is None:
-            # A healthy one is better than none.
+            # Without a last good release, the box could not roll back at all.
             await self._keep(release)
 
     async def prove(self) -> None:
@@ -81,7 +81,7 @@ class Probation:
     async def _keep(self, release: Release) -> None:
         good = self._archives.last_good
         if good is None or good.version != release.version:
-            # The disk may have lost what was verified after the download.
+            # The disk may have damaged the archive since it was verified.
             (await self._archives.open(release)).close()
             self._archives.keep_as_last_good(release)
 
@@ -94,7 +94,7 @@ class Probation:
         """
         Add to the uptime of the release; returns whether its trial is over without a success.
 
-        :raises OSError: if it cannot be written; it counts all the same.
+        :raises OSError: if it cannot be written; it counts nevertheless.
         """
         trial = self.trial
         if trial is None:
@@ -110,17 +110,17 @@ class Probation:
 
     async def require_rollback(self) -> None:
         """
-        Make sure that the release before can be installed again; otherwise the trial has no end.
+        Make sure that the previous release can be installed again; otherwise no rollback follows.
 
         :raises DownloadFailed: if its archive is damaged.
-        :raises OSError: if the disk fails; the archive may be whole.
+        :raises OSError: if the disk fails; the archive may be intact.
         """
         good = self._archives.last_good
         try:
             if good is not None:
                 (await self._archives.open(good)).close()
         except DownloadFailed:
-            # The release goes on to check, and may still succeed.
+            # The release continues to check, and may still succeed.
             if self.trial is not None:
                 self.trial = evolve(self.trial, looked_before=0.0)
             raise
@@ -132,18 +132,18 @@ class Probation:
 
     def judge(self, running: int | None, error: Exception | None) -> None:
         """
-        Judge by the first check after a rollback whether the release was to blame.
+        Decide, from the first check after a rollback, whether the release was to blame.
 
         :param running: the release that runs.
         :param error: the error of the check; None if it succeeded.
-        :raises OSError: if the verdict cannot be written; the next check gives another.
+        :raises OSError: if the result cannot be written; the next check decides again.
         """
         doubted, acquitted = self._journal.entry.doubted, self._journal.entry.acquitted
         if doubted is None:
             return
         succeeded, is_running = error is None, running == doubted.version
         if succeeded and is_running:
-            # The box could not leave it.
+            # The rollback failed, and the release runs and works.
             self._acquit(doubted)
         elif succeeded or (acquitted == doubted.version and not is_running):
             self._journal.write(doubted=None)

@@ -1,4 +1,4 @@
-"""Goes on, at the start of an agent, with the update that it finds in the journal."""
+"""Resumes, when the agent starts, the update that the journal contains."""
 
 from collections.abc import Coroutine
 from typing import Any
@@ -27,20 +27,21 @@ from opq_twisted.common.errors import (
     ServerFailed,
 )
 
-#: How often a release may be begun, over all starts of the agent, before it counts as failed.
+#: How often a step of an update is tried, over all starts of the agent, before the update fails.
 MAX_TRIES = 3
 
-#: Seconds between the tries of an update that goes on after an interruption: after a power cut the
-#: network and the clock come last.
+#: Seconds between the tries of an update that was interrupted: after a power cut, the agent starts
+#: before the network is up and the clock is right.
 _RETRY_DELAYS = (10.0, 20.0, 60.0, 300.0, 600.0)
 
-#: Seconds after its deadline, and the time to settle, that the agents of one boot may confirm.
+#: If the agent is restarted again and again, the confirmation of a release fails this many seconds
+#: after the deadline and the time to settle.
 _MAX_CONFIRMATION = 1800.0
 
 
 @frozen
 class Recovery:
-    """Goes on with the update that an earlier agent began: it was interrupted, or it rebooted."""
+    """Resumes an update whose agent was interrupted, or has rebooted the box."""
 
     _log = Logger()
 
@@ -52,22 +53,22 @@ class Recovery:
     _rollback: Rollback
 
     def record_journal_loss(self) -> None:
-        """If the journal was lost, record that as the first attempt of the next one."""
+        """If the journal was lost, record that as the first attempt of the new one."""
         trouble, now = self._deps.journal.trouble, self._deps.now()
         if trouble:
             with self._reporter.tolerate("The loss of the journal cannot be recorded"):
                 self._reporter.record(Stage.IDLE, Attempt(None, now, now, "failed", trouble))
 
     def find_update(self) -> Coroutine[Deferred[Any], Any, None] | None:
-        """Find the update that has to go on now; None if there is none."""
+        """Return the update that must be resumed now; None if there is none."""
         journal = self._deps.journal
         if journal.entry.after_reboot is not None and not journal.same_boot:
             return self._resume_after_reboot()
         return None if self._reporter.stage.at_rest else self._resume()
 
     async def _resume(self) -> None:
-        """Go on where an earlier agent was interrupted."""
-        # Until the reactor runs, a signal such as that of a reboot ends the agent without a word.
+        """Resume where an earlier agent was interrupted."""
+        # Before the reactor runs, a signal, for example from a reboot, kills the agent at once.
         await deferLater(self._deps.clock, 0)
         entry = self._deps.journal.entry
         self._log.info("Going on with the update of an earlier agent: {stage}", stage=entry.stage)
@@ -77,7 +78,7 @@ class Recovery:
             await self.resume(entry.release)
 
     async def _resume_after_reboot(self) -> None:
-        """Go on after somebody has rebooted a box that could not reboot or roll back by itself."""
+        """Resume after somebody has rebooted a box that could not reboot or roll back by itself."""
         if await self._reporter.retry(self._enter_after_reboot):
             await self._resume()
 
@@ -101,7 +102,7 @@ class Recovery:
         return False
 
     async def resume(self, release: Release) -> None:
-        """Go on in a stage in which the box cannot be left as it is."""
+        """Resume in a stage that must not be skipped, because the box may have been changed."""
         steps = {
             Stage.INSTALLING: self._resume_installing,
             Stage.REBOOTING: self._resume_rebooting,
@@ -132,7 +133,7 @@ class Recovery:
         await self._workflow.update(0.0, automatic, tries)
 
     async def _resume_installing(self, release: Release) -> None:
-        """Find out how the script ended that outlived the agent, or was interrupted with it."""
+        """Wait for the install script, which may have outlived the agent, and act on its result."""
         deps = self._deps
         status = await deps.installer.wait()
         has_rebooted = not deps.journal.same_boot
@@ -156,7 +157,7 @@ class Recovery:
             raise InstallFailed(
                 f"Release {release.version} was interrupted {MAX_TRIES} times. Click to try again."
             )
-        # Counted before it is unpacked: that may be what interrupts the agent.
+        # Count the try before the release is unpacked, because unpacking may interrupt the agent.
         self._reporter.enter(Stage.INSTALLING, tries=tries)
         try:
             await self._deps.preflight.require(release.version)
@@ -164,12 +165,12 @@ class Recovery:
             await self._workflow.install(release, archive, tries)
         except (NoRoom, BoxUnfit, OSError) as error:
             if is_temporary(error):
-                # It does not count as a try.
+                # This does not count as a try.
                 self._deps.journal.write(tries=self._deps.journal.entry.tries - 1)
             raise
 
     async def _resume_rebooting(self, release: Release) -> None:
-        """Confirm after the reboot, or ask for it again."""
+        """Confirm the release after the reboot, or ask for the reboot again."""
         tries = self._deps.journal.entry.tries
         if self._workflow.has_rebooted:
             await self._confirm(release)
@@ -179,11 +180,11 @@ class Recovery:
             raise RebootFailed(f"The box did not reboot, asked {MAX_TRIES} times. Do it by hand.")
 
     async def _resume_confirming(self, release: Release) -> None:
-        """Go on confirming; a release that ends the agent, or the box, each time is not good."""
+        """Confirm again; a release fails if it ends the agent or reboots the box each time."""
         entry, now = self._deps.journal.entry, self._deps.clock.seconds()
         if self._deps.journal.same_boot:
-            # A release that was healthy by the deadline has the time to settle, even if agents
-            # start slowly.
+            # A release that was healthy by the deadline may still need its time to settle, and
+            # agents may start slowly.
             end = entry.deadline + self._deps.config.settle + _MAX_CONFIRMATION
             if now > end:
                 raise InstallFailed(
@@ -206,7 +207,7 @@ class Recovery:
         if deadline is None:
             deadline = self._new_deadline()
         self._reporter.enter(Stage.CONFIRMING, tries=tries, deadline=deadline)
-        # If it cannot be read, the release is not to blame.
+        # An error while reading is not the release's fault.
         installed = deps.installed.read()
         self._reporter.show_running(installed)
         if installed != release.version:
@@ -217,7 +218,7 @@ class Recovery:
         await self._require_healthy(release, deadline)
         with self._reporter.tolerate("The release cannot be made the last good one"):
             await self._probation.begin(release, deps.journal.entry.started)
-        # A release whose agent dies in a check is not confirmed.
+        # Check before the end is recorded: an agent that dies in a check must not be confirmed.
         await self._checker.try_to_check()
         reason = f"The box runs release {installed}."
         if self._probation.trial is not None:
@@ -225,7 +226,7 @@ class Recovery:
         await self._reporter.finish("updated", reason)
 
     async def _require_healthy(self, release: Release, deadline: float) -> None:
-        """Judge the release; if the box is too busy, or cannot, the release gets its time again."""
+        """Check the release; if the box itself fails or is too busy, extend the deadline first."""
         deps = self._deps
         try:
             await deps.health.require(deps.unpacker.folder, release.version, deadline)

@@ -1,4 +1,4 @@
-"""Records each stage of an update, and tells people of it."""
+"""Records each stage of an update, and publishes it."""
 
 import errno
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,7 +30,7 @@ from opq_twisted.common.errors import (
 
 _T = TypeVar("_T")
 
-#: Seconds between two attempts of a step for which the box has no room, or whose disk fails.
+#: Seconds before a step is retried that failed because of the box's disk.
 _RETRY_DELAY = 60.0
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -41,12 +41,12 @@ RELEASE_AT_FAULT = (ArchiveRefused, InstallFailed)
 #: The box is to blame: the release is postponed.
 BOX_AT_FAULT = (BoxAtFault, BoxUnfit, NotStarted)
 
-#: The update goes on when somebody reboots the box.
+#: The update is resumed when somebody reboots the box.
 RESUMED_AFTER_REBOOT = (RebootFailed, RollbackFailed)
 
 
 def is_temporary(error: Exception) -> bool:
-    """Whether the box lacks something that it may have later, which is not the release's fault."""
+    """Whether the box only lacks something for a time, which is not the release's fault."""
     if isinstance(error, OSError):
         return error.errno in (*_DISK_FULL, *MACHINE_BUSY)
     return isinstance(error, (NoRoom, BoxUnfit))
@@ -60,12 +60,12 @@ class Reporter:
     def __init__(
         self, deps: Dependencies, probation: Probation, is_running: Callable[[], bool]
     ) -> None:
-        """:param is_running: whether the agent is not being stopped: that fails no update."""
+        """:param is_running: false while the agent is stopped; an update does not fail by that."""
         self._deps = deps
         self._probation = probation
         self.is_running = is_running
-        #: The stage as it is shown. The journal has another one while an update ends, and later on
-        #: if its end cannot be recorded.
+        #: The stage that is shown. The journal may have an older one while an update ends, and
+        #: afterwards if the end cannot be recorded.
         self.stage = deps.journal.entry.stage
         deps.installer.when_busy = lambda error: deps.board.publish(message=self.explain(error))
 
@@ -84,7 +84,7 @@ class Reporter:
         self.show_running(deps.installed.version)
 
     def show_running(self, version: int | None) -> None:
-        """Remember, and publish, which release runs."""
+        """Publish the release that runs."""
         self._deps.installed.running = version
         self._deps.board.publish(installed=version)
 
@@ -106,7 +106,7 @@ class Reporter:
         self._deps.journal.end(stage, attempt, **changes)
 
     async def finish(self, outcome: str, reason: str) -> None:
-        """Record that the box is at rest, on a good release, and remove what was needed for it."""
+        """Record the end of an update on a good release, and remove its files."""
         attempt = self._record_end(Stage.IDLE, outcome, reason)
         # Not earlier: until the end is recorded, a restarted agent needs these files.
         with self.tolerate("Files that are not needed any more cannot be removed"):
@@ -133,7 +133,7 @@ class Reporter:
 
     def postpone(self, release: Release, reason: str, error: Exception) -> None:
         """
-        Let the box try again by itself, after longer and longer pauses, or once it has the room.
+        Let the box try again by itself, after longer and longer pauses, or when the disk has room.
 
         :raises OSError: if it cannot be written.
         """
@@ -143,7 +143,7 @@ class Reporter:
 
     async def retry(self, step: Callable[[], Awaitable[_T]]) -> _T:
         """
-        Retry `step` until the disk lets it succeed, and the box has the room.
+        Retry `step` until the disk works and has room.
 
         For steps that must not be skipped once the box has been changed.
         """
@@ -157,14 +157,14 @@ class Reporter:
 
     @contextmanager
     def tolerate(self, sentence: str) -> Iterator[None]:
-        """Log the error of a useful but dispensable step, and go on."""
+        """Log the error of a useful but dispensable step, and continue."""
         try:
             yield
         except (OpqError, OSError) as error:
             self._log.error("{sentence}: {why}", sentence=sentence, why=self.explain(error))
 
     def explain(self, error: Exception) -> str:
-        """Give a sentence for the owner; an error that nobody foresaw goes to the log."""
+        """Return a sentence for the owner; log the traceback of an unexpected error."""
         if isinstance(error, OpqError):
             return str(error)
         if isinstance(error, OSError):
@@ -207,7 +207,7 @@ class Reporter:
         self._deps.board.publish(**changes)
 
     def _describe(self, stage: Stage) -> str:
-        """Say what goes on; empty at rest."""
+        """Return the message of a stage; empty at rest."""
         if stage is Stage.ROLLING_BACK:
             return f"{stage.message} {self._deps.journal.entry.cause}"
         return stage.message

@@ -1,4 +1,4 @@
-"""Takes the box back to its last good release."""
+"""Rolls the box back to its last good release."""
 
 from attrs import frozen
 from twisted.internet.task import deferLater
@@ -20,7 +20,7 @@ from opq_twisted.common.errors import (
     RollbackFailed,
 )
 
-#: How often the last good release is installed, over all starts of the agent, before it fails.
+#: How often the last good release is installed, over all starts, before the rollback fails.
 _MAX_TRIES = 3
 
 #: Seconds after each failed installation.
@@ -35,7 +35,7 @@ _RESCUED = (
 
 @frozen
 class Rollback:
-    """Installs the last good release again; its archive needs nothing that the bad one left."""
+    """Installs the last good release again, from its archive; nothing of the bad one is needed."""
 
     _log = Logger()
 
@@ -46,7 +46,7 @@ class Rollback:
 
     async def begin_if_needed(self, error: Exception) -> Release | None:
         """
-        Enter the stage if a failed update may have changed the box, and there is a way back.
+        Begin a rollback if a failed update may have changed the box, and the box can roll back.
 
         :returns: the release that the box leaves; None if it does not.
         """
@@ -59,7 +59,7 @@ class Rollback:
 
     async def begin_after_trial(self) -> Release | None:
         """
-        Enter the stage if a release has not proved itself in its trial, and there is a way back.
+        Begin a rollback if the trial of a release has failed, and the box can roll back.
 
         :returns: the release that the box leaves; None if it does not.
         """
@@ -71,8 +71,8 @@ class Rollback:
             await deps.preflight.require(trial.release.version)
             await self._probation.require_rollback()
         except (BoxUnfit, DownloadFailed, OSError) as obstacle:
-            # The release goes on to run, and to check. A box that waited in the midst of a
-            # rollback until somebody helps would not.
+            # The release keeps running and checking. In an incomplete rollback the box could only
+            # wait for help.
             self._log.warn("{error}", error=obstacle)
             return None
         await deps.inhibitor.wait_until_released(
@@ -95,7 +95,7 @@ class Rollback:
             unchanged = isinstance(error, NotStarted) or (
                 isinstance(error, BoxAtFault) and not error.touched
             )
-            # An earlier try was interrupted, nobody knows where.
+            # An earlier try was interrupted at an unknown point.
             return entry.tries > 1 or not unchanged
         return entry.stage is Stage.CONFIRMING
 
@@ -120,7 +120,7 @@ class Rollback:
 
     async def resume(self, release: Release) -> None:
         """
-        Install the last good release, reboot, and record the end: the steps that are not done yet.
+        Do the missing steps of a rollback: install the last good release, reboot, record the end.
 
         :param release: the one that the box leaves.
         :raises NoKnownGoodRelease: if there is no last good release any more.
@@ -153,7 +153,7 @@ class Rollback:
         try:
             return await self._deps.installer.wait()
         except InstallFailed as error:
-            # That counts as one of the tries.
+            # This counts as a try.
             self._log.error("The rollback failed: {error}", error=error)
             return None
 
@@ -168,7 +168,7 @@ class Rollback:
             await deps.installer.install(deps.unpacker.folder, good.version, rolling_back=True)
         except Exception as error:
             if is_temporary(error):
-                # It does not count as a try.
+                # This does not count as a try.
                 deps.journal.write(tries=tries - 1)
             if is_temporary(error) or isinstance(error, OSError) or not self._reporter.is_running():
                 raise
@@ -176,7 +176,7 @@ class Rollback:
             await deferLater(deps.clock, _RETRY_DELAYS[tries - 1])
 
     async def finish_rescue(self, release: Release) -> None:
-        """Record that the rescue script has taken the box back."""
+        """Record the rollback that the rescue script has made."""
         self._deps.journal.block(release, _RESCUED)
         await self._finish(release, _RESCUED)
         self._deps.rescued.forget()
@@ -206,5 +206,5 @@ class Rollback:
 
 
 def _describe(release: Release, installed: int | None, reason: str) -> str:
-    """Give the sentence of a rollback."""
+    """Describe a rollback in a sentence."""
     return f"Release {release.version} failed, and the box runs {installed} again. {reason}"

@@ -27,7 +27,7 @@ _FIRST_BACKOFF = 30.0
 _CLOCK_DELAY = 30.0
 
 #: Seconds, more or less, until the next check if the server's copy of the metadata is an older one;
-#: the back-off makes it longer if that goes on.
+#: the back-off makes it longer if that continues.
 _OLDER_COPY_DELAY = 60.0
 
 #: Seconds, more or less, until the next check if an update was under way.

@@ -56,8 +56,8 @@ def check_transition(before: Stage, after: Stage) -> None:
     """
     Log an error if `after` may not follow `before`.
 
-    A box goes on, because a mistake in these tables must not strand it. A test fails, because trial
-    counts such a log event as an error.
+    On a box the update continues, because a mistake in these tables must not strand it. A test
+    fails, because trial counts such a log event as an error.
     """
     if after not in TRANSITIONS[before] | RESUMPTIONS[before]:
         error = TransitionError(f"The stage {after} may not follow {before}.")

@@ -20,11 +20,11 @@ from opq_twisted.common.errors import UpdateInProgress
 
 class Updater(Service):
     """
-    Takes the box from the release that runs to the newest one; one update at a time.
+    Updates the box to the newest release; one update at a time.
 
-    `Workflow` has the steps of an update. If one of them fails, `Rollback` takes the box back where
-    that is needed. `Recovery` goes on after a reboot or an interruption: before each step the
-    journal says which one it is.
+    `Workflow` has the steps of an update. If one of them fails, `Rollback` restores the last good
+    release if needed. `Recovery` resumes the update after a reboot or an interruption, at the step
+    that the journal names.
     """
 
     def __init__(self, deps: Dependencies) -> None:
@@ -38,11 +38,11 @@ class Updater(Service):
         self._update: Deferred[None] | None = None
         self._counting = LoopingCall(self._count_and_end_trial)
         self._counting.clock = deps.clock
-        #: By the clock: the uptime until then is counted.
+        #: The time on the reactor's clock until which the uptime has been counted.
         self._counted = deps.clock.seconds()
 
     def startService(self) -> None:
-        """Go on with the update that the journal tells of."""
+        """Resume the update that the journal contains."""
         super().startService()
         self._recovery.record_journal_loss()
         if self.stage.at_rest:
@@ -55,7 +55,7 @@ class Updater(Service):
             self._start(update)
 
     def stopService(self) -> Deferred[None] | None:
-        """Interrupt the update; a script that runs goes on."""
+        """Interrupt the update; a script that runs continues."""
         super().stopService()
         if self._counting.running:
             self._counting.stop()
@@ -78,7 +78,7 @@ class Updater(Service):
         Begin an update to the newest release.
 
         :param delay: seconds to wait between the check and the download.
-        :param automatic: nobody has clicked, so that a release that is blocked stays blocked.
+        :param automatic: whether it begins without a click; then a blocked release stays blocked.
         :raises UpdateInProgress: if an update is under way.
         """
         if self._update is not None:
@@ -118,7 +118,7 @@ class Updater(Service):
             try:
                 await update
             except Exception as error:
-                # If the agent stops, the journal says where to go on.
+                # If the agent stops, the journal says where to resume.
                 if self.running:
                     await self._abort(error)
             finally:
@@ -131,7 +131,7 @@ class Updater(Service):
         self._update = None if running.called else running
 
     async def _abort(self, error: Exception) -> None:
-        """Go back to the last good release if the box may have been changed; otherwise fail."""
+        """Roll back if the box may have been changed; otherwise fail."""
         try:
             release = await self._rollback.begin_if_needed(error)
             if release is not None:

@@ -48,7 +48,7 @@ class Workflow:
 
     async def update(self, delay: float, automatic: bool, tries: int = 1) -> None:
         """
-        Bring the newest release to the box, install it, and reboot.
+        Download the newest release, install it, and reboot.
 
         :param delay: seconds between the check and the download.
         :param automatic: whether it begins without a click.
@@ -84,7 +84,7 @@ class Workflow:
         if reason is not None:
             deps.board.publish(message=reason)
             return None
-        # The page names the release that is on its way, not a newer one whose turn comes later.
+        # The page must name this release, and not a newer one that is still held back.
         deps.board.publish(
             available=offer.version, update_available=True, size=offer.size, notes=offer.notes
         )
@@ -94,7 +94,7 @@ class Workflow:
         except BoxUnfit as error:
             if not automatic:
                 raise
-            # Nobody asked, and each scheduled check tries again.
+            # Nobody is waiting, and each scheduled check tries again.
             self._log.warn("{error}", error=error)
             deps.board.publish(message=str(error), trouble=str(error))
             return None
@@ -110,11 +110,11 @@ class Workflow:
         await deferLater(self._deps.clock, delay)
 
     async def _fetch(self, offer: Offer) -> BinaryIO:
-        """Bring the archive to the box; returns it verified and open."""
+        """Find or download the archive; returns it verified and open."""
         deps, release = self._deps, offer.release
-        # From here on, files are removed that an earlier release needs to go on after a reboot.
+        # The next lines remove files with which an earlier update could be resumed after a reboot.
         self._reporter.enter(Stage.DOWNLOADING, release=release, after_reboot=None, awaited=None)
-        # Make room: from earlier attempts only a part of the same archive is of use.
+        # Make room: of earlier attempts, only a part of the same archive is useful.
         await deps.unpacker.clear()
         deps.archives.prune(deps.installed.running, release.version, fetching=release.version)
         received, archive = await deps.archives.find(release) or await self._download(release)
@@ -170,7 +170,7 @@ class Workflow:
             deps.journal.entry.started, lambda reason: deps.board.publish(message=reason)
         )
         await deps.preflight.require(release.version, deps.unpacker.folder)
-        # An earlier rescue says nothing about this release. The next line syncs the folder.
+        # An earlier rescue is no evidence about this release. The next line syncs the folder.
         deps.rescued.forget()
         deps.installer.forget()
         self._reporter.enter(Stage.INSTALLING, tries=tries)
@@ -182,10 +182,10 @@ class Workflow:
 
     async def diagnose(self, release: Release, error: InstallFailed) -> NoReturn:
         """
-        Find out whether the box is to blame for a failed installation, or the release.
+        Decide whether the box or the release caused a failed installation.
 
-        :raises BoxAtFault: if the box is.
-        :raises InstallFailed: the error, if the release is.
+        :raises BoxAtFault: if the box did.
+        :raises InstallFailed: the error, if the release did.
         """
         deps = self._deps
         fault = await deps.preflight.find_problem(release.version) or deps.installer.shortage
@@ -194,13 +194,13 @@ class Workflow:
         raise error
 
     async def reboot(self, tries: int = 1) -> None:
-        """Enter the stage, and ask for the reboot; the agent that it starts goes on."""
+        """Enter the stage, and ask for the reboot; the agent resumes after it."""
         self._reporter.enter(Stage.REBOOTING, tries=tries, reboot_under_way=False)
         await self.ask_for_reboot()
 
     async def ask_for_reboot(self) -> None:
         """
-        Ask for a reboot, again if it fails: none of the box's services may run now.
+        Ask for a reboot, and retry if it fails, because the box's services may not run now.
 
         :raises RebootFailed: if the box does not reboot; it never returns.
         """
