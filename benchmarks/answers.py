@@ -32,7 +32,7 @@ Load = Callable[[int, str, float], float]
 
 
 def body_of(server: Server, path: str) -> bytes:
-    _, body, _ = get(HTTPConnection("127.0.0.1", server.port, servers.PATIENCE), f"/{path}")
+    _, body, _ = get(HTTPConnection("127.0.0.1", server.port, servers.TIMEOUT), f"/{path}")
     return body
 
 
@@ -40,7 +40,7 @@ def load_by_wrk(port: int, path: str, seconds: float) -> float:
     """Return the responses a second, as wrk counts them."""
     command = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{seconds:g}s", f"http://127.0.0.1:{port}/{path}"]
     said = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=seconds + servers.PATIENCE
+        command, check=True, capture_output=True, text=True, timeout=seconds + servers.TIMEOUT
     ).stdout
     found = re.search(r"Requests/sec: *([0-9.]+)", said)
     if found is None or "Non-2xx" in said or "Socket errors" in said:
@@ -56,7 +56,7 @@ def load_by_python(port: int, path: str, seconds: float) -> float:
         epoll = stack.enter_context(select.epoll())
         clients = {}
         for _ in range(CLIENTS):
-            client = socket.create_connection(("127.0.0.1", port), servers.PATIENCE)
+            client = socket.create_connection(("127.0.0.1", port), servers.TIMEOUT)
             clients[stack.enter_context(client).fileno()] = client
             epoll.register(client, select.EPOLLIN)
             client.sendall(request)

@@ -39,7 +39,7 @@ class Download:
     def __init__(self, port: int, path: str) -> None:
         self._head = b""
         self.left: int | None = None
-        self.connection = socket.create_connection(("127.0.0.1", port), servers.PATIENCE)
+        self.connection = socket.create_connection(("127.0.0.1", port), servers.TIMEOUT)
         self.connection.sendall(b"GET %s HTTP/1.1\r\nHost: bench\r\n\r\n" % path.encode())
         self.connection.setblocking(False)
 
@@ -70,7 +70,7 @@ def download(port: int, path: str, at_once: int) -> float:
             downloads[each.connection.fileno()] = each
             epoll.register(each.connection, select.EPOLLIN)
         while downloads:
-            ready = epoll.poll(servers.PATIENCE)
+            ready = epoll.poll(servers.TIMEOUT)
             if not ready:
                 raise SystemExit("The downloads have stopped.")
             for fd, _ in ready:

@@ -16,7 +16,7 @@ from statistics import median
 from attrs import evolve, frozen
 
 #: The seconds after which an inactive server or client has failed.
-PATIENCE = 60
+TIMEOUT = 60
 
 _CORES = sorted(os.sched_getaffinity(0))
 #: The cores of the servers and of the clients; the same if there is only one.
@@ -86,7 +86,7 @@ class Server:
 
     def settle(self, quiet: float = 0.3) -> None:
         """Wait until the server is idle."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         before = -1.0
         while (now := self.cpu()) - before > quiet / 20:
             if time.monotonic() > until:
@@ -153,7 +153,7 @@ def started(
             command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     try:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"{' '.join(command)} does not listen:\n{log.read_text()}")
@@ -162,7 +162,7 @@ def started(
     finally:
         process.terminate()
         try:
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -170,7 +170,7 @@ def started(
 
 def _listens(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+        socket.create_connection(("127.0.0.1", port), TIMEOUT).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -226,7 +226,7 @@ def nginx(locations: str, place: Path) -> Iterator[Server]:
 
 def _child_of(pid: int) -> int:
     """Wait for the only child of a process."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while time.monotonic() < until:
         for status in Path("/proc").glob("[0-9]*/status"):
             # The process may have ended.

@@ -51,7 +51,7 @@ def read_slowly(port: int, path: str, count: int, seconds: float, parent: Connec
         reader = socket.socket()
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         reader.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
-        reader.settimeout(servers.PATIENCE)
+        reader.settimeout(servers.TIMEOUT)
         reader.connect(("127.0.0.1", port))
         reader.sendall(request)
         reader.setblocking(False)
@@ -65,7 +65,7 @@ def read_slowly(port: int, path: str, count: int, seconds: float, parent: Connec
         sleep_until(begun + done / count / _PIECES)
     parent.send(received / count / (time.monotonic() - begun))
     # The clients stay connected until this process ends.
-    time.sleep(servers.PATIENCE)
+    time.sleep(servers.TIMEOUT)
 
 
 def sleep_until(due: float) -> None:
@@ -76,7 +76,7 @@ def sleep_until(due: float) -> None:
 
 def measure(server: Server, path: str, count: int, seconds: float) -> tuple[float, float, float]:
     """Return the kB of a download, the 99th percentile of a response in ms, and bytes a second."""
-    version = HTTPConnection("127.0.0.1", server.port, timeout=servers.PATIENCE)
+    version = HTTPConnection("127.0.0.1", server.port, timeout=servers.TIMEOUT)
     for _ in range(10):
         get(version, _VERSION)
     server.settle()
@@ -88,7 +88,7 @@ def measure(server: Server, path: str, count: int, seconds: float) -> tuple[floa
     there.close()
     taken = []
     try:
-        until = time.monotonic() + seconds + servers.PATIENCE
+        until = time.monotonic() + seconds + servers.TIMEOUT
         while not here.poll(_ASK_AGAIN):
             if time.monotonic() > until:
                 raise SystemExit(f"{server.name} lets the readers wait.")

@@ -33,7 +33,7 @@ class Boxes:
         for number in range(count):
             if number % _AT_ONCE == 0:
                 server.settle(0.05)
-            box = socket.create_connection(("127.0.0.1", server.port), servers.PATIENCE)
+            box = socket.create_connection(("127.0.0.1", server.port), servers.TIMEOUT)
             box.sendall(_REQUEST)
             self._connections[box.fileno()] = box
             self._epoll.register(box, select.EPOLLIN)
@@ -46,7 +46,7 @@ class Boxes:
         expected = b"\r\n\r\n%d" % version
         waiting = set(self._connections)
         while waiting:
-            ready = self._epoll.poll(servers.PATIENCE)
+            ready = self._epoll.poll(servers.TIMEOUT)
             if not ready:
                 raise SystemExit(f"{len(waiting)} boxes were not answered.")
             for fd, _ in ready:
@@ -95,7 +95,7 @@ def measure_peer(boxes: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         with servers.peer("held", place, place) as server:
-            teller = HTTPConnection("127.0.0.1", server.port, timeout=servers.PATIENCE)
+            teller = HTTPConnection("127.0.0.1", server.port, timeout=servers.TIMEOUT)
             body = b"%d" % (FIRST + 1)
             return measure(server, boxes, lambda: teller.request("POST", "/version", body))
 

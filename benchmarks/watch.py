@@ -29,7 +29,7 @@ def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, bytes, 
 
 
 def connect(server: servers.Server) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=servers.PATIENCE)
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=servers.TIMEOUT)
 
 
 @contextmanager
