@@ -15,11 +15,12 @@ from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import ConfigInvalid
 from opq_twisted.trust.offer import STABLE, is_channel
 
-#: The first product in the User-Agent of a box's agent. A server can redirect an agent to any URL.
+#: The first product in the User-Agent of a box's agent. It is not allowed in `programs`, because a
+#: server can redirect an agent to any URL.
 AGENT = "opq-box-agent"
 
-#: The first products in the User-Agents of browsers; almost all begin with "Mozilla". Any page can
-#: make a browser send a GET.
+#: The first products in the User-Agents of browsers; almost all begin with "Mozilla". They are not
+#: allowed in `programs`, because any page can make a browser send a GET.
 BROWSERS = ("mozilla", "opera", "lynx", "links", "elinks", "w3m", "netsurf", "dillo")
 
 #: Bytes.
@@ -126,18 +127,18 @@ class UpdaterConfig:
     reboot_command: tuple[str, ...] = field(default=("systemctl", "reboot"), validator=_not_empty)
     log: Path = field(default=Path("/var/log/opq/box_update.log"), validator=_absolute)
     install_timeout: float = field(default=1800.0, validator=_positive)
-    #: How long a new release may take to become healthy, and must stay so. Both are lowered
-    #: silently: their sum must be less than the 4 hours after which the rescue acts on an update
-    #: whose journal has not changed.
+    #: A new release must become healthy within `confirm_timeout`, and then stay so for `settle`.
+    #: Greater values are lowered silently to two hours and to one: the sum must be less than the 4
+    #: hours after which the rescue acts on an update whose journal has not changed.
     confirm_timeout: float = field(default=600.0, converter=_up_to_two_hours, validator=_positive)
     settle: float = field(default=60.0, converter=_up_to_an_hour, validator=_not_negative)
     #: The systemd units that must be active in a healthy release.
     services: tuple[str, ...] = ()
     #: While this file exists, no installation starts.
     inhibit_file: Path = field(default=Path("/run/opq/inhibit-update"), validator=_absolute)
-    #: Additional names of the box that requests may have in their Host header.
+    #: Additional names of the box that are accepted in the Host header of a request.
     hosts: tuple[str, ...] = field(default=(), validator=_host_names)
-    #: Additional products of User-Agents that may start an update by GET.
+    #: Additional programs that may start an update by GET: the first products of their User-Agents.
     programs: tuple[str, ...] = field(default=(), validator=_products)
     web_password_file: Path | None = field(default=None, validator=_absolute)
     #: None to use http_proxy and https_proxy from the environment.

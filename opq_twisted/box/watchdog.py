@@ -11,7 +11,7 @@ from opq_twisted.common.sd_notify import ReadinessService, ServiceManager
 #: The rescue counts its attempts in this file of the state directory.
 RESCUE_TRIES = "rescue.tries"
 
-#: Seconds after which a running agent needs no rescue.
+#: Seconds that the agent must run before the rescue's counter is reset.
 RESCUE_RESET_AFTER = 600.0
 
 

@@ -56,7 +56,7 @@ def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
 
 def say(text: str) -> bool:
     """
-    Print a line. If that fails, the command goes on.
+    Print a line. If that fails, the command continues.
 
     :returns: whether the next line may be read by somebody.
     """

@@ -38,7 +38,7 @@ class Heartbeat(Service):
         self._schedule()
 
     def stopService(self) -> None:
-        """Schedule no more runs; the current one goes on to its end."""
+        """Schedule no more runs; the current one is completed."""
         super().stopService()
         if self._next is not None and self._next.active():
             self._next.cancel()

@@ -38,5 +38,5 @@ class ProgressBar:
         try:
             print(text, end="", file=sys.stderr, flush=True)
         except OSError:
-            # The terminal is closed; the job goes on.
+            # The terminal is closed; the job continues.
             self._is_seen = False

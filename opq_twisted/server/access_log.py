@@ -34,7 +34,7 @@ class AccessLog(Service):
     Writes a line for each request and its response.
 
     Lines are buffered and written together, so that no request waits for the disk. If they cannot
-    be written, they are dropped as whole lines, and the server goes on. After a rotation has
+    be written, they are dropped as whole lines, and the server continues. After a rotation has
     renamed the file, a new one is opened.
     """
 

@@ -17,7 +17,7 @@ _MAX_OUTPUT = 4096
 
 def child_command(version: int, folder: Path | None = None) -> list[str]:
     """
-    Return the command line of an unpacker that reads the archive, a file, from standard input.
+    Return the command line of an unpacker; its standard input must be the archive's file.
 
     :param folder: the folder to create; None to check the archive and write nothing.
     """
@@ -29,7 +29,7 @@ def child_command(version: int, folder: Path | None = None) -> list[str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return an environment with the module path of this process, without its relative parts."""
+    """Return the environment of an unpacker: the module path has no relative folders."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if os.path.isabs(path)),

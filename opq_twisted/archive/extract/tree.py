@@ -20,9 +20,9 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class Tree(LayoutCheck):
     """
-    Writes members until the disk is full, and counts the room that all members need.
+    Writes members until the disk is full, and counts the space that all members need.
 
-    The count goes on after the disk is full, so that the error can name the room for all of them.
+    The count continues after the disk is full, so that the error can name the total.
     """
 
     def __init__(self, root: int, reserve: int) -> None:
@@ -62,8 +62,8 @@ class Tree(LayoutCheck):
         """
         if self._is_full:
             raise NoRoom(
-                f"Unpacking {name} needs {wording.mebibytes(self._needed)} of the disk beside the "
-                f"{wording.mebibytes(self._reserve)} that must stay free: make room, then try "
+                f"Unpacking {name} needs {wording.mebibytes(self._needed)} on the disk, and "
+                f"{wording.mebibytes(self._reserve)} more must stay free: make room, then try "
                 "again."
             )
 

@@ -70,7 +70,7 @@ class ArchiveStore:
         """
         Make this release, whose archive is in the store, the last good one.
 
-        :raises OSError: if the disk is full or fails; then the previous one stays the last good.
+        :raises OSError: if the disk is full or fails; then the last good release does not change.
         """
         name = str(UpdateName(release.version))
         files.write(self._digest(release.version), f"{release.sha256}  {name}\n".encode())
@@ -88,7 +88,7 @@ class ArchiveStore:
         """
         with self.locked():
             kept = {self.folder / LAST_GOOD, self.folder / _LOCK}
-            # Keep the last good one even if its digest cannot be read now: the rescue may succeed.
+            # Keep the last good one even if its digest cannot be read now: the rescue may read it.
             for version in (*keep, self._last_good_version()):
                 if version is not None:
                     kept |= {self.path(version), self._digest(version)}
@@ -103,7 +103,7 @@ class ArchiveStore:
         """
         Find an archive that was downloaded before.
 
-        A file of its name with other content is removed, unless it is the last good archive.
+        A file with its name and other content is removed, unless it is the last good archive.
 
         :param release: must have hashes: an archive is not found by its version alone.
         :returns: as `open_verified`; None if there is no such archive.
@@ -120,7 +120,7 @@ class ArchiveStore:
 
     async def open(self, release: Release) -> BinaryIO:
         """
-        Open an archive that was verified before, and verify it again.
+        Open an archive that was verified after its download, and verify it again.
 
         :returns: the file, open at its beginning; the caller closes it.
         :raises DownloadFailed: if its content has changed. The file is kept: a memory error may be

@@ -67,7 +67,7 @@ class TunnelEndpoint:
     """Connects to a server through a tunnel that the proxy opens."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, proxy: Proxy, url: Url) -> None:
-        """:param endpoint: a `ProxyEndpoint`: its errors are passed on."""
+        """:param endpoint: a `ProxyEndpoint`, whose errors are passed on."""
         self._proxy = proxy
         self._endpoint = endpoint
         host = f"[{url.host}]" if ":" in url.host else url.host
@@ -104,8 +104,8 @@ class _Tunnel(Protocol):
         self._buffer = bytearray()
         self._received = 0
         self._inner: Any = None
-        #: Fires with the bytes that arrived after the proxy's response. A client that cancels this
-        #: replaces the error by one of its own.
+        #: Fires with the bytes that arrived after the proxy's response. If it is cancelled, nobody
+        #: reads its error: the client that cancels it raises another one.
         self.opened: Deferred[bytes] = Deferred(lambda _: self._fail("it has not answered yet"))
 
     def connectionMade(self) -> None:

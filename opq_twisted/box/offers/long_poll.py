@@ -1,4 +1,4 @@
-"""Waits until the update server has another version (long polling)."""
+"""Waits until the version on the update server changes (long polling)."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from opq_twisted.common.errors import NoWaiting, ServerFailed
 #: Seconds that the server is asked to wait at most; opq-update-server never waits longer.
 _MAX_WAIT = 300
 
-#: Seconds after that in which the response may arrive, before the connection counts as dead.
+#: Seconds that the response may come after the end of the wait; then the connection counts as dead.
 _GRACE = 60.0
 
 #: A server that responds without a change sooner than this many seconds is not asked again.
@@ -26,10 +26,10 @@ _MIN_RETRY_DELAY, _MAX_RETRY_DELAY = 5.0, 300.0
 
 class LongPoll:
     """
-    Remembers the entity tag of `/version`, and waits for another, one request after the other.
+    Remembers the entity tag of `/version`, and waits until it changes, with repeated requests.
 
-    Another tag only means that a check is worthwhile; it is not trusted. The first tag counts as
-    another, because the box may not have checked since the server has had it.
+    A change only means that a check is worthwhile; the tag is not trusted. The first tag counts as
+    a change, because the version may be newer than the box's last check.
 
     If the connection breaks, for example because the server restarts, each box reconnects after a
     random delay of its own.
@@ -59,11 +59,11 @@ class LongPoll:
 
     async def wait(self, seconds: float) -> bool:
         """
-        Wait for another tag than the last one.
+        Wait until the tag changes.
 
         :param seconds: the maximum time.
-        :returns: True if there is another tag. False if the time is over, or earlier if the server
-            does not wait; then it must not be asked again before the time is over.
+        :returns: True if the tag has changed. False if the time is over. It is also False if the
+            server responds at once; then do not ask it again before the time is over.
         :raises NoWaiting: if the server does not support waiting.
         :raises ServerFailed: if it cannot be reached again within the time.
         """

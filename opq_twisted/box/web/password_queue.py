@@ -12,8 +12,8 @@ ClientKey = tuple[str | None, str | None]
 _MAX_WAITING = 64
 _MAX_WAITING_PER_CLIENT = 2
 
-#: Addresses and networks whose failures are counted. When there are more, the count of the one
-#: whose last failure is the oldest is dropped.
+#: The number of addresses and networks whose failures are counted. If there are more, the one that
+#: has not failed for the longest time is dropped.
 _MAX_COUNTED = 1024
 
 
@@ -29,7 +29,7 @@ class _Waiter:
 
 class PasswordCheckQueue:
     """
-    A lock whose waiters are served by failures, so that a guesser does not delay the owner.
+    A lock that prefers clients with few failures, so that a guesser does not delay the owner.
 
     - The address with the fewest failures is next; among equal addresses, the network with the
       fewest. The address is compared first, so one failing machine delays neither the owner in the
@@ -47,9 +47,9 @@ class PasswordCheckQueue:
 
     async def acquire(self, client: ClientKey) -> None:
         """
-        Wait until this client may have its password checked; `release` ends the turn.
+        Wait until the password of this client may be checked; then call `release`.
 
-        :raises TooManyAttempts: if too many checks wait already, in total or of this client.
+        :raises TooManyAttempts: if too many checks wait already, in total or for this client.
         """
         if not self._is_locked:
             self._is_locked = True

@@ -22,7 +22,7 @@ from opq_twisted.common.progress_bar import Progress, ProgressBar
 
 def register_last_good(archive: Path, config: Path, state_dir: Path) -> str:
     """
-    Store the archive of the installed release, so that the box can go back to it.
+    Store the archive of the installed release, so that the box can roll back to it.
 
     :returns: a sentence for the user.
     :raises OpqError: if the box cannot install this archive, or another release is installed.
@@ -59,7 +59,7 @@ def _is_registered(archives: ArchiveStore, version: int) -> bool:
 
 
 def _try_unpacking(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
-    """Unpack the archive as an update, and remove the result: so the box can install it again."""
+    """Prove that the box can unpack the archive: unpack it as an update, and remove the files."""
     with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
         result = subprocess.run(
             child_command(name.version, Path(folder, "unpacked")),

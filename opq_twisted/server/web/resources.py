@@ -42,9 +42,9 @@ def make_root(
     metadata_state: Callable[[], MetadataState] = MetadataState,
 ) -> PlainResource:
     """
-    Put the resources of the protocol together.
+    Make the tree of the server's resources.
 
-    :param mirror: the URL of a server, without a slash at its end, that sends the archives instead.
+    :param mirror: the URL of a server that sends the archives instead, without a slash at its end.
     :param metadata_state: gives the state of the signed metadata; by default nothing is signed.
     """
 
@@ -66,24 +66,24 @@ def make_root(
 
 
 class SnapshotCache(Generic[_T]):
-    """Caches a value that is made of the catalog's snapshot."""
+    """Caches a value that is computed from the catalog's snapshot."""
 
     def __init__(self, catalog: Catalog, make: Callable[[Snapshot], _T]) -> None:
         self._catalog = catalog
         self._make = make
-        self._made_of: Snapshot | None = None
+        self._source: Snapshot | None = None
 
     def get(self) -> _T:
-        """Give the value for the current snapshot."""
+        """Return the value for the current snapshot."""
         snapshot = self._catalog.snapshot
-        if snapshot is not self._made_of:
-            self._made = self._make(snapshot)
-            self._made_of = snapshot
-        return self._made
+        if snapshot is not self._source:
+            self._value = self._make(snapshot)
+            self._source = snapshot
+        return self._value
 
     def invalidate(self) -> None:
         """Drop the cached value, because another of its inputs has changed."""
-        self._made_of = None
+        self._source = None
 
 
 def report_health(catalog: Catalog, _request: BoundedRequest) -> Reply:

@@ -10,14 +10,13 @@ The contract:
   last byte is sent. If they have changed since the start, the connection is cut: no client gets a
   mixture of two files. A file that was removed, renamed or replaced is sent to its end.
 - The file is not read faster than the client reads. This process buffers at most one chunk for a
-  client, and over plain TCP only the lines between the parts.
+  client, and over plain TCP only the separators of a multipart response.
 - A client that acknowledges less than `MIN_RATE` on average over `WINDOW` seconds is cut.
 
 Over plain TCP, Twisted's transport asks its producer for more if, and only if, its own buffer is
-empty. From then on, until lines have to be written, this module replaces the transport's `doWrite`,
-and the reactor calls it whenever the socket has room. Over TLS the kernel cannot send from a file,
-so the parts are read and written. The same is done if a file system or a sandbox has no
-sendfile(2).
+empty. From then on until the next separator, this module replaces the transport's `doWrite`, and
+the reactor calls it whenever the socket has room. Over TLS the kernel cannot send from a file, so
+the parts are read and written. The same is done if a file system or a sandbox has no sendfile(2).
 
 The kernel sends the pages of the file, not a copy of them: a write to the file changes the bytes
 that wait in the socket. So the last byte is held back until no bytes wait there. (A client on the
@@ -91,7 +90,7 @@ class _PartsProducer:
 
     def start(self, head: bytes) -> None:
         """Send the head, and register as its request's producer."""
-        # Requested after the client has gone, this Deferred would never fire.
+        # First, because the Deferred never fires if it is requested after the client has gone.
         self._request.notifyFinish().addBoth(lambda _: self._file.close())
         self._request.registerProducer(self, True)
         self._channel.set_deadline(WINDOW, self._check_progress)
@@ -233,7 +232,8 @@ class _SendfileProducer(_PartsProducer):
         self._transport.startWriting()
 
     def _restore_transport(self) -> None:
-        # The transport stays registered: the reactor's next call closes it if it has to.
+        # The transport stays registered for writing: the reactor calls its own `doWrite` once more,
+        # which closes the connection if it has to.
         del self._transport.doWrite
 
     def _unregister(self) -> None:
@@ -255,7 +255,7 @@ class _SendfileProducer(_PartsProducer):
 
     def _set(self, option: int, value: int) -> None:
         """Set a socket option (tcp(7)). A cork makes the kernel send full segments only."""
-        # A kernel without the option sends all the same.
+        # A kernel without the option sends the bytes nevertheless.
         with suppress(OSError):
             self._transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
 

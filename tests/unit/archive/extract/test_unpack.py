@@ -332,7 +332,7 @@ class RoomTests(UnpackTestCase):
         """An archive that needs the reserve is removed, and the error has the needed room."""
         make_archive(self.archive, VERSION, {"zeros": bytes(3 * MIB)})
         error = self.assertRaises(NoRoom, self.unpack, reserve=1 << 60)
-        self.assertIn(f"Unpacking {ARCHIVE} needs 4 MiB of the disk", str(error))
+        self.assertIn(f"Unpacking {ARCHIVE} needs 4 MiB on the disk", str(error))
         self.assertEqual(os.listdir(self.place), [ARCHIVE])
 
     def test_hostile_before_too_big(self) -> None:
