@@ -78,7 +78,7 @@ class Journal:
         """
         Record the end of an attempt.
 
-        :param changes: other changes of the same write; without a trial among them, that ends, too.
+        :param changes: other changes, made by the same write; the trial ends unless they have one.
         """
         attempts = (*self.entry.attempts, attempt)[-_KEPT_ATTEMPTS:]
         changes |= {"stage": stage, "release": None, "tries": 0, "attempts": attempts}

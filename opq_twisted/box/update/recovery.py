@@ -202,7 +202,7 @@ class Recovery:
     async def _confirm(
         self, release: Release, tries: int = 1, deadline: float | None = None
     ) -> None:
-        """Keep the new release if it runs, and is healthy by `deadline`; None: the whole time."""
+        """Keep the new release if it runs and is healthy by `deadline`; None for a new deadline."""
         deps = self._deps
         if deadline is None:
             deadline = self._new_deadline()
