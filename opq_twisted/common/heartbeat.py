@@ -21,8 +21,6 @@ class Heartbeat(Service):
         pause: Callable[[], float],
     ) -> None:
         """
-        Prepare to run `job`.
-
         :param pause: returns the seconds until the next run; it is called at the start and after
             each run.
         """

@@ -11,6 +11,8 @@ from collections import deque
 from contextlib import suppress
 from functools import cache
 
+from attrs import define
+
 #: The number of bytes that may wait for standard output; with more, lines are lost.
 _MAX_WAITING = 1024 * 1024
 
@@ -24,6 +26,7 @@ _LAST_WAIT = 1.0
 _STANDARD_OUTPUT = 1
 
 
+@define(eq=False)
 class WholeLines:
     """
     Writes lines to a descriptor.
@@ -32,16 +35,11 @@ class WholeLines:
     If that is impossible, the rest of that line is written before the next line.
     """
 
-    def __init__(self, fd: int, rest: bytes = b"", waits: bool = False) -> None:
-        """
-        Prepare to write.
-
-        :param rest: the end of an unfinished line, which is written before the first line.
-        :param waits: whether to wait for a non-blocking descriptor that accepts no more.
-        """
-        self._fd = fd
-        self._rest = rest
-        self._waits = waits
+    _fd: int
+    #: The end of an unfinished line, which is written before the next line.
+    _rest: bytes = b""
+    #: Whether to wait for a non-blocking descriptor that accepts no more.
+    _waits: bool = False
 
     def write(self, lines: bytes) -> None:
         """

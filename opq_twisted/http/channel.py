@@ -136,8 +136,7 @@ class BoundedChannel(HTTPChannel):
 
     def descriptor(self) -> int:
         """Give the number of the connection's file descriptor."""
-        number: int = self._socket.fileno()
-        return number
+        return int(self._socket.fileno())
 
     @property
     def _socket(self) -> Any:
@@ -241,8 +240,7 @@ class BoundedChannel(HTTPChannel):
         ):
             self.refuse(b"400 Bad Request")
             return False
-        received: bool = super().headerReceived(line)
-        return received
+        return bool(super().headerReceived(line))
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """Decide whether the connection stays open after this request (RFC 9112, section 9.3)."""

@@ -79,11 +79,7 @@ class Shares:
     """Counts the uses of a resource, so that no client has more than its share."""
 
     def __init__(self, most: int, each: int | None = None) -> None:
-        """
-        Start with none in use.
-
-        :param each: how many one client may use; `share(most)` by default.
-        """
+        """:param each: how many one client may use; `share(most)` by default."""
         self._most = most
         self._each = share(most) if each is None else each
         self._in_use: Counter[str | None] = Counter()

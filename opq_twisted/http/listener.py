@@ -23,8 +23,6 @@ class Listener(MultiService):
 
     def __init__(self, port: str, site: BoundedSite) -> None:
         """
-        Prepare to listen.
-
         :param port: a TCP port number, or any endpoint description that Twisted knows.
         :raises CannotStart: if it is neither.
         """

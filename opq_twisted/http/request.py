@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from attrs import define, field
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, RESPONSES
@@ -87,7 +88,6 @@ class BoundedRequest(Request):
 
     def begin(self, code: int, head: bytes) -> bytes:
         """Begin a response: returns its status line and headers, for the caller to write."""
-        reason = RESPONSES.get(code, b"")
         self.code = code
         self.startedWriting = 1
         more = b"".join(
@@ -98,7 +98,7 @@ class BoundedRequest(Request):
         return b"%s %d %s\r\nDate: %s\r\n%s%s\r\n" % (
             self.clientproto,
             code,
-            reason,
+            RESPONSES.get(code, b""),
             self.channel.site.date(),
             more,
             head,
@@ -141,15 +141,15 @@ class BoundedRequest(Request):
 
 
 @implementer(IPushProducer)
+@define(eq=False)
 class _Slices:
     """Sends a long body, with only one piece in memory for each slow client."""
 
-    def __init__(self, request: BoundedRequest, read: Read, length: int) -> None:
-        self._request = request
-        self._read = read
-        self._length = length
-        self._offset = 0
-        self._paused = False
+    _request: BoundedRequest
+    _read: Read
+    _length: int
+    _offset: int = field(init=False, default=0)
+    _paused: bool = field(init=False, default=False)
 
     def start(self, head: bytes) -> None:
         """Send the headers, and continue until the transport's buffer is full."""

@@ -42,8 +42,6 @@ class AccessLog(Service):
 
     def __init__(self, clock: IReactorTime, path: Path | None) -> None:
         """
-        Prepare to write.
-
         :param path: the log file; None for standard output.
         :raises CannotStart: if the file cannot be written. A full disk is not an error: it may
             have room later.

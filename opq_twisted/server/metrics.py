@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sized
 
+from attrs import define, field
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -23,6 +24,7 @@ _ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest"
 _FOLDERS = (b"/update/", "/update"), (b"/tuf/", "/tuf")
 
 
+@define(eq=False)
 class Metrics(Collector):
     """
     Counts requests when they end, and collects all other values when `/metrics` is requested.
@@ -30,24 +32,19 @@ class Metrics(Collector):
     A series for a release exists while the release is on offer.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        watcher: Watcher,
-        downloads: Downloads,
-        long_pollers: Sized,
-        timestamper: Timestamper,
-    ) -> None:
-        self._catalog = catalog
-        self._watcher = watcher
-        self._downloads = downloads
-        self._long_pollers = long_pollers
-        self._timestamper = timestamper
-        self.registry = CollectorRegistry()
+    _catalog: Catalog
+    _watcher: Watcher
+    _downloads: Downloads
+    _long_pollers: Sized
+    _timestamper: Timestamper
+    registry: CollectorRegistry = field(init=False, factory=CollectorRegistry)
+    _requests: Counter = field(init=False)
+    _by_path: dict[tuple[str, int], Counter] = field(init=False, factory=dict)
+
+    def __attrs_post_init__(self) -> None:
         self._requests = Counter(
             "opq_requests", "Requests answered.", ["endpoint", "status"], registry=self.registry
         )
-        self._by_path: dict[tuple[str, int], Counter] = {}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
 

@@ -165,9 +165,8 @@ def _rollout(channel: TargetFile, custom: Mapping[str, Any]) -> Rollout | None:
     value = custom.get("rollout")
     if value is None:
         return None
-    percent, salt = (
-        (value.get("percent"), value.get("salt")) if isinstance(value, dict) else (None, None)
-    )
+    terms = value if isinstance(value, dict) else {}
+    percent, salt = terms.get("percent"), terms.get("salt")
     if (
         # A bool is not a number here, and canonical JSON has no fractions.
         type(percent) is not int

@@ -27,8 +27,6 @@ class Tree(LayoutCheck):
 
     def __init__(self, root: int, reserve: int) -> None:
         """
-        Prepare to write.
-
         :param root: the descriptor of the folder.
         :param reserve: the number of bytes of the disk that must stay free.
         """

@@ -41,8 +41,6 @@ class Timestamper(Service):
         in_thread: InThread = deferToThread,
     ) -> None:
         """
-        Prepare the checks.
-
         :param signer: the timestamp key; None if another server signs.
         :param heartbeat: seconds between two checks while nothing changes.
         :param now: returns the seconds since the epoch.

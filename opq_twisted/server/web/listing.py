@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from attrs import define, field
 from twisted.web.http import OK
 
 from opq_twisted.archive.name import parse_version
@@ -38,27 +39,24 @@ _WORDS = {
 }
 
 
+@define(eq=False)
 class ListingPage:
     """Renders the page, with the newest archives first."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        digests: Digests,
-        metadata_state: Callable[[], MetadataState],
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        """
-        Read the page's files.
+    _catalog: Catalog
+    _digests: Digests
+    #: Gives the current state of the signed metadata.
+    _metadata_state: Callable[[], MetadataState]
+    #: Gives the time, in seconds since the epoch.
+    _now: Callable[[], float] = time.time
+    _signed: CurrentSignedArchives = field(init=False)
+    _page: Template = field(init=False)
+    _row: Template = field(init=False)
+    _headers: Mapping[bytes, bytes] = field(init=False)
 
-        :param metadata_state: gives the current state of the signed metadata.
-        :param now: gives the time, in seconds since the epoch.
-        """
-        self._catalog = catalog
-        self._digests = digests
-        self._metadata_state = metadata_state
-        self._now = now
-        self._signed = CurrentSignedArchives(catalog.directory, metadata_state)
+    def __attrs_post_init__(self) -> None:
+        """Read the page's files."""
+        self._signed = CurrentSignedArchives(self._catalog.directory, self._metadata_state)
         style = _read("page.css")
         self._page = Template(_read("index.html").replace("$style", style))
         self._row = Template(_read("row.html"))

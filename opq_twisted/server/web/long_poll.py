@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http import NOT_FOUND, NOT_MODIFIED, OK, PRECONDITION_FAILED
@@ -57,8 +58,6 @@ class NewestVersion(PlainResource):
 
     def __init__(self, clock: IReactorTime, catalog: Catalog, await_metadata: bool = False) -> None:
         """
-        Answer from the catalog.
-
         :param await_metadata: whether waiting requests are not answered early until the first
             `metadata_changed`; those whose wait ends before it get 304. Without this, boxes would
             take the metadata that a restarted server has not read yet for a change.
@@ -134,18 +133,19 @@ class NewestVersion(PlainResource):
         return reply
 
 
+@define(eq=False)
 class LongPollers:
-    """The requests that wait; `reply` makes the current reply to one, and 304 means no news."""
+    """The requests that wait."""
+
+    _clock: IReactorTime
+    #: Makes the current reply to a request; 304 means no news.
+    _reply: Callable[[BoundedRequest], Reply]
+    #: The requests that wait, each with its maximum wait in seconds.
+    _waiting: dict[BoundedRequest, int] = field(init=False, factory=dict)
+    #: The requests to be answered, if there is news for them, in the next turns of the reactor.
+    _woken: list[BoundedRequest] = field(init=False, factory=list)
 
     _log = Logger()
-
-    def __init__(self, clock: IReactorTime, reply: Callable[[BoundedRequest], Reply]) -> None:
-        self._clock = clock
-        self._reply = reply
-        #: The requests that wait, each with its maximum wait in seconds.
-        self._waiting: dict[BoundedRequest, int] = {}
-        #: The requests to be answered, if there is news for them, in the next turns of the reactor.
-        self._woken: list[BoundedRequest] = []
 
     def __len__(self) -> int:
         """How many wait."""
