@@ -18,14 +18,11 @@ def translate(content: Mapping[str, object]) -> dict[str, object]:
     """
     translated = dict(content)
     if isinstance(endpoint := content.get("updates_ep"), str):
-        translated["updates_ep"] = _url(endpoint.strip())
+        text = endpoint.strip()
+        translated["updates_ep"] = f"http://{text}" if _HOST_ALONE.fullmatch(text) else text
     if "box_id" in content:
         translated["box_id"] = _whole_number(content["box_id"])
     return translated
-
-
-def _url(text: str) -> str:
-    return f"http://{text}" if _HOST_ALONE.fullmatch(text) else text
 
 
 def _whole_number(value: object) -> object:

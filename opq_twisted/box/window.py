@@ -32,11 +32,7 @@ class DailyWindow:
 
     @classmethod
     def parse(cls, text: str) -> "DailyWindow":
-        """
-        Parse a window such as "02:00-04:00".
-
-        :raises ValueError: if the text has another form, or both times are the same.
-        """
+        """Parse a window such as "02:00-04:00"; raises ValueError if it is not one."""
         match = _TIMES.fullmatch(text)
         if match is None:
             raise ValueError(f'must be like "02:00-04:00", not {text[:40]!r}')

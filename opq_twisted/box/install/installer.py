@@ -225,11 +225,7 @@ class Installer:
                 raise InstallFailed(f"{folder / _PLACE} {result}. {result.output.strip()}".strip())
 
     async def reboot(self) -> None:
-        """
-        Run the reboot command, which also ends the agent.
-
-        :raises RebootFailed: if the command cannot be started or fails.
-        """
+        """Run the reboot command, which also ends the agent; raises RebootFailed if it fails."""
         command = self._config.reboot_command
         try:
             result = await self._runner.run(

@@ -98,11 +98,7 @@ class Preflight:
         return None if full is None else f"There is no room in {full}. Make some."
 
     async def require_running(self, version: int) -> None:
-        """
-        Check that the box can run programs of the unpacked update.
-
-        :raises BoxUnfit: if it cannot; the text gives the reason.
-        """
+        """Raise BoxUnfit with the reason if the box cannot run programs of the unpacked update."""
         await self._run_script("running", version, None, [])
 
     @property

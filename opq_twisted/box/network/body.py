@@ -90,14 +90,11 @@ class _BodyReader(Protocol):
             processed = self._receive(data)
         except Exception as error:
             self._abort(error)
-        else:
-            if processed is not None:
-                self._pause_until(processed)
-
-    def _pause_until(self, processed: Deferred[None]) -> None:
-        self._paused = True
-        cast(IPushProducer, self.transport).pauseProducing()
-        processed.addCallbacks(self._resume, self._fail)
+            return
+        if processed is not None:
+            self._paused = True
+            cast(IPushProducer, self.transport).pauseProducing()
+            processed.addCallbacks(self._resume, self._fail)
 
     def _resume(self, _: object) -> None:
         self._paused = False

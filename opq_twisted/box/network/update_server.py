@@ -39,7 +39,11 @@ _MAX_VERSION_BODY = 1024
 
 @define
 class UpdateServerClient:
-    """Sends requests to the update server, and remembers its `Retry-After`."""
+    """
+    Sends requests to the update server, and remembers its `Retry-After`.
+
+    All methods raise ServerFailed if the server cannot be reached, or its response is of no use.
+    """
 
     _clock: IReactorTime
     _http: HttpClients
@@ -59,11 +63,7 @@ class UpdateServerClient:
         return f"{self.endpoint}/update/{UpdateName(version)}"
 
     async def newest(self) -> int | None:
-        """
-        Request the newest version; None if the server has no update.
-
-        :raises ServerFailed: if the server cannot be reached, or sends no version.
-        """
+        """Request the newest version; None if the server has no update."""
         url = f"{self.endpoint}/version"
         body = await self.read(url, _MAX_VERSION_BODY)
         try:
@@ -79,7 +79,6 @@ class UpdateServerClient:
         :param wait: seconds after which the server is asked to respond in any case.
         :param response_timeout: seconds until its response must arrive.
         :raises NoWaiting: if the server has no entity tag, or does not support waiting.
-        :raises ServerFailed: if it cannot be reached, or is busy.
         """
         url = f"{self.endpoint}/version"
         headers = {"Prefer": f"wait={wait}", **({} if known is None else {"If-None-Match": known})}
@@ -103,7 +102,6 @@ class UpdateServerClient:
         Read a small file from the server; None if there is none.
 
         :param limit: bytes; a longer body is an error.
-        :raises ServerFailed: if the server cannot be reached, or does not send the file.
         """
         response = await self.get(url)
         if response.code != OK:
@@ -137,16 +135,11 @@ class UpdateServerClient:
         Redirects are not followed: only archives, which have a signed hash, may be elsewhere.
 
         :param response_timeout: seconds until the headers of the response must be complete.
-        :raises ServerFailed: if the server cannot be reached, or does not respond.
         """
         return await self._request(self._http.direct, url, headers, response_timeout)
 
     async def get_archive(self, url: str, headers: Mapping[str, str]) -> IResponse:
-        """
-        Request an archive; redirects are followed.
-
-        :raises ServerFailed: as `get`, and if a redirect is not allowed.
-        """
+        """Request an archive; redirects are followed, and one that is not allowed is an error."""
         return await self._request(self._http.following, url, headers, _HEADERS_TIMEOUT)
 
     async def _request(

@@ -49,12 +49,10 @@ class OfferLookup:
 
     async def newest(self) -> Offer | None:
         """
-        Ask for the newest release; None if there is none.
+        Ask for the newest release; None if there is none. Other errors: see `SignedMetadata.find`.
 
         :raises Untrusted: if its signatures are not valid, or the trusted root cannot be used.
-        :raises Stale: if its signatures have expired.
         :raises ClockBehind: if the box's clock is behind, so that the expiry cannot be checked.
-        :raises ServerFailed: if the server cannot be reached, or does not send it.
         """
         if not self.signed:
             version = await self._server.newest()

@@ -101,9 +101,8 @@ class Probation:
             return False
         self.trial = evolve(trial, uptime=trial.uptime + seconds)
         self._journal.write(trial=self.trial)
-        return self.trial.uptime >= MAX_UPTIME and self._can_return(self.trial)
-
-    def _can_return(self, trial: Trial) -> bool:
+        if self.trial.uptime < MAX_UPTIME:
+            return False
         good = self._archives.last_good
         is_another = good is not None and good.version != trial.release.version
         return is_another and trial.looked_before > 0

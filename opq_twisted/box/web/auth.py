@@ -55,11 +55,7 @@ class PasswordHash:
 
     @classmethod
     def read(cls, path: Path) -> "PasswordHash":
-        """
-        Read the file that `opq-box password` wrote.
-
-        :raises ConfigInvalid: if the file cannot be read, or has other content.
-        """
+        """Read the file of `opq-box password`; raises ConfigInvalid if it cannot be used."""
         try:
             with path.open("rb") as file:
                 text = file.read(1024).decode("ascii", "replace").strip()
