@@ -41,3 +41,13 @@ class Waits(PlainResource):
         """Keep the request."""
         self.requests.append(request)
         return NOT_DONE_YET
+
+
+class Breaks(PlainResource):
+    """Fails before it has a reply."""
+
+    isLeaf = True
+
+    def render_GET(self, request: BoundedRequest) -> Reply:
+        """Fail."""
+        raise ZeroDivisionError

@@ -2,11 +2,12 @@
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.helpers.hostile_archives import NAME
+from tests.helpers.hostile_archives import NAME, VERSION
 
 ARCHIVE = f"{NAME}.tar.bz2"
 
@@ -24,6 +25,12 @@ def tree(root: Path) -> Tree:
             path.read_bytes() if stat.S_ISREG(mode) else None,
         )
     return found
+
+
+def unpack_command(destination: Path) -> list[str]:
+    """Return the command of the process that unpacks an archive from its standard input."""
+    module = [sys.executable, "-m", "opq_twisted.archive.extract.unpack"]
+    return [*module, str(destination), str(VERSION)]
 
 
 class UnpackCase(SynchronousTestCase):

@@ -29,7 +29,7 @@ from tests.helpers.hostile_archives import (
     Hostile,
 )
 from tests.helpers.torture import sample
-from tests.helpers.unpacking import ARCHIVE, UnpackCase
+from tests.helpers.unpacking import ARCHIVE, UnpackCase, unpack_command
 
 REFUSAL = f"{ARCHIVE} is refused: "
 MIB = 1 << 20
@@ -173,11 +173,10 @@ class MemoryTests(SynchronousTestCase):
         """Return the exit status, the sentence, and the peak of the resident memory in bytes."""
         archive, destination = self.place / ARCHIVE, self.place / "unpacked"
         archive.write_bytes(content)
-        command = [sys.executable, "-m", "opq_twisted.archive.extract.unpack", str(destination)]
         # A process begins with its parent's peak, and that of a test run is high.
         with archive.open() as standard_input:
             done = subprocess.run(
-                [sys.executable, "-c", MEASURE, *command, str(VERSION), *options],
+                [sys.executable, "-c", MEASURE, *unpack_command(destination), *options],
                 stdin=standard_input,
                 env={**os.environ, "PATH": path},
                 capture_output=True,

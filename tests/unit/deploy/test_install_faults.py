@@ -2,10 +2,7 @@
 
 import shlex
 
-from tests.helpers.root_folder import (
-    InstallCase,
-    Result,
-)
+from tests.helpers.root_folder import InstallCase, Result
 
 
 class BoxFaultTests(InstallCase):

@@ -3,10 +3,7 @@
 import shutil
 import signal
 
-from tests.helpers.root_folder import (
-    PYTHON,
-    InstallCase,
-)
+from tests.helpers.root_folder import PYTHON, InstallCase
 
 
 class ImageVersionTests(InstallCase):

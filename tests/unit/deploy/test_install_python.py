@@ -7,12 +7,7 @@ import sys
 
 from tests.helpers.privileges import lacking
 from tests.helpers.project import PROJECT
-from tests.helpers.root_folder import (
-    AGENT,
-    InstallCase,
-    Result,
-    executable,
-)
+from tests.helpers.root_folder import AGENT, InstallCase, Result, executable
 
 
 class EnvironmentTests(InstallCase):

@@ -1,9 +1,6 @@
 """install_update.sh gives a box its trusted root."""
 
-from tests.helpers.root_folder import (
-    InstallCase,
-    executable,
-)
+from tests.helpers.root_folder import InstallCase, executable
 
 
 class TrustedRootTests(InstallCase):

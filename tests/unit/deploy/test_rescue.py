@@ -27,14 +27,7 @@ from tests.helpers.rescued_box import (
     RescuedBox,
     installer,
 )
-from tests.helpers.root_folder import (
-    AGENT,
-    SHIPPED,
-    Result,
-    executable,
-    require_shell,
-    service,
-)
+from tests.helpers.root_folder import AGENT, SHIPPED, Result, executable, require_shell, service
 
 
 class RescueCase(SynchronousTestCase):

@@ -5,11 +5,7 @@ import signal
 from collections.abc import Iterator
 
 from tests.helpers.rescued_box import POWER_CUT, RescuedBox, installer
-from tests.helpers.root_folder import (
-    AGENT,
-    require_bash,
-    service,
-)
+from tests.helpers.root_folder import AGENT, require_bash, service
 from tests.helpers.torture import stride
 from tests.unit.deploy.test_rescue import RescueCase
 

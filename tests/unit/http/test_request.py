@@ -8,18 +8,8 @@ from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from tests.helpers.http_exchange import Connection, Response, parse_all
-from tests.helpers.resources import hello
+from tests.helpers.resources import Breaks, hello
 from tests.unit.http.test_channel import GOOD, HEAD_OF_POST, PIECE, Large
-
-
-class Breaks(PlainResource):
-    """Fails before it has a reply."""
-
-    isLeaf = True
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Fail."""
-        raise ZeroDivisionError
 
 
 class BreaksOff(PlainResource):

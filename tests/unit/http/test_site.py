@@ -21,22 +21,11 @@ from opq_twisted.http.channel import BoundedChannel
 from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.box_fakes import logged
 from tests.helpers.certificates import make_certificate
 from tests.helpers.http_exchange import Connection
-from tests.helpers.resources import Waits, hello
-
-
-class Breaks(PlainResource):
-    """Never replies, because it fails."""
-
-    isLeaf = True
-
-    def render_GET(self, request: BoundedRequest) -> Reply:
-        """Fail."""
-        raise ZeroDivisionError
+from tests.helpers.resources import Breaks, Waits, hello
 
 
 class LimitTests(SynchronousTestCase):

@@ -252,23 +252,18 @@ class ServiceTests(TestCase):
         self.directory.mkdir()
         self.access_log = Path(self.mktemp())
 
+    def make_service(self, port: str) -> MultiService:
+        options = options_of("-d", self.directory, "-p", port, "--access-log", self.access_log)
+        service = makeService(options)
+        assert isinstance(service, MultiService)
+        return service
+
     async def test_life(self) -> None:
         """It knows the directory before its first response, follows it, and closes everything."""
         make_archive(self.directory / name_of(1), 1)
-        options = options_of(
-            *(
-                "-d",
-                self.directory,
-                "-p",
-                "tcp:0:interface=127.0.0.1",
-                "--access-log",
-                self.access_log,
-            )
-        )
         heard = self.listen_as_systemd()
         before = signal.getsignal(signal.SIGHUP)
-        service = makeService(options)
-        assert isinstance(service, MultiService)
+        service = self.make_service("tcp:0:interface=127.0.0.1")
         service.privilegedStartService()
         service.startService()
         try:
@@ -293,10 +288,7 @@ class ServiceTests(TestCase):
         heard = self.listen_as_systemd()
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
-            service = makeService(
-                options_of("-d", self.directory, "-p", port, "--access-log", self.access_log)
-            )
-            assert isinstance(service, MultiService)
+            service = self.make_service(port)
             with self.assertRaises(CannotStart):
                 service.privilegedStartService()
         with self.assertRaises(BlockingIOError):

@@ -6,7 +6,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -38,7 +37,7 @@ from tests.helpers.archives import (
 )
 from tests.helpers.hostile_archives import NAME, VERSION
 from tests.helpers.privileges import lacking, own_mounts
-from tests.helpers.unpacking import ARCHIVE, Tree, UnpackCase
+from tests.helpers.unpacking import ARCHIVE, Tree, UnpackCase, unpack_command
 from tests.helpers.unpacking import tree as full_tree
 
 MIB = 1 << 20
@@ -351,8 +350,7 @@ class ProcessCase(UnpackTestCase):
             )
 
     def command(self, *options: str) -> list[str]:
-        module = [sys.executable, "-m", "opq_twisted.archive.extract.unpack"]
-        return [*module, str(self.destination), str(VERSION), *options]
+        return [*unpack_command(self.destination), *options]
 
     def assertEnded(self, done: subprocess.CompletedProcess[str], status: int, reason: str) -> None:
         """The process has ended with this status and one sentence, and has left no files."""

@@ -5,7 +5,6 @@ import random
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 from hypothesis import given
@@ -29,7 +28,7 @@ from tests.helpers.archives import (
 )
 from tests.helpers.hostile_archives import VERSION
 from tests.helpers.torture import examples
-from tests.helpers.unpacking import Tree, UnpackCase, tree
+from tests.helpers.unpacking import Tree, UnpackCase, tree, unpack_command
 
 KIB = 1 << 10
 
@@ -123,15 +122,9 @@ class FuzzCase(UnpackCase):
     def unpack_in_child(self, content: bytes) -> Tree | None:
         """Unpack in the process that the agent starts; returns None if the archive was refused."""
         self.archive.write_bytes(content)
-        command = [
-            sys.executable,
-            "-m",
-            "opq_twisted.archive.extract.unpack",
-            str(self.destination),
-        ]
         with self.archive.open() as archive:
             done = subprocess.run(
-                [*command, str(VERSION), "--reserve=0"],
+                [*unpack_command(self.destination), "--reserve=0"],
                 stdin=archive,
                 capture_output=True,
                 text=True,

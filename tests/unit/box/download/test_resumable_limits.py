@@ -13,15 +13,7 @@ from opq_twisted.box.download.resumable import RETRY_DELAYS, fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.common import files
 from opq_twisted.common.errors import NoRoom, ServerFailed
-from tests.unit.box.download.test_resumable import (
-    DATA,
-    HASHES,
-    LENGTH,
-    LIMIT,
-    TAG,
-    URL,
-    FetchCase,
-)
+from tests.unit.box.download.test_resumable import DATA, HASHES, LENGTH, LIMIT, TAG, URL, FetchCase
 
 
 class LimitTests(FetchCase):

@@ -11,12 +11,7 @@ from twisted.internet.error import DNSLookupError, getConnectError
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IResponse
 
-from opq_twisted.box.network.headers import (
-    ContentRange,
-    content_range,
-    repr_digests,
-    strong_etag,
-)
+from opq_twisted.box.network.headers import ContentRange, content_range, repr_digests, strong_etag
 from opq_twisted.box.network.update_server import unexpected_status
 from opq_twisted.common.errors import ServerFailed
 from tests.helpers.box_fakes import NEW

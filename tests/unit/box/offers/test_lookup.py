@@ -210,19 +210,19 @@ class NeverFallsBackTests(ReleasesCase):
         self.assertFalse(self.time.exists())
         return sentence
 
-    def test_dangling(self) -> None:
-        """A dangling link counts as a root."""
-        self.trusted_root.symlink_to("nowhere")
-        sentence = self.assert_nothing_believed()
-        self.assertIn(f"The trusted root {self.trusted_root} cannot be read", sentence)
-
-    def test_loop(self) -> None:
-        """A link to itself counts as a root."""
-        self.trusted_root.symlink_to(self.trusted_root)
-        self.assert_nothing_believed()
-
-    def test_folder(self) -> None:
-        """A folder is an unusable root."""
+    def test_unusable(self) -> None:
+        """A link to nothing or to itself, a folder, and too large a file are unusable roots."""
+        for plant, words in (
+            (
+                lambda: self.trusted_root.symlink_to("nowhere"),
+                f"{self.trusted_root} cannot be read",
+            ),
+            (lambda: self.trusted_root.symlink_to(self.trusted_root), "cannot be read"),
+            (lambda: self.trusted_root.write_bytes(bytes(512_001)), "too large"),
+        ):
+            plant()
+            self.assertIn(words, self.assert_nothing_believed())
+            self.trusted_root.unlink()
         self.trusted_root.mkdir()
         self.assertIn("Is a directory", self.assert_nothing_believed())
 
@@ -242,12 +242,6 @@ class NeverFallsBackTests(ReleasesCase):
         self.releases = self.make(allow_unsigned=True)
         with without_privileges():
             self.assertIn("Permission denied", self.assert_nothing_believed())
-
-    def test_oversized(self) -> None:
-        """A file that is too large is not read into memory."""
-        with self.trusted_root.open("wb") as file:
-            file.truncate(512_001)
-        self.assertIn("too large", self.assert_nothing_believed())
 
     def test_garbage(self) -> None:
         """A file that a power cut has damaged is an unusable root, like any other content."""

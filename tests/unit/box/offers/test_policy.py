@@ -3,9 +3,7 @@
 from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import Stage
 from opq_twisted.box.window import DailyWindow
-from opq_twisted.common.errors import (
-    InstallFailed,
-)
+from opq_twisted.common.errors import InstallFailed
 from opq_twisted.trust.offer import Offer, Rollout
 from tests.helpers.box_fakes import NEW, NEWER, OLD, Bench
 from tests.helpers.updater_case import UpdaterCase

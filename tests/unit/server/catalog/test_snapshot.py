@@ -48,7 +48,7 @@ class CatalogTestCase(SynchronousTestCase):
     def assertNotOffered(self, name: str, reason: str) -> None:
         """Neither a scan nor a check of the name offers the file; the reason is logged once."""
         self.catalog = Catalog(self.directory)
-        self.events.clear()
+        self.events = self.enterContext(capturedLogs())
         self.catalog.rescan()
         self.catalog.rescan()
         self.catalog.check([name])

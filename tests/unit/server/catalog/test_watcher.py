@@ -78,6 +78,11 @@ class WatcherTestCase(SynchronousTestCase):
             reader.doRead()
         self.reactor.advance(0)
 
+    def assert_noticed(self, versions: list[int]) -> None:
+        """These archives are offered once the kernel's events are read."""
+        self.kernel_reports()
+        self.assertEqual(self.offered(), versions)
+
     def notifiers(self) -> int:
         """Count the inotify descriptors."""
         return sum("inotify" in target for target in open_descriptors())
@@ -107,27 +112,22 @@ class EventTests(WatcherTestCase):
         with (self.directory / name_of(1)).open("wb") as file:
             file.write(whole[:-1])
             file.flush()
-            self.kernel_reports()
-            self.assertEqual(self.offered(), [])
+            self.assert_noticed([])
             file.write(whole[-1:])
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1])
+        self.assert_noticed([1])
 
     def test_changes(self) -> None:
         """Moves, links, renames, replacements, permissions and removals are all noticed."""
         self.watch()
         first = self.moved_in(1)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1])
+        self.assert_noticed([1])
 
         os.link(first, self.directory / name_of(2))
         (self.directory / name_of(3)).symlink_to(name_of(1))
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1, 2, 3])
+        self.assert_noticed([1, 2, 3])
 
         (self.directory / name_of(3)).rename(self.directory / name_of(4))
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1, 2, 4])
+        self.assert_noticed([1, 2, 4])
 
         before = self.found(2)
         self.moved_in(2)
@@ -143,8 +143,7 @@ class EventTests(WatcherTestCase):
 
         (self.directory / name_of(4)).rename(Path(self.mktemp()))
         (self.directory / name_of(2)).unlink()
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1])
+        self.assert_noticed([1])
 
     def test_a_burst(self) -> None:
         """Many events make one new snapshot."""
@@ -168,8 +167,7 @@ class EventTests(WatcherTestCase):
         self.assertEqual(self.offered(), [1])
         self.assertEqual(watcher.rescans["overflow"], 1)
         self.archive(2)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1, 2])
+        self.assert_noticed([1, 2])
 
     def test_error_in_a_look(self) -> None:
         """An error is logged, and the next event is handled."""
@@ -179,8 +177,7 @@ class EventTests(WatcherTestCase):
         self.kernel_reports()
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.archive(2)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [2])
+        self.assert_noticed([2])
 
     def test_stopped(self) -> None:
         """After its stop, a watcher has no descriptors and no scheduled calls."""
@@ -233,8 +230,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertIsNone(self.catalog.problem)
         self.assertEqual(self.offered(), [2])
         self.archive(3)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [2, 3])
+        self.assert_noticed([2, 3])
 
     def test_unmounted(self) -> None:
         """A watch that the kernel ended is renewed, although the directory looks the same."""
@@ -245,8 +241,7 @@ class DirectoryTests(WatcherTestCase):
         self.assertEqual(watcher.rescans["directory"], 1)
         self.assertNotEqual(self.reactor.readers, {reader})
         self.archive(1)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1])
+        self.assert_noticed([1])
         self.assertEqual(self.notifiers(), 1)
 
     def test_back_in_between(self) -> None:
@@ -265,8 +260,7 @@ class DirectoryTests(WatcherTestCase):
             away.rename(self.directory)
             self.reactor.advance(1)
         self.archive(1)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1])
+        self.assert_noticed([1])
 
     def test_unreadable_for_a_while(self) -> None:
         """While the directory cannot be read, it is scanned every second, and then less often."""
@@ -291,8 +285,7 @@ class DirectoryTests(WatcherTestCase):
         self.directory.mkdir()
         self.reactor.advance(HEARTBEAT)
         self.archive(1)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [1])
+        self.assert_noticed([1])
         self.assertEqual(len(self.reactor.readers), 1)
 
     def test_no_events_to_be_had(self) -> None:
@@ -345,8 +338,7 @@ class HeartbeatTests(WatcherTestCase):
         ((done, reading),) = readings
         (self.directory / name_of(1)).unlink()
         self.archive(2)
-        self.kernel_reports()
-        self.assertEqual(self.offered(), [2])
+        self.assert_noticed([2])
         done.callback(reading)
         self.assertEqual(self.offered(), [2])
 

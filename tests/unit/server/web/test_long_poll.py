@@ -51,6 +51,14 @@ class WaitingTests(SynchronousTestCase):
         self.assertEqual(len(self.version.long_pollers), 1)
         return connection
 
+    def fleet(self, number: int) -> list[Connection]:
+        """Let so many clients wait."""
+        site = BoundedSite(self.clock, self.root)
+        fleet = [Connection(self.root, site) for _ in range(number)]
+        for connection in fleet:
+            connection.send("GET", "/version", *WAIT)
+        return fleet
+
     def over(self, connection: Connection, seconds: float = 0, method: str = "GET") -> Response:
         """Let time pass; then the client must have its response, and no longer wait."""
         self.clock.advance(max(seconds, ReactorClock.TURN))
@@ -174,10 +182,7 @@ class WaitingTests(SynchronousTestCase):
 
     def test_many(self) -> None:
         """A fleet is answered in several turns, so that others are answered in between."""
-        site = BoundedSite(self.clock, self.root)
-        fleet = [Connection(self.root, site) for _ in range(250)]
-        for connection in fleet:
-            connection.send("GET", "/version", *WAIT)
+        fleet = self.fleet(250)
         self.offer(2)
         left = []
         while len(self.version.long_pollers):
@@ -188,10 +193,7 @@ class WaitingTests(SynchronousTestCase):
 
     def test_one_that_breaks(self) -> None:
         """A failure for one request is logged, and the others are answered."""
-        site = BoundedSite(self.clock, self.root)
-        fleet = [Connection(self.root, site) for _ in range(150)]
-        for connection in fleet:
-            connection.send("GET", "/version", *WAIT)
+        fleet = self.fleet(150)
 
         def fail(*_: object) -> None:
             raise RuntimeError("an error")
@@ -206,10 +208,7 @@ class WaitingTests(SynchronousTestCase):
 
     def test_changed_again_meanwhile(self) -> None:
         """A box that is answered after another change gets the newest state, once."""
-        site = BoundedSite(self.clock, self.root)
-        fleet = [Connection(self.root, site) for _ in range(150)]
-        for connection in fleet:
-            connection.send("GET", "/version", *WAIT)
+        fleet = self.fleet(150)
         self.offer(2)
         self.clock.turn()
         self.offer(3)
