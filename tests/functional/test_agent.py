@@ -155,7 +155,7 @@ async def test_installs_by_itself(start_box: StartBox, box: Box, updates: Path) 
 
 @pytest.mark.parametrize("signs", [False, True], ids=["unsigned", "signed"])
 @pytest_twisted.ensureDeferred
-async def test_told_at_once(
+async def test_installs_at_once(
     start: StartDaemon, box: Box, updates: Path, tmp_path: Path, signs: bool
 ) -> None:
     """A box with hourly checks installs a release as soon as the server has it."""

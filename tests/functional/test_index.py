@@ -71,7 +71,7 @@ async def test_lost_events(start: StartDaemon, updates: Path, tmp_path: Path) ->
 
 
 @pytest_twisted.ensureDeferred
-async def test_deleted_and_made_anew(start: StartDaemon, updates: Path) -> None:
+async def test_deleted_and_created_again(start: StartDaemon, updates: Path) -> None:
     """A directory that is deleted and created again is read and watched as before."""
     archive(updates, 1)
     server = await started(start, updates, *NEVER)

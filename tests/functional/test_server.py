@@ -316,7 +316,7 @@ async def test_daemon_on_a_busy_port(updates: Path, tmp_path: Path) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_told_to_end(start: StartDaemon, updates: Path) -> None:
+async def test_sigterm_during_download(start: StartDaemon, updates: Path) -> None:
     """A server ends on SIGTERM during a download."""
     path = large_archive(updates, 1)
     server = await started(start, updates)

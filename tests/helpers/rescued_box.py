@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.helpers.archives import make_archive
 from tests.helpers.root_folder import SHIPPED, Result, RootFolder, namespace
 
-#: Says that the agent failed, unless it is told otherwise.
+#: Says that the agent failed, unless the test sets another result.
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >>"$SYSTEMCTL_LOG"
 case $* in
@@ -160,7 +160,7 @@ class RescuedBox(RootFolder):
 
     @property
     def rescued(self) -> str | None:
-        """The version that the agent is told."""
+        """The version in the note that the agent reads."""
         path = self.state_dir / "rescued"
         return path.read_text() if path.exists() else None
 

@@ -108,7 +108,7 @@ class SentenceTests(SynchronousTestCase):
         ]
         self.assertEqual("\n".join(unknown), "")
 
-    def test_sentences_can_be_told_apart(self) -> None:
+    def test_sentences_can_be_distinguished(self) -> None:
         """Each sentence has a fixed part that is long enough to be found."""
         found = sentences(TROUBLESHOOTING)
         vague = [each for each in found if max(map(len, each.split("…"))) < SHORTEST]
@@ -223,7 +223,7 @@ class ProtocolTests(SynchronousTestCase):
         self.assertEqual(named, {field.name for field in fields(Status)} | {"page"})
 
 
-#: Git looks into the checkout of another user only if it is told to.
+#: Git reads the checkout of another user only with this option.
 GIT = ("git", "-c", "safe.directory=*", "-C", ROOT)
 
 

@@ -75,7 +75,7 @@ class Shell:
                     raise Broken("The machine runs no commands.") from None
 
     def close(self) -> None:
-        """Forget the connection; it is made anew for the next command."""
+        """Forget the connection; the next command opens another one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

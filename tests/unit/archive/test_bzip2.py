@@ -1,4 +1,4 @@
-"""A complete bzip2 file is told from one that was cut off."""
+"""A complete bzip2 file is distinguished from one that was cut off."""
 
 import bz2
 import os
@@ -94,7 +94,7 @@ class IsWholeTests(SynchronousTestCase):
         ):
             self.assertFalse(self.judge(data), repr(data[:20]))
 
-    def test_shrinks_while_it_is_looked_at(self) -> None:
+    def test_shrinks_while_it_is_read(self) -> None:
         """A file that is shorter than the given size is not whole."""
         data = bz2.compress(b"an update")
         path = Path(self.mktemp())

@@ -52,7 +52,7 @@ class RescueCase(SynchronousTestCase):
         return result.stdout
 
     def assert_brought_back(self, said: str, made: str) -> None:
-        """Assert that release 100 is live, the agent is told, the box reboots, and all is tidy."""
+        """Assert that release 100 is live, the note for the agent is there, and the box reboots."""
         self.assertEqual(self.box.current, ("100", made), said)
         self.assertEqual(self.box.rescued, "100\n")
         self.assertEqual(self.box.asked()[-3:], REBOOTED[-3:])
@@ -375,7 +375,7 @@ class CareTests(RescueCase):
         self.box.let_hours_pass()
         return journal
 
-    def test_agent_stands_still(self) -> None:
+    def test_agent_makes_no_progress(self) -> None:
         """An agent that runs, but leaves an update unchanged for hours, is rescued."""
         for stage in (Stage.REBOOTING, Stage.ROLLING_BACK, Stage.CONFIRMING):
             self.stand_still(stage)
@@ -541,7 +541,7 @@ class RealTests(RescueCase):
         self.assertIn("Release 100 is now current.", self.box.log.read_text())
         self.assert_tidy()
 
-        # Files rot: the release that is live is made anew.
+        # Files rot, so the live release is unpacked again.
         self.break_python(100)
         self.assertNotEqual(self.launch().returncode, 0)
         self.rescue(OPQ_PYTHON=sys.executable)

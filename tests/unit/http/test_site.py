@@ -203,7 +203,7 @@ class SocketTests(TestCase):
 
 
 class ObserverTests(SynchronousTestCase):
-    """Observers are told of each request, once."""
+    """Observers are notified of each request once."""
 
     def setUp(self) -> None:
         self.waits = Waits()
@@ -226,7 +226,7 @@ class ObserverTests(SynchronousTestCase):
         self.connection.send("GET", "/nothing")
         self.assertEqual(self.ended, [(b"/hello?a", 200, True), (b"/nothing", 404, True)])
         self.connection.lose()
-        self.assertEqual(len(self.ended), 2, "each is told of once")
+        self.assertEqual(len(self.ended), 2, "each is reported once")
 
     def test_under_way(self) -> None:
         """A request whose client goes away while it waits is reported then."""
@@ -285,7 +285,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual((self.ended, self.refused), ([], []))
 
     def test_observer_fails(self) -> None:
-        """An observer that fails is logged; the others are told, and the client is answered."""
+        """An observer that fails is logged; the others are notified, and the client is answered."""
 
         def fail(_request: BoundedRequest, _whole: bool) -> None:
             raise ZeroDivisionError

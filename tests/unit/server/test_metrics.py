@@ -217,7 +217,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(series["opq_tuf_timestamps_signed_total",], 0)
         self.assertNotIn(("opq_tuf_days_left", "timestamp"), series)
 
-    def test_no_look_at_metadata_yet(self) -> None:
+    def test_metadata_not_checked_yet(self) -> None:
         """Before the metadata is read, it has no series."""
         self.assertEqual([name for name in self.series() if name[0].startswith("opq_tuf")], [])
 

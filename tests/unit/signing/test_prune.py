@@ -89,7 +89,7 @@ class PruneTests(PruningCase):
 class CrowdingTests(PruningCase):
     """Targets that come near the size that boxes read."""
 
-    def test_told(self) -> None:
+    def test_warning(self) -> None:
         """There is a warning long before boxes refuse them, and none after pruning."""
         self.assertIsNone(describe_crowding(self.repository))
         hashes = {"sha256": "ab" * 32, "sha512": "cd" * 64}

@@ -812,7 +812,7 @@ class HolderTests(SynchronousTestCase):
         return refusing
 
     def test_wrong_holder(self) -> None:
-        """Somebody without a root key is told which one is needed."""
+        """The error for somebody without a root key names the needed key."""
         path = self.begin()
         stranger = RootSigner(
             self.ben.repository, KeyFolder(self.anna / "none", lambda: b""), self.ben.now

@@ -199,7 +199,7 @@ class LoadTests(KeysCase):
             keys.load(path, None)
 
     def test_older_formats(self) -> None:
-        """A key that was encrypted with PBKDF2 works, and its user is told how to make it safer."""
+        """A key that was encrypted with PBKDF2 works, and a sentence says how to make it safer."""
         path = self.write("key.pem", pem_of(BestAvailableEncryption(PASSPHRASE)))
         signer = keys.load(path, PASSPHRASE)
         self.assertIn(f"opq-release encrypt {path}", str(keys.advice(path)))

@@ -199,7 +199,7 @@ class MemberRulesTests(SynchronousTestCase):
 class DecompressionTests(UnpackTestCase):
     """Damage to the bzip2 file is found, by the standard library's decompressor."""
 
-    #: lbzip2 is a process for every try: enough to be sure of the way its failures are told.
+    #: lbzip2 is a process for every try: these are enough to test the report of its failures.
     step = 1
 
     def setUp(self) -> None:

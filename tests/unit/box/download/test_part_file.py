@@ -209,7 +209,7 @@ class PartTests(SynchronousTestCase):
         self.assertEqual(part.size, 0)
         self.assertEqual(part.etag, '"one"')
 
-    def test_begun_anew(self) -> None:
+    def test_begun_again(self) -> None:
         """A part file never has the record of another."""
         part = self.begun()
         self.fill(part, 1_000_000)

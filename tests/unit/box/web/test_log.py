@@ -90,7 +90,7 @@ class InstallerLogTests(SynchronousTestCase):
         self.assertEqual(len(connection.response().body), 1_000_000)
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
-    def test_begins_anew(self) -> None:
+    def test_begins_again(self) -> None:
         """A log that is truncated while it is sent breaks the connection early."""
         self.path.write_bytes(bytes(1_000_000))
         connection = Connection(self.resource)

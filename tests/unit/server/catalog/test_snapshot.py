@@ -198,7 +198,7 @@ class NotOfferedTests(CatalogTestCase):
         self.assertEqual(self.offered(), [])
         self.assertEqual(len(self.warnings()), 3)
 
-    def test_gone_before_it_was_looked_at(self) -> None:
+    def test_gone_before_the_check(self) -> None:
         """Nothing is logged about a file that has gone."""
         self.catalog.check(["notes.txt", name_of(7), "updates"])
         self.assertEqual(self.warnings(), [])
@@ -331,7 +331,7 @@ class DirectoryTests(CatalogTestCase):
         self.assertEqual(self.offered(), [1])
         self.assertIsNotNone(self.catalog.problem)
 
-    def test_looked_at_while_gone(self) -> None:
+    def test_checked_while_gone(self) -> None:
         """A name that is checked while the directory cannot be read stays on offer."""
         path = self.archive(1)
         self.catalog.rescan()

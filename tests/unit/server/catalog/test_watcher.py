@@ -169,7 +169,7 @@ class EventTests(WatcherTestCase):
         self.archive(2)
         self.assert_noticed([1, 2])
 
-    def test_error_in_a_look(self) -> None:
+    def test_error_in_a_check(self) -> None:
         """An error is logged, and the next event is handled."""
         self.watch()
         self.catalog.failures = 1
@@ -215,14 +215,14 @@ class DirectoryTests(WatcherTestCase):
         self.kernel_reports()
         self.assertIsNotNone(self.catalog.problem)
 
-    def test_deleted_and_made_anew(self) -> None:
+    def test_deleted_and_created_again(self) -> None:
         """A deleted directory is a problem at once; after its return, its events are read."""
         self.archive(1)
         self.watch()
         shutil.rmtree(self.directory)
         self.kernel_reports()
         self.assertIsNotNone(self.catalog.problem)
-        self.assertEqual(self.offered(), [1], "what was known goes on being told")
+        self.assertEqual(self.offered(), [1], "the known archives stay on offer")
 
         self.directory.mkdir()
         self.archive(2)

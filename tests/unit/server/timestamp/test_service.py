@@ -231,7 +231,7 @@ class EventTests(TimestamperTestCase):
         self.assertEqual(self.announced(), 1)
         self.assertFalse(self.timestamper.problem)
 
-    def test_one_look_at_a_time(self) -> None:
+    def test_one_check_at_a_time(self) -> None:
         """An event during a check leads to another check afterwards."""
         waiting: list[tuple[Deferred[MetadataState], Callable[[], MetadataState]]] = []
 

@@ -199,7 +199,7 @@ class UnknownTests(ArchiveTestCase):
 class ChangeTests(ArchiveTestCase):
     """Files that have changed since the catalog checked them."""
 
-    def test_replaced_since_the_last_look(self) -> None:
+    def test_replaced_since_the_last_check(self) -> None:
         """The new archive is sent, with its own length and entity tag."""
         old_tag = self.get().headers["ETag"]
         make_archive(Path(self.mktemp()), VERSION).rename(self.file)
@@ -208,13 +208,13 @@ class ChangeTests(ArchiveTestCase):
         self.assertNotEqual(response.headers["ETag"], old_tag)
         self.assertEqual(self.open_files(), 0)
 
-    def test_truncated_since_the_last_look(self) -> None:
+    def test_truncated_since_the_last_check(self) -> None:
         """A file that is no longer whole is not sent."""
         os.truncate(self.file, 1000)
         self.assertEqual(self.get().status, 404)
         self.assertEqual(self.open_files(), 0)
 
-    def test_removed_since_the_last_look(self) -> None:
+    def test_removed_since_the_last_check(self) -> None:
         """A removed archive gets 404, and is no longer listed."""
         self.file.unlink()
         response = self.get()

@@ -337,7 +337,7 @@ class AnnouncedTests(SynchronousTestCase):
                 self.refresh()
                 self.assert_woken(connection, b"2")
 
-    def test_signed_anew(self) -> None:
+    def test_signed_again(self) -> None:
         """A new signature of the same content wakes nobody: timestamp, targets, snapshot."""
         connection = self.wait()
         self.now += 5 * DAY
@@ -380,7 +380,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.refresh()
         self.assert_woken(connection, b"1")
 
-    def test_never_looked(self) -> None:
+    def test_never_checked(self) -> None:
         """A wait ends in time, even if the metadata cannot be read."""
         connection = self.ask(f"If-None-Match: {self.tag()}", "Prefer: wait=60")
         self.start()

@@ -183,7 +183,7 @@ class CachingTests(MetadataTestCase):
         self.assert_cached(root_1=FOREVER, snapshot_1=FOREVER, targets_1=FOREVER)
         self.assertEqual(self.get("timestamp.json").headers["Cache-Control"], "no-cache")
 
-    def test_not_looked_at(self) -> None:
+    def test_not_read(self) -> None:
         """Before the metadata is read, no file counts as verified."""
         self.metadata_state = MetadataState()
         self.assert_cached(root_1=NEVER, snapshot_1=NEVER, targets_1=NEVER)
