@@ -82,18 +82,18 @@ def hash_file(
     return {name: each.hexdigest() for name, each in hashes.items()}
 
 
-def read(path: Path, most: int) -> bytes:
+def read(path: Path, max_size: int) -> bytes:
     """
     Read a whole regular file.
 
-    :param most: the largest allowed size, in bytes.
+    :param max_size: the largest allowed size, in bytes.
     :raises OSError: if the file cannot be read, is not a regular file, or is larger.
     """
     # One byte more than is allowed: the file may grow after its size is read.
     with open_regular(path) as file, io.BufferedReader(file) as buffered:
-        data = buffered.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, f"It has more than {most} bytes", os.fspath(path))
+        data = buffered.read(max_size + 1)
+    if len(data) > max_size:
+        raise OSError(errno.EFBIG, f"It has more than {max_size} bytes", os.fspath(path))
     return data
 
 

@@ -65,29 +65,29 @@ def _client(host: str, trusted: Sequence[Network]) -> str | None:
     return str(ip)
 
 
-def share(most: int) -> int:
+def share(limit: int) -> int:
     """
-    Tell how many of `most` one client may use.
+    Return how many of `limit` uses one client may have.
 
     Many homes can share the address of their provider's translator (RFC 6888), so a share is not
     small; but no single address can use everything.
     """
-    return max(1, most // _SHARE)
+    return max(1, limit // _SHARE)
 
 
 class Shares:
     """Counts the uses of a resource, so that no client has more than its share."""
 
-    def __init__(self, most: int, each: int | None = None) -> None:
-        """:param each: how many one client may use; `share(most)` by default."""
-        self._most = most
-        self._each = share(most) if each is None else each
+    def __init__(self, limit: int, each: int | None = None) -> None:
+        """:param each: how many one client may use; `share(limit)` by default."""
+        self._limit = limit
+        self._each = share(limit) if each is None else each
         self._in_use: Counter[str | None] = Counter()
         self._total = 0
 
     def has_room(self, client: str | None) -> bool:
         """Whether a client may use one more; for None, only the total limit applies."""
-        return self._total < self._most and (client is None or self._in_use[client] < self._each)
+        return self._total < self._limit and (client is None or self._in_use[client] < self._each)
 
     def acquire(self, client: str | None) -> None:
         """Count one use."""

@@ -66,8 +66,8 @@ def make_room(
 class Downloads:
     """Limits the downloads under way, and counts all downloads since the start by version."""
 
-    def __init__(self, most: int, random: Callable[[], float] = random) -> None:
-        self._shares = Shares(most)
+    def __init__(self, limit: int, random: Callable[[], float] = random) -> None:
+        self._shares = Shares(limit)
         self._random = random
         self.under_way: Counter[int] = Counter()
         self.completed: Counter[int] = Counter()

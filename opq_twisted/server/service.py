@@ -47,7 +47,7 @@ _log = Logger()
 
 
 def _number(
-    option: str, read: Callable[[str], float], least: float, most: float
+    option: str, read: Callable[[str], float], minimum: float, maximum: float
 ) -> Callable[[str], float]:
     """Make the function that converts an option's value to a number between two limits."""
 
@@ -56,8 +56,8 @@ def _number(
             number = read(text)
         except ValueError:
             number = math.nan
-        if not least <= number <= most:
-            raise ValueError(f"--{option} {text}: give a number from {least} to {most}.")
+        if not minimum <= number <= maximum:
+            raise ValueError(f"--{option} {text}: give a number from {minimum} to {maximum}.")
         return number
 
     return coerce

@@ -130,7 +130,7 @@ class Draft:
 
 
 class _NotToBeSigned(Exception):
-    """A root is not one that an honest holder makes; the text says why."""
+    """A root is not one that an honest holder would make; the text says why."""
 
 
 def _parse(part: Any) -> Metadata[Root]:
@@ -166,6 +166,6 @@ def _require_shown(document: Metadata[Root]) -> None:
         raise _NotToBeSigned("its root asks a role for more signatures than it has keys")
     if root.consistent_snapshot is not True:
         raise _NotToBeSigned("its root lets metadata be replaced (consistent_snapshot)")
-    size, most = len(document.to_bytes()), max_size("root.json")
-    if size > most:
-        raise _NotToBeSigned(f"its root has {size} bytes, and boxes read {most}")
+    size, limit = len(document.to_bytes()), max_size("root.json")
+    if size > limit:
+        raise _NotToBeSigned(f"its root has {size} bytes, and boxes read {limit}")
