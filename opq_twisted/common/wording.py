@@ -1,4 +1,4 @@
-"""How versions, times and sizes are worded for people."""
+"""Formats versions, times and sizes for people."""
 
 from datetime import UTC, datetime, tzinfo
 
@@ -7,13 +7,13 @@ _AGES = ((31_557_600, "year"), (2_629_800, "month"), (86400, "day"), (3600, "hou
 
 
 def version(number: int | None) -> str:
-    """Word a version: `1547860803 (2019-01-19 01:20)`, in local time."""
+    """Format a version: `1547860803 (2019-01-19 01:20)`, in local time."""
     return "unknown" if number is None else f"{number} ({moment(number)})"
 
 
 def moment(seconds: float | None, never: str = "never") -> str:
     """
-    Word a time: `2019-01-19 01:20`, in local time.
+    Format a time: `2019-01-19 01:20`, in local time.
 
     :param seconds: since the epoch.
     :param never: the text for None.
@@ -22,7 +22,7 @@ def moment(seconds: float | None, never: str = "never") -> str:
 
 
 def utc(seconds: float) -> str:
-    """Word a time, given in seconds since the epoch: `2019-01-19 01:20 UTC`."""
+    """Format a time, given in seconds since the epoch: `2019-01-19 01:20 UTC`."""
     return _date(seconds, UTC, " UTC")
 
 
@@ -34,7 +34,7 @@ def _date(seconds: float, zone: tzinfo | None, suffix: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Word a number of seconds exactly: `3 min 20 s`."""
+    """Format a number of seconds exactly: `3 min 20 s`."""
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """Word a number of seconds roughly: `about 3 minutes`."""
+    """Format a number of seconds roughly: `about 3 minutes`."""
     count, unit = seconds, "second"
     for length, name in ((60, "minute"), (3600, "hour")):
         if seconds >= 1.5 * length:
@@ -52,7 +52,7 @@ def about(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """Word the time since something happened, in its largest whole unit: `3 minutes ago`."""
+    """Format the time since something happened, in its largest whole unit: `3 minutes ago`."""
     if seconds < 0:
         return "in the future"
     for length, unit in _AGES:
@@ -66,12 +66,12 @@ def _count(number: int, unit: str) -> str:
 
 
 def size(count: float) -> str:
-    """Word a number of bytes that is compared with others: `12.3 MB`, `0.5 MB`."""
+    """Format a number of bytes that is compared with others: `12.3 MB`, `0.5 MB`."""
     return f"{count / 1e6:.1f} MB"
 
 
 def short_size(count: int) -> str:
-    """Word a number of bytes in its largest unit: `1.2 GB`, `512 B`."""
+    """Format a number of bytes in its largest unit: `1.2 GB`, `512 B`."""
     for length, unit in _SIZES:
         if count >= length:
             return f"{count / length:.1f} {unit}"
@@ -79,5 +79,5 @@ def short_size(count: int) -> str:
 
 
 def mebibytes(count: int) -> str:
-    """Word a number of bytes that are needed or allowed, rounded up: `64 MiB`."""
+    """Format a number of bytes that are needed or allowed, rounded up: `64 MiB`."""
     return f"{-(-count >> 20)} MiB"

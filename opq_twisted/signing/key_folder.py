@@ -1,4 +1,4 @@
-"""The folder of private keys, and of what they have signed last."""
+"""The folder of private keys, with records of the last root and snapshot that they signed."""
 
 import errno
 from collections.abc import Callable, Sequence

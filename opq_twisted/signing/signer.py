@@ -16,7 +16,7 @@ from opq_twisted.signing.repository import Repository
 from opq_twisted.trust.offer import is_channel, read_needed_before, read_offer
 from opq_twisted.trust.repository_reader import Document, MetadataSet
 
-#: Days until what is signed by hand expires.
+#: Days until metadata that is signed by hand expires.
 LIFETIME = 365
 
 

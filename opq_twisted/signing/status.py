@@ -1,4 +1,4 @@
-"""Describes the state of the signed metadata, and what of it needs attention."""
+"""Describes the state of the signed metadata, and the problems that need attention."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,1 +1,1 @@
-"""What is signed and by whom, as boxes, the server and the signer read it (TUF)."""
+"""The signed metadata (TUF), as boxes, the server and the signer read it."""

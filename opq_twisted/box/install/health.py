@@ -36,7 +36,7 @@ class Health:
 
     async def require(self, folder: Path, version: int, deadline: float) -> None:
         """
-        Wait until the release has been healthy for the time it must stay so.
+        Wait until the release has been healthy for the configured time.
 
         :param folder: the unpacked update.
         :param deadline: the time by the clock at which the release must be healthy at the latest.

@@ -90,7 +90,7 @@ class ProcessRunner:
         :raises OSError: if the program cannot be started.
         """
         program = _Program(self.clock, timeout, survives_agent)
-        # setsid replaces itself by the program, which so leads its session and its group.
+        # setsid replaces itself with the program, which then leads its session and its group.
         self.processes.spawnProcess(
             program,
             "setsid",

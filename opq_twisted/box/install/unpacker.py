@@ -40,8 +40,8 @@ class Unpacker:
             except (RecursionError, OSError) as error:
                 if isinstance(error, OSError) and error.errno not in _TOO_DEEP:
                     raise
-                # A script may have nested folders deeply: rmtree needs a frame and a descriptor for
-                # each level, and rm does not.
+                # A script may have made deeply nested folders: rmtree needs a frame and a file
+                # descriptor for each level, and rm does not.
                 subprocess.run(
                     ["rm", "-rf", "--one-file-system", "--", self.folder], stderr=subprocess.DEVNULL
                 )

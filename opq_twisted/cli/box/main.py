@@ -97,7 +97,7 @@ def log(options: argparse.Namespace) -> int:
 
 
 def history(options: argparse.Namespace) -> int:
-    """Show the results of the last updates, and the refused releases."""
+    """Show the results of the last updates, and the blocked releases."""
     found = _agent(options).history()
     if options.json:
         return _print_json(found.content)
@@ -114,12 +114,12 @@ def history(options: argparse.Namespace) -> int:
 
 
 def unblock(options: argparse.Namespace) -> int:
-    """Let the box install a refused release again."""
+    """Let the box install a blocked release without a click again."""
     return _say_done(options, _agent(options).unblock(options.release).text("status"))
 
 
 def adopt(options: argparse.Namespace) -> int:
-    """Keep the archive of the installed release, so that the box can go back to it."""
+    """Keep the archive of the installed release, so that the box can roll back to it."""
     # Imported late: the agent's modules triple the time that every other command takes.
     from opq_twisted.cli.box.adopt import register_last_good
 

@@ -1,4 +1,4 @@
-"""What an operator has to see to, logged when it begins and once a day while it lasts."""
+"""Logs problems for the operator when they begin, and once a day while they last."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ _REMEDY = {
 
 @frozen
 class Alert:
-    """Something that an operator has to see to; two alerts with the same cause are equal."""
+    """A problem that the operator must solve; two alerts with the same cause are equal."""
 
     sentence: str = field(eq=False)
     level: LogLevel = field(default=LogLevel.error, eq=False)

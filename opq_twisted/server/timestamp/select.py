@@ -43,7 +43,7 @@ def _archive_of(target: TargetFile) -> str | None:
 
 @frozen
 class Selection:
-    """What the timestamp is to announce, and what newer snapshots still lack."""
+    """The metadata set to announce, and the reason why it is not a newer one."""
 
     #: None if there is no metadata set that boxes can follow.
     metadata_set: MetadataSet | None

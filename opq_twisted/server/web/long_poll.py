@@ -154,7 +154,7 @@ class LongPollers:
     def add(self, request: BoundedRequest, seconds: int) -> None:
         """Let a request wait for `wake`, and for at most so many seconds."""
         self._waiting[request] = seconds
-        # Requested after the client has gone, this Deferred would never fire.
+        # First, because the Deferred never fires if it is requested after the client has gone.
         request.notifyFinish().addErrback(lambda _gone: self._waiting.pop(request, None))
         request.channel.set_deadline(seconds, partial(self._time_over, request))
 
