@@ -1,4 +1,4 @@
-"""Builds the package, and does to it in a system of its own what operators do: `make deb-test`."""
+"""Builds the package, and runs operators' commands with it in a new system: `make deb-test`."""
 
 import argparse
 import filecmp
@@ -39,19 +39,19 @@ _ARCHIVE = str(UpdateName(1547860803))
 _NEWER = f"{__version__}.1"
 _ADDED = "\n# This line is new.\n"
 
-#: What the package is built from.
+#: The sources of the package.
 _SOURCES = (
     *("opq_twisted", "twisted", "deploy", "docs"),
     *("LICENSE", "README.md", "pyproject.toml", "setup.py"),
     *("requirements.txt", "requirements.lock", "requirements-build.lock"),
 )
 
-#: What a command of apt may change beside the package.
+#: The files outside the package that apt may change.
 _NOT_OURS = r"/(proc|dev|sys|tmp|run|var/cache|var/lib/(apt|dpkg)|var/log)(/|$)|/etc/.*-$"
 
 
 def main() -> int:
-    """Do all of it; give the exit code."""
+    """Run the whole test; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.deb", description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / ".deb", help="for what is kept")
     parser.add_argument("--only", choices=["build"], help="build it, and let lintian look at it")
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def build_twice(folder: Path) -> Path:
-    """Build the package, and the same once more, and let lintian look for errors."""
+    """Build the package twice, compare both, and run lintian."""
     package, again = build(ROOT, folder / "one"), build(ROOT, folder / "two")
     must(filecmp.cmp(package, again, shallow=False), "Built twice, the package is not the same.")
     lint = subprocess.run(
@@ -90,7 +90,7 @@ def build_twice(folder: Path) -> Path:
 
 
 def build(sources: Path, folder: Path) -> Path:
-    """Build one package of these sources."""
+    """Build the package of these sources."""
     ended = subprocess.run(
         [str(sources / "deploy/server/build-deb"), str(folder)], capture_output=True, text=True
     )
@@ -146,19 +146,19 @@ def state(root: Root) -> set[str]:
 
 
 def must_be(before: set[str], after: set[str]) -> None:
-    """Make sure that all is as it was."""
+    """Check that the state has not changed."""
     must(before == after, f"left: {sorted(after - before)}; taken: {sorted(before - after)}")
 
 
 def install(root: Root, package: Path) -> None:
-    """Install a package as operators do, who keep the configuration that they changed."""
+    """Install a package as an operator who keeps a changed configuration."""
     path = root.copy(package, "tmp")
     keep = "-o Dpkg::Options::=--force-confold"
     root.run(f"DEBIAN_FRONTEND=noninteractive apt-get install -y {keep} {path}")
 
 
 def starts(root: Root, port: int) -> None:
-    """Start the server with the unit's own words, and ask it on the port that is configured."""
+    """Start the server with the unit's command, and send requests to the configured port."""
     root.run(f"systemd-analyze verify --man=no {_PACKAGE}.service")
     root.run("setpriv --reuid=nobody --clear-groups /usr/bin/opq-release --help")
     archive = root.copy(make_archive(root.path / "tmp" / _ARCHIVE, 1547860803), "tmp/..")
@@ -172,13 +172,13 @@ def starts(root: Root, port: int) -> None:
 
 @contextmanager
 def server(root: Root) -> Iterator[None]:
-    """Run the server as its user, in a system that is read-only."""
+    """Run the server as its user, in a read-only system."""
     unit = root.read(f"/lib/systemd/system/{_PACKAGE}.service")
     [user] = re.findall("^User=(.*)", unit, re.M)
     [environment] = re.findall("^Environment=(.*)", unit, re.M)
     [command] = re.findall("^ExecStart=(.*)", unit, re.M)
     as_user = f"setpriv --reuid={user} --regid={user} --clear-groups --no-new-privs"
-    # Both understand such a file, ${NAME} and $NAME.
+    # systemd and sh both understand such a file, ${NAME} and $NAME.
     script = f"set -a; {environment}; . {_CONFIGURATION}; exec {as_user} {command}"
     process = subprocess.Popen(
         root.entering(script, writable=False), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -189,13 +189,13 @@ def server(root: Root) -> Iterator[None]:
         process.kill()
         raise Broken(f"{error}\n{process.communicate()[0].decode()}") from None
     finally:
-        # unshare hears no SIGTERM while it waits.
+        # unshare ignores SIGTERM while it waits.
         process.kill()
         process.wait()
 
 
 def upgraded(root: Root) -> None:
-    """Make sure that the newer package is there, and that the configuration is the operator's."""
+    """Check that the newer package is installed with the operator's configuration."""
     version = root.run(f"dpkg-query --show --showformat '${{Version}}' {_PACKAGE}")
     must(version == _NEWER, f"Upgraded to {version}.")
     must(_ADDED not in root.read(_CONFIGURATION), "The upgrade took the configuration away.")
@@ -204,7 +204,7 @@ def upgraded(root: Root) -> None:
 
 
 def removed(root: Root) -> None:
-    """Remove the package, and see what is left."""
+    """Remove the package, and check the files that stay."""
     root.run(f"apt-get remove -y {_PACKAGE}")
     left = root.run(f"ls -d {_HOME} {_CONFIGURATION} {_UPDATES}/* || true")
     must(_CONFIGURATION in left and _ARCHIVE in left, "The removal took what is the operator's.")

@@ -1,4 +1,4 @@
-"""A Debian 12 in a folder, in which commands are run as root."""
+"""A Debian 12 in a folder, for commands as root."""
 
 import os
 import shutil
@@ -7,10 +7,10 @@ from pathlib import Path
 from tests.vm.image import small_system
 from tests.vm.releases import run
 
-#: What the package depends on, so that it can be installed without a network.
+#: The dependencies of the package, so that it can be installed without a network.
 _PACKAGES = "python3,systemd"
 
-#: Where this is not root, a name space makes it so: the files keep their owners.
+#: An ordinary user becomes root in a name space, which keeps the files' owners.
 _AS_ROOT = () if os.geteuid() == 0 else ("unshare", "--map-auto", "--map-root-user")
 
 #: Run in name spaces of its own: $1 is the root, and $2 the command. The shell stays, and stays
@@ -26,10 +26,10 @@ exit 0
 
 
 class Root:
-    """One system, which is removed with its context."""
+    """A system that is removed at the end of its context."""
 
     def __init__(self, folder: Path) -> None:
-        """:param folder: for the system, and for one that is kept to make others of."""
+        """:param folder: the folder of the system and of its kept original."""
         self.path = folder / "root"
         self._remove()
         pristine = small_system(folder, "pristine", _PACKAGES)
@@ -47,7 +47,7 @@ class Root:
             run([*_AS_ROOT, "rm", "-rf", "--one-file-system", str(self.path)])
 
     def entering(self, command: str, *, writable: bool = True) -> list[str]:
-        """Give the command line that runs a command for sh in the system."""
+        """Return the command line that runs a command for sh in the system."""
         return [
             *(*_AS_ROOT, "unshare", "--mount", "--pid", "--fork", "--kill-child"),
             *("sh", "-c", _ENTER, "sh", str(self.path), command, "rw" if writable else "ro"),
@@ -55,9 +55,9 @@ class Root:
 
     def run(self, command: str) -> str:
         """
-        Run a command, and give what it said.
+        Run a command; returns its output.
 
-        :raises Broken: when it fails.
+        :raises Broken: if it fails.
         """
         return run(self.entering(command))
 
@@ -66,6 +66,6 @@ class Root:
         return self.run(f"cat {path}")
 
     def copy(self, source: Path, folder: str) -> str:
-        """Copy a file into a folder of the system, and say where it is there."""
+        """Copy a file into a folder of the system; returns its path there."""
         shutil.copy(source, self.path / folder)
         return f"/{folder}/{source.name}"

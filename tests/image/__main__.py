@@ -29,10 +29,10 @@ _CONTAINER = "opq-box-update-server"
 _UPDATES = "/var/opq/box-updates"
 _VERSION = 1547860803
 
-#: Of the server where docker-run.sh is given no key, and where it is.
+#: The user ids of the server without a key and with one.
 _NOBODY, _SIGNER = 8151, 8152
 
-#: What the image is made on: no registry is asked.
+#: The base of the image, which is built here: no registry is needed.
 _BASE = "docker.io/library/python:3.11-slim-bookworm"
 _PACKAGES = "python3,python3-venv,ca-certificates"
 _PYTHON = "FROM localhost/debian\nRUN ln -s /usr/bin/python3 /usr/local/bin/python\n"
@@ -50,7 +50,7 @@ exec podman --root {folder}/storage --runroot {folder}/state --storage-driver vf
 
 
 def main() -> int:
-    """Do all of it; give the exit code."""
+    """Run the whole test; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.image", description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / ".image", help="for what is kept")
     folder = parser.parse_args().folder.absolute()
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 class Docker:
-    """What is called so on the path of the commands, with images of its own."""
+    """A command `docker` with images of its own."""
 
     def __enter__(self) -> "Docker":
         self._scratch = tempfile.TemporaryDirectory(prefix="opq-image-")
@@ -92,11 +92,11 @@ class Docker:
             self._scratch.cleanup()
 
     def __call__(self, *arguments: str) -> str:
-        """Run docker, and give what it said."""
+        """Run docker; returns its output."""
         return self.type(shlex.join(["docker", *arguments]))
 
     def type(self, command: str) -> str:
-        """Type a command of the page."""
+        """Run a command of the page; returns its output."""
         path = f"{self.folder}/bin{os.pathsep}{os.environ['PATH']}"
         return run(["bash", "-euo", "pipefail", "-c", command], ROOT, path)
 
@@ -106,7 +106,7 @@ class Docker:
 
     @contextmanager
     def runs(self, command: str) -> Iterator[None]:
-        """Start the server, and end it: orderly, and all of it."""
+        """Run the server, and check that it stops in an orderly way."""
         self.type(command)
         try:
             yield
@@ -117,7 +117,7 @@ class Docker:
 
 
 def build(docker: Docker, base: Path) -> None:
-    """Build the image on a Debian of this machine's own making."""
+    """Build the image on a Debian that was built here."""
     docker("import", str(base), "localhost/debian")
     folder = docker.folder / "python"
     folder.mkdir()
@@ -130,21 +130,21 @@ def build(docker: Docker, base: Path) -> None:
 
 
 def _package_index() -> list[str]:
-    """Let pip in the build find packages where pip on this machine does."""
+    """Give pip in the build the package index of this machine's pip."""
     listed = run([sys.executable, "-m", "pip", "config", "list"])
     options = []
     for name, value in re.findall(r"^[\w:]+\.([\w-]+)=(.*)$", listed, re.M):
         text = ast.literal_eval(value)
         options += ["--env", f"PIP_{name.upper().replace('-', '_')}={text}"]
         for path in re.findall(r"(?:^|\s|file://)(/\S+)", text):
-            # An index names files that are beside it.
+            # An index refers to the files beside it.
             folder = Path(path).parent if f"file://{path}" in text else Path(path)
             options += ["--volume", f"{folder}:{folder}:ro"]
     return options
 
 
 def offers(docker: Docker) -> None:
-    """Run the server as it is run where nothing is signed, on two ports."""
+    """Run the server without a key."""
     updates = docker.folder / "updates"
     updates.mkdir()
     archive = make_archive(updates / str(UpdateName(_VERSION)), _VERSION)
@@ -160,7 +160,7 @@ def offers(docker: Docker) -> None:
 
 
 def signs(docker: Docker) -> None:
-    """Run the server with a key: it signs what another user has published."""
+    """Run the server with a key: it signs the metadata of another user."""
     keys = Keys(docker.folder / "keys")
     keys.make()
     keys.publish(make_archive(keys.updates / str(UpdateName(_VERSION)), _VERSION))
@@ -169,7 +169,7 @@ def signs(docker: Docker) -> None:
     owner = f"install -o {_SIGNER} -m 400"
     docker.type(f"{owner} {keys.timestamp} {docker.folder}/timestamp.pem")
     docker.type(f"{owner} {keys.passphrase} {docker.folder}/timestamp.passphrase")
-    # The server's user has to come by.
+    # The server's user needs access.
     docker.folder.chmod(0o755)
     port = free_port()
     secrets = f"{docker.folder}/timestamp.pem {docker.folder}/timestamp.passphrase"
@@ -181,7 +181,7 @@ def signs(docker: Docker) -> None:
 
 
 def confined(docker: Docker, user: int) -> None:
-    """Make sure that the server is an ordinary user who can write nothing, and become nobody."""
+    """Check that the server has no capabilities, and can write no file."""
     must(docker.inside("id -u").strip() == str(user), "The server is somebody else.")
     status = docker.inside("cat /proc/1/status")
     for expected in (r"CapEff:\t0+", r"CapBnd:\t0+", r"NoNewPrivs:\t1"):
@@ -192,7 +192,7 @@ def confined(docker: Docker, user: int) -> None:
 
 
 def healthy(docker: Docker) -> None:
-    """Run what tells docker that the server is well."""
+    """Run the health check of the image."""
     [image] = json.loads(docker("image", "inspect", _IMAGE))
     _kind, *command = image["Healthcheck"]["Test"]
     docker("exec", _CONTAINER, *command)

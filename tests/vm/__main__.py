@@ -23,7 +23,7 @@ from tests.vm.report import Broken, say
 from tests.vm.scenarios import SCENARIOS
 
 _CUTS = "power-cuts"
-#: The scenario that tells how long each stage takes.
+#: The scenario that measures the duration of each stage.
 _REFERENCE = "update"
 _DEFAULT_CUTS = 10
 
@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 @frozen
 class Outcome:
-    """What came of a scenario."""
+    """The result of a scenario."""
 
     name: str
     passed: bool
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def main() -> int:
-    """Run what the command line asks for; give the exit code."""
+    """Run the chosen scenarios; return the exit code."""
     options = _parser().parse_args()
     if packages := missing():
         print(f"vm-test needs packages that are not installed: {', '.join(packages)}.")
@@ -76,7 +76,7 @@ def _run_all(options: argparse.Namespace) -> int:
 
 
 def run(prepared: Prepared, names: list[str], options: argparse.Namespace) -> bool:
-    """Run the scenarios, then the power cuts; tell whether all went well."""
+    """Run the scenarios, then the power cuts; returns whether all passed."""
     runs = options.folder / "runs"
     scenarios = [name for name in SCENARIOS if name in names]
     with_cuts = _CUTS in names and options.cuts > 0
@@ -93,7 +93,7 @@ def run(prepared: Prepared, names: list[str], options: argparse.Namespace) -> bo
 
 
 def run_scenario(prepared: Prepared, name: str, runs: Path) -> Outcome:
-    """Do one thing to a fresh box."""
+    """Run a scenario with a fresh box."""
     started = time.monotonic()
     boots, passed = 0, False
     try:
@@ -105,13 +105,13 @@ def run_scenario(prepared: Prepared, name: str, runs: Path) -> Outcome:
     except Broken as error:
         text = f"{error} See {runs / name}."
     except Exception as error:
-        # Of the harness or of the builder: the other scenarios go on.
+        # This is an error of the test itself or of the builder: other scenarios continue.
         text = f"{type(error).__name__}: {error}. See {runs / name}."
     return Outcome(name, passed, text, boots, time.monotonic() - started)
 
 
 def run_cuts(prepared: Prepared, runs: Path, options: argparse.Namespace) -> bool:
-    """Cut the power as often as asked, and print a table."""
+    """Run the power cuts, and print a table."""
     if not prepared.durations.exists():
         say("failed: power-cuts: without the update no stage has a length.")
         return False
@@ -137,7 +137,7 @@ def run_cuts(prepared: Prepared, runs: Path, options: argparse.Namespace) -> boo
 def in_turn(
     do: Callable[[_Given], _Result], items: Iterable[_Given], options: argparse.Namespace
 ) -> Iterable[_Result]:
-    """Do something with each, so many at a time, and give what has ended."""
+    """Run a function for each item, so many at a time; yields the results as they come."""
     with ThreadPoolExecutor(options.jobs) as pool:
         try:
             for ended in as_completed([pool.submit(do, item) for item in items]):

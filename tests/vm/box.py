@@ -1,4 +1,4 @@
-"""A box: the machine, its agent's page, and the update server that it follows."""
+"""A box: the machine, its agent's page, and its update server."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.vm.releases import COMPONENT, Keys
 from tests.vm.report import Broken
 from tests.vm.server import UpdateServer
 
-#: Seconds that a machine may take from power to page: many times what it does, on a slow host.
+#: Seconds until the page must respond after the start, even on a slow host.
 BOOT = 240.0
 
 CONFIG = "/etc/opq/opqbox_config.json"
@@ -31,7 +31,7 @@ STATE = "/var/lib/opq/updater"
 AT_REST = ("idle", "failed")
 _POLL_INTERVAL = 0.3
 
-#: The settings of a box under test: nothing by itself, and no long waits.
+#: The settings of a tested box: no automatic installs, and short waits.
 UPDATER = {
     "install": "click",
     "settle": 10,
@@ -42,7 +42,7 @@ UPDATER = {
 
 @frozen
 class Prepared:
-    """What all boxes begin with: the release `old` is installed, and `new` is built."""
+    """The start of all boxes: the release `old` is installed, and `new` is built."""
 
     image: Image
     disk: Path
@@ -52,7 +52,7 @@ class Prepared:
 
     @property
     def durations(self) -> Path:
-        """The file that says how long each stage of an update takes, once there was one."""
+        """The file with the duration of each stage of an update."""
         return self.disk.with_name("durations.json")
 
     @property
@@ -67,15 +67,15 @@ class Prepared:
 
     @property
     def archives(self) -> dict[int, Path]:
-        """Both, by their version."""
+        """Both releases, by version."""
         return {self.old_version: self.old, self.new_version: self.new}
 
 
 class VmBox:
-    """One box and its update server, for as long as the context lasts."""
+    """One box and its update server, which stop at the end of the context."""
 
     def __init__(self, prepared: Prepared, folder: Path) -> None:
-        """:param folder: for the disk, the updates and the logs; what is there is removed."""
+        """:param folder: for the disk, the updates and the logs; its old content is removed."""
         self.prepared = prepared
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -100,7 +100,7 @@ class VmBox:
 
     def _start(self) -> None:
         prepared = self.prepared
-        # Who signs remembers what was signed last, and each box has a history of its own.
+        # opq-release stores its last signatures beside the keys, so each box has a copy.
         shutil.copytree(prepared.keys.folder, self.keys.folder)
         self.machine = self._running.enter_context(
             Machine(prepared.image, prepared.disk, self.folder, self._page_port)
@@ -115,11 +115,11 @@ class VmBox:
 
     @property
     def url(self) -> str:
-        """What leads from this host to the port of the page."""
+        """The URL of the page on this host."""
         return f"http://127.0.0.1:{self._page_port}"
 
     def configure(self, **changes: object) -> None:
-        """Write the configuration, and restart the agent, as the manual has it."""
+        """Write the configuration, and restart the agent, as in the manual."""
         config = configuration(self._server_port, **changes)
         self.shell.run(f"cat >{CONFIG} && sync", input=config)
         self.shell.run("systemctl restart opq-box-agent", seconds=BOOT)
@@ -145,14 +145,14 @@ class VmBox:
 
     def status(self) -> dict[str, Any]:
         """
-        Ask the page how the box is.
+        Request the status of the box.
 
-        :raises OSError: when it does not answer.
+        :raises OSError: if the box does not respond.
         """
         return self._ask("status")
 
     def answers(self, seconds: float) -> dict[str, Any]:
-        """Wait until the page answers."""
+        """Wait until the page responds."""
         deadline = time.monotonic() + seconds
         while True:
             self.machine.must_run()
@@ -165,9 +165,9 @@ class VmBox:
 
     def rests(self, before: dict[str, Any], seconds: float) -> dict[str, Any]:
         """
-        Wait until an update that was begun has ended, well or not.
+        Wait until an update has ended, successfully or not.
 
-        :param before: the status before it was begun.
+        :param before: the status before the update.
         """
         deadline = time.monotonic() + seconds
         status: dict[str, Any] | None = None
@@ -196,7 +196,7 @@ class VmBox:
 
 
 def configuration(server_port: int, **changes: object) -> str:
-    """Word a configuration of a box that follows the server at this port of this host."""
+    """Make a configuration for a server at this port of this host."""
     config = {
         "updates_ep": f"http://{HOST}:{server_port}",
         "box_id": 1,

@@ -1,4 +1,4 @@
-"""Keeps what takes long to make, under a hash of what it was made from."""
+"""Keeps the results of slow builds, under a hash of their inputs."""
 
 import hashlib
 import shutil
@@ -30,9 +30,9 @@ def files_below(*folders: Path) -> list[Path]:
 
 def kept(cache: Path, kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """
-    Give the folder that was made from this, and make it if there is none.
+    Return the folder of this build, and build it if it does not exist.
 
-    A folder that was made from something else is removed: it would not be asked for again.
+    Folders of other inputs are removed, because nobody will need them again.
     """
     folder = cache / f"{kind}-{key}"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Cuts the power at moments that a seed chooses, and looks what the box becomes."""
+"""Cuts the power at random moments, and checks the box afterwards."""
 
 import random
 import time
@@ -13,19 +13,19 @@ from tests.vm.report import Broken
 from tests.vm.scenarios import UPDATE, altered_release, crash_loop
 from tests.vm.stages import Seen, Watch
 
-#: The stage of a box that comes back from a bad release.
+#: The stage of a box that goes back from a bad release.
 RETURNING = "returning"
 
-#: Where the power is cut. Installing is most of what is done to a disk, and comes three times.
+#: The stages of the cuts; installing writes most to the disk, and comes three times.
 STAGES = (
     *("checking", "downloading", "verifying", "unpacking", "installing", "installing"),
     *("installing", "rebooting", "confirming", "idle", RETURNING),
 )
 
-#: Seconds after the update within which the power is cut for `idle`, which has no end.
+#: The longest delay of a cut in `idle`, which has no end, in seconds.
 _AFTERWARDS = 8.0
 
-#: Seconds after the next start within which the power is cut once more, in every third row.
+#: The longest delay of the second cut after the next start, in seconds.
 _RECOVERY = 90.0
 
 #: A box that boots more often than this goes round in circles.
@@ -34,17 +34,17 @@ _MAX_BOOTS = 10
 
 @frozen
 class Cut:
-    """One row: where the power is cut."""
+    """One row of the table: the moment of a cut."""
 
     number: int
     stage: str
-    #: Where in the stage: 0 is its beginning and 1 its end, as it was in the reference.
+    #: The moment in the stage: 0 is its start, and 1 its end in the reference run.
     part: float
-    #: Seconds after the next start at which the power is cut again; None: it is not.
+    #: Seconds from the next start to a second cut; None for no second cut.
     again: float | None
 
 
-#: Of the table.
+#: The first line of the table.
 HEADING = (
     f"{'row':>3} {'seed':>6}  {'stage':12} {'delay':>6} {'again':>6} {'boots':>5} {'s':>5}  became"
 )
@@ -52,10 +52,10 @@ HEADING = (
 
 @frozen
 class Became:
-    """What came of one row."""
+    """The result of one row."""
 
     cut: Cut
-    #: The last stage that was seen before the power was cut.
+    #: The last stage on the console before the cut.
     stage: str
     #: Seconds since that stage began.
     delay: float
@@ -65,7 +65,7 @@ class Became:
     whole: bool
 
     def line(self, seed: int) -> str:
-        """Word it as a row of the table."""
+        """Format the row."""
         again = "" if self.cut.again is None else f"{self.cut.again:.1f}"
         return (
             f"{self.cut.number:3} {seed:6}  {self.stage:12} {self.delay:6.2f} {again:>6} "
@@ -75,9 +75,9 @@ class Became:
 
 def plan(seed: int, count: int) -> list[Cut]:
     """
-    Choose where to cut: each stage in turn, in a random order.
+    Choose the cuts: each stage in turn, in a random order.
 
-    A row is the same however many there are, so that it can be repeated alone.
+    A row does not depend on the number of rows, so it can be repeated alone.
     """
     order = random.Random(seed)
     stages: list[str] = []
@@ -93,7 +93,7 @@ def _choose(seed: int, number: int, stage: str) -> Cut:
 
 
 def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) -> Became:
-    """Update a fresh box, cut its power, and see what it becomes."""
+    """Update a fresh box, cut its power, and check it."""
     started = time.monotonic()
     stage, delay, boots, became, whole = cut.stage, 0.0, 0, "", False
     try:
@@ -112,7 +112,7 @@ def make(prepared: Prepared, cut: Cut, took: Mapping[str, float], folder: Path) 
 
 
 def _publish(box: VmBox, cut: Cut) -> dict[int, Path]:
-    """Offer the new release, or a bad one; give all that the box may run, by their version."""
+    """Offer the new release, or a bad one; return the releases that may run, by version."""
     if cut.stage != RETURNING:
         box.publish(box.prepared.new, box.prepared.new_version)
         return box.prepared.archives
@@ -122,7 +122,7 @@ def _publish(box: VmBox, cut: Cut) -> dict[int, Path]:
 
 
 def _cut_in_stage(box: VmBox, cut: Cut, took: Mapping[str, float]) -> Seen:
-    """Click, wait for the stage, and a part of it more; tell what the console showed last."""
+    """Click, cut the power in the stage, and return the last stage on the console."""
     watch = Watch(box.machine)
     box.click()
     begun = watch.wait(cut.stage, seconds=UPDATE)
@@ -133,7 +133,7 @@ def _cut_in_stage(box: VmBox, cut: Cut, took: Mapping[str, float]) -> Seen:
 
 
 def _recover(box: VmBox, before: dict[str, object], again: float | None) -> None:
-    """Boot until the box rests."""
+    """Boot, and wait until the box is at rest."""
     box.boot()
     if again is not None:
         time.sleep(again)
@@ -146,7 +146,7 @@ def _recover(box: VmBox, before: dict[str, object], again: float | None) -> None
 
 
 def _look(box: VmBox, archives: Mapping[int, Path]) -> str:
-    """Look whether the box is whole, and say what it is."""
+    """Check the box, and describe its state."""
     version, status = invariants.whole(box, archives), box.status()
     if version == box.prepared.old_version:
         return f"old, {status['stage']}: {status['message']}"

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from tests.vm.report import Broken
 
-#: Seconds that an answer may take on top of what the command may.
+#: Additional seconds for the response to a command.
 _GRACE = 15.0
 
 #: Seconds between two attempts to reach a machine that boots.
@@ -20,14 +20,14 @@ _AGAIN = 3.0
 class Ended:
     """How a command ended."""
 
-    #: None where it was ended because it took too long.
+    #: None if the command was ended by its timeout.
     status: int | None
-    #: Of both streams.
+    #: The text of both output streams.
     output: str
 
 
 class Shell:
-    """The machine's end is opq-vm-shell; commands and answers are lines of JSON."""
+    """A client of opq-vm-shell in the machine; commands and responses are lines of JSON."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class Shell:
 
     def run(self, command: str, *, input: str = "", seconds: float = 60.0) -> str:
         """
-        Run a command for sh, and give what it said.
+        Run a command for sh; returns its output.
 
         :param seconds: how long it may take.
         :raises Broken: when it fails, or the machine does not answer.
@@ -75,7 +75,7 @@ class Shell:
                     raise Broken("The machine runs no commands.") from None
 
     def close(self) -> None:
-        """Forget the connection; the next command opens another one."""
+        """Close the connection; the next command opens a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -88,7 +88,7 @@ class Shell:
             self._socket.connect(str(self._path))
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         while True:
-            # Answers to what was given up upon come first.
+            # Responses to earlier commands, which timed out, come first.
             answer = json.loads(self._read_line(self._socket, deadline))
             if answer["id"] == request["id"]:
                 return Ended(answer["status"], answer["output"])

@@ -1,4 +1,4 @@
-"""Builds the disk of a Debian with systemd, and takes its kernel out to boot it."""
+"""Builds the disk of a Debian with systemd, and extracts its kernel."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ from tests.vm.releases import run
 
 HERE = Path(__file__).parent
 
-#: What is put into the system as it is.
+#: The files that are copied into the system.
 ROOTFS = HERE / "rootfs"
 
-#: Raspberry Pi OS 12 is this, but for the kernel.
+#: Raspberry Pi OS 12 is based on it, with another kernel.
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 
@@ -26,7 +26,7 @@ PACKAGES = (
     *("python3", "bzip2", "lbzip2", "util-linux", "iproute2", "logsave"),
 )
 
-#: What a box does not need, and what would take time at each boot.
+#: Files and units that a box does not need, and that would slow down each boot.
 _NO_FILES = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 _NO_UNITS = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer"),
@@ -34,7 +34,7 @@ _NO_UNITS = (
     "systemd-tmpfiles-clean.timer",
 )
 
-#: Run in the new system, whose root is "$1".
+#: The last step of the build; "$1" is the root of the new system.
 _CUSTOMIZE = f"""set -eu
 echo opq-box >"$1/etc/hostname"
 echo '/dev/vda / ext4 defaults 0 1' >"$1/etc/fstab"
@@ -63,23 +63,23 @@ class Image:
 
     @property
     def kernel(self) -> Path:
-        """What QEMU boots."""
+        """The kernel for QEMU."""
         return self.folder / "vmlinuz"
 
     @property
     def initrd(self) -> Path:
-        """What finds the disk."""
+        """The initial file system, which mounts the disk."""
         return self.folder / "initrd"
 
 
 def image(folder: Path) -> Image:
-    """Build the image, if that was not done before from the same."""
+    """Build the image, unless it has been built from the same inputs."""
     made_from = cache.key(files=[Path(__file__), *cache.files_below(ROOTFS)])
     return Image(cache.kept(folder, "image", made_from, _build))
 
 
 def small_system(folder: Path, kind: str, packages: str) -> Path:
-    """Give the tar file of a small Debian with these packages; it is kept in the folder."""
+    """Return the tar file of a small Debian with these packages, kept in the folder."""
 
     def make(draft: Path) -> None:
         options = ("--quiet", "--variant=minbase", f"--include={packages}")
@@ -92,7 +92,7 @@ def _build(folder: Path) -> None:
     tar = folder / "root.tar"
     _bootstrap(tar)
     with tempfile.TemporaryDirectory(prefix="opq-vm-root-", dir=folder) as root:
-        # Where this is not root, a name space makes it so: the files keep their owners.
+        # An ordinary user becomes root in a name space, which keeps the files' owners.
         as_root = [] if os.geteuid() == 0 else ["unshare", "--map-auto", "--map-root-user"]
         script = 'tar xf "$1" -C "$2" --exclude="./dev/*" && "$4" -q -t ext4 -d "$2" "$3" "$5"'
         disk, mke2fs = folder / "disk.img", find("mke2fs") or "mke2fs"

@@ -1,4 +1,4 @@
-"""Looks whether a box is whole: what must be so after whatever was done to it."""
+"""Checks the invariants of a box, which must hold after every scenario."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from tests.vm.report import Broken
 #: The units of every release here.
 _UNITS = ("opq-box-agent.service", f"opq-{COMPONENT}.service")
 
-#: Under such a name an archive counts as whole.
+#: The names of complete archives.
 _ANY_NAME = "opq-box-update-*.tar.bz2"
 
-#: What Twisted calls a failure that somebody has to look into.
+#: Log lines of unexpected failures.
 _FAILURE = re.compile(r"opq-box-agent\[\d+\]: \S+ \[.*#critical\] (.*)")
 
 _ERROR = re.compile(r"opq-box-agent\[\d+\]: \S+ \[.*#(?:error|critical)\] (.*)")
@@ -53,11 +53,11 @@ sys.exit("; ".join(wrong[:5]) if wrong else 0)
 
 def whole(box: VmBox, archives: Mapping[int, Path]) -> int:
     """
-    Look whether a box at rest is whole.
+    Check a box at rest.
 
-    :param archives: all releases that it may have, by their version.
-    :returns: the release that it runs.
-    :raises Broken: when it is not; the text says what is wrong.
+    :param archives: all releases that the box may have, by version.
+    :returns: the running release.
+    :raises Broken: if an invariant does not hold; the text says which.
     """
     status = box.status()
     version = _live_release(box)
@@ -76,7 +76,7 @@ def whole(box: VmBox, archives: Mapping[int, Path]) -> int:
 
 
 def untroubled(box: VmBox) -> None:
-    """Make sure that the agent has logged no error since the machine was made."""
+    """Check that the agent has logged no error."""
     if error := _ERROR.search(box.machine.console):
         raise Broken(f"The agent's log has an error: {error[1]}")
 
@@ -108,11 +108,11 @@ def _release_is_whole(box: VmBox, version: int, archive: Path) -> None:
 
 def _services_are_up(box: VmBox) -> None:
     for unit in _UNITS:
-        # The first line is the mark of who put it there.
+        # The first line is a mark of the install script.
         compare = f"tail -n +2 /etc/systemd/system/{unit} | cmp - {PREFIX}/current/*/systemd/{unit}"
         box.shell.run(compare)
         box.shell.run(f"systemctl is-enabled {unit}")
-        # The agent's page may answer a moment before systemd knows.
+        # The agent's page may respond before systemd has noticed the start.
         box.shell.run(f"timeout 30 sh -c 'until systemctl is-active {unit}; do sleep 1; done'")
 
 
@@ -137,7 +137,7 @@ def _state_is_whole(box: VmBox, version: int, archives: Mapping[int, Path]) -> N
 
 @lru_cache
 def _manifest(archive: Path) -> Mapping[str, str]:
-    """The digests of the files that an archive puts into a release's folder, by their path."""
+    """Return the digests of an archive's files in the release's folder, by path."""
     digests = {}
     with tarfile.open(archive) as tar:
         for member in tar:

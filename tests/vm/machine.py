@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.vm.image import Image
 from tests.vm.report import Broken
 
-#: Where the host is, as the machine sees it, and where the machine's page is.
+#: The host's address as seen from the machine, and the port of the machine's page.
 HOST, PAGE = "10.0.2.2", 8080
 
 _APPEND = "root=/dev/vda rw console=ttyS0 loglevel=4 mitigations=off panic=1"
@@ -21,7 +21,7 @@ _PROCESSORS = 2
 #: Seconds between two looks at the console.
 _POLL_INTERVAL = 0.02
 
-#: What systemd says once in each boot.
+#: The line that systemd prints once in each boot.
 BOOTS = r"Welcome to .*Debian"
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -45,9 +45,9 @@ class Machine:
         """
         Make the disk.
 
-        :param backing: the disk that it begins with, which is never written to.
-        :param folder: where the disk and the console's output are.
-        :param page_port: the port of this host that leads to the page of the box.
+        :param backing: the original disk, which is never changed.
+        :param folder: the folder of the disk and of the console's output.
+        :param page_port: the port of this host that is forwarded to the box's page.
         """
         self.disk = folder / "disk.qcow2"
         self._image = image
@@ -56,7 +56,7 @@ class Machine:
         self._qemu: subprocess.Popen[bytes] | None = None
         # A path of a socket may have 107 bytes.
         self._run = Path(tempfile.mkdtemp(prefix="opq-vm-"))
-        #: Where the machine's shell can be reached.
+        #: The socket of the machine's shell.
         self.shell_socket = self._run / "shell"
         make_disk(self.disk, backing)
 
@@ -64,7 +64,7 @@ class Machine:
         """
         Switch the machine on.
 
-        :param wants: a unit that is to be started in this boot.
+        :param wants: a unit to start in this boot.
         :param medium: a second disk.
         """
         assert self._qemu is None, "it is on already"
@@ -99,7 +99,7 @@ class Machine:
             self.cut()
 
     def close(self) -> None:
-        """Cut the power, and leave nothing but the folder."""
+        """Cut the power, and remove all files except the folder."""
         self.cut()
         shutil.rmtree(self._run, ignore_errors=True)
 
@@ -111,7 +111,7 @@ class Machine:
 
     @property
     def console(self) -> str:
-        """All that the machine has said in all its boots."""
+        """The text of all boots."""
         text = self._console.read_bytes().decode("utf-8", "replace")
         return _COLOURS.sub("", text).replace("\r", "")
 
@@ -124,7 +124,7 @@ class Machine:
         """
         Wait until the console shows a regular expression.
 
-        :param after: how much of the console is not looked at.
+        :param after: the number of skipped characters at the start.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -155,7 +155,7 @@ class Machine:
             "append": append,
         }
         return [
-            # However this process ends, the machine ends too.
+            # The machine ends with this process in any case.
             *("setpriv", "--pdeathsig=KILL"),
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config"),
             *(part for name, value in options.items() for part in (f"-{name}", value)),
@@ -172,14 +172,14 @@ class Machine:
 
 
 def switch_all_off() -> None:
-    """Switch off every machine for good, when something ends all of it."""
+    """Switch off every machine, and start no other."""
     _all_off.set()
     for machine in tuple(_running):
         machine.cut()
 
 
 def make_disk(disk: Path, backing: Path) -> None:
-    """Make a disk that begins with what is on another one."""
+    """Make a disk that starts as a copy of another one."""
     form = "raw" if backing.suffix == ".img" else "qcow2"
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", backing.absolute(), disk],

@@ -1,9 +1,9 @@
-"""Says what this machine lacks to run another one."""
+"""Finds the programs that are needed to run a machine."""
 
 import os
 import shutil
 
-#: The programs that are run, and the Debian packages that have them.
+#: The needed programs, and their Debian packages.
 PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "qemu-system-x86_64": "qemu-system-x86",
@@ -23,6 +23,6 @@ def missing() -> list[str]:
 
 
 def find(program: str) -> str | None:
-    """Find a program where root would, for mke2fs needs no root and yet is only on its path."""
+    """Find a program on root's path, because mke2fs is not on other users' path."""
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
     return shutil.which(program, path=path)

@@ -22,13 +22,13 @@ _SERVER = ROOT / "deploy" / "server"
 _NAME = "opq-update-server"
 _HOME = f"/usr/lib/{_NAME}"
 
-#: Seconds: Python's bytecode is made then, in a machine that is emulated.
+#: Seconds for an installation, which compiles Python modules in an emulated machine.
 _INSTALL = 900.0
 
 _ASK = """python3 -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:{}')" """
 _UNTIL_IT_ANSWERS = "until " + _ASK + "; do sleep 1; done"
 
-#: What docs/operating-a-server.md tells an operator to do; the port is the one that leads here.
+#: The commands of docs/operating-a-server.md, with the port that is forwarded here.
 _SIGN = f"""set -eu
 groupadd --system --force release
 install -d -o {_NAME} -g release -m 2775 /var/opq/box-updates/tuf
@@ -84,10 +84,10 @@ def lives(box: VmBox) -> str:
 
 
 def _medium(box: VmBox) -> Path:
-    """Make what an operator brings: the package, the metadata and the key that signs timestamps."""
+    """Make the operator's files: the package, the metadata and the timestamp's key."""
     folder = box.folder / "medium"
     run([str(_SERVER / "build-deb"), str(folder)])
-    # What the package has among its examples, which this machine does not unpack.
+    # This is an example of the package, and examples are not installed in this machine.
     drop_in = (_SERVER / "timestamp.conf").read_text().replace(f"/opt/{_NAME}", _HOME)
     (folder / "timestamp.conf").write_text(drop_in)
     shutil.copy(box.keys.timestamp, folder / "key")
@@ -110,7 +110,7 @@ def _bring(box: VmBox, folder: Path) -> None:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[int]:
-    """Serve a folder on loopback, and give the port."""
+    """Serve a folder on loopback; returns the port."""
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)

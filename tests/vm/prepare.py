@@ -1,4 +1,4 @@
-"""Sets a box up once, as its owner would, for all scenarios to begin with."""
+"""Sets up a box once, as its owner would, as the start of all scenarios."""
 
 import datetime
 import subprocess
@@ -17,7 +17,7 @@ from tests.vm.report import Broken
 
 HERE = Path(__file__).parent
 
-#: What a release and its installation are made from.
+#: The sources of a release and of its installation.
 _SOURCES = (
     *(cache.ROOT / "opq_twisted", cache.ROOT / "deploy" / "box", cache.ROOT / "twisted", DAEMON),
 )
@@ -33,10 +33,10 @@ _FIRST_INSTALL = 900.0
 
 
 def prepare(folder: Path) -> Prepared:
-    """Build the image and the releases, and install the first one, if that was not done before."""
+    """Build the image and the releases, and install the first one, unless that has been done."""
     built = image(folder)
     made_from = cache.key(
-        # Signatures expire: what was made today is good.
+        # Signatures expire, so they are made anew each day.
         *(str(built.folder.absolute()), f"{datetime.date.today()}"),
         files=[*_FILES, *cache.files_below(*_SOURCES)],
     )
@@ -48,7 +48,7 @@ def prepare(folder: Path) -> Prepared:
 def _make(image: Image, folder: Path) -> None:
     keys = Keys(folder / "keys")
     keys.make()
-    # Each test makes newer ones of its own, and a box believes no release of the future.
+    # Each test makes newer releases, and a box refuses releases of the future.
     new = int(time.time()) - _DAY
     old = build(new - _DAY, folder, keys.root)
     build(new, folder, keys.root)
@@ -58,7 +58,7 @@ def _make(image: Image, folder: Path) -> None:
 
 
 def _medium(scratch: Path, archive: Path) -> Path:
-    """Make the disk from which a box is set up: the archive and the configuration."""
+    """Make the disk for the setup of a box: the archive and the configuration."""
     content = scratch / "content"
     content.mkdir()
     (content / archive.name).hardlink_to(archive)

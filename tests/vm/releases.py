@@ -1,4 +1,4 @@
-"""Makes releases, good ones and bad ones, and signs them."""
+"""Makes good and bad releases, and signs them."""
 
 import os
 import secrets
@@ -22,7 +22,7 @@ from tests.vm.report import must
 DAEMON = Path(__file__).parent / "daemon"
 COMPONENT = "triggering"
 
-#: What changes an unpacked release before it is packed again.
+#: A change of an unpacked release.
 Change = Callable[[Path], None]
 
 
@@ -34,7 +34,7 @@ class Keys:
 
     @property
     def root(self) -> Path:
-        """What a box pins."""
+        """The root that a box trusts."""
         return self.folder / "root.json"
 
     @property
@@ -44,7 +44,7 @@ class Keys:
 
     @property
     def timestamp(self) -> Path:
-        """The key that the update server signs with."""
+        """The timestamp's key, for the update server."""
         [path] = (self.folder / "keys").glob("timestamp-*.pem")
         return path
 
@@ -54,7 +54,7 @@ class Keys:
         return self.folder / "updates"
 
     def make(self) -> None:
-        """Hold the first ceremony."""
+        """Make the keys and the first root."""
         self.updates.mkdir(parents=True)
         self.passphrase.touch(mode=0o600)
         self.passphrase.write_text(f"{secrets.token_hex()}\n")
@@ -62,7 +62,7 @@ class Keys:
         shutil.copy(self.updates / "tuf" / "1.root.json", self.root)
 
     def publish(self, archive: Path) -> None:
-        """Sign that a release is the newest."""
+        """Publish a release."""
         self._release("publish", os.fspath(archive))
 
     def _release(self, command: str, *arguments: str) -> None:
@@ -89,9 +89,9 @@ def build(version: int, folder: Path, root: Path) -> Path:
 
 def altered(archive: Path, version: int, folder: Path, change: Change) -> Path:
     """
-    Make another release of one: unpack it, change what there is, and pack it again.
+    Make another release: unpack one, change it, and pack it again.
 
-    It is packed by tar and not by the builder, which does not make all that a box has to cope with.
+    It is packed by tar, because the builder refuses some bad releases.
     """
     name = UpdateName(version)
     with tempfile.TemporaryDirectory(prefix="opq-vm-release-", dir=folder) as scratch:
@@ -106,7 +106,7 @@ def altered(archive: Path, version: int, folder: Path, change: Change) -> Path:
 
 def run(command: list[str], folder: Path | None = None, path: str = os.environ["PATH"]) -> str:
     """
-    Run a program, and return its output and its errors.
+    Run a program; returns its output, including the errors.
 
     :raises Broken: if it fails.
     """

@@ -1,4 +1,4 @@
-"""What is done to a box, one function each, and what must come of it."""
+"""The scenarios of the machine test, one function each."""
 
 import json
 import re
@@ -14,19 +14,19 @@ from tests.vm.releases import COMPONENT, Change, altered
 from tests.vm.report import Broken
 from tests.vm.stages import Watch, durations
 
-#: Seconds that an update may take until the box rests, with the ways back.
+#: Seconds until a box must be at rest after an update, including a rollback.
 UPDATE = 1500.0
 
-#: MiB: too few for the archive, and enough for that but not for what is in it.
+#: Free MiB: too few for the archive; enough for the archive but not for its files.
 _LEFT = (4, 40)
 _REST = 64
 
-#: Seconds by which an altered release is newer than the good ones.
+#: Seconds from the version of the new release to that of an altered one.
 _NEWER = 60
 
 
 def update(box: VmBox) -> str:
-    """The box updates itself at a click, with a real reboot."""
+    """A click updates the box, with a real reboot."""
     version = box.prepared.new_version
     watch = Watch(box.machine)
     status = _update_to(box, box.prepared.new, version, watch)
@@ -53,16 +53,16 @@ def stopping_installer(box: VmBox) -> str:
 
 
 def crash_looping_daemon(box: VmBox) -> str:
-    """A release whose daemon does not stay up is taken back."""
+    """The box goes back from a release whose daemon crashes."""
 
     return _is_taken_back(box, crash_loop, "is not healthy")
 
 
 def broken_agent(box: VmBox) -> str:
-    """A release whose agent does not start is taken back, without the agent's help."""
+    """The box goes back from a release whose agent does not start."""
 
     def change(folder: Path) -> None:
-        # Not so broken that the install script would see it, which asks only for --help.
+        # The install script runs --help only, which still works.
         service = folder / "box-configuration-daemon" / "opq_twisted" / "box" / "service.py"
         with service.open("a") as file:
             file.write('\n\ndef makeService(options):\n    raise SystemExit("made to fail")\n')
@@ -75,14 +75,14 @@ def broken_agent(box: VmBox) -> str:
 
 
 def idle_agent(box: VmBox) -> str:
-    """A release whose agent runs, and does nothing, is taken back without the agent's help."""
+    """The box goes back from a release whose agent runs and does nothing."""
 
     def change(folder: Path) -> None:
         unit = folder / "box-configuration-daemon" / "systemd" / "opq-box-agent.service"
         text = re.sub(r"(?m)^(WatchdogSec|Type)=.*\n", "", unit.read_text())
         unit.write_text(re.sub(r"(?m)^ExecStart=.*", "ExecStart=/bin/sleep infinity", text))
 
-    # The rescue gives an agent four hours.
+    # The rescue's own timeout is four hours.
     box.shell.run(f"sed -i 's/^AGENT_PATIENCE=.*/AGENT_PATIENCE=1/' {PREFIX}/rescue/opq-box-rescue")
     version, archive = altered_release(box, change)
     box.publish(archive, version)
@@ -97,7 +97,7 @@ def idle_agent(box: VmBox) -> str:
 
 
 def passing_verification(box: VmBox) -> str:
-    """A release whose verify_update.sh passes is kept; it looks at what is beside it."""
+    """A release whose verify_update.sh succeeds is kept; the script sees the release's files."""
 
     def change(folder: Path) -> None:
         _write_script(folder / "verify_update.sh", "test -f install_update.sh")
@@ -109,7 +109,7 @@ def passing_verification(box: VmBox) -> str:
 
 
 def failing_verification(box: VmBox) -> str:
-    """A release whose verify_update.sh fails is taken back."""
+    """The box goes back from a release whose verify_update.sh fails."""
 
     def change(folder: Path) -> None:
         _write_script(folder / "verify_update.sh", "echo made to fail; exit 1")
@@ -118,7 +118,7 @@ def failing_verification(box: VmBox) -> str:
 
 
 def full_disk(box: VmBox) -> str:
-    """A full disk fails the update with a sentence, and with room again it goes through."""
+    """On a full disk the update fails with a sentence; with room it succeeds."""
     said = []
     for left in _LEFT:
         _fill(box, left)
@@ -135,7 +135,7 @@ def full_disk(box: VmBox) -> str:
 
 
 def _fill_while_installing(box: VmBox) -> str:
-    """Let the installer fail for want of room: the box comes back once there is some again."""
+    """Fill the disk during the installation: with room again, the box goes back."""
     watch = Watch(box.machine)
     before, shown = box.status(), len(box.machine.console)
     box.click()
@@ -149,7 +149,7 @@ def _fill_while_installing(box: VmBox) -> str:
 
 
 def crash_loop(folder: Path) -> None:
-    """Let the daemon of an unpacked release end again and again."""
+    """Make the daemon of an unpacked release crash repeatedly."""
     _write_script(folder / COMPONENT / "bin" / f"opq-{COMPONENT}", "sleep 2; exit 1")
 
 
@@ -158,7 +158,7 @@ def _write_script(path: Path, commands: str) -> None:
     path.chmod(0o755)
 
 
-#: By the name under which one is asked for.
+#: The scenarios by their names on the command line.
 SCENARIOS: dict[str, Callable[[VmBox], str]] = {
     "update": update,
     "stopping-installer": stopping_installer,
@@ -175,7 +175,7 @@ SCENARIOS: dict[str, Callable[[VmBox], str]] = {
 def _update_to(
     box: VmBox, archive: Path, version: int, watch: Watch | None = None
 ) -> dict[str, Any]:
-    """Offer a release, click, and wait until the box rests."""
+    """Offer a release, click, and wait until the box is at rest."""
     if not (box.updates / archive.name).exists():
         box.publish(archive, version)
     before = box.status()
@@ -193,9 +193,9 @@ def altered_release(box: VmBox, change: Change) -> tuple[int, Path]:
 
 def _is_taken_back(box: VmBox, change: Change, why: str) -> str:
     """
-    Let the box take a bad release, and see that it comes back from it and remembers it.
+    Offer a bad release, and check that the box goes back from it and blocks it.
 
-    :param why: what the page has to say of the reason.
+    :param why: a part of the reason on the page.
     """
     version, archive = altered_release(box, change)
     return _must_be_taken_back(box, _update_to(box, archive, version), version, archive, why)
@@ -204,7 +204,7 @@ def _is_taken_back(box: VmBox, change: Change, why: str) -> str:
 def _must_be_taken_back(
     box: VmBox, status: dict[str, Any], version: int, archive: Path, why: str
 ) -> str:
-    """Make sure that a box has come back from a bad release, remembers it, and says why."""
+    """Check that a box has gone back from a bad release, blocks it, and says why."""
     _must_have_stayed(box, status, archive)
     if why not in status["message"]:
         raise Broken(f"The box came back, and does not say {why!r}: {status['message']}")
@@ -215,14 +215,14 @@ def _must_be_taken_back(
 
 
 def _must_run(box: VmBox, status: dict[str, Any], version: int, *others: Path) -> None:
-    """Make sure that an update went well."""
+    """Check that an update succeeded."""
     if status["stage"] != "idle":
         raise Broken(f"The box runs {status['installed']}, {status['stage']}: {status['message']}")
     _must_be_whole(box, status, version, others)
 
 
 def _must_have_stayed(box: VmBox, status: dict[str, Any], *others: Path) -> None:
-    """Make sure that the old release runs, and that the page tells of a failed update."""
+    """Check that the old release runs, and that the page shows a failed update."""
     if status["last_attempt"]["outcome"] == "updated":
         raise Broken(f"The page says that the update went well: {status['message']}")
     _must_be_whole(box, status, box.prepared.old_version, others)
@@ -239,10 +239,10 @@ def _must_be_whole(
 
 
 def _fill(box: VmBox, left: int) -> None:
-    """Take all room but so many MiB, and of what is kept for root too."""
+    """Fill the disk except for this many MiB, including the blocks reserved for root."""
     nearly_all = f"$(($(stat -f -c '%f * %S' /) - {_REST << 20}))"
     box.shell.run(f"fallocate -l {nearly_all} /filler")
-    # How much the file system itself takes for that nobody knows before.
+    # The file system's own overhead is not known in advance.
     box.shell.run("dd if=/dev/zero of=/filler.rest bs=64K; sync")
     box.shell.run(f"truncate -s -{left}M /filler.rest && sync")
 

@@ -1,4 +1,4 @@
-"""Runs an update server, and asks one."""
+"""Runs an update server, and sends requests to it."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ _PATIENCE = 60.0
 
 
 def answer(url: str, seconds: float = _PATIENCE, accept: str = "*/*") -> str:
-    """Ask a server that may not have started yet."""
+    """Send a request to a server that may still be starting; returns the response."""
     request = urllib.request.Request(url, headers={"Accept": accept})
     deadline = time.monotonic() + seconds
     while True:
@@ -32,7 +32,7 @@ class UpdateServer:
     """`twistd opq-update-server`, which signs timestamps."""
 
     def __init__(self, keys: Keys, port: int, log: Path) -> None:
-        """Start it; return when it has signed a timestamp."""
+        """Start the server, and wait until it has signed a timestamp."""
         twistd = os.fspath(Path(sys.executable).with_name("twistd"))
         command = [
             *("setpriv", "--pdeathsig=TERM", twistd, "--nodaemon", "--pidfile="),
@@ -46,7 +46,7 @@ class UpdateServer:
         self._wait()
 
     def offers(self, version: int, seconds: float = 60.0) -> None:
-        """Wait until a release is offered, and signed for."""
+        """Wait until a release is offered."""
         deadline = time.monotonic() + seconds
         while self._get("version").strip() != str(version).encode():
             if time.monotonic() > deadline:

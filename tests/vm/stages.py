@@ -1,4 +1,4 @@
-"""Reads on the console which stages an update went through, and when."""
+"""Reads the stages of an update, and their times, from the console."""
 
 import re
 import time
@@ -16,16 +16,16 @@ _POLL_INTERVAL = 0.02
 
 @frozen
 class Seen:
-    """A stage, and when it was seen first, by this host's monotonic clock."""
+    """A stage, and the time of its first appearance, by this host's monotonic clock."""
 
     stage: str
     at: float
-    #: Seconds since the machine has booted, as it says itself, for a line may come late.
+    #: Seconds since the boot, by the machine's clock, because a line may arrive late.
     uptime: float
 
 
 def durations(seen: Sequence[Seen]) -> dict[str, float]:
-    """Tell how long each stage took but the last, in seconds."""
+    """Return the seconds of each stage except the last."""
     return {
         one.stage: later.uptime - one.uptime if later.uptime > one.uptime else later.at - one.at
         for one, later in pairwise(seen)
@@ -33,7 +33,7 @@ def durations(seen: Sequence[Seen]) -> dict[str, float]:
 
 
 class Watch:
-    """Sees the stages from now on; somebody has to look again and again."""
+    """Reads the stages from now on, whenever `look` is called."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -41,7 +41,7 @@ class Watch:
         self.seen: list[Seen] = []
 
     def look(self) -> list[Seen]:
-        """Look at the console."""
+        """Read the console; returns all stages so far."""
         now = time.monotonic()
         stages = _STAGE.findall(self._machine.console[self._after :])
         self.seen += [Seen(stage, now, float(uptime)) for uptime, stage in stages[len(self.seen) :]]
