@@ -178,22 +178,12 @@ async def test_truncated_under_way(start: StartDaemon, updates: Path) -> None:
     assert (await curl(f"{server.url}/update/{path.name}"))[0] == 404
 
 
+#: Spellings of the parent folder.
 ESCAPES = (
-    "..",
-    "%2e%2e",
-    "%2E%2E",
-    "%252e%252e",
-    ".%2e",
-    "..%2f..",
-    "..%5c..",
-    "..\\..",
-    "..;",
-    "%c0%ae%c0%ae",
-    "%e0%80%ae%e0%80%ae",
-    "%uff0e%uff0e",
-    "..%00",
-    "%00..",
-    "..%0d%0a",
+    *("..", "..;", "..\\..", "..%5c..", "..%2f.."),
+    *("%2e%2e", "%2E%2E", "%252e%252e", ".%2e"),
+    *("%c0%ae%c0%ae", "%e0%80%ae%e0%80%ae", "%uff0e%uff0e"),
+    *("..%00", "%00..", "..%0d%0a"),
 )
 
 

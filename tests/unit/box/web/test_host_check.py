@@ -32,26 +32,12 @@ class ForeignHostTests(SynchronousTestCase):
     def test_own(self) -> None:
         """Addresses, the box's names, those of the configuration, and no header are accepted."""
         self.assertIsNone(self.check.error(request()))
-        self.assert_own(
-            "192.168.0.7",
-            "192.168.0.7:8080",
-            "127.0.0.1",
-            "[::1]",
-            "[::1]:8080",
-            "[fe80::ba27:ebff:fe00:1]:8080",
-            "localhost",
-            "localhost:8080",
-            "LOCALHOST",
-            "opq-box",
-            "opq-box:8080",
-            "OPQ-Box.local",
-            "opq-box.local.:8080",
-            "sensor.example.org",
-            "SENSOR.example.org:80",
-            "box.example.net",
-            "box.home",
-            "xn--bcher-kva.org:8080",
-        )
+        self.assert_own("192.168.0.7", "192.168.0.7:8080", "127.0.0.1")
+        self.assert_own("[::1]", "[::1]:8080", "[fe80::ba27:ebff:fe00:1]:8080")
+        self.assert_own("localhost", "localhost:8080", "LOCALHOST")
+        self.assert_own("opq-box", "opq-box:8080", "OPQ-Box.local", "opq-box.local.:8080")
+        self.assert_own("sensor.example.org", "SENSOR.example.org:80", "box.example.net")
+        self.assert_own("box.home", "xn--bcher-kva.org:8080")
 
     def test_full_name(self) -> None:
         """A box with a full host name accepts the short one, too."""
