@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 from opq_twisted.common.errors import OpqError
 
-#: Does a command, and returns the exit code; its docstring is its help.
-Command = Callable[[argparse.Namespace], int]
+#: Does a command, and returns the exit code, or None for 0; its docstring is its help.
+Command = Callable[[argparse.Namespace], int | None]
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -40,7 +40,7 @@ def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
     """
     try:
         with _stoppable():
-            code: int = options.command(options)
+            code: int = options.command(options) or 0
     except OpqError as error:
         sentence = str(error)
     except OSError as error:

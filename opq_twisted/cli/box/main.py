@@ -35,13 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run("opq-box", make_parser().parse_args(arguments))
 
 
-def status(options: argparse.Namespace) -> int:
+def status(options: argparse.Namespace) -> None:
     """Show the state of the box."""
     found = _agent(options).status()
     if options.json:
-        return _print_json(found.content)
-    _show(found)
-    return 0
+        say_json(found.content)
+    else:
+        _show(found)
 
 
 def check(options: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def check(options: argparse.Namespace) -> int:
     return _UPDATE_AVAILABLE if is_available else 0
 
 
-def update(options: argparse.Namespace) -> int:
+def update(options: argparse.Namespace) -> None:
     """Update the box, and follow the update to its end, also through the reboot."""
     agent = _agent(options)
     before = agent.status().part("last_attempt")
@@ -77,14 +77,15 @@ def update(options: argparse.Namespace) -> int:
             last = found
             if is_at_rest(found):
                 break
-    return _report_result(before, last, options.json)
+    _report_result(before, last, options.json)
 
 
-def log(options: argparse.Namespace) -> int:
+def log(options: argparse.Namespace) -> None:
     """Print the output of the installer in the last update."""
     lines = log_lines(_agent(options), RetryTimer(time, warn) if options.follow else None)
     if options.json and not options.follow:
-        return _print_json({"lines": list(lines)})
+        say_json({"lines": list(lines)})
+        return
     is_empty = True
     for line in lines:
         is_empty = False
@@ -93,14 +94,14 @@ def log(options: argparse.Namespace) -> int:
             break
     if is_empty:
         warn("No installer has run yet.")
-    return 0
 
 
-def history(options: argparse.Namespace) -> int:
+def history(options: argparse.Namespace) -> None:
     """Show the results of the last updates, and the blocked releases."""
     found = _agent(options).history()
     if options.json:
-        return _print_json(found.content)
+        say_json(found.content)
+        return
     attempts = found.parts("attempts")
     if not attempts:
         say("No update has been tried yet.")
@@ -110,48 +111,45 @@ def history(options: argparse.Namespace) -> int:
         version = blocked.integer("version")
         say(f"Refused: {wording.version(version)}. {blocked.text('reason')}")
         say(f"  To let the box try it again: opq-box forgive {version}")
-    return 0
 
 
-def unblock(options: argparse.Namespace) -> int:
+def unblock(options: argparse.Namespace) -> None:
     """Let the box install a blocked release without a click again."""
-    return _say_done(options, _agent(options).unblock(options.release).text("status"))
+    _say_done(options, _agent(options).unblock(options.release).text("status"))
 
 
-def adopt(options: argparse.Namespace) -> int:
+def adopt(options: argparse.Namespace) -> None:
     """Keep the archive of the installed release, so that the box can roll back to it."""
     # Imported late: the agent's modules triple the time that every other command takes.
     from opq_twisted.cli.box.adopt import register_last_good
 
-    return _say_done(
-        options, register_last_good(options.archive, options.config, options.state_dir)
-    )
+    _say_done(options, register_last_good(options.archive, options.config, options.state_dir))
 
 
-def password(options: argparse.Namespace) -> int:
+def password(options: argparse.Namespace) -> None:
     """Set the password that the box requires for its actions."""
     from opq_twisted.box.web.auth import PasswordHash
 
     hashed = PasswordHash.of(password_prompt.read_new())
     files.write(options.file, f"{hashed}\n".encode(), 0o600)
-    return _say_done(
+    _say_done(
         options,
         f"The hash of the password is in {options.file}. Name that file as web_password_file in "
         "the box's configuration, and restart the agent.",
     )
 
 
-def config(options: argparse.Namespace) -> int:
+def config(options: argparse.Namespace) -> None:
     """Check a configuration without a restart of the agent, and print all settings."""
     from opq_twisted.cli.box import check_config
 
     settings = check_config.check(options.file)
     if options.json:
-        return _print_json(settings)
+        say_json(settings)
+        return
     say(f"The agent can use the configuration {options.file}, and reads it as:")
     for line in json.dumps(settings, indent=2).splitlines():
         say(line)
-    return 0
 
 
 def _agent(options: argparse.Namespace) -> AgentClient:
@@ -159,16 +157,11 @@ def _agent(options: argparse.Namespace) -> AgentClient:
     return AgentClient(options.url, partial(password_prompt.read_current, file))
 
 
-def _print_json(content: object) -> int:
-    say_json(content)
-    return 0
-
-
-def _say_done(options: argparse.Namespace, sentence: str) -> int:
+def _say_done(options: argparse.Namespace, sentence: str) -> None:
     if options.json:
-        return _print_json({"status": sentence})
-    say(sentence)
-    return 0
+        say_json({"status": sentence})
+    else:
+        say(sentence)
 
 
 def _show(found: Document) -> None:
@@ -223,7 +216,7 @@ def _explain_interruption() -> Iterator[None]:
         raise
 
 
-def _report_result(before: Document, last: Document, as_json: bool) -> int:
+def _report_result(before: Document, last: Document, as_json: bool) -> None:
     """
     Print the result of an update.
 
@@ -239,7 +232,6 @@ def _report_result(before: Document, last: Document, as_json: bool) -> int:
         raise UpdateFailed(reason)
     if not as_json:
         say(reason)
-    return 0
 
 
 def _release(text: str) -> int:
