@@ -150,7 +150,9 @@ def _extensions() -> dict[str, Hostile]:
         "pax path of another file": _beside(
             "'VERSION' is there twice", pax({"path": "VERSION"}), file("x", b"1")
         ),
-        "pax path that is not UTF-8": _beside("not UTF-8", pax({"path": b"\xff"}), file("x")),
+        "pax path that is not UTF-8": _beside(
+            r"b'caf\xe9' is not UTF-8", pax({"path": b"caf\xe9"}), file("x")
+        ),
         "pax path twice": _beside("a second time", raw_pax(b"9 path=a\n9 path=b\n"), file("x")),
         "pax linkpath": _beside("b'linkpath'", pax({"linkpath": "/etc/passwd"}), file("x")),
         "pax linkpath and a link": _beside(
@@ -193,12 +195,18 @@ def _extensions() -> dict[str, Hostile]:
         "sparse file by a global header": _beside(
             "b'GNU.sparse.major'", pax({"GNU.sparse.major": "1"}, b"g"), file("x")
         ),
+        "GNU directory dump": _beside("b'GNU.dumpdir'", pax({"GNU.dumpdir": "Ya"}), file("x")),
+        "GNU volume": _beside("b'GNU.volume.", pax({"GNU.volume.filename": "a"}), file("x")),
+        "global character set": _beside("hdrcharset", pax({"hdrcharset": "x"}, b"g"), file("x")),
         "global path": _beside("a global header with b'path'", pax({"path": "x"}, b"g"), file("y")),
         "global size": _beside("a global header with b'size'", pax({"size": "9"}, b"g"), file("y")),
         "global linkpath": _beside("b'linkpath'", pax({"linkpath": "/"}, b"g"), file("y")),
         "long name that leads out": _beside("has '..'", long_name("../x"), file("x")),
         "long name that is absolute": _beside("is an absolute", long_name("/x"), file("x")),
         "long name with NUL": _beside("control character", long_name("VERSION\0x"), file("x")),
+        "long name that is not UTF-8": _beside(
+            r"b'caf\xe9' is not UTF-8", long_name(b"caf\xe9"), file("x")
+        ),
         "long name twice": _beside(
             "two extended headers", long_name("a"), long_name("b"), file("x")
         ),
@@ -206,6 +214,9 @@ def _extensions() -> dict[str, Hostile]:
             "a second time", long_name("a"), pax({"path": "b"}), file("x")
         ),
         "pax header twice": _beside("two extended headers", pax({}), pax({}), file("x")),
+        "global header twice": _beside(
+            "two extended headers", pax({}, b"g"), pax({}, b"g"), file("x")
+        ),
         "pax record of a wrong length": _beside(
             "header that is damaged", raw_pax(b"99 path=b\n"), file("x")
         ),
@@ -260,6 +271,9 @@ def _names() -> dict[str, Hostile]:
         "name that is not UTF-8": _beside(r"b'caf\xe9' is not UTF-8", file(b"caf\xe9")),
         "name with a surrogate": _beside("not UTF-8", file(b"\xed\xa0\x80")),
         "name of overlong UTF-8": _beside("not UTF-8", file(b"..\xc0\xafx")),
+        "prefix that is not UTF-8": _beside(
+            r"b'caf\xe9' is not UTF-8", header("x", b"0", prefix=b"caf\xe9")
+        ),
         "prefix that leads out": _beside("has '..'", header("x", b"0", prefix=b"../..")),
         "prefix that is absolute": _beside("is an absolute", header("x", b"0", prefix=b"/tmp")),
         "folder that leads out": _beside("has '..'", folder("../x/")),

@@ -83,25 +83,19 @@ class BacklogTests(SynchronousTestCase):
         length: int = make_endpoint(port)._backlog  # type: ignore[attr-defined]
         return length
 
-    def test_added(self) -> None:
-        """A description without a queue length gets a long queue."""
-        for port in (
-            "tcp:8151",
-            "tcp:port=8151",
-            "tcp:8151:interface=127.0.0.1",
-            r"tcp6:8151:interface=\:\:",
+    def test_length(self) -> None:
+        """A description without a queue length gets a long queue; a given length is kept."""
+        for port, length in (
+            ("tcp:8151", 4096),
+            ("tcp:port=8151", 4096),
+            ("tcp:8151:interface=127.0.0.1", 4096),
+            (r"tcp6:8151:interface=\:\:", 4096),
+            ("tcp:8151:backlog=7", 7),
+            ("tcp:8151:backlog=7:interface=127.0.0.1", 7),
+            ("tcp:8151:127.0.0.1:7", 7),
+            (r"tcp6:8151:interface=\:\::backlog=7", 7),
         ):
-            self.assertEqual(self.backlog(port), 4096, port)
-
-    def test_given(self) -> None:
-        """A description with a queue length keeps it."""
-        for port in (
-            "tcp:8151:backlog=7",
-            "tcp:8151:backlog=7:interface=127.0.0.1",
-            "tcp:8151:127.0.0.1:7",
-            r"tcp6:8151:interface=\:\::backlog=7",
-        ):
-            self.assertEqual(self.backlog(port), 7, port)
+            self.assertEqual(self.backlog(port), length, port)
 
     def test_others(self) -> None:
         """A description of an endpoint without a queue stays as it is."""

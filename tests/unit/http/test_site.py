@@ -346,10 +346,13 @@ class SweepTests(SynchronousTestCase):
         self.clock = Clock()
         self.site = BoundedSite(self.clock, hello())
 
-    def test_runs(self) -> None:
-        """After `startFactory`, an overdue connection ends within a second."""
+    def start(self) -> None:
         self.site.startFactory()
         self.addCleanup(self.site.stopFactory)
+
+    def test_runs(self) -> None:
+        """After `startFactory`, an overdue connection ends within a second."""
+        self.start()
         connection = Connection(hello(), self.site)
         self.clock.pump([0.5] * 119)
         self.assertFalse(connection.transport.disconnecting)
@@ -361,8 +364,7 @@ class SweepTests(SynchronousTestCase):
 
     def test_slow_reactor(self) -> None:
         """Connections that became overdue while the process was busy end at the next check."""
-        self.site.startFactory()
-        self.addCleanup(self.site.stopFactory)
+        self.start()
         connections = [Connection(hello(), self.site) for _ in range(3)]
         self.clock.advance(1000)
         self.assertTrue(all(each.transport.disconnecting for each in connections))
@@ -382,8 +384,7 @@ class SweepTests(SynchronousTestCase):
 
     def test_idle(self) -> None:
         """A site without connections schedules nothing until the next connection."""
-        self.site.startFactory()
-        self.addCleanup(self.site.stopFactory)
+        self.start()
         for _ in range(2):
             self.assertEqual(self.clock.getDelayedCalls(), [])
             connection = Connection(hello(), self.site)

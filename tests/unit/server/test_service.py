@@ -148,20 +148,17 @@ class CannotStartTests(SynchronousTestCase):
         options = options_of("--updates-dir", directory, "--port", port)
         return str(self.assertRaises(CannotStart, makeService, options))
 
-    def test_missing(self) -> None:
-        """The directory does not exist."""
+    def test_wrong(self) -> None:
+        """The port is invalid, or the directory is a file or does not exist."""
+        self.assertIn("--port http", self.refusal(self.place, "http"))
+        (self.place / "file").touch()
+        self.assertIn("Not a directory", self.refusal(self.place / "file"))
         directory = self.place / "missing"
         self.assertEqual(
             self.refusal(directory),
             f"Cannot read the updates directory {directory}: No such file or directory. "
             "Create it, or name another with --updates-dir.",
         )
-
-    def test_file(self) -> None:
-        """The directory is a file."""
-        directory = self.place / "file"
-        directory.touch()
-        self.assertIn("Not a directory", self.refusal(directory))
 
     def test_unreadable(self) -> None:
         """The server may not read the directory."""
@@ -238,10 +235,6 @@ class CannotStartTests(SynchronousTestCase):
         makeService(options_of(*arguments, "--timestamp-passphrase-file", passphrase))
         for word in (f"chmod go-rwx {passphrase}", f"opq-release encrypt {path}"):
             self.assertEqual(sum(word in sentence for sentence in said), 1)
-
-    def test_port(self) -> None:
-        """The port is invalid."""
-        self.assertIn("--port http", self.refusal(self.place, "http"))
 
 
 class ServiceTests(TestCase):

@@ -279,22 +279,15 @@ class PublishRefusalTests(HoldersCase):
             lambda: publish(self.signer, archive, Terms("stable"), progress), "changed"
         )
 
-    def test_channel(self) -> None:
-        """An invalid name of a channel is refused."""
-        for name in ("", "Stable", "a/b", "../x", "opq-box-update-1.tar.bz2", "x" * 33):
-            self.refuses(self.archive(NEWER), "no name for a channel", channel=name)
-
-    def test_percent(self) -> None:
-        """An invalid percentage is refused."""
+    def test_terms(self) -> None:
+        """An invalid percentage or channel is refused, and a critical release with a rollout."""
         for percent in (-1, 101):
             self.refuses(self.archive(NEWER), "from 0 to 100", rollout=percent)
-
-    def test_critical_for_some(self) -> None:
-        """A critical release with a rollout is refused."""
         for percent in (0, 10, 99):
-            self.refuses(
-                self.archive(NEWER), "--critical or --rollout", rollout=percent, critical=True
-            )
+            archive = self.archive(NEWER)
+            self.refuses(archive, "--critical or --rollout", rollout=percent, critical=True)
+        for name in ("", "Stable", "a/b", "../x", "opq-box-update-1.tar.bz2", "x" * 33):
+            self.refuses(self.archive(NEWER), "no name for a channel", channel=name)
 
     def test_name(self) -> None:
         """A file without the name of an update is refused."""

@@ -516,6 +516,12 @@ class IntruderTests(HoldersCase):
         return root
 
 
+def unfinished(draft: Draft | None) -> Draft:
+    """Return a draft that has not become a root."""
+    assert draft is not None
+    return draft
+
+
 class HolderTests(SynchronousTestCase):
     """Two holders of root keys on two machines."""
 
@@ -533,16 +539,14 @@ class HolderTests(SynchronousTestCase):
         self.key = self.ben.key_folder.create("root")
 
     def begin(self) -> Path:
-        draft = self.signer.init(2, 2, {"root": [self.key]})
-        assert draft is not None
+        draft = unfinished(self.signer.init(2, 2, {"root": [self.key]}))
         self.assertEqual(draft.missing, 1)
         self.assertEqual(list(self.tuf.glob("*.json")), [])
         return draft.path
 
     def in_place(self) -> None:
         path = self.begin()
-        draft = self.ben.append(Draft.load(path))
-        assert draft is not None
+        draft = unfinished(self.ben.append(Draft.load(path)))
         self.assertEqual((draft.missing, len(draft.signed_by)), (0, 2))
         self.assertIsNone(self.signer.append(Draft.load(path)))
         self.assertFalse(path.exists())
@@ -556,8 +560,7 @@ class HolderTests(SynchronousTestCase):
     def test_early(self) -> None:
         """Without a new signature the draft does not change."""
         path = self.begin()
-        draft = self.signer.append(Draft.load(path))
-        assert draft is not None
+        draft = unfinished(self.signer.append(Draft.load(path)))
         self.assertEqual(draft.missing, 1)
         self.assertEqual(list(self.tuf.glob("*.json")), [])
 
@@ -583,8 +586,7 @@ class HolderTests(SynchronousTestCase):
         known = self.ben.key_folder.folder / "trusted-root.json"
         ours = (self.tuf / "1.root.json").read_bytes()
         known.write_bytes(ours)
-        draft = self.signer.renew_root()
-        assert draft is not None
+        draft = unfinished(self.signer.renew_root())
         evil = Metadata[Root].from_bytes(ours)
         evil.signed.roles["targets"].keyids = evil.signed.roles["root"].keyids
         later = Metadata[Root].from_bytes(ours)
@@ -606,8 +608,7 @@ class HolderTests(SynchronousTestCase):
     def test_renew(self) -> None:
         """Either holder may begin."""
         self.in_place()
-        draft = self.signer.renew_root()
-        assert draft is not None
+        draft = unfinished(self.signer.renew_root())
         self.ben.append(Draft.load(draft.path))
         self.assertIsNone(self.signer.append(Draft.load(draft.path)))
         self.assertEqual(self.signer.repository.numbers("root"), [1, 2])
@@ -620,8 +621,7 @@ class HolderTests(SynchronousTestCase):
         serve(self.signer)
         box = TufClient(self.tuf)
         self.assertIsNone(box.asks())
-        draft = self.signer.rotate(["targets", "snapshot"], {})
-        assert draft is not None
+        draft = unfinished(self.signer.rotate(["targets", "snapshot"], {}))
         self.assertEqual(self.signer.repository.numbers("targets"), [1])
         # A release in the meantime is signed with the old keys, and is not lost.
         archive = make_archive(self.anna / name_of(OLD), OLD)
@@ -637,11 +637,9 @@ class HolderTests(SynchronousTestCase):
         self.in_place()
         carla = KeyFolder(self.bens.parent / "carla", lambda: b"Carla's own")
         key = carla.create("root")
-        draft = self.signer.rotate(["root"], {"root": key}, self.key.keyid[:12])
-        assert draft is not None
+        draft = unfinished(self.signer.rotate(["root"], {"root": key}, self.key.keyid[:12]))
         self.assertEqual(draft.missing, 1)
-        after_ben = self.ben.append(Draft.load(draft.path))
-        assert after_ben is not None
+        after_ben = unfinished(self.ben.append(Draft.load(draft.path)))
         self.assertEqual(after_ben.missing, 1)
         self.assertNotIn(None, after_ben.signed_by)
         RootSigner(self.ben.repository, carla, self.ben.now).append(Draft.load(draft.path))
@@ -661,8 +659,7 @@ class HolderTests(SynchronousTestCase):
         """A draft that does not follow the newest root is refused."""
         self.in_place()
         for number in (2, 3):
-            draft = self.signer.renew_root()
-            assert draft is not None
+            draft = unfinished(self.signer.renew_root())
             old = draft.path.with_name(f"old-{number}.json")
             shutil.copy(draft.path, old)
             self.ben.append(Draft.load(draft.path))
@@ -678,15 +675,13 @@ class HolderTests(SynchronousTestCase):
         later = datetime.now(UTC) + timedelta(days=400)
         parts["root"]["signed"]["expires"] = f"{later:%Y-%m-%dT%H:%M:%SZ}"
         path.write_text(json.dumps(parts))
-        draft = self.ben.append(Draft.load(path))
-        assert draft is not None
+        draft = unfinished(self.ben.append(Draft.load(path)))
         self.assertEqual(draft.signed_by, [self.key.keyid[:12]])
         self.assertEqual(draft.missing, 1)
 
     def altered(self, change: Callable[[Any], object]) -> Draft:
         """Load a draft that follows the newest root, and that somebody has altered."""
-        draft = self.signer.renew_root()
-        assert draft is not None
+        draft = unfinished(self.signer.renew_root())
         parts = json.loads(draft.path.read_bytes())
         change(parts["root"]["signed"])
         draft.path.write_text(json.dumps(parts))
@@ -787,8 +782,7 @@ class HolderTests(SynchronousTestCase):
     def test_only_read(self) -> None:
         """A draft or an old key that cannot be removed is no error."""
         self.in_place()
-        draft = self.signer.rotate(["targets"], {})
-        assert draft is not None
+        draft = unfinished(self.signer.rotate(["targets"], {}))
         self.ben.append(Draft.load(draft.path))
 
         for name in ("unlink", "mkdir"):
@@ -825,8 +819,7 @@ class HolderTests(SynchronousTestCase):
         path = self.begin()
         self.ben.append(Draft.load(path))
         other = signer_in(self.anna / "other")
-        draft = other.append(Draft.load(path))
-        assert draft is not None
+        draft = unfinished(other.append(Draft.load(path)))
         self.assertEqual(draft.missing, 0)
         self.assertEqual(other.repository.numbers("root"), [])
         self.assertIsNone(self.signer.append(Draft.load(path)))
@@ -835,8 +828,7 @@ class HolderTests(SynchronousTestCase):
         """After any interruption the last step can be repeated."""
         self.in_place()
         serve(self.signer)
-        draft = self.signer.rotate(["targets", "snapshot"], {})
-        assert draft is not None
+        draft = unfinished(self.signer.rotate(["targets", "snapshot"], {}))
         self.ben.append(Draft.load(draft.path))
         saved = self.anna.with_name("anna-saved")
         shutil.copytree(self.anna, saved)
@@ -874,8 +866,7 @@ class HolderTests(SynchronousTestCase):
     def test_draft_is_for_all(self) -> None:
         """A draft has no secrets, and contains the previous root."""
         self.in_place()
-        draft = self.signer.renew_root()
-        assert draft is not None
+        draft = unfinished(self.signer.renew_root())
         self.assertEqual(draft.path.stat().st_mode & 0o777, 0o644)
         self.assertEqual(draft.path.name, "root-2.draft.json")
         loaded = Draft.load(draft.path)
