@@ -175,11 +175,7 @@ def link_no_replace(draft: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """
-    Return when the entries of a folder are on the disk.
-
-    :raises OSError: if the disk fails.
-    """
+    """Return when the entries of a folder are on the disk; raise `OSError` if the disk fails."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sync(fd)

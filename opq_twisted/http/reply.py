@@ -42,11 +42,7 @@ class Reply:
 
 
 def header_lines(headers: Mapping[bytes, bytes]) -> bytes:
-    """
-    Write headers as they are sent.
-
-    :raises ValueError: if a value contains a line break.
-    """
+    """Write headers as they are sent; raise `ValueError` if a value contains a line break."""
     lines = b"".join(b"%s: %s\r\n" % header for header in headers.items())
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
         raise ValueError(f"a header contains a line break: {headers}")

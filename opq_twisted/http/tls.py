@@ -67,11 +67,7 @@ class CertificateFiles:
         return options
 
     def stamp(self) -> _Stamp:
-        """
-        Give values that change when a file is changed or replaced.
-
-        :raises OSError: if a file is missing.
-        """
+        """Give values that change with the files; raise `OSError` if a file is missing."""
         paths = (self.key, self.certificate, *((self.chain,) if self.chain else ()))
         states = [os.stat(path) for path in paths]
         return tuple((each.st_dev, each.st_ino, each.st_size, each.st_ctime_ns) for each in states)

@@ -33,7 +33,11 @@ Passphrase = Callable[[], bytes]
 
 @define(eq=False)
 class KeyFolder:
-    """Finds the private keys of roles by the ids in a root, and opens them with one passphrase."""
+    """
+    Finds the private keys of roles by the ids in a root, and opens them with one passphrase.
+
+    The methods raise `KeyUnusable` if a key cannot be opened.
+    """
 
     folder: Path
     #: Returns the passphrase; called when the first key is opened or made.
@@ -62,11 +66,7 @@ class KeyFolder:
     def unused(
         self, role: str, roots: Sequence[Root], passphrase: Passphrase | None = None
     ) -> list[Key]:
-        """
-        Return the public keys of a role that were made, and that none of these roots names.
-
-        :raises KeyUnusable: if one cannot be opened.
-        """
+        """Return the public keys of a role that were made, and that none of these roots names."""
         used = {keys.file_name(role, key) for root in roots for key in root.keys.values()}
         used |= {path.name for path in (self.folder / RETIRED).glob("*.pem")}
         return [
@@ -76,11 +76,7 @@ class KeyFolder:
         ]
 
     def signers(self, root: Root, role: str) -> list[CryptoSigner]:
-        """
-        Open all keys of a role that are in the folder.
-
-        :raises KeyUnusable: if one cannot be opened.
-        """
+        """Open all keys of a role that are in the folder."""
         named = [root.keys[keyid] for keyid in root.roles[role].keyids if keyid in root.keys]
         return [signer for key in named if (signer := self._signer(role, key)) is not None]
 
@@ -102,7 +98,6 @@ class KeyFolder:
         Open as many keys of a role as the root requires.
 
         :raises ReleaseFailed: if the folder holds fewer.
-        :raises KeyUnusable: if one cannot be opened.
         """
         threshold = root.roles[role].threshold
         found = self.signers(root, role)[:threshold]
@@ -132,6 +127,7 @@ class KeyFolder:
         :raises OSError: if the disk is full or fails.
         """
         *earlier, current = roots
+        retired = self.folder / RETIRED
         names = {
             keys.file_name(role, root.keys[keyid])
             for root in earlier
@@ -142,17 +138,13 @@ class KeyFolder:
         try:
             for name in sorted(names):
                 if (self.folder / name).exists():
-                    self._move_away(name)
+                    retired.mkdir(mode=0o700, exist_ok=True)
+                    (self.folder / name).replace(retired / name)
+                    files.sync_folder(retired)
+                    files.sync_folder(self.folder)
         except OSError as error:
             if error.errno not in _READ_ONLY:
                 raise
-
-    def _move_away(self, name: str) -> None:
-        retired = self.folder / RETIRED
-        retired.mkdir(mode=0o700, exist_ok=True)
-        (self.folder / name).replace(retired / name)
-        files.sync_folder(retired)
-        files.sync_folder(self.folder)
 
     def knows_a_root(self) -> bool:
         """Whether these keys have worked with a root already."""

@@ -178,11 +178,7 @@ def describe_future(targets: Iterable[TargetFile], now: datetime) -> str | None:
 
 
 def require_channel(targets: Mapping[str, TargetFile], channel: str) -> TargetFile:
-    """
-    Return the target of a channel.
-
-    :raises ReleaseFailed: if there is no such channel.
-    """
+    """Return the target of a channel; raise `ReleaseFailed` if there is no such channel."""
     target = targets.get(channel) if is_channel(channel) else None
     if target is None:
         raise ReleaseFailed(

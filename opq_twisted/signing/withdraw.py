@@ -5,7 +5,6 @@ from tuf.api.metadata import TargetFile
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.signer import RepositorySigner, require_channel, unused_archive
 from opq_twisted.trust.offer import Offer, read_before, read_offer
 
@@ -38,7 +37,12 @@ def withdraw(signer: RepositorySigner, channel: str, version: int | None = None)
         earlier = read_before(current)
         if earlier is None or version not in (None, earlier.custom["version"]):
             earlier = _find(targets, read_offer(current), channel, version)
-        _require_there(signer.repository, earlier, channel)
+        offer, repository = read_offer(earlier), signer.repository
+        if not repository.holds(offer):
+            raise ReleaseFailed(
+                f"{repository.updates / str(UpdateName(offer.version))}, which the channel "
+                f"{channel} would offer again, is not there as it was signed: put it back first."
+            )
         targets[channel] = earlier
 
     after = signer.change(edit)
@@ -70,12 +74,3 @@ def _find(
         )
     custom = {"version": version, "file": file}
     return TargetFile(archive.length, archive.hashes, channel, {"custom": custom})
-
-
-def _require_there(repository: Repository, target: TargetFile, channel: str) -> None:
-    offer = read_offer(target)
-    if not repository.holds(offer):
-        raise ReleaseFailed(
-            f"{repository.updates / str(UpdateName(offer.version))}, which the channel {channel} "
-            "would offer again, is not there as it was signed: put it back first."
-        )

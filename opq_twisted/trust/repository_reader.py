@@ -199,11 +199,7 @@ def is_signed(root: Root, metadata: Metadata[Any]) -> bool:
 
 
 def require_signed(root: Root, document: Document[Any]) -> None:
-    """
-    Make sure that metadata has as many valid signatures as the root requires for its role.
-
-    :raises Unusable: if it has not.
-    """
+    """Raise `Unusable` unless metadata `is_signed`."""
     if not is_signed(root, document.metadata):
         raise Unusable(
             f"{document.name} is not signed by enough of the keys that version {root.version} of "
@@ -212,11 +208,7 @@ def require_signed(root: Root, document: Document[Any]) -> None:
 
 
 def parse(kind: type[_T], name: str, data: bytes) -> Document[_T]:
-    """
-    Parse a metadata file.
-
-    :raises Damaged: if it is not metadata of this kind.
-    """
+    """Parse a metadata file; raise `Damaged` if it is not metadata of this kind."""
     try:
         metadata = Metadata[_T].from_bytes(data)
         # Numbers that canonical JSON does not have, such as fractions, cannot have been signed.

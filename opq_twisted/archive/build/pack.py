@@ -25,7 +25,6 @@ WHEELS = "wheels"
 _LAYOUT = ("VERSION", INSTALL_SCRIPT, VERIFY_SCRIPT, TRUSTED_ROOT, *COMPONENTS, WHEELS)
 _PIECE = 256 << 10
 
-
 _Content = File | bytes | None
 _Member = tuple[str, _Content]
 

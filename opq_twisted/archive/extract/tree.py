@@ -53,11 +53,7 @@ class Tree(LayoutCheck):
             self._is_full = True
 
     def check_room(self, name: UpdateName) -> None:
-        """
-        Check, after the last member, that all of them were written.
-
-        :raises NoRoom: if they were not.
-        """
+        """Raise `NoRoom`, after the last member, unless all of them were written."""
         if self._is_full:
             raise NoRoom(
                 f"Unpacking {name} needs {wording.mebibytes(self._needed)} on the disk, and "

@@ -230,11 +230,7 @@ class Catalog:
 
 
 def check_readable(directory: Path) -> None:
-    """
-    Make sure that a directory can be listed, and that its files can be opened.
-
-    :raises OSError: if not.
-    """
+    """Raise `OSError` unless a directory can be listed, and its files can be opened."""
     os.scandir(_inside(directory)).close()
 
 

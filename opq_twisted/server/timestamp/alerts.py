@@ -53,11 +53,7 @@ class AlertLog:
 
 
 def expiry_alerts(documents: Mapping[str, Document[Any]], now: float) -> Iterator[Alert]:
-    """
-    Warn of metadata that expires soon.
-
-    :param documents: by role.
-    """
+    """Warn of metadata, given by role, that expires soon."""
     for role, document in documents.items():
         left = days_left(document.signed, now)
         if not is_urgent(role, left):

@@ -45,11 +45,7 @@ def reason_to_sign(
 
 
 def require_key(root: Root, signer: Signer) -> None:
-    """
-    Make sure that the root names this key for the timestamp.
-
-    :raises Unusable: if it does not.
-    """
+    """Raise `Unusable` unless the root names this key for the timestamp."""
     key = signer.public_key.keyid
     if key not in root.roles[Timestamp.type].keyids:
         raise Unusable(

@@ -10,7 +10,7 @@ from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.repository_reader import KEPT, MetadataSet
 
 
-def remove_superseded(folder: MetadataFolder, announced: MetadataSet, now: datetime) -> list[str]:
+def remove_superseded(folder: MetadataFolder, announced: MetadataSet, now: datetime) -> None:
     """
     Remove files that were superseded longer ago than any timestamp lives.
 
@@ -19,18 +19,13 @@ def remove_superseded(folder: MetadataFolder, announced: MetadataSet, now: datet
     ever, because boxes go through all of them.
 
     :param announced: what the current timestamp leads to.
-    :returns: the names of the files that were removed.
     """
-    removed = []
     for role, document in announced.documents.items():
         numbers = [each for each in folder.versions(role) if each <= document.version]
         pairs = list(pairwise(numbers[KEPT - 1 :]))
         for successor, each in reversed(pairs):
-            name = f"{each}.{role}.json"
             # A file that belongs to another user stays, and does no harm.
             with suppress(OSError):
                 since = os.stat(folder.folder / f"{successor}.{role}.json").st_mtime
                 if now.timestamp() - since > LIFE.total_seconds():
-                    os.unlink(folder.folder / name)
-                    removed.append(name)
-    return removed
+                    os.unlink(folder.folder / f"{each}.{role}.json")

@@ -88,7 +88,9 @@ class ListingPage:
             hide_newest="hidden" if before is None else "",
             hide_older="" if more else "hidden",
         )
-        page = self._page.substitute(frame, rows=self._rows(archives))
+        now, signed = self._now(), self._signed.current
+        rows = (self._row.substitute(self._describe(each, signed, now)) for each in archives)
+        page = self._page.substitute(frame, rows="".join(rows))
         return Reply.of(
             OK, page.encode(), b"text/html; charset=utf-8", {**headers, **self._headers}
         )
@@ -100,11 +102,6 @@ class ListingPage:
         if self._metadata_state().alerts:
             return "Something is wrong with the signatures. See the log of the server."
         return ""
-
-    def _rows(self, archives: Sequence[Archive]) -> str:
-        now, signed = self._now(), self._signed.current
-        rows = (self._row.substitute(self._describe(each, signed, now)) for each in archives)
-        return "".join(rows)
 
     def _describe(self, archive: Archive, signed: SignedArchives, now: float) -> dict[str, str]:
         version, digest = archive.name.version, self._digests.known(archive)
