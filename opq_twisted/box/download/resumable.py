@@ -17,13 +17,7 @@ from opq_twisted.archive.extract.unpack import RESERVE
 from opq_twisted.box.download.part_file import Part
 from opq_twisted.box.download.progress import ProgressMeter, ReportProgress
 from opq_twisted.box.download.verify import Content, InThread
-from opq_twisted.box.network.body import (
-    MAX_DURATION,
-    BrokenOff,
-    TooLong,
-    discard,
-    read_body,
-)
+from opq_twisted.box.network.body import MAX_DURATION, BrokenOff, TooLong, discard, read_body
 from opq_twisted.box.network.headers import (
     ContentRange,
     content_range,

@@ -162,11 +162,7 @@ class BoundedAgent:
         return LocatedResponse(response, connection.reach)
 
     async def reaches_of_name(self, url: Url) -> list[Reach]:
-        """
-        Classify each address that the box resolves the URL's host to.
-
-        An unknown name counts as one on the internet.
-        """
+        """Classify each address of the URL's host; an unknown name counts as on the internet."""
         return reaches_of(await resolve(self._reactor, url.host, url.port))
 
 

@@ -60,11 +60,7 @@ class RedirectingAgent:
     _agent: _ReachLimitedAgent
 
     async def request(self, method: bytes, uri: bytes, headers: Headers | None = None) -> IResponse:
-        """
-        Send a request, and follow the redirects of its response.
-
-        :raises ServerFailed: if a redirect is not allowed.
-        """
+        """Send a request, and follow redirects; raises ServerFailed if one is not allowed."""
         first = await self._agent.request_within(method, uri, headers)
         response, closest = first.response, first.reach
         url = uri.decode("ascii")

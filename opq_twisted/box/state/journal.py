@@ -10,14 +10,7 @@ from attrs import evolve
 from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import (
-    Attempt,
-    Blocked,
-    Entry,
-    EntryChanges,
-    Postponement,
-    Stage,
-)
+from opq_twisted.box.state.records import Attempt, Blocked, Entry, EntryChanges, Postponement, Stage
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY, CannotStart
 

@@ -66,11 +66,7 @@ class Rescued:
 
 
 def read_version(path: Path) -> int | None:
-    """
-    Read a version from a file; None if the file is missing, or has none.
-
-    :raises OSError: if it cannot be read.
-    """
+    """Read a version; None if the file is missing, or has none; raises OSError if unreadable."""
     try:
         with path.open("rb") as file:
             return parse_version(file.read(64).decode("ascii", "replace"))

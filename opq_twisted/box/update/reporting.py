@@ -132,11 +132,7 @@ class Reporter:
         self._show_end(Stage.FAILED, attempt)
 
     def postpone(self, release: Release, reason: str, error: Exception) -> None:
-        """
-        Let the box try again by itself, after longer and longer pauses, or when the disk has room.
-
-        :raises OSError: if it cannot be written.
-        """
+        """Let the box try again by itself, after a pause or with room: see `Journal.postpone`."""
         room = error.room if isinstance(error, BoxUnfit) else 0
         deps = self._deps
         deps.journal.postpone(release, deps.now(), reason, room, deps.config.check_every)

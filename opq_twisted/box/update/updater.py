@@ -86,11 +86,7 @@ class Updater(Service):
         self._start(self._workflow.update(delay, automatic))
 
     def unblock(self, version: int) -> bool:
-        """
-        Let a release that is blocked be installed without a click; returns whether it was blocked.
-
-        :raises OSError: if that cannot be written.
-        """
+        """Let a blocked release be installed without a click; see `Journal.unblock`."""
         was_blocked = self._deps.journal.unblock(version)
         if was_blocked and self.stage.at_rest and self._checker.offer is not None:
             self._deps.board.publish(message=self._deps.policy.describe(self._checker.offer))

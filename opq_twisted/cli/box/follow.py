@@ -61,11 +61,7 @@ class RetryTimer:
 
 
 def statuses(agent: AgentClient, timer: RetryTimer) -> Iterator[Document]:
-    """
-    Yield the status and each change of it, without an end.
-
-    :raises AgentAway: if the agent has been away for too long.
-    """
+    """Yield the status and each change of it, without an end; raises as `RetryTimer.wait`."""
     while True:
         failure = None
         try:

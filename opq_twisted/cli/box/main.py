@@ -5,8 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,18 +64,11 @@ def update(options: argparse.Namespace) -> None:
     """Update the box, and follow the update to its end, also through the reboot."""
     agent = _agent(options)
     before = agent.status().part("last_attempt")
-    with _explain_interruption(), StageDisplay() as display:
-        agent.update()
-        last = Document({})
-        timer = RetryTimer(time, warn if options.json else display.announce)
-        for found in statuses(agent, timer):
-            if found != last and options.json:
-                say_json(found.content)
-            elif found != last:
-                display.show(found)
-            last = found
-            if is_at_rest(found):
-                break
+    try:
+        last = _start_and_follow(agent, options.json)
+    except SystemExit:
+        warn("The command ends, but an update that has begun goes on: opq-box status shows it.")
+        raise
     _report_result(before, last, options.json)
 
 
@@ -206,14 +198,20 @@ def _describe(attempt: Document) -> str:
     return f"{wording.moment(ended)}  {outcome}{took}{of_release}. {attempt.text('reason')}"
 
 
-@contextmanager
-def _explain_interruption() -> Iterator[None]:
-    """If a signal ends the command, print that the update goes on."""
-    try:
-        yield
-    except SystemExit:
-        warn("The command ends, but an update that has begun goes on: opq-box status shows it.")
-        raise
+def _start_and_follow(agent: AgentClient, as_json: bool) -> Document:
+    """Start an update, print each status, and return the last one."""
+    with StageDisplay() as display:
+        agent.update()
+        last = Document({})
+        for found in statuses(agent, RetryTimer(time, warn if as_json else display.announce)):
+            if found != last and as_json:
+                say_json(found.content)
+            elif found != last:
+                display.show(found)
+            last = found
+            if is_at_rest(found):
+                break
+    return last
 
 
 def _report_result(before: Document, last: Document, as_json: bool) -> None:
