@@ -58,7 +58,7 @@ class BoundedRequest(Request):
             super().handleContentChunk(data)
 
     def _refuse_body(self) -> None:
-        # Twisted would answer it all the same.
+        # Twisted would answer it nevertheless.
         self.requestHeaders.removeHeader(b"Expect")
         self.channel.refuse(b"413 Content Too Large")
 
@@ -128,7 +128,7 @@ class BoundedRequest(Request):
         return NOT_DONE_YET
 
     def finish(self) -> None:
-        """End the response, and tell the site, unless `connectionLost` has told it already."""
+        """End the response, and notify the site, unless `connectionLost` has done so."""
         if not self._disconnected:
             self.channel.site.ended(self, whole=True)
         super().finish()

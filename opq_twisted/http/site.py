@@ -53,7 +53,7 @@ class BoundedSite(Site):
         self._reset_warning = RepeatedLine(
             reactor, lambda line: self._log.warn("{line}", line=line)
         )
-        #: Called at the end of each request, and told whether the whole response was sent.
+        #: Called at the end of each request; the argument says whether the whole response was sent.
         self.request_observers: list[Callable[[BoundedRequest, bool], None]] = []
         #: Called with the status of each response to a malformed request.
         self.refusal_observers: list[Callable[[int], None]] = []

@@ -318,7 +318,7 @@ int close(int fd)
     REAL(close);
     if (!fails("close", fd, NULL, IO))
         return real(fd);
-    /* The descriptor is closed all the same (close(2)). */
+    /* The descriptor is closed nevertheless (close(2)). */
     real(fd);
     errno = EIO;
     return -1;

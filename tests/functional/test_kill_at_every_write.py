@@ -254,7 +254,7 @@ class Trial:
             if rests and status["last_attempt"]:
                 return True
             if rests and under_way:
-                raise Lost(f"the update has gone without a word: {status}")
+                raise Lost(f"the update has disappeared: {status}")
             if rests:
                 await self._ask("box_update", b"")
             await self.box.agent.says(_AT_REST)

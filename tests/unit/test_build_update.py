@@ -391,7 +391,7 @@ class TestErrors(BuilderTest):
 
 
 class TestNobodyListens(BuilderTest):
-    """A builder that cannot print to standard output builds all the same, and reports it."""
+    """A builder that cannot print to standard output builds nevertheless, and reports it."""
 
     def assert_built(self, version: int, redirection: str) -> str:
         """Build through a shell; returns the builder's standard error."""

@@ -1,4 +1,4 @@
-"""Downloads a URL to a file, over as many connections as it takes."""
+"""Downloads a URL to a file, over as many connections as needed."""
 
 import os
 from collections.abc import Callable

@@ -35,7 +35,7 @@ class PoorFileSystemTests(FolderCase):
     """A file system without fsync for folders or without locks, such as a shared folder."""
 
     def test_no_sync(self) -> None:
-        """Without fsync, files are written all the same."""
+        """Without fsync, files are written nevertheless."""
         for number in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
             self.patch(os, "fsync", refusing(number))
             self.patch(os, "fdatasync", refusing(number))

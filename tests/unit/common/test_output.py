@@ -127,7 +127,7 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(output._size, 0)
 
     def test_end(self) -> None:
-        """A process whose output has no reader ends all the same."""
+        """A process whose output has no reader ends nevertheless."""
         program = """
 from opq_twisted.common.output import standard_output
 for _ in range(1000):

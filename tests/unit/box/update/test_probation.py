@@ -254,7 +254,7 @@ class ReturnTests(TrialCase):
         self.leave(after=1)
 
     def test_disk_full(self) -> None:
-        """Uptime that cannot be recorded counts all the same."""
+        """Uptime that cannot be recorded counts nevertheless."""
         self.confirm()
         self.run_for(70)
         self.fill_disk()

@@ -447,7 +447,7 @@ class ConfirmTests(HealthyCase):
         self.assertEqual(self.refused, [])
 
     def test_disk_full(self) -> None:
-        """A release that cannot become the last good one is installed all the same."""
+        """A release that cannot become the last good one is installed nevertheless."""
         self.boot_new()
         self.fill_disk()
         said = logged(self)

@@ -38,7 +38,7 @@ class ReportTests(UpdaterCase):
         self.assert_works_again()
 
     def test_journal_of_the_end(self) -> None:
-        """An end that cannot be recorded is shown on the page all the same."""
+        """An end that cannot be recorded is shown on the page nevertheless."""
         self.click("install")
         self.bench.journal_path.unlink()
         self.bench.journal_path.mkdir()

@@ -162,7 +162,7 @@ class ReturnTests(HealthyCase):
         self.assertEqual(self.on_disk().tries, 2)
 
     def test_no_room(self) -> None:
-        """The rollback waits for room, and for a busy machine, as long as it takes."""
+        """The rollback waits until the disk has room and the machine is not busy."""
         self.fall_ill()
         for error, words in 2 * WANTS:
             self.bench.steps.succeed()
