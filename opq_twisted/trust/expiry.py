@@ -10,11 +10,7 @@ _URGENT = {Root.type: 14.0, Targets.type: 14.0, Snapshot.type: 14.0, Timestamp.t
 
 
 def days_left(signed: Signed, now: float) -> float:
-    """
-    Return the days until metadata expires; less than 0 if it has expired.
-
-    :param now: seconds since the epoch.
-    """
+    """Return the days from `now` (seconds since the epoch) to the expiry; less than 0 after it."""
     left: float = signed.expires.timestamp() - now
     return left / _DAY
 

@@ -30,34 +30,17 @@ _OVERFLOW = struct.pack("=lLLL", -1, inotify.IN_Q_OVERFLOW, 0, 0)
 
 
 class InotifyWatch(inotify.INotify):
-    """
-    Watches one directory (an inode), also when it is moved.
+    """Watches one directory (an inode), also when it is moved."""
 
-    The callbacks must not fail: after an exception, Twisted would never read events again.
-    """
-
-    def __init__(
-        self,
-        reactor: IReactorFDSet,
-        directory: Path,
-        touched: Callable[[str], None],
-        directory_changed: Callable[[], None],
-        overflowed: Callable[[], None],
-    ) -> None:
+    def __init__(self, owner: "Watch") -> None:
         """
-        Start watching.
+        Start watching the directory of `owner`, and call its functions.
 
-        :param touched: called with the name of a file that may have changed.
-        :param directory_changed: called after the directory itself was moved, removed or unmounted,
-            or its mode or owner changed.
-        :param overflowed: called after events were lost.
         :raises OSError, INotifyError: if the kernel cannot watch the directory.
         """
-        super().__init__(reactor)
-        self._path = FilePath(os.fsencode(directory))
-        self._touched = touched
-        self._directory_changed = directory_changed
-        self._overflowed = overflowed
+        super().__init__(owner.reactor)
+        self._path = FilePath(os.fsencode(owner.directory))
+        self._owner = owner
         self._closed = False
         try:
             self.watch(self._path, _EVENTS, callbacks=[self._notified])
@@ -75,7 +58,7 @@ class InotifyWatch(inotify.INotify):
     def _doRead(self, in_: bytes) -> None:
         # Twisted drops this event, because it belongs to no watch.
         if _OVERFLOW in in_:
-            self._overflowed()
+            self._owner.overflowed()
         super()._doRead(in_)
 
     def _notified(self, _watch: object, path: FilePath[bytes], events: int) -> None:
@@ -83,9 +66,9 @@ class InotifyWatch(inotify.INotify):
             # Twisted closes the connection itself. A second close would fail.
             self._closed = True
         if events & _OF_THE_DIRECTORY or path == self._path:
-            self._directory_changed()
+            self._owner.changed()
         else:
-            self._touched(os.fsdecode(path.basename()))
+            self._owner.touched(os.fsdecode(path.basename()))
 
 
 @define(eq=False)
@@ -93,16 +76,20 @@ class Watch:
     """
     Watches a path: after `renew`, the directory that has this path now.
 
-    The callbacks are those of `InotifyWatch`.
+    The functions must not fail: after an exception, Twisted would never read events again.
     """
 
     _log = Logger()
 
-    _reactor: IReactorFDSet
-    _directory: Path
-    _touched: Callable[[str], None]
-    _directory_changed: Callable[[], None]
-    _overflowed: Callable[[], None]
+    reactor: IReactorFDSet
+    directory: Path
+    #: Called with the name of a file that may have changed.
+    touched: Callable[[str], None]
+    #: Called after the directory itself was moved, removed or unmounted, or its mode or owner
+    #: changed.
+    directory_changed: Callable[[], None]
+    #: Called after events were lost.
+    overflowed: Callable[[], None]
     _inotify_watch: InotifyWatch | None = field(init=False, default=None)
     _watched: tuple[int, int] | None = field(init=False, default=None)
 
@@ -113,7 +100,7 @@ class Watch:
         :raises OSError: if the path does not exist.
         """
         try:
-            status = self._directory.stat()
+            status = self.directory.stat()
         except OSError:
             self.end()
             raise
@@ -121,9 +108,7 @@ class Watch:
             return
         self.end()
         try:
-            self._inotify_watch = InotifyWatch(
-                self._reactor, self._directory, self._touched, self._changed, self._overflowed
-            )
+            self._inotify_watch = InotifyWatch(self)
         except (OSError, inotify.INotifyError) as error:
             self._log.warn("no kernel events, only the heartbeat: {error}", error=error)
         else:
@@ -136,8 +121,9 @@ class Watch:
         self._inotify_watch = None
         self._watched = None
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Report a change of the directory itself."""
         # The event may have ended the watch, although the path soon leads to the same inode again:
         # after an unmount and a mount.
         self._watched = None
-        self._directory_changed()
+        self.directory_changed()
