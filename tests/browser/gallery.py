@@ -112,7 +112,7 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         [_UPDATED],
     ),
     "returned": (
-        {**_OFFERED, "message": f"Release {NEW} is refused: {_ILL}"},
+        {**_OFFERED, "message": f"Release {NEW} is blocked: {_ILL}"},
         [_UPDATED, _RETURNED],
     ),
     "failed": (

@@ -351,8 +351,8 @@ async def test_refused_release(start_box: StartBox, box: Box, updates: Path) -> 
     archive(updates, NEW, b"#!/bin/sh\nexit 3\n")
     await start_box(install="automatic", check_every=0.1, spread=0)
     await box.agent.says("The update failed: .*exit status 3")
-    status = await box.shows(lambda status: "is refused" in status["message"])
-    assert f"Release {NEW} is refused: install_update.sh ended with" in status["message"]
+    status = await box.shows(lambda status: "is blocked" in status["message"])
+    assert f"Release {NEW} is blocked: install_update.sh ended with" in status["message"]
     assert box.stages.count("installing") == 1
 
     archive(updates, NEWER)

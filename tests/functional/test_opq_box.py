@@ -112,11 +112,11 @@ async def test_returns(
     assert await following.ends() == 1, following.output
     assert f"opq-box: Release {NEW} failed, and the box runs {OLD} again." in following.output
 
-    assert f"Refused: {NEW} (" in await operator.types("history")
+    assert f"Blocked: {NEW} (" in await operator.types("history")
     assert f"opq-box forgive {NEW}" in await operator.types("history")
     await operator.types("forgive", NEW)
     assert (await operator.reads("history"))["refused"] == []
-    assert "is not refused" in await operator.types("forgive", NEW, status=1)
+    assert "is not blocked" in await operator.types("forgive", NEW, status=1)
 
 
 @pytest_twisted.ensureDeferred

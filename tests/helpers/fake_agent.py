@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         left = [item for item in refused if item["version"] != release]
         self.server.history["refused"] = left
         if len(left) == len(refused):
-            self._json(404, {"status": f"Release {release} is not refused."})
+            self._json(404, {"status": f"Release {release} is not blocked."})
         else:
             self._json(200, {"status": f"Release {release} is forgiven."})
 

@@ -67,7 +67,7 @@ class Policy:
         release = offer.release
         blocked = self._journal.find_blocked(release)
         if blocked is not None:
-            return f"Release {offer.version} is refused: {blocked.reason}"
+            return f"Release {offer.version} is blocked: {blocked.reason}"
         if self._journal.is_postponed(release, self._now()):
             delay = self._journal.find_postponed(release)
             if delay is not None and delay.reason:

@@ -71,7 +71,7 @@ class Recovery:
         # Before the reactor runs, a signal, for example from a reboot, kills the agent at once.
         await deferLater(self._deps.clock, 0)
         entry = self._deps.journal.entry
-        self._log.info("Going on with the update of an earlier agent: {stage}", stage=entry.stage)
+        self._log.info("Resuming the update of an earlier agent: {stage}", stage=entry.stage)
         if entry.release is None or not entry.stage.may_be_live:
             await self._restart()
         else:
@@ -177,7 +177,9 @@ class Recovery:
         elif tries < MAX_TRIES:
             await self._workflow.reboot(tries + 1)
         else:
-            raise RebootFailed(f"The box did not reboot, asked {MAX_TRIES} times. Do it by hand.")
+            raise RebootFailed(
+                f"The box was asked {MAX_TRIES} times, and did not reboot. Do it by hand."
+            )
 
     async def _resume_confirming(self, release: Release) -> None:
         """Confirm again; a release fails if it ends the agent or reboots the box each time."""

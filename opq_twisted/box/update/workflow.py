@@ -105,7 +105,7 @@ class Workflow:
             minutes = math.ceil(delay / 60)
             self._deps.board.publish(
                 message=f"The download begins within {minutes} minute{'s' * (minutes > 1)}, at a "
-                "moment of this box's own: not all boxes ask at once."
+                "random time, so that not all boxes ask at once."
             )
         await deferLater(self._deps.clock, delay)
 

@@ -169,7 +169,7 @@ class Unblock(Action):
                 request, BAD_REQUEST, "Name the release in the form field: release=VERSION."
             )
         if not self._updater.unblock(version):
-            return self.answer(request, NOT_FOUND, f"Release {version} is not refused.")
+            return self.answer(request, NOT_FOUND, f"Release {version} is not blocked.")
         return self.answer(request, OK, f"Release {version} may be tried again.")
 
 

@@ -149,7 +149,7 @@ def _checked(status: Status) -> str:
 
 def _failure_reason(attempt: Attempt, message: str) -> str:
     """Return the reason of a failed attempt, unless the message contains it already."""
-    shown = message.partition(" is refused: ")[2] or message
+    shown = message.partition(" is blocked: ")[2] or message
     is_shown = bool(shown) and attempt.reason.endswith(shown)
     return "" if attempt.outcome == "updated" or is_shown else attempt.reason
 

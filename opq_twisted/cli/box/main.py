@@ -101,7 +101,7 @@ def history(options: argparse.Namespace) -> None:
         say(_describe(attempt))
     for blocked in found.parts("refused"):
         version = blocked.integer("version")
-        say(f"Refused: {wording.version(version)}. {blocked.text('reason')}")
+        say(f"Blocked: {wording.version(version)}. {blocked.text('reason')}")
         say(f"  To let the box try it again: opq-box forgive {version}")
 
 

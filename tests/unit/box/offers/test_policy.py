@@ -95,7 +95,7 @@ class OfferTests(UpdaterCase):
         """A release that failed is not tried again without a click, even if it is critical."""
         self.click("install")
         self.bench.steps.fail(InstallFailed("It does not work here."))
-        reason = f"Release {NEW} is refused: It does not work here."
+        reason = f"Release {NEW} is blocked: It does not work here."
         for offer in (Offer(NEW), Offer(NEW, critical=True)):
             self.assert_left(offer, reason, automatic=True)
         self.assert_works_again()

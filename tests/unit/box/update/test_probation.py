@@ -312,7 +312,7 @@ class ReturnTests(TrialCase):
         self.check(NEW)
         self.assertEqual((self.refused, self.on_disk().doubted), ([NEW], None))
         self.assertFalse(self.bench.updater.is_due)
-        self.assertIn(f"Release {NEW} is refused: {REASON}", self.bench.status.message)
+        self.assertIn(f"Release {NEW} is blocked: {REASON}", self.bench.status.message)
         self.check(NOBODY)
         self.assertEqual(self.refused, [NEW])
 

@@ -206,7 +206,7 @@ class ResumeTests(UpdaterCase):
         self.change_journal(reboot_under_way=False)
         self.bench.restart()
         self.assertEqual(self.bench.steps.begun, [])
-        self.assert_failed("The box did not reboot, asked 3 times. Do it by hand.")
+        self.assert_failed("The box was asked 3 times, and did not reboot. Do it by hand.")
 
     def test_stopped_by_reboot(self) -> None:
         """A sandbox keeps its boot id: there an orderly stop of the agent means the reboot."""

@@ -23,7 +23,7 @@ class ReturnTests(HealthyCase):
         self.come_back("It is not healthy.", "third boot")
         self.assertEqual(self.refused, [NEW])
         self.find(NEW, automatic=True)
-        self.assertIn(f"Release {NEW} is refused", self.bench.status.message)
+        self.assertIn(f"Release {NEW} is blocked", self.bench.status.message)
         self.assert_works_again()
 
     def fail_to_install(self, error: OpqError) -> None:

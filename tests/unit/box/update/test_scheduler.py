@@ -347,7 +347,7 @@ class AutomaticTests(SchedulerCase):
         for _ in range(3):
             self.bench.steps.succeed(NEW)
             self.assertEqual(
-                self.bench.status.message, f"Release {NEW} is refused: It does not work here."
+                self.bench.status.message, f"Release {NEW} is blocked: It does not work here."
             )
             self.assert_checks_after(3600)
         self.assertEqual(self.bench.steps.names.count("fetch"), 1)

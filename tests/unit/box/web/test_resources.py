@@ -249,7 +249,7 @@ class UnblockTests(WebCase):
         self.assertEqual(self.bench.journal.entry.refused, ())
         answer = self.forgive(f"release={NEW}")
         self.assertEqual(answer.status, 404)
-        self.assertEqual(self.said(answer), {"status": f"Release {NEW} is not refused."})
+        self.assertEqual(self.said(answer), {"status": f"Release {NEW} is not blocked."})
 
     def test_no_release(self) -> None:
         """A malformed version gets 400."""

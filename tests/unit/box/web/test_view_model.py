@@ -160,7 +160,7 @@ class ViewTests(SynchronousTestCase):
         self.assertEqual(self.view(last_attempt=ended).outcome, "Make room.")
         for status in (
             {"message": "Make room."},
-            {"message": f"Release {NEW} is refused: Make room."},
+            {"message": f"Release {NEW} is blocked: Make room."},
             {"last_attempt": Attempt(NEW, NOW - 900, NOW - 300, "updated", "The box runs it.", 1)},
             {"stage": Stage.DOWNLOADING},
             {"last_attempt": Attempt(NEW, 1.0, NOW - 90_000, "failed", "Make room.", 1)},

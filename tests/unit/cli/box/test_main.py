@@ -453,7 +453,7 @@ class HistoryTests(AgentCase):
 2023-11-14 22:18  failed in 3 min 20 s. Nobody is there.
 2023-11-14 22:18  updated in 3 min 20 s, release 1700000100 (2023-11-14 22:15). \
 The box runs release 1700000100.
-Refused: 1700000100 (2023-11-14 22:15). It was bad.
+Blocked: 1700000100 (2023-11-14 22:15). It was bad.
   To let the box try it again: opq-box forgive 1700000100
 """,
         )
@@ -463,7 +463,7 @@ Refused: 1700000100 (2023-11-14 22:15). It was bad.
         """A blocked release is unblocked once."""
         self.agent.history["refused"] = [{"version": each, "reason": ""} for each in (OLD, NEW)]
         self.assertEqual(self.type("forgive", str(NEW)), f"Release {NEW} is forgiven.\n")
-        self.assert_refused("forgive", str(NEW), words=f"Release {NEW} is not refused.")
+        self.assert_refused("forgive", str(NEW), words=f"Release {NEW} is not blocked.")
         [said] = self.lines("forgive", str(OLD))
         self.assertEqual(said, {"status": f"Release {OLD} is forgiven."})
 
