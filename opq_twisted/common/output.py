@@ -42,11 +42,7 @@ class WholeLines:
     _waits: bool = False
 
     def write(self, lines: bytes) -> None:
-        """
-        Write lines.
-
-        :raises OSError: if not all lines were written; the others are lost.
-        """
+        """Write lines; raise `OSError` if not all of them were written: the others are lost."""
         data, done = self._rest + lines, 0
         try:
             while done < len(data):

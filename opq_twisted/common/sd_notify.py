@@ -18,11 +18,7 @@ class ServiceManager:
     watchdog_timeout: float | None = None
 
     def notify(self, state: str) -> None:
-        """
-        Send a state, such as `READY=1`.
-
-        :raises OSError: if it cannot be sent without waiting.
-        """
+        """Send a state, such as `READY=1`; raise `OSError` if that needs to wait, or fails."""
         if self.address is None:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:

@@ -37,11 +37,7 @@ class Listener(MultiService):
         service.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
-        """
-        Bind the port.
-
-        :raises CannotStart: if the port is in use or forbidden.
-        """
+        """Bind the port; raise `CannotStart` if it is in use or forbidden."""
         try:
             super().privilegedStartService()
         except (CannotListenError, OverflowError, OSError, TypeError) as error:

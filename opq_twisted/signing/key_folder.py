@@ -36,7 +36,8 @@ class KeyFolder:
     """
     Finds the private keys of roles by the ids in a root, and opens them with one passphrase.
 
-    The methods raise `KeyUnusable` if a key cannot be opened.
+    The methods raise `KeyUnusable` if a key cannot be opened, and `OSError` if the disk is full or
+    fails.
     """
 
     folder: Path
@@ -123,8 +124,6 @@ class KeyFolder:
         Move keys to `retired/` that an earlier root names, and the last one does not.
 
         On a read-only medium they stay where they are, and are not used any more either.
-
-        :raises OSError: if the disk is full or fails.
         """
         *earlier, current = roots
         retired = self.folder / RETIRED
@@ -178,7 +177,6 @@ class KeyFolder:
         The last root of the chain is remembered, except on a read-only medium.
 
         :raises ReleaseFailed: if the chain does not contain that root.
-        :raises OSError: if the disk is full or fails.
         """
         path = self.folder / TRUSTED_ROOT
         newest, known = roots[-1].signed.version, self.trusted_root()
@@ -219,11 +217,7 @@ class KeyFolder:
             )
 
     def store_version(self, snapshot: Snapshot) -> None:
-        """
-        Store the version of the last signed snapshot, except on a read-only medium.
-
-        :raises OSError: if the disk is full or fails.
-        """
+        """Store the version of the last signed snapshot, except on a read-only medium."""
         self._store(self.folder / LAST_SNAPSHOT, f"{snapshot.version}\n".encode())
 
     def _store(self, path: Path, data: bytes) -> None:

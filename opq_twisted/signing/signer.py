@@ -105,11 +105,7 @@ class RepositorySigner:
         self.repository.remove_superseded()
 
     def roots(self) -> list[Metadata[Root]]:
-        """
-        Read the roots that boxes go through, and make sure that these keys know them.
-
-        :raises ReleaseFailed: if they are other roots.
-        """
+        """Read the roots that boxes go through; raise `ReleaseFailed` if these keys know others."""
         roots = self.repository.roots()
         try_roots(roots)
         self.key_folder.verify_roots(roots)

@@ -95,11 +95,7 @@ class _Pipe:
 
 @contextmanager
 def with_stdlib(output: BinaryIO) -> Iterator[Writable]:
-    """
-    Compress in threads of this process.
-
-    :raises OSError: if the file cannot be written.
-    """
+    """Compress in threads of this process; raise `OSError` if the file cannot be written."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         streams = _Streams(output, pool, 2 * (os.cpu_count() or 1))
         yield streams

@@ -65,11 +65,7 @@ def gather(folder: Path, at: str) -> Contents:
 
 
 def find_file(path: Path) -> File:
-    """
-    Find a single file for an update.
-
-    :raises BuildFailed: if there is no such file.
-    """
+    """Find a single file for an update; raise `BuildFailed` if there is no such file."""
     try:
         status = path.stat()
     except OSError as error:

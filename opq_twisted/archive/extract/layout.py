@@ -39,11 +39,7 @@ class LayoutCheck:
         """Write nothing: this class only checks."""
 
     def check(self, version: int) -> None:
-        """
-        Check the archive after its last member.
-
-        :raises ArchiveRefused: if it is well-formed, but not the update `version`.
-        """
+        """Raise `ArchiveRefused`, after the last member, unless this is the update `version`."""
         if self._version is None:
             raise ArchiveRefused("it has no file VERSION with its version")
         try:
