@@ -127,7 +127,10 @@ class FetchCase(SynchronousTestCase):
         fetching.cancel()
         self.failure(fetching, CancelledError)
 
-    def assert_nothing_left(self) -> None:
+    def assert_nothing_left(self, peer: Peer | None = None) -> None:
+        """No file is left; the connection, if one is given, is closed."""
+        if peer is not None:
+            self.assertFalse(peer.open)
         self.assertEqual(os.listdir(self.folder), [])
 
 

@@ -25,8 +25,7 @@ class LimitTests(FetchCase):
         peer = self.network.accept()
         peer.answer("200 OK", LENGTH)
         self.assertIn("has 3000 bytes; at most 1000 are allowed", self.failure(fetching))
-        self.assertFalse(peer.open)
-        self.assert_nothing_left()
+        self.assert_nothing_left(peer)
 
     def test_expected(self) -> None:
         """It is not even requested if its size is known before."""
@@ -40,16 +39,14 @@ class LimitTests(FetchCase):
         self.assertEqual(self.path.stat().st_size, 1000)
         peer.send(b"x")
         self.assertIn("more than 1000 bytes", self.failure(fetching))
-        self.assertFalse(peer.open)
-        self.assert_nothing_left()
+        self.assert_nothing_left(peer)
 
     def test_sent_of_signed(self) -> None:
         """A response longer than the signed size is not the file."""
         fetching, peer = self.begin(body=bytes(3000))
         peer.send(b"x")
         self.assertIn("The server sent more than 3000 bytes", self.said[-1])
-        self.assertFalse(peer.open)
-        self.assert_nothing_left()
+        self.assert_nothing_left(peer)
         self.cancel(fetching)
 
     def test_rest_too_long(self) -> None:
@@ -91,8 +88,7 @@ class LimitTests(FetchCase):
         peer = self.network.accept()
         peer.answer("200 OK", "Content-Length: 5000000")
         self.assertIn("needs 1000000000005.0 MB free", self.failure(fetching, NoRoom))
-        self.assertFalse(peer.open)
-        self.assert_nothing_left()
+        self.assert_nothing_left(peer)
 
     def test_room_for_the_rest(self) -> None:
         """The bytes that are already on the disk need no more room."""
@@ -131,8 +127,7 @@ class LimitTests(FetchCase):
         self.patch(module, "RESERVE", 10**18)
         peer.send(bytes(1000))
         self.failure(fetching, NoRoom)
-        self.assertFalse(peer.open)
-        self.assert_nothing_left()
+        self.assert_nothing_left(peer)
 
     def full(self, *args: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -159,8 +154,7 @@ class LimitTests(FetchCase):
                 peer.answer("206 Partial Content" if headers else "200 OK", *headers)
                 patched.restore()
                 self.failure(fetching, OSError)
-                self.assertFalse(peer.open)
-                self.assert_nothing_left()
+                self.assert_nothing_left(peer)
 
     def test_disk_full_at_the_end(self) -> None:
         """The same holds if the disk is found full when a download is cancelled."""

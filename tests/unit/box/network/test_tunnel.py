@@ -52,6 +52,10 @@ class TunnelTests(SynchronousTestCase):
         """Let the proxy accept the connection."""
         return Peer(self.reactor.tcpClients.pop()[2].buildProtocol(None))
 
+    def begin(self) -> tuple[Deferred[Any], Peer]:
+        """Begin to open a tunnel; the proxy accepts the connection."""
+        return self.open(), self.accept()
+
     def failure(self, opening: Deferred[Any]) -> str:
         """Return the reason why there is no tunnel."""
         error = self.failureResultOf(opening, ProxyFailed).value
@@ -83,8 +87,7 @@ class TunnelTests(SynchronousTestCase):
 
     def test_opened(self) -> None:
         """All bytes after the headers of the response come from the server."""
-        opening = self.open()
-        proxy = self.accept()
+        opening, proxy = self.begin()
         proxy.send(b"HTTP/1.1 200 Connection ")
         self.assertNoResult(opening)
         proxy.send(b"established\r\nX: y\r\n\r\nfir")
@@ -97,14 +100,12 @@ class TunnelTests(SynchronousTestCase):
 
     def test_interim(self) -> None:
         """1xx responses are skipped, and count for the limit."""
-        opening = self.open()
-        proxy = self.accept()
+        opening, proxy = self.begin()
         proxy.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nX: y\r\n\r\nHTTP/1.1 ")
         self.assertNoResult(opening)
         proxy.send(b"200 OK\r\n\r\nfirst")
         self.assertEqual(self.successResultOf(opening).received, b"first")
-        opening = self.open()
-        proxy = self.accept()
+        opening, proxy = self.begin()
         interim = b"HTTP/1.1 103 Early Hints\r\n\r\n"
         for _ in range(MAX_HEADERS // len(interim)):
             proxy.send(interim)
@@ -124,8 +125,7 @@ class TunnelTests(SynchronousTestCase):
             ("1000 OK", "it does not answer as a proxy"),
         ):
             with self.subTest(answer=answer):
-                opening = self.open()
-                proxy = self.accept()
+                opening, proxy = self.begin()
                 proxy.send(f"HTTP/1.1 {answer}\r\n\r\n".encode())
                 self.assertIn(reason, self.failure(opening))
                 self.assertFalse(proxy.open)
@@ -134,8 +134,7 @@ class TunnelTests(SynchronousTestCase):
         """A response that is not HTTP, or has endless headers, is refused."""
         for answer in (b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEADERS):
             with self.subTest(answer=answer[:20]):
-                opening = self.open()
-                proxy = self.accept()
+                opening, proxy = self.begin()
                 proxy.send(answer)
                 self.assertEqual(self.failure(opening), "it does not answer as a proxy")
                 self.assertFalse(proxy.open)
@@ -152,8 +151,7 @@ class TunnelTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """The wait for a silent proxy can be cancelled; the error names the proxy."""
-        opening = self.open()
-        proxy = self.accept()
+        opening, proxy = self.begin()
         opening.cancel()
         self.assertEqual(self.failure(opening), "it has not answered yet")
         self.assertFalse(proxy.open)

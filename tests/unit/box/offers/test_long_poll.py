@@ -46,15 +46,19 @@ class LongPollTests(SynchronousTestCase):
         # Nobody knows whether the box has looked since that became the tag.
         self.assertTrue(self.successResultOf(waiting))
 
-    def assert_asks_no_more(self, waiting: Deferred[bool]) -> None:
-        self.assertFalse(self.successResultOf(waiting))
+    def wait_knowing(self, seconds: float = 1000.0) -> Deferred[bool]:
+        """Let the box learn the tag, and wait for another one."""
+        self.know()
+        return self.wait(seconds)
+
+    def assert_asks_no_more(self, waiting: Deferred[bool], announced: bool = False) -> None:
+        self.assertIs(self.successResultOf(waiting), announced)
         self.assertEqual(self.clock.tcpClients, [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_another(self) -> None:
         """The box learns the tag, waits, and learns of another tag."""
-        self.know()
-        waiting = self.wait()
+        waiting = self.wait_knowing()
         for wait in (300, 300, 300):
             peer = self.accept('If-None-Match: "1"', f"Prefer: wait={wait}")
             self.clock.advance(wait)
@@ -63,9 +67,7 @@ class LongPollTests(SynchronousTestCase):
         self.clock.advance(99)
         self.assertNoResult(waiting)
         peer.answer("200 OK", NEW, "Preference-Applied: wait=100", "Content-Length: 1")
-        self.assertTrue(self.successResultOf(waiting))
-        self.assertEqual(self.clock.tcpClients, [])
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assert_asks_no_more(waiting, announced=True)
 
     def test_first_version(self) -> None:
         """A server without a version may let the box wait for the first."""
@@ -81,8 +83,7 @@ class LongPollTests(SynchronousTestCase):
 
     def test_remembered(self) -> None:
         """A change between two waits ends the second one at once."""
-        self.know()
-        waiting = self.wait(50)
+        waiting = self.wait_knowing(50)
         self.accept('If-None-Match: "1"')
         self.clock.advance(50)
         self.failureResultOf(waiting, ServerFailed)
@@ -95,8 +96,7 @@ class LongPollTests(SynchronousTestCase):
 
     def test_time_is_over(self) -> None:
         """The wait ends when its time is over, whatever the server does."""
-        self.know()
-        waiting = self.wait(10.5)
+        waiting = self.wait_knowing(10.5)
         peer = self.accept("Prefer: wait=10")
         self.clock.advance(10)
         peer.answer(*IN_VAIN)
@@ -111,8 +111,7 @@ class LongPollTests(SynchronousTestCase):
 
     def test_at_once(self) -> None:
         """A server that does not wait is not asked again."""
-        self.know()
-        waiting = self.wait()
+        waiting = self.wait_knowing()
         peer = self.accept()
         self.clock.advance(9)
         peer.answer(*IN_VAIN)
@@ -120,15 +119,13 @@ class LongPollTests(SynchronousTestCase):
 
     def test_ignores_conditions(self) -> None:
         """A server that ignores the known tag is not asked again."""
-        self.know()
-        waiting = self.wait()
+        waiting = self.wait_knowing()
         self.accept().answer("200 OK", OLD, "Content-Length: 1", body=b"1")
         self.assert_asks_no_more(waiting)
 
     def test_shorter_waits(self) -> None:
         """A server may wait for a shorter time than requested."""
-        self.know()
-        waiting = self.wait()
+        waiting = self.wait_knowing()
         for _ in range(10):
             peer = self.accept("Prefer: wait=300")
             self.clock.advance(60)
@@ -181,8 +178,7 @@ class LongPollTests(SynchronousTestCase):
         ):
             with self.subTest(answer=answer):
                 self.announcements = self.another()
-                self.know()
-                waiting = self.wait(10_000)
+                waiting = self.wait_knowing(10_000)
                 peer = self.accept('If-None-Match: "1"')
                 for pause in (5, 10, 20, 40, 80, 160, 300, 300):
                     self.turn_away(peer, *answer)
@@ -201,8 +197,7 @@ class LongPollTests(SynchronousTestCase):
             with self.subTest(chance=chance):
                 self.chance = chance
                 self.announcements = self.another()
-                self.know()
-                waiting = self.wait()
+                waiting = self.wait_knowing()
                 self.turn_away(self.accept())
                 self.assert_asks_after(pause)
                 waiting.cancel()
@@ -210,8 +205,7 @@ class LongPollTests(SynchronousTestCase):
 
     def test_retry_after(self) -> None:
         """`Retry-After` of a busy server is respected."""
-        self.know()
-        waiting = self.wait()
+        waiting = self.wait_knowing()
         busy = ("503 Service Unavailable", "Retry-After: 200", "Content-Length: 0")
         self.turn_away(self.accept(), *busy)
         self.turn_away(self.assert_asks_after(200), *busy[:1], "Retry-After: 900", busy[2])
@@ -221,8 +215,7 @@ class LongPollTests(SynchronousTestCase):
 
     def test_gone(self) -> None:
         """The wait fails if the server stays away until its time is over."""
-        self.know()
-        waiting = self.wait(100)
+        waiting = self.wait_knowing(100)
         peer = self.accept()
         for pause in (5, 10):
             peer.reset()
@@ -235,8 +228,7 @@ class LongPollTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """Cancelling closes the connection."""
-        self.know()
-        waiting = self.wait()
+        waiting = self.wait_knowing()
         peer = self.accept()
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)

@@ -50,6 +50,11 @@ class TrialCase(HealthyCase):
         """Let the box run, hour by hour."""
         self.bench.clock.pump([HOUR] * hours)
 
+    def assert_stays(self) -> None:
+        """The box keeps its release, however long it runs."""
+        self.run_for(100)
+        self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
+
     def leave(self, after: int) -> None:
         """Let the trial end after so many hours, and the last good release be installed again."""
         self.run_for(after)
@@ -166,15 +171,13 @@ class ProofTests(TrialCase):
         (self.folder / "last-good").unlink()
         self.confirm()
         self.assertEqual(self.archives.last_good, KEPT)
-        self.run_for(100)
-        self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
+        self.assert_stays()
 
     def test_adopted(self) -> None:
         """A release that somebody adopts meanwhile stays."""
         self.confirm()
         self.archives.keep_as_last_good(KEPT)
-        self.run_for(100)
-        self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
+        self.assert_stays()
 
     def test_older_journal(self) -> None:
         """A release that was confirmed by an older agent, without a trial, is good."""
@@ -302,8 +305,7 @@ class ReturnTests(TrialCase):
         content["trial"]["looked_before"] = 0
         self.bench.journal_path.write_text(json.dumps(content))
         self.boot("third boot")
-        self.run_for(100)
-        self.assertEqual((self.bench.status.stage, self.refused), (Stage.IDLE, []))
+        self.assert_stays()
 
     def test_to_blame(self) -> None:
         """If the old agent reaches the server at once, the new release stays blocked."""

@@ -84,6 +84,13 @@ class TimestamperTestCase(LoggedTestCase):
         self.reactor.advance(0)
         return self.timestamper
 
+    def start_signed(
+        self, in_thread: Callable[..., Deferred[MetadataState]] | None = None
+    ) -> Timestamper:
+        """Start the service for metadata that has been signed before."""
+        self.signed.init().publish(1)
+        return self.start(in_thread)
+
     def stop(self) -> None:
         for service in (self.watcher, self.timestamper):
             if service.running:
@@ -129,16 +136,14 @@ class EventTests(TimestamperTestCase):
 
     def test_at_the_start(self) -> None:
         """The first check signs a timestamp for existing metadata."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.assertEqual(self.announced(), 1)
         self.assertEqual(self.timestamper.signed, 1)
         self.assertFalse(self.timestamper.problem)
 
     def test_observers(self) -> None:
         """Observers get the state of the metadata after each check, and only then."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         seen: list[MetadataState] = []
         self.timestamper.observers.append(seen.append)
         self.signed.publish(2)
@@ -152,8 +157,7 @@ class EventTests(TimestamperTestCase):
 
     def test_new_snapshot(self) -> None:
         """A new snapshot is announced at once."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.signed.publish(2)
         self.kernel_reports()
         self.assertEqual(self.announced(), 2)
@@ -162,8 +166,7 @@ class EventTests(TimestamperTestCase):
     def test_archive_comes_last(self) -> None:
         """A snapshot that waits for its archive is announced when that is on offer."""
         path = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE)), RELEASE)
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.signed.publish(2, path)
         self.kernel_reports()
         self.assertEqual(self.announced(), 1)
@@ -185,8 +188,7 @@ class EventTests(TimestamperTestCase):
 
     def test_folder_replaced(self) -> None:
         """Another folder in its place is watched."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.signed.folder.rename(self.updates / "old")
         self.kernel_reports()
         self.assertTrue(self.timestamper.problem)
@@ -203,8 +205,7 @@ class EventTests(TimestamperTestCase):
 
     def test_own_writing(self) -> None:
         """Its own timestamp leads to exactly one more check."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.kernel_reports()
         checks = len(self.checks)
         self.assertLessEqual(checks, 3)
@@ -239,8 +240,7 @@ class EventTests(TimestamperTestCase):
             waiting.append((Deferred(), lambda: call(*arguments)))
             return waiting[-1][0]
 
-        self.signed.init().publish(1)
-        self.start(later)
+        self.start_signed(later)
         for _ in range(3):
             os.utime(self.signed.folder / "1.root.json")
             self.kernel_reports()
@@ -262,8 +262,7 @@ class HeartbeatTests(TimestamperTestCase):
 
     def test_new_snapshot(self) -> None:
         """A snapshot without an event is announced at the next heartbeat."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.deaf()
         self.signed.publish(2)
         self.reactor.advance(HEARTBEAT - 1)
@@ -273,8 +272,7 @@ class HeartbeatTests(TimestamperTestCase):
 
     def test_half_life(self) -> None:
         """Each time half of its life is over, the timestamp is signed again."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.deaf()
         for count in (1, 2, 3):
             self.assertEqual(self.timestamper.signed, count)
@@ -295,8 +293,7 @@ class HeartbeatTests(TimestamperTestCase):
 
     def test_machine_busy(self) -> None:
         """While the machine is too busy for a check, the state stays, and one alert is logged."""
-        self.signed.init().publish(1)
-        self.start()
+        self.start_signed()
         self.deaf()
         metadata_state = self.timestamper.metadata_state
         self.failure = OSError(24, "Too many open files")
