@@ -74,7 +74,7 @@ screenshots: $(READY) ## Make the pictures of the page in docs/pictures
 diagram: $(READY) ## Draw the stages of an update in docs/architecture.md
 	.venv/bin/python -m tests.helpers.stage_diagram
 
-fmt: $(READY) ## Format the sources, and mend what ruff can mend
+fmt: $(READY) ## Format the sources, and fix what ruff can fix
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 

@@ -73,7 +73,7 @@ def main() -> int:
         warn(str(error))
         return 1
     except OSError as error:
-        warn(f"The update was not built ({error}): mend that, then try again.")
+        warn(f"The update was not built ({error}): fix that, then try again.")
         return 1
     if not say(str(archive)):
         warn(f"The update was built: {archive}")

@@ -81,7 +81,7 @@ FINISH=opq-box-install-finish.service
 # Lost at a reboot, unlike the unit.
 CALLER=/run/systemd/system/$FINISH.d/caller.conf
 LOG=/var/log/opq/box_update.log
-MOST_TRIES=3
+MAX_TRIES=3
 # Later versions of this script find the units of earlier ones by this line: it must never change.
 MARK='# Put here by install_update.sh, which replaces it: use "systemctl edit" for changes.'
 
@@ -143,7 +143,7 @@ clean_up() {
         forget_finish
     fi
     if [ "$1" -ne 0 ] && [ "$explained" = no ]; then
-        echo "install_update.sh: stopped by the error above: mend it and run this script again." >&2
+        echo "install_update.sh: stopped by the error above: fix it and run this script again." >&2
     fi
 }
 
@@ -227,7 +227,7 @@ decide_on_services() {
         return
     fi
     managed=no
-    say "Leaving services and all else outside $OPQ_PREFIX alone, and not rebooting: $reason."
+    say "Changing nothing outside $OPQ_PREFIX, and not rebooting: $reason."
 }
 
 # mktemp: in /tmp, other users must not be able to guess the name.
@@ -256,7 +256,7 @@ check_folders() {
 }
 
 cannot_write() {
-    echo "the box cannot write in $1: $2. Mend that, as by making room there."
+    echo "the box cannot write in $1: $2. Fix that, for example by making room there."
 }
 
 cannot_run() {
@@ -441,7 +441,7 @@ check_configuration() {
     command=$release/$AGENT/bin/${COMMAND##*/}
     if [ ! -x "$command" ] || ! is_there "$configuration"; then return; fi
     "$command" config "$configuration" >/dev/null ||
-        unfit "release $version cannot use this box's configuration, so nothing was changed: mend" \
+        unfit "release $version cannot use this box's configuration, so nothing was changed: fix" \
             "$configuration and run this script again."
 }
 
@@ -455,7 +455,7 @@ finish_in_own_unit() {
     done
     rm -f "$TRIES"
     write_finish_unit
-    say "Going on in $FINISH, which runs to its end whatever becomes of this process."
+    say "Continuing in $FINISH, which runs to its end even if this process is stopped."
     # The unit takes the lock itself.
     exec 9>&-
     explained=yes
@@ -529,8 +529,8 @@ forget_finish() {
 count_try() {
     if [ "$OPQ_UNIT" != "$FINISH" ]; then return; fi
     tried=$(grep -c . "$TRIES" 2>/dev/null || :)
-    if [ "${tried:-0}" -ge "$MOST_TRIES" ]; then
-        fail "the installation of release $version was interrupted $MOST_TRIES times: it is given up."
+    if [ "${tried:-0}" -ge "$MAX_TRIES" ]; then
+        fail "the installation of release $version was interrupted $MAX_TRIES times: it is given up."
     fi
     { cat "$TRIES" 2>/dev/null || :; echo "$version"; } >"$TRIES.new"
     put_in_place "$TRIES.new" "$TRIES"
@@ -676,7 +676,7 @@ install_trusted_root() {
         mkdir -p "${ROOT%/*}"
         install -m 0644 root.json "$ROOT.new"
         put_in_place "$ROOT.new" "$ROOT"
-        say "Put a trusted root at $ROOT: the agent now asks who signed an update."
+        say "Put a trusted root at $ROOT: the agent now verifies the signatures of updates."
     fi
 }
 
@@ -720,7 +720,7 @@ prune_releases() {
             "$version" | "${previous##*/}") ;;
             *)
                 say "Removing release ${folder##*/}."
-                remove_release "$folder" || say "It cannot be removed whole."
+                remove_release "$folder" || say "It cannot be removed completely."
                 ;;
         esac
     done
@@ -815,7 +815,7 @@ take_lock
 if is_live_and_whole; then
     say "Release $version is already there and current: keeping it."
 elif is_built; then
-    say "Release $version is built: going on with its installation."
+    say "Release $version is built: continuing with its installation."
 else
     build_release
 fi

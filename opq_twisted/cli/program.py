@@ -45,7 +45,7 @@ def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
         sentence = str(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sentence = f"{where}{error.strerror}. Mend that, and try again."
+        sentence = f"{where}{error.strerror}. Fix that, and try again."
     else:
         return code
     if getattr(options, "json", False):

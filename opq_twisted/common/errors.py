@@ -8,7 +8,7 @@ MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 class OpqError(Exception):
-    """An error that a person can cause or mend; its text is a sentence that says what to do."""
+    """An error that a person can cause or fix; its text is a sentence that says what to do."""
 
 
 class CannotStart(SystemExit, OpqError):

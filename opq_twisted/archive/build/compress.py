@@ -77,7 +77,7 @@ def with_lbzip2(output: BinaryIO) -> Iterator[Writable]:
             said = complaints.read().decode(errors="replace").strip()
             reason = said.rpartition(": ")[2] or f"it ended with status {child.returncode}"
             raise BuildFailed(
-                f"lbzip2 could not write the archive ({reason}): mend that and build again."
+                f"lbzip2 could not write the archive ({reason}): fix that and build again."
             )
 
 

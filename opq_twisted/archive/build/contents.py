@@ -157,7 +157,7 @@ def _holds(value: object, key: str, kind: type) -> Any:
 
 def unreadable(path: Path, error: OSError) -> BuildFailed:
     """Return the error for a file that cannot be read."""
-    return BuildFailed(f"{path} cannot be read ({error.strerror}): mend that and build again.")
+    return BuildFailed(f"{path} cannot be read ({error.strerror}): fix that and build again.")
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

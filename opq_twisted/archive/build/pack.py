@@ -73,7 +73,7 @@ def pack(
                 stream.write(piece)
     except OSError as error:
         raise BuildFailed(
-            f"{target} could not be written ({error.strerror}): mend that and build again."
+            f"{target} could not be written ({error.strerror}): fix that and build again."
         ) from error
     return target
 

@@ -133,7 +133,7 @@ def _sentence(pip_output: str, name: str) -> str:
             "--no-wheels."
         )
     return (
-        f"pip could not fetch the wheels ({name}{_complaint(pip_output)}): mend that, or give "
+        f"pip could not fetch the wheels ({name}{_complaint(pip_output)}): fix that, or give "
         "--no-wheels."
     )
 

@@ -154,7 +154,7 @@ class Installer:
         """
         log_end = self._log_end
         found = next((message for message in _SHORTAGES if message in log_end), None)
-        return found and f"The box was short of something meanwhile: {found}."
+        return found and f"The box lacked resources meanwhile: {found}."
 
     @property
     def _log_end(self) -> str:

@@ -29,7 +29,7 @@ try_to_write() {
 can_write() {
     said=$(try_to_write "$1" 2>&1) && return
     reason=${said##*: }
-    unfit "The box cannot write in $1: $reason. Mend that, as by making room there."
+    unfit "The box cannot write in $1: $reason. Fix that, for example by making room there."
 }
 
 try_to_run() {

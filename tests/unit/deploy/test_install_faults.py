@@ -51,7 +51,7 @@ class BoxFaultTests(InstallCase):
             f"#!/bin/sh\n[ ! -e {shlex.quote(str(self.box.prefix))}/releases/200 ] || "
             "{ echo 'head: x: No space left on device' >&2; exit 1; }\n",
         )
-        self.assert_unfit(self.box.run(200), "No space left on device. Mend that")
+        self.assert_unfit(self.box.run(200), "No space left on device. Fix that")
 
     def test_python_is_gone(self) -> None:
         """If the box's Python cannot make a virtual environment, the box is at fault."""

@@ -122,7 +122,7 @@ class SandboxTests(InstallCase):
             result.stderr.splitlines(),
             [
                 "cp: No space left on device",
-                "install_update.sh: stopped by the error above: mend it and run this script again.",
+                "install_update.sh: stopped by the error above: fix it and run this script again.",
             ],
         )
         self.assertEqual(self.box.version("current"), 100)

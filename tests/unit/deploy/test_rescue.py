@@ -291,7 +291,7 @@ class PreviousTests(RescueCase):
             self.box.link("current", "releases/200")
             (self.box.state_dir / "rescue.tries").unlink(missing_ok=True)
             said = self.rescue()
-            self.assertIn("is none", said)
+            self.assertIn("has a wrong name", said)
             self.assert_brought_back(said, made="long ago")
 
     def test_installer_fails(self) -> None:

@@ -167,7 +167,7 @@ class InstallTests(InstallerCase):
         ):
             with self.subTest(said=said):
                 await self.failure(self.install(f"echo {said!r}; exit 1"))
-                expected = shortage and f"The box was short of something meanwhile: {shortage}."
+                expected = shortage and f"The box lacked resources meanwhile: {shortage}."
                 self.assertEqual(self.installer.shortage, expected)
 
     async def test_hangs(self) -> None:

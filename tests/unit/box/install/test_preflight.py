@@ -70,14 +70,14 @@ class FitTests(PreflightCase):
         error = await self.unfit()
         self.assertEqual(
             str(error),
-            f"The box cannot write in {self.prefix}: File exists. Mend that, as by making room "
-            "there.",
+            f"The box cannot write in {self.prefix}: File exists. Fix that, for example by "
+            "making room there.",
         )
 
     async def test_disk_full(self) -> None:
         """A disk on which files can be created but not written is not fit."""
         self.tool("head", "echo 'head: write error: No space left on device' >&2; exit 1")
-        self.assertIn(": No space left on device. Mend that", str(await self.unfit()))
+        self.assertIn(": No space left on device. Fix that", str(await self.unfit()))
         self.assertEqual(list(self.prefix.iterdir()), [])
 
     async def test_noexec(self) -> None:
