@@ -36,7 +36,7 @@ def prepare(folder: Path) -> Prepared:
     """Build the image and the releases, and install the first one, unless that has been done."""
     built = image(folder)
     made_from = cache.key(
-        # Signatures expire, so they are made anew each day.
+        # Signatures expire, so they are made again each day.
         *(str(built.folder.absolute()), f"{datetime.date.today()}"),
         files=[*_FILES, *cache.files_below(*_SOURCES)],
     )
