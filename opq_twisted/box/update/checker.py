@@ -15,8 +15,8 @@ from opq_twisted.box.update.reporting import Reporter
 from opq_twisted.common.errors import OpqError, ServerFailed, UnsignedRefused
 from opq_twisted.trust.offer import Offer
 
-#: Seconds between the checks of an update that began without a click; after as many failures it
-#: fails. Boxes begin at different moments, so that these need no jitter.
+#: Seconds after each failed check of an update that began without a click; the update fails if one
+#: more check fails. Boxes begin at different moments, so that these need no jitter.
 _RETRY_DELAYS = (60.0, 120.0)
 
 #: Seconds: a longer `Retry-After` is shortened to this.

@@ -22,7 +22,7 @@ from opq_twisted.box.state.versions import Installed, Rescued
 
 @frozen(kw_only=True)
 class Dependencies:
-    """Passed to each of these modules, instead of more than a dozen arguments."""
+    """Passed to the classes of these modules, instead of more than a dozen arguments."""
 
     clock: IReactorTime
     #: The time of day, in seconds since the epoch.

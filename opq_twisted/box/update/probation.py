@@ -22,10 +22,11 @@ class Probation:
     Tests whether the agent of the release that runs can reach the update server.
 
     An agent that cannot reach it would strand its box, even if the box is healthy. So the archive
-    of the release before is kept until the new agent has succeeded. After three days without a
-    success the box rolls back, and the new release is blocked. If the first check of the old agent
-    fails, too, the network or the server is at fault, and the release is unblocked. That happens
-    only once for each release, so that no box alternates between two.
+    of the release before is kept until the new agent has succeeded. If the new agent runs for three
+    days without a success, and the old one had one, the box rolls back, and the new release is
+    blocked. If the first check of the old agent fails, too, the network or the server is at fault,
+    and the release is unblocked. That happens only once for each release, so that no box alternates
+    between two.
     """
 
     _log = Logger()

@@ -26,7 +26,7 @@ from opq_twisted.trust.offer import Offer
 #: Seconds after which a reboot that was accepted counts as failed.
 _REBOOT_TIMEOUT = 600.0
 
-#: Seconds between the requests to reboot; after as many failures the update fails.
+#: Seconds after each failed request to reboot; the update fails if one more request fails.
 _REBOOT_DELAYS = (2.0, 10.0)
 
 
