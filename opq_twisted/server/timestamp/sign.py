@@ -18,10 +18,10 @@ from opq_twisted.trust.repository_reader import (
 )
 
 #: How long boxes accept a timestamp; it is signed again when half of that is over.
-LIFE = timedelta(days=7)
+LIFETIME = timedelta(days=7)
 
 #: A timestamp that expires later than this was signed while the clock was wrong.
-_MAX_LIFE = LIFE + timedelta(days=1)
+_MAX_LIFETIME = LIFETIME + timedelta(days=1)
 
 
 def reason_to_sign(
@@ -38,10 +38,10 @@ def reason_to_sign(
     except RepositoryError:
         return "the old one names another file"
     left = timestamp.signed.expires - now
-    if left <= LIFE / 2:
+    if left <= LIFETIME / 2:
         return "half of the old one's life is over"
     # Boxes would accept such a timestamp for years.
-    return "the old one lives too long" if left > _MAX_LIFE else None
+    return "the old one lives too long" if left > _MAX_LIFETIME else None
 
 
 def require_key(root: Root, signer: Signer) -> None:
@@ -75,7 +75,7 @@ def make_timestamp(
     # another server signed the previous one.
     version = max(previous.version + 1 if previous else 1, seconds)
     meta = MetaFile.from_data(metadata_set.snapshot.version, metadata_set.snapshot.data, ["sha256"])
-    metadata = Metadata(Timestamp(version, expires=now + LIFE, snapshot_meta=meta))
+    metadata = Metadata(Timestamp(version, expires=now + LIFETIME, snapshot_meta=meta))
     root = metadata_set.root
     try:
         metadata.sign(signer)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 
-from opq_twisted.server.timestamp.sign import LIFE
+from opq_twisted.server.timestamp.sign import LIFETIME
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.repository_reader import KEPT, MetadataSet
 
@@ -27,5 +27,5 @@ def remove_superseded(folder: MetadataFolder, announced: MetadataSet, now: datet
             # A file that belongs to another user stays, and does no harm.
             with suppress(OSError):
                 since = os.stat(folder.folder / f"{successor}.{role}.json").st_mtime
-                if now.timestamp() - since > LIFE.total_seconds():
+                if now.timestamp() - since > LIFETIME.total_seconds():
                     os.unlink(folder.folder / f"{each}.{role}.json")
