@@ -222,6 +222,13 @@ class ProtocolTests(SynchronousTestCase):
         named = {name for cell in rows(text, "field") for name in re.findall("`(.+?)`", cell)}
         self.assertEqual(named, {field.name for field in fields(Status)} | {"page"})
 
+    def test_stages_are_named(self) -> None:
+        """All stages are named, in their order."""
+        text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+        named = re.search(r"^\| `stage` \| (.+) \|$", text, re.MULTILINE)
+        assert named is not None
+        self.assertEqual(re.findall("`(.+?)`", named[1]), [stage.value for stage in Stage])
+
 
 #: Git reads the checkout of another user only with this option.
 GIT = ("git", "-c", "safe.directory=*", "-C", ROOT)
