@@ -356,7 +356,7 @@ class CareTests(RescueCase):
         """An agent that never starts during an update is rescued."""
         self.box.last_good()
         journal = Journal(self.box.state_dir / "journal.json", "a boot")
-        for stage in (Stage.IDLE, Stage.FAILED, Stage.UNPACKING):
+        for stage in [stage for stage in Stage if not stage.may_be_live]:
             journal.write(stage=stage)
             self.rescue(AGENT_STATE="inactive")
             self.assertEqual(self.box.asked(), [ASKED, "list-jobs --no-legend"])
@@ -365,6 +365,14 @@ class CareTests(RescueCase):
         self.rescue(AGENT_STATE="inactive", JOBS="  7 opq-box-agent.service start waiting")
         self.assertEqual((self.box.current, self.box.tries), (("200", "long ago"), []))
         self.assert_brought_back(self.rescue(AGENT_STATE="inactive"), "fresh")
+
+    def test_every_live_stage(self) -> None:
+        """It is rescued in each stage in which the new release may be the live one."""
+        for stage in [stage for stage in Stage if stage.may_be_live]:
+            self.box = self.fresh(stage)
+            self.box.last_good()
+            Journal(self.box.state_dir / "journal.json", "a boot").write(stage=stage)
+            self.assert_brought_back(self.rescue(AGENT_STATE="inactive"), "fresh")
 
     def stand_still(self, stage: Stage = Stage.CONFIRMING, **changes: Any) -> Journal:
         """Let the update to 200 stand still for four hours."""
