@@ -1,4 +1,4 @@
-"""Runs the unpacker as a process of its own, as boxes do and as `opq-release publish` does."""
+"""The unpacker as a process of its own: how it is started, and how it checks a new release."""
 
 import os
 import subprocess
@@ -10,8 +10,8 @@ from typing import BinaryIO
 from opq_twisted.archive.extract import unpack
 from opq_twisted.common.errors import ReleaseFailed
 
-#: Seconds that the check of an archive may take: as long as a box lets the unpacker run.
-_TIMEOUT = 1800.0
+#: Seconds that the unpacker may run: on a box, and for the check of a new release.
+TIMEOUT = 1800.0
 _MAX_OUTPUT = 4096
 
 
@@ -51,11 +51,11 @@ def validate(archive: BinaryIO, version: int) -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 env=child_environment(),
-                timeout=_TIMEOUT,
+                timeout=TIMEOUT,
             )
         except subprocess.TimeoutExpired:
             raise ReleaseFailed(
-                f"Release {version} would take a box more than {_TIMEOUT / 60:.0f} minutes to "
+                f"Release {version} would take a box more than {TIMEOUT / 60:.0f} minutes to "
                 "unpack: build a smaller one."
             ) from None
         stderr.seek(0)

@@ -10,12 +10,9 @@ from typing import BinaryIO
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.extract import unpack
-from opq_twisted.archive.extract.child import child_command, child_environment
+from opq_twisted.archive.extract.child import TIMEOUT, child_command, child_environment
 from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.common.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
-
-#: Seconds that the unpacking of an archive may take.
-_TIMEOUT = 1800.0
 
 _TOO_DEEP = (errno.EMFILE, errno.ENAMETOOLONG)
 
@@ -71,7 +68,7 @@ class Unpacker:
         try:
             result = await self._runner.run(
                 child_command(version, self.folder),
-                timeout=_TIMEOUT,
+                timeout=TIMEOUT,
                 env=child_environment(),
                 files={0: archive.fileno()},
             )

@@ -54,6 +54,6 @@ class ValidateTests(SynchronousTestCase):
 
     def test_too_long(self) -> None:
         """A check that takes longer than a box allows is ended."""
-        self.patch(child, "_TIMEOUT", 0.01)
+        self.patch(child, "TIMEOUT", 0.01)
         self.run_instead("import signal; signal.pause()")
         self.assertIn("build a smaller one", str(self.assertRaises(ReleaseFailed, self.validate)))
