@@ -414,13 +414,12 @@ async def test_script_kills_agent(
     assert box.log.read_text().count("installing") == 1
 
 
-@pytest.mark.parametrize("command", ["/nonexistent/reboot", "/bin/false"])
 @pytest_twisted.ensureDeferred
-async def test_reboot_command(begin_update: BeginUpdate, box: Box, command: str) -> None:
+async def test_reboot_command(begin_update: BeginUpdate, box: Box) -> None:
     """If the reboot command fails, a sentence asks the owner to reboot the box."""
-    await begin_update(reboot_command=[command, "now"])
+    await begin_update(reboot_command=["/bin/false", "now"])
     reason = await box.fails()
-    assert f"The reboot command {command} now" in reason
+    assert "The reboot command /bin/false now" in reason
     assert "Reboot the box by hand." in reason
 
 

@@ -386,6 +386,7 @@ class TestErrors(BuilderTest):
         result = self.run_builder("--no-wheels", "--version=7", component, through=obeying)
         self.assert_refused(result, "kernel/image", "Permission denied")
         self.output.chmod(0o500)
+        self.addCleanup(self.output.chmod, 0o700)
         result = self.run_builder("--no-wheels", "--version=7", through=obeying)
         self.assert_refused(result, "may not write")
 

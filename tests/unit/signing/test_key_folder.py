@@ -137,6 +137,7 @@ class KeyFolderTests(SynchronousTestCase):
     def test_no_right(self) -> None:
         """If the folder cannot be made, a sentence says so."""
         self.folder.chmod(0o555)
+        self.addCleanup(self.folder.chmod, 0o700)
         with without_privileges(), self.assertRaises(KeyUnusable) as caught:
             KeyFolder(self.folder / "keys", self.passphrase).create("root")
         self.assertIn("Permission denied", str(caught.exception))

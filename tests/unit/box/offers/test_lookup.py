@@ -238,6 +238,7 @@ class NeverFallsBackTests(ReleasesCase):
         """A file in an unreadable folder counts as a root."""
         self.trusted_root = self.box / "etc" / "root.json"
         self.trusted_root.parent.mkdir(mode=0)
+        self.addCleanup(self.trusted_root.parent.chmod, 0o700)
         self.box.parent.chmod(0o755)
         self.releases = self.make(allow_unsigned=True)
         with without_privileges():
