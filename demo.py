@@ -32,7 +32,7 @@ TRUSTED_ROOT = SANDBOX / "root.json"
 DOWN = 2.0
 
 #: The seconds that an update may take with --click.
-PATIENCE = 300.0
+TIMEOUT = 300.0
 
 # The demo changes nothing outside the sandbox, for each user and on each machine.
 ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
@@ -220,7 +220,7 @@ class Box(threading.Thread):
 
 def update(port: int, version: int) -> int:
     """Click on Update Box, and wait until the box runs the new version."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     clicked = False
     while time.monotonic() < deadline:
         try:
@@ -238,7 +238,7 @@ def update(port: int, version: int) -> int:
             say(f"The update failed: {status['message']}")
             return 1
         time.sleep(0.2)
-    say(f"The update did not end within {PATIENCE:.0f} seconds; see {SANDBOX}/*.log.")
+    say(f"The update did not end within {TIMEOUT:.0f} seconds; see {SANDBOX}/*.log.")
     return 1
 
 

@@ -83,7 +83,8 @@ def idle_agent(box: VmBox) -> str:
         unit.write_text(re.sub(r"(?m)^ExecStart=.*", "ExecStart=/bin/sleep infinity", text))
 
     # The rescue's own timeout is four hours.
-    box.shell.run(f"sed -i 's/^AGENT_PATIENCE=.*/AGENT_PATIENCE=1/' {PREFIX}/rescue/opq-box-rescue")
+    script = f"{PREFIX}/rescue/opq-box-rescue"
+    box.shell.run(f"sed -i 's/^PROGRESS_TIMEOUT=.*/PROGRESS_TIMEOUT=1/' {script}")
     version, archive = altered_release(box, change)
     box.publish(archive, version)
     before, shown = box.status(), len(box.machine.console)

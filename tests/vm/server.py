@@ -10,10 +10,10 @@ from pathlib import Path
 from tests.vm.releases import Keys
 from tests.vm.report import Broken
 
-_PATIENCE = 60.0
+_TIMEOUT = 60.0
 
 
-def answer(url: str, seconds: float = _PATIENCE, accept: str = "*/*") -> str:
+def answer(url: str, seconds: float = _TIMEOUT, accept: str = "*/*") -> str:
     """Send a request to a server that may still be starting; returns the response."""
     request = urllib.request.Request(url, headers={"Accept": accept})
     deadline = time.monotonic() + seconds
@@ -59,7 +59,7 @@ class UpdateServer:
         self._process.wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 self._get("tuf/timestamp.json")

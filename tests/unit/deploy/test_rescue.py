@@ -465,7 +465,7 @@ class CareTests(RescueCase):
     def test_installer_does_not_end(self) -> None:
         """If an installer holds the lock for too long, the agent is started."""
         self.box.last_good()
-        self.box.change("INSTALLER_PATIENCE=2400", "INSTALLER_PATIENCE=0.1")
+        self.box.change("LOCK_TIMEOUT=2400", "LOCK_TIMEOUT=0.1")
         with (self.box.state_dir / "install.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.rescue()
