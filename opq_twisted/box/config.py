@@ -19,9 +19,9 @@ from opq_twisted.trust.offer import STABLE, is_channel
 #: server can redirect an agent to any URL.
 AGENT = "opq-box-agent"
 
-#: The first products in the User-Agents of browsers; almost all begin with "Mozilla". They are not
-#: allowed in `programs`, because any page can make a browser send a GET.
-BROWSERS = ("mozilla", "opera", "lynx", "links", "elinks", "w3m", "netsurf", "dillo")
+#: The products that are not allowed in `programs`: almost all browsers call themselves Mozilla. The
+#: names of the other browsers have no effect there (`box.web.csrf`).
+_NOT_ALLOWED = ("mozilla", AGENT)
 
 #: Bytes.
 _MAX_SIZE = 1024 * 1024
@@ -52,7 +52,7 @@ def _absolute(_: object, attribute: "Attribute[Any]", value: Path | None) -> Non
 
 def _products(_: object, attribute: "Attribute[Any]", value: tuple[str, ...]) -> None:
     for name in value:
-        if not _PRODUCT.fullmatch(name) or name.lower() in (AGENT, *BROWSERS):
+        if not _PRODUCT.fullmatch(name) or name.lower() in _NOT_ALLOWED:
             raise ValueError(
                 f'{attribute.name} must be the first words of User-Agents, such as "MyScript", and '
                 f"not a browser's; {name[:40]!r} is not allowed"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from twisted.web.server import Request
 
-from opq_twisted.box.config import AGENT, BROWSERS
+from opq_twisted.box.config import AGENT
 
 #: The programs that may start an update by GET: curl, wget and the usual HTTP clients of Python;
 #: the older configuration daemon uses one of those. That of aiohttp begins with "Python/3.11".
@@ -13,6 +13,9 @@ _PROGRAMS = (
     *("curl", "wget", "python", "python-urllib", "python-urllib3", "python-requests"),
     *("python-httpx", "httpx", "aiohttp", "python-treq", "treq", "twisted", "httpie"),
 )
+
+#: The first products in the User-Agents of browsers: any page can make one send a GET.
+_BROWSERS = ("mozilla", "opera", "lynx", "links", "elinks", "w3m", "netsurf", "dillo")
 
 _OWN_SITE = ("same-origin", "none")
 
@@ -64,7 +67,7 @@ class CsrfCheck:
             return _ANOTHER_PAGE
         if referers or _headers(request, "Sec-Fetch-Site") or _headers(request, "Origin"):
             return None
-        if any(_product(agent) in BROWSERS for agent in agents):
+        if any(_product(agent) in _BROWSERS for agent in agents):
             return "Open the box's own page, and click the button there."
         is_program = bool(agents) and all(_product(agent) in self._programs for agent in agents)
         if request.method != b"POST" and not is_program:

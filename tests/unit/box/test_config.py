@@ -74,7 +74,6 @@ WRONG_SETTINGS: list[tuple[str, Any, str]] = [
     ("hosts", ["a b"], 'names such as "box.example.org"'),
     ("programs", "curl", "a list of strings"),
     ("programs", ["Mozilla"], "'Mozilla' is not allowed"),
-    ("programs", ["MyScript", "Opera"], "'Opera' is not allowed"),
     ("programs", ["opq-box-agent"], "the first words of User-Agents"),
     ("programs", ["my script"], "the first words of User-Agents"),
     ("programs", [""], "the first words of User-Agents"),

@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 from twisted.web.test.requesthelper import DummyChannel
 
-from opq_twisted.box.config import AGENT
+from opq_twisted.box.config import AGENT, UpdaterConfig
 from opq_twisted.box.web.csrf import CsrfCheck
 
 #: The User-Agent of a browser.
@@ -132,6 +132,11 @@ class GetTests(SynchronousTestCase):
             "myscript",
         ):
             self.assertIsNone(self.judge(user_agent=agent), agent)
+
+    def test_browser_in_programs(self) -> None:
+        """A browser is rejected even if the configuration names it among the programs."""
+        self.check = CsrfCheck(UpdaterConfig(programs=("Lynx",)).programs)
+        self.assertIn("own page", self.judge(user_agent="Lynx/2.9.0") or "")
 
     def test_page(self) -> None:
         """The box's page in a browser is accepted."""
