@@ -1,3 +1,3 @@
 """Updates the software of OPQ Boxes: the release, the server and the box."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
