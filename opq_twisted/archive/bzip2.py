@@ -2,9 +2,11 @@
 
 import os
 
-_HEADERS = tuple(b"BZh%d" % level for level in range(1, 10))
+#: The first four bytes of a stream.
+STREAM_HEADERS = tuple(b"BZh%d" % level for level in range(1, 10))
 _BLOCK_OR_END = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))
-_END_OF_STREAM = 0x177245385090
+#: The 48 bits before the checksum that ends a stream.
+END_MARK = 0x177245385090
 _TAIL_LENGTH = 11
 
 
@@ -19,7 +21,7 @@ def is_whole(fd: int, size: int) -> bool:
     :raises OSError: if the file cannot be read.
     """
     head = os.pread(fd, 10, 0)
-    if not head.startswith(_HEADERS) or not head[4:].startswith(_BLOCK_OR_END):
+    if not head.startswith(STREAM_HEADERS) or not head[4:].startswith(_BLOCK_OR_END):
         return False
     length = min(size, _TAIL_LENGTH)
     tail = os.pread(fd, length, size - length)
@@ -28,7 +30,6 @@ def is_whole(fd: int, size: int) -> bool:
 
 def _ends_stream(tail: int) -> bool:
     return any(
-        tail & ((1 << padding) - 1) == 0
-        and (tail >> (32 + padding)) & ((1 << 48) - 1) == _END_OF_STREAM
+        tail & ((1 << padding) - 1) == 0 and (tail >> (32 + padding)) & ((1 << 48) - 1) == END_MARK
         for padding in range(8)
     )

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from subprocess import PIPE, Popen
 from typing import BinaryIO
 
+from opq_twisted.archive.bzip2 import END_MARK, STREAM_HEADERS
 from opq_twisted.common.errors import ArchiveRefused
 
 #: Opens a stream of decompressed bytes from a bzip2 file at its beginning. The end of the stream
@@ -23,8 +24,6 @@ _READ_COMPRESSED = 64 << 10
 #: More threads need more address space than the unpacker allows itself (four need up to 0.5 GiB).
 _MAX_THREADS = 4
 _DAMAGED = "its bzip2 data is damaged or cut off"
-_STREAM_HEADERS = tuple(b"BZh%d" % level for level in range(1, 10))
-_END_MARK = 0x177245385090
 _END_MARK_BITS = 48
 _CHECKSUM_BITS = 32
 
@@ -57,7 +56,7 @@ def streams_join(fd: int) -> bool:
     size = os.fstat(fd).st_size
     for number, end in enumerate(_stream_ends(fd, size), 1):
         _check_number_of_streams(number)
-        if end != size and not os.pread(fd, 4, end).startswith(_STREAM_HEADERS):
+        if end != size and not os.pread(fd, 4, end).startswith(STREAM_HEADERS):
             return False
     return True
 
@@ -76,11 +75,11 @@ def _stream_ends(fd: int, size: int) -> Iterator[int]:
 def _marks(chunk: bytes, shift: int) -> Iterator[int]:
     """Yield the index of each byte in which an end mark begins, after `shift` other bits."""
     # With each shift, five bytes of the mark lie on byte boundaries.
-    whole = (_END_MARK << (8 - shift)).to_bytes(7, "big")[1:6]
+    whole = (END_MARK << (8 - shift)).to_bytes(7, "big")[1:6]
     found = chunk.find(whole, 1, _READ + 5)
     while found != -1:
         window = int.from_bytes(chunk[found - 1 : found + 6].ljust(7, b"\0"), "big")
-        if (window >> (8 - shift)) & ((1 << _END_MARK_BITS) - 1) == _END_MARK:
+        if (window >> (8 - shift)) & ((1 << _END_MARK_BITS) - 1) == END_MARK:
             yield found - 1
         found = chunk.find(whole, found + 1, _READ + 5)
 
