@@ -97,6 +97,12 @@ def read(path: Path, max_size: int) -> bytes:
     return data
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path is below a folder once all links are followed, that of the folder too."""
+    # Path.resolve() would raise RuntimeError for a link to itself.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def is_open_to_others(path: Path) -> bool:
     """
     Whether users besides the owner and the group of a file may read or write it.

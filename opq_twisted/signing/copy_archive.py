@@ -101,7 +101,7 @@ def _remove_left_over(updates: Path) -> None:
 
 def _compare(archive: OpenArchive, target: Path, progress: Progress) -> TargetFile:
     """Read an archive, and make sure that the file of its name in the directory is the same."""
-    if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(target.parent)):
+    if not files.is_inside(target, target.parent):
         raise ReleaseFailed(
             f"{target} is a link that leads out of the updates directory, and servers do not "
             "follow it: take it away, and name the archive itself."

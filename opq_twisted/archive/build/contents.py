@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opq_twisted.archive.name import COMPONENT_SCRIPT
+from opq_twisted.common import files
 from opq_twisted.common.errors import BuildFailed
 
 _LITTER = re.compile(r"__pycache__|.*\.pyc|\.git", re.DOTALL)
@@ -169,8 +170,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _own_file(path: Path, folder: Path, is_script: bool) -> File:
-    # Path.resolve() would raise RuntimeError for a link to itself.
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    if not files.is_inside(path, folder):
         raise BuildFailed(
             f"{path} is a link that leads out of {folder}: put the file itself there."
         )

@@ -286,7 +286,7 @@ def open_inside(directory: Path, name: str) -> tuple[Path, io.FileIO]:
     path = directory / name
     if path.is_symlink():
         path = Path(os.path.realpath(path))
-        if not path.is_relative_to(os.path.realpath(directory)):
+        if not files.is_inside(path, directory):
             raise NotOffered("it is a link that leads out of the directory")
         if not path.exists():
             raise NotOffered("it is a link that leads nowhere")

@@ -22,7 +22,7 @@ def read(folder: Path, name: str) -> tuple[bytes, Identity]:
     :raises Unusable: if there is none, it is longer than a box accepts, or it is being written.
     :raises OSError: if the machine is too busy to open any file.
     """
-    if folder.is_symlink() and not _inside(folder, folder.parent):
+    if folder.is_symlink() and not files.is_inside(folder, folder.parent):
         raise Unusable(f"{folder.name} is a link that leads out of the updates directory")
     try:
         file = open_inside(folder, name)[1]
@@ -44,10 +44,6 @@ def read(folder: Path, name: str) -> tuple[bytes, Identity]:
     if after != identify(before) or len(data) != before.st_size:
         raise Unusable(f"{name} is being written")
     return data, after
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 class MetadataFolder(RepositoryReader):

@@ -265,3 +265,19 @@ class ReadTests(SynchronousTestCase):
         self.refuses(Path("/dev/zero"), "It is not a regular file")
         self.refuses(Path("/"), "Is a directory")
         self.refuses(Path("/none"), "No such file or directory")
+
+
+class InsideTests(FolderCase):
+    """A path is below a folder, or a link leads out of it."""
+
+    def test_links(self) -> None:
+        """Links are followed, that of the folder too; a link to itself stays where it is."""
+        here = self.folder / "here"
+        here.mkdir()
+        (self.folder / "link").symlink_to("here")
+        for name, target in (("in", "file"), ("out", "../file"), ("loop", "loop")):
+            (here / name).symlink_to(target)
+        for name, inside in (("file", True), ("in", True), ("out", False), ("loop", True)):
+            for folder in (here, self.folder / "link"):
+                self.assertEqual(files.is_inside(folder / name, folder), inside, name)
+        self.assertFalse(files.is_inside(self.folder / "here2", here))
