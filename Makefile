@@ -3,7 +3,9 @@
 
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+# .venv has the packages of requirements.txt, and those of requirements-NAME.txt where .ready-NAME is.
 READY := .venv/.ready
+DEVELOPING := .venv/.ready-dev
 # One more than there are processors, for tests wait too.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
@@ -15,10 +17,13 @@ ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
 
-$(READY): requirements.txt requirements-dev.txt constraints.txt pyproject.toml setup.py
+$(READY): requirements.txt constraints.txt pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt \
-		--requirement requirements-dev.txt --editable .
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(DEVELOPING): .venv/.ready-%: requirements-%.txt $(READY)
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
 	touch $@
 
 demo: $(READY) ## Build an update, serve it, and let a box in a folder install it (CLICK=1 clicks by itself)
@@ -26,14 +31,14 @@ demo: $(READY) ## Build an update, serve it, and let a box in a folder install i
 
 test: unit functional lint ## Run the tests that a change has to pass, and the checks
 
-unit: $(READY) ## Run the unit tests, several at a time
+unit: $(DEVELOPING) ## Run the unit tests, several at a time
 	.venv/bin/python -m twisted.trial --jobs=$(PROCESSES) --reporter=text tests
 
-functional: $(READY) ## Run the functional tests, several at a time
+functional: $(DEVELOPING) ## Run the functional tests, several at a time
 	.venv/bin/python -m pytest --numprocesses=$(PROCESSES) --dist=loadgroup tests/functional
 
 # Those that do otherwise for root, or need rights that some machines give to root only.
-test-root: $(READY) ## Run the tests that an ordinary user cannot run everywhere (as root)
+test-root: $(DEVELOPING) ## Run the tests that an ordinary user cannot run everywhere (as root)
 	.venv/bin/python -m twisted.trial --jobs=$(PROCESSES) --reporter=text $(ROOT_UNIT)
 	.venv/bin/python -m pytest -m root tests/functional
 
@@ -54,7 +59,7 @@ test-oldest test-newest:
 		--jobs=$(PROCESSES) --reporter=text tests
 
 # CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
-vm-test: $(READY) ## Update a real machine in QEMU, with power cuts
+vm-test: $(DEVELOPING) ## Update a real machine in QEMU, with power cuts
 	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(ROW:%=--row=%) \
 		$(JOBS:%=--jobs=%) $(ONLY:%=--only=%)
 
@@ -65,20 +70,20 @@ deb: manuals ## Build the Debian package of the server, into dist/
 deb-test: manuals ## Install, upgrade and remove that package in a Debian of its own
 	.venv/bin/python -m tests.deb $(ONLY:%=--only=%)
 
-image-test: $(READY) ## Try the container image of the server in podman (as root)
+image-test: $(DEVELOPING) ## Try the container image of the server in podman (as root)
 	.venv/bin/python -m tests.image
 
-screenshots: $(READY) ## Make the pictures of the page in docs/pictures
+screenshots: $(DEVELOPING) ## Make the pictures of the page in docs/pictures
 	.venv/bin/python -m tests.browser.screenshots
 
-diagram: $(READY) ## Draw the stages of an update in docs/architecture.md
+diagram: $(DEVELOPING) ## Draw the stages of an update in docs/architecture.md
 	.venv/bin/python -m tests.helpers.stage_diagram
 
-fmt: $(READY) ## Format the sources, and fix what ruff can fix
+fmt: $(DEVELOPING) ## Format the sources, and fix what ruff can fix
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-lint: $(READY) ## Check format, style, types, imports and shell scripts
+lint: $(DEVELOPING) ## Check format, style, types, imports and shell scripts
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -91,14 +96,14 @@ lint: $(READY) ## Check format, style, types, imports and shell scripts
 		deploy/server/debian/opq-update-server.postinst \
 		deploy/server/debian/opq-update-server.prerm deploy/server/debian/opq-update-server.postrm
 
-bench: $(READY) ## Measure everything in docs/performance.md
+bench: $(DEVELOPING) ## Measure everything in docs/performance.md
 	for name in watch build unpack agent_memory interrupted_download idle_agent trust publish \
 		downloads answers waiting slow_readers page; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done
 
 # TO=build: the folder to write into.
-manuals: $(READY) ## Write the manual pages and shell completions into build/
+manuals: $(DEVELOPING) ## Write the manual pages and shell completions into build/
 	.venv/bin/python build_manuals.py $(or $(TO),build)
 
 # The versions in constraints.txt, and their hashes in the *.lock files: docs/building-an-update.md
