@@ -2,8 +2,9 @@
 # Run the update server in docker: docker-run.sh [PORT [DIRECTORY [KEY [PASSPHRASE_FILE]]]]
 #
 # With a KEY, the server signs DIRECTORY/tuf/timestamp.json, and runs as the owner of that folder.
+# Other options of the server are in the variable OPTIONS, such as OPTIONS="--max-downloads 500".
 
-set -eu
+set -euf
 
 port=${1:-8151}
 directory=${2:-/var/opq/box-updates}
@@ -40,7 +41,7 @@ case $port in '' | *[!0-9]*) fail "the port must be a number, not $port." ;; esa
 
 updates=$(mount "$directory" /var/opq/box-updates)
 set -- "$updates,readonly"
-options=
+options=${OPTIONS:-}
 if [ -n "$key" ]; then
     [ -f "$key" ] || fail "there is no key $key."
     [ -d "$directory/tuf" ] || fail "there is no folder $directory/tuf: create it for the server."
@@ -51,7 +52,7 @@ if [ -n "$key" ]; then
     folder=$(mount "$directory/tuf" /var/opq/box-updates/tuf)
     secret=$(mount "$key" /run/secrets/timestamp-key)
     set -- "$@" --user "$owner" "$folder" "$secret,readonly"
-    options="--timestamp-key /run/secrets/timestamp-key"
+    options="$options --timestamp-key /run/secrets/timestamp-key"
     if [ -n "$passphrase" ]; then
         [ -f "$passphrase" ] || fail "there is no file $passphrase."
         secret=$(mount "$passphrase" /run/secrets/timestamp-passphrase)
@@ -60,7 +61,7 @@ if [ -n "$key" ]; then
     fi
 fi
 
-# shellcheck disable=SC2086 # several words, none of which comes from the caller
+# shellcheck disable=SC2086 # several words, as in the unit
 exec docker run --detach --name opq-box-update-server --restart unless-stopped \
     --read-only --cap-drop ALL --security-opt no-new-privileges \
     --ulimit nofile=20000:20000 \

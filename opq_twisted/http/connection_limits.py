@@ -53,16 +53,20 @@ class ConnectionLimits:
 @lru_cache(maxsize=4096)
 def _client(host: str, trusted: Sequence[Network]) -> str | None:
     try:
-        ip: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
+        ip = parse_address(host)
     except ValueError:
         return host
-    if isinstance(ip, IPv6Address):
-        ip = ip.ipv4_mapped or ip
     if any(ip in network for network in trusted):
         return None
     if isinstance(ip, IPv6Address):
         return str(ip_network((int(ip), _IPV6_PREFIX), strict=False))
     return str(ip)
+
+
+def parse_address(host: str) -> IPv4Address | IPv6Address:
+    """Parse an address without its zone, and one of IPv4 that is mapped to IPv6 as one of IPv4."""
+    ip = ip_address(host.partition("%")[0])
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
 
 
 def share(limit: int) -> int:

@@ -1,15 +1,17 @@
 """The server's metrics for Prometheus."""
 
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
+from ipaddress import ip_network
 
 from attrs import define, field
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
-from twisted.web.http import OK
+from twisted.web.http import FORBIDDEN, OK
 
+from opq_twisted.http.connection_limits import Network, parse_address
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.site import CLIENT_GONE
@@ -22,6 +24,15 @@ from opq_twisted.trust.expiry import days_left
 #: The endpoints by path. Unknown paths have one common series: clients could invent any number.
 _ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}
 _FOLDERS = (b"/update/", "/update"), (b"/tuf/", "/tuf")
+
+#: The addresses of this machine itself.
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
+
+_PRIVATE = Reply.sentence(
+    FORBIDDEN,
+    "Only the server's own machine may read the metrics, and not through a proxy. "
+    "Name another reader's address with --metrics-from.",
+)
 
 
 @define(eq=False)
@@ -37,6 +48,8 @@ class Metrics(Collector):
     _downloads: Downloads
     _long_pollers: Sized
     _timestamper: Timestamper
+    #: Networks whose clients may read the metrics.
+    _readers: Sequence[Network] = LOOPBACK
     registry: CollectorRegistry = field(init=False, factory=CollectorRegistry)
     _requests: Counter = field(init=False)
     _by_path: dict[tuple[str, int], Counter] = field(init=False, factory=dict)
@@ -67,9 +80,18 @@ class Metrics(Collector):
             self._by_path[endpoint, status] = counter
         counter.inc()
 
-    def reply(self, _request: BoundedRequest) -> Reply:
-        """Reply to `/metrics` with all metrics in the text format of Prometheus."""
+    def reply(self, request: BoundedRequest) -> Reply:
+        """Reply to `/metrics` with all metrics in the text format of Prometheus, or with 403."""
+        if not all(self._may_read(each) for each in _senders(request)):
+            return _PRIVATE
         return Reply.of(OK, generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4.encode())
+
+    def _may_read(self, host: str) -> bool:
+        try:
+            address = parse_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self._readers)
 
     def collect(self) -> Iterator[Metric]:
         """Collect the values from the parts of the server."""
@@ -156,3 +178,18 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "opq_tuf_timestamps_signed", "Timestamps signed by this server.", timestamper.signed
         )
+
+
+def _senders(request: BoundedRequest) -> Iterator[str]:
+    """
+    Yield the addresses of all machines through which a request came.
+
+    A reverse proxy on this machine has a loopback address, but speaks for others. The client of a
+    UNIX socket is on this machine, and has no address.
+    """
+    host = getattr(request.channel.transport.getPeer(), "host", None)
+    if host is not None:
+        yield host
+    for header in (b"X-Forwarded-For", b"Forwarded"):
+        for value in request.requestHeaders.getRawHeaders(header, ()):
+            yield from (each.strip() for each in value.decode("ascii", "replace").split(","))

@@ -29,7 +29,7 @@ from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog, check_readable
 from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.limits import Downloads, make_room
-from opq_twisted.server.metrics import Metrics
+from opq_twisted.server.metrics import LOOPBACK, Metrics
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
@@ -40,8 +40,6 @@ _URL = re.compile(
     r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9a-f]{2})*)?",
     re.ASCII | re.IGNORECASE,
 )
-
-_LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
 
 _log = Logger()
 
@@ -85,14 +83,19 @@ def _mirror(text: str) -> str:
     return text.rstrip("/")
 
 
-def _networks(text: str) -> tuple[Network, ...]:
-    try:
-        return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
-    except ValueError as error:
-        raise ValueError(
-            f"--trusted-proxies {text}: {error}. Give addresses or networks such as "
-            "192.0.2.7,2001:db8::/32."
-        ) from None
+def _networks(option: str) -> Callable[[str], tuple[Network, ...]]:
+    """Make the function that converts an option's value to networks."""
+
+    def coerce(text: str) -> tuple[Network, ...]:
+        try:
+            return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
+        except ValueError as error:
+            raise ValueError(
+                f"--{option} {text}: {error}. Give addresses or networks such as "
+                "192.0.2.7,2001:db8::/32."
+            ) from None
+
+    return coerce
 
 
 class Options(usage.Options):
@@ -118,7 +121,12 @@ class Options(usage.Options):
         ],
         [
             *("trusted-proxies", None, (), "Addresses or networks of reverse proxies, with commas"),
-            _networks,
+            _networks("trusted-proxies"),
+        ],
+        [
+            *("metrics-from", None, ()),
+            "Addresses or networks that may read /metrics, with commas, besides this machine",
+            _networks("metrics-from"),
         ],
         ["access-log", None, None, "File for the access log, instead of standard output"],
         ["timestamp-key", None, None, "File of the private key that signs tuf/timestamp.json"],
@@ -150,7 +158,7 @@ def makeService(options: Options) -> IService:
         options["max-connections"],
         options["max-downloads"],
         # A reverse proxy on this machine speaks for all boxes.
-        (*_LOOPBACK, *options["trusted-proxies"]),
+        (*LOOPBACK, *options["trusted-proxies"]),
     )
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
@@ -159,7 +167,14 @@ def makeService(options: Options) -> IService:
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
     timestamper.observers.append(version.metadata_changed)
-    metrics = Metrics(catalog, watcher, downloads, version.long_pollers, timestamper)
+    metrics = Metrics(
+        catalog,
+        watcher,
+        downloads,
+        version.long_pollers,
+        timestamper,
+        readers=(*LOOPBACK, *options["metrics-from"]),
+    )
     root = make_root(
         catalog, digests, downloads, version, options["mirror"], lambda: timestamper.metadata_state
     )

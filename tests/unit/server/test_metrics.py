@@ -3,10 +3,13 @@
 import os
 import shutil
 import time
+from ipaddress import ip_network
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,7 +20,7 @@ from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.catalog.watcher import Watcher
 from opq_twisted.server.limits import Downloads
-from opq_twisted.server.metrics import Metrics
+from opq_twisted.server.metrics import LOOPBACK, Metrics
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
@@ -26,6 +29,8 @@ from tests.helpers.http_exchange import Connection
 from tests.helpers.signed_metadata import Signed
 
 BUILT = 1500000000
+
+_here = IPv4Address("TCP", "127.0.0.1", 40000)
 
 
 class MetricsTests(SynchronousTestCase):
@@ -52,7 +57,12 @@ class MetricsTests(SynchronousTestCase):
             in_thread=maybeDeferred,
         )
         metrics = Metrics(
-            self.catalog, self.watcher, self.downloads, version.long_pollers, self.timestamper
+            self.catalog,
+            self.watcher,
+            self.downloads,
+            version.long_pollers,
+            self.timestamper,
+            readers=(*LOOPBACK, ip_network("172.18.0.0/16")),
         )
         root = make_root(self.catalog, Digests(maybeDeferred), self.downloads, version)
         root.putChild(b"metrics", FunctionResource(metrics.reply))
@@ -62,9 +72,14 @@ class MetricsTests(SynchronousTestCase):
         self.root = root
 
     def ask(
-        self, path: str, *headers: str, method: str = "GET", room: int | None = None
+        self,
+        path: str,
+        *headers: str,
+        method: str = "GET",
+        room: int | None = None,
+        peer: IAddress = _here,
     ) -> Connection:
-        connection = Connection(self.root, self.site)
+        connection = Connection(self.root, self.site, peer)
         connection.transport.room = room
         connection.send(method, path, *headers)
         return connection
@@ -80,6 +95,41 @@ class MetricsTests(SynchronousTestCase):
             for family in text_string_to_metric_families(response.text)
             for sample in family.samples
         }
+
+    def test_private(self) -> None:
+        """Only this machine and the named networks may read the metrics."""
+
+        def status(peer: IAddress, *headers: str) -> int:
+            return self.ask("/metrics", *headers, peer=peer).response().status
+
+        for host in ("127.0.0.1", "127.9.9.9", "172.18.0.5"):
+            self.assertEqual(status(IPv4Address("TCP", host, 1)), 200)
+            self.assertEqual(status(IPv6Address("TCP", f"::ffff:{host}", 1)), 200)
+        self.assertEqual(status(IPv6Address("TCP", "::1", 1)), 200)
+        self.assertEqual(status(UNIXAddress("")), 200)
+        for host in ("192.0.2.7", "172.19.0.1", "0.0.0.0"):
+            self.assertEqual(status(IPv4Address("TCP", host, 1)), 403)
+        self.assertEqual(status(IPv6Address("TCP", "fe80::1%eth0", 1)), 403)
+        refusal = self.ask("/metrics", peer=IPv4Address("TCP", "192.0.2.7", 1)).response()
+        self.assertIn("--metrics-from", refusal.text)
+        self.assertNotIn("opq_", refusal.text)
+
+    def test_private_behind_a_proxy(self) -> None:
+        """A proxy on this machine does not open the metrics to its clients."""
+        for peer in (_here, UNIXAddress("")):
+            for header, expected in {
+                "X-Forwarded-For: 127.0.0.1": 200,
+                "X-Forwarded-For: ::1, 172.18.0.5": 200,
+                "X-Forwarded-For: 192.0.2.7": 403,
+                "X-Forwarded-For: 127.0.0.1, 192.0.2.7": 403,
+                "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-For: 192.0.2.7": 403,
+                "X-Forwarded-For: unknown": 403,
+                "X-Forwarded-For: \xff": 403,
+                "X-Forwarded-For:": 403,
+                "Forwarded: for=192.0.2.7": 403,
+            }.items():
+                response = self.ask("/metrics", header, peer=peer).response()
+                self.assertEqual(response.status, expected, header)
 
     def test_requests(self) -> None:
         """Requests are counted by endpoint and status; unknown paths share one series."""

@@ -47,15 +47,17 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options["port"], "8151")
         self.assertEqual(options["updates-dir"], "/var/opq/box-updates")
 
-    def test_trusted_proxies(self) -> None:
+    def test_networks(self) -> None:
         """Addresses and networks of both kinds are valid; names and partial addresses are not."""
-        options = options_of("--trusted-proxies", "192.0.2.7, 2001:db8::/32")
-        self.assertEqual(
-            options["trusted-proxies"], (ip_network("192.0.2.7"), ip_network("2001:db8::/32"))
-        )
-        for text in ("proxy.example.org", "192.0.2", "192.0.2.7/24"):
-            error = self.assertRaises(UsageError, options_of, "--trusted-proxies", text)
-            self.assertIn("Give addresses or networks such as", str(error))
+        for option in ("trusted-proxies", "metrics-from"):
+            options = options_of(f"--{option}", "192.0.2.7, 2001:db8::/32")
+            self.assertEqual(
+                options[option], (ip_network("192.0.2.7"), ip_network("2001:db8::/32"))
+            )
+            for text in ("proxy.example.org", "192.0.2", "192.0.2.7/24"):
+                error = self.assertRaises(UsageError, options_of, f"--{option}", text)
+                self.assertIn(f"--{option} {text}: ", str(error))
+                self.assertIn("Give addresses or networks such as", str(error))
 
     def test_short(self) -> None:
         """Both have a short form."""
