@@ -65,6 +65,10 @@ ELSEWHERE = {
         "docker build --file deploy/server/Dockerfile --tag ",
     ),
     "deploy/server/docker-run.sh": (_IMAGE, "docker-run.sh"),
+    'OPTIONS="--metrics-from 172.17.0.0/16" deploy/server/docker-run.sh': (
+        _IMAGE,
+        'OPTIONS="--metrics-from ',
+    ),
     "deploy/server/docker-run.sh 9000 /srv/updates": (_IMAGE, "docker-run.sh"),
     "deploy/server/docker-run.sh 8151 /var/opq/box-updates /etc/opq/timestamp.pem "
     "/etc/opq/timestamp.passphrase": (_IMAGE, "docker-run.sh"),

@@ -149,10 +149,12 @@ def offers(docker: Docker) -> None:
     updates.mkdir()
     archive = make_archive(updates / str(UpdateName(_VERSION)), _VERSION)
     port = free_port()
-    with docker.runs(f"deploy/server/docker-run.sh {port} {updates}"):
+    options = 'OPTIONS="--metrics-from 0.0.0.0/0,::/0"'
+    with docker.runs(f"{options} deploy/server/docker-run.sh {port} {updates}"):
         url = f"http://127.0.0.1:{port}"
         must(answer(f"{url}/ls") == f"{archive.name}\n", "The archive is not listed.")
         must(answer(f"{url}/version").strip() == str(_VERSION), "It is not the newest.")
+        must("opq_archives 1.0" in answer(f"{url}/metrics"), "The metrics are not open.")
         confined(docker, _NOBODY)
         must(docker.inside("ls /run/secrets || true").count("key") == 0, "There is a key.")
         healthy(docker)
