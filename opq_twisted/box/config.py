@@ -23,6 +23,9 @@ AGENT = "opq-box-agent"
 #: names of the other browsers have no effect there (`box.web.csrf`).
 _NOT_ALLOWED = ("mozilla", AGENT)
 
+#: The length of the box's name in characters.
+MAX_NAME = 64
+
 #: Bytes.
 _MAX_SIZE = 1024 * 1024
 #: Seconds; more than thirty years must be a mistake.
@@ -79,6 +82,14 @@ def _channel(_: object, attribute: "Attribute[Any]", value: str) -> None:
         )
 
 
+def _short_name(_: object, attribute: "Attribute[Any]", value: str) -> None:
+    if len(value) > MAX_NAME or not value.isprintable() or value != value.strip():
+        raise ValueError(
+            f"{attribute.name} must be at most {MAX_NAME} printable characters without spaces "
+            f"around them, not {value[:40]!r}"
+        )
+
+
 def _endpoint(_: object, attribute: "Attribute[Any]", value: str) -> None:
     try:
         if "?" in value:
@@ -108,6 +119,8 @@ def _up_to_an_hour(given: float) -> float:
 class UpdaterConfig:
     """The agent's own settings, described in docs/operating-a-box.md; times are in seconds."""
 
+    #: The name of the box for people; empty for the host name.
+    name: str = field(default="", validator=_short_name)
     install: Literal["click", "automatic"] = "click"
     #: When automatic installs may start; None for any time.
     window: DailyWindow | None = None

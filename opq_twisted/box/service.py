@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from twisted.internet import reactor
 from twisted.python import usage
 
 from opq_twisted import __version__
-from opq_twisted.box.config import AGENT, BoxConfig, read_config
+from opq_twisted.box.config import AGENT, MAX_NAME, BoxConfig, read_config
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health
@@ -127,7 +128,7 @@ def makeService(options: Options) -> IService:
         health=Health(reactor, units, settings.services, settings.settle),
         rescued=Rescued(state_dir / "rescued"),
         journal=journal,
-        board=StatusBoard(Status()),
+        board=StatusBoard(Status(name=_name(config), box_id=config.box_id)),
         now=time.time,
     )
     updater = Updater(deps)
@@ -175,6 +176,10 @@ def _read_settings(path: Path) -> tuple[BoxConfig, BasicAuth | None]:
         return config, None if file is None else BasicAuth(reactor, PasswordHash.read(file))
     except ConfigInvalid as error:
         raise CannotStart(str(error)) from None
+
+
+def _name(config: BoxConfig) -> str:
+    return config.updater.name or socket.gethostname()[:MAX_NAME]
 
 
 def _limits() -> ConnectionLimits:

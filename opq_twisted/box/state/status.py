@@ -23,6 +23,9 @@ class Progress:
 class Status:
     """Everything that the box publishes about itself; times are in seconds since the epoch."""
 
+    #: The name of the box for people, and its number in the configuration; 0: it has none.
+    name: str = ""
+    box_id: int = 0
     #: The release that runs; None if unknown.
     installed: int | None = None
     #: The newest release that the update server offers; None before the first answer.

@@ -161,6 +161,7 @@ def _show(found: Document) -> None:
     attempt = found.part("last_attempt")
     message = found.text("message")
     rows = [
+        ("Box", _describe_box(found)),
         ("Installed", wording.version(found.integer("installed"))),
         ("Available", wording.version(found.integer("available"))),
         ("Stage", found.text("stage") + _describe_progress(found.part("progress"))),
@@ -169,7 +170,7 @@ def _show(found: Document) -> None:
         ("Next check", wording.moment(found.number("next_check"))),
     ]
     if found.flag("update_available") and is_at_rest(found) and not found.text("trouble"):
-        rows[2:2] = [("What is new", found.text("notes")), ("", "opq-box update installs it.")]
+        rows[3:3] = [("What is new", found.text("notes")), ("", "opq-box update installs it.")]
     if found.flag("unsigned"):
         rows.append(("Unsigned", "This box installs releases without checking who made them."))
     if attempt.content:
@@ -177,6 +178,14 @@ def _show(found: Document) -> None:
     for name, text in rows:
         if text:
             say(f"{name:11}  {text}")
+
+
+def _describe_box(found: Document) -> str:
+    """Return the name and the id of the box; empty for an agent that does not say them."""
+    name, box_id = found.text("name"), found.integer("box_id")
+    if box_id is None:
+        return name
+    return f"{name} (id {box_id})" if box_id else f"{name} (no box_id in its configuration)"
 
 
 def _describe_progress(progress: Document) -> str:

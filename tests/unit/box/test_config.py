@@ -21,7 +21,7 @@ DEFAULTS = """{
   "updates_ep": "http://updates.example.org:8151",
   "box_id": 0,
   "updater": {
-    "install": "click", "window": null, "check_every": 3600, "spread": 300,
+    "name": "", "install": "click", "window": null, "check_every": 3600, "spread": 300,
     "channel": "stable", "trusted_root": "/etc/opq/root.json", "allow_unsigned": false,
     "prefix": "/opt/opq", "version_file": "/opt/opq/current/VERSION",
     "reboot_command": ["systemctl", "reboot"],
@@ -33,6 +33,10 @@ DEFAULTS = """{
 
 #: Invalid values of settings under `updater`, and a part of their errors.
 WRONG_SETTINGS: list[tuple[str, Any, str]] = [
+    ("name", "n" * 65, "at most 64 printable characters"),
+    ("name", "the\nbox", "at most 64 printable characters"),
+    ("name", " box", "without spaces around them"),
+    ("name", 7, "a string"),
     ("install", "always", '"click" or "automatic"'),
     ("install", True, '"click" or "automatic"'),
     ("window", "2-4", "02:00-04:00"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,19 @@ class ServiceTests(SynchronousTestCase):
         )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives"})
+
+    def test_name(self) -> None:
+        """The name is the configured one, or the host name."""
+        self.patch(socket, "gethostname", lambda: "raspberrypi")
+        for configured, name in (("Kitchen", "Kitchen"), ("", "raspberrypi")):
+            self.configure(name=configured)
+            agent = self.make("--port", "0")
+            assert isinstance(agent, MultiService)
+            updater = agent.services[1]
+            assert isinstance(updater, Updater)
+            shown = updater._deps.board.current
+            self.assertEqual((shown.name, shown.box_id), (name, 3))
+            shutil.rmtree(self.state_dir)
 
     def test_environment(self) -> None:
         """systemd's variables are not inherited by the agent's children."""

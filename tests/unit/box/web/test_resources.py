@@ -177,6 +177,8 @@ class StatusTests(WebCase):
         self.assertEqual(
             said,
             {
+                "name": "",
+                "box_id": 0,
                 "installed": OLD,
                 "available": NEW,
                 "update_available": True,

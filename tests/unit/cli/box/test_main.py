@@ -174,6 +174,12 @@ class AgentCase(SynchronousTestCase):
 class StatusTests(AgentCase):
     """`status`."""
 
+    def test_box(self) -> None:
+        """The box is named, if its agent says its name."""
+        for box_id, words in ((7, "Kitchen (id 7)"), (0, "Kitchen (no box_id in its configur")):
+            self.agent.status |= {"name": "Kitchen", "box_id": box_id}
+            self.assertIn(f"Box          {words}", self.type("status"))
+
     def test_all(self) -> None:
         """People see everything; versions are shown with their times."""
         self.agent.status |= {
