@@ -65,7 +65,8 @@ def look_once(
         refused.append(message.text)
 
     page.on("console", hear)
-    page.goto(url)
+    page.goto(url.removesuffix("ls"))
+    page.wait_for_url(url)
     for text in ("stable: 25 % of the boxes", "does not match", "not signed", "not known yet"):
         page.get_by_text(text).first.wait_for()
     found = chromium.complaints(page)

@@ -22,12 +22,16 @@ from opq_twisted.server.web.listing import ListingPage
 from opq_twisted.server.web.long_poll import NO_UPDATE, REVALIDATE, NewestVersion
 from opq_twisted.server.web.metadata import MetadataFiles
 
-_LIST_HEADERS = {**REVALIDATE, b"Vary": b"Accept"}
+_NEGOTIATED = {**REVALIDATE, b"Vary": b"Accept"}
 
 #: The media types of the list; a client without a preference gets the first.
 _LIST_FORMS = (b"text/plain", b"application/json", b"text/html")
 
-_HEALTHY = Reply.of(OK, headers=REVALIDATE)
+_HEALTHY = Reply.of(OK, headers=_NEGOTIATED)
+
+#: The same for a browser, which goes on to the list. The relative URL also works behind a proxy
+#: that adds a path prefix.
+_HEALTHY_IN_BROWSER = Reply.of(OK, headers={**_NEGOTIATED, b"Refresh": b"0; url=ls"})
 _NO_UPDATE = Reply.sentence(NOT_FOUND, NO_UPDATE)
 
 _T = TypeVar("_T")
@@ -86,10 +90,11 @@ class SnapshotCache(Generic[_T]):
         self._source = None
 
 
-def report_health(catalog: Catalog, _request: BoundedRequest) -> Reply:
+def report_health(catalog: Catalog, request: BoundedRequest) -> Reply:
     """Reply to `/`: 200 and empty while the directory can be read, otherwise 503 and the reason."""
-    problem = catalog.problem
-    return _HEALTHY if problem is None else Reply.sentence(SERVICE_UNAVAILABLE, problem)
+    if catalog.problem is not None:
+        return Reply.sentence(SERVICE_UNAVAILABLE, catalog.problem)
+    return _HEALTHY_IN_BROWSER if preferred(request, _LIST_FORMS) == b"text/html" else _HEALTHY
 
 
 class Listing(PlainResource):
@@ -107,16 +112,16 @@ class Listing(PlainResource):
         """List the archives on offer."""
         form = preferred(request, _LIST_FORMS)
         if form == b"text/html":
-            return self._page.reply(request, _LIST_HEADERS)
+            return self._page.reply(request, _NEGOTIATED)
         return (self._json if form == b"application/json" else self._text).get()
 
     def _as_text(self, snapshot: Snapshot) -> Reply:
         text = "".join(f"{archive.name}\n" for archive in snapshot.archives)
-        return Reply.of(OK, text.encode(), headers=_LIST_HEADERS)
+        return Reply.of(OK, text.encode(), headers=_NEGOTIATED)
 
     def _as_json(self, snapshot: Snapshot) -> Reply:
         archives = [self._describe(archive) for archive in snapshot.archives]
-        return Reply.of(OK, json.dumps(archives).encode(), b"application/json", _LIST_HEADERS)
+        return Reply.of(OK, json.dumps(archives).encode(), b"application/json", _NEGOTIATED)
 
     def _describe(self, archive: Archive) -> dict[str, object]:
         described: dict[str, object] = {

@@ -56,6 +56,21 @@ class HealthTests(ResourcesTestCase):
         self.assertEqual((response.status, response.body), (200, b""))
         self.assertEqual(response.headers["Content-Length"], "0")
 
+    def test_browser(self) -> None:
+        """A browser gets the same, and goes on to the list; programs do not."""
+        for accept, refresh in {
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "0; url=ls",
+            "*/*": None,
+            "text/plain": None,
+            "application/json": None,
+            "text/html;q=0": None,
+        }.items():
+            response = self.get("/", f"Accept: {accept}")
+            self.assertEqual((response.status, response.body), (200, b""))
+            self.assertEqual(response.headers["Refresh"], refresh)
+            self.assertEqual(response.headers["Vary"], "Accept")
+        self.assertNotIn("Refresh", self.get("/").headers)
+
     def test_ill(self) -> None:
         """It is 503 with the reason while the directory cannot be read, and then 200 again."""
         self.directory.rename(away := Path(self.mktemp()))
