@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from opq_twisted import __version__
 from opq_twisted.archive.build.contents import (
     Contents,
     find_file,
@@ -32,6 +33,7 @@ from opq_twisted.archive.build.pack import (
 )
 from opq_twisted.archive.build.wheels import fetch_wheels
 from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName, parse_version
+from opq_twisted.cli.parser import Parser
 from opq_twisted.cli.program import say, warn
 from opq_twisted.common.errors import BuildFailed, OpqError
 from opq_twisted.common.progress_bar import ProgressBar
@@ -67,8 +69,12 @@ def main() -> int:
     """Build an update as the command line says; return the exit code."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    options = make_parser().parse_args()
+    if options.version is False:
+        say(f"build_update.py {__version__}")
+        return 0
     try:
-        archive = build(make_parser().parse_args())
+        archive = build(options)
     except OpqError as error:
         warn(str(error))
         return 1
@@ -169,14 +175,13 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Define the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="build_update.py",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--component",
@@ -188,8 +193,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--version",
+        nargs="?",
+        const=False,
         metavar="VERSION",
-        help="the update's version, in seconds since the epoch (default: now)",
+        help="the update's version, in seconds since the epoch (default: now); without VERSION, "
+        "the version of this program is printed",
     )
     parser.add_argument(
         "--output-dir",

@@ -1,34 +1,18 @@
-"""The common parts of the command lines: commands, output, errors and signals."""
+"""The common parts of the command lines: output, errors and signals."""
 
 import argparse
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, TextIO
+from typing import TextIO
 
 from opq_twisted.common.errors import OpqError
 
-#: Does a command, and returns the exit code, or None for 0; its docstring is its help.
-Command = Callable[[argparse.Namespace], int | None]
-
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-
-
-def add_command(commands: Any, name: str, command: Command) -> argparse.ArgumentParser:
-    """
-    Define a command for `run`.
-
-    :param commands: the result of `add_subparsers`, whose class is private to argparse.
-    """
-    sub: argparse.ArgumentParser = commands.add_parser(
-        name, help=command.__doc__, description=command.__doc__, allow_abbrev=False
-    )
-    sub.set_defaults(command=command)
-    return sub
 
 
 def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:

@@ -1,5 +1,6 @@
-"""Formats versions, times and sizes for people."""
+"""Formats versions, times, sizes and suggestions for people."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 
 _SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
@@ -81,3 +82,12 @@ def short_size(count: int) -> str:
 def mebibytes(count: int) -> str:
     """Format a number of bytes that are needed or allowed, rounded up: `64 MiB`."""
     return f"{-(-count >> 20)} MiB"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that suggests the most similar known word, or nothing."""
+    # Imported late: only a mistake needs it.
+    from difflib import get_close_matches
+
+    similar = get_close_matches(word, known, 1)
+    return f": did you mean {similar[0]}?" if similar else ""

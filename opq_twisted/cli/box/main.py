@@ -16,7 +16,8 @@ from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.follow import RetryTimer, log_lines, statuses
 from opq_twisted.cli.box.progress import StageDisplay, is_at_rest
 from opq_twisted.cli.box.untrusted_json import Document
-from opq_twisted.cli.program import Command, add_command, run, say, say_json, warn
+from opq_twisted.cli.parser import Command, Parser, add_command
+from opq_twisted.cli.program import run, say, say_json, warn
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import InvalidName, UpdateFailed
 
@@ -248,9 +249,9 @@ def _release(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Define the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="opq-box",
         description="Set up or maintain an OPQ box.",
         epilog="The exit code is 0 for success, 1 for a failure, and 2 for a wrong command line. "
@@ -258,11 +259,11 @@ def make_parser() -> argparse.ArgumentParser:
         "was updated or there was nothing to do, and with 1 if the update failed or the box went "
         f"back to its last good release. The environment variable {_URL_VARIABLE} is the default "
         "for --url.",
-        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_version()
+    commands = parser.add_commands()
 
-    def add(name: str, command: Command) -> argparse.ArgumentParser:
+    def add(name: str, command: Command) -> Parser:
         sub = add_command(commands, name, command)
         sub.add_argument("--json", action="store_true", help="print JSON")
         if command not in (adopt, config, password):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from opq_twisted.cli.program import Command, add_command, run
+from opq_twisted.cli.parser import Command, Parser, add_command
+from opq_twisted.cli.program import run
 from opq_twisted.cli.release.prompts import TIMESTAMP_VARIABLE, VARIABLE
 from opq_twisted.cli.release.releases import (
     drop,
@@ -56,18 +57,18 @@ def _number(
     sub.add_argument(name, type=int, metavar=metavar, help=text, default=default)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Define the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="opq-release",
         description="Sign what OPQ boxes install.",
         epilog=f"Passphrases come from --passphrase-file, from {VARIABLE} (and "
         f"{TIMESTAMP_VARIABLE}) in the environment, or from the terminal.",
-        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_version()
+    commands = parser.add_commands()
 
-    def add(name: str, command: Command) -> argparse.ArgumentParser:
+    def add(name: str, command: Command) -> Parser:
         sub = add_command(commands, name, command)
         if command is not status:
             _path(sub, "--passphrase-file", "FILE", "the file with the passphrase")
