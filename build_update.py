@@ -102,7 +102,25 @@ def build(options: argparse.Namespace) -> Path:
             contents |= gather(Path(wheels), WHEELS)
         timestamp = name.version if source_date is None else source_date
         with ProgressBar(sum(file.size for file in contents.values() if file)) as progress:
-            return pack(name, contents, options.output_dir, timestamp=timestamp, progress=progress)
+            archive = pack(
+                name, contents, options.output_dir, timestamp=timestamp, progress=progress
+            )
+        if not _write_sbom(archive, name, contents, timestamp):
+            warn(
+                "No SBOM was written: to get one beside each update, install the Python package "
+                "cyclonedx-python-lib."
+            )
+        return archive
+
+
+def _write_sbom(archive: Path, name: UpdateName, contents: Contents, timestamp: int) -> bool:
+    """Write the SBOM beside an update, and return whether the package for that is installed."""
+    try:
+        from opq_twisted.archive.build.sbom import write_sbom
+    except ModuleNotFoundError:
+        return False
+    write_sbom(archive, name, contents, timestamp)
+    return True
 
 
 def _contents(options: argparse.Namespace) -> Contents:
