@@ -220,6 +220,8 @@ class Recovery:
         await self._require_healthy(release, deadline)
         with self._reporter.tolerate("The release cannot be made the last good one"):
             await self._probation.begin(release, deps.journal.entry.started)
+        # The newest release that this agent knows of, until a check succeeds.
+        deps.board.publish(available=installed)
         # Check before the end is recorded: an agent that dies in a check must not be confirmed.
         await self._checker.try_to_check()
         reason = f"The box runs release {installed}."

@@ -33,6 +33,9 @@ _OLDER_COPY_DELAY = 60.0
 #: Seconds, more or less, until the next check if an update was under way.
 _BUSY_DELAY = 60.0
 
+#: Seconds: the first check comes after 10 to 90 % of this time, or of a shorter interval.
+_FIRST_INTERVAL = 120.0
+
 #: Seconds after a start, or a check, until the long poll: a box that starts has other things to do.
 _LONG_POLL_DELAY = 2.0
 
@@ -49,9 +52,10 @@ class Scheduler(Service):
     """
     Checks now and then, at times that boxes do not share, and installs a release that is due.
 
-    The first check comes after 10 to 90 % of the interval, each later one after 80 to 120 %; sooner
-    if the server announces another release, or the window opens. After a failure the next check
-    comes after a random part of a pause that doubles up to the interval.
+    The first check comes within two minutes after a start, spread over them because a power cut
+    starts all boxes of a town at once. Each later one comes after 80 to 120 % of the interval;
+    sooner if the server announces another release, or the window opens. After a failure the next
+    check comes after a random part of a pause that doubles up to the interval.
     """
 
     _log = Logger()
@@ -100,7 +104,7 @@ class Scheduler(Service):
             self._checking.cancel()
 
     async def _check_for_ever(self) -> None:
-        pause = self._config.check_every * (0.1 + 0.8 * self._random())
+        pause = min(self._config.check_every, _FIRST_INTERVAL) * (0.1 + 0.8 * self._random())
         try:
             # A cancelled request may fail with any error.
             while self.running:

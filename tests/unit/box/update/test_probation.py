@@ -84,6 +84,7 @@ class ProofTests(TrialCase):
             self.bench.status.last_attempt.reason if self.bench.status.last_attempt else "",
             f"The box runs release {NEW}. Its agent has not reached the update server yet.",
         )
+        self.assertEqual(self.bench.status.available, NEW)
         self.assertEqual(self.archives.last_good, GOOD)
         self.boot("third boot")
         for error in (NOBODY, Untrusted("It is another."), OSError(errno.EIO, "Input error")):
