@@ -155,7 +155,8 @@ def _is_for_boxes(path: str) -> bool:
     inside = path.removeprefix(f"{AGENT}/opq_twisted/")
     if inside.startswith(NOT_FOR_BOXES):
         return False
-    return inside.startswith("box/web/page/") or inside.endswith((".py", ".sh", "py.typed"))
+    pages = ("box/web/page/", "http/page/")
+    return inside.startswith(pages) or inside.endswith((".py", ".sh", "py.typed"))
 
 
 def _source_date() -> int | None:
