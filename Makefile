@@ -6,13 +6,14 @@ PYTHON ?= python3
 # .venv has the packages of requirements.txt, and those of requirements-NAME.txt where .ready-NAME is.
 READY := .venv/.ready
 DEVELOPING := .venv/.ready-dev
+DOCUMENTING := .venv/.ready-docs
 # One more than there are processors, for tests wait too.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
 	tests.unit.cli.box.test_listener_owner tests.unit.test_build_update
 
 .PHONY: help demo test unit functional test-root torture test-oldest test-newest vm-test deb deb-test \
-	image-test screenshots diagram fmt lint bench manuals lock clean
+	image-test docs screenshots diagram fmt lint bench manuals lock clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
@@ -22,7 +23,7 @@ $(READY): requirements.txt constraints.txt pyproject.toml setup.py
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-$(DEVELOPING): .venv/.ready-%: requirements-%.txt $(READY)
+$(DEVELOPING) $(DOCUMENTING): .venv/.ready-%: requirements-%.txt $(READY)
 	.venv/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
 	touch $@
 
@@ -73,6 +74,9 @@ deb-test: manuals ## Install, upgrade and remove that package in a Debian of its
 image-test: $(DEVELOPING) ## Try the container image of the server in podman (as root)
 	.venv/bin/python -m tests.image
 
+docs: $(DOCUMENTING) ## Write the documentation as a site into build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --clean
+
 screenshots: $(DEVELOPING) ## Make the pictures of the page in docs/pictures
 	.venv/bin/python -m tests.browser.screenshots
 
@@ -122,7 +126,7 @@ build/uv/bin/uv:
 
 lock: build/uv/bin/uv ## Renew constraints*.txt and the *.lock files (UPGRADE=1: take the newest versions)
 	printf 'pip\nsetuptools\nuv\n' | $(COMPILE) $(NEWER) --output-file constraints.txt \
-		- requirements.txt requirements-dev.txt
+		- requirements.txt requirements-dev.txt requirements-docs.txt
 	grep --extended-regexp \
 		"^($$(sed -n 's/^\([a-z-]\+\).*/\1/p' requirements-dev.txt | paste -sd '|'))==" \
 		constraints.txt | $(COMPILE) --resolution lowest-direct \

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
+import yaml
 from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -130,11 +131,22 @@ class LinkTests(SynchronousTestCase):
             for link in links(page.read_text(encoding="utf-8")):
                 name, _, anchor = link.partition("#")
                 target = page.parent / name if name else page
-                if not target.exists() or (
+                # Repository hosts show folders, but the site cannot.
+                if not target.is_file() or (
                     anchor and anchor not in anchors(target.read_text(encoding="utf-8"))
                 ):
                     broken.append(f"{page.name}: {link}")
         self.assertEqual(broken, [])
+
+
+class SiteTests(SynchronousTestCase):
+    """What mkdocs.yml says of the documentation."""
+
+    def test_navigation(self) -> None:
+        """The site's navigation has each page once."""
+        nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+        named = re.findall(r"[\w-]+\.md", str(nav))
+        self.assertEqual(sorted(named), sorted([*(page.name for page in PAGES), "CHANGELOG.md"]))
 
 
 class ContributingTests(SynchronousTestCase):
