@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -174,6 +175,15 @@ def read_config(path: Path) -> BoxConfig:
     :raises ConfigInvalid: if the file cannot be read, or a value is invalid; the text names the
         key.
     """
+    return parse_config(read_content(path), path)
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """
+    Read the configuration of all the box's daemons, as it is in the file.
+
+    :raises ConfigInvalid: if the file cannot be read, or contains no JSON object.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_SIZE + 1)
@@ -189,6 +199,15 @@ def read_config(path: Path) -> BoxConfig:
         raise ConfigInvalid(f"The configuration {path} is not JSON: {error}.") from None
     if not isinstance(content, dict):
         raise ConfigInvalid(f"The configuration {path} must be a JSON object.")
+    return content
+
+
+def parse_config(content: Mapping[str, object], path: Path) -> BoxConfig:
+    """
+    Make the agent's settings from the content of the file `path`.
+
+    :raises ConfigInvalid: if a value is invalid; the text names the key.
+    """
     content = older_config.translate(content)
     ours = {item.name: content[item.name] for item in fields(BoxConfig) if item.name in content}
     try:

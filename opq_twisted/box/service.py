@@ -8,10 +8,12 @@ from pathlib import Path
 
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
+from twisted.logger import Logger
 from twisted.python import usage
 
 from opq_twisted import __version__
 from opq_twisted.box.config import AGENT, MAX_NAME, BoxConfig, read_config
+from opq_twisted.box.config_warnings import find_warnings
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health
@@ -62,6 +64,8 @@ _CONNECTIONS = 256
 _CONNECTIONS_OF_NETWORK = 192
 _CONNECTIONS_OF_ADDRESS = 64
 
+_log = Logger()
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ENVIRONMENT = Path("/proc/self/environ")
 
@@ -90,6 +94,8 @@ def makeService(options: Options) -> IService:
     """
     use_monotonic_time(reactor)
     config, basic_auth = _read_settings(Path(options["config"]).absolute())
+    for sentence in find_warnings(config):
+        _log.warn("{sentence}", sentence=sentence)
     settings = config.updater
     state_dir = Path(options["state-dir"]).absolute()
     archives = ArchiveStore(state_dir / "archives")

@@ -40,6 +40,10 @@ class ConfigInvalid(OpqError):
     """The box's configuration is invalid; the text names the key."""
 
 
+class SetupFailed(OpqError):
+    """The box's configuration cannot be written, or the box has no id to make a number from."""
+
+
 class UpdateInProgress(OpqError):
     """An update is under way already; the text names its stage."""
 

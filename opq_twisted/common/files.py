@@ -114,13 +114,16 @@ def is_open_to_others(path: Path) -> bool:
     return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
 
 
-def write(path: Path, data: bytes, mode: int | None = None) -> None:
+def write(
+    path: Path, data: bytes, mode: int | None = None, owner: tuple[int, int] | None = None
+) -> None:
     """
     Replace the content of a file, and return when it is on the disk.
 
     A power cut leaves the old content or the new one.
 
     :param mode: the permissions of the file from its creation on; None for those of the umask.
+    :param owner: the ids of the user and the group to which the file is given; None for the caller.
     :raises OSError: if the disk is full or fails; the old file is unchanged then.
     """
     temporary = path.with_name(f".{path.name}.new")
@@ -129,6 +132,8 @@ def write(path: Path, data: bytes, mode: int | None = None) -> None:
             if mode is not None:
                 # The umask may have removed permissions.
                 os.fchmod(file.fileno(), mode)
+            if owner is not None:
+                os.fchown(file.fileno(), *owner)
             file.write(data)
             file.flush()
             sync(file.fileno())

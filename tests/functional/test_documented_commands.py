@@ -175,6 +175,10 @@ TYPED = {
     "scp opq-box-update-1547860803.tar.bz2 opq@opq-box-7.local:",
     "tar xf opq-box-update-1547860803.tar.bz2",
     "cd opq-box-update-1547860803",
+    "opq-box setup --server http://updates.example.org:8151 --install automatic",
+    "opq-box setup --server http://updates.example.org:8151 --box-id auto --name Kitchen "
+    "--install automatic",
+    "opq-box setup --name Kitchen",
     "opq-box config",
     "rsync -t --recursive --delete --exclude '.*' --exclude timestamp.json "
     "first:/var/opq/box-updates/tuf/ tuf/",
@@ -205,6 +209,11 @@ TOOLS = {
     "opq-box": """\
 case $1 in
     adopt) set -- "$@" --config {box}/etc/opq/opqbox_config.json --state-dir {box}/state ;;
+    # The server has another address here.
+    setup)
+        if [ "$2" = --server ]; then shift 3; else shift; fi
+        set -- setup "$@" --config {box}/etc/opq/opqbox_config.json
+        ;;
     config) set -- "$@" {box}/etc/opq/opqbox_config.json ;;
     password) echo "open sesame" | {program} "$@" && exit ;;
 esac
@@ -426,7 +435,7 @@ async def operate_a_box(place: Place) -> None:
     box.configure(place.server.url, allow_unsigned=False)
     box.pin((place.checkout / "root.json").read_bytes())
     for block in blocks(BOX.read_text(encoding="utf-8")):
-        if block.section == "From a blank SD card" and "opq-box config" in block.script:
+        if block.section == "From a blank SD card" and "opq-box setup" in block.script:
             await box.start()
         on_the_box = block.section == "From a blank SD card" and not re.search(
             "build_update|scp", block.script

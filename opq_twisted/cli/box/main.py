@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -132,17 +133,48 @@ def password(options: argparse.Namespace) -> None:
     )
 
 
+def setup(options: argparse.Namespace) -> None:
+    """Write the settings of this box into its configuration, and keep all others."""
+    from opq_twisted.cli.box.check_config import all_warnings
+    from opq_twisted.cli.box.setup import set_up
+
+    given = {name: getattr(options, name) for name in ("name", "install", "channel", "services")}
+    updater = {name: value for name, value in given.items() if value is not None}
+    written = set_up(options.config, options.server, options.box_id, updater)
+    warnings, found = all_warnings(written.config), written.config
+    if options.json:
+        say_json({"status": written.status, "box_id": found.box_id, "warnings": warnings})
+        return
+    say(written.status)
+    say(f"{'updates_ep':10}  {found.updates_ep}")
+    say(f"{'box_id':10}  {found.box_id}")
+    for name in given:
+        value = getattr(found.updater, name)
+        if value:
+            say(f"{name:10}  {value if isinstance(value, str) else ' '.join(value)}")
+    _say_warnings(warnings)
+    if written.next_step:
+        say(written.next_step)
+
+
 def config(options: argparse.Namespace) -> None:
     """Check a configuration without a restart of the agent, and print all settings."""
     from opq_twisted.cli.box import check_config
 
-    settings = check_config.check(options.file)
+    found = check_config.check(options.file)
+    settings, warnings = check_config.to_json(found), check_config.all_warnings(found)
     if options.json:
-        say_json(settings)
+        say_json({**settings, "warnings": warnings})
         return
     say(f"The agent can use the configuration {options.file}, and reads it as:")
-    for line in json.dumps(settings, indent=2).splitlines():
+    for line in json.dumps(settings, indent=2, ensure_ascii=False).splitlines():
         say(line)
+    _say_warnings(warnings)
+
+
+def _say_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(f"Warning: {warning}")
 
 
 def _agent(options: argparse.Namespace) -> AgentClient:
@@ -249,6 +281,18 @@ def _release(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _box_id(text: str) -> int:
+    """Read a number, or `auto` as 0."""
+    if text == "auto":
+        return 0
+    # Larger numbers lose digits in other programs that read JSON (RFC 8259, section 6).
+    if not re.fullmatch(r"[0-9]{1,16}", text) or not 0 < int(text) < 2**53:
+        raise argparse.ArgumentTypeError(
+            f"it must be auto, or a whole number from 1 to {2**53 - 1}, not {text[:40]!r}"
+        )
+    return int(text)
+
+
 def make_parser() -> Parser:
     """Define the command line."""
     parser = Parser(
@@ -266,7 +310,7 @@ def make_parser() -> Parser:
     def add(name: str, command: Command) -> Parser:
         sub = add_command(commands, name, command)
         sub.add_argument("--json", action="store_true", help="print JSON")
-        if command not in (adopt, config, password):
+        if command not in (adopt, config, password, setup):
             sub.add_argument(
                 "--url",
                 default=os.environ.get(_URL_VARIABLE) or _URL,
@@ -295,6 +339,29 @@ def make_parser() -> Parser:
     _add_path(sub, "archive", "ARCHIVE", "an archive of build_update.py")
     _add_path(sub, "--config", "FILE", "the box's configuration", default=_CONFIG)
     _add_path(sub, "--state-dir", "DIR", "the agent's state directory", default=_STATE_DIR)
+    sub = add("setup", setup)
+    sub.add_argument("--server", metavar="URL", help="the URL of the update server")
+    sub.add_argument(
+        "--box-id",
+        type=_box_id,
+        metavar="auto|N",
+        help="the number of this box; auto makes one from the machine's id (default: the one in "
+        "the configuration, or auto if there is none)",
+    )
+    sub.add_argument("--name", metavar="TEXT", help="a name of this box for people")
+    sub.add_argument(
+        "--install",
+        choices=("click", "automatic"),
+        help="whether updates wait for a click on Update Box",
+    )
+    sub.add_argument("--channel", metavar="NAME", help="the channel of signed releases")
+    sub.add_argument(
+        "--services",
+        nargs="*",
+        metavar="UNIT",
+        help="the units that must be active with a new release",
+    )
+    _add_path(sub, "--config", "FILE", "the box's configuration", default=_CONFIG)
     sub = add("config", config)
     _add_path(sub, "file", "FILE", "the configuration", nargs="?", default=_CONFIG)
     _add_path(add("password", password), "file", "FILE", "the file for the hash of the password")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, MultiService
+from twisted.logger import capturedLogs
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -47,6 +48,13 @@ class ServiceTests(SynchronousTestCase):
         sentence = str(caught.exception)
         self.assertNotIn("\n", sentence)
         return sentence
+
+    def test_warnings(self) -> None:
+        """The agent starts with a configuration that is probably a mistake, and logs a warning."""
+        self.config.write_text(json.dumps({"updates_ep": "http://updates.example"}))
+        with capturedLogs() as events:
+            self.make()
+        self.assertTrue(events[0]["sentence"].startswith("box_id is 0 or missing"), events)
 
     def test_defaults(self) -> None:
         """Without options, the documented paths and port are used."""

@@ -582,15 +582,23 @@ class ConfigTests(SynchronousTestCase):
         given = {"updates_ep": "updates.example.org", "box_id": "7", "updater": updater, "cmd": 1}
         code, said, complaint = self.check(given)
         self.assertEqual((code, complaint), (0, ""))
-        first, _, settings = said.partition("\n")
+        first, _, rest = said.partition("\n")
         self.assertEqual(
             first, f"The agent can use the configuration {self.file}, and reads it as:"
         )
+        settings, *warnings = rest.split("\nWarning: ")
         read = json.loads(settings)
         self.assertEqual((read["updates_ep"], read["box_id"]), ("http://updates.example.org", 7))
         self.assertEqual({key: read["updater"][key] for key in updater}, updater)
         self.assertEqual(read["updater"]["install"], "click")
-        self.assertEqual(json.loads(self.check(read, "--json")[1]), read)
+        again = json.loads(self.check(read, "--json")[1])
+        self.assertEqual(again, {**read, "warnings": [line.strip() for line in warnings]})
+
+    def test_warnings(self) -> None:
+        """A setting that is probably a mistake gets a warning, and the exit code stays 0."""
+        code, said, complaint = self.check({"updates_ep": "http://updates.example.net"})
+        self.assertEqual((code, complaint), (0, ""))
+        self.assertIn("\nWarning: box_id is 0 or missing, ", said)
 
     def test_unusable(self) -> None:
         """A configuration with which the agent would not start is refused in a sentence."""
