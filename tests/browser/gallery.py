@@ -35,7 +35,7 @@ _RETURNED = Attempt(
     _NOW - 900,
     _NOW - 300,
     "returned",
-    f"Release {NEW} failed, and the box runs {OLD} again. {_ILL}",
+    f"Release {NEW} failed, and the box runs release {OLD} again. {_ILL}",
     2,
 )
 _FAILED = evolve(

@@ -110,7 +110,9 @@ async def test_returns(
     following = operator.begins("update")
     await reboots(box)
     assert await following.ends() == 1, following.output
-    assert f"opq-box: Release {NEW} failed, and the box runs {OLD} again." in following.output
+    assert (
+        f"opq-box: Release {NEW} failed, and the box runs release {OLD} again." in following.output
+    )
 
     assert f"Blocked: {NEW} (" in await operator.types("history")
     assert f"opq-box forgive {NEW}" in await operator.types("history")

@@ -201,7 +201,7 @@ async def test_went_back(start_box: StartBox, box: Box, updates: Path, tabs: Tab
     await box.agent.ends()
     await box.start_again()
     await tab.headline("The box went back to its last good release")
-    await tab.shows(f"Release {NEWER} failed, and the box runs {NEW} again.")
+    await tab.shows(f"Release {NEWER} failed, and the box runs release {NEW} again.")
     assert "exit status 7" in await tab.text("#message")
     outcomes = '#history li[data-outcome="returned"] + li[data-outcome="updated"]:last-child'
     await tab.do(lambda page: expect(page.locator(outcomes)).to_have_count(1))

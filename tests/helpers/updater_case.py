@@ -184,7 +184,7 @@ class HealthyCase(UpdaterCase):
     def assert_returned(self, cause: str) -> None:
         """The box is at rest on the last good release, and gives the cause."""
         self.assert_at_rest(OLD)
-        message = f"Release {NEW} failed, and the box runs {OLD} again. {cause}"
+        message = f"Release {NEW} failed, and the box runs release {OLD} again. {cause}"
         attempt = self.on_disk().attempts[-1]
         self.assertEqual((attempt.version, attempt.outcome), (NEW, "returned"))
         self.assertEqual((self.bench.status.message, attempt.reason), (message, message))

@@ -7,7 +7,7 @@ The names of their attributes are keys on disk and on the wire, and stay as they
 from enum import Enum, StrEnum, auto
 from typing import TypedDict
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from opq_twisted.archive.release import Release
 
@@ -163,6 +163,43 @@ class Trial:
     uptime: float = 0.0
 
 
+#: Seconds; a stage that took longer waited for something, or the clock was set.
+_MAX_DURATION = 3600.0
+
+
+@frozen
+class Timing:
+    """The durations of the stages in seconds, by which the page estimates the rest of an update."""
+
+    #: The time at which the current stage began, in seconds since the epoch.
+    since: float = 0.0
+    #: Those of the update that is under way, by the value of the stage.
+    spent: dict[str, float] = Factory(dict)
+    #: Those of the last updates that succeeded.
+    last: dict[str, float] = Factory(dict)
+
+    def enter(self, before: Stage, after: Stage, now: float) -> "Timing":
+        """Count the time in `before`, unless the stage stays the same; `now` is the time of day."""
+        if before is after:
+            return self
+        spent = {} if after is Stage.CHECKING else self._spent_with(before, now)
+        return Timing(now, spent, self.last)
+
+    def end(self, before: Stage, now: float, *, succeeded: bool) -> "Timing":
+        """Count the time in the last stage; keep the durations of an update that has succeeded."""
+        spent = self._spent_with(before, now) if succeeded else {}
+        if Stage.VERIFYING not in spent:
+            # The archive was on the disk already.
+            spent.pop(Stage.DOWNLOADING, None)
+        return Timing(now, {}, {**self.last, **spent})
+
+    def _spent_with(self, stage: Stage, now: float) -> dict[str, float]:
+        took = max(0.0, now - self.since)
+        if stage.at_rest or stage is Stage.CHECKING or took > _MAX_DURATION:
+            return self.spent.copy()
+        return {**self.spent, stage.value: self.spent.get(stage, 0.0) + took}
+
+
 @frozen
 class Entry:
     """Everything that the journal holds."""
@@ -199,6 +236,7 @@ class Entry:
     acquitted: int | None = None
     #: The time of a successful check, at most some hours ago, in seconds since the epoch.
     looked: float = 0.0
+    timing: Timing = Timing()
 
 
 class EntryChanges(TypedDict, total=False):
@@ -222,3 +260,4 @@ class EntryChanges(TypedDict, total=False):
     doubted: Release | None
     acquitted: int | None
     looked: float
+    timing: Timing

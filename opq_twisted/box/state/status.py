@@ -1,9 +1,9 @@
 """The status that the page and the command line show: publish and subscribe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypedDict, Unpack
 
-from attrs import evolve, frozen
+from attrs import Factory, evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
@@ -36,6 +36,10 @@ class Status:
     size: int | None = None
     notes: str | None = None
     stage: Stage = Stage.IDLE
+    #: The time at which the stage began; None if unknown.
+    stage_since: float | None = None
+    #: Seconds that each stage took in the last successful update, by the value of the stage.
+    stage_took: Mapping[str, float] = Factory(dict)
     progress: Progress | None = None
     #: One sentence: the current activity, or the result of the last one.
     message: str = ""
@@ -53,12 +57,16 @@ class Status:
 class StatusChanges(TypedDict, total=False):
     """Changes of a `Status`."""
 
+    name: str
+    box_id: int
     installed: int | None
     available: int | None
     update_available: bool
     size: int | None
     notes: str | None
     stage: Stage
+    stage_since: float | None
+    stage_took: Mapping[str, float]
     progress: Progress | None
     message: str
     trouble: str | None

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, Unpack
 
+from attrs import evolve
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -67,21 +68,25 @@ class Reporter:
         #: The stage that is shown. The journal may have an older one while an update ends, and
         #: afterwards if the end cannot be recorded.
         self.stage = deps.journal.entry.stage
+        self._timing = deps.journal.entry.timing
         deps.installer.when_busy = lambda error: deps.board.publish(message=self.explain(error))
 
     def show_all(self) -> None:
         """Publish everything that an agent knows at its start."""
         deps, entry = self._deps, self._deps.journal.entry
         last = entry.attempts[-1] if entry.attempts else None
-        self.stage = entry.stage
+        self.stage, self._timing = entry.stage, entry.timing
         deps.board.publish(
             unsigned=deps.offers.unsigned,
             last_attempt=last,
             last_took=deps.journal.last_took,
             stage=self.stage,
+            stage_since=self._timing.since or None,
+            stage_took=self._timing.last,
             message=self._describe(self.stage) or (last.reason if last else ""),
         )
         self.show_running(deps.installed.version)
+        self._show_newest(last)
 
     def show_running(self, version: int | None) -> None:
         """Publish the release that runs."""
@@ -97,13 +102,25 @@ class Reporter:
         """
         check_transition(self.stage, stage)
         changes["stage"] = stage
+        changes["timing"] = timing = self._timing.enter(self.stage, stage, self._deps.now())
         self._deps.journal.write(**changes)
+        self._timing = timing
         self._show(StatusChanges(stage=stage, message=self._describe(stage)))
+
+    def leave_out(self, waited: float) -> None:
+        """Do not count these seconds of the stage: the update waited for something else."""
+        since = self._timing.since + max(0.0, waited)
+        self._timing = evolve(self._timing, since=since)
+        self._deps.board.publish(stage_since=since)
 
     def record(self, stage: Stage, attempt: Attempt, /, **changes: Unpack[EntryChanges]) -> None:
         """Record the end of an attempt; parameters and errors are those of `Journal.end`."""
         check_transition(self.stage, stage)
+        succeeded = attempt.outcome == "updated"
+        timing = self._timing.end(self.stage, self._deps.now(), succeeded=succeeded)
+        changes["timing"] = timing
         self._deps.journal.end(stage, attempt, **changes)
+        self._timing = timing
 
     async def finish(self, outcome: str, reason: str) -> None:
         """Record the end of an update on a good release, and remove its files."""
@@ -193,13 +210,23 @@ class Reporter:
         changes = StatusChanges(stage=stage, message=attempt.reason, last_attempt=attempt)
         changes["last_took"] = self._deps.journal.last_took
         self._show(changes)
+        self._show_newest(attempt)
+
+    def _show_newest(self, last: Attempt | None) -> None:
+        """Show the release of the last update as the newest one, until the server is asked."""
+        board = self._deps.board
+        if last is None or last.outcome != "updated" or board.current.available is not None:
+            return
+        if last.version == board.current.installed:
+            board.publish(available=last.version)
 
     def _show(self, changes: StatusChanges) -> None:
         self.stage = changes["stage"]
         self._log.info("Stage: {stage}", stage=self.stage)
         if not changes["message"]:
             del changes["message"]
-        changes["progress"] = None
+        changes |= {"progress": None, "stage_since": self._timing.since}
+        changes["stage_took"] = self._timing.last
         self._deps.board.publish(**changes)
 
     def _describe(self, stage: Stage) -> str:

@@ -207,4 +207,4 @@ class Rollback:
 
 def _describe(release: Release, installed: int | None, reason: str) -> str:
     """Describe a rollback in a sentence."""
-    return f"Release {release.version} failed, and the box runs {installed} again. {reason}"
+    return f"Release {release.version} failed, and the box runs release {installed} again. {reason}"

@@ -166,9 +166,11 @@ class Workflow:
         deps = self._deps
         with archive:
             await deps.unpacker.unpack(archive, release.version)
+        unpacked = deps.now()
         await deps.inhibitor.wait_until_released(
             deps.journal.entry.started, lambda reason: deps.board.publish(message=reason)
         )
+        self._reporter.leave_out(deps.now() - unpacked)
         await deps.preflight.require(release.version, deps.unpacker.folder)
         # An earlier rescue is no evidence about this release. The next line syncs the folder.
         deps.rescued.forget()

@@ -3,8 +3,10 @@
 from datetime import datetime, timedelta
 from typing import Any
 
+from attrs import evolve
+
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Entry, Stage
+from opq_twisted.box.state.records import Entry, Stage, Timing
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.update.recovery import MAX_TRIES
 from opq_twisted.box.window import DailyWindow
@@ -52,6 +54,30 @@ class WorkflowTests(UpdaterCase):
         expected = "checking downloading verifying unpacking installing rebooting"
         self.assertEqual(stages, [Stage(name) for name in expected.split()])
         self.assertEqual(self.bench.status.available, NEW)
+
+    def test_durations(self) -> None:
+        """The durations of the stages are kept through the reboot; the waiting does not count."""
+        self.bench.config.inhibit_file.touch()
+        self.click("unpack")
+        self.bench.clock.advance(10)
+        self.succeed()
+        self.bench.clock.advance(1000)
+        self.bench.config.inhibit_file.unlink()
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.steps.names[-1], "install")
+        self.bench.clock.advance(90)
+        self.succeed()
+        self.bench.clock.advance(40)
+        self.bench.set_installed(NEW)
+        self.bench.make_agent("second boot")
+        self.bench.health.asks = True
+        self.bench.start()
+        self.bench.clock.advance(7)
+        self.succeed()
+        status = self.bench.status
+        self.assertEqual((status.stage, status.available), (Stage.IDLE, NEW))
+        expected = {"unpacking": 10.0, "installing": 90.0, "rebooting": 40.0, "confirming": 7.0}
+        self.assertEqual({key: status.stage_took.get(key) for key in expected}, expected)
 
     def test_progress(self) -> None:
         """The progress of the download is shown while it lasts."""
@@ -112,7 +138,7 @@ class WorkflowTests(UpdaterCase):
                 self.assertEqual(self.bench.status.message, reason)
                 self.assertFalse(self.bench.status.update_available)
                 entry = Entry(boot_id="first boot", started=NEW, attempt=number, tries=1)
-                self.assertEqual(self.on_disk(), entry)
+                self.assertEqual(evolve(self.on_disk(), timing=Timing()), entry)
         self.assert_works_again()
 
     def test_nothing_installed(self) -> None:

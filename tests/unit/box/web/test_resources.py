@@ -185,6 +185,8 @@ class StatusTests(WebCase):
                 "size": None,
                 "notes": None,
                 "stage": "failed",
+                "stage_since": NEW,
+                "stage_took": {},
                 "progress": {"received": 5, "total": 10, "rate": 2.5},
                 "message": "Nobody is there.",
                 "trouble": "Nobody is there.",
