@@ -11,8 +11,12 @@ from argparse_manpage.manpage import Manpage
 
 import build_update
 from opq_twisted import __version__
+from opq_twisted.box import service as agent
 from opq_twisted.cli.box import main as box
+from opq_twisted.cli.parser import Parser
 from opq_twisted.cli.release import main as release
+from opq_twisted.common.daemon_options import DaemonOptions
+from opq_twisted.server import service as server
 
 #: The name of a program's completion file, for each shell.
 COMPLETIONS = {"bash": "{}", "zsh": "_{}"}
@@ -27,11 +31,10 @@ def main() -> None:
     folder: Path = arguments.parse_args().folder
     for make_parser in (box.make_parser, release.make_parser, build_update.make_parser):
         write(folder / "man" / f"{make_parser().prog}.1", page(make_parser()))
-        for shell, name in COMPLETIONS.items():
-            parser = make_parser()
-            complete_paths(parser)
-            path = folder / "completions" / shell / name.format(parser.prog)
-            write(path, shtab.complete(parser, shell))
+        complete(make_parser(), folder)
+    # The server's manual page is deploy/server/debian/opq-update-server.8.
+    for options in (agent.Options(), server.Options()):
+        complete(parser_of(options), folder)
 
 
 def page(parser: argparse.ArgumentParser) -> str:
@@ -47,6 +50,28 @@ def page(parser: argparse.ArgumentParser) -> str:
         command.description = None
     # Indented lines of --help must keep their line breaks.
     return re.sub(r"((?:^ .*\n)+)", r".nf\n\1.fi\n", str(manual), flags=re.MULTILINE)
+
+
+def parser_of(options: DaemonOptions) -> Parser:
+    """Make a parser with the options of a daemon, for completions."""
+    parser = Parser(prog=options.program, add_help=False)
+    for each in options.longOpt:
+        name, text = each.rstrip("="), options.docs[each.rstrip("=")]
+        if each == name:
+            parser.add_argument(f"--{name}", help=text, action="store_true")
+        else:
+            # A number is completed with files, too: nothing would be of more use.
+            metavar = "DIR" if name.endswith("-dir") else "FILE"
+            parser.add_argument(f"--{name}", help=text, type=Path, metavar=metavar)
+    return parser
+
+
+def complete(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Write the completions of a program for all shells."""
+    complete_paths(parser)
+    for shell, name in COMPLETIONS.items():
+        path = folder / "completions" / shell / name.format(parser.prog)
+        write(path, shtab.complete(parser, shell))
 
 
 def complete_paths(parser: argparse.ArgumentParser) -> None:

@@ -67,7 +67,7 @@ class Daemon:
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.pid = process.pid
         self._log = log
-        self.url = f"http://127.0.0.1:{self.says(r'Site starting on ([0-9]+)')[1]}"
+        self.url = self.says(r" (?:on|at) (http://127\.0\.0\.1:[0-9]+)")[1]
 
     def says(self, pattern: str) -> re.Match[str]:
         """Wait for a text in the log."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
 from twisted.logger import Logger
-from twisted.python import usage
 
 from opq_twisted import __version__
 from opq_twisted.box.config import AGENT, MAX_NAME, BoxConfig, read_config
@@ -44,8 +43,8 @@ from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.page_port import PagePort, inherited_sockets
 from opq_twisted.box.web.resources import make_root
 from opq_twisted.common import files
+from opq_twisted.common.daemon_options import DaemonOptions
 from opq_twisted.common.errors import CannotStart, ConfigInvalid
-from opq_twisted.common.log import log_to_standard_output
 from opq_twisted.common.monotonic import use_monotonic_time
 from opq_twisted.common.sd_notify import take_service_manager
 from opq_twisted.common.sighup import SighupHandler
@@ -70,20 +69,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ENVIRONMENT = Path("/proc/self/environ")
 
 
-class Options(usage.Options):
-    """The command line of `twistd opq-box-agent`."""
+class Options(DaemonOptions):
+    """The command line of `opq-box-agent`."""
 
-    synopsis = "[options]"
+    program = "opq-box-agent"
     longdesc = "Keep an OPQ box up to date, and show its page with the Update Box button."
     optParameters = (
         ["config", "c", "/etc/opq/opqbox_config.json", "The box's configuration (JSON)"],
         ["port", "p", "8080", "TCP port of the page, or a Twisted endpoint description"],
         ["state-dir", "s", "/var/lib/opq/updater", "Directory for downloads and the journal"],
     )
-
-    def postOptions(self) -> None:
-        """Make logging non-blocking."""
-        log_to_standard_output(self.parent)
 
 
 def makeService(options: Options) -> IService:

@@ -1,13 +1,24 @@
 """Writes the log to standard output without blocking, and counts repeated lines."""
 
+import os
+import re
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any, TextIO, cast
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, textFileLogObserver
+from twisted.logger import (
+    FileLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    eventAsText,
+    formatEvent,
+)
 from twisted.python import usage
 from zope.interface import implementer
 
@@ -17,6 +28,12 @@ from opq_twisted.common.output import standard_output
 MAX_PER_MINUTE = 60
 
 _PERIOD = 60.0
+
+#: Lines of Twisted about its own parts, as they are before they are formatted. Our services log
+#: where they listen.
+_NOISE = re.compile(
+    r"twistd \{version\}|reactor class:|\S+ starting on |\(.*Port .* Closed\)|Main loop terminated"
+)
 
 
 @implementer(ILogObserver)
@@ -121,4 +138,22 @@ def log_to_standard_output(twistd: usage.Options | None) -> None:
 
 def make_observer() -> RepeatCounter:
     """Return the observer that writes the log to standard output; twistd calls it by its name."""
-    return RepeatCounter(textFileLogObserver(cast(Any, standard_output())))
+    formatter = partial(_format, with_time=not _is_journal(sys.stdout))
+    return RepeatCounter(FileLogObserver(cast(Any, standard_output()), formatter))
+
+
+def _format(event: LogEvent, with_time: bool) -> str | None:
+    """Format an event as a line, or as the lines of a traceback; None if it is left out."""
+    if _NOISE.match(event.get("log_text") or event.get("log_format") or ""):
+        return None
+    text = eventAsText(event, includeTimestamp=with_time)
+    return text.replace("\n", "\n\t") + "\n" if text else None
+
+
+def _is_journal(stream: TextIO | None) -> bool:
+    """Whether systemd's journal reads a stream: it adds the time to each line."""
+    if stream is None:
+        return False
+    # systemd.exec(5)
+    status = os.fstat(stream.fileno())
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

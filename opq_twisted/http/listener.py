@@ -2,13 +2,14 @@
 
 import os
 from contextlib import suppress
+from typing import Any
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.http.endpoints import BACKLOG, EveryAddress, RobustEndpoint
@@ -32,19 +33,45 @@ class Listener(MultiService):
             endpoint = make_endpoint(port)
         except Exception as error:  # the endpoint parsers and OpenSSL raise many types
             raise no_such_port(port, error) from None
-        service = StreamServerEndpointService(RobustEndpoint(site.reactor, endpoint), site)
-        service._raiseSynchronously = True  # as `twisted.application.strports` does
-        service.setServiceParent(self)
+        self._service = StreamServerEndpointService(RobustEndpoint(site.reactor, endpoint), site)
+        self._service._raiseSynchronously = True  # as `twisted.application.strports` does
+        self._service.setServiceParent(self)
+        #: Where the server listens, once it does.
+        self.url = ""
 
     def privilegedStartService(self) -> None:
         """Bind the port; raise `CannotStart` if it is in use or forbidden."""
         try:
             super().privilegedStartService()
+            assert self._service._waitingForPort is not None
+            self._service._waitingForPort.addCallback(self._listening)
         except (CannotListenError, OverflowError, OSError, TypeError) as error:
             raise CannotStart(
                 f"Cannot listen on port {self._port}: {reason(error)}. "
                 "Stop what listens there, or choose another --port."
             ) from None
+
+    def _listening(self, port: IListeningPort) -> IListeningPort:
+        self.url = url_of(port, self._port)
+        return port
+
+
+def url_of(listening: IListeningPort, port: str) -> str:
+    """
+    Return the URL of a port for logs, or the path of a UNIX socket.
+
+    :param port: the value of `--port`.
+    """
+    address: Any = listening.getHost()
+    host: str | None = getattr(address, "host", None)
+    if host is None:
+        return f"unix:{os.fsdecode(getattr(address, 'name', None) or '')}"
+    if host == "::" and port.isdecimal():
+        # `EveryAddress` listens on all addresses of IPv4, too.
+        host = "0.0.0.0"  # noqa: S104
+    elif ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if port.startswith('ssl:') else 'http'}://{host}:{address.port}"
 
 
 def make_endpoint(port: str) -> IStreamServerEndpoint:
@@ -56,7 +83,7 @@ def make_endpoint(port: str) -> IStreamServerEndpoint:
     """
     if port.isdecimal():
         if int(port) > _HIGHEST_PORT:
-            raise ValueError(f"the highest TCP port is {_HIGHEST_PORT}")
+            raise ValueError("the number is too high")
         return EveryAddress(reactor, int(port))
     if port.startswith("ssl:") and (parsed := parse_ssl(port)) is not None:
         tcp_port, certificate = parsed
@@ -75,6 +102,8 @@ def _from_description(description: str) -> IStreamServerEndpoint:
 
 def no_such_port(port: str, error: Exception) -> CannotStart:
     """Make the error for an invalid port, with an example of a valid one."""
+    if port.isdecimal():
+        return CannotStart(f"--port {port}: a TCP port must be from 1 to {_HIGHEST_PORT}.")
     return CannotStart(
         f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
         "description such as tcp:8151:interface=127.0.0.1."

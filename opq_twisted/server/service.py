@@ -13,10 +13,9 @@ from securesystemslib.signer import Signer
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
 from twisted.logger import Logger
-from twisted.python import usage
 
+from opq_twisted.common.daemon_options import DaemonOptions
 from opq_twisted.common.errors import CannotStart, KeyUnusable
-from opq_twisted.common.log import log_to_standard_output
 from opq_twisted.common.monotonic import use_monotonic_time
 from opq_twisted.common.sd_notify import ReadinessService, take_service_manager
 from opq_twisted.common.sighup import SighupHandler
@@ -25,6 +24,7 @@ from opq_twisted.http.listener import Listener
 from opq_twisted.http.resource import FunctionResource
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.access_log import AccessLog
+from opq_twisted.server.announcement import Announcement
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog, check_readable
 from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
@@ -98,10 +98,10 @@ def _networks(option: str) -> Callable[[str], tuple[Network, ...]]:
     return coerce
 
 
-class Options(usage.Options):
-    """The command line of `twistd opq-update-server`."""
+class Options(DaemonOptions):
+    """The command line of `opq-update-server`."""
 
-    synopsis = "[options]"
+    program = "opq-update-server"
     longdesc = "Serve the opq-box-update-VERSION.tar.bz2 files of a directory to OPQ boxes."
     optParameters = (
         ["port", "p", "8151", "TCP port, or a Twisted endpoint description"],
@@ -120,11 +120,16 @@ class Options(usage.Options):
             _number("max-connections", int, 1, 1_000_000),
         ],
         [
-            *("trusted-proxies", None, (), "Addresses or networks of reverse proxies, with commas"),
+            *(
+                "trusted-proxies",
+                None,
+                None,
+                "Addresses or networks of reverse proxies, with commas",
+            ),
             _networks("trusted-proxies"),
         ],
         [
-            *("metrics-from", None, ()),
+            *("metrics-from", None, None),
             "Addresses or networks that may read /metrics, with commas, besides this machine",
             _networks("metrics-from"),
         ],
@@ -136,10 +141,6 @@ class Options(usage.Options):
         ],
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
-
-    def postOptions(self) -> None:
-        """Make logging non-blocking."""
-        log_to_standard_output(self.parent)
 
 
 def makeService(options: Options) -> IService:
@@ -158,7 +159,7 @@ def makeService(options: Options) -> IService:
         options["max-connections"],
         options["max-downloads"],
         # A reverse proxy on this machine speaks for all boxes.
-        (*LOOPBACK, *options["trusted-proxies"]),
+        (*LOOPBACK, *(options["trusted-proxies"] or ())),
     )
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
@@ -173,7 +174,7 @@ def makeService(options: Options) -> IService:
         downloads,
         version.long_pollers,
         timestamper,
-        readers=(*LOOPBACK, *options["metrics-from"]),
+        readers=(*LOOPBACK, *(options["metrics-from"] or ())),
     )
     root = make_root(
         catalog, digests, downloads, version, options["mirror"], lambda: timestamper.metadata_state
@@ -183,7 +184,9 @@ def makeService(options: Options) -> IService:
     site.request_observers.append(metrics.request_ended)
     site.refusal_observers.append(metrics.refused)
     server = MultiService()
-    for service in (Listener(options["port"], site), watcher, digests, timestamper):
+    listener = Listener(options["port"], site)
+    announcement = Announcement(lambda: listener.url, catalog, timestamper)
+    for service in (listener, watcher, digests, timestamper, announcement):
         service.setServiceParent(server)
     if not options["no-access-log"]:
         access_log = AccessLog(reactor, options["access-log"] and Path(options["access-log"]))

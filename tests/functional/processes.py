@@ -114,8 +114,10 @@ class Server(Daemon):
 
     async def ready(self) -> "Server":
         """Wait until it listens."""
-        match = await self.says(r"(?:Site|BaseHTTP\w*) starting on (\d+)")
-        self.port = int(match[1])
+        match = await self.says(
+            r"(?:Serving .* on|The page is at) https?://\S+?:(\d+)|BaseHTTPServer starting on (\d+)"
+        )
+        self.port = int(match[1] or match[2])
         return self
 
 

@@ -128,6 +128,7 @@ TYPED = {
     "/opt/opq-update-server/bin/pip install --no-deps --no-build-isolation .",
     "/opt/opq-update-server/bin/twistd --nodaemon --pidfile= opq-update-server --port 8151 "
     "--updates-dir /var/opq/box-updates",
+    "/opt/opq-update-server/bin/opq-update-server --port 8151 --updates-dir /var/opq/box-updates",
     "mkdir updates",
     "opq-release init --updates-dir updates",
     "cp updates/tuf/1.root.json root.json",
@@ -136,7 +137,6 @@ TYPED = {
     'opq-release publish --updates-dir updates "$archive"',
     "tar xf opq-box-update-*.tar.bz2 && cd opq-box-update-*/",
     "./install_update.sh",
-    "/opt/opq-update-server/bin/twistd --help >/dev/null",
     "mkdir -p /var/opq/box-updates",
     "cp deploy/server/opq-update-server.service /etc/systemd/system/",
     "rsync opq-box-update-1547860803.tar.bz2 server:/var/opq/box-updates/",
@@ -154,8 +154,7 @@ TYPED = {
     'install -o opq-update-server -m 400 "$RENEWED_LINEAGE/fullchain.pem" '
     "/etc/opq/tls/fullchain.pem",
     'install -o opq-update-server -m 400 "$RENEWED_LINEAGE/privkey.pem" /etc/opq/tls/privkey.pem',
-    "twistd --nodaemon --pidfile= opq-update-server --timestamp-key timestamp.pem "
-    "--timestamp-passphrase-file passphrase",
+    "opq-update-server --timestamp-key timestamp.pem --timestamp-passphrase-file passphrase",
     "cd /var/opq/box-updates && "
     "rsync -t first:/var/opq/box-updates/tuf/timestamp.json tuf/.timestamp.json.copy && "
     "rsync -t 'first:/var/opq/box-updates/*.tar.bz2' . && "
@@ -165,7 +164,7 @@ TYPED = {
     "cp deploy/server/nginx-site.conf /etc/nginx/sites-available/opq-updates",
     "ln -s ../sites-available/opq-updates /etc/nginx/sites-enabled/",
     "rm /etc/nginx/sites-enabled/default",
-    "twistd --nodaemon --pidfile= opq-update-server --mirror https://mirror.example.org/opq",
+    "opq-update-server --mirror https://mirror.example.org/opq",
     "name=opq-box-update-1547860803.tar.bz2",
     "curl -sf -r 0-99 -H 'Accept-Encoding: gzip, bzip2' -o /dev/null -D - "
     '"https://mirror.example.org/update/$name"',
@@ -317,7 +316,7 @@ class Place:
     async def type(self, block: Block, folder: Path) -> str:
         """Run the commands of a block; returns their output."""
         lines = [self._here(command) for command in typed(block)]
-        servers = [line for line in lines if "--nodaemon" in line]
+        servers = [line for line in lines if re.search("opq-update-server --(?!output)", line)]
         script = "\n".join(line for line in lines if line not in servers)
         environment = [f"{name}={value}" for name, value in self._environment().items()]
         status, out, error = await run(

@@ -113,4 +113,5 @@ def _both_daemons_are_there(programs: Path, folder: Path) -> None:
     assert "opq-update-server" in shown
     assert "opq-box-agent" in shown
     for daemon in ("opq-update-server", "opq-box-agent"):
-        assert "--port" in run(programs / "twistd", daemon, "--help", folder=folder)
+        for program in ([programs / "twistd", daemon], [programs / daemon]):
+            assert "--port" in run(*program, "--help", folder=folder)

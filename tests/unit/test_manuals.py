@@ -18,6 +18,7 @@ from tests.helpers.terminal import on_terminal
 
 PARSERS = [module.make_parser() for module in (box, release, build_update)]
 NAMES = [parser.prog for parser in PARSERS]
+DAEMONS = ["opq-box-agent", "opq-update-server"]
 
 
 def plain(page: str) -> str:
@@ -47,6 +48,8 @@ class PageTests(ManualsCase):
         for name in NAMES:
             each = {f"man/{name}.1", f"completions/bash/{name}", f"completions/zsh/_{name}"}
             self.assertLessEqual(each, files)
+        for name in DAEMONS:
+            self.assertLessEqual({f"completions/bash/{name}", f"completions/zsh/_{name}"}, files)
 
     def test_valid(self) -> None:
         """The formatter prints no warnings."""
@@ -92,7 +95,8 @@ class CompletionTests(ManualsCase):
     def typed(self, text: str, completed: str) -> None:
         """Type a text and the tabulator in bash, and check the completed line."""
         setup = self.folder / "setup"
-        sources = "".join(f"source {self.folder}/completions/bash/{name}\n" for name in NAMES)
+        files = [self.folder / "completions" / "bash" / name for name in (*NAMES, *DAEMONS)]
+        sources = "".join(f"source {file}\n" for file in files)
         setup.write_text(f"{sources}cd {self.folder}\nPS1='ready> '\n")
         prompts = {b"ready> ": f"{text}\t".encode(), completed.encode(): b"\x15exit\n"}
         said, status = on_terminal(
@@ -112,6 +116,7 @@ class CompletionTests(ManualsCase):
         """An option is completed, also if the program is called by its path."""
         self.typed("opq-box update --pass", "opq-box update --password-file ")
         self.typed("./build_update.py --no", "./build_update.py --no-wheels ")
+        self.typed("opq-update-server --up", "opq-update-server --updates-dir ")
 
     def test_file(self) -> None:
         """A path is completed for an option that needs a file."""

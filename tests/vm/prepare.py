@@ -76,7 +76,7 @@ def _install(image: Image, folder: Path, medium: Path, version: int) -> None:
     with Machine(image, image.disk, folder, free_port()) as machine:
         machine.boot(wants="opq-vm-install.service", medium=medium)
         machine.says(r"Rebooting\.", _FIRST_INSTALL)
-        machine.says(rf"starting on {PAGE}", BOOT)
+        machine.says(rf"The page is at http://\S+:{PAGE}\.", BOOT)
         shell = Shell(machine.shell_socket)
         shell.ready(BOOT)
         installed = shell.run(f"cat {PREFIX}/current/VERSION").strip()

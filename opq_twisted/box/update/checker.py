@@ -48,6 +48,8 @@ class Checker:
         self._probation = probation
         #: The answer to the last successful check.
         self.offer: Offer | None = None
+        #: What the last check found; None if it failed.
+        self._found: str | None = None
         self._checking: Deferred[None] | None = None
         self._waiters: list[Deferred[int | None]] = []
         #: The last sign, before this start, that the box remembers what it writes.
@@ -127,7 +129,7 @@ class Checker:
         try:
             self.offer = offer = await deps.offers.newest()
         except (OpqError, OSError) as error:
-            trouble = self._reporter.explain(error)
+            trouble, self._found = self._reporter.explain(error), None
             self._record(error)
             self._publish(trouble, trouble=trouble)
             raise
@@ -141,8 +143,10 @@ class Checker:
         forbidden = deps.offers.why_forbidden(shown) if shown and is_newer else None
         if forbidden is not None:
             self.offer = None
+        found = forbidden or self.describe()
+        self._log_found(found)
         self._publish(
-            forbidden or self.describe(),
+            found,
             available=None if shown is None else shown.version,
             update_available=is_newer and forbidden is None,
             size=None if shown is None else shown.size,
@@ -153,6 +157,12 @@ class Checker:
         if forbidden is not None:
             raise UnsignedRefused(forbidden)
         return None if shown is None else shown.version
+
+    def _log_found(self, sentence: str) -> None:
+        """Log the result of a check, but not the same one again."""
+        if sentence != self._found:
+            self._log.info("Checked for an update. {sentence}", sentence=sentence)
+        self._found = sentence
 
     def _notify(self, answer: int | Failure | None) -> None:
         waiters, self._waiters, self._checking = self._waiters, [], None

@@ -88,8 +88,6 @@ class Scheduler(Service):
         self._succeeded = True
         #: Announced checks since the last scheduled one.
         self._announced = 0
-        #: The result of the last successful check.
-        self._found: str | None = None
         self._checking: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -173,18 +171,11 @@ class Scheduler(Service):
             # If this loop ended, the box would get no updates any more.
             self._log.failure("the check failed")
             return self._back_off()
-        self._log_found(self._board.current.message)
         self._failures, self._succeeded = 0, True
         pause = every * (0.8 + 0.4 * self._random())
         if self._config.install == "automatic" and self._updater.is_due:
             pause = min(pause, self._install_or_wait())
         return pause
-
-    def _log_found(self, sentence: str) -> None:
-        """Log the result of a check, but not the same one again."""
-        if sentence != self._found or self._failures:
-            self._log.info("Checked for an update. {sentence}", sentence=sentence)
-        self._found = sentence
 
     def _install_or_wait(self) -> float:
         """Begin an update if the window is open; returns the seconds until it opens otherwise."""

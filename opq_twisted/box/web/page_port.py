@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from opq_twisted.http.endpoints import RobustEndpoint
-from opq_twisted.http.listener import make_endpoint, no_such_port, reason
+from opq_twisted.http.listener import make_endpoint, no_such_port, reason, url_of
 from opq_twisted.http.site import BoundedSite
 
 #: Seconds until the next attempt to listen.
@@ -82,9 +82,9 @@ class PagePort(Service):
         inherited, self._inherited = self._inherited, ()
         endpoints = _adopted(inherited) if inherited else [make_endpoint(self._port)]
         for endpoint in endpoints:
-            self._ports.append(await RobustEndpoint(self._clock, endpoint).listen(self._site))
-        if self._complaint:
-            self._log.info("The page is available: port {port} is free again", port=self._port)
+            port = await RobustEndpoint(self._clock, endpoint).listen(self._site)
+            self._ports.append(port)
+            self._log.info("The page is at {url}.", url=url_of(port, self._port))
         self._complaint = ""
 
     def _retry_later(self, failure: Failure) -> None:

@@ -214,9 +214,6 @@ class Catalog:
     def _publish(self, snapshot: Snapshot) -> None:
         if snapshot == self.snapshot:
             return
-        if snapshot.newest != self.snapshot.newest:
-            name = snapshot.newest and snapshot.newest.name
-            self._log.info("the newest update is {name}", name=name)
         self.snapshot = snapshot
         self.changed = time.time()
         for observer in self.observers:

@@ -61,6 +61,8 @@ class Timestamper(Service):
         self.observers: list[Callable[[MetadataState], None]] = []
         #: The state of the metadata at the last check.
         self.metadata_state = MetadataState(present=False)
+        #: Has its result after the first check, whatever that finds.
+        self.first_check: Deferred[None] = Deferred()
         #: How many timestamps were signed.
         self.signed = 0
 
@@ -121,6 +123,8 @@ class Timestamper(Service):
                     observer(self.metadata_state)
         self._failure = failure
         self._alert_log.log(self._alerts(now), now)
+        if not self.first_check.called:
+            self.first_check.callback(None)
 
     def _alerts(self, now: float) -> list[Alert]:
         failures = [] if self._failure is None else [self._failure]

@@ -1,15 +1,16 @@
 """The agent is assembled from its command line, or a sentence says why not."""
 
+import io
 import json
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.logger import capturedLogs
-from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.service import Options, makeService
@@ -17,6 +18,7 @@ from opq_twisted.box.update.scheduler import Scheduler
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.box.web.page_port import PagePort
+from opq_twisted.common.daemon_options import WrongCommandLine
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.common.sighup import SighupHandler
 
@@ -71,7 +73,8 @@ class ServiceTests(SynchronousTestCase):
 
     def test_unknown_option(self) -> None:
         """An unknown option is refused."""
-        with self.assertRaises(UsageError):
+        self.patch(sys, "stderr", io.StringIO())
+        with self.assertRaises(WrongCommandLine):
             self.make("--update")
 
     def test_parts(self) -> None:

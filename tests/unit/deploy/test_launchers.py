@@ -83,7 +83,7 @@ class StrangersModulesTests(SynchronousTestCase):
         for with_venv in (True, False):
             program = self.release(with_venv=with_venv) / "opq-box-agent"
             self.assertIn(
-                "twistd [options] opq-box-agent", self.assert_untouched(program, "--help")
+                "Usage: opq-box-agent [options]", self.assert_untouched(program, "--help")
             )
 
     def test_unpacker(self) -> None:

@@ -50,7 +50,7 @@ class CannotStartTests(SynchronousTestCase):
     def test_too_high(self) -> None:
         """The error names a number that is too high for a TCP port."""
         error = self.assertRaises(CannotStart, Listener, "70000", site())
-        self.assertIn("the highest TCP port is 65535", str(error))
+        self.assertIn("--port 70000: a TCP port must be from 1 to 65535.", str(error))
         listener = Listener("tcp:70000", site())
         self.assertRaises(CannotStart, listener.privilegedStartService)
 

@@ -1,9 +1,11 @@
 """The server's service has its parts, and explains why it does not start."""
 
+import io
 import os
 import re
 import signal
 import socket
+import sys
 import tempfile
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,11 +16,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.plugin import getPlugins
-from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, readBody
 
 from opq_twisted.box.network.urls import read_url
+from opq_twisted.common.daemon_options import WrongCommandLine
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.http.listener import Listener
 from opq_twisted.server.service import Options, makeService
@@ -41,6 +43,9 @@ def options_of(*arguments: object) -> Options:
 class OptionsTests(SynchronousTestCase):
     """The command line."""
 
+    def setUp(self) -> None:
+        self.patch(sys, "stderr", io.StringIO())
+
     def test_defaults(self) -> None:
         """The port and the directory are those of the older server."""
         options = options_of()
@@ -55,7 +60,7 @@ class OptionsTests(SynchronousTestCase):
                 options[option], (ip_network("192.0.2.7"), ip_network("2001:db8::/32"))
             )
             for text in ("proxy.example.org", "192.0.2", "192.0.2.7/24"):
-                error = self.assertRaises(UsageError, options_of, f"--{option}", text)
+                error = self.assertRaises(WrongCommandLine, options_of, f"--{option}", text)
                 self.assertIn(f"--{option} {text}: ", str(error))
                 self.assertIn("Give addresses or networks such as", str(error))
 
@@ -72,7 +77,7 @@ class OptionsTests(SynchronousTestCase):
             "max-connections": ("0", "-5", "1.5", "many", "10000000"),
         }.items():
             for value in values:
-                error = self.assertRaises(UsageError, options_of, f"--{option}={value}")
+                error = self.assertRaises(WrongCommandLine, options_of, f"--{option}={value}")
                 self.assertIn(f"--{option} {value}: give a ", str(error))
 
     def test_mirror(self) -> None:
@@ -110,14 +115,14 @@ class OptionsTests(SynchronousTestCase):
             "http://box:sesame@x",
             "//x",
         ):
-            error = self.assertRaises(UsageError, options_of, f"--mirror={url}")
+            error = self.assertRaises(WrongCommandLine, options_of, f"--mirror={url}")
             self.assertIn("--mirror: give a URL such as", str(error))
             self.assertNotIn("sesame", str(error))
 
     def test_no_more(self) -> None:
         """The service takes no positional arguments."""
         for arguments in (("--updates",), ("/srv",), ("--port",)):
-            self.assertRaises(UsageError, options_of, *arguments)
+            self.assertRaises(WrongCommandLine, options_of, *arguments)
 
     def test_plugin(self) -> None:
         """`twistd` finds the service by its name."""
@@ -134,7 +139,7 @@ class ManualTests(SynchronousTestCase):
         """It has all options, and no others."""
         page = PROJECT / "deploy" / "server" / "debian" / "opq-update-server.8"
         _, _, options = page.read_text().replace("\\-", "-").partition(".SH OPTIONS")
-        known = {name for name, *_ in (*Options.optParameters, *Options.optFlags)}
+        known = {option.rstrip("=") for option in Options().longOpt} - {"help"}
         self.assertEqual(set(re.findall(r"--([a-z-]+)", options)), known)
 
 

@@ -59,7 +59,7 @@ class BusyTests(PagePortCase, TestCase):
         self.assertFalse(answers(self.number))
         self.clock.advance(15)
         self.assertTrue(answers(self.number))
-        self.assertIn("The page is available", self.said[-1])
+        self.assertEqual(self.said[-1], f"The page is at http://0.0.0.0:{self.number}.")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_stopped(self) -> None:
