@@ -28,6 +28,9 @@
 # agent whose signatures are valid. An existing file, even an empty one or a dangling link, is never
 # replaced.
 #
+# On a box that has no last good archive, the archive from which this folder was unpacked becomes it,
+# if it is beside the folder and has the same content.
+#
 # /usr/local/bin/opq-box leads to the command line of the current release.
 #
 # Before anything is stopped or changed, the new release reads the box's configuration. A release
@@ -39,7 +42,7 @@
 # after a power cut.
 #
 # OPQ_PREFIX     where releases live                                        /opt/opq
-# OPQ_STATE_DIR  the agent's state, for install.sh scripts                  /var/lib/opq/updater
+# OPQ_STATE_DIR  the agent's state                                          /var/lib/opq/updater
 # OPQ_VERSION    the release that the caller expects here: a release older  (any, not older)
 #                than the installed one is installed only if this names it
 # OPQ_REBOOT     no: the agent runs this, and reboots the box itself        yes
@@ -72,6 +75,8 @@ export OPQ_REBOOT="${OPQ_REBOOT:-yes}"
 export OPQ_SYSTEMD="${OPQ_SYSTEMD:-auto}"
 export OPQ_PYTHON="${OPQ_PYTHON:-python3}"
 export OPQ_UNIT="${OPQ_UNIT:-}"
+ARCHIVES=$OPQ_STATE_DIR/archives
+LAST_GOOD=$ARCHIVES/last-good
 AGENT=box-configuration-daemon
 COMMAND=/usr/local/bin/opq-box
 CONFIG=/etc/opq/opqbox_config.json
@@ -194,6 +199,7 @@ check_inputs() {
         fail "this is release $version, but OPQ_VERSION asks for $OPQ_VERSION: unpack that one."
     fi
     release=$OPQ_PREFIX/releases/$version
+    ARCHIVE=opq-box-update-$version.tar.bz2
     SERVICES=$release/.services
     TRIES=$release/.tries
     installed=$(cat "$OPQ_PREFIX/current/VERSION" 2>/dev/null || :)
@@ -443,6 +449,31 @@ check_configuration() {
     "$command" config "$configuration" >/dev/null ||
         unfit "release $version cannot use this box's configuration, so nothing was changed: fix" \
             "$configuration and run this script again."
+}
+
+# Without a last good archive, a box cannot go back from its first update.
+store_archive() {
+    command=$release/$AGENT/bin/${COMMAND##*/}
+    if is_there "$LAST_GOOD" || is_built || [ ! -x "$command" ]; then return; fi
+    said="There is no ../$ARCHIVE."
+    if [ -f "../$ARCHIVE" ]; then
+        say "Storing the archive of the release, so that the box can go back to it."
+        said=$("$command" adopt --unpacked . --state-dir "$OPQ_STATE_DIR" "../$ARCHIVE" 2>&1) && return
+    fi
+    say "This box cannot go back from its next update: ${said#opq-box: } Once release $version runs," \
+        "give the box its archive: opq-box adopt $ARCHIVE"
+}
+
+# Not before the release is current: until then, the box must not go back to it.
+register_archive() {
+    if is_there "$LAST_GOOD" || [ ! -f "$ARCHIVES/$ARCHIVE.sha256" ] || [ ! -f "$ARCHIVES/$ARCHIVE" ]
+    then
+        return
+    fi
+    ln -sfn "$ARCHIVE" "$ARCHIVES/.last-good.new"
+    mv -fT "$ARCHIVES/.last-good.new" "$LAST_GOOD"
+    sync_folder "$ARCHIVES"
+    say "The box goes back to release $version when an update fails."
 }
 
 # Run the rest of the installation so that it survives the caller's end, and a power cut.
@@ -741,6 +772,7 @@ finish() {
     switch_current
     # From here on, the release stays current: failed steps are repeated at the next boot.
     finishing=no
+    register_archive || say "The archive of release $version cannot be registered."
     remove_gone_units
     prune_releases
     forget_finish
@@ -826,6 +858,7 @@ if [ "$managed" = no ]; then
     exit
 fi
 if [ -z "$OPQ_UNIT" ]; then
+    store_archive
     finish_in_own_unit
 else
     finish

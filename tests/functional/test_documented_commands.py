@@ -183,9 +183,7 @@ TYPED = {
     "first:/var/opq/box-updates/tuf/ tuf/",
     "cp /opt/opq/current/box-configuration-daemon/systemd/opq-box-agent.socket "
     "/etc/systemd/system/",
-    "cd /home/opq",
     "opq-box adopt opq-box-update-1547860803.tar.bz2",
-    "rm -r opq-box-update-*",
     "opq-box check",
     "opq-box password /etc/opq/web_password",
     "mkdir -p /run/opq && touch /run/opq/inhibit-update",

@@ -102,7 +102,9 @@ trap '[ "$BASH_SUBSHELL" -gt 0 ] || [ "$((KILL_AT -= 1))" -gt 0 ] || kill -9 0' 
 """
 #: Gives the script a folder of ours as the root of what it changes, and systemd's mark.
 ENTER = """
-for folder in etc run opt usr/local/bin var/log; do mount --bind "$BOX/$folder" "/$folder"; done
+for folder in etc run opt usr/local/bin var/lib var/log; do
+    mount --bind "$BOX/$folder" "/$folder"
+done
 exec "$@"
 """
 
@@ -147,6 +149,7 @@ class RootFolder:
             "etc/systemd/system",
             "run/systemd/system",
             "usr/local/bin",
+            "var/lib",
             "var/log",
             "bin",
         ):
@@ -155,6 +158,11 @@ class RootFolder:
         box.tool("python", PYTHON)
         box.tool("systemctl", SYSTEMCTL)
         return box
+
+    @property
+    def state_dir(self) -> Path:
+        """The agent's state directory."""
+        return self.folder / "var" / "lib" / "opq" / "updater"
 
     def copy(self, folder: Path) -> Self:
         shutil.copytree(self.folder, folder, symlinks=True)

@@ -6,8 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from opq_twisted.archive.name import UpdateName
 from tests.vm import cache
-from tests.vm.box import BOOT, PREFIX, Prepared, configuration, free_port
+from tests.vm.box import BOOT, PREFIX, STATE, Prepared, configuration, free_port
 from tests.vm.guest import Shell
 from tests.vm.image import Image, image
 from tests.vm.machine import PAGE, Machine
@@ -83,8 +84,9 @@ def _install(image: Image, folder: Path, medium: Path, version: int) -> None:
         if installed != str(version):
             raise Broken(f"The first install left release {installed}, not {version}.")
         # The box can return to the release that it was set up from.
-        adopt = "mount -o ro /dev/vdb /mnt && /usr/local/bin/opq-box adopt /mnt/*.tar.bz2"
-        shell.run(adopt, seconds=BOOT)
+        good = shell.run(f"readlink {STATE}/archives/last-good").strip()
+        if good != str(UpdateName(version)):
+            raise Broken(f"After the first install the box returns to {good!r}.")
         shell.run("systemctl --no-block poweroff")
         shell.close()
         machine.wait_off(BOOT)

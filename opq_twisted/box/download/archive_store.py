@@ -72,12 +72,17 @@ class ArchiveStore:
 
         :raises OSError: if the disk is full or fails; then the last good release does not change.
         """
-        name = str(UpdateName(release.version))
-        files.write(self._digest(release.version), f"{release.sha256}  {name}\n".encode())
+        name = self.write_digest(release)
         draft = self.folder / f".{LAST_GOOD}.new"
         draft.unlink(missing_ok=True)
         draft.symlink_to(name)
         files.rename(draft, self.folder / LAST_GOOD)
+
+    def write_digest(self, release: Release) -> str:
+        """Record the digest of an archive in the store, and return the archive's name."""
+        name = str(UpdateName(release.version))
+        files.write(self._digest(release.version), f"{release.sha256}  {name}\n".encode())
+        return name
 
     def prune(self, *keep: int | None, fetching: int | None = None) -> None:
         """

@@ -1,8 +1,9 @@
 """Registers the archive of the installed release as the last good one."""
 
+import filecmp
 import os
+import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
@@ -39,11 +40,53 @@ def register_last_good(archive: Path, config: Path, state_dir: Path) -> str:
     if _is_registered(archives, name.version):
         return f"Release {name.version} is already the last good one."
     with archive.open("rb") as source, ProgressBar(os.fstat(source.fileno()).st_size) as progress:
-        _try_unpacking(source, name, state_dir)
+        # Prove that the box can unpack the archive.
+        with _unpacked(source, name, state_dir):
+            pass
         with _copied(source, state_dir, progress) as (copy, digest), archives.locked():
             files.rename(copy, archives.path(name.version))
             archives.keep_as_last_good(Release(name.version, None, {"sha256": digest}))
     return f"The box goes back to release {name.version} when an update fails."
+
+
+def store_for_installation(archive: Path, folder: Path, state_dir: Path) -> str:
+    """
+    Store the archive from which a folder was unpacked that is about to be installed.
+
+    install_update.sh makes it the last good one after the installation. The folder is trusted,
+    because its files are installed, and the archive is not: it must have the same content.
+
+    :returns: a sentence for the user.
+    :raises OpqError: if the box cannot install this archive, or its content is another.
+    """
+    name = UpdateName.parse(archive.name)
+    archives = ArchiveStore(state_dir / "archives")
+    archives.folder.mkdir(parents=True, exist_ok=True)
+    with archive.open("rb") as source, ProgressBar(os.fstat(source.fileno()).st_size) as progress:
+        with _unpacked(source, name, state_dir) as unpacked:
+            _require_same(unpacked, folder)
+        with _copied(source, state_dir, progress) as (copy, digest), archives.locked():
+            files.rename(copy, archives.path(name.version))
+            archives.write_digest(Release(name.version, None, {"sha256": digest}))
+    return f"The archive of release {name.version} is stored."
+
+
+def _require_same(unpacked: Path, folder: Path) -> None:
+    """Raise AdoptFailed unless both folders have the same files with the same content."""
+    one, other = ({path.relative_to(top) for path in top.rglob("*")} for top in (unpacked, folder))
+    differing = one ^ other or {
+        path for path in one if not _is_same(unpacked / path, folder / path)
+    }
+    if differing:
+        raise AdoptFailed(
+            f"{min(differing)} in the folder that is installed is not the one in the archive."
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if other.is_symlink() or one.is_dir() != other.is_dir():
+        return False
+    return one.is_dir() or filecmp.cmp(one, other, shallow=False)
 
 
 def _is_registered(archives: ArchiveStore, version: int) -> bool:
@@ -58,21 +101,32 @@ def _is_registered(archives: ArchiveStore, version: int) -> bool:
         return False
 
 
-def _try_unpacking(archive: BinaryIO, name: UpdateName, state_dir: Path) -> None:
-    """Prove that the box can unpack the archive: unpack it as an update, and remove the files."""
-    with tempfile.TemporaryDirectory(prefix="adopt-", dir=state_dir) as folder:
+@contextmanager
+def _unpacked(archive: BinaryIO, name: UpdateName, state_dir: Path) -> Iterator[Path]:
+    """
+    Yield a folder with the files of an archive, unpacked as an update; it is removed afterwards.
+
+    :raises AdoptFailed: if the box cannot unpack the archive.
+    """
+    folder = state_dir / ".adopted"
+    try:
+        # A power cut may have left it.
+        shutil.rmtree(folder, ignore_errors=True)
         result = subprocess.run(
-            child_command(name.version, Path(folder, "unpacked")),
+            child_command(name.version, folder),
             stdin=archive,
             capture_output=True,
             text=True,
             env=child_environment(),
         )
-    if result.returncode != 0:
-        reason = (result.stderr or result.stdout).strip().rpartition("\n")[2]
-        raise AdoptFailed(
-            reason or f"The archive cannot be unpacked (exit status {result.returncode})."
-        )
+        if result.returncode != 0:
+            reason = (result.stderr or result.stdout).strip().rpartition("\n")[2]
+            raise AdoptFailed(
+                reason or f"The archive cannot be unpacked (exit status {result.returncode})."
+            )
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -115,9 +115,13 @@ def unblock(options: argparse.Namespace) -> None:
 def adopt(options: argparse.Namespace) -> None:
     """Keep the archive of the installed release, so that the box can roll back to it."""
     # Imported late: the agent's modules triple the time that every other command takes.
-    from opq_twisted.cli.box.adopt import register_last_good
+    from opq_twisted.cli.box.adopt import register_last_good, store_for_installation
 
-    _say_done(options, register_last_good(options.archive, options.config, options.state_dir))
+    if options.unpacked is not None:
+        sentence = store_for_installation(options.archive, options.unpacked, options.state_dir)
+    else:
+        sentence = register_last_good(options.archive, options.config, options.state_dir)
+    _say_done(options, sentence)
 
 
 def password(options: argparse.Namespace) -> None:
@@ -339,6 +343,8 @@ def make_parser() -> Parser:
     _add_path(sub, "archive", "ARCHIVE", "an archive of build_update.py")
     _add_path(sub, "--config", "FILE", "the box's configuration", default=_CONFIG)
     _add_path(sub, "--state-dir", "DIR", "the agent's state directory", default=_STATE_DIR)
+    # For install_update.sh.
+    sub.add_argument("--unpacked", type=Path, help=argparse.SUPPRESS)
     sub = add("setup", setup)
     sub.add_argument("--server", metavar="URL", help="the URL of the update server")
     sub.add_argument(

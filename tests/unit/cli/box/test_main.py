@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.extract.unpack import unpack
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.web.auth import PasswordHash
 from opq_twisted.cli.box import main as box
@@ -70,7 +71,9 @@ class AdoptTests(SynchronousTestCase):
 
     def assert_refused(self, archive: Path, *words: str) -> None:
         """Assert that nothing is adopted, no file stays, and a sentence says why."""
-        said = self.adopt(archive, status=1)
+        options = [word for word in words if word.startswith("--")]
+        words = tuple(word for word in words if word not in options)
+        said = self.adopt(archive, *options, status=1)
         self.assertEqual((said[:9], said.count("\n"), said[-2:]), ("opq-box: ", 1, ".\n"), said)
         for word in words:
             self.assertIn(word, said)
@@ -121,6 +124,48 @@ class AdoptTests(SynchronousTestCase):
         self.assert_refused(self.place / "VERSION", "VERSION")
         self.archive.unlink()
         self.assert_refused(self.archive, "No such file")
+
+    def unpack(self) -> Path:
+        """Lay out the folder that is unpacked from the archive."""
+        folder = self.place / "unpacked"
+        unpack(self.archive, folder, OLD)
+        return folder
+
+    def test_before_an_installation(self) -> None:
+        """An archive is stored, and becomes the last good one only after the installation."""
+        self.version_file.unlink()
+        self.config.unlink()
+        said = self.adopt(self.archive, f"--unpacked={self.unpack()}")
+        self.assertIn("is stored", said)
+        self.assertIsNone(self.archives.last_good)
+        kept = self.archives.path(OLD)
+        self.assertEqual(kept.read_bytes(), self.archive.read_bytes())
+        subprocess.run(
+            ["sha256sum", "--check", f"{kept.name}.sha256"],
+            cwd=kept.parent,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        self.assertEqual([path.name for path in self.state_dir.iterdir()], ["archives"])
+
+    def test_another_content(self) -> None:
+        """An archive is refused if the folder that is installed has another content."""
+        folder = self.unpack()
+        script, added = folder / "install_update.sh", folder / "added"
+        original = script.read_bytes()
+        script.write_bytes(original[::-1])
+        self.assert_refused(self.archive, "install_update.sh in", f"--unpacked={folder}")
+        script.unlink()
+        self.assert_refused(self.archive, "install_update.sh in", f"--unpacked={folder}")
+        script.symlink_to(self.place / "elsewhere")
+        (self.place / "elsewhere").write_bytes(original)
+        self.assert_refused(self.archive, "install_update.sh in", f"--unpacked={folder}")
+        script.unlink()
+        script.write_bytes(original)
+        added.touch()
+        self.assert_refused(self.archive, "added in", f"--unpacked={folder}")
+        added.unlink()
+        self.adopt(self.archive, f"--unpacked={folder}")
 
     def test_disk_full(self) -> None:
         """On a full disk nothing is adopted."""
