@@ -16,6 +16,14 @@ from pathlib import Path
 from types import FrameType
 
 from opq_twisted import __version__
+from opq_twisted.archive.build.components import (
+    AGENT,
+    REQUIREMENTS,
+    TRUSTED_ROOT,
+    WHEELS,
+    check_components,
+    component_folders,
+)
 from opq_twisted.archive.build.contents import (
     Contents,
     find_file,
@@ -23,18 +31,12 @@ from opq_twisted.archive.build.contents import (
     find_trusted_root,
     gather,
 )
-from opq_twisted.archive.build.pack import (
-    AGENT,
-    COMPONENTS,
-    TRUSTED_ROOT,
-    WHEELS,
-    destination,
-    pack,
-)
+from opq_twisted.archive.build.pack import destination, pack
 from opq_twisted.archive.build.wheels import fetch_wheels
 from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName, parse_version
 from opq_twisted.cli.parser import Parser
 from opq_twisted.cli.program import say, warn
+from opq_twisted.common import wording
 from opq_twisted.common.errors import BuildFailed, OpqError
 from opq_twisted.common.progress_bar import ProgressBar
 
@@ -49,7 +51,8 @@ DESCRIPTION = f"""\
 {__doc__}
 
 The update is complete in itself: it holds the install script, the sources of the box agent, the
-Python packages that the agent needs, and what --component adds. Its path is printed.
+Python packages that the agent needs, and what --component adds, with the Python packages in its
+requirements.txt. Its path is printed.
 
 The same files and VERSION give the same bytes. lbzip2 is used if it is installed; without it the
 bytes differ, and building takes longer."""
@@ -124,7 +127,7 @@ def _write_sbom(archive: Path, name: UpdateName, contents: Contents, timestamp: 
 
 
 def _contents(options: argparse.Namespace) -> Contents:
-    folders = _component_folders(options.component)
+    folders = component_folders(options.component)
     contents: Contents = {INSTALL_SCRIPT: find_script(options.install_script)}
     if options.verify_script is not None:
         contents[VERIFY_SCRIPT] = find_script(options.verify_script)
@@ -134,6 +137,7 @@ def _contents(options: argparse.Namespace) -> Contents:
         contents |= own_agent()
     for component, folder in folders.items():
         contents |= gather(folder, component)
+    check_components(contents)
     return contents
 
 
@@ -146,7 +150,7 @@ def own_agent() -> Contents:
     return {
         **{path: file for path, file in code.items() if file and _is_for_boxes(path)},
         f"{AGENT}/{plugin}": find_file(CHECKOUT / plugin),
-        f"{AGENT}/requirements.txt": find_file(CHECKOUT / "requirements.txt"),
+        f"{AGENT}/{REQUIREMENTS}": find_file(CHECKOUT / REQUIREMENTS),
         **deployed,
     }
 
@@ -169,23 +173,16 @@ def _source_date() -> int | None:
 
 
 def _name(version: str | None, source_date: int | None) -> UpdateName:
-    built = int(time.time()) if source_date is None else source_date
-    return UpdateName(parse_version(str(built) if version is None else version))
-
-
-def _component_folders(options: list[str]) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
-    for option in options:
-        name, _, folder = option.partition("=")
-        if name not in COMPONENTS or not folder:
-            raise BuildFailed(
-                f"--component {option} is not NAME=DIR with one of these names: "
-                f"{', '.join(COMPONENTS)}."
-            )
-        if name in folders:
-            raise BuildFailed(f"--component {name} is given twice: leave one out.")
-        folders[name] = Path(folder)
-    return folders
+    now = int(time.time())
+    built = now if source_date is None else source_date
+    name = UpdateName(parse_version(str(built) if version is None else version))
+    if name.version > now:
+        raise BuildFailed(
+            f"Version {name.version} lies in the future ({wording.utc(name.version)}; this "
+            f"machine's clock shows {wording.utc(now)}), and boxes want each release to be newer "
+            "than the one before: give an earlier --version, or set this clock if it is behind."
+        )
+    return name
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -207,8 +204,8 @@ def make_parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME=DIR",
-        help=f"put the folder DIR into the update as NAME: {', '.join(COMPONENTS)}; can be given "
-        f"once for each (default for {AGENT}: this project's own box sources)",
+        help="put the folder DIR into the update as NAME, such as mysensor; can be given once for "
+        f"each component (default for {AGENT}: this project's own box sources)",
     )
     parser.add_argument(
         "--version",

@@ -17,9 +17,14 @@
 #                                stopped or disabled are started and enabled again. With exit status
 #                                75 it blames the box, and has changed nothing; then the scripts of
 #                                the live release are run again for the components before it. In a
-#                                sandbox it does not run.
+#                                sandbox it does not run. The scripts run in the order of the
+#                                components' names: digits, then capital and then small letters.
+#   COMPONENT/requirements.txt   (optional) names Python packages. They are installed in an
+#                                environment of the component alone, COMPONENT/venv, whose python its
+#                                units start. The agent's is OPQ_PREFIX/releases/VERSION/venv.
 #
-# The agent's Python packages come from wheels/, because a box may have no internet.
+# The agent's Python packages come from wheels/, and a component's from wheels/COMPONENT/, because a
+# box may have no internet.
 #
 # The rescue, which restores the last good release if a later agent does not work, is installed where
 # it is missing (box-configuration-daemon/rescue/place).
@@ -48,8 +53,8 @@
 # OPQ_REBOOT     no: the agent runs this, and reboots the box itself        yes
 # OPQ_SYSTEMD    no: a sandbox, touch nothing outside OPQ_PREFIX; auto: so  auto
 #                where systemd does not run or the user is not root
-# OPQ_PYTHON     makes the virtual environment, or does its work            python3
-#                where the update has no wheels/
+# OPQ_PYTHON     makes the virtual environments, which have the machine's   python3
+#                packages, or does the agent's work, if there is no wheels/
 # OPQ_UNIT       the unit that the caller has made for this script; without (none)
 #                it the script makes one
 #
@@ -339,8 +344,8 @@ build_release() {
     building=yes
     mkdir "$release"
     copy_components
-    make_environment
-    compile_agent
+    make_environments
+    compile_packages
     try_agent
     if [ "$managed" = yes ]; then check_configuration; fi
     if [ -L "$OPQ_PREFIX/current" ]; then
@@ -364,26 +369,58 @@ copy_components() {
     done
 }
 
-make_environment() {
-    if [ ! -d wheels ]; then
+make_environments() {
+    environment=$release/venv
+    wheels=wheels
+    owner="the agent"
+    component=$AGENT
+    if [ -d wheels ]; then
+        make_agent_environment
+    else
         say "No wheels in this update: the agent will use the machine's own Python packages."
-        return
     fi
+    for file in */requirements.txt; do
+        component=${file%/*}
+        if [ ! -f "$file" ] || [ "$component" = "$AGENT" ]; then continue; fi
+        environment=$release/$component/venv
+        wheels=wheels/$component
+        owner=$component
+        if [ -d wheels ]; then
+            make_component_environment
+        else
+            make_environment --system-site-packages
+        fi
+    done
+}
+
+make_agent_environment() {
     say "Installing the agent's Python packages."
-    # Debian's Python cannot install pip there without other packages, and a release needs no pip.
-    "$OPQ_PYTHON" -I -m venv --without-pip "$release/venv" ||
-        unfit "$OPQ_PYTHON made no virtual environment: install Python 3.11 or later."
+    make_environment
     python=$(readlink -f "$release/venv/bin/python")
     own=$("$python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     say "The update has packages for Python $(wheel_versions | xargs); the box has $own."
-    install_packages ||
-        fail "wheels/ lacks what the agent needs on this machine: build the update for it."
+    install_own_packages
     add_agent "$own"
     # After an upgrade of the system, this Python may remain beside the next one.
     ln -sfn "$python" "$release/venv/bin/python$own"
     for next in $(wheel_versions); do
-        if [ "$next" != "$own" ]; then install_packages_for "$next"; fi
+        if [ "$next" != "$own" ] && install_packages_for "$next"; then add_agent "$next"; fi
     done
+}
+
+make_component_environment() {
+    say "Installing the Python packages of $component."
+    make_environment
+    install_own_packages
+    for next in $(wheel_versions); do
+        if [ "$next" != "$own" ]; then install_packages_for "$next" || :; fi
+    done
+}
+
+# Debian's Python cannot install pip there without other packages, and a release needs no pip.
+make_environment() {
+    "$OPQ_PYTHON" -I -m venv --without-pip "$environment" "$@" ||
+        unfit "$OPQ_PYTHON made no virtual environment: install Python 3.11 or later."
 }
 
 # The minor versions of Python for which there are wheels.
@@ -392,22 +429,27 @@ wheel_versions() {
         sed -n 's/.*-cp3\([0-9]*\)-cp3\1-.*/3.\1/p' | sort -Vu
 }
 
+install_own_packages() {
+    install_packages ||
+        fail "wheels/ lacks what $owner needs on this machine: build the update for it."
+}
+
 install_packages() {
-    "$release/venv/bin/python" -I "$(echo wheels/pip-*.whl)/pip" --isolated --quiet \
-        --disable-pip-version-check install --no-index --find-links wheels --no-cache-dir \
-        --no-compile --requirement "$AGENT/requirements.txt" "$@"
+    "$environment/bin/python" -I "$(echo wheels/pip-*.whl)/pip" --isolated --quiet \
+        --disable-pip-version-check install --no-index --find-links "$wheels" --no-cache-dir \
+        --no-compile --requirement "$component/requirements.txt" "$@"
 }
 
 # Packages for a Python that the box may get later by an upgrade of the system.
 install_packages_for() {
-    packages=$release/venv/lib/python$1/site-packages
+    packages=$environment/lib/python$1/site-packages
     if install_packages --target "$packages" --python-version "$1" --implementation cp \
         --only-binary :all:; then
         rm -rf "${packages:?}/bin"
-        add_agent "$1"
     else
-        say "wheels/ lacks what the agent needs after an upgrade to Python $1."
+        say "wheels/ lacks what $owner needs after an upgrade to Python $1."
         rm -rf "$packages"
+        return 1
     fi
 }
 
@@ -416,15 +458,18 @@ add_agent() {
     echo "../../../../$AGENT" >"$release/venv/lib/python$1/site-packages/opq-box.pth"
 }
 
-# The agent cannot compile itself, because it cannot write in a release. pip would compile the tests of
-# the packages too, which are a third of their code.
-compile_agent() {
+# The agent cannot compile itself, because it cannot write in a release, nor can a careful daemon. pip
+# would compile the tests of the packages too, which are a third of their code.
+compile_packages() {
     python=$OPQ_PYTHON
     set -- "$release/$AGENT"
     if [ -d "$release/venv" ]; then
         python=$release/venv/bin/python
         set -- "$@" "$release/venv"
     fi
+    for environment in "$release"/*/venv; do
+        if [ -d "$environment" ]; then set -- "$@" "${environment%/venv}"; fi
+    done
     "$python" -I -X no_debug_ranges -m compileall -q -x '/tests?/' "$@" || : # Only for speed.
 }
 
@@ -594,11 +639,11 @@ restore_services() {
     done
 }
 
+# In the order of the names: */install.sh would put kernel-2/install.sh before kernel/install.sh.
 run_component_scripts() {
-    for script in "$release"/*/install.sh; do
-        if [ -x "$script" ]; then
-            component=${script%/install.sh}
-            component=${component##*/}
+    for folder in "$release"/*; do
+        if [ -x "$folder/install.sh" ]; then
+            component=${folder##*/}
             say "Running $component/install.sh."
             status=0
             (cd "$release/$component" && ./install.sh 9>&-) || status=$?
@@ -793,7 +838,7 @@ say_what_would_happen() {
     scratch=$(mktemp -d)
     release=$scratch
     cp -R "$AGENT" "$release/$AGENT"
-    make_environment
+    make_environments
     try_agent
     if [ "$managed" = yes ]; then check_configuration; fi
     refuse_older
@@ -806,8 +851,8 @@ say_what_would_be_changed() {
     say "Services that would be stopped: ${units:-none}."
     units=$(release_units | xargs)
     say "Services that would be enabled: ${units:-none}."
-    for script in */install.sh; do
-        if [ -x "$script" ]; then say "$script would be run."; fi
+    for folder in *; do
+        if [ -x "$folder/install.sh" ]; then say "$folder/install.sh would be run."; fi
     done
     if [ "$OPQ_REBOOT" = yes ]; then say "The box would be rebooted at the end."; fi
 }

@@ -151,10 +151,11 @@ class TestWhatIsBuilt(BuilderTest):
 
     def test_components(self) -> None:
         """Each component is a folder, in the order of the layout; an agent replaces our own."""
-        options = [f"--component={name}={self.kernel}" for name in ("firmware", "kernel", AGENT)]
+        given = ("mysensor", "firmware", "kernel", "camera", AGENT)
+        options = [f"--component={name}={self.kernel}" for name in given]
         names = tar_names(self.build("--version", "7", *options))
         top = "opq-box-update-7"
-        folders = [f"{top}/{name}/" for name in (AGENT, "kernel", "firmware")]
+        folders = [f"{top}/{name}/" for name in (AGENT, "kernel", "firmware", "camera", "mysensor")]
         files = [f"{folder}image" for folder in folders]
         inside = [name for pair in zip(folders, files, strict=True) for name in pair]
         self.assertEqual(names[3:], inside)
@@ -314,7 +315,7 @@ class TestWheels(BuilderTest):
         self.environment |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
         self.environment["PIP_FIND_LINKS"] = str(self.folder)
         result = self.run_builder(f"--component={AGENT}={self.kernel}")
-        self.assert_refused(result, "No matching distribution", "no-such-package", "--no-wheels")
+        self.assert_refused(result, "no wheel of no-such-package==1", "the network", "--no-wheels")
 
     def test_no_pip(self) -> None:
         """A Python without pip has an error of its own."""
@@ -338,12 +339,12 @@ class TestErrors(BuilderTest):
         plain.write_text("echo hello\n")
         mistakes: list[tuple[list[str], tuple[str, ...]]] = [
             (["--component=kernel=gone"], ("gone",)),
-            (["--component=kernel"], ("NAME=DIR", "firmware")),
-            (["--component=kernel="], ("NAME=DIR",)),
-            ([f"--component=server={self.kernel}"], ("server", AGENT, "triggering", "firmware")),
+            (["--component=kernel"], ("NAME=DIR", "mysensor")),
+            ([f"--component=wheels={self.kernel}"], ("wheels", "choose another one")),
             ([f"--component=kernel={self.kernel}"] * 2, ("kernel", "twice")),
             (["--version=yesterday"], ("yesterday", "seconds since the epoch")),
             (["--version=0"], ("'0'",)),
+            (["--version=99999999999"], ("99999999999", "lies in the future", "5138-11-16 09:46")),
             (["--output-dir=gone"], ("gone", "make it first")),
             (["--install-script=gone"], ("gone", "No such file")),
             ([f"--install-script={plain}"], ("plain", "#!")),
@@ -351,6 +352,8 @@ class TestErrors(BuilderTest):
         ]
         for arguments, words in mistakes:
             self.assert_refused(self.run_builder("--no-wheels", *arguments), *words)
+        self.environment["SOURCE_DATE_EPOCH"] = "99999999999"
+        self.assert_refused(self.run_builder("--no-wheels"), "lies in the future")
 
     def test_trusted_root(self) -> None:
         """A root that no box can use is refused before packages are fetched."""

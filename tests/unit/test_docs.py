@@ -149,6 +149,17 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(sorted(named), sorted([*(page.name for page in PAGES), "CHANGELOG.md"]))
 
 
+class ExampleTests(SynchronousTestCase):
+    """What docs/your-own-boxes.md says of the example."""
+
+    def test_files(self) -> None:
+        """The page has the text of each file of the component, except its settings."""
+        page = (ROOT / "docs" / "your-own-boxes.md").read_text(encoding="utf-8")
+        example = ROOT / "examples" / "mysensor"
+        for name in ("mysensor.py", "requirements.txt", "systemd/mysensor.service", "install.sh"):
+            self.assertIn(f"\n{(example / name).read_text(encoding='utf-8')}```\n", page)
+
+
 class ContributingTests(SynchronousTestCase):
     """What CONTRIBUTING.md says of the sources."""
 

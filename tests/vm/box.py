@@ -36,7 +36,7 @@ UPDATER = {
     "install": "click",
     "settle": 10,
     "confirm_timeout": 120,
-    "services": [f"opq-{COMPONENT}.service"],
+    "services": [f"{COMPONENT}.service"],
 }
 
 

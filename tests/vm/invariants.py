@@ -14,7 +14,7 @@ from tests.vm.releases import COMPONENT
 from tests.vm.report import Broken
 
 #: The units of every release here.
-_UNITS = ("opq-box-agent.service", f"opq-{COMPONENT}.service")
+_UNITS = ("opq-box-agent.service", f"{COMPONENT}.service")
 
 #: The names of complete archives.
 _ANY_NAME = "opq-box-update-*.tar.bz2"
@@ -30,23 +30,23 @@ _FOLDERS = ("box-configuration-daemon", COMPONENT)
 #: Python's caches are such, as a file is empty or all zeros that a power cut has left unwritten.
 _PACKAGES = """
 import base64, csv, hashlib, importlib.util, pathlib, sys
-[packages] = pathlib.Path(sys.argv[1]).glob("venv/lib/python*/site-packages")
 wrong = []
-records = list(packages.glob("*.dist-info/RECORD"))
-for record in records:
-    for name, promised, _ in csv.reader(record.read_text().splitlines()):
-        file = packages / name
-        if not file.is_file():
-            wrong.append(f"{file} is missing")
-        elif promised:
-            algorithm, _, value = promised.partition("=")
-            digest = hashlib.new(algorithm, file.read_bytes()).digest()
-            if base64.urlsafe_b64encode(digest).decode().rstrip("=") != value:
-                wrong.append(f"{file} is not what was installed")
-        elif file.suffix == ".pyc" and file.read_bytes()[:4] != importlib.util.MAGIC_NUMBER:
-            wrong.append(f"{file} is no cache")
-if not records:
-    wrong.append("there are no packages")
+for folder in sys.argv[1:]:
+    records = list(pathlib.Path(folder).glob("venv/lib/python*/site-packages/*.dist-info/RECORD"))
+    if not records:
+        wrong.append(f"there are no packages in {folder}")
+    for record in records:
+        for name, promised, _ in csv.reader(record.read_text().splitlines()):
+            file = record.parent.parent / name
+            if not file.is_file():
+                wrong.append(f"{file} is missing")
+            elif promised:
+                algorithm, _, value = promised.partition("=")
+                digest = hashlib.new(algorithm, file.read_bytes()).digest()
+                if base64.urlsafe_b64encode(digest).decode().rstrip("=") != value:
+                    wrong.append(f"{file} is not what was installed")
+            elif file.suffix == ".pyc" and file.read_bytes()[:4] != importlib.util.MAGIC_NUMBER:
+                wrong.append(f"{file} is no cache")
 sys.exit("; ".join(wrong[:5]) if wrong else 0)
 """
 
@@ -103,7 +103,7 @@ def _release_is_whole(box: VmBox, version: int, archive: Path) -> None:
     folder = f"{PREFIX}/releases/{version}"
     sums = "".join(f"{digest}  {name}\n" for name, digest in _manifest(archive).items())
     box.shell.run(f"cd {folder} && sha256sum --check --quiet --strict -", input=sums)
-    box.shell.run(f"python3 - {folder}", input=_PACKAGES, seconds=180)
+    box.shell.run(f"python3 - {folder} {folder}/{COMPONENT}", input=_PACKAGES, seconds=180)
 
 
 def _services_are_up(box: VmBox) -> None:

@@ -18,9 +18,9 @@ from opq_twisted.archive.name import UpdateName
 from tests.vm.cache import ROOT
 from tests.vm.report import must
 
-#: A component beside the agent: a daemon with a unit.
-DAEMON = Path(__file__).parent / "daemon"
-COMPONENT = "triggering"
+#: A component beside the agent: the daemon of the manual, with a unit and a Python package.
+COMPONENT = "mysensor"
+DAEMON = ROOT / "examples" / COMPONENT
 
 #: A change of an unpacked release.
 Change = Callable[[Path], None]

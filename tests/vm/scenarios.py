@@ -58,6 +58,25 @@ def crash_looping_daemon(box: VmBox) -> str:
     return _is_taken_back(box, crash_loop, "is not healthy")
 
 
+def lacking_package(box: VmBox) -> str:
+    """A release without a package that its daemon needs is refused before anything is stopped."""
+
+    def change(folder: Path) -> None:
+        for wheel in (folder / "wheels" / COMPONENT).iterdir():
+            wheel.unlink()
+
+    running = "systemctl show --property=InvocationID"
+    before = box.shell.run(f"{running} {COMPONENT}.service")
+    version, archive = altered_release(box, change)
+    status = _update_to(box, archive, version)
+    _must_have_stayed(box, status, archive)
+    if box.shell.run(f"{running} {COMPONENT}.service") != before:
+        raise Broken("The daemon was stopped.")
+    if f"lacks what {COMPONENT} needs" not in status["message"]:
+        raise Broken(f"The page does not name the component: {status['message']}")
+    return str(status["message"])
+
+
 def broken_agent(box: VmBox) -> str:
     """The box goes back from a release whose agent does not start."""
 
@@ -151,7 +170,7 @@ def _fill_while_installing(box: VmBox) -> str:
 
 def crash_loop(folder: Path) -> None:
     """Make the daemon of an unpacked release crash repeatedly."""
-    _write_script(folder / COMPONENT / "bin" / f"opq-{COMPONENT}", "sleep 2; exit 1")
+    (folder / COMPONENT / f"{COMPONENT}.py").write_text("import time\ntime.sleep(2)\nexit(1)\n")
 
 
 def _write_script(path: Path, commands: str) -> None:
@@ -164,6 +183,7 @@ SCENARIOS: dict[str, Callable[[VmBox], str]] = {
     "update": update,
     "stopping-installer": stopping_installer,
     "crash-looping-daemon": crash_looping_daemon,
+    "lacking-package": lacking_package,
     "broken-agent": broken_agent,
     "idle-agent": idle_agent,
     "passing-verification": passing_verification,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from opq_twisted.archive.build.components import AGENT, TRUSTED_ROOT, WHEELS
 from opq_twisted.archive.build.compress import Compress, fastest
 from opq_twisted.archive.build.contents import Contents, File, unreadable
 from opq_twisted.archive.member_rules import LIMIT, MemberRules
@@ -17,12 +18,13 @@ from opq_twisted.common import files, wording
 from opq_twisted.common.errors import ArchiveRefused, BuildFailed
 from opq_twisted.common.progress_bar import Progress
 
-AGENT = "box-configuration-daemon"
-COMPONENTS = (AGENT, "triggering", "kernel", "firmware")
-TRUSTED_ROOT = "root.json"
-WHEELS = "wheels"
-#: VERSION is first, so that a box notices a wrong archive early.
-_LAYOUT = ("VERSION", INSTALL_SCRIPT, VERIFY_SCRIPT, TRUSTED_ROOT, *COMPONENTS, WHEELS)
+#: VERSION is first, so that a box notices a wrong archive early. These components have always had
+#: this order; others follow them by name, and the wheels are last.
+_FIRST = (
+    *("VERSION", INSTALL_SCRIPT, VERIFY_SCRIPT, TRUSTED_ROOT),
+    *(AGENT, "triggering", "kernel", "firmware"),
+)
+_PLACES = {name: place for place, name in enumerate(_FIRST)} | {WHEELS: len(_FIRST) + 1}
 _PIECE = 256 << 10
 
 _Content = File | bytes | None
@@ -83,8 +85,13 @@ def _members(name: UpdateName, contents: Contents) -> list[_Member]:
     paths = dict[str, _Content].fromkeys(parents - {"."})
     paths |= contents
     paths["VERSION"] = f"{name.version}\n".encode()
-    in_order = sorted(paths, key=lambda path: (_LAYOUT.index(path.split("/")[0]), path.split("/")))
+    in_order = sorted(paths, key=_order)
     return [(name.folder, None), *((f"{name.folder}/{path}", paths[path]) for path in in_order)]
+
+
+def _order(path: str) -> tuple[int, list[str]]:
+    steps = path.split("/")
+    return _PLACES.get(steps[0], len(_FIRST)), steps
 
 
 def _vet(members: list[_Member], top_folder: str) -> None:

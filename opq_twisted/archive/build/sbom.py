@@ -17,8 +17,8 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from opq_twisted import __version__
+from opq_twisted.archive.build.components import AGENT, WHEELS
 from opq_twisted.archive.build.contents import Contents, File
-from opq_twisted.archive.build.pack import AGENT
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common import files
 from opq_twisted.common.errors import BuildFailed
@@ -64,9 +64,8 @@ def write_sbom(archive: Path, name: UpdateName, contents: Contents, timestamp: i
 
 def _components(contents: Contents) -> list[Component]:
     """Describe the folders at the top of an update, but for that of the wheels."""
-    wheels = {path.partition("/")[0] for path in contents if path.endswith(".whl")}
-    folders = {path.partition("/")[0] for path in contents if "/" in path}
-    return [_component(folder, contents) for folder in sorted(folders - wheels)]
+    folders = {path.partition("/")[0] for path in contents if "/" in path} - {WHEELS}
+    return [_component(folder, contents) for folder in sorted(folders)]
 
 
 def _component(folder: str, contents: Contents) -> Component:

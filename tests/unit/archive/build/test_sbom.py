@@ -11,8 +11,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted import __version__
+from opq_twisted.archive.build.components import AGENT, WHEELS
 from opq_twisted.archive.build.contents import Contents, gather
-from opq_twisted.archive.build.pack import AGENT, WHEELS
 from opq_twisted.archive.build.sbom import write_sbom
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import BuildFailed

@@ -2,14 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 from zipfile import ZipFile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.archive.build.contents import gather
-from opq_twisted.archive.build.pack import AGENT
+from opq_twisted.archive.build.components import AGENT
+from opq_twisted.archive.build.contents import Contents, gather
 from opq_twisted.archive.build.wheels import fetch_wheels
 from opq_twisted.common.errors import BuildFailed
 
@@ -19,7 +22,7 @@ class WheelsCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
-        self.component = self.folder / "component"
+        self.agent = self.component = self.folder / "component"
         self.index = self.folder / "index"
         self.fetched = self.folder / "fetched"
         for folder in (self.component, self.index, self.fetched):
@@ -65,11 +68,19 @@ class WheelsCase(SynchronousTestCase):
         """Write the component's requirements.txt."""
         (self.component / "requirements.txt").write_text(text)
 
-    def fetch(self, platforms: Sequence[str] = (), versions: Sequence[str] = ()) -> list[str]:
-        """Fetch the wheels; return their names."""
-        contents = gather(self.component, AGENT)
+    def fetch(
+        self,
+        platforms: Sequence[str] = (),
+        versions: Sequence[str] = (),
+        others: Mapping[str, Path] = MappingProxyType({}),
+    ) -> list[str]:
+        """Fetch the wheels of other components, and those of the agent; return their names."""
+        contents: Contents = {}
+        for name, folder in {**others, AGENT: self.agent}.items():
+            contents |= gather(folder, name)
         fetch_wheels(contents, self.fetched, self.pip_lock, platforms, versions)
-        return sorted(path.name for path in self.fetched.iterdir())
+        wheels = self.fetched.rglob("*.whl")
+        return sorted(str(path.relative_to(self.fetched)) for path in wheels)
 
     def assert_refused(self, *words: str) -> None:
         """The error is one sentence with these words."""
@@ -146,6 +157,72 @@ class HashTests(WheelsCase):
         self.assertEqual(self.fetch(), ["pip-1-py3-none-any.whl", "probe-1-py3-none-any.whl"])
 
 
+class ComponentTests(WheelsCase):
+    """The packages of a component beside the agent."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lock("requirements.txt", self.wheel("probe-1"))
+        self.component = self.folder / "mysensor"
+        self.component.mkdir()
+
+    def assert_component_refused(self, *words: str) -> None:
+        """The component is refused with a sentence."""
+        others = {"mysensor": self.component}
+        with redirect_stderr(StringIO()):
+            sentence = str(self.assertRaises(BuildFailed, self.fetch, others=others))
+        self.assertNotIn("\n", sentence)
+        for word in words:
+            self.assertIn(word, sentence)
+
+    def test_folders(self) -> None:
+        """
+        The wheels of each component are in a folder of their own, and may have other versions.
+
+        Without hashes the index decides, dependencies included, and the builder says so.
+        """
+        self.lock("requirements.txt", self.wheel("probe-2"))
+        camera = self.folder / "camera"
+        camera.mkdir()
+        (camera / "requirements.txt").write_text("probe\n")
+        self.wheel("probe-3", "other")
+        self.wheel("other-1")
+        with redirect_stderr(StringIO()) as printed:
+            wheels = self.fetch(others={"mysensor": self.component, "camera": camera})
+        names = ("camera/other-1", "camera/probe-3", "mysensor/probe-2", "pip-1", "probe-1")
+        self.assertEqual(wheels, [f"{name}-py3-none-any.whl" for name in names])
+        self.assertRegex(printed.getvalue(), r"\Acamera/requirements.txt has no hashes, [^\n]+\n\Z")
+
+    def test_changed_file(self) -> None:
+        """A component with hashes gets no other file."""
+        self.lock("requirements.txt", self.wheel("other-1"))
+        self.wheel("other-1", content="print('owned')")
+        self.assert_component_refused("other-1-py3-none-any.whl", "changed", "nothing was built")
+
+    def test_no_wheel(self) -> None:
+        """A package without a wheel is named, also if another package needs it."""
+        self.require("absent==1\n")
+        self.assert_component_refused(
+            "no wheel of absent==1, which mysensor needs, for this machine"
+        )
+        self.require("other\n")
+        self.wheel("other-1", "absent")
+        self.assert_component_refused("no wheel of absent, which mysensor needs")
+
+    def test_address(self) -> None:
+        """A package at an address is refused, because a box has no internet."""
+        for address in (
+            "x @ https://example.org/x-1-py3-none-any.whl",
+            "./x",
+            "-e .",
+            "git+ssh://x",
+        ):
+            self.require(f"# see https://example.org\n--index-url http://x/\n{address}\n")
+            self.assert_component_refused(
+                f"mysensor/requirements.txt asks for {address}, which a box"
+            )
+
+
 class TargetTests(WheelsCase):
     """Wheels for other machines than this one."""
 
@@ -169,3 +246,11 @@ class TargetTests(WheelsCase):
                 "x-1-cp313-cp313-manylinux_2_28_aarch64.whl",
             ],
         )
+
+    def test_lacking(self) -> None:
+        """The error names the machine and the version of Python without a wheel."""
+        self.require("x\n")
+        self.lock("requirements.lock", self.wheel("x-1", tag="cp311-cp311-manylinux2014_aarch64"))
+        error = self.assertRaises(BuildFailed, self.fetch, ["linux_armv7l"], ["3.11"])
+        words = f"x==1, which {AGENT} needs, for Python 3.11 on the platform linux_armv7l: "
+        self.assertIn(f"There is no wheel of {words}", str(error))

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Give the box the settings of the daemon, unless it has some.
+set -eu
+
+if [ ! -e /etc/mysensor.conf ]; then
+    cp mysensor.conf /etc/.mysensor.conf.new
+    mv /etc/.mysensor.conf.new /etc/mysensor.conf
+    echo "Put the settings of the sensor at /etc/mysensor.conf."
+fi
