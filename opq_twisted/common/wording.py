@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 
 _SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_NO_DATE = "a time after the year 9999"
 _AGES = ((31_557_600, "year"), (2_629_800, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -27,11 +28,20 @@ def utc(seconds: float) -> str:
     return _date(seconds, UTC, " UTC")
 
 
+def long_utc(seconds: float) -> str:
+    """Format a time in words: `19 January 2019, 01:20 UTC`."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return _NO_DATE
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
+
+
 def _date(seconds: float, zone: tzinfo | None, suffix: str) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds, zone):%Y-%m-%d %H:%M}{suffix}"
     except (ValueError, OverflowError, OSError):
-        return "a time after the year 9999"
+        return _NO_DATE
 
 
 def duration(seconds: float) -> str:

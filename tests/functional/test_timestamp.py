@@ -104,7 +104,7 @@ async def test_any_order(
         await server.says("1.targets.json is damaged or incomplete")
         assert (await curl(f"{server.url}/tuf/1.targets.json"))[0] == 404
         file.write(whole[100:])
-    await server.says(f"channel stable leads to {path.name}, which is not on offer")
+    await server.says(f"which is not here or not whole: copy {path.name} to this server")
     assert (await curl(f"{server.url}/tuf/timestamp.json"))[0] == 404
     path.rename(updates / path.name)
     await server.says(SIGNED.format(1))

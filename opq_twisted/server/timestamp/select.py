@@ -7,7 +7,9 @@ from datetime import datetime
 from attrs import frozen
 from tuf.api.metadata import Root, Snapshot, TargetFile, Targets
 
-from opq_twisted.common.errors import Untrusted
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.common import wording
+from opq_twisted.common.errors import InvalidName, Untrusted
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.offer import read_needed_before
@@ -139,15 +141,27 @@ def _require_archives(before: MetadataSet | None, after: MetadataSet, offered: O
 
 
 def missing_archives(metadata_set: MetadataSet, offered: Offered) -> Iterator[tuple[str, str]]:
-    """Yield each channel whose archive boxes cannot download, and the reason."""
+    """Yield each channel whose archive boxes cannot download, and the reason with its remedy."""
     for channel, newest, _ in channels(metadata_set.targets.signed):
         for target, file in releases_of(newest):
             archive = offered.find(file)
+            leads = f"channel {channel} leads to {_describe(file)}"
             if archive is None:
-                yield channel, f"channel {channel} leads to {file}, which is not on offer"
+                yield (
+                    channel,
+                    f"{leads}, which is not here or not whole: copy {file} to this server",
+                )
             elif archive.size != target.length:
                 yield (
                     channel,
-                    f"channel {channel} leads to {file} of {target.length} bytes, "
-                    f"but the one on offer has {archive.size}",
+                    f"{leads}, of {target.length} bytes, but the one here has {archive.size}: copy "
+                    f"the signed {file} to this server",
                 )
+
+
+def _describe(file: str) -> str:
+    """Name the release of an archive by its time."""
+    try:
+        return f"the release of {wording.long_utc(UpdateName.parse(file).version)}"
+    except InvalidName:
+        return file

@@ -197,8 +197,8 @@ def _sign(
     selection = select_metadata(folder, announced.root, minimum, offered, now)
     alerts = [] if selection.waiting is None else [Alert(selection.waiting, LogLevel.warn)]
     metadata_set, signed = selection.metadata_set, None
-    for _, problem in missing_archives(metadata_set, offered) if metadata_set else ():
-        sentence = f"The announced {problem}. Put it back, or run opq-release drop."
+    for channel, problem in missing_archives(metadata_set, offered) if metadata_set else ():
+        sentence = f"The announced {problem}, or end the channel with: opq-release drop {channel}."
         alerts.append(Alert(sentence, LogLevel.warn))
     try:
         require_key(announced.root, signer)

@@ -36,6 +36,8 @@ class WordingTests(SynchronousTestCase):
         """A time in UTC includes the zone."""
         move_to(self, EUROPE)
         self.assertEqual(wording.utc(1547860803.9), "2019-01-19 01:20 UTC")
+        self.assertEqual(wording.long_utc(1547860803.9), "19 January 2019, 01:20 UTC")
+        self.assertEqual(wording.long_utc(10**15), "a time after the year 9999")
 
     def test_mebibytes(self) -> None:
         """Sizes in MiB are rounded up."""

@@ -19,6 +19,9 @@ from tests.helpers.signed_metadata import DAY, Signed, channel, make_key, under_
 NOW = 1_700_000_000
 RELEASE = 1_600_000_000
 
+#: The release and those a second before and after it, as sentences name them.
+NAMED = "the release of 13 September 2020, 12:26 UTC"
+
 
 class TimestampTestCase(SynchronousTestCase):
     """Signed metadata beside real archives, and the key to its timestamp."""
@@ -293,13 +296,17 @@ class CompleteTests(TimestampTestCase):
         newer = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE + 1)), RELEASE + 1)
         self.signed.targets(2, {"stable": channel(self.path), "beta": channel(newer)})
         self.signed.snapshot(2, 2)
-        self.assertWaits(f"channel beta leads to {newer.name}, which is not on offer.")
+        self.assertWaits(
+            f"channel beta leads to {NAMED}, which is not here or not whole: "
+            f"copy {newer.name} to this server."
+        )
         size = newer.stat().st_size
         make_archive(self.updates / newer.name, RELEASE + 1, {"more": b"x" * 999})
         self.catalog.rescan()
         self.assertWaits(
-            f"channel beta leads to {newer.name} of {size} bytes, "
-            f"but the one on offer has {(self.updates / newer.name).stat().st_size}."
+            f"channel beta leads to {NAMED}, of {size} bytes, but the one here has "
+            f"{(self.updates / newer.name).stat().st_size}: "
+            f"copy the signed {newer.name} to this server."
         )
         newer.rename(self.updates / newer.name)
         self.catalog.rescan()
@@ -310,7 +317,10 @@ class CompleteTests(TimestampTestCase):
         older = make_archive(Path(self.mktemp()).with_name(name_of(RELEASE - 1)), RELEASE - 1)
         custom = {"rollout": {"percent": 1, "salt": "x"}, "before": describe_before(channel(older))}
         self.signed.publish(2, self.path, custom=custom)
-        self.assertWaits(f"channel stable leads to {older.name}, which is not on offer.")
+        self.assertWaits(
+            f"channel stable leads to {NAMED}, "
+            f"which is not here or not whole: copy {older.name} to this server."
+        )
         older.rename(self.updates / older.name)
         self.catalog.rescan()
         self.assertSigned("names snapshot 1", 2)
@@ -322,8 +332,8 @@ class CompleteTests(TimestampTestCase):
         self.now += 4 * DAY
         self.assertSigned("half of the old one's life is over", 1)
         self.assertAlerts(
-            f"The announced channel stable leads to {self.path.name}, which is not on offer. "
-            "Put it back, or run opq-release drop."
+            f"The announced channel stable leads to {NAMED}, which is not here or not whole: copy "
+            f"{self.path.name} to this server, or end the channel with: opq-release drop stable."
         )
 
     def test_channel_left_alone(self) -> None:
@@ -335,8 +345,8 @@ class CompleteTests(TimestampTestCase):
         self.signed.snapshot(2, 2)
         self.assertSigned("names snapshot 1", 2)
         self.assertAlerts(
-            f"The announced channel stable leads to {self.path.name}, which is not on offer. "
-            "Put it back, or run opq-release drop."
+            f"The announced channel stable leads to {NAMED}, which is not here or not whole: copy "
+            f"{self.path.name} to this server, or end the channel with: opq-release drop stable."
         )
 
     def test_next_best(self) -> None:
