@@ -1,10 +1,11 @@
-"""Takes a picture of each main state of the box's page: `make screenshots`."""
+"""Takes pictures of the box's page and of the server's list: `make screenshots`."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.browser import listing_gallery
 from tests.browser.chromium import browser
 
 #: The folder of the pictures.
@@ -23,6 +24,10 @@ _DARK, _NARROW = ("available",), ("installing",)
 def main() -> int:
     """Take all pictures."""
     FOLDER.mkdir(exist_ok=True)
+    with listing_gallery.served() as urls, browser() as chromium:
+        page = chromium.new_page(color_scheme="light", viewport={"width": 1280, "height": 400})
+        page.goto(urls["signed"])
+        page.screenshot(path=FOLDER / "releases.png", full_page=True)
     gallery = subprocess.Popen(
         [sys.executable, "-m", "tests.browser.gallery"], stdout=subprocess.PIPE, text=True
     )

@@ -4,7 +4,9 @@ import io
 import os
 import time
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from attrs import frozen
@@ -20,6 +22,9 @@ Identity = tuple[int, int, int, int, int]
 
 #: The end of the year 9999: `Last-Modified` has four digits for the year.
 _MAX_TIME_NS = 253_402_300_800 * 10**9
+
+#: How many refused files are looked through for updates.
+_MAX_REFUSED = 200
 
 
 class NotOffered(Exception):
@@ -186,6 +191,13 @@ class Catalog:
             self.directory_lost(error)
         else:
             self.apply(scan)
+
+    def refused_updates(self) -> Iterator[tuple[str, str]]:
+        """Yield files with the name of an update that are not on offer, and the reasons."""
+        # Anything may be in the directory, and readers of the list ask often.
+        for name, reason in islice(self._refused.items(), _MAX_REFUSED):
+            with suppress(InvalidName):
+                yield str(UpdateName.parse(name)), reason
 
     def _inspect(self, names: Iterable[str]) -> dict[str, Archive | None]:
         """

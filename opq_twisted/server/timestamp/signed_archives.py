@@ -11,7 +11,7 @@ from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Archive
 from opq_twisted.server.timestamp.select import channels, releases_of
 from opq_twisted.server.timestamp.state import MetadataState
-from opq_twisted.trust.offer import Offer, is_channel, read_offer
+from opq_twisted.trust.offer import STABLE, Offer, is_channel, read_offer
 from opq_twisted.trust.tuf_client import METADATA
 
 
@@ -33,11 +33,15 @@ class SignedArchives:
         self._channels: dict[str, list[tuple[str, TargetFile]]] = defaultdict(list)
         #: The signed targets of the releases that channels lead to, by the names of the archives.
         self._releases: dict[str, list[TargetFile]] = defaultdict(list)
-        for name, target, _ in channels(targets):
-            if is_channel(name):
-                for release, file in releases_of(target):
-                    self._channels[file].append((name, target))
-                    self._releases[file].append(release)
+        #: The channels that boxes can follow by name, `stable` first.
+        self.channels = sorted(
+            ((name, target) for name, target, _ in channels(targets) if is_channel(name)),
+            key=lambda channel: (channel[0] != STABLE, channel[0]),
+        )
+        for name, target in self.channels:
+            for release, file in releases_of(target):
+                self._channels[file].append((name, target))
+                self._releases[file].append(release)
 
     def status(self, archive: Archive, digest: bytes | None) -> SignatureStatus:
         """
@@ -45,14 +49,20 @@ class SignedArchives:
 
         :param digest: its SHA-256; None while it is not known, so that only lengths are compared.
         """
-        name = str(archive.name)
-        signed = list(self._releases.get(name, ()))
-        if name in self.targets.targets:
-            signed.append(self.targets.targets[name])
+        signed = self._signed(archive)
         if not signed:
             return SignatureStatus.UNSIGNED
         matches = all(_describes(target, archive, digest) for target in signed)
         return SignatureStatus.SIGNED if matches else SignatureStatus.MISMATCH
+
+    def digest(self, archive: Archive) -> str | None:
+        """Give the SHA-256 that is signed for an archive; None if there is none."""
+        return next((each.hashes.get("sha256") for each in self._signed(archive)), None)
+
+    def _signed(self, archive: Archive) -> list[TargetFile]:
+        name = str(archive.name)
+        own = self.targets.targets.get(name)
+        return [*self._releases.get(name, ()), *(() if own is None else (own,))]
 
     def offers(self, archive: Archive) -> Sequence[tuple[str, Offer]]:
         """

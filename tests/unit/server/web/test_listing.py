@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import TargetFile
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.task import Clock
@@ -18,6 +20,7 @@ from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
 from opq_twisted.server.limits import Downloads
+from opq_twisted.server.timestamp.alerts import Alert
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web.listing import ListingPage
@@ -44,6 +47,7 @@ class Page(HTMLParser):
         self.style = ""
         self._open: list[tuple[str, bool]] = []
         self.feed(response.text)
+        self.rows = [[cell.strip() for cell in row] for row in self.rows]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Parse an element."""
@@ -152,8 +156,7 @@ class RowTests(PageTestCase):
         self.assertEqual(
             self.row(),
             {
-                "Built": f"2019-01-19 01:20 UTC {BUILT}",
-                "Age": "3 days ago",
+                "Release": f"19 January 2019, 01:20 UTC {BUILT} · 3 days ago",
                 "Size": f"{path.stat().st_size} B",
                 "Signed": "not signed",
                 "Offered to": "",
@@ -168,6 +171,14 @@ class RowTests(PageTestCase):
         self.digests.want(self.catalog.snapshot.archives[0])
         self.assertEqual(self.row()["SHA-256"], hashlib.sha256(path.read_bytes()).hexdigest())
 
+    def test_signed_digest(self) -> None:
+        """A digest that is signed is known, but not that of another file."""
+        older, path = self.offer(BUILT - DAY, BUILT)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.sign({"stable": channel(path), older.name: TargetFile(1, {"sha256": "f"}, older.name)})
+        rows = [dict(zip(self.page().rows[0], row, strict=True)) for row in self.page().rows[1:]]
+        self.assertEqual([row["SHA-256"] for row in rows], [digest, "not known yet"])
+
     def test_ages(self) -> None:
         """Ages have the largest fitting unit."""
         self.offer(BUILT)
@@ -180,7 +191,7 @@ class RowTests(PageTestCase):
             (2 * 366 * DAY, "2 years ago"),
         ):
             self.now = BUILT + seconds
-            self.assertEqual(self.row()["Age"], age)
+            self.assertEqual(self.row()["Release"].split(" · ")[1], age)
 
     def test_sizes(self) -> None:
         """Sizes have the largest fitting unit."""
@@ -193,7 +204,7 @@ class RowTests(PageTestCase):
         """A version that is not a time is shown."""
         for version in (1, 253_402_300_799, 253_402_300_800, 999_999_999_999_999):
             self.offer(version)
-            self.assertIn(f" {version}", self.row()["Built"])
+            self.assertIn(f" {version} · ", self.row()["Release"])
 
     def test_signed(self) -> None:
         """An archive signed only under its own name is signed, but offered to no box."""
@@ -265,7 +276,7 @@ class RowTests(PageTestCase):
         self.sign({"stable": channel(path, {"file": path.name})})
         make_archive(path, BUILT, {"more": b"more"})
         self.catalog.rescan()
-        self.assertEqual(self.row()["Signed"], "does not match")
+        self.assertEqual(self.row()["Signed"], "does not match copy the signed file here")
 
     def test_other_bytes(self) -> None:
         """A file with other bytes does not match as soon as its digest is known."""
@@ -274,7 +285,7 @@ class RowTests(PageTestCase):
         self.sign({path.name: target})
         self.assertEqual(self.row()["Signed"], "signed")
         self.digests.want(self.catalog.snapshot.archives[0])
-        self.assertEqual(self.row()["Signed"], "does not match")
+        self.assertEqual(self.row()["Signed"], "does not match copy the signed file here")
 
     def test_follows(self) -> None:
         """A new metadata state is shown."""
@@ -291,7 +302,7 @@ class PagesTests(PageTestCase):
     def test_empty(self) -> None:
         """An empty list says so."""
         page = self.page()
-        self.assertIn("There is no update yet.", page.text)
+        self.assertIn("There is no release here yet", page.text)
         self.assertNotIn("on offer", page.text)
         self.assertEqual(page.links, {})
 
@@ -315,7 +326,7 @@ class PagesTests(PageTestCase):
         while True:
             page = self.page(query)
             pages += 1
-            rows = [row[0].split()[-1] for row in page.rows[1:]]
+            rows = [row[0].split()[5] for row in page.rows[1:]]
             self.assertLessEqual(len(rows), 100)
             seen += rows
             more = page.links.get("", "ls")
@@ -337,23 +348,202 @@ class PagesTests(PageTestCase):
         for query in ("?before=x", "?before=", "?before=%ff", "?before=-1", "?after=1", "?before"):
             self.assertEqual(len(self.page(query).rows), 3)
 
+
+class ProblemTests(PageTestCase):
+    """The sentences about what is wrong."""
+
+    def problems(self) -> list[str]:
+        """The sentences; none if the section is hidden."""
+        text = self.page().text
+        if "What is wrong" not in text:
+            return []
+        listed = text.split("What is wrong")[1].split("What the boxes get")[0]
+        return [line for line in listed.split("\n") if line]
+
+    def look(self, key: CryptoSigner | None = None) -> None:
+        self.metadata_state = refresh_timestamp(
+            MetadataFolder(self.updates), self.catalog.snapshot, key, self.now
+        )
+
+    def test_none(self) -> None:
+        """Without a problem nothing is said."""
+        [path] = self.offer(BUILT)
+        self.assertEqual(self.problems(), [])
+        self.sign({"stable": channel(path)})
+        self.assertEqual(self.problems(), [])
+
     def test_directory_gone(self) -> None:
         """A sentence says that the list is an old one."""
         self.offer(BUILT)
         self.updates.rename(self.mktemp())
         self.catalog.rescan()
-        page = self.page()
-        self.assertIn(f"Cannot read the updates directory {self.updates}", page.text)
-        self.assertEqual(len(page.rows), 2)
+        [problem] = self.problems()
+        self.assertIn(f"Cannot read the updates directory {self.updates}", problem)
+        self.assertEqual(len(self.page().rows), 2)
+
+    def test_archive_missing(self) -> None:
+        """A channel without its archive is named with its release and the remedy."""
+        _, path = self.offer(BUILT - DAY, BUILT)
+        signed = Signed(self.updates, self.now).init()
+        signed.announce(1, path)
+        path.unlink()
+        self.catalog.rescan()
+        self.look(signed.keys["timestamp"])
+        [problem] = self.problems()
+        self.assertIn(
+            "channel stable leads to the release of 19 January 2019, 01:20 UTC, which is not here",
+            problem,
+        )
+        self.assertIn(f"copy {path.name} to this server", problem)
+        self.assertIn("Its archive is not here, so no box can download it.", self.page().text)
+
+    def test_not_whole(self) -> None:
+        """An update that is not offered is named with the reason; other files are not named."""
+        self.offer(BUILT)
+        (self.updates / name_of(BUILT + 1)).write_bytes(b"BZh9")
+        (self.updates / "secret").touch()
+        self.catalog.rescan()
+        [problem] = self.problems()
+        self.assertIn(f"{name_of(BUILT + 1)} is not offered: it is not a whole bzip2", problem)
 
     def test_trouble_with_the_metadata(self) -> None:
-        """A sentence says that the signatures have a problem, but no details: anybody may ask."""
+        """A file that is missing is named."""
         [path] = self.offer(BUILT)
         self.sign({"stable": channel(path)})
-        self.assertNotIn("wrong", self.page().text)
         (self.updates / "tuf" / "timestamp.json").unlink()
         self.look()
-        self.assertIn("Something is wrong with the signatures", self.page().text)
+        self.assertEqual(
+            self.problems(), ["No box accepts the timestamp: timestamp.json is not there."]
+        )
+        self.assertIn("No release is announced to the boxes.", self.page().text)
+
+    def test_expires(self) -> None:
+        """Metadata that expires is named."""
+        [path] = self.offer(BUILT)
+        self.sign({"stable": channel(path)})
+        self.now += 6 * DAY
+        [problem] = self.problems()
+        self.assertIn("timestamp.json expires in 1.0 days", problem)
+
+    def test_many(self) -> None:
+        """The number and the length of the sentences are limited."""
+        self.offer(BUILT)
+        self.metadata_state = MetadataState(alerts=(Alert("x" * 10_000),) * 1000)
+        *problems, last = self.problems()
+        self.assertEqual(problems, ["x" * 500] * 8)
+        self.assertIn("There are more problems", last)
+
+
+class ChannelTests(PageTestCase):
+    """The words about what the boxes get."""
+
+    def words(self) -> str:
+        """The text about the channels, in one line."""
+        text = self.page().text.split("What the boxes get")[1].split("All releases")[0]
+        return " ".join(text.split())
+
+    def stable(self, **custom: Any) -> str:
+        """Sign a release in `stable`, and return the words about it."""
+        if not self.catalog.snapshot.archives:
+            self.older, self.path = self.offer(BUILT - DAY, BUILT)
+        self.metadata_state = MetadataState(present=False)
+        if (self.updates / "tuf").exists():
+            shutil.rmtree(self.updates / "tuf")
+        self.sign({"stable": channel(self.path, custom)})
+        return self.words()
+
+    def test_terms(self) -> None:
+        """Each term of an offer is said in words."""
+        newest = "the release of 19 January 2019, 01:20 UTC"
+        self.assertEqual(self.stable(), f"Channel stable All boxes get {newest}.")
+        before = describe_before(channel(self.older))
+        for custom, expected in (
+            (
+                {"rollout": {"percent": 25, "salt": "x"}, "before": before},
+                f"25 % of the boxes get {newest}. The others get the release of "
+                "18 January 2019, 01:20 UTC until their turn comes.",
+            ),
+            (
+                {"rollout": {"percent": 5, "salt": "x"}},
+                f"5 % of the boxes get {newest}. The others wait for their turn.",
+            ),
+            (
+                {"rollout": {"percent": 0, "salt": "x"}, "before": before},
+                "The release of 19 January 2019, 01:20 UTC is held back. All boxes get the release "
+                "of 18 January 2019, 01:20 UTC instead.",
+            ),
+            (
+                {"rollout": {"percent": 0, "salt": "x"}},
+                "The release of 19 January 2019, 01:20 UTC is held back. No box installs it by "
+                "itself.",
+            ),
+            (
+                {"critical": True, "rollout": {"percent": 5, "salt": "x"}},
+                f"All boxes get {newest}. It is critical: no box has to wait for its turn.",
+            ),
+            (
+                {"allow_downgrade": True},
+                f"All boxes get {newest}. Boxes with a newer release may go back to it.",
+            ),
+        ):
+            self.assertEqual(self.stable(**custom), f"Channel stable {expected}")
+
+    def test_unusable(self) -> None:
+        """A channel that no box can follow is named with the reason."""
+        words = self.stable(critical="yes")
+        self.assertIn("a channel 'stable' that no box can follow: its critical", words)
+
+    def test_notes(self) -> None:
+        """Short notes are shown, and long ones folded; both are text with lines."""
+        self.stable(notes="One.\n<b>Two</b> & three.")
+        page = self.page()
+        self.assertIn("One.\n<b>Two</b> & three.", page.text)
+        self.assertNotIn("details", [tag for tag, _ in page.elements])
+        self.stable(notes="line\n" * 7)
+        self.assertIn("details", [tag for tag, _ in self.page().elements])
+        self.stable(notes="%" * 1_000_000)
+        page = self.page()
+        self.assertIn("details", [tag for tag, _ in page.elements])
+        self.assertEqual(page.text.count("%"), 4000)
+
+    def test_same_notes(self) -> None:
+        """Notes of a release in two channels are shown once."""
+        [path] = self.offer(BUILT)
+        target = channel(path, {"notes": "Told once."})
+        self.sign({"beta": target, "stable": target})
+        words = self.words()
+        self.assertEqual(words.count("Told once."), 1)
+        self.assertLess(words.index("Channel stable"), words.index("Told once."))
+        self.assertLess(words.index("Told once."), words.index("Channel beta"))
+
+    def test_many(self) -> None:
+        """The number of channels is limited."""
+        [path] = self.offer(BUILT)
+        self.sign({f"c{number:03}": channel(path) for number in range(500)})
+        words = self.words()
+        self.assertEqual(words.count("Channel"), 8)
+        self.assertTrue(words.endswith("There are 492 more channels."))
+
+    def test_no_channel(self) -> None:
+        """Signed metadata without any channel says what to do."""
+        [path] = self.offer(BUILT)
+        self.sign({path.name: under(path.name, channel(path))})
+        self.assertIn("No channel offers a release.", self.words())
+
+    def test_unsigned(self) -> None:
+        """Without signatures the boxes get the newest archive."""
+        self.offer(BUILT - DAY, BUILT)
+        self.assertEqual(
+            self.words(),
+            "Boxes get the newest release, of 19 January 2019, 01:20 UTC. It is not signed: boxes "
+            "that check signatures do not install it.",
+        )
+
+    def test_time(self) -> None:
+        """The time is machine-readable, if it is one."""
+        self.offer(BUILT, 999_999_999_999_999)
+        times = [given for tag, given in self.page().elements if tag == "time"]
+        self.assertEqual(times, [{"datetime": "2019-01-19T01:20Z"}])
 
 
 class MarkupTests(PageTestCase):
@@ -421,4 +611,4 @@ class ServerTests(PageTestCase):
             metadata_state=lambda: self.metadata_state,
         )
         page = Page(ask(self.root, "GET", "/ls", "Accept: text/html"))
-        self.assertEqual(page.rows[1][3:5], ["signed", "stable: all boxes"])
+        self.assertEqual(page.rows[1][2:4], ["signed", "stable: all boxes"])
