@@ -100,6 +100,10 @@ ELSEWHERE = {
         "tests/vm/scenarios.py",
         "journalctl --unit opq-box-rescue --lines 50",
     ),
+    "/opt/opq/current/box-configuration-daemon/golden-image": (
+        "tests/vm/golden_image.py",
+        "/current/box-configuration-daemon/golden-image",
+    ),
     "man -l build/man/opq-box.1": ("tests/unit/test_manuals.py", '"-man"'),
     ". build/completions/bash/opq-box": ("tests/unit/test_manuals.py", "/completions/bash/"),
 }

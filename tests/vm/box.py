@@ -8,7 +8,7 @@ import urllib.request
 from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from attrs import frozen
 
@@ -84,9 +84,9 @@ class VmBox:
         self.updates = self.keys.updates
         self._running = ExitStack()
         self._page_port = free_port()
-        self._server_port = free_port()
+        self.server_port = free_port()
 
-    def __enter__(self) -> "VmBox":
+    def __enter__(self) -> Self:
         """Start both; the box knows where its update server is."""
         try:
             self._start()
@@ -108,7 +108,7 @@ class VmBox:
         self.shell = Shell(self.machine.shell_socket)
         self._running.callback(self.shell.close)
         self.boot()
-        self.server = UpdateServer(self.keys, self._server_port, self.folder / "server.log")
+        self.server = UpdateServer(self.keys, self.server_port, self.folder / "server.log")
         self._running.callback(self.server.stop)
         self.shell.ready(BOOT)
         self.configure()
@@ -120,7 +120,7 @@ class VmBox:
 
     def configure(self, **changes: object) -> None:
         """Write the configuration, and restart the agent, as in the manual."""
-        config = configuration(self._server_port, **changes)
+        config = configuration(self.server_port, **changes)
         self.shell.run(f"cat >{CONFIG} && sync", input=config)
         self.shell.run("systemctl restart opq-box-agent", seconds=BOOT)
         self.answers(BOOT)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opq_twisted.archive.name import UpdateName
-from tests.vm import invariants, package
+from tests.vm import golden_image, invariants, package
 from tests.vm.box import AT_REST, BOOT, PREFIX, VmBox
 from tests.vm.machine import BOOTS
 from tests.vm.releases import COMPONENT, Change, altered
@@ -189,6 +189,7 @@ SCENARIOS: dict[str, Callable[[VmBox], str]] = {
     "passing-verification": passing_verification,
     "failing-verification": failing_verification,
     "full-disk": full_disk,
+    "golden-image": golden_image.golden_image,
     "server-package": package.lives,
 }
 

@@ -8,6 +8,12 @@ from tests.helpers.project import PROJECT
 
 DEPLOYED = PROJECT / "deploy"
 SCRIPTS = {
+    "box/golden-image": (
+        ("--now",),
+        ("/mnt", "more"),
+        ("--first-boot", "/mnt"),
+        ("--keep-wifi", "-x"),
+    ),
     "box/rescue/opq-box-rescue": (("--now",), ("missing",), ("--help", "me")),
     "box/rescue/place": (("--missing",), ("all",), ("missing", "all")),
     "server/build-deb": (("--output",), ("dist", "more")),
