@@ -30,6 +30,9 @@ from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.timestamp.superseded import remove_superseded
 from opq_twisted.trust.repository_reader import Document, MetadataSet, Unusable, require_signed
 
+#: What to do while there is no metadata. Keys that were made on the server would be the wrong ones.
+_REMEDY = "Run opq-release push on the release machine, after opq-release init there once."
+
 #: Hexadecimal digits; only the holders of the keys could make two alike.
 _DIGEST_LENGTH = 16
 
@@ -134,7 +137,7 @@ def refresh_timestamp(
     try:
         if not folder.refresh():
             sentence = f"There is no signed metadata in {folder.folder}."
-            missing = Alert(f"{sentence} Make it with: opq-release init.", LogLevel.warn)
+            missing = Alert(f"{sentence} {_REMEDY}", LogLevel.warn)
             return MetadataState(alerts=(missing,) if signer else (), present=False)
         roots, problem = root_chain(folder)
     except Unusable as error:

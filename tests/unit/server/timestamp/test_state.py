@@ -544,7 +544,8 @@ class KeyTests(TimestampTestCase):
         self.assertAlerts("There is no snapshot to announce.")
         self.signed.folder.rename(self.mktemp())
         metadata_state = self.assertAlerts(
-            f"There is no signed metadata in {self.signed.folder}. Make it with: opq-release init."
+            f"There is no signed metadata in {self.signed.folder}. Run opq-release push on the "
+            "release machine, after opq-release init there once."
         )
         self.assertFalse(metadata_state.present)
 
