@@ -56,6 +56,18 @@ def open_archive(archive: Path) -> Iterator[OpenArchive]:
         yield OpenArchive(name, file, status)
 
 
+def check_archive(archive: OpenArchive, updates: Path, progress: Progress) -> TargetFile:
+    """
+    Return the TUF target of an archive that could be copied into the updates directory.
+
+    :raises ReleaseFailed: as `copy_archive`.
+    """
+    target = updates / str(archive.name)
+    if os.path.lexists(target):
+        return _compare(archive, target, progress)
+    return _read(archive, None, progress)
+
+
 @contextmanager
 def copy_archive(archive: OpenArchive, updates: Path, progress: Progress) -> Iterator[TargetFile]:
     """
@@ -70,7 +82,9 @@ def copy_archive(archive: OpenArchive, updates: Path, progress: Progress) -> Ite
     """
     target = updates / str(archive.name)
     if os.path.lexists(target):
-        yield _compare(archive, target, progress)
+        target_file = _compare(archive, target, progress)
+        _make_usable(target)
+        yield target_file
         return
     _remove_left_over(updates)
     draft = target.with_name(f".{archive.name}.part")
@@ -113,7 +127,13 @@ def _compare(archive: OpenArchive, target: Path, progress: Progress) -> TargetFi
             _read(OpenArchive(archive.name, there, status), None, lambda _: None) != target_file
         ):
             raise _taken(target)
-        mode = stat.S_IMODE(status.st_mode)
+    return target_file
+
+
+def _make_usable(target: Path) -> None:
+    """Let the server read a file that somebody else copied, and wait until it is on the disk."""
+    with files.open_regular(target) as there:
+        mode = stat.S_IMODE(os.fstat(there.fileno()).st_mode)
         if mode | _TO_READ != mode:
             # The server is another user. If the file is not ours, the server may still be allowed.
             with suppress(PermissionError):
@@ -121,7 +141,6 @@ def _compare(archive: OpenArchive, target: Path, progress: Progress) -> TargetFi
         # The program that copied it may not have waited for the disk.
         files.sync(there.fileno())
     files.sync_folder(target.parent)
-    return target_file
 
 
 def _taken(target: Path) -> ReleaseFailed:

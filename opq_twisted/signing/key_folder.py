@@ -46,6 +46,8 @@ class KeyFolder:
     #: Called with a sentence if the file of an opened key could be safer.
     _advise: Callable[[str], object] = lambda _: None
     _opened: dict[Path, CryptoSigner] = field(init=False, factory=dict)
+    #: The files that `retire` has moved.
+    moved: list[str] = field(init=False, factory=list)
 
     def create(self, role: str, passphrase: Passphrase | None = None) -> Key:
         """
@@ -123,6 +125,7 @@ class KeyFolder:
         """
         Move keys to `retired/` that an earlier root names, and the last one does not.
 
+        Their names are added to `moved`.
         On a read-only medium they stay where they are, and are not used any more either.
         """
         *earlier, current = roots
@@ -139,6 +142,7 @@ class KeyFolder:
                 if (self.folder / name).exists():
                     retired.mkdir(mode=0o700, exist_ok=True)
                     (self.folder / name).replace(retired / name)
+                    self.moved.append(name)
                     files.sync_folder(retired)
                     files.sync_folder(self.folder)
         except OSError as error:

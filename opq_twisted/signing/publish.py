@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,12 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.common import wording
 from opq_twisted.common.errors import ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import Progress
-from opq_twisted.signing.copy_archive import OpenArchive, copy_archive, open_archive
+from opq_twisted.signing.copy_archive import (
+    OpenArchive,
+    check_archive,
+    copy_archive,
+    open_archive,
+)
 from opq_twisted.signing.dry_run import try_metadata_sets
 from opq_twisted.signing.prune import drop_missing
 from opq_twisted.signing.repository import Repository
@@ -41,42 +46,68 @@ class Terms:
     #: Release notes, which the page of each box shows.
     notes: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        """Raise `ReleaseFailed` unless a release can be offered like this."""
+        if not is_channel(self.channel):
+            raise ReleaseFailed(
+                f"{self.channel[:40]!r} is no name for a channel: use lower-case letters, digits "
+                "and hyphens, at most 32."
+            )
+        if self.rollout is not None and not 0 <= self.rollout <= 100:
+            raise ReleaseFailed(f"A rollout is from 0 to 100 percent, not {self.rollout}.")
+        if self.critical and self.rollout not in (None, 100):
+            raise ReleaseFailed(
+                "A critical release is for every box at once, whatever its rollout: give "
+                "--critical or --rollout, and not both."
+            )
+        if self.notes is not None and len(self.notes) > MAX_NOTES:
+            raise ReleaseFailed(
+                f"The release notes have {len(self.notes)} characters: boxes show {MAX_NOTES} at "
+                "most."
+            )
 
-def publish(signer: RepositorySigner, archive: Path, terms: Terms, progress: Progress) -> Offer:
+
+@frozen
+class Publication:
+    """A release of a channel, and the change from before."""
+
+    #: What boxes read.
+    offer: Offer
+    #: What the channel offered before; None if there was no such channel.
+    before: Offer | None
+    #: The archives that are not signed any more, because they are gone.
+    removed: list[str]
+
+
+def publish(
+    signer: RepositorySigner,
+    archive: Path,
+    terms: Terms,
+    progress: Progress,
+    dry_run: bool = False,
+) -> Publication:
     """
     Put an archive into the updates directory, and sign that it is the newest one of a channel.
 
     If the same archive is published again, it gets the new terms: so a rollout grows.
 
     :param progress: called with the number of further bytes that were read.
-    :returns: the offer that boxes read.
+    :param dry_run: whether to do and check all of it, and write nothing in the updates directory.
     :raises ReleaseFailed: if boxes would refuse the release or the metadata.
     :raises KeyUnusable: if a key cannot be opened.
     :raises OSError: if the disk is full or fails; everything published before is untouched then.
     """
-    if not is_channel(terms.channel):
-        raise ReleaseFailed(
-            f"{terms.channel[:40]!r} is no name for a channel: use lower-case letters, digits and "
-            "hyphens, at most 32."
-        )
-    if terms.rollout is not None and not 0 <= terms.rollout <= 100:
-        raise ReleaseFailed(f"A rollout is from 0 to 100 percent, not {terms.rollout}.")
-    if terms.critical and terms.rollout not in (None, 100):
-        raise ReleaseFailed(
-            "A critical release is for every box at once, whatever its rollout: give --critical or "
-            "--rollout, and not both."
-        )
-    if terms.notes is not None and len(terms.notes) > MAX_NOTES:
-        raise ReleaseFailed(
-            f"The release notes have {len(terms.notes)} characters: boxes show {MAX_NOTES} at most."
-        )
     with open_archive(archive) as opened:
-        return _publish(signer, opened, terms, progress)
+        return _publish(signer, opened, terms, progress, dry_run)
 
 
 def _publish(
-    signer: RepositorySigner, archive: OpenArchive, terms: Terms, progress: Progress
-) -> Offer:
+    signer: RepositorySigner,
+    archive: OpenArchive,
+    terms: Terms,
+    progress: Progress,
+    dry_run: bool,
+) -> Publication:
     version = archive.name.version
     if version > signer.now().timestamp():
         raise ReleaseFailed(
@@ -94,15 +125,21 @@ def _publish(
         # Before the long part, so that a missing key or a wrong passphrase is reported at once.
         signer.sign(current.root, targets, current)
         validate(archive.file, version)
-        with copy_archive(archive, repository.updates, progress) as target:
+        copied: AbstractContextManager[TargetFile]
+        if dry_run:
+            copied = nullcontext(check_archive(archive, repository.updates, progress))
+        else:
+            copied = copy_archive(archive, repository.updates, progress)
+        with copied as target:
             previous = targets.get(terms.channel)
             _add(targets, target, terms, _custom(version, terms, before))
             _add_previous_release(targets[terms.channel], previous, repository)
-            drop_missing(targets, repository)
+            removed = drop_missing(targets, repository)
             after = signer.sign(current.root, targets, current)
             try_metadata_sets(current, after)
-        signer.place(after)
-    return read_offer(after.targets.signed.targets[terms.channel])
+        if not dry_run:
+            signer.place(after)
+    return Publication(read_offer(targets[terms.channel]), before, removed)
 
 
 def _offer(targets: Mapping[str, TargetFile], channel: str) -> Offer | None:

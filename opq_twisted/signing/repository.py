@@ -156,6 +156,18 @@ class Repository:
         with self._explained("the server with --timestamp-key writes it again"):
             return self._reader.read_timestamp().metadata
 
+    def announced(self, root: Root) -> MetadataSet | None:
+        """
+        Read the metadata set that the timestamp names; None if there is no timestamp.
+
+        :raises ReleaseFailed: if it cannot be read, or this root does not accept it.
+        """
+        timestamp = self.timestamp()
+        if timestamp is None:
+            return None
+        with self._explained():
+            return self._reader.read_set(root, timestamp.signed.snapshot_meta.version)
+
     def place(self, *documents: Document[Any]) -> None:
         """
         Write files in this order, each one to the disk before the next.

@@ -74,6 +74,19 @@ class Draft:
         """The beginnings of the ids of the keys that have signed."""
         return sorted(keyid[:12] for keyid in self._result().signed)
 
+    @property
+    def may_sign(self) -> list[str]:
+        """The beginnings of the ids of the keys whose signatures are still needed."""
+        result = self._result()
+        return sorted(
+            {
+                keyid[:12]
+                for part in (result.first, result.second)
+                if part.missing
+                for keyid in part.unsigned
+            }
+        )
+
     def sign(self, key_folder: KeyFolder) -> None:
         """
         Sign with all root keys in a folder, and remove invalid signatures.

@@ -44,6 +44,9 @@ def withdraw(signer: RepositorySigner, channel: str, version: int | None = None)
                 f"{channel} would offer again, is not there as it was signed: put it back first."
             )
         targets[channel] = earlier
+        # It may have been pruned before.
+        file = str(UpdateName(offer.version))
+        targets.setdefault(file, TargetFile(earlier.length, earlier.hashes, file))
 
     after = signer.change(edit)
     targets, [before] = after.targets.signed.targets, withdrawn

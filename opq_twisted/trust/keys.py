@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
@@ -130,6 +135,20 @@ def _write(path: Path, pem: bytes) -> None:
     try:
         # Atomically: an incomplete file would be taken for a key.
         files.write(path, pem, 0o600)
+    except OSError as error:
+        raise KeyUnusable(f"The key {path} cannot be written: {error.strerror}.") from None
+
+
+def write_public(path: Path, key: Key) -> None:
+    """
+    Write the public key of one that `create` made, for `load_public`.
+
+    :raises KeyUnusable: if the file cannot be written.
+    """
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        files.write(path, pem, files.READABLE_BY_ALL)
     except OSError as error:
         raise KeyUnusable(f"The key {path} cannot be written: {error.strerror}.") from None
 

@@ -122,6 +122,7 @@ UNTRIED = {
     "systemctl stop opq-box-agent": "a box with systemd",
     "systemctl enable --now opq-box-agent.socket": "a box with systemd",
     "systemctl start opq-box-agent": "a box with systemd",
+    "usermod --append --groups release anna": "a server with this user",
 }
 
 #: The commands that are run here, in a folder that stands for the machines of the pages.
@@ -146,6 +147,7 @@ TYPED = {
     "rsync opq-box-update-1547860803.tar.bz2 server:/var/opq/box-updates/",
     "rsync -t updates/opq-box-update-*.tar.bz2 server:/var/opq/box-updates/",
     "rsync -t --exclude timestamp.json updates/tuf/*.json server:/var/opq/box-updates/tuf/",
+    "install -d -o root -g release -m 2775 /var/opq/box-updates",
     "install -d -o opq-update-server -g release -m 2775 /var/opq/box-updates/tuf",
     "install -d -m 700 /etc/opq",
     "install -m 400 timestamp-*.pem /etc/opq/timestamp.pem",

@@ -125,7 +125,7 @@ class HoldersCase(SynchronousTestCase):
 
     def publish(self, version: int, channel: str = "stable", **terms: Any) -> Offer:
         archive = self.archive(version)
-        return publish(self.signer, archive, Terms(channel, **terms), lambda _: None)
+        return publish(self.signer, archive, Terms(channel, **terms), lambda _: None).offer
 
     def serve(self) -> MetadataState:
         return serve(self.signer)

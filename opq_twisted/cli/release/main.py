@@ -10,17 +10,21 @@ from typing import Any
 from opq_twisted.cli.parser import Command, Parser, add_command
 from opq_twisted.cli.program import run
 from opq_twisted.cli.release.prompts import TIMESTAMP_VARIABLE, VARIABLE
+from opq_twisted.cli.release.publishing import publish_archive, push
 from opq_twisted.cli.release.releases import (
     drop,
     prune_archives,
-    publish_archive,
     resign,
     status,
     withdraw_release,
 )
-from opq_twisted.cli.release.roots import encrypt, init, renew_root, rotate
+from opq_twisted.cli.release.roots import encrypt, init, keygen, renew_root, rotate, show
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.trust.offer import STABLE
+
+#: Names the updates directory for all commands.
+_UPDATES_VARIABLE = "OPQ_UPDATES_DIR"
+_UPDATES = "/var/opq/box-updates"
 
 #: The exit code of `status` if it fails; 1 says that something needs attention.
 _FAILED = 2
@@ -57,24 +61,43 @@ def _number(
     sub.add_argument(name, type=int, metavar=metavar, help=text, default=default)
 
 
+def _add_terms(sub: argparse.ArgumentParser) -> None:
+    """Define how a release is offered."""
+    sub.add_argument("--channel", help=f"(default: {STABLE})")
+    _number(sub, "--rollout", "PERCENT", "offer it only to this share of the boxes")
+    text = "for every box at once, without a rollout"
+    sub.add_argument("--critical", action="store_true", help=text)
+    text = "boxes with a newer release go back to this one"
+    sub.add_argument("--allow-downgrade", action="store_true", help=text)
+    _path(sub, "--notes", "FILE", "the release notes, which boxes show")
+    _add_yes(sub)
+
+
+def _add_yes(sub: argparse.ArgumentParser) -> None:
+    text = "do not ask whether an unusual change is meant"
+    sub.add_argument("--yes", action="store_true", help=text)
+
+
 def make_parser() -> Parser:
     """Define the command line."""
     parser = Parser(
         prog="opq-release",
         description="Sign what OPQ boxes install.",
         epilog=f"Passphrases come from --passphrase-file, from {VARIABLE} (and "
-        f"{TIMESTAMP_VARIABLE}) in the environment, or from the terminal.",
+        f"{TIMESTAMP_VARIABLE}) in the environment, or from the terminal. The default of "
+        f"--updates-dir is {_UPDATES_VARIABLE} in the environment, or {_UPDATES}.",
     )
     parser.add_version()
     commands = parser.add_commands()
 
     def add(name: str, command: Command) -> Parser:
         sub = add_command(commands, name, command)
-        if command is not status:
+        if command not in (status, show):
             _path(sub, "--passphrase-file", "FILE", "the file with the passphrase")
-        if command is not encrypt:
-            text = "the updates directory, or a copy of it (default: %(default)s)"
-            _path(sub, "--updates-dir", "DIR", text, default=Path("/var/opq/box-updates"))
+        if command not in (encrypt, keygen, show):
+            text = f"the updates directory, or a copy of it (default: {_UPDATES_VARIABLE})"
+            updates = Path(os.environ.get(_UPDATES_VARIABLE) or _UPDATES)
+            _path(sub, "--updates-dir", "DIR", text, default=updates)
         if command not in (encrypt, status):
             text = "the folder with the keys (default: ./%(default)s)"
             _path(sub, "--keys-dir", "DIR", text, default=Path("opq-keys"))
@@ -87,24 +110,28 @@ def make_parser() -> Parser:
 
     offer = add("publish", publish_archive)
     _path(offer, "archive", "ARCHIVE", "the archive that build_update.py made")
-    offer.add_argument("--channel", default=STABLE, help="(default: %(default)s)")
-    _number(offer, "--rollout", "PERCENT", "offer it only to this share of the boxes")
-    text = "for every box at once, without a rollout"
-    offer.add_argument("--critical", action="store_true", help=text)
-    text = "boxes with a newer release go back to this one"
-    offer.add_argument("--allow-downgrade", action="store_true", help=text)
-    _path(offer, "--notes", "FILE", "the release notes, which boxes show")
+    _add_terms(offer)
+    text = "check everything, say what would be signed, and change nothing"
+    offer.add_argument("--dry-run", action="store_true", help=text)
+
+    upload = add("push", push)
+    text = "SERVER:/DIR, as for rsync, or a directory of this machine"
+    upload.add_argument("destination", metavar="DESTINATION", help=text)
+    text = "publish this archive first, with the options of publish"
+    _path(upload, "archive", "ARCHIVE", text, nargs="?")
+    _add_terms(upload)
 
     back = add("withdraw", withdraw_release)
     back.add_argument("--channel", default=STABLE, help="(default: %(default)s)")
     text = "the earlier release (default: the last one that was for all boxes)"
     _number(back, "--to", "VERSION", text)
 
-    text = "keep the newest N archives, and those that a channel needs (default: 5)"
+    text = "keep the newest N archives, and what channels and withdraw need (default: 5)"
     _number(add("prune", prune_archives), "--keep", "N", text, 5)
     add("resign", resign)
     drops = add("drop", drop)
     drops.add_argument("channel", nargs="+", metavar="CHANNEL", help="the channel to remove")
+    _add_yes(drops)
 
     renew = add("renew-root", renew_root)
     turn = add("rotate", rotate)
@@ -125,6 +152,11 @@ def make_parser() -> Parser:
         _path(sub, "--timestamp-passphrase-file", "FILE", text)
     for sub in (first, renew, turn):
         _path(sub, "--append", "DRAFT", "sign a draft from another holder")
+
+    text = f"what the key is for: {', '.join(ROLES)}"
+    add("keygen", keygen).add_argument("role", type=_role, metavar="ROLE", help=text)
+    text = "the draft from another holder"
+    _path(add("show", show), "draft", "DRAFT", text)
 
     again = add("encrypt", encrypt)
     _path(again, "key", "KEY", "the file of a private key", nargs="+")

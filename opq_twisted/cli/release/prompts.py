@@ -1,4 +1,4 @@
-"""Gets passphrases from a file, the environment, or a person at the terminal."""
+"""Asks a person at the terminal for passphrases, and for a word before unusual changes."""
 
 import argparse
 import os
@@ -6,9 +6,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from opq_twisted.cli.program import warn
+from opq_twisted.cli.program import say, warn
 from opq_twisted.cli.secret_prompt import read_secret
-from opq_twisted.common.errors import KeyUnusable
+from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.signing.key_folder import KeyFolder, Passphrase
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access, warning_about_length
 
@@ -20,6 +20,28 @@ def open_keys(options: argparse.Namespace, makes_keys: bool = False) -> KeyFolde
     """Open the folder of keys that the command line names."""
     passphrase = of_keys(options.passphrase_file, makes_keys)
     return KeyFolder(options.keys_dir, passphrase, lambda advice: warn(f"opq-release: {advice}"))
+
+
+def confirm(options: argparse.Namespace, *consequences: str) -> None:
+    """
+    Say what boxes will do, and ask whether that is meant, unless --yes says so.
+
+    :raises ReleaseFailed: if the answer is not yes, or nobody can be asked.
+    """
+    if options.yes or not consequences:
+        return
+    if not sys.stdin.isatty():
+        raise ReleaseFailed(
+            f"{' '.join(consequences)} Confirm that with --yes, or run this on a terminal."
+        )
+    for sentence in consequences:
+        say(sentence)
+    try:
+        answer = input("Type yes to go on: ")
+    except (EOFError, UnicodeDecodeError):
+        answer = ""
+    if answer.strip().lower() != "yes":
+        raise ReleaseFailed("You did not type yes, so nothing was changed.")
 
 
 def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:

@@ -12,11 +12,11 @@ from tuf.api.metadata import Root
 from opq_twisted.cli.program import say
 from opq_twisted.cli.release.prompts import of_keys, of_new, of_timestamp, open_keys
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.signing.key_folder import Passphrase
+from opq_twisted.signing.key_folder import RETIRED, KeyFolder, Passphrase
 from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.root_draft import Draft
-from opq_twisted.signing.root_keys import ROLES, RootSigner
-from opq_twisted.trust.keys import load, load_public, reencrypt
+from opq_twisted.signing.root_keys import ROLES, RootSigner, check_draft
+from opq_twisted.trust.keys import file_name, load, load_public, reencrypt, write_public
 
 
 def init(options: argparse.Namespace) -> int:
@@ -70,10 +70,47 @@ def rotate(options: argparse.Namespace) -> int:
             options.replace and _key_id(options.replace),
             _of_timestamp(options, signer),
         )
-    done = "The next root is in place; keys here that it no longer names are moved to retired/."
+    done = "The next root is in place."
+    if moved := signer.key_folder.moved:
+        folder = signer.key_folder.folder / RETIRED
+        done += f" It no longer names {', '.join(moved)}: moved to {folder}."
     if "timestamp" in options.role:
         done += " Give the server the new timestamp key, and restart it: boxes wait for that."
     return _report(signer, draft, done)
+
+
+def keygen(options: argparse.Namespace) -> int:
+    """Make a key for a role, and the file of its public key, which others may have."""
+    key_folder = open_keys(options, makes_keys=True)
+    key = key_folder.create(options.role)
+    private = key_folder.folder / file_name(options.role, key)
+    public = private.with_suffix(".pub")
+    write_public(public, key)
+    say(f"The private key is {private}. It stays here; keep a second copy at another place.")
+    say(f"The public key is {public}, for: opq-release init --public-key {options.role}=FILE")
+    say(f"Its id, to be compared with what the others see: {key.keyid}")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Show what a draft of a root changes, and who has signed it; sign nothing."""
+    # Nothing is opened here, so no passphrase is needed.
+    key_folder = KeyFolder(options.keys_dir, lambda: b"")
+    draft = Draft.load(options.draft)
+    _show_draft(key_folder, draft)
+    if draft.missing:
+        say(
+            f"It lacks {draft.missing} more signature(s), of these keys: "
+            f"{', '.join(draft.may_sign)}."
+        )
+    else:
+        say("It has all its signatures.")
+    known = key_folder.trusted_root()
+    if known is not None and known.signed_bytes == draft.root.signed_bytes:
+        say("These keys have worked with this root already.")
+    else:
+        check_draft(draft, key_folder, datetime.now(UTC))
+    return 0
 
 
 def encrypt(options: argparse.Namespace) -> int:
@@ -93,7 +130,7 @@ def encrypt(options: argparse.Namespace) -> int:
 
 def _append(signer: RootSigner, path: Path) -> Draft | None:
     draft = Draft.load(path)
-    _show_draft(signer, draft)
+    _show_draft(signer.key_folder, draft)
     return signer.append(draft)
 
 
@@ -112,13 +149,13 @@ def _report(signer: RootSigner, draft: Draft | None, done: str) -> int:
             "directory is, and the keys of targets and snapshot, and run this command there with "
             "--append FILE."
         )
-    _show_draft(signer, draft)
+    _show_draft(signer.key_folder, draft)
     return 0
 
 
-def _show_draft(signer: RootSigner, draft: Draft) -> None:
+def _show_draft(key_folder: KeyFolder, draft: Draft) -> None:
     """Show a holder what he signs: boxes will trust it."""
-    known, before = signer.key_folder.trusted_root(), draft.previous
+    known, before = key_folder.trusted_root(), draft.previous
     if known is not None and known.signed.version < draft.version:
         # Better than the root that came with the draft.
         before = known
@@ -148,7 +185,22 @@ def _describe_root(root: Root, before: Root | None, now: datetime) -> Iterator[s
     elif _content(root) == _content(before):
         yield f"They are the keys of root {before.version}: nothing else has changed."
     else:
-        yield f"Root {before.version} was different where it says NEW, REMOVED or CHANGED."
+        yield f"Root {before.version} was different where it says NEW, REMOVED or CHANGED:"
+        for role in ROLES:
+            yield from _describe_change(role, root, before)
+
+
+def _describe_change(role: str, root: Root, before: Root) -> Iterator[str]:
+    """Say in words how a role differs from that of an earlier root."""
+    now, old = root.roles[role], before.roles[role]
+    new = [keyid[:12] for keyid in now.keyids if keyid not in old.keyids]
+    gone = [keyid[:12] for keyid in old.keyids if keyid not in now.keyids]
+    if new:
+        yield f"  {role}: what {', '.join(new)} signs is believed from now on."
+    if gone:
+        yield f"  {role}: what {', '.join(gone)} signs is not believed any more."
+    if now.threshold != old.threshold:
+        yield f"  {role}: {now.threshold} of its keys have to sign, not {old.threshold}."
 
 
 def _describe_role(role: str, root: Root, before: Root | None) -> Iterator[str]:

@@ -62,7 +62,9 @@ class PruneTests(PruningCase):
         (self.updates / name_of(OLD - 4)).unlink()
         pruned = prune(self.signer, 0)
         self.assertEqual(pruned.removed, [name_of(OLD - back) for back in (4, 3, 2, 1)])
-        self.assertEqual(pruned.still_there, pruned.removed[1:])
+        self.assertEqual(pruned.still_there, [])
+        archives = {name for name in self.files() if name.endswith(".bz2")}
+        self.assertEqual(archives, self.used)
         self.assertEqual(self.named(), self.used)
         self.assertEqual(self.serve().alerts, ())
         self.assertEqual((box.version(), box.version("beta")), (NEWER, OLD))
@@ -74,6 +76,22 @@ class PruneTests(PruningCase):
         files = self.files()
         self.assertEqual(prune(self.signer, 100).removed, [])
         self.assertEqual(self.files(), files)
+
+    def test_not_announced(self) -> None:
+        """An archive that boxes may get by the timestamp is deleted later."""
+        for version, is_served in ((NEWER + 1, True), (NEWER + 2, False), (NEWER + 3, False)):
+            self.publish(version, "beta")
+            if is_served:
+                self.serve()
+        pruned = prune(self.signer, 0)
+        self.assertEqual(pruned.still_there, [name_of(NEWER + 1)])
+        self.assertNotIn(name_of(OLD), self.files())
+
+    def test_timestamp_unreadable(self) -> None:
+        """Without knowing what boxes may get, nothing is deleted."""
+        (self.tuf / "timestamp.json").write_bytes(b"{")
+        pruned = prune(self.signer, 0)
+        self.assertEqual(pruned.still_there, pruned.removed)
 
     def test_published_again(self) -> None:
         """The next release does not bring removed archives back."""

@@ -29,7 +29,7 @@ class PublicationCase(HoldersCase):
     """Archives in different places are published."""
 
     def offer(self, archive: Path, **terms: Any) -> Offer:
-        return publish(self.signer, archive, Terms("stable", **terms), lambda _: None)
+        return publish(self.signer, archive, Terms("stable", **terms), lambda _: None).offer
 
 
 class PlaceTests(PublicationCase):
@@ -284,7 +284,7 @@ class WithdrawalTests(PublicationCase):
         self.assertIsNone(offer.before)
 
     def test_for_all(self) -> None:
-        """A release for all boxes is replaced by its previous release, even if that is pruned."""
+        """A release for all boxes is replaced by its previous release, which `prune` keeps."""
         self.offer(self.archive(OLD))
         self.offer(self.archive(NEW))
         prune(self.signer, 0)

@@ -242,7 +242,7 @@ class RotateTests(HoldersCase):
         for replaced in (None, "", "0123456789ab" * 2):
             self.assert_refused(partial(self.signer.rotate, ["root"], {}, replaced), "--replace")
         wrong = partial(self.signer.rotate, ["root"], {}, "0123456789ab")
-        self.assert_refused(wrong, "'0123456789ab' is the beginning of 0 ids", "--replace")
+        self.assert_refused(wrong, "'0123456789ab' is the beginning of no id", "--replace")
         self.assertEqual(len(self.key_files("root")), 3)
 
     def test_renew_root(self) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, tzinfo
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -33,7 +34,7 @@ from tests.helpers.signed_metadata import make_key, write_key
 from tests.helpers.terminal import on_terminal, run_main
 
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
-VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE")
+VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE", "OPQ_UPDATES_DIR")
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
@@ -74,6 +75,10 @@ class CommandCase(HoldersCase):
 
     def options(self, command: str) -> list[str]:
         if command == "encrypt":
+            return ["--passphrase-file", str(self.secret)]
+        if command == "show":
+            return ["--keys-dir", str(self.keys)]
+        if command == "keygen":
             return ["--passphrase-file", str(self.secret)]
         options = ["--updates-dir", str(self.updates)]
         if command != "status":
@@ -127,7 +132,7 @@ class TypedTests(CommandCase):
         archive = self.archive(OLD)
         said = self.type("publish", archive, "--rollout", 25, "--channel", "beta")
         self.assertIn(f"Release {OLD} is signed for 25 % of the boxes in the channel beta.", said)
-        said = self.type("publish", archive, "--channel", "beta", "--critical")
+        said = self.type("publish", archive, "--channel", "beta", "--critical", "--yes")
         self.assertIn("for all boxes", said)
         self.assertIn("It is critical", said)
         self.serve()
@@ -147,9 +152,10 @@ class TypedTests(CommandCase):
 
     def test_prune(self) -> None:
         """`prune` lists the removed archives, and where they still are."""
-        for version in (OLD, NEW):
+        for version in (OLD, NEW, NEWER):
             self.type("publish", self.archive(version))
         self.assertIn("nothing was changed", self.type("prune"))
+        (self.tuf / "timestamp.json").touch()
         said = self.type("prune", "--keep", 0)
         self.assertIn(f"  {name_of(OLD)}\n", said)
         self.assertNotIn(name_of(NEW), said)
@@ -171,7 +177,7 @@ class TypedTests(CommandCase):
         self.type("publish", self.archive(NEW))
         said = self.type("publish", self.archive(OLD), status=1)
         self.assert_sentence(said, "older", "--allow-downgrade")
-        said = self.type("publish", self.archive(OLD), "--allow-downgrade")
+        said = self.type("publish", self.archive(OLD), "--allow-downgrade", "--yes")
         self.assertIn("Boxes that have a newer release go back to it.", said)
         both = self.type("publish", self.archive(NEW), "--critical", "--rollout", 5, status=1)
         self.assert_sentence(both, "--critical or --rollout")
@@ -186,6 +192,69 @@ class TypedTests(CommandCase):
         ):
             self.type(arguments[0], *arguments[1:], status=2)
 
+    def test_dry_run(self) -> None:
+        """`--dry-run` says what would be signed, checks all of it, and changes nothing."""
+        self.type("publish", self.archive(OLD))
+        before = self.files()
+        notes = self.place / "notes"
+        notes.write_text("Quiet fans.\nSmall \x1b faults.\n")
+        archive = self.archive(NEW)
+        terms = ("--critical", "--notes", notes, "--dry-run")
+        said = self.type("publish", archive, *terms)
+        for words in (
+            *("Nothing was changed", f"{NEW}, built 2019-01-20 01:20 UTC", "for their turn"),
+            f"{archive.stat().st_size} bytes",
+            sha256(archive.read_bytes()).hexdigest(),
+            f"channel  stable, which offers release {OLD} to all boxes now",
+            "boxes    all boxes",
+            "notes    Quiet fans.\n           Small \\u001b faults.",
+        ):
+            self.assertIn(words, said)
+        self.assertEqual(self.files(), before)
+        self.type("publish", archive)
+        said = self.type("publish", self.archive(OLD), "--dry-run", status=1)
+        self.assert_sentence(said, "older", "--allow-downgrade")
+        write_archive(self.place / name_of(NEW), stream(file("VERSION", b"1")))
+        said = self.type("publish", self.place / name_of(NEW), "--dry-run", status=1)
+        self.assert_sentence(said, "Boxes would refuse")
+        self.secret.write_bytes(b"wrong")
+        said = self.type("publish", self.archive(NEWER), "--dry-run", status=1)
+        self.assert_sentence(said, "passphrase is wrong")
+
+    def test_not_confirmed(self) -> None:
+        """Without a terminal, an unusual change needs `--yes`; the sentence says what boxes do."""
+        archive, before = self.archive(OLD), self.files()
+        said = self.type("publish", archive, "--critical", status=1)
+        self.assert_sentence(said, f"install release {OLD}", "without a rollout", "--yes")
+        said = self.type("publish", archive, "--allow-downgrade", status=1)
+        self.assert_sentence(said, "go back to", "--yes")
+        said = self.type("drop", "stable", status=1)
+        self.assert_sentence(said, "keep the release that they have", "--yes")
+        self.assertEqual(self.files(), before)
+
+    def test_directory_in_environment(self) -> None:
+        """`OPQ_UPDATES_DIR` names the updates directory, unless `--updates-dir` does."""
+        self.patch_environment("OPQ_UPDATES_DIR", str(self.updates))
+        code, out, error = run_main(main, "status")
+        self.assertEqual((code, error), (0, ""))
+        self.assertIn("root                1", out)
+        code, _, error = run_main(main, "status", "--updates-dir", self.place / "none")
+        self.assert_sentence(error, "none/tuf holds no root")
+
+    def test_push(self) -> None:
+        """`push` accepts the options of `publish` only with an archive."""
+        for option in (
+            "--critical",
+            "--allow-downgrade",
+            "--rollout=1",
+            "--channel=x",
+            "--notes=x",
+        ):
+            said = self.type("push", self.place, option, status=1)
+            self.assert_sentence(said, option.partition("=")[0], "name its archive")
+        said = self.type("push", "server:/x;y", status=1)
+        self.assert_sentence(said, "'server:/x;y' is no destination", "SERVER:/DIR")
+
     def test_drop(self) -> None:
         """`drop` removes channels, and refuses unknown ones."""
         self.type("publish", self.archive(OLD), "--channel", "beta")
@@ -193,17 +262,18 @@ class TypedTests(CommandCase):
         self.serve()
         box = self.box()
         self.assertEqual(box.version("beta"), OLD)
-        said = self.type("drop", "beta")
+        said = self.type("drop", "beta", "--yes")
         self.assertIn("The channel beta is removed", said)
         self.assertIn(f"installing {name_of(OLD)}, move it out", said)
         self.serve()
         self.assertEqual((box.version("beta"), box.version()), (None, NEW))
         self.type("publish", self.archive(NEWER), "--channel", "beta")
-        said = self.type("drop", "beta", "stable")
+        said = self.type("drop", "beta", "stable", "--yes")
         for channel in ("beta", "stable"):
             self.assertIn(f"The channel {channel} is removed", said)
         for name in ("beta", name_of(OLD)):
-            self.assert_sentence(self.type("drop", name, status=1), "There is no channel", name)
+            said = self.type("drop", name, "--yes", status=1)
+            self.assert_sentence(said, "There is no channel", name)
 
     def test_rest(self) -> None:
         """The rare commands."""
@@ -269,6 +339,57 @@ class TypedTests(CommandCase):
         draft = self.keys / "root-2.draft.json"
         self.type("rotate", *there, "--append", draft)
         self.assertIn("next root is in place", self.type("renew-root", "--append", draft))
+
+    def test_keygen(self) -> None:
+        """A key is made with the file of its public key, which `init` accepts."""
+        self.start_over()
+        ben = self.place / "ben"
+        said = self.type("keygen", "root", "--keys-dir", ben)
+        [private], [public] = ben.glob("root-*.pem"), ben.glob("root-*.pub")
+        key = keys.load(private, PASSPHRASE).public_key
+        for words in (str(private), str(public), key.keyid):
+            self.assertIn(words, said)
+        self.assertEqual(private.stat().st_mode & 0o777, 0o600)
+        self.type("init", "--root-keys", 2, "--public-key", f"root={public}")
+        draft = self.keys / "root-1.draft.json"
+        said = self.type("show", draft, "--keys-dir", ben)
+        self.assertIn(f"It lacks 1 more signature(s), of these keys: {key.keyid[:12]}.", said)
+        self.assertIn(f"    {key.keyid}\n", said)
+
+    def test_show(self) -> None:
+        """A draft's changes are said in words, with what is missing; nothing is signed."""
+        [signer] = self.keys.glob("root-*.pem")
+        draft = self.keys / "root-2.draft.json"
+        signer.rename(self.place / signer.name)
+        other = keys.create(self.keys, "root", PASSPHRASE).public_key
+        current = self.repository.roots()[-1]
+        root = Metadata[Root].from_bytes(current.to_bytes())
+        root.signed.version = 2
+        root.signed.add_key(other, "root")
+        root.signed.roles["root"].threshold = 2
+        [gone] = root.signed.roles["targets"].keyids
+        root.signed.revoke_key(gone, "targets")
+        new = make_key().public_key
+        root.signed.add_key(new, "targets")
+        root.signatures.clear()
+        Draft(draft, root, current).save()
+        before = draft.read_bytes()
+        said = self.type("show", draft)
+        for words in (
+            f"root: what {other.keyid[:12]} signs is believed from now on.",
+            "root: 2 of its keys have to sign, not 1.",
+            f"targets: what {new.keyid[:12]} signs is believed from now on.",
+            f"targets: what {gone[:12]} signs is not believed any more.",
+            *("Signed by nobody.", "It lacks 2 more signature(s), of these keys: "),
+        ):
+            self.assertIn(words, said)
+        self.assertEqual(draft.read_bytes(), before)
+        draft.unlink()
+        root.signed.version = 5
+        Draft(draft, root, current).save()
+        self.assert_sentence(self.type("show", draft, status=1), "draft of root 5, not 2")
+        draft.write_bytes(b"[" * 100_000)
+        self.assert_sentence(self.type("show", draft, status=1), "no draft of a root")
 
     def test_shown(self) -> None:
         """A holder sees complete ids, and the differences from the root that he knows."""
@@ -556,6 +677,17 @@ class ProcessTests(CommandCase):
         self.assertEqual(process.wait(30), 128 + signal.SIGTERM)
         self.assertEqual([path.name for path in self.updates.iterdir()], ["tuf"])
         self.assertEqual(self.repository.numbers("targets"), [1])
+
+    def test_confirmed(self) -> None:
+        """At a terminal, an unusual change is asked about, and done after `yes`."""
+        self.type("publish", self.archive(OLD))
+        before = self.files()
+        command = (PROGRAM, "drop", *self.options("drop"), "stable")
+        for answer, status in ((b"no\n", 1), (b"\x04", 1), (b"yes\n", 0)):
+            self.assertEqual(self.files(), before)
+            said, code = on_terminal(*command, prompts={b"Type yes to go on: ": answer})
+            self.assertEqual(code, status, said)
+            self.assertIn("Boxes of stable keep the release that they have", said)
 
     def test_terminal(self) -> None:
         """On a terminal it asks twice when keys are made, and again for the timestamp key."""
