@@ -96,7 +96,7 @@ lint: $(DEVELOPING) ## Check format, style, types, imports and shell scripts
 		deploy/box/install_update.sh deploy/box/bin/opq-box-agent \
 		deploy/box/bin/opq-box deploy/box/bin/release-python \
 		deploy/box/rescue/opq-box-rescue deploy/box/rescue/place deploy/box/golden-image \
-		deploy/server/docker-run.sh deploy/server/build-deb .ci/run \
+		deploy/server/docker-run.sh deploy/server/build-deb .ci/run examples/mysensor/install.sh \
 		deploy/server/debian/opq-update-server.postinst \
 		deploy/server/debian/opq-update-server.prerm deploy/server/debian/opq-update-server.postrm
 
