@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import cattrs
 from attrs import Attribute, Factory, field, fields, frozen
+from attrs.validators import optional
 
 from opq_twisted.box import older_config
 from opq_twisted.box.network.proxies import NONE, Proxy
@@ -24,8 +25,9 @@ AGENT = "opq-box-agent"
 #: names of the other browsers have no effect there (`box.web.csrf`).
 _NOT_ALLOWED = ("mozilla", AGENT)
 
-#: The length of the box's name in characters.
-MAX_NAME = 64
+#: The lengths of the box's name and of its page's title in characters.
+MAX_NAME, _MAX_TITLE = 64, 40
+_COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 
 #: Bytes.
 _MAX_SIZE = 1024 * 1024
@@ -83,12 +85,25 @@ def _channel(_: object, attribute: "Attribute[Any]", value: str) -> None:
         )
 
 
-def _short_name(_: object, attribute: "Attribute[Any]", value: str) -> None:
-    if len(value) > MAX_NAME or not value.isprintable() or value != value.strip():
+def _printable(name: str, value: str, most: int) -> None:
+    if len(value) > most or not value.isprintable() or value != value.strip():
         raise ValueError(
-            f"{attribute.name} must be at most {MAX_NAME} printable characters without spaces "
-            f"around them, not {value[:40]!r}"
+            f"{name} must be at most {most} printable characters without spaces around them, "
+            f"not {value[:40]!r}"
         )
+
+
+def _short_name(_: object, attribute: "Attribute[Any]", value: str) -> None:
+    _printable(attribute.name, value, MAX_NAME)
+
+
+def _title(_: object, attribute: "Attribute[Any]", value: str) -> None:
+    _printable(attribute.name, value, _MAX_TITLE)
+
+
+def _colour(_: object, attribute: "Attribute[Any]", value: str) -> None:
+    if not _COLOUR.fullmatch(value):
+        raise ValueError(f'{attribute.name} must be like "#0b5cad", not {value[:40]!r}')
 
 
 def _endpoint(_: object, attribute: "Attribute[Any]", value: str) -> None:
@@ -117,11 +132,30 @@ def _up_to_an_hour(given: float) -> float:
 
 
 @frozen
+class PageConfig:
+    """The looks of the box's page; None for those of a component, or else the default."""
+
+    title: str | None = field(default=None, validator=optional(_title))
+    #: The path of an SVG or PNG file; that of a component is relative to it.
+    logo: Path | None = None
+    #: As `#rrggbb`.
+    colour: str | None = field(default=None, validator=optional(_colour))
+
+
+def _absolute_logo(_: object, attribute: "Attribute[Any]", value: PageConfig) -> None:
+    if value.logo is not None and not value.logo.is_absolute():
+        raise ValueError(
+            f"the logo in {attribute.name} must be an absolute path, not {str(value.logo)!r}"
+        )
+
+
+@frozen
 class UpdaterConfig:
     """The agent's own settings, described in docs/operating-a-box.md; times are in seconds."""
 
     #: The name of the box for people; empty for the host name.
     name: str = field(default="", validator=_short_name)
+    page: PageConfig = field(default=PageConfig(), validator=_absolute_logo)
     install: Literal["click", "automatic"] = "click"
     #: When automatic installs may start; None for any time.
     window: DailyWindow | None = None
@@ -166,6 +200,18 @@ class BoxConfig:
     updates_ep: str = field(converter=_normalised, validator=_endpoint)
     box_id: int = 0
     updater: UpdaterConfig = UpdaterConfig()
+
+
+def read_page(content: object) -> PageConfig:
+    """
+    Read the object in a component's `page.json`.
+
+    :raises ConfigInvalid: if a value is invalid; the text names the key.
+    """
+    try:
+        return _converter.structure(content, PageConfig)
+    except (cattrs.BaseValidationError, TypeError) as error:
+        raise ConfigInvalid(_describe_problem(error)) from None
 
 
 def read_config(path: Path) -> BoxConfig:
@@ -213,12 +259,16 @@ def parse_config(content: Mapping[str, object], path: Path) -> BoxConfig:
     try:
         return _converter.structure(ours, BoxConfig)
     except cattrs.BaseValidationError as error:
-        problems = cattrs.transform_error(error, path="", format_exception=_explain)
-        problem, _, where = problems[0].rpartition(" @ ")
-        key = where.strip(". ")
         raise ConfigInvalid(
-            f"The configuration {path} cannot be used: {f'{key}: ' if key else ''}{problem}."
+            f"The configuration {path} cannot be used: {_describe_problem(error)}."
         ) from None
+
+
+def _describe_problem(error: Exception) -> str:
+    problems = cattrs.transform_error(error, path="", format_exception=_explain)
+    problem, _, where = problems[0].rpartition(" @ ")
+    key = where.strip(". ")
+    return f"{key}: {problem}" if key else problem
 
 
 def _explain(error: BaseException, expected: type | None) -> str:
@@ -308,9 +358,13 @@ def _make_converter() -> cattrs.Converter:
         lambda kind: kind == Proxy | Literal["none"] | None, _structure_proxy
     )
     converter.register_structure_hook(Path | None, _optional(_structure_path))
+    converter.register_structure_hook(str | None, _optional(string))
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _structure_strings)
     converter.register_structure_hook_func(
         lambda kind: getattr(kind, "__origin__", None) is Literal, _structure_literal
+    )
+    converter.register_structure_hook(
+        PageConfig, _only_objects(converter.get_structure_hook(PageConfig))
     )
     converter.register_structure_hook(
         UpdaterConfig, _only_objects(converter.get_structure_hook(UpdaterConfig))

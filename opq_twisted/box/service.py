@@ -38,6 +38,7 @@ from opq_twisted.box.update.scheduler import MAX_SPREAD, Scheduler
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
 from opq_twisted.box.web.auth import BasicAuth, PasswordHash
+from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.page_port import PagePort, inherited_sockets
@@ -149,6 +150,7 @@ def makeService(options: Options) -> IService:
                     basic_auth,
                     settings.log,
                     time.time,
+                    read_branding(settings.page, settings.prefix / "current"),
                 ),
                 _limits(),
             ),

@@ -10,8 +10,10 @@ from typing import Any, cast
 from attrs import evolve
 from twisted.internet import reactor
 
+from opq_twisted.box.config import PageConfig
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress
+from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.resources import make_root
@@ -53,6 +55,15 @@ _OFFERED = {
     "notes": NOTES,
     "message": f"Release {NEW} is available.",
     "last_took": 231.0,
+    "stage_since": _NOW - 20,
+    "stage_took": {
+        "downloading": 25.0,
+        "verifying": 3.0,
+        "unpacking": 9.0,
+        "installing": 84.0,
+        "rebooting": 41.0,
+        "confirming": 69.0,
+    },
 }
 
 #: The published status in each state, and the attempts before.
@@ -61,7 +72,33 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         {**_LOOKED, "available": OLD, "message": "The box is up to date."},
         [_UPDATED],
     ),
+    "not-checked": ({"message": _UPDATED.reason, "available": OLD}, [_UPDATED]),
+    "updated": (
+        {"message": f"The box runs release {OLD}.", "available": OLD, "next_check": _NOW + 900},
+        [evolve(_UPDATED, started=_NOW - 300, ended=_NOW - 60)],
+    ),
+    "no-number": (
+        {**_LOOKED, "box_id": 0, "message": "The update server has no update."},
+        [
+            evolve(_UPDATED, id=days, started=_NOW - days * 86400 - 200, ended=_NOW - days * 86400)
+            for days in range(9, 1, -1)
+        ],
+    ),
+    "checking": (
+        {**_OFFERED, "stage": Stage.CHECKING, "message": Stage.CHECKING.message},
+        [_UPDATED],
+    ),
+    "first-update": (
+        {
+            **_OFFERED,
+            "stage": Stage.INSTALLING,
+            "message": Stage.INSTALLING.message,
+            "stage_took": {},
+        },
+        [],
+    ),
     "available": (_OFFERED, [_UPDATED]),
+    "branded": ({**_OFFERED, "name": "Harbour", "box_id": 41}, [_UPDATED]),
     "downloading": (
         {
             **_OFFERED,
@@ -132,6 +169,10 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
 }
 
 
+#: The looks that a state has, if they are not the default.
+_LOOKS = {"branded": PageConfig(title="Weather Station", colour="#c2410c")}
+
+
 def serve(state: str, folder: Path) -> int:
     """Serve one state on a loopback port, and return the port."""
     changes, attempts = STATES[state]
@@ -139,7 +180,8 @@ def serve(state: str, folder: Path) -> int:
     bench.journal.write(attempts=tuple(attempts))
     bench.start()
     bench.config.log.write_text(OUTPUT)
-    bench.board.publish(last_attempt=attempts[-1] if attempts else None, **changes)
+    last = attempts[-1] if attempts else None
+    bench.board.publish(**{"name": "kitchen", "box_id": 7, "last_attempt": last, **changes})
     root = make_root(
         reactor,
         bench.updater,
@@ -149,6 +191,7 @@ def serve(state: str, folder: Path) -> int:
         None,
         bench.config.log,
         time.time,
+        read_branding(_LOOKS.get(state, PageConfig()), folder / "current"),
     )
     site = cast(Any, BoundedSite(reactor, root))
     port: int = cast(Any, reactor.listenTCP(0, site, interface="127.0.0.1")).getHost().port

@@ -1,31 +1,31 @@
 """The box's HTTP resources: its page, and the status for programs."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from html import escape
+from collections.abc import Callable
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from attrs import asdict, fields
+from attrs import asdict
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
 
-from opq_twisted.box.state.records import STEPS, Attempt
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.actions import BoxUpdate, Check, Unblock, as_json
 from opq_twisted.box.web.auth import BasicAuth
+from opq_twisted.box.web.branding import Branding
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.events import Events
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.log import InstallerLog
-from opq_twisted.box.web.view_model import View, describe, outcome, view
+from opq_twisted.box.web.page_html import past_key, render
+from opq_twisted.box.web.view_model import view
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
+from opq_twisted.http.stylesheet import SHARED_STYLE
 
 _PAGE = Path(__file__).with_name("page")
 
@@ -38,15 +38,12 @@ _PAGE_HEADERS = {
     b"Cross-Origin-Resource-Policy": b"same-origin",
 }
 
-#: The page's files and their content types.
-_FILES = {
-    "page.css": b"text/css; charset=utf-8",
-    "page.js": b"text/javascript; charset=utf-8",
-    "icon.svg": b"image/svg+xml",
+#: A logo is only shown as an image; opened by itself, an SVG runs no script and loads nothing.
+_LOGO_HEADERS = {
+    b"Content-Security-Policy": b"default-src 'none'; style-src 'unsafe-inline'; sandbox; "
+    b"frame-ancestors 'none'",
+    b"Cross-Origin-Resource-Policy": b"same-origin",
 }
-
-#: Reloads the page while an update runs, for browsers without JavaScript.
-_AUTO_REFRESH = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
 
 
 def make_root(
@@ -58,6 +55,7 @@ def make_root(
     basic_auth: BasicAuth | None,
     log: Path,
     now: Callable[[], float],
+    branding: Branding,
 ) -> IResource:
     """
     Make the tree of the agent's resources.
@@ -65,10 +63,12 @@ def make_root(
     :param basic_auth: checks the password of the actions; None if the box has none.
     :param log: the path of the installer's log.
     :param now: the time of day, in seconds since the epoch.
+    :param branding: title, logo and colour of the page.
     """
 
     def status_of(status: Status) -> dict[str, Any]:
-        return {**asdict(status), "page": asdict(view(status, now()))}
+        shown = view(status, now())
+        return {**asdict(status), "page": {**asdict(shown), "past": past_key(status, shown)}}
 
     def history() -> dict[str, Any]:
         attempts, blocked = updater.history
@@ -79,17 +79,21 @@ def make_root(
 
     def page() -> Reply:
         attempts, _ = updater.history
-        body = _render(template, board.current, attempts, now())
+        body = render(template, branding, board.current, attempts, now())
         return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
 
-    template = Template((_PAGE / "index.html").read_text(encoding="utf-8"))
+    template = Template(_read("index.html"))
     parts = (updater, board, csrf_check, basic_auth)
     root = Root(host_check)
     # The page works without JavaScript; its script keeps it current.
     root.putChild(b"", GetResource(page))
-    for name, content_type in _FILES.items():
-        content = (_PAGE / name).read_bytes()
-        root.putChild(name.encode(), GetResource(partial(Reply.of, OK, content, content_type)))
+    style = SHARED_STYLE + _read("page.css") + branding.style
+    for name, reply in {
+        "page.css": Reply.of(OK, style.encode(), b"text/css; charset=utf-8"),
+        "page.js": Reply.of(OK, _read("page.js").encode(), b"text/javascript; charset=utf-8"),
+        branding.logo_name: Reply.of(OK, branding.logo, branding.logo_type, _LOGO_HEADERS),
+    }.items():
+        root.putChild(name.encode(), _fixed(reply))
     root.putChild(
         b"version", GetResource(lambda: as_json(OK, {"version": board.current.installed}))
     )
@@ -103,6 +107,14 @@ def make_root(
     root.putChild(b"box_update", BoxUpdate(clock, *parts))
     root.putChild(b"forgive", Unblock(*parts))
     return root
+
+
+def _read(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _fixed(reply: Reply) -> PlainResource:
+    return GetResource(lambda: reply)
 
 
 class GetResource(PlainResource):
@@ -142,48 +154,3 @@ class Forbidden(PlainResource):
     def render(self, request: BoundedRequest) -> int:
         """Answer any method."""
         return request.reply(Reply.sentence(FORBIDDEN, self._reason))
-
-
-def _render(template: Template, status: Status, attempts: Sequence[Attempt], now: float) -> str:
-    shown = view(status, now)
-    return template.substitute(
-        **_texts(shown),
-        notes=escape(status.notes or ""),
-        notes_hidden="" if status.notes and status.update_available else "hidden",
-        stages=_stages(shown),
-        history=_history(reversed(attempts)),
-        until=attempts[-1].ended if attempts else 0,
-        auto_refresh="" if shown.at_rest else _AUTO_REFRESH,
-        disabled="" if shown.at_rest else "disabled",
-        stages_hidden="hidden" if shown.step is None else "",
-        unsigned_hidden="" if status.unsigned else "hidden",
-        history_hidden="" if attempts else "hidden",
-        log_open="open" if shown.installs else "",
-    )
-
-
-def _texts(shown: View) -> dict[str, str]:
-    """Return each text, and a `hidden` attribute for each empty one."""
-    texts = {field.name: getattr(shown, field.name) for field in fields(View) if field.type is str}
-    return {
-        **{name: escape(text) for name, text in texts.items()},
-        **{f"{name}_hidden": "" if text else "hidden" for name, text in texts.items()},
-    }
-
-
-def _stages(shown: View) -> str:
-    items = []
-    for number, name in enumerate(STEPS):
-        mark = ""
-        if shown.step is not None and number <= shown.step:
-            mark = ' aria-current="step"' if number == shown.step else ' class="past"'
-        items.append(f"<li{mark}>{name}</li>")
-    return "".join(items)
-
-
-def _history(attempts: Iterable[Attempt]) -> str:
-    return "".join(
-        f'<li data-outcome="{escape(attempt.outcome)}"><strong>{escape(outcome(attempt))}</strong> '
-        f"<span>{escape(describe(attempt))}</span><p>{escape(attempt.reason)}</p></li>"
-        for attempt in attempts
-    )

@@ -1,14 +1,14 @@
-"""The texts of the box's page, made from the status."""
+"""The texts and facts of the box's page, made from the status."""
 
-import time
+import re
+from typing import Literal
 
 from attrs import frozen
 
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress, Status
+from opq_twisted.box.web.estimate import estimate
 from opq_twisted.common import wording
-
-_OUTCOMES = {"updated": "Updated", "returned": "Went back", "failed": "Failed"}
 
 #: Seconds for which the page reports the outcome of the last update.
 _NEWS_PERIOD = 24 * 3600.0
@@ -16,21 +16,32 @@ _NEWS_PERIOD = 24 * 3600.0
 
 @frozen
 class View:
-    """The texts of the page, without the history; the page hides empty texts."""
+    """
+    What the page shows besides the status and the history; it hides empty texts.
+
+    The texts name releases by their numbers. The page shows the time of each instead.
+    """
 
     #: `good`, `news`, `busy` or `bad`.
     tone: str
     headline: str
     message: str
-    installed: str
-    available: str
+    #: The action that makes sense now; empty for none.
+    action: Literal["update", "check", ""]
     #: What a click on Update Box does.
     promise: str
+    #: The text in the place of the available release; empty: its time.
+    newest: str
     #: The progress of a download.
     progress: str
-    checked: str
-    #: The reason why the last update failed, while that is news.
-    outcome: str
+    #: The part of the update that is done, from 0 to 1; by how much it grows in a second without
+    #: news, and where it stops; the seconds until the end. None: nothing can be said.
+    done: float | None
+    pace: float
+    limit: float
+    left: float | None
+    #: Whether headline and message are about the last attempt, and need no repetition below.
+    tells_last: bool
     #: Facts about the stage.
     at_rest: bool
     installs: bool
@@ -40,19 +51,23 @@ class View:
 
 
 def view(status: Status, now: float) -> View:
-    """Make the texts for a status; `now` is in seconds since the epoch."""
-    tone, headline = _headline(status, now)
-    last = _last_news(status, now)
+    """Make the page's view of a status; `now` is in seconds since the epoch."""
+    tone, headline, told = _headline(status, now)
+    action = _action(status, told)
+    rest = estimate(status, now)
     return View(
         tone=tone,
         headline=headline,
-        message="" if status.message == f"{headline}." else status.message,
-        installed=_release(status.installed),
-        available="none" if _has_none(status) else _release(status.available),
-        promise=_promise(status) if status.stage.at_rest else "",
+        message=_message(status, headline, told),
+        action=action,
+        promise=_promise(status) if action == "update" else "",
+        newest=_newest(status),
         progress="" if status.progress is None else _progress_text(status.progress),
-        checked=_checked(status),
-        outcome="" if last is None else _failure_reason(last, status.message),
+        done=None if rest is None else rest.done,
+        pace=0.0 if rest is None else rest.pace,
+        limit=0.0 if rest is None else rest.limit,
+        left=None if rest is None else rest.left,
+        tells_last=told is not None,
         at_rest=status.stage.at_rest,
         installs=status.stage.installs,
         may_reboot=status.stage.may_reboot,
@@ -60,63 +75,82 @@ def view(status: Status, now: float) -> View:
     )
 
 
-def moment(seconds: float) -> str:
-    """Format a time in the box's local time; an impossible time is returned as a number."""
-    return _formatted("%-d %B %Y, %H:%M %Z", seconds)
+def describe_left(seconds: float | None) -> str:
+    """Describe the time until the end of the update; empty if it is unknown."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return "less than a minute left"
+    return f"{'about 1 minute' if seconds < 90 else wording.about(seconds)} left"
 
 
-def outcome(attempt: Attempt) -> str:
-    """Return the heading of an attempt in the history."""
-    return _OUTCOMES.get(attempt.outcome, attempt.outcome)
-
-
-def describe(attempt: Attempt) -> str:
-    """Return the end of an attempt, its duration and its release."""
-    took = wording.about(attempt.ended - attempt.started)
-    of_release = "" if attempt.version is None else f", release of {_release(attempt.version)}"
-    return f"{moment(attempt.ended)}, {took}{of_release}"
-
-
-def _headline(status: Status, now: float) -> tuple[str, str]:
-    stage = status.stage
+def _headline(status: Status, now: float) -> tuple[str, str, Attempt | None]:
+    """Return the tone, the headline, and the attempt that it is about."""
+    stage, last = status.stage, status.last_attempt
     if not stage.at_rest:
-        return "busy", stage.headline
-    if stage is Stage.FAILED and not _has_checked_since(status):
-        return "bad", "The last update failed"
+        return "busy", stage.headline, None
+    has_checked = last is not None and (status.last_check or 0.0) > last.ended
+    if stage is Stage.FAILED and not has_checked:
+        return "bad", "The last update failed", last
     if status.trouble is not None:
-        return "bad", "The box cannot get updates"
-    last = _last_news(status, now)
-    if last is not None and last.outcome == "returned":
-        return "bad", "The box went back to its last good release"
+        return "bad", "The box cannot get updates", None
+    news = last if last is not None and 0 <= now - last.ended < _NEWS_PERIOD else None
+    if news and news.outcome == "returned" and status.available in (None, news.version):
+        return "bad", "The box went back to its last good release", news
     if status.update_available:
-        return "news", "An update is available"
-    if last is not None and last.outcome == "updated" and not _has_checked_since(status):
-        return "good", "The box has been updated"
+        return "news", "An update is available", None
+    if news and news.outcome == "updated" and not has_checked:
+        return "good", "The box has been updated", news
     if status.last_check is None:
-        return "news", "The box has not checked for updates since it started"
+        return "news", "The box has not checked for updates since it started", None
     if _has_none(status):
-        return "good", "There is no update"
-    return "good", "The box is up to date"
+        return "good", "There is no update", None
+    return "good", "The box is up to date", None
 
 
-def _has_checked_since(status: Status) -> bool:
-    """Whether the box has checked for updates since the last attempt, which is no news then."""
-    last = status.last_attempt
-    return last is not None and (status.last_check or 0.0) > last.ended
+def _message(status: Status, headline: str, told: Attempt | None) -> str:
+    text, last = status.message, status.last_attempt
+    ready = f"Release {status.available} is available."
+    if told is not None and told.outcome != "updated":
+        # The headline has said that the box went back.
+        reason = re.sub(
+            r"^Release \d+ failed, and the box runs release \d+ again\. ", "", told.reason
+        )
+        if text.startswith(f"Release {told.version} is blocked: "):
+            return f"{reason} The box does not install it again by itself."
+        return reason if text in ("", ready, told.reason) else text
+    if last is not None and told is None and text == last.reason:
+        # After its start, the agent reports the last update, however long ago it was.
+        return ""
+    if text == ready:
+        return f"Release {status.available} is ready to install."
+    return "" if text == f"{headline}." else text
+
+
+def _action(status: Status, told: Attempt | None) -> Literal["update", "check", ""]:
+    if not status.stage.at_rest:
+        return ""
+    if status.update_available and status.trouble is None:
+        return "update"
+    is_bad = status.trouble is not None or (told is not None and told.outcome != "updated")
+    return "check" if is_bad or (status.last_check is None and told is None) else ""
+
+
+def _newest(status: Status) -> str:
+    if status.available is None:
+        return "none" if _has_none(status) else "unknown"
+    if status.available != status.installed:
+        return ""
+    if status.trouble is not None:
+        return "unknown"
+    return "nothing newer is known" if status.last_check is None else "nothing newer"
 
 
 def _has_none(status: Status) -> bool:
     return status.available is None and status.last_check is not None and status.trouble is None
 
 
-def _release(version: int | None) -> str:
-    # A version is the time at which the release was built.
-    return "unknown" if version is None else f"{moment(version)} ({version})"
-
-
 def _promise(status: Status) -> str:
-    if not status.update_available or status.trouble is not None:
-        return "The box asks for the newest release; if there is one it installs it and reboots."
     size = "it" if status.size is None else wording.size(status.size)
     took = ""
     if status.last_took is not None:
@@ -131,38 +165,4 @@ def _progress_text(progress: Progress) -> str:
     here, rate = wording.size(progress.received), wording.size(progress.rate)
     if progress.total is None:
         return f"{here}, {rate} a second"
-    left = ""
-    if progress.rate > 0:
-        left = f", {wording.about((progress.total - progress.received) / progress.rate)} left"
-    return f"{here} of {wording.size(progress.total)}, {rate} a second{left}"
-
-
-def _checked(status: Status) -> str:
-    last, following = status.last_check, status.next_check
-    sentences = []
-    if last is not None:
-        sentences.append(f"The last check was on {moment(last)}.")
-    if following is not None:
-        sentences.append(f"The next check is at {_formatted('%H:%M', following)}.")
-    return " ".join(sentences)
-
-
-def _failure_reason(attempt: Attempt, message: str) -> str:
-    """Return the reason of a failed attempt, unless the message contains it already."""
-    shown = message.partition(" is blocked: ")[2] or message
-    is_shown = bool(shown) and attempt.reason.endswith(shown)
-    return "" if attempt.outcome == "updated" or is_shown else attempt.reason
-
-
-def _last_news(status: Status, now: float) -> Attempt | None:
-    """Return the last attempt while it is news."""
-    last = status.last_attempt
-    fresh = last is not None and status.stage.at_rest and 0 <= now - last.ended < _NEWS_PERIOD
-    return last if fresh else None
-
-
-def _formatted(form: str, seconds: float) -> str:
-    try:
-        return time.strftime(form, time.localtime(seconds))
-    except (OverflowError, OSError, ValueError):
-        return f"{seconds:.0f}"
+    return f"{here} of {wording.size(progress.total)}, {rate} a second"

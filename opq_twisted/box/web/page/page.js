@@ -4,27 +4,87 @@
 // Milliseconds. The box sends a heartbeat every 15 seconds, unless it is too busy.
 const SILENCE = 40000, RETRY = 1500, GRACE = 3000, TAIL = 1000, CHECK_TIMEOUT = 660000;
 const MOST_OUTPUT = 200000;
-const TEXTS = ["headline", "message", "installed", "available", "promise", "progress", "checked",
-  "outcome"];
-// The elements that are hidden with an empty text, if not the element of the text.
-const AROUND = {notes: "what-is-new", progress: "download"};
+// A release in a sentence.
+const RELEASE = /\b([Rr])elease (\d{9,12})\b/;
 
 const element = (id) => document.getElementById(id);
-const buttons = document.querySelectorAll("button");
 const installs = () => current?.page.installs;
+const NAME = document.title.slice(element("headline").textContent.length);
 let source, heard, current = null, lost = false, pending = false;
 
-function setText(id, text) {
-  // A screen reader would read the same text again.
-  if (element(id).textContent !== text) element(id).textContent = text;
-  element(AROUND[id] ?? id).hidden = text === "";
+// Times in the reader's zone; the words of the page are English.
+const DAY = new Intl.DateTimeFormat("en-GB", {dateStyle: "long"});
+const HOUR = new Intl.DateTimeFormat("en-GB", {timeStyle: "short"});
+
+function localise(time) {
+  const date = new Date(time.dateTime), day = DAY.format(date);
+  const near = "near" in time.dataset && day === DAY.format(new Date());
+  time.textContent = `${near ? "today" : day}, ${HOUR.format(date)}`;
 }
 
-// `disabled` would take the focus away.
-function enable(enabled) {
-  for (const button of buttons) {
-    button.disabled = false;
-    button.setAttribute("aria-disabled", String(!enabled));
+function timeOf(seconds) {
+  const date = new Date(1000 * seconds);
+  if (!(Math.abs(seconds) < 1e11)) return String(seconds);
+  const time = document.createElement("time");
+  time.dateTime = date.toISOString();
+  return time;
+}
+
+function releaseOf(version) {
+  const time = timeOf(version);
+  if (time instanceof Element) {
+    time.title = `Release ${version}`;
+    localise(time);
+  }
+  return time;
+}
+
+function nearTimeOf(seconds) {
+  const time = timeOf(seconds);
+  if (time instanceof Element) {
+    time.dataset.near = "";
+    localise(time);
+  }
+  return time;
+}
+
+// Each release in a text is shown as the time at which it was built.
+function withTimes(text) {
+  const [before, letter, version, ...rest] = text.split(RELEASE);
+  if (version === undefined) return [text];
+  const after = text.slice(before.length + "release ".length + version.length);
+  return [`${before}${letter === "R" ? "The" : "the"} release of `, releaseOf(+version),
+    ...withTimes(after)];
+}
+
+function setParts(id, parts) {
+  const content = document.createElement("span");
+  content.append(...parts);
+  // A screen reader would read the same text again.
+  if (element(id).textContent !== content.textContent) {
+    element(id).replaceChildren(...content.childNodes);
+  }
+}
+
+function setText(id, text) {
+  setParts(id, withTimes(text));
+  element(id).hidden = text === "";
+}
+
+// The action that makes sense now is the only button; the focus stays on something.
+function offer(action, atRest) {
+  const hasTimes = current?.last_check || current?.next_check;
+  const focused = document.activeElement?.closest("form");
+  element("update").hidden = action !== "update";
+  element("check").hidden = action !== "check";
+  element("checks").hidden = !atRest || (action === "check" && !hasTimes);
+  element("again").hidden = action === "check";
+  for (const button of document.querySelectorAll("button")) {
+    // `disabled` would take the focus away.
+    button.setAttribute("aria-disabled", String(pending));
+  }
+  if (focused && document.activeElement?.checkVisibility?.() !== true) {
+    (document.querySelector("form:not([hidden]) button:not([hidden])") ?? element("headline")).focus();
   }
 }
 
@@ -37,16 +97,17 @@ function show(next) {
     return;
   }
   next.loaded = before ? before.loaded : next.installed;
+  next.received = performance.now();
   document.body.dataset.live = "";
   document.body.dataset.tone = page.tone;
-  document.title = `${page.headline} · OPQ Box`;
-  for (const id of TEXTS) if (!(pending && id === "message")) setText(id, page[id]);
-  setText("notes", next.update_available ? next.notes ?? "" : "");
-  enable(page.at_rest && !pending);
-  element("unsigned").hidden = !next.unsigned;
+  document.title = page.headline + NAME;
+  for (const id of ["headline", "promise", "progress"]) setText(id, page[id]);
+  if (!pending) setText("message", page.message);
+  offer(page.action, page.at_rest);
+  showReleases(next);
   showStages(page);
-  showBar(next.progress);
-  if (Number(element("history").dataset.until) !== (next.last_attempt?.ended ?? 0)) refreshHistory();
+  tick();
+  if (element("past").dataset.past !== page.past) refreshPast();
   if (lost || (next.stage !== before?.stage && installs())) beginOutput();
   if (next.stage !== before?.stage) {
     atEnd = false;
@@ -55,8 +116,21 @@ function show(next) {
   lost = false;
 }
 
+function showReleases(next) {
+  const known = (version) => version === null ? "unknown" : releaseOf(version);
+  setParts("installed", [known(next.installed)]);
+  setParts("available", [next.page.newest || known(next.available)]);
+  setParts("last-check", next.last_check ? [nearTimeOf(next.last_check)] : []);
+  element("last").hidden = !next.last_check;
+  setParts("next-check", next.next_check ? [nearTimeOf(next.next_check)] : []);
+  element("next").hidden = !next.next_check;
+  element("unsigned").hidden = !next.unsigned;
+  element("notes").textContent = next.notes ?? "";
+  element("what-is-new").hidden = !next.update_available || !next.notes;
+}
+
 function showStages(page) {
-  element("stages").hidden = page.step === null;
+  element("under-way").hidden = page.step === null;
   [...element("stages").children].forEach((item, index) => {
     item.className = page.step !== null && index < page.step ? "past" : "";
     if (index === page.step) item.setAttribute("aria-current", "step");
@@ -64,10 +138,22 @@ function showStages(page) {
   });
 }
 
-function showBar(progress) {
-  if (progress?.total) element("bar").value = progress.received / progress.total;
-  else element("bar").removeAttribute("value");
+// Between two events the bar goes on as the box has estimated.
+function tick() {
+  const page = current?.page;
+  if (!page) return;
+  const elapsed = (performance.now() - current.received) / 1000;
+  element("bar").hidden = page.done === null;
+  element("bar").value = Math.min(Math.max(page.limit, page.done), page.done + page.pace * elapsed);
+  const left = page.left === null ? -1 : page.left - elapsed, minutes = Math.max(1, Math.round(left / 60));
+  element("left").textContent = left < 0 ? ""
+    : left < 60 ? "less than a minute left"
+    : left < 5400 ? `about ${minutes} minute${minutes === 1 ? "" : "s"} left`
+    : `about ${Math.round(left / 3600)} hours left`;
+  element("left").hidden = left < 0;
 }
+
+setInterval(tick, TAIL);
 
 function showAbsent() {
   const under_way = current !== null && !current.page.at_rest;
@@ -81,10 +167,9 @@ function showAbsent() {
     : under_way
       ? "It may be busy, or without power. Its update goes on by itself, and so does this page."
       : "It may be off, or out of reach. This page goes on by itself when it is back.");
-  document.title = `${element("headline").textContent} · OPQ Box`;
-  setText("promise", "");
+  document.title = element("headline").textContent + NAME;
   setText("progress", "");
-  enable(false);
+  offer("", false);
 }
 
 // A browser has few connections per host: a hidden page closes its own.
@@ -125,13 +210,12 @@ setInterval(() => {
 
 document.addEventListener("visibilitychange", listen);
 
-async function refreshHistory() {
+async function refreshPast() {
   try {
     const text = await (await fetch("./")).text();
-    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("history");
-    element("history").dataset.until = fresh.dataset.until;
-    element("history").replaceChildren(...fresh.children);
-    element("past").hidden = element("history").children.length === 0;
+    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("past");
+    fresh.querySelectorAll("time").forEach(localise);
+    element("past").replaceWith(fresh);
   } catch {
     // The next status triggers this again.
   }
@@ -142,7 +226,7 @@ async function act(event) {
   if (event.submitter?.getAttribute("aria-disabled") === "true") return;
   const form = event.currentTarget;
   pending = true;
-  enable(false);
+  if (current) offer(current.page.action, current.page.at_rest);
   setText("message", "Asking the update server.");
   let said = "The box does not answer. Try again.";
   try {
@@ -156,13 +240,11 @@ async function act(event) {
     // `said` has the sentence.
   }
   pending = false;
-  // The message of an update that has begun is shown instead.
-  if (current?.page.at_rest) {
-    setText("message", said);
-    enable(true);
-  } else if (current) {
-    setText("message", current.page.message);
-  }
+  if (!current) return;
+  offer(current.page.action, current.page.at_rest);
+  // The message of the page says it better, unless nothing has changed, or an update has begun.
+  const is_told = said === current.message || said === `${current.page.headline}.`;
+  setText("message", is_told || !current.page.at_rest ? current.page.message : said);
 }
 
 function wordsOf(text) {
@@ -217,6 +299,7 @@ async function readOutput() {
   if (follows) log.scrollTop = log.scrollHeight;
 }
 
+document.querySelectorAll("time").forEach(localise);
 for (const form of document.forms) form.addEventListener("submit", act);
 beginOutput();
 listen();

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.auth import BasicAuth
+from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.resources import make_root
@@ -46,6 +48,7 @@ class WebCase(SynchronousTestCase):
             basic_auth,
             bench.config.log,
             bench.clock.seconds,
+            read_branding(bench.config.page, bench.folder / "current"),
         )
 
     def send(self, method: str, path: str, *headers: str, body: str = "") -> Connection:
@@ -78,17 +81,39 @@ class PageTests(WebCase):
         answer = self.ask("GET", "/")
         self.assertEqual(answer.status, 200)
         self.assertEqual(answer.headers["Content-Type"], "text/html; charset=utf-8")
-        self.assertIn('<form method="post" action="box_update">', answer.text)
-        self.assertRegex(answer.text, '<button id="update"  [^>]*>Update Box</button>')
-        for shown in (f"({OLD})<", f"({NEW})<", ">An update is available<"):
+        self.assertEqual(self.forms(), {"update", "checks"})
+        for shown in (f'title="Release {OLD}">14 November', f'title="Release {NEW}">14 November'):
             self.assertIn(shown, answer.text)
+        self.assertIn(">An update is available<", answer.text)
+
+    def forms(self) -> set[str]:
+        """The forms that the page shows; each has a button."""
+        text = self.ask("GET", "/").text
+        return set(re.findall(r'<form method="post" action="\w+" id="(\w+)" >', text))
 
     def test_busy(self) -> None:
-        """During an update the button is disabled."""
+        """During an update there is no button."""
         self.bench.updater.begin()
-        answer = self.ask("GET", "/")
-        self.assertIn('<button id="update" disabled', answer.text)
-        self.assertIn('<li aria-current="step">Check</li><li>Download</li>', answer.text)
+        self.assertEqual(self.forms(), set())
+        text = self.ask("GET", "/").text
+        self.assertIn('<li aria-current="step"><span>Check</span></li><li><span>Down', text)
+
+    def test_actions(self) -> None:
+        """The page has the button that makes sense; an up-to-date box may be asked to check."""
+        self.bench.board.publish(available=None, message="", last_check=None)
+        self.assertEqual(self.forms(), {"check"})
+        self.bench.board.publish(available=OLD, last_check=NEW)
+        self.assertEqual(self.forms(), {"checks"})
+
+    def test_box(self) -> None:
+        """The header and the title name the box."""
+        self.bench.board.publish(name="<Kitchen>", box_id=7)
+        text = self.ask("GET", "/").text
+        self.assertIn('<strong id="name">&lt;Kitchen&gt;</strong>', text)
+        self.assertRegex(text, "<title>[^<]+ · &lt;Kitchen&gt; 7 · OPQ Box</title>")
+        self.assertIn("hidden>This box has no number.", text)
+        self.bench.board.publish(box_id=0)
+        self.assertIn(">This box has no number.", self.ask("GET", "/").text)
 
     def test_without_script(self) -> None:
         """During an update a browser without JavaScript reloads the page."""
@@ -99,14 +124,18 @@ class PageTests(WebCase):
 
     def test_history(self) -> None:
         """The last attempts are listed, newest first, with their reasons escaped."""
-        self.assertIn('aria-labelledby="past-title" hidden>', self.ask("GET", "/").text)
-        for reason in ("Nobody is there.", "<b>Nobody</b>"):
+        self.assertIn('data-past="0" hidden>', self.ask("GET", "/").text)
+        reasons = ("Nobody is there.", "<b>Nobody</b>", "Two.", "Three.", "Four.")
+        for reason in reasons:
             self.bench.updater.begin()
             self.bench.steps.fail(ServerFailed(reason))
         text = self.ask("GET", "/").text
-        history = text[text.index('<ol id="history"') : text.index("</ol>", text.index("history"))]
+        # The headline is about the last one.
+        self.assertEqual(text.count("Four."), 1)
+        recent, earlier = text[text.index('id="history"') :].split("<details >")
+        self.assertEqual(re.findall("<p>([^<]*)</p>", recent), ["Three.", "Two."])
         self.assertEqual(
-            [part.partition("<")[0] for part in history.split("<p>")[1:]],
+            re.findall("<p>([^<]*)</p></li>", earlier),
             ["&lt;b&gt;Nobody&lt;/b&gt;", "Nobody is there."],
         )
 
@@ -138,6 +167,13 @@ class PageTests(WebCase):
         self.assertEqual(headers["X-Content-Type-Options"], "nosniff")
         self.assertEqual(headers["Referrer-Policy"], "same-origin")
         self.assertEqual(headers["Cache-Control"], "no-store")
+
+    def test_logo(self) -> None:
+        """A logo that is opened by itself runs no script, and loads nothing."""
+        headers = self.ask("GET", "/icon.svg").headers
+        self.assertEqual(headers["Content-Type"], "image/svg+xml")
+        for rule in ("default-src 'none'", "sandbox"):
+            self.assertIn(rule, headers["Content-Security-Policy"])
 
     def test_files(self) -> None:
         """The page's files are served, and no other file of the folder."""

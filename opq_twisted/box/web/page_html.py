@@ -1,0 +1,165 @@
+"""Renders the box's page as HTML."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from html import escape
+from string import Template
+
+from attrs import fields
+
+from opq_twisted.box.state.records import STEPS, Attempt
+from opq_twisted.box.state.status import Status
+from opq_twisted.box.web.branding import Branding
+from opq_twisted.box.web.view_model import View, describe_left, view
+from opq_twisted.common import wording
+
+#: Reloads the page while an update runs, for browsers without JavaScript.
+_AUTO_REFRESH = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+
+#: Attempts that the page shows at once; the others unfold.
+_RECENT = 3
+
+#: A release in a sentence.
+_RELEASE = re.compile(r"\b([Rr])elease (\d{9,12})\b")
+
+#: The heading of an attempt, before its release and without one.
+_OUTCOMES = {
+    "updated": ("Updated", "to the release of", ""),
+    "returned": ("Went back", "from the release of", ""),
+    "failed": ("Failed", "to install the release of", "to update"),
+}
+
+
+def render(
+    template: Template,
+    branding: Branding,
+    status: Status,
+    attempts: Sequence[Attempt],
+    now: float,
+) -> str:
+    """Render the page; `now` is in seconds since the epoch, `attempts` has the oldest first."""
+    shown = view(status, now)
+    busy = not shown.at_rest
+    has_times = status.last_check is not None or status.next_check is not None
+    left = describe_left(shown.left)
+    told = attempts[-1:] if shown.tells_last else ()
+    items = [_attempt(each, now, is_told=each in told) for each in reversed(attempts)]
+    return template.substitute(
+        **_texts(shown),
+        title=escape(branding.title),
+        logo=branding.logo_name,
+        name=escape(status.name),
+        box_id=status.box_id,
+        box=escape(f"{status.name} {status.box_id or ''}".strip()),
+        box_id_hidden=_hidden(not status.box_id),
+        no_box_id_hidden=_hidden(bool(status.box_id)),
+        message_html=_with_times(shown.message),
+        installed=_release(status.installed, "unknown"),
+        available=shown.newest or _release(status.available, "unknown"),
+        update_hidden=_hidden(shown.action != "update"),
+        check_hidden=_hidden(shown.action != "check"),
+        checks_hidden=_hidden(busy or (shown.action == "check" and not has_times)),
+        again_hidden=_hidden(shown.action == "check"),
+        last_check_hidden=_hidden(status.last_check is None),
+        last_check=_time(status.last_check, now),
+        next_check=_time(status.next_check, now),
+        next_check_hidden=_hidden(status.next_check is None),
+        notes=escape(status.notes or ""),
+        notes_hidden=_hidden(not (status.notes and status.update_available)),
+        stages=_stages(shown.step),
+        stages_hidden=_hidden(shown.step is None),
+        bar_hidden=_hidden(shown.done is None),
+        done=f"{shown.done or 0:.4f}",
+        left=left,
+        left_hidden=_hidden(not left),
+        recent="".join(items[:_RECENT]),
+        earlier="".join(items[_RECENT:]),
+        earlier_hidden=_hidden(len(items) <= _RECENT),
+        past=past_key(status, shown),
+        past_hidden=_hidden(not items),
+        auto_refresh=_AUTO_REFRESH if busy else "",
+        unsigned_hidden=_hidden(not status.unsigned),
+        log_open="open" if shown.installs else "",
+    )
+
+
+def past_key(status: Status, shown: View) -> str:
+    """Identify the list of attempts: the page gets it again when this changes."""
+    ended = status.last_attempt.ended if status.last_attempt else 0
+    return f"{ended}{' told' if shown.tells_last else ''}"
+
+
+def _hidden(condition: bool) -> str:
+    return "hidden" if condition else ""
+
+
+def _texts(shown: View) -> dict[str, str]:
+    """Return each text, and a `hidden` attribute for each empty one."""
+    texts = {field.name: getattr(shown, field.name) for field in fields(View)}
+    texts = {name: text for name, text in texts.items() if isinstance(text, str)}
+    return {
+        **{name: escape(text) for name, text in texts.items()},
+        **{f"{name}_hidden": _hidden(not text) for name, text in texts.items()},
+    }
+
+
+def _stages(step: int | None) -> str:
+    items = []
+    for number, name in enumerate(STEPS):
+        mark = ""
+        if step is not None and number <= step:
+            mark = ' aria-current="step"' if number == step else ' class="past"'
+        items.append(f"<li{mark}><span>{name}</span></li>")
+    return "".join(items)
+
+
+def _attempt(attempt: Attempt, now: float, *, is_told: bool) -> str:
+    heading, before, without = _OUTCOMES.get(attempt.outcome, (attempt.outcome, "release of", ""))
+    release = f"{before} {_release(attempt.version, '')}" if attempt.version else without
+    is_plain = attempt.reason == f"The box runs release {attempt.version}."
+    reason = "" if is_told or is_plain else f"<p>{_with_times(attempt.reason)}</p>"
+    took = wording.about(attempt.ended - attempt.started)
+    return (
+        f'<li data-outcome="{escape(attempt.outcome)}"><strong>{escape(heading)}</strong> {release}'
+        f"<small>{_time(attempt.ended, now)}, took {took}</small>{reason}</li>"
+    )
+
+
+def _with_times(text: str) -> str:
+    """Escape a text, and show each release in it as the time at which it was built."""
+
+    def replace(found: re.Match[str]) -> str:
+        article = "The" if found[1] == "R" else "the"
+        return f"{article} release of {_release(int(found[2]), '')}"
+
+    return _RELEASE.sub(replace, escape(text))
+
+
+def _release(version: int | None, unknown: str) -> str:
+    # A version is the time at which the release was built.
+    if version is None:
+        return unknown
+    return _element(version, lambda time: _date(time), f' title="Release {version}"')
+
+
+def _time(seconds: float | None, now: float) -> str:
+    """Show a time, as one of today if it is."""
+    if seconds is None:
+        return ""
+    today = int(now // 86400) == int(seconds // 86400)
+    return _element(
+        seconds, lambda time: f"today, {time:%H:%M}" if today else _date(time), " data-near"
+    )
+
+
+def _element(seconds: float, form: Callable[[datetime], str], attributes: str) -> str:
+    try:
+        time = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f}"
+    return f'<time datetime="{time:%Y-%m-%dT%H:%M:%SZ}"{attributes}>{form(time)} UTC</time>'
+
+
+def _date(time: datetime) -> str:
+    return f"{time:%-d %B %Y, %H:%M}"
