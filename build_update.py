@@ -35,7 +35,7 @@ from opq_twisted.archive.build.pack import destination, pack
 from opq_twisted.archive.build.wheels import fetch_wheels
 from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName, parse_version
 from opq_twisted.cli.parser import Parser
-from opq_twisted.cli.program import say, warn
+from opq_twisted.cli.program import say, say_line, warn
 from opq_twisted.common import wording
 from opq_twisted.common.errors import BuildFailed, OpqError
 from opq_twisted.common.progress_bar import ProgressBar
@@ -84,7 +84,7 @@ def main() -> int:
     except OSError as error:
         warn(f"The update was not built ({error}): fix that, then try again.")
         return 1
-    if not say(str(archive)):
+    if not say_line(str(archive)):
         warn(f"The update was built: {archive}")
     return 0
 

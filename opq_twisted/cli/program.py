@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TextIO
 
+from opq_twisted.common import terminal
 from opq_twisted.common.errors import OpqError
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
@@ -38,12 +40,18 @@ def run(name: str, options: argparse.Namespace, failed: int = 1) -> int:
     return failed
 
 
-def say(text: str) -> bool:
+def say(text: str, indent: int = 0) -> bool:
     """
-    Print a line. If that fails, the command continues.
+    Print a text, which is wrapped at words on a terminal.
 
+    :param indent: the indent of all lines but the first one.
     :returns: whether the next line may be read by somebody.
     """
+    return say_line(_wrapped(text, terminal.columns(sys.stdout), indent))
+
+
+def say_line(text: str) -> bool:
+    """Print a line as it is; see `say`. If that fails, the command continues."""
     if sys.stdout is None:
         # The program was started with standard output closed.
         return False
@@ -61,14 +69,38 @@ def say(text: str) -> bool:
 
 def say_json(content: object) -> bool:
     """Print a value as a line of JSON."""
-    return say(json.dumps(content))
+    return say_line(json.dumps(content))
 
 
 def warn(text: str) -> None:
-    """Print a line on standard error, if that is open."""
+    """Print a text on standard error, if that is open; it is wrapped as by `say`."""
     if sys.stderr is not None:
+        shown = _wrapped(text, terminal.columns(sys.stderr))
         with suppress(OSError):
-            print(_escaped(text, sys.stderr), file=sys.stderr, flush=True)
+            print(_escaped(shown, sys.stderr), file=sys.stderr, flush=True)
+
+
+def _wrapped(text: str, width: int | None, indent: int = 0) -> str:
+    """Indent the lines after the first one, and wrap all at words if there is a width."""
+    margin = " " * indent
+    first, *others = text.split("\n")
+    lines = [first, *(margin + line for line in others)]
+    if width is not None:
+        lines = [
+            piece
+            for line in lines
+            for piece in textwrap.wrap(
+                line,
+                width,
+                subsequent_indent=margin,
+                expand_tabs=False,
+                replace_whitespace=False,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            or [""]
+        ]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _escaped(text: str, stream: TextIO) -> str:

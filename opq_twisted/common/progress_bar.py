@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable
 
-from opq_twisted.common import wording
+from opq_twisted.common import terminal, wording
 
 #: Is called with the number of bytes that have been processed since the last call.
 Progress = Callable[[int], object]
+
+#: Characters of the bar, if the terminal is wide enough.
+_LENGTH = 25
 
 
 class ProgressBar:
@@ -16,7 +19,11 @@ class ProgressBar:
         self._total = total
         self._done = 0
         self._percent = -1
-        self._is_seen = sys.stderr is not None and sys.stderr.isatty()
+        columns = terminal.columns(sys.stderr)
+        self._is_seen = columns is not None
+        size = f" 100 % of {wording.size(total)}"
+        # The last column stays empty, so that the cursor stays on the line.
+        self._length = min(_LENGTH, (columns or 0) - len("[]") - len(size) - 1)
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -31,8 +38,11 @@ class ProgressBar:
         percent = 100 * self._done // max(self._total, 1)
         if self._is_seen and percent != self._percent:
             self._percent = percent
-            line = f"[{'#' * (percent // 4):25}] {percent:3} % of {wording.size(self._total)}"
-            self._show(f"\r{line}")
+            done = f"{percent:3} % of {wording.size(self._total)}"
+            if self._length > 0:
+                marks = "#" * (percent * self._length // 100)
+                done = f"[{marks:{self._length}}] {done}"
+            self._show(f"\r{done}")
 
     def _show(self, text: str) -> None:
         try:

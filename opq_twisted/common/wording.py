@@ -9,23 +9,23 @@ _AGES = ((31_557_600, "year"), (2_629_800, "month"), (86400, "day"), (3600, "hou
 
 
 def version(number: int | None) -> str:
-    """Format a version: `1547860803 (2019-01-19 01:20)`, in local time."""
+    """Format a version: `1547860803 (2019-01-19 02:20 CET)`, in local time."""
     return "unknown" if number is None else f"{number} ({moment(number)})"
 
 
 def moment(seconds: float | None, never: str = "never") -> str:
     """
-    Format a time: `2019-01-19 01:20`, in local time.
+    Format a time: `2019-01-19 02:20 CET`, in local time.
 
     :param seconds: since the epoch.
     :param never: the text for None.
     """
-    return never if seconds is None else _date(seconds, None, "")
+    return never if seconds is None else _date(seconds, None)
 
 
 def utc(seconds: float) -> str:
     """Format a time, given in seconds since the epoch: `2019-01-19 01:20 UTC`."""
-    return _date(seconds, UTC, " UTC")
+    return _date(seconds, UTC)
 
 
 def long_utc(seconds: float) -> str:
@@ -37,9 +37,9 @@ def long_utc(seconds: float) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 
-def _date(seconds: float, zone: tzinfo | None, suffix: str) -> str:
+def _date(seconds: float, zone: tzinfo | None) -> str:
     try:
-        return f"{datetime.fromtimestamp(seconds, zone):%Y-%m-%d %H:%M}{suffix}"
+        return f"{datetime.fromtimestamp(seconds, UTC).astimezone(zone):%Y-%m-%d %H:%M %Z}"
     except (ValueError, OverflowError, OSError):
         return _NO_DATE
 

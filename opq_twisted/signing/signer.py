@@ -177,8 +177,11 @@ def require_channel(targets: Mapping[str, TargetFile], channel: str) -> TargetFi
     """Return the target of a channel; raise `ReleaseFailed` if there is no such channel."""
     target = targets.get(channel) if is_channel(channel) else None
     if target is None:
+        channels = [name for name, each in targets.items() if is_channel_target(each)]
+        guess = wording.did_you_mean(channel, channels)
         raise ReleaseFailed(
-            f"There is no channel {channel[:40]!r}: opq-release status shows those that there are."
+            f"There is no channel {channel[:40]!r}"
+            f"{guess or ': opq-release status shows those that there are.'}"
         )
     return target
 

@@ -60,5 +60,5 @@ class Inhibitor:
 
     def _describe(self, left: float) -> str:
         # Round up, because a clock shows the current minute and no seconds.
-        latest = time.strftime("%H:%M", time.localtime(self._now() + left + 59))
+        latest = time.strftime("%H:%M %Z", time.localtime(self._now() + left + 59))
         return f"Waiting for a measurement to end; the update goes on by {latest} at the latest."

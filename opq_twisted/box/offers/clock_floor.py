@@ -60,8 +60,8 @@ class ClockFloor:
         floor = max(known, recorded)
         if now < floor:
             raise ClockBehind(
-                f"Waiting for the clock: it shows {wording.utc(now)}, and it is "
-                f"{wording.utc(floor)} or later. It is set from the network; check "
+                f"Waiting for the clock: it shows {wording.moment(now)}, and it is "
+                f"{wording.moment(floor)} or later. It is set from the network; check "
                 "that the box reaches a time server."
             )
 

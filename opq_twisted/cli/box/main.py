@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from opq_twisted.archive.name import parse_version
+from opq_twisted.box.state.records import Stage
 from opq_twisted.cli.box import password_prompt
 from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.follow import RetryTimer, log_lines, statuses
 from opq_twisted.cli.box.progress import StageDisplay, is_at_rest
 from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.cli.parser import Command, Parser, add_command
-from opq_twisted.cli.program import run, say, say_json, warn
+from opq_twisted.cli.program import run, say, say_json, say_line, warn
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import InvalidName, UpdateFailed
 
@@ -54,11 +55,11 @@ def check(options: argparse.Namespace) -> int:
     if options.json:
         say_json({**answer.content, "update_available": is_available})
     else:
-        say(f"Installed    {wording.version(found.integer('installed'))}")
-        say(f"Available    {wording.version(found.integer('available'))}")
+        notes = found.lines("notes") if is_available else ""
+        _say_row("Installed", wording.version(found.integer("installed")))
+        _say_row("Available", wording.version(found.integer("available")))
+        _say_row("What is new", notes)
         say(answer.text("status"))
-        if is_available and found.text("notes"):
-            say(f"What is new: {found.text('notes')}")
     return _UPDATE_AVAILABLE if is_available else 0
 
 
@@ -83,7 +84,7 @@ def log(options: argparse.Namespace) -> None:
     is_empty = True
     for line in lines:
         is_empty = False
-        is_read = say_json({"line": line}) if options.json else say(line)
+        is_read = say_json({"line": line}) if options.json else say_line(line)
         if not is_read:
             break
     if is_empty:
@@ -92,19 +93,26 @@ def log(options: argparse.Namespace) -> None:
 
 def history(options: argparse.Namespace) -> None:
     """Show the results of the last updates, and the blocked releases."""
-    found = _agent(options).history()
+    agent = _agent(options)
+    found = agent.history()
     if options.json:
         say_json(found.content)
         return
     attempts = found.parts("attempts")
     if not attempts:
-        say("No update has been tried yet.")
+        now = agent.status()
+        is_first = not is_at_rest(now)
+        say(
+            f"The first update is under way: {now.text('stage')}."
+            if is_first
+            else "No update has been tried yet."
+        )
     for attempt in attempts:
-        say(_describe(attempt))
+        say(_describe(attempt), indent=2)
     for blocked in found.parts("refused"):
         version = blocked.integer("version")
-        say(f"Blocked: {wording.version(version)}. {blocked.text('reason')}")
-        say(f"  To let the box try it again: opq-box forgive {version}")
+        say(f"Blocked: {wording.version(version)}. {blocked.text('reason')}", indent=2)
+        say_line(f"  To let the box try it again: opq-box forgive {version}")
 
 
 def unblock(options: argparse.Namespace) -> None:
@@ -172,7 +180,7 @@ def config(options: argparse.Namespace) -> None:
         return
     say(f"The agent can use the configuration {options.file}, and reads it as:")
     for line in json.dumps(settings, indent=2, ensure_ascii=False).splitlines():
-        say(line)
+        say_line(line)
     _say_warnings(warnings)
 
 
@@ -196,25 +204,34 @@ def _say_done(options: argparse.Namespace, sentence: str) -> None:
 def _show(found: Document) -> None:
     """Print a status for people."""
     attempt = found.part("last_attempt")
-    message = found.text("message")
+    message, stage = found.text("message"), found.text("stage")
+    is_of_attempt = message == attempt.text("reason")
+    if stage == Stage.FAILED and not is_of_attempt:
+        # A check has found something since.
+        stage = Stage.IDLE
     rows = [
         ("Box", _describe_box(found)),
         ("Installed", wording.version(found.integer("installed"))),
         ("Available", wording.version(found.integer("available"))),
-        ("Stage", found.text("stage") + _describe_progress(found.part("progress"))),
-        ("", "" if message == attempt.text("reason") else message),
+        ("Stage", stage + _describe_progress(found.part("progress"))),
+        ("", "" if is_of_attempt else message),
         ("Last check", wording.moment(found.number("last_check"), "not since the agent started")),
         ("Next check", wording.moment(found.number("next_check"))),
     ]
     if found.flag("update_available") and is_at_rest(found) and not found.text("trouble"):
-        rows[3:3] = [("What is new", found.text("notes")), ("", "opq-box update installs it.")]
+        rows[3:3] = [("What is new", found.lines("notes")), ("", "opq-box update installs it.")]
     if found.flag("unsigned"):
         rows.append(("Unsigned", "This box installs releases without checking who made them."))
     if attempt.content:
         rows.append(("Last update", _describe(attempt)))
     for name, text in rows:
-        if text:
-            say(f"{name:11}  {text}")
+        _say_row(name, text)
+
+
+def _say_row(name: str, text: str) -> None:
+    """Print a row of a table, unless its text is empty."""
+    if text:
+        say(f"{name:11}  {text}", indent=13)
 
 
 def _describe_box(found: Document) -> str:
@@ -240,8 +257,10 @@ def _describe(attempt: Document) -> str:
     took = ""
     if ended is not None:
         took = f" in {wording.duration(ended - (attempt.number('started') or ended))}"
-    outcome = attempt.text("outcome")
-    return f"{wording.moment(ended)}  {outcome}{took}{of_release}. {attempt.text('reason')}"
+    outcome, reason = attempt.text("outcome"), attempt.text("reason")
+    if reason == f"The box runs release {version}.":
+        reason = ""
+    return f"{wording.moment(ended)}  {outcome}{took}{of_release}. {reason}".rstrip()
 
 
 def _start_and_follow(agent: AgentClient, as_json: bool) -> Document:

@@ -9,6 +9,9 @@ from attrs import frozen
 #: Characters; no sentence is longer.
 _MAX_TEXT = 2000
 
+#: Characters; no text of several lines, such as release notes, is longer.
+_MAX_LINES = 4000
+
 #: Greater than all plausible times in seconds and sizes in bytes.
 _MAX_NUMBER = 1e15
 
@@ -34,6 +37,13 @@ class Document:
         """Return a string as a single line, cut if it is too long; empty if it is missing."""
         value = self.content.get(key)
         return " ".join(value[:_MAX_TEXT].split()) if isinstance(value, str) else ""
+
+    def lines(self, key: str) -> str:
+        """Return a string with its line breaks, cut if it is too long; empty if it is missing."""
+        value = self.content.get(key)
+        if not isinstance(value, str):
+            return ""
+        return "\n".join(line.rstrip() for line in value[:_MAX_LINES].strip().splitlines())
 
     def number(self, key: str) -> float | None:
         """Return a number that is not negative."""

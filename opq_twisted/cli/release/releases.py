@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from attrs import asdict
 
-from opq_twisted.cli.program import say
+from opq_twisted.cli.program import say, say_line
 from opq_twisted.cli.release.prompts import confirm, open_keys
 from opq_twisted.signing.prune import prune
 from opq_twisted.signing.repository import Repository
@@ -82,7 +82,7 @@ def status(options: argparse.Namespace) -> int:
     """Show the state of the signed metadata."""
     found = inspect(Repository(options.updates_dir), datetime.now(UTC))
     if options.json:
-        say(json.dumps(asdict(found), indent=2))
+        say_line(json.dumps(asdict(found), indent=2))
     else:
         _show(found)
     return _NEEDS_ATTENTION if found.problems else 0

@@ -12,9 +12,9 @@ class WordingTests(SynchronousTestCase):
     def test_version(self) -> None:
         """A version is shown with its time, in the zone of the reader."""
         move_to(self, "UTC")
-        self.assertEqual(wording.version(1547860803), "1547860803 (2019-01-19 01:20)")
+        self.assertEqual(wording.version(1547860803), "1547860803 (2019-01-19 01:20 UTC)")
         move_to(self, EUROPE)
-        self.assertEqual(wording.version(1547860803), "1547860803 (2019-01-19 02:20)")
+        self.assertEqual(wording.version(1547860803), "1547860803 (2019-01-19 02:20 CET)")
         self.assertEqual(wording.version(None), "unknown")
 
     def test_no_such_time(self) -> None:

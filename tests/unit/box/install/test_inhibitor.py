@@ -14,7 +14,7 @@ from tests.helpers.time_zones import EUROPE, at, move_to
 #: The starts of two updates.
 FIRST, SECOND = 1700000000.0, 1700000001.0
 
-SENTENCE = "Waiting for a measurement to end; the update goes on by 14:30 at the latest."
+SENTENCE = "Waiting for a measurement to end; the update goes on by 14:30 CET at the latest."
 
 
 class InhibitorTests(SynchronousTestCase):

@@ -241,27 +241,40 @@ class StatusTests(AgentCase):
         self.assertEqual(
             self.type("status"),
             """\
-Installed    1700000000 (2023-11-14 22:13)
-Available    1700000100 (2023-11-14 22:15)
+Installed    1700000000 (2023-11-14 22:13 UTC)
+Available    1700000100 (2023-11-14 22:15 UTC)
 Stage        downloading, 5.0 MB of 20.0 MB, 1.5 MB a second
              Downloading the new release.
-Last check   2023-11-14 22:15
-Next check   2023-11-14 23:15
+Last check   2023-11-14 22:15 UTC
+Next check   2023-11-14 23:15 UTC
 Unsigned     This box installs releases without checking who made them.
-Last update  2023-11-14 22:18  failed in 3 min 20 s, release 1700000100 (2023-11-14 22:15). \
-The disk is full.
+Last update  2023-11-14 22:18 UTC  failed in 3 min 20 s, release 1700000100 \
+(2023-11-14 22:15 UTC). The disk is full.
 """,
         )
 
     def test_available(self) -> None:
         """The command for an update is named only while the box is idle."""
-        self.agent.status |= {"available": NEW, "update_available": True, "notes": "Less\nnoise."}
-        self.assertIn("What is new  Less noise.\n", self.type("status"))
+        self.agent.status |= {
+            "available": NEW,
+            "update_available": True,
+            "notes": "Less\nnoise.\x1b",
+        }
+        notes = "What is new  Less\n             noise.\\u001b\n"
+        self.assertIn(notes, self.type("status"))
+        self.assertIn(notes, self.type("check", status=10))
         for stage, is_told in (("idle", True), ("failed", True), ("installing", False)):
             with self.subTest(stage=stage):
                 self.agent.status["stage"] = stage
                 said = self.type("status")
                 self.assertEqual("opq-box update installs it." in said, is_told)
+
+    def test_over(self) -> None:
+        """A failure is not shown as the present state after a check has found something else."""
+        self.agent.status |= {"stage": "failed", "last_attempt": FAILED, "message": "All is well."}
+        self.assertIn("Stage        idle\n             All is well.\n", self.type("status"))
+        self.agent.status["message"] = FAILED["reason"]
+        self.assertIn("Stage        failed\nLast check", self.type("status"))
 
     def test_nothing_known(self) -> None:
         """Missing and malformed values are shown as unknown."""
@@ -319,7 +332,7 @@ class CheckTests(AgentCase):
         """Without an update the exit code is 0."""
         self.agent.found = {"available": OLD, "message": "The box is up to date."}
         said = self.type("check")
-        self.assertIn(f"Available    {OLD} (2023-11-14 22:13)\nThe box is up to date.\n", said)
+        self.assertIn(f"Available    {OLD} (2023-11-14 22:13 UTC)\nThe box is up to date.\n", said)
 
     def test_available(self) -> None:
         """With an update the exit code is 10."""
@@ -490,8 +503,10 @@ class HistoryTests(AgentCase):
     """`history` and `forgive`."""
 
     def test_none(self) -> None:
-        """A box that was never updated says so."""
+        """A box that was never updated says so, also during its first update."""
         self.assertEqual(self.type("history"), "No update has been tried yet.\n")
+        self.agent.status |= DOWNLOAD
+        self.assertEqual(self.type("history"), "The first update is under way: downloading.\n")
 
     def test_all(self) -> None:
         """The last attempt comes last; blocked releases have the command to unblock them."""
@@ -501,10 +516,9 @@ class HistoryTests(AgentCase):
         self.assertEqual(
             self.type("history"),
             """\
-2023-11-14 22:18  failed in 3 min 20 s. Nobody is there.
-2023-11-14 22:18  updated in 3 min 20 s, release 1700000100 (2023-11-14 22:15). \
-The box runs release 1700000100.
-Blocked: 1700000100 (2023-11-14 22:15). It was bad.
+2023-11-14 22:18 UTC  failed in 3 min 20 s. Nobody is there.
+2023-11-14 22:18 UTC  updated in 3 min 20 s, release 1700000100 (2023-11-14 22:15 UTC).
+Blocked: 1700000100 (2023-11-14 22:15 UTC). It was bad.
   To let the box try it again: opq-box forgive 1700000100
 """,
         )
