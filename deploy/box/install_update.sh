@@ -732,7 +732,8 @@ install_sample_configuration() {
         mkdir -p "${CONFIG%/*}"
         cp "$release/$AGENT/${CONFIG##*/}" "$CONFIG.new"
         put_in_place "$CONFIG.new" "$CONFIG"
-        say "Put a sample configuration at $CONFIG: set updates_ep in it to your update server."
+        say "Put a sample configuration at $CONFIG. After the reboot, name your update server:" \
+            "opq-box setup --server URL"
     fi
 }
 

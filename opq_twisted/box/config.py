@@ -236,6 +236,10 @@ def read_content(path: Path) -> dict[str, Any]:
         if len(text) > _MAX_SIZE:
             raise ConfigInvalid(f"The configuration {path} is larger than 1 MiB.")
         content = json.loads(text)
+    except PermissionError as error:
+        raise ConfigInvalid(
+            f"Cannot read the configuration {path}: {error.strerror}. Run the command as root."
+        ) from None
     except OSError as error:
         raise ConfigInvalid(
             f"Cannot read the configuration {path}: {error.strerror}. "

@@ -59,6 +59,11 @@ class PasswordHash:
         try:
             with path.open("rb") as file:
                 text = file.read(1024).decode("ascii", "replace").strip()
+        except PermissionError as error:
+            raise ConfigInvalid(
+                f"The password file {path} cannot be read: {error.strerror}. Run the command as "
+                "root."
+            ) from None
         except OSError as error:
             raise ConfigInvalid(
                 f"The password file {path} cannot be read: {error.strerror}. Make one with opq-box "

@@ -79,7 +79,7 @@ def set_up(
     """
     # Of a link, the file that it leads to is changed.
     path = Path(os.path.realpath(path))
-    before = read_content(path) if os.path.lexists(path) else {}
+    before = _read(path)
     content = copy.deepcopy(before)
     if server is not None:
         content["updates_ep"] = server
@@ -117,6 +117,17 @@ def make_box_id(machine_id: Path = MACHINE_ID) -> int:
     # The id itself is confidential (machine-id(5)).
     digest = hmac.digest(bytes.fromhex(found.decode()), _APPLICATION, "sha256")
     return int.from_bytes(digest, "big") % _NUMBERS + 1
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return {}
+    except OSError:
+        # The next line fails too, and says why.
+        pass
+    return read_content(path)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

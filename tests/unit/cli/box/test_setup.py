@@ -13,6 +13,7 @@ from opq_twisted.cli.box.main import main
 from opq_twisted.cli.box.setup import make_box_id
 from opq_twisted.common.errors import OpqError, SetupFailed
 from tests.helpers.failing_disk import counting
+from tests.helpers.privileges import without_privileges
 from tests.helpers.project import PROJECT
 from tests.helpers.terminal import run_main
 
@@ -134,6 +135,21 @@ class SetupTests(SynchronousTestCase):
             self.setup("--name=Kitchen")
         status = self.file.stat()
         self.assertEqual(given.call_args.args[1:], (status.st_uid, status.st_gid))
+
+    def test_forbidden(self) -> None:
+        """An ordinary user is told who may write the file, and who may read it."""
+        self.write({"updates_ep": SERVER, "box_id": 7})
+        self.file.parent.chmod(0o555)
+        self.addCleanup(self.file.parent.chmod, 0o755)
+        # The folder that trial made for this test.
+        self.file.parent.parent.parent.chmod(0o755)
+        with without_privileges():
+            said = self.setup("--name=Kitchen", status=1)
+        self.assertIn(f"Cannot write {self.file}: Permission denied. Run the command as", said)
+        self.file.chmod(0)
+        with without_privileges():
+            said = self.setup("--name=Kitchen", status=1)
+        self.assertIn(f"{self.file}: Permission denied. Run the command as root.", said)
 
     def test_full_disk(self) -> None:
         """If the disk is full, the old file stays, and a sentence says so."""
