@@ -51,6 +51,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _adapt(markdown: str, page: File) -> str:
     """Change the links: in the site, the files of `docs` are beside the others."""
+    if "/" in page.src_uri:
+        return markdown
     return (_DOWN if page.src_uri in _BESIDE else _UP).sub(r"\1", markdown)
 
 

@@ -146,7 +146,9 @@ class SiteTests(SynchronousTestCase):
         """The site's navigation has each page once."""
         nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
         named = re.findall(r"[\w-]+\.md", str(nav))
-        self.assertEqual(sorted(named), sorted([*(page.name for page in PAGES), "CHANGELOG.md"]))
+        generated = [f"{path.stem}.md" for path in (ROOT / "docs" / "openapi").iterdir()]
+        expected = [*(page.name for page in PAGES), "CHANGELOG.md", *generated]
+        self.assertEqual(sorted(named), sorted(expected))
 
 
 class ExampleTests(SynchronousTestCase):
@@ -236,21 +238,23 @@ class MakeTests(SynchronousTestCase):
         self.assertEqual(explained, set(phony[1].replace("\\", "").split()))
 
 
-class ProtocolTests(SynchronousTestCase):
-    """What docs/protocol.md says of the box."""
+class StatusTests(SynchronousTestCase):
+    """What docs/openapi/box-agent.yaml says of the status of a box."""
+
+    description = yaml.safe_load((ROOT / "docs" / "openapi" / "box-agent.yaml").read_text("utf-8"))
 
     def test_status_is_explained(self) -> None:
-        """Each field of the status is in the table, and the table has no other."""
-        text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
-        named = {name for cell in rows(text, "field") for name in re.findall("`(.+?)`", cell)}
-        self.assertEqual(named, {field.name for field in fields(Status)} | {"page"})
+        """Each field of the status is described and required, and no other."""
+        status = self.description["components"]["schemas"]["Status"]
+        self.assertEqual(status["required"], list(status["properties"]))
+        self.assertEqual(
+            set(status["properties"]), {field.name for field in fields(Status)} | {"page"}
+        )
 
     def test_stages_are_named(self) -> None:
         """All stages are named, in their order."""
-        text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
-        named = re.search(r"^\| `stage` \| (.+) \|$", text, re.MULTILINE)
-        assert named is not None
-        self.assertEqual(re.findall("`(.+?)`", named[1]), [stage.value for stage in Stage])
+        stages = self.description["components"]["schemas"]["Stage"]["enum"]
+        self.assertEqual(stages, [stage.value for stage in Stage])
 
 
 #: Git reads the checkout of another user only with this option.
