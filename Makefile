@@ -18,18 +18,26 @@ ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
 
-$(READY): requirements.txt constraints.txt pyproject.toml setup.py
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable .
-	touch $@
+# With one line of progress on a terminal.
+PIP_INSTALL := .venv/bin/python tests/helpers/pip_progress.py --constraint constraints.txt
 
+$(READY): requirements.txt constraints.txt pyproject.toml setup.py
+	@echo "Installing $$(grep -c == requirements.lock) Python packages into .venv: 11 MB to download."
+	@$(PYTHON) -m venv .venv
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+.venv/.ready-dev: SIZE := 120 MB
+.venv/.ready-docs: SIZE := 30 MB
 $(DEVELOPING) $(DOCUMENTING): .venv/.ready-%: requirements-%.txt $(READY)
-	.venv/bin/python -m pip install --quiet --constraint constraints.txt --requirement $<
-	touch $@
+	@echo "Installing what $< names into .venv: $(SIZE) to download."
+	@$(PIP_INSTALL) --requirement $<
+	@touch $@
 
 demo: $(READY) ## Build an update, serve it, and let a box in a folder install it (CLICK=1 clicks by itself)
-	.venv/bin/python demo.py $(if $(CLICK),--click)
+	@.venv/bin/python demo.py $(if $(CLICK),--click)
 
+$(if $(filter test,$(MAKECMDGOALS)),$(info The tests and the checks take about 8 minutes on two free processors.))
 test: unit functional lint ## Run the tests that a change has to pass, and the checks
 
 unit: $(DEVELOPING) ## Run the unit tests, several at a time

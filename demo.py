@@ -1,6 +1,8 @@
 """Shows a whole update in one folder: builds, signs and serves it, and lets a box install it."""
 
 import argparse
+import ctypes
+import itertools
 import json
 import os
 import re
@@ -13,20 +15,17 @@ import sys
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from opq_twisted.archive.extract.unpack import unpack
+from opq_twisted.common import files
 
 ROOT = Path(__file__).parent.absolute()
-SANDBOX = ROOT / ".demo"
-PREFIX = SANDBOX / "opq"
-UPDATES = SANDBOX / "updates"
-PID_FILE = SANDBOX / "agent.pid"
-CONFIG = SANDBOX / "opqbox_config.json"
-KEYS = SANDBOX / "keys"
-PASSPHRASE = SANDBOX / "passphrase"
-TRUSTED_ROOT = SANDBOX / "root.json"
+#: Each demo has a folder of its own in this one, so that several can run at the same time.
+DEMOS = ROOT / ".demo"
 
 #: The seconds that a reboot of the box takes: long enough to see it on the page.
 DOWN = 2.0
@@ -34,149 +33,267 @@ DOWN = 2.0
 #: The seconds that an update may take with --click.
 TIMEOUT = 300.0
 
-# The demo changes nothing outside the sandbox, for each user and on each machine.
+#: The seconds that the server and the box may take to start.
+START_TIMEOUT = 60.0
+
+#: The signals after which the server and the box are ended, too.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# The demo changes nothing outside its folder, for each user and on each machine.
 ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
+
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; the text says why."""
 
 
 def main() -> int:
-    """Read the command line; Ctrl-C ends the demo without a message."""
+    """Read the command line, and show the demo; Ctrl-C ends it."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--click", action="store_true", help="update at once, then end")
     click = arguments.parse_args().click
-    # These signals too must end the server and the box.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     try:
-        return demonstrate(click)
+        return Demo(claim_folder(), click).show()
     except KeyboardInterrupt:
-        return 130
+        # The terminal has printed ^C.
+        say("\rThe demo has ended. `make clean` removes what it has made.")
+        return 130 if click else 0
+    except DemoFailed as error:
+        say(str(error))
+        return 1
 
 
-def demonstrate(click: bool) -> int:
-    """Build two releases, install the older one, and offer the newer one, signed, to the box."""
-    shutil.rmtree(SANDBOX, ignore_errors=True)
-    UPDATES.mkdir(parents=True)
-    new = int(time.time())
-    old = new - 24 * 3600
-    say(f"Building release {old}, which the box will run at first.")
-    set_up_box(build(old, SANDBOX), old)
-    say("Making the keys to the releases, and pinning the box to their root.")
-    make_keys()
-    say(f"Building release {new}, and signing that it is the newest.")
-    release("publish", build(new, SANDBOX))
-    return run(new, click)
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """End the demo, and let no second signal interrupt that."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
-def run(new: int, click: bool) -> int:
-    """Run the server and the box until Ctrl-C, or with --click until the end of the update."""
-    server_port, box_port = free_port(8151), free_port(8080)
-    configure(server_port)
-    with ExitStack() as running:
-        server = running.enter_context(start_server(server_port))
-        running.callback(server.terminate)
-        wait_for(server, server_port)
-        box = Box(box_port)
-        running.callback(box.stop)
-        box.start()
-        say(f"The update server:  http://localhost:{server_port}/ls")
-        say(f"The box's page:     http://localhost:{box_port}/")
-        if click:
-            return update(box_port, new)
-        say("Click on Update Box there. Ctrl-C ends the demo.")
-        return server.wait()
+def claim_folder() -> Path:
+    """
+    Make an empty folder which no other demo uses until this process ends.
+
+    :raises DemoFailed: if it cannot be made.
+    """
+    try:
+        DEMOS.mkdir(exist_ok=True)
+        for number in itertools.count(1):
+            with suppress(BlockingIOError):
+                files.lock(DEMOS / f"{number}.lock")
+                break
+        folder = DEMOS / str(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    except OSError as error:
+        raise DemoFailed(
+            f"Cannot make a folder in {DEMOS}: {error.strerror}. Remove {DEMOS}, as root if root "
+            "has run a demo before."
+        ) from None
+    return folder
 
 
 def say(text: str) -> None:
-    """Print a line of the demo."""
-    print(f"demo: {text}", flush=True)
+    """Print a line; if nobody can read it any more, end the demo."""
+    show(f"{text}\n")
 
 
-def build(version: int, folder: Path) -> Path:
-    """Build an update of this project."""
-    builder = str(ROOT / "build_update.py")
-    options = [f"--version={version}", f"--output-dir={folder}"]
-    subprocess.run([sys.executable, builder, *options], check=True)
-    return folder / f"opq-box-update-{version}.tar.bz2"
+def show(text: str) -> None:
+    """Print a text, as `say` does."""
+    try:
+        print(text, end="", flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
-def set_up_box(archive: Path, version: int) -> None:
-    """Install a release as on a new box: unpack it, and run its script by hand."""
-    folder = SANDBOX / "unpacked"
-    unpack(archive, folder, version)
-    environment = {**ENVIRONMENT, "OPQ_PREFIX": str(PREFIX)}
-    subprocess.run(["./install_update.sh"], cwd=folder, env=environment, check=True)
-    shutil.rmtree(folder)
-    archive.unlink()
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Show a step of the preparations, and the seconds that it took."""
+    started = time.monotonic()
+    show(f"{text} ...")
+    try:
+        yield
+    except BaseException:
+        show("\n")
+        raise
+    show(f" {time.monotonic() - started:.0f} s\n")
 
 
-def make_keys() -> None:
-    """Create all keys; in a real ceremony each root key is kept in another place."""
-    PASSPHRASE.touch(mode=0o600)
-    PASSPHRASE.write_text(f"{secrets.token_hex()}\n")
-    release("init")
-    shutil.copy(UPDATES / "tuf" / "1.root.json", TRUSTED_ROOT)
+def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> None:
+    """
+    Run a program to its end, and keep its output to itself.
 
-
-def release(command: str, *arguments: Path) -> None:
-    """Run opq-release as the holder of the keys."""
-    program = str(Path(sys.executable).with_name("opq-release"))
-    options = [
-        *(f"--updates-dir={UPDATES}", f"--keys-dir={KEYS}", f"--passphrase-file={PASSPHRASE}")
-    ]
-    subprocess.run([program, command, *options, *arguments], check=True)
-
-
-def configure(server_port: int) -> None:
-    """Write the box's configuration, with a reboot command that ends the agent."""
-    settings = {
-        "prefix": str(PREFIX),
-        "log": str(SANDBOX / "box_update.log"),
-        "trusted_root": str(TRUSTED_ROOT),
-        "reboot_command": ["sh", "-c", f'kill "$(cat "{PID_FILE}")"'],
-        "settle": 3,
-    }
-    config = {"updates_ep": f"http://127.0.0.1:{server_port}", "box_id": 1, "updater": settings}
-    CONFIG.write_text(json.dumps(config, indent=2) + "\n")
-
-
-def start_server(port: int) -> subprocess.Popen[bytes]:
-    """Start the update server."""
-    log = (SANDBOX / "server.log").open("wb")
-    twistd = str(Path(sys.executable).with_name("twistd"))
-    [timestamp_key] = KEYS.glob("timestamp-*.pem")
-    options = [
-        *(f"--port=tcp:{port}:interface=127.0.0.1", f"--updates-dir={UPDATES}"),
-        *(f"--timestamp-key={timestamp_key}", f"--timestamp-passphrase-file={PASSPHRASE}"),
-    ]
-    return subprocess.Popen(
-        [twistd, "--nodaemon", "--pidfile=", "opq-update-server", *options], stdout=log
-    )
-
-
-def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until the server has signed a timestamp; its first start takes longer."""
-    deadline = time.monotonic() + 60
-    while server.poll() is None and time.monotonic() < deadline:
+    :raises DemoFailed: if it fails; the text has its output.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**ENVIRONMENT, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    ) as program:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/tuf/timestamp.json", timeout=5):
-                return
-        except OSError:
+            output = program.communicate()[0]
+        except KeyboardInterrupt:
+            program.terminate()
+            raise
+    if program.returncode != 0:
+        raise DemoFailed(f"{output}This step failed: see above.")
+
+
+class Demo:
+    """A server, a box and the keys to the releases, in one folder."""
+
+    def __init__(self, folder: Path, click: bool) -> None:
+        self._folder = folder
+        self._click = click
+        self._updates = folder / "updates"
+        self._prefix = folder / "opq"
+        self._keys = folder / "keys"
+        self._passphrase = folder / "passphrase"
+        self._trusted_root = folder / "root.json"
+        self._new = int(time.time())
+
+    def show(self) -> int:
+        """Build two releases, install the older one, and offer the newer one to the box."""
+        name = self._folder.relative_to(ROOT)
+        say(f"An update server, a box and keys, all in {name}. Nothing else is changed.")
+        old = self._new - 24 * 3600
+        self._updates.mkdir()
+        with step("1/5 Building yesterday's release"):
+            archive = self._build(old, self._folder)
+        with step("2/5 Installing it on the box"):
+            self._set_up_box(archive, old)
+        with step("3/5 Making the keys that the box trusts"):
+            self._make_keys()
+        with step("4/5 Building today's release, and signing it"):
+            self._release("publish", self._build(self._new, self._folder))
+        with ExitStack() as running:
+            running.callback(kill_orphans)
+            with step("5/5 Starting the server and the box, which looks for updates"):
+                server_port, server = self._start_server(running)
+                box = self._start_box(running, server_port)
+            say("")
+            if self._click:
+                say("An update is available. Clicking on Update Box.")
+                return box.update(self._new)
+            say("An update is available. Open the page of the box, and click on Update Box:")
+            say(f"\n    http://localhost:{box.port}/\n")
+            say(f"The update server lists its releases at http://localhost:{server_port}/ls")
+            say("Ctrl-C ends the demo.")
+            server.wait()
+            raise DemoFailed(f"The update server has ended; see {self._folder / 'server.log'}.")
+
+    def _build(self, version: int, folder: Path) -> Path:
+        """Build an update of this project."""
+        builder = ROOT / "build_update.py"
+        run(sys.executable, builder, f"--version={version}", f"--output-dir={folder}")
+        return folder / f"opq-box-update-{version}.tar.bz2"
+
+    def _set_up_box(self, archive: Path, version: int) -> None:
+        """Install a release as on a new box: unpack it, and run its script by hand."""
+        unpacked = self._folder / "unpacked"
+        unpack(archive, unpacked, version)
+        run("./install_update.sh", folder=unpacked, OPQ_PREFIX=str(self._prefix))
+        shutil.rmtree(unpacked)
+        archive.unlink()
+
+    def _make_keys(self) -> None:
+        """Create all keys; in a real ceremony each root key is kept in another place."""
+        self._passphrase.touch(mode=0o600)
+        self._passphrase.write_text(f"{secrets.token_hex()}\n")
+        self._release("init")
+        shutil.copy(self._updates / "tuf" / "1.root.json", self._trusted_root)
+
+    def _release(self, command: str, *arguments: Path) -> None:
+        """Run opq-release as the holder of the keys."""
+        run(
+            Path(sys.executable).with_name("opq-release"),
+            command,
+            f"--updates-dir={self._updates}",
+            f"--keys-dir={self._keys}",
+            f"--passphrase-file={self._passphrase}",
+            *arguments,
+        )
+
+    def _start_server(self, running: ExitStack) -> tuple[int, subprocess.Popen[bytes]]:
+        """Start the update server, and wait until it has signed a timestamp."""
+        port = free_port(8151)
+        log = self._folder / "server.log"
+        [timestamp_key] = self._keys.glob("timestamp-*.pem")
+        command = [
+            *(str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
+            *("opq-update-server", f"--port=tcp:{port}:interface=127.0.0.1"),
+            *(f"--updates-dir={self._updates}", f"--timestamp-key={timestamp_key}"),
+            f"--timestamp-passphrase-file={self._passphrase}",
+        ]
+        # Ctrl-C reaches only this process, which then ends the server and the box.
+        server = running.enter_context(
+            subprocess.Popen(
+                command, stdout=log.open("wb"), stderr=subprocess.STDOUT, process_group=0
+            )
+        )
+        running.callback(server.terminate)
+        deadline = time.monotonic() + START_TIMEOUT
+        while server.poll() is None and time.monotonic() < deadline:
+            with suppress(OSError):
+                fetch(port, "tuf/timestamp.json")
+                return port, server
             time.sleep(0.1)
-    raise SystemExit(f"The update server does not answer; see {SANDBOX / 'server.log'}.")
+        raise DemoFailed(f"The update server does not answer; see {log}.")
+
+    def _start_box(self, running: ExitStack, server_port: int) -> "Box":
+        """Start the box, and wait until it has found the update."""
+        box = Box(self._folder, self._prefix, free_port(8080))
+        settings = {
+            "prefix": str(self._prefix),
+            "log": str(self._folder / "box_update.log"),
+            "trusted_root": str(self._trusted_root),
+            "reboot_command": ["sh", "-c", f'kill "$(cat "{box.pid_file}")"'],
+            "settle": 3,
+            # It is alone, and need not wait for its turn.
+            "spread": 0,
+        }
+        config = {"updates_ep": f"http://127.0.0.1:{server_port}", "box_id": 1, "updater": settings}
+        box.config.write_text(json.dumps(config, indent=2) + "\n")
+        running.callback(box.stop)
+        box.start()
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                if box.ask("status")["update_available"]:
+                    return box
+            time.sleep(0.1)
+        raise DemoFailed(f"The box does not find the update; see {box.log}.")
 
 
 class Box(threading.Thread):
     """Runs the agent of the current release, and restarts it as systemd does on a box."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, folder: Path, prefix: Path, port: int) -> None:
         super().__init__()
-        self._port = port
+        self.port = port
+        self.config = folder / "opqbox_config.json"
+        self.log = folder / "agent.log"
+        self.pid_file = folder / "agent.pid"
+        self._state = folder / "state"
+        self._current = prefix / "current"
         self._stopping = threading.Event()
         self._agent: subprocess.Popen[str] | None = None
+        #: The time at which the update began.
+        self._began: float | None = None
 
     def run(self) -> None:
         """Start the agent again each time that it ends."""
-        with (SANDBOX / "agent.log").open("w", encoding="utf-8") as log:
+        with self.log.open("w", encoding="utf-8") as log:
             while not self._stopping.is_set():
                 agent = self._start_agent()
                 assert agent.stdout is not None
@@ -184,75 +301,96 @@ class Box(threading.Thread):
                     log.write(line)
                     log.flush()
                     if stage := re.search(r"Stage: (\w+)", line):
-                        say(f"  {stage[1]}")
+                        self._show(stage[1])
                 agent.wait()
                 if not self._stopping.is_set():
-                    say("  (the box is down)")
+                    self._show("(the box is down)")
                     self._stopping.wait(DOWN)
 
+    def _show(self, stage: str) -> None:
+        """Show a stage of the update, and the seconds since the update began."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        say(f"{now - self._began:5.0f} s  {stage}")
+        if stage in ("idle", "failed"):
+            self._began = None
+            say(f"The box runs release {self._current.resolve().name}.")
+
     def _start_agent(self) -> subprocess.Popen[str]:
-        launcher = PREFIX / "current" / "box-configuration-daemon" / "bin" / "opq-box-agent"
         agent = subprocess.Popen(
             [
-                *(launcher, f"--config={CONFIG}", f"--state-dir={SANDBOX / 'state'}"),
-                f"--port=tcp:{self._port}:interface=127.0.0.1",
+                self._current / "box-configuration-daemon" / "bin" / "opq-box-agent",
+                *(f"--config={self.config}", f"--state-dir={self._state}"),
+                f"--port=tcp:{self.port}:interface=127.0.0.1",
             ],
             env=ENVIRONMENT,
             encoding="utf-8",
             errors="replace",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            process_group=0,
         )
-        PID_FILE.write_text(str(agent.pid))
+        self.pid_file.write_text(str(agent.pid))
         self._agent = agent
         if self._stopping.is_set():
             agent.terminate()
         return agent
 
     def stop(self) -> None:
-        """End the agent, and do not start it again."""
+        """End the agent and what it has started, and do not start it again."""
         self._stopping.set()
+        # An install script outlives its agent, and becomes a child of this process instead.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         if self._agent is not None:
             self._agent.terminate()
         if self.is_alive():
             self.join()
 
+    def update(self, version: int) -> int:
+        """Click on Update Box, and wait until the box runs the new version."""
+        self.ask("box_update", data=b"")
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            time.sleep(0.2)
+            try:
+                status = self.ask("status")
+            except OSError:
+                continue  # The box is starting, or down.
+            if status["stage"] == "idle" and status["installed"] == version:
+                return 0
+            if status["stage"] == "failed":
+                raise DemoFailed(f"The update failed: {status['message']}")
+        raise DemoFailed(f"The update did not end within {TIMEOUT:.0f} seconds; see {self.log}.")
 
-def update(port: int, version: int) -> int:
-    """Click on Update Box, and wait until the box runs the new version."""
-    deadline = time.monotonic() + TIMEOUT
-    clicked = False
-    while time.monotonic() < deadline:
-        try:
-            if not clicked:
-                say(f"Update Box: {ask(port, 'box_update', data=b'')['status']}")
-                clicked = True
-            status = ask(port, "status")
-        except OSError:
-            time.sleep(0.2)  # The box is starting, or down.
-            continue
-        if status["stage"] == "idle" and status["installed"] == version:
-            say(f"The box runs release {version}.")
-            return 0
-        if status["stage"] == "failed":
-            say(f"The update failed: {status['message']}")
-            return 1
-        time.sleep(0.2)
-    say(f"The update did not end within {TIMEOUT:.0f} seconds; see {SANDBOX}/*.log.")
-    return 1
+    def ask(self, path: str, data: bytes | None = None) -> dict[str, object]:
+        """Send a request to the agent, and return the JSON object of its response."""
+        content: dict[str, object] = json.loads(fetch(self.port, path, data))
+        return content
 
 
-def ask(port: int, path: str, data: bytes | None = None) -> dict[str, object]:
-    """Send a request to the box's agent, and return the JSON object of its response."""
+def kill_orphans() -> None:
+    """Kill the processes that have become children of this one."""
+    pid = os.getpid()
+    # Not every kernel has this list.
+    with suppress(FileNotFoundError):
+        while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            for child in map(int, children):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+
+
+def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
+    """Send a request to this machine; with data it is a POST request."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", data)
     with urllib.request.urlopen(request, timeout=30) as answer:
-        content: dict[str, object] = json.load(answer)
+        content: bytes = answer.read()
     return content
 
 
 def free_port(preferred: int) -> int:
-    """Find a free port, the preferred one if possible."""
-    for port in (preferred, 0):
+    """Find a free port, the preferred one or one of the next if possible."""
+    for port in (*range(preferred, preferred + 10), 0):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -261,7 +399,7 @@ def free_port(preferred: int) -> int:
                 continue
             number: int = listener.getsockname()[1]
             return number
-    raise SystemExit("No TCP port is free on this machine.")
+    raise DemoFailed("No TCP port is free on this machine.")
 
 
 if __name__ == "__main__":
