@@ -43,10 +43,14 @@ RELEASE = 1547860803
 
 _NGINX = "tests/functional/test_nginx.py"
 _OPERATOR = "tests/functional/test_opq_box.py"
+_PACKAGING = "tests/functional/test_packaging.py"
 _DEB, _IMAGE, _VM = "tests/deb/__main__.py", "tests/image/__main__.py", "tests/vm/package.py"
 
 #: Commands that another test runs: the file of that test, and the words in it.
 ELSEWHERE = {
+    "apt-get install git make python3 python3-venv": (".ci/run", "python3-venv"),
+    "git clone REPOSITORY-URL opq_twisted": (".ci/run", "git clone"),
+    "cd opq_twisted": (".ci/run", "--directory"),
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test"),
     "apt-get install nginx": (".ci/run", "nginx-light"),
@@ -56,6 +60,23 @@ ELSEWHERE = {
     "opq-box forgive 1547860803": (_OPERATOR, '"forgive", '),
     "./install_update.sh --check": ("tests/unit/deploy/test_install_script.py", '"--check"'),
     "./install_update.sh --help": ("tests/unit/deploy/test_install_script.py", '"--help"'),
+    "python3 -m venv ../opq-release && . ../opq-release/bin/activate": (_PACKAGING, "venv.create"),
+    "pip install --require-hashes --no-deps -r requirements.lock -r requirements-build.lock": (
+        _PACKAGING,
+        '"--require-hashes", "--no-deps"',
+    ),
+    "pip install --no-deps --no-build-isolation .": (
+        _PACKAGING,
+        '"--no-deps", "--no-build-isolation"',
+    ),
+    "opq-release push --updates-dir updates SERVER:/var/opq/box-updates": (
+        "tests/unit/signing/test_push.py",
+        "class AnnouncedTests",
+    ),
+    "opq-box setup --server http://SERVER:8151 --install automatic": (
+        "tests/unit/cli/box/test_setup.py",
+        '"setup"',
+    ),
     "make manuals": ("tests/unit/test_manuals.py", "build_manuals"),
     "make deb": (_DEB, "deploy/server/build-deb"),
     "apt-get install ./dist/opq-update-server_*.deb": (_DEB, "apt-get install"),
@@ -105,7 +126,7 @@ ELSEWHERE = {
         "/current/box-configuration-daemon/golden-image",
     ),
     "man -l build/man/opq-box.1": ("tests/unit/test_manuals.py", '"-man"'),
-    ". build/completions/bash/opq-box": ("tests/unit/test_manuals.py", "/completions/bash/"),
+    ". build/completions/bash/opq-box": ("tests/unit/test_manuals.py", "completions/bash/"),
 }
 
 #: Commands that no test runs, and what such a test would need.
@@ -131,8 +152,6 @@ TYPED = {
     "/opt/opq-update-server/bin/pip install --require-hashes --no-deps -r requirements.lock "
     "-r requirements-build.lock",
     "/opt/opq-update-server/bin/pip install --no-deps --no-build-isolation .",
-    "/opt/opq-update-server/bin/twistd --nodaemon --pidfile= opq-update-server --port 8151 "
-    "--updates-dir /var/opq/box-updates",
     "/opt/opq-update-server/bin/opq-update-server --port 8151 --updates-dir /var/opq/box-updates",
     "mkdir updates",
     "opq-release init --updates-dir updates",
