@@ -13,6 +13,7 @@ from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Stage
 from tests.helpers.project import PROJECT
+from tests.helpers.root_folder import AGENT, InstallCase, Result
 
 SCRIPT = PROJECT / "deploy" / "box" / "golden-image"
 
@@ -142,3 +143,40 @@ class GoldenImageTests(SynchronousTestCase):
         result = subprocess.run(["sh", SCRIPT, self.root], capture_output=True, text=True)
         self.assertEqual(result.returncode, 1)
         self.assertRegex(result.stderr, r"^golden-image: .* cannot be read: correct it\.\n$")
+
+
+class FirstBootTests(InstallCase):
+    """The first boot of a copy."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Like the real one it cannot read the keys that a power cut has left.
+        self.box.tool("ssh-keygen", '#!/bin/sh\necho "ssh-keygen $*"; [ "$*" = -A ]\n')
+        self.install(100, managed=True)
+        self.unit = self.box.units / Path(UNIT).name
+        self.unit.write_text("[Service]\n")
+        self.key = self.box.folder / "etc" / "ssh" / "ssh_host_rsa_key"
+        self.key.parent.mkdir()
+        self.key.touch()
+        self.box.asked()
+
+    def boot(self) -> Result:
+        return self.box.call(f"/opt/opq/current/{AGENT}/golden-image", "--first-boot")
+
+    def test_identity(self) -> None:
+        """The copy gets SSH host keys and a number, and that once only."""
+        result = self.boot()
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        keys, number = result.stdout.splitlines()
+        self.assertEqual(keys, "ssh-keygen -A")
+        self.assertTrue(number.endswith(" setup --box-id auto"), number)
+        self.assertFalse(self.key.exists())
+        self.assertFalse(self.unit.exists())
+        self.assertEqual(self.box.asked(), [f"--quiet disable {self.unit.name}"])
+
+    def test_again(self) -> None:
+        """If a step fails, the next boot repeats it."""
+        self.box.tool("ssh-keygen", "#!/bin/sh\nexit 1\n")
+        self.assertEqual(self.boot().returncode, 1)
+        self.assertTrue(self.unit.exists())
+        self.assertEqual(self.box.asked(), [])
