@@ -55,8 +55,8 @@ def render(
         box_id_hidden=_hidden(not status.box_id),
         no_box_id_hidden=_hidden(bool(status.box_id)),
         message_html=_with_times(shown.message),
-        installed=_release(status.installed, "unknown"),
-        available=shown.newest or _release(status.available, "unknown"),
+        installed=_release(status.installed),
+        available=shown.newest or _release(status.available),
         update_hidden=_hidden(shown.action != "update"),
         check_hidden=_hidden(shown.action != "check"),
         checks_hidden=_hidden(busy or (shown.action == "check" and not has_times)),
@@ -90,6 +90,13 @@ def past_key(status: Status, shown: View) -> str:
     return f"{ended}{' told' if shown.tells_last else ''}"
 
 
+def older_texts(status: Status) -> dict[str, str]:
+    """Return the texts that the script of an older release shows until it loads this page."""
+    releases = {"installed": status.installed, "available": status.available}
+    texts = {name: re.sub("<[^>]*>", "", _release(each)) for name, each in releases.items()}
+    return {**texts, "checked": "", "outcome": ""}
+
+
 def _hidden(condition: bool) -> str:
     return "hidden" if condition else ""
 
@@ -116,7 +123,7 @@ def _stages(step: int | None) -> str:
 
 def _attempt(attempt: Attempt, now: float, *, is_told: bool) -> str:
     heading, before, without = _OUTCOMES.get(attempt.outcome, (attempt.outcome, "release of", ""))
-    release = f"{before} {_release(attempt.version, '')}" if attempt.version else without
+    release = f"{before} {_release(attempt.version)}" if attempt.version else without
     is_plain = attempt.reason == f"The box runs release {attempt.version}."
     reason = "" if is_told or is_plain else f"<p>{_with_times(attempt.reason)}</p>"
     took = wording.about(attempt.ended - attempt.started)
@@ -131,15 +138,15 @@ def _with_times(text: str) -> str:
 
     def replace(found: re.Match[str]) -> str:
         article = "The" if found[1] == "R" else "the"
-        return f"{article} release of {_release(int(found[2]), '')}"
+        return f"{article} release of {_release(int(found[2]))}"
 
     return _RELEASE.sub(replace, escape(text))
 
 
-def _release(version: int | None, unknown: str) -> str:
+def _release(version: int | None) -> str:
     # A version is the time at which the release was built.
     if version is None:
-        return unknown
+        return "unknown"
     return _element(version, lambda time: _date(time), f' title="Release {version}"')
 
 

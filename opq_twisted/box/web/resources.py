@@ -20,7 +20,7 @@ from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.events import Events
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.log import InstallerLog
-from opq_twisted.box.web.page_html import past_key, render
+from opq_twisted.box.web.page_html import older_texts, past_key, render
 from opq_twisted.box.web.view_model import view
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
@@ -68,7 +68,8 @@ def make_root(
 
     def status_of(status: Status) -> dict[str, Any]:
         shown = view(status, now())
-        return {**asdict(status), "page": {**asdict(shown), "past": past_key(status, shown)}}
+        page = {**asdict(shown), **older_texts(status), "past": past_key(status, shown)}
+        return {**asdict(status), "page": page}
 
     def history() -> dict[str, Any]:
         attempts, blocked = updater.history
@@ -89,8 +90,8 @@ def make_root(
     root.putChild(b"", GetResource(page))
     style = SHARED_STYLE + _read("page.css") + branding.style
     for name, reply in {
-        "page.css": Reply.of(OK, style.encode(), b"text/css; charset=utf-8"),
-        "page.js": Reply.of(OK, _read("page.js").encode(), b"text/javascript; charset=utf-8"),
+        "page.css": Reply.of(OK, _compact(style), b"text/css; charset=utf-8"),
+        "page.js": Reply.of(OK, _compact(_read("page.js")), b"text/javascript; charset=utf-8"),
         branding.logo_name: Reply.of(OK, branding.logo, branding.logo_type, _LOGO_HEADERS),
     }.items():
         root.putChild(name.encode(), _fixed(reply))
@@ -111,6 +112,12 @@ def make_root(
 
 def _read(name: str) -> str:
     return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _compact(source: str) -> bytes:
+    """Leave out the indentation and the comments of CSS or JavaScript, which each page takes."""
+    lines = (line.strip() for line in source.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//")).encode()
 
 
 def _fixed(reply: Reply) -> PlainResource:

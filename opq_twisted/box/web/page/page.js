@@ -23,28 +23,20 @@ function localise(time) {
 }
 
 function timeOf(seconds) {
-  const date = new Date(1000 * seconds);
-  if (!(Math.abs(seconds) < 1e11)) return String(seconds);
+  if (Math.abs(seconds) > 1e11) return String(seconds);
   const time = document.createElement("time");
-  time.dateTime = date.toISOString();
+  time.dateTime = new Date(1000 * seconds).toISOString();
+  time.dataset.near = "";
+  localise(time);
   return time;
 }
 
 function releaseOf(version) {
+  if (version > 1e11) return String(version);
   const time = timeOf(version);
-  if (time instanceof Element) {
-    time.title = `Release ${version}`;
-    localise(time);
-  }
-  return time;
-}
-
-function nearTimeOf(seconds) {
-  const time = timeOf(seconds);
-  if (time instanceof Element) {
-    time.dataset.near = "";
-    localise(time);
-  }
+  delete time.dataset.near;
+  time.title = `Release ${version}`;
+  localise(time);
   return time;
 }
 
@@ -120,9 +112,9 @@ function showReleases(next) {
   const known = (version) => version === null ? "unknown" : releaseOf(version);
   setParts("installed", [known(next.installed)]);
   setParts("available", [next.page.newest || known(next.available)]);
-  setParts("last-check", next.last_check ? [nearTimeOf(next.last_check)] : []);
+  setParts("last-check", next.last_check ? [timeOf(next.last_check)] : []);
   element("last").hidden = !next.last_check;
-  setParts("next-check", next.next_check ? [nearTimeOf(next.next_check)] : []);
+  setParts("next-check", next.next_check ? [timeOf(next.next_check)] : []);
   element("next").hidden = !next.next_check;
   element("unsigned").hidden = !next.unsigned;
   element("notes").textContent = next.notes ?? "";
@@ -143,9 +135,11 @@ function tick() {
   const page = current?.page;
   if (!page) return;
   const elapsed = (performance.now() - current.received) / 1000;
-  element("bar").hidden = page.done === null;
-  element("bar").value = Math.min(Math.max(page.limit, page.done), page.done + page.pace * elapsed);
-  const left = page.left === null ? -1 : page.left - elapsed, minutes = Math.max(1, Math.round(left / 60));
+  // An older agent, to which the box goes back, estimates nothing.
+  const done = page.done ?? -1, left = (page.left ?? -1) - elapsed;
+  const minutes = Math.max(1, Math.round(left / 60));
+  element("bar").hidden = done < 0;
+  if (done >= 0) element("bar").value = Math.min(Math.max(page.limit, done), done + page.pace * elapsed);
   element("left").textContent = left < 0 ? ""
     : left < 60 ? "less than a minute left"
     : left < 5400 ? `about ${minutes} minute${minutes === 1 ? "" : "s"} left`

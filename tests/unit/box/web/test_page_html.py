@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Status
 from opq_twisted.box.web.branding import Branding
-from opq_twisted.box.web.page_html import render
+from opq_twisted.box.web.page_html import older_texts, render
 from tests.helpers.box_fakes import NEW, OLD
 
 NOW = 1_700_100_000.0
@@ -88,6 +88,12 @@ class RenderTests(SynchronousTestCase):
         self.assertIn("ended.", self.show("message_html", FAILED, **status))
         self.assertNotIn("ended.", self.show("recent", FAILED, **status))
         self.assertNotEqual(self.show("past", **status), self.show("past", last_attempt=FAILED))
+
+    def test_older_page(self) -> None:
+        """The script of an older release, which is open in a browser, finds its texts."""
+        shown = older_texts(Status(installed=OLD))
+        self.assertEqual(shown["installed"], "14 November 2023, 22:13 UTC")
+        self.assertEqual((shown["available"], shown["checked"]), ("unknown", ""))
 
     def test_left(self) -> None:
         """The time left is shown if it is known."""
