@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from opq_twisted import __version__
-from opq_twisted.cli.program import warn
+from opq_twisted.cli.program import say_line, warn
 from opq_twisted.common import wording
 
 #: Does a command, and returns the exit code, or None for 0; its docstring is its help.
@@ -59,6 +59,10 @@ class Parser(argparse.ArgumentParser):
         mark = "" if sentence.endswith("?") else "."
         warn(f"{self.prog.partition(' ')[0]}: {sentence}{mark} Try: {self.prog} --help")
         raise SystemExit(_WRONG)
+
+    def _print_message(self, message: str, _file: object = None) -> None:
+        """Print the help or the version."""
+        say_line(message.rstrip("\n"))
 
     def _command_first(self, args: list[str]) -> list[str]:
         """Move the options that stand before the command behind it."""

@@ -1,5 +1,6 @@
 """The common options of the daemons, as plugins of twistd and as programs of their own."""
 
+import os
 import re
 import shutil
 import sys
@@ -46,8 +47,11 @@ class DaemonOptions(usage.Options):
 
     def opt_version(self) -> None:
         """Display the version, and exit."""
-        print(f"{self.program} {__version__}")
-        raise SystemExit(0)
+        _print_and_exit(f"{self.program} {__version__}")
+
+    def opt_help(self) -> None:
+        """Display this help, and exit."""
+        _print_and_exit(str(self))
 
     def getSynopsis(self) -> str:
         """Return the beginning of the usage."""
@@ -69,3 +73,13 @@ class DaemonOptions(usage.Options):
             with suppress(OSError):
                 print(f"{self.program}: {reason}{mark} Try: {self.program} --help", file=sys.stderr)
         raise WrongCommandLine(reason)
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Discard the rest, so that Python does not try to write it when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(f"The output cannot be written: {error.strerror}.") from None
+    raise SystemExit(0)

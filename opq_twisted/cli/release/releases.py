@@ -95,7 +95,7 @@ def _show(found: Inspection) -> None:
         if role.days_left is not None and role.days_left <= 0:
             left = "expired"
         keys = f"{role.threshold} of {len(role.keys)} keys ({', '.join(role.keys)})"
-        say(f"{role.role:10} {version:>10}  {left:15} {keys}")
+        say(f"{role.role:10} {version:>10}  {left:15} {keys}", indent=12)
     for channel in found.channels:
         notes = [f"release {channel.version}"]
         if channel.rollout is not None:

@@ -116,13 +116,17 @@ class Timestamper(Service):
                 failure = Alert(f"Cannot check the signed metadata in {path}: {reason}.")
             else:
                 failure = None
+                self._end_first_check()
                 if self.metadata_state.signed is not None:
                     self.signed += 1
                     self._log.info("signed {what}", what=self.metadata_state.signed)
                 for observer in self.observers:
                     observer(self.metadata_state)
         self._failure = failure
+        self._end_first_check()
         self._alert_log.log(self._alerts(now), now)
+
+    def _end_first_check(self) -> None:
         if not self.first_check.called:
             self.first_check.callback(None)
 
