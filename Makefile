@@ -13,7 +13,7 @@ ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
 	tests.unit.cli.box.test_listener_owner tests.unit.test_build_update
 
 .PHONY: help demo test unit functional test-root torture test-oldest test-newest vm-test deb deb-test \
-	image-test docs screenshots diagram fmt lint bench manuals lock clean
+	image image-test docs screenshots diagram fmt lint bench manuals lock clean
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand --tabs=13
@@ -78,6 +78,15 @@ deb: manuals ## Build the Debian package of the server, into dist/
 # ONLY=build builds it twice, and asks lintian.
 deb-test: manuals ## Install, upgrade and remove that package in a Debian of its own
 	.venv/bin/python -m tests.deb $(ONLY:%=--only=%)
+
+DOCKER ?= docker
+IMAGE := openpowerquality/opqboxupdateserver
+image: ## Build the container image of the server, and its bill of materials into dist/
+	$(DOCKER) build --file deploy/server/Dockerfile --tag $(IMAGE) \
+		--build-arg REVISION=$$(git rev-parse HEAD) .
+	mkdir -p dist
+	$(DOCKER) run --rm --entrypoint cat $(IMAGE) /usr/share/doc/opq-update-server/sbom.cdx.json \
+		>dist/opqboxupdateserver.cdx.json
 
 image-test: $(DEVELOPING) ## Try the container image of the server in podman (as root)
 	.venv/bin/python -m tests.image

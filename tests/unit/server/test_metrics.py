@@ -1,6 +1,7 @@
 """`/metrics` shows the work and the state of the server."""
 
 import os
+import re
 import shutil
 import time
 from ipaddress import ip_network
@@ -26,6 +27,7 @@ from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from tests.helpers.archives import make_archive, make_large_archive, name_of
 from tests.helpers.http_exchange import Connection
+from tests.helpers.project import PROJECT
 from tests.helpers.signed_metadata import Signed
 
 BUILT = 1500000000
@@ -276,3 +278,14 @@ class MetricsTests(SynchronousTestCase):
         series = self.series()
         for name in ("process_open_fds", "process_resident_memory_bytes"):
             self.assertGreater(series[name,], 0)
+
+    def test_alerts_and_dashboard(self) -> None:
+        """The alert rules and the dashboard use only metrics that there are."""
+        self.signed.init().publish(3, days=20)
+        self.look_at_metadata()
+        names = set(re.findall("^# TYPE ([^ ]+)", self.ask("/metrics").response().text, re.M))
+        for file in ("alerts.yaml", "dashboard.json"):
+            text = (PROJECT / "deploy" / "server" / "monitoring" / file).read_text()
+            used = set(re.findall(r"\b(?:opq|process)_[a-z_]+", text))
+            self.assertGreater(len(used), 5)
+            self.assertEqual(used - names, set(), file)
