@@ -8,10 +8,12 @@ import re
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from opq_twisted import __version__
 from opq_twisted.archive.name import UpdateName
 from tests.helpers.archives import make_archive
 from tests.vm.box import free_port
@@ -22,7 +24,7 @@ from tests.vm.releases import Keys, run
 from tests.vm.report import Broken, must, say
 from tests.vm.server import answer
 
-_PROGRAMS = ("mmdebstrap", "podman", "runc")
+_PROGRAMS = ("make", "mmdebstrap", "podman", "promtool", "runc")
 
 _IMAGE = "openpowerquality/opqboxupdateserver"
 _CONTAINER = "opq-box-update-server"
@@ -37,13 +39,38 @@ _BASE = "docker.io/library/python:3.11-slim-bookworm"
 _PACKAGES = "python3,python3-venv,ca-certificates"
 _PYTHON = "FROM localhost/debian\nRUN ln -s /usr/bin/python3 /usr/local/bin/python\n"
 
-#: Under the name of docker: docker-run.sh knows no other. Like docker it mounts no tmpfs unless it
-#: is asked to; and only a privileged root may set the limit of processes that it would set.
+#: Stand in for the images of nginx and Prometheus.
+_WEB_PACKAGES = "nginx-light,prometheus"
+_NGINX = """FROM localhost/web
+RUN useradd --system nginx && rm -r /etc/nginx/sites-enabled/default /var/lib/nginx \\
+    && mkdir /var/cache/nginx && ln -s /var/cache/nginx /var/lib/nginx \\
+    && ln -sf /dev/stderr /var/log/nginx/error.log && ln -sf /dev/stdout /var/log/nginx/access.log
+"""
+_PROMETHEUS = """FROM localhost/web
+USER 65534
+ENTRYPOINT ["/usr/bin/prometheus"]
+"""
+
+_COMPOSE = ROOT / "deploy" / "server" / "compose.yaml"
+_SIGNED = ROOT / "deploy" / "server" / "compose.signed.yaml"
+_MONITORING = ROOT / "deploy" / "server" / "monitoring"
+_PROMETHEUS_URL = "http://127.0.0.1:9090"
+
+#: Under the name of docker: docker-run.sh and the Makefile know no other. Like docker it mounts no
+#: tmpfs unless it is asked to; and only a privileged root may set the limits that it would set.
 _DOCKER = """#!/bin/sh
-[ "$1" != run ] || {{
-    shift
-    set -- run --read-only-tmpfs=false --ulimit nproc=1000:1000 "$@"
-}}
+command=$1
+case $command in
+    run | create)
+        shift
+        set -- "$command" --read-only-tmpfs=false --ulimit nproc=1000:1000 \\
+            --ulimit nofile=20000:20000 "$@"
+        ;;
+    build)
+        shift
+        set -- build --isolation chroot --network host --format docker {index} "$@"
+        ;;
+esac
 exec podman --root {folder}/storage --runroot {folder}/state --storage-driver vfs \\
     --runtime runc --cgroup-manager cgroupfs --events-backend file "$@"
 """
@@ -67,6 +94,9 @@ def main() -> int:
             build(docker, base)
             offers(docker)
             signs(docker)
+            stand_in(docker, small_system(folder, "web", _WEB_PACKAGES))
+            composes(docker)
+            composes_signed(docker)
     except Broken as error:
         print(f"failed: {error}")
         return 1
@@ -81,7 +111,8 @@ class Docker:
         self.folder = Path(self._scratch.name)
         program = self.folder / "bin" / "docker"
         program.parent.mkdir()
-        program.write_text(_DOCKER.format(folder=self.folder))
+        index = shlex.join(_package_index())
+        program.write_text(_DOCKER.format(folder=self.folder, index=index))
         program.chmod(0o755)
         return self
 
@@ -94,6 +125,12 @@ class Docker:
     def __call__(self, *arguments: str) -> str:
         """Run docker; returns its output."""
         return self.type(shlex.join(["docker", *arguments]))
+
+    def build(self, tag: str, text: str) -> None:
+        """Build an image."""
+        with tempfile.TemporaryDirectory(prefix="opq-image-") as folder:
+            (Path(folder) / "Dockerfile").write_text(text)
+            self("build", "--tag", tag, folder)
 
     def type(self, command: str) -> str:
         """Run a command of the page; returns its output."""
@@ -119,13 +156,15 @@ class Docker:
 def build(docker: Docker, base: Path) -> None:
     """Build the image on a Debian that was built here."""
     docker("import", str(base), "localhost/debian")
-    folder = docker.folder / "python"
-    folder.mkdir()
-    (folder / "Dockerfile").write_text(_PYTHON)
-    docker("build", "--isolation", "chroot", "--tag", _BASE, str(folder))
-    command = f"docker build --file deploy/server/Dockerfile --tag {_IMAGE} ."
-    here = ("--isolation", "chroot", "--network", "host", "--format", "docker", *_package_index())
-    docker.type(command.replace("build", f"build {shlex.join(here)}", 1))
+    docker.build(_BASE, _PYTHON)
+    docker.type("make image")
+    [image] = json.loads(docker("image", "inspect", _IMAGE))
+    labels = {key.rpartition(".")[2]: value for key, value in image["Config"]["Labels"].items()}
+    must(labels["version"] == __version__, f"The image has the labels {labels}.")
+    must(labels["revision"] in run(["git", "rev-parse", "HEAD"], ROOT), f"It has {labels}.")
+    bom = json.loads((ROOT / "dist" / "opqboxupdateserver.cdx.json").read_text())
+    names = {part["name"] for part in bom["components"]}
+    must({"opq_twisted", "Twisted", "tuf"} <= names, f"The bill of materials has only {names}.")
     say("passed: built")
 
 
@@ -180,6 +219,80 @@ def signs(docker: Docker) -> None:
         must(signed["meta"]["snapshot.json"]["version"] == 2, f"It signed {signed}.")
         confined(docker, _SIGNER)
     say(f"passed: signed timestamp {signed['version']}")
+
+
+def stand_in(docker: Docker, system: Path) -> None:
+    """Build images of Debian's nginx and Prometheus under the names of those in compose.yaml."""
+    docker("import", str(system), "localhost/web")
+    text = _COMPOSE.read_text()
+    for name, dockerfile in (("nginx", _NGINX), ("prom/prometheus", _PROMETHEUS)):
+        [tag] = re.findall(rf"image: ({name}:\S+)", text)
+        docker.build(f"docker.io/{'' if '/' in name else 'library/'}{tag}", dockerfile)
+
+
+@contextmanager
+def composed(docker: Docker, environment: str, *files: Path) -> Iterator[None]:
+    """Run the services but Grafana, for which Debian has no package."""
+    program = Path(sys.executable).with_name("podman-compose")
+    options = shlex.join(word for file in files for word in ("--file", str(file)))
+    compose = f"{environment} {program} --podman-path {docker.folder}/bin/docker {options}"
+    try:
+        docker.type(f"{compose} up --detach --no-build server nginx prometheus")
+        yield
+    finally:
+        docker.type(f"{compose} down --volumes")
+
+
+def composes(docker: Docker) -> None:
+    """Run the server behind nginx, with Prometheus."""
+    docker.type(f"promtool test rules {_MONITORING}/alerts-test.yaml")
+    port = free_port()
+    with composed(docker, f"PORT={port} UPDATES_DIR={docker.folder}/updates", _COMPOSE):
+        archive = UpdateName(_VERSION)
+        must(answer(f"http://127.0.0.1:{port}/ls") == f"{archive}\n", "nginx lists nothing.")
+        headers = docker.type(f"curl -sfI http://127.0.0.1:{port}/update/{archive}")
+        must("X-Cache-Status: MISS" in headers, f"nginx caches no archive:\n{headers}")
+        status = docker.type(
+            f"curl -so /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/metrics"
+        )
+        must(status == "403", f"Everybody may read the metrics: {status}.")
+        observed()
+    say("passed: composed, with a cache and a Prometheus that knows the alerts")
+
+
+def observed() -> None:
+    """Wait until Prometheus has asked the server; check that it knows the alert rules."""
+    deadline = time.monotonic() + 90
+    while "up" not in (found := healths()):
+        must(time.monotonic() < deadline, f"Prometheus does not reach the server: {found}.")
+        time.sleep(1)
+    rules = json.loads(answer(f"{_PROMETHEUS_URL}/api/v1/rules"))["data"]["groups"][0]["rules"]
+    must(all(rule["health"] in ("ok", "unknown") for rule in rules), f"Not so: {rules}")
+    must("OpqServerDown" in {rule["name"] for rule in rules}, f"The rules are {rules}.")
+
+
+def healths() -> list[str]:
+    """Return what Prometheus says of its targets."""
+    targets = json.loads(answer(f"{_PROMETHEUS_URL}/api/v1/targets"))["data"]["activeTargets"]
+    return [target["health"] for target in targets]
+
+
+def composes_signed(docker: Docker) -> None:
+    """Run the server with a key behind nginx."""
+    updates = docker.folder / "keys" / "updates"
+    (updates / "tuf" / "timestamp.json").unlink()
+    port = free_port()
+    environment = shlex.join(
+        (
+            *("env", f"PORT={port}", f"UPDATES_DIR={updates}", f"TUF_OWNER={_SIGNER}:{_SIGNER}"),
+            f"TIMESTAMP_KEY={docker.folder}/timestamp.pem",
+            f"TIMESTAMP_PASSPHRASE={docker.folder}/timestamp.passphrase",
+        )
+    )
+    with composed(docker, environment, _COMPOSE, _SIGNED):
+        signed = json.loads(answer(f"http://127.0.0.1:{port}/tuf/timestamp.json"))["signed"]
+        must(signed["meta"]["snapshot.json"]["version"] == 2, f"It signed {signed}.")
+    say("passed: composed, with signed releases")
 
 
 def confined(docker: Docker, user: int) -> None:
