@@ -1,5 +1,6 @@
 """Listens for HTTP on a port, or explains in a sentence why it cannot."""
 
+import errno
 import os
 from contextlib import suppress
 from typing import Any
@@ -46,9 +47,11 @@ class Listener(MultiService):
             assert self._service._waitingForPort is not None
             self._service._waitingForPort.addCallback(self._listening)
         except (CannotListenError, OverflowError, OSError, TypeError) as error:
+            why, remedy = reason(error), "Stop what listens there"
+            if why == os.strerror(errno.EACCES):
+                remedy = "Allow this user ports below 1024 (CAP_NET_BIND_SERVICE)"
             raise CannotStart(
-                f"Cannot listen on port {self._port}: {reason(error)}. "
-                "Stop what listens there, or choose another --port."
+                f"Cannot listen on port {self._port}: {why}. {remedy}, or choose another --port."
             ) from None
 
     def _listening(self, port: IListeningPort) -> IListeningPort:

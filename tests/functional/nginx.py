@@ -17,6 +17,7 @@ from tests.functional.processes import ROOT, TIMEOUT, Server, require
 from tests.functional.update_server import started
 
 SITE = ROOT / "deploy" / "server" / "nginx-site.conf"
+TLS = ROOT / "deploy" / "server" / "nginx-tls.conf"
 
 #: The rest of the configuration; all files that nginx writes are in one folder.
 CONFIGURATION = """\
@@ -89,16 +90,28 @@ def free_port() -> int:
 
 def configure(folder: Path, port: int, origins: tuple[str, ...]) -> None:
     """Write the shipped site with other ports, servers and cache folders."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     site = replaced(SITE.read_text(), "listen 80;", f"listen 127.0.0.1:{port};")
     site = replaced(site, "listen [::]:80;", "")
     servers = "".join(f"server {origin.removeprefix('http://')};" for origin in origins)
     site = replaced(site, "server 127.0.0.1:8151;", servers)
     site = replaced(site, "/var/cache/nginx/opq-updates", f"{folder}/cache")
+    site = replaced(site, "/var/www/html", f"{folder}/html")
     (folder / "site.conf").write_text(site)
     # Another user cannot enter a test's folder.
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(CONFIGURATION.format(user=user, folder=folder))
+
+
+def use_tls(folder: Path) -> int:
+    """Write the shipped settings for TLS with another port and certificate; returns the port."""
+    port = free_port()
+    settings = replaced(TLS.read_text(), "listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+    settings = replaced(settings, "listen [::]:443 ssl;", "")
+    settings = settings.replace("/etc/letsencrypt/live/updates.example.org", str(folder))
+    (folder / "snippets").mkdir(parents=True)
+    (folder / "snippets" / "opq-updates-tls.conf").write_text(settings)
+    return port
 
 
 async def in_front_of(spawn: StartDaemon, folder: Path, *origins: str) -> Server:

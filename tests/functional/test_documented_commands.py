@@ -132,6 +132,14 @@ ELSEWHERE = {
 #: Commands that no test runs, and what such a test would need.
 UNTRIED = {
     "nginx -t && systemctl reload nginx": "a machine with systemd and nginx",
+    "apt-get install certbot": "a public server",
+    "certbot certonly --webroot --webroot-path /var/www/html --domain updates.example.org "
+    '--deploy-hook "systemctl reload nginx"': "a public server",
+    "certbot certonly --standalone --domain updates.example.org "
+    "--deploy-hook /etc/opq/copy-certificate": "a public server",
+    "editor /etc/nginx/snippets/opq-updates-tls.conf": "a person",
+    "curl -sI https://updates.example.org/": "a public server",
+    "certbot renew --dry-run": "a public server",
     "ssh opq@opq-box-7.local": "another machine",
     'aws s3 cp "$name" "s3://BUCKET/update/$name" --content-type application/octet-stream '
     "--cache-control 'public, max-age=31536000, immutable'": "an account",
@@ -189,6 +197,11 @@ TYPED = {
     "cp deploy/server/nginx-site.conf /etc/nginx/sites-available/opq-updates",
     "ln -s ../sites-available/opq-updates /etc/nginx/sites-enabled/",
     "rm /etc/nginx/sites-enabled/default",
+    "cp deploy/server/nginx-tls.conf /etc/nginx/snippets/opq-updates-tls.conf",
+    "install -D -m 644 deploy/server/low-port.conf "
+    "/etc/systemd/system/opq-update-server.service.d/low-port.conf",
+    "cd /var/opq/box-updates && ls -v opq-box-update-*.tar.bz2 | head --lines=-5 | "
+    "xargs --no-run-if-empty rm --verbose",
     "opq-update-server --mirror https://mirror.example.org/opq",
     "name=opq-box-update-1547860803.tar.bz2",
     "curl -sf -r 0-99 -H 'Accept-Encoding: gzip, bzip2' -o /dev/null -D - "
@@ -296,7 +309,7 @@ class Place:
         self.box.root = folder / "etc" / "opq" / "root.json"
         self.box.state_dir = folder / "state"
         self.box.use_installed_agent()
-        etc = ("systemd/system", "nginx/sites-available", "nginx/sites-enabled")
+        etc = ("systemd/system", "nginx/snippets", "nginx/sites-available", "nginx/sites-enabled")
         for each in (*(f"etc/{name}" for name in etc), "home/opq", "bin"):
             (folder / each).mkdir(parents=True)
         (folder / "etc" / "nginx" / "sites-enabled" / "default").touch()
@@ -429,7 +442,7 @@ async def on_the_server(place: Place, parts: Iterable[Block]) -> None:
         out = await place.type(block, place.checkout)
         if block.section == "Archives in an object store, or on a CDN":
             assert out.startswith("HTTP/1.1 206 ")
-        if block.section == "TLS" and "RENEWED" in block.script:
+        if "RENEWED" in block.script:
             folder = place.folder / "etc" / "opq" / "tls"
             key, certificate = folder / "privkey.pem", folder / "fullchain.pem"
             assert parse_ssl(f"ssl:8443:privateKey={key}:certKey={certificate}") is not None

@@ -1,7 +1,9 @@
 """More than one machine: Debian's nginx as a cache in front, mirrors, and several servers."""
 
+import os
 import re
 import shutil
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,10 +18,11 @@ from opq_twisted.server.web import long_poll
 from tests.functional import box
 from tests.functional.box import RawServer, http
 from tests.functional.conftest import StartDaemon
-from tests.functional.nginx import SITE, Answer, ask, cached, fetch, in_front_of
+from tests.functional.nginx import SITE, Answer, ask, cached, fetch, in_front_of, use_tls
 from tests.functional.processes import TIMEOUT, Server, run, until
 from tests.functional.update_server import metrics, started
 from tests.helpers.archives import make_archive, make_large_archive
+from tests.helpers.certificates import make_certificate
 
 #: The size in bytes of an archive that needs several writes.
 LARGE = 6_000_000
@@ -253,6 +256,33 @@ async def test_metrics(start: StartDaemon, spawn: StartDaemon, updates: Path) ->
         answer = await ask(nginx, path, source="127.0.0.2")
         assert answer.status in (403, 404), path
         assert b"opq_archives" not in answer.body
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """nginx has TLS beside the plain port, answers certbot, and reads a renewed certificate."""
+    folder = updates.parent / "nginx"
+    port = use_tls(folder)
+    key, certificate = folder / "privkey.pem", folder / "fullchain.pem"
+    make_certificate(key, certificate)
+    challenge = folder / "html" / ".well-known" / "acme-challenge" / "token"
+    challenge.parent.mkdir(parents=True)
+    challenge.write_text("answer")
+    publish(updates, 1)
+    _, nginx = await cached(start, spawn, updates)
+    assert (await ask(nginx, "/.well-known/acme-challenge/token")).body == b"answer"
+    url = f"https://127.0.0.1:{port}/version"
+
+    async def trusted() -> tuple[int, str, str]:
+        return await run("curl", "-sf", "--cacert", str(certificate), url)
+
+    assert await trusted() == (0, "1", "")
+    assert (await ask(nginx, "/version")).body == b"1"
+    make_certificate(key, certificate)
+    assert (await trusted())[0] != 0
+    # As `systemctl reload nginx` does.
+    os.kill(nginx.pid, signal.SIGHUP)
+    await until(trusted, lambda answer: answer == (0, "1", ""))
 
 
 @pytest_twisted.ensureDeferred

@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from opq_twisted.common.errors import CannotStart
+from opq_twisted.http import endpoints
 from opq_twisted.http.endpoints import EveryAddress
 from opq_twisted.http.listener import Listener, make_endpoint
 from opq_twisted.http.site import BoundedSite
@@ -46,6 +47,20 @@ class CannotStartTests(SynchronousTestCase):
         self.assertIn(f"Cannot listen on port {port}: ", str(error))
         self.assertIn("choose another --port", str(error))
         self.assertEqual(error.code, str(error))
+
+    def test_not_allowed(self) -> None:
+        """The error says what an ordinary user lacks for a low port."""
+
+        def bound(_port: int) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        self.patch(endpoints, "_bound", bound)
+        error = self.assertRaises(CannotStart, Listener("80", site()).privilegedStartService)
+        self.assertEqual(
+            str(error),
+            "Cannot listen on port 80: Permission denied. Allow this user ports below 1024 "
+            "(CAP_NET_BIND_SERVICE), or choose another --port.",
+        )
 
     def test_too_high(self) -> None:
         """The error names a number that is too high for a TCP port."""
