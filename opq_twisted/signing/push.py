@@ -122,7 +122,9 @@ class Push:
             self.destination.send(list(self._signed_archives(current)))
             # Again, because large archives take their time.
             self.check(current)
-            self.destination.send(list(self._metadata()), "tuf/")
+            # In this order no file leads to one that is missing, and the server logs no warning.
+            for role in (Targets.type, Snapshot.type, Root.type):
+                self.destination.send(self._metadata(role), "tuf/")
         return current
 
     def _signed_archives(self, current: MetadataSet) -> Iterator[Path]:
@@ -137,10 +139,9 @@ class Push:
                     )
                 yield path
 
-    def _metadata(self) -> Iterator[Path]:
-        for role in (Root.type, Targets.type, Snapshot.type):
-            for number in self.repository.numbers(role):
-                yield self.repository.folder / f"{number}.{role}.json"
+    def _metadata(self, role: str) -> list[Path]:
+        numbers = self.repository.numbers(role)
+        return [self.repository.folder / f"{number}.{role}.json" for number in numbers]
 
     def wait(self, current: MetadataSet) -> None:
         """

@@ -9,7 +9,7 @@ from pathlib import Path
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.cli.program import say
 from opq_twisted.cli.release.prompts import confirm
-from opq_twisted.cli.release.releases import make_signer
+from opq_twisted.cli.release.releases import NOT_SENT, make_signer
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import InvalidName, ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import ProgressBar
@@ -28,12 +28,12 @@ def publish_archive(options: argparse.Namespace) -> int:
     terms = _confirmed_terms(options)
     _publish(options, terms)
     if not options.dry_run:
-        say("Boxes see it as soon as it is on the server: opq-release push sends it there.")
+        say(NOT_SENT)
     return 0
 
 
 def push(options: argparse.Namespace) -> int:
-    """Send everything to the server, and wait until boxes see it; publish an archive before."""
+    """Publish an archive if one is given, send all to the server, and wait until boxes see it."""
     terms = None if options.archive is None else _confirmed_terms(options)
     if terms is None:
         _require_no_terms(options)

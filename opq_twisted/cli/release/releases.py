@@ -14,6 +14,12 @@ from opq_twisted.signing.signer import RepositorySigner
 from opq_twisted.signing.status import Inspection, inspect
 from opq_twisted.signing.withdraw import withdraw
 
+#: What to do after a change.
+NOT_SENT = (
+    "Boxes see it when the server has announced it. To a server on another machine, opq-release "
+    "push sends it."
+)
+
 #: The exit code of `status` if something needs attention.
 _NEEDS_ATTENTION = 1
 
@@ -26,6 +32,7 @@ def withdraw_release(options: argparse.Namespace) -> int:
         f"{done.offered.version} to all boxes. Boxes that have the withdrawn one keep it."
     )
     _warn_of_archive(done.unused)
+    say(NOT_SENT)
     return 0
 
 
@@ -51,6 +58,7 @@ def resign(options: argparse.Namespace) -> int:
     """Sign targets and snapshot again, for a year."""
     make_signer(options).resign()
     say("Targets and snapshot are signed again, for a year.")
+    say(NOT_SENT)
     return 0
 
 
@@ -67,6 +75,7 @@ def drop(options: argparse.Namespace) -> int:
         say(f"The channel {channel} is removed: its boxes keep the release that they have.")
     for archive in archives:
         _warn_of_archive(archive)
+    say(NOT_SENT)
     return 0
 
 

@@ -291,6 +291,17 @@ class WithdrawalTests(PublicationCase):
         self.assertEqual(withdraw(self.signer, "stable").offered.version, OLD)
         self.assert_served(OLD)
 
+    def test_put_back(self) -> None:
+        """An archive that was gone for a while, and not signed meanwhile, is signed again."""
+        for version in (OLD, NEW):
+            self.offer(self.archive(version))
+        (self.updates / name_of(OLD)).unlink()
+        publish(self.signer, self.archive(NEW), Terms("beta"), lambda _: None)
+        self.assertNotIn(name_of(OLD), self.newest("targets").targets)
+        self.archive(OLD, where=self.updates)
+        withdraw(self.signer, "stable")
+        self.assertIn(name_of(OLD), self.newest("targets").targets)
+
     def test_named(self) -> None:
         """Any earlier release can be named."""
         self.offer(self.archive(OLD))
