@@ -42,6 +42,8 @@ _LOG_ROOM = 64 * 1024
 _LOG_END = 4096
 #: Characters.
 _MAX_REASON = 300
+#: The standard script's sentences begin with this.
+_PREFIX = f"{INSTALL_SCRIPT}: "
 
 #: The messages of programs when the machine is short of something; dash gives no reason.
 _SHORTAGES = (
@@ -57,6 +59,10 @@ status=0
 printf '%s\\n' "$status" >"$2.new" && sync "$2.new" && mv "$2.new" "$2"
 exit "$status"
 """
+
+
+def _own_words(line: str) -> str:
+    return "".join(filter(str.isprintable, line.removeprefix(_PREFIX)))[:_MAX_REASON]
 
 
 class Installer:
@@ -118,7 +124,10 @@ class Installer:
                 raise NotStarted(f"The install script was not started: {reason}.")
             if status == BOX_AT_FAULT:
                 raise self.box_at_fault()
-            raise InstallFailed(f"{INSTALL_SCRIPT} {result}. See {self._log}.")
+            # Other scripts than the standard one may end with any line.
+            line = self._last_line
+            said = f": {_own_words(line).rstrip('.')}" if line.startswith(_PREFIX) else ""
+            raise InstallFailed(f"{INSTALL_SCRIPT} {result}{said}. See {self._log}.")
 
     def _start(self, folder: Path, version: int) -> Deferred[ProcessResult]:
         return self._units.run(
@@ -138,10 +147,9 @@ class Installer:
 
     def box_at_fault(self) -> BoxAtFault:
         """Make the error of a script that blames the box; its last line is the reason."""
-        line = self._log_end.strip().rpartition("\n")[2].removeprefix(f"{INSTALL_SCRIPT}: ")
-        reason = "".join(filter(str.isprintable, line))[:_MAX_REASON]
         return BoxAtFault(
-            reason or f"{INSTALL_SCRIPT} found this box at fault, and gave no reason.",
+            _own_words(self._last_line)
+            or f"{INSTALL_SCRIPT} found this box at fault, and gave no reason.",
             touched=False,
         )
 
@@ -155,6 +163,10 @@ class Installer:
         log_end = self._log_end
         found = next((message for message in _SHORTAGES if message in log_end), None)
         return found and f"The box lacked resources meanwhile: {found}."
+
+    @property
+    def _last_line(self) -> str:
+        return self._log_end.strip().rpartition("\n")[2]
 
     @property
     def _log_end(self) -> str:

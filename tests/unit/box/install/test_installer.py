@@ -94,7 +94,7 @@ class InstallTests(InstallerCase):
         self.assertNotEqual(int(self.log.read_text()), os.getsid(0))
 
     async def test_failure(self) -> None:
-        """The error of a failed script has its status, and the path of its log."""
+        """The error has the script's status, the path of its log, and the script's own reason."""
         sentence = await self.failure(self.install("echo no tape; exit 7"))
         self.assertEqual(
             sentence,
@@ -102,6 +102,10 @@ class InstallTests(InstallerCase):
         )
         self.assertEqual(self.status(), "7\n")
         self.assertEqual(self.log.read_text(), "no tape\n")
+        sentence = await self.failure(self.install("echo install_update.sh: no tape.; exit 1"))
+        self.assertEqual(
+            sentence, f"install_update.sh ended with exit status 1: no tape. See {self.log}."
+        )
 
     async def test_not_executable(self) -> None:
         """A script that is not executable is a failed install; the log has the reason."""
