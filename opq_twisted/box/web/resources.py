@@ -90,7 +90,9 @@ def make_root(
     root.putChild(b"", GetResource(page))
     style = SHARED_STYLE + _read("page.css") + branding.style
     for name, reply in {
-        "page.css": Reply.of(OK, _compact(style), b"text/css; charset=utf-8"),
+        "page.css": Reply.of(
+            OK, _compact(style.replace(": ", ":").replace(" {", "{")), b"text/css; charset=utf-8"
+        ),
         "page.js": Reply.of(OK, _compact(_read("page.js")), b"text/javascript; charset=utf-8"),
         branding.logo_name: Reply.of(OK, branding.logo, branding.logo_type, _LOGO_HEADERS),
     }.items():

@@ -109,7 +109,7 @@ class PageTests(WebCase):
         """The header and the title name the box."""
         self.bench.board.publish(name="<Kitchen>", box_id=7)
         text = self.ask("GET", "/").text
-        self.assertIn('<strong id="name">&lt;Kitchen&gt;</strong>', text)
+        self.assertIn("<strong>&lt;Kitchen&gt;</strong>", text)
         self.assertRegex(text, "<title>[^<]+ · &lt;Kitchen&gt; 7 · OPQ Box</title>")
         self.assertIn("hidden>This box has no number.", text)
         self.bench.board.publish(box_id=0)
