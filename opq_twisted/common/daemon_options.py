@@ -53,6 +53,8 @@ class DaemonOptions(usage.Options):
         """Display this help, and exit."""
         _print_and_exit(str(self))
 
+    opt_h = opt_help
+
     def getSynopsis(self) -> str:
         """Return the beginning of the usage."""
         return f"Usage: {self.program} [options]"

@@ -72,4 +72,5 @@ class DaemonOptionsTests(SynchronousTestCase):
         code, out, _ = run_main(parse, "--help")
         self.assertEqual((code, out[:22]), (0, "Usage: frog [options]\n"))
         self.assertLess(max(map(len, out.splitlines())), 41)
+        self.assertEqual(run_main(parse, "-h")[:2], (0, out))
         self.assertEqual(run_main(parse, "--version"), (0, f"frog {__version__}\n", ""))
