@@ -49,6 +49,13 @@ until journalctl --unit {_NAME} | grep signed; do sleep 1; done
 {_ASK.format(f"{PAGE}/missing")} && exit 1
 until journalctl --unit {_NAME} --output cat | grep '"status": [45]'; do sleep 1; done
 """
+_LOW_PORT = f"""set -eu
+install -D -m 644 /medium/low-port.conf /etc/systemd/system/{_NAME}.service.d/low-port.conf
+echo PORT=80 >>/etc/default/{_NAME}
+systemctl daemon-reload && systemctl restart {_NAME}
+{_UNTIL_IT_ANSWERS.format(80)}
+echo PORT={PAGE} >>/etc/default/{_NAME}
+"""
 _BY_HAND = f"""set -eu
 systemctl disable --now {_NAME}
 userdel {_NAME}
@@ -76,6 +83,7 @@ def lives(box: VmBox) -> str:
     if user != _NAME:
         raise Broken(f"The server runs as {user}.")
     shell.run(_LOGS, seconds=BOOT)
+    shell.run(_LOW_PORT, seconds=BOOT)
     shell.run(_BY_HAND, seconds=BOOT)
     shell.run(f"dpkg --purge {_NAME}", seconds=_INSTALL)
     shell.run(f"! systemctl is-active {_NAME} && test ! -e {_HOME} -a ! -e /etc/default/{_NAME}")
@@ -87,9 +95,10 @@ def _medium(box: VmBox) -> Path:
     """Make the operator's files: the package, the metadata and the timestamp's key."""
     folder = box.folder / "medium"
     run([str(_SERVER / "build-deb"), str(folder)])
-    # This is an example of the package, and examples are not installed in this machine.
+    # These are examples of the package, and examples are not installed in this machine.
     drop_in = (_SERVER / "timestamp.conf").read_text().replace(f"/opt/{_NAME}", _HOME)
     (folder / "timestamp.conf").write_text(drop_in)
+    shutil.copy(_SERVER / "low-port.conf", folder)
     shutil.copy(box.keys.timestamp, folder / "key")
     shutil.copy(box.keys.passphrase, folder / "passphrase")
     not_signed_here = shutil.ignore_patterns("timestamp.json")
