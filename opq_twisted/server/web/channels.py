@@ -71,7 +71,7 @@ def _sentences(offer: Offer, offered: Snapshot) -> list[str]:
     if offer.allow_downgrade:
         sentences.append("Boxes with a newer release may go back to it.")
     if offered.find(str(UpdateName(offer.version))) is None:
-        sentences.append("Its archive is not here, so no box can download it.")
+        sentences.append(f"No box can download {newest}: its archive is not here.")
     return sentences
 
 

@@ -395,7 +395,11 @@ class ProblemTests(PageTestCase):
             problem,
         )
         self.assertIn(f"copy {path.name} to this server", problem)
-        self.assertIn("Its archive is not here, so no box can download it.", self.page().text)
+        self.assertIn(
+            "No box can download the release of 19 January 2019, 01:20 UTC: its archive is not "
+            "here.",
+            self.page().text,
+        )
 
     def test_not_whole(self) -> None:
         """An update that is not offered is named with the reason; other files are not named."""
