@@ -64,7 +64,9 @@ class Destination:
         :raises ReleaseFailed: if that fails. An interrupted copy is continued the next time.
         """
         if files:
-            shown = ["--info=progress2"] if sys.stdout is not None and sys.stdout.isatty() else []
+            is_seen = sys.stdout is not None and sys.stdout.isatty()
+            # Of archives only, because the files in folders are small.
+            shown = ["--info=name1,progress1"] if is_seen and not folder else []
             # Readable by the server's user, whatever the umask there is.
             options = ("-Ltp", "--chmod=F644", "--partial-dir=.rsync-partial", *shown)
             paths = (os.path.abspath(file) for file in files)
