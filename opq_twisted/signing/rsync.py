@@ -161,7 +161,9 @@ def _shared_login(host: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="opq-push-", dir="/tmp") as folder:
         # The path is short: a socket's has at most 108 bytes.
         path = f"-oControlPath={folder}/ssh"
-        yield f"ssh -oControlMaster=auto -oControlPersist=60 {path}"
-        if os.path.exists(f"{folder}/ssh"):
-            command = ["ssh", path, "-O", "exit", "--", host]
-            subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield f"ssh -oControlMaster=auto -oControlPersist=60 {path}"
+        finally:
+            if os.path.exists(f"{folder}/ssh"):
+                command = ["ssh", path, "-O", "exit", "--", host]
+                subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -88,6 +88,14 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(len(lines), 2)
         paths = {word for line in lines for word in line.split() if "ControlPath" in word}
         self.assertEqual(len(paths), 1)
+        self.log.unlink()
+        with self.assertRaises(SystemExit), connected(f"server:{self.there}") as destination:
+            destination.send([file], "tuf/")
+            [path] = (word for word in self.log.read_text().split() if "ControlPath" in word)
+            Path(path.partition("=")[2]).touch()
+            raise SystemExit(130)
+        end = self.log.read_text().splitlines()[-1]
+        self.assertEqual(end, f"{path} -O exit -- server", "the login ends with the command")
         self.set_environment("RSYNC_RSH", f"{self.bin}/ssh -p 22")
         self.log.unlink()
         with connected(f"server:{self.there}") as destination:
