@@ -81,10 +81,14 @@ ELSEWHERE = {
     "make deb": (_DEB, "deploy/server/build-deb"),
     "apt-get install ./dist/opq-update-server_*.deb": (_DEB, "apt-get install"),
     "apt-get install debhelper dpkg-dev make python3-venv": (".ci/run", "debhelper"),
-    "docker build --file deploy/server/Dockerfile --tag openpowerquality/opqboxupdateserver .": (
-        _IMAGE,
-        "docker build --file deploy/server/Dockerfile --tag ",
-    ),
+    "make image": (_IMAGE, 'type("make image")'),
+    "docker compose -f deploy/server/compose.yaml up --detach --build": (_IMAGE, "up --detach"),
+    "curl http://localhost:8151/ls": ("tests/functional/test_listing_page.py", "/ls"),
+    "export TIMESTAMP_KEY=/etc/opq/timestamp.pem "
+    "TIMESTAMP_PASSPHRASE=/etc/opq/timestamp.passphrase": (_IMAGE, "TIMESTAMP_KEY="),
+    "export TUF_OWNER=$(stat -c %u:%g /var/opq/box-updates/tuf)": (_IMAGE, "TUF_OWNER="),
+    "docker compose -f deploy/server/compose.yaml -f deploy/server/compose.signed.yaml "
+    "up --detach --build": (_IMAGE, "composes_signed"),
     "deploy/server/docker-run.sh": (_IMAGE, "docker-run.sh"),
     'OPTIONS="--metrics-from 172.17.0.0/16" deploy/server/docker-run.sh': (
         _IMAGE,
