@@ -42,7 +42,7 @@ function releaseOf(version) {
 
 // Each release in a text is shown as the time at which it was built.
 function withTimes(text) {
-  const [before, letter, version, ...rest] = text.split(RELEASE);
+  const [before, letter, version] = text.split(RELEASE);
   if (version === undefined) return [text];
   const after = text.slice(before.length + "release ".length + version.length);
   return [`${before}${letter === "R" ? "The" : "the"} release of `, releaseOf(+version),
