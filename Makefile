@@ -151,6 +151,7 @@ lock: build/uv/bin/uv ## Renew constraints*.txt and the *.lock files (UPGRADE=1:
 	$(HASH) --output-file requirements.lock requirements.txt
 	echo pip | $(HASH) --output-file requirements-pip.lock -
 	echo setuptools | $(HASH) --output-file requirements-build.lock -
+	echo cyclonedx-bom | $(HASH) --output-file requirements-sbom.lock -
 
 clean: ## Remove everything that these targets make
 	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .import_linter_cache \

@@ -12,7 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.helpers.project import PROJECT
 
-LOCKS = ("requirements.lock", "requirements-pip.lock", "requirements-build.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-pip.lock",
+    "requirements-build.lock",
+    "requirements-sbom.lock",
+)
 
 #: Where packages are installed for others than developers.
 INSTALLERS = (
@@ -65,6 +70,7 @@ class LockTests(SynchronousTestCase):
             "requirements.lock": requirements("requirements.txt"),
             "requirements-build.lock": [Requirement(text) for text in build],
             "requirements-pip.lock": [Requirement("pip")],
+            "requirements-sbom.lock": [Requirement("cyclonedx-bom")],
         }
         for name in LOCKS:
             for requirement in asked[name]:
@@ -127,11 +133,11 @@ class InstallerTests(SynchronousTestCase):
 
     def test_lock_files_are_copied(self) -> None:
         """The image and the Debian package are built where the files lie that they name."""
-        for name, copied in (
-            ("deploy/server/Dockerfile", ".dockerignore"),
-            ("deploy/server/debian/rules", "deploy/server/build-deb"),
+        for name, copied, count in (
+            ("deploy/server/Dockerfile", ".dockerignore", 3),
+            ("deploy/server/debian/rules", "deploy/server/build-deb", 2),
         ):
             locks = re.findall(r"--requirement (\S+)", read(name))
-            self.assertEqual(len(locks), 2)
+            self.assertEqual(len(locks), count)
             for lock in locks:
                 self.assertRegex(read(copied), rf"[!\s]{re.escape(lock)}\s")
