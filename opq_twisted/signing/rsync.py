@@ -17,7 +17,7 @@ from opq_twisted.trust.tuf_client import max_size
 #: `HOST:PATH` of rsync, with a user before it; no part can be taken for an option, or for more than
 #: one word by a shell on the server.
 _REMOTE = re.compile(
-    r"((?:\w[\w.+-]*@)?(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]))::?[\w./~][\w./~+=,@%-]*", re.ASCII
+    r"((?:\w[\w.+-]*@)?(?:\w[\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\]))::?[\w./~][\w./~+=,@%-]*"
 )
 
 #: Seconds without a byte after which rsync gives up.

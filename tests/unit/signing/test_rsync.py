@@ -32,6 +32,7 @@ class DestinationTests(SynchronousTestCase):
             ("anna@updates.example.org:box-updates/", "anna@updates.example.org"),
             ("[2001:db8::7]:/x", "[2001:db8::7]"),
             ("server::module/x", "server"),
+            ("server:/home/jörg/updates", "server"),
             (folder, None),
             (f"./{folder}/", None),
         ):
