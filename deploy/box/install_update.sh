@@ -732,7 +732,7 @@ install_sample_configuration() {
         mkdir -p "${CONFIG%/*}"
         cp "$release/$AGENT/${CONFIG##*/}" "$CONFIG.new"
         put_in_place "$CONFIG.new" "$CONFIG"
-        say "Put a sample configuration at $CONFIG. After the reboot, name your update server:" \
+        say "Wrote a sample configuration to $CONFIG. After the reboot, name your update server:" \
             "opq-box setup --server URL"
     fi
 }
@@ -753,7 +753,7 @@ install_trusted_root() {
         mkdir -p "${ROOT%/*}"
         install -m 0644 root.json "$ROOT.new"
         put_in_place "$ROOT.new" "$ROOT"
-        say "Put a trusted root at $ROOT: the agent now verifies the signatures of updates."
+        say "Wrote the trusted root to $ROOT: the agent now verifies the signatures of updates."
     fi
 }
 

@@ -5,5 +5,5 @@ set -eu
 if [ ! -e /etc/mysensor.conf ]; then
     cp mysensor.conf /etc/.mysensor.conf.new
     mv /etc/.mysensor.conf.new /etc/mysensor.conf
-    echo "Put the settings of the sensor at /etc/mysensor.conf."
+    echo "Wrote the settings of the sensor to /etc/mysensor.conf."
 fi

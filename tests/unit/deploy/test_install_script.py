@@ -266,7 +266,7 @@ class ManagedTests(InstallCase):
                 "reboot",
             ],
         )
-        self.assertIn("Put a sample configuration at /etc/opq/opqbox_config.json", said)
+        self.assertIn("Wrote a sample configuration to /etc/opq/opqbox_config.json", said)
         self.assertEqual(
             {path.name for path in self.box.units.iterdir()},
             {"opq-box-agent.service", "opq-triggering.service", *RESCUE_UNITS},

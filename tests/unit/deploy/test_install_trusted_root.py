@@ -12,7 +12,7 @@ class TrustedRootTests(InstallCase):
         root.write_text("new")
         root.chmod(0o700)
         said = self.box.install(100, managed=True)
-        self.assertIn("Put a trusted root at /etc/opq/root.json", said)
+        self.assertIn("Wrote the trusted root to /etc/opq/root.json", said)
         self.assertEqual(self.box.root.read_text(), "new")
         self.assertEqual(self.box.root.stat().st_mode & 0o7777, 0o644)
         self.assertFalse(self.box.root.is_symlink())
@@ -34,7 +34,7 @@ class TrustedRootTests(InstallCase):
         (self.box.folder / "opq-box-update-100" / "kernel" / "install.sh").unlink()
         said = self.box.install(100, managed=True)
         put, enabled, live = map(
-            said.index, ("Put a trusted root", "Enabling", "Release 100 is now current.")
+            said.index, ("Wrote the trusted root", "Enabling", "Release 100 is now current.")
         )
         self.assertTrue(enabled < put < live, said)
 
