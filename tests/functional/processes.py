@@ -80,9 +80,9 @@ class Daemon(ProcessProtocol):
         self._ended.append(ended)
         return await ended.addTimeout(TIMEOUT, reactor)
 
-    async def refuses_to_start(self, *sentences: str) -> None:
-        """Wait until the program ends with status 1, these sentences, and without a traceback."""
-        assert await self.ends() == 1
+    async def refuses_to_start(self, *sentences: str, status: int = 1) -> None:
+        """Wait until the program ends with a status, these sentences, and without a traceback."""
+        assert await self.ends() == status
         for sentence in sentences:
             assert sentence in self.output
         assert "Traceback" not in self.output

@@ -282,12 +282,12 @@ async def test_output_that_nobody_reads(updates: Path, clients: ExitStack) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_bad_options(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
-    """An invalid option ends the process with status 1 and a sentence."""
-    for option, value, sentence in (
-        ("--mirror", "mirror.example.org", "give a URL such as"),
-        ("--heartbeat", "0", "--heartbeat 0: give a number from 0.1 to 86400."),
-        ("--max-downloads", "none", "--max-downloads none: give a number from 1 to 1000000."),
-        ("--access-log", tmp_path / "missing" / "log", "Cannot write the access log"),
+    """An invalid option ends the process with status 2 and a sentence, a bad file with 1."""
+    for option, value, sentence, status in (
+        ("--mirror", "mirror.example.org", "give a URL such as", 2),
+        ("--heartbeat", "0", "--heartbeat 0: give a number from 0.1 to 86400.", 2),
+        ("--max-downloads", "none", "--max-downloads none: give a number from 1 to 1000000.", 2),
+        ("--access-log", tmp_path / "missing" / "log", "Cannot write the access log", 1),
     ):
         server = start("opq-update-server", "--updates-dir", updates, option, value)
-        await server.refuses_to_start(sentence)
+        await server.refuses_to_start(sentence, status=status)
