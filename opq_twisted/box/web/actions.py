@@ -138,11 +138,15 @@ class BoxUpdate(Action):
 
     async def act(self, request: BoundedRequest) -> Reply:
         """Start an update: 202; 409 if one is under way, 200 if there is nothing to do."""
+        before = self._board.current
         try:
             self._updater.begin()
         except UpdateInProgress as error:
             return self._answer(request, CONFLICT, str(error))
-        asked = self._board.wait_for(lambda status: status.stage is not Stage.CHECKING)
+        # If the disk fails, the stage may stay as it is until the failure is published.
+        asked = self._board.wait_for(
+            lambda status: status is not before and status.stage is not Stage.CHECKING
+        )
         try:
             status = await asked.addTimeout(_MAX_WAIT, self._clock)
         except TimeoutError:

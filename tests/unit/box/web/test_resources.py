@@ -1,5 +1,6 @@
 """The responses of the box's server for its page, for programs, and for attackers."""
 
+import errno
 import gc
 import json
 import re
@@ -19,6 +20,7 @@ from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.resources import make_root
+from opq_twisted.common import files
 from opq_twisted.common.errors import ServerFailed
 from tests.helpers.box_fakes import NEW, OLD, Bench
 from tests.helpers.http_exchange import Connection, Response
@@ -366,6 +368,19 @@ class UpdateBoxTests(WebCase):
         answer = connection.response()
         self.assertEqual(self.said(answer)["stage"], "failed")
         self.assertEqual(self.said(answer)["status"], "The update failed: Nobody is there.")
+
+    def test_disk_full(self) -> None:
+        """An update that cannot even begin answers with the reason, too."""
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        self.patch(files, "write", fail)
+        answer = self.ask("POST", "/box_update")
+        self.assertEqual(
+            self.said(answer)["status"],
+            "The update failed: The box's disk is full. Make room, and try again.",
+        )
 
     def test_form(self) -> None:
         """Without JavaScript the button leads back to the page, whatever the result is."""
