@@ -14,6 +14,7 @@ from opq_twisted.box import older_config
 from opq_twisted.box.network.proxies import NONE, Proxy
 from opq_twisted.box.network.urls import read_url
 from opq_twisted.box.window import DailyWindow
+from opq_twisted.common import files
 from opq_twisted.common.errors import ConfigInvalid
 from opq_twisted.trust.offer import STABLE, is_channel
 
@@ -231,7 +232,7 @@ def read_content(path: Path) -> dict[str, Any]:
     :raises ConfigInvalid: if the file cannot be read, or contains no JSON object.
     """
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             text = file.read(_MAX_SIZE + 1)
         if len(text) > _MAX_SIZE:
             raise ConfigInvalid(f"The configuration {path} is larger than 1 MiB.")

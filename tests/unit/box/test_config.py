@@ -1,6 +1,7 @@
 """The box's configuration; an error names the key."""
 
 import json
+import os
 from datetime import time
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,13 @@ class ConfigTests(SynchronousTestCase):
                 self.path.write_bytes(content)
                 with self.assertRaisesRegex(ConfigInvalid, "is not JSON"):
                     read_config(self.path)
+
+    def test_no_file(self) -> None:
+        """A FIFO, at which a read would wait for ever, is refused."""
+        path = Path(self.mktemp())
+        os.mkfifo(path)
+        with self.assertRaisesRegex(ConfigInvalid, "not a regular file"):
+            read_config(path)
 
     def test_missing(self) -> None:
         """The error of a missing file has its name, and the option for another."""
