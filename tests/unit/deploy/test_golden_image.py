@@ -21,6 +21,7 @@ SCRIPT = PROJECT / "deploy" / "box" / "golden-image"
 SECRETS = (
     *("etc/ssh/ssh_host_rsa_key", "etc/ssh/ssh_host_rsa_key.pub", "etc/opq/web_password"),
     *("etc/NetworkManager/system-connections/home.nmconnection", "boot/firmware/custom.toml"),
+    *("boot/firmware/network-config", "var/lib/iwd/home.psk", "var/lib/cloud/instance/user-data"),
     *("var/log/syslog", "var/log/journal/0123/system.journal", "var/log/opq/box_update.log"),
     *("var/lib/systemd/random-seed", "var/lib/NetworkManager/secret_key"),
     *("var/lib/dbus/machine-id", "root/.bash_history", "home/opq/.python_history"),
@@ -44,7 +45,7 @@ class GoldenImageTests(SynchronousTestCase):
         self.root = Path(self.mktemp()).absolute() / "the root"
         for name in (*SECRETS, *NEEDED):
             self.write(name, "x")
-        self.write("etc/NetworkManager/system-connections/home.nmconnection", "type=wifi\n")
+        self.write("etc/NetworkManager/system-connections/home.nmconnection", "type = wifi\n")
         self.write("etc/machine-id", f"{'0' * 32}\n")
         self.write("etc/shadow", "root:*:1\nopq:$y$hash:1\nada:!:1\n")
         settings = {"name": "Kitchen", "web_password_file": "/etc/opq/web_password"}
@@ -130,12 +131,42 @@ class GoldenImageTests(SynchronousTestCase):
         self.write("opt/opq/x", "")
         self.assertIn("there is no release", self.prepare(status=1))
 
-    def test_config_elsewhere(self) -> None:
-        """A configuration that may be another machine's is not changed."""
-        path = self.root / "etc/opq/opqbox_config.json"
-        path.rename(path.with_name("other.json"))
-        path.symlink_to("/etc/opq/other.json")
-        self.assert_refused("is a link")
+    def test_links_out(self) -> None:
+        """A link never leads to a file of the machine on which the script runs."""
+        outside = self.root.with_name("outside")
+        outside.mkdir()
+        (outside / "file").touch()
+        for name in ("etc/opq/opqbox_config.json", "var/log", "home", "etc/ssh", "var/lib/dbus"):
+            path = self.root / name
+            aside = path.with_name("aside")
+            path.rename(aside)
+            path.symlink_to(outside)
+            self.assertIn("leads out of", self.prepare(status=1))
+            self.assertTrue((outside / "file").exists())
+            path.unlink()
+            aside.rename(path)
+        self.assertTrue(all(map(self.exists, SECRETS)))
+        self.assertFalse(self.exists(UNIT))
+
+    def test_password_elsewhere(self) -> None:
+        """The file of the password is only removed from the image."""
+        settings = {"web_password_file": "/../outside"}
+        self.write("etc/opq/opqbox_config.json", json.dumps({**CONFIG, "updater": settings}))
+        outside = self.root.with_name("outside")
+        outside.touch()
+        self.assert_refused("leads out of")
+        self.assertTrue(outside.exists())
+        self.assertFalse(self.exists("etc/opq/opqbox_config.json.new"))
+
+    def test_machine_id_elsewhere(self) -> None:
+        """A link in the place of the machine's id is replaced."""
+        outside = self.root.with_name("outside")
+        outside.write_text("an id")
+        (self.root / "etc/machine-id").unlink()
+        (self.root / "etc/machine-id").symlink_to(outside)
+        self.prepare()
+        self.assertEqual(outside.read_text(), "an id")
+        self.assert_clean()
 
     def test_odd_configuration(self) -> None:
         """A configuration that is not JSON is named."""
