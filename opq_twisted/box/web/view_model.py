@@ -95,7 +95,9 @@ def _headline(status: Status, now: float) -> tuple[str, str, Attempt | None]:
     if status.trouble is not None:
         return "bad", "The box cannot get updates", None
     news = last if last is not None and 0 <= now - last.ended < _NEWS_PERIOD else None
-    if news and news.outcome == "returned" and status.available in (None, news.version):
+    # Before the first check after a start, the installed release stands for the newest one.
+    is_unasked = status.last_check is None or status.available in (None, news and news.version)
+    if news and news.outcome == "returned" and is_unasked:
         return "bad", "The box went back to its last good release", news
     if status.update_available:
         return "news", "An update is available", None

@@ -205,21 +205,30 @@ def _show(found: Document) -> None:
     """Print a status for people."""
     attempt = found.part("last_attempt")
     message, stage = found.text("message"), found.text("stage")
+    available = found.integer("available")
     is_of_attempt = message == attempt.text("reason")
+    is_blocked = message.startswith(f"Release {available} is blocked: ")
+    # Other rows say the same.
+    is_said = is_of_attempt or message == f"Release {available} is available."
+    if is_blocked and message.removeprefix(f"Release {available} is blocked: ") in attempt.text(
+        "reason"
+    ):
+        message = f"Release {available} is blocked."
     if stage == Stage.FAILED and not is_of_attempt:
         # A check has found something since.
         stage = Stage.IDLE
     rows = [
         ("Box", _describe_box(found)),
         ("Installed", wording.version(found.integer("installed"))),
-        ("Available", wording.version(found.integer("available"))),
+        ("Available", wording.version(available)),
         ("Stage", stage + _describe_progress(found.part("progress"))),
-        ("", "" if is_of_attempt else message),
+        ("", "" if is_said else message),
         ("Last check", wording.moment(found.number("last_check"), "not since the agent started")),
         ("Next check", wording.moment(found.number("next_check"))),
     ]
     if found.flag("update_available") and is_at_rest(found) and not found.text("trouble"):
-        rows[3:3] = [("What is new", found.lines("notes")), ("", "opq-box update installs it.")]
+        verb = "tries it again" if is_blocked else "installs it"
+        rows[3:3] = [("What is new", found.lines("notes")), ("", f"opq-box update {verb}.")]
     if found.flag("unsigned"):
         rows.append(("Unsigned", "This box installs releases without checking who made them."))
     if attempt.content:

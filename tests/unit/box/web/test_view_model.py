@@ -60,6 +60,12 @@ class ViewTests(SynchronousTestCase):
                 "There is no update",
             ),
             ({"last_attempt": returned}, "bad", "The box went back to its last good release"),
+            # Before the first check, the installed release stands for the newest one.
+            (
+                {"last_attempt": returned, "installed": 1, "available": 1, "last_check": None},
+                "bad",
+                "The box went back to its last good release",
+            ),
             ({"stage": Stage.CHECKING}, "busy", "Looking for an update"),
             ({"stage": Stage.INSTALLING}, "busy", "Updating the box"),
             ({"stage": Stage.REBOOTING}, "busy", "The box is rebooting"),

@@ -269,6 +269,20 @@ Last update  2023-11-14 22:18 UTC  failed in 3 min 20 s, release 1700000100 \
                 said = self.type("status")
                 self.assertEqual("opq-box update installs it." in said, is_told)
 
+    def test_blocked(self) -> None:
+        """A blocked release is said to be so once, and its reason too."""
+        self.agent.status |= {
+            "stage": "idle",
+            "available": NEW,
+            "update_available": True,
+            "message": f"Release {NEW} is blocked: {FAILED['reason']}",
+            "last_attempt": FAILED,
+        }
+        said = self.type("status")
+        self.assertIn("opq-box update tries it again.\n", said)
+        self.assertIn(f"             Release {NEW} is blocked.\n", said)
+        self.assertEqual(said.count(FAILED["reason"]), 1)
+
     def test_over(self) -> None:
         """A failure is not shown as the present state after a check has found something else."""
         self.agent.status |= {"stage": "failed", "last_attempt": FAILED, "message": "All is well."}
