@@ -5,9 +5,11 @@ import json
 from datetime import UTC, datetime
 
 from attrs import asdict
+from tuf.api.metadata import Timestamp
 
 from opq_twisted.cli.program import say, say_line
 from opq_twisted.cli.release.prompts import confirm, open_keys
+from opq_twisted.common.wording import moment
 from opq_twisted.signing.prune import prune
 from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.signer import RepositorySigner
@@ -103,6 +105,8 @@ def _show(found: Inspection) -> None:
         left = "" if role.days_left is None else f"{role.days_left:.0f} days left"
         if role.days_left is not None and role.days_left <= 0:
             left = "expired"
+        if role.version is None and role.role == Timestamp.type:
+            left = "by the server"
         keys = f"{role.threshold} of {len(role.keys)} keys ({', '.join(role.keys)})"
         say(f"{role.role:10} {version:>10}  {left:15} {keys}", indent=12)
     for channel in found.channels:
@@ -112,6 +116,7 @@ def _show(found: Inspection) -> None:
         if channel.before is not None:
             notes.append(f"until their turn {channel.before}")
         notes += ["critical"] * channel.critical + ["may go back"] * channel.allow_downgrade
+        notes.append(f"built {moment(channel.version)}")
         say(f"channel {channel.channel}: {', '.join(notes)}")
     for problem in found.problems:
         say(f"! {problem}")

@@ -24,6 +24,7 @@ from tuf.api.metadata import Metadata, Root
 
 from opq_twisted.cli.release import releases
 from opq_twisted.cli.release.main import main
+from opq_twisted.common import wording
 from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.trust import keys
@@ -482,6 +483,7 @@ class TypedTests(CommandCase):
         self.serve()
         said = self.type("status")
         self.assertIn(f"channel stable: release {OLD}, 5 % of the boxes", said)
+        self.assertIn(f"built {wording.moment(OLD)}", said)
         found = json.loads(self.type("status", "--json"))
         self.assertEqual(found["problems"], [])
         self.assertEqual([role["role"] for role in found["roles"]], list(ROLES))
