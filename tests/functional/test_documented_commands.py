@@ -61,7 +61,8 @@ ELSEWHERE = {
     "./install_update.sh --check": ("tests/unit/deploy/test_install_script.py", '"--check"'),
     "./install_update.sh --help": ("tests/unit/deploy/test_install_script.py", '"--help"'),
     "python3 -m venv ../opq-release && . ../opq-release/bin/activate": (_PACKAGING, "venv.create"),
-    "pip install --require-hashes --no-deps -r requirements.lock -r requirements-build.lock": (
+    "pip install --require-hashes --no-deps -r requirements.lock -r requirements-build.lock "
+    "-r requirements-sbom.lock": (
         _PACKAGING,
         '"--require-hashes", "--no-deps"',
     ),
