@@ -161,7 +161,8 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
             **_LOOKED,
             "trouble": "Cannot reach the update server.",
             "message": "Cannot reach the update server http://updates.example.org:8151: No route "
-            "to host. Check the network, and updates_ep in the configuration.",
+            "to host. Check the network, and updates_ep in the configuration, which "
+            "opq-box setup --server URL sets.",
             "unsigned": True,
         },
         [],

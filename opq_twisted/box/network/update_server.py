@@ -168,7 +168,8 @@ class UpdateServerClient:
             # The network, DNS and TLS raise many different errors.
             raise ServerFailed(
                 f"Cannot reach the update server {self.endpoint}: {reason_of(error)}. "
-                "Check the network, and updates_ep in the configuration."
+                "Check the network, and updates_ep in the configuration, which opq-box setup "
+                "--server URL sets."
             ) from None
         if is_temporary(response):
             delay = min(retry_after(response) or 0.0, _MAX_RETRY_AFTER)

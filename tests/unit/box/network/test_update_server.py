@@ -215,7 +215,8 @@ class UnreachableTests(ClientCase):
         self.assertEqual(
             str(self.failure(asked)),
             f"Cannot reach the update server {ENDPOINT}: {reason}. "
-            "Check the network, and updates_ep in the configuration.",
+            "Check the network, and updates_ep in the configuration, which "
+            "opq-box setup --server URL sets.",
         )
 
     def test_refused(self) -> None:
