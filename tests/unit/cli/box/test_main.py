@@ -281,7 +281,7 @@ Last update  2023-11-14 22:18 UTC  failed in 3 min 20 s, release 1700000100 \
         said = self.type("status")
         self.assertIn("opq-box update tries it again.\n", said)
         self.assertIn(f"             Release {NEW} is blocked.\n", said)
-        self.assertEqual(said.count(FAILED["reason"]), 1)
+        self.assertEqual(said.count(str(FAILED["reason"])), 1)
 
     def test_over(self) -> None:
         """A failure is not shown as the present state after a check has found something else."""
