@@ -120,7 +120,9 @@ def _write_sbom(archive: Path, name: UpdateName, contents: Contents, timestamp: 
     """Write the SBOM beside an update, and return whether the package for that is installed."""
     try:
         from opq_twisted.archive.build.sbom import write_sbom
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name not in ("cyclonedx", "packageurl"):
+            raise
         return False
     write_sbom(archive, name, contents, timestamp)
     return True

@@ -142,7 +142,7 @@ class TestWhatIsBuilt(BuilderTest):
         self.assertEqual(set(self.left()), {f"{name}.tar.bz2", f"{name}.cdx.json"})
         without = self.folder / "without"
         without.mkdir()
-        (without / "cyclonedx.py").write_text("raise ModuleNotFoundError\n")
+        (without / "cyclonedx.py").write_text("raise ModuleNotFoundError(name='cyclonedx')\n")
         self.environment["PYTHONPATH"] = str(without)
         result = self.run_builder("--no-wheels", "--version", "1547860804")
         self.assertEqual(result.returncode, 0)
