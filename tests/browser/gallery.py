@@ -1,11 +1,9 @@
 """Serves the box's page in each of its states."""
 
-import json
 import os
-import tempfile
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from attrs import evolve
 from twisted.internet import reactor
@@ -17,7 +15,7 @@ from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.resources import make_root
-from opq_twisted.http.site import BoundedSite
+from tests.browser.serving import listen, serve_all
 from tests.helpers.box_fakes import NEW, OLD, Bench
 
 NOTES = (
@@ -194,24 +192,10 @@ def serve(state: str, folder: Path) -> int:
         time.time,
         read_branding(_LOOKS.get(state, PageConfig()), folder / "current"),
     )
-    site = cast(Any, BoundedSite(reactor, root))
-    port: int = cast(Any, reactor.listenTCP(0, site, interface="127.0.0.1")).getHost().port
-    return port
-
-
-def main() -> None:
-    """Serve all states until the process is stopped; print the URLs as one line of JSON."""
-    with tempfile.TemporaryDirectory() as scratch:
-        ports = {}
-        for state in STATES:
-            folder = Path(scratch, state)
-            folder.mkdir()
-            ports[state] = serve(state, folder)
-        print(json.dumps(ports), flush=True)
-        reactor.run()
+    return listen(root)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TZ", "UTC")
     time.tzset()
-    main()
+    serve_all(STATES, serve)

@@ -4,7 +4,6 @@ import bz2
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from tuf.api.metadata import TargetFile
 from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 
-from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
@@ -24,6 +22,7 @@ from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust.offer import describe_before
+from tests.browser.serving import listen, serve_all
 from tests.helpers.archives import name_of
 from tests.helpers.signed_metadata import Signed, channel
 
@@ -161,22 +160,8 @@ def serve(state: str, updates: Path) -> int:
         NewestVersion(cast(Any, reactor), catalog),
         metadata_state=lambda: metadata_state,
     )
-    site = cast(Any, BoundedSite(cast(Any, reactor), root))
-    port: int = cast(Any, reactor).listenTCP(0, site, interface="127.0.0.1").getHost().port
-    return port
-
-
-def main() -> None:
-    """Serve all states until the process is stopped; print the ports as one line of JSON."""
-    with tempfile.TemporaryDirectory() as scratch:
-        ports = {}
-        for state in STATES:
-            folder = Path(scratch, state)
-            folder.mkdir()
-            ports[state] = serve(state, folder)
-        print(json.dumps(ports), flush=True)
-        cast(Any, reactor).run()
+    return listen(root)
 
 
 if __name__ == "__main__":
-    main()
+    serve_all(STATES, serve)
