@@ -86,7 +86,8 @@ image: ## Build the container image of the server, and its bill of materials int
 		--build-arg REVISION=$$(git rev-parse HEAD) .
 	mkdir -p dist
 	$(DOCKER) run --rm --entrypoint cat $(IMAGE) /usr/share/doc/opq-update-server/sbom.cdx.json \
-		>dist/opqboxupdateserver.cdx.json
+		>dist/opqboxupdateserver.cdx.json.new
+	mv dist/opqboxupdateserver.cdx.json.new dist/opqboxupdateserver.cdx.json
 
 image-test: $(DEVELOPING) ## Try the container image of the server in podman (as root)
 	.venv/bin/python -m tests.image
