@@ -230,8 +230,8 @@ class Demo:
         log = self._folder / "server.log"
         [timestamp_key] = self._keys.glob("timestamp-*.pem")
         command = [
-            *(str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
-            *("opq-update-server", f"--port=tcp:{port}:interface=127.0.0.1"),
+            str(Path(sys.executable).with_name("opq-update-server")),
+            f"--port=tcp:{port}:interface=127.0.0.1",
             *(f"--updates-dir={self._updates}", f"--timestamp-key={timestamp_key}"),
             f"--timestamp-passphrase-file={self._passphrase}",
         ]
