@@ -54,10 +54,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print a sentence, and exit."""
-        sentence = message.removeprefix("argument ").rstrip(".")
-        sentence = sentence[:1].upper() + sentence[1:]
-        mark = "" if sentence.endswith("?") else "."
-        warn(f"{self.prog.partition(' ')[0]}: {sentence}{mark} Try: {self.prog} --help")
+        warn(wording.wrong_command_line(self.prog, message.removeprefix("argument ")))
         raise SystemExit(_WRONG)
 
     def _print_message(self, message: str, _file: object = None) -> None:

@@ -12,7 +12,7 @@ from twisted.python import usage
 
 from opq_twisted import __version__
 from opq_twisted.common.log import log_to_standard_output
-from opq_twisted.common.wording import did_you_mean
+from opq_twisted.common.wording import did_you_mean, wrong_command_line
 
 
 class WrongCommandLine(SystemExit):
@@ -69,11 +69,9 @@ class DaemonOptions(usage.Options):
         if unknown:
             known = [f"--{each.rstrip('=')}" for each in self.longOpt]
             reason = f"there is no option {unknown[1]}{did_you_mean(unknown[1], known)}"
-        reason = reason[0].upper() + reason[1:].rstrip(".")
-        mark = "" if reason.endswith("?") else "."
         if sys.stderr is not None:
             with suppress(OSError):
-                print(f"{self.program}: {reason}{mark} Try: {self.program} --help", file=sys.stderr)
+                print(wrong_command_line(self.program, reason), file=sys.stderr)
         raise WrongCommandLine(reason)
 
 

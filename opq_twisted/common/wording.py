@@ -101,3 +101,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     similar = get_close_matches(word, known, 1)
     return f": did you mean {similar[0]}?" if similar else ""
+
+
+def wrong_command_line(command: str, mistake: str) -> str:
+    """Describe a mistake in a command line; `command` is the program, and its command if any."""
+    sentence = mistake[:1].upper() + mistake[1:].rstrip(".")
+    mark = "" if sentence.endswith("?") else "."
+    return f"{command.partition(' ')[0]}: {sentence}{mark} Try: {command} --help"
