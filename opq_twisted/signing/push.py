@@ -114,7 +114,7 @@ class Push:
 
         :returns: the newest metadata set.
         :raises ReleaseFailed: if that fails, the server has metadata that this copy lacks, or an
-            archive is not the signed one.
+            archive has another size than the signed one.
         """
         with self.repository.locked():
             current = self.current()

@@ -131,10 +131,10 @@ def _require(passphrase: bytes) -> None:
         raise KeyUnusable("A key needs a passphrase that is not empty.")
 
 
-def _write(path: Path, pem: bytes) -> None:
+def _write(path: Path, pem: bytes, mode: int = 0o600) -> None:
     try:
         # Atomically: an incomplete file would be taken for a key.
-        files.write(path, pem, 0o600)
+        files.write(path, pem, mode)
     except OSError as error:
         raise KeyUnusable(f"The key {path} cannot be written: {error.strerror}.") from None
 
@@ -147,10 +147,7 @@ def write_public(path: Path, key: Key) -> None:
     """
     public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.keyval["public"]))
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    try:
-        files.write(path, pem, files.READABLE_BY_ALL)
-    except OSError as error:
-        raise KeyUnusable(f"The key {path} cannot be written: {error.strerror}.") from None
+    _write(path, pem, files.READABLE_BY_ALL)
 
 
 def load_public(path: Path) -> Key:

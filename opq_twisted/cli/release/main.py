@@ -119,6 +119,7 @@ def make_parser() -> Parser:
     upload.add_argument("destination", metavar="DESTINATION", help=text)
     text = "publish this archive first, with the options of publish"
     _path(upload, "archive", "ARCHIVE", text, nargs="?")
+    upload.set_defaults(dry_run=False)
     _add_terms(upload)
 
     back = add("withdraw", withdraw_release)

@@ -102,7 +102,7 @@ def _confirmed_terms(options: argparse.Namespace) -> Terms:
         version = UpdateName.parse(options.archive.name).version
     except InvalidName as error:
         raise ReleaseFailed(str(error)) from None
-    if not getattr(options, "dry_run", False):
+    if not options.dry_run:
         confirm(options, *_consequences(version, terms))
     return terms
 
@@ -134,15 +134,14 @@ def _read_notes(path: Path) -> str:
 
 def _publish(options: argparse.Namespace, terms: Terms) -> None:
     signer = make_signer(options)
-    is_dry_run = getattr(options, "dry_run", False)
     try:
         size = options.archive.stat().st_size
     except OSError as error:
         raise ReleaseFailed(f"{options.archive} cannot be read: {error.strerror}.") from None
     with ProgressBar(size) as progress:
-        done = publish(signer, options.archive, terms, progress, is_dry_run)
+        done = publish(signer, options.archive, terms, progress, options.dry_run)
     offer = done.offer
-    if is_dry_run:
+    if options.dry_run:
         for line in _describe(done, terms.channel):
             say(line)
     else:
