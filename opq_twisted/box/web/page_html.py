@@ -147,7 +147,7 @@ def _release(version: int | None) -> str:
     # A version is the time at which the release was built.
     if version is None:
         return "unknown"
-    return _element(version, lambda time: _date(time), f' title="Release {version}"')
+    return _element(version, _date, f' title="Release {version}"')
 
 
 def _time(seconds: float | None, now: float) -> str:

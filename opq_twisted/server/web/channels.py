@@ -19,9 +19,6 @@ _MAX_CHANNELS = 8
 _SHORT_NOTES = 400
 _SHORT_LINES = 6
 
-#: The end of the year 9999: a later version is not a time.
-_END_OF_TIME = 253_402_300_800
-
 
 def describe_channels(channels: Sequence[tuple[str, TargetFile]], offered: Snapshot) -> str:
     """
@@ -49,9 +46,11 @@ def describe_channels(channels: Sequence[tuple[str, TargetFile]], offered: Snaps
 def time_of(version: int) -> str:
     """Write the time at which a release was built."""
     words = wording.long_utc(version)
-    if version >= _END_OF_TIME:
+    try:
+        time = datetime.fromtimestamp(version, UTC)
+    except (ValueError, OverflowError, OSError):
         return words
-    return f'<time datetime="{datetime.fromtimestamp(version, UTC):%Y-%m-%dT%H:%MZ}">{words}</time>'
+    return f'<time datetime="{time:%Y-%m-%dT%H:%MZ}">{words}</time>'
 
 
 def _sentences(offer: Offer, offered: Snapshot) -> list[str]:
