@@ -1,0 +1,119 @@
+"""Compares two archives: which bytes of the newer one must travel, and which are here already."""
+
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from opq_twisted.archive.pieces import Index, Piece
+
+#: Bytes: a longer piece travels, because a box reads a piece as a whole to hash it before it is
+#: copied. The builder makes none.
+MAX_COPIED = 1 << 20
+
+#: Bytes that are here but travel nevertheless, between two ranges that would otherwise need a
+#: request each.
+_MAX_GAP = 64 << 10
+
+#: A delta is worth its requests if at least this part of the archive is here.
+_MIN_SAVED = 0.1
+
+
+@frozen
+class Copy:
+    """A piece of the new archive that the old archive has too."""
+
+    piece: Piece
+    #: Its offset in the old archive, in bytes.
+    source: int
+
+    @property
+    def start(self) -> int:
+        """Its offset in the new archive."""
+        return self.piece.start
+
+    @property
+    def end(self) -> int:
+        """The offset in the new archive of the first byte after it."""
+        return self.piece.end
+
+
+@frozen
+class Fetch:
+    """A range of the new archive that must travel, in bytes; `end` is exclusive."""
+
+    start: int
+    end: int
+
+
+@frozen
+class Delta:
+    """The way to assemble a new archive, from its first to its last byte."""
+
+    #: In the order of the archive, without gaps.
+    steps: tuple[Copy | Fetch, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the new archive."""
+        return self.steps[-1].end if self.steps else 0
+
+    @property
+    def copied(self) -> int:
+        """Bytes that are here already."""
+        return self.copied_before(self.size)
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that must travel."""
+        return self.size - self.copied
+
+    @property
+    def pays(self) -> bool:
+        """Whether so much is here that the delta is worth its requests."""
+        return self.copied >= _MIN_SAVED * self.size
+
+    def copied_before(self, offset: int) -> int:
+        """Return how many of the new archive's first `offset` bytes are here already."""
+        return sum(
+            min(offset, step.end) - step.start
+            for step in self.steps
+            if isinstance(step, Copy) and step.start < offset
+        )
+
+    def step_at(self, offset: int) -> Copy | Fetch:
+        """Return the step that gives the byte at an offset of the new archive."""
+        return next(step for step in self.steps if step.start <= offset < step.end)
+
+
+def compare(new: Index, old: Index) -> Delta:
+    """Find the way to assemble the new archive, of which the pieces of the old one are here."""
+    sources = {each.digest: each for each in old.pieces if each.length <= MAX_COPIED}
+    steps: list[Copy | Fetch] = []
+    for piece in new.pieces:
+        source = sources.get(piece.digest)
+        if source is not None and source.length == piece.length:
+            steps.append(Copy(piece, source.start))
+        else:
+            steps.append(Fetch(piece.start, piece.end))
+    return Delta(tuple(_join(steps)))
+
+
+def _join(steps: list[Copy | Fetch]) -> Iterator[Copy | Fetch]:
+    """Join ranges that are next to each other, or have only a small gap between them."""
+    range_: Fetch | None = None
+    gap: list[Copy] = []
+    for step in steps:
+        if isinstance(step, Copy):
+            gap.append(step)
+            continue
+        if range_ is not None and step.start - range_.end <= _MAX_GAP:
+            range_ = Fetch(range_.start, step.end)
+        else:
+            if range_ is not None:
+                yield range_
+            yield from gap
+            range_ = step
+        gap = []
+    if range_ is not None:
+        yield range_
+    yield from gap

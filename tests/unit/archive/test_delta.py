@@ -1,0 +1,95 @@
+"""Tests of the comparison of two archives."""
+
+import random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.delta import MAX_COPIED, Copy, Delta, Fetch, compare
+from opq_twisted.archive.pieces import Index, Piece
+
+LARGE = 200_000
+
+
+def make_index(*pieces: tuple[int, int]) -> Index:
+    """Make an index of pieces, each given as its length and a number for its content."""
+    made: list[Piece] = []
+    for length, content in pieces:
+        start = made[-1].end if made else 0
+        made.append(Piece(start, length, content.to_bytes(32, "big")))
+    return Index(made[-1].end if made else 0, "00" * 32, tuple(made))
+
+
+class CompareTests(SynchronousTestCase):
+    """`compare`."""
+
+    def test_one_changed(self) -> None:
+        """What the old archive has is copied from there, wherever it is; the rest travels."""
+        new = make_index((LARGE, 1), (LARGE, 2), (LARGE, 3))
+        old = make_index((7, 9), (LARGE, 3), (LARGE, 1))
+        delta = compare(new, old)
+        self.assertEqual(
+            delta.steps,
+            (
+                Copy(new.pieces[0], 7 + LARGE),
+                Fetch(LARGE, 2 * LARGE),
+                Copy(new.pieces[2], 7),
+            ),
+        )
+        self.assertEqual((delta.size, delta.copied, delta.fetched), (600_000, 400_000, LARGE))
+
+    def test_joined(self) -> None:
+        """Ranges that are next to each other, or nearly so, are one request."""
+        gap = 64 << 10
+        new = make_index((10, 1), (20, 2), (gap, 3), (30, 4), (gap + 1, 5), (40, 6), (50, 7))
+        old = make_index((gap, 3), (gap + 1, 5), (50, 7))
+        self.assertEqual(
+            compare(new, old).steps,
+            (
+                Fetch(0, 60 + gap),
+                Copy(new.pieces[4], gap),
+                Fetch(61 + 2 * gap, 101 + 2 * gap),
+                Copy(new.pieces[6], 2 * gap + 1),
+            ),
+        )
+
+    def test_long_piece(self) -> None:
+        """A piece that is too long for the memory travels."""
+        index = make_index((MAX_COPIED, 1), (MAX_COPIED + 1, 2))
+        self.assertEqual(compare(index, index).fetched, MAX_COPIED + 1)
+
+    def test_same_digest_other_length(self) -> None:
+        """An index that lies about a length does not make a box copy the wrong number of bytes."""
+        self.assertEqual(compare(make_index((7, 1)), make_index((8, 1))).fetched, 7)
+
+    def test_pays(self) -> None:
+        """A delta that saves less than a tenth is not worth its requests."""
+        for here, pays in ((99_999, False), (100_000, True)):
+            new = make_index((here, 1), (1_000_000 - here, 2))
+            self.assertIs(compare(new, make_index((here, 1))).pays, pays)
+
+    def test_nothing(self) -> None:
+        """An empty archive needs no step."""
+        self.assertEqual(compare(make_index(), make_index((1, 1))), Delta(()))
+
+    def test_complete(self) -> None:
+        """The steps of any two archives give each byte once, in order."""
+        for seed in range(200):
+            source = random.Random(seed)
+
+            def archive(source: random.Random = source) -> Index:
+                contents = [source.randint(1, 30) for _ in range(source.randint(0, 25))]
+                return make_index(*((each * 5_000, each) for each in contents))
+
+            new, old = archive(), archive()
+            delta, end = compare(new, old), 0
+            for step in delta.steps:
+                self.assertEqual(step.start, end)
+                self.assertIs(delta.step_at(end), step)
+                if isinstance(step, Copy):
+                    there = next(each for each in old.pieces if each.start == step.source)
+                    self.assertEqual(there.digest, step.piece.digest)
+                end = step.end
+            self.assertEqual(end, new.size)
+            before = [delta.copied_before(offset) for offset in range(0, new.size + 1, 2_500)]
+            self.assertEqual(before, sorted(before))
+            self.assertEqual(before[-1] if before else 0, delta.copied)
