@@ -123,6 +123,9 @@ class Attempt:
     reason: str
     #: Numbers the attempts of this box; 0: written by an agent that did not number them.
     id: int = 0
+    #: Bytes of the archive, and how many of them travelled; None if unknown.
+    size: int | None = None
+    fetched: int | None = None
 
 
 @frozen
@@ -237,6 +240,10 @@ class Entry:
     #: The time of a successful check, at most some hours ago, in seconds since the epoch.
     looked: float = 0.0
     timing: Timing = Timing()
+    #: Bytes of the release's archive that travelled in this attempt; None if unknown.
+    fetched: int | None = None
+    #: The release whose assembled archive was not the promised file: it is downloaded whole.
+    whole: Release | None = None
 
 
 class EntryChanges(TypedDict, total=False):
@@ -261,3 +268,5 @@ class EntryChanges(TypedDict, total=False):
     acquitted: int | None
     looked: float
     timing: Timing
+    fetched: int | None
+    whole: Release | None
