@@ -2,6 +2,7 @@
 
 import bz2
 import os
+import random
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,6 +38,32 @@ def make_archive(
     parts += layout(version, top, script)
     parts += [file(f"{top}{name}", content) for name, content in (members or {}).items()]
     return write_archive(path, stream(*parts))
+
+
+def make_pieces_archive(
+    path: Path, version: int, parts: Mapping[str, bytes], *, script: bytes = SCRIPT
+) -> Path:
+    """
+    Write a good update that consists of pieces, which other updates may have too.
+
+    The first piece holds `VERSION` and `install_update.sh`, each further one a file of `parts`, and
+    the last one the end. Parts with equal names and contents are equal pieces in all archives.
+    """
+    members = [file(name, content) for name, content in parts.items()]
+    # Without a top-level folder, whose name would hold the version in each member. The magic of a
+    # piece has the largest block size.
+    streams = [b"".join(layout(version, script=script)), *members, END]
+    path.write_bytes(b"".join(bz2.compress(each, 9) for each in streams))
+    return path
+
+
+def random_parts(*seeds: int, size: int = 400_000) -> dict[str, bytes]:
+    """
+    Make a part of `size` bytes for each seed; the same seed always gives the same part.
+
+    They are incompressible, so an archive is about 0.5 % larger than its parts.
+    """
+    return {f"part-{seed}": random.Random(seed).randbytes(size) for seed in seeds}
 
 
 def make_large_archive(path: Path, size: int) -> Path:

@@ -1,11 +1,14 @@
 """Tests of the comparison of two archives."""
 
 import random
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.delta import MAX_COPIED, Copy, Delta, Fetch, compare
-from opq_twisted.archive.pieces import Index, Piece
+from opq_twisted.archive.extract.unpack import validate
+from opq_twisted.archive.pieces import Index, Piece, read_index
+from tests.helpers.archives import make_pieces_archive, name_of, random_parts
 
 LARGE = 200_000
 
@@ -93,3 +96,26 @@ class CompareTests(SynchronousTestCase):
             before = [delta.copied_before(offset) for offset in range(0, new.size + 1, 2_500)]
             self.assertEqual(before, sorted(before))
             self.assertEqual(before[-1] if before else 0, delta.copied)
+
+
+class ArchiveTests(SynchronousTestCase):
+    """Two real archives."""
+
+    def index(self, version: int, *seeds: int) -> Index:
+        """Index an update of these parts, which a box would unpack."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = make_pieces_archive(folder / name_of(version), version, random_parts(*seeds))
+        with path.open("rb") as file:
+            validate(file, version)
+            return read_index(file.fileno(), path.stat().st_size)
+
+    def test_one_part_changed(self) -> None:
+        """Equal parts are copied; the changed part and the version travel."""
+        new, old = self.index(1_547_947_203, 1, 4, 3), self.index(1_547_860_803, 1, 2, 3)
+        self.assertEqual(len(new.pieces), 5)
+        delta = compare(new, old)
+        kinds = [type(each) for each in delta.steps]
+        self.assertEqual(kinds, [Fetch, Copy, Fetch, Copy, Copy])
+        self.assertTrue(400_000 < delta.fetched < 404_000, delta.fetched)
+        self.assertTrue(800_000 < delta.copied < 806_000, delta.copied)
