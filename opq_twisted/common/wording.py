@@ -77,8 +77,9 @@ def _count(number: int, unit: str) -> str:
 
 
 def size(count: float) -> str:
-    """Format a number of bytes that is compared with others: `12.3 MB`, `0.5 MB`."""
-    return f"{count / 1e6:.1f} MB"
+    """Format a number of bytes that is compared with others: `12.3 MB`, `0.5 MB`, `0.08 MB`."""
+    digits = 1 if count >= 95_000 else 2
+    return f"{count / 1e6:.{digits}f} MB"
 
 
 def short_size(count: int) -> str:

@@ -29,8 +29,9 @@ class WordingTests(SynchronousTestCase):
         self.assertEqual({each: wording.duration(each) for each in words}, words)
 
     def test_size(self) -> None:
-        """Sizes are in megabytes."""
-        self.assertEqual(wording.size(12_345_678), "12.3 MB")
+        """Sizes are in megabytes, and small ones have two decimals."""
+        words = {12_345_678: "12.3 MB", 95_000: "0.1 MB", 94_999: "0.09 MB", 0: "0.00 MB"}
+        self.assertEqual({each: wording.size(each) for each in words}, words)
 
     def test_utc(self) -> None:
         """A time in UTC includes the zone."""

@@ -145,7 +145,7 @@ class ViewTests(SynchronousTestCase):
         for progress, words in (
             (None, ""),
             (Progress(3_210_000, 12_300_000, 1e6), "3.2 MB of 12.3 MB, 1.0 MB a second"),
-            (Progress(5, 10, 0.0), "0.0 MB of 0.0 MB, 0.0 MB a second"),
+            (Progress(5, 10, 0.0), "0.00 MB of 0.00 MB, 0.00 MB a second"),
             (Progress(3_210_000, None, 1e6), "3.2 MB, 1.0 MB a second"),
         ):
             with self.subTest(progress=progress):
