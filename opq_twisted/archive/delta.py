@@ -10,6 +10,9 @@ from opq_twisted.archive.pieces import Index, Piece
 #: copied. The builder makes none.
 MAX_COPIED = 1 << 20
 
+#: Bytes: a smaller archive is fetched whole.
+MIN_SIZE = 1_000_000
+
 #: Bytes that are here but travel nevertheless, between two ranges that would otherwise need a
 #: request each.
 _MAX_GAP = 64 << 10
@@ -70,7 +73,7 @@ class Delta:
     @property
     def pays(self) -> bool:
         """Whether so much is here that the delta is worth its requests."""
-        return self.copied >= _MIN_SAVED * self.size
+        return self.size >= MIN_SIZE and self.copied >= _MIN_SAVED * self.size
 
     def copied_before(self, offset: int) -> int:
         """Return how many of the new archive's first `offset` bytes are here already."""

@@ -70,6 +70,11 @@ class CompareTests(SynchronousTestCase):
             new = make_index((here, 1), (1_000_000 - here, 2))
             self.assertIs(compare(new, make_index((here, 1))).pays, pays)
 
+    def test_small(self) -> None:
+        """A delta of a small archive is not worth its requests, even if nothing has to travel."""
+        for size, pays in ((999_999, False), (1_000_000, True)):
+            self.assertIs(compare(make_index((size, 1)), make_index((size, 1))).pays, pays)
+
     def test_nothing(self) -> None:
         """An empty archive needs no step."""
         self.assertEqual(compare(make_index(), make_index((1, 1))), Delta(()))
