@@ -87,6 +87,17 @@ class Delta:
         """Return the step that gives the byte at an offset of the new archive."""
         return next(step for step in self.steps if step.start <= offset < step.end)
 
+    def without(self, copy: Copy) -> "Delta":
+        """Fetch a piece that cannot be copied."""
+        fetch = Fetch(copy.start, copy.end)
+        return Delta(tuple(fetch if step is copy else step for step in self.steps))
+
+    def whole_from(self, offset: int) -> "Delta":
+        """Fetch everything from an offset on, in one range."""
+        before = [step for step in self.steps if step.end <= offset]
+        end = before[-1].end if before else 0
+        return Delta((*before, Fetch(end, self.size)))
+
 
 def compare(new: Index, old: Index) -> Delta:
     """Find the way to assemble the new archive, of which the pieces of the old one are here."""

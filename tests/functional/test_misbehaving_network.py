@@ -148,7 +148,7 @@ class Download:
     async def fails(self, release: Release) -> str | None:
         """Download and verify; returns the reason of a failure, or None."""
         try:
-            promised = await self._downloader.fetch(release, lambda _: None, lambda _: None)
+            promised, _ = await self._downloader.fetch(release, lambda _: None, lambda _: None)
             received, file = await self._downloader.verify(promised)
         except OpqError as error:
             self.has_nothing_wrong()

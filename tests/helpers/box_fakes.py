@@ -135,18 +135,21 @@ class StepDownloader(Downloader):
         self.say: Callable[[str], object] = lambda sentence: None
         #: The release of the last download.
         self.asked: Release | None = None
+        self.asked_for_whole = False
 
     async def fetch(
         self,
         release: Release,
         report: Callable[[Progress], object],
-        say: Callable[[str], object],
-    ) -> Release:
+        report_pause: Callable[[str], object],
+        whole: bool = False,
+    ) -> tuple[Release, int]:
         self.asked = release
+        self.asked_for_whole = whole
         self.report = report
-        self.say = say
+        self.say = report_pause
         await self._steps.begin("fetch")
-        return Release(release.version, 10)
+        return Release(release.version, 10), 7
 
     async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         await self._steps.begin("verify")

@@ -66,6 +66,20 @@ class ArchiveStore:
             return None
         return digest and Release(version, None, {"sha256": digest[1]})
 
+    def open_last_good(self) -> BinaryIO | None:
+        """
+        Open the last good archive without verifying it; None if there is none.
+
+        :raises OSError: if it cannot be read now.
+        """
+        version = self._last_good_version()
+        if version is None:
+            return None
+        try:
+            return open_file(self.path(version))
+        except DownloadFailed:
+            return None
+
     def keep_as_last_good(self, release: Release) -> None:
         """
         Make this release, whose archive is in the store, the last good one.

@@ -4,11 +4,13 @@ from typing import BinaryIO
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.archive_store import ArchiveStore
+from opq_twisted.box.download.assembly import Assembly, prepare
 from opq_twisted.box.download.progress import ReportProgress
 from opq_twisted.box.download.resumable import ReportPause, fetch
 from opq_twisted.box.download.verify import Content
@@ -21,35 +23,64 @@ from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
 class Downloader:
     """Downloads archives into the archive store."""
 
+    _log = Logger()
+
     _clock: IReactorTime
     _server: UpdateServerClient
     _archives: ArchiveStore
 
     async def fetch(
-        self, release: Release, report: ReportProgress, report_pause: ReportPause
-    ) -> Release:
+        self,
+        release: Release,
+        report: ReportProgress,
+        report_pause: ReportPause,
+        whole: bool = False,
+    ) -> tuple[Release, int]:
         """
         Download an archive to its part file, without verifying it.
 
-        The download continues a part file that an earlier attempt left of the same release.
+        The download continues a part file that an earlier attempt left of the same release. Pieces
+        that the last good archive has too are copied from there.
 
         The other parameters and the errors are those of `resumable.fetch`.
 
         :param release: with the signed size and hashes; without hashes, those of the server count.
-        :returns: the release with the size and hashes that were promised.
+        :param whole: whether to copy nothing.
+        :returns: the release with the size and hashes that were promised, and the number of the
+            archive's bytes that travelled.
         """
-        content = await fetch(
-            self._clock,
-            self._server,
-            self._server.archive_url(release.version),
-            Content(release.size, release.hashes),
-            self._archives.part(release.version),
-            MAX_ARCHIVE,
-            report,
-            report_pause,
-            self._archives.in_thread,
-        )
-        return Release(release.version, content.size, content.hashes)
+        url = self._server.archive_url(release.version)
+        expected = Content(release.size, release.hashes)
+        assembly = None if whole else await self._prepare(url, expected)
+        try:
+            content, fetched = await fetch(
+                self._clock,
+                self._server,
+                url,
+                expected if assembly is None else assembly.content,
+                self._archives.part(release.version),
+                MAX_ARCHIVE,
+                report,
+                report_pause,
+                self._archives.in_thread,
+                assembly,
+            )
+        finally:
+            if assembly is not None:
+                assembly.close()
+        return Release(release.version, content.size, content.hashes), fetched
+
+    async def _prepare(self, url: str, expected: Content) -> Assembly | None:
+        """Find the pieces that the last good archive has; None to download the whole."""
+        try:
+            source = self._archives.open_last_good()
+        except OSError as error:
+            self._log.warn("The last good archive cannot be read: {error}", error=error)
+            return None
+        if source is None:
+            return None
+        in_thread = self._archives.in_thread
+        return await prepare(self._clock, self._server, url, expected, source, in_thread)
 
     async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         """

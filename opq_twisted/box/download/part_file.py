@@ -32,8 +32,10 @@ class _Record:
     etag: str | None
     #: Bytes on the disk when the last attempt ended in an orderly way.
     synced: int = 0
-    #: Whether the bytes come from several responses, so that only the hashes prove that they fit.
+    #: Whether the bytes come from several sources, so that only the hashes prove that they fit.
     joined: bool = False
+    #: Of the synced bytes, those that were copied from another archive.
+    copied: int = 0
 
     def may_continue(self, url: str, expected: Content) -> bool:
         if expected.size not in (None, self.content.size):
@@ -72,9 +74,9 @@ class Part:
 
     def _reset(self) -> None:
         self._record = _Record(self._url, self._expected, None)
-        #: Bytes written.
-        self.size = 0
-        #: Of these, the bytes that a finished sync, and any sync, covers.
+        #: Bytes written, and how many of them were copied from another archive.
+        self.size = self.copied = 0
+        #: Bytes that a finished sync, and any sync, covers.
         self._synced = self._sync_started = 0
 
     @property
@@ -128,6 +130,7 @@ class Part:
         # A validator is only valid for the URL that it came from.
         self._record = record if record.url == self._url else evolve(record, etag=None)
         self.size = self._synced = self._sync_started = size
+        self.copied = min(record.copied, size)
 
     def begin(self, content: Content, etag: str | None) -> None:
         """Create an empty part file and its record."""
@@ -137,7 +140,7 @@ class Part:
         self._write_record(_Record(self._url, content, etag))
 
     def join(self) -> None:
-        """Record that bytes of another response follow: only the hashes prove that they fit."""
+        """Record that bytes of another source follow: only the hashes prove that they fit."""
         if not self._record.joined:
             self._write_record(evolve(self._record, joined=True))
 
@@ -157,7 +160,7 @@ class Part:
         """Set the size of the complete file, unknown so far."""
         self._record = evolve(self._record, content=evolve(self.content, size=size))
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         assert self._fd is not None
         view = memoryview(data)
@@ -193,7 +196,7 @@ class Part:
             if self._synced < self.size:
                 files.sync(self._fd, data_only=True)
             if self._record.synced != self.size:
-                self._write_record(evolve(self._record, synced=self.size))
+                self._write_record(evolve(self._record, synced=self.size, copied=self.copied))
         finally:
             self._close_fd()
 
@@ -227,7 +230,7 @@ def _read_record(path: Path) -> _Record | None:
 
 
 def is_joined(path: Path) -> bool:
-    """Whether a part file has bytes of several responses, which may not belong together."""
+    """Whether a part file has bytes of several sources, which may not belong together."""
     record = _read_record(path)
     return record is not None and record.joined
 

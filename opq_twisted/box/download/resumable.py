@@ -1,11 +1,11 @@
-"""Downloads a URL to a file, over as many connections as needed."""
+"""Downloads a URL to a file, over as many connections as needed, or only what is not here yet."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from attrs import frozen
+from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -13,7 +13,9 @@ from twisted.internet.threads import deferToThread
 from twisted.web import http
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
+from opq_twisted.archive.delta import Copy, Fetch
 from opq_twisted.archive.extract.unpack import RESERVE
+from opq_twisted.box.download.assembly import Assembly
 from opq_twisted.box.download.part_file import Part
 from opq_twisted.box.download.progress import ProgressMeter, ReportProgress
 from opq_twisted.box.download.verify import Content, InThread
@@ -25,7 +27,12 @@ from opq_twisted.box.network.headers import (
     repr_digests,
     strong_etag,
 )
-from opq_twisted.box.network.update_server import UpdateServerClient, unexpected_status
+from opq_twisted.box.network.update_server import (
+    UpdateServerClient,
+    is_temporary,
+    unexpected_status,
+)
+from opq_twisted.box.state.status import Progress
 from opq_twisted.common import wording
 from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFailed
 
@@ -38,6 +45,9 @@ _MAX_DELAY = 600.0
 
 #: Seconds without a new byte after which a server that keeps sending `Retry-After` is given up.
 _MAX_DELAYS_TOTAL = 3600.0
+
+#: Bytes of a piece that are copied at once: syncs take place between them.
+_COPIED_AT_ONCE = 64 << 10
 
 #: Is called with a sentence about each pause.
 ReportPause = Callable[[str], object]
@@ -53,7 +63,8 @@ async def fetch(
     report: ReportProgress = lambda progress: None,
     report_pause: ReportPause = lambda sentence: None,
     in_thread: InThread = deferToThread,
-) -> Content:
+    assembly: Assembly | None = None,
+) -> tuple[Content, int]:
     """
     Download a URL to a file, without verifying it.
 
@@ -66,12 +77,17 @@ async def fetch(
     the end that they fit. Without hashes, a response is joined only while the server's strong
     validator stays the same (RFC 9110, section 13.1.5).
 
+    With an assembly, pieces of the last good archive are copied to the file, and only the ranges
+    between them are requested. If anything is odd, everything that is still missing is downloaded.
+
     :param expected: the signed size and hashes; the server's own are ignored where these are given.
     :param path: of the part file; a part of any other file is removed.
     :param limit: bytes; a larger file is refused.
     :param report: is called with the progress, at most 4 times a second.
     :param report_pause: is called with a sentence about each pause: why, and for how long.
-    :returns: the expected size and hashes, completed by those that the server promised.
+    :param assembly: the pieces that are here; `expected` is its content then.
+    :returns: the expected size and hashes, completed by those that the server promised, and the
+        number of the file's bytes that travelled.
     :raises ServerFailed: if the server does not send the file.
     :raises DownloadFailed: if the file does not arrive completely, arrives too slowly, is too
         large, or cannot be verified.
@@ -84,9 +100,23 @@ async def fetch(
     try:
         try:
             part.resume()
+            if assembly is not None:
+                if not part.size:
+                    part.begin(expected, None)
+                part.join()
+                part.copied = assembly.delta.copied_before(part.size)
             meter = ProgressMeter(clock, report)
             run = _Download(
-                clock, server, url, expected, part, path.parent, limit, meter, report_pause
+                clock,
+                server,
+                url,
+                expected,
+                part,
+                path.parent,
+                limit,
+                meter,
+                report_pause,
+                assembly,
             ).run()
             await Deferred.fromCoroutine(run).addTimeout(MAX_DURATION, clock, _timed_out)
         except NoRoom:
@@ -97,10 +127,10 @@ async def fetch(
     except OSError:
         part.remove()
         raise
-    return part.content
+    return part.content, part.size - part.copied
 
 
-@frozen
+@define
 class _Download:
     _clock: IReactorTime
     _server: UpdateServerClient
@@ -111,6 +141,7 @@ class _Download:
     _limit: int
     _meter: ProgressMeter
     _report_pause: ReportPause
+    _assembly: Assembly | None
 
     async def run(self) -> None:
         """Make attempts until the file is complete, or too many in a row bring no new byte."""
@@ -145,18 +176,45 @@ class _Download:
         if self._part.size:
             await self._part.sync()
 
-    async def _attempt(self, complete: bool = False) -> OpqError | None:
+    async def _attempt(self) -> OpqError | None:
         """
-        Request the missing bytes, and receive them.
+        Get the missing bytes: copy those that are here, and request the others.
 
-        :param complete: request the complete file, because the server does not send the rest alone.
         :returns: the error that ended the attempt; None if the file is complete.
         """
+        self._require_room(self._part.missing)
+        if self._assembly is None:
+            return await self._request(None) if self._part.missing != 0 else None
+        while self._part.missing:
+            step = self._assembly.delta.step_at(self._part.size)
+            if isinstance(step, Copy):
+                await self._copy(self._assembly, step)
+            elif (error := await self._request(step)) is not None:
+                return error
+        return None
+
+    async def _copy(self, assembly: Assembly, step: Copy) -> None:
+        """Copy the rest of a piece, unless the last good archive does not have it any more."""
+        data = await assembly.read(step)
+        rest = memoryview(data or b"")[self._part.size - step.start :]
+        while rest:
+            chunk, rest = rest[:_COPIED_AT_ONCE], rest[_COPIED_AT_ONCE:]
+            self._require_room(len(chunk))
+            self._part.write(chunk)
+            self._part.copied += len(chunk)
+            self._count(copied=len(chunk))
+            if self._part.sync_due:
+                await self._part.sync()
+
+    async def _request(self, fetch: Fetch | None, complete: bool = False) -> OpqError | None:
+        """
+        Request the missing bytes of a range, and receive them.
+
+        :param fetch: None for everything that is missing.
+        :param complete: request the complete file, because the server does not send the rest alone.
+        """
         part = self._part
-        if part.missing == 0:
-            return None
-        self._require_room(part.missing)
-        headers = {} if complete else self._range_headers()
+        headers = {} if complete else self._range_headers(fetch)
         try:
             response = await self._server.get_archive(self._url, headers)
         except ServerFailed as error:
@@ -171,7 +229,12 @@ class _Download:
         if self._is_requested_rest(response):
             if self._expected.hashes:
                 self._join(response)
-            return await self._receive_body(response)
+            found = content_range(response)
+            if fetch and found and found.last is not None and found.last >= fetch.end:
+                # The server ignores the end of a range, and sends everything that is missing.
+                self._abandon_delta()
+                fetch = None
+            return await self._receive_body(response, end=fetch.end if fetch else None)
         discard(self._clock, response)
         if self._shows_complete(response):
             return None
@@ -182,14 +245,23 @@ class _Download:
         if not self._expected.hashes:
             # The part file cannot be continued without a validator.
             part.remove()
-        return await self._attempt(complete=True)
+        return await self._request(None, complete=True)
 
-    def _range_headers(self) -> dict[str, str]:
-        if not self._part.can_continue:
+    def _abandon_delta(self) -> None:
+        """Download everything that is still missing."""
+        if self._assembly is not None:
+            self._assembly.abandon(self._part.size)
+            self._part.copied = self._assembly.delta.copied
+
+    def _range_headers(self, fetch: Fetch | None) -> dict[str, str]:
+        part = self._part
+        if fetch is not None and fetch.end != part.content.size:
+            return {"Range": f"bytes={part.size}-{fetch.end - 1}"}
+        if not part.can_continue:
             return {}
-        headers = {"Range": f"bytes={self._part.size}-"}
-        if self._part.etag is not None and not self._expected.hashes:
-            headers["If-Range"] = self._part.etag
+        headers = {"Range": f"bytes={part.size}-"}
+        if part.etag is not None and not self._expected.hashes:
+            headers["If-Range"] = part.etag
         return headers
 
     async def _receive_complete(self, response: IResponse) -> OpqError | None:
@@ -198,6 +270,7 @@ class _Download:
         if self._is_not_from_server(response, size):
             discard(self._clock, response)
             return self._wrong_response("a web page" if size is None else f"{size} bytes")
+        self._abandon_delta()
         if self._part.size and self._expected.hashes:
             # Starting again would lose these bytes if the response turned out to be another file,
             # or broke off earlier.
@@ -258,21 +331,30 @@ class _Download:
         return (
             response.code == http.REQUESTED_RANGE_NOT_SATISFIABLE
             and part.content.size is None
-            and found == ContentRange(None, part.size)
+            and found == ContentRange(None, None, part.size)
         )
 
     def _unexpected_status(self, response: IResponse) -> ServerFailed:
         discard(self._clock, response)
+        if not is_temporary(response):
+            self._abandon_delta()
         error = unexpected_status(response, self._url)
         if response.code in (http.NOT_FOUND, http.GONE):
             raise error
         return error
 
-    async def _receive_body(self, response: IResponse, skip: int = 0) -> OpqError | None:
-        """Append the body of a response, without its first `skip` bytes, to the part file."""
+    async def _receive_body(
+        self, response: IResponse, skip: int = 0, end: int | None = None
+    ) -> OpqError | None:
+        """
+        Append the body of a response, without its first `skip` bytes, to the part file.
+
+        :param end: the size of the part file then; None for the size of the complete file.
+        """
         part = self._part
         size_before = part.size
-        limit = self._limit if part.content.size is None else part.content.size
+        end = part.content.size if end is None else end
+        limit = self._limit if end is None else end
         to_skip = skip
 
         def receive(data: bytes) -> Deferred[None] | None:
@@ -281,7 +363,7 @@ class _Download:
             to_skip -= skipped
             if skipped:
                 # The bytes are not new, but the download is not slow either.
-                self._meter.count(skipped, part.size, part.content.size)
+                self._count(received=skipped)
             return self._receive(data[skipped:]) if len(data) > skipped else None
 
         try:
@@ -293,12 +375,14 @@ class _Download:
                 part.remove()
                 raise
             part.truncate(size_before)
+            self._abandon_delta()
             return self._wrong_response(f"more than {limit} bytes")
-        if part.missing and response.code == http.OK and response.length is UNKNOWN_LENGTH:
+        is_complete = end is None or part.size == end
+        if not is_complete and response.code == http.OK and response.length is UNKNOWN_LENGTH:
             # The response ended without any sign of a broken connection, so it is another file.
             part.truncate(size_before)
             return self._wrong_response(f"{received} bytes")
-        if part.missing:
+        if not is_complete:
             return BrokenOff(f"The connection broke after {part.size} bytes. Try again.")
         return None
 
@@ -306,8 +390,15 @@ class _Download:
         # Check the room again: the size may be unknown, and other programs write to the disk.
         self._require_room(len(data))
         self._part.write(data)
-        self._meter.count(len(data), self._part.size, self._part.content.size)
+        self._count(received=len(data))
         return self._part.sync() if self._part.sync_due else None
+
+    def _count(self, received: int = 0, copied: int = 0) -> None:
+        part, assembly = self._part, self._assembly
+        here = part.copied if assembly is None else assembly.delta.copied
+        total = None if part.content.size is None else part.content.size - here
+        progress = Progress(part.size - part.copied, total, 0.0, here)
+        self._meter.count(received, copied, progress, is_complete=part.missing == 0)
 
     def _require_room(self, size: int | None) -> None:
         disk = os.statvfs(self._folder)

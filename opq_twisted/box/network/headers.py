@@ -17,7 +17,7 @@ _DIGESTS = {
 _STRONG_ETAG = re.compile(rb'"[!#-~]{0,256}"')
 
 _RANGE = re.compile(
-    rb"bytes (?:(?P<start>[0-9]{1,18})-[0-9]{1,18}|\*)/(?:(?P<total>[0-9]{1,18})|\*)"
+    rb"bytes (?:(?P<start>[0-9]{1,18})-(?P<last>[0-9]{1,18})|\*)/(?:(?P<total>[0-9]{1,18})|\*)"
 )
 
 
@@ -25,8 +25,10 @@ _RANGE = re.compile(
 class ContentRange:
     """The range of a file that a response contains, in bytes (RFC 9110, section 14.4)."""
 
-    #: None for an unsatisfied range (`bytes */SIZE`, with status 416).
+    #: The offsets of the first and the last byte; None for an unsatisfied range (`bytes */SIZE`,
+    #: with status 416).
     start: int | None
+    last: int | None
     #: The size of the whole file; None if unknown.
     total: int | None
 

@@ -140,6 +140,11 @@ class Journal:
         delay = self.entry.delay
         return delay if delay is not None and _is_same(delay, release) else None
 
+    def must_be_whole(self, release: Release) -> bool:
+        """Whether a release was assembled from pieces before, and was not the promised file."""
+        whole = self.entry.whole
+        return whole is not None and _is_same(whole, release)
+
     def is_postponed(self, release: Release, now: float) -> bool:
         """Whether a release must not be fetched without a click yet."""
         delay = self.find_postponed(release)
@@ -226,7 +231,7 @@ def _legible(kind: type[_T], items: Any) -> list[_T]:
     return legible
 
 
-def _is_same(known: Blocked | Postponement, release: Release) -> bool:
+def _is_same(known: Blocked | Postponement | Release, release: Release) -> bool:
     return known.version == release.version and (
         None in (known.sha256, release.sha256) or known.sha256 == release.sha256
     )

@@ -58,6 +58,7 @@ class Workflow:
         changes = EntryChanges(release=None, tries=tries, automatic=automatic)
         if tries == 1:
             changes |= {"attempt": journal.entry.attempt + 1, "started": self._deps.now()}
+            changes["fetched"] = None
         self._reporter.enter(Stage.CHECKING, **changes)
         offer = await self._find(automatic)
         if offer is None:
@@ -134,7 +135,7 @@ class Workflow:
             return await self._download_once(release)
         except PiecesDiffer as error:
             self._log.warn("The archive is downloaded again: {error}", error=error)
-        self._reporter.enter(Stage.DOWNLOADING, release=release)
+        self._reporter.enter(Stage.DOWNLOADING, release=release, whole=release)
         return await self._download_once(release, last=True)
 
     async def _download_once(
@@ -142,12 +143,13 @@ class Workflow:
     ) -> tuple[Release, BinaryIO]:
         deps = self._deps
         message = Stage.DOWNLOADING.message
-        promised = await deps.downloader.fetch(
+        promised, fetched = await deps.downloader.fetch(
             release,
             lambda progress: deps.board.publish(progress=progress, message=message),
             lambda sentence: deps.board.publish(message=sentence),
+            whole=deps.journal.must_be_whole(release),
         )
-        self._reporter.enter(Stage.VERIFYING, release=promised)
+        self._reporter.enter(Stage.VERIFYING, release=promised, fetched=fetched)
         try:
             return await deps.downloader.verify(promised)
         except DownloadFailed as error:

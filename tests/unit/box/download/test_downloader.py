@@ -60,7 +60,7 @@ class FetchTests(DownloadCase):
         fetching = Deferred.fromCoroutine(
             self.downloader.fetch(release, self.reports.append, self.said.append)
         )
-        return fetching, self.network.accept()
+        return fetching.addCallback(lambda result: result[0]), self.network.accept()
 
     def interrupt(self, release: Release = SIGNED) -> None:
         """Let an earlier run leave 1000 bytes of a release."""

@@ -48,7 +48,7 @@ class FetchCase(SynchronousTestCase):
     def fetch(
         self, expected: Content = SIGNED, url: str = URL, limit: int = LIMIT
     ) -> Deferred[Content]:
-        return Deferred.fromCoroutine(
+        fetching = Deferred.fromCoroutine(
             fetch(
                 self.clock,
                 self.network.server,
@@ -61,6 +61,7 @@ class FetchCase(SynchronousTestCase):
                 execute,
             )
         )
+        return fetching.addCallback(lambda result: result[0])
 
     def begin(
         self, *headers: str, body: bytes = b"", expected: Content = SIGNED

@@ -206,4 +206,4 @@ class LimitTests(FetchCase):
         peer.close()
         self.assertNoResult(fetching)
         threads.pop().callback(None)
-        self.assertEqual(self.successResultOf(fetching), Content(MAX_UNSYNCED))
+        self.assertEqual(self.successResultOf(fetching), (Content(MAX_UNSYNCED), MAX_UNSYNCED))

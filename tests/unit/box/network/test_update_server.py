@@ -483,9 +483,9 @@ class GetTests(ClientCase):
         """The range of a response is read if it is valid."""
         for headers, expected in (
             ([], None),
-            (["bytes 5-9/10"], ContentRange(5, 10)),
-            (["bytes 5-9/*"], ContentRange(5, None)),
-            (["bytes */10"], ContentRange(None, 10)),
+            (["bytes 5-9/10"], ContentRange(5, 9, 10)),
+            (["bytes 5-9/*"], ContentRange(5, 9, None)),
+            (["bytes */10"], ContentRange(None, None, 10)),
             (["bytes 5-9"], None),
             (["bytes=5-9/10"], None),
             (["bytes -5-9/10"], None),

@@ -1,0 +1,166 @@
+"""Assembles a new archive: finds its pieces in the last good archive, and reads them from there."""
+
+import hashlib
+import os
+from typing import BinaryIO
+
+from attrs import define
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from opq_twisted.archive.delta import Copy, Delta, compare
+from opq_twisted.archive.member_rules import MAX_ARCHIVE
+from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex, read_index
+from opq_twisted.box.download.verify import Content, InThread
+from opq_twisted.box.network.update_server import UpdateServerClient
+from opq_twisted.common.errors import ServerFailed
+
+#: Bytes: a smaller archive is downloaded whole.
+_MIN_SIZE = 1_000_000
+
+#: Seconds for which a box waits for the index. The server computes it when it is asked first.
+_TIMEOUT = 60.0
+
+#: After so many pieces in the last good archive that have rotted, the rest is downloaded.
+_MAX_ROTTEN = 5
+
+_log = Logger()
+
+
+@define
+class Assembly:
+    """
+    The open last good archive, and the way to assemble a new one from its pieces and the server's.
+
+    Neither is trusted: each piece is hashed when it is copied, and the whole archive is verified in
+    the end.
+    """
+
+    #: The promised size and hashes of the new archive.
+    content: Content
+    delta: Delta
+    _source: BinaryIO
+    _in_thread: InThread
+    _rotten: int = 0
+
+    async def read(self, copy: Copy) -> bytes | None:
+        """Read a piece of the last good archive; None if it has changed, so that it must travel."""
+        # The thread has a descriptor of its own, so this one can be closed at any time.
+        data: bytes | None = await self._in_thread(_read, os.dup(self._source.fileno()), copy)
+        if data is None:
+            self._rotten += 1
+            self.delta = self.delta.without(copy)
+            if self._rotten == _MAX_ROTTEN:
+                self.abandon(copy.start)
+        return data
+
+    def abandon(self, offset: int) -> None:
+        """Fetch everything from this offset of the new archive on."""
+        self.delta = self.delta.whole_from(offset)
+
+    def close(self) -> None:
+        """Close the last good archive."""
+        self._source.close()
+
+
+async def prepare(
+    clock: IReactorTime,
+    server: UpdateServerClient,
+    url: str,
+    expected: Content,
+    source: BinaryIO,
+    in_thread: InThread,
+) -> Assembly | None:
+    """
+    Find out which pieces of a new archive are here already.
+
+    :param url: of the new archive.
+    :param expected: its signed size and hashes, as far as there are any.
+    :param source: the last good archive; it is closed unless it becomes part of the result.
+    :returns: None if the archive must be downloaded whole: the server has no index of it, or too
+        little is here.
+    """
+    assembly = None
+    try:
+        index = await _request_index(clock, server, f"{url}.pieces", expected)
+        if index is not None:
+            assembly = await _compare(index, expected, source, in_thread)
+    finally:
+        if assembly is None:
+            source.close()
+    return assembly
+
+
+async def _request_index(
+    clock: IReactorTime, server: UpdateServerClient, url: str, expected: Content
+) -> Index | None:
+    """Request the index of the new archive; None if there is none, or it is of another archive."""
+    if expected.size is not None and expected.size < _MIN_SIZE:
+        return None
+    try:
+        data = await Deferred.fromCoroutine(_read_when_ready(clock, server, url)).addTimeout(
+            _TIMEOUT, clock
+        )
+        index = None if data is None else Index.from_json(data)
+    except (ServerFailed, NoIndex, TimeoutError) as error:
+        _log.info("The archive is downloaded whole: {error}", error=error)
+        return None
+    return index if index and _is_of(index, expected) else None
+
+
+def _is_of(index: Index, expected: Content) -> bool:
+    """Whether an index is of the expected archive, so that a delta is possible."""
+    return (
+        _MIN_SIZE <= index.size <= MAX_ARCHIVE
+        and expected.size in (None, index.size)
+        and expected.hashes.get("sha256") in (None, index.sha256)
+    )
+
+
+async def _read_when_ready(
+    clock: IReactorTime, server: UpdateServerClient, url: str
+) -> bytes | None:
+    while True:
+        try:
+            return await server.read(url, MAX_INDEX)
+        except ServerFailed as error:
+            # The server is still computing the index.
+            if error.retry_after is None:
+                raise
+            await deferLater(clock, max(1.0, error.retry_after))
+
+
+async def _compare(
+    index: Index, expected: Content, source: BinaryIO, in_thread: InThread
+) -> Assembly | None:
+    try:
+        old: Index = await in_thread(_read_index, os.dup(source.fileno()))
+    except (NoIndex, OSError) as error:
+        _log.warn("The last good archive cannot be used for a delta: {error}", error=error)
+        return None
+    delta = compare(index, old)
+    if not delta.pays:
+        return None
+    # An index says in the unsigned mode what the server's Repr-Digest would say.
+    content = Content(index.size, expected.hashes or {"sha256": index.sha256})
+    return Assembly(content, delta, source, in_thread)
+
+
+def _read_index(fd: int) -> Index:
+    try:
+        return read_index(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, copy: Copy) -> bytes | None:
+    """Read a piece; None if it is not what it was, or cannot be read."""
+    try:
+        data = os.pread(fd, copy.piece.length, copy.source)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return data if hashlib.sha256(data).digest() == copy.piece.digest else None
