@@ -110,6 +110,29 @@ class WorkflowTests(UpdaterCase):
         self.succeed()
         self.assertTrue(self.bench.archives.archive.closed)
 
+    def test_fetched(self) -> None:
+        """The journal says how many bytes travelled; a new attempt forgets it."""
+        self.click("verify")
+        self.assertEqual(self.on_disk().fetched, 7)
+        self.fail_with(DownloadFailed("What came has another SHA-256."))
+        self.click("fetch")
+        self.assertIsNone(self.on_disk().fetched)
+
+    def test_assembled_badly(self) -> None:
+        """An archive that was assembled badly is downloaded whole, also by later updates."""
+        self.click("fetch")
+        self.assertFalse(self.bench.downloader.asked_for_whole)
+        self.succeed()
+        self.bench.steps.fail(PiecesDiffer("What came has another SHA-256."))
+        self.assertTrue(self.bench.downloader.asked_for_whole)
+        self.assertEqual(self.on_disk().whole, Release(NEW))
+        self.bench.restart()
+        self.proceed("fetch")
+        self.assertTrue(self.bench.downloader.asked_for_whole)
+        self.fail_with(DownloadFailed("The connection broke."))
+        self.find(NEWER)
+        self.assertFalse(self.bench.downloader.asked_for_whole)
+
     def test_delay(self) -> None:
         """A delay passes between the check and the download."""
         self.bench.updater.begin(delay=300)
