@@ -80,6 +80,11 @@ class Part:
         self._synced = self._sync_started = 0
 
     @property
+    def folder(self) -> Path:
+        """The folder in which it is."""
+        return self._path.parent
+
+    @property
     def content(self) -> Content:
         """The promised size and hashes of the complete file, as far as known."""
         return self._record.content

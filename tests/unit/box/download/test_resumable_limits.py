@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from opq_twisted.box.download import resumable as module
+from opq_twisted.box.download import transfer as module
 from opq_twisted.box.download.part_file import MAX_UNSYNCED, SYNC_EVERY
 from opq_twisted.box.download.resumable import RETRY_DELAYS, fetch
 from opq_twisted.box.download.verify import Content

@@ -1,0 +1,302 @@
+"""Brings the missing bytes of an archive into its part file: copies them, or requests them."""
+
+import os
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web import http
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+
+from opq_twisted.archive.delta import Copy, Fetch
+from opq_twisted.archive.extract.unpack import RESERVE
+from opq_twisted.box.download.assembly import Assembly
+from opq_twisted.box.download.part_file import Part
+from opq_twisted.box.download.progress import ProgressMeter
+from opq_twisted.box.download.verify import Content
+from opq_twisted.box.network.body import BrokenOff, TooLong, discard, read_body
+from opq_twisted.box.network.headers import (
+    ContentRange,
+    content_range,
+    is_html,
+    repr_digests,
+    strong_etag,
+)
+from opq_twisted.box.network.update_server import (
+    UpdateServerClient,
+    is_temporary,
+    unexpected_status,
+)
+from opq_twisted.box.state.status import Progress
+from opq_twisted.common import wording
+from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFailed
+
+#: Bytes of a piece that are copied at once: syncs take place between them.
+_COPIED_AT_ONCE = 64 << 10
+
+
+@define
+class Transfer:
+    """
+    One download of an archive, which may need several attempts.
+
+    Most methods return the error after which another attempt may help, and raise all others.
+    """
+
+    _clock: IReactorTime
+    _server: UpdateServerClient
+    _url: str
+    _expected: Content
+    part: Part
+    #: Bytes; a larger file is refused.
+    _limit: int
+    meter: ProgressMeter
+    #: The pieces that are here; None to download everything.
+    _assembly: Assembly | None
+
+    async def attempt(self) -> OpqError | None:
+        """
+        Get the missing bytes: copy those that are here, and request the others.
+
+        :returns: the error that ended the attempt; None if the file is complete.
+        """
+        if self.part.missing == 0:
+            return None
+        if self._assembly is None:
+            return await self._request(None)
+        self._require_room(self.part.missing)
+        while self.part.missing:
+            step = self._assembly.delta.step_at(self.part.size)
+            if isinstance(step, Copy):
+                await self._copy(self._assembly, step)
+            elif (error := await self._request(step)) is not None:
+                return error
+        return None
+
+    async def _copy(self, assembly: Assembly, step: Copy) -> None:
+        """Copy the rest of a piece, unless the last good archive does not have it any more."""
+        data = await assembly.read(step)
+        rest = memoryview(data or b"")[self.part.size - step.start :]
+        while rest:
+            chunk, rest = rest[:_COPIED_AT_ONCE], rest[_COPIED_AT_ONCE:]
+            self._require_room(len(chunk))
+            self.part.write(chunk)
+            self.part.copied += len(chunk)
+            self._count(copied=len(chunk))
+            if self.part.sync_due:
+                await self.part.sync()
+
+    async def _request(self, fetch: Fetch | None, complete: bool = False) -> OpqError | None:
+        """
+        Request the missing bytes of a range, and receive them.
+
+        :param fetch: None for everything that is missing.
+        :param complete: request the complete file, because the server does not send the rest alone.
+        """
+        part = self.part
+        self._require_room(part.missing)
+        headers = {} if complete else self._range_headers(fetch)
+        try:
+            response = await self._server.get_archive(self._url, headers)
+        except ServerFailed as error:
+            return error
+        if response.code == http.OK:
+            return await self._receive_complete(response)
+        if "Range" not in headers or response.code not in (
+            http.PARTIAL_CONTENT,
+            http.REQUESTED_RANGE_NOT_SATISFIABLE,
+        ):
+            return self._unexpected_status(response)
+        if self._is_requested_rest(response):
+            if self._expected.hashes:
+                self._join(response)
+            if fetch and _goes_beyond(response, fetch):
+                self._abandon_delta()
+                fetch = None
+            return await self._receive_body(response, end=fetch.end if fetch else None)
+        discard(self._clock, response)
+        if self._shows_complete(response):
+            return None
+        found = content_range(response)
+        total, expected = found and found.total, self._expected.size
+        if None not in (total, expected) and total != expected:
+            return self._wrong_response(f"a file of {total} bytes")
+        if not self._expected.hashes:
+            # The part file cannot be continued without a validator.
+            part.remove()
+        return await self._request(None, complete=True)
+
+    def _abandon_delta(self) -> None:
+        """Download everything that is still missing."""
+        if self._assembly is not None:
+            self._assembly.abandon(self.part.size)
+            self.part.copied = self._assembly.delta.copied
+
+    def _range_headers(self, fetch: Fetch | None) -> dict[str, str]:
+        part = self.part
+        if fetch is not None and fetch.end != part.content.size:
+            return {"Range": f"bytes={part.size}-{fetch.end - 1}"}
+        if not part.can_continue:
+            return {}
+        headers = {"Range": f"bytes={part.size}-"}
+        if part.etag is not None and not self._expected.hashes:
+            headers["If-Range"] = part.etag
+        return headers
+
+    async def _receive_complete(self, response: IResponse) -> OpqError | None:
+        """Receive the complete file; with expected hashes, keep the bytes that are here already."""
+        size = None if response.length is UNKNOWN_LENGTH else int(response.length)
+        if self._is_not_from_server(response, size):
+            discard(self._clock, response)
+            return self._wrong_response("a web page" if size is None else f"{size} bytes")
+        self._abandon_delta()
+        if self.part.size and self._expected.hashes:
+            # Starting again would lose these bytes if the response turned out to be another file,
+            # or broke off earlier.
+            self._join(response)
+            return await self._receive_body(response, skip=self.part.size)
+        try:
+            self._begin(response, size)
+        except (OpqError, OSError):
+            discard(self._clock, response)
+            raise
+        return await self._receive_body(response)
+
+    def _join(self, response: IResponse) -> None:
+        try:
+            self.part.join()
+        except OSError:
+            discard(self._clock, response)
+            raise
+
+    def _is_not_from_server(self, response: IResponse, size: int | None) -> bool:
+        """Whether the response comes from something between the box and the server."""
+        if size is not None and self._expected.size is not None:
+            return size != self._expected.size
+        return is_html(response)
+
+    def _wrong_response(self, received: str) -> ServerFailed:
+        size = self._expected.size
+        expected = "an archive" if size is None else f"{size} bytes"
+        return ServerFailed(
+            f"The server sent {received} instead of {expected}: another archive, or the login page "
+            "of a network."
+        )
+
+    def _begin(self, response: IResponse, size: int | None) -> None:
+        """Start a new part file for a response with the complete file."""
+        require_allowed(size, self._limit)
+        size = self._expected.size if size is None else size
+        self.part.remove()
+        self._require_room(size)
+        hashes = self._expected.hashes or repr_digests(response)
+        self.part.begin(Content(size, hashes), strong_etag(response))
+
+    def _is_requested_rest(self, response: IResponse) -> bool:
+        """Whether the response is the requested rest: some servers ignore If-Range."""
+        part, found = self.part, content_range(response)
+        if response.code != http.PARTIAL_CONTENT or found is None or found.start != part.size:
+            return False
+        etag = strong_etag(response)
+        if not self._expected.hashes and None not in (part.etag, etag) and part.etag != etag:
+            return False
+        if part.content.size is None and found.total is not None and found.total <= self._limit:
+            part.set_total(found.total)
+        return found.total in (None, part.content.size)
+
+    def _shows_complete(self, response: IResponse) -> bool:
+        """Whether the server has no more bytes because the part file is complete."""
+        part, found = self.part, content_range(response)
+        return (
+            response.code == http.REQUESTED_RANGE_NOT_SATISFIABLE
+            and part.content.size is None
+            and found == ContentRange(None, None, part.size)
+        )
+
+    def _unexpected_status(self, response: IResponse) -> ServerFailed:
+        discard(self._clock, response)
+        if not is_temporary(response):
+            self._abandon_delta()
+        error = unexpected_status(response, self._url)
+        if response.code in (http.NOT_FOUND, http.GONE):
+            raise error
+        return error
+
+    async def _receive_body(
+        self, response: IResponse, skip: int = 0, end: int | None = None
+    ) -> OpqError | None:
+        """
+        Append the body of a response, without its first `skip` bytes, to the part file.
+
+        :param end: the size of the part file then; None for the size of the complete file.
+        """
+        part = self.part
+        size_before = part.size
+        end = part.content.size if end is None else end
+        limit = self._limit if end is None else end
+        to_skip = skip
+
+        def receive(data: bytes) -> Deferred[None] | None:
+            nonlocal to_skip
+            skipped = min(to_skip, len(data))
+            to_skip -= skipped
+            if skipped:
+                # The bytes are not new, but the download is not slow either.
+                self._count(received=skipped)
+            return self._receive(data[skipped:]) if len(data) > skipped else None
+
+        try:
+            received = await read_body(self._clock, response, receive, limit - size_before + skip)
+        except BrokenOff as error:
+            return error
+        except TooLong:
+            if not self._expected.hashes:
+                part.remove()
+                raise
+            part.truncate(size_before)
+            self._abandon_delta()
+            return self._wrong_response(f"more than {limit} bytes")
+        is_complete = end is None or part.size == end
+        if not is_complete and response.code == http.OK and response.length is UNKNOWN_LENGTH:
+            # The response ended without any sign of a broken connection, so it is another file.
+            part.truncate(size_before)
+            return self._wrong_response(f"{received} bytes")
+        if not is_complete:
+            return BrokenOff(f"The connection broke after {part.size} bytes. Try again.")
+        return None
+
+    def _receive(self, data: bytes) -> Deferred[None] | None:
+        # Check the room again: the size may be unknown, and other programs write to the disk.
+        self._require_room(len(data))
+        self.part.write(data)
+        self._count(received=len(data))
+        return self.part.sync() if self.part.sync_due else None
+
+    def _count(self, received: int = 0, copied: int = 0) -> None:
+        part, assembly = self.part, self._assembly
+        here = part.copied if assembly is None else assembly.delta.copied
+        total = None if part.content.size is None else part.content.size - here
+        progress = Progress(part.size - part.copied, total, 0.0, here)
+        self.meter.count(received, copied, progress, is_complete=part.missing == 0)
+
+    def _require_room(self, size: int | None) -> None:
+        disk = os.statvfs(self.part.folder)
+        free = disk.f_bavail * disk.f_frsize
+        needed = (size or 0) + RESERVE
+        if free < needed:
+            raise NoRoom(
+                f"The download needs {wording.size(needed)} free under {self.part.folder}, and "
+                f"there are {wording.size(free)}. Make room, and try again."
+            )
+
+
+def _goes_beyond(response: IResponse, fetch: Fetch) -> bool:
+    """Whether the server ignores the end of the range, and sends everything from its beginning."""
+    found = content_range(response)
+    return found is not None and found.last is not None and found.last >= fetch.end
+
+
+def require_allowed(size: int | None, limit: int) -> None:
+    """Raise `DownloadFailed` if an archive of this size is too large; None if it is unknown."""
+    if size is not None and size > limit:
+        raise DownloadFailed(f"The archive has {size} bytes; at most {limit} are allowed.")
