@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.http.resource import PlainResource
-from opq_twisted.server.catalog.digests import Digests, InThread
+from opq_twisted.server.catalog.archive_cache import InThread
+from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Catalog, Identity
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp import store

@@ -1,27 +1,48 @@
-"""Each archive is hashed once, one after the other, and only if it is the file on offer."""
+"""Each archive is read once, one after the other, and only if it is the file on offer."""
 
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.catalog.digests import Digests, sha256_of
+from opq_twisted.server.catalog.archive_cache import (
+    MAX_WANTED,
+    RETRY_DELAY,
+    ArchiveCache,
+    compute_from,
+)
+from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.snapshot import Archive, Catalog
-from tests.helpers.archives import make_archive, name_of
+from tests.helpers.archives import make_archive, make_large_archive, name_of
 from tests.helpers.manual_thread import Thread
 
 
-class DigestsTests(SynchronousTestCase):
-    """`Digests` over a real directory."""
+class FirstBytes(ArchiveCache):
+    """Keeps the first kilobyte of archives, and only two of them."""
+
+    what = "first kilobyte"
+    max_size = 2000
+
+    @staticmethod
+    def compute(fd: int, size: int, each_chunk: Callable[[bytes], object]) -> bytes:
+        """Read the first kilobyte."""
+        return os.pread(fd, 1000, 0)
+
+
+class ArchiveCacheTests(SynchronousTestCase):
+    """A cache of digests over a real directory."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.thread = Thread()
         self.addCleanup(self.thread.finish)
-        self.digests = Digests(self.thread)
+        self.clock = Clock()
+        self.digests = Digests(self.thread, self.clock.seconds)
         self.catalog = Catalog(self.directory)
 
     def offer(self, *versions: int) -> list[Archive]:
@@ -69,6 +90,60 @@ class DigestsTests(SynchronousTestCase):
         self.assertIsNotNone(self.digests.known(newest))
         self.assertIsNone(self.digests.known(old))
         self.assertEqual(self.thread.waiting, [])
+
+    def test_newest_first(self) -> None:
+        """The newest archive does not wait for the others that are wanted."""
+        self.catalog.observers.append(self.digests.catalog_changed)
+        for archive in self.offer(1, 2, 3):
+            self.digests.want(archive)
+        (newest,) = self.offer(4)
+        self.thread.work()
+        self.thread.work()
+        self.assertIsNotNone(self.digests.known(newest))
+
+    def test_many_wanted(self) -> None:
+        """Archives over the limit have to be requested again, but for the newest one."""
+        *archives, last = self.offer(*range(1, MAX_WANTED + 2))
+        self.assertEqual([self.digests.want(each) for each in archives], [True] * MAX_WANTED)
+        self.assertFalse(self.digests.want(last))
+        self.assertTrue(self.digests.want(archives[-1]))
+        self.digests.catalog_changed(self.catalog.snapshot)
+        self.thread.finish()
+        self.assertIsNotNone(self.digests.known(last))
+
+    def test_many_newest(self) -> None:
+        """Each new archive is the newest one for a while, and the last ones are computed."""
+        self.catalog.observers.append(self.digests.catalog_changed)
+        offered = [archive for version in range(1, 81) for archive in self.offer(version)]
+        self.thread.finish()
+        known = [each.name.version for each in offered if self.digests.known(each) is not None]
+        self.assertEqual(known, list(range(81 - MAX_WANTED, 81)))
+
+    def test_least_recently_used(self) -> None:
+        """The value that was not used for the longest time is dropped if there are too many."""
+        cache = FirstBytes(self.thread)
+        for version in (1, 2, 3):
+            make_large_archive(self.directory / name_of(version), 2000)
+        self.catalog.rescan()
+        first, second, third = self.catalog.snapshot.archives
+
+        def compute(archive: Archive) -> None:
+            cache.want(archive)
+            self.thread.finish()
+
+        compute(first)
+        compute(second)
+        self.assertEqual(cache.known(first), first.path.read_bytes()[:1000])
+        compute(third)
+        self.assertIsNone(cache.known(second))
+        self.assertIsNotNone(cache.known(first))
+        # What is gone leaves its room to others.
+        first.path.unlink()
+        self.catalog.rescan()
+        cache.catalog_changed(self.catalog.snapshot)
+        compute(second)
+        self.assertIsNotNone(cache.known(second))
+        self.assertIsNotNone(cache.known(third))
 
     def test_nothing_on_offer(self) -> None:
         """An empty catalog requests nothing."""
@@ -129,6 +204,41 @@ class DigestsTests(SynchronousTestCase):
         self.assertIsNone(self.digests.known(first))
         self.assertIsNotNone(self.digests.known(second))
 
+    def test_later_try(self) -> None:
+        """An archive that cannot be read is read again after a while, and only if wanted."""
+        (archive,) = self.offer(1)
+        content = archive.path.read_bytes()
+        archive.path.unlink()
+        self.assertTrue(self.digests.want(archive))
+        self.thread.finish()
+        self.assertEqual(len(self.flushLoggedErrors(FileNotFoundError)), 1)
+        self.clock.advance(RETRY_DELAY - 1)
+        self.assertFalse(self.digests.want(archive))
+        self.digests.catalog_changed(self.catalog.snapshot)
+        self.assertEqual(self.thread.waiting, [])
+        self.clock.advance(1)
+        self.assertEqual(self.thread.waiting, [])
+        archive.path.write_bytes(content)
+        self.catalog.rescan()
+        (archive,) = self.catalog.snapshot.archives
+        self.assertTrue(self.digests.want(archive))
+        self.thread.finish()
+        self.assertEqual(self.digests.known(archive), hashlib.sha256(content).digest())
+
+    def test_written_to(self) -> None:
+        """An archive that is written to while it is read has no value, and its end is found."""
+        (archive,) = self.offer(1)
+
+        def compute(fd: int, size: int, each_chunk: Callable[[bytes], object]) -> bytes:
+            def append(chunk: bytes) -> None:
+                each_chunk(chunk)
+                with archive.path.open("ab") as file:
+                    file.write(bytes(2 * len(chunk)))
+
+            return Digests.compute(fd, size, append)
+
+        self.assertIsNone(compute_from(archive, compute, threading.Event()))
+
     def test_fifo_in_its_place(self) -> None:
         """A FIFO in the place of the archive does not block."""
         (archive,) = self.offer(1)
@@ -137,17 +247,20 @@ class DigestsTests(SynchronousTestCase):
         stopping = threading.Event()
         result: list[bytes | None] = []
         reader = threading.Thread(
-            target=lambda: result.append(sha256_of(archive, stopping)), daemon=True
+            target=lambda: result.append(compute_from(archive, Digests.compute, stopping)),
+            daemon=True,
         )
         reader.start()
         reader.join(10)
         self.assertEqual(result, [None])
 
     def test_stopped(self) -> None:
-        """A server that stops does not wait for the digest of a large archive."""
-        (archive,) = self.offer(1)
+        """A server that stops does not wait for the digest of a large archive, nor of others."""
+        other, archive = self.offer(1, 2)
         self.digests.startService()
         self.digests.want(archive)
+        self.digests.want(other)
         self.digests.stopService()
         self.thread.work()
         self.assertIsNone(self.digests.known(archive))
+        self.assertEqual(self.thread.waiting, [])
