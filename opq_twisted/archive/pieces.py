@@ -3,6 +3,7 @@
 import hashlib
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
@@ -99,13 +100,17 @@ class Index:
         return cls(size, sha256.lower(), tuple(pieces))
 
 
-def read_index(fd: int, size: int) -> Index:
+def read_index(
+    fd: int, size: int, each_chunk: Callable[[bytes], object] = lambda chunk: None
+) -> Index:
     """
     Find the pieces of an open archive, and hash them, in one pass and in bounded memory.
 
     The position of the descriptor does not move.
 
     :param size: the size of the archive in bytes.
+    :param each_chunk: is called with all bytes in order. If it raises an error, the reading ends
+        with that error.
     :raises NoIndex: if the archive has more than `MAX_PIECES` pieces, or is larger than a box
         takes.
     :raises OSError: if the archive cannot be read.
@@ -113,7 +118,12 @@ def read_index(fd: int, size: int) -> Index:
     if size > MAX_ARCHIVE:
         raise NoIndex("the archive is larger than a box takes")
     cutter = _Cutter()
-    hashes = files.hash_file(fd, ["sha256"], size, each_piece=cutter.add)
+
+    def add(chunk: bytes) -> None:
+        each_chunk(chunk)
+        cutter.add(chunk)
+
+    hashes = files.hash_file(fd, ["sha256"], size, each_piece=add)
     return Index(size, hashes["sha256"], cutter.finish())
 
 

@@ -19,11 +19,13 @@ from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.catalog.watcher import Watcher
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.service import Timestamper
+from opq_twisted.server.web.index import SUFFIX
 from opq_twisted.trust.expiry import days_left
 
 #: The endpoints by path. Unknown paths have one common series: clients could invent any number.
 _ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}
 _FOLDERS = (b"/update/", "/update"), (b"/tuf/", "/tuf")
+_INDEXES = "/update/NAME.pieces"
 
 #: The addresses of this machine itself.
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1"))
@@ -67,6 +69,8 @@ class Metrics(Collector):
         if endpoint is None:
             folders = (name for start, name in _FOLDERS if request.path.startswith(start))
             endpoint = next(folders, "other")
+            if endpoint == "/update" and request.path.endswith(SUFFIX.encode()):
+                endpoint = _INDEXES
         self._count(endpoint, request.code if request.startedWriting else CLIENT_GONE)
 
     def refused(self, status: int) -> None:

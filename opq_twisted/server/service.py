@@ -26,6 +26,7 @@ from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.access_log import AccessLog
 from opq_twisted.server.announcement import Announcement
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog, check_readable
 from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.limits import Downloads, make_room
@@ -153,8 +154,8 @@ def makeService(options: Options) -> IService:
     use_monotonic_time(reactor)
     directory = Path(options["updates-dir"]).absolute()
     _require_readable(directory)
-    catalog, digests = Catalog(directory), Digests()
-    catalog.observers.append(digests.catalog_changed)
+    catalog, digests, indexes = Catalog(directory), Digests(), Indexes()
+    catalog.observers += [digests.catalog_changed, indexes.catalog_changed]
     limits, most_downloads = make_room(
         options["max-connections"],
         options["max-downloads"],
@@ -177,7 +178,13 @@ def makeService(options: Options) -> IService:
         readers=(*LOOPBACK, *(options["metrics-from"] or ())),
     )
     root = make_root(
-        catalog, digests, downloads, version, options["mirror"], lambda: timestamper.metadata_state
+        catalog,
+        digests,
+        indexes,
+        downloads,
+        version,
+        options["mirror"],
+        lambda: timestamper.metadata_state,
     )
     root.putChild(b"metrics", FunctionResource(metrics.reply))
     site = BoundedSite(reactor, root, limits)
@@ -186,7 +193,7 @@ def makeService(options: Options) -> IService:
     server = MultiService()
     listener = Listener(options["port"], site)
     announcement = Announcement(lambda: listener.url, catalog, timestamper)
-    for service in (listener, watcher, digests, timestamper, announcement):
+    for service in (listener, watcher, digests, indexes, timestamper, announcement):
         service.setServiceParent(server)
     if not options["no-access-log"]:
         access_log = AccessLog(reactor, options["access-log"] and Path(options["access-log"]))

@@ -15,6 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
@@ -156,6 +157,7 @@ def serve(state: str, updates: Path) -> int:
     root = make_root(
         catalog,
         digests,
+        Indexes(maybeDeferred),
         Downloads(10),
         NewestVersion(cast(Any, reactor), catalog),
         metadata_state=lambda: metadata_state,

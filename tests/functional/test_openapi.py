@@ -17,6 +17,7 @@ from tests.functional.box import OLD, Box, Gate
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import ROOT, TIMEOUT, Server, curl, succeed, until
 from tests.functional.update_server import archive, started
+from tests.helpers.archives import make_pieces_archive, random_parts
 from tests.helpers.signed_metadata import Signed, write_key
 from tests.helpers.torture import SEED, TORTURE
 
@@ -93,7 +94,8 @@ async def survives(description: Path, server: Server, folder: Path, *options: st
 async def sign(start: StartDaemon, updates: Path) -> Server:
     """Start a server with a signed release, and wait until it has announced it."""
     signed = Signed(updates).init()
-    signed.publish(1, archive(updates, VERSION))
+    path = make_pieces_archive(updates / str(UpdateName(VERSION)), VERSION, random_parts(1, 2))
+    signed.publish(1, path)
     key = write_key(updates.parent / "timestamp.pem", signed.keys["timestamp"])
     server = await started(start, updates, "--timestamp-key", key)
     version = f"{server.url}/version"
@@ -107,6 +109,8 @@ async def test_update_server(start: StartDaemon, updates: Path, tmp_path: Path) 
     description = Description(SERVER)
     describes = description.describes
     server = await sign(start, updates)
+    index = f"{server.url}/update/{NAME['name']}.pieces"
+    await until(lambda: curl(index), lambda answer: answer[0] == 200)
     # A condition that matches would wait for minutes.
     await survives(SERVER, server, tmp_path, "--header", "Prefer: wait=1")
     await describes(server, 200, "get", "/")
@@ -136,6 +140,24 @@ async def test_update_server(start: StartDaemon, updates: Path, tmp_path: Path) 
     await describes_archive(404, {"name": str(UpdateName(1))})
     await describes_archive(412, If_Match='"1"')
     await describes_archive(416, Range="bytes=999999999-")
+
+    async def describes_index(status: int, name: dict[str, str] = NAME, **headers: str) -> None:
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        path = "/update/{name}.pieces"
+        await describes(server, status, "get", path, path_parameters=name, headers=headers)
+
+    older = {"name": archive(updates, 2).name}
+    await until(lambda: curl(f"{server.url}/ls"), lambda answer: older["name"] in answer[1])
+    await describes_index(200)
+    await describes_index(304, If_None_Match="*")
+    await describes_index(412, If_Match='"1"')
+    await describes_index(503, older)
+    await until(
+        lambda: curl(f"{server.url}/update/{older['name']}.pieces"),
+        lambda answer: answer[0] == 404,
+    )
+    await describes_index(404, older)
+    (updates / older["name"]).unlink()
 
     tuf = "/tuf/{name}"
     for name in (METADATA, {"name": "1.root.json"}):

@@ -37,7 +37,9 @@ _FOR_EVER = b"public, max-age=31536000, immutable"
 
 _CONTENT_TYPE = b"application/octet-stream"
 
-_NO_SUCH_UPDATE = Reply.sentence(NOT_FOUND, "There is no such update. See /ls for those there are.")
+_log = Logger()
+
+NO_SUCH_UPDATE = Reply.sentence(NOT_FOUND, "There is no such update. See /ls for those there are.")
 
 
 class CannotServe(Exception):
@@ -57,7 +59,6 @@ class ArchiveResource(PlainResource):
     """Sends the archive that has a certain name in the catalog."""
 
     isLeaf = True
-    _log = Logger()
 
     def __init__(
         self,
@@ -78,11 +79,11 @@ class ArchiveResource(PlainResource):
     def render_GET(self, request: BoundedRequest) -> Reply | int:
         """Reply 200 or 206 with the archive, 304, 412, 416, 503, or 404 if it is not on offer."""
         try:
-            opened = self._open()
+            opened = open_archive(self._catalog, self._name)
         except CannotServe as error:
             return self._later(str(error))
         if opened is None:
-            return _NO_SUCH_UPDATE
+            return NO_SUCH_UPDATE
         archive, file = opened
         self._digests.want(archive)
         digest = self._digests.known(archive)
@@ -105,33 +106,34 @@ class ArchiveResource(PlainResource):
             {b"Retry-After": b"%d" % self._downloads.reject()},
         )
 
-    def _open(self) -> tuple[Archive, io.FileIO] | None:
-        """
-        Open the archive as the catalog knows it; None if it is not on offer.
 
-        If the file has changed since the catalog checked it, the catalog checks it once more: only
-        a file that was found to be whole is sent.
+def open_archive(catalog: Catalog, name: str) -> tuple[Archive, io.FileIO] | None:
+    """
+    Open an archive as the catalog knows it; None if it is not on offer.
 
-        :raises CannotServe: if it cannot be opened now.
-        """
-        for _ in range(2):
-            archive = self._catalog.snapshot.find(self._name)
-            if archive is None:
-                return None
-            try:
-                file = files.open_regular(archive.path, follow_links=False)
-            except OSError as error:
-                if error.errno in MACHINE_BUSY:
-                    raise CannotServe("The server is busy.") from None
-                self._log.warn("{name} cannot be opened: {error}", name=self._name, error=error)
-            else:
-                if identify(os.fstat(file.fileno())) == archive.identity:
-                    return archive, file
-                file.close()
-            self._catalog.check([self._name])
-        if self._catalog.snapshot.find(self._name) is not None:
-            raise CannotServe("This update cannot be read now.")
-        return None
+    If the file has changed since the catalog checked it, the catalog checks it once more: only a
+    file that was found to be whole is sent.
+
+    :raises CannotServe: if it cannot be opened now.
+    """
+    for _ in range(2):
+        archive = catalog.snapshot.find(name)
+        if archive is None:
+            return None
+        try:
+            file = files.open_regular(archive.path, follow_links=False)
+        except OSError as error:
+            if error.errno in MACHINE_BUSY:
+                raise CannotServe("The server is busy.") from None
+            _log.warn("{name} cannot be opened: {error}", name=name, error=error)
+        else:
+            if identify(os.fstat(file.fileno())) == archive.identity:
+                return archive, file
+            file.close()
+        catalog.check([name])
+    if catalog.snapshot.find(name) is not None:
+        raise CannotServe("This update cannot be read now.")
+    return None
 
 
 def respond(
@@ -179,12 +181,19 @@ def _describe(archive: Archive, digest: bytes | None, may_be_cached: bool) -> di
         b"Content-Disposition": b'attachment; filename="%s"' % str(archive.name).encode(),
         b"Accept-Ranges": b"bytes",
         b"ETag": entity_tag(archive),
-        b"Last-Modified": formatdate(archive.modified_ns // 10**9, usegmt=True).encode(),
-        b"Cache-Control": _FOR_EVER if may_be_cached else b"no-cache",
+        **date_and_caching(archive, may_be_cached),
     }
     if digest is not None:
         headers[b"Repr-Digest"] = b"sha-256=:%s:" % base64.b64encode(digest)  # RFC 9530
     return headers
+
+
+def date_and_caching(archive: Archive, may_be_cached: bool) -> dict[bytes, bytes]:
+    """Make the headers that an archive has in common with its index."""
+    return {
+        b"Last-Modified": formatdate(archive.modified_ns // 10**9, usegmt=True).encode(),
+        b"Cache-Control": _FOR_EVER if may_be_cached else b"no-cache",
+    }
 
 
 def _partial(headers: dict[bytes, bytes], ranges: list[Range], size: int) -> ArchiveReply:

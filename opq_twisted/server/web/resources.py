@@ -13,11 +13,13 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import FunctionResource, PlainResource
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.signed_archives import CurrentSignedArchives
 from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.server.web.archive import ArchiveResource
+from opq_twisted.server.web.index import SUFFIX, IndexResource
 from opq_twisted.server.web.listing import ListingPage
 from opq_twisted.server.web.long_poll import NO_UPDATE, REVALIDATE, NewestVersion
 from opq_twisted.server.web.metadata import MetadataFiles
@@ -40,6 +42,7 @@ _T = TypeVar("_T")
 def make_root(
     catalog: Catalog,
     digests: Digests,
+    indexes: Indexes,
     downloads: Downloads,
     version: NewestVersion,
     mirror: str | None = None,
@@ -52,10 +55,13 @@ def make_root(
     :param metadata_state: gives the state of the signed metadata; by default nothing is signed.
     """
 
-    def child(name: str) -> IResource:
+    def archive(name: str) -> IResource:
         if mirror is not None:
             return FunctionResource(partial(redirect_to_mirror, mirror, name))
         return ArchiveResource(catalog, digests, downloads, name, signed.may_be_cached)
+
+    def index(name: str) -> IResource:
+        return IndexResource(catalog, digests, indexes, name, signed.may_be_cached)
 
     signed = CurrentSignedArchives(catalog.directory, metadata_state)
     root = PlainResource()
@@ -64,7 +70,7 @@ def make_root(
     root.putChild(b"version", version)
     latest = SnapshotCache(catalog, partial(redirect_to_newest, mirror))
     root.putChild(b"latest", FunctionResource(lambda _: latest.get()))
-    root.putChild(b"update", Updates(catalog, child))
+    root.putChild(b"update", Updates(catalog, archive, index))
     root.putChild(b"tuf", MetadataFiles(catalog.directory, metadata_state))
     return root
 
@@ -147,19 +153,26 @@ def redirect_to_newest(mirror: str | None, snapshot: Snapshot) -> Reply:
 
 
 class Updates(PlainResource):
-    """`/update/`: one child for each archive in the catalog."""
+    """`/update/`: two children for each archive in the catalog, the archive and its index."""
 
-    def __init__(self, catalog: Catalog, child: Callable[[str], IResource]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        archive: Callable[[str], IResource],
+        index: Callable[[str], IResource],
+    ) -> None:
         super().__init__()
         self._catalog = catalog
-        self._child = child
+        self._archive = archive
+        self._index = index
 
     def getChild(self, path: bytes, request: BoundedRequest) -> IResource:
-        """Find an archive by its name, or answer 404."""
+        """Find an archive or its index by name, or answer 404."""
         name = path.decode("ascii", "replace")
-        if request.postpath or self._catalog.snapshot.find(name) is None:
+        archive = name.removesuffix(SUFFIX)
+        if request.postpath or self._catalog.snapshot.find(archive) is None:
             return super().getChild(path, request)
-        return self._child(name)
+        return self._archive(name) if archive == name else self._index(archive)
 
 
 def redirect_to_mirror(mirror: str, name: str, _request: BoundedRequest) -> Reply:

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.http.resource import FunctionResource
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.catalog.watcher import Watcher
 from opq_twisted.server.limits import Downloads
@@ -66,7 +67,9 @@ class MetricsTests(SynchronousTestCase):
             self.timestamper,
             readers=(*LOOPBACK, ip_network("172.18.0.0/16")),
         )
-        root = make_root(self.catalog, Digests(maybeDeferred), self.downloads, version)
+        root = make_root(
+            self.catalog, Digests(maybeDeferred), Indexes(maybeDeferred), self.downloads, version
+        )
         root.putChild(b"metrics", FunctionResource(metrics.reply))
         self.site = BoundedSite(Clock(), root)
         self.site.request_observers.append(metrics.request_ended)
@@ -140,6 +143,7 @@ class MetricsTests(SynchronousTestCase):
         for path in ("/tuf/1.root.json", "/tuf/x", "/tuf"):
             self.ask(path)
         self.ask(f"/update/{name_of(1)}", "Range: bytes=0-0")
+        self.ask(f"/update/{name_of(1)}.pieces")
         self.ask("/version", method="DELETE")
         series = self.series()
         requests = {
@@ -155,6 +159,7 @@ class MetricsTests(SynchronousTestCase):
                 ("/tuf", "404"): 2,
                 ("/update", "404"): 1,
                 ("/update", "206"): 1,
+                ("/update/NAME.pieces", "404"): 1,
                 ("/", "200"): 1,
                 ("/ls", "200"): 1,
             },

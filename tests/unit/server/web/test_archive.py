@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.long_poll import NewestVersion
@@ -43,7 +44,11 @@ class ArchiveTestCase(SynchronousTestCase):
         self.addCleanup(self.thread.finish)
         self.downloads = Downloads(10, lambda: 0.5)
         self.root = make_root(
-            self.catalog, Digests(self.thread), self.downloads, NewestVersion(Clock(), self.catalog)
+            self.catalog,
+            Digests(self.thread),
+            Indexes(self.thread),
+            self.downloads,
+            NewestVersion(Clock(), self.catalog),
         )
 
     def get(self, *headers: str, method: str = "GET", path: str = PATH) -> Response:
@@ -387,7 +392,11 @@ class BusyTests(ArchiveTestCase):
         """Downloads over the limit get 503; HEAD, conditions and other paths are not affected."""
         self.downloads = Downloads(1, lambda: 0.5)
         self.root = make_root(
-            self.catalog, Digests(self.thread), self.downloads, NewestVersion(Clock(), self.catalog)
+            self.catalog,
+            Digests(self.thread),
+            Indexes(self.thread),
+            self.downloads,
+            NewestVersion(Clock(), self.catalog),
         )
         first = self.begin()
         refused = self.get()

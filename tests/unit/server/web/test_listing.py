@@ -18,6 +18,7 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.alerts import Alert
@@ -610,6 +611,7 @@ class ServerTests(PageTestCase):
         self.root = make_root(
             self.catalog,
             self.digests,
+            Indexes(maybeDeferred),
             Downloads(1),
             version,
             metadata_state=lambda: self.metadata_state,

@@ -11,6 +11,7 @@ from twisted.web.test.requesthelper import DummyChannel
 
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.state import refresh_timestamp
@@ -37,7 +38,13 @@ class WaitingTests(SynchronousTestCase):
         self.catalog = Catalog(self.directory)
         self.clock = ReactorClock()
         self.version = NewestVersion(self.clock, self.catalog)
-        self.root = make_root(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.root = make_root(
+            self.catalog,
+            Digests(maybeDeferred),
+            Indexes(maybeDeferred),
+            Downloads(10),
+            self.version,
+        )
         self.offer(1)
 
     def offer(self, version: int) -> None:
@@ -236,7 +243,13 @@ class AnnouncedTests(SynchronousTestCase):
         self.catalog = Catalog(self.directory)
         self.clock = ReactorClock()
         self.version = NewestVersion(self.clock, self.catalog, await_metadata=True)
-        self.root = make_root(self.catalog, Digests(maybeDeferred), Downloads(10), self.version)
+        self.root = make_root(
+            self.catalog,
+            Digests(maybeDeferred),
+            Indexes(maybeDeferred),
+            Downloads(10),
+            self.version,
+        )
         self.catalog.rescan()
 
     def offer(self, version: int) -> None:

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.archive_cache import InThread
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog, Identity
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp import store
@@ -60,8 +61,10 @@ class MetadataTestCase(SynchronousTestCase):
         catalog = Catalog(self.updates)
         catalog.rescan()
         version = NewestVersion(Clock(), catalog)
-        digests, downloads = Digests(maybeDeferred), Downloads(10)
-        return make_root(catalog, digests, downloads, version, mirror, lambda: self.metadata_state)
+        digests, indexes = Digests(maybeDeferred), Indexes(maybeDeferred)
+        return make_root(
+            catalog, digests, indexes, Downloads(10), version, mirror, lambda: self.metadata_state
+        )
 
     def look(self, signer: Signer | None = None) -> MetadataState:
         """Let the server read the metadata, with or without the timestamp's key."""
@@ -255,9 +258,9 @@ class ArchiveCachingTests(MetadataTestCase):
         catalog = Catalog(self.updates)
         catalog.rescan()
         version = NewestVersion(Clock(), catalog)
-        digests = Digests(in_thread)
+        digests, indexes = Digests(in_thread), Indexes(in_thread)
         root = make_root(
-            catalog, digests, Downloads(10), version, None, lambda: self.metadata_state
+            catalog, digests, indexes, Downloads(10), version, None, lambda: self.metadata_state
         )
         response = ask(root, "HEAD", f"/update/{name_of(RELEASE)}")
         self.assertEqual(response.status, 200)

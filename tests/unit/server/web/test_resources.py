@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.long_poll import NewestVersion
@@ -27,10 +28,10 @@ class ResourcesTestCase(SynchronousTestCase):
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
         self.catalog = Catalog(self.directory)
-        self.digests = Digests(maybeDeferred)
+        self.digests, self.indexes = Digests(maybeDeferred), Indexes(maybeDeferred)
         self.clock = Clock()
         self.version = NewestVersion(self.clock, self.catalog)
-        self.root = make_root(self.catalog, self.digests, Downloads(10), self.version)
+        self.root = make_root(self.catalog, self.digests, self.indexes, Downloads(10), self.version)
 
     def offer(self, *versions: int) -> None:
         for version in versions:

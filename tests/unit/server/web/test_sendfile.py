@@ -18,6 +18,7 @@ from twisted.trial.unittest import TestCase
 
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
+from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web import sendfile
@@ -59,7 +60,9 @@ class SocketTestCase(TestCase):
         self.clock = Clock()
         self.downloads = Downloads(100)
         version = NewestVersion(self.clock, self.catalog)
-        root = make_root(self.catalog, Digests(maybeDeferred), self.downloads, version)
+        root = make_root(
+            self.catalog, Digests(maybeDeferred), Indexes(maybeDeferred), self.downloads, version
+        )
         self.site = BoundedSite(self.clock, root)
         self.port = await serverFromString(reactor, self.endpoint()).listen(self.site)
 
