@@ -67,9 +67,10 @@ test-oldest test-newest:
 	PYTHON=$(CURDIR)/build/$@/bin/python build/$@/bin/python -m twisted.trial \
 		--jobs=$(PROCESSES) --reporter=text tests
 
-# CUTS=10 SEED=1 JOBS=1 ONLY="update power-cuts"
+# CUTS=10 SEED=1 STAGE=downloading JOBS=1 ONLY="update power-cuts"
 vm-test: $(DEVELOPING) ## Update a real machine in QEMU, with power cuts
 	.venv/bin/python -m tests.vm $(CUTS:%=--cuts=%) $(SEED:%=--seed=%) $(ROW:%=--row=%) \
+		$(STAGE:%=--stage=%) \
 		$(JOBS:%=--jobs=%) $(ONLY:%=--only=%)
 
 deb: manuals ## Build the Debian package of the server, into dist/

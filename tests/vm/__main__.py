@@ -124,7 +124,7 @@ def run_cuts(prepared: Prepared, runs: Path, options: argparse.Namespace) -> boo
         lambda cut: cuts.make(prepared, cut, took, runs / f"cut-{cut.number}"),
         [
             cut
-            for cut in cuts.plan(seed, max([options.cuts, *options.row]))
+            for cut in cuts.plan(seed, max([options.cuts, *options.row]), options.stage)
             if not options.row or cut.number in options.row
         ],
         options,
@@ -158,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="chooses the moments (default: another each time)")
     parser.add_argument(
         "--row", type=int, action="append", default=[], help="only this power cut of that seed"
+    )
+    parser.add_argument(
+        "--stage",
+        choices=[*dict.fromkeys(cuts.STAGES)],
+        help="cut the power in this stage only; a box assembles an archive in downloading",
     )
     parser.add_argument("--jobs", type=int, default=1, help="machines that run at a time")
     parser.add_argument(

@@ -73,16 +73,16 @@ class Became:
         )
 
 
-def plan(seed: int, count: int) -> list[Cut]:
+def plan(seed: int, count: int, stage: str | None = None) -> list[Cut]:
     """
-    Choose the cuts: each stage in turn, in a random order.
+    Choose the cuts: each stage in turn, in a random order, or one stage only.
 
     A row does not depend on the number of rows, so it can be repeated alone.
     """
     order = random.Random(seed)
     stages: list[str] = []
     while len(stages) < count:
-        stages += order.sample(STAGES, len(STAGES))
+        stages += order.sample(STAGES, len(STAGES)) if stage is None else [stage]
     return [_choose(seed, number, stage) for number, stage in enumerate(stages[:count], 1)]
 
 
@@ -152,4 +152,5 @@ def _look(box: VmBox, archives: Mapping[int, Path]) -> str:
         return f"old, {status['stage']}: {status['message']}"
     if version != box.prepared.new_version:
         raise Broken(f"The box rests with the bad release {version}.")
-    return f"new, {status['stage']}"
+    attempt = status["last_attempt"]
+    return f"new, {status['stage']}, fetched {attempt['fetched']} of {attempt['size']} bytes"

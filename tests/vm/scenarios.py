@@ -21,16 +21,22 @@ UPDATE = 1500.0
 _LEFT = (4, 40)
 _REST = 64
 
+#: The largest part of an archive that travels if little more than the version has changed.
+_DELTA = 0.02
+
 #: Seconds from the version of the new release to that of an altered one.
 _NEWER = 60
 
 
 def update(box: VmBox) -> str:
-    """A click updates the box, with a real reboot."""
+    """A click updates the box, with a real reboot; only what changed travels."""
     version = box.prepared.new_version
     watch = Watch(box.machine)
     status = _update_to(box, box.prepared.new, version, watch)
     _must_run(box, status, version)
+    attempt = status["last_attempt"]
+    if attempt["fetched"] > attempt["size"] * _DELTA:
+        raise Broken(f"Of {attempt['size']} bytes, {attempt['fetched']} travelled.")
     invariants.untroubled(box)
     box.shell.run("journalctl --unit opq-box-agent --lines 50 | grep 'Stage: idle'")
     took = durations(watch.seen)
