@@ -5,6 +5,7 @@ import os
 import random
 import struct
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from opq_twisted.archive.name import UpdateName
@@ -53,8 +54,13 @@ def make_pieces_archive(
     # Without a top-level folder, whose name would hold the version in each member. The magic of a
     # piece has the largest block size.
     streams = [b"".join(layout(version, script=script)), *members, END]
-    path.write_bytes(b"".join(bz2.compress(each, 9) for each in streams))
+    path.write_bytes(b"".join(map(_compressed, streams)))
     return path
+
+
+@lru_cache(16)  # for tests that make several archives of the same parts
+def _compressed(piece: bytes) -> bytes:
+    return bz2.compress(piece, 9)
 
 
 def random_parts(*seeds: int, size: int = 400_000) -> dict[str, bytes]:
