@@ -14,6 +14,7 @@ from opq_twisted.common import files, wording
 from opq_twisted.common.errors import InvalidName, ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import ProgressBar
 from opq_twisted.signing.dry_run import is_channel_target
+from opq_twisted.signing.fetch_size import describe_fetch_sizes
 from opq_twisted.signing.prune import describe_crowding
 from opq_twisted.signing.publish import Publication, Terms, publish
 from opq_twisted.signing.push import TIMEOUT, Push
@@ -147,6 +148,8 @@ def _publish(options: argparse.Namespace, terms: Terms) -> None:
     else:
         say(f"Release {offer.version} is signed for {_part(offer)} in the channel {terms.channel}.")
     for sentence in _describe_terms(offer):
+        say(sentence)
+    for sentence in describe_fetch_sizes(done, options.archive, options.updates_dir):
         say(sentence)
     crowding = describe_crowding(signer.repository)
     if crowding is not None:

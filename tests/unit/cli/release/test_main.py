@@ -28,7 +28,14 @@ from opq_twisted.common import wording
 from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.trust import keys
-from tests.helpers.archives import file, name_of, stream, write_archive
+from tests.helpers.archives import (
+    file,
+    make_pieces_archive,
+    name_of,
+    random_parts,
+    stream,
+    write_archive,
+)
 from tests.helpers.key_holders import NEW, NEWER, OLD, PASSPHRASE, HoldersCase, signer_in
 from tests.helpers.privileges import give_away, without_privileges
 from tests.helpers.signed_metadata import make_key, write_key
@@ -150,6 +157,19 @@ class TypedTests(CommandCase):
         self.assertIn(f"Boxes whose turn has not come get release {OLD} until then.", said)
         self.assertIn("opq-release withdraw", said)
         self.assertIn(f"0 % of the boxes, until their turn {OLD}", self.type("status", status=0))
+
+    def test_fetch_size(self) -> None:
+        """`publish` says how much boxes with the release before fetch; so does `--dry-run`."""
+        old, new = (
+            make_pieces_archive(
+                self.place / name_of(version), version, random_parts(0, version, size=500_000)
+            )
+            for version in (OLD, NEW)
+        )
+        self.assertNotIn("fetch", self.type("publish", old))
+        for more in ((), ("--dry-run",)):
+            said = self.type("publish", new, *more)
+            self.assertIn(f"\nBoxes with release {OLD} fetch 0.5 MB of 1.0 MB.\n", said)
 
     def test_prune(self) -> None:
         """`prune` lists the removed archives, and where they still are."""
