@@ -23,11 +23,9 @@ from opq_twisted.server.web.archive import (
 #: The name of an index is that of its archive with this suffix.
 SUFFIX = ".pieces"
 
-#: Minimum and maximum of the seconds after which a client may ask again: while the index is being
-#: computed, and if it will not be known soon. The numbers are random, so that not all clients come
-#: back at once.
-_SOON = (2, 4)
-_LATER = (30, 90)
+#: Minimum and maximum of the seconds after which a client may ask again while the index is being
+#: computed. The number is random, so that not all clients come back at once.
+_RETRY_AFTER = (2, 4)
 
 _NO_INDEX = Reply.sentence(
     NOT_FOUND,
@@ -66,7 +64,7 @@ class IndexResource(PlainResource):
         try:
             opened = open_archive(self._catalog, self._name)
         except CannotServe as error:
-            return self._unavailable(str(error), _LATER)
+            return _not_now(str(error))
         if opened is None:
             return NO_SUCH_UPDATE
         archive, file = opened
@@ -75,19 +73,25 @@ class IndexResource(PlainResource):
         is_soon = self._indexes.want(archive)
         index = self._indexes.known(archive)
         if index is None:
-            reason = "The index of this update is not computed yet."
-            return self._unavailable(reason, _SOON if is_soon else _LATER)
+            return self._soon() if is_soon else _not_now("The server has no time for it now.")
         may_be_cached = self._may_be_cached(archive, self._digests.known(archive))
         return respond(request, archive, index, may_be_cached) if index else _NO_INDEX
 
-    def _unavailable(self, reason: str, pause: tuple[int, int]) -> Reply:
-        least, longest = pause
-        seconds = least + int((longest - least) * self._random())
+    def _soon(self) -> Reply:
+        least, longest = _RETRY_AFTER
+        seconds = least + int((longest - least + 1) * self._random())
         return Reply.sentence(
             SERVICE_UNAVAILABLE,
-            f"{reason} Try again in a little while.",
+            "The index of this update is being computed. Try again in a few seconds.",
             {b"Retry-After": b"%d" % seconds},
         )
+
+
+def _not_now(reason: str) -> Reply:
+    """Send no `Retry-After`: a box does not wait then, but fetches the whole archive at once."""
+    return Reply.sentence(
+        SERVICE_UNAVAILABLE, f"There is no index of this update now. {reason} Fetch the whole."
+    )
 
 
 def respond(request: BoundedRequest, archive: Archive, index: bytes, may_be_cached: bool) -> Reply:
