@@ -1,5 +1,6 @@
 """More than one machine: Debian's nginx as a cache in front, mirrors, and several servers."""
 
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,12 @@ from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import SITE, Answer, ask, cached, fetch, in_front_of, use_tls
 from tests.functional.processes import TIMEOUT, Server, run, until
 from tests.functional.update_server import metrics, started
-from tests.helpers.archives import make_archive, make_large_archive
+from tests.helpers.archives import (
+    make_archive,
+    make_large_archive,
+    make_pieces_archive,
+    random_parts,
+)
 from tests.helpers.certificates import make_certificate
 
 #: The size in bytes of an archive that needs several writes.
@@ -227,6 +233,40 @@ async def test_not_yet(start: StartDaemon, spawn: StartDaemon, updates: Path) ->
     await becomes(origin, "opq_archives", 1)
     assert (await ask(nginx, f"/update/{name(1)}")).body == whole
     assert (await ask(nginx, "/latest")).status == 303
+
+
+@pytest_twisted.ensureDeferred
+async def test_index(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """The index of an archive's pieces is stored, and a missing or unfinished one is not."""
+    publish(updates, 1)
+    for version in (2, 3):
+        make_pieces_archive(updates / name(version), version, random_parts(version))
+    origin, nginx = await cached(start, spawn, updates)
+
+    async def index(version: int) -> tuple[int, str | None]:
+        answer = await ask(nginx, f"/update/{name(version)}.pieces")
+        return answer.status, answer.headers["X-Cache-Status"]
+
+    # The server computes only that of the newest archive before somebody asks.
+    assert await index(2) == (503, None)
+    await until(lambda: index(2), lambda found: found == (200, "HIT"))
+    await until(lambda: index(1), lambda found: found == (404, None))
+    for version in (1, 4):
+        assert await index(version) == (404, None)
+    counted = await metrics(origin)
+    assert counted["opq_requests_total", "/update/NAME.pieces", "404"] == 3
+
+    path = f"/update/{name(2)}.pieces"
+    stored = await ask(nginx, f"{path}?box=3", method="HEAD")
+    assert (stored.status, stored.headers["X-Cache-Status"]) == (200, "HIT")
+    assert stored.headers["Content-Type"] == "application/json"
+    assert "Content-Encoding" not in stored.headers
+    known = await ask(nginx, path, {"If-None-Match": stored.headers["ETag"]})
+    assert (known.status, known.body) == (304, b"")
+    # The archive and its index are stored under different names.
+    whole = (updates / name(2)).read_bytes()
+    assert (await ask(nginx, f"/update/{name(2)}")).body == whole
+    assert json.loads((await ask(nginx, path)).body)["size"] == len(whole)
 
 
 @pytest_twisted.ensureDeferred
