@@ -10,15 +10,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from opq_twisted.archive.delta import Copy, Delta, compare
+from opq_twisted.archive.delta import MIN_SIZE, Copy, Delta, compare
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex, read_index
 from opq_twisted.box.download.verify import Content, InThread
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import ServerFailed
-
-#: Bytes: a smaller archive is downloaded whole.
-_MIN_SIZE = 1_000_000
 
 #: Seconds for which a box waits for the index. The server computes it when it is asked first.
 _TIMEOUT = 60.0
@@ -97,7 +94,7 @@ async def _request_index(
     clock: IReactorTime, server: UpdateServerClient, url: str, expected: Content
 ) -> Index | None:
     """Request the index of the new archive; None if there is none, or it is of another archive."""
-    if expected.size is not None and expected.size < _MIN_SIZE:
+    if expected.size is not None and expected.size < MIN_SIZE:
         return None
     try:
         data = await Deferred.fromCoroutine(_read_when_ready(clock, server, url)).addTimeout(
@@ -113,7 +110,7 @@ async def _request_index(
 def _is_of(index: Index, expected: Content) -> bool:
     """Whether an index is of the expected archive, so that a delta is possible."""
     return (
-        _MIN_SIZE <= index.size <= MAX_ARCHIVE
+        MIN_SIZE <= index.size <= MAX_ARCHIVE
         and expected.size in (None, index.size)
         and expected.hashes.get("sha256") in (None, index.sha256)
     )
