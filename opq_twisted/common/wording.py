@@ -82,6 +82,35 @@ def size(count: float) -> str:
     return f"{count / 1e6:.{digits}f} MB"
 
 
+def part_of(count: float, total: float | None) -> str:
+    """Format a number of bytes and their total, unless they are all: `0.08 MB of 12.3 MB`."""
+    if total is None or count >= total:
+        return size(count)
+    return f"{size(count) if count else '0'} of {size(total)}"
+
+
+def download_progress(received: float, total: float | None, rate: float, here: float = 0) -> str:
+    """
+    Describe the progress of a download: `3.2 MB of 12.3 MB, 1.0 MB a second`.
+
+    :param received: bytes.
+    :param total: the number of bytes that have to be downloaded; None if unknown.
+    :param rate: bytes per second.
+    :param here: the number of other bytes, which are copied from a file on this disk.
+    """
+    speed = f"{size(rate)} a second"
+    if total is None:
+        return f"{size(received)}, {speed}"
+    if not here:
+        return f"{size(received)} of {size(total)}, {speed}"
+    others = f"the other {size(here)} are here already"
+    if received >= total:
+        return f"{size(total)} downloaded, {others}"
+    if not received:
+        return f"{size(total)} of {size(total + here)} to download, the rest is here already"
+    return f"{size(received)} of {size(total)}, {speed}; {others}"
+
+
 def short_size(count: int) -> str:
     """Format a number of bytes in its largest unit: `1.2 GB`, `512 B`."""
     for length, unit in _SIZES:

@@ -28,7 +28,16 @@ OUTPUT = (
 )
 
 _NOW = time.time()
-_UPDATED = Attempt(OLD, _NOW - 9e6, _NOW - 9e6 + 231, "updated", f"The box runs release {OLD}.", 1)
+_UPDATED = Attempt(
+    OLD,
+    _NOW - 9e6,
+    _NOW - 9e6 + 231,
+    "updated",
+    f"The box runs release {OLD}.",
+    1,
+    size=12_200_000,
+    fetched=410_000,
+)
 _ILL = f"Release {NEW} is not healthy: a service was started again."
 _RETURNED = Attempt(
     NEW,
@@ -103,6 +112,15 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
             "stage": Stage.DOWNLOADING,
             "message": Stage.DOWNLOADING.message,
             "progress": Progress(7_400_000, 12_300_000, 812_000.0),
+        },
+        [_UPDATED],
+    ),
+    "downloading-changes": (
+        {
+            **_OFFERED,
+            "stage": Stage.DOWNLOADING,
+            "message": Stage.DOWNLOADING.message,
+            "progress": Progress(50_000, 80_000, 203_000.0, here=12_220_000),
         },
         [_UPDATED],
     ),

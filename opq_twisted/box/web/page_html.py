@@ -126,10 +126,12 @@ def _attempt(attempt: Attempt, now: float, *, is_told: bool) -> str:
     release = f"{before} {_release(attempt.version)}" if attempt.version else without
     is_plain = attempt.reason == f"The box runs release {attempt.version}."
     reason = "" if is_told or is_plain else f"<p>{_with_times(attempt.reason)}</p>"
-    took = wording.about(attempt.ended - attempt.started)
+    took = f"took {wording.about(attempt.ended - attempt.started)}"
+    if attempt.fetched is not None:
+        took += f", fetched {wording.part_of(attempt.fetched, attempt.size)}"
     return (
         f'<li data-outcome="{escape(attempt.outcome)}"><strong>{escape(heading)}</strong> {release}'
-        f"<small>{_time(attempt.ended, now)}, took {took}</small>{reason}</li>"
+        f"<small>{_time(attempt.ended, now)}, {took}</small>{reason}</li>"
     )
 
 

@@ -153,7 +153,7 @@ def _has_none(status: Status) -> bool:
 
 
 def _promise(status: Status) -> str:
-    size = "it" if status.size is None else wording.size(status.size)
+    size = "it" if status.size is None else f"at most {wording.size(status.size)}"
     took = ""
     if status.last_took is not None:
         took = f" Last time that took {wording.about(status.last_took)}."
@@ -164,7 +164,5 @@ def _promise(status: Status) -> str:
 
 
 def _progress_text(progress: Progress) -> str:
-    here, rate = wording.size(progress.received), wording.size(progress.rate)
-    if progress.total is None:
-        return f"{here}, {rate} a second"
-    return f"{here} of {wording.size(progress.total)}, {rate} a second"
+    received, total = progress.received, progress.total
+    return wording.download_progress(received, total, progress.rate, progress.here)

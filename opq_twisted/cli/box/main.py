@@ -255,9 +255,8 @@ def _describe_progress(progress: Document) -> str:
     received, total = progress.number("received"), progress.number("total")
     if received is None:
         return ""
-    of_total = "" if total is None else f" of {wording.size(total)}"
-    rate = wording.size(progress.number("rate") or 0)
-    return f", {wording.size(received)}{of_total}, {rate} a second"
+    rate, here = progress.number("rate") or 0, progress.number("here") or 0
+    return f", {wording.download_progress(received, total, rate, here)}"
 
 
 def _describe(attempt: Document) -> str:
@@ -269,7 +268,16 @@ def _describe(attempt: Document) -> str:
     outcome, reason = attempt.text("outcome"), attempt.text("reason")
     if reason == f"The box runs release {version}.":
         reason = ""
-    return f"{wording.moment(ended)}  {outcome}{took}{of_release}. {reason}".rstrip()
+    fetched = _describe_fetched(attempt)
+    return f"{wording.moment(ended)}  {outcome}{took}{of_release}.{fetched} {reason}".rstrip()
+
+
+def _describe_fetched(attempt: Document) -> str:
+    fetched, size = attempt.integer("fetched"), attempt.integer("size")
+    if fetched is None:
+        return ""
+    rest = "" if size is None or fetched >= size else "; the rest was here already"
+    return f" Fetched {wording.part_of(fetched, size)}{rest}."
 
 
 def _start_and_follow(agent: AgentClient, as_json: bool) -> Document:

@@ -3,6 +3,7 @@
 from opq_twisted.box.state.records import Stage
 from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.cli.program import say
+from opq_twisted.common import wording
 from opq_twisted.common.progress_bar import ProgressBar
 
 _REBOOTS = (
@@ -22,7 +23,7 @@ class StageDisplay:
     def __init__(self) -> None:
         self._line = ""
         self._bar: ProgressBar | None = None
-        self._received = self._total = 0
+        self._received = self._total = self._here = 0
 
     def __enter__(self) -> "StageDisplay":
         return self
@@ -46,7 +47,10 @@ class StageDisplay:
             self._line = line
             self.announce(line)
         progress = status.part("progress")
-        total = progress.integer("total")
+        total, here = progress.integer("total"), progress.integer("here") or 0
+        if total and here and here != self._here:
+            self._here = here
+            self.announce(f"{wording.download_progress(0, total, 0, here)}.")
         if total:
             self._advance(min(progress.integer("received") or 0, total), total)
 

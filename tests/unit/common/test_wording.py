@@ -33,6 +33,41 @@ class WordingTests(SynchronousTestCase):
         words = {12_345_678: "12.3 MB", 95_000: "0.1 MB", 94_999: "0.09 MB", 0: "0.00 MB"}
         self.assertEqual({each: wording.size(each) for each in words}, words)
 
+    def test_part_of(self) -> None:
+        """A part is shown with the total, unless it is all of it."""
+        for count, total, words in (
+            (80_000, 12_300_000, "0.08 MB of 12.3 MB"),
+            (0, 12_300_000, "0 of 12.3 MB"),
+            (12_300_000, 12_300_000, "12.3 MB"),
+            (12_380_000, 12_300_000, "12.4 MB"),
+            (80_000, None, "0.08 MB"),
+        ):
+            self.assertEqual(wording.part_of(count, total), words)
+
+    def test_download_progress(self) -> None:
+        """A download is described by what travels, and by what is here already."""
+        for arguments, words in (
+            ((3_210_000, 12_300_000, 1e6), "3.2 MB of 12.3 MB, 1.0 MB a second"),
+            ((3_210_000, None, 1e6), "3.2 MB, 1.0 MB a second"),
+            ((3_210_000, None, 1e6, 5), "3.2 MB, 1.0 MB a second"),
+            ((0, 12_300_000, 0.0, 0), "0.00 MB of 12.3 MB, 0.00 MB a second"),
+            (
+                (0, 80_000, 0.0, 12_220_000),
+                "0.08 MB of 12.3 MB to download, the rest is here already",
+            ),
+            (
+                (50_000, 80_000, 2e5, 12_220_000),
+                "0.05 MB of 0.08 MB, 0.2 MB a second; the other 12.2 MB are here already",
+            ),
+            (
+                (80_000, 80_000, 9e4, 12_220_000),
+                "0.08 MB downloaded, the other 12.2 MB are here already",
+            ),
+            ((0, 0, 0.0, 12_300_000), "0.00 MB downloaded, the other 12.3 MB are here already"),
+        ):
+            with self.subTest(arguments=arguments):
+                self.assertEqual(wording.download_progress(*arguments), words)
+
     def test_utc(self) -> None:
         """A time in UTC includes the zone."""
         move_to(self, EUROPE)

@@ -63,6 +63,11 @@ class RenderTests(SynchronousTestCase):
                 "today, 01:55 UTC, took about 10 minutes",
             ),
             (
+                evolve(FAILED, reason="", size=12_300_000, fetched=80_000),
+                "Failed to install the release of 14 November 2023, 22:15 UTC"
+                "today, 01:55 UTC, took about 10 minutes, fetched 0.08 MB of 12.3 MB",
+            ),
+            (
                 FAILED,
                 "Failed to install the release of 14 November 2023, 22:15 UTC"
                 "today, 01:55 UTC, took about 10 minutes"

@@ -129,8 +129,8 @@ class ViewTests(SynchronousTestCase):
         offered = {"available": NEW, "update_available": True, "size": 12_340_000}
         self.assertEqual(
             self.view(**offered, last_took=231.0).promise,
-            "The box downloads 12.3 MB, installs the release and reboots. While it installs and "
-            "reboots it measures nothing. Last time that took about 4 minutes.",
+            "The box downloads at most 12.3 MB, installs the release and reboots. While it "
+            "installs and reboots it measures nothing. Last time that took about 4 minutes.",
         )
         self.assertEqual(
             self.view(**{**offered, "size": None}).promise,
@@ -147,6 +147,10 @@ class ViewTests(SynchronousTestCase):
             (Progress(3_210_000, 12_300_000, 1e6), "3.2 MB of 12.3 MB, 1.0 MB a second"),
             (Progress(5, 10, 0.0), "0.00 MB of 0.00 MB, 0.00 MB a second"),
             (Progress(3_210_000, None, 1e6), "3.2 MB, 1.0 MB a second"),
+            (
+                Progress(50_000, 80_000, 2e5, 12_220_000),
+                "0.05 MB of 0.08 MB, 0.2 MB a second; the other 12.2 MB are here already",
+            ),
         ):
             with self.subTest(progress=progress):
                 self.assertEqual(self.view(progress=progress).progress, words)

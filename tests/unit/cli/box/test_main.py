@@ -253,6 +253,41 @@ Last update  2023-11-14 22:18 UTC  failed in 3 min 20 s, release 1700000100 \
 """,
         )
 
+    def test_part_of_a_download(self) -> None:
+        """People see how much travels, also after the update."""
+        progress = {"received": 50_000, "total": 80_000, "rate": 2e5, "here": 12_220_000}
+        last = {**UPDATED, "size": 12_300_000, "fetched": 80_000}
+        self.agent.status |= {"stage": "downloading", "progress": progress, "last_attempt": last}
+        said = self.type("status")
+        self.assertIn(
+            "downloading, 0.05 MB of 0.08 MB, 0.2 MB a second; the other 12.2 MB are here "
+            "already\n",
+            said,
+        )
+        end = "Fetched 0.08 MB of 12.3 MB; the rest was here already.\n"
+        self.assertTrue(said.endswith(end), said)
+        self.agent.history["attempts"] = [last]
+        self.assertTrue(self.type("history").endswith(end))
+        last |= {"fetched": 12_300_000}
+        self.assertTrue(self.type("status").endswith(" Fetched 12.3 MB.\n"))
+
+    def test_impossible_bytes(self) -> None:
+        """Numbers of bytes that cannot be are shown as unknown."""
+        numbers: tuple[Any, ...] = (True, -1, 1e16, 10**400, "1", None, [1], {})
+        for number in numbers:
+            with self.subTest(number=number):
+                progress = {"received": 5_000_000, "total": 20_000_000, "rate": 1e6}
+                last = {**UPDATED, "size": number, "fetched": number}
+                self.agent.status |= {
+                    "stage": "downloading",
+                    "progress": {**progress, "here": number},
+                    "last_attempt": last,
+                }
+                self.agent.history["attempts"] = [last]
+                said = self.type("status")
+                self.assertIn("downloading, 5.0 MB of 20.0 MB, 1.0 MB a second\n", said)
+                self.assertNotIn("Fetched", said + self.type("history"))
+
     def test_available(self) -> None:
         """The command for an update is named only while the box is idle."""
         self.agent.status |= {
@@ -396,6 +431,23 @@ class UpdateTests(AgentCase):
         )
         self.assertEqual((end, self.warned), (UPDATED["reason"], ""))
 
+    def test_part_of_a_download(self) -> None:
+        """Before such a download a line says once how much travels."""
+        progress = {"total": 80_000, "rate": 1.0, "here": 12_220_000}
+        self.agent.course = [
+            DOWNLOAD,
+            *({"progress": {**progress, "received": each}} for each in (0, 50_000, 80_000)),
+            self.end(UPDATED),
+        ]
+        self.assertEqual(
+            self.type("update").splitlines(),
+            [
+                "downloading: Downloading the new release.",
+                "0.08 MB of 12.3 MB to download, the rest is here already.",
+                UPDATED["reason"],
+            ],
+        )
+
     def test_json(self) -> None:
         """Programs get the status after each change, and the last one has the outcome."""
         self.agent.course = [DOWNLOAD, {}, 1, {"stage": "confirming"}, self.end(UPDATED)]
@@ -465,6 +517,7 @@ class UpdateTests(AgentCase):
             DOWNLOAD,
             *({"progress": {"received": each, "total": 10**7}} for each in (0, 4_000_000, 10**9)),
             *({"progress": {"received": 10**6, "total": each}} for each in (10**6, 0, -1, 10**18)),
+            *({"progress": {"received": 0, "total": 5, "here": each}} for each in (10**18, 0, "x")),
             {"stage": "verifying", "progress": None},
             self.end(UPDATED),
         ]
