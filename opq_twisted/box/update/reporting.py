@@ -11,11 +11,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Attempt, EntryChanges, Stage
+from opq_twisted.box.state.records import Attempt, Entry, EntryChanges, Stage
 from opq_twisted.box.state.status import StatusChanges
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
 from opq_twisted.box.update.stages import check_transition
+from opq_twisted.common import wording
 from opq_twisted.common.errors import (
     MACHINE_BUSY,
     ArchiveRefused,
@@ -51,6 +52,13 @@ def is_temporary(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (*_DISK_FULL, *MACHINE_BUSY)
     return isinstance(error, (NoRoom, BoxUnfit))
+
+
+def _transfer(entry: Entry) -> tuple[int | None, int | None]:
+    """Return the archive's size, and how many of its bytes travelled, as soon as this is known."""
+    if entry.release is None or entry.fetched is None:
+        return None, None
+    return entry.release.size, entry.fetched
 
 
 class Reporter:
@@ -193,6 +201,7 @@ class Reporter:
         self, stage: Stage, outcome: str, reason: str, /, **changes: Unpack[EntryChanges]
     ) -> Attempt:
         entry = self._deps.journal.entry
+        size, fetched = _transfer(entry)
         attempt = Attempt(
             version=None if entry.release is None else entry.release.version,
             started=entry.started,
@@ -200,7 +209,11 @@ class Reporter:
             outcome=outcome,
             reason=reason,
             id=entry.attempt,
+            size=size,
+            fetched=fetched,
         )
+        if fetched is not None:
+            self._log.info("The update fetched {words}", words=wording.part_of(fetched, size))
         changes["trial"] = self._probation.trial_of(self._deps.installed.version)
         with self.tolerate("The end of the update cannot be recorded"):
             self.record(stage, attempt, **changes)

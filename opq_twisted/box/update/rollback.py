@@ -85,7 +85,7 @@ class Rollback:
         )
         changes = self._probation.end_by_rollback()
         number = deps.journal.entry.attempt + 1
-        changes |= {"attempt": number, "started": deps.now(), "automatic": True}
+        changes |= {"attempt": number, "started": deps.now(), "automatic": True, "fetched": None}
         return await self._begin(trial.release, error, changes)
 
     def _may_be_changed(self, error: Exception) -> bool:

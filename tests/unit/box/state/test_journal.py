@@ -67,6 +67,27 @@ class JournalTests(SynchronousTestCase):
                 journal.write(tries=1)
                 self.assertEqual(self.open().entry, journal.entry)
 
+    def test_later_format(self) -> None:
+        """Keys of a later agent are ignored, also those in attempts and releases."""
+        journal = self.open()
+        journal.write(stage=Stage.VERIFYING, attempts=(attempt(1),), release=RELEASE)
+        content = json.loads(self.path.read_bytes())
+        for part in (content, content["attempts"][0], content["release"]):
+            part["unheard of"] = {"bytes": 1}
+        self.path.write_text(json.dumps(content))
+        self.assertEqual((self.open().entry, self.open().trouble), (journal.entry, ""))
+
+    def test_older_attempts(self) -> None:
+        """An older agent did not write how many bytes travelled."""
+        journal = self.open()
+        journal.write(stage=Stage.UNPACKING, release=RELEASE, attempts=(attempt(1),), fetched=9)
+        content = json.loads(self.path.read_bytes())
+        del content["fetched"], content["whole"]
+        for key in ("size", "fetched"):
+            del content["attempts"][0][key]
+        self.path.write_text(json.dumps(content))
+        self.assertEqual(self.open().entry, evolve(journal.entry, fetched=None))
+
     def test_end(self) -> None:
         """The end of an attempt clears release and tries, and is remembered."""
         journal = self.open()

@@ -204,11 +204,15 @@ class ReturnTests(TrialCase):
     def test_three_days(self) -> None:
         """After three days, and a last check, the box rolls back, and says why."""
         self.confirm()
+        self.bench.journal.write(fetched=4)
         self.run_for(71)
         self.assertEqual(self.bench.status.stage, Stage.IDLE)
         self.go_back(after=1)
         self.assertEqual(self.refused, [NEW])
-        self.assertEqual([each.id for each in self.on_disk().attempts], [1, 2])
+        attempts = self.on_disk().attempts
+        self.assertEqual([each.id for each in attempts], [1, 2])
+        # The rollback is an attempt of its own, without a download.
+        self.assertIsNone(attempts[-1].fetched)
 
     def test_over_all_boots(self) -> None:
         """The uptime is counted over all boots."""

@@ -1,12 +1,13 @@
-"""Every failure is reported in a sentence, even if the disk fails."""
+"""Each end of an update is reported: its failure in a sentence, and how much has travelled."""
 
 import errno
+import json
 import os
 
 from opq_twisted.box.state.records import Stage
-from opq_twisted.common.errors import InstallFailed
-from tests.helpers.box_fakes import logged
-from tests.helpers.updater_case import UpdaterCase
+from opq_twisted.common.errors import BoxAtFault, InstallFailed, ServerFailed
+from tests.helpers.box_fakes import NEW, logged
+from tests.helpers.updater_case import HealthyCase, UpdaterCase
 
 
 class ReportTests(UpdaterCase):
@@ -64,3 +65,61 @@ class ReportTests(UpdaterCase):
         self.bench.restart()
         self.assertEqual(self.on_disk().attempts, (attempt,))
         self.assert_works_again()
+
+
+class TransferTests(HealthyCase):
+    """How much of an archive has travelled, in the attempt that has ended."""
+
+    def assert_transfer(self, size: int | None, fetched: int | None) -> None:
+        """The last attempt has these numbers, in the journal and in the status."""
+        last = self.on_disk().attempts[-1]
+        self.assertEqual((last.size, last.fetched), (size, fetched))
+        self.assertEqual(self.bench.status.last_attempt, last)
+
+    def test_updated(self) -> None:
+        """The agent that ends the update after the reboot reads them from the journal."""
+        self.click("install")
+        self.bench.journal.write(fetched=4)
+        self.proceed("reboot")
+        self.bench.set_installed(NEW)
+        said = logged(self)
+        self.bench.restart("second boot")
+        self.assert_at_rest(NEW)
+        self.assert_transfer(10, 4)
+        self.assertIn("The update fetched 0.00 MB of 0.00 MB", said)
+
+    def test_returned(self) -> None:
+        """So does the agent that goes back."""
+        self.click("install")
+        self.bench.journal.write(fetched=10)
+        self.bench.steps.fail(InstallFailed("It ended with 1."))
+        self.install_last_good()
+        self.come_back("It ended with 1.", "second boot")
+        self.assert_transfer(10, 10)
+
+    def test_failed(self) -> None:
+        """An update that fails after the download has fetched the archive, too."""
+        self.click("install")
+        self.bench.journal.write(fetched=4)
+        self.bench.steps.fail(BoxAtFault("Make room.", touched=False))
+        self.assert_failed("Make room.")
+        self.assert_transfer(10, 4)
+
+    def test_not_fetched(self) -> None:
+        """An attempt whose check fails has no archive, whatever the one before has fetched."""
+        self.test_failed()
+        self.click()
+        self.bench.steps.fail(ServerFailed("Nobody is there."))
+        self.assert_failed("Nobody is there.")
+        self.assert_transfer(None, None)
+
+    def test_unknown(self) -> None:
+        """An agent that finds the update of an older one does not know how much has travelled."""
+        self.click("reboot")
+        content = json.loads(self.bench.journal_path.read_text())
+        content.pop("fetched")
+        self.bench.journal_path.write_text(json.dumps(content))
+        self.bench.set_installed(NEW)
+        self.bench.restart("second boot")
+        self.assert_at_rest(NEW)
+        self.assert_transfer(None, None)
