@@ -127,6 +127,11 @@ class Attempt:
     size: int | None = None
     fetched: int | None = None
 
+    @property
+    def has_copied(self) -> bool:
+        """Whether bytes of the archive did not travel, because the box had them already."""
+        return self.size is not None and self.fetched is not None and self.fetched < self.size
+
 
 @frozen
 class Blocked:
@@ -188,11 +193,17 @@ class Timing:
         spent = {} if after is Stage.CHECKING else self._spent_with(before, now)
         return Timing(now, spent, self.last)
 
-    def end(self, before: Stage, now: float, *, succeeded: bool) -> "Timing":
-        """Count the time in the last stage; keep the durations of an update that has succeeded."""
+    def end(
+        self, before: Stage, now: float, *, succeeded: bool, has_copied: bool = False
+    ) -> "Timing":
+        """
+        Count the time in the last stage; keep the durations of an update that has succeeded.
+
+        :param has_copied: as `Attempt.has_copied`; such a download says nothing about others.
+        """
         spent = self._spent_with(before, now) if succeeded else {}
-        if Stage.VERIFYING not in spent:
-            # The archive was on the disk already.
+        if has_copied or Stage.VERIFYING not in spent:
+            # The archive, or a part of it, was on the disk already.
             spent.pop(Stage.DOWNLOADING, None)
         return Timing(now, {}, {**self.last, **spent})
 

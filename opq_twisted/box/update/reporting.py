@@ -125,7 +125,9 @@ class Reporter:
         """Record the end of an attempt; parameters and errors are those of `Journal.end`."""
         check_transition(self.stage, stage)
         succeeded = attempt.outcome == "updated"
-        timing = self._timing.end(self.stage, self._deps.now(), succeeded=succeeded)
+        timing = self._timing.end(
+            self.stage, self._deps.now(), succeeded=succeeded, has_copied=attempt.has_copied
+        )
         changes["timing"] = timing
         self._deps.journal.end(stage, attempt, **changes)
         self._timing = timing

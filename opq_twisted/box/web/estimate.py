@@ -51,7 +51,8 @@ def estimate(status: Status, now: float) -> Estimate | None:
     begun = sum(took[each] for each in before)
     part, left = _of_stage(status, took[stage], now)
     left = None if left is None else left + sum(took[each] for each in after)
-    measured = all(each in known for each in after) and (stage in known or _has_size(status))
+    # The rate says how long a download takes.
+    measured = {stage, *after} <= {Stage.DOWNLOADING, *known}
     # Another message than the stage's own tells of a pause, or of something that went wrong.
     usual = status.message == stage.message
     return Estimate(
@@ -65,17 +66,15 @@ def estimate(status: Status, now: float) -> Estimate | None:
 def _of_stage(status: Status, expected: float, now: float) -> tuple[float, float | None]:
     """Return the part of the stage that is done, and the seconds until its end."""
     progress = status.progress
-    if progress is not None and progress.total:
+    if progress is not None and progress.total is not None:
         missing = max(0, progress.total - progress.received)
+        if not missing:
+            return 1.0, 0.0
         left = missing / progress.rate if progress.rate > 0 else None
-        return min(1.0, progress.received / progress.total), left
+        return 1.0 - missing / progress.total, left
     elapsed = 0.0 if status.stage_since is None else max(0.0, now - status.stage_since)
     if status.stage is Stage.DOWNLOADING:
-        # The size of another release says nothing about this one.
-        return 0.0, expected
+        # Another download, of which more or less travelled, says nothing about this one.
+        return 0.0, None
     late = elapsed > _LATE * expected + _GRACE
     return min(_MOST, elapsed / expected), None if late else max(0.0, expected - elapsed)
-
-
-def _has_size(status: Status) -> bool:
-    return status.progress is not None and bool(status.progress.total)

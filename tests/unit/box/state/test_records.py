@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import Stage, Timing
+from opq_twisted.box.state.records import Attempt, Stage, Timing
 
 NOW = 1_700_000_000.0
 
@@ -22,14 +22,35 @@ SPENT = {stage.value: seconds for stage, seconds in UPDATE[1:]}
 
 
 def run(
-    visits: Sequence[tuple[Stage, float]], timing: Timing | None = None, succeeded: bool = True
+    visits: Sequence[tuple[Stage, float]],
+    timing: Timing | None = None,
+    succeeded: bool = True,
+    has_copied: bool = False,
 ) -> Timing:
     """Go through stages, and end the update."""
     timing, before, now = timing or Timing(), Stage.IDLE, NOW
     for stage, seconds in visits:
         timing = timing.enter(before, stage, now)
         before, now = stage, now + seconds
-    return timing.end(before, now, succeeded=succeeded)
+    return timing.end(before, now, succeeded=succeeded, has_copied=has_copied)
+
+
+class AttemptTests(SynchronousTestCase):
+    """`Attempt`."""
+
+    def test_has_copied(self) -> None:
+        """Bytes were copied if fewer than all travelled, as far as that is known."""
+        for size, fetched, has_copied in (
+            (10, 0, True),
+            (10, 9, True),
+            (10, 10, False),
+            (10, 12, False),
+            (None, 9, False),
+            (10, None, False),
+        ):
+            with self.subTest(size=size, fetched=fetched):
+                attempt = Attempt(None, NOW, NOW, "updated", "", 1, size, fetched)
+                self.assertIs(attempt.has_copied, has_copied)
 
 
 class TimingTests(SynchronousTestCase):
@@ -58,6 +79,12 @@ class TimingTests(SynchronousTestCase):
         stored = [UPDATE[0], (Stage.DOWNLOADING, 0.1), *UPDATE[3:]]
         self.assertNotIn("downloading", run(stored).last)
         self.assertEqual(run(stored, run(UPDATE)).last, SPENT)
+
+    def test_copied(self) -> None:
+        """The time of a download of which only a part travelled is not kept."""
+        self.assertNotIn("downloading", run(UPDATE, has_copied=True).last)
+        short = [UPDATE[0], (Stage.DOWNLOADING, 2.0), *UPDATE[2:]]
+        self.assertEqual(run(short, run(UPDATE), has_copied=True).last, SPENT)
 
     def test_impossible(self) -> None:
         """A clock that is set makes no negative duration, and none of hours."""

@@ -87,6 +87,8 @@ class TransferTests(HealthyCase):
         self.assert_at_rest(NEW)
         self.assert_transfer(10, 4)
         self.assertIn("The update fetched 0.00 MB of 0.00 MB", said)
+        self.assertEqual(self.bench.status.stage_took, self.on_disk().timing.last)
+        self.assertNotIn("downloading", self.bench.status.stage_took)
 
     def test_returned(self) -> None:
         """So does the agent that goes back."""

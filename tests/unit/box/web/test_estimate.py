@@ -56,7 +56,29 @@ class EstimateTests(SynchronousTestCase):
         self.assertEqual((guess.done, guess.pace, guess.left), (0.05, 0.0, 175))
         stalled = self.sure("downloading", progress=Progress(5_000_000, 20_000_000, 0.0))
         self.assertEqual((stalled.done, stalled.left), (0.05, None))
-        self.assertEqual(self.sure("downloading").done, 0.0)
+        waiting = self.sure("downloading")
+        self.assertEqual((waiting.done, waiting.left), (0.0, None))
+
+    def test_part_of_a_download(self) -> None:
+        """Only the bytes that travel count, and a download without any has no time."""
+        for progress, done, left in (
+            (Progress(0, 80_000, 0.0, 9_920_000), 0.0, None),
+            (Progress(20_000, 80_000, 1e4, 9_920_000), 0.05, 166),
+            (Progress(80_000, 80_000, 1e4, 9_920_000), 0.2, 160),
+            (Progress(90_000, 80_000, 0.0, 9_920_000), 0.2, 160),
+            (Progress(0, 0, 0.0, 10_000_000), 0.2, 160),
+        ):
+            with self.subTest(progress=progress):
+                guess = self.sure("downloading", progress=progress)
+                self.assertAlmostEqual(guess.done, done)
+                self.assertEqual(guess.left, left)
+
+    def test_no_whole_download(self) -> None:
+        """A box that has always copied a part knows no time of a download, and needs none."""
+        took = {stage: seconds for stage, seconds in TOOK.items() if stage != "downloading"}
+        progress = Progress(20_000, 80_000, 1e4, 9_920_000)
+        self.assertEqual(self.sure("downloading", stage_took=took, progress=progress).left, 166)
+        self.assertEqual(self.sure("verifying", 1, stage_took=took).left, 159)
 
     def test_first_update(self) -> None:
         """Before the first update the bar moves, and no time is given."""
