@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.common import wording
 from tests.functional.box import INSTALL, OLD, Box, Gate, Spawn, archive
 from tests.functional.conftest import StartBox
-from tests.functional.processes import Server, run
+from tests.functional.processes import Server, curl, run
+from tests.helpers.archives import make_pieces_archive, random_parts
 
 NEW = 1600000000
 PROGRAM = str(Path(sys.executable).with_name("opq-box"))
@@ -119,6 +122,33 @@ async def test_returns(
     await operator.types("forgive", NEW)
     assert (await operator.reads("history"))["refused"] == []
     assert "is not blocked" in await operator.types("forgive", NEW, status=1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_part_of_a_download(
+    start_box: StartBox, operator: Operator, box: Box, updates: Path, tmp_path: Path
+) -> None:
+    """The box says how much of an update it has fetched, if its last good release has the rest."""
+    old = tmp_path / str(UpdateName(OLD))
+    box.keep_as_last_good(make_pieces_archive(old, OLD, random_parts(1, 2, 3)))
+    new = updates / str(UpdateName(NEW))
+    size = make_pieces_archive(new, NEW, random_parts(1, 2, 4), script=INSTALL).stat().st_size
+    await start_box()
+    following = operator.begins("update")
+    await reboots(box)
+    assert await following.ends() == 0, following.output
+
+    [attempt] = (await operator.reads("history"))["attempts"]
+    fetched = attempt["fetched"]
+    assert attempt["size"] == size
+    assert 0 < fetched < size / 2
+    assert (await operator.reads("status"))["last_attempt"] == attempt
+    words = f"{wording.size(fetched)} of {wording.size(size)}"
+    for command in ("status", "history"):
+        said = " ".join((await operator.types(command)).split())
+        assert f"Fetched {words}; the rest was here already." in said
+    assert f"fetched {words}" in (await curl(f"{box.agent.url}/"))[1]
+    assert f"The update fetched {words}" in box.agent.output
 
 
 @pytest_twisted.ensureDeferred
