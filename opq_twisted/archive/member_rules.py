@@ -17,6 +17,8 @@ MAX_MEMBERS = 100_000
 MAX_DEPTH = 32
 MAX_PATH = 1024
 _MAX_COMPONENT = 255
+#: The top-level folders that an archive may have; other first folders are parts of the layout.
+_TOP_FOLDER = re.compile(r"opq-box-update-[A-Za-z0-9._-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 #: Other spellings of these names are refused: a file system or a reader may take them for the name.
 #: Other names may differ only in case, as some in Linux's sources do, or look alike.
@@ -35,13 +37,13 @@ class MemberRules:
     """
     Checks the members of one archive, in their order.
 
-    If the first member is in the top-level folder that has the update's name, all members must be
-    in it, and that folder is the root of the layout. Otherwise the archive's root is.
+    If the first member is in a top-level folder such as `opq-box-update-files`, all members must be
+    in that folder, and it is the root of the layout. Otherwise the archive's root is.
     """
 
-    def __init__(self, top_folder: str) -> None:
-        self._top = top_folder
-        self._is_wrapped: bool | None = None
+    def __init__(self) -> None:
+        #: The top-level folder; empty if there is none, and None before the first member.
+        self._top: str | None = None
         self._files: set[str] = set()
         #: Whether each folder has a member of its own, or only contains one.
         self._folders: dict[str, bool] = {}
@@ -96,9 +98,10 @@ class MemberRules:
     ) -> Placement:
         if not parts:
             return Placement([], None)
-        if self._is_wrapped is None:
-            self._is_wrapped = parts[0] == self._top and file != self._top
-        if not self._is_wrapped:
+        if self._top is None:
+            is_top = _TOP_FOLDER.fullmatch(parts[0]) and file != parts[0]
+            self._top = parts[0] if is_top else ""
+        if not self._top:
             return Placement(folders, file)
         if parts[0] != self._top:
             raise ArchiveRefused(f"{quoted(member.name)} lies outside the folder {self._top}")

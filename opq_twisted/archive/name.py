@@ -12,6 +12,10 @@ VERIFY_SCRIPT = "verify_update.sh"
 #: Optional in a component: does the installation steps besides copying its folder.
 COMPONENT_SCRIPT = "install.sh"
 
+#: The top-level folder of an archive. Its name has no version, so that a file that does not change
+#: has the same header in each archive. Older boxes' script enters the folder `opq-box-update-*`.
+TOP_FOLDER = "opq-box-update-files"
+
 #: Fifteen digits hold every timestamp for 30 million years, and every JSON reader keeps them exact.
 _VERSION = "[1-9][0-9]{0,14}"
 _TEMPLATE = re.compile(f"opq-box-update-({_VERSION})\\.tar\\.bz2", re.ASCII)
@@ -43,7 +47,7 @@ class UpdateName:
 
     @property
     def folder(self) -> str:
-        """The archive's single top-level folder: `opq-box-update-VERSION`."""
+        """The top-level folder with the version: agents up to 0.2.0 accept no other."""
         return f"opq-box-update-{self.version}"
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.name import TOP_FOLDER, UpdateName
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -34,7 +34,7 @@ def make_archive(
 
     `wrapped` puts it all into the top-level folder, as the builder does.
     """
-    top = f"{UpdateName(version).folder}/" if wrapped else ""
+    top = f"{TOP_FOLDER}/" if wrapped else ""
     parts = [folder(top)] if wrapped else []
     parts += layout(version, top, script)
     parts += [file(f"{top}{name}", content) for name, content in (members or {}).items()]

@@ -388,8 +388,8 @@ def _layouts() -> dict[str, Hostile]:
             "'install_update.sh' lies outside", *inside, file("install_update.sh", SCRIPT, 0o755)
         ),
         "file before the top-level folder": _only(no_version, file("x"), *inside),
-        "top-level folder of another release": _only(
-            no_version, folder(other), *layout(VERSION, other)
+        "VERSION of another release in a folder of this one": _only(
+            f"holds 7 and not {VERSION}", *layout(7, f"{NAME}/")
         ),
         "two top-level folders": _only(
             f"'{other}VERSION' lies outside the folder {NAME}", *inside, *layout(VERSION, other)
@@ -397,6 +397,17 @@ def _layouts() -> dict[str, Hostile]:
         "top-level folder that looks alike": _only(
             no_version, *layout(VERSION, NAME.replace("-", "\u2010") + "/")
         ),
+        **{
+            f"top-level folder with {what}": _only(no_version, *layout(VERSION, top))
+            for what, top in {
+                "nothing after its beginning": "opq-box-update-/",
+                "another beginning": "opq-box-updates-1/",
+                "65 characters": f"opq-box-update-{'1' * 65}/",
+                "a space": "opq-box-update-1 2/",
+                "an umlaut": "opq-box-update-\u00fc/",
+                "a line end": "opq-box-update-1\u2028/",
+            }.items()
+        },
         "top-level folder in capitals": _only(no_version, *layout(VERSION, f"{NAME.upper()}/")),
         "top-level folder twice beneath itself": _only(
             no_version, *layout(VERSION, f"{NAME}/{NAME}/")

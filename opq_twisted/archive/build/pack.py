@@ -68,7 +68,7 @@ def pack(
     """
     target = destination(name, folder)
     members = _members(name, contents)
-    _vet(members, name.folder)
+    _vet(members)
     try:
         with _appearing_whole(target) as output, compress(output) as stream:
             for piece in _tar(members, timestamp, progress):
@@ -94,9 +94,9 @@ def _order(path: str) -> tuple[int, list[str]]:
     return _PLACES.get(steps[0], len(_FIRST)), steps
 
 
-def _vet(members: list[_Member], top_folder: str) -> None:
+def _vet(members: list[_Member]) -> None:
     """Check the members by the rules of the box, so that it can install the update."""
-    rules = MemberRules(top_folder)
+    rules = MemberRules()
     length = 0
     for path, content in members:
         size = _size(content)

@@ -86,7 +86,7 @@ def _fill(
 ) -> None:
     tree = Tree(folder, reserve)
     with _naming(version) as name:
-        _extract(file, decompress, MemberRules(name.folder), tree, limit)
+        _extract(file, decompress, MemberRules(), tree, limit)
         tree.check_room(name)
         tree.check(version)
     os.fchmod(folder, FOLDER_MODE)
@@ -103,8 +103,8 @@ def validate(
     :raises OSError: if the archive cannot be read.
     """
     layout = LayoutCheck()
-    with _naming(version) as name:
-        _extract(file, decompress, MemberRules(name.folder), layout, limit)
+    with _naming(version):
+        _extract(file, decompress, MemberRules(), layout, limit)
         layout.check(version)
 
 

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Stage
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import file, layout, make_archive, stream, write_archive
 from tests.helpers.rescued_box import (
     ASKED,
     PAUSED,
@@ -89,7 +89,7 @@ class LastGoodTests(RescueCase):
         self.assertEqual(
             given,
             [
-                f"{self.box.state_dir}/rescue/opq-box-update-100",
+                f"{self.box.state_dir}/rescue/opq-box-update-files",
                 "LANG=C.UTF-8",
                 "OPQ_PREFIX=/opt/opq",
                 "OPQ_PYTHON=/usr/bin/python3",
@@ -131,6 +131,17 @@ class LastGoodTests(RescueCase):
         make_archive(self.box.archive, 100, script=installer(), wrapped=False)
         self.box.call_last_good()
         self.assert_brought_back(self.rescue(), made="fresh")
+
+    def test_names_of_the_top_level_folder(self) -> None:
+        """The top-level folder may have any name with the usual beginning."""
+        for name in ("opq-box-update-100", "opq-box-update-other.1"):
+            members = [file("beside"), *layout(100, f"{name}/", installer())]
+            write_archive(self.box.archive, stream(*members))
+            self.box.call_last_good()
+            self.assert_brought_back(self.rescue(), made="fresh")
+            given = (self.box.state_dir / "given").read_text()
+            self.assertIn(f"/rescue/{name}\n", given)
+            (self.box.state_dir / "rescue.tries").unlink()
 
     def test_current_is_gone(self) -> None:
         """If no complete release is live, the last good one becomes live."""

@@ -112,6 +112,12 @@ class LayoutTests(UnpackTestCase):
             members = folder("./"), folder(top), *layout(VERSION, top)
             self.assertEqual(self.unpack_members(*members), GOOD)
 
+    def test_names_of_the_top_level_folder(self) -> None:
+        """The top-level folder may have any name with the usual beginning, as older ones have."""
+        for rest in ("files", "1", str(VERSION + 1), "1.2-rc_3", "..", "x" * 64):
+            top = f"opq-box-update-{rest}/"
+            self.assertEqual(self.unpack_members(folder(top), *layout(VERSION, top)), GOOD)
+
     def test_modes(self) -> None:
         """Only the owner's x bit is kept: no set-user-id, no writing for others, no umask."""
         members = [file("s", b"", 0o6777), file("w", b"", 0o666), file("r", b"", 0o011)]
@@ -189,7 +195,7 @@ class MemberRulesTests(SynchronousTestCase):
 
     def test_too_many(self) -> None:
         """More than 100,000 files and folders are refused; folders without a member count too."""
-        rules = MemberRules(NAME)
+        rules = MemberRules()
         for number in range(4_000):
             rules.check(Member(f"{number}/" + "d/" * 23 + "f", 0, False, False))
         one_more = Member("f", 0, False, False)
