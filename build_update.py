@@ -33,7 +33,13 @@ from opq_twisted.archive.build.contents import (
 )
 from opq_twisted.archive.build.pack import destination, pack
 from opq_twisted.archive.build.wheels import fetch_wheels
-from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName, parse_version
+from opq_twisted.archive.name import (
+    INSTALL_SCRIPT,
+    TOP_FOLDER,
+    VERIFY_SCRIPT,
+    UpdateName,
+    parse_version,
+)
 from opq_twisted.cli.parser import Parser
 from opq_twisted.cli.program import say, say_line, warn
 from opq_twisted.common import wording
@@ -54,8 +60,8 @@ The update is complete in itself: it holds the install script, the sources of th
 Python packages that the agent needs, and what --component adds, with the Python packages in its
 requirements.txt. Its path is printed.
 
-The same files and VERSION give the same bytes. lbzip2 is used if it is installed; without it the
-bytes differ, and building takes longer."""
+The same files and VERSION give the same bytes on each machine. Files that do not change from one
+update to the next give the same bytes in both, so that a box downloads only the others."""
 
 EPILOG = """\
 Python packages for another machine than this one, here a Raspberry Pi with the 64-bit Raspberry Pi
@@ -64,7 +70,7 @@ OS 12, and for the time after an upgrade to 13:
   ./build_update.py --python-version 3.11 --python-version 3.13 --platform manylinux2014_aarch64
 
 environment:
-  SOURCE_DATE_EPOCH     the default for --version, and the time of every file in the update
+  SOURCE_DATE_EPOCH     the default for --version
 """
 
 
@@ -95,20 +101,19 @@ def build(options: argparse.Namespace) -> Path:
 
     :raises OpqError: if the update cannot be built; the text says why.
     """
-    source_date = _source_date()
-    name = _name(options.version, source_date)
+    name = _name(options.version)
     destination(name, options.output_dir)
     contents = _contents(options)
     with tempfile.TemporaryDirectory(prefix="opq-wheels-") as wheels:
         if options.wheels:
             fetch_wheels(contents, Path(wheels), PIP_LOCK, options.platform, options.python_version)
             contents |= gather(Path(wheels), WHEELS)
-        timestamp = name.version if source_date is None else source_date
+        top_folder = name.folder if options.folder_with_version else TOP_FOLDER
         with ProgressBar(sum(file.size for file in contents.values() if file)) as progress:
             archive = pack(
-                name, contents, options.output_dir, timestamp=timestamp, progress=progress
+                name, contents, options.output_dir, top_folder=top_folder, progress=progress
             )
-        if not _write_sbom(archive, name, contents, timestamp):
+        if not _write_sbom(archive, name, contents):
             warn(
                 "No SBOM was written: to get one beside each update, install the Python package "
                 "cyclonedx-python-lib."
@@ -116,7 +121,7 @@ def build(options: argparse.Namespace) -> Path:
         return archive
 
 
-def _write_sbom(archive: Path, name: UpdateName, contents: Contents, timestamp: int) -> bool:
+def _write_sbom(archive: Path, name: UpdateName, contents: Contents) -> bool:
     """Write the SBOM beside an update, and return whether the package for that is installed."""
     try:
         from opq_twisted.archive.build.sbom import write_sbom
@@ -124,7 +129,7 @@ def _write_sbom(archive: Path, name: UpdateName, contents: Contents, timestamp: 
         if error.name not in ("cyclonedx", "packageurl"):
             raise
         return False
-    write_sbom(archive, name, contents, timestamp)
+    write_sbom(archive, name, contents)
     return True
 
 
@@ -174,8 +179,8 @@ def _source_date() -> int | None:
     return int(text)
 
 
-def _name(version: str | None, source_date: int | None) -> UpdateName:
-    now = int(time.time())
+def _name(version: str | None) -> UpdateName:
+    now, source_date = int(time.time()), _source_date()
     built = now if source_date is None else source_date
     name = UpdateName(parse_version(str(built) if version is None else version))
     if name.version > now:
@@ -250,6 +255,12 @@ def make_parser() -> Parser:
         dest="wheels",
         action="store_false",
         help="leave out the Python packages: the box must have them already",
+    )
+    parser.add_argument(
+        "--folder-with-version",
+        action="store_true",
+        help="name the folder in the archive after VERSION: boxes whose agent is 0.2.0 or older "
+        "refuse and block other updates, while newer ones download more of these",
     )
     parser.add_argument(
         "--platform",

@@ -44,7 +44,7 @@ def make_update(folder: Path, megabytes: int) -> Path:
     contents |= gather(noise, "firmware")
     updates = folder / "updates"
     updates.mkdir()
-    return pack(UPDATE, contents, updates, timestamp=1)
+    return pack(UPDATE, contents, updates)
 
 
 def configure(folder: Path, endpoint: str, root: Path | None = None) -> Path:

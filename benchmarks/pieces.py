@@ -35,7 +35,7 @@ def make_archive(place: Path, megabytes: int) -> Archive:
     contents |= gather(tree, "firmware")
     updates = place / "updates"
     updates.mkdir()
-    path = pack(UPDATE, contents, updates, timestamp=1)
+    path = pack(UPDATE, contents, updates)
     built = path.read_bytes()
     with path.open("ab") as file:
         while file.tell() < megabytes * 1_000_000:

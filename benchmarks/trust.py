@@ -48,7 +48,7 @@ def make_repository(folder: Path) -> Keys:
     script = folder / "install_update.sh"
     script.write_text("#!/bin/sh\n")
     contents: Contents = {"install_update.sh": find_script(script)}
-    keys.publish(pack(UPDATE, contents, keys.updates, timestamp=1))
+    keys.publish(pack(UPDATE, contents, keys.updates))
     return keys
 
 

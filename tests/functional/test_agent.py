@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.name import TOP_FOLDER, UpdateName
 from tests.functional import older_server
 from tests.functional.box import INSTALL, OLD, Answer, Box, Gate, RawServer, Spawn, archive, http
 from tests.functional.conftest import StartBox, StartDaemon
@@ -72,7 +72,7 @@ async def install_by_hand(box: Box, built: Path, version: int, folder: Path) -> 
     await succeed("tar", "xf", str(built / str(name)), "-C", str(folder))
     await succeed(
         *("env", f"OPQ_PREFIX={box.prefix}", f"OPQ_PYTHON={sys.executable}"),
-        str(folder / name.folder / "install_update.sh"),
+        str(folder / TOP_FOLDER / "install_update.sh"),
     )
     box.use_installed_agent()
 
@@ -252,7 +252,7 @@ def assert_untouched(box: Box, before: dict[str, bytes]) -> None:
 #: The target of an archive with an absolute path.
 ESCAPED = Path("/tmp/opq-escaped")
 
-_TOP = f"{UpdateName(NEW).folder}/"
+_TOP = f"{TOP_FOLDER}/"
 _GOOD = layout(NEW, _TOP, INSTALL)
 
 

@@ -216,7 +216,7 @@ TYPED = {
     "--platform manylinux2014_aarch64",
     "scp opq-box-update-1547860803.tar.bz2 opq@opq-box-7.local:",
     "tar xf opq-box-update-1547860803.tar.bz2",
-    "cd opq-box-update-1547860803",
+    "cd opq-box-update-files",
     "opq-box setup --server http://updates.example.org:8151 --install automatic",
     "opq-box setup --server http://updates.example.org:8151 --box-id auto --name Kitchen "
     "--install automatic",
@@ -425,7 +425,7 @@ async def operate_a_server(place: Place) -> None:
     for name in (key.name, "timestamp.pem"):
         shutil.copy(key, place.checkout / name)
     (place.checkout / "passphrase").write_text("open sesame\n")
-    shutil.rmtree(place.checkout / f"opq-box-update-{RELEASE}")
+    shutil.rmtree(place.checkout / "opq-box-update-files")
     renewed = place.folder / "renewed"
     renewed.mkdir()
     make_certificate(renewed / "privkey.pem", renewed / "fullchain.pem")

@@ -31,7 +31,7 @@ async def test_installed(tmp_path: Path, spawn: Spawn) -> None:
         skip(f"needs an index with the package of the example: {said}")
     assert status == 0, said
     await succeed("tar", "xf", tmp_path / "opq-box-update-1547860803.tar.bz2", folder=tmp_path)
-    update, prefix = tmp_path / "opq-box-update-1547860803", tmp_path / "opq"
+    update, prefix = tmp_path / "opq-box-update-files", tmp_path / "opq"
     sandbox = ("env", f"OPQ_PREFIX={prefix}", "OPQ_SYSTEMD=no", f"OPQ_PYTHON={sys.executable}")
     await succeed(*sandbox, update / "install_update.sh")
 

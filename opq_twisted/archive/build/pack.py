@@ -5,27 +5,33 @@ import secrets
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from opq_twisted.archive.build.components import AGENT, TRUSTED_ROOT, WHEELS
-from opq_twisted.archive.build.compress import Compress, fastest
+from opq_twisted.archive.build.compress import compress
 from opq_twisted.archive.build.contents import Contents, File, unreadable
+from opq_twisted.archive.build.cut import LARGE, Cutter
 from opq_twisted.archive.member_rules import LIMIT, MemberRules
-from opq_twisted.archive.name import INSTALL_SCRIPT, VERIFY_SCRIPT, UpdateName
+from opq_twisted.archive.name import INSTALL_SCRIPT, TOP_FOLDER, VERIFY_SCRIPT, UpdateName
 from opq_twisted.archive.tar_reader import Member, quoted
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import ArchiveRefused, BuildFailed
 from opq_twisted.common.progress_bar import Progress
 
+_VERSION = "VERSION"
 #: VERSION is first, so that a box notices a wrong archive early. These components have always had
 #: this order; others follow them by name, and the wheels are last.
 _FIRST = (
-    *("VERSION", INSTALL_SCRIPT, VERIFY_SCRIPT, TRUSTED_ROOT),
+    *(_VERSION, INSTALL_SCRIPT, VERIFY_SCRIPT, TRUSTED_ROOT),
     *(AGENT, "triggering", "kernel", "firmware"),
 )
 _PLACES = {name: place for place, name in enumerate(_FIRST)} | {WHEELS: len(_FIRST) + 1}
-_PIECE = 256 << 10
+_READ = 256 << 10
+#: 2000-01-01 00:00 UTC, in seconds since the epoch.
+_YEAR_2000 = 946_684_800
 
 _Content = File | bytes | None
 _Member = tuple[str, _Content]
@@ -52,27 +58,26 @@ def pack(
     contents: Contents,
     folder: Path,
     *,
-    timestamp: int,
-    compress: Compress = fastest,
+    top_folder: str = TOP_FOLDER,
     progress: Progress = lambda _: None,
 ) -> Path:
     """
     Write an update into a folder, and return its path.
 
     The archive gets its name once it is complete and on the disk, and never replaces another file.
-    The same compressor gives the same bytes on each machine: the order, owners, modes and times of
-    the members do not depend on those of the files.
+    Its bytes depend on the version and the contents alone: the order, owners, modes and times of
+    the members do not depend on those of the files, and equal files are equal bytes in each update.
 
-    :param timestamp: the time of all members, in seconds since the epoch.
+    :param top_folder: the name of the folder with all members. If it differs in each update, only
+        the large files are equal bytes.
     :raises BuildFailed: if the update cannot be written, or a box would refuse it.
     """
     target = destination(name, folder)
     members = _members(name, contents)
-    _vet(members)
+    _vet(members, top_folder)
     try:
-        with _appearing_whole(target) as output, compress(output) as stream:
-            for piece in _tar(members, timestamp, progress):
-                stream.write(piece)
+        with _appearing_whole(target) as output:
+            compress(_pieces(members, top_folder, progress), output)
     except OSError as error:
         raise BuildFailed(
             f"{target} could not be written ({error.strerror}): fix that and build again."
@@ -84,9 +89,8 @@ def _members(name: UpdateName, contents: Contents) -> list[_Member]:
     parents = {str(above) for path in contents for above in PurePosixPath(path).parents}
     paths = dict[str, _Content].fromkeys(parents - {"."})
     paths |= contents
-    paths["VERSION"] = f"{name.version}\n".encode()
-    in_order = sorted(paths, key=_order)
-    return [(name.folder, None), *((f"{name.folder}/{path}", paths[path]) for path in in_order)]
+    paths[_VERSION] = f"{name.version}\n".encode()
+    return [("", None), *((path, paths[path]) for path in sorted(paths, key=_order))]
 
 
 def _order(path: str) -> tuple[int, list[str]]:
@@ -94,15 +98,15 @@ def _order(path: str) -> tuple[int, list[str]]:
     return _PLACES.get(steps[0], len(_FIRST)), steps
 
 
-def _vet(members: list[_Member]) -> None:
+def _vet(members: list[_Member], top_folder: str) -> None:
     """Check the members by the rules of the box, so that it can install the update."""
     rules = MemberRules()
     length = 0
-    for path, content in members:
-        size = _size(content)
+    for inside, content in members:
+        path, size = _path(top_folder, inside), _size(content)
         try:
             rules.check(Member(path, size, content is None, is_executable=False))
-            length += len(_header(path, content, 0)) + size + _padding(size)
+            length += len(_header(path, content, b"")) + size + len(_padding(size))
         except UnicodeEncodeError as error:
             raise BuildFailed(f"The name {quoted(path)} is not UTF-8: rename it.") from error
         except ArchiveRefused as error:
@@ -113,9 +117,14 @@ def _vet(members: list[_Member]) -> None:
         )
 
 
-def _header(path: str, content: _Content, timestamp: int) -> bytes:
+def _path(top_folder: str, inside: str) -> str:
+    return f"{top_folder}/{inside}" if inside else top_folder
+
+
+def _header(path: str, content: _Content, digest: bytes) -> bytes:
+    """Return the header of a member, of whose content this is the SHA-256."""
     info = tarfile.TarInfo(path)
-    info.mtime = timestamp
+    info.mtime = _time(digest)
     info.size = _size(content)
     info.type = tarfile.DIRTYPE if content is None else tarfile.REGTYPE
     is_executable = content is None or (isinstance(content, File) and content.is_executable)
@@ -124,42 +133,91 @@ def _header(path: str, content: _Content, timestamp: int) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
 
 
+def _time(digest: bytes) -> int:
+    """
+    Return the time of a member in seconds since the epoch, between the years 2000 and 2017.
+
+    Equal contents have equal times, so that their headers are equal in all updates. Different ones
+    have different times, because Python takes the bytecode of another file with the same size and
+    time for that of this one. No clock is so slow that the time is in the future.
+    """
+    return _YEAR_2000 + (int.from_bytes(digest[:4], "big") >> 3)
+
+
 def _size(content: _Content) -> int:
     if content is None:
         return 0
     return content.size if isinstance(content, File) else len(content)
 
 
-def _padding(size: int) -> int:
-    return -size % tarfile.BLOCKSIZE
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)
 
 
-def _tar(members: list[_Member], timestamp: int, progress: Progress) -> Iterator[bytes]:
-    for path, content in members:
-        yield _header(path, content, timestamp)
-        if isinstance(content, File):
-            yield from _pieces(content, progress)
-        elif content is not None:
-            yield content
-        yield bytes(_padding(_size(content)))
-    yield bytes(2 * tarfile.BLOCKSIZE)
+def _pieces(members: list[_Member], top_folder: str, progress: Progress) -> Iterator[bytes]:
+    """Yield the tar stream in the pieces that are compressed separately."""
+    cutter = Cutter()
+    for inside, content in members:
+        path, padding = _path(top_folder, inside), _padding(_size(content))
+        if isinstance(content, File) and content.size >= LARGE:
+            digest = _hash(content)
+            parts = chain(_read_again(content, digest, progress), [padding])
+            yield from cutter.add_large(_header(path, content, digest), parts)
+        else:
+            body = _body(content, progress)
+            header = _header(path, content, sha256(body).digest())
+            yield from cutter.add(inside, header + body + padding)
+        if inside == _VERSION:
+            # It differs in each update, and must not change the piece of other members.
+            yield from cutter.end_piece()
+    yield from cutter.add("", bytes(2 * tarfile.BLOCKSIZE))
+    yield from cutter.end_piece()
 
 
-def _pieces(file: File, progress: Progress) -> Iterator[bytes]:
+def _body(content: _Content, progress: Progress) -> bytes:
+    if not isinstance(content, File):
+        return content or b""
+    body = b"".join(_read(content))
+    progress(len(body))
+    return body
+
+
+def _hash(file: File) -> bytes:
+    digest = sha256()
+    for part in _read(file):
+        digest.update(part)
+    return digest.digest()
+
+
+def _read_again(file: File, expected: bytes, progress: Progress) -> Iterator[bytes]:
+    """Read a file whose header has been made; the file must still have this SHA-256."""
+    digest = sha256()
+    for part in _read(file):
+        digest.update(part)
+        yield part
+        progress(len(part))
+    if digest.digest() != expected:
+        raise _changed(file)
+
+
+def _read(file: File) -> Iterator[bytes]:
     unread = file.size
     try:
         with file.source.open("rb", buffering=0) as source:
-            while piece := source.read(min(unread, _PIECE)):
-                unread -= len(piece)
-                yield piece
-                progress(len(piece))
+            while part := source.read(min(unread, _READ)):
+                unread -= len(part)
+                yield part
             status = os.fstat(source.fileno())
     except OSError as error:
         raise unreadable(file.source, error) from error
     if unread or (status.st_size, status.st_mtime_ns) != (file.size, file.modified):
-        raise BuildFailed(
-            f"{file.source} changed while it was read: build again when it does not change."
-        )
+        raise _changed(file)
+
+
+def _changed(file: File) -> BuildFailed:
+    return BuildFailed(
+        f"{file.source} changed while it was read: build again when it does not change."
+    )
 
 
 @contextmanager

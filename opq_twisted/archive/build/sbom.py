@@ -28,21 +28,20 @@ _SUFFIX = ".cdx.json"
 _MAX_LICENCE = 60
 
 
-def write_sbom(archive: Path, name: UpdateName, contents: Contents, timestamp: int) -> Path:
+def write_sbom(archive: Path, name: UpdateName, contents: Contents) -> Path:
     """
     Write the SBOM beside an archive, and return its path; the same archive gives the same bytes.
 
     It lists the components, and each wheel with its version, licence and hash. The files of a
     component that are no wheels are not listed one by one.
 
-    :param timestamp: the time of the SBOM, in seconds since the epoch.
     :raises BuildFailed: if a wheel cannot be read, or the SBOM cannot be written.
     """
     sbom = archive.with_name(f"{name.folder}{_SUFFIX}")
     try:
         digest = _sha256(archive)
         bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_OID, f"sha256:{digest}"))
-        bom.metadata.timestamp = datetime.fromtimestamp(timestamp, UTC)
+        bom.metadata.timestamp = datetime.fromtimestamp(name.version, UTC)
         bom.metadata.component = Component(
             name="opq-box-update",
             version=str(name.version),

@@ -41,7 +41,7 @@ class TestSbom(SynchronousTestCase):
         contents: Contents = {}
         for name in (AGENT, "kernel", WHEELS):
             contents |= gather(self.folder / name, name)
-        path = write_sbom(self.archive, NAME, contents, NAME.version)
+        path = write_sbom(self.archive, NAME, contents)
         self.assertEqual(path, self.folder / "opq-box-update-1547860803.cdx.json")
         return path.read_bytes()
 
