@@ -5,13 +5,16 @@ import bz2
 import hashlib
 import io
 import json
+import re
 import tarfile
 from itertools import pairwise
 from pathlib import Path
 
 import pytest_twisted
 
+from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.server.catalog.archive_cache import MAX_WANTED
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import Answer, ask
 from tests.functional.processes import Server, until
@@ -111,17 +114,43 @@ async def test_mirror(start: StartDaemon, updates: Path) -> None:
     assert (answer.status, answer.body) == (200, (await computed(plain, 2)).body)
 
 
-@pytest_twisted.ensureDeferred
-async def test_stopped(start: StartDaemon, updates: Path) -> None:
-    """A server that is computing an index stops at once."""
+def with_holes(updates: Path, version: int) -> None:
+    """Write an archive as large as a box takes: holes cost no room on the disk, but are read."""
     end = bz2.compress(b"")
-    for version in (1, 2):
-        with (updates / name(version)).open("wb") as file:
-            file.write(end[:10])
-            # Holes cost no room on the disk, and seconds to read.
-            file.seek((2 << 30) - len(end))
-            file.write(end)
+    with (updates / name(version)).open("wb") as file:
+        file.write(end[:10])
+        file.seek(MAX_ARCHIVE - len(end))
+        file.write(end)
+
+
+def usage(server: Server) -> tuple[int, int]:
+    """Read the highest memory of the server so far, in bytes, and its threads."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    [memory], [threads] = (re.findall(rf"{key}:\s+(\d+)", status) for key in ("VmHWM", "Threads"))
+    return int(memory) * 1024, int(threads)
+
+
+@pytest_twisted.ensureDeferred
+async def test_hostile(start: StartDaemon, updates: Path) -> None:
+    """A client that asks for the indexes of many huge archives costs little, and stops nothing."""
+    versions = range(1, 2 * MAX_WANTED)
     server = await started(start, updates)
-    assert (await ask(server, f"/update/{name(2)}.pieces")).status == 503
+    memory, threads = usage(server)
+    for version in versions:
+        with_holes(updates, version)
+    await offers(server, *versions)
+    soon = 0
+    for version in versions:
+        answer = await ask(server, f"/update/{name(version)}.pieces")
+        # The first ones may have been computed.
+        assert answer.status in (503, 404)
+        soon += "Retry-After" in answer.headers
+        assert (await ask(server, "/version")).status == 200
+    assert soon < len(versions)
+    after = usage(server)
+    assert after[0] - memory < 20_000_000
+    # One for the indexes and one for the digests, each with one that hashes; and that of the scan.
+    assert after[1] - threads <= 5
+    # It is not waited for what is being read, nor for what waits.
     await server.stop()
     assert "Traceback" not in server.output
