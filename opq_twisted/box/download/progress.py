@@ -24,37 +24,40 @@ class ProgressMeter:
     def __init__(self, clock: IReactorTime, report: ReportProgress) -> None:
         self._clock = clock
         self._report = report
-        self._received = self._copied = 0
+        self._received = 0
         self._started = clock.seconds()
         self._reported_at = float("-inf")
         self._window_start = self._started
-        self._before_window = 0
+        self._received_before_window = 0
 
     def ignore(self, seconds: float) -> None:
         """Leave a pause that the server asked for out of the rate."""
         self._window_start += seconds
 
-    def count(self, received: int, copied: int, progress: Progress, *, is_complete: bool) -> None:
+    def leave_out(self, seconds: float) -> None:
+        """Leave out the time in which nothing was requested, because pieces were copied."""
+        self._started += seconds
+        self._window_start += seconds
+
+    def count(self, received: int, progress: Progress, *, is_complete: bool) -> None:
         """
         Count bytes.
 
         :param received: the number of bytes that have just arrived.
-        :param copied: the number of bytes that were just copied, for which the rate does not count.
         :param progress: of the whole download, including earlier attempts, without a rate.
         :raises DownloadFailed: if the download is too slow.
         """
         self._received += received
-        self._copied += copied
         now = self._clock.seconds()
         if now - self._reported_at >= _REPORT_EVERY or is_complete:
             self._reported_at = now
             rate = self._received / max(now - self._started, 0.001)
             self._report(evolve(progress, rate=rate))
         if now - self._window_start >= _WINDOW and not is_complete:
-            handled = self._received + self._copied
-            if handled - self._before_window < _MIN_RATE * (now - self._window_start):
+            in_window = self._received - self._received_before_window
+            if in_window < _MIN_RATE * (now - self._window_start):
                 raise DownloadFailed(
                     f"For {_WINDOW / 60:.0f} minutes, less than {_MIN_RATE} bytes a second "
                     "arrived. Try again later."
                 )
-            self._window_start, self._before_window = now, handled
+            self._window_start, self._received_before_window = now, self._received

@@ -75,6 +75,7 @@ class Transfer:
 
     async def _copy(self, assembly: Assembly, step: Copy) -> None:
         """Copy the rest of a piece, unless the last good archive does not have it any more."""
+        since = self._clock.seconds()
         data = await assembly.read(step)
         rest = memoryview(data or b"")[self.part.size - step.start :]
         while rest:
@@ -82,9 +83,11 @@ class Transfer:
             self._require_room(len(chunk))
             self.part.write(chunk)
             self.part.copied += len(chunk)
-            self._count(copied=len(chunk))
             if self.part.sync_due:
                 await self.part.sync()
+            since, before = self._clock.seconds(), since
+            self.meter.leave_out(since - before)
+            self._count(0)
 
     async def _request(self, fetch: Fetch | None, complete: bool = False) -> OpqError | None:
         """
@@ -242,7 +245,7 @@ class Transfer:
             to_skip -= skipped
             if skipped:
                 # The bytes are not new, but the download is not slow either.
-                self._count(received=skipped)
+                self._count(skipped)
             return self._receive(data[skipped:]) if len(data) > skipped else None
 
         try:
@@ -269,15 +272,15 @@ class Transfer:
         # Check the room again: the size may be unknown, and other programs write to the disk.
         self._require_room(len(data))
         self.part.write(data)
-        self._count(received=len(data))
+        self._count(len(data))
         return self.part.sync() if self.part.sync_due else None
 
-    def _count(self, received: int = 0, copied: int = 0) -> None:
+    def _count(self, received: int) -> None:
         part, assembly = self.part, self._assembly
         here = part.copied if assembly is None else assembly.delta.copied
         total = None if part.content.size is None else part.content.size - here
         progress = Progress(part.size - part.copied, total, 0.0, here)
-        self.meter.count(received, copied, progress, is_complete=part.missing == 0)
+        self.meter.count(received, progress, is_complete=part.missing == 0)
 
     def _require_room(self, size: int | None) -> None:
         disk = os.statvfs(self.part.folder)

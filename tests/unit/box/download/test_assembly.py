@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.delta import Copy
 from opq_twisted.archive.pieces import MAX_INDEX, MAX_PIECES, Index, read_index
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
@@ -118,6 +119,9 @@ class Site:
 class AssemblyCase(SynchronousTestCase):
     """A box with a last good archive, most of whose pieces a new one has too."""
 
+    #: Seconds that it takes to read a piece.
+    copying_takes = 0.0
+
     def setUp(self) -> None:
         self.network = Network()
         self.folder = Path(self.mktemp())
@@ -137,7 +141,13 @@ class AssemblyCase(SynchronousTestCase):
         self.signed = Release(NEW, self.size, {"sha256": hashlib.sha256(data).hexdigest()})
 
     def store(self) -> ArchiveStore:
-        return ArchiveStore(self.folder, execute)
+        return ArchiveStore(self.folder, self.in_thread)
+
+    def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        """Call a function at once; reading a piece takes as long as the test says."""
+        if self.copying_takes and isinstance(arguments[-1], Copy):
+            self.network.clock.advance(self.copying_takes)
+        return execute(function, *arguments)
 
     def begin(
         self, release: Release | None = None, whole: bool = False
@@ -201,6 +211,14 @@ class DeltaTests(AssemblyCase):
         self.assertEqual(self.reports[-1].received, fetched)
         received = [each.received for each in self.reports]
         self.assertEqual(received, sorted(received))
+
+    def test_slow_card(self) -> None:
+        """The time of copying does not count for the rate, nor as that of a slow network."""
+        self.copying_takes = 700.0
+        fetched = self.fetch()
+        self.assertEqual(self.reports[-1].received, fetched)
+        self.assertGreater(self.reports[-1].rate, 1000)
+        self.assert_verified()
 
     def test_unsigned(self) -> None:
         """Without a signature, the index gives the size and the hash."""
