@@ -1,6 +1,7 @@
 """Sets up a box once, as its owner would, as the start of all scenarios."""
 
 import datetime
+import shutil
 import subprocess
 import tempfile
 import time
@@ -52,7 +53,10 @@ def _make(image: Image, folder: Path) -> None:
     # Each test makes newer releases, and a box refuses releases of the future.
     new = int(time.time()) - _DAY
     old = build(new - _DAY, folder, keys.root)
-    build(new, folder, keys.root)
+    with tempfile.TemporaryDirectory(prefix="daemon-", dir=folder) as scratch:
+        changed = Path(shutil.copytree(DAEMON, Path(scratch) / DAEMON.name))
+        (changed / "NEWS").write_text("This release is better.\n")
+        build(new, folder, keys.root, changed)
     with tempfile.TemporaryDirectory(prefix="medium-", dir=folder) as scratch:
         medium = _medium(Path(scratch), old)
         _install(image, folder, medium, new - _DAY)

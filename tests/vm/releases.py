@@ -75,13 +75,13 @@ class Keys:
         run([program, command, *options, *arguments])
 
 
-def build(version: int, folder: Path, root: Path) -> Path:
+def build(version: int, folder: Path, root: Path, daemon: Path = DAEMON) -> Path:
     """Build a good release of this project, with its Python packages and a second component."""
     builder = os.fspath(ROOT / "build_update.py")
     run(
         [
             *(sys.executable, builder, f"--version={version}", f"--output-dir={folder}"),
-            *(f"--trusted-root={root}", f"--component={COMPONENT}={DAEMON}"),
+            *(f"--trusted-root={root}", f"--component={COMPONENT}={daemon}"),
         ]
     )
     return folder / str(UpdateName(version))
