@@ -47,19 +47,21 @@ def make_pieces_archive(
     """
     Write a good update that consists of pieces, which other updates may have too.
 
-    The first piece holds `VERSION` and `install_update.sh`, each further one a file of `parts`, and
-    the last one the end. Parts with equal names and contents are equal pieces in all archives.
+    The first piece holds the top-level folder, `VERSION` and `install_update.sh`, each further one
+    a file of `parts`, and the last one the end. Parts with equal names and contents are equal
+    pieces in all archives.
     """
-    members = [file(name, content) for name, content in parts.items()]
-    # Without a top-level folder, whose name would hold the version in each member. The magic of a
-    # piece has the largest block size.
-    streams = [b"".join(layout(version, script=script)), *members, END]
+    top = f"{TOP_FOLDER}/"
+    first = folder(top) + b"".join(layout(version, top, script))
+    members = [file(f"{top}{name}", content) for name, content in parts.items()]
+    streams = [first, *members, END]
     path.write_bytes(b"".join(map(_compressed, streams)))
     return path
 
 
 @lru_cache(16)  # for tests that make several archives of the same parts
 def _compressed(piece: bytes) -> bytes:
+    # The magic of a piece has the largest block size.
     return bz2.compress(piece, 9)
 
 
