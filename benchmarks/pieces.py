@@ -25,7 +25,7 @@ ROUNDS = 5
 
 
 def make_archive(place: Path, megabytes: int) -> Archive:
-    """Build an update, and repeat its bytes until the archive has this size."""
+    """Build an update, and repeat its bytes until the archive has about this size."""
     tree = place / "tree"
     make_tree(tree, min(megabytes, 100))
     script = place / "install_update.sh"
@@ -38,7 +38,7 @@ def make_archive(place: Path, megabytes: int) -> Archive:
     path = pack(UPDATE, contents, updates)
     built = path.read_bytes()
     with path.open("ab") as file:
-        while file.tell() < megabytes * 1_000_000:
+        for _ in range(1, round(megabytes * 1_000_000 / len(built))):
             file.write(built)
     return offered(updates)
 
