@@ -100,9 +100,10 @@ def makeService(options: Options) -> IService:
     runner = ProcessRunner(reactor, reactor)
     has_systemd = SYSTEMD.is_dir() and os.geteuid() == 0
     units = TransientUnits(runner, settings.prefix, state_dir, has_systemd, own_unit())
+    http = make_http_clients(reactor, Proxies(settings.proxy, os.environ))
     server = UpdateServerClient(
         reactor,
-        make_http_clients(reactor, Proxies(settings.proxy, os.environ)),
+        http,
         config.updates_ep,
         lambda: _user_agent(config, installed),
     )
@@ -156,6 +157,7 @@ def makeService(options: Options) -> IService:
             ),
             inherited_sockets(_ENVIRONMENT.read_bytes(), os.getpid()),
         ),
+        http.idle,
         updater,
         Scheduler(
             deps,

@@ -59,9 +59,12 @@ def read_body(
 
 def discard(clock: IReactorTime, response: IResponse) -> None:
     """Close the connection of a response without reading its body."""
-    body = read_body(clock, response, lambda data: None, limit=0)
-    body.addErrback(lambda _: None)
-    body.cancel()
+    reader = _BodyReader(clock, lambda data: None, 0, IDLE_TIMEOUT)
+    reader.done.addErrback(lambda _: None)
+    response.deliverBody(reader)
+    reader.done.cancel()
+    # If the body was complete already, the connection is kept for another request.
+    cast(ITransport, reader.transport).loseConnection()
 
 
 class _BodyReader(Protocol):

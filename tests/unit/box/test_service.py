@@ -13,6 +13,7 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.box.network.connection import IdleConnections
 from opq_twisted.box.service import Options, makeService
 from opq_twisted.box.update.scheduler import Scheduler
 from opq_twisted.box.update.updater import Updater
@@ -83,7 +84,7 @@ class ServiceTests(SynchronousTestCase):
         assert isinstance(agent, MultiService)
         self.assertEqual(
             [type(part) for part in agent.services],
-            [PagePort, Updater, Scheduler, SighupHandler, WatchdogService],
+            [PagePort, IdleConnections, Updater, Scheduler, SighupHandler, WatchdogService],
         )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives"})
@@ -95,8 +96,7 @@ class ServiceTests(SynchronousTestCase):
             self.configure(name=configured)
             agent = self.make("--port", "0")
             assert isinstance(agent, MultiService)
-            updater = agent.services[1]
-            assert isinstance(updater, Updater)
+            [updater] = [part for part in agent.services if isinstance(part, Updater)]
             shown = updater._deps.board.current
             self.assertEqual((shown.name, shown.box_id), (name, 3))
             shutil.rmtree(self.state_dir)

@@ -21,7 +21,8 @@ from twisted.web.static import Data
 
 from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.connect import TooClose
-from opq_twisted.box.network.http_agent import MAX_HEADERS, BoundedAgent, make_http_clients
+from opq_twisted.box.network.connection import MAX_HEADERS
+from opq_twisted.box.network.http_agent import BoundedAgent, make_http_clients
 from opq_twisted.box.network.proxies import Proxies, Proxy
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import ServerFailed
