@@ -11,9 +11,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.tcp import Client
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.box.network.body import read_body
+from opq_twisted.box.network.http_agent import make_http_clients
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.http import channel
 from opq_twisted.server.web import long_poll
 from tests.functional import box
@@ -347,6 +352,38 @@ async def test_mirror(
     assert (version.status, version.body) == (200, b"2")
     assert (await ask(server, f"/update/{name(3)}")).status == 404
     assert await cost(origin) == 1
+
+
+def connected(server: Server) -> list[int]:
+    """List the box's own ports of its connections to a server."""
+    clients = [reader for reader in reactor.getReaders() if isinstance(reader, Client)]
+    return [client.getHost().port for client in clients if client.getPeer().port == server.port]
+
+
+@pytest_twisted.ensureDeferred
+async def test_ranges_of_a_box(start: StartDaemon, spawn: StartDaemon, updates: Path) -> None:
+    """A box fetches all ranges over one connection, and through a redirect over one to each."""
+    whole = publish_large(updates, 1)
+    origin, nginx = await cached(start, spawn, updates)
+    server = await started(start, updates, "--mirror", nginx.url)
+    clients = make_http_clients(reactor)
+    client = UpdateServerClient(reactor, clients, "http://unused", lambda: "opq-box-agent")
+
+    async def fetch_range(url: str, first: int) -> bytes:
+        headers = {"Range": f"bytes={first}-{first + 999_999}"}
+        response = await client.get_archive(f"{url}/update/{name(1)}", headers)
+        assert response.code == 206
+        body = bytearray()
+        await read_body(reactor, response, body.extend, 1_000_000)
+        return bytes(body)
+
+    for asked, answering in ((origin, (origin,)), (nginx, (nginx,)), (server, (server, nginx))):
+        used = set()
+        for first in range(0, 4_000_000, 1_000_000):
+            assert await fetch_range(asked.url, first) == whole[first : first + 1_000_000]
+            used.add(tuple(port for each in answering for port in connected(each)))
+        assert [len(ports) for ports in used] == [len(answering)]
+        clients.idle.stopService()
 
 
 @pytest_twisted.ensureDeferred

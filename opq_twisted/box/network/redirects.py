@@ -1,6 +1,7 @@
 """Follows redirects, but not towards the box's own network."""
 
 import re
+from contextlib import suppress
 from typing import Protocol
 from urllib.parse import urljoin
 
@@ -8,21 +9,26 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from opq_twisted.box.network.addresses import Reach
-from opq_twisted.box.network.body import discard
+from opq_twisted.box.network.body import discard, read_body
 from opq_twisted.box.network.connect import TooClose
 from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.tunnel import ProxyFailed
 from opq_twisted.box.network.urls import Url, read_url
-from opq_twisted.common.errors import ServerFailed
+from opq_twisted.common.errors import DownloadFailed, ServerFailed
 
 #: The redirects that a GET follows (RFC 9110, section 15.4).
 REDIRECTS = (301, 302, 303, 307, 308)
 
 #: Redirects followed in a row.
 MAX_REDIRECTS = 5
+
+#: Bytes of a redirect's body that are read to keep the connection, and the seconds without a byte
+#: after which it is closed instead.
+_MAX_BODY = 4096
+_BODY_TIMEOUT = 5.0
 
 #: The length that every client should support (RFC 9110, section 4.1): mirrors sign long URLs.
 _LOCATION = re.compile(rb"[!-~]{1,8000}")
@@ -67,7 +73,7 @@ class RedirectingAgent:
         for _ in range(MAX_REDIRECTS):
             if response.code not in REDIRECTS:
                 return response
-            discard(self._clock, response)
+            await self._finish(response)
             if closest is None:
                 # The farthest of the name's addresses counts: the server's owner may have added
                 # the closer ones to DNS. A proxy is never used for the box itself.
@@ -81,6 +87,14 @@ class RedirectingAgent:
             f"The update server redirects more than {MAX_REDIRECTS} times. Its operator has to "
             "correct that."
         )
+
+    async def _finish(self, response: IResponse) -> None:
+        """Read a short body, so that the connection can be used again, or close the connection."""
+        if response.length is UNKNOWN_LENGTH or response.length > _MAX_BODY:
+            discard(self._clock, response)
+            return
+        with suppress(DownloadFailed):
+            await read_body(self._clock, response, lambda data: None, _MAX_BODY, _BODY_TIMEOUT)
 
     async def _request_target(
         self, method: bytes, url: str, headers: Headers | None, closest: Reach

@@ -210,9 +210,29 @@ class ReuseTests(ConnectionCase):
         await self.fetch_several()
         return self.server.requests, mirror.requests
 
+    async def test_redirect(self) -> None:
+        """The target of a redirect sees one connection, and so does the redirecting server."""
+        self.assertEqual(await self.redirected(b"It is elsewhere."), ([3], [3]))
+
     async def test_long_redirect(self) -> None:
         """The connection is closed if the redirect has a long body."""
         self.assertEqual(await self.redirected(bytes(100_000)), ([1, 1, 1], [3]))
+
+    async def test_broken_redirect(self) -> None:
+        """A redirect whose body breaks off is followed."""
+        mirror = self.listen()
+
+        def redirect(conversation: Conversation) -> None:
+            conversation.transport.write(
+                b"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 5\r\n"
+                b"Location: http://127.0.0.1:%d/\r\n\r\nx" % mirror.port
+            )
+            conversation.transport.loseConnection()
+
+        self.server.answer = redirect
+        self.assertEqual(await self.fetch("/a"), "/")
+        self.assertEqual(await self.fetch("/a"), "/")
+        self.assertEqual((self.server.requests, mirror.requests), ([1, 1], [2]))
 
     async def test_direct(self) -> None:
         """Requests for anything but an archive use a connection each."""

@@ -74,14 +74,32 @@ class RedirectTests(SynchronousTestCase):
                 peer.answer(f"{status} X", "Location: /x", "Content-Length: 0")
                 self.assertEqual(self.successResultOf(asked).code, status)
 
+    def test_short_body(self) -> None:
+        """A short body is read first, so that the connection can be used again."""
+        asked, peer = self.ask()
+        peer.answer("302 Found", "Location: /x", "Content-Length: 3", body=b"ab")
+        self.assertEqual(self.network.clock.tcpClients, [])
+        peer.send(b"c")
+        self.network.accept().answer("404 Not Found", "Content-Length: 0")
+        self.assertEqual(self.successResultOf(asked).code, 404)
+
+    def test_silent_body(self) -> None:
+        """A short body that does not arrive delays the next request for 5 seconds."""
+        asked, peer = self.ask()
+        peer.answer("302 Found", "Location: /x", "Content-Length: 3", body=b"ab")
+        self.network.clock.advance(5)
+        self.assertFalse(peer.open)
+        self.network.accept().answer("404 Not Found", "Content-Length: 0")
+        self.assertEqual(self.successResultOf(asked).code, 404)
+
     def test_too_often(self) -> None:
         """The number of redirects is limited, and each connection is closed."""
         asked, peer = self.ask()
         for _ in range(MAX_REDIRECTS):
-            peer.answer("302 Found", "Location: /x", "Content-Length: 1")
+            peer.answer("302 Found", "Location: /x", "Content-Length: 1000000")
             self.assertFalse(peer.open)
             peer = self.network.accept()
-        peer.answer("302 Found", "Location: /x", "Content-Length: 1")
+        peer.answer("302 Found", "Location: /x", "Content-Length: 1000000")
         self.assertFalse(peer.open)
         self.assertIn("redirects more than 5 times", self.sentence(asked))
 
@@ -186,4 +204,10 @@ class RedirectTests(SynchronousTestCase):
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
         self.assertFalse(mirror.open)
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])
+        asked, peer = self.ask()
+        peer.answer("302 Found", "Location: /x", "Content-Length: 3", body=b"ab")
+        asked.cancel()
+        self.failureResultOf(asked, CancelledError)
+        self.assertFalse(peer.open)
         self.assertEqual(self.network.clock.getDelayedCalls(), [])
