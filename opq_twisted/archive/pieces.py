@@ -117,18 +117,19 @@ def read_index(
     """
     if size > MAX_ARCHIVE:
         raise NoIndex("the archive is larger than a box takes")
-    cutter = _Cutter()
+    finder = PieceFinder()
 
     def add(chunk: bytes) -> None:
         each_chunk(chunk)
-        cutter.add(chunk)
+        finder.add(chunk)
+        finder.check()
 
     hashes = files.hash_file(fd, ["sha256"], size, each_piece=add)
-    return Index(size, hashes["sha256"], cutter.finish())
+    return Index(size, hashes["sha256"], finder.finish())
 
 
-class _Cutter:
-    """Cuts the bytes of an archive into pieces while they are read."""
+class PieceFinder:
+    """Finds the pieces of an archive while its bytes are read."""
 
     def __init__(self) -> None:
         self._pieces: list[Piece] = []
@@ -139,11 +140,13 @@ class _Cutter:
 
     def add(self, data: bytes) -> None:
         """Add the next bytes of the archive."""
+        if len(self._pieces) > MAX_PIECES:
+            return
         data = self._rest + data
         view, done = memoryview(data), 0
         # The magic at the very start of the archive ends no piece.
         found = data.find(MAGIC, 0 if self._start + self._length else 1)
-        while found != -1:
+        while found != -1 and len(self._pieces) <= MAX_PIECES:
             self._take(view[done:found])
             self._end_piece()
             done, found = found, data.find(MAGIC, found + 1)
@@ -153,19 +156,23 @@ class _Cutter:
         self._rest = data[kept:]
 
     def finish(self) -> tuple[Piece, ...]:
-        """Return all pieces."""
+        """Return all pieces, after the last bytes; raise `NoIndex` if they are too many."""
         self._take(memoryview(self._rest))
         if self._length:
             self._end_piece()
+        self.check()
         return tuple(self._pieces)
+
+    def check(self) -> None:
+        """Raise `NoIndex` if the archive has too many pieces; then further bytes are ignored."""
+        if len(self._pieces) > MAX_PIECES:
+            raise NoIndex(f"the archive has more than {MAX_PIECES} pieces")
 
     def _take(self, data: memoryview) -> None:
         self._hash.update(data)
         self._length += len(data)
 
     def _end_piece(self) -> None:
-        if len(self._pieces) == MAX_PIECES:
-            raise NoIndex(f"the archive has more than {MAX_PIECES} pieces")
         self._pieces.append(Piece(self._start, self._length, self._hash.digest()))
         self._start += self._length
         self._length = 0

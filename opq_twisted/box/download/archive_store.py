@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.verify import Content, InThread, open_file, verify
@@ -66,19 +68,30 @@ class ArchiveStore:
             return None
         return digest and Release(version, None, {"sha256": digest[1]})
 
-    def open_last_good(self) -> BinaryIO | None:
+    def open_last_good(self) -> tuple[BinaryIO, Index | None] | None:
         """
         Open the last good archive without verifying it; None if there is none.
 
+        :returns: the archive, and its index as it was written when the archive was downloaded. None
+            of its pieces may still be as they were.
         :raises OSError: if it cannot be read now.
         """
         version = self._last_good_version()
         if version is None:
             return None
         try:
-            return open_file(self.path(version))
+            file = open_file(self.path(version))
         except DownloadFailed:
             return None
+        try:
+            index = Index.from_json(files.read(self._index(version), MAX_INDEX))
+        except (NoIndex, OSError):
+            return file, None
+        return file, index if index.size == os.fstat(file.fileno()).st_size else None
+
+    def write_index(self, version: int, index: Index) -> None:
+        """Keep the index of an archive, so that the next update need not read all of it."""
+        files.write(self._index(version), index.to_json())
 
     def keep_as_last_good(self, release: Release) -> None:
         """
@@ -110,7 +123,7 @@ class ArchiveStore:
             # Keep the last good one even if its digest cannot be read now: the rescue may read it.
             for version in (*keep, self._last_good_version()):
                 if version is not None:
-                    kept |= {self.path(version), self._digest(version)}
+                    kept |= {self.path(version), self._digest(version), self._index(version)}
             if fetching is not None:
                 part = self.part(fetching)
                 kept |= {part, part_file.record_path(part)}
@@ -153,17 +166,24 @@ class ArchiveStore:
             "it was downloaded. Try again."
         )
 
-    async def open_verified(self, path: Path, promised: Release) -> tuple[Release, BinaryIO]:
+    async def open_verified(
+        self,
+        path: Path,
+        promised: Release,
+        each_chunk: Callable[[bytes], object] = lambda chunk: None,
+    ) -> tuple[Release, BinaryIO]:
         """
         Open a file and verify it.
 
+        :param each_chunk: is called with all bytes in order, in a thread.
         :returns: the release with its actual size and hashes, and the verified file, open at its
             beginning; the caller closes it.
         :raises DownloadFailed: if it is not the promised archive.
         """
         file = open_file(path)
         try:
-            content = await verify(file, Content(promised.size, promised.hashes), self.in_thread)
+            expected = Content(promised.size, promised.hashes)
+            content = await verify(file, expected, self.in_thread, each_chunk)
             if not is_whole(file.fileno(), content.size or 0):
                 raise DownloadFailed("The file is not a whole bzip2 archive. Try again.")
         except BaseException:
@@ -189,3 +209,7 @@ class ArchiveStore:
     def _digest(self, version: int) -> Path:
         path = self.path(version)
         return path.with_name(f"{path.name}.sha256")
+
+    def _index(self, version: int) -> Path:
+        path = self.path(version)
+        return path.with_name(f"{path.name}.pieces")

@@ -68,6 +68,7 @@ async def prepare(
     url: str,
     expected: Content,
     source: BinaryIO,
+    old: Index | None,
     in_thread: InThread,
 ) -> Assembly | None:
     """
@@ -76,6 +77,7 @@ async def prepare(
     :param url: of the new archive.
     :param expected: its signed size and hashes, as far as there are any.
     :param source: the last good archive; it is closed unless it becomes part of the result.
+    :param old: its index; None to read the whole archive for that.
     :returns: None if the archive must be downloaded whole: the server has no index of it, or too
         little is here.
     """
@@ -83,7 +85,7 @@ async def prepare(
     try:
         index = await _request_index(clock, server, f"{url}.pieces", expected)
         if index is not None:
-            assembly = await _compare(index, expected, source, in_thread)
+            assembly = await _compare(index, expected, source, old, in_thread)
     finally:
         if assembly is None:
             source.close()
@@ -130,10 +132,11 @@ async def _read_when_ready(
 
 
 async def _compare(
-    index: Index, expected: Content, source: BinaryIO, in_thread: InThread
+    index: Index, expected: Content, source: BinaryIO, old: Index | None, in_thread: InThread
 ) -> Assembly | None:
     try:
-        old: Index = await in_thread(_read_index, os.dup(source.fileno()))
+        if old is None:
+            old = await in_thread(_read_index, os.dup(source.fileno()))
     except (NoIndex, OSError) as error:
         _log.warn("The last good archive cannot be used for a delta: {error}", error=error)
         return None

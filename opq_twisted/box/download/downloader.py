@@ -7,6 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
+from opq_twisted.archive.pieces import Index, NoIndex, PieceFinder
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.archive_store import ArchiveStore
@@ -73,14 +74,14 @@ class Downloader:
     async def _prepare(self, url: str, expected: Content) -> Assembly | None:
         """Find the pieces that the last good archive has; None to download the whole."""
         try:
-            source = self._archives.open_last_good()
+            last_good = self._archives.open_last_good()
         except OSError as error:
             self._log.warn("The last good archive cannot be read: {error}", error=error)
             return None
-        if source is None:
+        if last_good is None:
             return None
         in_thread = self._archives.in_thread
-        return await prepare(self._clock, self._server, url, expected, source, in_thread)
+        return await prepare(self._clock, self._server, url, expected, *last_good, in_thread)
 
     async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         """
@@ -92,15 +93,16 @@ class Downloader:
         :raises DownloadFailed: if it is not the promised file otherwise. The file is removed.
         :raises OSError: if the disk fails.
         """
-        part = self._archives.part(promised.version)
+        part, finder = self._archives.part(promised.version), PieceFinder()
         try:
-            release, file = await self._archives.open_verified(part, promised)
+            release, file = await self._archives.open_verified(part, promised, finder.add)
         except DownloadFailed as error:
             joined = part_file.is_joined(part)
             part_file.remove(part)
             if joined:
                 raise PiecesDiffer(str(error)) from None
             raise
+        self._write_index(release, finder)
         try:
             files.rename(part, self._archives.path(promised.version))
             part_file.remove(part)
@@ -108,3 +110,13 @@ class Downloader:
             file.close()
             raise
         return release, file
+
+    def _write_index(self, release: Release, finder: PieceFinder) -> None:
+        if release.size is None or release.sha256 is None:
+            return
+        try:
+            index = Index(release.size, release.sha256, finder.finish())
+            self._archives.write_index(release.version, index)
+        except (NoIndex, OSError) as error:
+            # The next update then finds the pieces itself.
+            self._log.info("The index of the archive is not kept: {error}", error=error)

@@ -62,12 +62,18 @@ def open_file(path: Path) -> io.FileIO:
         raise DownloadFailed(f"{path.name} is not there any more. Try again.") from None
 
 
-async def verify(file: BinaryIO, expected: Content, in_thread: InThread = deferToThread) -> Content:
+async def verify(
+    file: BinaryIO,
+    expected: Content,
+    in_thread: InThread = deferToThread,
+    each_chunk: Callable[[bytes], object] = lambda chunk: None,
+) -> Content:
     """
     Read a file, and compare it with the expected size and hashes.
 
     The position of the file does not move.
 
+    :param each_chunk: is called with all bytes in order, in the thread.
     :returns: its size, the expected hashes, and in any case its SHA-256.
     :raises DownloadFailed: if it differs.
     :raises OSError: if the disk fails.
@@ -78,7 +84,7 @@ async def verify(file: BinaryIO, expected: Content, in_thread: InThread = deferT
         raise DownloadFailed(f"{size} bytes arrived instead of {expected.size}. Try again.")
     # The thread has a descriptor of its own, so the caller can close the file at any time.
     hashes: dict[str, str] = await in_thread(
-        _compute, os.dup(file.fileno()), {"sha256", *expected.hashes}
+        _compute, os.dup(file.fileno()), {"sha256", *expected.hashes}, each_chunk
     )
     for name, value in expected.hashes.items():
         if hashes[name] != value:
@@ -88,8 +94,8 @@ async def verify(file: BinaryIO, expected: Content, in_thread: InThread = deferT
     return Content(size, hashes)
 
 
-def _compute(fd: int, names: set[str]) -> dict[str, str]:
+def _compute(fd: int, names: set[str], each_chunk: Callable[[bytes], object]) -> dict[str, str]:
     try:
-        return files.hash_file(fd, names)
+        return files.hash_file(fd, names, each_piece=each_chunk)
     finally:
         os.close(fd)

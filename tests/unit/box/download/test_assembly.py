@@ -233,6 +233,45 @@ class DeltaTests(AssemblyCase):
         self.assertLess(self.fetch(), self.size / 2)
         self.assert_verified()
 
+    def test_index_kept(self) -> None:
+        """The index of a verified archive is kept, so that the next update need not read it."""
+        self.fetch()
+        self.successResultOf(self.verify())[1].close()
+        kept = self.folder / f"{NAME}.pieces"
+        self.assertEqual(kept.read_bytes(), self.site.index)
+        self.store().keep_as_last_good(self.signed)
+        self.store().prune(NEW)
+        opened = self.store().open_last_good()
+        assert opened is not None
+        opened[0].close()
+        self.assertEqual(opened[1], index_of(self.site.data))
+        # The whole archive is not read: nothing of it fits, and nothing is missed.
+        (self.folder / NAME).write_bytes(bytes(self.size))
+        self.offer(archive(NEW + 1, 1, 2, 5, 4))
+        self.assertEqual(self.fetch(Release(NEW + 1, self.size, self.signed.hashes)), self.size)
+
+    def test_kept_index_useless(self) -> None:
+        """An index that is damaged, missing, or of another archive is not used."""
+        kept = self.folder / f"{self.old.name}.pieces"
+        expected = self.fetch()
+        for make in (
+            lambda: kept.write_bytes(b"rotten"),
+            lambda: kept.write_bytes(index_of(archive(OLD, 7, 8)).to_json()),
+            lambda: kept.write_bytes(bytes(MAX_INDEX + 1)),
+            lambda: os.mkfifo(kept),
+        ):
+            with self.subTest(make):
+                kept.unlink(missing_ok=True)
+                make()
+                (self.folder / f"{NAME}.part").unlink()
+                self.assertEqual(self.fetch(), expected)
+
+    def test_no_room_for_index(self) -> None:
+        """An index that cannot be kept does not make an update fail."""
+        self.fetch()
+        (self.folder / f".{NAME}.pieces.new").mkdir()
+        self.assert_verified()
+
     def test_whole_asked(self) -> None:
         """A download of the whole asks for no index."""
         self.fetch(whole=True)

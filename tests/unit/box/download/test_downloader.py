@@ -43,8 +43,11 @@ class DownloadCase(SynchronousTestCase):
         return Downloader(self.network.clock, self.network.server, self.archives)
 
     def files(self) -> dict[str, bytes]:
+        """Return the archives and parts."""
         return {
-            path.name: path.read_bytes() for path in self.folder.iterdir() if path.name != ".lock"
+            path.name: path.read_bytes()
+            for path in self.folder.iterdir()
+            if path.name != ".lock" and path.suffix != ".pieces"
         }
 
     def failure(self, running: Deferred[Any]) -> str:
