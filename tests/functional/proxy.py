@@ -38,6 +38,8 @@ class End(Enum):
     RESET = auto()
     #: No end: the connection stays silent.
     IDLE_TIMEOUT = auto()
+    #: No end: the box may send another request over the connection.
+    KEEP = auto()
 
 
 @frozen
@@ -423,7 +425,12 @@ class Proxy(LoopbackServer):
         name = "nothing" if mischief is None else mischief.name
         self.passed.append((request, name))
         answer = await self._ask(request if mischief is None else mischief.ask(request))
-        sending = as_it_is(answer) if mischief is None else mischief.send(answer)
+        if mischief is not None:
+            sending = mischief.send(answer)
+        elif request.get("Connection") is None:
+            sending = evolve(as_it_is(answer.having("Connection")), end=End.KEEP)
+        else:
+            sending = as_it_is(answer)
         before = self.body_bytes.get(request.path, 0)
         self.body_bytes[request.path] = before + sending.body_sent
         return sending
@@ -458,7 +465,7 @@ class _Asking(Protocol):
 
 
 class _Passage(Protocol):
-    """One box's connection, for one request."""
+    """One box's connection, for one request after the other."""
 
     transport: Server
 
@@ -501,7 +508,9 @@ class _Passage(Protocol):
         """Send no more."""
 
     def _end(self, end: End) -> None:
-        if end is End.CLOSE:
+        if end is End.KEEP:
+            self._request = b""
+        elif end is End.CLOSE:
             self.transport.loseConnection()
         elif end is End.RESET:
             if self._under_way():
