@@ -21,8 +21,8 @@ UPDATE = 1500.0
 _LEFT = (4, 40)
 _REST = 64
 
-#: The largest part of an archive that travels if little more than the version has changed.
-_DELTA = 0.02
+#: The largest part of an archive that may travel if one file of a component has changed.
+_DELTA = 0.1
 
 #: Seconds from the version of the new release to that of an altered one.
 _NEWER = 60
