@@ -5,6 +5,10 @@ A step is a change of a file's content, name or existence, a sync, or the start 
 agent is killed right before each step, and right after each start of a program. After any other
 step the state is the same as before the next one.
 
+The archives share most of their pieces with the last good one, so each box assembles its archive:
+it copies pieces, and fetches ranges. After a kill it fetches again what it had not synced, and no
+more.
+
 A sample of these kills is tried; `make torture` tries all, and also those right after every step.
 """
 
@@ -25,15 +29,19 @@ import pytest_twisted
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.delta import Delta, Fetch, compare
+from opq_twisted.archive.name import TOP_FOLDER, UpdateName
+from opq_twisted.archive.pieces import Index, read_index
 from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
+from opq_twisted.box.download.part_file import MAX_UNSYNCED
 from opq_twisted.box.state.records import Entry, Stage
 from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
 from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import Server, some_at_a_time
+from tests.functional.proxy import Proxy
 from tests.functional.update_server import get, serving
-from tests.helpers.archives import file, folder, layout, stream, write_archive
+from tests.helpers.archives import END, file, folder, layout, random_parts, write_pieces
 from tests.helpers.signed_metadata import Signed, channel
 from tests.helpers.torture import SEED, TORTURE, sample
 
@@ -106,15 +114,17 @@ class Update:
 
     def publish(self, updates: Path) -> Path:
         """Write the archive."""
-        name = UpdateName(self.version)
-        top = f"{name.folder}/"
-        parts = [
+        top = f"{TOP_FOLDER}/"
+        first, second = (file(f"{top}{name}", data) for name, data in SHARED.items())
+        scripts = [
             folder(top),
             *layout(self.version, top, self.install.encode()),
-            file(f"{top}content", content(self.version)),
             file(f"{top}verify_update.sh", self.verify.encode(), 0o755),
         ]
-        return write_archive(updates / str(name), stream(*parts))
+        own = file(f"{top}content", content(self.version))
+        return write_pieces(
+            *(updates / str(UpdateName(self.version)), b"".join(scripts), first, own, second, END)
+        )
 
 
 GOOD = Update("good", 1600000000, succeeds=True)
@@ -123,9 +133,18 @@ FAILING = Update("failing", 1600000002, install=_INSTALL.format(part=_HALF))
 UPDATES = (GOOD, ILL, FAILING)
 
 
+#: What all archives have in common: each part is larger than what a box writes without a sync.
+SHARED = random_parts(1, 2, size=450_000)
+
+
 def content(version: int) -> bytes:
     """Make the content of a release: larger than one read."""
     return Random(version).randbytes(150_000)
+
+
+def index(path: Path) -> Index:
+    with path.open("rb") as archive:
+        return read_index(archive.fileno(), path.stat().st_size)
 
 
 def digest(path: Path) -> str:
@@ -155,6 +174,8 @@ class Site:
     digests: dict[str, str]
     #: The archive of the release that boxes start with.
     old: Path
+    #: How an archive is assembled from the old one, by its name.
+    deltas: dict[str, Delta]
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +190,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     signed.snapshot(1, 1)
     signed.timestamp(1, 1)
     digests = {path.name: digest(path) for path in (old, *archives.values())}
+    deltas = {path.name: compare(index(path), index(old)) for path in archives.values()}
+    root = (signed.folder / "1.root.json").read_bytes()
     with serving(updates) as server:
-        yield Site(server, (signed.folder / "1.root.json").read_bytes(), library, digests, old)
+        yield Site(server, root, library, digests, old, deltas)
 
 
 class Lost(Exception):
@@ -186,8 +209,10 @@ class Trial:
         self._folder = folder
         self.box = box = Box(spawn, folder)
         box.pin(site.root)
+        #: Counts the bytes that travel.
+        self._proxy = Proxy(site.server.port)
         # A release that is not healthy at once never becomes healthy.
-        box.configure(site.server.url, channel=update.name, confirm_timeout=1)
+        box.configure(self._proxy.url, channel=update.name, confirm_timeout=1)
         self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
         box.environment = self.faults.environment
         self._agents: list[Server] = []
@@ -196,6 +221,13 @@ class Trial:
         self._struck: list[Operation] = []
         #: The number of agents that ended by a reboot.
         self._rebooted = 0
+        #: The bytes of the archive that the agents may fetch.
+        self._may_fetch = 0
+
+    async def close(self) -> None:
+        """End the agent and the proxy."""
+        await self.box.agent.stop(signal.SIGKILL)
+        await self._proxy.close()
 
     def set_up(self) -> None:
         """Install the old release, and keep it as the last good one."""
@@ -246,6 +278,7 @@ class Trial:
     async def _comes_to_rest(self) -> bool:
         """Start the agent, and click if it is idle; returns whether it comes to rest."""
         under_way = not self._entry.stage.at_rest
+        self._may_fetch += self._missing
         self._agents.append(self.box.launch())
         try:
             await self.box.agent.ready()
@@ -293,6 +326,22 @@ class Trial:
         assert written.pop("format") == 1
         return cattrs.structure(written, Entry)
 
+    @property
+    def fetched(self) -> int:
+        """The bytes of the archive that the server has sent."""
+        return self._proxy.body_bytes.get(f"/update/{UpdateName(self._update.version)}", 0)
+
+    @property
+    def _missing(self) -> int:
+        """The bytes that are neither synced, nor in the last good archive."""
+        path = ArchiveStore(self.box.state_dir / "archives").path(self._update.version)
+        part = path.with_name(f"{path.name}.part")
+        if path.exists():
+            return 0
+        kept = max(0, part.stat().st_size - MAX_UNSYNCED) if part.exists() else 0
+        steps = self._site.deltas[path.name].steps
+        return sum(max(0, step.end - max(step.start, kept)) for step in steps if type(step) is Fetch)
+
     def _is_sound(self) -> None:
         """Check that archives are complete, and that a last good release is there."""
         assert self._entry
@@ -330,6 +379,7 @@ class Trial:
         good = ArchiveStore(self.box.state_dir / "archives").last_good
         assert good is not None
         assert good.version == update.end, f"the last good release is {good.version}"
+        assert self.fetched <= self._may_fetch, f"{self.fetched} bytes travelled"
         refused = [item.version for item in entry.refused]
         assert refused == ([] if update.succeeds else [update.version]), entry.refused
 
@@ -379,6 +429,7 @@ class Ground:
         if not saved.exists():
             trial.set_up()
             await trial.reboots()
+            await trial.close()
             trial.save(saved)
             return await self.make(update)
         trial.restore(saved)
@@ -392,7 +443,7 @@ class Ground:
         except Exception as error:
             self.wrong.append(f"{type(error).__name__}: {error}\n{trial}")
         finally:
-            await trial.box.agent.stop(signal.SIGKILL)
+            await trial.close()
         return trial.has_struck
 
     async def count(self, update: Update) -> list[Operation]:
@@ -401,8 +452,12 @@ class Ground:
         try:
             await trial.updates(Kill(_NEVER, after=False))
             assert trial.box.rebooted == 1
+            delta = self._site.deltas[str(UpdateName(update.version))]
+            assert trial.fetched == (0 if update.has_rebooted else delta.fetched)
         except Exception as error:
             raise AssertionError(f"{type(error).__name__}: {error}\n{trial}") from error
+        finally:
+            await trial.close()
         return trial.faults.operations
 
     def nothing_is_wrong(self) -> None:

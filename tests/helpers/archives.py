@@ -54,8 +54,12 @@ def make_pieces_archive(
     top = f"{TOP_FOLDER}/"
     first = folder(top) + b"".join(layout(version, top, script))
     members = [file(f"{top}{name}", content) for name, content in parts.items()]
-    streams = [first, *members, END]
-    path.write_bytes(b"".join(map(_compressed, streams)))
+    return write_pieces(path, first, *members, END)
+
+
+def write_pieces(path: Path, *tar: bytes) -> Path:
+    """Compress each part of a tar stream as a piece of its own, and write all into `path`."""
+    path.write_bytes(b"".join(map(_compressed, tar)))
     return path
 
 
