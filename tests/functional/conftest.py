@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 
 from tests.functional import processes
 from tests.functional.box import OLD, Box, Gate, RawServer, Spawn
+from tests.functional.downloads import Hurried
 
 # The programs of the tests must not change the machine's own services.
 os.environ["OPQ_SYSTEMD"] = "no"
@@ -83,3 +85,13 @@ def raw() -> Iterator[RawServer]:
     server = RawServer()
     yield server
     pytest_twisted.blockon(server.close())
+
+
+@pytest.fixture
+def hurried() -> Iterator[Hurried]:
+    """Make a clock that ticks during the test."""
+    clock = Hurried()
+    ticking = LoopingCall(clock.tick)
+    ticking.start(0.005)
+    yield clock
+    ticking.stop()

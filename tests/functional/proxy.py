@@ -239,10 +239,12 @@ def other_range(further: int) -> Mischief:
     """Send another range than the requested one, with a correct Content-Range."""
 
     def ask(request: Message) -> Message:
-        asked = re.fullmatch(r"bytes=(\d+)-", request.get("Range") or "")
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.get("Range") or "")
         if asked is None:
             return request
-        return request.having("Range", f"bytes={max(0, int(asked[1]) + further)}-")
+        start = max(0, int(asked[1]) + further)
+        end = max(start, int(asked[2]) + further) if asked[2] else ""
+        return request.having("Range", f"bytes={start}-{end}")
 
     return Mischief("another range", as_it_is, ask)
 

@@ -340,7 +340,9 @@ class Trial:
             return 0
         kept = max(0, part.stat().st_size - MAX_UNSYNCED) if part.exists() else 0
         steps = self._site.deltas[path.name].steps
-        return sum(max(0, step.end - max(step.start, kept)) for step in steps if type(step) is Fetch)
+        return sum(
+            max(0, step.end - max(step.start, kept)) for step in steps if type(step) is Fetch
+        )
 
     def _is_sound(self) -> None:
         """Check that archives are complete, and that a last good release is there."""

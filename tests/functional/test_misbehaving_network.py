@@ -1,28 +1,21 @@
 """On a faulty network a download succeeds, or a sentence says why not."""
 
-import hashlib
-import os
+import math
 import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
 import pytest_twisted
 from attrs import frozen
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, FirstError, gatherResults
-from twisted.internet.task import Clock, LoopingCall
 
+from opq_twisted.archive.delta import compare
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
-from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.download.downloader import Downloader
-from opq_twisted.box.network.http_agent import make_http_clients
-from opq_twisted.box.network.update_server import UpdateServerClient
-from opq_twisted.common.errors import OpqError
 from tests.functional.box import INSTALL, Box, Spawn, assert_clear
+from tests.functional.downloads import NEW, OLD, Download, Hurried, digest, index_of
 from tests.functional.processes import Server, eventually
 from tests.functional.proxy import (
     ALL,
@@ -42,11 +35,9 @@ from tests.functional.proxy import (
     other_range,
 )
 from tests.functional.update_server import serving
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_pieces_archive, random_parts
 from tests.helpers.signed_metadata import Signed
 from tests.helpers.torture import SEED, TORTURE
-
-OLD, NEW = 1500000000, 1600000000
 
 #: The path of the new release.
 ARCHIVE = f"/update/{UpdateName(NEW)}"
@@ -71,6 +62,10 @@ class Site:
     server: Server
     archive: bytes
     root: bytes
+    #: An older archive, which has most of the pieces.
+    old: Path
+    #: How many bytes of the new one a box with the older one has to fetch.
+    delta: int
 
     @property
     def release(self) -> Release:
@@ -82,15 +77,17 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Start the update server."""
     updates = tmp_path_factory.mktemp("updates")
-    path = updates / str(UpdateName(NEW))
+    path, old = (updates / str(UpdateName(version)) for version in (NEW, OLD))
     # Several times the size that a box writes between two syncs; the same in each run.
-    noise = Random(0).randbytes(2_500_000)
-    archive = make_archive(path, NEW, {"noise": noise}, script=INSTALL).read_bytes()
+    make_pieces_archive(path, NEW, random_parts(1, 2, 3, 4, 5, size=500_000), script=INSTALL)
+    make_pieces_archive(old, OLD, random_parts(1, 12, 3, 14, 5, size=500_000), script=INSTALL)
+    delta = compare(index_of(path), index_of(old)).fetched
     signed = Signed(updates).init()
     signed.publish(1, path)
     signed.timestamp(1, 1)
     with serving(updates) as server:
-        yield Site(server, archive, (signed.folder / "1.root.json").read_bytes())
+        root = (signed.folder / "1.root.json").read_bytes()
+        yield Site(server, path.read_bytes(), root, old, delta)
 
 
 MakeProxy = Callable[[], Proxy]
@@ -110,63 +107,20 @@ def make_proxy(site: Site) -> Iterator[MakeProxy]:
         pytest_twisted.blockon(proxy.close())
 
 
-class Hurried(Clock):
-    """
-    A clock on which a minute passes within a second.
-
-    It stands while this process is busy, so that a busy process causes no timeouts.
-    """
-
-    #: The seconds of one step; there are some 200 steps a second.
-    step = 0.5
-
-    def tick(self) -> None:
-        self.advance(self.step)
+MakeDownload = Callable[..., Download]
 
 
 @pytest.fixture
-def hurried() -> Iterator[Hurried]:
-    """Make a clock that ticks during the test."""
-    clock = Hurried()
-    ticking = LoopingCall(clock.tick)
-    ticking.start(0.005)
-    yield clock
-    ticking.stop()
+def make_download(hurried: Hurried, site: Site, tmp_path: Path) -> MakeDownload:
+    """Make the downloader of a box behind a proxy, which may have most pieces of the archive."""
 
+    def make(proxy: Proxy, has_pieces: bool = False) -> Download:
+        download = Download(hurried, proxy.url, site.archive, tmp_path / "archives")
+        if has_pieces:
+            download.keep_as_last_good(site.old.read_bytes())
+        return download
 
-class Download:
-    """A box's downloader, in the test's own process."""
-
-    def __init__(self, clock: Hurried, proxy: Proxy, site: Site, folder: Path) -> None:
-        self._site = site
-        self._folder = folder
-        http = make_http_clients(reactor)
-        server = UpdateServerClient(clock, http, proxy.url, lambda: "opq-box-agent")
-        self._downloader = Downloader(clock, server, ArchiveStore(folder))
-        folder.mkdir()
-
-    async def fails(self, release: Release) -> str | None:
-        """Download and verify; returns the reason of a failure, or None."""
-        try:
-            promised, _ = await self._downloader.fetch(release, lambda _: None, lambda _: None)
-            received, file = await self._downloader.verify(promised)
-        except OpqError as error:
-            self.has_nothing_wrong()
-            return str(error)
-        with file:
-            assert file.read() == self._site.archive
-        assert received == self._site.release
-        assert os.listdir(self._folder) == [str(UpdateName(NEW))]
-        return None
-
-    def has_nothing_wrong(self) -> None:
-        """Check that no incomplete file has the name of the archive."""
-        path = self._folder / str(UpdateName(NEW))
-        assert not path.exists() or path.read_bytes() == self._site.archive
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return make
 
 
 # The downloader
@@ -175,7 +129,7 @@ def digest(data: bytes) -> str:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest_twisted.ensureDeferred
 async def test_downloads(
-    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, seed: int
+    make_proxy: MakeProxy, make_download: MakeDownload, site: Site, seed: int
 ) -> None:
     """Each download succeeds or says why not; without faults the next one succeeds."""
     proxy = make_proxy()
@@ -183,7 +137,7 @@ async def test_downloads(
     release = site.release if seed % 2 else Release(NEW)
     reasons: list[str | None] = []
     try:
-        download = Download(hurried, proxy, site, tmp_path / "archives")
+        download = make_download(proxy, has_pieces=seed // 2 % 2)
         while plan.left:
             reasons.append(await download.fails(release))
             if reasons[-1] is not None:
@@ -196,38 +150,45 @@ async def test_downloads(
 
 
 @pytest.mark.parametrize("end", [End.CLOSE, End.RESET])
-@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("kind", ["signed", "unsigned", "delta", "unsigned delta"])
 @pytest_twisted.ensureDeferred
 async def test_reset_at_each_offset(
-    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, signed: bool, end: End
+    make_proxy: MakeProxy, make_download: MakeDownload, site: Site, kind: str, end: End
 ) -> None:
     """With many resets a download succeeds in pieces, and no byte is sent twice."""
     step = len(site.archive) // 100
     proxy = make_proxy()
     proxy.plan = lambda request: cut_body(step, end)
-    download = Download(hurried, proxy, site, tmp_path / "archives")
-    assert await download.fails(site.release if signed else Release(NEW)) is None, proxy
-    assert len(proxy.passed) == -(-len(site.archive) // step), proxy
-    assert proxy.body_bytes == {ARCHIVE: len(site.archive)}
+    has_pieces = "delta" in kind
+    download = make_download(proxy, has_pieces)
+    release = Release(NEW) if "unsigned" in kind else site.release
+    assert await download.fails(release) is None, proxy
+    travels = site.delta if has_pieces else len(site.archive)
+    assert len(proxy.passed) >= -(-travels // step), proxy
+    assert proxy.body_bytes[ARCHIVE] == download.fetched == travels
 
 
+@pytest.mark.parametrize("has_pieces", [False, True], ids=["whole", "delta"])
 @pytest_twisted.ensureDeferred
 async def test_reset_in_each_header(
-    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path
+    make_proxy: MakeProxy, make_download: MakeDownload, site: Site, has_pieces: bool
 ) -> None:
     """After a connection that ends in the request or the header another one follows."""
-    step = len(site.archive) // 60
+    travels = site.delta if has_pieces else len(site.archive)
+    step = travels // 60
     proxy = make_proxy()
 
-    def every_other(request: Message) -> Mischief:
+    def every_other(request: Message) -> Mischief | None:
+        if request.path != ARCHIVE:
+            return None
         number = len(proxy.passed)
         return cut_head(8 * (number // 2)) if number % 2 else cut_body(step)
 
     proxy.plan = every_other
-    download = Download(hurried, proxy, site, tmp_path / "archives")
+    download = make_download(proxy, has_pieces)
     assert await download.fails(site.release) is None, proxy
     assert len(proxy.passed) >= 2 * 60, proxy
-    assert proxy.body_bytes == {ARCHIVE: len(site.archive)}
+    assert proxy.body_bytes[ARCHIVE] == travels
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
@@ -238,10 +199,9 @@ async def test_reset_in_each_header(
 )
 @pytest_twisted.ensureDeferred
 async def test_other_rest(
-    hurried: Hurried,
     make_proxy: MakeProxy,
+    make_download: MakeDownload,
     site: Site,
-    tmp_path: Path,
     other: Mischief,
     signed: bool,
 ) -> None:
@@ -249,7 +209,7 @@ async def test_other_rest(
     plans = [cut_body(len(site.archive) // 2), other]
     proxy = make_proxy()
     proxy.plan = lambda request: plans.pop(0) if plans else None
-    download = Download(hurried, proxy, site, tmp_path / "archives")
+    download = make_download(proxy)
     release = site.release if signed else Release(NEW)
     reason = await download.fails(release)
     if signed and other.name == "another file":
@@ -264,13 +224,13 @@ async def test_other_rest(
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 @pytest_twisted.ensureDeferred
 async def test_other_bytes(
-    hurried: Hurried, make_proxy: MakeProxy, site: Site, tmp_path: Path, signed: bool
+    make_proxy: MakeProxy, make_download: MakeDownload, site: Site, signed: bool
 ) -> None:
     """A rest with the same ETag and other bytes is detected by the hash."""
     plans = [cut_body(len(site.archive) // 2), other_bytes()]
     proxy = make_proxy()
     proxy.plan = lambda request: plans.pop(0) if plans else None
-    download = Download(hurried, proxy, site, tmp_path / "archives")
+    download = make_download(proxy)
     release = site.release if signed else Release(NEW)
     reason = await download.fails(release)
     assert reason == "The file has another SHA-256 than promised. Try again.", proxy
@@ -290,8 +250,8 @@ async def test_other_bytes(
 async def test_drip(
     hurried: Hurried,
     make_proxy: MakeProxy,
+    make_download: MakeDownload,
     site: Site,
-    tmp_path: Path,
     pieces: int,
     reason: str | None,
 ) -> None:
@@ -305,7 +265,7 @@ async def test_drip(
 
     proxy = make_proxy()
     proxy.plan = lambda request: Mischief("drip", send)
-    download = Download(hurried, proxy, site, tmp_path / "archives")
+    download = make_download(proxy)
     begun = hurried.seconds()
     assert await download.fails(site.release) == reason, proxy
     assert hurried.seconds() - begun > 600
@@ -315,6 +275,12 @@ async def test_drip(
 
 
 # The agent
+
+
+def span(request: Message) -> tuple[int, float]:
+    """Read the first and the last byte that a request asks for."""
+    first, last = (request.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")
+    return int(first), int(last) if last else math.inf
 
 
 def rests(box: Box) -> int:
@@ -379,6 +345,7 @@ async def test_agents(spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path:
         box.configure(proxy.url)
         if seed % 2:
             box.pin(site.root)
+            box.keep_as_last_good(site.old)
         going.append(Deferred.fromCoroutine(outlives(box, proxy, plan)))
     try:
         await gatherResults(going, consumeErrors=True)
@@ -403,20 +370,39 @@ async def test_agent_comes_far_in_steps(
     assert asked == [None, *(f"bytes={times * step}-" for times in range(1, 5))]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "has_pieces"),
+    [(signal.SIGKILL, False), (signal.SIGTERM, True)],
+    ids=["whole", "delta"],
+)
 @pytest_twisted.ensureDeferred
 async def test_interrupted_late(
-    spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path: Path, number: signal.Signals
+    spawn: Spawn,
+    make_proxy: MakeProxy,
+    site: Site,
+    tmp_path: Path,
+    number: signal.Signals,
+    has_pieces: bool,
 ) -> None:
-    """An agent that ends at 90 % of a download fetches at most 1 MB twice."""
-    come = len(site.archive) * 9 // 10
+    """An agent that ends late in a download fetches at most 1 MB twice."""
+    come = len(site.archive) * 3 // 4
     proxy = make_proxy()
-    proxy.plan = lambda request: cut_body(come, End.IDLE_TIMEOUT)
-    box = await clicked(Box(spawn, tmp_path / "box"), site, proxy)
+
+    def stop_there(request: Message) -> Mischief | None:
+        first, last = span(request)
+        silent = request.path == ARCHIVE and first < come <= last
+        return cut_body(come - first, End.IDLE_TIMEOUT) if silent else None
+
+    proxy.plan = stop_there
+    box = Box(spawn, tmp_path / "box")
+    if has_pieces:
+        box.keep_as_last_good(site.old)
+    await clicked(box, site, proxy)
     part = box.state_dir / "archives" / f"{UpdateName(NEW)}.part"
     await eventually(lambda: part.exists() and part.stat().st_size == come)
     await box.agent.stop(number)
     proxy.plan = honest
     await box.start()
     await box.reboots_to(NEW)
-    assert len(site.archive) <= proxy.body_bytes[ARCHIVE] <= len(site.archive) + TWICE
+    travels = site.delta if has_pieces else len(site.archive)
+    assert travels <= proxy.body_bytes[ARCHIVE] <= travels + TWICE

@@ -1,0 +1,91 @@
+"""A box's downloader in the test's own process, on a clock that runs fast."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.task import Clock
+
+from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.pieces import Index, read_index
+from opq_twisted.archive.release import Release
+from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
+from opq_twisted.box.download.downloader import Downloader
+from opq_twisted.box.network.http_agent import make_http_clients
+from opq_twisted.box.network.update_server import UpdateServerClient
+from opq_twisted.common.errors import OpqError, PiecesDiffer
+
+OLD, NEW = 1500000000, 1600000000
+
+
+class Hurried(Clock):
+    """
+    A clock on which a minute passes within a second.
+
+    It stands while this process is busy, so that a busy process causes no timeouts.
+    """
+
+    #: The seconds of one step; there are some 200 steps a second.
+    step = 0.5
+
+    def tick(self) -> None:
+        self.advance(self.step)
+
+
+class Download:
+    """A box's downloader, in the test's own process."""
+
+    def __init__(self, clock: Hurried, url: str, archive: bytes, folder: Path) -> None:
+        """:param archive: what arrives in the end."""
+        self._archive = archive
+        self._folder = folder
+        self._store = ArchiveStore(folder)
+        http = make_http_clients(reactor)
+        server = UpdateServerClient(clock, http, url, lambda: "opq-box-agent")
+        self._downloader = Downloader(clock, server, self._store)
+        #: Whether nothing is copied, because an assembled archive was wrong.
+        self.whole = False
+        #: The bytes that travelled, as the downloader says.
+        self.fetched = 0
+        #: The last good archive.
+        self.last_good = self._store.path(OLD)
+        folder.mkdir()
+
+    def keep_as_last_good(self, archive: bytes) -> None:
+        """Keep an archive as the last good one."""
+        self.last_good.write_bytes(archive)
+        self._store.keep_as_last_good(Release(OLD, None, {"sha256": digest(archive)}))
+
+    async def fails(self, release: Release) -> str | None:
+        """Download and verify; returns the reason of a failure, or None."""
+        try:
+            promised, self.fetched = await self._downloader.fetch(
+                release, lambda _: None, lambda _: None, self.whole
+            )
+            received, file = await self._downloader.verify(promised)
+        except OpqError as error:
+            self.whole |= isinstance(error, PiecesDiffer)
+            self.has_nothing_wrong()
+            return str(error)
+        with file:
+            assert file.read() == self._archive
+        assert received == Release(NEW, len(self._archive), {"sha256": digest(self._archive)})
+        kept = {LAST_GOOD, self.last_good.name, f"{self.last_good.name}.sha256"}
+        assert {*os.listdir(self._folder)} - kept == {str(UpdateName(NEW))}
+        return None
+
+    def has_nothing_wrong(self) -> None:
+        """Check that no incomplete file has the name of the archive."""
+        path = self._store.path(NEW)
+        assert not path.exists() or path.read_bytes() == self._archive
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def index_of(path: Path) -> Index:
+    """Index an archive, as servers and boxes do."""
+    with path.open("rb") as archive:
+        return read_index(archive.fileno(), path.stat().st_size)
