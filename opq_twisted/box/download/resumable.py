@@ -106,8 +106,8 @@ async def _run(clock: IReactorTime, transfer: Transfer, report_pause: ReportPaus
     """Make attempts until the file is complete, or too many in a row bring no new byte."""
     part = transfer.part
     fruitless, without_retry_after, largest = 0, 0, part.size
-    last_success = clock.seconds()
-    while (error := await transfer.attempt()) is not None:
+    last_success, is_last = clock.seconds(), False
+    while (error := await transfer.attempt(is_last)) is not None:
         retry_after: float | None = getattr(error, "retry_after", None)
         if part.size > largest:
             fruitless, without_retry_after, largest = 0, 0, part.size
@@ -131,6 +131,7 @@ async def _run(clock: IReactorTime, transfer: Transfer, report_pause: ReportPaus
         sentence = str(error).removesuffix(" Try again.").removesuffix(" Try again later.")
         report_pause(f"{sentence} The box asks again in {wording.duration(delay)}.")
         await deferLater(clock, delay)
+        is_last = without_retry_after == len(RETRY_DELAYS) - 1
         if retry_after is not None:
             transfer.meter.ignore(delay)
     if part.size:

@@ -54,14 +54,18 @@ class Transfer:
     #: The pieces that are here; None to download everything.
     _assembly: Assembly | None
 
-    async def attempt(self) -> OpqError | None:
+    async def attempt(self, is_last: bool = False) -> OpqError | None:
         """
         Get the missing bytes: copy those that are here, and request the others.
 
+        :param is_last: whether the download is given up if this attempt brings nothing.
         :returns: the error that ended the attempt; None if the file is complete.
         """
         if self.part.missing == 0:
             return None
+        if is_last and self._expected.hashes:
+            # Some networks and servers let the complete file through, but no ranges.
+            return await self._request(None, complete=True)
         if self._assembly is None:
             return await self._request(None)
         self._require_room(self.part.missing)

@@ -75,11 +75,20 @@ class GivenUpTests(FetchCase):
         peer.reset()
         self.exhaust(self.network.refuse, RETRY_DELAYS[:-1])
         self.clock.advance(RETRY_DELAYS[-1])
-        peer = self.ask("Range: bytes=1000-")
-        peer.answer("206 Partial Content", *rest(1000), body=DATA[1000:1001])
+        peer = self.ask()
+        peer.answer("200 OK", LENGTH, body=DATA[:1001])
         peer.reset()
         self.exhaust(self.network.refuse)
         self.failure(fetching, ServerFailed)
+
+    def test_no_ranges(self) -> None:
+        """The last attempt asks for the complete file: some networks let no range through."""
+        fetching, peer = self.begin(LENGTH, TAG, body=DATA[:1000])
+        peer.reset()
+        self.exhaust(lambda: self.ask("Range: bytes=1000-").reset(), RETRY_DELAYS[:-1])
+        self.clock.advance(RETRY_DELAYS[-1])
+        self.send_whole()
+        self.assert_came(fetching, SIGNED)
 
     def turn_away(self, *headers: str, status: str = "503 Service Unavailable") -> None:
         """Turn the next request away."""
