@@ -1,7 +1,6 @@
 """A box's downloader in the test's own process, on a clock that runs fast."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -71,8 +70,9 @@ class Download:
         with file:
             assert file.read() == self._archive
         assert received == Release(NEW, len(self._archive), {"sha256": digest(self._archive)})
-        kept = {LAST_GOOD, self.last_good.name, f"{self.last_good.name}.sha256"}
-        assert {*os.listdir(self._folder)} - kept == {str(UpdateName(NEW))}
+        name = str(UpdateName(NEW))
+        others = {path.name for path in self._folder.iterdir() if str(OLD) not in path.name}
+        assert others - {LAST_GOOD} == {name, f"{name}.pieces"}
         return None
 
     def has_nothing_wrong(self) -> None:

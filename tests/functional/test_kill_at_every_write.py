@@ -27,16 +27,16 @@ import cattrs
 import pytest
 import pytest_twisted
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from opq_twisted.archive.delta import Delta, Fetch, compare
 from opq_twisted.archive.name import TOP_FOLDER, UpdateName
-from opq_twisted.archive.pieces import Index, read_index
 from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
 from opq_twisted.box.download.part_file import MAX_UNSYNCED
 from opq_twisted.box.state.records import Entry, Stage
 from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
+from tests.functional.downloads import index_of
 from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import Server, some_at_a_time
 from tests.functional.proxy import Proxy
@@ -142,11 +142,6 @@ def content(version: int) -> bytes:
     return Random(version).randbytes(150_000)
 
 
-def index(path: Path) -> Index:
-    with path.open("rb") as archive:
-        return read_index(archive.fileno(), path.stat().st_size)
-
-
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -190,7 +185,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     signed.snapshot(1, 1)
     signed.timestamp(1, 1)
     digests = {path.name: digest(path) for path in (old, *archives.values())}
-    deltas = {path.name: compare(index(path), index(old)) for path in archives.values()}
+    deltas = {path.name: compare(index_of(path), index_of(old)) for path in archives.values()}
     root = (signed.folder / "1.root.json").read_bytes()
     with serving(updates) as server:
         yield Site(server, root, library, digests, old, deltas)
@@ -227,7 +222,7 @@ class Trial:
     async def close(self) -> None:
         """End the agent and the proxy."""
         await self.box.agent.stop(signal.SIGKILL)
-        await self._proxy.close()
+        await maybeDeferred(self._proxy.close)
 
     def set_up(self) -> None:
         """Install the old release, and keep it as the last good one."""
