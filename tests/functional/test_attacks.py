@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,22 +11,34 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.trust.offer import describe_before
-from tests.functional.box import INSTALL, Answer, Box, Middleman, Spawn, archive, http
+from tests.functional.box import INSTALL, NOT_FOUND, Answer, Box, Middleman, Spawn, archive, http
 from tests.functional.conftest import StartDaemon
+from tests.functional.downloads import index_of
 from tests.functional.processes import Server, curl, eventually, run
 from tests.functional.update_server import started
-from tests.helpers.archives import layout, make_archive, stream, write_archive
+from tests.helpers.archives import (
+    layout,
+    make_archive,
+    make_pieces_archive,
+    random_parts,
+    stream,
+    write_archive,
+)
 from tests.helpers.signed_metadata import ROLES, Signed, channel, write_key
 
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
 #: Where the boxes fetch the new release.
 ARCHIVE = f"/update/{UpdateName(NEW)}"
+
+#: Where they fetch its index.
+INDEX = f"{ARCHIVE}.pieces"
 
 #: The highest version number that many TUF implementations allow.
 UTMOST = 2**31 - 1
@@ -115,6 +128,13 @@ class Field:
         assert reason in sentence
         assert detail in sentence
         await self.shows(sentence)
+        self.has_nothing_new()
+
+    async def refuses_again(self, reason: str) -> None:
+        """Click, and see that the box installs nothing, whatever it did before."""
+        times = self.box.agent.output.count("The update failed")
+        await self.box.click()
+        assert reason in await self.box.fails(times + 1)
         self.has_nothing_new()
 
     async def declines(self, answer: str) -> None:
@@ -279,6 +299,84 @@ async def test_slow_check(field: Field) -> None:
     field.middleman.answers = {}
     await field.box.start()
     await field.recovers()
+
+
+# Indexes of pieces
+
+
+def has_most_pieces(field: Field) -> None:
+    """Sign a release that the box can assemble from its last good one, except for a part."""
+    old = field.signed.updates.with_name(str(UpdateName(OLD)))
+    make_pieces_archive(old, OLD, random_parts(1, 2, 13), script=INSTALL)
+    field.box.keep_as_last_good(old)
+    new = field.signed.updates / str(UpdateName(NEW))
+    make_pieces_archive(new, NEW, random_parts(1, 2, 3), script=INSTALL)
+    field.metadata_set += 1
+    field.signed.publish(field.metadata_set, new)
+    field.signed.timestamp(2, field.metadata_set)
+
+
+@pytest_twisted.ensureDeferred
+async def test_lying_index(field: Field) -> None:
+    """An index brings no other bytes into a box, and costs one more download of a release."""
+    has_most_pieces(field)
+    new = field.signed.updates / str(UpdateName(NEW))
+    index = index_of(new)
+    # First those that the last good archive has.
+    shuffled = tuple(index.pieces[number] for number in (2, 1, 4, 0, 3))
+    field.middleman.answers = {
+        INDEX: Answer(http(evolve(index, pieces=shuffled).to_json())),
+        ARCHIVE: Answer(http(os.urandom(index.size))),
+    }
+    asked = field.middleman.asked
+    await field.starts(install="automatic", check_every=0.1, spread=0)
+    await field.box.fails()
+    checks = asked.count("/tuf/timestamp.json")
+    await eventually(lambda: asked.count("/tuf/timestamp.json") > checks + 3)
+    assert (asked.count(INDEX), asked.count(ARCHIVE)) == (1, 2)
+    await field.refuses_again("another SHA-256")
+    assert (asked.count(INDEX), asked.count(ARCHIVE)) == (1, 3)
+    await field.restarts()
+    await field.refuses_again("another SHA-256")
+    assert (asked.count(INDEX), asked.count(ARCHIVE)) == (1, 4)
+    assert field.box.archives() == {str(UpdateName(OLD))}
+    field.middleman.answers = {}
+    await field.installs(NEW)
+    assert (asked.count(INDEX), asked.count(ARCHIVE)) == (1, 5)
+
+
+#: Indexes that are long, deep, or both.
+HOSTILE = {
+    "a GB": (b'{"pieces":[', b'[1,"A"],' * 100_000),
+    "deep": (b"[" * 1_000_000, b""),
+    "objects": (b'{"pieces":[%s{}]}' % (b"{}," * 300_000), b""),
+    "pieces": (b'{"pieces":[%s[1]]}' % (b'[1,""],' * 140_000), b""),
+}
+
+
+@pytest_twisted.ensureDeferred
+async def test_hostile_indexes(field: Field) -> None:
+    """No index takes much of a box's memory."""
+    has_most_pieces(field)
+    whole = field.middleman.updates / str(UpdateName(NEW))
+    field.middleman.answers = {ARCHIVE: NOT_FOUND}
+    await field.starts()
+    await field.refuses("answers 404")
+    before = peak_memory(field.box)
+    for start, again in HOSTILE.values():
+        field.middleman.answers[INDEX] = lie(start, again=again) if again else Answer(http(start))
+        await field.refuses("answers 404")
+    assert field.middleman.asked.count(INDEX) == 1 + len(HOSTILE)
+    assert peak_memory(field.box) - before < 50
+    field.middleman.answers = {INDEX: Answer(http(index_of(whole).to_json()))}
+    await field.installs(NEW)
+
+
+def peak_memory(box: Box) -> float:
+    """Read the most memory that the agent has used, in MB."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{box.agent.pid}/status").read_text())
+    assert found
+    return int(found[1]) / 1000
 
 
 # Older metadata
