@@ -1,5 +1,6 @@
 """Assembles a new archive: finds its pieces in the last good archive, and reads them from there."""
 
+import contextlib
 import hashlib
 import os
 from typing import BinaryIO
@@ -44,8 +45,10 @@ class Assembly:
 
     async def read(self, copy: Copy) -> bytes | None:
         """Read a piece of the last good archive; None if it has changed, so that it must travel."""
-        # The thread has a descriptor of its own, so this one can be closed at any time.
-        data: bytes | None = await self._in_thread(_read, os.dup(self._source.fileno()), copy)
+        data: bytes | None = None
+        with contextlib.suppress(OSError):
+            # The thread has a descriptor of its own, so this one can be closed at any time.
+            data = await self._in_thread(_read, os.dup(self._source.fileno()), copy)
         if data is None:
             self._rotten += 1
             self.delta = self.delta.without(copy)
@@ -59,7 +62,7 @@ class Assembly:
 
     def close(self) -> None:
         """Close the last good archive."""
-        self._source.close()
+        _close(self._source)
 
 
 async def prepare(
@@ -88,7 +91,7 @@ async def prepare(
             assembly = await _compare(index, expected, source, old, in_thread)
     finally:
         if assembly is None:
-            source.close()
+            _close(source)
     return assembly
 
 
@@ -156,11 +159,15 @@ def _read_index(fd: int) -> Index:
 
 
 def _read(fd: int, copy: Copy) -> bytes | None:
-    """Read a piece; None if it is not what it was, or cannot be read."""
+    """Read a piece; None if it is not what it was."""
     try:
         data = os.pread(fd, copy.piece.length, copy.source)
-    except OSError:
-        return None
     finally:
         os.close(fd)
     return data if hashlib.sha256(data).digest() == copy.piece.digest else None
+
+
+def _close(source: BinaryIO) -> None:
+    # A disk that fails here does no harm to an update: what was read is verified.
+    with contextlib.suppress(OSError):
+        source.close()

@@ -1,6 +1,7 @@
 """A download that copies what the last good archive has, and requests the rest."""
 
 import base64
+import errno
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
@@ -561,6 +563,16 @@ class OddTests(AssemblyCase):
         whole = [self.pieces[number].length for number in (0, 1, 3)]
         self.assertEqual(fetched, sum(whole))
         self.assertEqual(self.reports[-1].received, fetched)
+        self.assert_verified()
+
+    def test_unreadable(self) -> None:
+        """Where the disk fails, pieces are requested."""
+        fetching = self.begin()
+        self.site._serve(self.network.accept())
+        with mock.patch("os.pread", side_effect=OSError(errno.EIO, "Input/output error")):
+            self.site.serve()
+        self.promised, fetched = self.successResultOf(fetching)
+        self.assertEqual(fetched, self.size)
         self.assert_verified()
 
     def test_all_rotten(self) -> None:
