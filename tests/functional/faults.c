@@ -30,7 +30,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* What can become of a call: ENOSPC, EIO, EACCES, EMFILE. Each has those that it can really have. */
+/* What can become of a call: ENOSPC or EDQUOT, EIO, EACCES, EMFILE. Each has those it can really have. */
 enum { SPACE = 1, IO = 2, ACCESS = 4, FILES = 8 };
 
 /* A call that leaves something behind. */
@@ -112,7 +112,8 @@ static int is_below_folders(const char *path)
 static int can_fail_so(int64_t error, int possible)
 {
     switch (error) {
-    case ENOSPC: return possible & SPACE;
+    case ENOSPC:
+    case EDQUOT: return possible & SPACE;
     case EIO: return possible & IO;
     case EACCES: return possible & ACCESS;
     case EMFILE: return possible & FILES;
@@ -136,7 +137,7 @@ static int strike(const char *call, const char *path, int possible, int64_t erro
     int struck = control->first <= number && number <= control->last;
     if (struck || error == 0) {
         int length = snprintf(line, sizeof line, "%lld %s %s%s%s%s %.*s\n", (long long)number, call,
-                              possible & SPACE ? "ENOSPC," : "", possible & IO ? "EIO," : "",
+                              possible & SPACE ? "ENOSPC,EDQUOT," : "", possible & IO ? "EIO," : "",
                               possible & ACCESS ? "EACCES," : "", possible & FILES ? "EMFILE," : "",
                               PATH_MAX, path);
         syscall(SYS_write, log_fd, line, length);

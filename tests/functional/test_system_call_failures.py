@@ -1,7 +1,9 @@
 """
 If a file operation of the agent fails it says so clearly, and the next update succeeds.
 
-This holds for a good release, and for a bad one, from which the box has to go back.
+This holds for a good release, and for a bad one, from which the box has to go back. The box
+assembles their archives from pieces of its last good one. If that fails to be read the update
+succeeds nevertheless: its pieces are downloaded.
 """
 
 import errno
@@ -24,7 +26,7 @@ from tests.functional.box import INSTALL, Box, Spawn, assert_clear
 from tests.functional.faults import Faults, Operation, build
 from tests.functional.processes import POLL_INTERVAL, TIMEOUT, Server, some_at_a_time
 from tests.functional.update_server import get, serving
-from tests.helpers.archives import make_archive
+from tests.helpers.archives import make_pieces_archive, random_parts
 from tests.helpers.signed_metadata import Signed, channel
 from tests.helpers.torture import SEED, TORTURE, sample
 
@@ -39,6 +41,7 @@ WORKERS = 3
 #: The words for each error in a clear sentence.
 NAMES = {
     errno.ENOSPC: "disk is full|No space left on device",
+    errno.EDQUOT: "disk is full|Disk quota exceeded",
     errno.EIO: "Input/output error",
     errno.EACCES: "Permission denied",
     errno.EMFILE: "Too many open files",
@@ -63,7 +66,8 @@ class Update:
     def publish(self, updates: Path) -> Path:
         """Write the archive."""
         path = updates / str(UpdateName(self.version))
-        return make_archive(path, self.version, {"a/file": b"x"}, script=self.script)
+        parts = {"a/file": b"x", **random_parts(1, 2, 3, size=350_000)}
+        return make_pieces_archive(path, self.version, parts, script=self.script)
 
 
 GOOD = Update("good", NEW, INSTALL, NEW, "updated")
@@ -92,7 +96,7 @@ class Site:
 
     server: Server
     root: bytes
-    library: Path
+    faults_library: Path
     #: The archive of the release that boxes start with.
     old: Path
 
@@ -102,7 +106,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Start the update server, with a channel for each release."""
     library = build(tmp_path_factory.mktemp("library"))
     updates = tmp_path_factory.mktemp("updates")
-    old = make_archive(updates / str(UpdateName(OLD)), OLD, script=INSTALL)
+    # Between its pieces that are copied one has to travel.
+    parts = random_parts(1, 12, 3, size=350_000)
+    old = make_pieces_archive(updates / str(UpdateName(OLD)), OLD, parts, script=INSTALL)
     signed = Signed(updates).init()
     signed.targets(1, {each.name: channel(each.publish(updates)) for each in (GOOD, BAD)})
     signed.snapshot(1, 1)
@@ -114,14 +120,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 class Trial:
     """A box with faults during its update."""
 
-    def __init__(self, spawn: Spawn, site: Site, update: Update, folder: Path) -> None:
+    def __init__(
+        self, spawn: Spawn, site: Site, update: Update, folder: Path, only_last_good: bool = False
+    ) -> None:
+        """:param only_last_good: whether operations on no other file fail."""
         self._update = update
         self.box = box = Box(spawn, folder)
         box.install(OLD)
         box.keep_as_last_good(site.old)
         box.pin(site.root)
         box.configure(site.server.url, channel=update.name)
-        self.faults = Faults(site.library, folder, [box.state_dir, box.prefix, box.log.parent])
+        below = [box.state_dir, box.prefix, box.log.parent]
+        if only_last_good:
+            below = [box.state_dir / "archives" / site.old.name]
+        self.faults = Faults(site.faults_library, folder, below)
         box.environment = self.faults.environment
         self._agents: list[Server] = []
         #: The number of agents that ended by a reboot.
@@ -195,6 +207,14 @@ class Trial:
             message = status["message"]
             assert names.search(message), message
 
+    async def overcomes(self, fault: Fault) -> None:
+        """Update with a fault: the update succeeds."""
+        self.faults.fail(fault.error, fault.number, fault.lasting)
+        status = await self.updates()
+        self.faults.end()
+        assert status is not None, "the agent does not start"
+        assert (status["stage"], status["installed"]) == ("idle", self._update.end), status
+
     async def succeeds(self) -> None:
         """Update without a fault."""
         status = await self._status() if self._agents and self._agents[-1].status is None else None
@@ -232,30 +252,35 @@ def _tries_again(status: dict[str, Any]) -> bool:
     return message.startswith(("The box's disk ", "The box has too much to do: "))
 
 
-async def count(spawn: Spawn, site: Site, update: Update, folder: Path) -> list[Operation]:
+async def count(
+    spawn: Spawn, site: Site, update: Update, folder: Path, only_last_good: bool = False
+) -> list[Operation]:
     """Update a box without faults; returns its file operations."""
-    trial = Trial(spawn, site, update, folder)
+    trial = Trial(spawn, site, update, folder, only_last_good)
     await trial.succeeds()
     trial.logs_no_traceback()
     return trial.faults.operations
 
 
-def choose(operations: list[Operation]) -> list[Fault]:
-    """Choose the faults."""
+def choose(operations: list[Operation], faults: int) -> list[Fault]:
+    """Choose so many faults."""
     every = [
         Fault(error, number, lasting)
         for error in NAMES
         for number in range(1, 1 + sum(error in operation.errors for operation in operations))
         for lasting in (False, True)
     ]
-    return sample(every, FAULTS)
+    return sample(every, faults)
 
 
-async def try_out(trial: Trial, fault: Fault) -> str | None:
+async def try_out(trial: Trial, fault: Fault, must_succeed: bool = False) -> str | None:
     """Update a box with a fault, and then without; returns a description of what was wrong."""
     try:
-        await trial.outlives(fault)
-        await trial.succeeds()
+        if must_succeed:
+            await trial.overcomes(fault)
+        else:
+            await trial.outlives(fault)
+            await trial.succeeds()
         trial.logs_no_traceback()
     except Exception as error:
         return f"{fault}: {error}\n{trial}"
@@ -264,18 +289,18 @@ async def try_out(trial: Trial, fault: Fault) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("update", [GOOD, BAD], ids=lambda update: update.name)
-@pytest_twisted.ensureDeferred
-async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path, update: Update) -> None:
-    """An update with a fault succeeds or says why not; the next one, without it, succeeds."""
-    operations = await count(spawn, site, update, tmp_path / "counts")
-    assert len(operations) > 100
-    chosen = choose(operations)
+async def try_all(
+    spawn: Spawn, site: Site, update: Update, folder: Path, number: int, only_last_good: bool
+) -> None:
+    """Update boxes with so many of the possible faults, one each."""
+    operations = await count(spawn, site, update, folder / "counts", only_last_good)
+    assert len(operations) > (10 if only_last_good else 100)
+    chosen = choose(operations, number)
     wrong: list[str] = []
 
     async def fails(number: int, fault: Fault) -> bool:
-        trial = Trial(spawn, site, update, tmp_path / f"box-{number}")
-        reason = await try_out(trial, fault)
+        trial = Trial(spawn, site, update, folder / f"box-{number}", only_last_good)
+        reason = await try_out(trial, fault, must_succeed=only_last_good)
         if reason is not None:
             wrong.append(reason)
         return bool(trial.faults.operations)
@@ -285,3 +310,16 @@ async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path, upda
     assert not wrong, f"seed {SEED}, {len(wrong)} of {len(chosen)}:\n" + "\n\n".join(wrong)
     # The number of operations varies from one update to the next.
     assert failed > (0.9 if TORTURE else 0.6) * len(chosen)
+
+
+@pytest.mark.parametrize("update", [GOOD, BAD], ids=lambda update: update.name)
+@pytest_twisted.ensureDeferred
+async def test_failing_operations(spawn: Spawn, site: Site, tmp_path: Path, update: Update) -> None:
+    """An update with a fault succeeds or says why not; the next one, without it, succeeds."""
+    await try_all(spawn, site, update, tmp_path, FAULTS, only_last_good=False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_failing_last_good(spawn: Spawn, site: Site, tmp_path: Path) -> None:
+    """An update whose last good archive cannot be read succeeds."""
+    await try_all(spawn, site, GOOD, tmp_path, 2, only_last_good=True)
