@@ -120,7 +120,7 @@ lint: $(DEVELOPING) ## Check format, style, types, imports and shell scripts
 		deploy/server/debian/opq-update-server.prerm deploy/server/debian/opq-update-server.postrm
 
 bench: $(DEVELOPING) ## Measure everything in docs/performance.md
-	for name in watch pieces build unpack agent_memory interrupted_download idle_agent trust publish \
+	for name in watch pieces build delta unpack agent_memory interrupted_download idle_agent trust publish \
 		downloads answers waiting slow_readers page; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done

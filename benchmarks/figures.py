@@ -13,7 +13,10 @@ def report_ratio(
     """Print a figure and its ratio to a peer's; the aim is for the ratio."""
     ratio = ours / theirs
     aim = _aim(ratio, at_least, at_most)
-    print(f"{what}: {_figure(ours)}, {peer} {_figure(theirs)}: ratio {ratio:.2f}{aim}", flush=True)
+    print(
+        f"{what}: {_figure(ours)}, {peer} {_figure(theirs)}: ratio {_figure(ratio)}{aim}",
+        flush=True,
+    )
 
 
 def report(what: str, ours: float, *, at_most: float) -> None:

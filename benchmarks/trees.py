@@ -1,11 +1,21 @@
-"""Makes folders like those in updates, the same for the same seed."""
+"""Makes contents of updates, the same for the same seed."""
 
+import os
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+
+from opq_twisted.archive.build.contents import Contents, File, find_file
 
 _MEGABYTE = 1_000_000
 _WORDS = 4_000
+
+#: Folders with many files on each Debian, and that of the Python packages that run this.
+_SYSTEM = (Path("/usr/share"), Path("/usr/lib"), Path(sys.prefix, "lib"))
+#: Bytes: a larger file would be too much of a sample.
+_MAX_SAMPLED = 20 * _MEGABYTE
 
 
 def make_tree(folder: Path, megabytes: int, seed: int = 0) -> None:
@@ -40,3 +50,50 @@ def _fill(
         path.write_bytes(make(size))
         total -= size
         number += 1
+
+
+def sample_system(megabytes: int, suffix: str = "", seed: int = 0) -> Contents:
+    """
+    Choose so many megabytes of the files of this machine at random.
+
+    :param suffix: of the names of all files.
+    """
+    found = sorted(path for folder in _SYSTEM for path in _readable_files(folder, suffix))
+    random.Random(seed).shuffle(found)
+    contents: Contents = {}
+    left = megabytes * _MEGABYTE
+    for path in found:
+        file = find_file(path)
+        if file.size <= min(left, _MAX_SAMPLED):
+            contents[f"system{path}"] = file
+            left -= file.size
+    return contents
+
+
+def _readable_files(folder: Path, suffix: str) -> Iterator[Path]:
+    for here, _folders, names in os.walk(folder):
+        for name in names:
+            path = Path(here, name)
+            is_regular = path.is_file() and not path.is_symlink()
+            if name.endswith(suffix) and is_regular and os.access(path, os.R_OK):
+                yield path
+
+
+def change_some(contents: Contents, share: float, folder: Path, seed: int = 0) -> Contents:
+    """Insert a line into this share of the files, at random places of copies in a new folder."""
+    source = random.Random(seed)
+    originals = sorted((path, file) for path, file in contents.items() if file is not None)
+    folder.mkdir()
+    changed: Contents = {}
+    for path, file in source.sample(originals, max(1, round(len(originals) * share))):
+        line = source.randbytes(20).hex().encode() + b"\n"
+        target = folder / str(len(changed))
+        changed[path] = insert(line, file, source.randint(0, file.size), target)
+    return contents | changed
+
+
+def insert(data: bytes, file: File, place: int, target: Path) -> File:
+    """Write a copy of a file that has more bytes at a place."""
+    content = file.source.read_bytes()
+    target.write_bytes(content[:place] + data + content[place:])
+    return replace(find_file(target), is_executable=file.is_executable)
