@@ -16,7 +16,9 @@ from opq_twisted.common.errors import ArchiveRefused
 #: raises `ArchiveRefused` unless the file is complete.
 Decompress = Callable[[BinaryIO], AbstractContextManager[BinaryIO]]
 
-#: pbzip2 makes a stream of at least 100 kB: the largest update has a third as many streams.
+#: The largest update, of 2 GiB, has fewer streams. pbzip2 makes a stream of at least 100 kB. Of the
+#: builder's streams, three in a row have at least 128 KiB: two of them may be short, the members
+#: before a large file and its header, but then a piece of that file is the third.
 MAX_STREAMS = 1 << 16
 
 _READ = 1 << 20

@@ -16,7 +16,8 @@ from opq_twisted.common import files
 #: readers of the archive find the same pieces.
 MAGIC = b"BZh91AY&SY"
 
-#: An archive with more pieces has no index. The builder makes a tenth of this from 2 GiB.
+#: An archive with more pieces has no index. The builder makes half as many from 2 GiB
+#: of compressed files, which it cuts most finely.
 MAX_PIECES = 16_384
 
 #: Bytes of an index as JSON; `MAX_PIECES` pieces fit.

@@ -178,6 +178,15 @@ class TestWhatIsBuilt(BuilderTest):
         second = self.build("--version", "7", component)
         self.assertEqual(first.read_bytes(), second.read_bytes())
 
+    def test_folder_with_version(self) -> None:
+        """For agents up to 0.2.0, all members are in a folder that is named after the version."""
+        archive = self.build("--version", "7", "--folder-with-version")
+        names = tar_names(archive)
+        # Their rule: the first step of each path is exactly this; anything else is no such folder.
+        self.assertEqual({name.split("/")[0] for name in names}, {"opq-box-update-7"})
+        self.assertEqual(names[:2], ["opq-box-update-7/", "opq-box-update-7/VERSION"])
+        unpack(archive, self.folder / "unpacked", 7, reserve=0)
+
     def test_trusted_root(self) -> None:
         """The trusted root is beside the script, unchanged, whatever its file's name and mode."""
         root = self.root(datetime.now(UTC).replace(microsecond=0) + timedelta(days=1))

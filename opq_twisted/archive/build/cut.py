@@ -1,102 +1,127 @@
 """Cuts the tar stream of an update into pieces that stay the same where its content does."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
-#: Bytes of the longest piece: bzip2 compresses it as one block, unless it expands runs of bytes.
+#: Bytes of the longest piece: bzip2 compresses it as one block, unless it has long runs of a byte.
 MAX_PIECE = 880_000
 #: Bytes from which on a member's body is cut by its content.
-LARGE = 256 << 10
+LARGE = 440_000
 
-#: Bytes: a shorter piece compresses badly, and a longer one travels as a whole for a small change.
-_MIN_PIECE = 400_000
-#: A piece ends before one in so many members.
-_ONE_IN = 4
+#: Bytes of a piece of smaller members. Longer pieces compress better, but a changed member changes
+#: its whole piece. In a narrower range, an added member would move the ends of many later pieces.
+_MEMBERS = range(430_000, 760_000)
+#: Bytes of a piece of a large body.
+_BODY = range(400_000, MAX_PIECE)
+#: The same where the body is dense, which means compressed already: these may be short.
+_DENSE_BODY = range(160_000, 512_000)
 
-#: The byte before which no search stops: some that are rare, but exist, in text, in numbers, in
-#: programs and in compressed data, so that most bytes are skipped at the speed of the C library.
+#: Bytes from which on a dense member is a piece of its own.
+_DENSE_MEMBER = 128 << 10
+#: The bytes at the beginning of data of which some decide whether it is dense: one of each step.
+_SAMPLE, _STEP = 128 << 10, 64
+#: The most squares that the frequencies of a sample's bytes add up to, if these are evenly
+#: distributed; text and programs have three times as many.
+_EVENLY = 1.3 * ((_SAMPLE // _STEP) ** 2 / 256 + _SAMPLE // _STEP)
+
+#: A search for a place to cut stops at these bytes only. They are rare in text, numbers, programs
+#: and compressed data, but exist there, so that it skips most bytes at the speed of C.
 _RARE = bytes((0x01, *b"\n,7Tk", 0x83, 0xA5, 0xBD, 0xE8, 0xF9))
-#: After it, each byte must have this parity of some of its three lowest bits: half of the digits
-#: do, half of the letters, and half of all bytes.
-_PARITIES = (
-    (1, 0),
-    (6, 1),
-    (5, 0),
-    (3, 1),
-    (4, 0),
-    (7, 1),
-    (2, 1),
-    (5, 1),
-    (7, 0),
-    (1, 1),
-    (3, 0),
-    (6, 0),
-    (4, 1),
+#: A place is such a byte and some more: of each, the bits in a mask must have a parity. Half of the
+#: bytes, of the letters and of the digits have it.
+_MASKS_AND_PARITIES = (
+    *((1, 0), (6, 1), (5, 0), (3, 1), (4, 0), (7, 1)),
+    *((2, 1), (5, 1), (7, 0), (1, 1), (3, 0), (6, 0)),
 )
 
 
-def _pattern(length: int) -> "re.Pattern[bytes]":
+def _place(more: int) -> "re.Pattern[bytes]":
     def charset(values: Iterable[int]) -> bytes:
         return b"[%s]" % b"".join(b"\\x%02x" % value for value in values)
 
     halves = (
         charset(value for value in range(256) if (value & mask).bit_count() % 2 == parity)
-        for mask, parity in _PARITIES[:length]
+        for mask, parity in _MASKS_AND_PARITIES[:more]
     )
     return re.compile(charset(_RARE) + b"".join(halves))
 
 
-#: Where a body is cut, if it has such a place: the rarer, the sooner two versions of a body that
-#: differ by some inserted bytes are cut in the same places again.
-_PLACES = tuple(_pattern(length) for length in (13, 9, 5, 0))
+#: Places at which a body is cut, from the rarest kind (one in 100,000 bytes) to the most frequent.
+#: After a rare place, two versions of a body are likely to be cut in the same way.
+_RAREST, *_OTHERS = (_place(more) for more in (12, 9, 5, 0))
 
 
 class Cutter:
     """
     Takes the members of a tar stream one after the other, and yields its pieces.
 
-    A change of a member changes its own piece, or at a few places the next one, too. Small members
-    are together in a piece, which ends where the path of the next member says so. A large body is
-    cut where its content says so, so that bytes inserted in it move only a few of the cuts.
+    Small members are together in a piece, which ends before a member whose path is chosen by its
+    hash: so a changed member changes no other piece. A large body is cut at places that its content
+    determines: so inserted bytes move only the cuts beside them.
     """
 
     def __init__(self) -> None:
+        #: The beginning of the next piece.
         self._piece = bytearray()
+        #: Where members begin in it, each with the hash of the path.
+        self._members: list[tuple[bytes, int]] = []
 
     def add(self, path: str, member: bytes) -> Iterator[bytes]:
-        """Add a member: its header, its body with less than `LARGE` bytes, and its padding."""
-        length = len(self._piece)
-        if length + len(member) > MAX_PIECE or (length >= _MIN_PIECE and _ends_before(path)):
+        """Add a member with less than `LARGE` bytes: its header, its body and its padding."""
+        if len(member) >= _DENSE_MEMBER and _is_dense(member):
             yield from self.end_piece()
+            yield member
+            return
+        if self._piece:
+            self._members.append((sha256(path.encode()).digest(), len(self._piece)))
+        if len(self._piece) + len(member) > _MEMBERS.stop:
+            usual = [each for each in self._members if each[1] in _MEMBERS]
+            if usual:
+                yield self._take(min(usual)[1])
+            elif len(self._piece) >= _MEMBERS.start:
+                yield from self.end_piece()
         self._piece += member
 
     def add_large(self, header: bytes, body: Iterable[bytes]) -> Iterator[bytes]:
-        """Add a member with a large body, which has its padding."""
+        """Add a member whose body, with its padding, has at least `LARGE` bytes."""
         yield from self.end_piece()
-        # The header changes with each change of the body, whose beginning may stay the same.
+        # The header changes with each change of the body, even if the body's beginning does not.
         yield header
         for part in body:
             self._piece += part
-            while len(self._piece) > MAX_PIECE:
-                end = _cut(self._piece)
-                yield bytes(self._piece[:end])
-                del self._piece[:end]
+            while len(self._piece) > MAX_PIECE and (end := _find_end(self._piece)):
+                yield self._take(end)
+        while end := _find_end(self._piece):
+            yield self._take(end)
 
     def end_piece(self) -> Iterator[bytes]:
-        """End the current piece, unless nothing is in it."""
+        """End the current piece, unless it is empty."""
         if self._piece:
-            yield bytes(self._piece)
-            self._piece.clear()
+            yield self._take(len(self._piece))
+
+    def _take(self, end: int) -> bytes:
+        piece = bytes(self._piece[:end])
+        del self._piece[:end]
+        self._members = [(digest, at - end) for digest, at in self._members if at > end]
+        return piece
 
 
-def _ends_before(path: str) -> bool:
-    return sha256(path.encode()).digest()[0] % _ONE_IN == 0
-
-
-def _cut(body: bytearray) -> int:
-    """Return the length of the first piece of a body that has more than `MAX_PIECE` bytes."""
-    for place in _PLACES:
-        if found := place.search(body, _MIN_PIECE, MAX_PIECE):
+def _find_end(body: bytearray) -> int | None:
+    """Return where the first piece of a body ends; None if the rest of the body is one piece."""
+    lengths = _DENSE_BODY if _is_dense(body) else _BODY
+    if found := _RAREST.search(body, lengths.start, lengths.stop):
+        return found.start()
+    if len(body) <= lengths.stop:
+        return None
+    for place in _OTHERS:
+        if found := place.search(body, lengths.start, lengths.stop):
             return found.start()
-    return MAX_PIECE
+    return lengths.stop
+
+
+def _is_dense(data: bytes | bytearray) -> bool:
+    """Whether the bytes at the beginning of some data are evenly distributed."""
+    frequencies = Counter(data[:_SAMPLE:_STEP]).values()
+    return sum(each * each for each in frequencies) < _EVENLY

@@ -24,8 +24,10 @@ from opq_twisted.archive.build.contents import (
 )
 from opq_twisted.archive.build.cut import LARGE
 from opq_twisted.archive.build.pack import pack
+from opq_twisted.archive.delta import compare
 from opq_twisted.archive.extract.unpack import unpack
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.pieces import Index, read_index
 from opq_twisted.common.errors import BuildFailed
 from opq_twisted.common.progress_bar import Progress
 
@@ -131,6 +133,42 @@ class TestTheArchive(PackTest):
         for path, data in files.items():
             self.assertEqual((unpacked / "kernel" / path).read_bytes(), data)
         self.assertTrue((unpacked / "kernel" / "empty").is_dir())
+
+    def test_times(self) -> None:
+        """The time of a member depends on its content only, and is never in the future."""
+        for path, data in (("a", b"1"), ("b", b"1"), ("c", b"2"), ("d", bytes(LARGE))):
+            self.write(self.kernel / path, data)
+        with tarfile.open(self.pack()) as archive:
+            times = {member.name.rpartition("/")[2]: member.mtime for member in archive}
+        self.assertEqual(times["a"], times["b"])
+        self.assertEqual(len({times[path] for path in "acd"}), 3)
+        self.assertEqual(times[TOP], times["kernel"])
+        start, end = datetime(2000, 1, 1, tzinfo=UTC), datetime(2017, 1, 5, tzinfo=UTC)
+        for time in times.values():
+            self.assertTrue(start.timestamp() <= time < end.timestamp())
+
+    def test_only_what_changed(self) -> None:
+        """The next update has the same pieces, except for the version and a changed file."""
+        for number in range(3):
+            self.write(self.kernel / f"large{number}", Random(number).randbytes(600_000))
+        old = self.index(self.pack())
+        (self.kernel / "large1").write_bytes(Random(9).randbytes(600_000))
+        new = self.index(pack(UpdateName(NAME.version + 1), self.contents(), self.output))
+        fetched = compare(new, old).fetched
+        self.assertTrue(600_000 < fetched < 700_000, fetched)
+
+    def index(self, archive: Path) -> Index:
+        with archive.open("rb") as file:
+            return read_index(file.fileno(), archive.stat().st_size)
+
+    def test_cores(self) -> None:
+        """The bytes do not depend on the number of cores."""
+        self.write(self.kernel / "large", Random(0).randbytes(3_000_000))
+        archives = []
+        for cores in (1, 2, 7, None):
+            self.patch(os, "cpu_count", lambda cores=cores: cores)
+            archives.append(self.pack(self.new_folder(f"output-{cores}")).read_bytes())
+        self.assertEqual(len(set(archives)), 1)
 
     def test_scripts_are_executable(self) -> None:
         """Each file that begins with #! is executable, whatever its own mode is."""

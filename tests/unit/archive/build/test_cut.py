@@ -1,0 +1,153 @@
+"""Pieces stay the same where the content does, and are few enough and long enough."""
+
+from collections.abc import Callable
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.archive.build.cut import LARGE, MAX_PIECE, Cutter
+
+MEGABYTE = 1_000_000
+
+
+def cut_members(members: dict[str, bytes]) -> list[bytes]:
+    """Return the pieces of members with less than `LARGE` bytes."""
+    cutter = Cutter()
+    pieces = [piece for path, member in members.items() for piece in cutter.add(path, member)]
+    return [*pieces, *cutter.end_piece()]
+
+
+def cut_body(body: bytes, part: int = 1 << 18) -> list[bytes]:
+    """Return the pieces of a large body that is read in parts."""
+    cutter = Cutter()
+    parts = (body[at : at + part] for at in range(0, len(body), part))
+    header, *pieces = [*cutter.add_large(b"header", parts), *cutter.end_piece()]
+    assert header == b"header"
+    return pieces
+
+
+def changed(new: list[bytes], old: list[bytes]) -> int:
+    """Count the bytes in pieces that only the new list has."""
+    return sum(len(piece) for piece in new if piece not in old)
+
+
+def make_text(random: Random, size: int) -> bytes:
+    """Return words with spaces between them."""
+    words = [random.randbytes(random.randint(1, 5)).hex().encode() for _ in range(2000)]
+    return b" ".join(random.choices(words, k=size // 6))[:size]
+
+
+def make_program(random: Random, size: int) -> bytes:
+    """Return what is neither text nor evenly distributed."""
+    return bytes(random.choices(range(256), weights=range(256, 0, -1), k=size))
+
+
+def make_sparse(random: Random, size: int) -> bytes:
+    """Return long runs of zeros, with other bytes between them."""
+    data = bytearray()
+    while len(data) < size:
+        data += random.randbytes(random.randint(1, 3000)) + bytes(random.randint(1, MEGABYTE))
+    return bytes(data[:size])
+
+
+#: Kinds of large bodies.
+KINDS: dict[str, Callable[[Random, int], bytes]] = {
+    "random": Random.randbytes,
+    "text": make_text,
+    "program": make_program,
+    "sparse": make_sparse,
+    "zeros": lambda _, size: bytes(size),
+    "a long period": lambda random, size: random.randbytes(100_000) * (size // 100_000),
+    "a short period": lambda random, size: random.randbytes(1000) * (size // 1000),
+    "four letters": lambda random, size: bytes(random.choices(b"ACGT", k=size)),
+    "digits": lambda random, size: bytes(random.choices(b"0123456789", k=size)),
+}
+
+
+class MembersTests(SynchronousTestCase):
+    """Members that are together in pieces."""
+
+    def setUp(self) -> None:
+        random = Random(0)
+        self.members = {
+            f"folder/{number}": make_text(random, random.randint(1, 40_000))
+            for number in range(400)
+        }
+        self.pieces = cut_members(self.members)
+
+    def test_nothing_is_lost(self) -> None:
+        """The pieces are the members, one after the other."""
+        self.assertEqual(b"".join(self.pieces), b"".join(self.members.values()))
+
+    def test_lengths(self) -> None:
+        """All pieces but the last one are long enough to compress well, and none is too long."""
+        self.assertTrue(all(430_000 <= len(piece) < MAX_PIECE for piece in self.pieces[:-1]))
+
+    def test_changed_member(self) -> None:
+        """A member that gets longer or shorter changes few pieces."""
+        for number in range(0, 400, 40):
+            members = self.members | {f"folder/{number}": b"another content"}
+            new = cut_members(members)
+            differ = [piece for piece in new if piece not in self.pieces]
+            self.assertIn(len(differ), (1, 2, 3), number)
+
+    def test_added_and_removed(self) -> None:
+        """After another member is added, or one is removed, most pieces are the same."""
+        added = {"an": b"x" * 30_000} | self.members
+        removed = {path: data for path, data in self.members.items() if path != "folder/0"}
+        for members in (added, removed):
+            self.assertLess(changed(cut_members(members), self.pieces), 3 * MEGABYTE)
+
+    def test_no_usual_end(self) -> None:
+        """Members of any size below `LARGE` never make a piece that is too long."""
+        random = Random(1)
+        sizes = [random.choice((1, 300_000, LARGE - 1)) for _ in range(60)]
+        members = {str(number): b"x" * size for number, size in enumerate(sizes)}
+        pieces = cut_members(members)
+        self.assertEqual(b"".join(pieces), b"x" * sum(sizes))
+        self.assertLessEqual(max(map(len, pieces)), MAX_PIECE)
+
+    def test_dense_member(self) -> None:
+        """A compressed member is a piece of its own, unless it is small."""
+        random = Random(2)
+        small, large = random.randbytes(100_000), random.randbytes(200_000)
+        members = {"text": make_text(random, 1000), "small": small, "large": large, "end": b"end"}
+        pieces = cut_members(members)
+        self.assertEqual(pieces, [members["text"] + small, large, b"end"])
+
+
+class BodyTests(SynchronousTestCase):
+    """Large bodies."""
+
+    def test_inserted(self) -> None:
+        """After bytes are inserted into a body of any kind, most pieces are the same."""
+        for kind, make in KINDS.items():
+            body = make(Random(3), 6 * MEGABYTE)
+            middle = len(body) // 2
+            old = cut_body(body)
+            new = cut_body(body[:middle] + b"inserted" + body[middle:])
+            self.assertEqual(b"".join(old), body, kind)
+            self.assertLessEqual(max(map(len, old)), MAX_PIECE, kind)
+            self.assertLess(changed(new, old), 3 * MEGABYTE, kind)
+
+    def test_parts(self) -> None:
+        """The pieces do not depend on the sizes of the parts in which a body is read."""
+        for make in (Random.randbytes, make_text, make_sparse):
+            body = make(Random(4), 3 * MEGABYTE)
+            pieces = cut_body(body)
+            for part in (65_536, 1_000_003, len(body)):
+                self.assertEqual(cut_body(body, part), pieces)
+
+    def test_fewest_bytes(self) -> None:
+        """Three pieces in a row have at least 128 KiB: so the largest update can be unpacked."""
+        random = Random(5)
+        cutter = Cutter()
+        lengths = []
+        for number in range(12):
+            lengths += [len(piece) for piece in cutter.add(f"{number}", bytes(512))]
+            lengths += [len(each) for each in cutter.add("dense", random.randbytes(128 << 10))]
+            lengths += [len(piece) for piece in cutter.add(f"{number}", bytes(512))]
+            body = [random.randbytes(LARGE)]
+            lengths += [len(piece) for piece in cutter.add_large(bytes(512), body)]
+        for start in range(len(lengths) - 2):
+            self.assertGreaterEqual(sum(lengths[start : start + 3]), 128 << 10)
