@@ -9,6 +9,8 @@ import base64
 import gzip
 import json
 import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,17 +20,17 @@ from typing import Any
 import pytest
 import pytest_twisted
 from attrs import evolve, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from opq_twisted.archive.delta import Delta, compare
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.pieces import MAGIC, MAX_INDEX, MAX_PIECES
 from opq_twisted.archive.release import Release
 from tests.functional import older_server
-from tests.functional.box import Spawn, assert_clear
+from tests.functional.box import INSTALL, Box, Spawn, assert_clear
 from tests.functional.conftest import StartDaemon
 from tests.functional.downloads import NEW, OLD, Download, Hurried, digest, index_of
-from tests.functional.processes import Server, curl, until
+from tests.functional.processes import ROOT, Server, curl, succeed, until
 from tests.functional.proxy import (
     End,
     Message,
@@ -779,3 +781,51 @@ async def test_last_good_changes(proxy: Proxy, download: Download, site: Site, n
     assert await download.fails(site.release) is None, proxy
     assert travels <= sent(proxy) <= travels + PIECE
     assert download.fetched == sent(proxy)
+
+
+# A real release
+
+
+@pytest_twisted.ensureDeferred
+async def test_changed_line(
+    start: StartDaemon, spawn: Spawn, updates: Path, tmp_path: Path
+) -> None:
+    """Of a release with one changed line little travels, and the box says how much."""
+    sensor = shutil.copytree(ROOT / "examples" / "mysensor", tmp_path / "mysensor")
+    for number in range(4):
+        (sensor / f"table-{number}").write_bytes(Random(number).randbytes(300_000))
+    script = tmp_path / "install_update.sh"
+    script.write_bytes(INSTALL)
+    for version, folder in ((OLD, tmp_path), (NEW, updates)):
+        await succeed(
+            *(sys.executable, ROOT / "build_update.py", "--no-wheels", "--version", version),
+            *("--output-dir", folder, f"--component=mysensor={sensor}"),
+            *("--install-script", script),
+        )
+        with (sensor / "mysensor.py").open("a") as file:
+            file.write("# changed\n")
+    old, new = tmp_path / str(UpdateName(OLD)), updates / str(UpdateName(NEW))
+    size, travels = new.stat().st_size, compare(index_of(new), index_of(old)).fetched
+    assert size > 1_000_000
+    assert travels < size / 10
+
+    server = await started(start, updates)
+    # Each range stops, so that the box can be asked.
+    stop = cut_body(100, End.IDLE_TIMEOUT)
+    proxy = Proxy(server.port, lambda request: stop if request.path == ARCHIVE else None)
+    box = Box(spawn, tmp_path / "box")
+    box.install(OLD)
+    box.keep_as_last_good(old)
+    await box.start_with(proxy.url)
+    await box.click()
+    status = await box.shows(lambda status: status["progress"] and status["progress"]["here"])
+    progress = status["progress"]
+    assert (progress["total"], progress["here"]) == (travels, size - travels), status
+    await box.agent.stop(signal.SIGTERM)
+    proxy.plan = honest
+    await box.start()
+    await box.reboots_to(NEW)
+    status = await box.status()
+    assert (status["last_attempt"]["fetched"], status["last_attempt"]["size"]) == (travels, size)
+    assert travels <= sent(proxy) <= travels + 100
+    await maybeDeferred(proxy.close)
