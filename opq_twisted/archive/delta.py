@@ -1,8 +1,9 @@
 """Compares two archives: which bytes of the newer one must travel, and which are here already."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
-from attrs import frozen
+from attrs import field, frozen
 
 from opq_twisted.archive.pieces import Index, Piece
 
@@ -54,16 +55,17 @@ class Delta:
 
     #: In the order of the archive, without gaps.
     steps: tuple[Copy | Fetch, ...]
+    #: Bytes that are here already; computed once, because each report of progress has it.
+    copied: int = field(init=False)
+
+    @copied.default
+    def _count_copied(self) -> int:
+        return sum(step.end - step.start for step in self.steps if isinstance(step, Copy))
 
     @property
     def size(self) -> int:
         """Bytes of the new archive."""
         return self.steps[-1].end if self.steps else 0
-
-    @property
-    def copied(self) -> int:
-        """Bytes that are here already."""
-        return self.copied_before(self.size)
 
     @property
     def fetched(self) -> int:
@@ -85,7 +87,7 @@ class Delta:
 
     def step_at(self, offset: int) -> Copy | Fetch:
         """Return the step that gives the byte at an offset of the new archive."""
-        return next(step for step in self.steps if step.start <= offset < step.end)
+        return self.steps[bisect_right(self.steps, offset, key=lambda step: step.start) - 1]
 
     def without(self, copy: Copy) -> "Delta":
         """Fetch a piece that cannot be copied."""
