@@ -129,7 +129,7 @@ async def _read_when_ready(
             return await server.read(url, MAX_INDEX)
         except ServerFailed as error:
             # The server is still computing the index.
-            if error.retry_after is None:
+            if error.retry_after is None or error.retry_after >= _TIMEOUT:
                 raise
             await deferLater(clock, max(1.0, error.retry_after))
 

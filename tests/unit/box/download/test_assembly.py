@@ -455,6 +455,14 @@ class OddTests(AssemblyCase):
         self.site.serve()
         self.assertEqual(self.successResultOf(fetching)[1], self.size)
 
+    def test_index_much_later(self) -> None:
+        """So it is at once if the server names a later time."""
+        fetching = self.begin()
+        peer = self.network.accept()
+        peer.answer("503 Service Unavailable", "Retry-After: 60", "Content-Length: 0")
+        self.site.serve()
+        self.assertEqual(self.successResultOf(fetching)[1], self.size)
+
     def test_silent_server(self) -> None:
         """So it is if the server does not answer, or not to the end."""
         for answer in ((), ("200 OK", "Content-Length: 1000")):
