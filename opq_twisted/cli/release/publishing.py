@@ -15,6 +15,7 @@ from opq_twisted.common.errors import InvalidName, ReleaseFailed, Untrusted
 from opq_twisted.common.progress_bar import ProgressBar
 from opq_twisted.signing.dry_run import is_channel_target
 from opq_twisted.signing.fetch_size import describe_fetch_sizes
+from opq_twisted.signing.older_agents import describe_older_agents
 from opq_twisted.signing.prune import describe_crowding
 from opq_twisted.signing.publish import Publication, Terms, publish
 from opq_twisted.signing.push import TIMEOUT, Push
@@ -151,6 +152,9 @@ def _publish(options: argparse.Namespace, terms: Terms) -> None:
         say(sentence)
     for sentence in describe_fetch_sizes(done, options.archive, options.updates_dir):
         say(sentence)
+    warning = describe_older_agents(done, options.archive, options.updates_dir)
+    if warning is not None:
+        say(warning)
     crowding = describe_crowding(signer.repository)
     if crowding is not None:
         say(crowding)
