@@ -144,9 +144,11 @@ class TLSEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> "Deferred[IListeningPort]":
         """Listen; fails like the wrapped endpoint."""
-        listening: Deferred[IListeningPort] = self.endpoint.listen(
-            TLSMemoryBIOFactory(self.certificate, False, protocolFactory)
-        )
+        factory = TLSMemoryBIOFactory(self.certificate, False, protocolFactory)
+        # Twisted's default delays a small write for a turn of the reactor, and joins it with the
+        # next ones. Here a small response is a single write.
+        factory.protocol = TLSMemoryBIOProtocol
+        listening: Deferred[IListeningPort] = self.endpoint.listen(factory)
         return listening
 
 

@@ -7,7 +7,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -16,6 +16,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from opq_twisted.http.listener import make_endpoint
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.indexes import Indexes
@@ -64,7 +65,7 @@ class SocketTestCase(TestCase):
             self.catalog, Digests(maybeDeferred), Indexes(maybeDeferred), self.downloads, version
         )
         self.site = BoundedSite(self.clock, root)
-        self.port = await serverFromString(reactor, self.endpoint()).listen(self.site)
+        self.port = await self.make_endpoint(self.endpoint()).listen(self.site)
 
     async def tearDown(self) -> None:  # type: ignore[override]
         await self.port.stopListening()
@@ -72,6 +73,9 @@ class SocketTestCase(TestCase):
 
     def endpoint(self) -> str:
         return "tcp:0:interface=127.0.0.1"
+
+    def make_endpoint(self, description: str) -> Any:
+        return serverFromString(reactor, description)
 
     def connect(self, receive_buffer: int | None = None) -> socket.socket:
         client = socket.socket()
@@ -349,8 +353,8 @@ class PlainTests(SocketTestCase):
         self.site.sweep()
 
 
-class TLSTests(PlainTests):
-    """Over TLS, where the bytes are read and written."""
+class OtherTransportTests(PlainTests):
+    """Over Twisted's own TLS, where the bytes are read and written to the transport."""
 
     sends_by_kernel = False
 
@@ -364,6 +368,19 @@ class TLSTests(PlainTests):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context.wrap_socket(super().connect(receive_buffer))
+
+
+class TLSTests(OtherTransportTests):
+    """Over TLS, where the bytes are read, encrypted and written to the socket."""
+
+    def make_endpoint(self, description: str) -> Any:
+        return make_endpoint(description)
+
+    async def test_many_downloads(self) -> None:
+        """The same with the smaller chunks of many downloads."""
+        self.patch(sendfile, "_FEW", 0)
+        self.assertTrue((await self.get()).body == self.whole)
+        self.assertTrue((await self.get(small=True)).body == self.whole)
 
 
 class NoSendfileTests(SocketTestCase):
