@@ -52,11 +52,19 @@ http {{
     uwsgi_temp_path temp;
     scgi_temp_path temp;
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port} backlog=4096{tls};
         {locations}
     }}
 }}
 """
+
+
+@frozen
+class Certificate:
+    """The files of a certificate for 127.0.0.1, and of its key."""
+
+    key: Path
+    path: Path
 
 
 @frozen
@@ -67,6 +75,8 @@ class Server:
     port: int
     #: The process that does the work.
     pid: int
+    #: Whether it serves HTTPS.
+    is_encrypted: bool = False
 
     def cpu(self) -> float:
         """
@@ -143,7 +153,7 @@ def free_port() -> int:
 
 @contextmanager
 def started(
-    name: str, port: int, command: list[str], folder: Path, place: Path
+    name: str, port: int, command: list[str], folder: Path, place: Path, *, tls: bool = False
 ) -> Iterator[Server]:
     """Start a server in a folder, on its core, and wait until it listens; its log is in `place`."""
     log = place / f"{name}.log"
@@ -158,7 +168,7 @@ def started(
             if process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"{' '.join(command)} does not listen:\n{log.read_text()}")
             time.sleep(0.001)
-        yield Server(name, port, process.pid)
+        yield Server(name, port, process.pid, tls)
     finally:
         process.terminate()
         try:
@@ -176,11 +186,17 @@ def _listens(port: int) -> bool:
     return True
 
 
-def update_server(updates: Path, place: Path) -> AbstractContextManager[Server]:
+def update_server(
+    updates: Path, place: Path, certificate: Certificate | None = None
+) -> AbstractContextManager[Server]:
     """Start our server with its defaults, and its access log in a file."""
     port = free_port()
-    command = [*_TWISTD, "opq-update-server", "--port", f"tcp:{port}:interface=127.0.0.1"]
-    return started("ours", port, [*command, "--updates-dir", str(updates)], updates, place)
+    endpoint = f"tcp:{port}:interface=127.0.0.1"
+    if certificate is not None:
+        endpoint = f"ssl:{port}:interface=127.0.0.1"
+        endpoint += f":privateKey={certificate.key}:certKey={certificate.path}"
+    command = [*_TWISTD, "opq-update-server", "--port", endpoint, "--updates-dir", str(updates)]
+    return started("ours", port, command, updates, place, tls=certificate is not None)
 
 
 def twistd_web(name: str, option: str, folder: Path, place: Path) -> AbstractContextManager[Server]:
@@ -211,16 +227,24 @@ def has_nginx() -> bool:
 
 
 @contextmanager
-def nginx(locations: str, place: Path) -> Iterator[Server]:
+def nginx(locations: str, place: Path, certificate: Certificate | None = None) -> Iterator[Server]:
     """Start nginx with one worker process, which is measured."""
     assert NGINX is not None
     port = free_port()
     # Otherwise its worker could not enter root's folder.
     user = "user root;" if os.geteuid() == 0 else ""
+    tls = ""
+    if certificate is not None:
+        # Debian's nginx does not speak TLS 1.3 by default.
+        tls = (
+            f" ssl; ssl_protocols TLSv1.3; "
+            f"ssl_certificate {certificate.path}; ssl_certificate_key {certificate.key}"
+        )
     config = place / "nginx.conf"
-    config.write_text(_NGINX.format(user=user, port=port, locations=locations))
+    config.write_text(_NGINX.format(user=user, port=port, tls=tls, locations=locations))
     command = [NGINX, "-p", str(place), "-e", "nginx.error", "-c", str(config)]
-    with started("nginx", port, command, place, place) as master:
+    name = "nginx over TLS" if tls else "nginx"
+    with started(name, port, command, place, place, tls=bool(tls)) as master:
         yield evolve(master, pid=_child_of(master.pid))
 
 
