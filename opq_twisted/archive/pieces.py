@@ -151,8 +151,8 @@ class PieceFinder:
             self._take(view[done:found])
             self._end_piece()
             done, found = found, data.find(MAGIC, found + 1)
-        # A magic that has been found already must not be found again: its first byte is taken.
-        kept = max(len(data) - len(MAGIC) + 1, min(done + 1, len(data)))
+        # The first byte of a complete magic is always taken, so it is not found again.
+        kept = max(len(data) - len(MAGIC) + 1, 0)
         self._take(view[done:kept])
         self._rest = data[kept:]
 

@@ -9,7 +9,15 @@ import tempfile
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
-from opq_twisted.archive.pieces import MAGIC, MAX_INDEX, MAX_PIECES, Index, NoIndex, read_index
+from opq_twisted.archive.pieces import (
+    MAGIC,
+    MAX_INDEX,
+    MAX_PIECES,
+    Index,
+    NoIndex,
+    PieceFinder,
+    read_index,
+)
 
 
 def index_of(data: bytes) -> Index:
@@ -58,6 +66,17 @@ class ReadIndexTests(SynchronousTestCase):
             with self.subTest(seed):
                 digests = [hashlib.sha256(each).digest() for each in split(data)]
                 self.assertEqual([each.digest for each in index_of(data).pieces], digests)
+
+    def test_short_reads(self) -> None:
+        """The pieces do not depend on the lengths of the reads, as short as they may be."""
+        data = b"BB" + MAGIC + b"B" + MAGIC[:4] + MAGIC * 2 + MAGIC[:9]
+        for length in range(1, 13):
+            with self.subTest(length):
+                finder = PieceFinder()
+                for start in range(0, len(data), length):
+                    finder.add(data[start : start + length])
+                found = [data[each.start : each.end] for each in finder.finish()]
+                self.assertEqual(found, split(data))
 
     def test_too_many(self) -> None:
         """An archive with too many pieces has no index, and is not read further."""
