@@ -203,9 +203,9 @@ class Box:
         ]
 
     def archives(self) -> set[str]:
-        """The names of the downloaded archives, without the files of their hashes."""
-        folder = self.state_dir / "archives"
-        return {path.name for path in folder.glob("opq-*") if path.suffix != ".sha256"}
+        """The names of the downloaded archives, without the files of their hashes and indexes."""
+        found = (self.state_dir / "archives").glob("opq-*")
+        return {path.name for path in found if path.suffix not in (".sha256", ".pieces")}
 
     def everything_installed(self) -> dict[str, bytes]:
         """All files of the prefix."""

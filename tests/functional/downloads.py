@@ -1,6 +1,7 @@
 """A box's downloader in the test's own process, on a clock that runs fast."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -14,6 +15,7 @@ from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import OpqError, PiecesDiffer
+from tests.functional.proxy import Proxy
 
 OLD, NEW = 1500000000, 1600000000
 
@@ -22,21 +24,33 @@ class Hurried(Clock):
     """
     A clock on which a minute passes within a second.
 
-    It stands while this process is busy, so that a busy process causes no timeouts.
+    It stands while this process is busy, or waits for the server, so that a busy machine causes no
+    timeouts.
     """
 
     #: The seconds of one step; there are some 200 steps a second.
     step = 0.5
 
+    #: Whether the clock stands.
+    stands: Callable[[], bool] = staticmethod(lambda: False)
+
     def tick(self) -> None:
-        self.advance(self.step)
+        if not self.stands():
+            self.advance(self.step)
 
 
 class Download:
     """A box's downloader, in the test's own process."""
 
-    def __init__(self, clock: Hurried, url: str, archive: bytes, folder: Path) -> None:
-        """:param archive: what arrives in the end."""
+    def __init__(
+        self, clock: Hurried, url: str, archive: bytes, folder: Path, proxy: Proxy | None = None
+    ) -> None:
+        """
+        :param archive: what arrives in the end.
+        :param proxy: stops the clock while it waits for the server.
+        """
+        if proxy is not None:
+            clock.stands = lambda: proxy.waiting > 0
         self._archive = archive
         self._folder = folder
         self._store = ArchiveStore(folder)

@@ -416,6 +416,8 @@ class Proxy(LoopbackServer):
         self.passed: list[tuple[Message, str]] = []
         #: The bytes of the sent bodies, by path.
         self.body_bytes: dict[str, int] = {}
+        #: The number of requests that the server has not answered yet.
+        self.waiting = 0
         super().__init__()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
@@ -426,7 +428,11 @@ class Proxy(LoopbackServer):
         mischief = self.plan(request)
         name = "nothing" if mischief is None else mischief.name
         self.passed.append((request, name))
-        answer = await self._ask(request if mischief is None else mischief.ask(request))
+        self.waiting += 1
+        try:
+            answer = await self._ask(request if mischief is None else mischief.ask(request))
+        finally:
+            self.waiting -= 1
         if mischief is not None:
             sending = mischief.send(answer)
         elif request.get("Connection") is None:

@@ -62,7 +62,7 @@ SAME_SIZE, LARGER = 1700000000, 1700000001
 PIECE = 200_000
 
 #: Where an index is cut off.
-CUTS = range(0, 640, 7)
+CUTS = range(0, 400, 7)
 
 
 def pieces_of(*seeds: int) -> bytes:
@@ -105,6 +105,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     index = index_of(new)
     delta = compare(index, index_of(old))
     document = json.loads(index.to_json())
+    assert len(index.to_json()) > max(CUTS)
     with serving(updates) as server:
         # The server computes the index when it is asked first.
         asked = until(lambda: curl(f"{server.url}{INDEX}"), lambda answer: answer[0] == 200)
@@ -131,7 +132,7 @@ def mirror(site: Site) -> Iterator[Proxy]:
 @pytest.fixture
 def download(hurried: Hurried, proxy: Proxy, site: Site, tmp_path: Path) -> Download:
     """The downloader of a box that has the old archive."""
-    download = Download(hurried, proxy.url, site.archive, tmp_path / "archives")
+    download = Download(hurried, proxy.url, site.archive, tmp_path / "archives", proxy)
     download.keep_as_last_good(site.old)
     return download
 
@@ -374,11 +375,7 @@ async def test_cut_index(proxy: Proxy, download: Download, site: Site, offset: i
     cut = cut_body if offset % 2 else cut_head
     proxy.plan = once(INDEX, cut(offset, End.RESET if offset % 3 else End.CLOSE))
     assert await download.fails(site.release) is None, proxy
-    expected = {
-        len(site.archive),
-        site.delta.fetched if len(json.dumps(site.index)) <= offset else 0,
-    }
-    assert sent(proxy) in expected
+    assert sent(proxy) == len(site.archive)
 
 
 #: Other answers to the request of an index.
@@ -402,12 +399,12 @@ NO_INDEX: dict[str, Mischief] = {
 async def test_no_index(
     hurried: Hurried, proxy: Proxy, download: Download, site: Site, name: str
 ) -> None:
-    """Without an index a box downloads the whole, after two minutes at most."""
+    """Without an index a box downloads the whole, after a few minutes at most."""
     proxy.plan = lambda request: NO_INDEX[name] if request.path == INDEX else None
     begun = hurried.seconds()
     assert await download.fails(site.release) is None, proxy
     assert ranges(proxy) == [None]
-    assert hurried.seconds() - begun < 120
+    assert hurried.seconds() - begun < 900
 
 
 @pytest_twisted.ensureDeferred
@@ -538,7 +535,7 @@ async def test_range(
         assert_clear(reason)
         assert await download.fails(site.release) is None, proxy
     assert sent(proxy) <= site.delta.fetched + len(site.archive), proxy
-    assert hurried.seconds() - begun < 120
+    assert hurried.seconds() - begun < 900
 
 
 @pytest_twisted.ensureDeferred
@@ -617,7 +614,7 @@ async def test_mirror(
     server = await started(start, updates, "--mirror", proxy.url)
     if not has_ranges:
         proxy.plan = lambda request: Mischief("200", as_it_is, lambda each: each.having("Range"))
-    download = Download(hurried, server.url, site.archive, tmp_path / "archives")
+    download = Download(hurried, server.url, site.archive, tmp_path / "archives", proxy)
     download.keep_as_last_good(site.old)
     assert await download.fails(site.release) is None, proxy
     assert {request.path for request, _ in proxy.passed} == {ARCHIVE}

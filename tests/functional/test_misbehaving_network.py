@@ -115,7 +115,8 @@ def make_download(hurried: Hurried, site: Site, tmp_path: Path) -> MakeDownload:
     """Make the downloader of a box behind a proxy, which may have most pieces of the archive."""
 
     def make(proxy: Proxy, has_pieces: bool = False) -> Download:
-        download = Download(hurried, proxy.url, site.archive, tmp_path / "archives")
+        folder = tmp_path / "archives"
+        download = Download(hurried, proxy.url, site.archive, folder, proxy)
         if has_pieces:
             download.keep_as_last_good(site.old.read_bytes())
         return download
@@ -324,10 +325,7 @@ async def outlives(box: Box, proxy: Proxy, plan: Seeded) -> None:
             pass
         proxy.plan = honest
         assert done or await click(box)
-        archives = box.state_dir / "archives"
-        assert [path.name for path in archives.glob("*.bz2*") if path.suffix != ".sha256"] == [
-            str(UpdateName(NEW))
-        ]
+        assert box.archives() == {str(UpdateName(NEW))}
     except BaseException as error:
         error.add_note(f"seed {plan.seed}, which came to\n{box.agent.output}\nby\n{proxy}")
         raise
