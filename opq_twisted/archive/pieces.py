@@ -125,7 +125,7 @@ def read_index(
         finder.add(chunk)
         finder.check()
 
-    hashes = files.hash_file(fd, ["sha256"], size, each_piece=add)
+    hashes = files.hash_file(fd, ["sha256"], size, each_chunk=add)
     return Index(size, hashes["sha256"], finder.finish())
 
 

@@ -56,7 +56,7 @@ def hash_file(
     fd: int,
     algorithms: Iterable[str],
     size: int | None = None,
-    each_piece: Callable[[bytes], object] = lambda piece: None,
+    each_chunk: Callable[[bytes], object] = lambda chunk: None,
 ) -> dict[str, str]:
     """
     Hash an open file from its first byte, each algorithm in a thread of its own.
@@ -65,7 +65,7 @@ def hash_file(
 
     :param algorithms: names that `hashlib.new` knows.
     :param size: the number of bytes to read. Without it, a file that grows is read for ever.
-    :param each_piece: is called with all bytes in order, to copy them or to show the progress. If
+    :param each_chunk: is called with all bytes in order, to copy them or to show the progress. If
         it raises an error, the hashing ends with that error.
     :returns: the hashes in lower-case hexadecimal, by algorithm.
     :raises OSError: if the file cannot be read.
@@ -74,11 +74,11 @@ def hash_file(
     offset = 0
     with ThreadPoolExecutor(len(hashes)) as pool:
         updates: list[Future[None]] = []
-        while piece := os.pread(fd, _CHUNK if size is None else min(_CHUNK, size - offset), offset):
+        while chunk := os.pread(fd, _CHUNK if size is None else min(_CHUNK, size - offset), offset):
             wait(updates)
-            updates = [pool.submit(each.update, piece) for each in hashes.values()]
-            each_piece(piece)
-            offset += len(piece)
+            updates = [pool.submit(each.update, chunk) for each in hashes.values()]
+            each_chunk(chunk)
+            offset += len(chunk)
     return {name: each.hexdigest() for name, each in hashes.items()}
 
 

@@ -153,14 +153,14 @@ def _taken(target: Path) -> ReleaseFailed:
 def _read(archive: OpenArchive, copy: BinaryIO | None, progress: Progress) -> TargetFile:
     """Hash an archive, and write it to `copy` at the same time."""
 
-    def handle(piece: bytes) -> None:
+    def handle(chunk: bytes) -> None:
         if copy is not None:
-            copy.write(piece)
-        progress(len(piece))
+            copy.write(chunk)
+        progress(len(chunk))
 
     before = archive.status
     hashes = files.hash_file(
-        archive.file.fileno(), ("sha256", "sha512"), before.st_size, each_piece=handle
+        archive.file.fileno(), ("sha256", "sha512"), before.st_size, each_chunk=handle
     )
     after = os.fstat(archive.file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):

@@ -96,6 +96,6 @@ async def verify(
 
 def _compute(fd: int, names: set[str], each_chunk: Callable[[bytes], object]) -> dict[str, str]:
     try:
-        return files.hash_file(fd, names, each_piece=each_chunk)
+        return files.hash_file(fd, names, each_chunk=each_chunk)
     finally:
         os.close(fd)

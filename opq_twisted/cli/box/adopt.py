@@ -136,11 +136,11 @@ def _copied(source: BinaryIO, state_dir: Path, progress: Progress) -> Iterator[t
     try:
         with files.create(copy, 0o600) as file:
 
-            def handle(piece: bytes) -> None:
-                file.write(piece)
-                progress(len(piece))
+            def handle(chunk: bytes) -> None:
+                file.write(chunk)
+                progress(len(chunk))
 
-            hashes = files.hash_file(source.fileno(), ["sha256"], each_piece=handle)
+            hashes = files.hash_file(source.fileno(), ["sha256"], each_chunk=handle)
             file.flush()
             files.sync(file.fileno())
         yield copy, hashes["sha256"]

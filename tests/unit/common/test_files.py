@@ -215,24 +215,24 @@ class HashTests(SynchronousTestCase):
             self.assertEqual(hashes, expected)
 
     def test_bounded(self) -> None:
-        """No byte after the given size is hashed, and each piece before it is passed on."""
-        pieces: list[bytes] = []
+        """No byte after the given size is hashed, and each chunk before that is passed on."""
+        chunks: list[bytes] = []
         with files.open_regular(self.path) as file:
-            hashes = files.hash_file(file.fileno(), ["sha256"], 2_000_000, pieces.append)
-        self.assertEqual(b"".join(pieces), self.data[:2_000_000])
+            hashes = files.hash_file(file.fileno(), ["sha256"], 2_000_000, chunks.append)
+        self.assertEqual(b"".join(chunks), self.data[:2_000_000])
         self.assertEqual(hashes["sha256"], hashlib.sha256(self.data[:2_000_000]).hexdigest())
 
     def test_stopped(self) -> None:
-        """An error of `each_piece` ends the hashing at once."""
-        pieces: list[bytes] = []
+        """An error of `each_chunk` ends the hashing at once."""
+        chunks: list[bytes] = []
 
-        def stop(piece: bytes) -> None:
-            pieces.append(piece)
+        def stop(chunk: bytes) -> None:
+            chunks.append(chunk)
             raise InterruptedError
 
         with files.open_regular(self.path) as file, self.assertRaises(InterruptedError):
-            files.hash_file(file.fileno(), ["sha256"], each_piece=stop)
-        self.assertEqual(len(pieces), 1)
+            files.hash_file(file.fileno(), ["sha256"], each_chunk=stop)
+        self.assertEqual(len(chunks), 1)
 
 
 class ReadTests(SynchronousTestCase):
