@@ -69,8 +69,8 @@ class DownloadFailed(OpqError):
     """An archive was not received, or is not the announced one."""
 
 
-class PiecesDiffer(DownloadFailed):
-    """The pieces from several connections, perhaps to several servers, are not one archive."""
+class WronglyJoined(DownloadFailed):
+    """Bytes of several sources, such as two responses and a disk, are not the announced archive."""
 
 
 class UnsignedRefused(OpqError):

@@ -14,7 +14,7 @@ from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
-from opq_twisted.common.errors import OpqError, PiecesDiffer
+from opq_twisted.common.errors import OpqError, WronglyJoined
 from tests.functional.proxy import Proxy
 
 OLD, NEW = 1500000000, 1600000000
@@ -78,7 +78,7 @@ class Download:
             )
             received, file = await self._downloader.verify(promised)
         except OpqError as error:
-            self.whole |= isinstance(error, PiecesDiffer)
+            self.whole |= isinstance(error, WronglyJoined)
             self.has_nothing_wrong()
             return str(error)
         with file:

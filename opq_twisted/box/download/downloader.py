@@ -17,7 +17,7 @@ from opq_twisted.box.download.resumable import ReportPause, fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common import files
-from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
+from opq_twisted.common.errors import DownloadFailed, WronglyJoined
 
 
 @define
@@ -88,8 +88,9 @@ class Downloader:
         Read the part file back from the disk, verify it, and give it its final name.
 
         :returns: as `ArchiveStore.open_verified`.
-        :raises PiecesDiffer: if it is not the promised file, and was joined from several responses
-            that may not belong together: another download may help. The file is removed.
+        :raises WronglyJoined: if it is not the promised file, and was joined from several sources,
+            responses or the last good archive, that may not belong together: another download may
+            help. The file is removed.
         :raises DownloadFailed: if it is not the promised file otherwise. The file is removed.
         :raises OSError: if the disk fails.
         """
@@ -100,7 +101,7 @@ class Downloader:
             joined = part_file.is_joined(part)
             part_file.remove(part)
             if joined:
-                raise PiecesDiffer(str(error)) from None
+                raise WronglyJoined(str(error)) from None
             raise
         self._write_index(release, finder)
         try:

@@ -141,7 +141,7 @@ class Journal:
         return delay if delay is not None and _is_same(delay, release) else None
 
     def must_be_whole(self, release: Release) -> bool:
-        """Whether a release was assembled from pieces before, and was not the promised file."""
+        """Whether to copy nothing: joined from several sources, the release was the wrong file."""
         whole = self.entry.whole
         return whole is not None and _is_same(whole, release)
 

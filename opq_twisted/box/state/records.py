@@ -253,7 +253,8 @@ class Entry:
     timing: Timing = Timing()
     #: Bytes of the release's archive that travelled in this attempt; None if unknown.
     fetched: int | None = None
-    #: The release whose assembled archive was not the promised file: it is downloaded whole.
+    #: The release whose archive, joined from several sources, was not the promised file: nothing of
+    #: it is copied from the last good archive any more.
     whole: Release | None = None
 
 

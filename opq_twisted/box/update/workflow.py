@@ -18,8 +18,8 @@ from opq_twisted.common.errors import (
     DownloadFailed,
     InstallFailed,
     OpqError,
-    PiecesDiffer,
     RebootFailed,
+    WronglyJoined,
 )
 from opq_twisted.trust.offer import Offer
 
@@ -133,7 +133,7 @@ class Workflow:
     async def _download(self, release: Release) -> tuple[Release, BinaryIO]:
         try:
             return await self._download_once(release)
-        except PiecesDiffer as error:
+        except WronglyJoined as error:
             self._log.warn("The archive is downloaded again: {error}", error=error)
         self._reporter.enter(Stage.DOWNLOADING, release=release, whole=release)
         return await self._download_once(release, last=True)
@@ -154,7 +154,7 @@ class Workflow:
             return await deps.downloader.verify(promised)
         except DownloadFailed as error:
             # A bad server or mirror must not make the box fetch the archive again and again.
-            if last or not isinstance(error, PiecesDiffer):
+            if last or not isinstance(error, WronglyJoined):
                 deps.journal.postpone(release, deps.now())
             raise
 

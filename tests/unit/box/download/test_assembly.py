@@ -22,7 +22,7 @@ from opq_twisted.box.download import part_file
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.state.status import Progress
-from opq_twisted.common.errors import DownloadFailed, PiecesDiffer, ServerFailed
+from opq_twisted.common.errors import DownloadFailed, ServerFailed, WronglyJoined
 from tests.helpers.archives import make_pieces_archive, random_parts
 from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.memory_network import Network, Peer
@@ -531,7 +531,7 @@ class OddTests(AssemblyCase):
         """Bytes of another file of the same size are found in the end; the file is removed."""
         self.site.data = os.urandom(self.size)
         self.fetch()
-        self.failureResultOf(self.verify(), PiecesDiffer)
+        self.failureResultOf(self.verify(), WronglyJoined)
         self.assertEqual([each for each in os.listdir(self.folder) if ".part" in each], [])
 
     def test_range_of_file_of_other_size(self) -> None:
@@ -555,7 +555,7 @@ class OddTests(AssemblyCase):
         lying = Index(index.size, index.sha256, tuple(lie))
         self.site.index = lying.to_json()
         self.fetch()
-        self.failureResultOf(self.verify(), PiecesDiffer)
+        self.failureResultOf(self.verify(), WronglyJoined)
 
     def test_rotten_piece(self) -> None:
         """A piece that has changed on the disk is requested."""

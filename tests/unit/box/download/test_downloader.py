@@ -15,7 +15,7 @@ from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.download.verify import InThread
 from opq_twisted.box.state.status import Progress
-from opq_twisted.common.errors import DownloadFailed, PiecesDiffer
+from opq_twisted.common.errors import DownloadFailed, WronglyJoined
 from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.memory_network import Network, Peer
 
@@ -121,7 +121,7 @@ class FetchTests(DownloadCase):
         )
         promised = self.successResultOf(fetching)
         verifying = Deferred.fromCoroutine(self.downloader.verify(promised))
-        self.failureResultOf(verifying, PiecesDiffer)
+        self.failureResultOf(verifying, WronglyJoined)
         self.assertEqual(self.files(), {})
         fetching, peer = self.fetch()
         self.assertNotIn("Range", peer.request)
@@ -129,7 +129,7 @@ class FetchTests(DownloadCase):
         promised = self.successResultOf(fetching)
         verifying = Deferred.fromCoroutine(self.downloader.verify(promised))
         error = self.failureResultOf(verifying, DownloadFailed).value
-        self.assertNotIsInstance(error, PiecesDiffer)
+        self.assertNotIsInstance(error, WronglyJoined)
 
     def test_another_close_fd(self) -> None:
         """A part file of another archive with the same version is not continued."""

@@ -21,9 +21,9 @@ from opq_twisted.common.errors import (
     InstallFailed,
     NoRoom,
     OpqError,
-    PiecesDiffer,
     RebootFailed,
     ServerFailed,
+    WronglyJoined,
 )
 from tests.helpers.box_fakes import NEW, NEWER, OLD, Bench
 from tests.helpers.failing_disk import counting
@@ -36,7 +36,7 @@ RESULTS: dict[str, list[int | None]] = {"newest": [NEW, NEW, OLD, None], "wait":
 ERRORS: dict[str, list[OpqError]] = {
     "newest": [ServerFailed("Nobody is there.")],
     "fetch": [ServerFailed("It is gone."), NoRoom("Make room.")],
-    "verify": [PiecesDiffer("What came has another SHA-256.")],
+    "verify": [WronglyJoined("What came has another SHA-256.")],
     "unpack": [NoRoom("Make room.")],
     "install": [InstallFailed("It ended with 1."), BoxAtFault("Make room.", touched=False)],
     "wait": [InstallFailed("It took too long.")],

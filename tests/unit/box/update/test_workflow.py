@@ -19,11 +19,11 @@ from opq_twisted.common.errors import (
     InstallFailed,
     NoRoom,
     NotStarted,
-    PiecesDiffer,
     RebootFailed,
     ServerFailed,
     Stale,
     Untrusted,
+    WronglyJoined,
 )
 from tests.helpers.box_fakes import NEW, NEWER, OLD, Begun, Bench
 from tests.helpers.updater_case import STEPS, UpdaterCase
@@ -123,7 +123,7 @@ class WorkflowTests(UpdaterCase):
         self.click("fetch")
         self.assertFalse(self.bench.downloader.asked_for_whole)
         self.succeed()
-        self.bench.steps.fail(PiecesDiffer("What came has another SHA-256."))
+        self.bench.steps.fail(WronglyJoined("What came has another SHA-256."))
         self.assertTrue(self.bench.downloader.asked_for_whole)
         self.assertEqual(self.on_disk().whole, Release(NEW))
         self.bench.restart()
@@ -186,7 +186,7 @@ class BlockedTests(UpdaterCase):
     def test_pieces_differ(self) -> None:
         """Pieces that do not fit together are downloaded once more; then it is postponed."""
         self.click("verify")
-        self.bench.steps.fail(PiecesDiffer("What came has another SHA-256."))
+        self.bench.steps.fail(WronglyJoined("What came has another SHA-256."))
         self.assertEqual(self.bench.steps.begun[-1], Begun("fetch", "downloading"))
         self.proceed("reboot")
         self.assertIsNone(self.on_disk().delay)
@@ -194,7 +194,7 @@ class BlockedTests(UpdaterCase):
         self.click("verify")
         for _ in range(2):
             self.assertEqual(self.bench.steps.names[-1], "verify")
-            self.bench.steps.fail(PiecesDiffer("What came has another SHA-256."))
+            self.bench.steps.fail(WronglyJoined("What came has another SHA-256."))
             if self.bench.steps.names[-1] == "fetch":
                 self.succeed()
         self.assert_failed("What came has another SHA-256.")
