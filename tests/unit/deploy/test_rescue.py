@@ -132,6 +132,14 @@ class LastGoodTests(RescueCase):
         self.box.call_last_good()
         self.assert_brought_back(self.rescue(), made="fresh")
 
+    def test_component_like_top_level_folder(self) -> None:
+        """A component of such an archive may have a name like a top-level folder."""
+        wrong = b"#!/bin/sh\nexit 1\n"
+        component = layout(100, "opq-box-update-100/", wrong)
+        write_archive(self.box.archive, stream(*layout(100, "", installer()), *component))
+        self.box.call_last_good()
+        self.assert_brought_back(self.rescue(), made="fresh")
+
     def test_names_of_the_top_level_folder(self) -> None:
         """The top-level folder may have any name with the usual beginning."""
         for name in ("opq-box-update-100", "opq-box-update-other.1"):
