@@ -30,12 +30,12 @@ class ProgressMeter:
         self._window_start = self._started
         self._received_before_window = 0
 
-    def ignore(self, seconds: float) -> None:
-        """Leave a pause that the server asked for out of the rate."""
+    def exclude_pause(self, seconds: float) -> None:
+        """Do not call the download too slow for a pause that the server asked for."""
         self._window_start += seconds
 
-    def leave_out(self, seconds: float) -> None:
-        """Leave out the time in which nothing was requested, because pieces were copied."""
+    def exclude_copying(self, seconds: float) -> None:
+        """Leave the time in which pieces were copied, and nothing requested, out of the rate."""
         self._started += seconds
         self._window_start += seconds
 

@@ -15,9 +15,7 @@ from opq_twisted.box.download.progress import ProgressMeter, ReportProgress
 from opq_twisted.box.download.transfer import Transfer, require_allowed
 from opq_twisted.box.download.verify import Content, InThread
 from opq_twisted.box.network.body import MAX_DURATION, BrokenOff
-from opq_twisted.box.network.update_server import (
-    UpdateServerClient,
-)
+from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common import wording
 from opq_twisted.common.errors import DownloadFailed, NoRoom
 
@@ -133,7 +131,7 @@ async def _run(clock: IReactorTime, transfer: Transfer, report_pause: ReportPaus
         await deferLater(clock, delay)
         is_last = without_retry_after == len(RETRY_DELAYS) - 1
         if retry_after is not None:
-            transfer.meter.ignore(delay)
+            transfer.meter.exclude_pause(delay)
     if part.size:
         await part.sync()
 

@@ -89,8 +89,9 @@ class Transfer:
             self.part.copied += len(chunk)
             if self.part.sync_due:
                 await self.part.sync()
-            since, before = self._clock.seconds(), since
-            self.meter.leave_out(since - before)
+            now = self._clock.seconds()
+            self.meter.exclude_copying(now - since)
+            since = now
             self._count(0)
 
     async def _request(self, fetch: Fetch | None, complete: bool = False) -> OpqError | None:
