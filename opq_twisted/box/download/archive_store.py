@@ -72,8 +72,9 @@ class ArchiveStore:
         """
         Open the last good archive without verifying it; None if there is none.
 
-        :returns: the archive, and its index as it was written when the archive was downloaded. None
-            of its pieces may still be as they were.
+        :returns: the archive, and the index that was written when it was verified; None instead of
+            an index that is missing or cannot be right. The archive may have changed since then, so
+            each piece has to be hashed.
         :raises OSError: if it cannot be read now.
         """
         version = self._last_good_version()
@@ -84,13 +85,15 @@ class ArchiveStore:
         except DownloadFailed:
             return None
         try:
-            index = Index.from_json(files.read(self._index(version), MAX_INDEX))
+            index: Index | None = Index.from_json(files.read(self._index(version), MAX_INDEX))
         except (NoIndex, OSError):
-            return file, None
-        return file, index if index.size == os.fstat(file.fileno()).st_size else None
+            index = None
+        if index is not None and index.size != os.fstat(file.fileno()).st_size:
+            index = None
+        return file, index
 
     def write_index(self, version: int, index: Index) -> None:
-        """Keep the index of an archive, so that the next update need not read all of it."""
+        """Keep the index of an archive: the next update then need not read the archive for it."""
         files.write(self._index(version), index.to_json())
 
     def keep_as_last_good(self, release: Release) -> None:

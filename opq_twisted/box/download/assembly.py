@@ -1,4 +1,4 @@
-"""Assembles a new archive: finds its pieces in the last good archive, and reads them from there."""
+"""Finds the pieces of a new archive in the last good archive, and reads them from there."""
 
 import contextlib
 import hashlib
@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from opq_twisted.archive.delta import MIN_SIZE, Copy, Delta, compare
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex, read_index
+from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.verify import Content, InThread
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import ServerFailed
@@ -30,10 +31,10 @@ _log = Logger()
 @define
 class Assembly:
     """
-    The open last good archive, and the way to assemble a new one from its pieces and the server's.
+    The open last good archive, and the delta by which `Transfer` assembles a new one.
 
-    Neither is trusted: each piece is hashed when it is copied, and the whole archive is verified in
-    the end.
+    Neither is trusted: each piece is hashed when it is read, and the whole archive is verified in
+    the end. The delta changes when pieces have rotted, or the server does not send ranges.
     """
 
     #: The promised size and hashes of the new archive.
@@ -41,6 +42,7 @@ class Assembly:
     delta: Delta
     _source: BinaryIO
     _in_thread: InThread
+    #: Pieces that have rotted so far.
     _rotten: int = 0
 
     async def read(self, copy: Copy) -> bytes | None:
@@ -68,27 +70,31 @@ class Assembly:
 async def prepare(
     clock: IReactorTime,
     server: UpdateServerClient,
+    archives: ArchiveStore,
     url: str,
     expected: Content,
-    source: BinaryIO,
-    old: Index | None,
-    in_thread: InThread,
 ) -> Assembly | None:
     """
-    Find out which pieces of a new archive are here already.
+    Find out which pieces of a new archive the last good archive has.
 
     :param url: of the new archive.
     :param expected: its signed size and hashes, as far as there are any.
-    :param source: the last good archive; it is closed unless it becomes part of the result.
-    :param old: its index; None to read the whole archive for that.
-    :returns: None if the archive must be downloaded whole: the server has no index of it, or too
-        little is here.
+    :returns: None if the archive must be downloaded whole: there is no last good archive, the
+        server has no index of the new one, or too little is here.
     """
+    try:
+        last_good = archives.open_last_good()
+    except OSError as error:
+        _log.warn("The last good archive cannot be read: {error}", error=error)
+        return None
+    if last_good is None:
+        return None
+    source, old = last_good
     assembly = None
     try:
         index = await _request_index(clock, server, f"{url}.pieces", expected)
         if index is not None:
-            assembly = await _compare(index, expected, source, old, in_thread)
+            assembly = await _compare(index, expected, source, old, archives.in_thread)
     finally:
         if assembly is None:
             _close(source)
@@ -113,7 +119,7 @@ async def _request_index(
 
 
 def _is_of(index: Index, expected: Content) -> bool:
-    """Whether an index is of the expected archive, so that a delta is possible."""
+    """Whether an index is of the expected archive, and its size permits a delta."""
     return (
         MIN_SIZE <= index.size <= MAX_ARCHIVE
         and expected.size in (None, index.size)
@@ -137,6 +143,7 @@ async def _read_when_ready(
 async def _compare(
     index: Index, expected: Content, source: BinaryIO, old: Index | None, in_thread: InThread
 ) -> Assembly | None:
+    """Compare the archives; `old` is the index of the last good one, None to read it for that."""
     try:
         if old is None:
             old = await in_thread(_read_index, os.dup(source.fileno()))
@@ -146,7 +153,7 @@ async def _compare(
     delta = compare(index, old)
     if not delta.pays:
         return None
-    # An index says in the unsigned mode what the server's Repr-Digest would say.
+    # Without signed hashes the box trusts the server, and the index is as good as its Repr-Digest.
     content = Content(index.size, expected.hashes or {"sha256": index.sha256})
     return Assembly(content, delta, source, in_thread)
 

@@ -11,7 +11,7 @@ from opq_twisted.archive.pieces import Index, NoIndex, PieceFinder
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.download.assembly import Assembly, prepare
+from opq_twisted.box.download.assembly import prepare
 from opq_twisted.box.download.progress import ReportProgress
 from opq_twisted.box.download.resumable import ReportPause, fetch
 from opq_twisted.box.download.verify import Content
@@ -52,7 +52,9 @@ class Downloader:
         """
         url = self._server.archive_url(release.version)
         expected = Content(release.size, release.hashes)
-        assembly = None if whole else await self._prepare(url, expected)
+        assembly = None
+        if not whole:
+            assembly = await prepare(self._clock, self._server, self._archives, url, expected)
         try:
             content, fetched = await fetch(
                 self._clock,
@@ -70,18 +72,6 @@ class Downloader:
             if assembly is not None:
                 assembly.close()
         return Release(release.version, content.size, content.hashes), fetched
-
-    async def _prepare(self, url: str, expected: Content) -> Assembly | None:
-        """Find the pieces that the last good archive has; None to download the whole."""
-        try:
-            last_good = self._archives.open_last_good()
-        except OSError as error:
-            self._log.warn("The last good archive cannot be read: {error}", error=error)
-            return None
-        if last_good is None:
-            return None
-        in_thread = self._archives.in_thread
-        return await prepare(self._clock, self._server, url, expected, *last_good, in_thread)
 
     async def verify(self, promised: Release) -> tuple[Release, BinaryIO]:
         """

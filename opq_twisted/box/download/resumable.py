@@ -1,4 +1,4 @@
-"""Downloads an archive to a file, with as many attempts as needed."""
+"""Downloads an archive to a part file, in as many attempts as needed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +58,8 @@ async def fetch(
     validator stays the same (RFC 9110, section 13.1.5).
 
     With an assembly, pieces of the last good archive are copied to the file, and only the ranges
-    between them are requested. If anything is odd, everything that is still missing is downloaded.
+    between them are requested. If the server sends no such range, everything that is still missing
+    is requested.
 
     :param expected: the signed size and hashes; the server's own are ignored where these are given.
     :param path: of the part file; a part of any other file is removed.
@@ -81,9 +82,11 @@ async def fetch(
         try:
             part.resume()
             if assembly is not None:
+                # The first bytes may be copied, before any response could begin the file.
                 if not part.size:
                     part.begin(expected, None)
                 part.join()
+                # After a kill the record does not say how much of the file was copied.
                 part.copied = assembly.delta.copied_before(part.size)
             meter = ProgressMeter(clock, report)
             transfer = Transfer(clock, server, url, expected, part, limit, meter, assembly)

@@ -1,4 +1,4 @@
-"""Brings the missing bytes of an archive into its part file: copies them, or requests them."""
+"""Completes the part file of an archive: copies the missing bytes, or requests them."""
 
 import os
 
@@ -78,7 +78,7 @@ class Transfer:
         return None
 
     async def _copy(self, assembly: Assembly, step: Copy) -> None:
-        """Copy the rest of a piece, unless the last good archive does not have it any more."""
+        """Copy the rest of a piece; if it has rotted, the next step of the delta fetches it."""
         since = self._clock.seconds()
         data = await assembly.read(step)
         rest = memoryview(data or b"")[self.part.size - step.start :]
@@ -138,6 +138,7 @@ class Transfer:
         """Download everything that is still missing."""
         if self._assembly is not None:
             self._assembly.abandon(self.part.size)
+            # A piece of which only the beginning was copied is part of the fetched range now.
             self.part.copied = self._assembly.delta.copied
 
     def _range_headers(self, fetch: Fetch | None) -> dict[str, str]:
