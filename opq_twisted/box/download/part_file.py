@@ -135,7 +135,7 @@ class Part:
         # A validator is only valid for the URL that it came from.
         self._record = record if record.url == self._url else evolve(record, etag=None)
         self.size = self._synced = self._sync_started = size
-        self.copied = min(record.copied, size)
+        self.copied = min(max(record.copied, 0), size)
 
     def begin(self, content: Content, etag: str | None) -> None:
         """Create an empty part file and its record."""

@@ -253,6 +253,17 @@ class PartTests(SynchronousTestCase):
                 self.assertEqual(self.resumed().size, 0)
                 self.assertEqual(os.listdir(self.path.parent), [])
 
+    def test_impossible_copied(self) -> None:
+        """A record with an impossible number of copied bytes costs no bytes."""
+        self.fill(part := self.begun(), 1000)
+        part.close()
+        good = json.loads(record_path(self.path).read_text())
+        for copied, counted in ((-1, 0), (999, 999), (1001, 1000)):
+            record_path(self.path).write_text(json.dumps({**good, "copied": copied}))
+            resumed = self.resumed()
+            self.assertEqual((resumed.size, resumed.copied), (1000, counted))
+            resumed.close()
+
     def test_record_alone(self) -> None:
         """A record without a part file is removed."""
         self.begun().close()
