@@ -1,4 +1,4 @@
-"""Compares two archives: which bytes of the newer one must travel, and which are here already."""
+"""Compares two archives: which bytes of the newer one to fetch, and which are here already."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from attrs import field, frozen
 
 from opq_twisted.archive.pieces import Index, Piece
 
-#: Bytes: a longer piece travels, because a box reads a piece as a whole to hash it before it is
+#: Bytes: a longer piece is fetched, because a box reads a piece as a whole to hash it before it is
 #: copied. The builder makes none.
 MAX_COPIED = 1 << 20
 
 #: Bytes: a smaller archive is fetched whole.
 MIN_SIZE = 1_000_000
 
-#: Bytes that are here but travel nevertheless, between two ranges that would otherwise need a
+#: Bytes that are here but are fetched nevertheless, between two ranges that would otherwise need a
 #: request each.
 _MAX_GAP = 64 << 10
 
@@ -43,7 +43,7 @@ class Copy:
 
 @frozen
 class Fetch:
-    """A range of the new archive that must travel, in bytes; `end` is exclusive."""
+    """A range of the new archive that is not here, in bytes; `end` is exclusive."""
 
     start: int
     end: int
@@ -69,7 +69,7 @@ class Delta:
 
     @property
     def fetched(self) -> int:
-        """Bytes that must travel."""
+        """Bytes to fetch."""
         return self.size - self.copied
 
     @property
@@ -111,11 +111,11 @@ def compare(new: Index, old: Index) -> Delta:
             steps.append(Copy(piece, source.start))
         else:
             steps.append(Fetch(piece.start, piece.end))
-    return Delta(tuple(_join(steps)))
+    return Delta(tuple(_merge_ranges(steps)))
 
 
-def _join(steps: list[Copy | Fetch]) -> Iterator[Copy | Fetch]:
-    """Join ranges that are next to each other, or have only a small gap between them."""
+def _merge_ranges(steps: list[Copy | Fetch]) -> Iterator[Copy | Fetch]:
+    """Merge ranges that are next to each other, or have only a small gap between them."""
     range_: Fetch | None = None
     gap: list[Copy] = []
     for step in steps:

@@ -46,7 +46,7 @@ class Assembly:
     _rotten: int = 0
 
     async def read(self, copy: Copy) -> bytes | None:
-        """Read a piece of the last good archive; None if it has changed, so that it must travel."""
+        """Read a piece of the last good archive; None if it has changed, to be fetched."""
         data: bytes | None = None
         with contextlib.suppress(OSError):
             # The thread has a descriptor of its own, so this one can be closed at any time.

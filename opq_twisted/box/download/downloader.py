@@ -48,7 +48,7 @@ class Downloader:
         :param release: with the signed size and hashes; without hashes, those of the server count.
         :param whole: whether to copy nothing.
         :returns: the release with the size and hashes that were promised, and the number of the
-            archive's bytes that travelled.
+            archive's bytes that were fetched.
         """
         url = self._server.archive_url(release.version)
         expected = Content(release.size, release.hashes)

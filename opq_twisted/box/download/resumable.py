@@ -68,7 +68,7 @@ async def fetch(
     :param report_pause: is called with a sentence about each pause: why, and for how long.
     :param assembly: the pieces that are here; `expected` is its content then.
     :returns: the expected size and hashes, completed by those that the server promised, and the
-        number of the file's bytes that travelled.
+        number of the file's bytes that were fetched.
     :raises ServerFailed: if the server does not send the file.
     :raises DownloadFailed: if the file does not arrive completely, arrives too slowly, is too
         large, or cannot be verified.

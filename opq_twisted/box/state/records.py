@@ -123,13 +123,13 @@ class Attempt:
     reason: str
     #: Numbers the attempts of this box; 0: written by an agent that did not number them.
     id: int = 0
-    #: Bytes of the archive, and how many of them travelled; None if unknown.
+    #: Bytes of the archive, and how many of them were fetched; None if unknown.
     size: int | None = None
     fetched: int | None = None
 
     @property
     def has_copied(self) -> bool:
-        """Whether bytes of the archive did not travel, because the box had them already."""
+        """Whether bytes of the archive were copied, because the box had them already."""
         return self.size is not None and self.fetched is not None and self.fetched < self.size
 
 
@@ -251,7 +251,7 @@ class Entry:
     #: The time of a successful check, at most some hours ago, in seconds since the epoch.
     looked: float = 0.0
     timing: Timing = Timing()
-    #: Bytes of the release's archive that travelled in this attempt; None if unknown.
+    #: Bytes of the release's archive that were fetched in this attempt; None if unknown.
     fetched: int | None = None
     #: The release whose archive, joined from several sources, was not the promised file: nothing of
     #: it is copied from the last good archive any more.

@@ -12,12 +12,12 @@ from opq_twisted.box.state.records import Attempt, Stage
 
 @frozen
 class Progress:
-    """The progress of a download: bytes that travel, and bytes per second."""
+    """The progress of a download: bytes to fetch, and bytes per second."""
 
     received: int
     total: int | None
     rate: float
-    #: Bytes of the archive that do not travel, because the last good archive has them.
+    #: Bytes of the archive that are not fetched, because the last good archive has them.
     here: int = 0
 
 

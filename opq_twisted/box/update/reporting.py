@@ -55,7 +55,7 @@ def is_temporary(error: Exception) -> bool:
 
 
 def _transfer(entry: Entry) -> tuple[int | None, int | None]:
-    """Return the archive's size, and how many of its bytes travelled, as soon as this is known."""
+    """Return the archive's size, and how many of its bytes were fetched, once this is known."""
     if entry.release is None or entry.fetched is None:
         return None, None
     return entry.release.size, entry.fetched

@@ -74,7 +74,7 @@ def _of_stage(status: Status, expected: float, now: float) -> tuple[float, float
         return 1.0 - missing / progress.total, left
     elapsed = 0.0 if status.stage_since is None else max(0.0, now - status.stage_since)
     if status.stage is Stage.DOWNLOADING:
-        # Another download, of which more or less travelled, says nothing about this one.
+        # Another download, of which more or less was fetched, says nothing about this one.
         return 0.0, None
     late = elapsed > _LATE * expected + _GRACE
     return min(_MOST, elapsed / expected), None if late else max(0.0, expected - elapsed)
