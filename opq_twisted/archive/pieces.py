@@ -1,4 +1,4 @@
-"""The pieces of an archive: the bzip2 streams of which it consists, and the index of them."""
+"""The index of an archive: the bzip2 streams of which it consists, called its pieces."""
 
 import hashlib
 import json

@@ -227,7 +227,7 @@ class Connection:
         def receive(data: bytes) -> None:
             start = 0
             while start < len(data):
-                end = self._end_of_piece(data, start)
+                end = self._end_of_line_or_body(data, start)
                 if end == start:
                     # The server has sent bytes that no request asked for. They may be meant as the
                     # response to the next request (response splitting).
@@ -245,8 +245,8 @@ class Connection:
 
         protocol.dataReceived, protocol.connectionLost = receive, lost
 
-    def _end_of_piece(self, data: bytes, start: int) -> int:
-        """Return where the next line of the headers ends, or the body."""
+    def _end_of_line_or_body(self, data: bytes, start: int) -> int:
+        """Return where the current line of the headers ends, or the body."""
         if self._missing is None:
             # Line by line, because only Twisted's parser knows which line is the last one.
             return data.find(b"\n", start) + 1 or len(data)

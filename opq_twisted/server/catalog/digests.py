@@ -1,4 +1,4 @@
-"""Knows the SHA-256 of each archive."""
+"""Computes and caches the SHA-256 of archives."""
 
 from collections.abc import Callable
 

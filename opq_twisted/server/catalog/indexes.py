@@ -1,4 +1,4 @@
-"""Knows the index of each archive's pieces."""
+"""Computes and caches the indexes of archives' pieces."""
 
 from collections.abc import Callable
 

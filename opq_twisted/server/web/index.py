@@ -1,4 +1,4 @@
-"""Sends the index of an archive's pieces, by which boxes find the parts that they have already."""
+"""Sends the index of an archive's pieces, by which boxes find the pieces that they have already."""
 
 from collections.abc import Callable
 from random import random
