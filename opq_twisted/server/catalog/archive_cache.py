@@ -48,6 +48,7 @@ class ArchiveCache(Service):
         #: The values, the least recently used first, and their bytes together.
         self._known: dict[Archive, bytes] = {}
         self._size = 0
+        self._newest: Archive | None = None
         #: The archives whose values are wanted, in order.
         self._wanted: dict[Archive, None] = {}
         #: When archives could not be read.
@@ -91,7 +92,7 @@ class ArchiveCache(Service):
             self._size -= len(self._known.pop(archive, b""))
             self._wanted.pop(archive, None)
             self._failed.pop(archive, None)
-        newest = snapshot.newest
+        self._newest = newest = snapshot.newest
         if newest is not None and newest not in self._known and self._may_try(newest):
             self._wanted = dict.fromkeys([newest, *self._wanted][:MAX_WANTED])
             self._start()
@@ -128,6 +129,9 @@ class ArchiveCache(Service):
     def _keep(self, archive: Archive, value: bytes) -> None:
         self._known[archive] = value
         self._size += len(value)
+        if self._newest is not None:
+            # Boxes need this one, however many others are requested.
+            self.known(self._newest)
         while self._size > self.max_size:
             self._size -= len(self._known.pop(next(iter(self._known))))
         for observer in self.observers:

@@ -145,6 +145,22 @@ class ArchiveCacheTests(SynchronousTestCase):
         self.assertIsNotNone(cache.known(second))
         self.assertIsNotNone(cache.known(third))
 
+    def test_newest_is_kept(self) -> None:
+        """Requests for many other archives do not drop the newest one's value."""
+        cache = FirstBytes(self.thread)
+        for version in range(1, 6):
+            make_large_archive(self.directory / name_of(version), 2000)
+        self.catalog.rescan()
+        cache.catalog_changed(self.catalog.snapshot)
+        self.thread.finish()
+        *others, newest = self.catalog.snapshot.archives
+        for archive in others:
+            cache.want(archive)
+            self.thread.finish()
+        known = [archive for archive in others if cache.known(archive) is not None]
+        self.assertEqual(known, others[-1:])
+        self.assertIsNotNone(cache.known(newest))
+
     def test_nothing_on_offer(self) -> None:
         """An empty catalog requests nothing."""
         self.digests.catalog_changed(self.catalog.snapshot)
