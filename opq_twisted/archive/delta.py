@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 
 from attrs import field, frozen
 
@@ -85,9 +86,15 @@ class Delta:
             if isinstance(step, Copy) and step.start < offset
         )
 
-    def step_at(self, offset: int) -> Copy | Fetch:
-        """Return the step that gives the byte at an offset of the new archive."""
-        return self.steps[bisect_right(self.steps, offset, key=lambda step: step.start) - 1]
+    def next_from(self, offset: int) -> tuple[list[Copy], Fetch | None]:
+        """Return the pieces to copy from an offset on, and the range to fetch after them."""
+        copies: list[Copy] = []
+        number = bisect_right(self.steps, offset, key=lambda step: step.start) - 1
+        for step in islice(self.steps, max(number, 0), None):
+            if isinstance(step, Fetch):
+                return copies, step
+            copies.append(step)
+        return copies, None
 
     def without(self, copy: Copy) -> "Delta":
         """Fetch a piece that cannot be copied."""

@@ -770,14 +770,14 @@ async def test_last_good_changes(proxy: Proxy, download: Download, site: Site, n
     change, travels = MEANWHILE[name]
 
     def strike(request: Message) -> None:
-        # The first piece has been copied then.
+        # The first piece may have been copied then.
         if request.path == ARCHIVE and len(ranges(proxy)) == 0:
             change(download.last_good)
 
     proxy.plan = strike
     assert await download.fails(site.release) is None, proxy
-    assert travels <= sent(proxy) <= travels + PIECE
-    assert download.fetched == sent(proxy)
+    # The request for the next range may have come before the change, and may be made in vain.
+    assert travels <= download.fetched <= sent(proxy) < travels + 3 * PIECE
 
 
 # A real release

@@ -60,6 +60,14 @@ class Network:
     def endpointForURI(self, uri: URI) -> TCP4ClientEndpoint:
         return TCP4ClientEndpoint(self.clock, uri.host.decode(), uri.port)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a connection is asked for, and was not given up meanwhile."""
+        clients = self.clock.tcpClients
+        while clients and clients[-1][2]._onConnection.called:  # type: ignore[attr-defined]
+            clients.pop()
+        return bool(clients)
+
     def accept(self) -> "Peer":
         """Accept the connection that was asked for last."""
         factory = self.clock.tcpClients.pop()[2]

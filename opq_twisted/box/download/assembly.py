@@ -45,6 +45,11 @@ class Assembly:
     #: Pieces that have rotted so far.
     _rotten: int = 0
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether all pieces that were read so far were as they should be."""
+        return not self._rotten
+
     async def read(self, copy: Copy) -> bytes | None:
         """Read a piece of the last good archive; None if it has changed, to be fetched."""
         data: bytes | None = None

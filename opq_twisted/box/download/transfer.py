@@ -34,6 +34,10 @@ from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFa
 #: Bytes of a piece that are copied at once: syncs take place between them.
 _COPIED_AT_ONCE = 64 << 10
 
+#: How many pieces before a range it is requested. If it were requested long before, a proxy might
+#: close the connection.
+_ASKED_BEFORE = 8
+
 
 @define
 class Transfer:
@@ -70,18 +74,36 @@ class Transfer:
             return await self._request(None)
         self._require_room(self.part.missing)
         while self.part.missing:
-            step = self._assembly.delta.step_at(self.part.size)
-            if isinstance(step, Copy):
-                await self._copy(self._assembly, step)
-            elif (error := await self._request(step)) is not None:
+            if (error := await self._assemble(self._assembly)) is not None:
                 return error
         return None
 
-    async def _copy(self, assembly: Assembly, step: Copy) -> None:
-        """Copy the rest of a piece; if it has rotted, the next step of the delta fetches it."""
+    async def _assemble(self, assembly: Assembly) -> OpqError | None:
+        """Copy the pieces up to the next range, and receive that range."""
+        copies, fetch = assembly.delta.next_from(self.part.size)
+        asked: Deferred[IResponse] | None = None
+        try:
+            for left, copy in zip(range(len(copies), 0, -1), copies, strict=True):
+                if fetch and asked is None and left <= _ASKED_BEFORE and assembly.is_intact:
+                    # The response comes while the last pieces are copied.
+                    asked = self._ask(self._range_headers(fetch, fetch.start))
+                if not await self._copy(assembly, copy):
+                    return None
+            if asked is None:
+                return await self._request(fetch) if fetch else None
+            response, asked = asked, None
+            return await self._receive_response(response, fetch, is_range=True)
+        finally:
+            if asked is not None:
+                self._withdraw(asked)
+
+    async def _copy(self, assembly: Assembly, step: Copy) -> bool:
+        """Copy the rest of a piece; False if it has rotted: then another step fetches it."""
         since = self._clock.seconds()
         data = await assembly.read(step)
-        rest = memoryview(data or b"")[self.part.size - step.start :]
+        if data is None:
+            return False
+        rest = memoryview(data)[self.part.size - step.start :]
         while rest:
             chunk, rest = rest[:_COPIED_AT_ONCE], rest[_COPIED_AT_ONCE:]
             self._require_room(len(chunk))
@@ -93,6 +115,7 @@ class Transfer:
             self.meter.exclude_copying(now - since)
             since = now
             self._count(0)
+        return True
 
     async def _request(self, fetch: Fetch | None, complete: bool = False) -> OpqError | None:
         """
@@ -101,16 +124,34 @@ class Transfer:
         :param fetch: None for everything that is missing.
         :param complete: request the complete file, because the server does not send the rest alone.
         """
-        part = self.part
-        self._require_room(part.missing)
-        headers = {} if complete else self._range_headers(fetch)
+        self._require_room(self.part.missing)
+        headers = {} if complete else self._range_headers(fetch, self.part.size)
+        return await self._receive_response(self._ask(headers), fetch, is_range=bool(headers))
+
+    def _ask(self, headers: dict[str, str]) -> Deferred[IResponse]:
+        return Deferred.fromCoroutine(self._server.get_archive(self._url, headers))
+
+    def _withdraw(self, asked: Deferred[IResponse]) -> None:
+        """Cancel a request, or discard its response."""
+        asked.addCallbacks(lambda response: discard(self._clock, response), lambda _: None)
+        asked.cancel()
+
+    async def _receive_response(
+        self, asked: Deferred[IResponse], fetch: Fetch | None, is_range: bool
+    ) -> OpqError | None:
+        """
+        Wait for a response, and receive its body if it is of use.
+
+        :param fetch: the requested range; None for everything that is missing.
+        :param is_range: whether the request had a `Range`.
+        """
         try:
-            response = await self._server.get_archive(self._url, headers)
+            response = await asked
         except ServerFailed as error:
             return error
         if response.code == http.OK:
             return await self._receive_complete(response)
-        if "Range" not in headers or response.code not in (
+        if not is_range or response.code not in (
             http.PARTIAL_CONTENT,
             http.REQUESTED_RANGE_NOT_SATISFIABLE,
         ):
@@ -131,7 +172,7 @@ class Transfer:
             return self._wrong_response(f"a file of {total} bytes")
         if not self._expected.hashes:
             # The part file cannot be continued without a validator.
-            part.remove()
+            self.part.remove()
         return await self._request(None, complete=True)
 
     def _abandon_delta(self) -> None:
@@ -141,13 +182,15 @@ class Transfer:
             # A piece of which only the beginning was copied is part of the fetched range now.
             self.part.copied = self._assembly.delta.copied
 
-    def _range_headers(self, fetch: Fetch | None) -> dict[str, str]:
+    def _range_headers(self, fetch: Fetch | None, start: int) -> dict[str, str]:
+        """Return the headers to request a range from an offset on; none for the complete file."""
         part = self.part
-        if fetch is not None and fetch.end != part.content.size:
-            return {"Range": f"bytes={part.size}-{fetch.end - 1}"}
-        if not part.can_continue:
+        if fetch is None and not part.can_continue:
             return {}
-        headers = {"Range": f"bytes={part.size}-"}
+        end = fetch.end - 1 if fetch and fetch.end != part.content.size else ""
+        if start == 0 and end == "":
+            return {}
+        headers = {"Range": f"bytes={start}-{end}"}
         if part.etag is not None and not self._expected.hashes:
             headers["If-Range"] = part.etag
         return headers

@@ -64,6 +64,22 @@ class CompareTests(SynchronousTestCase):
         """An index that lies about a length does not make a box copy the wrong number of bytes."""
         self.assertEqual(compare(make_index((7, 1)), make_index((8, 1))).fetched, 7)
 
+    def test_next_from(self) -> None:
+        """From any byte on, the pieces up to the next range are given, and that range."""
+        new = make_index((LARGE, 1), (LARGE, 2), (LARGE, 3), (LARGE, 4), (LARGE, 5))
+        delta = compare(new, make_index((LARGE, 1), (LARGE, 2), (LARGE, 4), (LARGE, 5)))
+        first, second, fetch, *others = delta.steps
+        for offset, copies, range_ in (
+            (0, [first, second], fetch),
+            (LARGE - 1, [first, second], fetch),
+            (LARGE, [second], fetch),
+            (2 * LARGE, [], fetch),
+            (3 * LARGE - 1, [], fetch),
+            (3 * LARGE, others, None),
+            (5 * LARGE - 1, others[1:], None),
+        ):
+            self.assertEqual(delta.next_from(offset), (copies, range_))
+
     def test_pays(self) -> None:
         """A delta that saves less than a tenth is not worth its requests."""
         for here, pays in ((99_999, False), (100_000, True)):
@@ -92,7 +108,8 @@ class CompareTests(SynchronousTestCase):
             delta, end = compare(new, old), 0
             for step in delta.steps:
                 self.assertEqual(step.start, end)
-                self.assertIs(delta.step_at(end), step)
+                copies, fetch = delta.next_from(end)
+                self.assertIs(copies[0] if copies else fetch, step)
                 if isinstance(step, Copy):
                     there = next(each for each in old.pieces if each.start == step.source)
                     self.assertEqual(there.digest, step.piece.digest)

@@ -80,7 +80,7 @@ class Site:
 
     def serve(self) -> None:
         """Answer all requests, until there are none."""
-        while self._network.clock.tcpClients:
+        while self._network.is_asked:
             self._serve(self._network.accept())
 
     def _serve(self, peer: Peer) -> None:
@@ -121,9 +121,6 @@ class Site:
 class AssemblyCase(SynchronousTestCase):
     """A box with a last good archive, most of whose pieces a new one has too."""
 
-    #: Seconds that it takes to read a piece.
-    copying_takes = 0.0
-
     def setUp(self) -> None:
         self.network = Network()
         self.folder = Path(self.mktemp())
@@ -134,6 +131,7 @@ class AssemblyCase(SynchronousTestCase):
         self.store().keep_as_last_good(Release(OLD, None, {"sha256": digest}))
         self.offer(archive(NEW, 1, 2, 5, 4))
         self.reports: list[Progress] = []
+        self.while_copying: Callable[[], object] = lambda: None
 
     def offer(self, data: bytes) -> None:
         """Let the server have this archive, and no other."""
@@ -146,9 +144,9 @@ class AssemblyCase(SynchronousTestCase):
         return ArchiveStore(self.folder, self.in_thread)
 
     def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """Call a function at once; reading a piece takes as long as the test says."""
-        if self.copying_takes and isinstance(arguments[-1], Copy):
-            self.network.clock.advance(self.copying_takes)
+        """Call a function at once; while a piece is read, the test does what it likes."""
+        if isinstance(arguments[-1], Copy):
+            self.while_copying()
         return execute(function, *arguments)
 
     def begin(
@@ -214,9 +212,47 @@ class DeltaTests(AssemblyCase):
         received = [each.received for each in self.reports]
         self.assertEqual(received, sorted(received))
 
+    def test_asked_ahead(self) -> None:
+        """The next range is requested while the pieces before it are copied, and used then."""
+        seeds = range(20, 34)
+        self.old.write_bytes(archive(OLD, *seeds, size=90_000))
+        self.offer(archive(NEW, *seeds, 40, size=90_000))
+        asked: list[int] = []
+        self.while_copying = lambda: asked.append(len(self.network.clock.tcpClients))
+        self.fetch()
+        self.assertEqual(asked, [0] * 6 + [1] * 8 + [0])
+        self.assertEqual(len(self.site.ranges), 2)
+        self.assert_verified()
+
+    def test_ended_while_copying(self) -> None:
+        """If the download ends while the next range is on its way, its connection is closed."""
+        for answered in (False, True):
+            with self.subTest(answered=answered):
+                fetching = self.begin()
+                peers: list[Peer] = []
+
+                def end(answered: bool = answered, peers: list[Peer] = peers) -> None:
+                    peers.append(self.network.accept())
+                    if answered:
+                        status, headers, body = self.site.usual("bytes=600000-700000")
+                        length = f"Content-Length: {len(body)}"
+                        peers[0].answer(status, *headers, length, body=body[:1000])
+                    raise ZeroDivisionError
+
+                self.while_copying = end
+                self.site.serve()
+                self.failureResultOf(fetching, ZeroDivisionError)
+                self.assertFalse(peers[0].open)
+
     def test_slow_card(self) -> None:
         """The time of copying does not count for the rate, nor as that of a slow network."""
-        self.copying_takes = 700.0
+
+        def wait() -> None:
+            # The network does not stand still meanwhile.
+            self.site.serve()
+            self.network.clock.advance(700)
+
+        self.while_copying = wait
         fetched = self.fetch()
         self.assertEqual(self.reports[-1].received, fetched)
         self.assertGreater(self.reports[-1].rate, 1000)
