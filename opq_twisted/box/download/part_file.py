@@ -227,8 +227,8 @@ class Part:
 
 def _read_record(path: Path) -> _Record | None:
     try:
-        with record_path(path).open("rb") as file:
-            return cattrs.structure(json.loads(file.read(_MAX_RECORD)), _Record)
+        record = files.read(record_path(path), _MAX_RECORD)
+        return cattrs.structure(json.loads(record), _Record)
     except Exception:
         # Any damage has the same consequence: the download starts from the beginning.
         return None

@@ -264,6 +264,14 @@ class PartTests(SynchronousTestCase):
             self.assertEqual((resumed.size, resumed.copied), (1000, counted))
             resumed.close()
 
+    def test_record_is_fifo(self) -> None:
+        """A record that would block its reader is removed with the file."""
+        self.begun().close()
+        record_path(self.path).unlink()
+        os.mkfifo(record_path(self.path))
+        self.assertEqual(self.resumed().size, 0)
+        self.assertEqual(os.listdir(self.path.parent), [])
+
     def test_record_alone(self) -> None:
         """A record without a part file is removed."""
         self.begun().close()
