@@ -102,6 +102,8 @@ class Transfer:
         since = self._clock.seconds()
         data = await assembly.read(step)
         if data is None:
+            # A piece of which only the beginning was copied counts as fetched.
+            self.part.copied = assembly.delta.copied_before(self.part.size)
             return False
         rest = memoryview(data)[self.part.size - step.start :]
         while rest:
@@ -179,7 +181,7 @@ class Transfer:
         """Download everything that is still missing."""
         if self._assembly is not None:
             self._assembly.abandon(self.part.size)
-            # A piece of which only the beginning was copied is part of the fetched range now.
+            # A piece of which only the beginning was copied counts as fetched.
             self.part.copied = self._assembly.delta.copied
 
     def _range_headers(self, fetch: Fetch | None, start: int) -> dict[str, str]:

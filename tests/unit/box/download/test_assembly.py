@@ -353,6 +353,22 @@ class ResumeTests(AssemblyCase):
                 self.assert_verified()
                 (self.folder / NAME).unlink()
 
+    def test_rotten_rest(self) -> None:
+        """If a piece changes after its beginning was copied, its rest is requested."""
+        piece, index = self.pieces[1], index_of(OLD_ARCHIVE)
+        self.interrupt(piece.start + 1000)
+        self.reports.clear()
+        self.store().write_index(OLD, index)
+        with self.old.open("r+b") as file:
+            file.seek(index.pieces[1].start)
+            file.write(b"rotten")
+        fetched = self.fetch()
+        self.assertEqual(self.site.sent, piece.length - 1000 + self.pieces[3].length)
+        last = self.reports[-1]
+        self.assertEqual((last.received, last.total), (fetched, fetched))
+        self.assertEqual(last.here, self.size - fetched)
+        self.assert_verified()
+
     def test_killed(self) -> None:
         """After a kill, the last bytes are not trusted to be on the disk."""
         self.interrupt(self.pieces[2].end, orderly=False)
