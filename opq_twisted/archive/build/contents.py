@@ -192,7 +192,7 @@ def _own_file(path: Path, folder: Path, is_script: bool) -> File:
 
 def _start(path: Path, size: int = _START) -> bytes:
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             return file.read(size)
     except OSError as error:
         raise unreadable(path, error) from error

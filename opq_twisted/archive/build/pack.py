@@ -203,7 +203,7 @@ def _read_again(file: File, expected: bytes, progress: Progress) -> Iterator[byt
 def _read(file: File) -> Iterator[bytes]:
     unread = file.size
     try:
-        with file.source.open("rb", buffering=0) as source:
+        with files.open_regular(file.source) as source:
             while part := source.read(min(unread, _READ)):
                 unread -= len(part)
                 yield part

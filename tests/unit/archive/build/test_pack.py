@@ -412,6 +412,15 @@ class TestWholeOrNotAtAll(PackTest):
             self.assertIn("changed while it was read", str(error))
             self.assert_nothing_left()
 
+    def test_file_becomes_fifo(self) -> None:
+        """A FIFO in the place of a file ends the build, and does not block it."""
+        contents = self.contents()
+        (self.kernel / "image").unlink()
+        os.mkfifo(self.kernel / "image")
+        error = self.assertRaises(BuildFailed, pack, NAME, contents, self.output)
+        self.assertIn("image cannot be read (It is not a regular file)", str(error))
+        self.assert_nothing_left()
+
     def test_large_file_changes(self) -> None:
         """A large file that is rewritten after it was hashed ends the build, whatever its time."""
         image = self.kernel / "image"
