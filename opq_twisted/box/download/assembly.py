@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable
 from typing import BinaryIO
 
 from attrs import define
@@ -15,7 +16,7 @@ from opq_twisted.archive.delta import MIN_SIZE, Copy, Delta, compare
 from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex, read_index
 from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.download.verify import Content, InThread
+from opq_twisted.box.download.verify import Content, InThread, read_in_thread
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import ServerFailed
 
@@ -151,7 +152,7 @@ async def _compare(
     """Compare the archives; `old` is the index of the last good one, None to read it for that."""
     try:
         if old is None:
-            old = await in_thread(_read_index, os.dup(source.fileno()))
+            old = await read_in_thread(in_thread, _read_index, os.dup(source.fileno()))
     except (NoIndex, OSError) as error:
         _log.warn("The last good archive cannot be used for a delta: {error}", error=error)
         return None
@@ -163,9 +164,9 @@ async def _compare(
     return Assembly(content, delta, source, in_thread)
 
 
-def _read_index(fd: int) -> Index:
+def _read_index(fd: int, check_cancelled: Callable[[], object]) -> Index:
     try:
-        return read_index(fd, os.fstat(fd).st_size)
+        return read_index(fd, os.fstat(fd).st_size, lambda _: check_cancelled())
     finally:
         os.close(fd)
 

@@ -4,12 +4,13 @@ import errno
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from attrs import Factory, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.common import files
@@ -83,8 +84,8 @@ async def verify(
     if expected.size not in (None, size):
         raise DownloadFailed(f"{size} bytes arrived instead of {expected.size}. Try again.")
     # The thread has a descriptor of its own, so the caller can close the file at any time.
-    hashes: dict[str, str] = await in_thread(
-        _compute, os.dup(file.fileno()), {"sha256", *expected.hashes}, each_chunk
+    hashes: dict[str, str] = await read_in_thread(
+        in_thread, _compute, os.dup(file.fileno()), {"sha256", *expected.hashes}, each_chunk
     )
     for name, value in expected.hashes.items():
         if hashes[name] != value:
@@ -94,8 +95,40 @@ async def verify(
     return Content(size, hashes)
 
 
-def _compute(fd: int, names: set[str], each_chunk: Callable[[bytes], object]) -> dict[str, str]:
+def _compute(
+    fd: int,
+    names: set[str],
+    each_chunk: Callable[[bytes], object],
+    check_cancelled: Callable[[], object],
+) -> dict[str, str]:
+    def add(chunk: bytes) -> None:
+        check_cancelled()
+        each_chunk(chunk)
+
     try:
-        return files.hash_file(fd, names, each_chunk=each_chunk)
+        return files.hash_file(fd, names, each_chunk=add)
     finally:
         os.close(fd)
+
+
+async def read_in_thread(
+    in_thread: InThread, function: Callable[..., Any], *arguments: object
+) -> Any:
+    """
+    Call a function that reads a large file in a thread, which ends soon if this is cancelled.
+
+    Otherwise the agent would not stop until the whole file is read.
+
+    :param function: its last argument is a function that it calls now and then, and that raises
+        `CancelledError` then.
+    """
+    is_over = threading.Event()
+
+    def check_cancelled() -> None:
+        if is_over.is_set():
+            raise CancelledError
+
+    try:
+        return await in_thread(function, *arguments, check_cancelled)
+    finally:
+        is_over.set()

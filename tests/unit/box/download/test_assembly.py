@@ -188,6 +188,24 @@ class AssemblyCase(SynchronousTestCase):
 class DeltaTests(AssemblyCase):
     """An assembly that nothing disturbs."""
 
+    def test_cancelled_while_indexing(self) -> None:
+        """A stopping agent does not wait until the last good archive is read for its index."""
+        before = os.listdir("/proc/self/fd")
+        threads: list[tuple[Any, ...]] = []
+
+        def in_thread(*work: Any) -> Deferred[Any]:
+            threads.append(work)
+            return Deferred()
+
+        self.patch(self, "in_thread", in_thread)
+        fetching = self.begin()
+        self.site.serve()
+        fetching.cancel()
+        self.failureResultOf(fetching, CancelledError)
+        [(function, *args)] = threads
+        self.assertRaises(CancelledError, function, *args)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
+
     def test_only_what_changed(self) -> None:
         """Only the pieces that changed are requested, each range by one request."""
         changed = [self.pieces[0], self.pieces[3]]
