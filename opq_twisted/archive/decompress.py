@@ -18,7 +18,8 @@ Decompress = Callable[[BinaryIO], AbstractContextManager[BinaryIO]]
 
 #: The largest update, of 2 GiB, has fewer streams. pbzip2 makes a stream of at least 100 kB. Of the
 #: builder's streams, three in a row have at least 128 KiB: two of them may be short, the members
-#: before a large file and its header, but then a piece of that file is the third.
+#: before a large file and its header, but then a piece of that file is the third. Each component
+#: may end with one short stream more: thousands of components fit.
 MAX_STREAMS = 1 << 16
 
 _READ = 1 << 20

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -157,19 +157,20 @@ def _padding(size: int) -> bytes:
 def _pieces(members: list[_Member], top_folder: str, progress: Progress) -> Iterator[bytes]:
     """Yield the tar stream in the pieces that are compressed separately."""
     cutter = Cutter()
-    for inside, content in members:
-        path, padding = _path(top_folder, inside), _padding(_size(content))
-        if isinstance(content, File) and content.size >= LARGE:
-            digest = _hash(content)
-            parts = chain(_read_again(content, digest, progress), [padding])
-            yield from cutter.add_large(_header(path, content, digest), parts)
-        else:
-            body = _body(content, progress)
-            header = _header(path, content, sha256(body).digest())
-            yield from cutter.add(inside, header + body + padding)
-        if inside == _VERSION:
-            # It differs in each update, and must not change the piece of other members.
-            yield from cutter.end_piece()
+    # VERSION is a component, too: it differs in each update, and must not change other pieces.
+    for _, component in groupby(members, lambda member: member[0].partition("/")[0]):
+        together = list(component)
+        yield from cutter.begin_component(_size(content) for _, content in together)
+        for inside, content in together:
+            path, padding = _path(top_folder, inside), _padding(_size(content))
+            if isinstance(content, File) and content.size >= LARGE:
+                digest = _hash(content)
+                parts = chain(_read_again(content, digest, progress), [padding])
+                yield from cutter.add_large(_header(path, content, digest), parts)
+            else:
+                body = _body(content, progress)
+                header = _header(path, content, sha256(body).digest())
+                yield from cutter.add(inside, header + body + padding)
     yield from cutter.add("", bytes(2 * tarfile.BLOCKSIZE))
     yield from cutter.end_piece()
 

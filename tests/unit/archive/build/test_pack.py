@@ -157,6 +157,15 @@ class TestTheArchive(PackTest):
         fetched = compare(new, old).fetched
         self.assertTrue(600_000 < fetched < 700_000, fetched)
 
+    def test_only_its_component(self) -> None:
+        """A changed file changes no piece of another component."""
+        old = {piece.digest for piece in self.index(self.pack()).pieces}
+        (self.kernel / "image").write_bytes(b"another kernel")
+        new = self.index(pack(UpdateName(NAME.version + 1), self.contents(), self.output))
+        self.assertEqual(
+            len({piece.digest for piece in new.pieces} - old), len(["VERSION", "kernel"])
+        )
+
     def index(self, archive: Path) -> Index:
         with archive.open("rb") as file:
             return read_index(file.fileno(), archive.stat().st_size)
