@@ -116,7 +116,7 @@ class ArchiveStore:
 
     def prune(self, *keep: int | None, fetching: int | None = None) -> None:
         """
-        Remove all archives except the last good one.
+        Remove all files except the last good archive.
 
         :param keep: further versions whose archives are kept.
         :param fetching: the version whose part file is kept.
@@ -131,7 +131,8 @@ class ArchiveStore:
                 part = self.part(fetching)
                 kept |= {part, part_file.record_path(part)}
             for path in self.folder.iterdir():
-                if path not in kept:
+                # A person has made a folder, which must not end all updates.
+                if path not in kept and (path.is_symlink() or not path.is_dir()):
                     path.unlink()
 
     async def find(self, release: Release) -> tuple[Release, BinaryIO] | None:

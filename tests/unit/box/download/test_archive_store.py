@@ -114,6 +114,14 @@ class ClearTests(ArchivesCase):
         name = self.archives.path(OLD).name
         self.assertEqual(self.files(), ["last-good", name, f"{name}.sha256"])
 
+    def test_folder(self) -> None:
+        """A folder that a person has made is left alone, and a link to one is removed."""
+        (self.folder / "old").mkdir()
+        (self.folder / "link").symlink_to("old")
+        self.archives.path(NEW).write_bytes(ARCHIVE)
+        self.archives.prune()
+        self.assertEqual(self.files(), ["old"])
+
     def test_busy(self) -> None:
         """It is kept even while the machine is too busy to read its digest."""
         self.archives.path(OLD).write_bytes(ARCHIVE)
