@@ -16,8 +16,8 @@ MAX_COPIED = 1 << 20
 MIN_SIZE = 1_000_000
 
 #: Bytes that are here but are fetched nevertheless, between two ranges that would otherwise need a
-#: request each.
-_MAX_GAP = 64 << 10
+#: request each. At 2 Mbit/s they take as long as a round trip of 60 ms.
+_MAX_GAP = 16 << 10
 
 #: A delta is worth its requests if at least this part of the archive is here.
 _MIN_SAVED = 0.1

@@ -42,7 +42,7 @@ class CompareTests(SynchronousTestCase):
 
     def test_joined(self) -> None:
         """Ranges that are next to each other, or nearly so, are one request."""
-        gap = 64 << 10
+        gap = 16 << 10
         new = make_index((10, 1), (20, 2), (gap, 3), (30, 4), (gap + 1, 5), (40, 6), (50, 7))
         old = make_index((gap, 3), (gap + 1, 5), (50, 7))
         self.assertEqual(
