@@ -36,7 +36,7 @@ _COPIED_AT_ONCE = 64 << 10
 
 #: How many pieces before a range it is requested. If it were requested long before, a proxy might
 #: close the connection.
-_ASKED_BEFORE = 8
+_REQUESTED_AHEAD = 8
 
 
 @define
@@ -81,21 +81,21 @@ class Transfer:
     async def _assemble(self, assembly: Assembly) -> OpqError | None:
         """Copy the pieces up to the next range, and receive that range."""
         copies, fetch = assembly.delta.next_from(self.part.size)
-        asked: Deferred[IResponse] | None = None
+        pending: Deferred[IResponse] | None = None
         try:
             for left, copy in zip(range(len(copies), 0, -1), copies, strict=True):
-                if fetch and asked is None and left <= _ASKED_BEFORE and assembly.is_intact:
+                if fetch and pending is None and left <= _REQUESTED_AHEAD and assembly.is_intact:
                     # The response comes while the last pieces are copied.
-                    asked = self._ask(self._range_headers(fetch, fetch.start))
+                    pending = self._send_request(self._range_headers(fetch, fetch.start))
                 if not await self._copy(assembly, copy):
                     return None
-            if asked is None:
+            if pending is None:
                 return await self._request(fetch) if fetch else None
-            response, asked = asked, None
+            response, pending = pending, None
             return await self._receive_response(response, fetch, is_range=True)
         finally:
-            if asked is not None:
-                self._withdraw(asked)
+            if pending is not None:
+                self._cancel_request(pending)
 
     async def _copy(self, assembly: Assembly, step: Copy) -> bool:
         """Copy the rest of a piece; False if it has rotted: then another step fetches it."""
@@ -128,18 +128,20 @@ class Transfer:
         """
         self._require_room(self.part.missing)
         headers = {} if complete else self._range_headers(fetch, self.part.size)
-        return await self._receive_response(self._ask(headers), fetch, is_range=bool(headers))
+        return await self._receive_response(
+            self._send_request(headers), fetch, is_range=bool(headers)
+        )
 
-    def _ask(self, headers: dict[str, str]) -> Deferred[IResponse]:
+    def _send_request(self, headers: dict[str, str]) -> Deferred[IResponse]:
         return Deferred.fromCoroutine(self._server.get_archive(self._url, headers))
 
-    def _withdraw(self, asked: Deferred[IResponse]) -> None:
+    def _cancel_request(self, pending: Deferred[IResponse]) -> None:
         """Cancel a request, or discard its response."""
-        asked.addCallbacks(lambda response: discard(self._clock, response), lambda _: None)
-        asked.cancel()
+        pending.addCallbacks(lambda response: discard(self._clock, response), lambda _: None)
+        pending.cancel()
 
     async def _receive_response(
-        self, asked: Deferred[IResponse], fetch: Fetch | None, is_range: bool
+        self, pending: Deferred[IResponse], fetch: Fetch | None, is_range: bool
     ) -> OpqError | None:
         """
         Wait for a response, and receive its body if it is of use.
@@ -148,7 +150,7 @@ class Transfer:
         :param is_range: whether the request had a `Range`.
         """
         try:
-            response = await asked
+            response = await pending
         except ServerFailed as error:
             return error
         if response.code == http.OK:
