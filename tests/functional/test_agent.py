@@ -659,7 +659,7 @@ async def test_killed_at_any_stage(
     if (await next_agent.says("Stage: (rebooting|confirming)"))[1] == "rebooting":
         await box.reboots_to(NEW)
     else:
-        await next_agent.ready()
+        await next_agent.says("Stage: idle")
     status = await box.status()
     assert (status["installed"], status["last_attempt"]["outcome"]) == (NEW, "updated")
     assert box.archives() == {str(UpdateName(NEW))}

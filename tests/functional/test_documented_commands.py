@@ -55,6 +55,10 @@ ELSEWHERE = {
     "make test": (".ci/run", "make test"),
     "apt-get install nginx": (".ci/run", "nginx-light"),
     "curl -sI http://localhost/update/NAME | grep X-Cache-Status": (_NGINX, "X-Cache-Status"),
+    'curl -sfo "$name.pieces" --retry 10 "http://localhost:8151/update/$name.pieces"': (
+        "tests/functional/test_index.py",
+        '"-sfo", stored, "--retry", "10"',
+    ),
     "systemctl restart opq-box-agent": ("tests/vm/box.py", "systemctl restart opq-box-agent"),
     "opq-box log --follow": (_OPERATOR, '"log", "--follow"'),
     "opq-box forgive 1547860803": (_OPERATOR, '"forgive", '),

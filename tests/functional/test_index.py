@@ -17,7 +17,7 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.server.catalog.archive_cache import MAX_WANTED
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import Answer, ask
-from tests.functional.processes import Server, until
+from tests.functional.processes import Server, succeed, until
 from tests.functional.update_server import archive, offers, started
 
 
@@ -70,6 +70,17 @@ async def test_index(start: StartDaemon, updates: Path) -> None:
     assert head.headers["ETag"] == answer.headers["ETag"]
     known = await ask(server, path, {"If-None-Match": answer.headers["ETag"]})
     assert (known.status, known.body) == (304, b"")
+
+
+@pytest_twisted.ensureDeferred
+async def test_stored(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
+    """The index can be stored for a static server, by the command in the manual."""
+    pieces_by_hand(updates / name(2), 2)
+    server = await started(start, updates)
+    stored = tmp_path / f"{name(2)}.pieces"
+    url = f"{server.url}/update/{stored.name}"
+    await succeed("curl", "-sfo", stored, "--retry", "10", url)
+    assert stored.read_bytes() == (await ask(server, f"/update/{stored.name}")).body
 
 
 @pytest_twisted.ensureDeferred
