@@ -148,6 +148,7 @@ async def test_part_of_a_download(
         said = " ".join((await operator.types(command)).split())
         assert f"Fetched {words}; the rest was here already." in said
     assert f"fetched {words}" in (await curl(f"{box.agent.url}/"))[1]
+    assert f"The download fetches {words}; the rest is here already" in box.agent.output
     assert f"The update fetched {words}" in box.agent.output
 
 

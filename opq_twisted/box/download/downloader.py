@@ -16,7 +16,7 @@ from opq_twisted.box.download.progress import ReportProgress
 from opq_twisted.box.download.resumable import ReportPause, fetch
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.network.update_server import UpdateServerClient
-from opq_twisted.common import files
+from opq_twisted.common import files, wording
 from opq_twisted.common.errors import DownloadFailed, WronglyJoined
 
 
@@ -55,6 +55,9 @@ class Downloader:
         assembly = None
         if not whole:
             assembly = await prepare(self._clock, self._server, self._archives, url, expected)
+        if assembly is not None:
+            words = wording.part_of(assembly.delta.fetched, assembly.delta.size)
+            self._log.info("The download fetches {words}; the rest is here already", words=words)
         try:
             content, fetched = await fetch(
                 self._clock,
