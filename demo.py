@@ -141,12 +141,20 @@ def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> None:
         errors="replace",
     ) as program:
         try:
-            output = program.communicate()[0]
+            output = wait(program)
         except KeyboardInterrupt:
             program.terminate()
             raise
     if program.returncode != 0:
         raise DemoFailed(f"{output}This step failed: see above.")
+
+
+def wait(program: subprocess.Popen[str]) -> str:
+    """Wait for the end of a program; returns its output."""
+    while True:
+        # Without a timeout, a signal that comes just before the wait would not end it.
+        with suppress(subprocess.TimeoutExpired):
+            return program.communicate(timeout=0.5)[0]
 
 
 class Demo:
