@@ -188,7 +188,7 @@ class Demo:
             running.callback(kill_orphans)
             with step("5/5 Starting the server and the box, which looks for updates"):
                 server_port, server = self._start_server(running)
-                box = self._start_box(running, server_port)
+                box = self._start_box(running, server_port, archive)
             say("")
             if self._click:
                 say("An update is available. Clicking on Update Box.")
@@ -212,7 +212,6 @@ class Demo:
         unpack(archive, unpacked, version)
         run("./install_update.sh", folder=unpacked, OPQ_PREFIX=str(self._prefix))
         shutil.rmtree(unpacked)
-        archive.unlink()
 
     def _make_keys(self) -> None:
         """Create all keys; in a real ceremony each root key is kept in another place."""
@@ -258,8 +257,8 @@ class Demo:
             time.sleep(0.1)
         raise DemoFailed(f"The update server does not answer; see {log}.")
 
-    def _start_box(self, running: ExitStack, server_port: int) -> "Box":
-        """Start the box, and wait until it has found the update."""
+    def _start_box(self, running: ExitStack, server_port: int, archive: Path) -> "Box":
+        """Start the box with the archive of its release, and wait until it finds the update."""
         box = Box(self._folder, self._prefix, free_port(8080))
         settings = {
             "prefix": str(self._prefix),
@@ -272,6 +271,8 @@ class Demo:
         }
         config = {"updates_ep": f"http://127.0.0.1:{server_port}", "box_id": 1, "updater": settings}
         box.config.write_text(json.dumps(config, indent=2) + "\n")
+        box.adopt(archive)
+        archive.unlink()
         running.callback(box.stop)
         box.start()
         deadline = time.monotonic() + START_TIMEOUT
@@ -310,6 +311,8 @@ class Box(threading.Thread):
                     log.flush()
                     if stage := re.search(r"Stage: (\w+)", line):
                         self._show(stage[1])
+                    elif fetched := re.search(r"The update fetched .*", line):
+                        say(f"{fetched[0]}.")
                 agent.wait()
                 if not self._stopping.is_set():
                     self._show("(the box is down)")
@@ -344,6 +347,11 @@ class Box(threading.Thread):
         if self._stopping.is_set():
             agent.terminate()
         return agent
+
+    def adopt(self, archive: Path) -> None:
+        """Keep the archive of the installed release, as a real box has done at its installation."""
+        program = self._current / "box-configuration-daemon" / "bin" / "opq-box"
+        run(program, "adopt", f"--config={self.config}", f"--state-dir={self._state}", archive)
 
     def stop(self) -> None:
         """End the agent and what it has started, and do not start it again."""
