@@ -27,7 +27,7 @@ READABLE_BY_ALL = 0o644
 #: With these flags the opening of a FIFO or a device does not block.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 
 
 class NotRegular(OSError):

@@ -34,9 +34,9 @@ from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFa
 #: Bytes of a piece that are copied at once: syncs take place between them.
 _COPIED_AT_ONCE = 64 << 10
 
-#: How many pieces before a range it is requested. If it were requested long before, a proxy might
-#: close the connection.
-_REQUESTED_AHEAD = 8
+#: How many pieces before a range it is requested: some 5 MB, which a box copies in the time that a
+#: response takes. If it were requested long before, a proxy might close the connection.
+_REQUESTED_AHEAD = 32
 
 
 @define

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.delta import Copy
 from opq_twisted.archive.pieces import MAX_INDEX, MAX_PIECES, Index, read_index
 from opq_twisted.archive.release import Release
-from opq_twisted.box.download import part_file
+from opq_twisted.box.download import part_file, transfer
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.state.status import Progress
@@ -236,6 +236,7 @@ class DeltaTests(AssemblyCase):
         self.old.write_bytes(archive(OLD, *seeds, size=90_000))
         self.offer(archive(NEW, *seeds, 40, size=90_000))
         asked: list[int] = []
+        self.patch(transfer, "_REQUESTED_AHEAD", 8)
         self.while_copying = lambda: asked.append(len(self.network.clock.tcpClients))
         self.fetch()
         self.assertEqual(asked, [0] * 6 + [1] * 8 + [0])
