@@ -94,7 +94,7 @@ class IndexesTests(SynchronousTestCase):
             for _ in range(1000 if TORTURE else 10):
                 file.write(tiny * 10_000)
         self.assertEqual(self.index_counting(), b"")
-        self.assertEqual(self.chunks, 1)
+        self.assertEqual(self.chunks, 2)
 
     def sparse(self, size: int) -> None:
         with self.path.open("wb") as file:
