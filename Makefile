@@ -29,6 +29,7 @@ $(READY): requirements.txt constraints.txt pyproject.toml setup.py
 
 .venv/.ready-dev: SIZE := 120 MB
 .venv/.ready-docs: SIZE := 30 MB
+$(DEVELOPING): requirements-fleet.txt
 $(DEVELOPING) $(DOCUMENTING): .venv/.ready-%: requirements-%.txt $(READY)
 	@echo "Installing what $< names into .venv: $(SIZE) to download."
 	@$(PIP_INSTALL) --requirement $<
@@ -145,12 +146,13 @@ build/uv/bin/uv:
 
 lock: build/uv/bin/uv ## Renew constraints*.txt and the *.lock files (UPGRADE=1: take the newest versions)
 	printf 'pip\nsetuptools\nuv\n' | $(COMPILE) $(NEWER) --output-file constraints.txt \
-		- requirements.txt requirements-dev.txt requirements-docs.txt
+		- requirements.txt requirements-fleet.txt requirements-dev.txt requirements-docs.txt
 	grep --extended-regexp \
 		"^($$(sed -n 's/^\([a-z-]\+\).*/\1/p' requirements-dev.txt | paste -sd '|'))==" \
 		constraints.txt | $(COMPILE) --resolution lowest-direct \
-		--output-file constraints-oldest.txt - requirements.txt
+		--output-file constraints-oldest.txt - requirements.txt requirements-fleet.txt
 	$(HASH) --output-file requirements.lock requirements.txt
+	$(HASH) --output-file requirements-fleet.lock requirements-fleet.txt
 	echo pip | $(HASH) --output-file requirements-pip.lock -
 	echo setuptools | $(HASH) --output-file requirements-build.lock -
 	echo cyclonedx-bom | $(HASH) --output-file requirements-sbom.lock -

@@ -51,7 +51,10 @@ BOX = CHECKOUT / "deploy" / "box"
 PIP_LOCK = CHECKOUT / "requirements-pip.lock"
 
 #: The packages of `opq_twisted` that only the server and the maintainer's machine need.
-NOT_FOR_BOXES = ("archive/build/", "cli/daemon", "cli/release/", "fleet/", "server/", "signing/")
+NOT_FOR_BOXES = (
+    *("archive/build/", "cli/daemon", "cli/fleet/", "cli/release/"),
+    *("fleet/", "server/", "signing/"),
+)
 
 DESCRIPTION = f"""\
 {__doc__}

@@ -62,6 +62,17 @@ def _number(
     return coerce
 
 
+def _choice(option: str, *choices: str) -> Callable[[str], str]:
+    """Make the function that accepts some values of an option only."""
+
+    def coerce(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"--{option} {text}: give one of {', '.join(choices)}.")
+        return text
+
+    return coerce
+
+
 def _mirror(text: str) -> str:
     """Check the URL of a mirror: boxes must be able to follow it."""
     try:
@@ -140,6 +151,17 @@ class Options(DaemonOptions):
             *("timestamp-passphrase-file", None, None),
             "File with its passphrase; by default OPQ_TIMESTAMP_PASSPHRASE in the environment",
         ],
+        ["fleet-db", None, None, "Database of the fleet: sqlite:///PATH or postgresql://..."],
+        [
+            *("enrol", None, "open", "How the keys of boxes become known: open, token or closed"),
+            _choice("enrol", "open", "token", "closed"),
+        ],
+        ["enrol-token-file", None, None, "File with the secret of --enrol token"],
+        [
+            *("rollouts", None, "off", "How a new release begins: off (as signed) or ask"),
+            _choice("rollouts", "off", "ask"),
+        ],
+        ["fleet-socket", None, None, "Unix socket for opq-fleet"],
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
 

@@ -14,6 +14,7 @@ from tests.helpers.project import PROJECT
 
 LOCKS = (
     "requirements.lock",
+    "requirements-fleet.lock",
     "requirements-pip.lock",
     "requirements-build.lock",
     "requirements-sbom.lock",
@@ -57,7 +58,10 @@ class LockTests(SynchronousTestCase):
     def test_oldest(self) -> None:
         """constraints-oldest.txt has the lower bound of each requirement."""
         oldest = pins("constraints-oldest.txt")
-        for requirement in requirements("requirements.txt"):
+        for requirement in (
+            *requirements("requirements.txt"),
+            *requirements("requirements-fleet.txt"),
+        ):
             [bound] = requirement.specifier
             self.assertEqual(bound.operator, ">=")
             pinned = Version(oldest[canonicalize_name(requirement.name)])
@@ -68,6 +72,7 @@ class LockTests(SynchronousTestCase):
         build = tomllib.loads(read("pyproject.toml"))["build-system"]["requires"]
         asked = {
             "requirements.lock": requirements("requirements.txt"),
+            "requirements-fleet.lock": requirements("requirements-fleet.txt"),
             "requirements-build.lock": [Requirement(text) for text in build],
             "requirements-pip.lock": [Requirement("pip")],
             "requirements-sbom.lock": [Requirement("cyclonedx-bom")],
@@ -113,8 +118,8 @@ class LockTests(SynchronousTestCase):
 
     def test_any_python(self) -> None:
         """The packages are the same for all Pythons: pip asks only the one that it runs on."""
-        # The image has one Python.
-        for name in set(LOCKS) - {"requirements-sbom.lock"}:
+        # The image has one Python, and boxes need no fleet.
+        for name in set(LOCKS) - {"requirements-sbom.lock", "requirements-fleet.lock"}:
             self.assertNotRegex(read(name), "python_version|python_full_version|platform_machine")
 
 

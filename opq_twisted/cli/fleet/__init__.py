@@ -1,0 +1,1 @@
+"""`opq-fleet`: shows the fleet, and holds, resumes or widens a rollout."""

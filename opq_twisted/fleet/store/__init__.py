@@ -1,0 +1,1 @@
+"""The database: its tables, its threads, and what is asked of it."""
