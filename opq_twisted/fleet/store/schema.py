@@ -1,10 +1,13 @@
 """The tables; times are in seconds since the epoch, by the clock of the server."""
 
+from typing import Any
+
 from sqlalchemy import (
+    REAL,
     BigInteger,
     Boolean,
     Column,
-    Float,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -14,6 +17,8 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.types import TypeEngine
 
 #: Names all constraints, so that a migration can name them too.
 metadata = MetaData(
@@ -25,48 +30,64 @@ metadata = MetaData(
     }
 )
 
-#: A row number. SQLite numbers rows by itself only in a column of the type INTEGER.
-_Id = BigInteger().with_variant(Integer, "sqlite")
+
+# A STRICT table of SQLite knows the types INTEGER, REAL, TEXT and BLOB only.
+_BigInteger = BigInteger().with_variant(Integer, "sqlite")
+_Time: TypeEngine[float] = Double().with_variant(REAL, "sqlite")
+
+
+def _string(length: int) -> TypeEngine[str]:
+    return String(length).with_variant(Text(), "sqlite")
+
+
+class _Boolean(Boolean):
+    """Is a number in SQLite."""
+
+
+@compiles(_Boolean, "sqlite")
+def _in_sqlite(_type: _Boolean, _compiler: Any, **_: Any) -> str:
+    return "INTEGER"
+
 
 #: One row for each key of a box.
 box = Table(
     "box",
     metadata,
-    Column("id", _Id, primary_key=True),
+    Column("id", _BigInteger, primary_key=True),
     #: See `report.signature.key_id`.
-    Column("key_id", String(32), nullable=False, unique=True),
+    Column("key_id", _string(32), nullable=False, unique=True),
     #: 32 bytes; NULL while the key was admitted by its id and has sent no report.
     Column("pubkey", LargeBinary),
     #: The number in its configuration.
-    Column("box_id", BigInteger, nullable=False),
+    Column("box_id", _BigInteger, nullable=False),
     #: See `fleet.store.states.BoxState`.
-    Column("state", String(16), nullable=False),
-    Column("channel", String(32)),
-    Column("release", BigInteger),
-    Column("agent", String(32)),
-    Column("arch", String(32)),
-    Column("python", String(32)),
-    Column("install", String(32)),
-    Column("waiting", String(32)),
-    Column("root", BigInteger),
-    Column("snapshot", BigInteger),
-    Column("last_good", BigInteger),
+    Column("state", _string(16), nullable=False),
+    Column("channel", _string(32)),
+    Column("release", _BigInteger),
+    Column("agent", _string(32)),
+    Column("arch", _string(32)),
+    Column("python", _string(32)),
+    Column("install", _string(32)),
+    Column("waiting", _string(32)),
+    Column("root", _BigInteger),
+    Column("snapshot", _BigInteger),
+    Column("last_good", _BigInteger),
     #: The versions of the blocked releases, as JSON.
     Column("refused", Text),
     #: The start of the machine that the last report came from, and the earlier ones, as JSON.
-    Column("boot", String(32)),
+    Column("boot", _string(32)),
     Column("boots", Text),
     #: The number of the last report, and the SHA-256 of its body.
-    Column("seq", BigInteger, nullable=False),
+    Column("seq", _BigInteger, nullable=False),
     Column("digest", LargeBinary),
-    Column("first_seen", Float),
-    Column("last_seen", Float),
+    Column("first_seen", _Time),
+    Column("last_seen", _Time),
     #: Since when two boxes seem to use this key; NULL if none were noticed.
-    Column("cloned_at", Float),
+    Column("cloned_at", _Time),
     #: The key that took the place of this one.
-    Column("replaced_by", _Id, ForeignKey("box.id")),
+    Column("replaced_by", _BigInteger, ForeignKey("box.id", ondelete="SET NULL"), index=True),
     #: What the operator calls it.
-    Column("label", String(64)),
+    Column("label", _string(64)),
     Index(None, "channel", "release"),
     Index(None, "channel", "last_seen"),
     Index(None, "box_id"),
@@ -77,26 +98,26 @@ box = Table(
 attempt = Table(
     "attempt",
     metadata,
-    Column("box", _Id, ForeignKey("box.id", ondelete="CASCADE"), primary_key=True),
-    Column("attempt_id", String(32), primary_key=True),
-    Column("release", BigInteger),
-    Column("from_release", BigInteger),
+    Column("box", _BigInteger, ForeignKey("box.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt_id", _string(32), primary_key=True),
+    Column("release", _BigInteger),
+    Column("from_release", _BigInteger),
     #: By the clock of the box, which may be wrong.
-    Column("began", BigInteger, nullable=False),
-    Column("took", BigInteger, nullable=False),
-    Column("automatic", Boolean, nullable=False),
-    Column("stage", String(32), nullable=False),
+    Column("began", _BigInteger, nullable=False),
+    Column("took", _BigInteger, nullable=False),
+    Column("automatic", _Boolean, nullable=False),
+    Column("stage", _string(32), nullable=False),
     #: NULL while it is under way.
-    Column("outcome", String(32)),
-    Column("reason", String(32)),
+    Column("outcome", _string(32)),
+    Column("reason", _string(32)),
     #: Whether the outcome was not reported, but follows from a later report.
-    Column("inferred", Boolean, nullable=False),
+    Column("inferred", _Boolean, nullable=False),
     Column("tries", Integer, nullable=False),
-    Column("fetched", BigInteger),
-    Column("size", BigInteger),
+    Column("fetched", _BigInteger),
+    Column("size", _BigInteger),
     #: When the first report of it was received, and the first one with its outcome.
-    Column("received", Float, nullable=False),
-    Column("ended_at", Float),
+    Column("received", _Time, nullable=False),
+    Column("ended_at", _Time),
     Index(None, "release", "ended_at"),
     Index(None, "received"),
     sqlite_strict=True,
@@ -107,19 +128,19 @@ attempt = Table(
 rollout = Table(
     "rollout",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("channel", String(32), nullable=False),
-    Column("release", BigInteger, nullable=False),
-    Column("sha256", String(64)),
+    Column("id", _BigInteger, primary_key=True),
+    Column("channel", _string(32), nullable=False),
+    Column("release", _BigInteger, nullable=False),
+    Column("sha256", _string(64)),
     #: The share that the release key has signed, in hundredths of a percent.
     Column("ceiling_bp", Integer, nullable=False),
     #: The share that may install it now.
     Column("bp", Integer, nullable=False),
     #: See `fleet.store.states.RolloutState`.
-    Column("state", String(16), nullable=False),
-    Column("announced_at", Float, nullable=False),
+    Column("state", _string(16), nullable=False),
+    Column("announced_at", _Time, nullable=False),
     #: Since when it is in this state.
-    Column("since", Float, nullable=False),
+    Column("since", _Time, nullable=False),
     Index(None, "channel", "release", unique=True),
     sqlite_strict=True,
 )
@@ -128,15 +149,15 @@ rollout = Table(
 audit = Table(
     "audit",
     metadata,
-    Column("id", _Id, primary_key=True),
-    Column("at", Float, nullable=False),
-    Column("who", String(64), nullable=False),
+    Column("id", _BigInteger, primary_key=True),
+    Column("at", _Time, nullable=False),
+    Column("who", _string(64), nullable=False),
     #: The name of the command.
-    Column("what", String(32), nullable=False),
-    Column("channel", String(32)),
-    Column("release", BigInteger),
+    Column("what", _string(32), nullable=False),
+    Column("channel", _string(32)),
+    Column("release", _BigInteger),
     #: The number of a row of `box`. No reference: the row may be forgotten.
-    Column("box", BigInteger),
+    Column("box", _BigInteger),
     #: What changed, in a sentence.
     Column("change", Text, nullable=False),
     Column("because", Text, nullable=False),
@@ -150,8 +171,8 @@ day = Table(
     metadata,
     #: Days since the epoch (UTC).
     Column("day", Integer, primary_key=True),
-    Column("channel", String(32), primary_key=True),
-    Column("release", BigInteger, primary_key=True, autoincrement=False),
+    Column("channel", _string(32), primary_key=True),
+    Column("release", _BigInteger, primary_key=True, autoincrement=False),
     #: Boxes that reported on this day that they run the release.
     Column("boxes", Integer, nullable=False),
     Column("updated", Integer, nullable=False),
