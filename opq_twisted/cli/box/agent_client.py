@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from threading import Event, Timer
 from urllib.parse import urlencode, urlsplit
 
 from opq_twisted import __version__
 from opq_twisted.cli.box.listener_owner import foreign_listener
-from opq_twisted.cli.box.untrusted_json import Document
+from opq_twisted.cli.deadline import deadline
+from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common.errors import AgentAway, AgentFailed
 
 #: Seconds. A check also waits for the update server.
@@ -167,7 +167,7 @@ class AgentClient:
         try:
             connection.connect()
             self._require_agent(connection.sock)
-            with nullcontext() if is_stream else _deadline(connection.sock, timeout):
+            with nullcontext() if is_stream else deadline(connection.sock, timeout):
                 connection.request(method, self._path + path, body, headers)
                 yield connection.getresponse()
         except TimeoutError:
@@ -238,25 +238,3 @@ def _events(response: HTTPResponse) -> Iterator[bytes]:
             yield value
         elif not line.strip():
             is_named = False
-
-
-@contextmanager
-def _deadline(connected: socket.socket, timeout: float) -> Iterator[None]:
-    """Break a connection after `timeout` seconds, even if bytes keep coming: TimeoutError."""
-    is_late = Event()
-
-    def cut() -> None:
-        is_late.set()
-        with suppress(OSError):
-            connected.shutdown(socket.SHUT_RDWR)
-
-    timer = Timer(timeout, cut)
-    timer.start()
-    try:
-        yield
-    except (OSError, HTTPException, AgentFailed):
-        if is_late.is_set():
-            raise TimeoutError from None
-        raise
-    finally:
-        timer.cancel()

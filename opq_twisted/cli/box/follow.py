@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from opq_twisted.cli.box.agent_client import AgentClient
-from opq_twisted.cli.box.untrusted_json import Document
+from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common.errors import AgentAway, AgentFailed
 
 #: Seconds between two requests, and seconds without a response after which the command gives up.

@@ -17,9 +17,9 @@ from opq_twisted.cli.box import password_prompt
 from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.follow import RetryTimer, log_lines, statuses
 from opq_twisted.cli.box.progress import StageDisplay, is_at_rest
-from opq_twisted.cli.box.untrusted_json import Document
 from opq_twisted.cli.parser import Command, Parser, add_command
 from opq_twisted.cli.program import run, say, say_json, say_line, warn
+from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import InvalidName, UpdateFailed
 

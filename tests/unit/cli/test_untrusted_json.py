@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.cli.box.untrusted_json import Document
+from opq_twisted.cli.untrusted_json import Document
 
 
 class DocumentTests(SynchronousTestCase):
