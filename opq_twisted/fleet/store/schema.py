@@ -82,7 +82,7 @@ box = Table(
     Column("digest", LargeBinary),
     Column("first_seen", _Time),
     Column("last_seen", _Time),
-    #: Since when two boxes seem to use this key; NULL if none were noticed.
+    #: When two boxes last seemed to use this key; NULL if none were noticed.
     Column("cloned_at", _Time),
     #: The key that took the place of this one.
     Column("replaced_by", _BigInteger, ForeignKey("box.id", ondelete="SET NULL"), index=True),
@@ -112,7 +112,7 @@ attempt = Table(
     Column("reason", _string(32)),
     #: Whether the outcome was not reported, but follows from a later report.
     Column("inferred", _Boolean, nullable=False),
-    Column("tries", Integer, nullable=False),
+    Column("tries", _BigInteger, nullable=False),
     Column("fetched", _BigInteger),
     Column("size", _BigInteger),
     #: When the first report of it was received, and the first one with its outcome.
