@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -16,6 +17,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
+    column,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
@@ -42,6 +45,21 @@ def _string(length: int) -> TypeEngine[str]:
 
 class _Boolean(Boolean):
     """Is a number in SQLite."""
+
+
+class _Hexadecimal(TypeDecorator[str]):
+    """Is a text of hexadecimal digits, and needs half the room in the database."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        """Convert the digits for the database."""
+        return None if value is None else bytes.fromhex(value)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        """Convert what the database has."""
+        return None if value is None else bytes(value).hex()
 
 
 @compiles(_Boolean, "sqlite")
@@ -99,7 +117,7 @@ attempt = Table(
     "attempt",
     metadata,
     Column("box", _BigInteger, ForeignKey("box.id", ondelete="CASCADE"), primary_key=True),
-    Column("attempt_id", _string(32), primary_key=True),
+    Column("attempt_id", _Hexadecimal, primary_key=True),
     Column("release", _BigInteger),
     Column("from_release", _BigInteger),
     #: By the clock of the box, which may be wrong.
@@ -119,7 +137,13 @@ attempt = Table(
     Column("received", _Time, nullable=False),
     Column("ended_at", _Time),
     Index(None, "release", "ended_at"),
-    Index(None, "received"),
+    #: Of those that are under way.
+    Index(
+        "ix_attempt_open",
+        "received",
+        sqlite_where=column("outcome").is_(None),
+        postgresql_where=column("outcome").is_(None),
+    ),
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
