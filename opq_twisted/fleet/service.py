@@ -1,14 +1,14 @@
 """Wires the fleet together, for the update server."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 
+from opq_twisted.fleet.rollouts.pace import DatabasePaces
 from opq_twisted.fleet.settings import FleetSettings
 from opq_twisted.fleet.store.database import Database
-from opq_twisted.trust.pace import ChannelRelease, Pace
 
 
 class Fleet(MultiService):
@@ -23,6 +23,8 @@ class Fleet(MultiService):
         """
         super().__init__()
         self.database = Database(reactor, settings.url)
+        #: Gives the paces to the timestamp.
+        self.paces = DatabasePaces(self.database, settings.rollouts, now)
         #: Called when an operator has changed the pace of a rollout.
         self.pace_observers: list[Callable[[], None]] = []
 
@@ -35,11 +37,3 @@ class Fleet(MultiService):
         """Stop everything that uses the database, and close it."""
         stopped: Deferred[None] = super().stopService()
         return stopped.addCallback(lambda _: self.database.stop())
-
-    def paces(self, releases: Sequence[ChannelRelease]) -> Mapping[str, Pace]:
-        """
-        Return the pace of each channel that has one: a `PaceSource`, for the timestamp's thread.
-
-        :raises PaceUnknown: if the database cannot be read.
-        """
-        return {}

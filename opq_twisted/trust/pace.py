@@ -1,7 +1,7 @@
 """The pace of a rollout: how many boxes may install a release by themselves now."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from attrs import frozen
 from tuf.api.metadata import Timestamp
@@ -54,14 +54,27 @@ class ChannelRelease:
     ceiling_bp: int
     #: Whether it is for all boxes at once.
     critical: bool
+    #: Its pace in the current timestamp; None if that does not name it in this channel.
+    last: Pace | None = None
 
 
 class PaceUnknown(OpqError):
     """The pace cannot be read now; the last one has to be repeated."""
 
 
-#: Gives the pace of each channel that has one, by channel; it blocks, and raises `PaceUnknown`.
-PaceSource = Callable[[Sequence[ChannelRelease]], Mapping[str, Pace]]
+class PaceSource(Protocol):
+    """Knows the pace of the releases that a timestamp is about to name."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether a release that is new waits for an operator while its pace is unknown."""
+
+    def __call__(self, releases: Sequence[ChannelRelease], /) -> Mapping[str, Pace]:
+        """
+        Return the pace of each channel that has one; it blocks.
+
+        :raises PaceUnknown: if the pace cannot be read now.
+        """
 
 
 def read_paces(timestamp: Timestamp) -> Mapping[str, Any]:

@@ -162,6 +162,10 @@ rollout = Table(
     Column("bp", Integer, nullable=False),
     #: See `fleet.store.states.RolloutState`.
     Column("state", _string(16), nullable=False),
+    #: Whether it is for all boxes at once, whatever the share.
+    Column("critical", _Boolean, nullable=False),
+    #: Whether it was held when another release superseded it: it comes back held.
+    Column("was_held", _Boolean, nullable=False),
     Column("announced_at", _Time, nullable=False),
     #: Since when it is in this state.
     Column("since", _Time, nullable=False),

@@ -1,0 +1,85 @@
+"""The rollout of a release in a channel, as it is in the database."""
+
+from typing import Any
+
+from attrs import asdict, frozen
+from sqlalchemy import Connection, Row, select
+
+from opq_twisted.fleet.store.schema import rollout
+from opq_twisted.fleet.store.states import RolloutState
+from opq_twisted.trust.pace import BAKING, HELD, Pace
+
+
+@frozen(kw_only=True)
+class Rollout:
+    """How far a release is rolled out in a channel; shares are in hundredths of a percent."""
+
+    channel: str
+    release: int
+    sha256: str | None
+    #: The share that the release key has signed.
+    ceiling_bp: int
+    #: The share that may install it now; while it is held, the share before that.
+    bp: int
+    state: RolloutState
+    #: Whether it is for all boxes at once, whatever the share.
+    critical: bool
+    #: Whether it was held when another release superseded it.
+    was_held: bool
+    #: Seconds since the epoch: since when the channel names it, and since when it is in this state.
+    announced_at: float
+    since: float
+
+    @property
+    def is_held(self) -> bool:
+        """Whether no box installs it by itself."""
+        return self.state == RolloutState.HELD
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the channel names another release."""
+        return self.state == RolloutState.SUPERSEDED
+
+    @property
+    def pace(self) -> Pace:
+        """The entry that stands for it in the timestamp."""
+        return Pace(self.release, self.bp, HELD if self.is_held else BAKING)
+
+
+def find(connection: Connection, *conditions: Any, to_change: bool = False) -> list[Rollout]:
+    """
+    Return the rollouts that meet the conditions, by channel, the newest release first.
+
+    :param to_change: whether other transactions must wait with their changes of these rollouts.
+    """
+    query = select(rollout).where(*conditions)
+    query = query.order_by(rollout.c.channel, rollout.c.release.desc())
+    if to_change:
+        query = query.with_for_update()
+    return [_of(row) for row in connection.execute(query)]
+
+
+def add(connection: Connection, new: Rollout) -> None:
+    """Write a rollout that is not in the database."""
+    connection.execute(rollout.insert().values(_columns(new)))
+
+
+def save(connection: Connection, changed: Rollout) -> None:
+    """Write a rollout that is in the database already."""
+    which = (rollout.c.channel == changed.channel) & (rollout.c.release == changed.release)
+    connection.execute(rollout.update().where(which).values(_columns(changed)))
+
+
+def percent(bp: int) -> str:
+    """Format a share: `5 %`, `0.25 %`."""
+    return f"{bp / 100:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def _of(row: Row[Any]) -> Rollout:
+    fields = {**row._mapping, "state": RolloutState(row.state)}
+    del fields["id"]
+    return Rollout(**fields)
+
+
+def _columns(each: Rollout) -> dict[str, Any]:
+    return {**asdict(each), "state": each.state.value}
