@@ -1,0 +1,126 @@
+"""Stores a batch of reports."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from attrs import evolve
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.reports.attempts import DAY, contradicts, done, follow
+from opq_twisted.fleet.reports.boots import follow_boot
+from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
+from opq_twisted.fleet.reports.gate import Gate
+from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.sequence import check_seq, digest, is_replay
+from opq_twisted.fleet.store.numbers import replace_silent
+from opq_twisted.fleet.store.reported import (
+    Changes,
+    StoredAttempt,
+    StoredBox,
+    add_boxes,
+    load_attempts,
+    lock_boxes,
+    save,
+)
+from opq_twisted.fleet.store.states import BoxState
+from opq_twisted.report.document import Report
+
+
+def apply(
+    connection: Connection, batch: Sequence[Incoming], enrolment: EnrolmentPolicy
+) -> list[Answer]:
+    """
+    Verify and store reports in the order of the batch, and return the answer to each.
+
+    The answers are true only after the commit. A report that is refused changes nothing, and does
+    not disturb the others.
+
+    :raises SQLAlchemyError: if the database fails, or another server is in the way. Nothing may be
+        committed then; the same batch can be applied again.
+    """
+    boxes = lock_boxes(connection, {each.report.key for each in batch})
+    gate = Gate(enrolment, boxes)
+    refusals = [gate.check(each) for each in batch]
+    boxes |= add_boxes(connection, gate.new)
+    signed = [each for each, refusal in zip(batch, refusals, strict=True) if refusal is None]
+    ledger = _Ledger(boxes, _load_attempts(connection, boxes, signed))
+    answers = [refusal or ledger.take(each) for each, refusal in zip(batch, refusals, strict=True)]
+    ledger.save(connection)
+    if signed:
+        enrolment.newcomers.add(gate.networks, signed[0].received)
+    return answers
+
+
+class _Ledger:
+    """The boxes of a batch, and their attempts, as they are after the reports so far."""
+
+    def __init__(self, boxes: dict[str, StoredBox], stored: Sequence[StoredAttempt]) -> None:
+        self._boxes = boxes
+        self._stored = {(each.box, each.attempt_id) for each in stored}
+        self._attempts: defaultdict[int, dict[str, StoredAttempt]] = defaultdict(dict)
+        for each in stored:
+            self._attempts[each.box][each.attempt_id] = each
+        self._changed: dict[tuple[int, str], StoredAttempt] = {}
+        self._accepted: dict[str, Incoming] = {}
+
+    def take(self, incoming: Incoming) -> Answer:
+        """Apply a report whose signature is valid, and return the answer."""
+        report = incoming.report
+        box = self._boxes[report.key]
+        if box.state == BoxState.DISTRUSTED:
+            return Answer(403, "distrusted")
+        if is_replay(box, incoming):
+            return self._stored_answer(box.row, report, "replayed")
+        if refusal := check_seq(box, incoming):
+            return refusal
+        self._boxes[report.key] = _after(box, incoming)
+        self._accepted[report.key] = incoming
+        result = self._take_attempts(box.row, incoming)
+        return self._stored_answer(box.row, report, result)
+
+    def save(self, connection: Connection) -> None:
+        """Write what has changed."""
+        changes = Changes()
+        for key, incoming in self._accepted.items():
+            changes.boxes.append((self._boxes[key], incoming.report))
+        for row, each in self._changed.items():
+            is_old = row in self._stored
+            (changes.old_attempts if is_old else changes.new_attempts).append(each)
+        save(connection, changes)
+        replace_silent(connection, changes.boxes)
+
+    def _take_attempts(self, row: int, incoming: Incoming) -> str:
+        known, report = self._attempts[row], incoming.report
+        result = "contradicted" if contradicts(known, report) else "stored"
+        changed = follow(known, row, report, incoming.received)
+        known |= changed
+        self._changed |= {(row, name): each for name, each in changed.items()}
+        return result
+
+    def _stored_answer(self, row: int, report: Report, result: str) -> Answer:
+        return Answer(200, result, {"seq": report.seq, "done": done(self._attempts[row], report)})
+
+
+def _load_attempts(
+    connection: Connection, boxes: Mapping[str, StoredBox], signed: Sequence[Incoming]
+) -> list[StoredAttempt]:
+    rows = {boxes[each.report.key].row for each in signed}
+    names = {attempt.id for each in signed for attempt in each.report.attempts}
+    since = min((each.received for each in signed), default=0.0) - DAY
+    return load_attempts(connection, rows, names, since)
+
+
+def _after(box: StoredBox, incoming: Incoming) -> StoredBox:
+    """Return a box after a report was accepted."""
+    report, received = incoming.report, incoming.received
+    is_admitted = box.state == BoxState.ADMITTED
+    return evolve(
+        follow_boot(box, report.boot, received),
+        # A key that was replaced, or gone for long, is a box again: an operator has to see it.
+        state=BoxState.ADMITTED if is_admitted else BoxState.KNOWN,
+        replaced_by=None,
+        seq=report.seq,
+        digest=digest(incoming),
+        first_seen=box.first_seen or received,
+        last_seen=received,
+    )

@@ -1,0 +1,132 @@
+"""Follows the attempts of one box from report to report."""
+
+from collections.abc import Mapping
+
+from attrs import evolve
+
+from opq_twisted.fleet.store.reported import StoredAttempt
+from opq_twisted.report.document import AttemptReport, Outcome, Report
+
+#: New attempts of a box in a day; a box keeps 20. The others have to be sent another day.
+MAX_IN_DAY = 100
+
+#: Seconds.
+DAY = 24 * 3600.0
+
+
+def follow(
+    known: Mapping[str, StoredAttempt], box: int, report: Report, received: float
+) -> dict[str, StoredAttempt]:
+    """
+    Return the attempts of a box that a report changes or adds, by id.
+
+    A reported outcome is never changed. Of an attempt that is under way for the server, and that is
+    missing in the report, the outcome is inferred. A box reports an attempt until its outcome is
+    acknowledged, so it has lost this one, for example with its card. What it ran next tells the
+    outcome: the `from` of the first attempt that is new in the report, or else the `release` that
+    it runs, or nothing while another attempt is under way.
+
+    | it ran next                       | the inferred outcome |
+    | --------------------------------- | -------------------- |
+    | the `from` of the lost attempt    | `returned`           |
+    | the `release` of the lost attempt | `updated`            |
+    | both, neither, or unknown         | none                 |
+
+    :param known: the attempts that have no outcome, that are named in the report, or that were
+        received within a day.
+    :param box: the number of its row.
+    :param received: in seconds since the epoch.
+    """
+    merged = _merge(known, box, report, received)
+    reported = {each.id for each in report.attempts}
+    new = [each for each in report.attempts if each.id not in known]
+    inferred = {
+        each.attempt_id: evolve(each, outcome=outcome, inferred=True, ended_at=received)
+        for each in known.values()
+        if each.outcome is None
+        and each.attempt_id not in reported
+        and (outcome := _infer(each, _ran_next(report, new)))
+    }
+    return merged | inferred
+
+
+def contradicts(known: Mapping[str, StoredAttempt], report: Report) -> bool:
+    """Whether a report has another outcome for an attempt than the box has reported before."""
+    return any(
+        each.outcome and stored.outcome not in (None, each.outcome) and not stored.inferred
+        for each in report.attempts
+        if (stored := known.get(each.id))
+    )
+
+
+def done(known: Mapping[str, StoredAttempt], report: Report) -> list[str]:
+    """
+    Return the ids of the attempts whose outcome is in the report, and is stored.
+
+    Not those that are under way in the report: the box would never send their outcome.
+    """
+    return [
+        each.id
+        for each in report.attempts
+        if each.outcome and (stored := known.get(each.id)) and stored.outcome
+    ]
+
+
+def _merge(
+    known: Mapping[str, StoredAttempt], box: int, report: Report, received: float
+) -> dict[str, StoredAttempt]:
+    changed: dict[str, StoredAttempt] = {}
+    room = MAX_IN_DAY - sum(each.received > received - DAY for each in known.values())
+    for each in report.attempts:
+        stored = changed.get(each.id) or known.get(each.id)
+        if stored is None:
+            if room > 0:
+                changed[each.id] = _first(each, box, received)
+                room -= 1
+        elif (after := _next(stored, each, received)) != stored:
+            changed[each.id] = after
+    return changed
+
+
+def _first(reported: AttemptReport, box: int, received: float) -> StoredAttempt:
+    return StoredAttempt(
+        box=box,
+        attempt_id=reported.id,
+        release=reported.release,
+        from_release=reported.previous,
+        began=reported.began,
+        took=reported.took,
+        automatic=reported.automatic,
+        stage=reported.stage,
+        outcome=reported.outcome,
+        reason=reported.reason,
+        tries=reported.tries,
+        fetched=reported.fetched,
+        size=reported.size,
+        received=received,
+        ended_at=received if reported.outcome else None,
+    )
+
+
+def _next(stored: StoredAttempt, reported: AttemptReport, received: float) -> StoredAttempt:
+    """Return an attempt after a further report of it."""
+    if stored.outcome and not (stored.inferred and reported.outcome):
+        return stored
+    after = _first(reported, stored.box, stored.received)
+    ended_at = stored.ended_at or (received if reported.outcome else None)
+    return evolve(after, ended_at=ended_at)
+
+
+def _ran_next(report: Report, new: list[AttemptReport]) -> int | None:
+    if new:
+        return new[0].previous
+    under_way = any(each.outcome is None for each in report.attempts)
+    return None if under_way else report.release
+
+
+def _infer(lost: StoredAttempt, ran_next: int | None) -> Outcome | None:
+    if ran_next is None or lost.from_release == lost.release:
+        return None
+    if ran_next == lost.from_release:
+        return Outcome.RETURNED
+    return Outcome.UPDATED if ran_next == lost.release else None

@@ -1,0 +1,210 @@
+"""What a batch of reports reads from the database, and writes to it, for many boxes at once."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from attrs import Factory, evolve, fields_dict, frozen
+from sqlalchemy import Connection, Insert, Row, bindparam, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from opq_twisted.fleet.store.schema import attempt, box
+from opq_twisted.fleet.store.states import BoxState
+from opq_twisted.report.document import Report
+
+
+@frozen(kw_only=True)
+class StoredBox:
+    """The row of a key, as far as the next report is judged by it."""
+
+    #: The number of the row; 0 while there is none.
+    row: int = 0
+    key_id: str
+    pubkey: bytes | None
+    state: str = BoxState.KNOWN
+    boot: str | None = None
+    #: The earlier starts of the machine, the oldest first.
+    boots: tuple[str, ...] = ()
+    seq: int = 0
+    #: The SHA-256 of the last report; None if there was none.
+    digest: bytes | None = None
+    first_seen: float | None = None
+    last_seen: float | None = None
+    cloned_at: float | None = None
+    replaced_by: int | None = None
+
+
+@frozen(kw_only=True)
+class StoredAttempt:
+    """A row of the table of attempts."""
+
+    box: int
+    attempt_id: str
+    release: int | None
+    from_release: int | None
+    began: int
+    took: int
+    automatic: bool
+    stage: str
+    outcome: str | None
+    reason: str | None
+    inferred: bool = False
+    tries: int
+    fetched: int | None
+    size: int | None
+    received: float
+    ended_at: float | None = None
+
+
+@frozen
+class Changes:
+    """The rows that a batch writes."""
+
+    #: The last accepted report of each box.
+    boxes: list[tuple[StoredBox, Report]] = Factory(list)
+    new_attempts: list[StoredAttempt] = Factory(list)
+    old_attempts: list[StoredAttempt] = Factory(list)
+
+
+_BOX_FIELDS = tuple(name for name in fields_dict(StoredBox) if name != "row")
+_ATTEMPT_FIELDS = tuple(fields_dict(StoredAttempt))
+
+#: The fields of a report that are columns of the same name.
+_REPORT_FIELDS = (
+    "channel",
+    "release",
+    "agent",
+    "arch",
+    "python",
+    "install",
+    "waiting",
+    "root",
+    "snapshot",
+    "last_good",
+)
+
+_UPDATE_BOX = (
+    update(box)
+    .where(box.c.id == bindparam("row"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in (*_BOX_FIELDS, *_REPORT_FIELDS, "box_id", "refused")
+            if name != "key_id"
+        }
+    )
+)
+
+_UPDATE_ATTEMPT = (
+    update(attempt)
+    .where(attempt.c.box == bindparam("row"), attempt.c.attempt_id == bindparam("row_attempt"))
+    .values(
+        {name: bindparam(name) for name in _ATTEMPT_FIELDS if name not in ("box", "attempt_id")}
+    )
+)
+
+
+def lock_boxes(connection: Connection, keys: Collection[str]) -> dict[str, StoredBox]:
+    """
+    Return the rows of keys, by key; another server has to wait before it changes them.
+
+    All servers lock in the order of the keys, so that they do not block each other.
+    """
+    query = (
+        select(box.c.id.label("row"), *(box.c[name] for name in _BOX_FIELDS))
+        .where(box.c.key_id.in_(sorted(keys)))
+        .order_by(box.c.key_id)
+        .with_for_update()
+    )
+    return {row.key_id: _read_box(row) for row in connection.execute(query)} if keys else {}
+
+
+def add_boxes(connection: Connection, new: Mapping[str, StoredBox]) -> dict[str, StoredBox]:
+    """
+    Make the rows of new keys, and return them by key.
+
+    A row that another server, or an operator, has just made is returned as it is.
+    """
+    if not new:
+        return {}
+    rows = [_new_row(new[key]) for key in sorted(new)]
+    statement = _insert_or_ignore(connection).returning(box.c.id, box.c.key_id)
+    made = connection.execute(statement, rows)
+    added = {row.key_id: evolve(new[row.key_id], row=row.id) for row in made}
+    there = lock_boxes(connection, new.keys() - added.keys())
+    return added | {key: evolve(row, pubkey=new[key].pubkey) for key, row in there.items()}
+
+
+def load_attempts(
+    connection: Connection, boxes: Collection[int], attempts: Collection[str], since: float
+) -> list[StoredAttempt]:
+    """
+    Return attempts of boxes: those without an outcome, those that were received since then, and
+    those that are named.
+    """
+    if not boxes:
+        return []
+    query = select(*(attempt.c[name] for name in _ATTEMPT_FIELDS)).where(
+        attempt.c.box.in_(boxes),
+        or_(
+            attempt.c.outcome.is_(None),
+            attempt.c.received > since,
+            attempt.c.attempt_id.in_(attempts),
+        ),
+    )
+    return [StoredAttempt(**row._mapping) for row in connection.execute(query)]
+
+
+def save(connection: Connection, changes: Changes) -> None:
+    """Write the changes of a batch."""
+    _execute(connection, _UPDATE_BOX, (_box_values(*each) for each in changes.boxes))
+    _execute(
+        connection,
+        insert(attempt),
+        (_values(each, _ATTEMPT_FIELDS) for each in changes.new_attempts),
+    )
+    _execute(
+        connection,
+        _UPDATE_ATTEMPT,
+        (
+            _values(each, _ATTEMPT_FIELDS) | {"row": each.box, "row_attempt": each.attempt_id}
+            for each in changes.old_attempts
+        ),
+    )
+
+
+def _execute(connection: Connection, statement: Any, rows: Iterable[dict[str, Any]]) -> None:
+    if parameters := list(rows):
+        connection.execute(statement, parameters)
+
+
+def _insert_or_ignore(connection: Connection) -> Insert:
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(box).on_conflict_do_nothing(index_elements=["key_id"])
+    return postgresql.insert(box).on_conflict_do_nothing(index_elements=["key_id"])
+
+
+def _read_box(row: Row[Any]) -> StoredBox:
+    return StoredBox(**{**row._mapping, "boots": tuple(json.loads(row.boots or "[]"))})
+
+
+def _new_row(new: StoredBox) -> dict[str, Any]:
+    names = ("key_id", "pubkey", "state", "seq", "first_seen")
+    return _values(new, names) | {"box_id": 0}
+
+
+def _box_values(stored: StoredBox, report: Report) -> dict[str, Any]:
+    return (
+        _values(stored, _BOX_FIELDS)
+        | _values(report, _REPORT_FIELDS)
+        | {
+            "row": stored.row,
+            "box_id": report.box,
+            "boots": json.dumps(stored.boots),
+            "refused": json.dumps(report.refused),
+        }
+    )
+
+
+def _values(value: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
