@@ -23,6 +23,7 @@ class Fleet(MultiService):
         """
         super().__init__()
         self.database = Database(reactor, settings.url)
+        self.database.prepare()
         #: Gives the paces to the timestamp.
         self.paces = DatabasePaces(self.database, settings.rollouts, now)
         #: Called when an operator has changed the pace of a rollout.

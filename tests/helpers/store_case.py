@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -12,7 +13,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.store.database import Database
-from opq_twisted.fleet.store.schema import metadata
+from opq_twisted.fleet.store.migrate import migrate_database
 from tests.helpers.postgres import shared_postgres
 
 _T = TypeVar("_T")
@@ -26,14 +27,15 @@ _used: deque[str] = deque()
 class StoreCase(SynchronousTestCase):
     """Gives each test an empty database; decorate the class with `on_each_database`."""
 
+    on_postgresql = False
+
     def make_url(self) -> str:
         """Return the URL of a new database, which has the tables."""
-        url = f"sqlite:///{Path(self.mktemp()).absolute()}"
-        _make_tables(url)
-        return url
+        return _new_postgresql() if self.on_postgresql else _new_sqlite(Path(self.mktemp()))
 
     def setUp(self) -> None:
-        self.database = Database(reactor, self.make_url())
+        self.url = self.make_url()
+        self.database = Database(reactor, self.url)
         self.addCleanup(self.database.engine.dispose)
 
     def write(self, change: Callable[[Connection], _T]) -> _T:
@@ -45,35 +47,38 @@ class StoreCase(SynchronousTestCase):
         return self.database.read_now(query)
 
 
-class _OnPostgreSQL:
-    """Makes the databases of a StoreCase on a PostgreSQL server of the test process."""
-
-    def make_url(self) -> str:
-        server = shared_postgres()
-        _used.append(server.new_database(_template()))
-        if len(_used) > _KEPT:
-            server.drop_database(_used.popleft())
-        return server.url(_used[-1])
-
-
 def on_each_database(case: _Case) -> _Case:
     """Run the tests of a class on SQLite, and those of a second one in its module on PostgreSQL."""
     name = f"{case.__name__}OnPostgreSQL"
-    on_postgresql = type(name, (_OnPostgreSQL, case), {"__module__": case.__module__})
-    setattr(sys.modules[case.__module__], name, on_postgresql)
+    members = {"__module__": case.__module__, "on_postgresql": True}
+    setattr(sys.modules[case.__module__], name, type(name, (case,), members))
     return case
+
+
+def _new_sqlite(path: Path) -> str:
+    path.write_bytes(_sqlite_template())
+    return f"sqlite:///{path.absolute()}"
+
+
+def _new_postgresql() -> str:
+    server = shared_postgres()
+    _used.append(server.new_database(_template()))
+    if len(_used) > _KEPT:
+        server.drop_database(_used.popleft())
+    return server.url(_used[-1])
+
+
+@cache
+def _sqlite_template() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "fleet.db")
+        migrate_database(f"sqlite:///{path}")
+        return path.read_bytes()
 
 
 @cache
 def _template() -> str:
     server = shared_postgres()
     name = server.new_database()
-    _make_tables(server.url(name))
+    migrate_database(server.url(name))
     return name
-
-
-def _make_tables(url: str) -> None:
-    database = Database(reactor, url)
-    database.write_now(metadata.create_all)
-    # Nobody may be connected to a template.
-    database.engine.dispose()

@@ -1,44 +1,85 @@
 """The connection to the database: one thread that writes, and four that read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from opq_twisted.common.errors import OpqError
+from opq_twisted.common.errors import CannotStart
+from opq_twisted.fleet.store.away import StoreAway as StoreAway
+from opq_twisted.fleet.store.away import WrongDatabase, sentence
+from opq_twisted.fleet.store.engine import WRITES, has_password, make_engine, sqlite_file
+from opq_twisted.fleet.store.migrate import Tables, tables, upgrade
+from opq_twisted.fleet.store.sqlite_file import Identity
 
 _T = TypeVar("_T")
 
-#: Seconds that SQLite waits for another process, and PostgreSQL for a connection.
-_TIMEOUT = 5
-
-#: The execution option of a connection whose transaction writes.
-_WRITES = "opq_writes"
-
-
-class StoreAway(OpqError):
-    """The database cannot be used now; nothing was changed."""
+_MIGRATE = (
+    "The database of the fleet is not the one of this program yet. "
+    "Migrate it: opq-fleet migrate --fleet-db URL."
+)
 
 
 class Database:
     """
     Runs functions on the database, each in a transaction of its own, off the reactor's thread.
 
-    A function gets a connection of SQLAlchemy, and must not keep it.
+    A function gets a connection of SQLAlchemy, and must not keep it. The next one finds a new
+    connection after any failure, so that a database that is back is used again.
     """
 
+    _log = Logger()
+
     def __init__(self, reactor: Any, url: str) -> None:
-        """:param url: `sqlite:///PATH` or `postgresql://…`."""
-        self.url = url
+        """
+        Look at the URL; nothing is opened yet.
+
+        :param url: `sqlite:///PATH` or `postgresql://…`.
+        :raises CannotStart: if it is not one of these.
+        """
         self._reactor = reactor
+        self._file = sqlite_file(url)
+        self._password = has_password(url)
         self.engine = make_engine(url)
         self._writers = ThreadPool(1, 1, "fleet-write")
         self._readers = ThreadPool(1, 4, "fleet-read")
+        self._lock = Lock()
+        self._active = 0
+        #: The file whose tables were found to be right; an empty one for PostgreSQL.
+        self._checked: Identity | tuple[()] | None = None
+
+    def prepare(self) -> None:
+        """
+        Make a database of SQLite, and migrate it; look at the tables of PostgreSQL.
+
+        A server of PostgreSQL that is away does not stop the update server: that is logged.
+
+        :raises CannotStart: if the database cannot be used, or has to be migrated.
+        """
+        if self._password:
+            self._log.warn(
+                "--fleet-db: every user of this machine sees the password of the database in the "
+                "list of processes. Put it into a file that PGPASSFILE names."
+            )
+        try:
+            if self._file is not None:
+                self._file.make()
+                upgrade(self.engine)
+            with self._in_place():
+                pass
+        except WrongDatabase as error:
+            raise CannotStart(str(error)) from None
+        except SQLAlchemyError as error:
+            if self._file is not None:
+                raise CannotStart(sentence(error)) from None
+            self._log.warn("{why} Reports are refused until it is there.", why=sentence(error))
 
     def start(self) -> None:
         """Start the threads."""
@@ -66,55 +107,82 @@ class Database:
 
     def write_now(self, change: Callable[[Connection], _T]) -> _T:
         """Do as `write` in this thread, which must not be the reactor's."""
-        try:
-            writer = self.engine.execution_options(**{_WRITES: True})
-            with writer.begin() as connection:
-                return change(connection)
-        except SQLAlchemyError as error:
-            raise StoreAway(
-                f"The database of the fleet cannot be used: {_reason(error)}."
-            ) from error
+        return self._run(change, writes=True)
 
     def read_now(self, query: Callable[[Connection], _T]) -> _T:
         """Do as `read` in this thread, which must not be the reactor's."""
+        return self._run(query, writes=False)
+
+    def _run(self, function: Callable[[Connection], _T], *, writes: bool) -> _T:
         try:
-            with self.engine.connect() as connection:
-                return query(connection)
+            with self._in_place(), self._transaction(writes) as connection:
+                return function(connection)
+        except (DataError, IntegrityError, ProgrammingError) as error:
+            # The database is well, but the function is wrong: somebody has to see where.
+            self._log.failure("A question to the database of the fleet is wrong")
+            raise StoreAway(sentence(error)) from error
         except SQLAlchemyError as error:
+            raise StoreAway(sentence(error)) from error
+        except WrongDatabase as error:
+            raise StoreAway(str(error)) from error
+
+    @contextmanager
+    def _transaction(self, writes: bool) -> Iterator[Connection]:
+        with self.engine.execution_options(**{WRITES: writes}).connect() as connection:
+            try:
+                with connection.begin():
+                    yield connection
+            except SQLAlchemyError as error:
+                connection.invalidate(error)
+                raise
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """
+        Fail if the database is another one than before, also if it has become so meanwhile.
+
+        A file that was removed or replaced takes commits as before, and nobody reads them again.
+        """
+        checked = self._enter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= 1
+        if self._identity() != checked:
+            raise StoreAway("The file of the fleet's database was replaced just now.")
+
+    def _enter(self) -> Identity | tuple[()]:
+        with self._lock:
+            found = self._identity()
+            if found != self._checked:
+                if self._active:
+                    raise StoreAway("The file of the fleet's database was replaced just now.")
+                # The log of the old file beside it would damage the new one; the last connection
+                # that is closed removes it.
+                self.engine.dispose()
+                self._check_tables()
+                self._checked = found
+            self._active += 1
+            return found
+
+    def _check_tables(self) -> None:
+        if self._file is not None:
+            # It may be a backup from before a migration. A new one is made by a start only.
+            upgrade(self.engine, empty=False)
+            return
+        with self.engine.connect() as connection:
+            if tables(connection) is not Tables.CURRENT:
+                raise WrongDatabase(_MIGRATE)
+
+    def _identity(self) -> Identity | tuple[()]:
+        if self._file is None:
+            return ()
+        try:
+            return self._file.identity()
+        except OSError as error:
             raise StoreAway(
-                f"The database of the fleet cannot be used: {_reason(error)}."
-            ) from error
-
-
-def make_engine(url: str) -> Engine:
-    """Make the engine for a URL as it is given on the command line."""
-    scheme = urlsplit(url).scheme
-    if scheme == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": _TIMEOUT})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin)
-        return engine
-    return create_engine(
-        url.replace("postgresql://", "postgresql+psycopg://", 1),
-        connect_args={"connect_timeout": _TIMEOUT},
-        pool_pre_ping=True,
-    )
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver must begin no transaction by itself: see SQLAlchemy's notes on pysqlite.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
-
-
-def _begin(connection: Connection) -> None:
-    # Two writers that begin as readers would block each other.
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    text = str(getattr(error, "orig", None) or error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+                f"The database of the fleet {self._file.path} is not there any more: "
+                f"{error.strerror}. Restore a backup, or restart the server to begin with an "
+                "empty one."
+            ) from None

@@ -1,0 +1,143 @@
+"""The file of a SQLite database: where it may be, and whether it is still the same one."""
+
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from opq_twisted.common.errors import CannotStart
+
+#: Seconds to wait for another process that writes.
+_BUSY_TIMEOUT = 5
+
+#: SQLite shares memory between processes and relies on locks; neither works across machines.
+_NETWORK = frozenset(
+    [
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "gfs2",
+        "glusterfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "smb3",
+        "smbfs",
+        "fuse.ceph-fuse",
+        "fuse.curlftpfs",
+        "fuse.gcsfuse",
+        "fuse.glusterfs",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "fuse.davfs",
+    ]
+)
+_MOUNTS = Path("/proc/self/mountinfo")
+
+#: The device and the number of a file: another file of the same name has others.
+Identity = tuple[int, int]
+
+
+class SqliteFile:
+    """The file of the database, which only a start of the server makes."""
+
+    def __init__(self, path: Path) -> None:
+        # Relative to the folder in which the server was started, which it may leave.
+        self.path = path.absolute()
+
+    def make(self) -> None:
+        """
+        Make the file if there is none, readable only by this user.
+
+        :raises CannotStart: if the folder or the file cannot be used.
+        """
+        try:
+            _refuse_network(self.path.parent)
+            if not os.access(self.path.parent, os.W_OK | os.X_OK):
+                raise PermissionError(None, "this user may not write there")
+            # SQLite gives the files beside it the same mode.
+            descriptor = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
+            )
+            os.close(descriptor)
+        except OSError as error:
+            raise CannotStart(
+                f"The database of the fleet {self.path} cannot be opened: {error.strerror}. "
+                "Create the folder for the user of the server, or look at --fleet-db."
+            ) from None
+        if not self.path.is_file():
+            raise CannotStart(f"--fleet-db: {self.path} is not a regular file.")
+
+    def identity(self) -> Identity:
+        """
+        Return which file has the name now.
+
+        :raises OSError: if there is none.
+        """
+        status = self.path.stat()
+        return status.st_dev, status.st_ino
+
+    def connect(self) -> sqlite3.Connection:
+        """Open the file; a missing one is not made."""
+        connection = sqlite3.connect(
+            f"file:{quote(os.fsencode(self.path))}?mode=rw",
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            # SQLAlchemy's pool gives a connection to one thread at a time.
+            check_same_thread=False,
+            # The driver must begin no transaction by itself: see SQLAlchemy's notes on pysqlite.
+            isolation_level=None,
+        )
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+_PRAGMAS = (
+    "journal_mode=WAL",
+    # A commit waits for the disk.
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    # Without this, REPLACE deletes rows and asks no trigger.
+    "recursive_triggers=ON",
+)
+
+
+def _refuse_network(folder: Path, mounts: Path = _MOUNTS) -> None:
+    kind = file_system(folder, mounts)
+    if kind in _NETWORK:
+        raise CannotStart(
+            f"The database of the fleet cannot be in {folder}: SQLite damages its files on a "
+            f"network file system ({kind}). Choose a folder on a disk of this machine, "
+            "or PostgreSQL."
+        )
+
+
+def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
+    """
+    Return the kind of a folder's file system, as the kernel names it; None if it does not say.
+
+    :raises OSError: if there is no such folder.
+    """
+    device = folder.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        # See proc(5): the fields after " - " are the kind, the source and the options.
+        before, _, after = line.partition(" - ")
+        if before.split()[2:3] == [wanted]:
+            return after.split()[0]
+    return None
