@@ -117,12 +117,23 @@ class Signed:
         return self.write(Metadata(snapshot), self.keys[Snapshot.type])
 
     def timestamp(
-        self, version: int, snapshot: int, *, days: float = 7, signer: CryptoSigner | None = None
+        self,
+        version: int,
+        snapshot: int,
+        *,
+        days: float = 7,
+        signer: CryptoSigner | None = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> Metadata[Timestamp]:
-        """Write a timestamp like an earlier one of the server."""
+        """Write a timestamp like an earlier one of the server, with additional fields."""
         data = (self.folder / f"{snapshot}.snapshot.json").read_bytes()
         meta = MetaFile.from_data(snapshot, data, ["sha256"])
-        timestamp = Timestamp(version, expires=self.later(days), snapshot_meta=meta)
+        timestamp = Timestamp(
+            version,
+            expires=self.later(days),
+            snapshot_meta=meta,
+            unrecognized_fields=dict(fields or {}),
+        )
         return self.write(Metadata(timestamp), signer or self.keys[Timestamp.type])
 
     def publish(

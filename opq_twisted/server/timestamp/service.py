@@ -16,8 +16,10 @@ from opq_twisted.server.catalog.snapshot import Catalog, Snapshot
 from opq_twisted.server.catalog.watcher import HEARTBEAT
 from opq_twisted.server.heartbeat import Heartbeat
 from opq_twisted.server.timestamp.alerts import Alert, AlertLog, expiry_alerts
+from opq_twisted.server.timestamp.bounded_source import BoundedSource
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
+from opq_twisted.trust.pace import PaceSource
 
 InThread = Callable[..., Deferred[MetadataState]]
 
@@ -39,20 +41,22 @@ class Timestamper(Service):
         heartbeat: float = HEARTBEAT,
         now: Callable[[], float] = time.time,
         in_thread: InThread = deferToThread,
+        pace: PaceSource | None = None,
     ) -> None:
         """
         :param signer: the timestamp key; None if another server signs.
         :param heartbeat: seconds between two checks while nothing changes.
         :param now: returns the seconds since the epoch.
+        :param pace: knows the pace of the rollouts; None without a database of the fleet.
         """
         self._catalog = catalog
         self._signer = signer
         self._heartbeat = Heartbeat(reactor, self._check, lambda: heartbeat)
         self._in_thread = in_thread
         self._folder = MetadataFolder(catalog.directory)
-        self._check_soon = self._heartbeat.run_now
+        self._pace = None if pace is None else BoundedSource(pace)
         self._watch = Watch(
-            reactor, self._folder.folder, self._touched, self._check_soon, self._check_soon
+            reactor, self._folder.folder, self._touched, self.check_soon, self.check_soon
         )
         self._alert_log = AlertLog()
         self._failure: Alert | None = None
@@ -74,7 +78,7 @@ class Timestamper(Service):
     def startService(self) -> None:
         """Check for the first time; the catalog must have read its directory."""
         super().startService()
-        self._check_soon()
+        self.check_soon()
         self._heartbeat.startService()
 
     def stopService(self) -> None:
@@ -83,21 +87,25 @@ class Timestamper(Service):
         self._watch.end()
         self._heartbeat.stopService()
 
+    def check_soon(self) -> None:
+        """Check in the next turn of the reactor, or directly after the current check."""
+        self._heartbeat.run_now()
+
     def catalog_changed(self, _snapshot: Snapshot) -> None:
         """Check again: a metadata set may have waited for its archive."""
         if self.metadata_state.present:
-            self._check_soon()
+            self.check_soon()
 
     def directory_touched(self, names: Collection[str]) -> None:
         """Check again if something happened to the folder itself."""
         if self._folder.folder.name in names:
-            self._check_soon()
+            self.check_soon()
 
     def _touched(self, name: str) -> None:
         # Unfinished files have such names. If a timestamp cannot be written, its temporary file
         # must not cause the next attempt at once, for ever.
         if not name.startswith("."):
-            self._check_soon()
+            self.check_soon()
 
     async def _check(self) -> None:
         now = self.now()
@@ -109,7 +117,12 @@ class Timestamper(Service):
                 with suppress(OSError):
                     self._watch.renew()
                 self.metadata_state = await self._in_thread(
-                    refresh_timestamp, self._folder, self._catalog.snapshot, self._signer, now
+                    refresh_timestamp,
+                    self._folder,
+                    self._catalog.snapshot,
+                    self._signer,
+                    now,
+                    self._pace,
                 )
             except OSError as error:
                 path, reason = self._folder.folder, error.strerror

@@ -1,7 +1,9 @@
 """Signs the timestamp, which announces the newest snapshot to boxes."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import Signer
 from tuf.api.exceptions import RepositoryError
@@ -9,6 +11,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Targets, Timestamp
 
 from opq_twisted.common import files
 from opq_twisted.server.timestamp.select import channels
+from opq_twisted.trust.pace import FIELD
 from opq_twisted.trust.repository_reader import (
     TIMESTAMP_FILE,
     Document,
@@ -25,9 +28,16 @@ _MAX_LIFETIME = LIFETIME + timedelta(days=1)
 
 
 def reason_to_sign(
-    timestamp: Document[Timestamp] | None, metadata_set: MetadataSet, now: datetime
+    timestamp: Document[Timestamp] | None,
+    metadata_set: MetadataSet,
+    paces: Mapping[str, Any],
+    now: datetime,
 ) -> str | None:
-    """Return why a new timestamp is needed; None if the current one is good."""
+    """
+    Return why a new timestamp is needed; None if the current one is good.
+
+    :param paces: what should be in its field for the pace.
+    """
     if timestamp is None:
         return "there was none that boxes accept"
     meta = timestamp.signed.snapshot_meta
@@ -37,6 +47,9 @@ def reason_to_sign(
         meta.verify_length_and_hashes(metadata_set.snapshot.data)
     except RepositoryError:
         return "the old one names another file"
+    # TUF's clients ignore another pace in a timestamp of the same version.
+    if timestamp.signed.unrecognized_fields.get(FIELD, {}) != paces:
+        return "the pace has changed"
     left = timestamp.signed.expires - now
     if left <= LIFETIME / 2:
         return "half of the old one's life is over"
@@ -56,12 +69,17 @@ def require_key(root: Root, signer: Signer) -> None:
 
 
 def make_timestamp(
-    metadata_set: MetadataSet, previous: Document[Timestamp] | None, signer: Signer, now: datetime
+    metadata_set: MetadataSet,
+    previous: Document[Timestamp] | None,
+    paces: Mapping[str, Any],
+    signer: Signer,
+    now: datetime,
 ) -> Document[Timestamp]:
     """
     Sign a timestamp that announces this metadata set.
 
     :param previous: the previous timestamp, if boxes accept it; they remember no other one.
+    :param paces: the field for the pace; it has none if this is empty.
     :raises Unusable: if boxes would not accept the timestamp, or the clock is wrong.
     """
     seconds, newest = int(now.timestamp()), _newest_release(metadata_set.targets.signed)
@@ -75,7 +93,11 @@ def make_timestamp(
     # another server signed the previous one.
     version = max(previous.version + 1 if previous else 1, seconds)
     meta = MetaFile.from_data(metadata_set.snapshot.version, metadata_set.snapshot.data, ["sha256"])
-    metadata = Metadata(Timestamp(version, expires=now + LIFETIME, snapshot_meta=meta))
+    fields = {FIELD: paces} if paces else {}
+    timestamp = Timestamp(
+        version, expires=now + LIFETIME, snapshot_meta=meta, unrecognized_fields=fields
+    )
+    metadata = Metadata(timestamp)
     root = metadata_set.root
     try:
         metadata.sign(signer)

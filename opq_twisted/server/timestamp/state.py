@@ -14,6 +14,8 @@ from twisted.logger import LogLevel
 
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
 from opq_twisted.server.timestamp.alerts import Alert
+from opq_twisted.server.timestamp.announced import Announced, read_announced
+from opq_twisted.server.timestamp.paces import choose_paces
 from opq_twisted.server.timestamp.select import (
     channels,
     missing_archives,
@@ -28,7 +30,11 @@ from opq_twisted.server.timestamp.sign import (
 )
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.timestamp.superseded import remove_superseded
-from opq_twisted.trust.repository_reader import Document, MetadataSet, Unusable, require_signed
+from opq_twisted.trust.pace import FIELD, PaceSource
+from opq_twisted.trust.repository_reader import (
+    Document,
+    Unusable,
+)
 
 #: What to do while there is no metadata. Keys that were made on the server would be the wrong ones.
 _REMEDY = "Run opq-release push on the release machine, after opq-release init there once."
@@ -57,13 +63,15 @@ class MetadataState:
         """
         A digest of the channels that the timestamp leads to; None when it leads to none.
 
-        It changes when a channel gets another release, or another rollout, priority or notes for
-        it. It stays the same when everything is only signed again.
+        It changes when a channel gets another release, or another rollout, priority, pace or notes
+        for it. It stays the same when everything is only signed again.
         """
-        targets = self.documents.get(Targets.type)
-        if targets is None or Timestamp.type not in self.documents:
+        targets, timestamp = self.documents.get(Targets.type), self.documents.get(Timestamp.type)
+        if targets is None or timestamp is None:
             return None
-        announced = {name: target.to_dict() for name, target, _ in channels(targets.signed)}
+        announced: Any = {name: target.to_dict() for name, target, _ in channels(targets.signed)}
+        if FIELD in timestamp.signed.unrecognized_fields:
+            announced = [announced, timestamp.signed.unrecognized_fields[FIELD]]
         data = json.dumps(announced, sort_keys=True).encode()
         return hashlib.sha256(data).hexdigest()[:_DIGEST_LENGTH]
 
@@ -87,42 +95,12 @@ class MetadataState:
         return {document.name: document.data for document in documents}
 
 
-@frozen(eq=False)
-class _Announced:
-    """What the timestamp in the folder announces to boxes."""
-
-    #: The current root.
-    root: Root
-    #: None if the root does not accept it; `problem` says why.
-    timestamp: Document[Timestamp] | None = None
-    problem: str = ""
-    #: The version of the snapshot that it names.
-    version: int = 0
-    #: None if boxes cannot follow the timestamp to the end; `error` says why.
-    metadata_set: MetadataSet | None = None
-    error: str = ""
-
-    @property
-    def minimum_version(self) -> int:
-        """
-        The snapshot that boxes know: they refuse older ones.
-
-        A timestamp whose key was rotated still shows that, if it names a signed snapshot.
-        """
-        known = self.timestamp is not None or self.metadata_set is not None
-        return self.version if known else 0
-
-    @property
-    def documents(self) -> dict[str, Document[Any]]:
-        """The metadata that boxes accept, by role."""
-        documents = self.metadata_set.documents if self.metadata_set else {}
-        if self.timestamp is None:
-            return documents
-        return {Timestamp.type: self.timestamp, **documents}
-
-
 def refresh_timestamp(
-    folder: MetadataFolder, offered: Offered, signer: Signer | None, now: float
+    folder: MetadataFolder,
+    offered: Offered,
+    signer: Signer | None,
+    now: float,
+    pace: PaceSource | None = None,
 ) -> MetadataState:
     """
     Check the metadata, and write a new timestamp if one is needed.
@@ -132,6 +110,7 @@ def refresh_timestamp(
     :param offered: the archives that boxes can download.
     :param signer: the timestamp key; None if another server signs.
     :param now: seconds since the epoch.
+    :param pace: knows the pace of the rollouts; None without a database of the fleet.
     :raises OSError: if the folder cannot be read, or the machine is too busy to open any file.
     """
     try:
@@ -144,11 +123,11 @@ def refresh_timestamp(
         return MetadataState(alerts=(Alert(str(error)),))
     moment = datetime.fromtimestamp(int(now), UTC)
     root = roots[-1]
-    announced = _read_announced(folder, root.signed)
+    announced = read_announced(folder, roots)
     if signer is None:
         state = _follow(announced, moment)
     else:
-        state = _sign(folder, announced, offered, signer, moment)
+        state = _sign(folder, announced, offered, signer, moment, pace)
     alerts = (Alert(problem),) if problem else ()
     return evolve(
         state,
@@ -158,26 +137,7 @@ def refresh_timestamp(
     )
 
 
-def _read_announced(folder: MetadataFolder, root: Root) -> _Announced:
-    try:
-        timestamp = folder.read_timestamp()
-    except Unusable as error:
-        return _Announced(root, problem=str(error))
-    accepted, problem, metadata_set, missing = None, "", None, ""
-    try:
-        require_signed(root, timestamp)
-        accepted = timestamp
-    except Unusable as error:
-        problem = str(error)
-    version = timestamp.signed.snapshot_meta.version
-    try:
-        metadata_set = folder.read_set(root, version)
-    except Unusable as error:
-        missing = str(error)
-    return _Announced(root, accepted, problem, version, metadata_set, missing)
-
-
-def _follow(announced: _Announced, now: datetime) -> MetadataState:
+def _follow(announced: Announced, now: datetime) -> MetadataState:
     """Check what another server has signed."""
     problems = []
     if announced.timestamp is None:
@@ -193,7 +153,12 @@ def _follow(announced: _Announced, now: datetime) -> MetadataState:
 
 
 def _sign(
-    folder: MetadataFolder, announced: _Announced, offered: Offered, signer: Signer, now: datetime
+    folder: MetadataFolder,
+    announced: Announced,
+    offered: Offered,
+    signer: Signer,
+    now: datetime,
+    pace: PaceSource | None,
 ) -> MetadataState:
     """Select what to announce, and sign a timestamp for it unless there is one."""
     minimum = announced.minimum_version
@@ -206,9 +171,12 @@ def _sign(
     try:
         require_key(announced.root, signer)
         if metadata_set is not None:
-            reason = reason_to_sign(announced.timestamp, metadata_set, now)
+            chosen = choose_paces(metadata_set.targets.signed, announced.current, pace)
+            alerts += chosen.alerts
+            paces, previous = chosen.to_json(), announced.timestamp
+            reason = reason_to_sign(previous, metadata_set, paces, now)
             if reason is not None:
-                timestamp = make_timestamp(metadata_set, announced.timestamp, signer, now)
+                timestamp = make_timestamp(metadata_set, previous, paces, signer, now)
                 write_timestamp(folder.folder, timestamp)
                 announced = evolve(announced, timestamp=timestamp, metadata_set=metadata_set)
                 name = metadata_set.snapshot.name

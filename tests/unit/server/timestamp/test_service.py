@@ -16,7 +16,9 @@ from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.timestamp.alerts import Alert, AlertLog
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.timestamp.state import MetadataState
+from opq_twisted.trust.pace import HELD, Pace, read_paces
 from tests.helpers.archives import make_archive, name_of
+from tests.helpers.fake_paces import FakePaces
 from tests.helpers.process import open_descriptors
 from tests.helpers.signed_metadata import DAY, Signed
 
@@ -61,6 +63,7 @@ class TimestamperTestCase(LoggedTestCase):
         self.reactor = MemoryReactorClock()
         self.signed = Signed(self.updates, NOW)
         self.checks: list[float] = []
+        self.pace = FakePaces()
         #: The error that a check fails with.
         self.failure: Exception | None = None
 
@@ -75,6 +78,7 @@ class TimestamperTestCase(LoggedTestCase):
             self.signed.keys["timestamp"] if key else None,
             now=lambda: NOW + self.reactor.seconds(),
             in_thread=in_thread or self.at_once,
+            pace=self.pace,
         )
         self.catalog.observers.append(self.timestamper.catalog_changed)
         self.watcher.observers.append(self.timestamper.directory_touched)
@@ -203,6 +207,17 @@ class EventTests(TimestamperTestCase):
         self.assertEqual(self.announced(), 2)
         self.assertEqual(sum("inotify" in name for name in open_descriptors()), 2)
 
+    def test_pace_changed(self) -> None:
+        """A change of the pace that is reported is signed at once."""
+        archive = make_archive(self.updates / name_of(RELEASE), RELEASE)
+        self.signed.init().publish(1, archive)
+        self.start()
+        self.pace.paces = {"stable": Pace(RELEASE, 0, HELD)}
+        self.timestamper.check_soon()
+        self.reactor.advance(0)
+        self.assertIn("stable", read_paces(self.signed.read_timestamp()))
+        self.assertEqual(self.timestamper.signed, 2)
+
     def test_own_writing(self) -> None:
         """Its own timestamp leads to exactly one more check."""
         self.start_signed()
@@ -290,6 +305,20 @@ class HeartbeatTests(TimestamperTestCase):
         self.reactor.advance(HEARTBEAT)
         self.assertFalse(self.timestamper.problem)
         self.assertEqual(self.announced(), 1)
+
+    def test_pace_fails(self) -> None:
+        """A source of paces that fails in any way is a problem, and no timestamp becomes stale."""
+        self.start_signed()
+        self.pace.error = ZeroDivisionError()
+        self.reactor.advance(3.5 * DAY)
+        self.assertEqual(self.timestamper.signed, 2)
+        self.assertTrue(self.timestamper.problem)
+        (alert,) = self.log.take()
+        self.assertIn("The pace of the rollouts is not known.", alert)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.pace.error = None
+        self.reactor.advance(HEARTBEAT)
+        self.assertFalse(self.timestamper.problem)
 
     def test_machine_busy(self) -> None:
         """While the machine is too busy for a check, the state stays, and one alert is logged."""

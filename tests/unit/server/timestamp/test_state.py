@@ -13,6 +13,7 @@ from opq_twisted.server.catalog.snapshot import Catalog
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.trust.offer import describe_before
+from opq_twisted.trust.pace import PaceSource
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.signed_metadata import DAY, Signed, channel, make_key, under_id
 
@@ -33,6 +34,8 @@ class TimestampTestCase(SynchronousTestCase):
         self.signed = Signed(self.updates, NOW)
         self.folder = MetadataFolder(self.updates)
         self.now: float = NOW
+        #: Knows the pace of the rollouts.
+        self.pace: PaceSource | None = None
 
     def archive(self, version: int = RELEASE) -> Path:
         path = make_archive(self.updates / name_of(version), version)
@@ -42,7 +45,7 @@ class TimestampTestCase(SynchronousTestCase):
     def check(self, key: Signer | str | None = "timestamp") -> MetadataState:
         """Check the metadata with the key of a role, with another key, or with none."""
         signer = self.signed.keys[key] if isinstance(key, str) else key
-        return refresh_timestamp(self.folder, self.catalog.snapshot, signer, self.now)
+        return refresh_timestamp(self.folder, self.catalog.snapshot, signer, self.now, self.pace)
 
     def assertSigned(self, because: str, snapshot: int) -> Timestamp:
         """A check signs a timestamp that boxes accept, and the next check signs nothing."""

@@ -18,7 +18,9 @@ from opq_twisted.server.timestamp.state import refresh_timestamp
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.web.long_poll import NewestVersion, preferred_wait
 from opq_twisted.server.web.resources import make_root
+from opq_twisted.trust.pace import FIELD, HELD, Pace
 from tests.helpers.archives import make_archive, name_of
+from tests.helpers.fake_paces import FakePaces
 from tests.helpers.http_exchange import Connection, ReactorClock, Response, parse_all
 from tests.helpers.signed_metadata import DAY, Signed, channel
 
@@ -234,6 +236,7 @@ class AnnouncedTests(SynchronousTestCase):
         self.signed = Signed(self.directory, NOW).init()
         self.number = 0
         self.now = NOW
+        self.pace = FakePaces()
         self.offer(1)
         self.publish(stable=1)
         self.start()
@@ -271,7 +274,7 @@ class AnnouncedTests(SynchronousTestCase):
         signer = self.signed.keys["timestamp"] if key else None
         folder = MetadataFolder(self.directory)
         self.version.metadata_changed(
-            refresh_timestamp(folder, self.catalog.snapshot, signer, self.now)
+            refresh_timestamp(folder, self.catalog.snapshot, signer, self.now, self.pace)
         )
         self.clock.pump([ReactorClock.TURN] * 2)
 
@@ -317,6 +320,34 @@ class AnnouncedTests(SynchronousTestCase):
         self.assert_waits(connection)
         self.refresh()
         self.assert_woken(connection, b"2")
+
+    def test_pace(self) -> None:
+        """A release that is held, slowed or resumed wakes a box; the same pace again does not."""
+        signed = self.tag()
+        for pace in (Pace(1, 10_000, HELD), Pace(1, 500), Pace(1, 10_000)):
+            connection = self.wait()
+            self.pace.paces = {"stable": pace}
+            self.refresh()
+            self.assert_woken(connection, b"1")
+            connection = self.wait()
+            self.now += 5 * DAY
+            self.refresh()
+            self.assert_waits(connection)
+            connection.lose()
+        connection = self.wait()
+        self.pace.paces = {}
+        self.refresh()
+        self.assert_woken(connection, b"1")
+        self.assertEqual(self.tag(), signed)
+
+    def test_pace_of_another_server(self) -> None:
+        """A pace in a timestamp that another server has signed wakes a box, too."""
+        connection = self.wait()
+        fields = {FIELD: {"stable": Pace(1, 0, HELD).to_json()}}
+        self.signed.timestamp(NOW + 1, 1, fields=fields)
+        self.refresh(key=False)
+        response = connection.response()
+        self.assertEqual((response.status, response.body), (200, b"1"))
 
     def test_archive_comes_last(self) -> None:
         """Metadata whose archive is missing wakes nobody, until the archive is there."""
