@@ -10,13 +10,18 @@ MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 class OpqError(Exception):
     """An error that a person can cause or fix; its text is a sentence that says what to do."""
 
+    #: The code of an attempt to update that ends with this error: the value of a
+    #: `report.document.Reason`. An error with the default is not expected to end one.
+    code: str = "agent-error"
 
-class CannotStart(SystemExit, OpqError):
+
+class CannotStart(SystemExit, OpqError):  # type: ignore[misc]
     """
     A service cannot start: the process prints the sentence to standard error and exits with 1.
 
     It is a SystemExit, so that no traceback is printed. It is an Exception too: twistd reports only
-    those to the parent process of a daemon, which would otherwise wait for ever.
+    those to the parent process of a daemon, which would otherwise wait for ever. Its `code` is that
+    of the SystemExit.
     """
 
 
@@ -31,9 +36,13 @@ class BuildFailed(OpqError):
 class ArchiveRefused(OpqError):
     """An archive is damaged, hostile, or another update than its name says."""
 
+    code = "archive"
+
 
 class NoRoom(OpqError):
     """The disk has too little room for the next step of an update."""
+
+    code = "no-room"
 
 
 class ConfigInvalid(OpqError):
@@ -51,6 +60,8 @@ class UpdateInProgress(OpqError):
 class ServerFailed(OpqError):
     """The update server cannot be reached, or sends an invalid response."""
 
+    code = "server"
+
     def __init__(self, sentence: str, retry_after: float | None = None) -> None:
         super().__init__(sentence)
         #: The server's Retry-After, in seconds; None if it sent none.
@@ -66,27 +77,49 @@ class OlderCopy(ServerFailed):
 
 
 class DownloadFailed(OpqError):
-    """An archive was not received, or is not the announced one."""
+    """An archive was not received."""
+
+    code = "download"
 
 
-class WronglyJoined(DownloadFailed):
+class ArchiveLost(DownloadFailed):
+    """An archive that was on the disk is missing, or has changed since then."""
+
+    code = "disk"
+
+
+class WrongContent(DownloadFailed):
+    """A file is not the announced archive."""
+
+    code = "content"
+
+
+class WronglyJoined(WrongContent):
     """Bytes of several sources, such as two responses and a disk, are not the announced archive."""
 
 
 class UnsignedRefused(OpqError):
     """The release is not signed, and the box's configuration requires a signature."""
 
+    code = "untrusted"
+
 
 class Untrusted(OpqError):
     """The metadata is not signed by the trusted keys, or is older than known metadata."""
+
+    code = "untrusted"
 
 
 class Stale(OpqError):
     """The signed metadata has expired, so that no update is installed."""
 
+    code = "stale"
+
 
 class ClockBehind(OpqError):
     """The box's clock is behind a time that has certainly passed: no expiry can be checked."""
+
+    code = "clock"
 
 
 class KeyUnusable(OpqError):
@@ -98,18 +131,68 @@ class ReleaseFailed(OpqError):
 
 
 class InstallFailed(OpqError):
-    """`install_update.sh` failed, or the installed release is not healthy."""
+    """`install_update.sh` failed, or the installed release is to blame for something else."""
+
+    code = "install-status"
+
+
+class InstallTimedOut(InstallFailed):
+    """`install_update.sh` took too long."""
+
+    code = "install-timeout"
+
+
+class InstallInterrupted(InstallFailed):
+    """The installation of a release was interrupted again and again."""
+
+    code = "interrupted"
+
+
+class NotInstalled(InstallFailed):
+    """After the reboot, the box does not run the release that was installed."""
+
+    code = "not-installed"
+
+
+class ServiceUnhealthy(InstallFailed):
+    """A service of the box does not run with the installed release."""
+
+    code = "unhealthy-service"
+
+
+class VerifyFailed(InstallFailed):
+    """`verify_update.sh` of the installed release failed."""
+
+    code = "unhealthy-verify"
+
+
+class FellOver(InstallFailed):
+    """The box restarted again and again while it confirmed the release."""
+
+    code = "fell-over"
+
+
+class AgentUnfit(InstallFailed):
+    """The release's agent was started again and again, or has not reached the update server."""
+
+    code = "agent-again"
 
 
 class NotStarted(OpqError):
     """`install_update.sh` did not run; this is no fault of the release."""
 
+    code = "busy"
+
 
 class BoxUnfit(OpqError):
     """The box is not ready for an installation; none was started."""
 
-    def __init__(self, sentence: str, room: int = 0) -> None:
+    code = "disk"
+
+    def __init__(self, sentence: str, room: int = 0, code: str = "disk") -> None:
+        """:param code: `disk`, `no-room` or `busy`."""
         super().__init__(sentence)
+        self.code = code
         #: The number of bytes that the installed copy needs, if the disk has too little room.
         self.room = room
 
@@ -117,8 +200,12 @@ class BoxUnfit(OpqError):
 class BoxAtFault(OpqError):
     """`install_update.sh` failed because of the box, and not because of the release."""
 
-    def __init__(self, sentence: str, touched: bool) -> None:
+    code = "disk"
+
+    def __init__(self, sentence: str, touched: bool, code: str = "disk") -> None:
+        """:param code: as that of `BoxUnfit`."""
         super().__init__(sentence)
+        self.code = code
         #: Whether the script may have changed the box.
         self.touched = touched
 
@@ -126,9 +213,13 @@ class BoxAtFault(OpqError):
 class RollbackFailed(OpqError):
     """The last good release could not be installed again."""
 
+    code = "return-failed"
+
 
 class NoKnownGoodRelease(OpqError):
     """There is no last good release that could be installed again."""
+
+    code = "no-way-back"
 
 
 class AdoptFailed(OpqError):
@@ -154,6 +245,10 @@ class UpdateFailed(OpqError):
 class Interrupted(OpqError):
     """An update was interrupted too often before anything was installed."""
 
+    code = "interrupted"
+
 
 class RebootFailed(OpqError):
     """The reboot command failed."""
+
+    code = "reboot"

@@ -213,7 +213,7 @@ class StepPreflight(Preflight):
         #: Why the box cannot install anything; None if it can.
         self.unfit: BoxUnfit | None = None
         #: The box's fault in a failed installation.
-        self.fault: str | None = None
+        self.fault: BoxUnfit | None = None
         #: The room of the last request.
         self.room = 0
 
@@ -225,7 +225,7 @@ class StepPreflight(Preflight):
     async def require_running(self, version: int) -> None:
         await self.require(version)
 
-    async def find_problem(self, version: int) -> str | None:
+    async def find_problem(self, version: int) -> BoxUnfit | None:
         return self.fault
 
 
@@ -233,7 +233,7 @@ class StepInstaller(Installer):
     """Installs nothing, and reboots nothing."""
 
     #: The box's shortage in a failed installation.
-    shortage: str | None = None
+    shortage: BoxUnfit | None = None
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps

@@ -17,7 +17,7 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.verify import Content, InThread, open_file, verify
 from opq_twisted.common import files
-from opq_twisted.common.errors import DownloadFailed, InvalidName
+from opq_twisted.common.errors import ArchiveLost, DownloadFailed, InvalidName, WrongContent
 
 #: The link to the archive of the last good release. The rescue, a shell script, finds the archive
 #: by this name, and its digest in NAME.sha256, in the format of sha256sum.
@@ -159,13 +159,13 @@ class ArchiveStore:
         Open an archive that was verified after its download, and verify it again.
 
         :returns: the file, open at its beginning; the caller closes it.
-        :raises DownloadFailed: if its content has changed. The file is kept: a memory error may be
+        :raises ArchiveLost: if its content has changed. The file is kept: a memory error may be
             the cause, and the last good archive cannot be downloaded again.
         """
         with contextlib.suppress(DownloadFailed):
             if release.hashes:
                 return (await self.open_verified(self.path(release.version), release))[1]
-        raise DownloadFailed(
+        raise ArchiveLost(
             f"The archive of release {release.version} on the disk is missing or has changed since "
             "it was downloaded. Try again."
         )
@@ -182,14 +182,15 @@ class ArchiveStore:
         :param each_chunk: is called with all bytes in order, in a thread.
         :returns: the release with its actual size and hashes, and the verified file, open at its
             beginning; the caller closes it.
-        :raises DownloadFailed: if it is not the promised archive.
+        :raises ArchiveLost: if there is no such file.
+        :raises WrongContent: if it is not the promised archive.
         """
         file = open_file(path)
         try:
             expected = Content(promised.size, promised.hashes)
             content = await verify(file, expected, self.in_thread, each_chunk)
             if not is_whole(file.fileno(), content.size or 0):
-                raise DownloadFailed("The file is not a whole bzip2 archive. Try again.")
+                raise WrongContent("The file is not a whole bzip2 archive. Try again.")
         except BaseException:
             file.close()
             raise

@@ -29,7 +29,7 @@ from opq_twisted.box.network.update_server import (
 )
 from opq_twisted.box.state.status import Progress
 from opq_twisted.common import wording
-from opq_twisted.common.errors import DownloadFailed, NoRoom, OpqError, ServerFailed
+from opq_twisted.common.errors import NoRoom, OpqError, ServerFailed, WrongContent
 
 #: Bytes of a piece that are copied at once: syncs take place between them.
 _COPIED_AT_ONCE = 64 << 10
@@ -353,6 +353,6 @@ def _goes_beyond(response: IResponse, fetch: Fetch) -> bool:
 
 
 def require_allowed(size: int | None, limit: int) -> None:
-    """Raise `DownloadFailed` if an archive of this size is too large; None if it is unknown."""
+    """Raise `WrongContent` if an archive of this size is too large; None if it is unknown."""
     if size is not None and size > limit:
-        raise DownloadFailed(f"The archive has {size} bytes; at most {limit} are allowed.")
+        raise WrongContent(f"The archive has {size} bytes; at most {limit} are allowed.")

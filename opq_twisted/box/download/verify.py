@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.common import files
-from opq_twisted.common.errors import DownloadFailed
+from opq_twisted.common.errors import ArchiveLost, WrongContent
 
 #: Calls a function with its arguments in a thread, such as `deferToThread`.
 InThread = Callable[..., Deferred[Any]]
@@ -32,7 +32,7 @@ class Content:
     hashes: Mapping[str, str] = Factory(dict)
 
     def require_computable(self) -> None:
-        """Raise DownloadFailed if this Python cannot compute one of the hashes."""
+        """Raise WrongContent if this Python cannot compute one of the hashes."""
         for name in self.hashes:
             try:
                 is_computable = hashlib.new(name).digest_size > 0
@@ -40,7 +40,7 @@ class Content:
                 is_computable = False
             # SHAKE hashes have no fixed digest size.
             if not is_computable:
-                raise DownloadFailed(
+                raise WrongContent(
                     f"The release has a {name[:40]!r} hash, which this box cannot compute. Update "
                     "it by hand."
                 )
@@ -50,17 +50,17 @@ def open_file(path: Path) -> io.FileIO:
     """
     Open a downloaded file, so that its name can change while it is read.
 
-    :raises DownloadFailed: if there is no regular file of this name.
+    :raises ArchiveLost: if there is no regular file of this name.
     :raises OSError: if the disk fails.
     """
     try:
         return files.open_regular(path, follow_links=False)
     except files.NotRegular:
-        raise DownloadFailed(f"{path.name} is not a file. Try again.") from None
+        raise ArchiveLost(f"{path.name} is not a file. Try again.") from None
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ELOOP):
             raise
-        raise DownloadFailed(f"{path.name} is not there any more. Try again.") from None
+        raise ArchiveLost(f"{path.name} is not there any more. Try again.") from None
 
 
 async def verify(
@@ -76,20 +76,20 @@ async def verify(
 
     :param each_chunk: is called with all bytes in order, in the thread.
     :returns: its size, the expected hashes, and in any case its SHA-256.
-    :raises DownloadFailed: if it differs.
+    :raises WrongContent: if it differs.
     :raises OSError: if the disk fails.
     """
     expected.require_computable()
     size = os.fstat(file.fileno()).st_size
     if expected.size not in (None, size):
-        raise DownloadFailed(f"{size} bytes arrived instead of {expected.size}. Try again.")
+        raise WrongContent(f"{size} bytes arrived instead of {expected.size}. Try again.")
     # The thread has a descriptor of its own, so the caller can close the file at any time.
     hashes: dict[str, str] = await read_in_thread(
         in_thread, _compute, os.dup(file.fileno()), {"sha256", *expected.hashes}, each_chunk
     )
     for name, value in expected.hashes.items():
         if hashes[name] != value:
-            raise DownloadFailed(
+            raise WrongContent(
                 f"The file has another {_HASH_NAMES.get(name, name)} than promised. Try again."
             )
     return Content(size, hashes)

@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 
 from opq_twisted.archive.name import VERIFY_SCRIPT
 from opq_twisted.box.install.units import TransientUnits
-from opq_twisted.common.errors import MACHINE_BUSY, InstallFailed
+from opq_twisted.common.errors import MACHINE_BUSY, ServiceUnhealthy, VerifyFailed
 
 _UNIT = "opq-box-verify"
 
@@ -21,6 +21,10 @@ _POLL_INTERVAL = 5.0
 
 class _Unhealthy(Exception):
     """The text is the reason, as the end of a sentence."""
+
+
+class _NotVerified(_Unhealthy):
+    """`verify_update.sh` of the release failed."""
 
 
 @define
@@ -40,7 +44,8 @@ class Health:
 
         :param folder: the unpacked update.
         :param deadline: the time by the clock at which the release must be healthy at the latest.
-        :raises InstallFailed: if it is not healthy by then; the text gives the reason.
+        :raises ServiceUnhealthy: if a service does not run by then; the text gives the reason.
+        :raises VerifyFailed: if `verify_update.sh` fails until then.
         :raises OSError: if the machine was too busy to check, which is not the release's fault.
         """
         while True:
@@ -50,7 +55,8 @@ class Health:
                 if self._clock.seconds() + _POLL_INTERVAL > deadline:
                     if isinstance(error, OSError) and error.errno in MACHINE_BUSY:
                         raise
-                    raise InstallFailed(f"Release {version} is not healthy: {error}.") from None
+                    kind = VerifyFailed if isinstance(error, _NotVerified) else ServiceUnhealthy
+                    raise kind(f"Release {version} is not healthy: {error}.") from None
             await deferLater(self._clock, _POLL_INTERVAL)
 
     async def _check_until_settled(self, folder: Path, version: int, deadline: float) -> None:
@@ -90,4 +96,4 @@ class Health:
         result = await self._units.run(_UNIT, [script], folder, version, timeout)
         if result.status != 0:
             said = result.last_line
-            raise _Unhealthy(f"{VERIFY_SCRIPT} {result}{said and ': '}{said}")
+            raise _NotVerified(f"{VERIFY_SCRIPT} {result}{said and ': '}{said}")

@@ -16,12 +16,15 @@ from opq_twisted.archive.name import INSTALL_SCRIPT
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.install.preflight import BOX_AT_FAULT
 from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessResult, ProcessRunner
+from opq_twisted.box.install.shortage import code_of, find_shortage
 from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common import files
 from opq_twisted.common.errors import (
     MACHINE_BUSY,
     BoxAtFault,
+    BoxUnfit,
     InstallFailed,
+    InstallTimedOut,
     NotStarted,
     RebootFailed,
 )
@@ -44,12 +47,6 @@ _LOG_END = 4096
 _MAX_REASON = 300
 #: The standard script's sentences begin with this.
 _PREFIX = f"{INSTALL_SCRIPT}: "
-
-#: The messages of programs when the machine is short of something; dash gives no reason.
-_SHORTAGES = (
-    *map(os.strerror, (*MACHINE_BUSY, errno.ENOSPC, errno.EDQUOT)),
-    *("Cannot fork", "MemoryError", "can't start new thread", "Out of memory"),
-)
 
 # Records the leader of the process group, and later the exit status, for a restarted agent.
 _KEEP_STATUS = """
@@ -98,7 +95,8 @@ class Installer:
         the agent.
 
         :param rolling_back: append to the log, to keep the output of the failed release.
-        :raises InstallFailed: if the script fails, or takes too long.
+        :raises InstallTimedOut: if the script takes too long.
+        :raises InstallFailed: if it fails.
         :raises BoxAtFault: if the script blames the box, and has changed nothing.
         :raises NotStarted: if the script did not run, for example because no process could be
             created; this is the box's fault.
@@ -127,7 +125,8 @@ class Installer:
             # Other scripts than the standard one may end with any line.
             line = self._last_line
             said = f": {_own_words(line).rstrip('.')}" if line.startswith(_PREFIX) else ""
-            raise InstallFailed(f"{INSTALL_SCRIPT} {result}{said}. See {self._log}.")
+            kind = InstallTimedOut if result.timed_out else InstallFailed
+            raise kind(f"{INSTALL_SCRIPT} {result}{said}. See {self._log}.")
 
     def _start(self, folder: Path, version: int) -> Deferred[ProcessResult]:
         return self._units.run(
@@ -147,22 +146,25 @@ class Installer:
 
     def box_at_fault(self) -> BoxAtFault:
         """Make the error of a script that blames the box; its last line is the reason."""
+        line = self._last_line
         return BoxAtFault(
-            _own_words(self._last_line)
-            or f"{INSTALL_SCRIPT} found this box at fault, and gave no reason.",
+            _own_words(line) or f"{INSTALL_SCRIPT} found this box at fault, and gave no reason.",
             touched=False,
+            code=code_of(line),
         )
 
     @property
-    def shortage(self) -> str | None:
+    def shortage(self) -> BoxUnfit | None:
         """
-        A sentence about what the box was short of when the script failed; None if nothing.
+        What the box was short of when the script failed; None if nothing.
 
         It is found at the end of the log, because a shortage may be over when the box is checked.
         """
-        log_end = self._log_end
-        found = next((message for message in _SHORTAGES if message in log_end), None)
-        return found and f"The box lacked resources meanwhile: {found}."
+        found = find_shortage(self._log_end)
+        if found is None:
+            return None
+        message, code = found
+        return BoxUnfit(f"The box lacked resources meanwhile: {message}.", code=code)
 
     @property
     def _last_line(self) -> str:
@@ -182,14 +184,14 @@ class Installer:
         Wait for the end of a script that an earlier run of the agent started.
 
         :returns: its exit status; None if it left none, as after a power cut.
-        :raises InstallFailed: if it takes too long.
+        :raises InstallTimedOut: if it takes too long.
         :raises OSError: if the disk fails, or the machine is too busy all the time.
         """
         left = self._config.install_timeout
         while await self._may_run(left > 0):
             if left <= 0:
                 await self._stop()
-                raise InstallFailed(f"{INSTALL_SCRIPT} took too long. See {self._config.log}.")
+                raise InstallTimedOut(f"{INSTALL_SCRIPT} took too long. See {self._config.log}.")
             left -= 1
             await deferLater(self._runner.clock, 1)
             self._limit_log()

@@ -9,6 +9,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.install import persistence
+from opq_twisted.box.install.shortage import code_of
 from opq_twisted.box.install.units import TransientUnits
 from opq_twisted.common import wording
 from opq_twisted.common.errors import BoxUnfit
@@ -81,21 +82,24 @@ class Preflight:
             needed = await deferToThread(_needed, folder)
         self._require_room(needed)
 
-    async def find_problem(self, version: int) -> str | None:
+    async def find_problem(self, version: int) -> BoxUnfit | None:
         """
         Find what the box lacks, or lacked, after a failed installation.
 
-        :returns: a sentence about it; None if the box is not at fault.
+        :returns: an error with a sentence about it; None if the box is not at fault.
         """
         try:
             # The log's folder is included: a script whose output cannot be written fails.
             await self._run_script("after", version, None, [*self._folders, self._log.parent])
         except BoxUnfit as error:
-            return str(error)
+            return error
         if _memory_kills() > self._kills:
-            return "The box ran out of memory. Stop the program that uses it."
+            sentence = "The box ran out of memory. Stop the program that uses it."
+            return BoxUnfit(sentence, code="busy")
         full = next(filter(_is_full_partition, _BOOT), None)
-        return None if full is None else f"There is no room in {full}. Make some."
+        if full is None:
+            return None
+        return BoxUnfit(f"There is no room in {full}. Make some.", code="no-room")
 
     async def require_running(self, version: int) -> None:
         """Raise BoxUnfit with the reason if the box cannot run programs of the unpacked update."""
@@ -118,12 +122,13 @@ class Preflight:
                 _TIMEOUT,
             )
         except OSError as error:
-            raise BoxUnfit(f"The box cannot start programs: {error.strerror}.") from None
+            sentence = f"The box cannot start programs: {error.strerror}."
+            raise BoxUnfit(sentence, code=code_of(sentence)) from None
         if result.status != 0:
             reason = result.output.strip().rpartition("\n")[2].rstrip(".")
             if result.status != BOX_AT_FAULT:
                 reason = f"The box cannot run what an installation needs: {reason or result}"
-            raise BoxUnfit(f"{reason}.")
+            raise BoxUnfit(f"{reason}.", code=code_of(result.output))
 
     def _require_room(self, needed: Room) -> None:
         try:
@@ -135,11 +140,13 @@ class Preflight:
                 f"The installed release needs {wording.mebibytes(needed.size + _RESERVE)} free "
                 f"under {self._prefix}, and there are {wording.mebibytes(room.size)}. Make room.",
                 room=needed.size,
+                code="no-room",
             )
         if room.inodes < needed.inodes:
             raise BoxUnfit(
                 f"The installed release needs {needed.inodes} files under {self._prefix}, and the "
-                f"file system has room for {room.inodes}. Remove files."
+                f"file system has room for {room.inodes}. Remove files.",
+                code="no-room",
             )
 
 

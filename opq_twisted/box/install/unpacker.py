@@ -12,6 +12,7 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.archive.extract import unpack
 from opq_twisted.archive.extract.child import TIMEOUT, child_command, child_environment
 from opq_twisted.box.install.processes import ProcessRunner
+from opq_twisted.box.install.shortage import code_of
 from opq_twisted.common.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
 
 _TOO_DEEP = (errno.EMFILE, errno.ENAMETOOLONG)
@@ -73,11 +74,15 @@ class Unpacker:
                 files={0: archive.fileno()},
             )
         except OSError as error:
-            raise BoxUnfit(f"The box cannot start the unpacking: {error.strerror}.") from None
+            sentence = f"The box cannot start the unpacking: {error.strerror}."
+            raise BoxUnfit(sentence, code=code_of(sentence)) from None
         if result.status != 0:
-            # Only these two statuses are about the archive or the room; all others blame the box.
-            kind = {unpack.REFUSED: ArchiveRefused, unpack.NO_ROOM: NoRoom}.get(
-                result.status, BoxUnfit
-            )
             lines = result.output.strip().splitlines()
-            raise kind(lines[-1] if lines else f"The unpacking {result}.")
+            sentence = lines[-1] if lines else f"The unpacking {result}."
+            # Only these two statuses are about the archive or the room; all others blame the box.
+            if result.status == unpack.REFUSED:
+                raise ArchiveRefused(sentence)
+            if result.status == unpack.NO_ROOM:
+                raise NoRoom(sentence)
+            # A child that says nothing was killed.
+            raise BoxUnfit(sentence, code=code_of(sentence) if lines else "busy")

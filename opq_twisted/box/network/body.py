@@ -11,7 +11,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 
-from opq_twisted.common.errors import DownloadFailed
+from opq_twisted.common.errors import DownloadFailed, WrongContent
 
 #: Receives a piece of the body. It may return a Deferred: the sender is paused until that fires.
 Receive = Callable[[bytes], Deferred[None] | None]
@@ -27,7 +27,7 @@ class BrokenOff(DownloadFailed):
     """The connection broke or went silent; the bytes received so far can be kept."""
 
 
-class TooLong(DownloadFailed):
+class TooLong(WrongContent):
     """The body is longer than the limit."""
 
 

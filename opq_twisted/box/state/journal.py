@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -10,7 +11,15 @@ from attrs import evolve
 from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Attempt, Blocked, Entry, EntryChanges, Postponement, Stage
+from opq_twisted.box.state.records import (
+    Attempt,
+    Blocked,
+    Entry,
+    EntryChanges,
+    Postponement,
+    Stage,
+    new_uuid,
+)
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY, CannotStart
 
@@ -53,6 +62,9 @@ class Journal:
         #: A sentence for the owner if the file was not understood; empty otherwise.
         self.trouble = ""
         self.entry = self._read()
+        #: The sequence number of the last report. It is written only together with other changes:
+        #: the update server tells a box that has forgotten it.
+        self.seq = self.entry.seq
 
     @property
     def same_boot(self) -> bool:
@@ -61,11 +73,26 @@ class Journal:
 
     def write(self, **changes: Unpack[EntryChanges]) -> None:
         """Change the entry."""
-        entry = evolve(self.entry, boot_id=self._boot_id, **changes)
+        entry = evolve(self.entry, boot_id=self._boot_id, seq=self.seq, **changes)
         content = {"format": _FORMAT, **cattrs.unstructure(entry)}
         # The rescue script, which has no Python, reads it line by line.
         files.write(self._path, json.dumps(content, indent=1).encode())
         self.entry = entry
+
+    def next_attempt(self, now: float, previous: int | None) -> EntryChanges:
+        """
+        Return the changes of the write that begins another attempt.
+
+        :param now: the time of day, in seconds since the epoch.
+        :param previous: the release to which the box would return; None if unknown.
+        """
+        return {
+            "attempt": self.entry.attempt + 1,
+            "uuid": new_uuid(),
+            "started": now,
+            "previous": previous,
+            "fetched": None,
+        }
 
     def end(self, stage: Stage, attempt: Attempt, /, **changes: Unpack[EntryChanges]) -> None:
         """
@@ -79,6 +106,22 @@ class Journal:
         if attempt.outcome == "updated":
             changes["delay"] = None
         self.write(**changes)
+
+    def acknowledge(self, uuids: Collection[str], seq: int) -> None:
+        """
+        Remember which attempts the update server has stored with their outcomes.
+
+        Nothing is written if that is known already.
+
+        :param seq: the sequence number of the report that had them.
+        """
+        self.seq = max(self.seq, seq)
+        attempts = tuple(
+            evolve(each, reported=each.reported or (bool(each.uuid) and each.uuid in uuids))
+            for each in self.entry.attempts
+        )
+        if attempts != self.entry.attempts:
+            self.write(attempts=attempts)
 
     def block(self, release: Release, reason: str) -> None:
         """Remember that a release must not be installed without a click."""

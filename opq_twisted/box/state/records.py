@@ -4,6 +4,7 @@ The records that the box keeps: stages, attempts, and the journal's entry.
 The names of their attributes are keys on disk and on the wire, and stay as they are.
 """
 
+import secrets
 from enum import Enum, StrEnum, auto
 from typing import TypedDict
 
@@ -111,6 +112,11 @@ class Stage(StrEnum):
 STEPS = tuple(dict.fromkeys(stage.label for stage in Stage if stage.label))
 
 
+def new_uuid() -> str:
+    """Make the identifier of an attempt."""
+    return secrets.token_hex(16)
+
+
 @frozen
 class Attempt:
     """One attempt to update; times are in seconds since the epoch."""
@@ -126,6 +132,21 @@ class Attempt:
     #: Bytes of the archive, and how many of them were fetched; None if unknown.
     size: int | None = None
     fetched: int | None = None
+    #: Identifies it in reports: 32 random hexadecimal digits. Empty: it began under an agent that
+    #: did not report it, and is never reported.
+    uuid: str = ""
+    #: The release before it, to which the box returns; None if unknown.
+    previous: int | None = None
+    #: Whether it began without a click.
+    automatic: bool = False
+    #: The value of the last stage.
+    stage: str = ""
+    #: How often that stage was tried.
+    tries: int = 0
+    #: The value of a `report.document.Reason`; empty for an update that succeeded.
+    code: str = ""
+    #: Whether the update server has stored it with its outcome.
+    reported: bool = False
 
     @property
     def has_copied(self) -> bool:
@@ -223,6 +244,9 @@ class Entry:
     started: float = 0.0
     #: The number of this box's attempt, counted from 1.
     attempt: int = 0
+    #: As in `Attempt`, whose fields these two become.
+    uuid: str = ""
+    previous: int | None = None
     boot_id: str = ""
     tries: int = 0
     #: Whether the update began without a click.
@@ -235,8 +259,9 @@ class Entry:
     awaited: Release | None = None
     #: The time on the clock of this boot by which the new release must be healthy.
     deadline: float = 0.0
-    #: Why the box rolls back.
+    #: Why the box rolls back: a sentence, and the code of the error.
     cause: str = ""
+    code: str = ""
     attempts: tuple[Attempt, ...] = ()
     #: The blocked releases, the oldest first.
     refused: tuple[Blocked, ...] = ()
@@ -256,15 +281,26 @@ class Entry:
     #: The release whose archive, joined from several sources, was not the promised file: nothing of
     #: it is copied from the last good archive any more.
     whole: Release | None = None
+    #: The sequence number of the last report when this was written.
+    seq: int = 0
+
+    @property
+    def transfer(self) -> tuple[int | None, int | None]:
+        """The archive's size, and how many of its bytes were fetched, once this is known."""
+        if self.release is None or self.fetched is None:
+            return None, None
+        return self.release.size, self.fetched
 
 
 class EntryChanges(TypedDict, total=False):
-    """Changes of an `Entry`, except for `boot_id`, which each write sets."""
+    """Changes of an `Entry`, except for `boot_id` and `seq`, which each write sets."""
 
     stage: Stage
     release: Release | None
     started: float
     attempt: int
+    uuid: str
+    previous: int | None
     tries: int
     automatic: bool
     reboot_under_way: bool
@@ -272,6 +308,7 @@ class EntryChanges(TypedDict, total=False):
     awaited: Release | None
     deadline: float
     cause: str
+    code: str
     attempts: tuple[Attempt, ...]
     refused: tuple[Blocked, ...]
     delay: Postponement | None

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.install.preflight import BOX_AT_FAULT
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt, Stage, new_uuid
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
@@ -18,14 +18,19 @@ from opq_twisted.box.update.reporting import Reporter, is_temporary
 from opq_twisted.box.update.rollback import Rollback
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import (
+    AgentUnfit,
     BoxUnfit,
     ClockBehind,
+    FellOver,
     InstallFailed,
+    InstallInterrupted,
     Interrupted,
     NoRoom,
+    NotInstalled,
     RebootFailed,
     ServerFailed,
 )
+from opq_twisted.report.document import Reason
 
 #: How often a step of an update is tried, over all starts of the agent, before the update fails.
 MAX_TRIES = 3
@@ -55,9 +60,21 @@ class Recovery:
     def record_journal_loss(self) -> None:
         """If the journal was lost, record that as the first attempt of the new one."""
         trouble, now = self._deps.journal.trouble, self._deps.now()
-        if trouble:
-            with self._reporter.tolerate("The loss of the journal cannot be recorded"):
-                self._reporter.record(Stage.IDLE, Attempt(None, now, now, "failed", trouble))
+        if not trouble:
+            return
+        attempt = Attempt(
+            None,
+            started=now,
+            ended=now,
+            outcome="failed",
+            reason=trouble,
+            uuid=new_uuid(),
+            automatic=True,
+            stage=Stage.IDLE.value,
+            code=Reason.DISK.value,
+        )
+        with self._reporter.tolerate("The loss of the journal cannot be recorded"):
+            self._reporter.record(Stage.IDLE, attempt)
 
     def find_update(self) -> Coroutine[Deferred[Any], Any, None] | None:
         """Return the update that must be resumed now; None if there is none."""
@@ -90,6 +107,10 @@ class Recovery:
             self._reporter.enter(
                 entry.after_reboot,
                 release=entry.awaited,
+                # Another attempt: the outcome of the first one may have been reported.
+                uuid=new_uuid(),
+                # The first one has counted these bytes.
+                fetched=None,
                 tries=0,
                 reboot_under_way=True,
                 after_reboot=None,
@@ -154,7 +175,7 @@ class Recovery:
 
     async def _install_again(self, release: Release, tries: int) -> None:
         if tries > MAX_TRIES:
-            raise InstallFailed(
+            raise InstallInterrupted(
                 f"Release {release.version} was interrupted {MAX_TRIES} times. Click to try again."
             )
         # Count the try before the release is unpacked, because unpacking may interrupt the agent.
@@ -189,7 +210,7 @@ class Recovery:
             # agents may start slowly.
             end = entry.deadline + self._deps.config.settle + _MAX_CONFIRMATION
             if now > end:
-                raise InstallFailed(
+                raise AgentUnfit(
                     f"Release {release.version} was not confirmed: its agent was started again "
                     "and again."
                 )
@@ -197,7 +218,7 @@ class Recovery:
         elif entry.tries < MAX_TRIES:
             await self._confirm(release, entry.tries + 1)
         else:
-            raise InstallFailed(
+            raise FellOver(
                 f"The box restarted {MAX_TRIES} times while it confirmed release {release.version}."
             )
 
@@ -213,7 +234,7 @@ class Recovery:
         installed = deps.installed.read()
         self._reporter.show_running(installed)
         if installed != release.version:
-            raise InstallFailed(
+            raise NotInstalled(
                 f"After the reboot the box runs {installed or 'an unknown release'}, "
                 f"not {release.version}. See {deps.config.log}."
             )

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Attempt, Entry, EntryChanges, Stage
+from opq_twisted.box.state.records import Attempt, EntryChanges, Stage
 from opq_twisted.box.state.status import StatusChanges
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
@@ -29,6 +29,7 @@ from opq_twisted.common.errors import (
     RebootFailed,
     RollbackFailed,
 )
+from opq_twisted.report.document import Reason
 
 _T = TypeVar("_T")
 
@@ -54,11 +55,13 @@ def is_temporary(error: Exception) -> bool:
     return isinstance(error, (NoRoom, BoxUnfit))
 
 
-def _transfer(entry: Entry) -> tuple[int | None, int | None]:
-    """Return the archive's size, and how many of its bytes were fetched, once this is known."""
-    if entry.release is None or entry.fetched is None:
-        return None, None
-    return entry.release.size, entry.fetched
+def code_of(error: Exception) -> str:
+    """Return the value of a `report.document.Reason` for the error that ended an attempt."""
+    if isinstance(error, OSError):
+        if error.errno in _DISK_FULL:
+            return NoRoom.code
+        return Reason.BUSY.value if error.errno in MACHINE_BUSY else Reason.DISK.value
+    return error.code if isinstance(error, OpqError) else OpqError.code
 
 
 class Reporter:
@@ -132,9 +135,9 @@ class Reporter:
         self._deps.journal.end(stage, attempt, **changes)
         self._timing = timing
 
-    async def finish(self, outcome: str, reason: str) -> None:
+    async def finish(self, outcome: str, reason: str, code: str = "") -> None:
         """Record the end of an update on a good release, and remove its files."""
-        attempt = self._record_end(Stage.IDLE, outcome, reason)
+        attempt = self._record_end(Stage.IDLE, outcome, reason, code)
         # Not earlier: until the end is recorded, a restarted agent needs these files.
         with self.tolerate("Files that are not needed any more cannot be removed"):
             await self._deps.unpacker.clear()
@@ -155,7 +158,7 @@ class Reporter:
         changes = EntryChanges()
         if isinstance(error, RESUMED_AFTER_REBOOT):
             changes |= {"after_reboot": entry.stage, "awaited": entry.release}
-        attempt = self._record_end(Stage.FAILED, "failed", reason, **changes)
+        attempt = self._record_end(Stage.FAILED, "failed", reason, code_of(error), **changes)
         self._show_end(Stage.FAILED, attempt)
 
     def postpone(self, release: Release, reason: str, error: Exception) -> None:
@@ -200,10 +203,16 @@ class Reporter:
         return "The agent failed; its log says how."
 
     def _record_end(
-        self, stage: Stage, outcome: str, reason: str, /, **changes: Unpack[EntryChanges]
+        self,
+        stage: Stage,
+        outcome: str,
+        reason: str,
+        code: str,
+        /,
+        **changes: Unpack[EntryChanges],
     ) -> Attempt:
         entry = self._deps.journal.entry
-        size, fetched = _transfer(entry)
+        size, fetched = entry.transfer
         attempt = Attempt(
             version=None if entry.release is None else entry.release.version,
             started=entry.started,
@@ -213,6 +222,12 @@ class Reporter:
             id=entry.attempt,
             size=size,
             fetched=fetched,
+            uuid=entry.uuid,
+            previous=entry.previous,
+            automatic=entry.automatic,
+            stage=entry.stage.value,
+            tries=entry.tries,
+            code=code,
         )
         if fetched is not None:
             self._log.info("The update fetched {words}", words=wording.part_of(fetched, size))

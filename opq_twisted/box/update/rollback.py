@@ -5,12 +5,19 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Attempt, EntryChanges, Stage
+from opq_twisted.box.state.records import Attempt, EntryChanges, Stage, new_uuid
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import MAX_UPTIME, Probation
-from opq_twisted.box.update.reporting import BOX_AT_FAULT, RELEASE_AT_FAULT, Reporter, is_temporary
+from opq_twisted.box.update.reporting import (
+    BOX_AT_FAULT,
+    RELEASE_AT_FAULT,
+    Reporter,
+    code_of,
+    is_temporary,
+)
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import (
+    AgentUnfit,
     BoxAtFault,
     BoxUnfit,
     DownloadFailed,
@@ -19,6 +26,7 @@ from opq_twisted.common.errors import (
     NotStarted,
     RollbackFailed,
 )
+from opq_twisted.report.document import Reason
 
 #: How often the last good release is installed, over all starts, before the rollback fails.
 _MAX_TRIES = 3
@@ -70,6 +78,7 @@ class Rollback:
         try:
             await deps.preflight.require(trial.release.version)
             await self._probation.require_rollback()
+            good = deps.archives.last_good
         except (BoxUnfit, DownloadFailed, OSError) as obstacle:
             # The release keeps running and checking. In an incomplete rollback the box could only
             # wait for help.
@@ -79,13 +88,14 @@ class Rollback:
             deps.now(), lambda reason: deps.board.publish(message=reason)
         )
         deps.rescued.forget()
-        error = InstallFailed(
+        error = AgentUnfit(
             f"Its agent did not reach the update server in {MAX_UPTIME / 86400:.0f} days, and the "
             "agent of the release before did."
         )
         changes = self._probation.end_by_rollback()
-        number = deps.journal.entry.attempt + 1
-        changes |= {"attempt": number, "started": deps.now(), "automatic": True, "fetched": None}
+        previous = None if good is None else good.version
+        changes |= deps.journal.next_attempt(deps.now(), previous)
+        changes["automatic"] = True
         return await self._begin(trial.release, error, changes)
 
     def _may_be_changed(self, error: Exception) -> bool:
@@ -105,7 +115,8 @@ class Rollback:
     async def _begin(self, release: Release, error: Exception, changes: EntryChanges) -> Release:
         cause = self._reporter.explain(error)
         self._log.error("The update failed: {cause}", cause=cause)
-        changes |= {"release": release, "tries": 0, "cause": cause, "reboot_under_way": False}
+        changes |= {"release": release, "tries": 0, "reboot_under_way": False}
+        changes |= {"cause": cause, "code": code_of(error)}
 
         async def begin() -> None:
             self._deps.installer.forget()
@@ -139,7 +150,7 @@ class Rollback:
             in_place = deps.installed.read() == good.version
             has_rebooted = self._workflow.has_rebooted
             if has_rebooted and in_place and (status == 0 or is_last):
-                return await self._finish(release, entry.cause)
+                return await self._finish(release, entry.cause, entry.code)
             if status == 0 and not has_rebooted:
                 return await self._workflow.ask_for_reboot()
             if is_last:
@@ -178,7 +189,7 @@ class Rollback:
     async def finish_rescue(self, release: Release) -> None:
         """Record the rollback that the rescue script has made."""
         self._deps.journal.block(release, _RESCUED)
-        await self._finish(release, _RESCUED)
+        await self._finish(release, _RESCUED, Reason.RESCUED.value)
         self._deps.rescued.forget()
 
     def end_lost_trial(self) -> None:
@@ -192,17 +203,28 @@ class Rollback:
             blocked = deps.journal.blocked_with(trial.release, _RESCUED)
             deps.journal.write(refused=blocked, trial=None)
             reason = _describe(trial.release, installed, _RESCUED)
-            attempt = Attempt(trial.release.version, now, now, "returned", reason)
+            attempt = Attempt(
+                trial.release.version,
+                started=now,
+                ended=now,
+                outcome="returned",
+                reason=reason,
+                uuid=new_uuid(),
+                previous=installed,
+                automatic=True,
+                stage=Stage.IDLE.value,
+                code=Reason.RESCUED.value,
+            )
             self._reporter.record(Stage.IDLE, attempt)
             deps.rescued.forget()
         else:
             # Somebody has installed it by hand.
             deps.journal.write(trial=None)
 
-    async def _finish(self, release: Release, reason: str) -> None:
+    async def _finish(self, release: Release, reason: str, code: str) -> None:
         installed = self._deps.installed.version
         self._reporter.show_running(installed)
-        await self._reporter.finish("returned", _describe(release, installed, reason))
+        await self._reporter.finish("returned", _describe(release, installed, reason), code)
 
 
 def _describe(release: Release, installed: int | None, reason: str) -> str:

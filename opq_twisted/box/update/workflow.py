@@ -57,8 +57,7 @@ class Workflow:
         journal, window = self._deps.journal, self._deps.config.window
         changes = EntryChanges(release=None, tries=tries, automatic=automatic)
         if tries == 1:
-            changes |= {"attempt": journal.entry.attempt + 1, "started": self._deps.now()}
-            changes["fetched"] = None
+            changes |= journal.next_attempt(self._deps.now(), self._deps.installed.running)
         self._reporter.enter(Stage.CHECKING, **changes)
         offer = await self._find(automatic)
         if offer is None:
@@ -194,7 +193,7 @@ class Workflow:
         deps = self._deps
         fault = await deps.preflight.find_problem(release.version) or deps.installer.shortage
         if fault is not None:
-            raise BoxAtFault(f"{error} {fault}", touched=True) from None
+            raise BoxAtFault(f"{error} {fault}", touched=True, code=fault.code) from None
         raise error
 
     async def reboot(self, tries: int = 1) -> None:

@@ -163,16 +163,20 @@ class InstallTests(InstallerCase):
 
     async def test_shortage(self) -> None:
         """A shortage is found in the last lines of the script's output."""
-        for said, shortage in (
-            ("sh: 3: Cannot fork", "Cannot fork"),
-            ("bash: fork: Resource temporarily unavailable", "Resource temporarily unavailable"),
-            ("cp: error writing: No space left on device", "No space left on device"),
-            ("no tape", None),
+        busy, full = "Resource temporarily unavailable", "No space left on device"
+        for said, shortage, code in (
+            ("sh: 3: Cannot fork", "Cannot fork", "busy"),
+            (f"bash: fork: {busy}", busy, "busy"),
+            (f"cp: error writing: {full}", full, "no-room"),
         ):
             with self.subTest(said=said):
                 await self.failure(self.install(f"echo {said!r}; exit 1"))
-                expected = shortage and f"The box lacked resources meanwhile: {shortage}."
-                self.assertEqual(self.installer.shortage, expected)
+                found = self.installer.shortage
+                assert found is not None
+                expected = f"The box lacked resources meanwhile: {shortage}."
+                self.assertEqual((str(found), found.code), (expected, code))
+        await self.failure(self.install("echo 'no tape'; exit 1"))
+        self.assertIsNone(self.installer.shortage)
 
     async def test_hangs(self) -> None:
         """A script that ignores SIGTERM after its timeout is killed with all its children."""

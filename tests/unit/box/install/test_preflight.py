@@ -181,6 +181,11 @@ class FitTests(PreflightCase):
 class BlameTests(PreflightCase):
     """The check whether the box is to blame for a failed installation."""
 
+    async def problem(self) -> tuple[str, str] | None:
+        """The sentence and the code of what is found."""
+        found = await self.preflight.find_problem(NEW)
+        return None if found is None else (str(found), found.code)
+
     async def test_log(self) -> None:
         """A log that cannot be written is the box's fault."""
         self.log.parent.rmdir()
@@ -198,8 +203,8 @@ class BlameTests(PreflightCase):
         self.assertIsNone(await self.preflight.find_problem(NEW))
         kills = 4
         self.assertEqual(
-            await self.preflight.find_problem(NEW),
-            "The box ran out of memory. Stop the program that uses it.",
+            await self.problem(),
+            ("The box ran out of memory. Stop the program that uses it.", "busy"),
         )
 
     async def test_boot(self) -> None:
@@ -207,9 +212,10 @@ class BlameTests(PreflightCase):
         boot = self.root / "boot"
         self.patch(preflight, "_BOOT", (self.root / "none", boot))
         self.patch(Path, "is_mount", lambda path: path == boot)
-        for size, said in ((1 << 20, None), (1000, f"There is no room in {boot}. Make some.")):
+        found = (f"There is no room in {boot}. Make some.", "no-room")
+        for size, expected in ((1 << 20, None), (1000, found)):
             self.patch(preflight, "_free", lambda path, size=size: Room(size, 1000))
-            self.assertEqual(await self.preflight.find_problem(NEW), said)
+            self.assertEqual(await self.problem(), expected)
 
     async def test_kills_counted(self) -> None:
         """The kernel counts them."""

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Attempt, Blocked, Entry, EntryChanges, Stage
+from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart
 from tests.helpers.box_fakes import NEW, NEWER, OLD, logged
 from tests.helpers.failing_disk import counting
@@ -273,9 +274,83 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.open().entry, before)
         self.assertEqual(os.listdir(self.folder), ["journal.json"])
 
+    def test_next_attempt(self) -> None:
+        """Each attempt has a number, and an identifier of its own."""
+        journal = self.open()
+        journal.write(fetched=9)
+        found = []
+        for number in (1, 2):
+            journal.write(**journal.next_attempt(12.5, OLD))
+            entry = journal.entry
+            self.assertEqual((entry.attempt, entry.started, entry.previous), (number, 12.5, OLD))
+            self.assertIsNone(entry.fetched)
+            self.assertRegex(entry.uuid, "^[0-9a-f]{32}$")
+            found.append(entry.uuid)
+        self.assertNotEqual(*found)
+
+    def test_acknowledge(self) -> None:
+        """An attempt that the server has stored is marked, by one write, or none."""
+        journal = self.open()
+        for number in range(4):
+            # The first one began under an older agent.
+            uuid = f"{number:032x}" if number else ""
+            journal.end(Stage.FAILED, evolve(attempt(number), uuid=uuid))
+        uuids = [each.uuid for each in journal.entry.attempts]
+        written = self.count_writes()
+        journal.acknowledge([uuids[1], uuids[3], "ab" * 16, ""], 7)
+        self.assertEqual(len(written), 1)
+        marked = [each.reported for each in self.open().entry.attempts]
+        self.assertEqual(marked, [False, True, False, True])
+        for uuids_again in ([uuids[1], uuids[3]], ["ab" * 16], [""], []):
+            journal.acknowledge(uuids_again, 8)
+        self.assertEqual(len(written), 1)
+        self.assertEqual(journal.seq, 8)
+
+    def test_acknowledge_disk_full(self) -> None:
+        """If that cannot be written, the attempt is reported again."""
+        journal = self.open()
+        journal.end(Stage.FAILED, evolve(attempt(1), uuid="ab" * 16))
+        with counting(1), self.assertRaises(OSError):
+            journal.acknowledge(["ab" * 16], 1)
+        self.assertFalse(journal.entry.attempts[0].reported)
+
+    def test_sequence_number(self) -> None:
+        """The sequence number of the last report comes to the disk with the next entry."""
+        journal = self.open()
+        journal.seq = 41
+        self.assertEqual(self.open().seq, 0)
+        journal.write(tries=1)
+        self.assertEqual((self.open().seq, self.open().entry.seq), (41, 41))
+        journal.acknowledge([], 40)
+        self.assertEqual(journal.seq, 41, "it never falls")
+
+    def test_unreported(self) -> None:
+        """An agent up to 0.2.0 wrote nothing about reports."""
+        journal = self.open()
+        journal.write(stage=Stage.UNPACKING, release=RELEASE, attempts=(attempt(1),))
+        content = json.loads(self.path.read_bytes())
+        for key in ("uuid", "previous", "code", "seq"):
+            del content[key]
+        for key in ("uuid", "previous", "automatic", "stage", "tries", "code", "reported"):
+            del content["attempts"][0][key]
+        self.path.write_text(json.dumps(content))
+        self.assertEqual(self.open().entry, journal.entry)
+        self.assertEqual((self.open().entry.uuid, self.open().trouble), ("", ""))
+
+    def count_writes(self) -> list[Path]:
+        """Collect the paths of the files that are written from now on."""
+        real, written = files.write, list[Path]()
+
+        def write(path: Path, data: bytes) -> None:
+            written.append(path)
+            real(path, data)
+
+        self.patch(files, "write", write)
+        return written
+
     def test_changes(self) -> None:
-        """Every field of the entry may be changed, except for the boot."""
-        keys = set(fields_dict(Entry)) - {"boot_id"}
+        """Every field of the entry may be changed, except for those that each write sets."""
+        keys = set(fields_dict(Entry)) - {"boot_id", "seq"}
         self.assertEqual(EntryChanges.__optional_keys__, keys)
 
     def test_stages(self) -> None:

@@ -57,7 +57,7 @@ class ReturnTests(HealthyCase):
 
     def test_box_at_fault(self) -> None:
         """If the box was at fault it rolls back, too; the release is not blocked."""
-        self.bench.preflight.fault = "The box cannot write in /opt."
+        self.bench.preflight.fault = BoxUnfit("The box cannot write in /opt.")
         self.click("install")
         self.bench.steps.fail(InstallFailed("It ended with 1."))
         self.install_last_good()

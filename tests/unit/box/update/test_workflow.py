@@ -160,8 +160,10 @@ class WorkflowTests(UpdaterCase):
                 self.assertEqual(self.bench.status.stage, Stage.IDLE)
                 self.assertEqual(self.bench.status.message, reason)
                 self.assertFalse(self.bench.status.update_available)
-                entry = Entry(boot_id="first boot", started=NEW, attempt=number, tries=1)
-                self.assertEqual(evolve(self.on_disk(), timing=Timing()), entry)
+                entry = Entry(
+                    boot_id="first boot", started=NEW, attempt=number, tries=1, previous=OLD
+                )
+                self.assertEqual(evolve(self.on_disk(), timing=Timing(), uuid=""), entry)
         self.assert_works_again()
 
     def test_nothing_installed(self) -> None:
@@ -403,12 +405,15 @@ class BoxFaultTests(UpdaterCase):
 
     def test_found_afterwards(self) -> None:
         """After a failure the box is measured, and the script's output searched for a shortage."""
-        for fault, shortage in (("The box cannot write in /opt.", None), (None, "It was short.")):
+        full = BoxUnfit("The box cannot write in /opt.", code="no-room")
+        short = BoxUnfit("It was short.", code="busy")
+        for found, fault, shortage in ((full, full, None), (short, None, short)):
             with self.subTest(fault=fault):
                 self.bench.preflight.fault, self.bench.installer.shortage = fault, shortage
                 self.click("install")
                 self.bench.steps.fail(InstallFailed("It ended with 1."))
-                self.assert_not_blocked(f"It ended with 1. {fault or shortage}")
+                self.assert_not_blocked(f"It ended with 1. {found}")
+                self.assertEqual(self.on_disk().attempts[-1].code, found.code)
 
     def test_found_by_the_next_agent(self) -> None:
         """An agent that was started meanwhile does the same."""
@@ -423,7 +428,7 @@ class BoxFaultTests(UpdaterCase):
             with self.subTest(status=status):
                 self.click("install")
                 self.bench.restart()
-                self.bench.preflight.fault = "The box ran out of memory."
+                self.bench.preflight.fault = BoxUnfit("The box ran out of memory.")
                 self.bench.steps.succeed(status)
                 self.assert_not_blocked(reason)
 
