@@ -28,12 +28,12 @@ MAX_NUMBER = 2**53 - 1
 _T = TypeVar("_T")
 
 _KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+ATTEMPT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _PUBKEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PROOF = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _BOOT = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
-_WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
-_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,31}", re.ASCII)
+WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
+VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,31}", re.ASCII)
 
 
 class ReportInvalid(OpqError):
@@ -212,16 +212,16 @@ def parse(body: bytes) -> Report:
         key=fields.get("key", _text(_KEY)),
         seq=fields.get("seq", _whole),
         box=fields.get("box", _whole),
-        agent=fields.get("agent", _text(_VERSION)),
+        agent=fields.get("agent", _text(VERSION)),
         release=fields.optional("release", _whole),
-        channel=fields.get("channel", _text(_WORD)),
-        install=fields.get("install", _text(_WORD)),
+        channel=fields.get("channel", _text(WORD)),
+        install=fields.get("install", _text(WORD)),
         root=fields.optional("root", _whole),
         snapshot=fields.optional("snapshot", _whole),
         boot=fields.get("boot", _text(_BOOT)),
-        arch=fields.get("arch", _text(_VERSION)),
-        python=fields.get("python", _text(_VERSION)),
-        waiting=fields.optional("waiting", _text(_WORD)),
+        arch=fields.get("arch", _text(VERSION)),
+        python=fields.get("python", _text(VERSION)),
+        waiting=fields.optional("waiting", _text(WORD)),
         last_good=fields.optional("last_good", _whole),
         refused=fields.get("refused", _list_of(_whole, MAX_REFUSED)),
         attempts=tuple(
@@ -261,15 +261,15 @@ class _Fields:
 
 def _parse_attempt(fields: _Fields) -> AttemptReport:
     return AttemptReport(
-        id=fields.get("id", _text(_ID)),
+        id=fields.get("id", _text(ATTEMPT_ID)),
         release=fields.optional("release", _whole),
         previous=fields.optional("from", _whole),
         began=fields.get("began", _whole),
         took=fields.get("took", _whole),
         automatic=fields.get("automatic", _flag),
-        stage=fields.get("stage", _text(_WORD)),
-        outcome=fields.optional("outcome", _text(_WORD)),
-        reason=fields.optional("reason", _text(_WORD)),
+        stage=fields.get("stage", _text(WORD)),
+        outcome=fields.optional("outcome", _text(WORD)),
+        reason=fields.optional("reason", _text(WORD)),
         tries=fields.get("tries", _whole),
         fetched=fields.optional("fetched", _whole),
         size=fields.optional("size", _whole),

@@ -1,0 +1,1 @@
+"""Tests of what the box tells the update server about itself."""
