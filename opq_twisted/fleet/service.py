@@ -1,25 +1,41 @@
 """Wires the fleet together, for the update server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 
+from opq_twisted.fleet.presence import Presence
+from opq_twisted.fleet.reports.apply import apply
+from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
+from opq_twisted.fleet.reports.inbox import Inbox
+from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.rollouts.pace import DatabasePaces
 from opq_twisted.fleet.settings import FleetSettings
 from opq_twisted.fleet.store.database import Database
+from opq_twisted.http.connection_limits import Network
+from opq_twisted.http.request import BoundedRequest
 
 
 class Fleet(MultiService):
     """The fleet's part of the update server."""
 
-    def __init__(self, reactor: Any, settings: FleetSettings, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        settings: FleetSettings,
+        now: Callable[[], float],
+        trusted: Sequence[Network] = (),
+        waiting: Callable[[], Iterable[BoundedRequest]] = tuple,
+    ) -> None:
         """
-        Open the database.
+        Prepare all parts, and look at the database.
 
         :param now: gives the time of day, in seconds since the epoch.
-        :raises CannotStart: if the database cannot be used.
+        :param trusted: networks of reverse proxies.
+        :param waiting: gives the requests of the boxes that wait for a release.
+        :raises CannotStart: if the database cannot be used; PostgreSQL may be away.
         """
         super().__init__()
         self.database = Database(reactor, settings.url)
@@ -28,6 +44,15 @@ class Fleet(MultiService):
         self.paces = DatabasePaces(self.database, settings.rollouts, now)
         #: Called when an operator has changed the pace of a rollout.
         self.pace_observers: list[Callable[[], None]] = []
+        #: The boxes that wait for a release.
+        self.presence = Presence(waiting)
+        enrolment = EnrolmentPolicy(settings.enrolment, settings.token)
+        inbox = Inbox(
+            reactor, self.database.write, lambda store, batch: apply(store, batch, enrolment)
+        )
+        inbox.setServiceParent(self)
+        #: `POST /report`.
+        self.reports = ReportResource(reactor, inbox, now, trusted)
 
     def startService(self) -> None:
         """Start the threads of the database first."""

@@ -47,11 +47,16 @@ class ConnectionLimits:
             address, and for a UNIX socket, whose peer is on this machine.
         """
         host = getattr(address, "host", None)
-        return None if host is None else _client(host, tuple(self.trusted))
+        return None if host is None else client_network(host, tuple(self.trusted))
 
 
 @lru_cache(maxsize=4096)
-def _client(host: str, trusted: Sequence[Network]) -> str | None:
+def client_network(host: str, trusted: tuple[Network, ...]) -> str | None:
+    """
+    Find the network of an address whose uses of a resource are counted together.
+
+    :returns: an IPv4 address, or the /64 network of an IPv6 address; None for a trusted address.
+    """
     try:
         ip = parse_address(host)
     except ValueError:

@@ -23,7 +23,9 @@ from opq_twisted.server.web.index import SUFFIX
 from opq_twisted.trust.expiry import days_left
 
 #: The endpoints by path. Unknown paths have one common series: clients could invent any number.
-_ENDPOINTS = {path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics")}
+_ENDPOINTS = {
+    path.encode(): path for path in ("/", "/ls", "/version", "/latest", "/metrics", "/report")
+}
 _FOLDERS = (b"/update/", "/update"), (b"/tuf/", "/tuf")
 _INDEXES = "/update/NAME.pieces"
 

@@ -3,9 +3,11 @@
 import math
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import idna
@@ -32,15 +34,26 @@ from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.limits import Downloads, make_room
 from opq_twisted.server.metrics import LOOPBACK, Metrics
 from opq_twisted.server.timestamp.service import Timestamper
-from opq_twisted.server.web.long_poll import NewestVersion
+from opq_twisted.server.web.long_poll import LongPollers, NewestVersion
 from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust import keys
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access
+
+if TYPE_CHECKING:
+    from opq_twisted.fleet.service import Fleet
 
 _URL = re.compile(
     r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9a-f]{2})*)?",
     re.ASCII | re.IGNORECASE,
 )
+
+#: The options that need `--fleet-db`, and their defaults.
+_FLEET_DEFAULTS = {
+    "enrol": "open",
+    "enrol-token-file": None,
+    "rollouts": "off",
+    "fleet-socket": None,
+}
 
 _log = Logger()
 
@@ -171,7 +184,8 @@ def makeService(options: Options) -> IService:
     Make the server's service.
 
     :raises CannotStart: if the directory is missing or cannot be read, the port is invalid, the
-        access log cannot be written, or the timestamp's key cannot be used.
+        access log cannot be written, the timestamp's key cannot be used, or the options of the
+        fleet do not fit together.
     """
     use_monotonic_time(reactor)
     directory = Path(options["updates-dir"]).absolute()
@@ -187,6 +201,7 @@ def makeService(options: Options) -> IService:
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
     version = NewestVersion(reactor, catalog, await_metadata=True)
+    fleet = _make_fleet(options, limits.trusted, version.long_pollers)
     timestamper = Timestamper(reactor, catalog, _signer(options), options["heartbeat"])
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
@@ -209,10 +224,14 @@ def makeService(options: Options) -> IService:
         lambda: timestamper.metadata_state,
     )
     root.putChild(b"metrics", FunctionResource(metrics.reply))
+    server = MultiService()
+    if fleet is not None:
+        root.putChild(b"report", fleet.reports)
+        # The threads of the database start before the first report can come.
+        fleet.setServiceParent(server)
     site = BoundedSite(reactor, root, limits)
     site.request_observers.append(metrics.request_ended)
     site.refusal_observers.append(metrics.refused)
-    server = MultiService()
     listener = Listener(options["port"], site)
     announcement = Announcement(lambda: listener.url, catalog, timestamper)
     for service in (listener, watcher, digests, indexes, timestamper, announcement):
@@ -236,6 +255,38 @@ def _require_readable(directory: Path) -> None:
         raise CannotStart(
             f"Cannot read the updates directory {directory}: {error.strerror}. "
             "Create it, or name another with --updates-dir."
+        ) from None
+
+
+def _make_fleet(
+    options: Options, trusted: Sequence[Network], waiting: LongPollers
+) -> "Fleet | None":
+    """Make the fleet's part, if the options name its database."""
+    if options["fleet-db"] is None:
+        for option, default in _FLEET_DEFAULTS.items():
+            if options[option] != default:
+                raise CannotStart(f"--{option} is of no use without --fleet-db.")
+        return None
+    token_file = options["enrol-token-file"]
+    if (options["enrol"] == "token") != (token_file is not None):
+        raise CannotStart("--enrol token and --enrol-token-file FILE need each other.")
+    try:
+        # These packages are installed, and cost their memory, only where they are wanted.
+        from opq_twisted.fleet.service import Fleet
+        from opq_twisted.fleet.settings import FleetSettings, read_token
+
+        settings = FleetSettings(
+            url=options["fleet-db"],
+            enrolment=options["enrol"],
+            token=None if token_file is None else read_token(Path(token_file)),
+            rollouts=options["rollouts"],
+            **({"socket": Path(options["fleet-socket"])} if options["fleet-socket"] else {}),
+        )
+        return Fleet(reactor, settings, time.time, trusted, lambda: waiting)
+    except ImportError as error:
+        raise CannotStart(
+            f"--fleet-db needs more Python packages ({error}): install those of "
+            "requirements-fleet.txt."
         ) from None
 
 

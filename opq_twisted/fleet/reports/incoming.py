@@ -16,7 +16,8 @@ class Incoming:
     #: The bytes that were signed.
     body: bytes
     signature: str
-    #: The network of the sender, which bounds how many new keys it may bring; never stored.
+    #: The network of the sender, which bounds how many new keys it may bring; never stored. It is
+    #: empty, and nothing is bounded, for a program on this machine.
     network: str
     #: Seconds since the epoch.
     received: float

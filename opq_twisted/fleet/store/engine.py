@@ -22,6 +22,8 @@ _POOL: dict[str, Any] = {
     "pool_size": 6,
     "max_overflow": 0,
     "pool_timeout": 5,
+    # The log and the sentences of errors must not quote reports.
+    "hide_parameters": True,
 }
 
 _ADVICE = "--fleet-db: give sqlite:///PATH, or postgresql://USER@HOST/DATABASE."
@@ -57,6 +59,10 @@ def sqlite_file(url: str) -> SqliteFile | None:
         if path == url or not path or path == ":memory:" or path.endswith("/") or "\0" in path:
             raise CannotStart(_ADVICE)
         return SqliteFile(Path(path))
+    try:
+        urlsplit(url)
+    except ValueError:
+        raise CannotStart(_ADVICE) from None
     if not re.match(r"postgresql://.", url):
         raise CannotStart(_ADVICE)
     return None

@@ -1,7 +1,7 @@
 """`/version`: boxes ask for the newest version, and wait there for something new to act on."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from attrs import define, field
@@ -150,6 +150,10 @@ class LongPollers:
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
+
+    def __iter__(self) -> Iterator[BoundedRequest]:
+        """Yield the requests that wait."""
+        return iter(self._waiting)
 
     def add(self, request: BoundedRequest, seconds: int) -> None:
         """Let a request wait for `wake`, and for at most so many seconds."""

@@ -1,0 +1,29 @@
+"""Which boxes wait for a release now, by what they say of themselves."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from opq_twisted.http.request import BoundedRequest
+
+#: The User-Agent of an agent, such as `opq-box-agent/0.2.0 (box 7; release 1547860803)`.
+_AGENT = re.compile(rb"opq-box-agent/[^ ]{1,40} \(box ([0-9]{1,15});.{0,40}\)")
+
+
+class Presence:
+    """
+    Counts the boxes that wait at `/version` of this process.
+
+    Anybody can write any User-Agent, so the numbers are good for people to look at only: nothing is
+    decided by them, and nothing is stored.
+    """
+
+    def __init__(self, waiting: Callable[[], Iterable[BoundedRequest]]) -> None:
+        """:param waiting: gives the requests that wait; the server limits their number."""
+        self._waiting = waiting
+
+    def waiting_now(self) -> Mapping[int, int]:
+        """Return how many connections wait, by the number of the box in its configuration."""
+        agents = (request.getHeader(b"User-Agent") or b"" for request in self._waiting())
+        found = (_AGENT.fullmatch(agent) for agent in agents)
+        return Counter(int(match[1]) for match in found if match)

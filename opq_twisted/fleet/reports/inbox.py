@@ -1,0 +1,259 @@
+"""The queue of the reports: stores them in batches, and answers each after its commit."""
+
+import random
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from attrs import define, field
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.http import INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE
+
+from opq_twisted.common.log import RepeatedLine
+from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.store.database import StoreAway
+
+#: Reports in one batch.
+MAX_BATCH = 500
+
+#: Reports that wait, and the bytes of their bodies.
+MAX_WAITING = 10_000
+MAX_BYTES = 16 << 20
+
+#: Seconds after which a batch that has not ended counts as one that the database does not take.
+PATIENCE = 15
+
+#: Seconds between two attempts to reach a database that is away.
+PAUSE = 1
+
+#: How often a batch is written that came into conflict with another server process.
+_TRIES = 4
+
+#: Seconds before such a batch is written again, at most.
+_CONFLICT_PAUSE = 0.1
+
+#: Serialization failure and deadlock (PostgreSQL manual, appendix A).
+_CONFLICTS = ("40001", "40P01")
+
+#: Minimum and maximum of the seconds after which a box that was turned away may try again. The
+#: number is random, so that not all boxes come back at once.
+_RETRY_AFTER = (10, 60)
+
+_T = TypeVar("_T")
+
+#: Stores a batch in the transaction of the connection; returns the answers in the same order.
+Apply = Callable[[Connection, Sequence[Incoming]], Sequence[Answer]]
+
+#: Runs a function in a transaction, as `Database.write`.
+Write = Callable[[Callable[[Connection], Any]], Deferred[Any]]
+
+
+def retry_after() -> float:
+    """Choose after how many seconds a box may try again."""
+    return random.uniform(*_RETRY_AFTER)  # noqa: S311
+
+
+def turned_away(result: str) -> Answer:
+    """Make the answer to a report that is not stored now, and comes again."""
+    return Answer(SERVICE_UNAVAILABLE, result, retry_after=retry_after())
+
+
+@define(eq=False)
+class _Waiting:
+    """A report that has no answer yet."""
+
+    incoming: Incoming
+    answered: Deferred[Answer] = field(factory=Deferred)
+
+    def answer(self, answer: Answer) -> None:
+        """Answer, unless the sender was told to come again already."""
+        if not self.answered.called:
+            self.answered.callback(answer)
+
+
+class Inbox(Service):
+    """
+    Stores reports in batches, one batch at a time.
+
+    A batch begins as soon as the one before has ended, with what has arrived meanwhile. While the
+    database is away, no report waits: one batch at a time finds out whether it is back, and all
+    others are turned away at once.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, write: Write, apply: Apply) -> None:
+        """:param apply: stores a batch; it runs in the thread that writes."""
+        self._clock = clock
+        self._write = write
+        self._apply = apply
+        self._queue: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._batch: Sequence[_Waiting] = ()
+        self._next_try = 0.0
+        self._idle: list[Deferred[None]] = []
+        self._error_line = RepeatedLine(clock, lambda line: self._log.error("{line}", line=line))
+        #: Whether the database did not take the last batch.
+        self.is_away = False
+        #: Called with the number of reports and the seconds of each batch that was stored.
+        self.observers: list[Callable[[int, float], None]] = []
+
+    def __len__(self) -> int:
+        """How many reports wait, or are in the batch that is under way."""
+        return len(self._queue) + len(self._batch)
+
+    def put(self, incoming: Incoming) -> Deferred[Answer]:
+        """Store a report; the Deferred has the answer, and does not fail."""
+        waiting = _Waiting(incoming)
+        result = self._reason_against(len(incoming.body))
+        if result is not None:
+            waiting.answer(turned_away(result))
+            return waiting.answered
+        self._queue.append(waiting)
+        self._bytes += len(incoming.body)
+        if not self._batch:
+            Deferred.fromCoroutine(self._work())
+        return waiting.answered
+
+    def stopService(self) -> Deferred[None] | None:
+        """Turn away what waits, and wait for the batch that is under way."""
+        super().stopService()
+        self._turn_away("stopping")
+        if not self._batch:
+            return None
+        self._idle.append(Deferred())
+        return self._idle[-1]
+
+    def _reason_against(self, size: int) -> str | None:
+        """Return why a report cannot wait now; None if it can."""
+        if not self.running:
+            return "stopping"
+        if self.is_away and (self._batch or self._clock.seconds() < self._next_try):
+            return "store-away"
+        if len(self) >= MAX_WAITING or self._bytes + size > MAX_BYTES:
+            return "queue-full"
+        return None
+
+    async def _work(self) -> None:
+        """Store batches until none waits."""
+        while self._queue:
+            self._batch = self._take()
+            overdue = self._clock.callLater(PATIENCE, self._give_up)
+            begun = self._clock.seconds()
+            try:
+                await self._store(self._batch)
+            finally:
+                if overdue.active():
+                    overdue.cancel()
+                batch, self._batch = self._batch, ()
+                for each in batch:
+                    # Only an error of this program leaves one without an answer.
+                    each.answer(_failed())
+            if not self.is_away:
+                self._notify(len(batch), self._clock.seconds() - begun)
+        idle, self._idle = self._idle, []
+        for waiting in idle:
+            waiting.callback(None)
+
+    def _take(self) -> Sequence[_Waiting]:
+        count = min(MAX_BATCH, len(self._queue))
+        batch = [self._queue.popleft() for _ in range(count)]
+        self._bytes -= sum(len(each.incoming.body) for each in batch)
+        return batch
+
+    async def _store(self, batch: Sequence[_Waiting]) -> None:
+        """Store a batch and answer it; if it cannot be stored as a whole, report by report."""
+        try:
+            answers = await self._written(batch)
+            self._found()
+            for each, answer in zip(batch, answers, strict=True):
+                each.answer(answer)
+        except StoreAway as error:
+            if len(batch) == 1 and _is_refused(error):
+                self._report_error(error)
+            elif _is_refused(error):
+                await self._store_each(batch)
+            else:
+                self._lose(error)
+        except Exception as error:
+            self._report_error(error)
+            if len(batch) > 1:
+                await self._store_each(batch)
+
+    async def _store_each(self, batch: Sequence[_Waiting]) -> None:
+        """Store a batch report by report, so that only the one at fault fails."""
+        for each in batch:
+            await self._store([each])
+            if self.is_away:
+                return
+
+    async def _written(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
+        incoming = [each.incoming for each in batch]
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                answers: Sequence[Answer] = await self._write(
+                    lambda connection: self._apply(connection, incoming)
+                )
+                break
+            except StoreAway as error:
+                if not tries_left or not _is_conflict(error):
+                    raise
+            await deferLater(self._clock, random.uniform(0, _CONFLICT_PAUSE))  # noqa: S311
+        return answers
+
+    def _give_up(self) -> None:
+        self._lose(StoreAway(f"The database has not stored a batch within {PATIENCE} seconds."))
+
+    def _lose(self, error: StoreAway) -> None:
+        """Turn everything away: the database is away."""
+        if not self.is_away:
+            self._log.error("Reports get 503 for now. {error}", error=error)
+        self.is_away = True
+        self._next_try = self._clock.seconds() + PAUSE
+        self._turn_away("store-away")
+        for each in self._batch:
+            each.answer(turned_away("store-away"))
+
+    def _found(self) -> None:
+        if self.is_away:
+            self._log.info("The database of the fleet can be used again.")
+        self.is_away = False
+
+    def _turn_away(self, result: str) -> None:
+        queue, self._queue, self._bytes = self._queue, deque(), 0
+        for each in queue:
+            each.answer(turned_away(result))
+
+    def _report_error(self, error: Exception) -> None:
+        # The message of an error may quote the report.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        self._error_line.say(f"A report cannot be stored: {type(error).__name__}.\n{frames}")
+
+    def _notify(self, reports: int, seconds: float) -> None:
+        for observer in self.observers:
+            with self._log.failuresHandled("{observer} failed", observer=observer):
+                observer(reports, seconds)
+
+
+def _failed() -> Answer:
+    return Answer(INTERNAL_SERVER_ERROR, "error")
+
+
+def _is_conflict(error: StoreAway) -> bool:
+    """Whether another server process was in the way, and the same can be tried again at once."""
+    cause = error.__cause__
+    return isinstance(cause, IntegrityError) or (
+        isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlstate", None) in _CONFLICTS
+    )
+
+
+def _is_refused(error: StoreAway) -> bool:
+    """Whether the database can be used, but does not take this content."""
+    return isinstance(error.__cause__, (DataError, IntegrityError))

@@ -1,0 +1,48 @@
+"""Bounds how often each network may send a report."""
+
+from twisted.internet.interfaces import IReactorTime
+
+#: Reports that a network may send at once, and in a second after that. A class room or an office
+#: of 200 boxes has one address.
+BURST = 60
+RATE = 1.0
+
+#: Networks that are remembered.
+MAX_NETWORKS = 10_000
+
+
+class Rates:
+    """
+    A bucket of tokens for each network: a report takes one.
+
+    Remembered is only when each bucket is full again, and only until then; with more networks than
+    there is room for, the one that has been silent for the longest time is forgotten.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        #: By network, the time at which its bucket is full again. Who sent last is at the end.
+        self._full_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        """How many networks are remembered."""
+        return len(self._full_at)
+
+    def allows(self, network: str) -> bool:
+        """Take a token; returns whether there was one."""
+        now = self._clock.seconds()
+        full_at = max(self._full_at.pop(network, now), now)
+        allowed = full_at - now <= (BURST - 1) / RATE
+        self._forget(now)
+        self._full_at[network] = full_at + 1 / RATE if allowed else full_at
+        return allowed
+
+    def _forget(self, now: float) -> None:
+        """Forget some networks whose buckets are full, and one if there is no room."""
+        for network in [*_first(self._full_at, 2)]:
+            if self._full_at[network] <= now or len(self._full_at) >= MAX_NETWORKS:
+                del self._full_at[network]
+
+
+def _first(table: dict[str, float], count: int) -> list[str]:
+    return [network for network, _ in zip(table, range(count), strict=False)]

@@ -1,0 +1,120 @@
+"""`POST /report`: takes a report of a box, and answers when it is stored."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE
+from twisted.web.server import NOT_DONE_YET
+
+from opq_twisted.fleet.reports.inbox import Inbox, retry_after
+from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.rates import Rates
+from opq_twisted.fleet.reports.sender import network_of
+from opq_twisted.http.connection_limits import Network
+from opq_twisted.http.reply import Reply
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+from opq_twisted.report.document import ReportInvalid, parse
+from opq_twisted.report.signature import HEADER
+
+#: An Ed25519 signature (64 bytes) in base64.
+_SIGNATURE = re.compile(rb"[A-Za-z0-9+/]{86}==")
+
+#: RFC 6585, section 4.
+TOO_MANY_REQUESTS = 429
+
+#: Seconds after which a connection without an answer is cut. The report may be stored nevertheless.
+_TIMEOUT = 60
+
+_SENTENCES = {
+    INTERNAL_SERVER_ERROR: "Something went wrong here; the log says what.",
+    SERVICE_UNAVAILABLE: "The report cannot be stored now. Try again in a little while.",
+    TOO_MANY_REQUESTS: "There are too many reports from this network. Try again in a little while.",
+}
+
+
+class ReportResource(PlainResource):
+    """
+    Takes reports. Nothing of a report is ever sent back or logged.
+
+    The Content-Type does not matter: the signature is that of the bytes, whatever they are called.
+    """
+
+    isLeaf = True
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        inbox: Inbox,
+        now: Callable[[], float],
+        trusted: Sequence[Network],
+    ) -> None:
+        """
+        :param now: gives the time of day, in seconds since the epoch.
+        :param trusted: networks of reverse proxies.
+        """
+        super().__init__()
+        self._inbox = inbox
+        self._now = now
+        self._trusted = trusted
+        self._rates = Rates(clock)
+        #: How many reports were answered, by result.
+        self.results: Counter[str] = Counter()
+
+    def render_POST(self, request: BoundedRequest) -> Reply | int:
+        """Reply 400 or 429 at once, or when the report is stored."""
+        network = network_of(request, self._trusted)
+        if network is not None and not self._rates.allows(network):
+            return self._answered(Answer(TOO_MANY_REQUESTS, "too-many", retry_after=retry_after()))
+        try:
+            incoming = self._read(request, network or "")
+        except ReportInvalid as error:
+            self.results["malformed"] += 1
+            return Reply.sentence(BAD_REQUEST, str(error))
+        Deferred.fromCoroutine(self._store(request, incoming))
+        return NOT_DONE_YET
+
+    def _read(self, request: BoundedRequest, network: str) -> Incoming:
+        """Read a report; raise `ReportInvalid` if it is none."""
+        signatures = request.requestHeaders.getRawHeaders(HEADER.encode(), ())
+        if len(signatures) != 1 or not _SIGNATURE.fullmatch(signatures[0]):
+            raise ReportInvalid(f"The header {HEADER} is missing, or has no signature.")
+        assert request.content is not None
+        body = request.content.read()
+        return Incoming(
+            report=parse(body),
+            body=body,
+            signature=signatures[0].decode(),
+            network=network,
+            received=self._now(),
+        )
+
+    async def _store(self, request: BoundedRequest, incoming: Incoming) -> None:
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+        request.channel.set_deadline(_TIMEOUT, request.channel.abort)
+        # A report is stored even if its sender does not wait for the answer.
+        answer = await self._inbox.put(incoming)
+        with self._log.failuresHandled("the answer to a report failed"):
+            reply = self._answered(answer)
+            if not gone:
+                request.reply(reply)
+
+    def _answered(self, answer: Answer) -> Reply:
+        """Count an answer, and write it."""
+        self.results[answer.result] += 1
+        headers = {}
+        if answer.retry_after is not None:
+            headers[b"Retry-After"] = b"%d" % answer.retry_after
+        sentence = _SENTENCES.get(answer.code)
+        if sentence is not None:
+            return Reply.sentence(answer.code, sentence, headers)
+        body = json.dumps(answer.content).encode()
+        return Reply.of(answer.code, body, b"application/json", headers)

@@ -1,0 +1,28 @@
+"""The network that a report comes from."""
+
+from collections.abc import Sequence
+
+from opq_twisted.http.connection_limits import Network, client_network
+from opq_twisted.http.request import BoundedRequest
+
+
+def network_of(request: BoundedRequest, trusted: Sequence[Network]) -> str | None:
+    """
+    Find the network that the sender of a request belongs to.
+
+    Behind trusted proxies it is the last address of `X-Forwarded-For` that is not one of theirs:
+    those before it were written by the client.
+
+    :returns: an IPv4 address, or the /64 network of an IPv6 address; None for a program on this
+        machine, or a trusted proxy that names nobody.
+    """
+    client = request.channel.client
+    if client is not None:
+        return client
+    lines = request.requestHeaders.getRawHeaders(b"X-Forwarded-For", ())
+    for host in reversed(b",".join(lines).split(b",")):
+        name = host.strip().decode("ascii", "replace")[:64]
+        network = client_network(name, tuple(trusted)) if name else None
+        if network is not None:
+            return network
+    return None

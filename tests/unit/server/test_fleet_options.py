@@ -1,0 +1,145 @@
+"""The options of the fleet fit together, and cost nothing where there is no fleet."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.application.service import MultiService
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.common.errors import CannotStart
+from opq_twisted.server.service import Options, makeService
+from tests.helpers.box_fakes import logged
+from tests.helpers.project import PROJECT
+
+#: Starts the server, and prints whether the packages of the database are there.
+_LOADED = """
+import sys
+from opq_twisted.server.service import Options, makeService
+options = Options()
+options.parseOptions(sys.argv[1:])
+makeService(options)
+print(*sorted({"sqlalchemy", "alembic", "psycopg", "opq_twisted.fleet"} & set(sys.modules)))
+"""
+
+#: Lets these packages be missing.
+_MISSING = 'import sys\nsys.modules["sqlalchemy"] = None\n'
+
+
+class FleetOptionsTests(SynchronousTestCase):
+    """The command line of a server with a fleet."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.url = f"sqlite:///{self.folder}/fleet.db"
+
+    def start(self, *arguments: object) -> MultiService:
+        options = Options()
+        own = ("-d", self.folder, "-p", "tcp:0:interface=127.0.0.1", "--no-access-log")
+        options.parseOptions([str(each) for each in (*own, *arguments)])
+        service = makeService(options)
+        assert isinstance(service, MultiService)
+        return service
+
+    def refusal(self, *arguments: object) -> str:
+        return str(self.assertRaises(CannotStart, self.start, *arguments))
+
+    def run_alone(self, script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a script in a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-c", script, "-d", self.folder, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=PROJECT,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            check=False,
+        )
+
+    def test_useless(self) -> None:
+        """Without a database, no option of the fleet has a meaning."""
+        for option, value in (
+            ("enrol", "closed"),
+            ("enrol-token-file", "/x"),
+            ("rollouts", "ask"),
+            ("fleet-socket", "/x"),
+        ):
+            self.assertEqual(
+                self.refusal(f"--{option}", value), f"--{option} is of no use without --fleet-db."
+            )
+
+    def test_wrong_url(self) -> None:
+        """A URL of another kind is refused, and not quoted: it may have a password."""
+        for url in (
+            "",
+            "fleet.db",
+            "/var/lib/fleet.db",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite://sesame/fleet.db",
+            "mysql://box:sesame@db/fleet",
+            "postgresql+asyncpg://box:sesame@db/fleet",
+            "postgresql://",
+            "postgresql://box:sesame@[db/fleet",
+            "postgresql://box:sesame@db:port/fleet",
+        ):
+            refusal = self.refusal("--fleet-db", url)
+            self.assertIn("--fleet-db: give sqlite:///PATH", refusal)
+            self.assertNotIn("sesame", refusal)
+
+    def test_token_without_file(self) -> None:
+        """A token is needed for its mode of enrolment, and for no other."""
+        for options in (("--enrol", "token"), ("--enrol-token-file", self.folder / "token")):
+            self.assertEqual(
+                self.refusal("--fleet-db", self.url, *options),
+                "--enrol token and --enrol-token-file FILE need each other.",
+            )
+
+    def test_token_files(self) -> None:
+        """The file has to be a regular one of limited size with a long token in its first line."""
+        fifo, token = self.folder / "fifo", self.folder / "token"
+        os.mkfifo(fifo)
+        options = ("--fleet-db", self.url, "--enrol", "token", "--enrol-token-file")
+        self.assertIn("not a regular file", self.refusal(*options, fifo))
+        self.assertIn("Is a directory", self.refusal(*options, self.folder))
+        self.assertIn("No such file", self.refusal(*options, token))
+        for content, reason in (
+            (b"x" * 5000, "more than 4096 bytes"),
+            (b"\xff" * 20, "not UTF-8"),
+            (b"sesame\n" * 20, "16 characters"),
+            (b"", "16 characters"),
+        ):
+            token.write_bytes(content)
+            refusal = self.refusal(*options, token)
+            self.assertIn(reason, refusal)
+            self.assertNotIn("sesame", refusal)
+
+    def test_open_token(self) -> None:
+        """A token that every user can read is told in the log."""
+        token = self.folder / "token"
+        token.write_text("0123456789abcdef\nwhat it is for\n")
+        token.chmod(0o644)
+        said = logged(self)
+        options = ("--fleet-db", self.url, "--enrol", "token", "--enrol-token-file", token)
+        self.start(*options)
+        self.assertIn(f"chmod go-rwx {token}", said[0])
+        token.chmod(0o600)
+        said.clear()
+        self.start(*options)
+        self.assertEqual(said, [])
+
+    def test_nothing_imported(self) -> None:
+        """Without a database, nothing of the fleet is in memory."""
+        ended = self.run_alone(_LOADED)
+        self.assertEqual((ended.stdout, ended.stderr), ("\n", ""))
+        ended = self.run_alone(_LOADED, "--fleet-db", self.url)
+        self.assertIn("opq_twisted.fleet sqlalchemy", ended.stdout)
+
+    def test_missing_packages(self) -> None:
+        """Where the packages are not installed, a sentence says which ones are needed."""
+        ended = self.run_alone(_MISSING + _LOADED, "--fleet-db", self.url)
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn("--fleet-db needs more Python packages", ended.stderr)
+        self.assertIn("requirements-fleet.txt", ended.stderr)
+        self.assertNotIn("Traceback", ended.stderr)
