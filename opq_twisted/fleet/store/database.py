@@ -151,6 +151,8 @@ class Database:
                 self._active -= 1
         if self._identity() != checked:
             raise StoreAway("The file of the fleet's database was replaced just now.")
+        if self._file is not None:
+            self._file.note_log()
 
     def _enter(self) -> Identity | tuple[()]:
         with self._lock:
@@ -158,9 +160,9 @@ class Database:
             if found != self._checked:
                 if self._active:
                     raise StoreAway("The file of the fleet's database was replaced just now.")
-                # The log of the old file beside it would damage the new one; the last connection
-                # that is closed removes it.
                 self.engine.dispose()
+                if self._file is not None:
+                    self._file.remove_old_log()
                 self._check_tables()
                 self._checked = found
             self._active += 1

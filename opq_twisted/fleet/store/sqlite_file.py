@@ -1,5 +1,6 @@
 """The file of a SQLite database: where it may be, and whether it is still the same one."""
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -50,6 +51,8 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         # Relative to the folder in which the server was started, which it may leave.
         self.path = path.absolute()
+        self._log = Path(f"{self.path}-wal")
+        self._known_log: Identity | None = None
 
     def make(self) -> None:
         """
@@ -59,7 +62,7 @@ class SqliteFile:
         """
         try:
             _refuse_network(self.path.parent)
-            if not os.access(self.path.parent, os.W_OK | os.X_OK):
+            if not os.access(self.path.parent, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(None, "this user may not write there")
             # SQLite gives the files beside it the same mode.
             descriptor = os.open(
@@ -80,8 +83,24 @@ class SqliteFile:
 
         :raises OSError: if there is none.
         """
-        status = self.path.stat()
-        return status.st_dev, status.st_ino
+        return _identity(self.path)
+
+    def note_log(self) -> None:
+        """Remember which log of changes belongs to the file that has the name now."""
+        with contextlib.suppress(FileNotFoundError):
+            self._known_log = _identity(self._log)
+
+    def remove_old_log(self) -> None:
+        """
+        Remove the log of a file that has lost its name, when no connection to that is open.
+
+        SQLite would apply it to the file that has the name now, and so damage that.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            # Another process may have begun a new one.
+            if _identity(self._log) == self._known_log:
+                self._log.unlink()
+                Path(f"{self.path}-shm").unlink(missing_ok=True)
 
     def connect(self) -> sqlite3.Connection:
         """Open the file; a missing one is not made."""
@@ -113,8 +132,13 @@ _PRAGMAS = (
 )
 
 
-def _refuse_network(folder: Path, mounts: Path = _MOUNTS) -> None:
-    kind = file_system(folder, mounts)
+def _identity(path: Path) -> Identity:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _refuse_network(folder: Path) -> None:
+    kind = file_system(folder)
     if kind in _NETWORK:
         raise CannotStart(
             f"The database of the fleet cannot be in {folder}: SQLite damages its files on a "
@@ -123,7 +147,7 @@ def _refuse_network(folder: Path, mounts: Path = _MOUNTS) -> None:
         )
 
 
-def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
+def file_system(folder: Path) -> str | None:
     """
     Return the kind of a folder's file system, as the kernel names it; None if it does not say.
 
@@ -132,7 +156,7 @@ def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
     device = folder.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        lines = mounts.read_text(errors="replace").splitlines()
+        lines = _MOUNTS.read_text(errors="replace").splitlines()
     except OSError:
         return None
     for line in lines:

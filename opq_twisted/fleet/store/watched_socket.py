@@ -16,8 +16,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 
 #: Seconds for a transaction, and for the first question of one.
-_TRANSACTION = 30.0
-_PING = 5.0
+TRANSACTION = 30.0
+PING = 5.0
 
 _SOCKET = "opq_socket"
 _TIMER = "opq_timer"
@@ -38,9 +38,9 @@ def _connected(connection: Any, record: Any) -> None:
 
 
 def _checked_out(connection: Any, record: Any, _fairy: Any) -> None:
-    with _cut_after(record.info[_SOCKET], _PING):
+    with _cut_after(record.info[_SOCKET], PING):
         _ping(connection)
-    timer = Timer(_TRANSACTION, _cut, (record.info[_SOCKET],))
+    timer = Timer(TRANSACTION, _cut, (record.info[_SOCKET],))
     timer.daemon = True
     timer.start()
     record.info[_TIMER] = timer
