@@ -12,6 +12,7 @@ from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.rollouts.pace import DatabasePaces
+from opq_twisted.fleet.rollouts.watch import RolloutWatch, current_rollouts
 from opq_twisted.fleet.settings import FleetSettings
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.http.connection_limits import Network
@@ -53,6 +54,9 @@ class Fleet(MultiService):
         inbox.setServiceParent(self)
         #: `POST /report`.
         self.reports = ReportResource(reactor, inbox, now, trusted)
+        RolloutWatch(
+            reactor, lambda: self.database.read(current_rollouts), self.pace_observers
+        ).setServiceParent(self)
 
     def startService(self) -> None:
         """Start the threads of the database first."""

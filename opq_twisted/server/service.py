@@ -202,7 +202,16 @@ def makeService(options: Options) -> IService:
     watcher = Watcher(reactor, catalog, options["heartbeat"])
     version = NewestVersion(reactor, catalog, await_metadata=True)
     fleet = _make_fleet(options, limits.trusted, version.long_pollers)
-    timestamper = Timestamper(reactor, catalog, _signer(options), options["heartbeat"])
+    signer = _signer(options)
+    timestamper = Timestamper(
+        reactor,
+        catalog,
+        signer,
+        options["heartbeat"],
+        pace=None if fleet is None else fleet.paces,
+    )
+    if fleet is not None and signer is not None:
+        fleet.pace_observers.append(timestamper.check_soon)
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
     timestamper.observers.append(version.metadata_changed)

@@ -14,7 +14,7 @@ from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.audit import Deed, DeedRefused
 from opq_twisted.fleet.store.schema import audit, box
 from opq_twisted.fleet.store.states import BoxState, RolloutState
-from opq_twisted.trust.pace import ALL, ChannelRelease
+from opq_twisted.trust.pace import ALL, ChannelRelease, Pace
 from tests.helpers.store_case import StoreCase, on_each_database
 
 RELEASE = 1_547_947_203
@@ -22,9 +22,14 @@ DEED = Deed(who="anna", because="boxes lose the network")
 
 
 def named(
-    channel: str = "stable", version: int = RELEASE, ceiling: int = ALL, *, critical: bool = False
+    channel: str = "stable",
+    version: int = RELEASE,
+    ceiling: int = ALL,
+    *,
+    critical: bool = False,
+    last: Pace | None = None,
 ) -> ChannelRelease:
-    return ChannelRelease(channel, version, "ab" * 32, ceiling, critical)
+    return ChannelRelease(channel, version, "ab" * 32, ceiling, critical, last)
 
 
 class OrdersTestCase(StoreCase):
