@@ -11,6 +11,7 @@ from tuf.api.metadata import TargetFile
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
 from opq_twisted.common.errors import InvalidName, Untrusted
+from opq_twisted.trust.pace import ALL, BAKING, Pace
 
 #: The channel that a box follows unless its configuration names another one.
 STABLE = "stable"
@@ -37,10 +38,14 @@ class Rollout:
     percent: int
     salt: str
 
-    def includes(self, version: int, box_id: int) -> bool:
-        """Whether this box has its turn; a larger percentage only adds boxes."""
+    def includes(self, version: int, box_id: int, bp: int = ALL) -> bool:
+        """
+        Whether this box has its turn; a larger share only adds boxes.
+
+        :param bp: a smaller share than `percent`, in hundredths of a percent.
+        """
         digest = hashlib.sha256(f"{self.salt}{version}{box_id}".encode()).digest()
-        return int.from_bytes(digest, "big") % 10_000 < 100 * self.percent
+        return int.from_bytes(digest, "big") % ALL < min(100 * self.percent, bp)
 
 
 @frozen
@@ -58,6 +63,9 @@ class Offer(Release):
     before: "Offer | None" = None
     #: Whether the release key signed all these fields.
     signed: bool = field(default=False, eq=False)
+    #: The pace from the timestamp, which the release key did not sign; None: there is none, and the
+    #: release is for those boxes for which it was signed.
+    pace: Pace | None = None
 
     @property
     def release(self) -> Release:
@@ -74,9 +82,20 @@ class Offer(Release):
         """Whether no box has its turn."""
         return not self.critical and self.rollout is not None and self.rollout.percent == 0
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its pace lets no box install it without a click, even if it is critical."""
+        return self.pace is not None and self.pace.state != BAKING
+
     def is_turn_of(self, box_id: int) -> bool:
-        """Whether this box installs it now without a click."""
-        return self.critical or self.rollout is None or self.rollout.includes(self.version, box_id)
+        """Whether this box installs it now without a click; the pace only takes boxes away."""
+        if self.is_stopped:
+            return False
+        if self.critical or (self.rollout is None and self.pace is None):
+            return True
+        rollout = self.rollout or Rollout(100, self.hashes["sha256"])
+        bp = ALL if self.pace is None else self.pace.bp
+        return rollout.includes(self.version, box_id, bp)
 
 
 def read_offer(channel: TargetFile) -> Offer:

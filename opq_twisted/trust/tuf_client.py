@@ -122,6 +122,19 @@ def look_up(
     return None if target is None else updater.get_targetinfo(target)
 
 
+def read_timestamp(cache: Path) -> Timestamp:
+    """
+    Read the timestamp that `look_up` has trusted, before another lookup uses the same cache.
+
+    TUF's client keeps its file as it was signed, with the fields that only this program knows.
+
+    :raises tuf.api.exceptions.RepositoryError: if the file has been damaged since.
+    :raises OSError: if it cannot be read.
+    """
+    name = f"{Timestamp.type}.json"
+    return Metadata[Timestamp].from_bytes(files.read(cache / name, max_size(name))).signed
+
+
 def is_older_copy(cache: Path, fetched: Fetched, error: RepositoryError) -> bool:
     """
     Whether `look_up` failed because the server's timestamp is older than the one in the cache.

@@ -136,6 +136,15 @@ STATES: dict[str, tuple[dict[str, Any], list[Attempt]]] = {
         },
         [_UPDATED],
     ),
+    "stopped": (
+        {
+            **_OFFERED,
+            "held": True,
+            "message": f"Release {NEW} comes to this box later: the operator has stopped it for "
+            "now. Click on Update Box to have it nevertheless.",
+        },
+        [_UPDATED],
+    ),
     "inhibited": (
         {
             **_OFFERED,

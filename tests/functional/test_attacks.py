@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.trust.offer import describe_before
+from opq_twisted.trust.pace import ALL, BAKING, HELD, Pace
 from tests.functional.box import INSTALL, NOT_FOUND, Answer, Box, Middleman, Spawn, archive, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.downloads import index_of
@@ -761,6 +762,43 @@ async def test_release_before(field: Field) -> None:
     await field.box.reboots_to(NEW)
     await field.box.shows(lambda status: "it is held back" in status["message"])
     assert not (await field.box.status())["update_available"]
+
+
+def pace(bp: int, state: str = BAKING) -> dict[str, Any]:
+    """Make the field of the pace of the new release."""
+    return {"stable": Pace(NEW, bp, state).to_json()}
+
+
+@pytest.mark.parametrize("by_click", [False, True], ids=["by itself", "click"])
+@pytest_twisted.ensureDeferred
+async def test_stopped(field: Field, by_click: bool) -> None:
+    """A release that the operator has stopped waits for the operator, or for a click."""
+    field.signed.timestamp(2, 1, pace=pace(ALL, HELD))
+    await field.starts(install="automatic", check_every=0.1, spread=0)
+    sentence = "the operator has stopped it for now. Click on Update Box to have it nevertheless."
+    await field.box.shows(lambda status: sentence in status["message"])
+    await field.shows(sentence)
+    field.has_nothing_new()
+    if by_click:
+        await field.installs(NEW)
+    else:
+        field.signed.timestamp(3, 1, pace=pace(ALL))
+        await field.box.reboots_to(NEW)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopped_while_it_waits(field: Field) -> None:
+    """A box looks once more right before it installs a release by itself."""
+    inhibitor = field.box.prefix.with_name("inhibit-update")
+    inhibitor.touch()
+    await field.starts(install="automatic", check_every=0.1, spread=0, inhibit_file=str(inhibitor))
+    await field.box.shows(lambda status: "Waiting for a measurement" in status["message"])
+    field.signed.timestamp(2, 1, pace=pace(ALL, HELD))
+    inhibitor.unlink()
+    await field.box.shows(lambda status: "the operator has stopped it" in status["message"])
+    field.has_nothing_new()
+    field.signed.timestamp(3, 1, pace=pace(ALL))
+    await field.box.reboots_to(NEW)
 
 
 @pytest_twisted.ensureDeferred

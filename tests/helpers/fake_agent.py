@@ -15,6 +15,7 @@ IDLE: dict[str, Any] = {
     "installed": OLD,
     "available": None,
     "update_available": False,
+    "held": False,
     "stage": "idle",
     "progress": None,
     "message": "",

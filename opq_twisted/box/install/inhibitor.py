@@ -28,6 +28,8 @@ class Inhibitor:
         self._now = now
         self._update: float | None = None
         self._deadline = 0.0
+        #: Whether an update waits now.
+        self.is_waiting = False
 
     async def wait_until_released(self, update: float, report: Callable[[str], object]) -> None:
         """
@@ -39,7 +41,12 @@ class Inhibitor:
         if update != self._update:
             self._update = update
             self._deadline = self._clock.seconds() + MAX_WAIT
-        reported = False
+        try:
+            await self._wait(report)
+        finally:
+            self.is_waiting = False
+
+    async def _wait(self, report: Callable[[str], object]) -> None:
         while self._is_held():
             left = self._deadline - self._clock.seconds()
             if left <= 0:
@@ -49,9 +56,9 @@ class Inhibitor:
                     minutes=MAX_WAIT / 60,
                 )
                 return
-            if not reported:
+            if not self.is_waiting:
+                self.is_waiting = True
                 report(self._describe(left))
-                reported = True
             await deferLater(self._clock, min(left, _POLL_INTERVAL))
 
     def _is_held(self) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 
-from attrs import define
+from attrs import define, evolve
 
 from opq_twisted.box.config import UpdaterConfig
 from opq_twisted.box.network.update_server import UpdateServerClient
@@ -11,6 +11,7 @@ from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.common.errors import UnsignedRefused, Untrusted
 from opq_twisted.trust.offer import Offer, read_offer
+from opq_twisted.trust.pace import read_pace
 from opq_twisted.trust.tuf_client import METADATA, max_size
 
 #: Bytes; the limit for a root from the server is the same.
@@ -59,11 +60,13 @@ class OfferLookup:
             return None if version is None else Offer(version)
         root = self._read_root()
         self._floor.require_passed(self._installed.newest_known)
-        channel = await self._metadata.find(
-            f"{self._server.endpoint}/{METADATA}/", root, self._config.channel
-        )
+        channel = self._config.channel
+        found = await self._metadata.look_up(f"{self._server.endpoint}/{METADATA}/", root, channel)
         self._floor.record()
-        return None if channel is None else read_offer(channel)
+        if found.target is None:
+            return None
+        offer = read_offer(found.target)
+        return evolve(offer, pace=read_pace(found.timestamp, channel, offer.version))
 
     def why_forbidden(self, offer: Offer) -> str | None:
         """

@@ -4,12 +4,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from threading import Lock
 
+from attrs import frozen
 from tuf.api.exceptions import (
     DownloadError,
     DownloadHTTPError,
     ExpiredMetadataError,
     RepositoryError,
 )
+from tuf.api.metadata import Timestamp
 from tuf.ngclient import TargetFile
 from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
 from twisted.internet.interfaces import IReactorTime
@@ -17,13 +19,23 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.download.verify import InThread
 from opq_twisted.common.errors import OlderCopy, ServerFailed, Stale, Untrusted
-from opq_twisted.trust.tuf_client import Fetched, Need, is_older_copy, look_up
+from opq_twisted.trust.tuf_client import Fetched, Need, is_older_copy, look_up, read_timestamp
 
 #: Seconds that a lookup may take, including all downloads.
 _TIMEOUT = 600.0
 
 #: Downloads a URL with a limit in bytes; returns None if there is no such file.
 Fetch = Callable[[str, int], Awaitable[bytes | None]]
+
+
+@frozen
+class Found:
+    """The result of a lookup."""
+
+    #: None if the metadata does not have it.
+    target: TargetFile | None
+    #: The timestamp that led to it, as it is trusted now.
+    timestamp: Timestamp
 
 
 class SignedMetadata:
@@ -49,11 +61,14 @@ class SignedMetadata:
         self._cache_lock = Lock()
 
     async def find(self, base_url: str, root: bytes, target: str | None) -> TargetFile | None:
+        """Look up a target as `look_up` does, and return it alone."""
+        return (await self.look_up(base_url, root, target)).target
+
+    async def look_up(self, base_url: str, root: bytes, target: str | None) -> Found:
         """
         Look up a target, or only refresh the metadata if the target is None.
 
         :param root: the trusted metadata of the root role.
-        :returns: the target; None if the metadata does not have it.
         :raises Untrusted: if the metadata is not validly signed, or older than the box has seen.
         :raises OlderCopy: if only the timestamp is older than the box has seen.
         :raises Stale: if the metadata has expired.
@@ -62,7 +77,7 @@ class SignedMetadata:
         """
         try:
             async with self._lookup_lock:
-                lookup = Deferred.fromCoroutine(self._find(base_url, root, target))
+                lookup = Deferred.fromCoroutine(self._look_up(base_url, root, target))
                 return await lookup.addTimeout(_TIMEOUT, self._clock)
         except TimeoutError:
             raise ServerFailed(
@@ -85,14 +100,12 @@ class SignedMetadata:
                 f"The update server does not have all of its signed metadata: {error}."
             ) from None
 
-    async def _find(self, base_url: str, root: bytes, target: str | None) -> TargetFile | None:
+    async def _look_up(self, base_url: str, root: bytes, target: str | None) -> Found:
         fetched = Fetched()
         self._cache.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                found: TargetFile | None = await self._in_thread(
-                    self._work, base_url, root, fetched, target
-                )
+                found: Found = await self._in_thread(self._work, base_url, root, fetched, target)
                 return found
             except Need as need:
                 wanted = need
@@ -105,15 +118,14 @@ class SignedMetadata:
             missing = DownloadHTTPError(f"there is no {wanted.url}", 404)
             fetched.keep(wanted.url, missing if content is None else content)
 
-    def _work(
-        self, base_url: str, root: bytes, fetched: Fetched, target: str | None
-    ) -> TargetFile | None:
+    def _work(self, base_url: str, root: bytes, fetched: Fetched, target: str | None) -> Found:
         with self._cache_lock:
             # After a power cut, temporary files of TUF's client may remain.
             for left in self._cache.glob("tmp*"):
                 left.unlink()
             try:
-                return look_up(self._cache, base_url, root, fetched, target)
+                found = look_up(self._cache, base_url, root, fetched, target)
+                return Found(found, read_timestamp(self._cache))
             except RepositoryError as error:
                 if is_older_copy(self._cache, fetched, error):
                     raise OlderCopy(

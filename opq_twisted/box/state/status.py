@@ -34,6 +34,8 @@ class Status:
     available: int | None = None
     #: Whether the box would install `available`, after a click or by itself.
     update_available: bool = False
+    #: Whether the server's pace lets no box install `available` without a click.
+    held: bool = False
     #: The size of `available` in bytes, and its release notes; None if unknown.
     size: int | None = None
     notes: str | None = None
@@ -64,6 +66,7 @@ class StatusChanges(TypedDict, total=False):
     installed: int | None
     available: int | None
     update_available: bool
+    held: bool
     size: int | None
     notes: str | None
     stage: Stage

@@ -1,4 +1,4 @@
-"""Asks for the newest release, and says whether it is due."""
+"""Asks for the newest release, and says whether it is due, or what the box waits for."""
 
 from typing import Unpack
 
@@ -12,7 +12,9 @@ from opq_twisted.box.state.status import StatusChanges
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
 from opq_twisted.box.update.reporting import Reporter
+from opq_twisted.box.update.waiting import waits_after, waits_with
 from opq_twisted.common.errors import OpqError, ServerFailed, UnsignedRefused
+from opq_twisted.report.document import Waiting
 from opq_twisted.trust.offer import Offer
 
 #: Seconds after each failed check of an update that began without a click; the update fails if one
@@ -50,6 +52,8 @@ class Checker:
         self.offer: Offer | None = None
         #: What the last check found; None if it failed.
         self._found: str | None = None
+        #: What the last check waits for that failed; None if it succeeded.
+        self._failed: Waiting | None = None
         self._checking: Deferred[None] | None = None
         self._waiters: list[Deferred[int | None]] = []
         #: The last sign, before this start, that the box remembers what it writes.
@@ -78,15 +82,17 @@ class Checker:
         if self._checking is not None:
             self._checking.cancel()
 
-    async def try_to_check(self) -> None:
-        """Check for at most a minute, and return whatever the result is."""
+    async def try_to_check(self, longest: float = _TIMEOUT) -> bool:
+        """Check for at most `longest` seconds; returns whether that has succeeded."""
         try:
-            await self.check().addTimeout(_TIMEOUT, self._deps.clock)
+            await self.check().addTimeout(longest, self._deps.clock)
         except Exception as error:
             # A broken client may fail in any way.
             if not self._reporter.is_running():
                 raise
             self._log.warn("The check failed: {error!r}", error=error)
+            return False
+        return True
 
     async def check_with_retries(self) -> None:
         """
@@ -111,6 +117,17 @@ class Checker:
         """Whether the release that was offered last is to be installed without a click."""
         return self._is_wanted and self._remembers
 
+    @property
+    def waiting(self) -> Waiting | None:
+        """What the box waits for; None if it is up to date, or installs a release."""
+        if not self._reporter.stage.at_rest:
+            return Waiting.MEASUREMENT if self._deps.inhibitor.is_waiting else None
+        if self._failed is not None:
+            return self._failed
+        if self.offer is None:
+            return None
+        return waits_with(self._deps, self.offer, self._remembers)
+
     def describe(self) -> str:
         """Say what becomes of the release that was offered last."""
         deps = self._deps
@@ -130,6 +147,7 @@ class Checker:
             self.offer = offer = await deps.offers.newest()
         except (OpqError, OSError) as error:
             trouble, self._found = self._reporter.explain(error), None
+            self._failed = waits_after(error)
             self._record(error)
             self._publish(trouble, trouble=trouble)
             raise
@@ -141,6 +159,7 @@ class Checker:
         shown = None if offer is None else deps.policy.advertise(offer)
         is_newer = shown is not None and deps.policy.why_not(shown) is None
         forbidden = deps.offers.why_forbidden(shown) if shown and is_newer else None
+        self._failed = None if forbidden is None else Waiting.UNTRUSTED
         if forbidden is not None:
             self.offer = None
         found = forbidden or self.describe()
@@ -149,6 +168,7 @@ class Checker:
             found,
             available=None if shown is None else shown.version,
             update_available=is_newer and forbidden is None,
+            held=shown is not None and is_newer and shown.is_stopped,
             size=None if shown is None else shown.size,
             notes=None if shown is None else shown.notes,
             trouble=forbidden,
@@ -192,8 +212,7 @@ class Checker:
         if self.offer is None:
             return False
         policy = self._deps.policy
-        offer = policy.choose(self.offer, automatic=True)
-        return policy.why_not(offer) is None and policy.why_not_by_itself(offer) is None
+        return policy.is_due(policy.choose(self.offer, automatic=True))
 
     @property
     def _remembers(self) -> bool:

@@ -16,6 +16,7 @@ from opq_twisted.box.update.reporting import RESUMED_AFTER_REBOOT, Reporter
 from opq_twisted.box.update.rollback import Rollback
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import UpdateInProgress
+from opq_twisted.report.document import Waiting
 
 
 class Updater(Service):
@@ -106,6 +107,11 @@ class Updater(Service):
     def is_due(self) -> bool:
         """Whether the release that was offered last is to be installed without a click."""
         return self._checker.is_due
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """What the box waits for; None if it is up to date, or installs a release."""
+        return self._checker.waiting
 
     def _start(self, update: Coroutine[Deferred[Any], Any, None]) -> None:
         """Run an update: its result is recorded, and the next one may begin."""

@@ -11,6 +11,7 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import EntryChanges, Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
+from opq_twisted.box.update.last_look import is_still_due
 from opq_twisted.box.update.reporting import Reporter
 from opq_twisted.common.errors import (
     BoxAtFault,
@@ -67,9 +68,16 @@ class Workflow:
         if automatic and window and not window.is_open(self._deps.now()):
             # The download took long. The archive is found when the window opens again.
             archive.close()
-            self._reporter.enter(Stage.IDLE)
-            return self._deps.board.publish(message=self._checker.describe())
-        await self.install(offer.release, archive)
+            return self._leave()
+        await self._unpack(offer.release, archive)
+        if automatic and not await is_still_due(self._deps, self._checker, offer):
+            with self._reporter.tolerate("The unpacked files cannot be removed"):
+                await self._deps.unpacker.clear()
+            return self._leave()
+        self._show(offer)
+        # Another measurement may have begun while the server was asked.
+        await self._wait_for_measurement()
+        await self._install(offer.release)
 
     async def _find(self, automatic: bool) -> Offer | None:
         """Find the release to install; None if there is none."""
@@ -80,14 +88,11 @@ class Workflow:
         offer = deps.policy.choose(self._checker.offer, automatic)
         if deps.policy.why_not(offer) is not None:
             return None
-        reason = deps.policy.why_not_by_itself(offer) if automatic else None
-        if reason is not None:
-            deps.board.publish(message=reason)
+        refusal = deps.policy.why_not_by_itself(offer) if automatic else None
+        if refusal is not None:
+            deps.board.publish(message=refusal.sentence)
             return None
-        # The page must name this release, and not a newer one that is still held back.
-        deps.board.publish(
-            available=offer.version, update_available=True, size=offer.size, notes=offer.notes
-        )
+        self._show(offer)
         delay = deps.journal.find_postponed(offer.release)
         try:
             await deps.preflight.require(offer.version, room=delay.room if delay else 0)
@@ -99,6 +104,21 @@ class Workflow:
             deps.board.publish(message=str(error), trouble=str(error))
             return None
         return offer
+
+    def _show(self, offer: Offer) -> None:
+        """Let the page name this release, and not a newer one that is still held back."""
+        self._deps.board.publish(
+            available=offer.version,
+            update_available=True,
+            held=offer.is_stopped,
+            size=offer.size,
+            notes=offer.notes,
+        )
+
+    def _leave(self) -> None:
+        """End an attempt before anything was installed; a later check begins another one."""
+        self._reporter.enter(Stage.IDLE)
+        self._deps.board.publish(message=self._checker.describe())
 
     async def _wait(self, delay: float) -> None:
         if delay > 0:
@@ -164,14 +184,27 @@ class Workflow:
         :param archive: its verified archive, which is closed.
         :param tries: the number of this try, if earlier ones were interrupted.
         """
+        await self._unpack(release, archive)
+        await self._install(release, tries)
+
+    async def _unpack(self, release: Release, archive: BinaryIO) -> None:
+        """Unpack a release, and wait until the box may be interrupted."""
         deps = self._deps
         with archive:
             await deps.unpacker.unpack(archive, release.version)
-        unpacked = deps.now()
+        await self._wait_for_measurement()
+
+    async def _wait_for_measurement(self) -> None:
+        deps = self._deps
+        since = deps.now()
         await deps.inhibitor.wait_until_released(
             deps.journal.entry.started, lambda reason: deps.board.publish(message=reason)
         )
-        self._reporter.leave_out(deps.now() - unpacked)
+        self._reporter.leave_out(deps.now() - since)
+
+    async def _install(self, release: Release, tries: int = 1) -> None:
+        """Install an unpacked release, and reboot."""
+        deps = self._deps
         await deps.preflight.require(release.version, deps.unpacker.folder)
         # An earlier rescue is no evidence about this release. The next line syncs the folder.
         deps.rescued.forget()

@@ -10,6 +10,9 @@ from opq_twisted.box.state.status import Progress, Status
 from opq_twisted.box.web.estimate import estimate
 from opq_twisted.common import wording
 
+#: For a release that has been stopped, or whose pace the box does not understand.
+_QUESTION = "No box installs this release by itself now. Install it on this box nevertheless?"
+
 #: Seconds for which the page reports the outcome of the last update.
 _NEWS_PERIOD = 24 * 3600.0
 
@@ -30,6 +33,8 @@ class View:
     action: Literal["update", "check", ""]
     #: What a click on Update Box does.
     promise: str
+    #: The page asks this before a click on Update Box begins anything; empty: it does not ask.
+    question: str
     #: The text in the place of the available release; empty: its time.
     newest: str
     #: The progress of a download.
@@ -61,6 +66,7 @@ def view(status: Status, now: float) -> View:
         message=_message(status, headline, told),
         action=action,
         promise=_promise(status) if action == "update" else "",
+        question=_QUESTION if action == "update" and status.held else "",
         newest=_newest(status),
         progress="" if status.progress is None else _progress_text(status.progress),
         done=None if rest is None else rest.done,

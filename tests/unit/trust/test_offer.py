@@ -3,12 +3,16 @@
 from itertools import pairwise
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from tuf.ngclient import TargetFile
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common.errors import Untrusted
 from opq_twisted.trust.offer import Offer, Rollout, is_channel, read_offer
+from opq_twisted.trust.pace import ALL, HELD, UNKNOWN, Pace
 from tests.helpers.box_fakes import NEW, OLD
+from tests.helpers.torture import examples
 
 HASHES = {"sha256": "ab" * 32, "sha512": "cd" * 64}
 CUSTOM = {"version": NEW, "file": f"opq-box-update-{NEW}.tar.bz2"}
@@ -158,6 +162,60 @@ class RolloutTests(SynchronousTestCase):
         """A critical release is for every box at once."""
         offer = Offer(NEW, critical=True, rollout=Rollout(0, "x1"))
         self.assertTrue(offer.is_turn_of(7))
+
+
+class PaceTests(SynchronousTestCase):
+    """The boxes that have their turn by the pace that the server gives a signed release."""
+
+    def turn(self, pace: Pace, rollout: Rollout | None, critical: bool = False) -> set[int]:
+        """The boxes of a thousand that have their turn."""
+        offer = Offer(NEW, 1, HASHES, critical=critical, rollout=rollout, pace=pace)
+        return {box for box in range(1000) if offer.is_turn_of(box)}
+
+    def test_smaller(self) -> None:
+        """A pace below the signed share counts, down to a hundredth of a percent."""
+        rollout = Rollout(53, "x1")
+        # The number of box 7 is 5228, as the test of the formula has it.
+        self.assertIn(7, self.turn(Pace(NEW, 5229), rollout))
+        self.assertNotIn(7, self.turn(Pace(NEW, 5228), rollout))
+        self.assertEqual(self.turn(Pace(NEW, 0), rollout), set())
+
+    def test_never_larger(self) -> None:
+        """A pace above the signed share changes nothing."""
+        for percent in (0, 1, 25):
+            rollout = Rollout(percent, "x1")
+            expected = {box for box in range(1000) if rollout.includes(NEW, box)}
+            self.assertEqual(self.turn(Pace(NEW, ALL), rollout), expected)
+
+    def test_for_all(self) -> None:
+        """Without a signed rollout, the archive's SHA-256 is the salt."""
+        salted = Rollout(100, HASHES["sha256"])
+        self.assertEqual(
+            self.turn(Pace(NEW, 500), None),
+            {box for box in range(1000) if salted.includes(NEW, box, 500)},
+        )
+        self.assertTrue(20 < len(self.turn(Pace(NEW, 500), None)) < 90)
+        self.assertEqual(len(self.turn(Pace(NEW, ALL), None)), 1000)
+
+    def test_critical(self) -> None:
+        """A critical release ignores the share, but not that it is stopped."""
+        self.assertEqual(len(self.turn(Pace(NEW, 0), Rollout(0, "x1"), critical=True)), 1000)
+        for state in (HELD, UNKNOWN):
+            self.assertEqual(self.turn(Pace(NEW, ALL, state), None, critical=True), set())
+
+    @examples(60)
+    @given(
+        st.none() | st.builds(Rollout, st.integers(0, 100), st.text(min_size=1, max_size=5)),
+        st.integers(0, ALL),
+        st.integers(0, ALL),
+    )
+    def test_nested(self, rollout: Rollout | None, one: int, other: int) -> None:
+        """A lower pace only takes boxes away: the boxes of a smaller share are in each larger."""
+        smaller, larger = sorted((one, other))
+        boxes = self.turn(Pace(NEW, smaller), rollout)
+        self.assertLessEqual(boxes, self.turn(Pace(NEW, larger), rollout))
+        self.assertLessEqual(boxes, self.turn(Pace(NEW, ALL), rollout))
+        self.assertEqual(self.turn(Pace(NEW, ALL, HELD), rollout), set())
 
 
 class ChannelNameTests(SynchronousTestCase):

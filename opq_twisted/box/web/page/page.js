@@ -94,6 +94,7 @@ function show(next) {
   document.body.dataset.tone = page.tone;
   document.title = page.headline + NAME;
   for (const id of ["headline", "promise", "progress"]) setText(id, page[id]);
+  element("update").dataset.question = page.question ?? "";
   if (!pending) setText("message", page.message);
   offer(page.action, page.at_rest);
   showReleases(next);
@@ -218,7 +219,8 @@ async function refreshPast() {
 async function act(event) {
   event.preventDefault();
   if (event.submitter?.getAttribute("aria-disabled") === "true") return;
-  const form = event.currentTarget;
+  const form = event.currentTarget, question = form.dataset.question;
+  if (question && !confirm(question)) return;
   pending = true;
   if (current) offer(current.page.action, current.page.at_rest);
   setText("message", "Asking the update server.");

@@ -5,6 +5,7 @@ from opq_twisted.box.state.records import Stage
 from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import InstallFailed
 from opq_twisted.trust.offer import Offer, Rollout
+from opq_twisted.trust.pace import ALL, HELD, UNKNOWN, Pace
 from tests.helpers.box_fakes import NEW, NEWER, OLD, Bench
 from tests.helpers.updater_case import UpdaterCase
 
@@ -183,6 +184,81 @@ class OfferTests(UpdaterCase):
         self.assert_shown(NEW, True, f"Release {NEW} is available.")
         self.find(offer)
         self.assertEqual(self.bench.downloader.asked, Release(NEW, 99, {"sha256": "cd" * 32}))
+
+    def assert_stopped(self, offer: Offer, reason: str) -> None:
+        """The box shows a release, says why it does not install it by itself, and takes a click."""
+        message = (
+            f"Release {NEW} comes to this box later: {reason}. Click on Update Box to have it "
+            "nevertheless."
+        )
+        self.check(offer)
+        self.assert_shown(NEW, True, message)
+        self.assertTrue(self.bench.status.held)
+        self.assert_left(offer, message, automatic=True)
+        self.assert_taken(offer)
+
+    def test_stopped(self) -> None:
+        """A release that the operator has stopped waits for a click, also if it is critical."""
+        for critical in (False, True):
+            self.renew()
+            self.assert_stopped(
+                Offer(NEW, critical=critical, pace=Pace(NEW, ALL, HELD)),
+                "the operator has stopped it for now",
+            )
+
+    def test_pace_not_understood(self) -> None:
+        """So does a release whose pace the box does not understand."""
+        self.assert_stopped(
+            Offer(NEW, pace=Pace(NEW, 0, UNKNOWN)),
+            "this box does not understand the pace that the server gives it",
+        )
+
+    def test_goes_on(self) -> None:
+        """A release that is not stopped any more is installed without a click."""
+        self.check(Offer(NEW, pace=Pace(NEW, 0, HELD)))
+        self.assert_taken(Offer(NEW, rollout=Rollout(100, "x1"), pace=Pace(NEW, ALL)), True)
+        self.assertFalse(self.bench.status.held)
+
+    def test_turn_by_pace(self) -> None:
+        """A box has its turn when both the signed share and the pace have reached it."""
+        # The number of box 7 is 5228.
+        signed = Rollout(53, "x1")
+        later = f"Release {NEW} comes to this box later: it reaches the boxes bit by bit."
+        for offer in (
+            Offer(NEW, rollout=signed, pace=Pace(NEW, 5228)),
+            Offer(NEW, rollout=Rollout(52, "x1"), pace=Pace(NEW, ALL)),
+        ):
+            self.find(offer, automatic=True)
+            self.assert_shown(NEW, True, later)
+            self.assertFalse(self.bench.status.held)
+        self.assert_taken(Offer(NEW, rollout=signed, pace=Pace(NEW, 5229)), automatic=True)
+
+    def test_critical_ignores_share(self) -> None:
+        """A critical release ignores the share of the pace."""
+        self.assert_taken(Offer(NEW, critical=True, pace=Pace(NEW, 0)), automatic=True)
+
+    def test_before_by_pace(self) -> None:
+        """Until its turn comes by the pace, a box installs the release before."""
+        before = Offer(NEW, 99, {"sha256": "cd" * 32})
+        for number, pace in enumerate((Pace(NEWER, 0), Pace(NEWER, ALL, HELD))):
+            self.bench = Bench(self.folder / str(number), install="automatic").start()
+            offer = Offer(NEWER, 9, {"sha256": "ab" * 32}, before=before, pace=pace)
+            self.check(offer)
+            self.assertEqual(self.bench.status.message, f"Release {NEW} is available.")
+            self.assert_taken_instead(offer, before)
+
+    def assert_taken_instead(self, offer: Offer, taken: Offer) -> None:
+        """Without a click, the box downloads another release than the newest."""
+        self.find(offer, automatic=True)
+        self.assertEqual(self.bench.downloader.asked, taken.release)
+        self.assertEqual((self.bench.status.available, self.bench.status.held), (NEW, False))
+
+    def test_held_back_and_stopped(self) -> None:
+        """A release that is signed for no box is not shown, whatever its pace is."""
+        for pace in (Pace(NEW, ALL), Pace(NEW, 0, HELD)):
+            self.check(Offer(NEW, rollout=Rollout(0, "x1"), pace=pace))
+            self.assert_shown(None, False, f"Release {NEW} comes to this box later: it is held")
+            self.assertFalse(self.bench.updater.is_due)
 
     def test_window(self) -> None:
         """A check tells the window in which the release will be installed."""

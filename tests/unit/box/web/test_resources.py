@@ -220,6 +220,7 @@ class StatusTests(WebCase):
                 "installed": OLD,
                 "available": NEW,
                 "update_available": True,
+                "held": False,
                 "size": None,
                 "notes": None,
                 "stage": "failed",

@@ -124,6 +124,13 @@ class ViewTests(SynchronousTestCase):
             with self.subTest(status=status):
                 self.assertEqual(self.view(**status).action, action)
 
+    def test_question(self) -> None:
+        """Only before a release is installed that has been stopped, the page asks once more."""
+        offered = {"available": NEW, "update_available": True}
+        self.assertEqual(self.view(**offered).question, "")
+        self.assertIn("nevertheless?", self.view(**offered, held=True).question)
+        self.assertEqual(self.view(**offered, held=True, stage=Stage.UNPACKING).question, "")
+
     def test_promise(self) -> None:
         """The page says what a click does and how long that took last time."""
         offered = {"available": NEW, "update_available": True, "size": 12_340_000}

@@ -1,0 +1,44 @@
+"""What a box waits for, in the words of its report."""
+
+from collections.abc import Mapping
+
+from opq_twisted.box.update.dependencies import Dependencies
+from opq_twisted.common.errors import (
+    ClockBehind,
+    ServerFailed,
+    Stale,
+    UnsignedRefused,
+    Untrusted,
+)
+from opq_twisted.report.document import Waiting
+from opq_twisted.trust.offer import Offer
+
+_AFTER: Mapping[type[Exception], Waiting] = {
+    ServerFailed: Waiting.SERVER,
+    ClockBehind: Waiting.CLOCK,
+    Stale: Waiting.STALE,
+    Untrusted: Waiting.UNTRUSTED,
+    UnsignedRefused: Waiting.UNTRUSTED,
+}
+
+
+def waits_after(error: Exception) -> Waiting | None:
+    """Say what a box waits for whose check has failed; None if that has no word."""
+    return next((code for kind, code in _AFTER.items() if isinstance(error, kind)), None)
+
+
+def waits_with(deps: Dependencies, offer: Offer, remembers: bool) -> Waiting | None:
+    """
+    Say what a box at rest waits for that has been offered a release.
+
+    :param remembers: whether it is known to remember what it writes.
+    :returns: None if it is up to date, or installs the release at the next check.
+    """
+    refusal = deps.policy.refuse(offer)
+    if refusal is not None:
+        return refusal.code
+    if deps.config.install != "automatic":
+        return Waiting.CLICK
+    window = deps.config.window
+    is_time = window is None or window.is_open(deps.now())
+    return None if is_time and remembers else Waiting.WINDOW
