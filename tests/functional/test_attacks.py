@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.trust.offer import describe_before
-from opq_twisted.trust.pace import ALL, BAKING, HELD, Pace
+from opq_twisted.trust.pace import ALL, BAKING, FIELD, HELD, Pace
 from tests.functional.box import INSTALL, NOT_FOUND, Answer, Box, Middleman, Spawn, archive, http
 from tests.functional.conftest import StartDaemon
 from tests.functional.downloads import index_of
@@ -765,15 +765,15 @@ async def test_release_before(field: Field) -> None:
 
 
 def pace(bp: int, state: str = BAKING) -> dict[str, Any]:
-    """Make the field of the pace of the new release."""
-    return {"stable": Pace(NEW, bp, state).to_json()}
+    """Make the field of a timestamp with the pace of the new release."""
+    return {FIELD: {"stable": Pace(NEW, bp, state).to_json()}}
 
 
 @pytest.mark.parametrize("by_click", [False, True], ids=["by itself", "click"])
 @pytest_twisted.ensureDeferred
 async def test_stopped(field: Field, by_click: bool) -> None:
     """A release that the operator has stopped waits for the operator, or for a click."""
-    field.signed.timestamp(2, 1, pace=pace(ALL, HELD))
+    field.signed.timestamp(2, 1, fields=pace(ALL, HELD))
     await field.starts(install="automatic", check_every=0.1, spread=0)
     sentence = "the operator has stopped it for now. Click on Update Box to have it nevertheless."
     await field.box.shows(lambda status: sentence in status["message"])
@@ -782,7 +782,7 @@ async def test_stopped(field: Field, by_click: bool) -> None:
     if by_click:
         await field.installs(NEW)
     else:
-        field.signed.timestamp(3, 1, pace=pace(ALL))
+        field.signed.timestamp(3, 1, fields=pace(ALL))
         await field.box.reboots_to(NEW)
 
 
@@ -793,11 +793,11 @@ async def test_stopped_while_it_waits(field: Field) -> None:
     inhibitor.touch()
     await field.starts(install="automatic", check_every=0.1, spread=0, inhibit_file=str(inhibitor))
     await field.box.shows(lambda status: "Waiting for a measurement" in status["message"])
-    field.signed.timestamp(2, 1, pace=pace(ALL, HELD))
+    field.signed.timestamp(2, 1, fields=pace(ALL, HELD))
     inhibitor.unlink()
     await field.box.shows(lambda status: "the operator has stopped it" in status["message"])
     field.has_nothing_new()
-    field.signed.timestamp(3, 1, pace=pace(ALL))
+    field.signed.timestamp(3, 1, fields=pace(ALL))
     await field.box.reboots_to(NEW)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import pytest
 import pytest_twisted
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Dialog, Page, expect
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -350,6 +350,28 @@ async def test_accessible(spawn: Spawn, tabs: Tabs) -> None:
             await tab.do(lambda page: page.locator("body[data-live]").wait_for())
             found = await tab.do(lambda page: chromium.complaints(page))
             assert found == [], (state, scheme, width)
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopped(spawn: Spawn, tabs: Tabs) -> None:
+    """The page asks once more before a click installs a release that has been stopped."""
+    served = spawn(sys.executable, "-m", "tests.browser.gallery")
+    port = json.loads((await served.says(r"(\{.*\})"))[1])["stopped"]
+    tab = await tabs.open(f"http://127.0.0.1:{port}/")
+    asked: list[str] = []
+
+    def dismiss(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.dismiss()
+
+    await tab.do(lambda page: page.once("dialog", dismiss))
+    await tab.click()
+    assert "nevertheless?" in asked[0]
+    assert "the operator has stopped it" in await tab.text("#message")
+    await tab.headline("An update is available")
+    await tab.do(lambda page: page.once("dialog", lambda dialog: dialog.accept()))
+    await tab.click()
+    await tab.headline("Looking for an update")
 
 
 @pytest_twisted.ensureDeferred

@@ -1,30 +1,15 @@
 """What a box waits for, in the words of its report."""
 
-from collections.abc import Mapping
-
 from opq_twisted.box.update.dependencies import Dependencies
-from opq_twisted.common.errors import (
-    ClockBehind,
-    ServerFailed,
-    Stale,
-    UnsignedRefused,
-    Untrusted,
-)
+from opq_twisted.box.update.reporting import code_of
 from opq_twisted.report.document import Waiting
 from opq_twisted.trust.offer import Offer
 
-_AFTER: Mapping[type[Exception], Waiting] = {
-    ServerFailed: Waiting.SERVER,
-    ClockBehind: Waiting.CLOCK,
-    Stale: Waiting.STALE,
-    Untrusted: Waiting.UNTRUSTED,
-    UnsignedRefused: Waiting.UNTRUSTED,
-}
-
 
 def waits_after(error: Exception) -> Waiting | None:
-    """Say what a box waits for whose check has failed; None if that has no word."""
-    return next((code for kind, code in _AFTER.items() if isinstance(error, kind)), None)
+    """Say what a box waits for whose check has failed; None if the report has no word for it."""
+    code = code_of(error)
+    return next((waiting for waiting in Waiting if waiting == code), None)
 
 
 def waits_with(deps: Dependencies, offer: Offer, remembers: bool) -> Waiting | None:

@@ -159,16 +159,17 @@ class ReadTests(PaceCase):
                 (stable(NEWER, 0, HELD), None),
                 ({"beta": Pace(NEW, 0, HELD).to_json()}, None),
                 (stable(NEW, 0), Pace(NEW, 0)),
-                (None, None),
             ],
             2,
         ):
-            self.signed.timestamp(version, 1, pace=field)
+            self.signed.timestamp(version, 1, fields={FIELD: field})
             self.assertEqual(self.pace(), pace)
+        self.signed.timestamp(version + 1, 1)
+        self.assertIsNone(self.pace())
 
     def test_kept(self) -> None:
         """The pace counts also if the timestamp is the same as before, and after a restart."""
-        self.signed.timestamp(2, 1, pace=stable(NEW, 500))
+        self.signed.timestamp(2, 1, fields={FIELD: stable(NEW, 500)})
         self.assertEqual(self.pace(), Pace(NEW, 500))
         self.assertEqual(self.pace(), Pace(NEW, 500))
         self.releases = self.make()
@@ -178,7 +179,7 @@ class ReadTests(PaceCase):
         """The release before has no pace: it is for all boxes."""
         before = {"length": 1, "hashes": HASHES, "custom": {"version": OLD, "file": _name(OLD)}}
         self.signed.publish(2, self.archive, custom={"before": before})
-        self.signed.timestamp(2, 2, pace=stable(NEW, 0))
+        self.signed.timestamp(2, 2, fields={FIELD: stable(NEW, 0)})
         offer = self.newest()
         assert offer is not None
         assert offer.before is not None
@@ -187,12 +188,12 @@ class ReadTests(PaceCase):
     def test_unsigned(self) -> None:
         """A box without a trusted root knows no pace."""
         self.trusted_root.unlink()
-        self.signed.timestamp(2, 1, pace=stable(NEWER, 0, HELD))
+        self.signed.timestamp(2, 1, fields={FIELD: stable(NEWER, 0, HELD)})
         self.assertEqual(self.newest(), Offer(NEWER))
 
     def test_older_client(self) -> None:
         """A client of TUF that does not know the field accepts the timestamp, and ignores it."""
-        self.signed.timestamp(2, 1, pace=stable(NEW, 0, HELD))
+        self.signed.timestamp(2, 1, fields={FIELD: stable(NEW, 0, HELD)})
         fetched = Fetched()
         for path in self.signed.folder.iterdir():
             fetched.keep(f"http://updates.example/{path.name}", path.read_bytes())
@@ -215,7 +216,7 @@ class AttackTests(PaceCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.signed.timestamp(2, 1, pace=stable(NEW, 500))
+        self.signed.timestamp(2, 1, fields={FIELD: stable(NEW, 500)})
         self.assertEqual(self.pace(), Pace(NEW, 500))
         self.timestamp = self.signed.folder / "timestamp.json"
 
@@ -228,7 +229,7 @@ class AttackTests(PaceCase):
     def test_altered(self) -> None:
         """A pace that somebody else changed on the way is refused."""
         for change in ({"bp": ALL}, {"state": HELD}, {"version": NEWER}):
-            signed = self.signed.timestamp(3, 1, pace=stable(NEW, 500))
+            signed = self.signed.timestamp(3, 1, fields={FIELD: stable(NEW, 500)})
             content = json.loads(signed.to_bytes())
             content["signed"][FIELD]["stable"].update(change)
             self.timestamp.write_text(json.dumps(content))
@@ -236,32 +237,33 @@ class AttackTests(PaceCase):
 
     def test_removed(self) -> None:
         """So is a timestamp whose field somebody has cut out."""
-        content = json.loads(self.signed.timestamp(3, 1, pace=stable(NEW, 0)).to_bytes())
+        content = json.loads(self.signed.timestamp(3, 1, fields={FIELD: stable(NEW, 0)}).to_bytes())
         del content["signed"][FIELD]
         self.timestamp.write_text(json.dumps(content))
         self.assert_refused(Untrusted)
 
     def test_other_key(self) -> None:
         """So is a pace that another key has signed."""
-        self.signed.timestamp(3, 1, pace=stable(NEW, ALL), signer=make_key())
+        self.signed.timestamp(3, 1, fields={FIELD: stable(NEW, ALL)}, signer=make_key())
         self.assert_refused(Untrusted)
 
     def test_replayed(self) -> None:
         """An older timestamp is refused, however validly it was signed."""
         earlier = self.timestamp.read_bytes()
-        self.signed.timestamp(3, 1, pace=stable(NEW, 500, HELD))
+        self.signed.timestamp(3, 1, fields={FIELD: stable(NEW, 500, HELD)})
         self.assertEqual(self.pace(), Pace(NEW, 500, HELD))
         self.timestamp.write_bytes(earlier)
         self.assert_refused(OlderCopy)
 
     def test_same_version(self) -> None:
         """Another pace in a timestamp of the same version is ignored: the first one stays."""
-        self.signed.timestamp(2, 1, pace=stable(NEW, ALL))
+        self.signed.timestamp(2, 1, fields={FIELD: stable(NEW, ALL)})
         self.assertEqual(self.pace(), Pace(NEW, 500))
 
     def test_malformed(self) -> None:
         """With an entry that is not understood, no box installs the release by itself."""
         fields: list[Any] = [
+            None,
             [],
             "held",
             {"stable": 7},
@@ -271,13 +273,13 @@ class AttackTests(PaceCase):
             {"stable": _nested(200)},
         ]
         for version, field in enumerate(fields, 3):
-            self.signed.timestamp(version, 1, pace=field)
+            self.signed.timestamp(version, 1, fields={FIELD: field})
             self.assertEqual(self.pace(), Pace(NEW, 0, UNKNOWN))
 
     def test_deep(self) -> None:
         """A field that is nested too deep to be read is refused, and stops nothing else."""
         for depth in (300, 900, 3000):
-            content = self.signed.timestamp(3, 1, pace={"stable": 1}).to_bytes()
+            content = self.signed.timestamp(3, 1, fields={FIELD: {"stable": 1}}).to_bytes()
             deep = b"[" * depth + b"1" + b"]" * depth
             self.timestamp.write_bytes(content.replace(b'"stable":1', b'"stable":' + deep))
             self.assert_refused(Untrusted)
@@ -293,7 +295,7 @@ class AttackTests(PaceCase):
         if rollout is not None:
             custom["rollout"] = {"percent": rollout.percent, "salt": rollout.salt}
         self.signed.publish(version, self.archive, custom=custom)
-        self.signed.timestamp(version, version, pace=field)
+        self.signed.timestamp(version, version, fields={FIELD: field})
         offer = self.newest()
         assert offer is not None
         rule = Rule(Path(self.mktemp()))
