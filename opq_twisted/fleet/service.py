@@ -15,6 +15,7 @@ from opq_twisted.fleet.rollouts.pace import DatabasePaces
 from opq_twisted.fleet.rollouts.watch import RolloutWatch, current_rollouts
 from opq_twisted.fleet.settings import FleetSettings
 from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.store.retention import Retention
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.request import BoundedRequest
 
@@ -52,6 +53,7 @@ class Fleet(MultiService):
             reactor, self.database.write, lambda store, batch: apply(store, batch, enrolment)
         )
         inbox.setServiceParent(self)
+        Retention(reactor, self.database, now).setServiceParent(self)
         #: `POST /report`.
         self.reports = ReportResource(reactor, inbox, now, trusted)
         RolloutWatch(

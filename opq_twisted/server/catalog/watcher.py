@@ -10,9 +10,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.server.catalog.inotify import Watch
 from opq_twisted.server.catalog.snapshot import Catalog, Scan
-from opq_twisted.server.heartbeat import Heartbeat
 
 #: Seconds between two scans of the whole directory.
 HEARTBEAT = 30.0

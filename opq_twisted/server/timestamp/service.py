@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
+from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.server.catalog.inotify import Watch
 from opq_twisted.server.catalog.snapshot import Catalog, Snapshot
 from opq_twisted.server.catalog.watcher import HEARTBEAT
-from opq_twisted.server.heartbeat import Heartbeat
 from opq_twisted.server.timestamp.alerts import Alert, AlertLog, expiry_alerts
 from opq_twisted.server.timestamp.bounded_source import BoundedSource
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp

@@ -4,7 +4,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.heartbeat import Heartbeat
+from opq_twisted.common.heartbeat import Heartbeat
 
 
 class HeartbeatTests(SynchronousTestCase):

@@ -1,0 +1,89 @@
+"""Counts the days that are past, for the time when their attempts are deleted."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, case, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from opq_twisted.fleet.store.schema import attempt, box, day
+from opq_twisted.fleet.store.silence import fell_silent
+from opq_twisted.fleet.store.states import COUNTED
+
+#: Seconds.
+DAY = 86400
+
+#: Days that are counted later if no server ran, or no box reported.
+_MOST_DAYS = 31
+
+_COUNTS = ("boxes", "updated", "returned", "failed", "silent")
+
+
+def missing_days(connection: Connection, now: float) -> range:
+    """Return the days (since the epoch, UTC) that are past, and not counted yet."""
+    today = int(now // DAY)
+    last = connection.scalar(select(func.max(day.c.day)))
+    first = today - 1 if last is None else last + 1
+    return range(max(first, today - _MOST_DAYS), today)
+
+
+def count_day(connection: Connection, number: int) -> Sequence[Mapping[str, Any]]:
+    """
+    Return the rows of a day.
+
+    The boxes are those that have not been silent since: the database keeps only the time of the
+    last report. Soon after the day that is the number of boxes that reported on it.
+    """
+    start, end = float(number * DAY), float((number + 1) * DAY)
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for query in (_boxes(start, end), _outcomes(start, end), _silent(start, end)):
+        for found in connection.execute(query):
+            row = rows.setdefault(
+                (found.channel, found.release),
+                {"day": number, "channel": found.channel, "release": found.release}
+                | dict.fromkeys(_COUNTS, 0),
+            )
+            row.update({name: found._mapping[name] for name in _COUNTS if name in found._mapping})
+    return list(rows.values())
+
+
+def write_days(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the rows of days; those that another server has written stay as they are."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    if found := [dict(row) for row in rows]:
+        connection.execute(insert(day).on_conflict_do_nothing(), found)
+
+
+def _boxes(start: float, end: float) -> Select[Any]:
+    return (
+        select(box.c.channel, box.c.release, func.count().label("boxes"))
+        .where(
+            box.c.state.in_(COUNTED),
+            box.c.last_seen >= start,
+            box.c.first_seen < end,
+            box.c.channel.is_not(None),
+            box.c.release.is_not(None),
+        )
+        .group_by(box.c.channel, box.c.release)
+    )
+
+
+def _outcomes(start: float, end: float) -> Select[Any]:
+    counts = [
+        func.sum(case((attempt.c.outcome == name, 1), else_=0)).label(name)
+        for name in ("updated", "returned", "failed")
+    ]
+    return _attempts(counts, and_(attempt.c.ended_at >= start, attempt.c.ended_at < end))
+
+
+def _silent(start: float, end: float) -> Select[Any]:
+    return _attempts([func.count().label("silent")], fell_silent(start, end))
+
+
+def _attempts(counts: Sequence[Any], condition: Any) -> Select[Any]:
+    return (
+        select(box.c.channel, attempt.c.release, *counts)
+        .join_from(attempt, box, attempt.c.box == box.c.id)
+        .where(condition, box.c.channel.is_not(None), attempt.c.release.is_not(None))
+        .group_by(box.c.channel, attempt.c.release)
+    )

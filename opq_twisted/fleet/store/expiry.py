@@ -1,0 +1,73 @@
+"""Deletes what is older than it is kept, in batches that a report need not wait for."""
+
+from sqlalchemy import Connection, CursorResult, Select, and_, delete, func, select, update
+
+from opq_twisted.fleet.store.schema import attempt, audit, box
+from opq_twisted.fleet.store.states import COUNTED, BoxState
+
+_DAY = 86400.0
+#: Days.
+ATTEMPTS = 400
+SILENCE = 180
+BOXES = 400
+#: The database refuses to delete younger ones than two years, by a clock of its own.
+AUDIT = 731
+
+#: Rows of a batch; of the attempts, those of so many boxes.
+BATCH = 500
+
+
+def delete_attempts(connection: Connection, now: float, after: int) -> int | None:
+    """
+    Delete the old attempts of the next boxes, in the order of their rows.
+
+    :param after: the row of the last box that was looked at; 0 at the beginning.
+    :returns: the row to go on after; None at the end.
+    """
+    rows = select(box.c.id).where(box.c.id > after).order_by(box.c.id).limit(BATCH).subquery()
+    last: int | None = connection.scalar(select(func.max(rows.c.id)))
+    if last is not None:
+        connection.execute(
+            delete(attempt).where(
+                attempt.c.box > after,
+                attempt.c.box <= last,
+                attempt.c.received < now - ATTEMPTS * _DAY,
+            )
+        )
+    return last
+
+
+def retire_boxes(connection: Connection, now: float) -> bool:
+    """Call boxes gone that were silent for long; returns whether there may be more of them."""
+    silent = and_(box.c.state.in_(COUNTED), box.c.last_seen < now - SILENCE * _DAY)
+    change = update(box).where(box.c.id.in_(_batch(silent))).values(state=BoxState.GONE)
+    return _is_full(connection.execute(change))
+
+
+def delete_boxes(connection: Connection, now: float) -> bool:
+    """
+    Delete the boxes that are gone, and their attempts; returns whether there may be more of them.
+
+    Distrusted keys stay: they would be trusted again at their next report.
+    """
+    gone = and_(
+        box.c.state.in_((BoxState.GONE, BoxState.REPLACED)),
+        box.c.last_seen < now - BOXES * _DAY,
+    )
+    return _is_full(connection.execute(delete(box).where(box.c.id.in_(_batch(gone)))))
+
+
+def delete_audit(connection: Connection, now: float) -> bool:
+    """Delete the oldest rows of the audit; returns whether there may be more of them."""
+    old = select(audit.c.id).where(audit.c.at < now - AUDIT * _DAY).limit(BATCH)
+    return _is_full(connection.execute(delete(audit).where(audit.c.id.in_(old))))
+
+
+def _batch(condition: object) -> Select[tuple[int]]:
+    # A row that another server has locked is one of a box that just reports.
+    query = select(box.c.id).where(condition).limit(BATCH)  # type: ignore[arg-type]
+    return query.with_for_update(skip_locked=True)
+
+
+def _is_full(result: CursorResult[object]) -> bool:
+    return result.rowcount >= BATCH
