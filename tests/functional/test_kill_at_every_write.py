@@ -97,10 +97,15 @@ class Update:
     version: int
     install: str = _INSTALL.format(part="")
     verify: str = _HEALTHY
-    #: Whether the box ends with the new release; otherwise with its last good one.
-    succeeds: bool = False
+    #: Why the box ends with its last good release; empty if it ends with the new one.
+    code: str = ""
     #: Whether the kills begin after the reboot; before it this update is like another one.
     has_rebooted: bool = False
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether the box ends with the new release."""
+        return not self.code
 
     @property
     def end(self) -> int:
@@ -127,9 +132,9 @@ class Update:
         )
 
 
-GOOD = Update("good", 1600000000, succeeds=True)
-ILL = Update("ill", 1600000001, verify=_ILL, has_rebooted=True)
-FAILING = Update("failing", 1600000002, install=_INSTALL.format(part=_HALF))
+GOOD = Update("good", 1600000000)
+ILL = Update("ill", 1600000001, verify=_ILL, has_rebooted=True, code="unhealthy-verify")
+FAILING = Update("failing", 1600000002, install=_INSTALL.format(part=_HALF), code="install-status")
 UPDATES = (GOOD, ILL, FAILING)
 
 
@@ -214,6 +219,8 @@ class Trial:
         self._kills: list[Kill] = []
         #: The steps at which agents were killed.
         self._struck: list[Operation] = []
+        #: The identifiers of attempts that the journal has had.
+        self._uuids: set[str] = set()
         #: The number of agents that ended by a reboot.
         self._rebooted = 0
         #: The bytes of the archive that the agents may fetch.
@@ -341,7 +348,7 @@ class Trial:
 
     def _is_sound(self) -> None:
         """Check that archives are complete, and that a last good release is there."""
-        assert self._entry
+        self._uuids |= {self._entry.uuid} - {""}
         archives = self.box.state_dir / "archives"
         for path in archives.iterdir():
             if is_final(path.name):
@@ -366,11 +373,13 @@ class Trial:
         update, entry = self._update, self._entry
         assert entry.attempts, "no end is written down"
         last = entry.attempts[-1]
-        assert (entry.stage, last.version, last.outcome) == (
+        assert (entry.stage, last.version, last.outcome, last.code) == (
             Stage.IDLE,
             update.version,
             update.outcome,
+            update.code,
         ), last
+        assert self._uuids == {last.uuid}, "an attempt keeps its identifier"
         assert len(entry.attempts) == 1, entry.attempts
         self._runs_whole({update.end})
         good = ArchiveStore(self.box.state_dir / "archives").last_good
