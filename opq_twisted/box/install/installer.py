@@ -107,6 +107,7 @@ class Installer:
             running = self._start(folder, version)
         except OSError as error:
             raise NotStarted(f"The install script was not started: {error.strerror}.") from None
+        begun = self._runner.clock.seconds()
         limiting = LoopingCall(self._limit_log)
         limiting.clock = self._runner.clock
         limiting.start(_LOG_CHECK_INTERVAL)
@@ -114,6 +115,7 @@ class Installer:
             result = await running
         finally:
             limiting.stop()
+        took = self._runner.clock.seconds() - begun
         # systemd-run may fail before the script starts, and also while it continues to run.
         if result.status != 0 and (status := await self.wait()) != 0:
             # The script may remove the lock file, but not the status, which is written afterwards.
@@ -122,10 +124,12 @@ class Installer:
                 raise NotStarted(f"The install script was not started: {reason}.")
             if status == BOX_AT_FAULT:
                 raise self.box_at_fault()
+            # systemd-run does not say that systemd has ended the script, which leaves no status.
+            timed_out = status is None and took >= int(self._config.install_timeout)
+            kind = InstallTimedOut if result.timed_out or timed_out else InstallFailed
             # Other scripts than the standard one may end with any line.
             line = self._last_line
             said = f": {_own_words(line).rstrip('.')}" if line.startswith(_PREFIX) else ""
-            kind = InstallTimedOut if result.timed_out else InstallFailed
             raise kind(f"{INSTALL_SCRIPT} {result}{said}. See {self._log}.")
 
     def _start(self, folder: Path, version: int) -> Deferred[ProcessResult]:

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.install.health import Health
 from opq_twisted.box.install.processes import ProcessResult, ProcessRunner
 from opq_twisted.box.install.units import TransientUnits
-from opq_twisted.common.errors import InstallFailed
+from opq_twisted.common.errors import InstallFailed, ServiceUnhealthy, VerifyFailed
 from tests.helpers.box_fakes import NEW
 from tests.helpers.child_processes import Children, ChildrenCase
 
@@ -68,8 +68,13 @@ class HealthCase(SynchronousTestCase):
         for _ in range(seconds):
             self.clock.advance(1)
 
-    def assert_sick(self, judging: Deferred[None], what: str) -> None:
-        error = self.failureResultOf(judging, InstallFailed).value
+    def assert_sick(
+        self,
+        judging: Deferred[None],
+        what: str,
+        kind: type[InstallFailed] = VerifyFailed,
+    ) -> None:
+        error = self.failureResultOf(judging, kind).value
         self.assertEqual(str(error), f"Release {NEW} is not healthy: {what}.")
 
 
@@ -125,7 +130,7 @@ class RequireTests(HealthCase):
             self.pass_by(590)
             self.assertNoResult(judging)
             self.pass_by(10)
-            self.assert_sick(judging, what)
+            self.assert_sick(judging, what, ServiceUnhealthy)
 
     def test_busy_machine(self) -> None:
         """A shortage of descriptors, memory or processes is not the release's fault."""
@@ -166,7 +171,7 @@ class RequireTests(HealthCase):
         for number in range(700):
             self.system.services["box"] = ("active", str(number // 30))
             self.clock.advance(1)
-        self.assert_sick(judging, "a service was started again")
+        self.assert_sick(judging, "a service was started again", ServiceUnhealthy)
 
     def test_script(self) -> None:
         """The error has the last line of the script."""

@@ -14,7 +14,13 @@ from opq_twisted.box.install import units
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.install.processes import PIPE_GRACE, TERMINATION_GRACE, ProcessRunner
 from opq_twisted.box.install.units import TransientUnits
-from opq_twisted.common.errors import BoxAtFault, InstallFailed, NotStarted, RebootFailed
+from opq_twisted.common.errors import (
+    BoxAtFault,
+    InstallFailed,
+    InstallTimedOut,
+    NotStarted,
+    RebootFailed,
+)
 from tests.helpers.box_fakes import NEW
 from tests.helpers.child_processes import Children, ChildrenCase, Ear, Gate
 
@@ -191,7 +197,7 @@ class InstallTests(InstallerCase):
         # Nobody of the group is left to hold the other end.
         await group.ended
         self.assertEqual(
-            await self.failure(running),
+            await self.failure(running, InstallTimedOut),
             f"install_update.sh took too long and was ended. See {self.log}.",
         )
 
@@ -231,6 +237,17 @@ class InstallTests(InstallerCase):
         await self.install("echo out")
         self.assertEqual((self.state_dir / "box_update.log").read_text(), "out\n")
         self.assertFalse(self.log.exists())
+
+    async def test_code_of_the_box(self) -> None:
+        """The code says what the box lacks, as far as the script's last line tells it."""
+        for said, code in (
+            ("cp: No space left on device", "no-room"),
+            ("Cannot fork", "busy"),
+            ("Make room.", "disk"),
+        ):
+            with self.subTest(said=said), self.assertRaises(BoxAtFault) as caught:
+                await self.install(f"echo '{said}'; exit 75")
+            self.assertEqual(caught.exception.code, code)
 
     async def test_box_at_fault(self) -> None:
         """A script may blame the box, and say what to do."""
@@ -304,6 +321,24 @@ class UnitTests(InstallerCase):
         self.systemd_run('"$@"')
         self.assertIn("exit status 7", await self.failure(self.install("exit 7")))
 
+    async def test_killed(self) -> None:
+        """A script that systemd ends when its time is over took too long; one before has failed."""
+        gate = Gate(self.root / "gate")
+        self.addCleanup(gate.close)
+        self.systemd_run(f'setsid "$@" & {gate.wait}; kill -TERM -$!; wait; exit 1')
+        for seconds, kind in ((1799, InstallFailed), (1800, InstallTimedOut)):
+            with self.subTest(seconds=seconds):
+                self.children = Children()
+                self.installer = self.make()
+                begun = self.listen(f"begun {seconds}")
+                running = self.install(f"echo >'{self.root}/begun {seconds}'; sleep 1000")
+                await begun.heard
+                self.clock.advance(seconds)
+                gate.open()
+                with self.assertRaises(kind) as caught:
+                    await running
+                self.assertIs(type(caught.exception), kind)
+
     async def test_not_started(self) -> None:
         """If systemd-run cannot start the script, the release is not to blame."""
         self.tool("systemd-run", "echo Failed to connect to bus: Connection refused; exit 1")
@@ -352,7 +387,7 @@ class OutliveTests(InstallerCase):
         await self.leave("exit 0")
         waiting = Deferred.fromCoroutine(self.make().wait())
         self.clock.pump([1] * 60)
-        self.assertIn("took too long", str(self.failureResultOf(waiting, InstallFailed).value))
+        self.assertIn("took too long", str(self.failureResultOf(waiting, InstallTimedOut).value))
         await self.children.wait("ended")
 
     async def test_one_at_a_time(self) -> None:

@@ -77,17 +77,21 @@ class FitTests(PreflightCase):
     async def test_disk_full(self) -> None:
         """A disk on which files can be created but not written is not fit."""
         self.tool("head", "echo 'head: write error: No space left on device' >&2; exit 1")
-        self.assertIn(": No space left on device. Fix that", str(await self.unfit()))
+        error = await self.unfit()
+        self.assertIn(": No space left on device. Fix that", str(error))
+        self.assertEqual(error.code, "no-room")
         self.assertEqual(list(self.prefix.iterdir()), [])
 
     async def test_noexec(self) -> None:
         """A folder in which programs cannot be run is found by running one."""
         self.tool("chmod", 'exec /bin/chmod 600 "$2"')
+        error = await self.unfit()
         self.assertEqual(
-            str(await self.unfit()),
+            str(error),
             f"The box cannot run programs in {self.state_dir}: Permission denied. Mount it without "
             "noexec.",
         )
+        self.assertEqual(error.code, "disk")
 
     async def test_interpreter(self) -> None:
         """The interpreter in the first line of a script must exist."""
@@ -130,6 +134,7 @@ class FitTests(PreflightCase):
             "Make room.",
         )
         self.assertGreater(error.room, 7 << 20)
+        self.assertEqual(error.code, "no-room")
         self.assertEqual((await self.unfit(room=error.room)).room, error.room)
         self.patch(preflight, "_free", lambda path: Room(24 << 20, 1000))
         await self.preflight.require(NEW, self.folder)
@@ -139,7 +144,9 @@ class FitTests(PreflightCase):
         """There must be inodes for each of its files, and for those in its wheels."""
         (self.folder / "a.whl").write_bytes(bytes(100 * 4096))
         self.patch(preflight, "_free", lambda path: Room(1 << 40, 90))
-        self.assertIn("and the file system has room for 90.", str(await self.unfit(self.folder)))
+        error = await self.unfit(self.folder)
+        self.assertIn("and the file system has room for 90.", str(error))
+        self.assertEqual(error.code, "no-room")
 
     async def test_forgetful(self) -> None:
         """A box that loses its files at each restart is not fit; no program is started."""
@@ -157,9 +164,9 @@ class FitTests(PreflightCase):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
         self.patch(self.children, "spawnProcess", spawn)
-        self.assertEqual(
-            str(await self.unfit()), "The box cannot start programs: Too many open files."
-        )
+        error = await self.unfit()
+        self.assertEqual(str(error), "The box cannot start programs: Too many open files.")
+        self.assertEqual(error.code, "busy")
 
     async def test_not_measured(self) -> None:
         """A box on which the check cannot run is not fit."""

@@ -37,10 +37,11 @@ class UnpackerTests(ChildrenCase):
         interpreter.chmod(0o755)
         self.patch(sys, "executable", str(interpreter))
 
-    async def refusal(self, kind: type[Exception]) -> str:
+    async def refusal(self, kind: type[OpqError], code: str = "") -> str:
         with self.assertRaises(kind) as caught:
             await self.unpack()
         self.assertFalse(self.unpacker.folder.exists())
+        self.assertEqual(caught.exception.code, code or kind.code)
         sentence = str(caught.exception)
         self.assertNotIn("\n", sentence)
         return sentence
@@ -99,14 +100,20 @@ class UnpackerTests(ChildrenCase):
         interpreter.chmod(0o755)
         with self.subTest(end="killed"):
             self.patch(sys, "executable", str(interpreter))
-            self.assertEqual(await self.refusal(BoxUnfit), "The unpacking was ended by SIGKILL.")
+            sentence = await self.refusal(BoxUnfit, "busy")
+            self.assertEqual(sentence, "The unpacking was ended by SIGKILL.")
+        with self.subTest(end="failed"):
+            interpreter.write_text(
+                "#!/bin/sh\necho It could not be read: Input/output error. >&2\nexit 1\n"
+            )
+            self.assertIn("Input/output error", await self.refusal(BoxUnfit, "disk"))
         with self.subTest(end="never began"):
 
             def spawn(*args: object, **kwargs: object) -> None:
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
             self.patch(self.children, "spawnProcess", spawn)
-            self.assertIn("cannot start the unpacking", await self.refusal(BoxUnfit))
+            self.assertIn("cannot start the unpacking", await self.refusal(BoxUnfit, "busy"))
 
     def test_too_little_memory(self) -> None:
         """An archive cannot exceed its limits, so a lack of memory is not its fault."""
