@@ -15,7 +15,7 @@ from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
 
 #: Seconds between two looks at the database.
-PERIOD = 5.0
+PERIOD = 2.0
 
 
 def current_rollouts(connection: Connection) -> list[Rollout]:
