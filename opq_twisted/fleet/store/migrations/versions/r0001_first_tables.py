@@ -94,7 +94,7 @@ def upgrade() -> None:
         Column("size", Number),
         Column("received", Time, nullable=False),
         Column("ended_at", Time),
-        Index("ix_attempt_release_ended_at", "release", "ended_at"),
+        Index("ix_attempt_release_outcome_reason", "release", "outcome", "reason"),
         Index(
             "ix_attempt_open",
             "received",

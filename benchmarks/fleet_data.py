@@ -1,0 +1,159 @@
+"""Fills a database with a fleet that has lived through several releases."""
+
+import argparse
+import random
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import insert
+from twisted.internet import reactor
+
+from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.store.schema import attempt, box, rollout
+from opq_twisted.fleet.store.states import BoxState, RolloutState
+from opq_twisted.report.document import Outcome, Reason, Waiting
+from opq_twisted.trust.pace import ALL
+
+#: Rows of one statement.
+_ROWS = 5000
+
+#: Seconds between two releases.
+_WEEK = 7 * 86400
+
+_FIRST = 1547860803
+
+_Row = dict[str, Any]
+
+
+def fill(database: Database, boxes: int, releases: int, now: float, seed: int = 1) -> None:
+    """Write so many boxes, each with an attempt for each of so many releases."""
+    chosen = random.Random(seed)
+    versions = [_FIRST + _WEEK * number for number in range(releases + 1)]
+    _write(database, box, (_box(chosen, number, versions, now) for number in range(1, boxes + 1)))
+    _write(database, rollout, _rollouts(versions, now))
+    _write(
+        database,
+        attempt,
+        (
+            _attempt(chosen, number, before, version, now - _WEEK * (len(versions) - index))
+            for number in range(1, boxes + 1)
+            for index, (before, version) in enumerate(pairwise(versions), 1)
+        ),
+    )
+
+
+def _write(database: Database, table: Any, rows: Iterator[_Row]) -> None:
+    """Write rows, so many at once that few are in memory."""
+    part: list[_Row] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == _ROWS:
+            _insert(database, table, part)
+            part = []
+    if part:
+        _insert(database, table, part)
+
+
+def _insert(database: Database, table: Any, rows: list[_Row]) -> None:
+    database.write_now(lambda connection: connection.execute(insert(table), rows))
+
+
+def _box(chosen: random.Random, number: int, versions: list[int], now: float) -> _Row:
+    is_new = chosen.random() < 0.9
+    return {
+        "id": number,
+        "key_id": f"{chosen.getrandbits(128):032x}",
+        "pubkey": chosen.randbytes(32),
+        "box_id": number,
+        "state": BoxState.KNOWN,
+        "channel": "stable",
+        "release": versions[-1 if is_new else -2],
+        "agent": "0.3",
+        "arch": "aarch64",
+        "python": "3.11",
+        "install": "automatic",
+        "waiting": None if is_new else Waiting.TURN,
+        "root": 3,
+        "snapshot": len(versions),
+        "last_good": versions[-1 if is_new else -2],
+        "refused": "[]",
+        "boot": f"{chosen.getrandbits(32):08x}",
+        "boots": "[]",
+        "seq": chosen.randrange(1, 5000),
+        "digest": chosen.randbytes(32),
+        "first_seen": now - _WEEK * len(versions),
+        "last_seen": now - chosen.random() ** 4 * 14 * 86400,
+    }
+
+
+def _rollouts(versions: list[int], now: float) -> Iterator[_Row]:
+    for index, version in enumerate(versions):
+        at = now - _WEEK * (len(versions) - index)
+        last = version == versions[-1]
+        yield {
+            "channel": "stable",
+            "release": version,
+            "sha256": f"{version:064x}",
+            "ceiling_bp": ALL,
+            "bp": ALL,
+            "state": RolloutState.DONE if last else RolloutState.SUPERSEDED,
+            "critical": False,
+            "was_held": False,
+            "announced_at": at,
+            "since": at,
+        }
+
+
+def _attempt(chosen: random.Random, number: int, before: int, version: int, at: float) -> _Row:
+    outcome, reason = _outcome(chosen.random())
+    received = at + chosen.random() * _WEEK
+    took = chosen.randrange(60, 900)
+    return {
+        "box": number,
+        "attempt_id": f"{chosen.getrandbits(128):032x}",
+        "release": version,
+        "from_release": before,
+        "began": int(received),
+        "took": took,
+        "automatic": True,
+        "stage": "idle" if outcome else "installing",
+        "outcome": outcome,
+        "reason": reason,
+        "inferred": False,
+        "tries": 1,
+        "fetched": 141500,
+        "size": 12300000,
+        "received": received,
+        "ended_at": received + took if outcome else None,
+    }
+
+
+def _outcome(lot: float) -> tuple[str | None, str | None]:
+    for share, outcome, reason in (
+        (0.001, None, None),
+        (0.004, Outcome.RETURNED, Reason.UNHEALTHY_SERVICE),
+        (0.006, Outcome.FAILED, Reason.INSTALL_STATUS),
+        (0.02, Outcome.FAILED, Reason.DOWNLOAD),
+        (0.025, Outcome.FAILED, Reason.NO_ROOM),
+    ):
+        if lot < share:
+            return outcome, reason
+    return Outcome.UPDATED, None
+
+
+def main() -> None:
+    """Fill the database of the command line."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("url", help="sqlite:///PATH or a migrated postgresql://…")
+    arguments.add_argument("--boxes", type=int, default=100_000)
+    arguments.add_argument("--releases", type=int, default=12)
+    options = arguments.parse_args()
+    database = Database(reactor, options.url)
+    database.prepare()
+    fill(database, options.boxes, options.releases, time.time())
+
+
+if __name__ == "__main__":
+    main()

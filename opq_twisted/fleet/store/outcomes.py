@@ -1,0 +1,109 @@
+"""How the boxes fared with a release: each counts once, by its worst attempt."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select, union_all
+
+from opq_twisted.fleet.store.schema import attempt, box
+from opq_twisted.fleet.store.silence import fell_silent
+from opq_twisted.fleet.store.states import COUNTED
+from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome, Reason
+
+#: An attempt that is under way, and one whose box has been silent since it began to install.
+UNDER_WAY = "under way"
+SILENT = "silent"
+
+#: A reason of a newer agent, which this program does not know.
+_OTHER = "other"
+
+#: All results, the mildest first.
+_RESULTS: list[tuple[str, str]] = [
+    (Outcome.UPDATED, ""),
+    (UNDER_WAY, ""),
+    *((Outcome.FAILED, each) for each in (_OTHER, *sorted({*Reason} - RELEASE_AT_FAULT))),
+    (SILENT, ""),
+    *((Outcome.FAILED, each) for each in sorted(RELEASE_AT_FAULT)),
+    *((Outcome.RETURNED, each) for each in (_OTHER, *sorted(Reason))),
+]
+_RANKS = {result: rank for rank, result in enumerate(_RESULTS)}
+
+
+@frozen
+class Result:
+    """How many boxes of a channel had a result with a release."""
+
+    release: int
+    channel: str
+    #: A value of `Outcome`, `UNDER_WAY` or `SILENT`.
+    outcome: str
+    #: Empty for other outcomes than `failed` and `returned`.
+    reason: str
+    boxes: int
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it counts against the release."""
+        return is_bad(self.outcome, self.reason)
+
+
+def is_bad(outcome: str, reason: str) -> bool:
+    """Whether a result counts against the release."""
+    return outcome in (SILENT, Outcome.RETURNED) or (
+        outcome == Outcome.FAILED and reason in RELEASE_AT_FAULT
+    )
+
+
+def count(connection: Connection, releases: Sequence[int], now: float) -> list[Result]:
+    """
+    Count the boxes by release, channel and worst result, the worst first.
+
+    :param now: seconds since the epoch.
+    """
+    # The two parts are separate because the first one needs nothing but an index.
+    attempts = union_all(_ended(releases), _under_way(releases, now)).subquery()
+    worst = (
+        select(attempts.c.release, attempts.c.box, func.max(attempts.c.rank).label("rank"))
+        .group_by(attempts.c.release, attempts.c.box)
+        .subquery()
+    )
+    query = (
+        select(worst.c.release, box.c.channel, worst.c.rank, func.count())
+        .select_from(worst.join(box, box.c.id == worst.c.box))
+        .where(box.c.state.in_(COUNTED), box.c.channel.is_not(None))
+        .group_by(worst.c.release, box.c.channel, worst.c.rank)
+        .order_by(worst.c.rank.desc(), worst.c.release, box.c.channel)
+    )
+    return [_result(*row) for row in connection.execute(query)]
+
+
+def _result(release: int, channel: str, rank: int, boxes: int) -> Result:
+    outcome, reason = _RESULTS[rank]
+    return Result(release, channel, outcome, reason, boxes)
+
+
+def _ended(releases: Sequence[int]) -> Select[Any]:
+    outcome = attempt.c.outcome
+    rank = case(
+        (outcome == Outcome.UPDATED, _RANKS[Outcome.UPDATED, ""]),
+        (outcome == Outcome.RETURNED, _ranks_of(Outcome.RETURNED)),
+        else_=_ranks_of(Outcome.FAILED),
+    )
+    return select(attempt.c.release, attempt.c.box, rank.label("rank")).where(
+        attempt.c.release.in_(releases), outcome.is_not(None)
+    )
+
+
+def _ranks_of(outcome: Outcome) -> ColumnElement[int]:
+    ranks = {reason: rank for (each, reason), rank in _RANKS.items() if each == outcome}
+    return case(ranks, value=attempt.c.reason, else_=_RANKS[outcome, _OTHER])
+
+
+def _under_way(releases: Sequence[int], now: float) -> Select[Any]:
+    rank = case((fell_silent(0, now), _RANKS[SILENT, ""]), else_=_RANKS[UNDER_WAY, ""])
+    return (
+        select(attempt.c.release, attempt.c.box, rank.label("rank"))
+        .select_from(attempt.join(box, box.c.id == attempt.c.box))
+        .where(attempt.c.release.in_(releases), attempt.c.outcome.is_(None))
+    )

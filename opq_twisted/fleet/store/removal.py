@@ -1,0 +1,118 @@
+"""Distrusts a key, and forgets a box, with a row in the audit."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
+
+from opq_twisted.common.errors import OpqError
+from opq_twisted.fleet.store.admission import name_of
+from opq_twisted.fleet.store.audit import Deed, record
+from opq_twisted.fleet.store.schema import attempt, box
+from opq_twisted.fleet.store.states import COUNTED, BoxState
+
+_NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
+#: Keys that an error names.
+_NAMED = 5
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{8,32}", re.ASCII)
+
+
+class BoxUnknown(OpqError):
+    """There is no such box or key."""
+
+
+class BoxAmbiguous(OpqError):
+    """A name means several boxes or keys."""
+
+
+@frozen
+class Forgotten:
+    """How much was deleted."""
+
+    box_id: int
+    keys: int
+    attempts: int
+
+
+def named(name: str) -> ColumnElement[bool]:
+    """
+    Return the condition for the keys of a box.
+
+    :param name: its number, or the fingerprint of a key, of which the first 8 digits are enough.
+    :raises BoxUnknown: if it is neither.
+    """
+    if _NUMBER.fullmatch(name):
+        return box.c.box_id == int(name)
+    if _FINGERPRINT.fullmatch(name):
+        return box.c.key_id.startswith(name)
+    raise BoxUnknown(
+        "Give the number of a box, or the fingerprint of its key, which has 32 hexadecimal digits."
+    )
+
+
+def distrust(connection: Connection, key: str, deed: Deed, now: float) -> Any:
+    """
+    Turn a key away from now on, and return its row.
+
+    :param key: its fingerprint, or the first 8 digits.
+    :raises BoxUnknown: if there is none.
+    :raises BoxAmbiguous: if there are several.
+    """
+    if not _FINGERPRINT.fullmatch(key):
+        raise BoxUnknown("Give the fingerprint of a key, which has 32 hexadecimal digits.")
+    row = _one(_lock(connection, box.c.key_id.startswith(key)), f"key {key}")
+    connection.execute(
+        update(box).where(box.c.id == row.id).values(state=BoxState.DISTRUSTED, replaced_by=None)
+    )
+    change = f"A key of {name_of(row.box_id)} is distrusted; it was {row.state}."
+    record(connection, deed, now, what="distrust", change=change, box=row.id)
+    return row
+
+
+def forget(connection: Connection, name: str, deed: Deed, now: float) -> Forgotten:
+    """
+    Delete all keys of a box, and its attempts.
+
+    :param name: its number, or the fingerprint of a key to delete only that one; see `named`.
+    :raises BoxUnknown: if there is none.
+    :raises BoxAmbiguous: if several boxes use the number, or several keys begin so.
+    """
+    rows = _lock(connection, named(name))
+    if _NUMBER.fullmatch(name):
+        if not int(name):
+            raise BoxAmbiguous("Boxes without a number share the 0: name one by its fingerprint.")
+        in_use = [row for row in rows if row.state in COUNTED]
+        _one(in_use or rows[:1], f"box {name}")
+    else:
+        _one(rows, f"key {name}")
+    ids = [row.id for row in rows]
+    query = select(func.count()).select_from(attempt).where(attempt.c.box.in_(ids))
+    attempts = connection.execute(query).scalar_one()
+    connection.execute(delete(box).where(box.c.id.in_(ids)))
+    forgotten = Forgotten(rows[0].box_id, len(rows), attempts)
+    change = f"{name_of(forgotten.box_id).capitalize()}: {_count(forgotten)} deleted."
+    record(connection, deed, now, what="forget", change=change, box=rows[0].id)
+    return forgotten
+
+
+def _lock(connection: Connection, condition: ColumnElement[bool]) -> Sequence[Any]:
+    query = select(box.c.id, box.c.box_id, box.c.key_id, box.c.state).where(condition)
+    return connection.execute(query.order_by(box.c.key_id).with_for_update()).all()
+
+
+def _one(rows: Sequence[Any], name: str) -> Any:
+    if not rows:
+        raise BoxUnknown(f"There is no {name}.")
+    if len(rows) > 1:
+        keys = ", ".join(row.key_id for row in rows[:_NAMED])
+        raise BoxAmbiguous(f"{len(rows)} keys are called {name}: name one of them, such as {keys}.")
+    return rows[0]
+
+
+def _count(forgotten: Forgotten) -> str:
+    keys = "1 key" if forgotten.keys == 1 else f"{forgotten.keys} keys"
+    attempts = "1 attempt" if forgotten.attempts == 1 else f"{forgotten.attempts} attempts"
+    return f"{keys} and {attempts}"

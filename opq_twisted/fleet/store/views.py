@@ -1,0 +1,168 @@
+"""Reads boxes, attempts, rollouts and the audit in pages, for people and programs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import ColumnElement, Connection, Select, and_, literal, or_, select, tuple_
+
+from opq_twisted.fleet.store.counts import is_counted
+from opq_twisted.fleet.store.schema import attempt, audit, box, rollout
+from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome
+
+#: Rows of a page.
+PAGE = 500
+
+#: The keys of one box that are shown, and its attempts.
+_KEYS = 50
+_ATTEMPTS = 100
+
+#: For `BoxFilter.state`: whatever the state.
+ANY = "any"
+
+#: What is shown of a key: neither its bytes, nor what only serves to judge the next report.
+_BOX = (
+    *("key_id", "box_id", "state", "channel", "release", "agent", "arch", "python", "install"),
+    *("waiting", "root", "snapshot", "last_good", "refused", "seq", "first_seen", "last_seen"),
+    *("cloned_at", "label"),
+)
+
+#: What is shown of an attempt.
+_ATTEMPT = (
+    *("attempt_id", "release", "from_release", "began", "took", "automatic", "stage", "outcome"),
+    *("reason", "inferred", "tries", "fetched", "size", "received", "ended_at"),
+)
+
+#: A row by the names of its columns.
+Row = Mapping[str, Any]
+
+
+@frozen(kw_only=True)
+class BoxFilter:
+    """Which boxes to list."""
+
+    channel: str | None = None
+    release: int | None = None
+    #: None for the states that count, or `ANY`.
+    state: str | None = None
+    waiting: str | None = None
+    #: Seconds since the epoch.
+    not_seen_since: float | None = None
+
+
+def boxes(
+    connection: Connection, after: int | None, limit: int = PAGE, *, wanted: BoxFilter
+) -> list[Row]:
+    """
+    List keys of boxes by their row number.
+
+    :param after: the `id` of the last row of the page before; None for the first page.
+    """
+    query = select(box.c.id, *(box.c[name] for name in _BOX))
+    query = query.where(box.c.id > (after or 0), *_conditions(wanted)).order_by(box.c.id)
+    return _rows(connection, query.limit(limit))
+
+
+def keys_of(connection: Connection, condition: ColumnElement[bool]) -> list[Row]:
+    """List the keys that meet a condition, the one that was seen last first."""
+    successor = box.alias()
+    query = (
+        select(box.c.id, *(box.c[name] for name in _BOX), successor.c.key_id.label("replaced_by"))
+        .outerjoin(successor, successor.c.id == box.c.replaced_by)
+        .where(condition)
+        .order_by(box.c.last_seen.desc().nulls_last(), box.c.id)
+    )
+    return _rows(connection, query.limit(_KEYS))
+
+
+def attempts_of(connection: Connection, keys: Sequence[int]) -> list[Row]:
+    """List the last attempts of some rows of `box`, the newest first."""
+    query = (
+        _attempts()
+        .where(attempt.c.box.in_(keys))
+        .order_by(attempt.c.received.desc(), attempt.c.attempt_id)
+    )
+    return _rows(connection, query.limit(_ATTEMPTS))
+
+
+def bad_boxes(connection: Connection, release: int, limit: int = 20) -> list[Row]:
+    """List boxes whose attempt ended badly, and why; silent ones have not ended."""
+    query = (
+        select(box.c.box_id, box.c.key_id, attempt.c.outcome, attempt.c.reason, attempt.c.ended_at)
+        .join(box, box.c.id == attempt.c.box)
+        .where(attempt.c.release == release, is_counted(), _is_bad())
+        .order_by(attempt.c.outcome.desc(), attempt.c.reason, attempt.c.box)
+    )
+    return _rows(connection, query.limit(limit))
+
+
+def all_attempts(connection: Connection, after: tuple[int, str], limit: int = PAGE) -> list[Row]:
+    """
+    List attempts by the row numbers of their boxes, and their ids.
+
+    :param after: the `box` and the `attempt_id` of the last row of the page before.
+    """
+    key = attempt.c.box, attempt.c.attempt_id
+    last = (literal(value, column.type) for value, column in zip(after, key, strict=True))
+    query = _attempts().where(tuple_(*key) > tuple_(*last)).order_by(*key)
+    return _rows(connection, query.limit(limit))
+
+
+def rollouts(connection: Connection, before: int | None, limit: int = PAGE) -> list[Row]:
+    """
+    List rollouts, the last announced first.
+
+    :param before: the `id` of the last row of the page before; None for the first page.
+    """
+    query = select(rollout).order_by(rollout.c.id.desc()).limit(limit)
+    return _rows(connection, query if before is None else query.where(rollout.c.id < before))
+
+
+def audit_rows(
+    connection: Connection, before: int | None, limit: int = PAGE, release: int | None = None
+) -> list[Row]:
+    """
+    List the changes that people made, the last one first.
+
+    :param before: the `id` of the last row of the page before; None for the first page.
+    :param release: None for the changes of all releases, and of boxes.
+    """
+    query = (
+        select(audit, box.c.key_id, box.c.box_id)
+        .outerjoin(box, box.c.id == audit.c.box)
+        .order_by(audit.c.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        query = query.where(audit.c.id < before)
+    return _rows(connection, query if release is None else query.where(audit.c.release == release))
+
+
+def _attempts() -> Select[Any]:
+    return select(attempt.c.box, *(attempt.c[name] for name in _ATTEMPT))
+
+
+def _conditions(wanted: BoxFilter) -> list[ColumnElement[bool]]:
+    given = [
+        box.c[name] == value
+        for name in ("channel", "release", "waiting")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if wanted.state is None:
+        given.append(is_counted())
+    elif wanted.state != ANY:
+        given.append(box.c.state == wanted.state)
+    if wanted.not_seen_since is not None:
+        given.append(box.c.last_seen < wanted.not_seen_since)
+    return given
+
+
+def _is_bad() -> ColumnElement[bool]:
+    return or_(
+        attempt.c.outcome == Outcome.RETURNED,
+        and_(attempt.c.outcome == Outcome.FAILED, attempt.c.reason.in_(RELEASE_AT_FAULT)),
+    )
+
+
+def _rows(connection: Connection, query: Select[Any]) -> list[Row]:
+    return [dict(row) for row in connection.execute(query).mappings()]
