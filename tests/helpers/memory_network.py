@@ -15,7 +15,12 @@ from zope.interface import implementer
 
 from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.connect import TooClose
-from opq_twisted.box.network.http_agent import HttpClients, IdentityEncodingAgent
+from opq_twisted.box.network.http_agent import (
+    HttpClients,
+    IdentityEncodingAgent,
+    SmallBody,
+    without_body,
+)
 from opq_twisted.box.network.redirects import LocatedResponse, RedirectingAgent
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.network.urls import Url, read_url
@@ -37,8 +42,10 @@ class Network:
         pool = HTTPConnectionPool(self.clock, persistent=False)
         self._agent = Agent.usingEndpointFactory(self.clock, self, pool)
         clients = HttpClients(
-            HTTPClient(IdentityEncodingAgent(self._agent.request)),
-            HTTPClient(IdentityEncodingAgent(RedirectingAgent(self.clock, self).request)),
+            HTTPClient(IdentityEncodingAgent(self._agent.request), data_to_body_producer=SmallBody),
+            HTTPClient(
+                IdentityEncodingAgent(without_body(RedirectingAgent(self.clock, self).request))
+            ),
         )
         self.server = UpdateServerClient(
             self.clock, clients, "http://updates.example:8151", lambda: "opq-box-agent/test"

@@ -29,7 +29,13 @@ from twisted.web.client import (
     ResponseDone,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IAgentEndpointFactory, IResponse
+from twisted.web.iweb import (
+    UNKNOWN_LENGTH,
+    IAgent,
+    IAgentEndpointFactory,
+    IBodyProducer,
+    IResponse,
+)
 from zope.interface import implementer
 
 from opq_twisted.box.network.addresses import Reach
@@ -143,7 +149,13 @@ class Connection:
         """How close the server is; None behind a proxy."""
         return self._first_hop.reach if self.route.proxy is None else None
 
-    async def request(self, method: bytes, uri: bytes, headers: Headers | None) -> IResponse:
+    async def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None,
+        body: IBodyProducer | None = None,
+    ) -> IResponse:
         """
         Send a request, after the body of the response before was read.
 
@@ -153,7 +165,7 @@ class Connection:
             if self._protocol is not None:
                 await self._read_unasked_bytes()
             self._missing = None
-            response = await self._agent.request(method, uri, headers)
+            response = await self._agent.request(method, uri, headers, body)
         except BaseException:
             # Nothing that still arrives is read.
             self._missing = 0

@@ -5,7 +5,8 @@ from typing import Any
 
 from attrs import Factory, evolve, frozen
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IConsumer
 from twisted.web.http import FORBIDDEN, PROXY_AUTH_REQUIRED
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -47,10 +48,43 @@ def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClien
     idle = IdleConnections()
     redirecting = RedirectingAgent(reactor, BoundedAgent(reactor, proxies, idle))
     return HttpClients(
-        HTTPClient(IdentityEncodingAgent(BoundedAgent(reactor, proxies).request)),
-        HTTPClient(IdentityEncodingAgent(redirecting.request)),
+        HTTPClient(
+            IdentityEncodingAgent(BoundedAgent(reactor, proxies).request),
+            data_to_body_producer=SmallBody,
+        ),
+        HTTPClient(IdentityEncodingAgent(without_body(redirecting.request))),
         idle,
     )
+
+
+@implementer(IBodyProducer)
+class SmallBody:
+    """The body of a request that is written at once."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.length = len(content)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """See `IBodyProducer`."""
+        consumer.write(self._content)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """See `IBodyProducer`; nothing is left to write."""
+
+    def resumeProducing(self) -> None:
+        """See `IBodyProducer`; nothing is left to write."""
+
+    def stopProducing(self) -> None:
+        """See `IBodyProducer`; nothing is left to write."""
+
+
+def without_body(
+    send: Callable[[bytes, bytes, Headers], Awaitable[IResponse]],
+) -> Callable[[bytes, bytes, Headers, IBodyProducer | None], Awaitable[IResponse]]:
+    """Adapt a function that sends requests without a body, such as those that are redirected."""
+    return lambda method, uri, headers, _: send(method, uri, headers)
 
 
 @implementer(IAgent)
@@ -63,8 +97,8 @@ class IdentityEncodingAgent:
     a .bz2 file, which must stay compressed. treq also keeps cookies for the life of the client.
     """
 
-    #: Sends a request: its method, URI and headers.
-    _send: Callable[[bytes, bytes, Headers], Awaitable[IResponse]]
+    #: Sends a request: its method, URI, headers and body.
+    _send: Callable[[bytes, bytes, Headers, IBodyProducer | None], Awaitable[IResponse]]
 
     def request(
         self,
@@ -76,10 +110,12 @@ class IdentityEncodingAgent:
         """See `IAgent.request`."""
         headers = Headers() if headers is None else headers.copy()
         headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        return Deferred.fromCoroutine(self._request(method, uri, headers))
+        return Deferred.fromCoroutine(self._request(method, uri, headers, bodyProducer))
 
-    async def _request(self, method: bytes, uri: bytes, headers: Headers) -> IResponse:
-        response = await self._send(method, uri, headers)
+    async def _request(
+        self, method: bytes, uri: bytes, headers: Headers, body: IBodyProducer | None
+    ) -> IResponse:
+        response = await self._send(method, uri, headers, body)
         for name in _REMOVED_HEADERS:
             response.headers.removeHeader(name)
         return response
@@ -94,9 +130,15 @@ class BoundedAgent:
     #: Keeps connections for the next requests; None to use another one for each request.
     _idle: IdleConnections | None = None
 
-    async def request(self, method: bytes, uri: bytes, headers: Headers | None = None) -> IResponse:
+    async def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        body: IBodyProducer | None = None,
+    ) -> IResponse:
         """Send a request to a server that may be on the box itself; see `request_within`."""
-        return (await self.request_within(method, uri, headers)).response
+        return (await self.request_within(method, uri, headers, body=body)).response
 
     async def request_within(
         self,
@@ -104,6 +146,7 @@ class BoundedAgent:
         uri: bytes,
         headers: Headers | None = None,
         closest: Reach = Reach.MACHINE,
+        body: IBodyProducer | None = None,
     ) -> LocatedResponse:
         """
         Send a request, unless the server is closer to the box than a limit.
@@ -123,7 +166,7 @@ class BoundedAgent:
             headers = _authorized(headers, proxy)
         connection = self._connection(Route(evolve(url, path=""), proxy, closest))
         try:
-            response = await connection.request(method, uri, headers)
+            response = await connection.request(method, uri, headers, body)
         except ProxyFailed:
             raise
         except Exception as error:

@@ -28,7 +28,7 @@ from opq_twisted.common.errors import DownloadFailed, NoWaiting, OpqError, Serve
 _HEADERS_TIMEOUT = 60.0
 
 #: Seconds: the longest `Retry-After` that is respected.
-_MAX_RETRY_AFTER = 24 * 3600.0
+MAX_RETRY_AFTER = 24 * 3600.0
 
 #: Seconds until a small body must be complete: enough for a signed file of 5 MB at 9 kB/s.
 _BODY_TIMEOUT = 600.0
@@ -142,20 +142,44 @@ class UpdateServerClient:
         """Request an archive; redirects are followed, and one that is not allowed is an error."""
         return await self._request(self._http.following, url, headers, _HEADERS_TIMEOUT)
 
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> IResponse:
+        """
+        Send a small body to the server, over a connection of its own.
+
+        Redirects are not followed. The response's `Retry-After` is not remembered: it is no reason
+        to check later for an update.
+        """
+        return await self._send(self._http.direct, url, headers, _HEADERS_TIMEOUT, "POST", body)
+
     async def _request(
         self, http: HTTPClient, url: str, headers: Mapping[str, str] | None, response_timeout: float
     ) -> IResponse:
-        headers = {**(headers or {}), "User-Agent": self._user_agent()}
+        response = await self._send(http, url, headers or {}, response_timeout)
+        if is_temporary(response):
+            delay = min(retry_after(response) or 0.0, MAX_RETRY_AFTER)
+            self._retry_at = self._clock.seconds() + delay
+        return response
+
+    async def _send(
+        self,
+        http: HTTPClient,
+        url: str,
+        headers: Mapping[str, str],
+        response_timeout: float,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> IResponse:
+        headers = {**headers, "User-Agent": self._user_agent()}
         try:
-            request = http.get(
+            request = http.request(
+                method,
                 _UnchangedUrl.from_text(url),
                 headers=Headers({name: [value] for name, value in headers.items()}),
+                data=body,
                 allow_redirects=False,
                 unbuffered=True,
             )
-            response = await _cancellable(
-                request.addTimeout(response_timeout, self._clock, _timed_out)
-            )
+            return await _cancellable(request.addTimeout(response_timeout, self._clock, _timed_out))
         except (CancelledError, ServerFailed):
             raise
         except ProxyFailed as error:
@@ -171,10 +195,6 @@ class UpdateServerClient:
                 "Check the network, and updates_ep in the configuration, which opq-box setup "
                 "--server URL sets."
             ) from None
-        if is_temporary(response):
-            delay = min(retry_after(response) or 0.0, _MAX_RETRY_AFTER)
-            self._retry_at = self._clock.seconds() + delay
-        return response
 
 
 class _UnchangedUrl(EncodedURL):

@@ -24,6 +24,7 @@ from opq_twisted.box.network.connect import TooClose
 from opq_twisted.box.network.connection import MAX_HEADERS
 from opq_twisted.box.network.http_agent import BoundedAgent, make_http_clients
 from opq_twisted.box.network.proxies import Proxies, Proxy
+from opq_twisted.box.network.report_client import Answer, ReportClient
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.common.errors import ServerFailed
 from tests.helpers.box_fakes import logged
@@ -33,7 +34,7 @@ from tests.helpers.certificates import make_certificate
 class Answering(Protocol):
     """Sends the test's response after a request has arrived."""
 
-    def __init__(self, answer: Callable[[Protocol], None]) -> None:
+    def __init__(self, answer: Callable[["Answering"], None]) -> None:
         self._answer = answer
         self.received = b""
         self.lost: Deferred[None] = Deferred()
@@ -49,7 +50,7 @@ class Answering(Protocol):
 class BoundedAgentCase(TestCase):
     """An agent whose server is the test, with real connections."""
 
-    def serve(self, answer: Callable[[Protocol], None]) -> bytes:
+    def serve(self, answer: Callable[[Answering], None]) -> bytes:
         """Listen, and return the URL."""
         self.peer = Answering(answer)
         factory = ServerFactory()
@@ -182,6 +183,35 @@ class ProxyTests(BoundedAgentCase):
         self.assertEqual(lines[0], b"GET http://updates.invalid:8151/version HTTP/1.1")
         self.assertIn(b"Host: updates.invalid:8151", lines)
         self.assertIn(b"Proxy-Authorization: Basic Ym94OnNlc2FtZQ==", lines)
+        await self.peer.lost
+
+    async def report(self, answer: bytes) -> Answer:
+        """Send a report through a proxy with this response."""
+
+        def send(peer: Answering) -> None:
+            assert peer.transport is not None
+            if peer.received.endswith(b'{"seq":1}'):
+                peer.transport.write(answer)
+
+        proxies = Proxies(Proxy.parse(self.serve(send).decode()))
+        clients = make_http_clients(reactor, proxies)
+        server = UpdateServerClient(reactor, clients, "http://updates.invalid", lambda: "box")
+        return await ReportClient(reactor, server).send(b'{"seq":1}', "c2ln")
+
+    async def test_report(self) -> None:
+        """A report goes through the proxy with its body."""
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        self.assertEqual(await self.report(answer), Answer(200, b"{}"))
+        asked = b"POST http://updates.invalid/report HTTP/1.1\r\n"
+        self.assertTrue(self.peer.received.startswith(asked))
+        await self.peer.lost
+
+    async def test_report_refused(self) -> None:
+        """A refusal by the proxy is not taken for one by the update server."""
+        answer = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"
+        reporting: Deferred[object] = Deferred.fromCoroutine(self.report(answer))
+        sentence = str(await self.assertFailure(reporting, ServerFailed))
+        self.assertIn("through the proxy http://127.0.0.1:", sentence)
         await self.peer.lost
 
     async def test_quiet(self) -> None:
