@@ -30,6 +30,9 @@ _NOT_ALLOWED = ("mozilla", AGENT)
 MAX_NAME, _MAX_TITLE = 64, 40
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 
+#: Characters.
+_MAX_TOKEN = 256
+
 #: Bytes.
 _MAX_SIZE = 1024 * 1024
 #: Seconds; more than thirty years must be a mistake.
@@ -151,6 +154,17 @@ def _absolute_logo(_: object, attribute: "Attribute[Any]", value: PageConfig) ->
 
 
 @frozen
+class Token:
+    """A secret of the configuration; neither `str` nor `repr` shows it."""
+
+    value: str = field(repr=False)
+
+    def __str__(self) -> str:
+        """Return a text for its place in the settings that are shown to people."""
+        return "(not shown)"
+
+
+@frozen
 class UpdaterConfig:
     """The agent's own settings, described in docs/operating-a-box.md; times are in seconds."""
 
@@ -192,6 +206,10 @@ class UpdaterConfig:
     web_password_file: Path | None = field(default=None, validator=_absolute)
     #: None to use http_proxy and https_proxy from the environment.
     proxy: Proxy | Literal["none"] | None = None
+    #: Whether the box tells the update server of itself and its updates.
+    report: bool = True
+    #: The secret of the fleet, by which the server knows that the box belongs to it.
+    enrol_token: Token | None = None
 
 
 @frozen
@@ -328,6 +346,19 @@ def _structure_proxy(value: object, _: type) -> Proxy | Literal["none"] | None:
         ) from None
 
 
+def _structure_token(value: object, _: type) -> Token | None:
+    # No message repeats the value.
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError("must be a string")
+    if not 0 < len(value) <= _MAX_TOKEN or not value.isprintable() or value != value.strip():
+        raise ValueError(
+            f"must be 1 to {_MAX_TOKEN} printable characters without spaces around them"
+        )
+    return Token(value)
+
+
 def _structure_literal(value: object, kind: Any) -> object:
     if value not in get_args(kind):
         choices = " or ".join(map(json.dumps, get_args(kind)))
@@ -362,6 +393,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda kind: kind == Proxy | Literal["none"] | None, _structure_proxy
     )
+    converter.register_structure_hook(Token | None, _structure_token)
     converter.register_structure_hook(Path | None, _optional(_structure_path))
     converter.register_structure_hook(str | None, _optional(string))
     converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _structure_strings)

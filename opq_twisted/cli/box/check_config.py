@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import asdict
 
-from opq_twisted.box.config import BoxConfig, read_config
+from opq_twisted.box.config import BoxConfig, Token, read_config
 from opq_twisted.box.config_warnings import find_warnings
 from opq_twisted.box.install.units import SYSTEMD
 from opq_twisted.box.network.proxies import Proxy
@@ -67,4 +67,4 @@ def ask_systemd(*arguments: str) -> str:
 def _plain(_instance: object, _attribute: object, value: object) -> object:
     if isinstance(value, DailyWindow):
         return f"{value.start:%H:%M}-{value.end:%H:%M}"
-    return str(value) if isinstance(value, Path | Proxy) else value
+    return str(value) if isinstance(value, Path | Proxy | Token) else value

@@ -29,7 +29,7 @@ DEFAULTS = """{
     "reboot_command": ["systemctl", "reboot"],
     "log": "/var/log/opq/box_update.log", "install_timeout": 1800, "confirm_timeout": 600,
     "settle": 60, "services": [], "inhibit_file": "/run/opq/inhibit-update", "hosts": [],
-    "programs": [], "web_password_file": null, "proxy": null
+    "programs": [], "web_password_file": null, "proxy": null, "report": true, "enrol_token": null
   }
 }"""
 
@@ -91,6 +91,8 @@ WRONG_SETTINGS: list[tuple[str, Any, str]] = [
     ("programs", [""], "the first words of User-Agents"),
     ("web_password_file", "secret", "an absolute path"),
     ("web_password_file", 5, "a path"),
+    ("report", 0, "true or false"),
+    ("report", "no", "true or false"),
 ]
 
 WRONG_ENDPOINTS: list[Any] = [
@@ -233,6 +235,18 @@ class ConfigTests(SynchronousTestCase):
                 sentence = self.refusal({"updates_ep": ENDPOINT, "updater": {"proxy": wrong}})
                 self.assertIn('updater.proxy: must be like "http://proxy', sentence)
                 self.assertNotIn("sesame", sentence)
+
+    def test_token(self) -> None:
+        """The token is text of a sensible length, and is shown nowhere."""
+        config = self.read({"updates_ep": ENDPOINT, "updater": {"enrol_token": "open sesame"}})
+        assert config.updater.enrol_token is not None
+        self.assertEqual(config.updater.enrol_token.value, "open sesame")
+        self.assertNotIn("sesame", f"{config!r} {config.updater.enrol_token}")
+        for wrong in (5, ["sesame"], {"sesame": 1}, "", " sesame", "ses\name", "sesame" * 50):
+            with self.subTest(wrong=wrong):
+                sentence = self.refusal({"updates_ep": ENDPOINT, "updater": {"enrol_token": wrong}})
+                self.assertIn("updater.enrol_token: must be ", sentence)
+                self.assertNotIn("ses", sentence)
 
     def test_endpoint_of_the_older_updater(self) -> None:
         """Endpoints that wget accepted are accepted."""
