@@ -4,8 +4,10 @@ import os
 import random
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from attrs import evolve
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
 from twisted.logger import Logger
@@ -24,12 +26,18 @@ from opq_twisted.box.install.units import SYSTEMD, TransientUnits, own_unit
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.proxies import Proxies
+from opq_twisted.box.network.report_client import ReportClient
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor, kernel_is_synchronised
 from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.box.offers.lookup import OfferLookup
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
+from opq_twisted.box.report.compose import Composer
+from opq_twisted.box.report.exchange import Exchange
+from opq_twisted.box.report.identity import FILE, load_identity
+from opq_twisted.box.report.record import ReportRecord
+from opq_twisted.box.report.sender import Sender
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.state.versions import Installed, Rescued
@@ -56,6 +64,7 @@ from opq_twisted.http.connection_limits import (
     raise_descriptor_limit,
 )
 from opq_twisted.http.site import BoundedSite
+from opq_twisted.report.document import Waiting
 from opq_twisted.trust.tuf_client import METADATA
 
 #: Limits on simultaneous connections to the page: in total, per network (a /64 in IPv6, which may
@@ -115,7 +124,7 @@ def makeService(options: Options) -> IService:
         ClockFloor(state_dir / "last-good-time", time.time, kernel_is_synchronised),
         installed,
     )
-    journal = Journal(state_dir / "journal.json", _BOOT_ID.read_text().strip())
+    journal = Journal(state_dir / "journal.json", _read_boot_id())
     deps = Dependencies(
         clock=reactor,
         config=settings,
@@ -134,7 +143,9 @@ def makeService(options: Options) -> IService:
         board=StatusBoard(Status(name=_name(config), box_id=config.box_id)),
         now=time.time,
     )
-    updater = Updater(deps)
+    record = ReportRecord()
+    sender = _make_sender(config, deps, server, state_dir, record, lambda: updater.waiting)
+    updater = Updater(deps if sender is None else evolve(deps, reports=sender))
     agent = MultiService()
     for service in (
         PagePort(
@@ -152,12 +163,14 @@ def makeService(options: Options) -> IService:
                     settings.log,
                     time.time,
                     read_branding(settings.page, settings.prefix / "current"),
+                    record,
                 ),
                 _limits(),
             ),
             inherited_sockets(_ENVIRONMENT.read_bytes(), os.getpid()),
         ),
         http.idle,
+        *([] if sender is None else [sender]),
         updater,
         Scheduler(
             deps,
@@ -172,6 +185,53 @@ def makeService(options: Options) -> IService:
     ):
         service.setServiceParent(agent)
     return agent
+
+
+def _make_sender(
+    config: BoxConfig,
+    deps: Dependencies,
+    server: UpdateServerClient,
+    state_dir: Path,
+    record: ReportRecord,
+    waiting: Callable[[], Waiting | None],
+) -> Sender | None:
+    """
+    Make the service that reports to the update server; None if the box does not report.
+
+    :param record: gets the fingerprint of the box's key, and the reports.
+    :param waiting: what a known release waits for.
+    """
+    settings, clock, board = config.updater, deps.clock, deps.board
+    identity = load_identity(state_dir / FILE) if settings.report else None
+    if identity is None:
+        return None
+    record.fingerprint = identity.fingerprint
+    board.publish(fingerprint=identity.fingerprint)
+    composer = Composer(
+        identity=identity,
+        config=config,
+        token=None if settings.enrol_token is None else settings.enrol_token.value,
+        installed=deps.installed,
+        archives=deps.archives,
+        journal=deps.journal,
+        is_signed=lambda: deps.offers.signed,
+        boot_id=_read_boot_id(),
+        metadata=state_dir / METADATA,
+        waiting=waiting,
+        now=deps.now,
+    )
+    client = ReportClient(clock, server)
+    exchange = Exchange(composer, identity, client, deps.journal, record, deps.now)
+
+    def publish() -> None:
+        if record.last is not None:
+            board.publish(last_report=record.last.sent, report_answer=record.last.answer)
+
+    return Sender(clock, exchange, composer, deps.journal, settings.spread, random.random, publish)
+
+
+def _read_boot_id() -> str:
+    return _BOOT_ID.read_text().strip()
 
 
 def _read_settings(path: Path) -> tuple[BoxConfig, BasicAuth | None]:

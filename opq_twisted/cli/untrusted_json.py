@@ -45,6 +45,15 @@ class Document:
             return ""
         return "\n".join(line.rstrip() for line in value[:_MAX_LINES].strip().splitlines())
 
+    def embedded(self, key: str) -> list[str]:
+        """Return JSON that is in a string, as lines of ASCII; the string itself if it is none."""
+        value = self.content.get(key)
+        try:
+            content = json.loads(value if isinstance(value, str) else "", parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return [self.text(key)]
+        return json.dumps(content, indent=2).splitlines()
+
     def number(self, key: str) -> float | None:
         """Return a number that is not negative."""
         value = self.content.get(key)

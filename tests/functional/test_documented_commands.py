@@ -241,6 +241,7 @@ TYPED = {
     "opq-box status",
     "opq-box update",
     "opq-box history",
+    "opq-box report --show",
     "opq-box log",
     "python3 -c 'import sys, sysconfig; "
     'print(sys.version, sysconfig.get_config_var("MULTIARCH"))\'',

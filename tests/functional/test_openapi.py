@@ -228,8 +228,8 @@ async def test_agent(
     await survives(AGENT, agent, tmp_path, *options)
     for path in ("/", "/page.css", "/page.js", "/icon.svg", "/version", "/status", "/events"):
         await describes(agent, 200, "get", path)
-    await describes(agent, 200, "get", "/history")
-    await describes(agent, 200, "get", "/log")
+    for path in ("/history", "/report", "/log"):
+        await describes(agent, 200, "get", path)
     for method, path, _ in description.documented:
         await describes(agent, 403, method, path, headers={"Host": "rebinding.example"})
 
@@ -251,7 +251,8 @@ async def test_agent(
         await describes(agent, 200, "get", "/status")
         gate.open()
         await box.shows(lambda status: status["stage"] == "failed")
-    for path in ("/status", "/history", "/log"):
+    # Before the script has run, the box has reported that to a server without a fleet.
+    for path in ("/status", "/history", "/report", "/log"):
         await describes(agent, 200, "get", path)
     await describes(agent, 206, "get", "/log", headers={"Range": "bytes=1-"})
     await describes(agent, 416, "get", "/log", headers={"Range": "bytes=999999999-"})

@@ -275,6 +275,31 @@ class StepHealth(Health):
             await self._steps.begin("judge")
 
 
+class StepReports:
+    """Records what is to be reported, and sends nothing."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        #: What happened since the agent's start, and is to be reported.
+        self.told: list[str] = []
+        #: Whether an installation waits for the test.
+        self.is_awaited = False
+
+    async def before_install(self) -> None:
+        """Wait for the test, if it says so."""
+        self.told.append("install")
+        if self.is_awaited:
+            await self._steps.begin("report")
+
+    def attempt_ended(self) -> None:
+        """Record the end."""
+        self.told.append("end")
+
+    def checked(self) -> None:
+        """Record the check."""
+        self.told.append("check")
+
+
 class Bench:
     """A real updater on a fake box, whose steps wait for the test."""
 
@@ -308,6 +333,7 @@ class Bench:
         self.health = StepHealth(self.steps)
         self.archives = StepArchiveStore(self.steps, self.folder)
         self.preflight = StepPreflight()
+        self.reports = StepReports(self.steps)
         self.releases = StepOfferLookup(self.steps, self.config)
         self.installer = StepInstaller(self.steps)
         self.downloader = StepDownloader(self.steps, self.archives)
@@ -330,6 +356,7 @@ class Bench:
             journal=self.journal,
             board=self.board,
             now=self.clock.seconds,
+            reports=self.reports,
         )
         self.updater = Updater(self.deps)
 

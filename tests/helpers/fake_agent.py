@@ -46,6 +46,7 @@ class FakeAgent(ThreadingHTTPServer):
         #: Whether the log is always sent whole, as an empty one is.
         self.has_whole_log_only = False
         self.history: dict[str, Any] = {"attempts": [], "refused": []}
+        self.report: dict[str, Any] = {"fingerprint": None, "last": None}
         self.password: bytes | None = None
         #: Responses, byte for byte, by path.
         self.raw: dict[str, bytes] = {}
@@ -123,6 +124,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(200, self.server.status)
             elif path == "history":
                 self._json(200, self.server.history)
+            elif path == "report":
+                self._json(200, self.server.report)
             elif path == "log":
                 self._send_log()
             else:

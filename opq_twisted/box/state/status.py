@@ -56,6 +56,11 @@ class Status:
     last_attempt: Attempt | None = None
     #: Seconds that the last successful update took.
     last_took: float | None = None
+    #: The fingerprint of the key that signs the box's reports; None: it sends no reports.
+    fingerprint: str | None = None
+    #: The time of the last report since the agent's start, and its answer in a sentence.
+    last_report: float | None = None
+    report_answer: str = ""
 
 
 class StatusChanges(TypedDict, total=False):
@@ -80,6 +85,9 @@ class StatusChanges(TypedDict, total=False):
     next_check: float | None
     last_attempt: Attempt | None
     last_took: float | None
+    fingerprint: str | None
+    last_report: float | None
+    report_answer: str
 
 
 class StatusBoard:

@@ -186,6 +186,7 @@ class Checker:
 
     def _notify(self, answer: int | Failure | None) -> None:
         waiters, self._waiters, self._checking = self._waiters, [], None
+        self._deps.reports.checked()
         for waiter in waiters:
             waiter.callback(answer)
 

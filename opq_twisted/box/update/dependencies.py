@@ -1,8 +1,9 @@
 """The objects that the modules of the updater share."""
 
 from collections.abc import Callable
+from typing import Protocol
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from opq_twisted.box.config import UpdaterConfig
@@ -18,6 +19,32 @@ from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.state.versions import Installed, Rescued
+
+
+class Reports(Protocol):
+    """Tells the update server of this box, if its owner lets it; no update depends on it."""
+
+    async def before_install(self) -> None:
+        """Report that a release is about to be installed, and wait for some seconds."""
+
+    def attempt_ended(self) -> None:
+        """Report how an attempt has ended."""
+
+    def checked(self) -> None:
+        """Report anything that is new after a check."""
+
+
+class NoReports:
+    """Reports nothing."""
+
+    async def before_install(self) -> None:
+        """See `Reports`."""
+
+    def attempt_ended(self) -> None:
+        """See `Reports`."""
+
+    def checked(self) -> None:
+        """See `Reports`."""
 
 
 @frozen(kw_only=True)
@@ -41,3 +68,4 @@ class Dependencies:
     rescued: Rescued
     journal: Journal
     board: StatusBoard
+    reports: Reports = Factory(NoReports)

@@ -134,6 +134,7 @@ class Reporter:
         changes["timing"] = timing
         self._deps.journal.end(stage, attempt, **changes)
         self._timing = timing
+        self._deps.reports.attempt_ended()
 
     async def finish(self, outcome: str, reason: str, code: str = "") -> None:
         """Record the end of an update on a good release, and remove its files."""

@@ -4,6 +4,7 @@ import math
 from typing import BinaryIO, NoReturn
 
 from attrs import define, field
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -210,11 +211,21 @@ class Workflow:
         deps.rescued.forget()
         deps.installer.forget()
         self._reporter.enter(Stage.INSTALLING, tries=tries)
+        await self._report_install()
         try:
             await deps.installer.install(deps.unpacker.folder, release.version)
         except InstallFailed as error:
             await self.diagnose(release, error)
         await self._reporter.retry(self.reboot)
+
+    async def _report_install(self) -> None:
+        """Report that the script is about to run; a failure is no reason not to run it."""
+        try:
+            await self._deps.reports.before_install()
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("The installation cannot be reported")
 
     async def diagnose(self, release: Release, error: InstallFailed) -> NoReturn:
         """

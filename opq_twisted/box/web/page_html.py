@@ -8,6 +8,7 @@ from string import Template
 
 from attrs import fields
 
+from opq_twisted.box.report.record import ReportRecord
 from opq_twisted.box.state.records import STEPS, Attempt
 from opq_twisted.box.state.status import Status
 from opq_twisted.box.web.branding import Branding
@@ -36,6 +37,7 @@ def render(
     branding: Branding,
     status: Status,
     attempts: Sequence[Attempt],
+    reports: ReportRecord,
     now: float,
 ) -> str:
     """Render the page; `now` is in seconds since the epoch, `attempts` has the oldest first."""
@@ -47,6 +49,7 @@ def render(
     items = [_attempt(each, now, is_told=each in told) for each in reversed(attempts)]
     return template.substitute(
         **_texts(shown),
+        **_reports(reports, now),
         title=escape(branding.title),
         logo=branding.logo_name,
         name=escape(status.name),
@@ -108,6 +111,21 @@ def _texts(shown: View) -> dict[str, str]:
     return {
         **{name: escape(text) for name, text in texts.items()},
         **{f"{name}_hidden": _hidden(not text) for name, text in texts.items()},
+    }
+
+
+def _reports(record: ReportRecord, now: float) -> dict[str, str]:
+    """Return the texts about the box's reports."""
+    last = record.last
+    return {
+        "reports_hidden": _hidden(record.fingerprint is None),
+        "no_reports_hidden": _hidden(record.fingerprint is not None),
+        "fingerprint": escape(record.fingerprint or ""),
+        "last_report": "none since the agent started" if last is None else _time(last.sent, now),
+        "report_sent": "0" if last is None else str(last.sent),
+        "report_answer": "" if last is None else escape(last.answer),
+        "report": "" if last is None else escape(last.indented),
+        "report_hidden": _hidden(last is None),
     }
 
 

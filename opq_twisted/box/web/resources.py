@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
 
+from opq_twisted.box.report.record import ReportRecord
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.actions import BoxUpdate, Check, Unblock, as_json
@@ -56,6 +57,7 @@ def make_root(
     log: Path,
     now: Callable[[], float],
     branding: Branding,
+    reports: ReportRecord,
 ) -> IResource:
     """
     Make the tree of the agent's resources.
@@ -64,6 +66,7 @@ def make_root(
     :param log: the path of the installer's log.
     :param now: the time of day, in seconds since the epoch.
     :param branding: title, logo and colour of the page.
+    :param reports: what the box tells the update server.
     """
 
     def status_of(status: Status) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def make_root(
 
     def page() -> Reply:
         attempts, _ = updater.history
-        body = render(template, branding, board.current, attempts, now())
+        body = render(template, branding, board.current, attempts, reports, now())
         return Reply.of(OK, body.encode(), b"text/html; charset=utf-8", _PAGE_HEADERS)
 
     template = Template(_read("index.html"))
@@ -102,6 +105,7 @@ def make_root(
     )
     root.putChild(b"status", GetResource(lambda: as_json(OK, status_of(board.current))))
     root.putChild(b"history", GetResource(lambda: as_json(OK, history())))
+    root.putChild(b"report", GetResource(lambda: as_json(OK, asdict(reports))))
     root.putChild(
         b"events", Events(clock, board, lambda status: json.dumps(status_of(status)).encode())
     )

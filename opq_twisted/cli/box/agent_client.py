@@ -97,6 +97,10 @@ class AgentClient:
         """Get the last attempts and the blocked releases."""
         return self._get("/history")
 
+    def report(self) -> Document:
+        """Get the last report to the update server, as it was sent."""
+        return self._get("/report")
+
     def log(self, start: int) -> bytes | None:
         """
         Get a part of the installer's output.

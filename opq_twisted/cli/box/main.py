@@ -28,6 +28,8 @@ _URL, _URL_VARIABLE = "http://127.0.0.1:8080", "OPQ_BOX_URL"
 _CONFIG = Path("/etc/opq/opqbox_config.json")
 _STATE_DIR = Path("/var/lib/opq/updater")
 
+_NO_REPORTS = "none: this box sends no reports"
+
 #: Exit code of `check`.
 _UPDATE_AVAILABLE = 10
 
@@ -113,6 +115,22 @@ def history(options: argparse.Namespace) -> None:
         version = blocked.integer("version")
         say(f"Blocked: {wording.version(version)}. {blocked.text('reason')}", indent=2)
         say_line(f"  To let the box try it again: opq-box forgive {version}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Show what the box tells the update server about itself."""
+    found = _agent(options).report()
+    last = found.part("last")
+    if options.json:
+        say_json(found.content)
+    elif options.show and last.content:
+        for line in last.embedded("body"):
+            say_line(line)
+    elif options.show:
+        say("The box has sent no report since its agent started.")
+    else:
+        _say_row("Fingerprint", found.text("fingerprint") or _NO_REPORTS)
+        _say_row("Last report", _describe_report(last.number("sent"), last.text("answer")))
 
 
 def unblock(options: argparse.Namespace) -> None:
@@ -233,8 +251,15 @@ def _show(found: Document) -> None:
         rows.append(("Unsigned", "This box installs releases without checking who made them."))
     if attempt.content:
         rows.append(("Last update", _describe(attempt)))
+    if fingerprint := found.text("fingerprint"):
+        last_report = _describe_report(found.number("last_report"), found.text("report_answer"))
+        rows += [("Fingerprint", fingerprint), ("Last report", last_report)]
     for name, text in rows:
         _say_row(name, text)
+
+
+def _describe_report(sent: float | None, answer: str) -> str:
+    return f"{wording.moment(sent, 'none since the agent started')}  {answer}".rstrip()
 
 
 def _say_row(name: str, text: str) -> None:
@@ -372,6 +397,9 @@ def make_parser() -> Parser:
         "--follow", action="store_true", help="also print later output, until Ctrl-C"
     )
     add("history", history)
+    add("report", report).add_argument(
+        "--show", action="store_true", help="print the last report word for word"
+    )
     add("forgive", unblock).add_argument(
         "release", type=_release, metavar="RELEASE", help="its version, as history shows it"
     )

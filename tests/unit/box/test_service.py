@@ -14,7 +14,10 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.network.connection import IdleConnections
+from opq_twisted.box.report.identity import load_identity
+from opq_twisted.box.report.sender import Sender
 from opq_twisted.box.service import Options, makeService
+from opq_twisted.box.update.dependencies import NoReports
 from opq_twisted.box.update.scheduler import Scheduler
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
@@ -84,10 +87,39 @@ class ServiceTests(SynchronousTestCase):
         assert isinstance(agent, MultiService)
         self.assertEqual(
             [type(part) for part in agent.services],
-            [PagePort, IdleConnections, Updater, Scheduler, SighupHandler, WatchdogService],
+            [PagePort, IdleConnections, Sender, Updater, Scheduler, SighupHandler, WatchdogService],
         )
         found = {path.name for path in self.state_dir.iterdir()}
-        self.assertEqual(found, {"agent.lock", "archives"})
+        self.assertEqual(found, {"agent.lock", "archives", "box.key"})
+
+    def test_no_reports(self) -> None:
+        """A box that must not report makes no key, and shows no fingerprint."""
+        self.configure(report=False)
+        agent = self.make("--port", "0")
+        assert isinstance(agent, MultiService)
+        self.assertNotIn(Sender, [type(part) for part in agent.services])
+        self.assertFalse((self.state_dir / "box.key").exists())
+        [updater] = [part for part in agent.services if isinstance(part, Updater)]
+        self.assertIsInstance(updater._deps.reports, NoReports)
+        self.assertIsNone(updater._deps.board.current.fingerprint)
+
+    def test_no_key(self) -> None:
+        """A box that cannot make a key runs without reports."""
+        (self.state_dir / "box.key").mkdir(parents=True)
+        agent = self.make("--port", "0")
+        assert isinstance(agent, MultiService)
+        self.assertNotIn(Sender, [type(part) for part in agent.services])
+
+    def test_reports(self) -> None:
+        """The page and the updater know the key, and the updater reports by the service."""
+        agent = self.make("--port", "0")
+        assert isinstance(agent, MultiService)
+        [sender] = [part for part in agent.services if isinstance(part, Sender)]
+        [updater] = [part for part in agent.services if isinstance(part, Updater)]
+        self.assertIs(updater._deps.reports, sender)
+        identity = load_identity(self.state_dir / "box.key")
+        assert identity is not None
+        self.assertEqual(updater._deps.board.current.fingerprint, identity.fingerprint)
 
     def test_name(self) -> None:
         """The name is the configured one, or the host name."""

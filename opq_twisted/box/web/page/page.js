@@ -100,7 +100,8 @@ function show(next) {
   showReleases(next);
   showStages(page);
   tick();
-  if (element("past").dataset.past !== page.past) refreshPast();
+  if (element("past").dataset.past !== page.past) refresh("past");
+  if (Number(element("reports").dataset.sent) !== (next.last_report ?? 0)) refresh("reports");
   if (lost || (next.stage !== before?.stage && installs())) beginOutput();
   if (next.stage !== before?.stage) {
     atEnd = false;
@@ -205,12 +206,13 @@ setInterval(() => {
 
 document.addEventListener("visibilitychange", listen);
 
-async function refreshPast() {
+async function refresh(id) {
   try {
     const text = await (await fetch("./")).text();
-    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("past");
+    const fresh = new DOMParser().parseFromString(text, "text/html").getElementById(id);
+    fresh.open = element(id).open;
     fresh.querySelectorAll("time").forEach(localise);
-    element("past").replaceWith(fresh);
+    element(id).replaceWith(fresh);
   } catch {
     // The next status triggers this again.
   }

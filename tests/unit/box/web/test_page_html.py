@@ -7,6 +7,7 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.box.report.record import ReportRecord, SentReport
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Status
 from opq_twisted.box.web.branding import Branding
@@ -20,10 +21,13 @@ FAILED = Attempt(NEW, NOW - 900, NOW - 300, "failed", f"Release {NEW} ended.", 1
 class RenderTests(SynchronousTestCase):
     """`render`, one value of the template at a time."""
 
+    def setUp(self) -> None:
+        self.reports = ReportRecord()
+
     def show(self, name: str, *attempts: Attempt, **status: Any) -> str:
         status = {"installed": OLD, "last_check": NOW - 60, **status}
         branding = Branding("OPQ Box", "icon.svg", b"image/svg+xml", b"")
-        return render(Template(f"${name}"), branding, Status(**status), attempts, NOW)
+        return render(Template(f"${name}"), branding, Status(**status), attempts, self.reports, NOW)
 
     def test_release(self) -> None:
         """A release is shown by the time at which it was built, and its number is a detail."""
@@ -99,6 +103,23 @@ class RenderTests(SynchronousTestCase):
         shown = older_texts(Status(installed=OLD))
         self.assertEqual(shown["installed"], "14 November 2023, 22:13 UTC")
         self.assertEqual((shown["available"], shown["checked"]), ("unknown", ""))
+
+    def test_reports(self) -> None:
+        """The last report is shown with line breaks, and escaped, with its time and answer."""
+        self.assertEqual(
+            (self.show("no_reports_hidden"), self.show("reports_hidden")), ("", "hidden")
+        )
+        self.reports.fingerprint = "ab" * 16
+        self.assertEqual(
+            (self.show("no_reports_hidden"), self.show("reports_hidden")), ("hidden", "")
+        )
+        self.assertEqual(self.show("fingerprint"), "ab" * 16)
+        self.assertEqual(self.show("last_report"), "none since the agent started")
+        self.assertEqual(self.show("report_hidden"), "hidden")
+        self.reports.last = SentReport('{"channel":"<b>"}', NOW - 300, "It is <accepted>.")
+        self.assertIn(">today, 01:55 UTC<", self.show("last_report"))
+        self.assertEqual(self.show("report_answer"), "It is &lt;accepted&gt;.")
+        self.assertEqual(self.show("report"), "{\n  &quot;channel&quot;: &quot;&lt;b&gt;&quot;\n}")
 
     def test_left(self) -> None:
         """The time left is shown if it is known."""

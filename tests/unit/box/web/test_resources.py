@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 
 from opq_twisted.archive.release import Release
+from opq_twisted.box.report.record import ReportRecord, SentReport
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.auth import BasicAuth
@@ -36,6 +37,7 @@ class WebCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.bench = Bench(Path(self.mktemp())).start()
+        self.reports = ReportRecord()
         # The host of the connection's requests.
         self.root = self.make_root("box.example")
 
@@ -51,6 +53,7 @@ class WebCase(SynchronousTestCase):
             bench.config.log,
             bench.clock.seconds,
             read_branding(bench.config.page, bench.folder / "current"),
+            self.reports,
         )
 
     def send(self, method: str, path: str, *headers: str, body: str = "") -> Connection:
@@ -252,6 +255,9 @@ class StatusTests(WebCase):
                     "reported": False,
                 },
                 "last_took": None,
+                "fingerprint": None,
+                "last_report": None,
+                "report_answer": "",
             },
         )
 
@@ -265,6 +271,22 @@ class StatusTests(WebCase):
             said["refused"],
             [{"version": NEW, "sha256": "ab" * 32, "reason": "It ended with 1."}],
         )
+
+    def test_report(self) -> None:
+        """The last report is shown word for word, to programs and on the page."""
+        nothing = {"fingerprint": None, "last": None}
+        self.assertEqual(self.said(self.ask("GET", "/report")), nothing)
+        self.assertIn("<p >This box sends no reports", self.ask("GET", "/").text)
+        last = SentReport('{"a":"<b>"}', 5.0, "It is <accepted>.")
+        self.reports.fingerprint, self.reports.last = "ab" * 16, last
+        said = self.said(self.ask("GET", "/report"))
+        shown = {"body": '{"a":"<b>"}', "sent": 5.0, "answer": "It is <accepted>."}
+        self.assertEqual(said, {"fingerprint": "ab" * 16, "last": shown})
+        text = self.ask("GET", "/").text
+        self.assertIn("<p hidden>This box sends no reports", text)
+        self.assertIn("{\n  &quot;a&quot;: &quot;&lt;b&gt;&quot;\n}</pre>", text)
+        self.assertIn("It is &lt;accepted&gt;.", text)
+        self.assertEqual(self.ask("POST", "/report", CURL, "Content-Length: 0").status, 405)
 
     def test_head(self) -> None:
         """HEAD has the headers of GET, and no body."""
@@ -509,7 +531,17 @@ class RejectedTests(WebCase):
     def test_another_host(self) -> None:
         """Every resource rejects another host, and no action is done."""
         self.root = self.make_root()
-        pages = ("/", "/version", "/status", "/page.js", "/events", "/log", "/history", "/no/page")
+        pages = (
+            "/",
+            "/version",
+            "/status",
+            "/page.js",
+            "/events",
+            "/log",
+            "/history",
+            "/report",
+            "/x",
+        )
         for action in (*ACTIONS, *(f"GET {page}" for page in pages)):
             with self.subTest(action=action):
                 answer = self.ask(*action.split())

@@ -253,6 +253,17 @@ Last update  2023-11-14 22:18 UTC  failed in 3 min 20 s, release 1700000100 \
 """,
         )
 
+    def test_reports(self) -> None:
+        """The fingerprint and the time of the last report are shown by a box that reports."""
+        self.assertNotIn("Fingerprint", self.type("status"))
+        self.agent.status |= {"fingerprint": "ab" * 16, "last_report": None, "report_answer": ""}
+        end = f"Fingerprint  {'ab' * 16}\nLast report  none since the agent started\n"
+        self.assertTrue(self.type("status").endswith(end))
+        self.agent.status |= {"last_report": NEW, "report_answer": "It is accepted."}
+        self.assertTrue(
+            self.type("status").endswith("Last report  2023-11-14 22:15 UTC  It is accepted.\n")
+        )
+
     def test_part_of_a_download(self) -> None:
         """People see how much travels, also after the update."""
         progress = {"received": 50_000, "total": 80_000, "rate": 2e5, "here": 12_220_000}
@@ -606,6 +617,57 @@ Blocked: 1700000100 (2023-11-14 22:15 UTC). It was bad.
         self.assertEqual(self.agent.asked, [])
 
 
+class ReportTests(AgentCase):
+    """`report`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        body = '{"format":1,"key":"ab","seq":7,"waiting":null}'
+        last = {"body": body, "sent": NEW, "answer": "It is accepted."}
+        self.agent.report = {"fingerprint": "ab" * 16, "last": last}
+
+    def test_facts(self) -> None:
+        """Without an option, the fingerprint and the answer are shown."""
+        self.assertEqual(
+            self.type("report"),
+            f"Fingerprint  {'ab' * 16}\nLast report  2023-11-14 22:15 UTC  It is accepted.\n",
+        )
+
+    def test_word_for_word(self) -> None:
+        """The report is shown as it was sent, with line breaks."""
+        shown = '{\n  "format": 1,\n  "key": "ab",\n  "seq": 7,\n  "waiting": null\n}\n'
+        self.assertEqual(self.type("report", "--show"), shown)
+        for options in ((), ("--show",)):
+            self.assertEqual(self.lines("report", *options), [self.agent.report])
+
+    def test_none(self) -> None:
+        """A box that has not reported since its start says so, and so does one that never does."""
+        self.agent.report["last"] = None
+        none = "The box has sent no report since its agent started.\n"
+        self.assertEqual(self.type("report", "--show"), none)
+        self.assertIn("Last report  none since the agent started\n", self.type("report"))
+        self.agent.report["fingerprint"] = None
+        self.assertIn("Fingerprint  none: this box sends no reports\n", self.type("report"))
+        self.assertEqual(self.type("report", "--show"), none)
+
+    def test_hostile(self) -> None:
+        """A report from another program cannot control the terminal."""
+        bodies = (HOSTILE, json.dumps({HOSTILE: [HOSTILE]}), [1], None, "[" * 9999, '{"a":NaN}')
+        for body in bodies:
+            for words in (HOSTILE, 7):
+                with self.subTest(body=body, words=words):
+                    last = {"body": body, "sent": words, "answer": words}
+                    self.agent.report = {"fingerprint": words, "last": last}
+                    for options in ((), ("--show",), ("--json",)):
+                        said = self.type("report", *options)
+                        self.assertTrue(said.replace("\n", "").isprintable(), said)
+
+    def test_older_agent(self) -> None:
+        """An agent without reports is an older one."""
+        self.agent.raw["/report"] = b"HTTP/1.0 404 Not Found\r\n\r\nThere is nothing here.\n"
+        self.assert_refused("report", words="has no /report")
+
+
 class PasswordTests(AgentCase):
     """A box with a password."""
 
@@ -626,7 +688,7 @@ class PasswordTests(AgentCase):
 
     def test_not_needed(self) -> None:
         """Reading needs no password."""
-        for command in ("status", "history", "log"):
+        for command in ("status", "history", "report", "log"):
             self.type(command)
 
     def test_nobody_to_ask(self) -> None:
@@ -719,6 +781,19 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(read["updater"]["install"], "click")
         again = json.loads(self.check(read, "--json")[1])
         self.assertEqual(again, {**read, "warnings": [line.strip() for line in warnings]})
+
+    def test_token(self) -> None:
+        """The token of the fleet is not printed."""
+        updater = {"report": True, "enrol_token": "open sesame"}
+        content: dict[str, object] = {
+            "updates_ep": "http://updates.example.org",
+            "updater": updater,
+        }
+        for options in ((), ("--json",)):
+            code, said, complaint = self.check(content, *options)
+            self.assertEqual((code, complaint), (0, ""))
+            self.assertNotIn("sesame", said)
+            self.assertIn('"enrol_token": "(not shown)"', said)
 
     def test_warnings(self) -> None:
         """A setting that is probably a mistake gets a warning, and the exit code stays 0."""

@@ -1,0 +1,231 @@
+"""Decides when the box reports to the update server."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from attrs import evolve
+from twisted.application.internet import backoffPolicy
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from opq_twisted.box.report.exchange import Exchange, ReportComposer, Result, Verdict
+from opq_twisted.box.state.journal import Journal
+from opq_twisted.report.document import Report
+
+#: Seconds that an installation waits for its report.
+_INSTALL_TIMEOUT = 10.0
+
+#: Seconds: the first report comes so long after the agent's start, and at most so much later.
+_FIRST_DELAY, _FIRST_SPREAD = 60.0, 540.0
+
+#: Seconds: the longest random delay of a report.
+MAX_SPREAD = 30.0
+
+#: Seconds: the random delay of a report after failures grows from the first to the second.
+_FIRST_BACKOFF, _MAX_BACKOFF = 60.0, 1800.0
+
+#: Seconds after which a report with the same content is sent again, and after which the box asks a
+#: server again that takes no reports.
+_DAY = 24 * 3600.0
+
+
+class Sender(Service):
+    """
+    Reports to the update server, with one request at a time.
+
+    A box that has nothing new to say reports once a day. The journal is the only queue: a report
+    that was not accepted is composed anew after the next check. Nothing depends on these reports,
+    so that no error leaves this class.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        exchange: Exchange,
+        composer: ReportComposer,
+        journal: Journal,
+        spread: float,
+        random: Callable[[], float],
+        publish: Callable[[], None],
+    ) -> None:
+        """
+        :param spread: the maximum random delay in seconds.
+        :param random: gives numbers from 0 up to 1.
+        :param publish: called after each answer.
+        """
+        self._clock = clock
+        self._exchange = exchange
+        self._composer = composer
+        self._journal = journal
+        self._spread = min(spread, MAX_SPREAD)
+        self._random = random
+        self._publish = publish
+        self._backoff = backoffPolicy(_FIRST_BACKOFF, _MAX_BACKOFF, 2.0, lambda: 0.0)
+        #: Since the last report that was accepted.
+        self._failures = 0
+        #: The content that the server accepted last, and when.
+        self._accepted: Report | None = None
+        self._accepted_at = 0.0
+        #: The content that the server refused last, and when.
+        self._refused: Report | None = None
+        self._refused_at = 0.0
+        #: The time by the clock until which the server wants no reports.
+        self._not_before = 0.0
+        #: The call that starts the service's own first report; None after it.
+        self._first: IDelayedCall | None = None
+        #: The call that sends the next report.
+        self._due: IDelayedCall | None = None
+        self._sending: Deferred[None] | None = None
+        #: Whether there may be something new since the report that is being sent.
+        self._again = False
+        #: Those who wait for the next report.
+        self._waiters: list[Deferred[None]] = []
+        #: The last sentence in the log about a failure.
+        self._logged = ""
+
+    def startService(self) -> None:
+        """Report some minutes after the start: a power cut starts all boxes of a town at once."""
+        super().startService()
+        delay = _FIRST_DELAY + _FIRST_SPREAD * self._random()
+        self._first = self._clock.callLater(delay, self._report_first)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Cancel the request; an installation that waits for it does not go on."""
+        super().stopService()
+        for call in (self._first, self._due):
+            if call is not None and call.active():
+                call.cancel()
+        sending = self._sending
+        if sending is not None:
+            sending.cancel()
+        return sending
+
+    def checked(self) -> None:
+        """Report soon if there is something new: a check has ended."""
+        if self._first is None:
+            self._schedule()
+
+    def attempt_ended(self) -> None:
+        """Report soon how an attempt has ended."""
+        self._schedule()
+
+    async def before_install(self) -> None:
+        """
+        Report that a release is about to be installed, and wait for the answer, but not for long.
+
+        :raises CancelledError: if it is cancelled.
+        """
+        if not self.running or self._clock.seconds() < self._not_before:
+            return
+        reported: Deferred[None] = Deferred()
+        self._waiters.append(reported)
+        if self._sending is None:
+            self._send()
+        with suppress(TimeoutError):
+            await reported.addTimeout(_INSTALL_TIMEOUT, self._clock)
+
+    def _report_first(self) -> None:
+        self._first = None
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Send a report after a random delay, or when the server wants reports again."""
+        if not self.running or self._due is not None:
+            return
+        longest = self._backoff(self._failures - 1) if self._failures else self._spread
+        pause = max(0.0, self._not_before - self._clock.seconds())
+        self._due = self._clock.callLater(pause + longest * self._random(), self._send_due)
+
+    def _send_due(self) -> None:
+        self._due = None
+        if self._sending is None:
+            self._send()
+        else:
+            self._again = True
+
+    def _send(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        sending = Deferred.fromCoroutine(self._report_if_needed())
+        sending.addBoth(lambda _: self._end(waiters))
+        if not sending.called:
+            self._sending = sending
+
+    def _end(self, waiters: list[Deferred[None]]) -> None:
+        self._sending = None
+        if not self.running:
+            return
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+        if self._waiters:
+            self._send()
+        elif self._again:
+            self._again = False
+            self._schedule()
+
+    async def _report_if_needed(self) -> None:
+        try:
+            if self._is_needed(self._content()):
+                self._handle(await self._exchange.send())
+                self._publish()
+        except CancelledError:
+            raise
+        except Exception as error:
+            # The log of a box must not fill up with the same traceback.
+            self._failures += 1
+            if self._is_new(repr(error)):
+                self._log.failure("The report failed")
+
+    def _content(self) -> Report:
+        return content_of(self._composer.compose(0))
+
+    def _is_needed(self, content: Report) -> bool:
+        now = self._clock.seconds()
+        if content == self._refused and now - self._refused_at < _DAY:
+            return False
+        return content != self._accepted or now - self._accepted_at >= _DAY
+
+    def _handle(self, result: Result) -> None:
+        now = self._clock.seconds()
+        self._not_before = now + result.retry_after
+        if result.verdict is Verdict.ACCEPTED:
+            self._accept(result)
+            return
+        if self._is_new(result.sentence):
+            self._log.info("The report was not accepted: {why}", why=result.sentence)
+        self._failures += 1
+        if result.verdict is Verdict.REFUSED:
+            self._refused, self._refused_at = content_of(result.report), now
+        elif result.verdict is Verdict.NO_FLEET:
+            self._not_before = now + _DAY
+
+    def _accept(self, result: Result) -> None:
+        self._failures, self._logged, self._refused = 0, "", None
+        self._not_before = 0.0
+        # Something may have happened during the request, or the report has not all attempts.
+        is_current = self._content() == content_of(result.report)
+        try:
+            self._journal.acknowledge(result.done, result.report.seq)
+        except OSError as error:
+            # The attempts are reported again, and the server has each of them once.
+            self._log.error("The journal cannot record the report: {error}", error=error)
+        self._accepted = self._content() if is_current else None
+        self._accepted_at = self._clock.seconds()
+
+    def _is_new(self, sentence: str) -> bool:
+        """Whether a sentence is another than the last one in the log."""
+        is_new, self._logged = sentence != self._logged, sentence
+        return is_new
+
+
+def content_of(report: Report) -> Report:
+    """Return a report without the fields that always change."""
+    attempts = (
+        attempt if attempt.outcome is not None else evolve(attempt, took=0)
+        for attempt in report.attempts
+    )
+    return evolve(report, seq=0, pubkey=None, proof=None, attempts=tuple(attempts))
