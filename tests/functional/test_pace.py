@@ -17,10 +17,11 @@ from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.store.audit import Deed
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.trust.pace import ALL, FIELD, HELD, Pace
+from tests.functional.box import Box, archive
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import Answer, ask
 from tests.functional.processes import Server, until
-from tests.functional.update_server import archive, started
+from tests.functional.update_server import started
 from tests.helpers.signed_metadata import Signed, write_key
 
 RELEASE = 1547860803
@@ -118,6 +119,20 @@ async def test_hold(site: Site) -> None:
         assert site.signed.read_timestamp().version > version
         version = site.signed.read_timestamp().version
     await site.server.says(SIGNED.format(1, "the pace has changed"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_box(site: Site, box: Box) -> None:
+    """A box leaves a held release alone and says why; a resumed one it installs at once."""
+    box.pin((site.signed.folder / "1.root.json").read_bytes())
+    await site.starts()
+    await site.orders(hold)
+    await site.paces(Pace(RELEASE, ALL, HELD))
+    await box.start_with(site.server.url, install="automatic", check_every=3600, spread=0)
+    await box.shows(lambda status: "the operator has stopped it for now" in status["message"])
+    assert not box.archives()
+    await site.orders(resume)
+    await box.reboots_to(RELEASE)
 
 
 @pytest_twisted.ensureDeferred
