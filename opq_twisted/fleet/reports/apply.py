@@ -1,12 +1,12 @@
 """Stores a batch of reports."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from attrs import evolve
 from sqlalchemy import Connection
 
-from opq_twisted.fleet.reports.attempts import DAY, contradicts, done, follow
+from opq_twisted.fleet.reports.attempts import MAX_IN_DAY, contradicts, done, follow
 from opq_twisted.fleet.reports.boots import follow_boot
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.gate import Gate
@@ -18,12 +18,15 @@ from opq_twisted.fleet.store.reported import (
     StoredAttempt,
     StoredBox,
     add_boxes,
+    count_attempts,
     load_attempts,
     lock_boxes,
     save,
 )
 from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.document import Report
+
+_DAY = 24 * 3600.0
 
 
 def apply(
@@ -43,7 +46,8 @@ def apply(
     refusals = [gate.check(each) for each in batch]
     boxes |= add_boxes(connection, gate.new)
     signed = [each for each, refusal in zip(batch, refusals, strict=True) if refusal is None]
-    ledger = _Ledger(boxes, _load_attempts(connection, boxes, signed))
+    ledger = _Ledger(boxes)
+    ledger.load(connection, signed)
     answers = [refusal or ledger.take(each) for each, refusal in zip(batch, refusals, strict=True)]
     ledger.save(connection)
     if signed:
@@ -54,14 +58,30 @@ def apply(
 class _Ledger:
     """The boxes of a batch, and their attempts, as they are after the reports so far."""
 
-    def __init__(self, boxes: dict[str, StoredBox], stored: Sequence[StoredAttempt]) -> None:
+    def __init__(self, boxes: dict[str, StoredBox]) -> None:
         self._boxes = boxes
-        self._stored = {(each.box, each.attempt_id) for each in stored}
         self._attempts: defaultdict[int, dict[str, StoredAttempt]] = defaultdict(dict)
+        self._stored: frozenset[tuple[int, str]] = frozenset()
+        self._changed: dict[tuple[int, str], StoredAttempt] = {}
+        #: The new attempts of the last day, by row.
+        self._new: Counter[int] = Counter()
+        self._accepted: dict[str, Incoming] = {}
+
+    def load(self, connection: Connection, signed: Sequence[Incoming]) -> None:
+        """Read the attempts that reports can change."""
+        reported = {
+            (self._boxes[each.report.key].row, attempt.id)
+            for each in signed
+            for attempt in each.report.attempts
+        }
+        rows = {self._boxes[each.report.key].row for each in signed}
+        stored = load_attempts(connection, rows, {name for _, name in reported})
         for each in stored:
             self._attempts[each.box][each.attempt_id] = each
-        self._changed: dict[tuple[int, str], StoredAttempt] = {}
-        self._accepted: dict[str, Incoming] = {}
+        self._stored = frozenset((each.box, each.attempt_id) for each in stored)
+        new = {row for row, _ in reported - self._stored}
+        since = min((each.received for each in signed), default=0.0) - _DAY
+        self._new = count_attempts(connection, new, since)
 
     def take(self, incoming: Incoming) -> Answer:
         """Apply a report whose signature is valid, and return the answer."""
@@ -92,22 +112,15 @@ class _Ledger:
     def _take_attempts(self, row: int, incoming: Incoming) -> str:
         known, report = self._attempts[row], incoming.report
         result = "contradicted" if contradicts(known, report) else "stored"
-        changed = follow(known, row, report, incoming.received)
+        room = MAX_IN_DAY - self._new[row]
+        changed = follow(known, row, report, incoming.received, room)
+        self._new[row] += len(changed.keys() - known.keys())
         known |= changed
         self._changed |= {(row, name): each for name, each in changed.items()}
         return result
 
     def _stored_answer(self, row: int, report: Report, result: str) -> Answer:
         return Answer(200, result, {"seq": report.seq, "done": done(self._attempts[row], report)})
-
-
-def _load_attempts(
-    connection: Connection, boxes: Mapping[str, StoredBox], signed: Sequence[Incoming]
-) -> list[StoredAttempt]:
-    rows = {boxes[each.report.key].row for each in signed}
-    names = {attempt.id for each in signed for attempt in each.report.attempts}
-    since = min((each.received for each in signed), default=0.0) - DAY
-    return load_attempts(connection, rows, names, since)
 
 
 def _after(box: StoredBox, incoming: Incoming) -> StoredBox:

@@ -10,12 +10,9 @@ from opq_twisted.report.document import AttemptReport, Outcome, Report
 #: New attempts of a box in a day; a box keeps 20. The others have to be sent another day.
 MAX_IN_DAY = 100
 
-#: Seconds.
-DAY = 24 * 3600.0
-
 
 def follow(
-    known: Mapping[str, StoredAttempt], box: int, report: Report, received: float
+    known: Mapping[str, StoredAttempt], box: int, report: Report, received: float, room: int
 ) -> dict[str, StoredAttempt]:
     """
     Return the attempts of a box that a report changes or adds, by id.
@@ -32,12 +29,12 @@ def follow(
     | the `release` of the lost attempt | `updated`            |
     | both, neither, or unknown         | none                 |
 
-    :param known: the attempts that have no outcome, that are named in the report, or that were
-        received within a day.
+    :param known: at least the attempts that have no outcome, or are named in the report.
     :param box: the number of its row.
     :param received: in seconds since the epoch.
+    :param room: the number of attempts that may be added; further ones are left out.
     """
-    merged = _merge(known, box, report, received)
+    merged = _merge(known, box, report, received, room)
     reported = {each.id for each in report.attempts}
     new = [each for each in report.attempts if each.id not in known]
     inferred = {
@@ -73,10 +70,9 @@ def done(known: Mapping[str, StoredAttempt], report: Report) -> list[str]:
 
 
 def _merge(
-    known: Mapping[str, StoredAttempt], box: int, report: Report, received: float
+    known: Mapping[str, StoredAttempt], box: int, report: Report, received: float, room: int
 ) -> dict[str, StoredAttempt]:
     changed: dict[str, StoredAttempt] = {}
-    room = MAX_IN_DAY - sum(each.received > received - DAY for each in known.values())
     for each in report.attempts:
         stored = changed.get(each.id) or known.get(each.id)
         if stored is None:

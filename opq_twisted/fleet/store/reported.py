@@ -1,11 +1,12 @@
 """What a batch of reports reads from the database, and writes to it, for many boxes at once."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from attrs import Factory, evolve, fields_dict, frozen
-from sqlalchemy import Connection, Insert, Row, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Insert, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from opq_twisted.fleet.store.schema import attempt, box
@@ -136,23 +137,29 @@ def add_boxes(connection: Connection, new: Mapping[str, StoredBox]) -> dict[str,
 
 
 def load_attempts(
-    connection: Connection, boxes: Collection[int], attempts: Collection[str], since: float
+    connection: Connection, boxes: Collection[int], names: Collection[str]
 ) -> list[StoredAttempt]:
-    """
-    Return attempts of boxes: those without an outcome, those that were received since then, and
-    those that are named.
-    """
+    """Return the attempts of boxes that have no outcome, or are named."""
     if not boxes:
         return []
     query = select(*(attempt.c[name] for name in _ATTEMPT_FIELDS)).where(
         attempt.c.box.in_(boxes),
-        or_(
-            attempt.c.outcome.is_(None),
-            attempt.c.received > since,
-            attempt.c.attempt_id.in_(attempts),
-        ),
+        or_(attempt.c.outcome.is_(None), attempt.c.attempt_id.in_(names)),
     )
-    return [StoredAttempt(**row._mapping) for row in connection.execute(query)]
+    rows = connection.execute(query)
+    return [StoredAttempt(**dict(zip(_ATTEMPT_FIELDS, row, strict=True))) for row in rows]
+
+
+def count_attempts(connection: Connection, boxes: Collection[int], since: float) -> Counter[int]:
+    """Count the attempts of boxes that were first received since then, by the boxes' rows."""
+    if not boxes:
+        return Counter()
+    query = (
+        select(attempt.c.box, func.count())
+        .where(attempt.c.box.in_(boxes), attempt.c.received > since)
+        .group_by(attempt.c.box)
+    )
+    return Counter(dict(connection.execute(query).tuples().all()))
 
 
 def save(connection: Connection, changes: Changes) -> None:

@@ -1,0 +1,46 @@
+"""Tests of noticing a cloned card."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from opq_twisted.fleet.reports.boots import MAX_BOOTS, follow_boot
+from opq_twisted.fleet.store.reported import StoredBox
+
+BOX = StoredBox(key_id="0" * 32, pubkey=bytes(32))
+
+
+def after(*boots: str) -> StoredBox:
+    """Return a box after reports from these starts, one each second."""
+    box = BOX
+    for second, boot in enumerate(boots, start=1):
+        box = follow_boot(box, boot, float(second))
+    return box
+
+
+class TestBoots(SynchronousTestCase):
+    """The starts of a machine."""
+
+    def test_cloned(self) -> None:
+        """A key that comes back to an earlier start is used by two machines."""
+        self.assertEqual(after("a", "b", "a").cloned_at, 3)
+
+    def test_last_time(self) -> None:
+        """The time is that of the last sign, which stays when one machine is silent."""
+        self.assertEqual(after("a", "b", "a", "b", "b", "c").cloned_at, 4)
+
+    def test_three_machines(self) -> None:
+        """The start of any of several machines is remembered."""
+        self.assertEqual(after("a", "b", "c", "a").cloned_at, 4)
+
+    def test_clone_that_starts_often(self) -> None:
+        """A second machine that starts a few times does not hide the first one."""
+        self.assertEqual(after("a", *map(str, range(MAX_BOOTS)), "a").cloned_at, MAX_BOOTS + 2)
+
+    @given(st.lists(st.integers(1, 5), max_size=40))
+    def test_one_machine(self, reports: list[int]) -> None:
+        """A machine that starts as often as it likes is no clone, and needs bounded room."""
+        boots = [f"{start}" for start, count in enumerate(reports) for _ in range(count)]
+        box = after(*boots)
+        self.assertIsNone(box.cloned_at)
+        self.assertLessEqual(len(box.boots), MAX_BOOTS)
