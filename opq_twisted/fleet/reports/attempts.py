@@ -17,11 +17,12 @@ def follow(
     """
     Return the attempts of a box that a report changes or adds, by id.
 
-    A reported outcome is never changed. Of an attempt that is under way for the server, and that is
-    missing in the report, the outcome is inferred. A box reports an attempt until its outcome is
+    A reported outcome is never changed. The outcome is inferred of an attempt that is under way for
+    the server, and that is missing in the report: a box reports an attempt until its outcome is
     acknowledged, so it has lost this one, for example with its card. What it ran next tells the
     outcome: the `from` of the first attempt that is new in the report, or else the `release` that
-    it runs, or nothing while another attempt is under way.
+    it runs, or nothing while another attempt is under way. If the box reports the attempt after
+    all, with an outcome or under way, that counts: a report from before may have been delayed.
 
     | it ran next                       | the inferred outcome |
     | --------------------------------- | -------------------- |
@@ -106,11 +107,10 @@ def _first(reported: AttemptReport, box: int, received: float) -> StoredAttempt:
 
 def _next(stored: StoredAttempt, reported: AttemptReport, received: float) -> StoredAttempt:
     """Return an attempt after a further report of it."""
-    if stored.outcome and not (stored.inferred and reported.outcome):
+    if stored.outcome and not stored.inferred:
         return stored
-    after = _first(reported, stored.box, stored.received)
-    ended_at = stored.ended_at or (received if reported.outcome else None)
-    return evolve(after, ended_at=ended_at)
+    ended_at = (stored.ended_at or received) if reported.outcome else None
+    return evolve(_first(reported, stored.box, stored.received), ended_at=ended_at)
 
 
 def _ran_next(report: Report, new: list[AttemptReport]) -> int | None:

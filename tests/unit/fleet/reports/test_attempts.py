@@ -196,16 +196,22 @@ class TestInferred(AttemptsCase):
     def test_reported_after_all(self) -> None:
         """A reported outcome takes the place of an inferred one, once."""
         self.follow(release=OLD)
-        self.follow(evolve(self.lost, stage="idle"))
-        self.expect("returned")
-        self.assertFalse(contradicts(self.known, self.report))
-        self.follow(evolve(self.lost, outcome="failed", reason="disk"))
+        ended = evolve(self.lost, outcome="failed", reason="disk")
+        self.assertFalse(contradicts(self.known, evolve(self.report, attempts=(ended,))))
+        self.follow(ended)
         stored = self.known[self.lost.id]
         self.assertEqual(
             (stored.outcome, stored.reason, stored.inferred), ("failed", "disk", False)
         )
         self.assertEqual(stored.ended_at, NOW + 120)
         self.assertEqual(self.follow(evolve(self.lost, outcome="updated")), {})
+
+    def test_under_way_after_all(self) -> None:
+        """An attempt that is under way after all has no inferred outcome any more."""
+        self.follow(release=OLD)
+        self.follow(evolve(self.lost, stage="rebooting"))
+        self.expect(None)
+        self.assertIsNone(self.known[self.lost.id].ended_at)
 
     def test_ended_before(self) -> None:
         """An attempt with an outcome is not touched when the box no longer reports it."""
