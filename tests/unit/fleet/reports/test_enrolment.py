@@ -3,6 +3,7 @@
 from collections import Counter
 
 from attrs import evolve
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.reports import enrolment
@@ -243,4 +244,5 @@ class TestTooMany(ApplyCase):
         self.write(lambda connection: connection.exec_driver_sql("DROP TABLE attempt"))
         for _ in range(2):
             self.assertRaises(StoreAway, self.apply, *batch)
+        self.flushLoggedErrors(SQLAlchemyError)
         self.assertFalse(self.policy.newcomers.is_full("192.0.2.1", NOW, Counter()))

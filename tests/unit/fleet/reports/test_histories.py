@@ -1,10 +1,11 @@
 """Tests of reports that come again, late, in another order, and to several servers."""
 
-from threading import Barrier, Thread
+from threading import Thread
 
 from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 from twisted.internet import reactor
 
 from opq_twisted.fleet.reports.apply import apply
@@ -133,27 +134,49 @@ class TestHistories(ApplyCase):
 class TestSeveralServers(ApplyCase):
     """Servers with connections of their own to one database."""
 
+    def serve(self, batch: list[Incoming], answers: list[Answer]) -> None:
+        """Apply a batch as another server does, and add the answers to a list."""
+        database = Database(reactor, self.url)
+        try:
+            answers += database.write_now(
+                lambda connection: apply(connection, batch, EnrolmentPolicy())
+            )
+        finally:
+            database.engine.dispose()
+
     def at_once(self, *batches: list[Incoming]) -> list[list[Answer]]:
         """Apply batches on as many servers at the same time."""
         answers: list[list[Answer]] = [[] for _ in batches]
-        barrier = Barrier(len(batches))
-
-        def serve(number: int) -> None:
-            database = Database(reactor, self.url)
-            barrier.wait(30)
-            try:
-                answers[number] = database.write_now(
-                    lambda connection: apply(connection, batches[number], EnrolmentPolicy())
-                )
-            finally:
-                database.engine.dispose()
-
-        threads = [Thread(target=serve, args=(number,)) for number in range(len(batches))]
+        pairs = zip(batches, answers, strict=True)
+        threads = [Thread(target=self.serve, args=pair) for pair in pairs]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
         return answers
+
+    def wait_for_lock(self, thread: Thread) -> None:
+        """Wait until a server waits for another one; SQLite cannot tell."""
+        query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        while self.on_postgresql and thread.is_alive():
+            if self.read(lambda connection: connection.execute(query).scalar()):
+                return
+
+    def test_overtaken(self) -> None:
+        """A server that meets a box in the transaction of another one waits for its end."""
+        known, new = ReportingBox(), ReportingBox()
+        self.apply(known.send())
+        for box in (known, new):
+            batch = [box.send(attempts=(attempt(outcome="failed"),))]
+            answers: list[Answer] = []
+            thread = Thread(target=self.serve, args=(batch, answers))
+            with self.database.engine.begin() as connection:
+                first = apply(connection, batch, self.policy)
+                thread.start()
+                self.wait_for_lock(thread)
+            thread.join(60)
+            self.assertEqual([each.result for each in (*first, *answers)], ["stored", "replayed"])
+        self.assertEqual(len(self.attempts()), 2)
 
     def test_same_new_box(self) -> None:
         """A report of a new key that reaches several servers at once is stored once."""
