@@ -26,6 +26,7 @@ SECRETS = (
     *("var/lib/systemd/random-seed", "var/lib/NetworkManager/secret_key"),
     *("var/lib/dbus/machine-id", "root/.bash_history", "home/opq/.python_history"),
     *("var/lib/opq/updater/tuf/root.json", "var/lib/opq/updater/rescue.tries"),
+    "var/lib/opq/updater/box.key",
     "var/lib/opq/updater/archives/opq-box-update-200.tar.bz2.part",
 )
 #: What it needs.
