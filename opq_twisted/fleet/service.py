@@ -6,6 +6,7 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 
+from opq_twisted.fleet.metrics import FleetMetrics
 from opq_twisted.fleet.presence import Presence
 from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
@@ -56,6 +57,7 @@ class Fleet(MultiService):
         Retention(reactor, self.database, now).setServiceParent(self)
         #: `POST /report`.
         self.reports = ReportResource(reactor, inbox, now, trusted)
+        self.metrics = FleetMetrics(reactor, self.reports, inbox, self.database.read)
         RolloutWatch(
             reactor, lambda: self.database.read(current_rollouts), self.pace_observers
         ).setServiceParent(self)

@@ -236,6 +236,7 @@ def makeService(options: Options) -> IService:
     server = MultiService()
     if fleet is not None:
         root.putChild(b"report", fleet.reports)
+        metrics.registry.register(fleet.metrics)
         # The threads of the database start before the first report can come.
         fleet.setServiceParent(server)
     site = BoundedSite(reactor, root, limits)

@@ -1,7 +1,9 @@
 """The OpenAPI descriptions in docs/openapi say what the running programs do."""
 
 import base64
+import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.box.web.auth import PasswordHash
+from opq_twisted.fleet.reports.rates import BURST
+from opq_twisted.report.document import MAX_SIZE
+from opq_twisted.report.signature import sign as sign_report
 from tests.functional import box as boxes
 from tests.functional.box import OLD, Box, Gate
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import ROOT, TIMEOUT, Server, curl, succeed, until
 from tests.functional.update_server import archive, started
 from tests.helpers.archives import make_pieces_archive, random_parts
+from tests.helpers.reporting_box import ReportingBox, attempt
 from tests.helpers.signed_metadata import Signed, write_key
 from tests.helpers.torture import SEED, TORTURE
 
@@ -91,16 +97,50 @@ async def survives(description: Path, server: Server, folder: Path, *options: st
     )
 
 
-async def sign(start: StartDaemon, updates: Path) -> Server:
+async def sign(start: StartDaemon, updates: Path, *options: object) -> Server:
     """Start a server with a signed release, and wait until it has announced it."""
     signed = Signed(updates).init()
     path = make_pieces_archive(updates / str(UpdateName(VERSION)), VERSION, random_parts(1, 2))
     signed.publish(1, path)
     key = write_key(updates.parent / "timestamp.pem", signed.keys["timestamp"])
-    server = await started(start, updates, "--timestamp-key", key)
+    server = await started(start, updates, "--timestamp-key", key, *options)
     version = f"{server.url}/version"
     await until(lambda: curl("-D", "-", version), lambda answer: f'"{VERSION}-' in answer[1])
     return server
+
+
+Describes = Callable[..., Awaitable[Any]]
+
+
+async def send_report(
+    describes: Describes, server: Server, status: int, box: ReportingBox, /, **changes: Any
+) -> None:
+    """Send the next report of a box, with these changes of its JSON and of the headers."""
+    headers = changes.pop("headers", {})
+    content = {**json.loads(box.send().body), **changes}
+    # As the client writes it.
+    headers = {"Opq-Signature": sign_report(box.private, json.dumps(content).encode()), **headers}
+    await describes(server, status, "post", "/report", body=content, headers=headers)
+
+
+async def describes_reports(describes: Describes, server: Server, database: Path) -> None:
+    """Send reports that are stored, and others."""
+    box = ReportingBox(attempts=(attempt(stage="idle", outcome="updated"),))
+    await send_report(describes, server, 200, box)
+    await send_report(describes, server, 200, box, seq=2)
+    await send_report(describes, server, 409, box, seq=2, box=8)
+    await send_report(describes, server, 400, box, seq=-1)
+    await send_report(describes, server, 401, ReportingBox(pubkey=None))
+    forged = {"Opq-Signature": ReportingBox().send().signature}
+    await send_report(describes, server, 401, box, headers=forged)
+    await send_report(describes, server, 413, box, more="x" * MAX_SIZE)
+    home = {"X-Forwarded-For": "192.0.2.7"}
+    for _ in range(BURST):
+        await describes(server, 400, "post", "/report", body={}, headers={**forged, **home})
+    await send_report(describes, server, 429, box, headers=home)
+    moved = database.rename(database.with_name("moved"))
+    await send_report(describes, server, 503, box)
+    moved.rename(database)
 
 
 @pytest_twisted.ensureDeferred
@@ -108,7 +148,9 @@ async def test_update_server(start: StartDaemon, updates: Path, tmp_path: Path) 
     """Each documented response of the update server is as described."""
     description = Description(SERVER)
     describes = description.describes
-    server = await sign(start, updates)
+    database = tmp_path / "fleet.db"
+    fleet = ("--fleet-db", f"sqlite:///{database}", "--fleet-socket", tmp_path / "fleet.sock")
+    server = await sign(start, updates, *fleet)
     index = f"{server.url}/update/{NAME['name']}.pieces"
     await until(lambda: curl(index), lambda answer: answer[0] == 200)
     # A condition that matches would wait for minutes.
@@ -170,7 +212,12 @@ async def test_update_server(start: StartDaemon, updates: Path, tmp_path: Path) 
     await describes(server, 200, "get", "/metrics")
     await describes(server, 403, "get", "/metrics", headers={"X-Forwarded-For": "192.0.2.1"})
 
+    await describes_reports(describes, server, database)
     mirror = await started(start, updates, "--mirror", "http://mirror.example")
+    await send_report(describes, mirror, 404, ReportingBox())
+    fleet = ("--fleet-db", f"sqlite:///{tmp_path}/2.db", "--fleet-socket", tmp_path / "2.sock")
+    closed = await started(start, updates, *fleet, "--enrol", "closed")
+    await send_report(describes, closed, 403, ReportingBox())
     await describes(mirror, 307, "get", "/update/{name}", path_parameters=NAME)
     await describes(mirror, 303, "get", "/latest")
 

@@ -46,7 +46,9 @@ class RouteTests(SynchronousTestCase):
     def test_update_server(self) -> None:
         """Each route of the update server is described, and no other."""
         service = opq_twisted.server.service
-        self.assert_routes(service, "update-server.yaml", "--updates-dir", ".", "--no-access-log")
+        database = f"sqlite:///{Path(self.mktemp()).absolute()}"
+        arguments = ("--updates-dir", ".", "--no-access-log", "--fleet-db", database)
+        self.assert_routes(service, "update-server.yaml", *arguments)
 
     def test_agent(self) -> None:
         """Each route of a box is described, and no other."""

@@ -41,14 +41,15 @@ class Newcomers:
         """
         Whether a network may bring no further key on this day.
 
+        :param network: empty for a program on this machine, which has no limit of its own.
         :param now: in seconds since the epoch.
         :param more: keys that are about to be added.
         """
         self._begin_day(now)
+        brought = self._networks.get(network, 0) + more[network]
         return (
-            self._networks.get(network, 0) + more[network] >= MAX_FROM_NETWORK
-            or self._total + more.total() >= MAX_IN_DAY
-        )
+            bool(network) and brought >= MAX_FROM_NETWORK
+        ) or self._total + more.total() >= MAX_IN_DAY
 
     def add(self, more: Counter[str], now: float) -> None:
         """Count keys by their networks."""

@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.http import BAD_REQUEST, INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE
+from twisted.web.http import (
+    BAD_REQUEST,
+    FORBIDDEN,
+    INTERNAL_SERVER_ERROR,
+    SERVICE_UNAVAILABLE,
+    UNAUTHORIZED,
+)
 from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.fleet.reports.inbox import Inbox, retry_after
@@ -32,6 +38,8 @@ TOO_MANY_REQUESTS = 429
 _TIMEOUT = 60
 
 _SENTENCES = {
+    UNAUTHORIZED: "The key is not known, or has not signed this: send it as pubkey.",
+    FORBIDDEN: "The key is not accepted.",
     INTERNAL_SERVER_ERROR: "Something went wrong here; the log says what.",
     SERVICE_UNAVAILABLE: "The report cannot be stored now. Try again in a little while.",
     TOO_MANY_REQUESTS: "There are too many reports from this network. Try again in a little while.",
@@ -110,7 +118,8 @@ class ReportResource(PlainResource):
     def _answered(self, answer: Answer) -> Reply:
         """Count an answer, and write it."""
         self.results[answer.result] += 1
-        headers = {}
+        # A 401 must name a scheme (RFC 9110, section 15.5.2).
+        headers = {b"WWW-Authenticate": HEADER.encode()} if answer.code == UNAUTHORIZED else {}
         if answer.retry_after is not None:
             headers[b"Retry-After"] = b"%d" % answer.retry_after
         sentence = _SENTENCES.get(answer.code)

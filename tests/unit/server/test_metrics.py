@@ -9,12 +9,15 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.fleet.metrics import FleetMetrics
+from opq_twisted.fleet.reports.inbox import Inbox
+from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.http.resource import FunctionResource
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
@@ -59,7 +62,7 @@ class MetricsTests(SynchronousTestCase):
             now=lambda: self.signed.now,
             in_thread=maybeDeferred,
         )
-        metrics = Metrics(
+        self.metrics = Metrics(
             self.catalog,
             self.watcher,
             self.downloads,
@@ -70,10 +73,10 @@ class MetricsTests(SynchronousTestCase):
         root = make_root(
             self.catalog, Digests(maybeDeferred), Indexes(maybeDeferred), self.downloads, version
         )
-        root.putChild(b"metrics", FunctionResource(metrics.reply))
+        root.putChild(b"metrics", FunctionResource(self.metrics.reply))
         self.site = BoundedSite(Clock(), root)
-        self.site.request_observers.append(metrics.request_ended)
-        self.site.refusal_observers.append(metrics.refused)
+        self.site.request_observers.append(self.metrics.request_ended)
+        self.site.refusal_observers.append(self.metrics.refused)
         self.root = root
 
     def ask(
@@ -284,8 +287,16 @@ class MetricsTests(SynchronousTestCase):
         for name in ("process_open_fds", "process_resident_memory_bytes"):
             self.assertGreater(series[name,], 0)
 
+    def add_the_fleet(self) -> None:
+        """Let the server have a fleet."""
+        inbox = Inbox(self.reactor, lambda _: Deferred(), lambda store, batch: [])
+        reports = ReportResource(self.reactor, inbox, time.time, ())
+        fleet = FleetMetrics(self.reactor, reports, inbox, lambda _: Deferred())
+        self.metrics.registry.register(fleet)
+
     def test_alerts_and_dashboard(self) -> None:
         """The alert rules and the dashboard use only metrics that there are."""
+        self.add_the_fleet()
         self.signed.init().publish(3, days=20)
         self.look_at_metadata()
         names = set(re.findall("^# TYPE ([^ ]+)", self.ask("/metrics").response().text, re.M))

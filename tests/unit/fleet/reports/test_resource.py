@@ -105,18 +105,23 @@ class ResourceTests(SynchronousTestCase):
         self.assertEqual(response.headers["Cache-Control"], "no-store")
         self.assertNotIn("Retry-After", response.headers)
 
+    def test_older_number(self) -> None:
+        """A box whose number is too small is told the last one."""
+        connection = self.post(self.report())
+        self.inbox.answer(Answer(409, "sequence", {"seq": 57}))
+        response = connection.response("POST")
+        self.assertEqual((response.status, json.loads(response.body)), (409, {"seq": 57}))
+
     def test_refusals(self) -> None:
-        """What the inbox refuses has the status and the content that it says."""
-        for answer in (
-            Answer(401, "unknown-key"),
-            Answer(403, "distrusted"),
-            Answer(409, "replayed", {"seq": 57}),
+        """A refusal has a sentence, and no content."""
+        for status, sentence in (
+            (401, "The key is not known, or has not signed this: send it as pubkey."),
+            (403, "The key is not accepted."),
+            (500, "Something went wrong here; the log says what."),
         ):
             connection = self.post(self.report())
-            self.inbox.answer(answer)
-            response = connection.response("POST")
-            self.assertEqual(response.status, answer.code)
-            self.assertEqual(json.loads(response.body), answer.content)
+            self.inbox.answer(Answer(status, "refused"))
+            self.assert_refused(connection, status, sentence)
 
     def test_later(self) -> None:
         """A box that is to come again is told when."""
