@@ -44,6 +44,7 @@ _SOURCES = (
     *("opq_twisted", "twisted", "deploy", "docs"),
     *("LICENSE", "README.md", "pyproject.toml", "setup.py"),
     *("requirements.txt", "requirements.lock", "requirements-build.lock"),
+    *("requirements-fleet.txt", "requirements-fleet.lock"),
 )
 
 #: The files outside the package that apt may change.

@@ -140,8 +140,8 @@ class InstallerTests(SynchronousTestCase):
     def test_lock_files_are_copied(self) -> None:
         """The image and the Debian package are built where the files lie that they name."""
         for name, copied, count in (
-            ("deploy/server/Dockerfile", ".dockerignore", 3),
-            ("deploy/server/debian/rules", "deploy/server/build-deb", 2),
+            ("deploy/server/Dockerfile", ".dockerignore", 4),
+            ("deploy/server/debian/rules", "deploy/server/build-deb", 3),
         ):
             locks = re.findall(r"--requirement (\S+)", read(name))
             self.assertEqual(len(locks), count)
