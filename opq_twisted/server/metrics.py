@@ -178,7 +178,7 @@ class Metrics(Collector):
         yield version
         yield GaugeMetricFamily(
             "opq_tuf_timestamp_problem",
-            "1 while the timestamp cannot be kept fresh, or a snapshot is not announced.",
+            "1 while the timestamp cannot be kept fresh, a snapshot waits, or a pace is not known.",
             int(timestamper.problem),
         )
         yield CounterMetricFamily(

@@ -29,6 +29,8 @@ class Alert:
     sentence: str = field(eq=False)
     level: LogLevel = field(default=LogLevel.error, eq=False)
     cause: str = Factory(lambda alert: alert.sentence, takes_self=True)
+    #: A sentence for the log alone: everybody can see the others on the page of `/ls`.
+    detail: str = field(eq=False, default="")
 
 
 class AlertLog:
@@ -47,7 +49,8 @@ class AlertLog:
             last = logged.get(alert)
             # A clock that was set back must not silence an alert.
             if last is None or not 0 <= now - last < _DAY:
-                self._log.emit(alert.level, "{sentence}", sentence=alert.sentence)
+                sentence = f"{alert.sentence} {alert.detail}".strip()
+                self._log.emit(alert.level, "{sentence}", sentence=sentence)
                 last = now
             self._logged[alert] = last
 

@@ -157,9 +157,10 @@ def _unknown(error: PaceUnknown, releases: Sequence[ChannelRelease], *, asks: bo
     new = [str(each.version) for each in releases if each.last is None]
     waits = f" No box installs what is new by itself until then: {', '.join(new)}." if new else ""
     return Alert(
-        f"The pace of the rollouts is not known. {error} The timestamp repeats the last pace, and "
-        f"no hold has an effect until the database is back.{waits if asks else ''}",
+        "The pace of the rollouts is not known: the timestamp repeats the last one, and no hold "
+        f"has an effect until the database is back.{waits if asks else ''}",
         cause="the pace is not known",
+        detail=str(error),
     )
 
 

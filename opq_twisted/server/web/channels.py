@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from tuf.api.metadata import TargetFile
+from attrs import evolve
+from tuf.api.metadata import TargetFile, Timestamp
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.common import wording
 from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Snapshot
 from opq_twisted.trust.offer import Offer, read_offer
+from opq_twisted.trust.pace import ALL, read_pace
 
 #: Maximum channels of a page, because each request renders the page again.
 _MAX_CHANNELS = 8
@@ -20,10 +22,13 @@ _SHORT_NOTES = 400
 _SHORT_LINES = 6
 
 
-def describe_channels(channels: Sequence[tuple[str, TargetFile]], offered: Snapshot) -> str:
+def describe_channels(
+    channels: Sequence[tuple[str, TargetFile]], timestamp: Timestamp, offered: Snapshot
+) -> str:
     """
     Describe the first channels, and say how many are left out.
 
+    :param timestamp: has the pace of their releases.
     :param offered: the archives that boxes can download.
     """
     parts: list[str] = []
@@ -34,6 +39,7 @@ def describe_channels(channels: Sequence[tuple[str, TargetFile]], offered: Snaps
         except Untrusted as error:
             words, notes = escape(str(error)), ""
         else:
+            offer = evolve(offer, pace=read_pace(timestamp, name, offer.version))
             words, notes = " ".join(_sentences(offer, offered)), _notes(offer)
         if notes in seen:
             notes = ""  # they are those of the same release in another channel
@@ -67,11 +73,21 @@ def _sentences(offer: Offer, offered: Snapshot) -> list[str]:
         sentences = [f"{offer.rollout.percent} % of the boxes get {newest}. The others {others}."]
     if offer.critical:
         sentences.append("It is critical: no box has to wait for its turn.")
+    sentences += _describe_pace(offer)
     if offer.allow_downgrade:
         sentences.append("Boxes with a newer release may go back to it.")
     if offered.find(str(UpdateName(offer.version))) is None:
         sentences.append(f"No box can download {newest}: its archive is not here.")
     return sentences
+
+
+def _describe_pace(offer: Offer) -> list[str]:
+    signed = ALL if offer.rollout is None else 100 * offer.rollout.percent
+    if offer.is_stopped:
+        return ["It is stopped for now: no box installs it by itself."]
+    if offer.pace is None or offer.critical or offer.pace.bp >= signed:
+        return []
+    return [f"For now it goes to {offer.pace.bp / 100:g} % of the boxes only."]
 
 
 def _notes(offer: Offer) -> str:

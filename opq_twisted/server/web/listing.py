@@ -145,7 +145,9 @@ class ListingPage:
         if state.present and Timestamp.type not in state.documents:
             return f"<p>{_NOT_ANNOUNCED}</p>\n"
         if state.present:
-            return describe_channels(signed.channels, offered) or f"<p>{_NO_CHANNEL}</p>\n"
+            timestamp = state.documents[Timestamp.type].signed
+            described = describe_channels(signed.channels, timestamp, offered)
+            return described or f"<p>{_NO_CHANNEL}</p>\n"
         if offered.newest is None:
             return ""
         return f"<p>{_UNSIGNED.format(time_of(offered.newest.name.version))}</p>\n"

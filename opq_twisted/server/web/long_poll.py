@@ -48,9 +48,9 @@ class NewestVersion(PlainResource):
     `/version`: the newest version, at once or as soon as a waiting box has something new to act on.
 
     Without signed metadata, boxes act on another newest version. With signed metadata, they act on
-    a change of an announced channel: its release, rollout, priority or notes, or that the channel
-    appears or goes. So an archive that is not announced, and metadata that was only signed again,
-    wake nobody.
+    a change of an announced channel: its release, rollout, priority, pace or notes, or that the
+    channel appears or goes. So an archive that is not announced, and metadata that was only signed
+    again, wake nobody.
 
     The entity tag is `"VERSION"`, or `"VERSION-DIGEST"` with a digest of the announced channels. A
     box that sends the current digest knows all that it can act on, whatever the version.

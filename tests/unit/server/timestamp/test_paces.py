@@ -50,7 +50,7 @@ class PaceTestCase(TimestampTestCase):
         self.source.error = PaceUnknown("The database is away.")
 
     def sentences(self, state: MetadataState) -> list[str]:
-        return [alert.sentence for alert in state.alerts]
+        return [f"{alert.sentence} {alert.detail}" for alert in state.alerts]
 
 
 class QuestionTests(PaceTestCase):
@@ -292,6 +292,13 @@ class UnknownTests(PaceTestCase):
         first = self.check().alerts
         self.source.error = PaceUnknown("It is away for another reason.")
         self.assertEqual(self.check().alerts, first)
+
+    def test_detail(self) -> None:
+        """The reason, which may name the database, is for the log and not for the page."""
+        self.lose()
+        (alert,) = self.check().alerts
+        self.assertNotIn("The database is away.", alert.sentence)
+        self.assertEqual(alert.detail, "The database is away.")
 
 
 class WithoutDatabaseTests(PaceTestCase):

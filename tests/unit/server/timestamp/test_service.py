@@ -314,7 +314,8 @@ class HeartbeatTests(TimestamperTestCase):
         self.assertEqual(self.timestamper.signed, 2)
         self.assertTrue(self.timestamper.problem)
         (alert,) = self.log.take()
-        self.assertIn("The pace of the rollouts is not known.", alert)
+        self.assertIn("The pace of the rollouts is not known: the timestamp repeats", alert)
+        self.assertIn("Asking for it failed: ZeroDivisionError.", alert)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.pace.error = None
         self.reactor.advance(HEARTBEAT)

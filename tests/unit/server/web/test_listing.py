@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import shutil
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from opq_twisted.server.web.listing import ListingPage
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust.offer import describe_before
+from opq_twisted.trust.pace import ALL, FIELD, HELD, Pace
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.http_exchange import Response, ask
 from tests.helpers.signed_metadata import Signed, channel
@@ -109,11 +111,11 @@ class PageTestCase(SynchronousTestCase):
         )
         self.catalog.snapshot = Snapshot(tuple(archives))
 
-    def sign(self, targets: dict[str, TargetFile]) -> None:
+    def sign(self, targets: dict[str, TargetFile], fields: Mapping[str, Any] | None = None) -> None:
         signed = Signed(self.updates, self.now).init()
         signed.targets(1, targets)
         signed.snapshot(1, 1)
-        signed.timestamp(1, 1)
+        signed.timestamp(1, 1, fields=fields)
         self.look()
 
     def look(self) -> None:
@@ -447,14 +449,15 @@ class ChannelTests(PageTestCase):
         text = self.page().text.split("What the boxes get")[1].split("All releases")[0]
         return " ".join(text.split())
 
-    def stable(self, **custom: Any) -> str:
+    def stable(self, pace: Pace | None = None, **custom: Any) -> str:
         """Sign a release in `stable`, and return the words about it."""
         if not self.catalog.snapshot.archives:
             self.older, self.path = self.offer(BUILT - DAY, BUILT)
         self.metadata_state = MetadataState(present=False)
         if (self.updates / "tuf").exists():
             shutil.rmtree(self.updates / "tuf")
-        self.sign({"stable": channel(self.path, custom)})
+        fields = {} if pace is None else {FIELD: {"stable": pace.to_json()}}
+        self.sign({"stable": channel(self.path, custom)}, fields)
         return self.words()
 
     def test_terms(self) -> None:
@@ -492,6 +495,17 @@ class ChannelTests(PageTestCase):
             ),
         ):
             self.assertEqual(self.stable(**custom), f"Channel stable {expected}")
+
+    def test_pace(self) -> None:
+        """A pace that takes boxes away is said in words."""
+        stopped = "It is stopped for now: no box installs it by itself."
+        self.assertIn(stopped, self.stable(Pace(BUILT, ALL, HELD)))
+        self.assertIn(stopped, self.stable(Pace(BUILT, ALL, HELD), critical=True))
+        self.assertIn("For now it goes to 0.5 % of the boxes only.", self.stable(Pace(BUILT, 50)))
+        rollout = {"percent": 5, "salt": "x"}
+        as_signed = self.stable(rollout=rollout)
+        for pace in (Pace(BUILT, 500), Pace(BUILT - DAY, 0, HELD)):
+            self.assertEqual(self.stable(pace, rollout=rollout), as_signed)
 
     def test_unusable(self) -> None:
         """A channel that no box can follow is named with the reason."""
