@@ -12,7 +12,7 @@ from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.gate import Gate
 from opq_twisted.fleet.reports.incoming import Answer, Incoming
 from opq_twisted.fleet.reports.sequence import check_seq, digest, is_replay
-from opq_twisted.fleet.store.numbers import replace_silent
+from opq_twisted.fleet.store.replacement import replace_silent
 from opq_twisted.fleet.store.reported import (
     Changes,
     StoredAttempt,

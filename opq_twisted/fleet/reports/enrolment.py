@@ -41,15 +41,15 @@ class Newcomers:
         """
         Whether a network may bring no further key on this day.
 
-        :param network: empty for a program on this machine, which has no limit of its own.
+        :param network: "" is none in particular, such as that of a proxy that names no client; it
+            has only the bound of all networks.
         :param now: in seconds since the epoch.
         :param more: keys that are about to be added.
         """
         self._begin_day(now)
-        brought = self._networks.get(network, 0) + more[network]
-        return (
-            bool(network) and brought >= MAX_FROM_NETWORK
-        ) or self._total + more.total() >= MAX_IN_DAY
+        if self._total + more.total() >= MAX_IN_DAY:
+            return True
+        return bool(network) and self._networks.get(network, 0) + more[network] >= MAX_FROM_NETWORK
 
     def add(self, more: Counter[str], now: float) -> None:
         """Count keys by their networks."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.reports.boots import MAX_BOOTS, follow_boot
+from opq_twisted.fleet.reports.boots import CLONE_AGE, MAX_BOOTS, follow_boot
 from opq_twisted.fleet.store.reported import StoredBox
 
 BOX = StoredBox(key_id="0" * 32, pubkey=bytes(32))
@@ -28,6 +28,14 @@ class TestBoots(SynchronousTestCase):
     def test_last_time(self) -> None:
         """The time is that of the last sign, which stays when one machine is silent."""
         self.assertEqual(after("a", "b", "a", "b", "b", "c").cloned_at, 4)
+
+    def test_solved(self) -> None:
+        """A month after the last sign, the box is no longer shown as cloned."""
+        cloned = after("a", "b", "a")
+        for boot in ("a", "c"):
+            self.assertEqual(follow_boot(cloned, boot, 3 + CLONE_AGE).cloned_at, 3)
+            self.assertIsNone(follow_boot(cloned, boot, 4 + CLONE_AGE).cloned_at)
+        self.assertEqual(follow_boot(cloned, "b", 4 + CLONE_AGE).cloned_at, 4 + CLONE_AGE)
 
     def test_three_machines(self) -> None:
         """The start of any of several machines is remembered."""

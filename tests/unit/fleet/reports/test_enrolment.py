@@ -56,6 +56,12 @@ class TestNewcomers(SynchronousTestCase):
         self.assertFalse(self.is_full("a"))
         self.newcomers.add(Counter(a=1), NOW)
         self.assertTrue(self.is_full("b"))
+        self.assertTrue(self.is_full(""))
+
+    def test_no_network(self) -> None:
+        """Boxes behind a proxy that names no client are bounded with all others only."""
+        self.newcomers.add(Counter({"": 10 * MAX_FROM_NETWORK}), NOW)
+        self.assertFalse(self.is_full(""))
 
     def test_memory(self) -> None:
         """The networks in memory are bounded; the first ones are given up."""

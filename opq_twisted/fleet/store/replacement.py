@@ -1,13 +1,13 @@
-"""Finds the keys that report the same number of a box."""
+"""Lets a new key take the place of a silent one with the same number of a box."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from opq_twisted.fleet.store.reported import StoredBox
 from opq_twisted.fleet.store.schema import box
-from opq_twisted.fleet.store.states import COUNTED, BoxState
+from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.document import Report
 
 #: Seconds of silence after which a new key takes the place of an old one.
@@ -69,21 +69,3 @@ def _lock_silent(
 def _takes_place(stored: StoredBox, last_seen: float) -> bool:
     first, now = stored.first_seen or 0.0, stored.last_seen or 0.0
     return last_seen <= first and last_seen < now - SILENCE
-
-
-def shared_numbers(connection: Connection, limit: int) -> Sequence[Row[Any]]:
-    """Return the rows of `box` whose number another box of the fleet has too, by their numbers."""
-    counted = box.c.state.in_(COUNTED)
-    shared = (
-        select(box.c.box_id)
-        .where(counted, box.c.box_id != 0)
-        .group_by(box.c.box_id)
-        .having(func.count() > 1)
-    )
-    query = (
-        select(box)
-        .where(counted, box.c.box_id.in_(shared))
-        .order_by(box.c.box_id, box.c.first_seen, box.c.id)
-        .limit(limit)
-    )
-    return connection.execute(query).all()

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from opq_twisted.fleet.store.numbers import shared_numbers
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.apply_case import ApplyCase
 from tests.helpers.reporting_box import DAY, HOUR, NOW, ReportingBox
@@ -24,10 +23,6 @@ class NumbersCase(ApplyCase):
     def state(self, box: ReportingBox) -> str:
         """Return the state of a box."""
         return str(self.row(box)["state"])
-
-    def shared(self) -> list[str]:
-        """Return the keys that share a number."""
-        return [row.key_id for row in self.read(lambda connection: shared_numbers(connection, 100))]
 
 
 @on_each_database
@@ -95,29 +90,7 @@ class TestReplaced(NumbersCase):
         self.assertEqual((self.state(self.old), self.state(self.new)), ("replaced", "distrusted"))
 
     def test_old_card_again(self) -> None:
-        """An old card that is put in again is a box again, and both are shown."""
+        """An old card that is put in again is a box again."""
         self.apply(self.new.send(NOW + 2 * DAY))
         self.apply(self.old.send(NOW + 3 * DAY))
         self.assertEqual((self.state(self.old), self.state(self.new)), ("known", "known"))
-        self.assertEqual(self.shared(), [self.old.key, self.new.key])
-
-
-@on_each_database
-class TestShared(NumbersCase):
-    """The boxes whose number is not their own."""
-
-    def test_shared(self) -> None:
-        """Boxes with one number are found, the oldest first; all of them are stored."""
-        self.apply(ReportingBox(number=8).send())
-        self.assertEqual(self.shared(), [])
-        self.apply(self.new.send(NOW + HOUR))
-        self.assertEqual(self.shared(), [self.old.key, self.new.key])
-
-    def test_uncounted(self) -> None:
-        """Keys that are no boxes of the fleet any more share nothing, nor do boxes without one."""
-        self.apply(self.new.send(NOW + HOUR))
-        for state in (BoxState.DISTRUSTED, BoxState.REPLACED, BoxState.GONE):
-            self.change(self.old.key, state=state)
-            self.assertEqual(self.shared(), [])
-        self.apply(ReportingBox(number=0).send(), ReportingBox(number=0).send())
-        self.assertEqual(self.shared(), [])
