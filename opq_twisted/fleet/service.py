@@ -6,6 +6,8 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 
+from opq_twisted.common.errors import CannotStart
+from opq_twisted.fleet.control.site import make_control, make_root
 from opq_twisted.fleet.metrics import FleetMetrics
 from opq_twisted.fleet.presence import Presence
 from opq_twisted.fleet.reports.apply import apply
@@ -38,7 +40,8 @@ class Fleet(MultiService):
         :param now: gives the time of day, in seconds since the epoch.
         :param trusted: networks of reverse proxies.
         :param waiting: gives the requests of the boxes that wait for a release.
-        :raises CannotStart: if the database cannot be used; PostgreSQL may be away.
+        :raises CannotStart: if the database cannot be used; PostgreSQL may be away. Its socket is
+            opened at the start.
         """
         super().__init__()
         self.database = Database(reactor, settings.url)
@@ -58,6 +61,13 @@ class Fleet(MultiService):
         #: `POST /report`.
         self.reports = ReportResource(reactor, inbox, now, trusted)
         self.metrics = FleetMetrics(reactor, self.reports, inbox, self.database.read)
+        root = make_root(
+            self.database,
+            now,
+            lambda: sum(self.presence.waiting_now().values()),
+            self._notify_pace_changed,
+        )
+        make_control(reactor, settings.socket, root).setServiceParent(self)
         RolloutWatch(
             reactor, lambda: self.database.read(current_rollouts), self.pace_observers
         ).setServiceParent(self)
@@ -65,9 +75,20 @@ class Fleet(MultiService):
     def startService(self) -> None:
         """Start the threads of the database first."""
         self.database.start()
-        super().startService()
+        try:
+            super().startService()
+        except CannotStart:
+            # The process would wait for its threads.
+            self.database.stop()
+            raise
 
     def stopService(self) -> Deferred[None]:
         """Stop everything that uses the database, and close it."""
         stopped: Deferred[None] = super().stopService()
         return stopped.addCallback(lambda _: self.database.stop())
+
+    def _notify_pace_changed(self) -> bool:
+        """Call the observers; returns whether there are any, because this process signs."""
+        for each in self.pace_observers:
+            each()
+        return bool(self.pace_observers)

@@ -15,9 +15,6 @@ from zope.interface import implementer
 from opq_twisted.http.channel import BoundedChannel
 from opq_twisted.http.reply import Reply
 
-#: Bytes. The bodies that the two servers understand have only a few.
-_MAX_REQUEST_BODY = 16 * 1024
-
 #: Seconds after which a client that reads nothing more of a response is cut off.
 _RESPONSE_TIMEOUT = 300
 
@@ -39,6 +36,9 @@ class BoundedRequest(Request):
 
     channel: BoundedChannel
 
+    #: Bytes of a body. Those that boxes and browsers send have only a few.
+    max_body = 16 * 1024
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         #: The time at which its first line arrived, by the reactor's clock (seconds).
@@ -46,13 +46,13 @@ class BoundedRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body whose announced length is too large, before any of it is stored."""
-        super().gotLength(min(length or 0, _MAX_REQUEST_BODY))
-        if length is not None and length > _MAX_REQUEST_BODY:
+        super().gotLength(min(length or 0, self.max_body))
+        if length is not None and length > self.max_body:
             self._refuse_body()
 
     def handleContentChunk(self, data: bytes) -> None:
         """Store a piece of the body, up to the limit."""
-        if self.content is None or self.content.tell() + len(data) > _MAX_REQUEST_BODY:
+        if self.content is None or self.content.tell() + len(data) > self.max_body:
             self._refuse_body()
         else:
             super().handleContentChunk(data)

@@ -46,6 +46,8 @@ class Site:
     async def starts(self, *options: object, database: bool = True) -> None:
         """Start the server, and wait until it has checked the metadata."""
         if database:
+            socket = self.database.with_suffix(".sock")
+            options = ("--fleet-socket", socket, *options)
             options = ("--fleet-db", f"sqlite:///{self.database}", *options)
         options = ("--timestamp-key", self.key, "--heartbeat", 3600, *options)
         self.server = await started(self._start, self.signed.updates, *options)

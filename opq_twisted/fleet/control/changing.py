@@ -1,0 +1,94 @@
+"""What `opq-fleet` can change: each function makes one that changes the database."""
+
+from collections.abc import Callable
+from functools import partial
+
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.control.answers import RequestInvalid
+from opq_twisted.fleet.control.fields import Fields
+from opq_twisted.fleet.control.overview import Content, describe
+from opq_twisted.fleet.rollouts import orders
+from opq_twisted.fleet.rollouts.orders import Order
+from opq_twisted.fleet.rollouts.rollout import Rollout
+from opq_twisted.fleet.store import admission, removal
+from opq_twisted.fleet.store.admission import Admission
+from opq_twisted.fleet.store.audit import Deed
+from opq_twisted.trust.pace import ALL
+
+#: Changes the database for the person of the deed.
+Do = Callable[[Connection, Deed], Content]
+
+#: Makes a function that changes the database, from the fields of a body.
+Change = Callable[[Fields], Do]
+
+
+class Changes:
+    """Changes for the fields of a body; the time is an argument."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """:param now: gives seconds since the epoch."""
+        self._now = now
+
+    def hold(self, fields: Fields) -> Do:
+        """Let no box install a release by itself."""
+        return self._order(fields, orders.hold)
+
+    def resume(self, fields: Fields) -> Do:
+        """Let boxes install a held release again."""
+        at_bp = fields.number("at_bp", ALL)
+        return self._order(fields, partial(orders.resume, at_bp=at_bp))
+
+    def widen(self, fields: Fields) -> Do:
+        """Let more boxes install a release."""
+        to_bp = fields.number("to_bp", ALL)
+        return self._order(fields, partial(orders.widen, to_bp=to_bp))
+
+    def admit(self, fields: Fields) -> Do:
+        """Trust keys."""
+        wanted = [_admission(item) for item in fields.items("keys", admission.MAX_KEYS)]
+
+        def change(connection: Connection, deed: Deed) -> Content:
+            done = admission.admit(connection, wanted, deed, self._now())
+            return {"admitted": done.keys, "replaced": done.replaced}
+
+        return change
+
+    def distrust(self, fields: Fields) -> Do:
+        """Turn a key away from now on."""
+        key = fields.text("key")
+
+        def change(connection: Connection, deed: Deed) -> Content:
+            row = removal.distrust(connection, key, deed, self._now())
+            return {"key_id": row.key_id, "box_id": row.box_id, "state_before": row.state}
+
+        return change
+
+    def forget(self, fields: Fields) -> Do:
+        """Delete a box, and its attempts."""
+        name = fields.text("name")
+
+        def change(connection: Connection, deed: Deed) -> Content:
+            done = removal.forget(connection, name, deed, self._now())
+            return {"box_id": done.box_id, "keys": done.keys, "attempts": done.attempts}
+
+        return change
+
+    def _order(self, fields: Fields, give: Callable[[Connection, Order], Rollout]) -> Do:
+        release, channel = fields.required("release"), fields.word("channel")
+
+        def change(connection: Connection, deed: Deed) -> Content:
+            order = Order(deed=deed, release=release, channel=channel, now=self._now())
+            return describe(give(connection, order))
+
+        return change
+
+
+def _admission(item: object) -> Admission:
+    if not isinstance(item, dict):
+        raise RequestInvalid("A key is not a JSON object.")
+    fields = Fields(item)
+    key_id = fields.hexadecimal("key_id")
+    if not key_id:
+        raise RequestInvalid("The field 'key_id' is missing.")
+    return Admission(fields.required("box_id"), key_id)

@@ -1,0 +1,110 @@
+"""Gathers from the database what people see of the fleet, as JSON."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from attrs import asdict
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.rollouts.orders import RolloutUnknown
+from opq_twisted.fleet.rollouts.rollout import Rollout, find
+from opq_twisted.fleet.rollouts.watch import current_rollouts
+from opq_twisted.fleet.store import counts, outcomes, views
+from opq_twisted.fleet.store.outcomes import Result
+from opq_twisted.fleet.store.schema import rollout
+
+#: Releases that are counted one by one; the older ones are counted together.
+_RELEASES = 12
+
+#: Changes by people that are shown.
+_CHANGES = 5
+
+Content = Mapping[str, Any]
+
+
+def overview(connection: Connection, now: float) -> Content:
+    """
+    Return the state of the fleet.
+
+    :param now: seconds since the epoch.
+    """
+    current = current_rollouts(connection)
+    results = _results(connection, current, now)
+    return {
+        "time": now,
+        "channels": [_describe(each, results) for each in current],
+        **_releases(counts.by_release(connection)),
+        "waiting": {
+            name: boxes for name, boxes in counts.by_waiting(connection).items() if name is not None
+        },
+        "needs": {name: asdict(each) for name, each in counts.needs(connection, now).items()},
+        "changes": views.audit_rows(connection, None, _CHANGES),
+        "held": any(each.is_held for each in current),
+    }
+
+
+def release_page(connection: Connection, release: int, now: float) -> Content:
+    """
+    Return the state of a release in its channels.
+
+    :raises RolloutUnknown: if no channel has named it.
+    """
+    known = find(connection, rollout.c.release == release)
+    if not known:
+        raise RolloutUnknown(
+            f"No channel has named release {release}: opq-fleet releases lists those that there "
+            "were."
+        )
+    results = _results(connection, known, now)
+    return {
+        "time": now,
+        "release": release,
+        "channels": [_describe(each, results) for each in known],
+        "boxes": counts.by_release(connection).get(release, 0),
+        "bad": views.bad_boxes(connection, release),
+        "changes": views.audit_rows(connection, None, _CHANGES, release),
+        "held": any(each.is_held for each in known),
+    }
+
+
+def describe(each: Rollout) -> Content:
+    """Return a rollout as JSON."""
+    return {
+        "channel": each.channel,
+        "release": each.release,
+        "state": each.state.value,
+        "bp": each.bp,
+        "ceiling_bp": each.ceiling_bp,
+        "critical": each.critical,
+        "announced_at": each.announced_at,
+        "since": each.since,
+    }
+
+
+def _describe(each: Rollout, results: Sequence[Result]) -> Content:
+    own = [
+        {
+            "outcome": found.outcome,
+            "reason": found.reason,
+            "boxes": found.boxes,
+            "bad": found.is_bad,
+        }
+        for found in results
+        if (found.release, found.channel) == (each.release, each.channel)
+    ]
+    return {**describe(each), "outcomes": own}
+
+
+def _results(connection: Connection, rollouts: Iterable[Rollout], now: float) -> Sequence[Result]:
+    releases = sorted({each.release for each in rollouts})
+    return outcomes.count(connection, releases, now) if releases else ()
+
+
+def _releases(by_release: Mapping[int | None, int]) -> Content:
+    known = sorted((each for each in by_release if each is not None), reverse=True)
+    return {
+        "boxes": sum(by_release.values()),
+        "releases": [{"release": each, "boxes": by_release[each]} for each in known[:_RELEASES]],
+        "older": sum(by_release[each] for each in known[_RELEASES:]),
+        "unknown": by_release.get(None, 0),
+    }

@@ -1,0 +1,117 @@
+"""What `opq-fleet` can ask for: each function makes one that reads the database."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.control.fields import Fields
+from opq_twisted.fleet.control.overview import Content, overview, release_page
+from opq_twisted.fleet.store import views
+from opq_twisted.fleet.store.removal import BoxUnknown, named
+
+Read = Callable[[Connection], Content]
+
+#: Makes a function that reads the database, from the fields of a query.
+Query = Callable[[Fields], Read]
+
+_DAY = 86400
+#: A century.
+_MAX_DAYS = 36525
+
+
+class Reads:
+    """Reads for the fields of a query; the time is an argument."""
+
+    def __init__(self, now: Callable[[], float], waiting_now: Callable[[], int]) -> None:
+        """
+        :param now: gives seconds since the epoch.
+        :param waiting_now: counts the boxes that wait at this process for a release.
+        """
+        self._now = now
+        self._waiting_now = waiting_now
+
+    def status(self, _fields: Fields) -> Read:
+        """Show the state of the fleet."""
+        waiting = self._waiting_now()
+        return lambda connection: {
+            **overview(connection, self._now()),
+            "waiting_now": waiting,
+        }
+
+    def release(self, fields: Fields) -> Read:
+        """Show a release."""
+        release = fields.required("release")
+        return lambda connection: release_page(connection, release, self._now())
+
+    def releases(self, fields: Fields) -> Read:
+        """List the rollouts, the last announced first."""
+        return _pages("rollouts", fields, "before", views.rollouts)
+
+    def audit(self, fields: Fields) -> Read:
+        """List the changes by people, the last one first."""
+        return _pages("changes", fields, "before", views.audit_rows)
+
+    def boxes(self, fields: Fields) -> Read:
+        """List the keys of boxes that a filter lets through."""
+        days = fields.number("not_seen_for", _MAX_DAYS)
+        wanted = views.BoxFilter(
+            channel=fields.word("channel"),
+            release=fields.number("release"),
+            state=fields.word("state"),
+            waiting=fields.word("waiting"),
+            not_seen_since=None if days is None else self._now() - days * _DAY,
+        )
+        return _pages("boxes", fields, "after", partial(views.boxes, wanted=wanted))
+
+    def box(self, fields: Fields) -> Read:
+        """Show the keys of a box, and its last attempts."""
+        name = fields.text("name")
+        condition = named(name)
+
+        def read(connection: Connection) -> Content:
+            keys = views.keys_of(connection, condition)
+            if not keys:
+                raise BoxUnknown(f"There is no box or key {name}.")
+            attempts = views.attempts_of(connection, [each["id"] for each in keys])
+            return {"time": self._now(), "keys": keys, "attempts": attempts}
+
+        return read
+
+    def attempts(self, fields: Fields) -> Read:
+        """List the attempts of all boxes."""
+        after = fields.number("after") or 0, fields.hexadecimal("after_attempt")
+        limit = _limit(fields)
+        return lambda connection: _page(
+            "attempts", views.all_attempts(connection, after, limit), limit
+        )
+
+    def by_path(self) -> Mapping[bytes, Query]:
+        """Return the functions by the names of their resources."""
+        return {
+            b"status": self.status,
+            b"boxes": self.boxes,
+            b"box": self.box,
+            b"releases": self.releases,
+            b"release": self.release,
+            b"audit": self.audit,
+            b"attempts": self.attempts,
+        }
+
+
+def _pages(
+    name: str,
+    fields: Fields,
+    key: str,
+    query: Callable[[Connection, int | None, int], list[views.Row]],
+) -> Read:
+    last, limit = fields.number(key), _limit(fields)
+    return lambda connection: _page(name, query(connection, last, limit), limit)
+
+
+def _page(name: str, rows: list[views.Row], limit: int) -> Content:
+    return {name: rows, "more": len(rows) == limit}
+
+
+def _limit(fields: Fields) -> int:
+    return fields.number("limit", views.PAGE) or views.PAGE

@@ -1,0 +1,62 @@
+"""The resources behind the fleet's socket, which `opq-fleet` asks."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.control.answers import answer_later
+from opq_twisted.fleet.control.changing import Change
+from opq_twisted.fleet.control.fields import Fields
+from opq_twisted.fleet.control.overview import Content
+from opq_twisted.fleet.control.peer import uid_of, user_name
+from opq_twisted.fleet.control.reading import Query
+from opq_twisted.fleet.store.audit import Deed
+from opq_twisted.fleet.store.database import Database
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+
+
+class Reading(PlainResource):
+    """Answers GET from the database."""
+
+    def __init__(self, database: Database, query: Query) -> None:
+        super().__init__()
+        self._database = database
+        self._query = query
+
+    def render_GET(self, request: BoundedRequest) -> int:
+        """Answer when the database has."""
+        return answer_later(request, self._read(request))
+
+    async def _read(self, request: BoundedRequest) -> Content:
+        return await self._database.read(self._query(Fields.of_query(request)))
+
+
+class Changing(PlainResource):
+    """Changes the database by POST, in the name of the user who has connected."""
+
+    def __init__(
+        self,
+        database: Database,
+        change: Change,
+        done: Callable[[Content], Content] = lambda content: content,
+    ) -> None:
+        """:param done: called after the commit; makes the answer."""
+        super().__init__()
+        self._database = database
+        self._change = change
+        self._done = done
+
+    def render_POST(self, request: BoundedRequest) -> int:
+        """Answer when the change is committed."""
+        return answer_later(request, self._write(request))
+
+    async def _write(self, request: BoundedRequest) -> Content:
+        fields, uid = Fields.of_body(request), uid_of(request.channel.transport)
+        change, because = self._change(fields), fields.text("because")
+
+        def write(connection: Connection) -> Content:
+            # Here, because the search for a name may take a while.
+            return change(connection, Deed(who=user_name(uid), because=because))
+
+        return self._done(await self._database.write(write))
