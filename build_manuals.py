@@ -13,6 +13,7 @@ import build_update
 from opq_twisted import __version__
 from opq_twisted.box import service as agent
 from opq_twisted.cli.box import main as box
+from opq_twisted.cli.fleet import main as fleet
 from opq_twisted.cli.parser import Parser
 from opq_twisted.cli.release import main as release
 from opq_twisted.common.daemon_options import DaemonOptions
@@ -29,9 +30,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("folder", type=Path, metavar="DIR", help="the folder to write into")
     folder: Path = arguments.parse_args().folder
-    for make_parser in (box.make_parser, release.make_parser, build_update.make_parser):
-        write(folder / "man" / f"{make_parser().prog}.1", page(make_parser()))
-        complete(make_parser(), folder)
+    for module in (box, fleet, release, build_update):
+        write(folder / "man" / f"{module.make_parser().prog}.1", page(module.make_parser()))
+        complete(module.make_parser(), folder)
     # The server's manual page is deploy/server/debian/opq-update-server.8.
     for options in (agent.Options(), server.Options()):
         complete(parser_of(options), folder)

@@ -12,8 +12,8 @@ _MAX_TEXT = 2000
 #: Characters; no text of several lines, such as release notes, is longer.
 _MAX_LINES = 4000
 
-#: Greater than all plausible times in seconds and sizes in bytes.
-_MAX_NUMBER = 1e15
+#: The largest number that every JSON reader keeps exactly (RFC 8259, section 6).
+_MAX_NUMBER = 2**53 - 1
 
 
 @frozen

@@ -11,12 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 import build_manuals
 import build_update
 from opq_twisted.cli.box import main as box
+from opq_twisted.cli.fleet import main as fleet
 from opq_twisted.cli.release import main as release
 from tests.helpers.privileges import tool
 from tests.helpers.project import PROJECT
 from tests.helpers.terminal import on_terminal
 
-PARSERS = [module.make_parser() for module in (box, release, build_update)]
+PARSERS = [module.make_parser() for module in (box, fleet, release, build_update)]
 NAMES = [parser.prog for parser in PARSERS]
 DAEMONS = ["opq-box-agent", "opq-update-server"]
 
@@ -111,6 +112,7 @@ class CompletionTests(ManualsCase):
         """A command is completed."""
         self.typed("opq-box st", "opq-box status ")
         self.typed("opq-release rot", "opq-release rotate ")
+        self.typed("opq-fleet wi", "opq-fleet widen ")
 
     def test_option(self) -> None:
         """An option is completed, also if the program is called by its path."""

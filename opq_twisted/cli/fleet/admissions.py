@@ -1,0 +1,70 @@
+"""Reads the file with the keys that an operator admits."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from opq_twisted.common.errors import OpqError
+
+#: Bytes of the file, and its lines.
+_MAX_SIZE = 1 << 20
+_MAX_LINES = 10_000
+
+#: Mistakes that are told.
+_MAX_MISTAKES = 20
+
+#: A number that every JSON reader keeps exactly has at most 16 digits (RFC 8259, section 6).
+_MAX_NUMBER = 2**53 - 1
+
+_LINE = re.compile(r'"?([0-9]{1,16})"?\s*,\s*"?([0-9a-f]{32})"?', re.ASCII | re.IGNORECASE)
+_TITLES = "box_id,fingerprint"
+
+
+class FileInvalid(OpqError):
+    """The file with keys is not in its format."""
+
+
+@frozen
+class Admission:
+    """A key, the number of its box, and the line that names them."""
+
+    line: int
+    box_id: int
+    key_id: str
+
+
+def read_admissions(path: Path) -> Sequence[Admission]:
+    """
+    Read a file of lines BOX_ID,FINGERPRINT; the titles, comments and empty lines are skipped.
+
+    :raises FileInvalid: with all lines that are not in this format.
+    :raises OSError: if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MAX_SIZE + 1)
+    lines = content.decode("utf-8-sig", "replace").splitlines()
+    if len(content) > _MAX_SIZE or len(lines) > _MAX_LINES:
+        raise FileInvalid(f"{path}: give at most {_MAX_LINES} lines at once.")
+    found, mistakes = [], []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#") or text.replace(" ", "") == _TITLES:
+            continue
+        match = _LINE.fullmatch(text)
+        if match is None or int(match[1]) > _MAX_NUMBER:
+            mistakes.append(str(number))
+        else:
+            found.append(Admission(number, int(match[1]), match[2].lower()))
+    if mistakes:
+        named = ", ".join(mistakes[:_MAX_MISTAKES]) + (
+            ", …" if len(mistakes) > _MAX_MISTAKES else ""
+        )
+        raise FileInvalid(
+            f"{path}: not in the form BOX_ID,FINGERPRINT, a number and 32 hexadecimal digits: "
+            f"line {named}. Nothing was admitted."
+        )
+    if not found:
+        raise FileInvalid(f"{path}: the file names no key.")
+    return found

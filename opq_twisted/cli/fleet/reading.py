@@ -1,0 +1,142 @@
+"""The commands of `opq-fleet` that show something, and change nothing."""
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator
+
+from opq_twisted.cli.fleet import rows, words
+from opq_twisted.cli.fleet.client import FleetClient
+from opq_twisted.cli.fleet.tables import say_table
+from opq_twisted.cli.program import say, say_json
+from opq_twisted.cli.untrusted_json import Document
+
+#: The exit code if a release that is shown is held.
+HELD = 10
+
+#: Rows that fit on a screen: a command that is cut short by `head` asks for few more.
+_PAGE = 100
+
+#: Columns of the names beside lines.
+_WIDTH = 11
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show the releases on offer, how boxes fare with them, and what needs somebody."""
+    found = FleetClient(options.socket).get("status")
+    if options.json:
+        say_json(found.content)
+        return _exit_code(found)
+    now = found.number("time") or 0
+    for rollout in found.parts("channels"):
+        _say_row(rollout.text("channel"), rows.rollout_lines(rollout, now))
+    _say_row("Fleet", rows.fleet_lines(found))
+    _say_row("Needs", rows.need_lines(found.part("needs")))
+    _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))
+    return _exit_code(found)
+
+
+def boxes(options: argparse.Namespace) -> None:
+    """List the boxes, or some of them."""
+    client = FleetClient(options.socket)
+    found = client.pages(
+        "boxes",
+        "boxes",
+        "after",
+        limit=_PAGE,
+        channel=options.channel,
+        release=options.release,
+        state=options.state,
+        waiting=options.waiting,
+        not_seen_for=options.not_seen_for,
+    )
+    if options.json:
+        _say_all(found)
+        return
+    now = time.time()
+    titles = ("BOX", "KEY", "RELEASE", "STATE", "WAITS FOR", "SEEN")
+    if not say_table(titles, (rows.box_row(each, now) for each in found)):
+        say("No box is like that.")
+
+
+def box(options: argparse.Namespace) -> None:
+    """Show the keys of a box, and its last attempts."""
+    found = FleetClient(options.socket).get("box", name=options.box)
+    if options.json:
+        say_json(found.content)
+        return
+    now = found.number("time")
+    for key in found.parts("keys"):
+        for name, text in rows.key_rows(key, now):
+            _say_row(name, [text] if text else [])
+        say("")
+    titles = ("REPORTED", "FROM", "TO", "OUTCOME", "TOOK")
+    if not say_table(titles, (rows.attempt_row(each, now) for each in found.parts("attempts"))):
+        say("No attempt to update was reported.")
+
+
+def releases(options: argparse.Namespace) -> int:
+    """List the releases that channels have named, the last one first."""
+    found = FleetClient(options.socket).pages("releases", "rollouts", "before", limit=_PAGE)
+    held = False
+
+    def watched() -> Iterator[Document]:
+        nonlocal held
+        for each in found:
+            held = held or each.text("state") == "held"
+            yield each
+
+    if options.json:
+        _say_all(watched())
+    else:
+        titles = ("CHANNEL", "RELEASE", "STATE", "SHARE", "CEILING", "ANNOUNCED")
+        if not say_table(titles, map(rows.rollout_row, watched())):
+            say("No channel has named a release yet.")
+    return HELD if held else 0
+
+
+def release(options: argparse.Namespace) -> int:
+    """Show how far a release is, and how boxes fare with it."""
+    found = FleetClient(options.socket).get("release", release=options.release)
+    if options.json:
+        say_json(found.content)
+        return _exit_code(found)
+    now = found.number("time") or 0
+    for rollout in found.parts("channels"):
+        _say_row(rollout.text("channel"), rows.rollout_lines(rollout, now))
+    _say_row("Run by", [words.boxes(found.integer("boxes"))])
+    _say_row("Bad for", map(rows.bad_line, found.parts("bad")))
+    _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))
+    return _exit_code(found)
+
+
+def audit(options: argparse.Namespace) -> None:
+    """Show who changed something, and why, the last change first."""
+    found = FleetClient(options.socket).pages("audit", "changes", "before", limit=_PAGE)
+    if options.json:
+        _say_all(found)
+        return
+    is_empty = True
+    for each in found:
+        is_empty = False
+        if not say(rows.change_line(each)):
+            return
+    if is_empty:
+        say("Nobody has changed anything yet.")
+
+
+def _say_row(name: str, lines: Iterable[str]) -> None:
+    """Print lines beside a name, unless there are none."""
+    text = "\n".join(lines)
+    if text:
+        say(f"{name:{_WIDTH}}  {text}", _WIDTH + 2)
+
+
+def _say_all(found: Iterable[Document]) -> None:
+    """Print a line of JSON for each."""
+    for each in found:
+        if not say_json(each.content):
+            return
+
+
+def _exit_code(found: Document) -> int:
+    return HELD if found.flag("held") else 0

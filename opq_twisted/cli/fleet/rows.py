@@ -1,0 +1,146 @@
+"""Makes the lines and the cells of what `opq-fleet` shows."""
+
+from collections.abc import Iterator
+
+from opq_twisted.cli.fleet.words import (
+    NEEDS,
+    boxes,
+    fingerprint,
+    name,
+    outcome,
+    pace,
+    percent,
+    seen,
+)
+from opq_twisted.cli.untrusted_json import Document
+from opq_twisted.common import wording
+
+
+def rollout_lines(rollout: Document, now: float) -> Iterator[str]:
+    """Describe a rollout, and how boxes fare with it."""
+    yield f"release {wording.version(rollout.integer('release'))}"
+    yield pace(rollout)
+    yield f"since {wording.moment(rollout.number('since'))}"
+    outcomes = rollout.parts("outcomes")
+    if not outcomes:
+        yield "no box has reported an attempt yet"
+        return
+    total = sum(each.integer("boxes") or 0 for each in outcomes)
+    bad = sum(each.integer("boxes") or 0 for each in outcomes if each.flag("bad"))
+    yield f"{boxes(total)} tried it, {bad:,} of them badly ({percent(bad * 10_000 // total)})"
+    for each in outcomes:
+        mark = ", counts as bad" if each.flag("bad") else ""
+        yield f"  {each.integer('boxes') or 0:>9,}  {outcome(each)}{mark}"
+
+
+def fleet_lines(found: Document) -> Iterator[str]:
+    """Describe which releases boxes run, and what they wait for."""
+    yield (
+        f"{boxes(found.integer('boxes'))}; {found.integer('waiting_now') or 0:,} wait at this "
+        "server now"
+    )
+    for each in found.parts("releases"):
+        yield f"  {each.integer('boxes') or 0:>9,}  run {wording.version(each.integer('release'))}"
+    for key, words in (("older", "run older releases"), ("unknown", "run an unknown release")):
+        if number := found.integer(key):
+            yield f"  {number:>9,}  {words}"
+    waiting = found.part("waiting")
+    for key in waiting.content:
+        yield f"  {waiting.integer(key) or 0:>9,}  wait for: {Document({'key': key}).text('key')}"
+
+
+def need_lines(needs: Document) -> Iterator[str]:
+    """Name the boxes that need somebody."""
+    for key, words in NEEDS.items():
+        need = needs.part(key)
+        if number := need.integer("boxes"):
+            some = need.content.get("some")
+            listed = Document(
+                {"some": [{"box_id": each} for each in some]} if isinstance(some, list) else {}
+            )
+            names = ", ".join(name(each) for each in listed.parts("some"))
+            more = ", …" if number > len(listed.parts("some")) else ""
+            yield f"{boxes(number)} {words}: {names}{more}"
+
+
+def change_line(change: Document) -> str:
+    """Describe a change in two lines: who did what, and the change with its reason."""
+    return (
+        f"{wording.moment(change.number('at'))}  {change.text('who')}  {change.text('what')}"
+        f"{_object(change)}\n  {change.text('change')} Because: {change.text('because')}"
+    )
+
+
+def bad_line(attempt: Document) -> str:
+    """Describe an attempt that ended badly."""
+    key = fingerprint(attempt.text("key_id"))
+    return f"box {name(attempt)} ({key}): {outcome(attempt)}"
+
+
+def box_row(box: Document, now: float | None) -> list[str]:
+    """Return the cells of a box in a list."""
+    return [
+        name(box),
+        fingerprint(box.text("key_id")),
+        str(box.integer("release") or "-"),
+        box.text("state"),
+        box.text("waiting") or "-",
+        seen(now, box.number("last_seen")),
+    ]
+
+
+def rollout_row(rollout: Document) -> list[str]:
+    """Return the cells of a rollout in a list."""
+    return [
+        rollout.text("channel"),
+        str(rollout.integer("release")),
+        rollout.text("state"),
+        percent(rollout.integer("bp")),
+        percent(rollout.integer("ceiling_bp")),
+        wording.moment(rollout.number("announced_at")),
+    ]
+
+
+def attempt_row(attempt: Document, now: float | None) -> list[str]:
+    """Return the cells of an attempt in a list."""
+    took = wording.duration(attempt.number("took") or 0)
+    return [
+        seen(now, attempt.number("received")),
+        str(attempt.integer("from_release") or "-"),
+        str(attempt.integer("release") or "-"),
+        outcome(attempt) or f"under way ({attempt.text('stage')})",
+        "inferred" if attempt.flag("inferred") else took,
+    ]
+
+
+def key_rows(key: Document, now: float | None) -> Iterator[tuple[str, str]]:
+    """Return what is known of a key, by name."""
+    yield "Box", name(key) if key.integer("box_id") else "no number in its configuration"
+    yield "Key", key.text("key_id")
+    yield "Label", key.text("label")
+    yield "State", key.text("state")
+    yield "Replaced by", key.text("replaced_by")
+    yield "Channel", key.text("channel")
+    yield "Release", _release(key, "release")
+    yield "Last good", _release(key, "last_good")
+    yield "Blocked", key.text("refused").strip("[]")
+    yield "Waits for", key.text("waiting")
+    yield "Installs", key.text("install")
+    yield "Agent", " on ".join(filter(None, (key.text("agent"), key.text("arch"))))
+    yield "First seen", wording.moment(key.number("first_seen"), "")
+    yield "Last seen", seen(now, key.number("last_seen"))
+    if key.number("cloned_at") is not None:
+        yield "Cloned", f"two boxes used this key {wording.moment(key.number('cloned_at'))}"
+
+
+def _release(key: Document, field: str) -> str:
+    version = key.integer(field)
+    return "" if version is None else wording.version(version)
+
+
+def _object(change: Document) -> str:
+    if release := change.integer("release"):
+        channel = change.text("channel")
+        return f" {release}" + (f" in {channel}" if channel else "")
+    key = change.text("key_id")
+    return f" {fingerprint(key)}" if key else ""

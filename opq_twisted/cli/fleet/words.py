@@ -1,0 +1,71 @@
+"""Describes boxes, rollouts and attempts in words."""
+
+import re
+
+from opq_twisted.cli.untrusted_json import Document
+from opq_twisted.common import wording
+
+#: The beginning of a fingerprint that is enough to name it: 12 digits, or more if they could be
+#: the number of a box.
+_SHORT = re.compile(r"[0-9]{12,}.|.{0,12}")
+
+#: What needs somebody, in the order of its urgency: a name in JSON, and the words for it.
+NEEDS = {
+    "silent": "silent since an installation began",
+    "cloned": "with a key that two boxes use",
+    "shared_number": "with a number that another box uses",
+    "blocked": "refuse the release on offer",
+    "stale_metadata": "cannot trust the metadata that they get",
+    "not_seen": "not seen for 7 days",
+    "new_key": "with a key that is new since a day",
+}
+
+
+def percent(bp: int | None) -> str:
+    """Format hundredths of a percent: `5 %`, `0.25 %`."""
+    return "unknown" if bp is None else f"{bp / 100:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def count(number: int | None, one: str, many: str | None = None) -> str:
+    """Format a number of things: `1 box`, `4,310 boxes`."""
+    return f"{number or 0:,} {one if number == 1 else many or one + 's'}"
+
+
+def boxes(number: int | None) -> str:
+    """Format a number of boxes."""
+    return count(number, "box", "boxes")
+
+
+def name(box: Document) -> str:
+    """Name a box by its number."""
+    box_id = box.integer("box_id")
+    return str(box_id) if box_id else "-"
+
+
+def fingerprint(key_id: str) -> str:
+    """Shorten a fingerprint to what still names it."""
+    found = _SHORT.match(key_id)
+    return key_id if found is None else found[0]
+
+
+def seen(now: float | None, last_seen: float | None) -> str:
+    """Format the time since a report."""
+    return "never" if last_seen is None else wording.age((now or 0) - last_seen)
+
+
+def pace(rollout: Document) -> str:
+    """Describe how far a rollout is."""
+    state, bp = rollout.text("state"), percent(rollout.integer("bp"))
+    ceiling = rollout.integer("ceiling_bp")
+    described = {
+        "held": f"held (at {bp} before)",
+        "done": f"for all boxes that the release key allows ({percent(ceiling)})",
+        "superseded": "superseded",
+    }.get(state, f"{state} at {bp} of {percent(ceiling)} that the release key allows")
+    return f"{described}, critical" if rollout.flag("critical") else described
+
+
+def outcome(found: Document) -> str:
+    """Describe a result: `returned (unhealthy-service)`."""
+    reason = found.text("reason")
+    return found.text("outcome") + (f" ({reason})" if reason else "")
