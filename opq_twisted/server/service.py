@@ -295,8 +295,7 @@ def _make_fleet(
         return Fleet(reactor, settings, time.time, trusted, lambda: waiting)
     except ImportError as error:
         raise CannotStart(
-            f"--fleet-db needs more Python packages ({error}): install those of "
-            "requirements-fleet.txt."
+            f"--fleet-db needs more Python packages ({error}): pip install 'opq_twisted[fleet]'."
         ) from None
 
 

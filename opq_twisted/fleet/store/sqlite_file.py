@@ -51,8 +51,8 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         # Relative to the folder in which the server was started, which it may leave.
         self.path = path.absolute()
-        self._log = Path(f"{self.path}-wal")
-        self._known_log: Identity | None = None
+        #: The path and the identity of the log of changes beside it.
+        self._known_log: tuple[Path, Identity] | None = None
 
     def make(self) -> None:
         """
@@ -61,8 +61,9 @@ class SqliteFile:
         :raises CannotStart: if the folder or the file cannot be used.
         """
         try:
-            _refuse_network(self.path.parent)
-            if not os.access(self.path.parent, os.W_OK | os.X_OK, effective_ids=True):
+            folder = self.path.resolve().parent
+            _refuse_network(folder)
+            if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(None, "this user may not write there")
             # SQLite gives the files beside it the same mode.
             descriptor = os.open(
@@ -88,7 +89,7 @@ class SqliteFile:
     def note_log(self) -> None:
         """Remember which log of changes belongs to the file that has the name now."""
         with contextlib.suppress(FileNotFoundError):
-            self._known_log = _identity(self._log)
+            self._known_log = self._find_log()
 
     def remove_old_log(self) -> None:
         """
@@ -98,9 +99,15 @@ class SqliteFile:
         """
         with contextlib.suppress(FileNotFoundError):
             # Another process may have begun a new one.
-            if _identity(self._log) == self._known_log:
-                self._log.unlink()
-                Path(f"{self.path}-shm").unlink(missing_ok=True)
+            log, identity = self._find_log()
+            if (log, identity) == self._known_log:
+                log.unlink()
+                log.with_name(f"{self.path.resolve().name}-shm").unlink(missing_ok=True)
+
+    def _find_log(self) -> tuple[Path, Identity]:
+        # SQLite follows symbolic links, too.
+        log = Path(f"{self.path.resolve()}-wal")
+        return log, _identity(log)
 
     def connect(self) -> sqlite3.Connection:
         """Open the file; a missing one is not made."""

@@ -171,6 +171,19 @@ class TestFileAway(_Case):
             self.assertEqual(other.execute("PRAGMA integrity_check").fetchall(), [("ok",)])
             self.assertEqual(len(other.execute("SELECT * FROM rollout").fetchall()), 2)
 
+    def test_link(self) -> None:
+        """A symbolic link that leads elsewhere is followed, and the file before stays whole."""
+        copy, link = self.backup("copy"), self.path.with_name("link")
+        link.symlink_to(self.path)
+        linked = Database(None, f"sqlite:///{link}")
+        self.addCleanup(linked.engine.dispose)
+        linked.write_now(add(2))
+        link.unlink()
+        link.symlink_to(copy)
+        linked.write_now(add(3))
+        self.assertEqual(linked.read_now(releases), [1, 3])
+        self.assertEqual(self.read(releases), [1, 2])
+
     def test_replaced_in_a_transaction(self) -> None:
         """A commit into a file that has no name any more is not acknowledged."""
         copy = self.backup("copy")
