@@ -5,21 +5,24 @@ import socket
 import sqlite3
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
 from attrs import evolve, field, frozen
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.cli.fleet.migrate import migrate
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.report.document import MAX_SIZE
 from opq_twisted.report.signature import sign
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import TIMEOUT, Server, until
 from tests.functional.update_server import archive, get, metrics, offers, started
+from tests.helpers.postgres import Postgres
 from tests.helpers.reporting_box import NEW, ReportingBox, attempt
 
 VERSION = 1547860803
@@ -230,4 +233,43 @@ async def test_database_away(start: StartDaemon, updates: Path, tmp_path: Path) 
     assert [seq for _, seq, _ in fleet.rows()[0]] == [2] * 10
     assert (await metrics(server))["opq_fleet_store_up",] == 1
     assert server.output.count("Reports get 503 for now.") == 1
+    assert "Traceback" not in server.output
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.remove()
+
+
+@pytest_twisted.ensureDeferred
+async def test_postgresql_away(
+    start: StartDaemon, updates: Path, tmp_path: Path, postgres: Postgres
+) -> None:
+    """A server starts without its PostgreSQL, and uses it when it is there, also after a crash."""
+    archive(updates, VERSION)
+    url = postgres.url(postgres.new_database())
+    migrate(url)
+    await deferToThread(postgres.stop)
+    server = await started(start, updates, "--fleet-db", url, "--fleet-socket", tmp_path / "sock")
+    fleet = FleetServer(server, tmp_path)
+    assert "Reports are refused until it is there." in server.output
+    await offers(server, VERSION)
+    box = ReportingBox()
+
+    async def takes() -> Reply:
+        return await fleet.takes(box.sign(box.report))
+
+    for stop in (postgres.kill, postgres.stop):
+        report = box.send()
+        assert (await fleet.takes(report)).status == 503
+        await deferToThread(postgres.start)
+        await until(takes, lambda reply: reply.status == 200)
+        assert (await fleet.takes(box.send())).status == 200
+        await deferToThread(stop)
+    assert (await fleet.takes(box.send())).status == 503
+    assert await get(f"{server.url}/version") == str(VERSION).encode()
+    await deferToThread(postgres.start)
+    await until(takes, lambda reply: reply.status == 200)
     assert "Traceback" not in server.output

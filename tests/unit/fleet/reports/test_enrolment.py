@@ -207,6 +207,11 @@ class TestTooMany(ApplyCase):
             self.assertTrue(HOUR <= answer.retry_after <= 4 * HOUR)
         self.assertEqual(len(self.boxes()), MAX_FROM_NETWORK)
 
+    def test_this_machine(self) -> None:
+        """A program on this machine, such as a simulation, may bring as many as it wants."""
+        batch = [ReportingBox(number).send(network="") for number in range(2 * MAX_FROM_NETWORK)]
+        self.assertEqual({each.code for each in self.apply(*batch)}, {200})
+
     def test_flood(self) -> None:
         """Further 10,000 keys from one network leave no trace; known boxes go on."""
         boxes = [ReportingBox(number) for number in range(MAX_FROM_NETWORK)]
