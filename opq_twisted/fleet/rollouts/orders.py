@@ -9,6 +9,8 @@ from opq_twisted.fleet.rollouts.steps import first_step, next_step
 from opq_twisted.fleet.store.audit import Deed, record
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
+from opq_twisted.report.document import MAX_NUMBER
+from opq_twisted.trust.offer import is_channel
 
 _S = RolloutState
 
@@ -112,14 +114,11 @@ def widen(connection: Connection, order: Order, to_bp: int | None = None) -> Rol
 
 
 def _find(connection: Connection, order: Order, what: str) -> Rollout:
-    which = [rollout.c.release == order.release]
-    if order.channel is not None:
-        which.append(rollout.c.channel == order.channel)
-    known = find(connection, *which, to_change=True)
+    known = _named(connection, order)
     if not known:
-        where = "no channel" if order.channel is None else f"the channel {order.channel}"
+        where = "no channel" if order.channel is None else f"no channel {order.channel[:40]!r}"
         raise RolloutUnknown(
-            f"Release {order.release} has been announced in {where}: opq-fleet releases lists all."
+            f"Release {order.release} was announced in {where}: opq-fleet releases lists all."
         )
     known = [each for each in known if not each.is_superseded] or known
     if len(known) > 1:
@@ -130,6 +129,17 @@ def _find(connection: Connection, order: Order, what: str) -> Rollout:
     if known[0].state not in _ALLOWED[what]:
         raise _refused(known[0], _REFUSED[what, known[0].state])
     return known[0]
+
+
+def _named(connection: Connection, order: Order) -> list[Rollout]:
+    channel = order.channel
+    # A database fails for numbers and texts that it cannot store.
+    if not 0 < order.release <= MAX_NUMBER or not (channel is None or is_channel(channel)):
+        return []
+    which = [rollout.c.release == order.release]
+    if channel is not None:
+        which.append(rollout.c.channel == channel)
+    return find(connection, *which, to_change=True)
 
 
 def _change(

@@ -127,10 +127,13 @@ class OrderTests(OrdersTestCase):
 
     def test_unknown(self) -> None:
         """A release that no channel has named cannot be held."""
-        self.assertRefused("announced in no channel", hold)
+        self.assertRefused("was announced in no channel: ", hold)
         self.announce()
-        self.assertRaises(RolloutUnknown, self.do, hold, release=5)
         self.assertRaises(RolloutUnknown, self.do, hold, channel="beta")
+        for release in (5, 0, -1, 2**63, 10**30):
+            self.assertRaises(RolloutUnknown, self.do, hold, release=release)
+        for channel in ("", "\0", "\ud800", "x" * 10_000, "'; DROP TABLE rollout; --"):
+            self.assertRaises(RolloutUnknown, self.do, hold, channel=channel)
 
     def test_ambiguous(self) -> None:
         """A release in two channels needs the name of one of them; the other goes on."""
