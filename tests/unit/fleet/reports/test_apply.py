@@ -5,10 +5,22 @@ import json
 from attrs import evolve
 
 from opq_twisted.fleet.reports.incoming import Incoming
-from opq_twisted.report.document import MAX_NUMBER, Report
+from opq_twisted.report.document import MAX_NUMBER, Report, ReportInvalid, parse
 from tests.helpers.apply_case import ApplyCase
 from tests.helpers.reporting_box import DAY, NEW, NOW, OLD, ReportingBox, attempt
 from tests.helpers.store_case import on_each_database
+
+HOSTILE = (
+    "'; DROP TABLE box; --",
+    '" OR 1=1 --',
+    "<script>alert(1)</script>",
+    "&lt;b&gt;",
+    "%(key)s",
+    "{0}",
+    "a\0b",
+    "a\n",
+    "\ud800",
+)
 
 
 @on_each_database
@@ -95,6 +107,29 @@ class TestStored(ApplyCase):
         )
         self.assertEqual(self.results(box.send(attempts=(large,))), [(200, "stored")])
         self.assertEqual(self.attempts()[0]["tries"], most)
+
+    def test_hostile_strings(self) -> None:
+        """SQL and HTML do not get past the format; the strings that do are stored as they are."""
+        report = json.loads(ReportingBox().report.to_json())
+        strings = [name for name, value in report.items() if isinstance(value, str)]
+        self.assertIn("agent", strings)
+        for name in (*strings, "waiting", "proof"):
+            for hostile in HOSTILE:
+                body = json.dumps({**report, name: hostile}).encode()
+                self.assertRaises(ReportInvalid, parse, body)
+        box = ReportingBox(
+            agent="0--.+_",
+            arch="NULL",
+            python="0x27",
+            waiting="or-1",
+            install="null",
+            boot="0" * 32,
+        )
+        ended = attempt(stage="drop-table-box", outcome="select", reason="0--")
+        self.assertEqual(self.results(box.send(attempts=(ended,))), [(200, "stored")])
+        [row], [stored] = self.everything()
+        self.assertEqual((row["agent"], row["arch"], row["install"]), ("0--.+_", "NULL", "null"))
+        self.assertEqual((stored["outcome"], stored["reason"]), ("select", "0--"))
 
     def test_clock_of_box(self) -> None:
         """The clock of the box, in 1970 or in 2100, is stored and judges nothing."""
