@@ -23,15 +23,11 @@ from opq_twisted.box.report.identity import Identity
 from opq_twisted.box.report.record import ReportRecord, SentReport
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.common.errors import ServerFailed
-from opq_twisted.report.document import MAX_ATTEMPTS, Report
+from opq_twisted.report.document import MAX_ATTEMPTS, MAX_NUMBER, Report
 
 #: How often a report is sent in a row: the first request, one with the public key, two with fewer
 #: attempts, and two with another sequence number.
 _MAX_REQUESTS = 6
-
-#: The largest sequence number that a server may make the box continue from. An honest one has less,
-#: and refuses numbers that are 2**32 ahead of its own: a hostile one must not bring the box there.
-_MAX_SEQ_OF_SERVER = 2**31
 
 _TOO_MANY_REQUESTS = 429
 
@@ -86,7 +82,7 @@ class _Form:
 
 
 class Exchange:
-    """Composes a report, signs it, and sends it; the sequence number grows with each request."""
+    """Composes a report, signs it, and sends it with the next sequence number."""
 
     def __init__(
         self,
@@ -146,7 +142,9 @@ class Exchange:
         if answer.status == CONFLICT:
             known = _read_seq(answer.body)
             if known is not None:
-                self._journal.seq = max(self._journal.seq, known)
+                # Also a smaller one: otherwise a damaged journal, or a forged answer, could bring
+                # the box to a number that no server takes, for ever.
+                self._journal.seq = known
                 return form
         return None
 
@@ -199,7 +197,7 @@ def _read_done(body: bytes) -> list[Any] | None:
 def _read_seq(body: bytes) -> int | None:
     """Read the sequence number that the server knows; None if it is not possible."""
     seq = _read_object(body).get("seq")
-    return seq if type(seq) is int and 0 <= seq <= _MAX_SEQ_OF_SERVER else None
+    return seq if type(seq) is int and 0 <= seq < MAX_NUMBER else None
 
 
 def _read_object(body: bytes) -> dict[str, Any]:

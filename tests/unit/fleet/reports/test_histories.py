@@ -12,16 +12,18 @@ from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.incoming import Answer, Incoming
 from opq_twisted.fleet.store.database import Database
-from opq_twisted.report.document import AttemptReport
+from opq_twisted.report.document import MAX_NUMBER, AttemptReport
 from tests.helpers.apply_case import ApplyCase
 from tests.helpers.reporting_box import NEW, OLD, ReportingBox, attempt
 from tests.helpers.store_case import on_each_database
 
 #: What can happen next: the box goes on, or the network delivers one of the reports on their way,
-#: once, or as a copy, or the answer is lost.
+#: once, or as a copy, or the answer is lost, or somebody on the way answers with a wrong number.
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["go on", "report", "deliver", "copy", "lose the answer", "restart"]),
+        st.sampled_from(
+            ["go on", "report", "deliver", "copy", "lose the answer", "restart", "forge an answer"]
+        ),
         st.integers(0, 10),
     ),
     max_size=40,
@@ -96,6 +98,8 @@ class TestHistories(ApplyCase):
                 under_way.append(history.report())
             elif step == "restart":
                 history.restart()
+            elif step == "forge an answer":
+                history.hear(Answer(409, "", {"seq": (MAX_NUMBER - 1) * number // 10}))
             elif under_way:
                 index = number % len(under_way)
                 incoming = under_way[index] if step == "copy" else under_way.pop(index)
