@@ -4,10 +4,11 @@ import json
 
 from attrs import evolve
 
+from opq_twisted.fleet.reports.attempts import MAX_IN_DAY
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.report.document import MAX_NUMBER, Report, ReportInvalid, parse
 from tests.helpers.apply_case import ApplyCase
-from tests.helpers.reporting_box import DAY, NEW, NOW, OLD, ReportingBox, attempt
+from tests.helpers.reporting_box import DAY, HOUR, NEW, NOW, OLD, ReportingBox, attempt
 from tests.helpers.store_case import on_each_database
 
 HOSTILE = (
@@ -107,6 +108,23 @@ class TestStored(ApplyCase):
         )
         self.assertEqual(self.results(box.send(attempts=(large,))), [(200, "stored")])
         self.assertEqual(self.attempts()[0]["tries"], most)
+
+    def test_many_attempts(self) -> None:
+        """A box cannot fill the database: its further attempts have to wait for the next day."""
+        box = ReportingBox()
+        ended = [attempt(outcome="failed") for _ in range(MAX_IN_DAY + 1)]
+        reports = [
+            box.send(attempts=tuple(ended[first : first + 20]))
+            for first in range(0, MAX_IN_DAY, 20)
+        ]
+        answers = [*self.apply(*reports[:2]), *self.apply(*reports[2:])]
+        self.assertEqual({len(each.content["done"]) for each in answers}, {20})
+        last = (ended[0], ended[-1])
+        [answer] = self.apply(box.send(NOW + HOUR, attempts=last))
+        self.assertEqual((answer.code, answer.content["done"]), (200, [ended[0].id]))
+        self.assertEqual(len(self.attempts()), MAX_IN_DAY)
+        [answer] = self.apply(box.send(NOW + DAY + HOUR, attempts=last))
+        self.assertEqual(answer.content["done"], [ended[0].id, ended[-1].id])
 
     def test_hostile_strings(self) -> None:
         """SQL and HTML do not get past the format; the strings that do are stored as they are."""
