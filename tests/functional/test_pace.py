@@ -40,14 +40,14 @@ class Site:
         self.archive = archive(updates, RELEASE)
         self.signed.publish(1, self.archive)
         self.database = updates.with_name("fleet.db")
+        self.socket = updates.with_name("fleet.sock")
         self.key = write_key(updates.with_name("timestamp.pem"), self.signed.keys["timestamp"])
         self.server: Server
 
     async def starts(self, *options: object, database: bool = True) -> None:
         """Start the server, and wait until it has checked the metadata."""
         if database:
-            socket = self.database.with_suffix(".sock")
-            options = ("--fleet-socket", socket, *options)
+            options = ("--fleet-socket", self.socket, *options)
             options = ("--fleet-db", f"sqlite:///{self.database}", *options)
         options = ("--timestamp-key", self.key, "--heartbeat", 3600, *options)
         self.server = await started(self._start, self.signed.updates, *options)

@@ -14,8 +14,8 @@ NEEDS = {
     "silent": "silent since an installation began",
     "cloned": "with a key that two boxes use",
     "shared_number": "with a number that another box uses",
-    "blocked": "refuse the release on offer",
-    "stale_metadata": "cannot trust the metadata that they get",
+    "blocked": "refusing the release on offer",
+    "stale_metadata": "without metadata that can be trusted",
     "not_seen": "not seen for 7 days",
     "new_key": "with a key that is new since a day",
 }

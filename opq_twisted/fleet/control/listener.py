@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,17 @@ class SocketListener(Service):
                 f"The fleet's socket cannot be created in {folder}: {os.strerror(number)}. Let the "
                 f"server's user write there, {_HINT}."
             )
+        if number == errno.EADDRINUSE and not _is_socket(self._path):
+            return f"{self._path} is not a socket: remove it, {_HINT}."
         if number == errno.EADDRINUSE:
             return f"Another program uses {self._path}: stop it, {_HINT}."
         return f"The fleet's socket {self._path} cannot be created: {error}. Fix that, {_HINT}."
+
+
+def _is_socket(path: str) -> bool:
+    with suppress(OSError):
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    return True
 
 
 async def _stop(port: IListeningPort | None) -> None:

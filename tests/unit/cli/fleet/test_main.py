@@ -122,7 +122,7 @@ Fleet        4,310 boxes; 3,902 wait at this server now
                       13  run an unknown release
                    3,900  wait for: turn
 Needs        1 box silent since an installation began: 90
-             9 boxes refuse the release on offer: 1, -, …
+             9 boxes refusing the release on offer: 1, -, …
 Changes      2027-01-15 06:00 UTC  anna  widen 1547947203 in stable
                From baking at 1 % to baking at 5 %. Because: all is well
 """,
