@@ -26,9 +26,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         say_json(found.content)
         return _exit_code(found)
-    now = found.number("time") or 0
-    for rollout in found.parts("channels"):
-        _say_row(rollout.text("channel"), rows.rollout_lines(rollout, now))
+    _say_channels(found)
     _say_row("Fleet", rows.fleet_lines(found))
     _say_row("Needs", rows.need_lines(found.part("needs")))
     _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))
@@ -100,9 +98,7 @@ def release(options: argparse.Namespace) -> int:
     if options.json:
         say_json(found.content)
         return _exit_code(found)
-    now = found.number("time") or 0
-    for rollout in found.parts("channels"):
-        _say_row(rollout.text("channel"), rows.rollout_lines(rollout, now))
+    _say_channels(found)
     _say_row("Run by", [words.boxes(found.integer("boxes"))])
     _say_row("Bad for", map(rows.bad_line, found.parts("bad")))
     _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))
@@ -122,6 +118,11 @@ def audit(options: argparse.Namespace) -> None:
             return
     if is_empty:
         say("Nobody has changed anything yet.")
+
+
+def _say_channels(found: Document) -> None:
+    for rollout in found.parts("channels"):
+        _say_row(rollout.text("channel"), rows.rollout_lines(rollout))
 
 
 def _say_row(name: str, lines: Iterable[str]) -> None:

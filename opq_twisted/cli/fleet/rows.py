@@ -16,7 +16,7 @@ from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording
 
 
-def rollout_lines(rollout: Document, now: float) -> Iterator[str]:
+def rollout_lines(rollout: Document) -> Iterator[str]:
     """Describe a rollout, and how boxes fare with it."""
     yield f"release {wording.version(rollout.integer('release'))}"
     yield pace(rollout)
