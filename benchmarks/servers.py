@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from statistics import median
@@ -187,15 +187,19 @@ def _listens(port: int) -> bool:
 
 
 def update_server(
-    updates: Path, place: Path, certificate: Certificate | None = None
+    updates: Path,
+    place: Path,
+    certificate: Certificate | None = None,
+    options: Sequence[str] = (),
 ) -> AbstractContextManager[Server]:
-    """Start our server with its defaults, and its access log in a file."""
+    """Start our server with its access log in a file; `options` are added to its defaults."""
     port = free_port()
     endpoint = f"tcp:{port}:interface=127.0.0.1"
     if certificate is not None:
         endpoint = f"ssl:{port}:interface=127.0.0.1"
         endpoint += f":privateKey={certificate.key}:certKey={certificate.path}"
     command = [*_TWISTD, "opq-update-server", "--port", endpoint, "--updates-dir", str(updates)]
+    command += options
     return started("ours", port, command, updates, place, tls=certificate is not None)
 
 

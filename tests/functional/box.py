@@ -74,6 +74,8 @@ class Box:
         self.root = folder / "root.json"
         #: The agent that was started last.
         self.agent: Server
+        #: Its number in the configuration.
+        self.number = 7
         #: Additional environment variables of the agent.
         self.environment: dict[str, str] = {}
         #: The command that starts the agent.
@@ -100,7 +102,7 @@ class Box:
             "settle": 0,
             **updater,
         }
-        others = {"box_id": 7, "device_path": "/dev/opq0", "plugins": ["print"]}
+        others = {"box_id": self.number, "device_path": "/dev/opq0", "plugins": ["print"]}
         content = {**others, "updates_ep": endpoint, "updater": settings}
         self.config.write_text(json.dumps(content))
 

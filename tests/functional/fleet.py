@@ -1,0 +1,62 @@
+"""An update server with a fleet, for the functional tests."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from tests.functional.conftest import StartDaemon
+from tests.functional.processes import Server, run
+from tests.functional.update_server import started
+from tests.helpers.signed_metadata import Signed, write_key
+
+OPQ_FLEET = str(Path(sys.executable).with_name("opq-fleet"))
+
+
+@define
+class FleetServer:
+    """A server that signs timestamps, and takes reports."""
+
+    _start: StartDaemon
+    updates: Path
+    signed: Signed
+    #: Its URL for `--fleet-db`.
+    database: str
+    #: The Unix socket; its path must be short.
+    socket: Path
+    _more: tuple[object, ...] = ()
+    server: Server = field(init=False)
+    _port: int | None = field(init=False, default=None)
+
+    async def start(self, *prefix: str) -> None:
+        """Start it, always on the same port."""
+        key = self.updates.parent / "timestamp.pem"
+        if not key.exists():
+            write_key(key, self.signed.keys["timestamp"])
+        options: list[object] = [
+            *("--timestamp-key", key),
+            *("--fleet-db", self.database, "--fleet-socket", self.socket, *self._more),
+        ]
+        if self._port is not None:
+            options += ["--port", f"tcp:{self._port}:interface=127.0.0.1"]
+        self.server = await started(self._start, self.updates, *options)
+        self._port = self.server.port
+
+    async def ask(self, *arguments: object, status: int = 0) -> Any:
+        """Run `opq-fleet --json`; returns what it prints."""
+        command = [OPQ_FLEET, "--socket", str(self.socket), "--json", *map(str, arguments)]
+        code, out, err = await run(*command)
+        assert code == status, (command, out, err, code)
+        return json.loads(out) if out else None
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """Make a folder whose path is short enough for a Unix socket."""
+    with tempfile.TemporaryDirectory(prefix="opq-", dir="/tmp") as name:
+        yield Path(name)

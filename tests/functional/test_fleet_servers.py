@@ -1,0 +1,80 @@
+"""Several servers take the reports of one fleet, behind nginx, over one PostgreSQL."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from attrs import evolve
+from sqlalchemy import select
+from twisted.internet.defer import Deferred, gatherResults
+
+from opq_twisted.fleet.reports.incoming import Incoming
+from opq_twisted.fleet.store import schema
+from opq_twisted.fleet.store.engine import make_engine
+from opq_twisted.fleet.store.migrate import migrate_database
+from opq_twisted.report.signature import HEADER
+from tests.functional.conftest import StartDaemon
+from tests.functional.fleet import short_folder
+from tests.functional.nginx import in_front_of
+from tests.functional.processes import curl
+from tests.functional.update_server import started
+from tests.helpers.postgres import Postgres
+from tests.helpers.reporting_box import ReportingBox, attempt
+
+#: Boxes, and the reports of each.
+BOXES, REPORTS = 6, 3
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.remove()
+
+
+async def post(url: str, incoming: Incoming) -> int:
+    """Send a report; returns the status."""
+    code, _ = await curl(
+        *(f"{url}/report", "-H", f"{HEADER}: {incoming.signature}"),
+        *("-H", "Content-Type: application/json", "--data-binary", incoming.body.decode()),
+    )
+    return code
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_truth(
+    start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path, postgres: Postgres
+) -> None:
+    """A box may report to any of them: what one has stored, the others know."""
+    url = postgres.url(postgres.new_database())
+    migrate_database(url)
+    with short_folder() as folder:
+        servers = [
+            await started(
+                *(start, updates, "--fleet-db", url),
+                *("--fleet-socket", folder / f"{number}.sock"),
+            )
+            for number in range(3)
+        ]
+        nginx = await in_front_of(spawn, tmp_path / "nginx", *(each.url for each in servers))
+        boxes = [ReportingBox(number + 1) for number in range(BOXES)]
+        attempts = {box.key: attempt() for box in boxes}
+
+        async def report(box: ReportingBox) -> None:
+            for _ in range(REPORTS):
+                incoming = box.send(attempts=(attempts[box.key],))
+                assert await post(nginx.url, incoming) == 200
+            for server in servers:
+                # The same bytes again, as after an answer that was lost.
+                assert await post(server.url, incoming) == 200
+            older = box.sign(evolve(box.report, seq=1))
+            for server in servers:
+                assert await post(server.url, older) == 409
+
+        await gatherResults([Deferred.fromCoroutine(report(box)) for box in boxes])
+        with make_engine(url).connect() as connection:
+            stored = connection.execute(select(schema.box.c.key_id, schema.box.c.seq)).all()
+            known = connection.execute(select(schema.attempt.c.attempt_id)).scalars().all()
+    assert sorted(map(tuple, stored)) == sorted((box.key, REPORTS) for box in boxes)
+    assert sorted(known) == sorted(each.id for each in attempts.values())
