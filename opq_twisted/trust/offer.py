@@ -88,14 +88,15 @@ class Offer(Release):
         return self.pace is not None and self.pace.state != BAKING
 
     def is_turn_of(self, box_id: int) -> bool:
-        """Whether this box installs it now without a click; the pace only takes boxes away."""
-        if self.is_stopped:
-            return False
-        if self.critical or (self.rollout is None and self.pace is None):
-            return True
+        """Whether the release key lets this box install it now without a click."""
+        return self.critical or self.rollout is None or self.rollout.includes(self.version, box_id)
+
+    def is_slowed_for(self, box_id: int) -> bool:
+        """Whether its pace makes this box wait; a pace only takes boxes away."""
+        if self.pace is None or self.critical:
+            return self.is_stopped
         rollout = self.rollout or Rollout(100, self.hashes["sha256"])
-        bp = ALL if self.pace is None else self.pace.bp
-        return rollout.includes(self.version, box_id, bp)
+        return self.is_stopped or not rollout.includes(self.version, box_id, self.pace.bp)
 
 
 def read_offer(channel: TargetFile) -> Offer:

@@ -36,8 +36,9 @@ class Policy:
         """
         Choose between a release and the one before it.
 
-        Without a click, a box installs the release before until its turn has come. A click installs
-        the newest one, unless that is held back.
+        Without a click, a box installs the release before until the release key gives it its turn.
+        The pace has no part in that: it must not let a box install another release. A click
+        installs the newest one, unless that is held back.
 
         :param automatic: whether nobody has clicked.
         """
@@ -132,7 +133,8 @@ class Policy:
             )
         if offer.is_stopped:
             return Refusal(Waiting.HELD, _describe_stopped(offer))
-        if not offer.is_turn_of(self._config.box_id):
+        box_id = self._config.box_id
+        if not offer.is_turn_of(box_id) or offer.is_slowed_for(box_id):
             return Refusal(
                 Waiting.TURN,
                 f"Release {offer.version} comes to this box later: it reaches the boxes bit by "

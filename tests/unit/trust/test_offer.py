@@ -164,13 +164,18 @@ class RolloutTests(SynchronousTestCase):
         self.assertTrue(offer.is_turn_of(7))
 
 
+def is_turn(offer: Offer, box: int) -> bool:
+    """Whether a box installs a release now, by what is signed and by its pace."""
+    return offer.is_turn_of(box) and not offer.is_slowed_for(box)
+
+
 class PaceTests(SynchronousTestCase):
     """The boxes that have their turn by the pace that the server gives a signed release."""
 
     def turn(self, pace: Pace, rollout: Rollout | None, critical: bool = False) -> set[int]:
         """The boxes of a thousand that have their turn."""
         offer = Offer(NEW, 1, HASHES, critical=critical, rollout=rollout, pace=pace)
-        return {box for box in range(1000) if offer.is_turn_of(box)}
+        return {box for box in range(1000) if is_turn(offer, box)}
 
     def test_smaller(self) -> None:
         """A pace below the signed share counts, down to a hundredth of a percent."""

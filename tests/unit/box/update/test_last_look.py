@@ -106,7 +106,7 @@ class LastLookTests(UpdaterCase):
     def test_newer_for_others(self) -> None:
         """A release goes on that is now the one before, which boxes install until their turn."""
         newer = Offer(NEWER, 9, {"sha256": "cd" * 32}, before=OFFER, signed=True)
-        self.unpack_and_look(evolve(newer, pace=Pace(NEWER, 0)))
+        self.unpack_and_look(evolve(newer, rollout=Rollout(0, "x1")))
         self.assert_goes_on()
 
     def test_again(self) -> None:
