@@ -1,10 +1,10 @@
 """Chooses the paces that go into a timestamp."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from attrs import Factory, evolve, frozen
+from attrs import Factory, frozen
 from tuf.api.metadata import TargetFile, Targets, Timestamp
 from twisted.logger import LogLevel
 
@@ -34,13 +34,6 @@ class Paces:
 
     entries: Mapping[str, Pace] = Factory(dict)
     alerts: tuple[Alert, ...] = ()
-
-    @property
-    def slowed(self) -> Collection[str]:
-        """The channels in which boxes wait for the newest release."""
-        return sorted(
-            channel for channel, pace in self.entries.items() if pace.state == HELD or pace.bp < ALL
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the field of the timestamp; empty if there is none."""
@@ -88,13 +81,13 @@ def choose_paces(targets: Targets, current: Current, source: PaceSource | None) 
     """
     releases = list(_releases(targets, current))
     if source is None:
-        paces = Paces(_repeated(releases, current, asks=False))
-        return evolve(paces, alerts=tuple(_without_source(paces.slowed)))
+        paces = _repeated(releases, current, asks=False)
+        return Paces(paces, tuple(_without_source(paces)))
     try:
         return _limited(_checked(source(releases), releases))
     except PaceUnknown as error:
-        entries = _repeated(releases, current, asks=source.asks)
-        return Paces(entries, (_unknown(error, releases, asks=source.asks),))
+        paces = _repeated(releases, current, asks=source.asks)
+        return Paces(paces, (_unknown(error, releases, asks=source.asks),))
 
 
 def _releases(targets: Targets, current: Current) -> Iterator[ChannelRelease]:
@@ -171,11 +164,12 @@ def _unknown(error: PaceUnknown, releases: Sequence[ChannelRelease], *, asks: bo
     )
 
 
-def _without_source(slowed: Collection[str]) -> Iterator[Alert]:
-    if slowed:
+def _without_source(paces: Mapping[str, Pace]) -> Iterator[Alert]:
+    slow = sorted(channel for channel, pace in paces.items() if pace.state == HELD or pace.bp < ALL)
+    if slow:
         yield Alert(
-            f"The timestamp holds or slows the release of {', '.join(slowed)}, and this server "
-            "runs without --fleet-db: it repeats that until the channel names another release. "
-            "Start it with --fleet-db to change the pace.",
+            f"The timestamp holds or slows the release of {', '.join(slow)}, and this server runs "
+            "without --fleet-db: it repeats that until the channel names another release. Start "
+            "it with --fleet-db to change the pace.",
             LogLevel.warn,
         )

@@ -1,6 +1,6 @@
 """Selects the newest metadata set that boxes can follow to the end."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from opq_twisted.common import wording
 from opq_twisted.common.errors import InvalidName, Untrusted
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
 from opq_twisted.server.timestamp.store import MetadataFolder
-from opq_twisted.trust.offer import read_before, read_needed_before
+from opq_twisted.trust.offer import read_needed_before
 from opq_twisted.trust.repository_reader import Document, MetadataSet, Unusable, require_signed
 
 #: How many snapshots are tried, from the newest on.
@@ -27,15 +27,11 @@ def channels(targets: Targets) -> Iterator[tuple[str, TargetFile, str]]:
             yield name, target, file
 
 
-def releases_of(channel: TargetFile, slowed: bool = False) -> Iterator[tuple[TargetFile, str]]:
-    """
-    Yield the one or two releases that boxes of a channel install, with their archives.
-
-    :param slowed: whether a pace lets boxes wait for the newest release.
-    """
+def releases_of(channel: TargetFile) -> Iterator[tuple[TargetFile, str]]:
+    """Yield the one or two releases that boxes of a channel install, with their archives."""
     before = None
     with suppress(Untrusted):  # no box follows such a channel
-        before = read_before(channel) if slowed else read_needed_before(channel)
+        before = read_needed_before(channel)
     for target in (channel, before):
         file = None if target is None else _archive_of(target)
         if target is not None and file is not None:
@@ -144,16 +140,10 @@ def _require_archives(before: MetadataSet | None, after: MetadataSet, offered: O
             raise Unusable(problem)
 
 
-def missing_archives(
-    metadata_set: MetadataSet, offered: Offered, slowed: Collection[str] = ()
-) -> Iterator[tuple[str, str]]:
-    """
-    Yield each channel whose archive boxes cannot download, and the reason with its remedy.
-
-    :param slowed: the channels in which a pace lets boxes wait for the newest release.
-    """
+def missing_archives(metadata_set: MetadataSet, offered: Offered) -> Iterator[tuple[str, str]]:
+    """Yield each channel whose archive boxes cannot download, and the reason with its remedy."""
     for channel, newest, _ in channels(metadata_set.targets.signed):
-        for target, file in releases_of(newest, channel in slowed):
+        for target, file in releases_of(newest):
             archive = offered.find(file)
             leads = f"channel {channel} leads to {_describe(file)}"
             if archive is None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from twisted.logger import LogLevel
 from opq_twisted.server.catalog.snapshot import Snapshot as Offered
 from opq_twisted.server.timestamp.alerts import Alert
 from opq_twisted.server.timestamp.announced import Announced, read_announced
-from opq_twisted.server.timestamp.paces import Paces, choose_paces
+from opq_twisted.server.timestamp.paces import choose_paces
 from opq_twisted.server.timestamp.select import (
     channels,
     missing_archives,
@@ -31,7 +31,10 @@ from opq_twisted.server.timestamp.sign import (
 from opq_twisted.server.timestamp.store import MetadataFolder
 from opq_twisted.server.timestamp.superseded import remove_superseded
 from opq_twisted.trust.pace import FIELD, PaceSource
-from opq_twisted.trust.repository_reader import Document, MetadataSet, Unusable
+from opq_twisted.trust.repository_reader import (
+    Document,
+    Unusable,
+)
 
 #: What to do while there is no metadata. Keys that were made on the server would be the wrong ones.
 _REMEDY = "Run opq-release push on the release machine, after opq-release init there once."
@@ -161,31 +164,26 @@ def _sign(
     minimum = announced.minimum_version
     selection = select_metadata(folder, announced.root, minimum, offered, now)
     alerts = [] if selection.waiting is None else [Alert(selection.waiting, LogLevel.warn)]
-    metadata_set, paces, signed, problem = selection.metadata_set, Paces(), None, None
+    metadata_set, signed = selection.metadata_set, None
+    for channel, problem in missing_archives(metadata_set, offered) if metadata_set else ():
+        sentence = f"The announced {problem}, or end the channel with: opq-release drop {channel}."
+        alerts.append(Alert(sentence, LogLevel.warn))
     try:
         require_key(announced.root, signer)
         if metadata_set is not None:
-            paces = choose_paces(metadata_set.targets.signed, announced.current, pace)
-            previous, field = announced.timestamp, paces.to_json()
-            reason = reason_to_sign(previous, metadata_set, field, now)
+            chosen = choose_paces(metadata_set.targets.signed, announced.current, pace)
+            alerts += chosen.alerts
+            paces, previous = chosen.to_json(), announced.timestamp
+            reason = reason_to_sign(previous, metadata_set, paces, now)
             if reason is not None:
-                timestamp = make_timestamp(metadata_set, previous, field, signer, now)
+                timestamp = make_timestamp(metadata_set, previous, paces, signer, now)
                 write_timestamp(folder.folder, timestamp)
                 announced = evolve(announced, timestamp=timestamp, metadata_set=metadata_set)
                 name = metadata_set.snapshot.name
                 signed = f"timestamp {timestamp.version} for {name}: {reason}"
     except Unusable as error:
-        problem = Alert(str(error))
-    if metadata_set is not None:
-        alerts += _missing(metadata_set, offered, paces)
-    alerts += paces.alerts if problem is None else (*paces.alerts, problem)
+        alerts.append(Alert(str(error)))
     if announced.timestamp is not None and announced.metadata_set is not None:
         remove_superseded(folder, announced.metadata_set, now)
     documents = announced.documents or (metadata_set.documents if metadata_set else {})
     return MetadataState(documents, tuple(alerts), signed=signed)
-
-
-def _missing(metadata_set: MetadataSet, offered: Offered, paces: Paces) -> Iterator[Alert]:
-    for channel, problem in missing_archives(metadata_set, offered, paces.slowed):
-        sentence = f"The announced {problem}, or end the channel with: opq-release drop {channel}."
-        yield Alert(sentence, LogLevel.warn)

@@ -7,7 +7,6 @@ from typing import Any
 from tuf.api.metadata import Timestamp
 
 from opq_twisted.server.timestamp.state import MetadataState
-from opq_twisted.trust.offer import describe_before
 from opq_twisted.trust.pace import ALL, FIELD, HELD, ChannelRelease, Pace, PaceUnknown
 from opq_twisted.trust.tuf_client import max_size
 from tests.helpers.archives import name_of
@@ -190,24 +189,6 @@ class FieldTests(PaceTestCase):
         self.assertEqual(len(self.field()), 100)
         self.assertEqual(self.field()[names[-1]]["state"], HELD)
         self.assertLess(len(self.content() or b""), max_size("timestamp.json"))
-
-
-class ReleaseBeforeTests(PaceTestCase):
-    """The previous release, which boxes install until their turn comes."""
-
-    def test_archive_missing(self) -> None:
-        """Its archive has to be there only while a pace lets boxes wait."""
-        older = self.archive(RELEASE - 1)
-        self.publish({"before": describe_before(channel(older))}, stable=self.path)
-        older.unlink()
-        self.catalog.rescan()
-        self.assertEqual(self.check().alerts, ())
-        for pace in (Pace(RELEASE, ALL, HELD), Pace(RELEASE, 500)):
-            self.source.paces = {"stable": pace}
-            (sentence,) = self.sentences(self.check())
-            self.assertIn(f"copy {older.name} to this server", sentence)
-        self.source.paces = {"stable": Pace(RELEASE, ALL)}
-        self.assertEqual(self.check().alerts, ())
 
 
 class UnknownTests(PaceTestCase):
