@@ -1,23 +1,20 @@
 """The queue of the reports: stores them in batches, and answers each after its commit."""
 
-import random
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 from attrs import define, field
-from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.web.http import INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE
+from twisted.web.http import INTERNAL_SERVER_ERROR
 
 from opq_twisted.common.log import RepeatedLine
+from opq_twisted.fleet.reports.batch_writer import Apply, BatchWriter, Write, is_refused
 from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.later import turned_away
 from opq_twisted.fleet.store.database import StoreAway
 
 #: Reports in one batch.
@@ -32,37 +29,6 @@ PATIENCE = 15
 
 #: Seconds between two attempts to reach a database that is away.
 PAUSE = 1
-
-#: How often a batch is written that came into conflict with another server process.
-_TRIES = 4
-
-#: Seconds before such a batch is written again, at most.
-_CONFLICT_PAUSE = 0.1
-
-#: Serialization failure and deadlock (PostgreSQL manual, appendix A).
-_CONFLICTS = ("40001", "40P01")
-
-#: Minimum and maximum of the seconds after which a box that was turned away may try again. The
-#: number is random, so that not all boxes come back at once.
-_RETRY_AFTER = (10, 60)
-
-_T = TypeVar("_T")
-
-#: Stores a batch in the transaction of the connection; returns the answers in the same order.
-Apply = Callable[[Connection, Sequence[Incoming]], Sequence[Answer]]
-
-#: Runs a function in a transaction, as `Database.write`.
-Write = Callable[[Callable[[Connection], Any]], Deferred[Any]]
-
-
-def retry_after() -> float:
-    """Choose after how many seconds a box may try again."""
-    return random.uniform(*_RETRY_AFTER)  # noqa: S311
-
-
-def turned_away(result: str) -> Answer:
-    """Make the answer to a report that is not stored now, and comes again."""
-    return Answer(SERVICE_UNAVAILABLE, result, retry_after=retry_after())
 
 
 @define(eq=False)
@@ -92,8 +58,7 @@ class Inbox(Service):
     def __init__(self, clock: IReactorTime, write: Write, apply: Apply) -> None:
         """:param apply: stores a batch; it runs in the thread that writes."""
         self._clock = clock
-        self._write = write
-        self._apply = apply
+        self._writer = BatchWriter(clock, write, apply)
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._batch: Sequence[_Waiting] = ()
@@ -152,12 +117,13 @@ class Inbox(Service):
             finally:
                 if overdue.active():
                     overdue.cancel()
-                batch, self._batch = self._batch, ()
-                for each in batch:
-                    # Only an error of this program leaves one without an answer.
+                for each in self._batch:
+                    # Only an error of this program leaves one without an answer. An answer can
+                    # let the next report come at once: it must find a batch under way.
                     each.answer(_failed())
+                count, self._batch = len(self._batch), ()
             if not self.is_away:
-                self._notify(len(batch), self._clock.seconds() - begun)
+                self._notify(count, self._clock.seconds() - begun)
         idle, self._idle = self._idle, []
         for waiting in idle:
             waiting.callback(None)
@@ -171,14 +137,14 @@ class Inbox(Service):
     async def _store(self, batch: Sequence[_Waiting]) -> None:
         """Store a batch and answer it; if it cannot be stored as a whole, report by report."""
         try:
-            answers = await self._written(batch)
+            answers = await self._writer.write([each.incoming for each in batch])
             self._found()
             for each, answer in zip(batch, answers, strict=True):
                 each.answer(answer)
         except StoreAway as error:
-            if len(batch) == 1 and _is_refused(error):
+            if len(batch) == 1 and is_refused(error):
                 self._report_error(error)
-            elif _is_refused(error):
+            elif is_refused(error):
                 await self._store_each(batch)
             else:
                 self._lose(error)
@@ -193,20 +159,6 @@ class Inbox(Service):
             await self._store([each])
             if self.is_away:
                 return
-
-    async def _written(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
-        incoming = [each.incoming for each in batch]
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                answers: Sequence[Answer] = await self._write(
-                    lambda connection: self._apply(connection, incoming)
-                )
-                break
-            except StoreAway as error:
-                if not tries_left or not _is_conflict(error):
-                    raise
-            await deferLater(self._clock, random.uniform(0, _CONFLICT_PAUSE))  # noqa: S311
-        return answers
 
     def _give_up(self) -> None:
         self._lose(StoreAway(f"The database has not stored a batch within {PATIENCE} seconds."))
@@ -244,16 +196,3 @@ class Inbox(Service):
 
 def _failed() -> Answer:
     return Answer(INTERNAL_SERVER_ERROR, "error")
-
-
-def _is_conflict(error: StoreAway) -> bool:
-    """Whether another server process was in the way, and the same can be tried again at once."""
-    cause = error.__cause__
-    return isinstance(cause, IntegrityError) or (
-        isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlstate", None) in _CONFLICTS
-    )
-
-
-def _is_refused(error: StoreAway) -> bool:
-    """Whether the database can be used, but does not take this content."""
-    return isinstance(error.__cause__, (DataError, IntegrityError))

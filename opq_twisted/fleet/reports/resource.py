@@ -17,8 +17,9 @@ from twisted.web.http import (
 )
 from twisted.web.server import NOT_DONE_YET
 
-from opq_twisted.fleet.reports.inbox import Inbox, retry_after
+from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.later import retry_after
 from opq_twisted.fleet.reports.rates import Rates
 from opq_twisted.fleet.reports.sender import network_of
 from opq_twisted.http.connection_limits import Network

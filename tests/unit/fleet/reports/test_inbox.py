@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.reports import inbox as module
 from opq_twisted.fleet.reports.inbox import (
     MAX_BATCH,
     MAX_BYTES,
@@ -19,6 +18,7 @@ from opq_twisted.fleet.reports.inbox import (
     Inbox,
 )
 from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.later import retry_after
 from opq_twisted.fleet.store.database import StoreAway
 from tests.helpers.box_fakes import logged
 from tests.helpers.reporting_box import NOW, ReportingBox
@@ -165,7 +165,7 @@ class InboxTests(SynchronousTestCase):
 
     def test_retry_after_differs(self) -> None:
         """Boxes that are turned away do not come back all at once."""
-        seconds = {module.retry_after() for _ in range(100)}
+        seconds = {retry_after() for _ in range(100)}
         self.assertGreater(len(seconds), 90)
 
     def test_away(self) -> None:
@@ -286,6 +286,22 @@ class InboxTests(SynchronousTestCase):
         while self.store.changes:
             self.store.commit()
         self.assertEqual(self.results(answers), ["error"] * 3)
+
+    def test_next_of_a_connection(self) -> None:
+        """A report that comes with the answer to another is in the next batch, whatever it is."""
+        for end in (
+            self.store.commit,
+            lambda: self.store.fail(RuntimeError()),
+            lambda: self.store.fail(away(DataError("", {}, Exception()))),
+        ):
+            [answer, waiting] = self.put(2)
+            came: list[Deferred[Answer]] = []
+            answer.addCallback(lambda _: self.put(2)).addCallback(came.extend)
+            end()
+            self.assertEqual(len(self.store.changes), 1)
+            self.store.commit()
+            self.assertEqual(self.store.changes, [])
+            self.assertEqual(self.results([waiting, *came]), ["stored"] * 3)
 
     def test_stop(self) -> None:
         """At the end the batch under way is stored, and all others are turned away."""
