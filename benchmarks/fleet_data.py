@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Connection, Table, insert
 from twisted.internet import reactor
 
 from opq_twisted.fleet.store.database import Database
@@ -44,7 +44,7 @@ def fill(database: Database, boxes: int, releases: int, now: float, seed: int = 
     )
 
 
-def _write(database: Database, table: Any, rows: Iterator[_Row]) -> None:
+def _write(database: Database, table: Table, rows: Iterator[_Row]) -> None:
     """Write rows, so many at once that few are in memory."""
     part: list[_Row] = []
     for row in rows:
@@ -56,8 +56,31 @@ def _write(database: Database, table: Any, rows: Iterator[_Row]) -> None:
         _insert(database, table, part)
 
 
-def _insert(database: Database, table: Any, rows: list[_Row]) -> None:
-    database.write_now(lambda connection: connection.execute(insert(table), rows))
+def _insert(database: Database, table: Table, rows: list[_Row]) -> None:
+    is_postgresql = database.engine.dialect.name == "postgresql"
+    database.write_now(
+        lambda connection: (_copy if is_postgresql else _add)(connection, table, rows)
+    )
+
+
+def _add(connection: Connection, table: Table, rows: list[_Row]) -> None:
+    connection.execute(insert(table), rows)
+
+
+def _copy(connection: Connection, table: Table, rows: list[_Row]) -> None:
+    """Do as `_add`, ten times as fast."""
+    names = ", ".join(rows[0])
+    cursor = connection.connection.cursor()
+    with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row([_converted(name, value) for name, value in row.items()])
+    if "id" in rows[0]:
+        last = "SELECT setval(pg_get_serial_sequence(%s, 'id'), %s)"
+        cursor.execute(last, (table.name, rows[-1]["id"]))
+
+
+def _converted(name: str, value: Any) -> Any:
+    return bytes.fromhex(value) if name == "attempt_id" else value
 
 
 def _box(chosen: random.Random, number: int, versions: list[int], now: float) -> _Row:

@@ -111,12 +111,12 @@ class FleetClient:
         except TimeoutError:
             raise FleetFailed(
                 f"The update server at {self._path} does not answer within "
-                f"{self._timeout:.0f} seconds: see its log."
+                f"{self._timeout:.0f} seconds: see its log.{_doubt(body)}"
             ) from None
         except OSError as error:
             raise FleetFailed(
                 f"The update server at {self._path} has broken the connection "
-                f"({error.strerror or error}): see its log."
+                f"({error.strerror or error}): see its log.{_doubt(body)}"
             ) from None
         except HTTPException:
             raise self._not_a_server() from None
@@ -169,6 +169,10 @@ class FleetClient:
             f"The program at {self._path} does not answer as an update server does: name the "
             "socket of --fleet-socket with --socket."
         )
+
+
+def _doubt(body: bytes | None) -> str:
+    return "" if body is None else " opq-fleet audit shows whether the change was made."
 
 
 class _UnixConnection(HTTPConnection):

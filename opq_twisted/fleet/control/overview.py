@@ -30,14 +30,13 @@ def overview(connection: Connection, now: float) -> Content:
     """
     current = current_rollouts(connection)
     results = _results(connection, current, now)
+    census = counts.census(connection, now)
     return {
         "time": now,
         "channels": [_describe(each, results) for each in current],
-        **_releases(counts.by_release(connection)),
-        "waiting": {
-            name: boxes for name, boxes in counts.by_waiting(connection).items() if name is not None
-        },
-        "needs": {name: asdict(each) for name, each in counts.needs(connection, now).items()},
+        **_releases(census.by_release),
+        "waiting": dict(census.by_waiting),
+        "needs": {name: asdict(each) for name, each in census.needs.items()},
         "changes": views.audit_rows(connection, None, _CHANGES),
         "held": any(each.is_held for each in current),
     }
@@ -60,7 +59,7 @@ def release_page(connection: Connection, release: int, now: float) -> Content:
         "time": now,
         "release": release,
         "channels": [_describe(each, results) for each in known],
-        "boxes": counts.by_release(connection).get(release, 0),
+        "boxes": counts.running(connection, release),
         "bad": views.bad_boxes(connection, release),
         "changes": views.audit_rows(connection, None, _CHANGES, release),
         "held": any(each.is_held for each in known),

@@ -1,10 +1,11 @@
 """Counts the boxes of the fleet: what they run, wait for, and need."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Column, ColumnElement, Connection, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, select
 
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.silence import fell_silent
@@ -33,28 +34,48 @@ class Need:
     some: Sequence[int]
 
 
-def by_release(connection: Connection) -> Mapping[int | None, int]:
-    """Count the boxes by the release that they run; None if it is unknown."""
-    return _by(connection, box.c.release)
+@frozen
+class Census:
+    """What the boxes run, wait for, and need."""
+
+    #: The number of boxes by release; None if it is unknown.
+    by_release: Mapping[int | None, int]
+    #: The number of boxes by what they wait for.
+    by_waiting: Mapping[str, int]
+    #: The boxes that need somebody, by the reason.
+    needs: Mapping[str, Need]
 
 
-def by_waiting(connection: Connection) -> Mapping[str | None, int]:
-    """Count the boxes by what they wait for; None if they do not."""
-    return _by(connection, box.c.waiting)
-
-
-def _by(connection: Connection, column: Column[Any]) -> dict[Any, int]:
-    query = select(column, func.count()).where(is_counted()).group_by(column)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def needs(connection: Connection, now: float) -> Mapping[str, Need]:
+def census(connection: Connection, now: float) -> Census:
     """
-    Count the boxes that need somebody, by the reason.
+    Count the boxes.
 
     :param now: seconds since the epoch.
     """
-    return {name: _need(connection, condition) for name, condition in _needs(now).items()}
+    conditions = _conditions(now)
+    by_release, by_waiting = Counter[int | None](), Counter[str]()
+    counts = Counter[str]()
+    # One look at each box is enough for all that is in its own row.
+    sums = [func.sum(case((condition, 1), else_=0)) for condition in conditions.values()]
+    query = select(box.c.release, box.c.waiting, func.count(), *sums).where(is_counted())
+    for row in connection.execute(query.group_by(box.c.release, box.c.waiting)):
+        release, waiting, boxes, *found = row
+        by_release[release] += boxes
+        if waiting is not None:
+            by_waiting[waiting] += boxes
+        counts.update(dict(zip(conditions, found, strict=True)))
+    for name, condition in (others := _other_conditions(now)).items():
+        counts[name] = _count(connection, condition)
+    needs = {
+        name: _need(connection, counts[name], condition)
+        for name, condition in (conditions | others).items()
+    }
+    return Census(by_release, by_waiting, needs)
+
+
+def running(connection: Connection, release: int) -> int:
+    """Count the boxes that run a release."""
+    return _count(connection, box.c.release == release)
 
 
 def is_counted() -> ColumnElement[bool]:
@@ -62,24 +83,33 @@ def is_counted() -> ColumnElement[bool]:
     return box.c.state.in_(COUNTED)
 
 
-def _need(connection: Connection, condition: ColumnElement[bool]) -> Need:
-    meets = and_(is_counted(), condition)
-    number = connection.execute(select(func.count()).select_from(box).where(meets)).scalar_one()
-    if not number:
+def _count(connection: Connection, condition: ColumnElement[bool]) -> int:
+    query = select(func.count()).select_from(box).where(is_counted(), condition)
+    return connection.execute(query).scalar_one()
+
+
+def _need(connection: Connection, boxes: int, condition: ColumnElement[bool]) -> Need:
+    if not boxes:
         return Need(0, ())
-    some = select(box.c.box_id).where(meets).order_by(box.c.id).limit(_NAMED)
-    return Need(number, connection.execute(some).scalars().all())
+    some = select(box.c.box_id).where(is_counted(), condition).order_by(box.c.id).limit(_NAMED)
+    return Need(boxes, connection.execute(some).scalars().all())
 
 
-def _needs(now: float) -> Mapping[str, ColumnElement[bool]]:
+def _conditions(now: float) -> dict[str, ColumnElement[bool]]:
+    """Return the conditions about the row of a box alone."""
     return {
-        "silent": box.c.id.in_(_silent(now)),
         "blocked": box.c.waiting == Waiting.REFUSED,
-        "shared_number": box.c.box_id.in_(_shared_numbers()),
         "cloned": box.c.cloned_at.is_not(None),
         "new_key": and_(box.c.state == BoxState.KNOWN, box.c.first_seen > now - _DAY),
         "stale_metadata": box.c.waiting.in_(_STALE),
         "not_seen": box.c.last_seen < now - NOT_SEEN_DAYS * _DAY,
+    }
+
+
+def _other_conditions(now: float) -> dict[str, ColumnElement[bool]]:
+    return {
+        "silent": box.c.id.in_(_silent(now)),
+        "shared_number": box.c.box_id.in_(_shared_numbers()),
     }
 
 

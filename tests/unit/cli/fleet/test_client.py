@@ -113,6 +113,9 @@ class HostileTests(ClientCase):
         """A program that does not answer is waited for only so long."""
         self.server.raw = None
         self.assertIn("does not answer within 0 seconds", self.refusal(0.05))
+        client = FleetClient(str(self.path), 0.05)
+        error = self.assertRaises(FleetFailed, client.post, "hold")
+        self.assertIn("opq-fleet audit shows whether the change was made", str(error))
 
     def test_drops(self) -> None:
         """A program that sends a byte now and then is waited for only so long, too."""
