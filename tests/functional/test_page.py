@@ -170,6 +170,19 @@ async def test_update(start_box: StartBox, box: Box, gate: Gate, updates: Path, 
 
 
 @pytest_twisted.ensureDeferred
+async def test_report(start_box: StartBox, box: Box, updates: Path, tabs: Tabs) -> None:
+    """The last report is shown as soon as it is sent, and stays unfolded."""
+    archive(updates, NEW, b"#!/bin/sh\nexit 7\n")
+    await start_box()
+    tab = await tabs.open(box.agent.url)
+    await tab.hears()
+    await tab.do(lambda page: page.get_by_text("What this box tells the update server").click())
+    await tab.shows("none since the agent started")
+    await tab.update()
+    await tab.shows("The update server takes no reports", f'"release": {NEW},')
+
+
+@pytest_twisted.ensureDeferred
 async def test_download(box: Box, raw: RawServer, tmp_path: Path, tabs: Tabs) -> None:
     """A download shows its progress."""
     content = make_archive(tmp_path / "update", NEW, script=INSTALL * 400).read_bytes()
