@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import frozen
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from opq_twisted.common.errors import OpqError
-from opq_twisted.fleet.store.audit import Deed, record
+from opq_twisted.fleet.store.audit import Deed, record_boxes
 from opq_twisted.fleet.store.schema import box
 from opq_twisted.fleet.store.states import BoxState
 
@@ -21,6 +21,13 @@ _AT_ONCE = 1000
 
 #: The states in which a key gives up its place for another one of the same box.
 _GIVES_WAY = (BoxState.KNOWN, BoxState.ADMITTED, BoxState.GONE)
+
+
+_REPLACE = (
+    update(box)
+    .where(box.c.id == bindparam("row"))
+    .values(state=BoxState.REPLACED, replaced_by=bindparam("by"))
+)
 
 
 class NotAdmitted(OpqError):
@@ -62,9 +69,10 @@ def admit(connection: Connection, wanted: Sequence[Admission], deed: Deed, now: 
         raise NotAdmitted(mistakes)
     admitted = _admit(connection, wanted, known)
     replaced = _replace(connection, {each.box_id: admitted[each.key_id] for each in wanted}, rows)
-    for each in wanted:
-        change = f"A key of {name_of(each.box_id)} is admitted."
-        record(connection, deed, now, what="admit", change=change, box=admitted[each.key_id])
+    changes = {
+        admitted[each.key_id]: f"A key of {name_of(each.box_id)} is admitted." for each in wanted
+    }
+    record_boxes(connection, deed, now, what="admit", changes=changes)
     return Admitted(len(wanted), replaced)
 
 
@@ -131,14 +139,16 @@ def _admit(
 
 def _replace(connection: Connection, successors: Mapping[int, int], rows: Sequence[Any]) -> int:
     """Let keys give up their places; `successors` are rows by the numbers of their boxes."""
-    replaced = 0
-    for row in rows:
-        successor = successors.get(row.box_id) if row.box_id else None
-        if successor not in (None, row.id) and row.state in _GIVES_WAY:
-            changes = {"state": BoxState.REPLACED, "replaced_by": successor}
-            connection.execute(update(box).where(box.c.id == row.id).values(changes))
-            replaced += 1
-    return replaced
+    replaced = [
+        {"row": row.id, "by": successors[row.box_id]}
+        for row in rows
+        if row.box_id
+        and successors.get(row.box_id) not in (None, row.id)
+        and row.state in _GIVES_WAY
+    ]
+    if replaced:
+        connection.execute(_REPLACE, replaced)
+    return len(replaced)
 
 
 def _parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -1,5 +1,7 @@
 """The audit: who changed something, and why."""
 
+from collections.abc import Mapping
+
 from attrs import frozen
 from sqlalchemy import Connection
 
@@ -54,6 +56,23 @@ def record(
     """
     row = {"what": what, "change": change, "channel": channel, "release": release, "box": box}
     connection.execute(audit.insert().values(at=now, who=deed.who, because=deed.because, **row))
+
+
+def record_boxes(
+    connection: Connection, deed: Deed, now: float, *, what: str, changes: Mapping[int, str]
+) -> None:
+    """
+    Do as `record` for many boxes.
+
+    :param changes: sentences by rows of `box`.
+    """
+    rows = [
+        {"what": what, "change": change, "box": box, "at": now, "who": deed.who}
+        | {"because": deed.because}
+        for box, change in changes.items()
+    ]
+    if rows:
+        connection.execute(audit.insert(), rows)
 
 
 def _check(name: str, text: str, limit: int) -> None:
