@@ -38,6 +38,7 @@ class SenderCase(SynchronousTestCase):
         self.client = FakeClient()
         self.path = Path(self.mktemp())
         self.journal = Journal(self.path, "boot")
+        self.composer.is_reported = self.is_reported
         self.record = ReportRecord(identity.fingerprint)
         self.published = 0
         self.sender = Sender(
@@ -56,6 +57,9 @@ class SenderCase(SynchronousTestCase):
 
     def publish(self) -> None:
         self.published += 1
+
+    def is_reported(self, uuid: str) -> bool:
+        return any(each.reported for each in self.journal.entry.attempts if each.uuid == uuid)
 
     @property
     def sent(self) -> int:
@@ -139,6 +143,21 @@ class WhenTests(SenderCase):
         self.client.accept(ended)
         self.assertTrue(self.journal.entry.attempts[0].reported)
         self.assertTrue(Journal(self.path, "boot").entry.attempts[0].reported)
+
+    def test_acknowledged(self) -> None:
+        """A report without the attempts that the server has stored is nothing new."""
+        ended = self.end_attempt(1)
+        self.report_first_with(ended)
+        self.check()
+        self.assertEqual(self.sent, 1)
+        self.composer.change(waiting="click")
+        self.check()
+        self.assertEqual(self.client.reports[-1].attempts, ())
+
+    def report_first_with(self, *done: str) -> None:
+        """Let the first report be accepted, with these attempts."""
+        self.clock.advance(FIRST)
+        self.client.accept(*done)
 
     def test_spread(self) -> None:
         """A box without a spread reports at once."""
