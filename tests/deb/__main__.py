@@ -162,6 +162,7 @@ def starts(root: Root, port: int) -> None:
     """Start the server with the unit's command, and send requests to the configured port."""
     root.run(f"systemd-analyze verify --man=no {_PACKAGE}.service")
     root.run("setpriv --reuid=nobody --clear-groups /usr/bin/opq-release --help")
+    root.run("setpriv --reuid=nobody --clear-groups /usr/bin/opq-fleet --help")
     archive = root.copy(make_archive(root.path / "tmp" / _ARCHIVE, 1547860803), "tmp/..")
     root.run(f"mv {archive} {_UPDATES}")
     with server(root):

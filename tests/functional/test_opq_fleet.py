@@ -181,6 +181,19 @@ async def test_keys(fleet: Fleet, tmp_path: Path) -> None:
     assert box.key not in await fleet.says("audit")
 
 
+@pytest_twisted.ensureDeferred
+async def test_away(fleet: Fleet) -> None:
+    """While the database is away, each command says so, and nothing is changed."""
+    await fleet.starts()
+    database = fleet.site.database
+    database.rename(database.with_suffix(".away"))
+    for command in (("status",), ("hold", RELEASE, "--because", "x"), ("export", "attempts")):
+        status, _, error = await fleet.run(*command)
+        assert (status, f"{database} is not there any more" in error) == (1, True), error
+    database.with_suffix(".away").rename(database)
+    assert "Nobody has changed anything yet." in await fleet.says("audit")
+
+
 @pytest.mark.root
 @pytest_twisted.ensureDeferred
 async def test_users(fleet: Fleet) -> None:
