@@ -105,8 +105,8 @@ class Sender(Service):
         return sending
 
     def checked(self) -> None:
-        """Report soon if there is something new: a check has ended."""
-        if self._first is None:
+        """Report soon if there is something new, or if a report has failed: a check has ended."""
+        if self._first is None or self._failures:
             self._schedule()
 
     def attempt_ended(self) -> None:

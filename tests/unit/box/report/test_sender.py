@@ -107,6 +107,17 @@ class WhenTests(SenderCase):
         self.client.accept()
         self.assertEqual(self.published, 1)
 
+    def test_failed_before_the_first(self) -> None:
+        """The outcome of an attempt is reported again after a check, if its report has failed."""
+        self.end_attempt(1)
+        self.clock.advance(DELAY)
+        self.client.answer(503)
+        self.assertEqual(self.sent, 1)
+        self.sender.checked()
+        # A random part of a pause, which is longer after more failures.
+        self.clock.advance(30)
+        self.assertEqual(self.sent, 2)
+
     def test_nothing_new(self) -> None:
         """After a check without news, nothing is sent for a day, and then one report."""
         self.report_first()
