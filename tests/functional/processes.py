@@ -182,10 +182,12 @@ async def curl(*arguments: str) -> tuple[int, str]:
 
 
 async def until(
-    read: Callable[[], Awaitable[_Value]], accepts: Callable[[_Value], object]
+    read: Callable[[], Awaitable[_Value]],
+    accepts: Callable[[_Value], object],
+    seconds: float = TIMEOUT,
 ) -> _Value:
     """Read a value again and again until it is accepted; returns that value."""
-    for _ in range(int(TIMEOUT / POLL_INTERVAL)):
+    for _ in range(int(seconds / POLL_INTERVAL)):
         value = await read()
         if accepts(value):
             return value

@@ -26,7 +26,7 @@ from tests.functional.box import INSTALL, OLD, Box, Spawn
 from tests.functional.box import archive as small_archive
 from tests.functional.conftest import StartDaemon
 from tests.functional.fleet import FleetServer, short_folder
-from tests.functional.processes import until
+from tests.functional.processes import POLL_INTERVAL, Server, until
 from tests.helpers.postgres import Postgres
 from tests.helpers.signed_metadata import Signed
 from tests.helpers.torture import SEED, TORTURE
@@ -34,6 +34,9 @@ from tests.helpers.torture import SEED, TORTURE
 NEW = 1547860803
 
 SEEDS = range(SEED, SEED + (200 if TORTURE else 2))
+
+#: Seconds until a box has reported that was told twice to come back later.
+LONGEST = 400
 
 #: Ends with an error on the box, so that the box rolls back.
 BROKEN = INSTALL + b'[ "$OPQ_VERSION" != %d ] || exit 1\n' % NEW
@@ -63,20 +66,25 @@ class Victims:
     async def end(self) -> None:
         """Start no program again, and end those that run."""
         self._is_over = True
-        await self._box.agent.stop()
-        await self._fleet.server.stop()
         for each in self._keeping:
             await each
+        await self._box.agent.stop()
+        await self._fleet.server.stop()
 
     async def _agents(self) -> None:
         while not self._is_over:
-            await self._box.launch().ends()
+            await self._end_of(self._box.launch())
 
     async def _servers(self) -> None:
         while not self._is_over:
-            await self._fleet.server.ends()
+            await self._end_of(self._fleet.server)
             if not self._is_over:
                 await self._fleet.start()
+
+    async def _end_of(self, program: Server) -> None:
+        # `Server.ends` would not wait for as long as a box may have to.
+        while program.status is None and not self._is_over:
+            await deferLater(reactor, POLL_INTERVAL)
 
     def _kill_agent(self) -> None:
         _kill(self._box.agent)
@@ -147,6 +155,6 @@ async def test_kills(
         async def attempts() -> dict[str, dict[str, Any]]:
             return attempts_of(box)
 
-        known = await until(attempts, is_complete)
+        known = await until(attempts, is_complete, LONGEST)
         await victims.end()
     assert stored(url) == {uuid: each["outcome"] for uuid, each in known.items()}
