@@ -212,6 +212,9 @@ class Workflow:
         deps.installer.forget()
         self._reporter.enter(Stage.INSTALLING, tries=tries)
         await self._report_install()
+        # Another measurement may have begun meanwhile.
+        await self._wait_for_measurement()
+        deps.board.publish(message=Stage.INSTALLING.message)
         try:
             await deps.installer.install(deps.unpacker.folder, release.version)
         except InstallFailed as error:

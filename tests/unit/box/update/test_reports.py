@@ -69,6 +69,18 @@ class BeforeInstallTests(UpdaterCase):
         self.bench.steps.succeed()
         self.assertEqual(self.bench.steps.names[-1], "install")
 
+    def test_measurement(self) -> None:
+        """A measurement that begins meanwhile is not disturbed."""
+        self.click("report")
+        self.bench.config.inhibit_file.touch()
+        self.bench.steps.succeed()
+        self.assertEqual(self.bench.steps.names[-1], "report")
+        self.assertIn("Waiting for a measurement to end;", self.bench.status.message)
+        self.bench.config.inhibit_file.unlink()
+        self.bench.clock.advance(5)
+        self.assertEqual(self.bench.steps.names[-1], "install")
+        self.assertEqual(self.bench.status.message, Stage.INSTALLING.message)
+
     def test_broken(self) -> None:
         """An error is no reason not to install."""
         for error in (ServerFailed("Nobody is there."), ZeroDivisionError(), OSError(5, "Bad")):
