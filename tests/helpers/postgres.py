@@ -98,11 +98,17 @@ class Postgres:
 
     def kill(self) -> None:
         """Kill all processes of the server at once, as a loss of power does."""
-        # The first one makes others until it has ended.
-        for pid in self._pids():
+        # The first one would make others until it has ended.
+        os.kill(self._pids()[0], signal.SIGSTOP)
+        pids = self._pids()
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.stop()
+        # PostgreSQL does not start as long as one has its shared memory.
+        end = time.monotonic() + _PATIENCE
+        while any(map(_runs, pids)) and time.monotonic() < end:
+            time.sleep(0.01)
 
     def suspend(self) -> None:
         """Let no process of the server run, until `resume`."""
@@ -177,6 +183,14 @@ class Postgres:
 def shared_postgres() -> Postgres:
     """Return the server of this test process, which is started at the first use."""
     return Postgres()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        # The state follows the name: proc(5). One that is ended waits for its parent only.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _binaries() -> Path:

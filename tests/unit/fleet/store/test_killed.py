@@ -62,7 +62,12 @@ class _Case(StoreCase):
 
     def start(self) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", _WRITES, self.url]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+        assert process.stdout is not None
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.addCleanup(process.stdout.close)
+        return process
 
     def rows(self) -> list[int]:
         def read(connection: Connection) -> list[int]:
@@ -91,9 +96,10 @@ class TestWriterKilled(_Case):
         """Rows that a process has acknowledged are there after its end."""
         chance = random.Random(SEED)
         for _ in range(_KILLS):
-            with self.start() as process:
-                self.acknowledge(process, chance.randrange(1, 30))
-                process.kill()
+            process = self.start()
+            self.acknowledge(process, chance.randrange(1, 30))
+            process.kill()
+            process.wait()
             self.assert_whole()
 
 
@@ -105,10 +111,9 @@ class TestServerKilled(_Case):
     def test_kill(self) -> None:
         """Rows are there afterwards, and the writer goes on by itself."""
         chance = random.Random(SEED)
-        with self.start() as process:
-            for _ in range(_KILLS):
-                self.acknowledge(process, chance.randrange(1, 30))
-                _server().kill()
-                _server().start()
-                self.assert_whole()
-            process.kill()
+        process = self.start()
+        for _ in range(_KILLS):
+            self.acknowledge(process, chance.randrange(1, 30))
+            _server().kill()
+            _server().start()
+            self.assert_whole()
