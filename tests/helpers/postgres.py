@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -95,6 +96,8 @@ class Postgres:
     def remove(self) -> None:
         """Stop the server, and remove its databases."""
         self._dismiss(b"")
+        # The watcher of a server that was stopped before has left them.
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
         """Kill all processes of the server at once, as a loss of power does."""
@@ -158,9 +161,10 @@ class Postgres:
 
     def _dismiss(self, word: bytes) -> None:
         assert self._watcher.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._watcher.stdin.write(word)
-            self._watcher.stdin.close()
+        if not self._watcher.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                self._watcher.stdin.write(word)
+                self._watcher.stdin.close()
         self._watcher.wait(_PATIENCE)
 
     def _pids(self) -> list[int]:
