@@ -13,18 +13,42 @@ from opq_twisted.fleet.store.states import COUNTED
 #: Seconds.
 DAY = 86400
 
-#: Days that are counted later if no server ran, or no box reported.
+#: Days that are counted at once if no server ran.
 _MOST_DAYS = 31
+
+#: The first day (2024-01-01): a machine without a battery begins in 1970.
+_FIRST_DAY = 19_723
+
+#: The channel of a row that only says that the day was counted.
+_NO_CHANNEL = ""
 
 _COUNTS = ("boxes", "updated", "returned", "failed", "silent")
 
 
 def missing_days(connection: Connection, now: float) -> range:
-    """Return the days (since the epoch, UTC) that are past, and not counted yet."""
+    """Return the oldest days (since the epoch, UTC) that are past, and not counted yet."""
     today = int(now // DAY)
-    last = connection.scalar(select(func.max(day.c.day)))
-    first = today - 1 if last is None else last + 1
-    return range(max(first, today - _MOST_DAYS), today)
+    last = _last_day(connection, today)
+    first = max(today - 1, _FIRST_DAY) if last is None else last + 1
+    return range(first, min(first + _MOST_DAYS, today))
+
+
+def calendar(connection: Connection, now: float) -> float:
+    """
+    Return the time by which old rows may be deleted; it is never far after the counted days.
+
+    So a clock that is ahead by years makes a run delete what is a month older than it is kept, and
+    not everything.
+    """
+    last = _last_day(connection, int(now // DAY))
+    return now if last is None else min(now, (last + 2.0) * DAY)
+
+
+def _last_day(connection: Connection, today: int) -> int | None:
+    """Return the last day that was counted; a clock that was ahead may have counted later ones."""
+    query = select(func.max(day.c.day)).where(day.c.day >= _FIRST_DAY, day.c.day < today)
+    last: int | None = connection.scalar(query)
+    return last
 
 
 def count_day(connection: Connection, number: int) -> Sequence[Mapping[str, Any]]:
@@ -45,6 +69,11 @@ def count_day(connection: Connection, number: int) -> Sequence[Mapping[str, Any]
             )
             row.update({name: found._mapping[name] for name in _COUNTS if name in found._mapping})
     return list(rows.values())
+
+
+def counted(number: int) -> Mapping[str, Any]:
+    """Return the row that says that a day was counted, if it has no others."""
+    return {"day": number, "channel": _NO_CHANNEL, "release": 0} | dict.fromkeys(_COUNTS, 0)
 
 
 def write_days(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -9,7 +9,14 @@ from twisted.logger import Logger
 from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.fleet.store.away import StoreAway
 from opq_twisted.fleet.store.database import Database
-from opq_twisted.fleet.store.days import DAY, count_day, missing_days, write_days
+from opq_twisted.fleet.store.days import (
+    DAY,
+    calendar,
+    count_day,
+    counted,
+    missing_days,
+    write_days,
+)
 from opq_twisted.fleet.store.expiry import (
     delete_attempts,
     delete_audit,
@@ -45,7 +52,7 @@ class Retention(Heartbeat):
             return
         try:
             await self._count_days(now)
-            await self._delete(now)
+            await self._delete(await self._database.read(lambda store: calendar(store, now)))
         except StoreAway as error:
             self._log.warn("No old rows were deleted: {error}", error=error)
             return
@@ -57,7 +64,7 @@ class Retention(Heartbeat):
 
     async def _count(self, number: int) -> None:
         rows = await self._database.read(lambda store: count_day(store, number))
-        await self._database.write(lambda store: write_days(store, rows))
+        await self._database.write(lambda store: write_days(store, [*rows, counted(number)]))
 
     async def _delete(self, now: float) -> None:
         # Before the boxes: deleting one deletes its attempts, of which there are few then.

@@ -154,7 +154,7 @@ audit = Table(
     sqlite_strict=True,
 )
 
-#: The counts of each day, which outlast the attempts.
+#: The counts of each day, which outlast the attempts; each counted day has a row without a channel.
 day = Table(
     "day",
     metadata,

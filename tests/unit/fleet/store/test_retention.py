@@ -27,6 +27,9 @@ from tests.helpers.store_case import StoreCase, on_each_database
 TODAY = 20_000
 NOW = (TODAY + 0.5) * DAY
 
+#: A time that a broken clock may give.
+_2100 = 4_102_444_800.0
+
 
 class _Case(StoreCase):
     """Adds rows."""
@@ -116,8 +119,8 @@ class TestDays(_Case):
         self.assertEqual(missing(NOW), [])
         self.assertEqual(missing(NOW + 3 * DAY), [TODAY, TODAY + 1, TODAY + 2])
         self.assertEqual(len(missing(NOW + 1000 * DAY)), 31)
-        # A clock that was set back.
-        self.assertEqual(missing(NOW - 100 * DAY), [])
+        # A clock that was set back, or is there again after it was far ahead.
+        self.assertEqual(missing(NOW - 100 * DAY), [TODAY - 101])
 
     def test_twice(self) -> None:
         """Of two servers that count a day the first one wins."""
@@ -219,13 +222,47 @@ class TestRetention(_Case):
         self.add_attempt(1, received=NOW - 500 * DAY)
         self.clock.advance(600)
         self.assertEqual(list(self.states()), [1])
-        self.assertEqual((self.count(attempt), self.count(day)), (0, 1))
+        self.assertEqual((self.count(attempt), self.counted()), (0, [TODAY - 1]))
         calls = self.calls
         self.clock.pump([600] * 10)
         self.assertEqual(self.calls, calls)
         self.time += DAY
         self.clock.advance(600)
-        self.assertEqual(self.count(day), 2)
+        self.assertEqual(self.counted(), [TODAY - 1, TODAY])
+
+    def counted(self) -> list[int]:
+        """Return the days that were counted."""
+        query = select(day.c.day).distinct().order_by(day.c.day)
+        return list(self.read(lambda store: store.scalars(query).all()))
+
+    def pass_days(self, *times: float) -> None:
+        """Let the service find these times, one after the other."""
+        for self.time in times:
+            self.clock.advance(600)
+
+    def test_clock_ahead(self) -> None:
+        """A clock that is ahead by years deletes next to nothing, and stops no later count."""
+        self.add_box(1, state=BoxState.ADMITTED)
+        self.add_attempt(1, received=NOW - DAY, outcome="updated", ended_at=NOW)
+        self.pass_days(NOW, _2100, _2100 + DAY)
+        self.assertEqual((self.states(), self.count(attempt)), ({1: BoxState.ADMITTED}, 1))
+        days = range(TODAY + 100, TODAY + 103)
+        self.add_box(2, first_seen=NOW + 50 * DAY, last_seen=NOW + 200 * DAY)
+        self.pass_days(*(number * DAY for number in days))
+        self.assertLessEqual({TODAY + 99, TODAY + 100, TODAY + 101}, set(self.counted()))
+
+    def test_clock_behind(self) -> None:
+        """The days before a machine has got the time are no days."""
+        self.add_box(1)
+        self.pass_days(3600.0, NOW, NOW + DAY)
+        self.assertEqual(self.counted(), [TODAY - 1, TODAY])
+
+    def test_quiet_fleet(self) -> None:
+        """Days without a report are counted, too, so that old rows go in the end."""
+        self.pass_days(*(NOW + number * 20 * DAY for number in range(4)))
+        self.add_box(1, last_seen=NOW - 420 * DAY)
+        self.pass_days(NOW + 61 * DAY)
+        self.assertEqual(self.states(), {})
 
     def test_away(self) -> None:
         """A database that is away is tried again ten minutes later."""
