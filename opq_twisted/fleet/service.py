@@ -14,11 +14,11 @@ from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.resource import ReportResource
+from opq_twisted.fleet.retention.daily_cleanup import DailyCleanup
 from opq_twisted.fleet.rollouts.pace import DatabasePaces
 from opq_twisted.fleet.rollouts.watch import RolloutWatch, current_rollouts
 from opq_twisted.fleet.settings import FleetSettings
 from opq_twisted.fleet.store.database import Database
-from opq_twisted.fleet.store.retention import Retention
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.request import BoundedRequest
 
@@ -57,7 +57,7 @@ class Fleet(MultiService):
             reactor, self.database.write, lambda store, batch: apply(store, batch, enrolment)
         )
         inbox.setServiceParent(self)
-        Retention(reactor, self.database, now).setServiceParent(self)
+        DailyCleanup(reactor, self.database, now).setServiceParent(self)
         #: `POST /report`.
         self.reports = ReportResource(reactor, inbox, now, trusted)
         self.metrics = FleetMetrics(reactor, self.reports, inbox, self.database.read)

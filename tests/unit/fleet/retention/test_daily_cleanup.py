@@ -9,16 +9,16 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from opq_twisted.fleet.store.away import StoreAway
-from opq_twisted.fleet.store.days import DAY, count_day, missing_days, write_days
-from opq_twisted.fleet.store.expiry import (
+from opq_twisted.fleet.retention.daily_cleanup import DailyCleanup
+from opq_twisted.fleet.retention.daily_counts import DAY, count_day, missing_days, write_days
+from opq_twisted.fleet.retention.expiry import (
     BATCH,
     delete_attempts,
     delete_audit,
     delete_boxes,
     retire_boxes,
 )
-from opq_twisted.fleet.store.retention import Retention
+from opq_twisted.fleet.store.away import StoreAway
 from opq_twisted.fleet.store.schema import attempt, audit, box, day
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.store_case import StoreCase, on_each_database
@@ -204,7 +204,7 @@ class TestRetention(_Case):
         self.calls = 0
         self.patch(self.database, "read", self.in_this_thread(self.database.read_now))
         self.patch(self.database, "write", self.in_this_thread(self.database.write_now))
-        self.service = Retention(self.clock, self.database, lambda: self.time)
+        self.service = DailyCleanup(self.clock, self.database, lambda: self.time)
         self.service.startService()
         self.addCleanup(self.service.stopService)
 

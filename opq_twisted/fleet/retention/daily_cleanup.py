@@ -7,9 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from opq_twisted.common.heartbeat import Heartbeat
-from opq_twisted.fleet.store.away import StoreAway
-from opq_twisted.fleet.store.database import Database
-from opq_twisted.fleet.store.days import (
+from opq_twisted.fleet.retention.daily_counts import (
     DAY,
     calendar,
     count_day,
@@ -17,18 +15,20 @@ from opq_twisted.fleet.store.days import (
     missing_days,
     write_days,
 )
-from opq_twisted.fleet.store.expiry import (
+from opq_twisted.fleet.retention.expiry import (
     delete_attempts,
     delete_audit,
     delete_boxes,
     retire_boxes,
 )
+from opq_twisted.fleet.store.away import StoreAway
+from opq_twisted.fleet.store.database import Database
 
 #: Seconds between two looks whether a day is over.
 _PERIOD = 600.0
 
 
-class Retention(Heartbeat):
+class DailyCleanup(Heartbeat):
     """
     Keeps the database small; several servers on one database may do so at once.
 

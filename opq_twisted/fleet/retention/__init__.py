@@ -1,0 +1,1 @@
+"""Keeps the database small: counts the past days, and deletes old rows."""
