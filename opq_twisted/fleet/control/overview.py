@@ -6,11 +6,12 @@ from typing import Any
 from attrs import asdict
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.queries import pages
+from opq_twisted.fleet.queries.census import count_running, take_census
+from opq_twisted.fleet.queries.outcomes import Result, count_outcomes
 from opq_twisted.fleet.rollouts.orders import RolloutUnknown
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.rollouts.watch import current_rollouts
-from opq_twisted.fleet.store import counts, outcomes, views
-from opq_twisted.fleet.store.outcomes import Result
 from opq_twisted.fleet.store.schema import rollout
 
 #: Releases that are counted one by one; the older ones are counted together.
@@ -30,14 +31,14 @@ def overview(connection: Connection, now: float) -> Content:
     """
     current = current_rollouts(connection)
     results = _results(connection, current, now)
-    census = counts.census(connection, now)
+    census = take_census(connection, now)
     return {
         "time": now,
         "channels": [_describe(each, results) for each in current],
         **_releases(census.by_release),
         "waiting": dict(census.by_waiting),
         "needs": {name: asdict(each) for name, each in census.needs.items()},
-        "changes": views.audit_rows(connection, None, _CHANGES),
+        "changes": pages.list_changes(connection, None, _CHANGES),
         "held": any(each.is_held for each in current),
     }
 
@@ -59,9 +60,9 @@ def release_page(connection: Connection, release: int, now: float) -> Content:
         "time": now,
         "release": release,
         "channels": [_describe(each, results) for each in known],
-        "boxes": counts.running(connection, release),
-        "bad": views.bad_boxes(connection, release),
-        "changes": views.audit_rows(connection, None, _CHANGES, release),
+        "boxes": count_running(connection, release),
+        "bad": pages.list_bad_boxes(connection, release),
+        "changes": pages.list_changes(connection, None, _CHANGES, release),
         "held": any(each.is_held for each in known),
     }
 
@@ -96,7 +97,7 @@ def _describe(each: Rollout, results: Sequence[Result]) -> Content:
 
 def _results(connection: Connection, rollouts: Iterable[Rollout], now: float) -> Sequence[Result]:
     releases = sorted({each.release for each in rollouts})
-    return outcomes.count(connection, releases, now) if releases else ()
+    return count_outcomes(connection, releases, now) if releases else ()
 
 
 def _releases(by_release: Mapping[int | None, int]) -> Content:

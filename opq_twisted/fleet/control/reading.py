@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content, overview, release_page
-from opq_twisted.fleet.store import views
+from opq_twisted.fleet.queries import pages
 from opq_twisted.fleet.store.removal import BoxUnknown, named
 
 Read = Callable[[Connection], Content]
@@ -46,23 +46,23 @@ class Reads:
 
     def releases(self, fields: Fields) -> Read:
         """List the rollouts, the last announced first."""
-        return _pages("rollouts", fields, "before", views.rollouts)
+        return _pages("rollouts", fields, "before", pages.list_rollouts)
 
     def audit(self, fields: Fields) -> Read:
         """List the changes by people, the last one first."""
-        return _pages("changes", fields, "before", views.audit_rows)
+        return _pages("changes", fields, "before", pages.list_changes)
 
     def boxes(self, fields: Fields) -> Read:
         """List the keys of boxes that a filter lets through."""
         days = fields.number("not_seen_for", _MAX_DAYS)
-        wanted = views.BoxFilter(
+        wanted = pages.BoxFilter(
             channel=fields.word("channel"),
             release=fields.number("release"),
             state=fields.word("state"),
             waiting=fields.word("waiting"),
             not_seen_since=None if days is None else self._now() - days * _DAY,
         )
-        return _pages("boxes", fields, "after", partial(views.boxes, wanted=wanted))
+        return _pages("boxes", fields, "after", partial(pages.list_boxes, wanted=wanted))
 
     def box(self, fields: Fields) -> Read:
         """Show the keys of a box, and its last attempts."""
@@ -70,10 +70,10 @@ class Reads:
         condition = named(name)
 
         def read(connection: Connection) -> Content:
-            keys = views.keys_of(connection, condition)
+            keys = pages.list_keys(connection, condition)
             if not keys:
                 raise BoxUnknown(f"There is no box or key {name}.")
-            attempts = views.attempts_of(connection, [each["id"] for each in keys])
+            attempts = pages.list_last_attempts(connection, [each["id"] for each in keys])
             return {"time": self._now(), "keys": keys, "attempts": attempts}
 
         return read
@@ -83,7 +83,7 @@ class Reads:
         after = fields.number("after") or 0, fields.hexadecimal("after_attempt")
         limit = _limit(fields)
         return lambda connection: _page(
-            "attempts", views.all_attempts(connection, after, limit), limit
+            "attempts", pages.list_attempts(connection, after, limit), limit
         )
 
     def by_path(self) -> Mapping[bytes, Query]:
@@ -103,15 +103,15 @@ def _pages(
     name: str,
     fields: Fields,
     key: str,
-    query: Callable[[Connection, int | None, int], list[views.Row]],
+    query: Callable[[Connection, int | None, int], list[pages.Row]],
 ) -> Read:
     last, limit = fields.number(key), _limit(fields)
     return lambda connection: _page(name, query(connection, last, limit), limit)
 
 
-def _page(name: str, rows: list[views.Row], limit: int) -> Content:
+def _page(name: str, rows: list[pages.Row], limit: int) -> Content:
     return {name: rows, "more": len(rows) == limit}
 
 
 def _limit(fields: Fields) -> int:
-    return fields.number("limit", views.PAGE) or views.PAGE
+    return fields.number("limit", pages.PAGE) or pages.PAGE

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from opq_twisted.fleet.queries.silence import fell_silent
 from opq_twisted.fleet.store.schema import attempt, box, day
-from opq_twisted.fleet.store.silence import fell_silent
 from opq_twisted.fleet.store.states import COUNTED
 
 #: Seconds.

@@ -96,7 +96,7 @@ attempt = Table(
     #: When the first report of it was received, and the first one with its outcome.
     Column("received", Time, nullable=False),
     Column("ended_at", Time),
-    #: The counts of `store.outcomes` need nothing but this index.
+    #: The counts of `queries.outcomes` need nothing but this index.
     Index(None, "release", "outcome", "reason"),
     #: Of those that are under way.
     Index(

@@ -3,8 +3,8 @@
 from sqlalchemy import Connection
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.store.outcomes import SILENT, UNDER_WAY, count, is_bad
-from opq_twisted.fleet.store.silence import SILENT_AFTER
+from opq_twisted.fleet.queries.outcomes import SILENT, UNDER_WAY, count_outcomes, is_bad
+from opq_twisted.fleet.queries.silence import SILENT_AFTER
 from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome, Reason
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box
@@ -17,7 +17,7 @@ class CountTests(StoreCase):
 
     def counted(self) -> dict[tuple[str, str, str], int]:
         """Count the boxes with the new release."""
-        found = self.read(lambda connection: count(connection, [NEW], NOW))
+        found = self.read(lambda connection: count_outcomes(connection, [NEW], NOW))
         return {(each.channel, each.outcome, each.reason): each.boxes for each in found}
 
     def add(self, number: int, *attempts: tuple[str | None, str | None], **columns: object) -> None:
@@ -70,7 +70,7 @@ class CountTests(StoreCase):
         self.add(1, ("updated", None))
         self.add(2, ("returned", "rescued"))
         self.add(3, ("failed", "download"))
-        found = self.read(lambda connection: count(connection, [NEW], NOW))
+        found = self.read(lambda connection: count_outcomes(connection, [NEW], NOW))
         self.assertEqual([each.is_bad for each in found], [True, False, False])
         self.assertEqual(found[-1].outcome, "updated")
 

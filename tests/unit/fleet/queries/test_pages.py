@@ -5,12 +5,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from opq_twisted.fleet.store import views
+from opq_twisted.fleet.queries import pages
+from opq_twisted.fleet.queries.pages import ANY, BoxFilter
 from opq_twisted.fleet.store.audit import Deed, record
 from opq_twisted.fleet.store.removal import named
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import BoxState
-from opq_twisted.fleet.store.views import ANY, BoxFilter
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_rollout
 from tests.helpers.store_case import StoreCase, on_each_database
 
@@ -36,7 +36,7 @@ class BoxesTests(StoreCase):
     def numbers(self, **wanted: Any) -> list[int]:
         """Return the numbers of the boxes that a filter lets through."""
         chosen = BoxFilter(**wanted)
-        found = self.read(lambda connection: views.boxes(connection, None, wanted=chosen))
+        found = self.read(lambda connection: pages.list_boxes(connection, None, wanted=chosen))
         return [each["box_id"] for each in found]
 
     def test_filters(self) -> None:
@@ -56,7 +56,7 @@ class BoxesTests(StoreCase):
         found: list[int] = []
         last = None
         for _ in range(3):
-            page = self.read(partial(views.boxes, after=last, limit=2, wanted=everything))
+            page = self.read(partial(pages.list_boxes, after=last, limit=2, wanted=everything))
             found += [each["box_id"] for each in page]
             last = page[-1]["id"]
         self.assertEqual(found, [1, 2, 3, 4, 5])
@@ -64,7 +64,7 @@ class BoxesTests(StoreCase):
     def test_what_is_shown(self) -> None:
         """Neither the key itself is shown, nor what serves to judge the next report."""
         (first, *_) = self.read(
-            lambda connection: views.boxes(connection, None, wanted=BoxFilter())
+            lambda connection: pages.list_boxes(connection, None, wanted=BoxFilter())
         )
         hidden = {column.name for column in box.c} - set(first)
         self.assertEqual(hidden, {"pubkey", "boot", "boots", "digest", "replaced_by"})
@@ -96,13 +96,13 @@ class BoxTests(StoreCase):
             add_box(connection, 8)
 
         self.write(change)
-        found = self.read(lambda connection: views.keys_of(connection, named("7")))
+        found = self.read(lambda connection: pages.list_keys(connection, named("7")))
         self.assertEqual(
             [(each["key_id"], each["replaced_by"]) for each in found],
             [("b" * 32, None), ("a" * 32, "b" * 32)],
         )
         for name in ("a" * 32, "a" * 8):
-            found = self.read(partial(views.keys_of, condition=named(name)))
+            found = self.read(partial(pages.list_keys, condition=named(name)))
             self.assertEqual([each["key_id"] for each in found], ["a" * 32])
 
     def test_attempts(self) -> None:
@@ -115,7 +115,7 @@ class BoxTests(StoreCase):
             return rows
 
         first, second, _ = self.write(change)
-        found = self.read(lambda connection: views.attempts_of(connection, [first, second]))
+        found = self.read(lambda connection: pages.list_last_attempts(connection, [first, second]))
         self.assertEqual([each["attempt_id"] for each in found], [f"{2:032x}", f"{1:032x}"])
         self.assertEqual(set(found[0]), {column.name for column in attempt.c})
 
@@ -136,11 +136,11 @@ class BoxTests(StoreCase):
                 add_attempt(connection, add_box(connection, number), outcome, reason)
 
         self.write(change)
-        found = self.read(lambda connection: views.bad_boxes(connection, NEW))
+        found = self.read(lambda connection: pages.list_bad_boxes(connection, NEW))
         self.assertEqual(
             [(each["box_id"], each["reason"]) for each in found], [(4, "rescued"), (3, "archive")]
         )
-        self.assertEqual(self.read(lambda connection: views.bad_boxes(connection, OLD)), [])
+        self.assertEqual(self.read(lambda connection: pages.list_bad_boxes(connection, OLD)), [])
 
 
 @on_each_database
@@ -160,7 +160,7 @@ class PagesTests(StoreCase):
         for size in (1, 2, 4, 9):
             found: list[tuple[int, str]] = []
             last = (0, "")
-            while page := self.read(partial(views.all_attempts, after=last, limit=size)):
+            while page := self.read(partial(pages.list_attempts, after=last, limit=size)):
                 found += [(each["box"], each["attempt_id"]) for each in page]
                 last = found[-1]
             self.assertEqual(len(found), 9)
@@ -174,8 +174,8 @@ class PagesTests(StoreCase):
                 add_rollout(connection, release)
 
         self.write(change)
-        first = self.read(lambda connection: views.rollouts(connection, None, 2))
-        rest = self.read(lambda connection: views.rollouts(connection, first[-1]["id"], 2))
+        first = self.read(lambda connection: pages.list_rollouts(connection, None, 2))
+        rest = self.read(lambda connection: pages.list_rollouts(connection, first[-1]["id"], 2))
         self.assertEqual([each["release"] for each in first + rest], [2, 1, 3])
 
     def test_audit(self) -> None:
@@ -188,12 +188,12 @@ class PagesTests(StoreCase):
             record(connection, DEED, NOW, what="forget", change="Deleted.", box=row + 1)
 
         self.write(change)
-        found = self.read(lambda connection: views.audit_rows(connection, None))
+        found = self.read(lambda connection: pages.list_changes(connection, None))
         self.assertEqual(
             [(each["what"], each["key_id"]) for each in found],
             [("forget", None), ("admit", f"{7:032x}"), ("hold", None)],
         )
-        rest = self.read(lambda connection: views.audit_rows(connection, found[0]["id"], 1))
+        rest = self.read(lambda connection: pages.list_changes(connection, found[0]["id"], 1))
         self.assertEqual([each["what"] for each in rest], ["admit"])
-        own = self.read(lambda connection: views.audit_rows(connection, None, 5, NEW))
+        own = self.read(lambda connection: pages.list_changes(connection, None, 5, NEW))
         self.assertEqual([each["what"] for each in own], ["hold"])

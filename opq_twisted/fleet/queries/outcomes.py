@@ -6,8 +6,8 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, Select, case, func, select, union_all
 
+from opq_twisted.fleet.queries.silence import fell_silent
 from opq_twisted.fleet.store.schema import attempt, box
-from opq_twisted.fleet.store.silence import fell_silent
 from opq_twisted.fleet.store.states import COUNTED
 from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome, Reason
 
@@ -55,7 +55,7 @@ def is_bad(outcome: str, reason: str) -> bool:
     )
 
 
-def count(connection: Connection, releases: Sequence[int], now: float) -> list[Result]:
+def count_outcomes(connection: Connection, releases: Sequence[int], now: float) -> list[Result]:
     """
     Count the boxes by release, channel and worst result, the worst first.
 

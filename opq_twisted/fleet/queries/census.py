@@ -7,8 +7,8 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, select
 
+from opq_twisted.fleet.queries.silence import fell_silent
 from opq_twisted.fleet.store.schema import attempt, box
-from opq_twisted.fleet.store.silence import fell_silent
 from opq_twisted.fleet.store.states import COUNTED, BoxState
 from opq_twisted.report.document import Waiting
 
@@ -46,7 +46,7 @@ class Census:
     needs: Mapping[str, Need]
 
 
-def census(connection: Connection, now: float) -> Census:
+def take_census(connection: Connection, now: float) -> Census:
     """
     Count the boxes.
 
@@ -73,7 +73,7 @@ def census(connection: Connection, now: float) -> Census:
     return Census(by_release, by_waiting, needs)
 
 
-def running(connection: Connection, release: int) -> int:
+def count_running(connection: Connection, release: int) -> int:
     """Count the boxes that run a release."""
     return _count(connection, box.c.release == release)
 

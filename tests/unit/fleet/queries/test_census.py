@@ -2,8 +2,8 @@
 
 from sqlalchemy import Connection
 
-from opq_twisted.fleet.store.counts import Census, Need, census, running
-from opq_twisted.fleet.store.silence import SILENT_AFTER
+from opq_twisted.fleet.queries.census import Census, Need, count_running, take_census
+from opq_twisted.fleet.queries.silence import SILENT_AFTER
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box
 from tests.helpers.store_case import StoreCase, on_each_database
@@ -32,7 +32,7 @@ class CountsTests(StoreCase):
 
         self.write(change)
         self.assertEqual(self.census().by_release, {OLD: 2, NEW: 1, None: 1})
-        self.assertEqual(self.read(lambda connection: running(connection, OLD)), 2)
+        self.assertEqual(self.read(lambda connection: count_running(connection, OLD)), 2)
 
     def test_by_waiting(self) -> None:
         """Boxes are counted by what they wait for."""
@@ -48,7 +48,7 @@ class CountsTests(StoreCase):
 
     def census(self) -> Census:
         """Count the boxes."""
-        return self.read(lambda connection: census(connection, NOW))
+        return self.read(lambda connection: take_census(connection, NOW))
 
     def test_needs(self) -> None:
         """Each reason has the number of boxes, and names some of them."""

@@ -6,7 +6,7 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, Select, and_, literal, or_, select, tuple_
 
-from opq_twisted.fleet.store.counts import is_counted
+from opq_twisted.fleet.queries.census import is_counted
 from opq_twisted.fleet.store.schema import attempt, audit, box, rollout
 from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome
 
@@ -50,7 +50,7 @@ class BoxFilter:
     not_seen_since: float | None = None
 
 
-def boxes(
+def list_boxes(
     connection: Connection, after: int | None, limit: int = PAGE, *, wanted: BoxFilter
 ) -> list[Row]:
     """
@@ -63,7 +63,7 @@ def boxes(
     return _rows(connection, query.limit(limit))
 
 
-def keys_of(connection: Connection, condition: ColumnElement[bool]) -> list[Row]:
+def list_keys(connection: Connection, condition: ColumnElement[bool]) -> list[Row]:
     """List the keys that meet a condition, the one that was seen last first."""
     successor = box.alias()
     query = (
@@ -75,7 +75,7 @@ def keys_of(connection: Connection, condition: ColumnElement[bool]) -> list[Row]
     return _rows(connection, query.limit(_KEYS))
 
 
-def attempts_of(connection: Connection, keys: Sequence[int]) -> list[Row]:
+def list_last_attempts(connection: Connection, keys: Sequence[int]) -> list[Row]:
     """List the last attempts of some rows of `box`, the newest first."""
     query = (
         _attempts()
@@ -85,7 +85,7 @@ def attempts_of(connection: Connection, keys: Sequence[int]) -> list[Row]:
     return _rows(connection, query.limit(_ATTEMPTS))
 
 
-def bad_boxes(connection: Connection, release: int, limit: int = 20) -> list[Row]:
+def list_bad_boxes(connection: Connection, release: int, limit: int = 20) -> list[Row]:
     """List boxes whose attempt ended badly, and why; silent ones have not ended."""
     query = (
         select(box.c.box_id, box.c.key_id, attempt.c.outcome, attempt.c.reason, attempt.c.ended_at)
@@ -96,7 +96,7 @@ def bad_boxes(connection: Connection, release: int, limit: int = 20) -> list[Row
     return _rows(connection, query.limit(limit))
 
 
-def all_attempts(connection: Connection, after: tuple[int, str], limit: int = PAGE) -> list[Row]:
+def list_attempts(connection: Connection, after: tuple[int, str], limit: int = PAGE) -> list[Row]:
     """
     List attempts by the row numbers of their boxes, and their ids.
 
@@ -108,7 +108,7 @@ def all_attempts(connection: Connection, after: tuple[int, str], limit: int = PA
     return _rows(connection, query.limit(limit))
 
 
-def rollouts(connection: Connection, before: int | None, limit: int = PAGE) -> list[Row]:
+def list_rollouts(connection: Connection, before: int | None, limit: int = PAGE) -> list[Row]:
     """
     List rollouts, the last announced first.
 
@@ -118,7 +118,7 @@ def rollouts(connection: Connection, before: int | None, limit: int = PAGE) -> l
     return _rows(connection, query if before is None else query.where(rollout.c.id < before))
 
 
-def audit_rows(
+def list_changes(
     connection: Connection, before: int | None, limit: int = PAGE, release: int | None = None
 ) -> list[Row]:
     """

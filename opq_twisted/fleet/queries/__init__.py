@@ -1,0 +1,1 @@
+"""Questions to the database: boxes, attempts and changes in pages, and counts of them."""
