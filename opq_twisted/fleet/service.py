@@ -54,7 +54,9 @@ class Fleet(MultiService):
         self.presence = Presence(waiting)
         enrolment = EnrolmentPolicy(settings.enrolment, settings.token)
         inbox = Inbox(
-            reactor, self.database.write, lambda store, batch: apply(store, batch, enrolment)
+            reactor,
+            self.database.write_with_room,
+            lambda store, batch: apply(store, batch, enrolment),
         )
         inbox.setServiceParent(self)
         DailyCleanup(reactor, self.database, now).setServiceParent(self)

@@ -13,13 +13,16 @@ BOXES = 400
 #: The database refuses to delete younger ones than two years, by a clock of its own.
 AUDIT = 731
 
+#: Attempts of one box, of which the newest are kept. Anybody may make keys, and send 100 a day.
+NEWEST = 200
+
 #: Rows of a batch; of the attempts, those of so many boxes.
 BATCH = 500
 
 
 def delete_attempts(connection: Connection, now: float, after: int) -> int | None:
     """
-    Delete the old attempts of the next boxes, in the order of their rows.
+    Delete the attempts of the next boxes, in the order of their rows, that are old or too many.
 
     :param after: the row of the last box that was looked at; 0 at the beginning.
     :returns: the row to go on after; None at the end.
@@ -34,7 +37,23 @@ def delete_attempts(connection: Connection, now: float, after: int) -> int | Non
                 attempt.c.received < now - ATTEMPTS * _DAY,
             )
         )
+        _trim(connection, after, last)
     return last
+
+
+def _trim(connection: Connection, after: int, last: int) -> None:
+    """Delete the attempts of each of these boxes that are not among its newest."""
+    crowded = (
+        select(attempt.c.box)
+        .where(attempt.c.box > after, attempt.c.box <= last)
+        .group_by(attempt.c.box)
+        .having(func.count() > NEWEST)
+    )
+    for row in connection.scalars(crowded).all():
+        newest = select(attempt.c.received).where(attempt.c.box == row)
+        newest = newest.order_by(attempt.c.received.desc()).offset(NEWEST - 1).limit(1)
+        since = connection.scalar(newest)
+        connection.execute(delete(attempt).where(attempt.c.box == row, attempt.c.received < since))
 
 
 def retire_boxes(connection: Connection, now: float) -> bool:

@@ -17,6 +17,7 @@ from opq_twisted.fleet.store.away import StoreAway as StoreAway
 from opq_twisted.fleet.store.away import WrongDatabase, sentence
 from opq_twisted.fleet.store.engine import WRITES, has_password, make_engine, sqlite_file
 from opq_twisted.fleet.store.migrate import Tables, tables, upgrade
+from opq_twisted.fleet.store.room import require_room
 from opq_twisted.fleet.store.sqlite_file import Identity
 
 _T = TypeVar("_T")
@@ -100,6 +101,16 @@ class Database:
         StoreAway if the database is to blame.
         """
         return deferToThreadPool(self._reactor, self._writers, self.write_now, change)
+
+    def write_with_room(self, change: Callable[[Connection], _T]) -> Deferred[_T]:
+        """Do as `write`, but fail with StoreAway if the disk of SQLite's file is nearly full."""
+
+        def change_with_room(connection: Connection) -> _T:
+            if self._file is not None:
+                require_room(connection, self._file.path.resolve().parent)
+            return change(connection)
+
+        return self.write(change_with_room)
 
     def read(self, query: Callable[[Connection], _T]) -> Deferred[_T]:
         """Run a function that only reads; fails as `write`."""

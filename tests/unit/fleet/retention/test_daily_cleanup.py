@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from opq_twisted.fleet.retention import expiry
 from opq_twisted.fleet.retention.daily_cleanup import DailyCleanup
 from opq_twisted.fleet.retention.daily_counts import DAY, count_day, missing_days, write_days
 from opq_twisted.fleet.retention.expiry import (
@@ -149,6 +150,19 @@ class TestExpiry(_Case):
         self.assertEqual(self.write(lambda store: delete_attempts(store, NOW, 0)), 9)
         self.assertIsNone(self.write(lambda store: delete_attempts(store, NOW, 9)))
         self.assertEqual(self.count(attempt), 2)
+
+    def test_newest(self) -> None:
+        """Of each box the newest attempts are kept, however many it sends."""
+        self.patch(expiry, "NEWEST", 3)
+        for row, attempts in ((1, 5), (2, 3), (3, 4)):
+            self.add_box(row)
+            for age in range(attempts):
+                self.add_attempt(row, received=NOW - age)
+        self.assertEqual(self.write(lambda store: delete_attempts(store, NOW, 0)), 3)
+        query = select(attempt.c.box, func.count(), func.min(attempt.c.received))
+        query = query.group_by(attempt.c.box).order_by(attempt.c.box)
+        found = [tuple(row) for row in self.read(lambda store: store.execute(query).all())]
+        self.assertEqual(found, [(row, 3, NOW - 2) for row in (1, 2, 3)])
 
     def test_boxes(self) -> None:
         """A box is gone after 180 days of silence, and deleted with its attempts after 400."""
