@@ -12,9 +12,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.rollouts.orders import Order, hold, resume
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
-from opq_twisted.fleet.store.audit import Deed
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.trust.pace import ALL, FIELD, HELD, Pace
 from tests.functional.box import Box, archive
@@ -55,10 +55,10 @@ class Site:
 
     async def orders(self, order: Callable[..., Rollout], *more: Any) -> Rollout:
         """Change the rollout in the database, as another process does."""
-        deed = Deed(who="anna", because="boxes lose the network")
+        note = AuditNote(who="anna", because="boxes lose the network")
 
         def change(store: Connection) -> Rollout:
-            return order(store, Order(deed=deed, release=RELEASE, now=1.0), *more)
+            return order(store, Order(note=note, release=RELEASE, now=1.0), *more)
 
         return await self._ask(change)
 

@@ -17,9 +17,9 @@ from twisted.web.http import (
 from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.common.errors import OpqError
+from opq_twisted.fleet.audit import AuditNoteInvalid
 from opq_twisted.fleet.rollouts.orders import RolloutUnknown
 from opq_twisted.fleet.store.admission import NotAdmitted
-from opq_twisted.fleet.store.audit import DeedRefused
 from opq_twisted.fleet.store.database import StoreAway
 from opq_twisted.fleet.store.removal import BoxUnknown
 from opq_twisted.http.reply import Reply
@@ -35,7 +35,7 @@ class RequestInvalid(OpqError):
 #: The status of each error; for others of an operator it is 409.
 _CODES: Mapping[type[OpqError], int] = {
     RequestInvalid: BAD_REQUEST,
-    DeedRefused: BAD_REQUEST,
+    AuditNoteInvalid: BAD_REQUEST,
     BoxUnknown: NOT_FOUND,
     RolloutUnknown: NOT_FOUND,
     StoreAway: SERVICE_UNAVAILABLE,

@@ -5,6 +5,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.control.answers import RequestInvalid
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content, describe
@@ -13,11 +14,10 @@ from opq_twisted.fleet.rollouts.orders import Order
 from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.fleet.store import admission, removal
 from opq_twisted.fleet.store.admission import Admission
-from opq_twisted.fleet.store.audit import Deed
 from opq_twisted.trust.pace import ALL
 
-#: Changes the database for the person of the deed.
-Do = Callable[[Connection, Deed], Content]
+#: Changes the database; the note says who does, and why.
+Do = Callable[[Connection, AuditNote], Content]
 
 #: Makes a function that changes the database, from the fields of a body.
 Change = Callable[[Fields], Do]
@@ -48,8 +48,8 @@ class Changes:
         """Trust keys."""
         wanted = [_admission(item) for item in fields.items("keys", admission.MAX_KEYS)]
 
-        def change(connection: Connection, deed: Deed) -> Content:
-            done = admission.admit(connection, wanted, deed, self._now())
+        def change(connection: Connection, note: AuditNote) -> Content:
+            done = admission.admit(connection, wanted, note, self._now())
             return {"admitted": done.keys, "replaced": done.replaced}
 
         return change
@@ -58,8 +58,8 @@ class Changes:
         """Turn a key away from now on."""
         key = fields.text("key")
 
-        def change(connection: Connection, deed: Deed) -> Content:
-            row = removal.distrust(connection, key, deed, self._now())
+        def change(connection: Connection, note: AuditNote) -> Content:
+            row = removal.distrust(connection, key, note, self._now())
             return {"key_id": row.key_id, "box_id": row.box_id, "state_before": row.state}
 
         return change
@@ -68,8 +68,8 @@ class Changes:
         """Delete a box, and its attempts."""
         name = fields.text("name")
 
-        def change(connection: Connection, deed: Deed) -> Content:
-            done = removal.forget(connection, name, deed, self._now())
+        def change(connection: Connection, note: AuditNote) -> Content:
+            done = removal.forget(connection, name, note, self._now())
             return {"box_id": done.box_id, "keys": done.keys, "attempts": done.attempts}
 
         return change
@@ -77,8 +77,8 @@ class Changes:
     def _order(self, fields: Fields, give: Callable[[Connection, Order], Rollout]) -> Do:
         release, channel = fields.required("release"), fields.word("channel")
 
-        def change(connection: Connection, deed: Deed) -> Content:
-            order = Order(deed=deed, release=release, channel=channel, now=self._now())
+        def change(connection: Connection, note: AuditNote) -> Content:
+            order = Order(note=note, release=release, channel=channel, now=self._now())
             return describe(give(connection, order))
 
         return change

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.control.answers import answer_later
 from opq_twisted.fleet.control.changing import Change
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content
 from opq_twisted.fleet.control.peer import uid_of, user_name
 from opq_twisted.fleet.control.reading import Query
-from opq_twisted.fleet.store.audit import Deed
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -57,6 +57,6 @@ class Changing(PlainResource):
 
         def write(connection: Connection) -> Content:
             # Here, because the search for a name may take a while.
-            return change(connection, Deed(who=user_name(uid), because=because))
+            return change(connection, AuditNote(who=user_name(uid), because=because))
 
         return self._done(await self._database.write(write))

@@ -4,9 +4,9 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection
 
 from opq_twisted.common.errors import OpqError
+from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.rollouts.rollout import Rollout, find, percent, save
 from opq_twisted.fleet.rollouts.steps import first_step, next_step
-from opq_twisted.fleet.store.audit import Deed, record
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.report.document import MAX_NUMBER
@@ -51,7 +51,7 @@ class RolloutUnknown(OrderRefused):
 class Order:
     """Which rollout an operator wants to change, and why."""
 
-    deed: Deed
+    note: AuditNote
     release: int
     #: None if only one channel names the release.
     channel: str | None = None
@@ -149,7 +149,7 @@ def _change(
     save(connection, changed)
     record(
         connection,
-        order.deed,
+        order.note,
         order.now,
         what=what,
         change=f"From {_describe(known)} to {_describe(changed)}.",

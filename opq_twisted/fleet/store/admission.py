@@ -7,7 +7,7 @@ from attrs import frozen
 from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from opq_twisted.common.errors import OpqError
-from opq_twisted.fleet.store.audit import Deed, record_boxes
+from opq_twisted.fleet.audit import AuditNote, record_boxes
 from opq_twisted.fleet.store.schema import box
 from opq_twisted.fleet.store.states import BoxState
 
@@ -56,7 +56,9 @@ class Admitted:
     replaced: int
 
 
-def admit(connection: Connection, wanted: Sequence[Admission], deed: Deed, now: float) -> Admitted:
+def admit(
+    connection: Connection, wanted: Sequence[Admission], note: AuditNote, now: float
+) -> Admitted:
     """
     Trust keys; each takes the places of the other keys with the same number.
 
@@ -72,7 +74,7 @@ def admit(connection: Connection, wanted: Sequence[Admission], deed: Deed, now: 
     changes = {
         admitted[each.key_id]: f"A key of {name_of(each.box_id)} is admitted." for each in wanted
     }
-    record_boxes(connection, deed, now, what="admit", changes=changes)
+    record_boxes(connection, note, now, what="admit", changes=changes)
     return Admitted(len(wanted), replaced)
 
 

@@ -8,8 +8,8 @@ from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from opq_twisted.common.errors import OpqError
+from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.store.admission import name_of
-from opq_twisted.fleet.store.audit import Deed, record
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED, BoxState
 
@@ -53,7 +53,7 @@ def named(name: str) -> ColumnElement[bool]:
     )
 
 
-def distrust(connection: Connection, key: str, deed: Deed, now: float) -> Any:
+def distrust(connection: Connection, key: str, note: AuditNote, now: float) -> Any:
     """
     Turn a key away from now on, and return its row.
 
@@ -68,11 +68,11 @@ def distrust(connection: Connection, key: str, deed: Deed, now: float) -> Any:
         update(box).where(box.c.id == row.id).values(state=BoxState.DISTRUSTED, replaced_by=None)
     )
     change = f"A key of {name_of(row.box_id)} is distrusted; it was {row.state}."
-    record(connection, deed, now, what="distrust", change=change, box=row.id)
+    record(connection, note, now, what="distrust", change=change, box=row.id)
     return row
 
 
-def forget(connection: Connection, name: str, deed: Deed, now: float) -> Forgotten:
+def forget(connection: Connection, name: str, note: AuditNote, now: float) -> Forgotten:
     """
     Delete all keys of a box, and its attempts.
 
@@ -94,7 +94,7 @@ def forget(connection: Connection, name: str, deed: Deed, now: float) -> Forgott
     connection.execute(delete(box).where(box.c.id.in_(ids)))
     forgotten = Forgotten(rows[0].box_id, len(rows), attempts)
     change = f"{name_of(forgotten.box_id).capitalize()}: {_count(forgotten)} deleted."
-    record(connection, deed, now, what="forget", change=change, box=rows[0].id)
+    record(connection, note, now, what="forget", change=change, box=rows[0].id)
     return forgotten
 
 

@@ -5,16 +5,16 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.queries import pages
 from opq_twisted.fleet.queries.pages import ANY, BoxFilter
-from opq_twisted.fleet.store.audit import Deed, record
 from opq_twisted.fleet.store.removal import named
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_rollout
 from tests.helpers.store_case import StoreCase, on_each_database
 
-DEED = Deed(who="anna", because="a test")
+NOTE = AuditNote(who="anna", because="a test")
 
 
 @on_each_database
@@ -183,9 +183,9 @@ class PagesTests(StoreCase):
 
         def change(connection: Connection) -> None:
             row = add_box(connection, 7)
-            record(connection, DEED, NOW, what="hold", change="Held.", release=NEW)
-            record(connection, DEED, NOW, what="admit", change="Admitted.", box=row)
-            record(connection, DEED, NOW, what="forget", change="Deleted.", box=row + 1)
+            record(connection, NOTE, NOW, what="hold", change="Held.", release=NEW)
+            record(connection, NOTE, NOW, what="admit", change="Admitted.", box=row)
+            record(connection, NOTE, NOW, what="forget", change="Deleted.", box=row + 1)
 
         self.write(change)
         found = self.read(lambda connection: pages.list_changes(connection, None))

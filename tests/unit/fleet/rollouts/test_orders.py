@@ -7,18 +7,18 @@ from sqlalchemy import select
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common.errors import OpqError
+from opq_twisted.fleet.audit import AuditNote, AuditNoteInvalid
 from opq_twisted.fleet.rollouts.announce import announce
 from opq_twisted.fleet.rollouts.orders import Order, RolloutUnknown, hold, resume, widen
 from opq_twisted.fleet.rollouts.rollout import Rollout, find, percent
 from opq_twisted.fleet.settings import Rollouts
-from opq_twisted.fleet.store.audit import Deed, DeedRefused
 from opq_twisted.fleet.store.schema import audit, box
 from opq_twisted.fleet.store.states import BoxState, RolloutState
 from opq_twisted.trust.pace import ALL, ChannelRelease, Pace
 from tests.helpers.store_case import StoreCase, on_each_database
 
 RELEASE = 1_547_947_203
-DEED = Deed(who="anna", because="boxes lose the network")
+NOTE = AuditNote(who="anna", because="boxes lose the network")
 
 
 def named(
@@ -39,7 +39,7 @@ class OrdersTestCase(StoreCase):
         self.write(lambda store: announce(store, releases or (named(),), mode, 10.0))
 
     def do(self, order: Callable[..., Rollout], *more: Any, **which: Any) -> Rollout:
-        which = {"release": RELEASE, "deed": DEED, "now": 20.0, **which}
+        which = {"release": RELEASE, "note": NOTE, "now": 20.0, **which}
         return self.write(lambda store: order(store, Order(**which), *more))
 
     def assertRefused(self, sentence: str, order: Callable[..., Rollout], *more: Any) -> None:
@@ -108,7 +108,7 @@ class OrderTests(OrdersTestCase):
         """Each order leaves a row: who, what, why, and what changed."""
         self.announce()
         self.do(hold)
-        self.do(resume, 2000, deed=Deed(who="bert", because="only old boxes are affected"))
+        self.do(resume, 2000, note=AuditNote(who="bert", because="only old boxes are affected"))
         rows = [
             (row.at, row.who, row.what, row.channel, row.release, row.box, row.because)
             for row in self.audit()
@@ -217,14 +217,14 @@ class DeedTests(SynchronousTestCase):
         """Empty, long and unprintable texts are refused."""
         wrong = ("", "  ", "x" * 501, "two\nlines", "\x1b[2J", "nul\0", "\u202eleft", "\ud800")
         for because in wrong:
-            self.assertRaises(DeedRefused, Deed, who="anna", because=because)
+            self.assertRaises(AuditNoteInvalid, AuditNote, who="anna", because=because)
         for who in ("", " ", "x" * 65, "a\tb"):
-            self.assertRaises(DeedRefused, Deed, who=who, because="a reason")
+            self.assertRaises(AuditNoteInvalid, AuditNote, who=who, because="a reason")
 
     def test_any_language(self) -> None:
         """A reason may be in any language, and may look like SQL or HTML."""
         for because in ("Boîtes muettes — 停止", "'; DROP TABLE audit; --", "<script>"):
-            self.assertEqual(Deed(who="anna", because=because).because, because)
+            self.assertEqual(AuditNote(who="anna", because=because).because, because)
 
 
 class PercentTests(SynchronousTestCase):

@@ -4,15 +4,15 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.store.admission import Admission, Admitted, NotAdmitted, admit
-from opq_twisted.fleet.store.audit import Deed
 from opq_twisted.fleet.store.schema import audit, box
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NOW, add_box
 from tests.helpers.store_case import StoreCase, on_each_database
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
-DEED = Deed(who="anna", because="a new card")
+NOTE = AuditNote(who="anna", because="a new card")
 
 
 @on_each_database
@@ -26,7 +26,7 @@ class AdmissionTests(StoreCase):
     def admit(self, *wanted: tuple[int, str]) -> Admitted:
         """Admit keys."""
         keys = [Admission(*each) for each in wanted]
-        return self.write(lambda connection: admit(connection, keys, DEED, NOW))
+        return self.write(lambda connection: admit(connection, keys, NOTE, NOW))
 
     def keys(self) -> dict[str, tuple[int, str, int | None]]:
         """Return the keys with their numbers, states and successors."""

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from opq_twisted.common.errors import OpqError
-from opq_twisted.fleet.store.audit import Deed
+from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.store.removal import (
     BoxAmbiguous,
     BoxUnknown,
@@ -20,7 +20,7 @@ from tests.helpers.fleet_rows import NOW, add_attempt, add_box
 from tests.helpers.store_case import StoreCase, on_each_database
 
 A, B = "a" * 32, "a" * 12 + "b" * 20
-DEED = Deed(who="anna", because="it was stolen")
+NOTE = AuditNote(who="anna", because="it was stolen")
 
 
 class RemovalCase(StoreCase):
@@ -39,11 +39,11 @@ class RemovalCase(StoreCase):
 
     def distrust(self, key: str) -> Any:
         """Distrust a key."""
-        return self.write(lambda connection: distrust(connection, key, DEED, NOW))
+        return self.write(lambda connection: distrust(connection, key, NOTE, NOW))
 
     def forget(self, name: str) -> Forgotten:
         """Forget a box."""
-        return self.write(lambda connection: forget(connection, name, DEED, NOW))
+        return self.write(lambda connection: forget(connection, name, NOTE, NOW))
 
     def keys(self) -> dict[str, str]:
         """Return the keys with their states."""

@@ -1,4 +1,4 @@
-"""The audit: who changed something, and why."""
+"""Adds rows to the audit: who changed something, and why."""
 
 from collections.abc import Mapping
 
@@ -15,16 +15,16 @@ MAX_WHO = 64
 MAX_BECAUSE = 500
 
 
-class DeedRefused(OpqError):
-    """A change has no name or no reason that the audit can keep; nothing was changed."""
+class AuditNoteInvalid(OpqError):
+    """A name or a reason is not one that the audit can keep; nothing was changed."""
 
 
 @frozen(kw_only=True)
-class Deed:
+class AuditNote:
     """
     Who changes something, and why.
 
-    :raises DeedRefused: if one of them is empty, too long, or has characters that cannot be shown.
+    :raises AuditNoteInvalid: if one of them is empty, too long, or not printable.
     """
 
     who: str
@@ -37,7 +37,7 @@ class Deed:
 
 def record(
     connection: Connection,
-    deed: Deed,
+    note: AuditNote,
     now: float,
     *,
     what: str,
@@ -55,20 +55,20 @@ def record(
     :param box: the number of a row of `box`.
     """
     row = {"what": what, "change": change, "channel": channel, "release": release, "box": box}
-    connection.execute(audit.insert().values(at=now, who=deed.who, because=deed.because, **row))
+    connection.execute(audit.insert().values(at=now, who=note.who, because=note.because, **row))
 
 
 def record_boxes(
-    connection: Connection, deed: Deed, now: float, *, what: str, changes: Mapping[int, str]
+    connection: Connection, note: AuditNote, now: float, *, what: str, changes: Mapping[int, str]
 ) -> None:
     """
-    Do as `record` for many boxes.
+    Add a row for each of many boxes.
 
-    :param changes: sentences by rows of `box`.
+    :param changes: sentences about the changes, by the row of the box.
     """
     rows = [
-        {"what": what, "change": change, "box": box, "at": now, "who": deed.who}
-        | {"because": deed.because}
+        {"what": what, "change": change, "box": box, "at": now, "who": note.who}
+        | {"because": note.because}
         for box, change in changes.items()
     ]
     if rows:
@@ -77,9 +77,9 @@ def record_boxes(
 
 def _check(name: str, text: str, limit: int) -> None:
     if not text.strip():
-        raise DeedRefused(f"The {name} is empty: each change needs one, for the audit.")
+        raise AuditNoteInvalid(f"The {name} is empty: each change needs one, for the audit.")
     if len(text) > limit:
-        raise DeedRefused(f"The {name} is longer than {limit} characters.")
+        raise AuditNoteInvalid(f"The {name} is longer than {limit} characters.")
     # Control characters would change the terminal that shows them.
     if not text.isprintable():
-        raise DeedRefused(f"The {name} must be one line, without control characters.")
+        raise AuditNoteInvalid(f"The {name} must be one line, without control characters.")
