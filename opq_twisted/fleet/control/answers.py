@@ -18,10 +18,10 @@ from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNoteInvalid
+from opq_twisted.fleet.keys.admission import NotAdmitted
+from opq_twisted.fleet.keys.removal import BoxUnknown
 from opq_twisted.fleet.rollouts.orders import RolloutUnknown
-from opq_twisted.fleet.store.admission import NotAdmitted
 from opq_twisted.fleet.store.database import StoreAway
-from opq_twisted.fleet.store.removal import BoxUnknown
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 

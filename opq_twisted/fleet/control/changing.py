@@ -9,11 +9,11 @@ from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.control.answers import RequestInvalid
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content, describe
+from opq_twisted.fleet.keys import admission, removal
+from opq_twisted.fleet.keys.admission import Admission
 from opq_twisted.fleet.rollouts import orders
 from opq_twisted.fleet.rollouts.orders import Order
 from opq_twisted.fleet.rollouts.rollout import Rollout
-from opq_twisted.fleet.store import admission, removal
-from opq_twisted.fleet.store.admission import Admission
 from opq_twisted.trust.pace import ALL
 
 #: Changes the database; the note says who does, and why.

@@ -7,8 +7,8 @@ from sqlalchemy import Connection
 
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content, overview, release_page
+from opq_twisted.fleet.keys.removal import BoxUnknown, matching
 from opq_twisted.fleet.queries import pages
-from opq_twisted.fleet.store.removal import BoxUnknown, named
 
 Read = Callable[[Connection], Content]
 
@@ -67,7 +67,7 @@ class Reads:
     def box(self, fields: Fields) -> Read:
         """Show the keys of a box, and its last attempts."""
         name = fields.text("name")
-        condition = named(name)
+        condition = matching(name)
 
         def read(connection: Connection) -> Content:
             keys = pages.list_keys(connection, condition)

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.audit import AuditNote, record
+from opq_twisted.fleet.keys.removal import matching
 from opq_twisted.fleet.queries import pages
 from opq_twisted.fleet.queries.pages import ANY, BoxFilter
-from opq_twisted.fleet.store.removal import named
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_rollout
@@ -96,13 +96,13 @@ class BoxTests(StoreCase):
             add_box(connection, 8)
 
         self.write(change)
-        found = self.read(lambda connection: pages.list_keys(connection, named("7")))
+        found = self.read(lambda connection: pages.list_keys(connection, matching("7")))
         self.assertEqual(
             [(each["key_id"], each["replaced_by"]) for each in found],
             [("b" * 32, None), ("a" * 32, "b" * 32)],
         )
         for name in ("a" * 32, "a" * 8):
-            found = self.read(partial(pages.list_keys, condition=named(name)))
+            found = self.read(partial(pages.list_keys, condition=matching(name)))
             self.assertEqual([each["key_id"] for each in found], ["a" * 32])
 
     def test_attempts(self) -> None:

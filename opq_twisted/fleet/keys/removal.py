@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNote, record
-from opq_twisted.fleet.store.admission import name_of
+from opq_twisted.fleet.keys.admission import name_of
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED, BoxState
 
@@ -37,7 +37,7 @@ class Forgotten:
     attempts: int
 
 
-def named(name: str) -> ColumnElement[bool]:
+def matching(name: str) -> ColumnElement[bool]:
     """
     Return the condition for the keys of a box.
 
@@ -76,11 +76,11 @@ def forget(connection: Connection, name: str, note: AuditNote, now: float) -> Fo
     """
     Delete all keys of a box, and its attempts.
 
-    :param name: its number, or the fingerprint of a key to delete only that one; see `named`.
+    :param name: its number, or the fingerprint of a key to delete only that one; see `matching`.
     :raises BoxUnknown: if there is none.
     :raises BoxAmbiguous: if several boxes use the number, or several keys begin so.
     """
-    rows = _lock(connection, named(name))
+    rows = _lock(connection, matching(name))
     if _NUMBER.fullmatch(name):
         if not int(name):
             raise BoxAmbiguous("Boxes without a number share the 0: name one by its fingerprint.")

@@ -6,13 +6,13 @@ from sqlalchemy import Connection, func, select
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNote
-from opq_twisted.fleet.store.removal import (
+from opq_twisted.fleet.keys.removal import (
     BoxAmbiguous,
     BoxUnknown,
     Forgotten,
     distrust,
     forget,
-    named,
+    matching,
 )
 from opq_twisted.fleet.store.schema import attempt, audit, box
 from opq_twisted.fleet.store.states import BoxState
@@ -117,6 +117,6 @@ class ForgetTests(RemovalCase):
 
     def test_names(self) -> None:
         """Digits are a number; a fingerprint has at least 8 hexadecimal digits."""
-        self.assertRaises(BoxUnknown, named, "12345678901234567890123456789012345")
-        self.assertRaises(BoxUnknown, named, "abcdef")
+        self.assertRaises(BoxUnknown, matching, "12345678901234567890123456789012345")
+        self.assertRaises(BoxUnknown, matching, "abcdef")
         self.assertEqual(self.forget("8").keys, 1)

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from opq_twisted.fleet.audit import AuditNote
-from opq_twisted.fleet.store.admission import Admission, Admitted, NotAdmitted, admit
+from opq_twisted.fleet.keys.admission import Admission, Admitted, NotAdmitted, admit
 from opq_twisted.fleet.store.schema import audit, box
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NOW, add_box

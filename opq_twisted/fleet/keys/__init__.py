@@ -1,0 +1,1 @@
+"""What operators do with the keys of boxes, and how one key takes the place of another."""
