@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNote, record_boxes
+from opq_twisted.fleet.keys.replacement import replace
 from opq_twisted.fleet.store.schema import box
 from opq_twisted.fleet.store.states import BoxState
 
@@ -21,13 +22,6 @@ _AT_ONCE = 1000
 
 #: The states in which a key gives up its place for another one of the same box.
 _GIVES_WAY = (BoxState.KNOWN, BoxState.ADMITTED, BoxState.GONE)
-
-
-_REPLACE = (
-    update(box)
-    .where(box.c.id == bindparam("row"))
-    .values(state=BoxState.REPLACED, replaced_by=bindparam("by"))
-)
 
 
 class NotAdmitted(OpqError):
@@ -142,14 +136,13 @@ def _admit(
 def _replace(connection: Connection, successors: Mapping[int, int], rows: Sequence[Any]) -> int:
     """Let keys give up their places; `successors` are rows by the numbers of their boxes."""
     replaced = [
-        {"row": row.id, "by": successors[row.box_id]}
+        (row.id, successors[row.box_id])
         for row in rows
         if row.box_id
         and successors.get(row.box_id) not in (None, row.id)
         and row.state in _GIVES_WAY
     ]
-    if replaced:
-        connection.execute(_REPLACE, replaced)
+    replace(connection, replaced)
     return len(replaced)
 
 

@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from attrs import evolve
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.keys.replacement import Successor, replace_silent
 from opq_twisted.fleet.reports.attempts import MAX_IN_DAY, contradicts, done, follow
 from opq_twisted.fleet.reports.boots import follow_boot
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.gate import Gate
 from opq_twisted.fleet.reports.incoming import Answer, Incoming
 from opq_twisted.fleet.reports.sequence import check_seq, digest, is_replay
-from opq_twisted.fleet.store.replacement import replace_silent
-from opq_twisted.fleet.store.reported import (
-    Changes,
-    StoredAttempt,
-    StoredBox,
+from opq_twisted.fleet.reports.storage import (
     add_boxes,
     count_attempts,
     load_attempts,
     lock_boxes,
     save,
 )
+from opq_twisted.fleet.reports.stored import Changes, StoredAttempt, StoredBox
 from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.document import Report
 
@@ -107,7 +105,14 @@ class _Ledger:
             is_old = row in self._stored
             (changes.old_attempts if is_old else changes.new_attempts).append(each)
         save(connection, changes)
-        replace_silent(connection, changes.boxes)
+        replace_silent(
+            connection,
+            [
+                Successor(box.row, report.box, box.first_seen or 0.0, box.last_seen or 0.0)
+                for box, report in changes.boxes
+                if report.box
+            ],
+        )
 
     def _take_attempts(self, row: int, incoming: Incoming) -> str:
         known, report = self._attempts[row], incoming.report

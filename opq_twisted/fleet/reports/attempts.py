@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from attrs import evolve
 
-from opq_twisted.fleet.store.reported import StoredAttempt
+from opq_twisted.fleet.reports.stored import StoredAttempt
 from opq_twisted.report.document import AttemptReport, Outcome, Report
 
 #: New attempts of a box in a day; a box keeps 20. The others have to be sent another day.

@@ -3,7 +3,7 @@
 import hashlib
 
 from opq_twisted.fleet.reports.incoming import Answer, Incoming
-from opq_twisted.fleet.store.reported import StoredBox
+from opq_twisted.fleet.reports.stored import StoredBox
 
 #: A number may be ahead of the last one by so much. Otherwise one damaged journal would bring a box
 #: to the last number that JSON can carry, after which it could report nothing more. A box that is

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.reports.boots import CLONE_AGE, MAX_BOOTS, follow_boot
-from opq_twisted.fleet.store.reported import StoredBox
+from opq_twisted.fleet.reports.stored import StoredBox
 
 BOX = StoredBox(key_id="0" * 32, pubkey=bytes(32))
 

@@ -1,71 +1,17 @@
-"""What a batch of reports reads from the database, and writes to it, for many boxes at once."""
+"""Reads and writes the rows of a batch of reports, with one statement for many boxes."""
 
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from attrs import Factory, evolve, fields_dict, frozen
+from attrs import evolve, fields_dict
 from sqlalchemy import Connection, Insert, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from opq_twisted.fleet.reports.stored import Changes, StoredAttempt, StoredBox
 from opq_twisted.fleet.store.schema import attempt, box
-from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.document import Report
-
-
-@frozen(kw_only=True)
-class StoredBox:
-    """The row of a key, as far as the next report is judged by it."""
-
-    #: The number of the row; 0 while there is none.
-    row: int = 0
-    key_id: str
-    pubkey: bytes | None
-    state: str = BoxState.KNOWN
-    boot: str | None = None
-    #: The earlier starts of the machine, the oldest first.
-    boots: tuple[str, ...] = ()
-    seq: int = 0
-    #: The SHA-256 of the last report; None if there was none.
-    digest: bytes | None = None
-    first_seen: float | None = None
-    last_seen: float | None = None
-    cloned_at: float | None = None
-    replaced_by: int | None = None
-
-
-@frozen(kw_only=True)
-class StoredAttempt:
-    """A row of the table of attempts."""
-
-    box: int
-    attempt_id: str
-    release: int | None
-    from_release: int | None
-    began: int
-    took: int
-    automatic: bool
-    stage: str
-    outcome: str | None
-    reason: str | None
-    inferred: bool = False
-    tries: int
-    fetched: int | None
-    size: int | None
-    received: float
-    ended_at: float | None = None
-
-
-@frozen
-class Changes:
-    """The rows that a batch writes."""
-
-    #: The last accepted report of each box.
-    boxes: list[tuple[StoredBox, Report]] = Factory(list)
-    new_attempts: list[StoredAttempt] = Factory(list)
-    old_attempts: list[StoredAttempt] = Factory(list)
-
 
 _BOX_FIELDS = tuple(name for name in fields_dict(StoredBox) if name != "row")
 _ATTEMPT_FIELDS = tuple(fields_dict(StoredAttempt))

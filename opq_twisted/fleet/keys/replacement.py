@@ -1,0 +1,86 @@
+"""Lets one key of a box take the place of another."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Connection, bindparam, select, update
+
+from opq_twisted.fleet.store.schema import box
+from opq_twisted.fleet.store.states import BoxState
+
+#: Seconds of silence after which a new key takes the place of an old one.
+SILENCE = 24 * 3600.0
+
+#: Keys that one batch of reports replaces; the next one goes on.
+MAX_REPLACED = 1000
+
+_REPLACE = (
+    update(box)
+    .where(box.c.id == bindparam("row"))
+    .values(state=BoxState.REPLACED, replaced_by=bindparam("by"))
+)
+
+
+@frozen
+class Successor:
+    """A key that has just reported, and may take the place of another one."""
+
+    #: The number of its row.
+    row: int
+    #: The number of its box, not 0.
+    box_id: int
+    #: Seconds since the epoch.
+    first_seen: float
+    last_seen: float
+
+
+def replace(connection: Connection, replaced: Collection[tuple[int, int]]) -> None:
+    """
+    Mark keys as replaced.
+
+    :param replaced: the row of each key, and the row of the key that takes its place.
+    """
+    if replaced:
+        connection.execute(_REPLACE, [{"row": row, "by": by} for row, by in replaced])
+
+
+def replace_silent(connection: Connection, successors: Sequence[Successor]) -> None:
+    """
+    Let keys that have just reported take the places of silent keys with the same number.
+
+    Only a key that was trusted at its first use is replaced: an operator who has admitted a key
+    decides about it. It must have been silent for a day, and never heard since the new one
+    appeared. Two boxes that both report are left as they are.
+    """
+    silent = _lock_silent(connection, successors)
+    replaced = [
+        (row.id, each.row)
+        for each in successors
+        for row in silent
+        if row.box_id == each.box_id and _takes_place(each, row.last_seen)
+    ]
+    replace(connection, replaced)
+
+
+def _lock_silent(connection: Connection, successors: Sequence[Successor]) -> Sequence[Any]:
+    if not successors:
+        return ()
+    latest = max(each.last_seen for each in successors)
+    query = (
+        select(box.c.id, box.c.box_id, box.c.last_seen)
+        .where(
+            box.c.box_id.in_({each.box_id for each in successors}),
+            box.c.state == BoxState.KNOWN,
+            box.c.last_seen < latest - SILENCE,
+        )
+        .order_by(box.c.last_seen)
+        .limit(MAX_REPLACED)
+        # Another server that has locked the row is storing a report of it: it is not silent.
+        .with_for_update(skip_locked=True)
+    )
+    return list(connection.execute(query))
+
+
+def _takes_place(successor: Successor, last_seen: float) -> bool:
+    return last_seen <= successor.first_seen and last_seen < successor.last_seen - SILENCE
