@@ -22,10 +22,10 @@ def rollout_lines(rollout: Document) -> Iterator[str]:
     yield pace(rollout)
     yield f"since {wording.moment(rollout.number('since'))}"
     outcomes = rollout.parts("outcomes")
-    if not outcomes:
+    total = sum(each.integer("boxes") or 0 for each in outcomes)
+    if not total:
         yield "no box has reported an attempt yet"
         return
-    total = sum(each.integer("boxes") or 0 for each in outcomes)
     bad = sum(each.integer("boxes") or 0 for each in outcomes if each.flag("bad"))
     yield f"{boxes(total)} tried it, {bad:,} of them badly ({percent(bad * 10_000 // total)})"
     for each in outcomes:
@@ -41,7 +41,7 @@ def fleet_lines(found: Document) -> Iterator[str]:
     )
     for each in found.parts("releases"):
         yield f"  {each.integer('boxes') or 0:>9,}  run {wording.version(each.integer('release'))}"
-    for key, words in (("older", "run older releases"), ("unknown", "run an unknown release")):
+    for key, words in (("others", "run other releases"), ("unknown", "run an unknown release")):
         if number := found.integer(key):
             yield f"  {number:>9,}  {words}"
     waiting = found.part("waiting")

@@ -1,6 +1,6 @@
 """Gathers from the database what people see of the fleet, as JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import asdict
@@ -14,7 +14,7 @@ from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.rollouts.watch import current_rollouts
 from opq_twisted.fleet.store.schema import rollout
 
-#: Releases that are counted one by one; the older ones are counted together.
+#: Releases that are counted one by one: those that channels name, and those of most boxes.
 _RELEASES = 12
 
 #: Changes by people that are shown.
@@ -35,7 +35,7 @@ def overview(connection: Connection, now: float) -> Content:
     return {
         "time": now,
         "channels": [_describe(each, results) for each in current],
-        **_releases(census.by_release),
+        **_releases(census.by_release, {each.release for each in current}),
         "waiting": dict(census.by_waiting),
         "needs": {name: asdict(each) for name, each in census.needs.items()},
         "changes": pages.list_changes(connection, None, _CHANGES),
@@ -100,11 +100,17 @@ def _results(connection: Connection, rollouts: Iterable[Rollout], now: float) ->
     return count_outcomes(connection, releases, now) if releases else ()
 
 
-def _releases(by_release: Mapping[int | None, int]) -> Content:
-    known = sorted((each for each in by_release if each is not None), reverse=True)
+def _releases(by_release: Mapping[int | None, int], current: Collection[int]) -> Content:
+    # Not the newest ones: a box can report any number.
+    known = sorted(
+        (each for each in by_release if each is not None),
+        key=lambda each: (each in current, by_release[each], each),
+        reverse=True,
+    )
+    shown, others = sorted(known[:_RELEASES], reverse=True), known[_RELEASES:]
     return {
         "boxes": sum(by_release.values()),
-        "releases": [{"release": each, "boxes": by_release[each]} for each in known[:_RELEASES]],
-        "older": sum(by_release[each] for each in known[_RELEASES:]),
+        "releases": [{"release": each, "boxes": by_release[each]} for each in shown],
+        "others": sum(by_release[each] for each in others),
         "unknown": by_release.get(None, 0),
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, not_, select
 
 from opq_twisted.fleet.queries.silence import fell_silent
 from opq_twisted.fleet.store.schema import attempt, box
@@ -22,6 +22,10 @@ _NAMED = 5
 
 #: What a box waits for if it cannot trust the signed metadata that it gets.
 _STALE = (Waiting.STALE, Waiting.CLOCK, Waiting.UNTRUSTED)
+
+#: A box can send any word: what an agent of this program does not say is counted together.
+_WAITING = frozenset(Waiting)
+_OTHER = "other"
 
 
 @frozen
@@ -62,7 +66,7 @@ def take_census(connection: Connection, now: float) -> Census:
         release, waiting, boxes, *found = row
         by_release[release] += boxes
         if waiting is not None:
-            by_waiting[waiting] += boxes
+            by_waiting[waiting if waiting in _WAITING else _OTHER] += boxes
         counts.update(dict(zip(conditions, found, strict=True)))
     for name, condition in (others := _other_conditions(now)).items():
         counts[name] = _count(connection, condition)
@@ -100,9 +104,12 @@ def _conditions(now: float) -> dict[str, ColumnElement[bool]]:
     return {
         "blocked": box.c.waiting == Waiting.REFUSED,
         "cloned": box.c.cloned_at.is_not(None),
-        "new_key": and_(box.c.state == BoxState.KNOWN, box.c.first_seen > now - _DAY),
+        "new_key": and_(
+            box.c.state == BoxState.KNOWN, box.c.first_seen.between(now - _DAY, now + _DAY)
+        ),
         "stale_metadata": box.c.waiting.in_(_STALE),
-        "not_seen": box.c.last_seen < now - NOT_SEEN_DAYS * _DAY,
+        # The clock of the server may have been ahead when it last saw a box.
+        "not_seen": not_(box.c.last_seen.between(now - NOT_SEEN_DAYS * _DAY, now + _DAY)),
     }
 
 

@@ -58,7 +58,7 @@ STATUS: dict[str, Any] = {
     "channels": [ROLLOUT],
     "boxes": 4310,
     "releases": [{"release": NEW, "boxes": 212}, {"release": OLD, "boxes": 3987}],
-    "older": 98,
+    "others": 98,
     "unknown": 13,
     "waiting": {"turn": 3900},
     "waiting_now": 3902,
@@ -112,6 +112,12 @@ class ReadingTests(FleetCase):
         self.assertIn(f"```console\n$ opq-fleet status\n{out}```\n", page)
         self.assertLessEqual(max(map(len, out.splitlines())), 80)
         self.assertEqual(self.json("status"), [STATUS])
+
+    def test_no_boxes(self) -> None:
+        """Outcomes of no box at all, from something that is no update server, are no attempts."""
+        nothing = {**ROLLOUT, "outcomes": [{"outcome": "updated", "boxes": 0}]}
+        self.server.answers["release"] = {"time": NOW, "channels": [nothing]}
+        self.assertIn("no box has reported an attempt yet", self.said("release", NEW))
 
     def test_held(self) -> None:
         """Commands that show a held release end with 10."""

@@ -52,11 +52,25 @@ class ReadingTests(ControlCase):
             [{"outcome": "returned", "reason": "rescued", "boxes": 1, "bad": True}],
         )
         self.assertEqual((found["boxes"], found["releases"]), (2, [{"release": OLD, "boxes": 2}]))
-        self.assertEqual((found["unknown"], found["older"]), (0, 0))
+        self.assertEqual((found["unknown"], found["others"]), (0, 0))
         self.assertEqual(found["waiting"], {"turn": 1})
         self.assertEqual(found["waiting_now"], 3)
         self.assertEqual(found["needs"]["silent"], {"boxes": 0, "some": []})
         self.assertEqual((found["held"], found["time"]), (False, NOW))
+
+    def test_strange_releases(self) -> None:
+        """Boxes that report releases that there never were do not hide those of the fleet."""
+
+        def change(connection: Connection) -> None:
+            for number in range(100, 120):
+                add_box(connection, number, release=2**52 + number)
+            add_box(connection, 9, release=NEW)
+
+        self.write(change)
+        found = self.control.get("/status")
+        shown = {each["release"]: each["boxes"] for each in found["releases"]}
+        self.assertEqual((len(shown), shown[NEW], shown[OLD], found["others"]), (12, 1, 2, 10))
+        self.assertEqual(list(shown), sorted(shown, reverse=True))
 
     def test_release(self) -> None:
         """A release is shown with the boxes that it was bad for; an unknown one is not there."""

@@ -42,9 +42,23 @@ class CountsTests(StoreCase):
             add_box(connection, 2, waiting="turn")
             add_box(connection, 3, waiting="held")
             add_box(connection, 4)
+            add_box(connection, 5, waiting="for-godot")
+            add_box(connection, 6, waiting="for-rain")
 
         self.write(change)
-        self.assertEqual(self.census().by_waiting, {"turn": 2, "held": 1})
+        self.assertEqual(self.census().by_waiting, {"turn": 2, "held": 1, "other": 2})
+
+    def test_clock_was_ahead(self) -> None:
+        """A box that was seen in the future was not seen; its key is not new for years."""
+        ahead = NOW + 9e8
+
+        def change(connection: Connection) -> None:
+            add_box(connection, 1, first_seen=ahead, last_seen=ahead)
+            add_box(connection, 2, first_seen=NOW, last_seen=NOW)
+
+        self.write(change)
+        needs = self.census().needs
+        self.assertEqual((needs["not_seen"], needs["new_key"]), (Need(1, [1]), Need(1, [2])))
 
     def census(self) -> Census:
         """Count the boxes."""

@@ -37,6 +37,11 @@ class TestBoots(SynchronousTestCase):
             self.assertIsNone(follow_boot(cloned, boot, 4 + CLONE_AGE).cloned_at)
         self.assertEqual(follow_boot(cloned, "b", 4 + CLONE_AGE).cloned_at, 4 + CLONE_AGE)
 
+    def test_clock_was_ahead(self) -> None:
+        """A sign at a time that has not come yet does not stay until then."""
+        cloned = after("a", "b", "a")
+        self.assertIsNone(follow_boot(cloned, "c", 2 - CLONE_AGE).cloned_at)
+
     def test_three_machines(self) -> None:
         """The start of any of several machines is remembered."""
         self.assertEqual(after("a", "b", "c", "a").cloned_at, 4)
