@@ -4,9 +4,10 @@ from typing import Any
 
 from sqlalchemy import Table, select
 
+from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.schema import attempt, box
 from tests.helpers.store_case import StoreCase
 

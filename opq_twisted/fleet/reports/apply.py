@@ -7,11 +7,12 @@ from attrs import evolve
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.keys.replacement import Successor, replace_silent
+from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.attempts import MAX_IN_DAY, contradicts, done, follow
-from opq_twisted.fleet.reports.boots import follow_boot
+from opq_twisted.fleet.reports.authentication import Authenticator
+from opq_twisted.fleet.reports.clones import detect_clone
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
-from opq_twisted.fleet.reports.gate import Gate
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.reports.sequence import check_seq, digest, is_replay
 from opq_twisted.fleet.reports.storage import (
     add_boxes,
@@ -40,20 +41,20 @@ def apply(
         committed then; the same batch can be applied again.
     """
     boxes = lock_boxes(connection, {each.report.key for each in batch})
-    gate = Gate(enrolment, boxes)
-    refusals = [gate.check(each) for each in batch]
-    boxes |= add_boxes(connection, gate.new)
+    authenticator = Authenticator(enrolment, boxes)
+    refusals = [authenticator.check(each) for each in batch]
+    boxes |= add_boxes(connection, authenticator.new)
     signed = [each for each, refusal in zip(batch, refusals, strict=True) if refusal is None]
-    ledger = _Ledger(boxes)
-    ledger.load(connection, signed)
-    answers = [refusal or ledger.take(each) for each, refusal in zip(batch, refusals, strict=True)]
-    ledger.save(connection)
+    state = _BatchState(boxes)
+    state.load(connection, signed)
+    answers = [refusal or state.apply(each) for each, refusal in zip(batch, refusals, strict=True)]
+    state.save(connection)
     if signed:
-        enrolment.newcomers.add(gate.networks, signed[0].received)
+        enrolment.new_keys.add(authenticator.networks, signed[0].received)
     return answers
 
 
-class _Ledger:
+class _BatchState:
     """The boxes of a batch, and their attempts, as they are after the reports so far."""
 
     def __init__(self, boxes: dict[str, StoredBox]) -> None:
@@ -81,7 +82,7 @@ class _Ledger:
         since = min((each.received for each in signed), default=0.0) - _DAY
         self._new = count_attempts(connection, new, since)
 
-    def take(self, incoming: Incoming) -> Answer:
+    def apply(self, incoming: Incoming) -> Answer:
         """Apply a report whose signature is valid, and return the answer."""
         report = incoming.report
         box = self._boxes[report.key]
@@ -93,7 +94,7 @@ class _Ledger:
             return refusal
         self._boxes[report.key] = _after(box, incoming)
         self._accepted[report.key] = incoming
-        result = self._take_attempts(box.row, incoming)
+        result = self._apply_attempts(box.row, incoming)
         return self._stored_answer(box.row, report, result)
 
     def save(self, connection: Connection) -> None:
@@ -114,7 +115,7 @@ class _Ledger:
             ],
         )
 
-    def _take_attempts(self, row: int, incoming: Incoming) -> str:
+    def _apply_attempts(self, row: int, incoming: Incoming) -> str:
         known, report = self._attempts[row], incoming.report
         result = "contradicted" if contradicts(known, report) else "stored"
         room = MAX_IN_DAY - self._new[row]
@@ -133,7 +134,7 @@ def _after(box: StoredBox, incoming: Incoming) -> StoredBox:
     report, received = incoming.report, incoming.received
     is_admitted = box.state == BoxState.ADMITTED
     return evolve(
-        follow_boot(box, report.boot, received),
+        detect_clone(box, report.boot, received),
         # A key that was replaced, or gone for long, is a box again: an operator has to see it.
         state=BoxState.ADMITTED if is_admitted else BoxState.KNOWN,
         replaced_by=None,

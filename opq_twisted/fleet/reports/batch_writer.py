@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.answer import Answer
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.database import StoreAway
 
 #: How often a batch is written that comes into conflict.

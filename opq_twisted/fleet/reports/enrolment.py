@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from attrs import Factory, frozen
 
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.answer import Answer
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.settings import Enrolment
 from opq_twisted.report.signature import is_proved
 
@@ -25,7 +26,7 @@ _LATER = (3600.0, 4 * 3600.0)
 _DAY = 24 * 3600
 
 
-class Newcomers:
+class NewKeyCounts:
     """
     Counts the new keys of each network on this day (UTC).
 
@@ -78,11 +79,11 @@ class EnrolmentPolicy:
     mode: Enrolment = "open"
     #: The secret of the fleet; needed with `token`.
     token: str | None = None
-    newcomers: Newcomers = Factory(Newcomers)
+    new_keys: NewKeyCounts = Factory(NewKeyCounts)
     #: Gives a number between two others.
     random: Callable[[float, float], float] = random.uniform
 
-    def turn_away(self, incoming: Incoming, more: Counter[str]) -> Answer | None:
+    def refuse(self, incoming: Incoming, more: Counter[str]) -> Answer | None:
         """
         Return the refusal of a new key before its signature is verified; None if it may go on.
 
@@ -90,7 +91,7 @@ class EnrolmentPolicy:
         """
         if self.mode == "closed":
             return Answer(403, "closed")
-        if self.newcomers.is_full(incoming.network, incoming.received, more):
+        if self.new_keys.is_full(incoming.network, incoming.received, more):
             return Answer(429, "too-many-keys", retry_after=self.random(*_LATER))
         return None
 

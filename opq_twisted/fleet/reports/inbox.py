@@ -12,9 +12,9 @@ from twisted.logger import Logger
 from twisted.web.http import INTERNAL_SERVER_ERROR
 
 from opq_twisted.common.log import RepeatedLine
+from opq_twisted.fleet.reports.answer import Answer, refuse_for_now
 from opq_twisted.fleet.reports.batch_writer import Apply, BatchWriter, Write, is_refused
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
-from opq_twisted.fleet.reports.later import turned_away
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.database import StoreAway
 
 #: Reports in one batch.
@@ -25,10 +25,10 @@ MAX_WAITING = 10_000
 MAX_BYTES = 16 << 20
 
 #: Seconds after which a batch that has not ended counts as one that the database does not take.
-PATIENCE = 15
+BATCH_TIMEOUT = 15
 
 #: Seconds between two attempts to reach a database that is away.
-PAUSE = 1
+RETRY_DELAY = 1
 
 
 @define(eq=False)
@@ -79,7 +79,7 @@ class Inbox(Service):
         waiting = _Waiting(incoming)
         result = self._reason_against(len(incoming.body))
         if result is not None:
-            waiting.answer(turned_away(result))
+            waiting.answer(refuse_for_now(result))
             return waiting.answered
         self._queue.append(waiting)
         self._bytes += len(incoming.body)
@@ -109,8 +109,8 @@ class Inbox(Service):
     async def _work(self) -> None:
         """Store batches until none waits."""
         while self._queue:
-            self._batch = self._take()
-            overdue = self._clock.callLater(PATIENCE, self._give_up)
+            self._batch = self._next_batch()
+            overdue = self._clock.callLater(BATCH_TIMEOUT, self._give_up)
             begun = self._clock.seconds()
             try:
                 await self._store(self._batch)
@@ -128,7 +128,7 @@ class Inbox(Service):
         for waiting in idle:
             waiting.callback(None)
 
-    def _take(self) -> Sequence[_Waiting]:
+    def _next_batch(self) -> Sequence[_Waiting]:
         count = min(MAX_BATCH, len(self._queue))
         batch = [self._queue.popleft() for _ in range(count)]
         self._bytes -= sum(len(each.incoming.body) for each in batch)
@@ -161,17 +161,17 @@ class Inbox(Service):
                 return
 
     def _give_up(self) -> None:
-        self._lose(StoreAway(f"The database has not stored a batch within {PATIENCE} seconds."))
+        self._lose(StoreAway(f"The database has not stored a batch in {BATCH_TIMEOUT} seconds."))
 
     def _lose(self, error: StoreAway) -> None:
         """Turn everything away: the database is away."""
         if not self.is_away:
             self._log.error("Reports get 503 for now. {error}", error=error)
         self.is_away = True
-        self._next_try = self._clock.seconds() + PAUSE
+        self._next_try = self._clock.seconds() + RETRY_DELAY
         self._turn_away("store-away")
         for each in self._batch:
-            each.answer(turned_away("store-away"))
+            each.answer(refuse_for_now("store-away"))
 
     def _found(self) -> None:
         if self.is_away:
@@ -181,7 +181,7 @@ class Inbox(Service):
     def _turn_away(self, result: str) -> None:
         queue, self._queue, self._bytes = self._queue, deque(), 0
         for each in queue:
-            each.answer(turned_away(result))
+            each.answer(refuse_for_now(result))
 
     def _report_error(self, error: Exception) -> None:
         # The message of an error may quote the report.

@@ -1,9 +1,6 @@
-"""A report on its way into the database, and the answer to it."""
+"""A report on its way into the database."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from attrs import Factory, frozen
+from attrs import frozen
 
 from opq_twisted.report.document import Report
 
@@ -21,15 +18,3 @@ class Incoming:
     network: str
     #: Seconds since the epoch.
     received: float
-
-
-@frozen
-class Answer:
-    """The status and the JSON of an answer, and what it is counted as in the metrics."""
-
-    code: int
-    #: The label `result` of `opq_reports_total`, such as `stored`, `unknown-key`, `replayed`.
-    result: str
-    content: Mapping[str, Any] = Factory(dict)
-    #: Seconds; None for no `Retry-After`.
-    retry_after: float | None = None

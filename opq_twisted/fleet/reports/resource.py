@@ -17,11 +17,11 @@ from twisted.web.http import (
 )
 from twisted.web.server import NOT_DONE_YET
 
+from opq_twisted.fleet.reports.answer import Answer, choose_retry_after
+from opq_twisted.fleet.reports.client_network import find_network
 from opq_twisted.fleet.reports.inbox import Inbox
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
-from opq_twisted.fleet.reports.later import retry_after
-from opq_twisted.fleet.reports.rates import Rates
-from opq_twisted.fleet.reports.sender import network_of
+from opq_twisted.fleet.reports.incoming import Incoming
+from opq_twisted.fleet.reports.rate_limit import RateLimit
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
@@ -73,15 +73,17 @@ class ReportResource(PlainResource):
         self._inbox = inbox
         self._now = now
         self._trusted = trusted
-        self._rates = Rates(clock)
+        self._rate_limit = RateLimit(clock)
         #: How many reports were answered, by result.
         self.results: Counter[str] = Counter()
 
     def render_POST(self, request: BoundedRequest) -> Reply | int:
         """Reply 400 or 429 at once, or when the report is stored."""
-        network = network_of(request, self._trusted)
-        if network is not None and not self._rates.allows(network):
-            return self._answered(Answer(TOO_MANY_REQUESTS, "too-many", retry_after=retry_after()))
+        network = find_network(request, self._trusted)
+        if network is not None and not self._rate_limit.take_token(network):
+            return self._answered(
+                Answer(TOO_MANY_REQUESTS, "too-many", retry_after=choose_retry_after())
+            )
         try:
             incoming = self._read(request, network or "")
         except ReportInvalid as error:

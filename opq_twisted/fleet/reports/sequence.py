@@ -2,7 +2,8 @@
 
 import hashlib
 
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.answer import Answer
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.reports.stored import StoredBox
 
 #: A number may be ahead of the last one by so much. Otherwise one damaged journal would bring a box

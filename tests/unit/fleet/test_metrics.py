@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 
 from opq_twisted.fleet import metrics as module
 from opq_twisted.fleet.metrics import EXPIRES, PERIOD, FleetMetrics
+from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.inbox import Inbox
-from opq_twisted.fleet.reports.incoming import Answer
 from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.rollouts.rollout import Rollout, add
 from opq_twisted.fleet.store.database import StoreAway

@@ -11,7 +11,7 @@ from opq_twisted.fleet.reports.enrolment import (
     MAX_FROM_NETWORK,
     MAX_NETWORKS,
     EnrolmentPolicy,
-    Newcomers,
+    NewKeyCounts,
 )
 from opq_twisted.fleet.store.database import StoreAway
 from opq_twisted.fleet.store.schema import box as box_table
@@ -27,48 +27,48 @@ class TestNewcomers(SynchronousTestCase):
     """The count of new keys in memory."""
 
     def setUp(self) -> None:
-        self.newcomers = Newcomers()
+        self.new_keys = NewKeyCounts()
 
     def is_full(self, network: str, now: float = NOW) -> bool:
         """Whether a network may bring no more."""
-        return self.newcomers.is_full(network, now, Counter())
+        return self.new_keys.is_full(network, now, Counter())
 
     def test_network(self) -> None:
         """Each network has its own count, with the keys that are about to be added."""
-        self.newcomers.add(Counter(a=MAX_FROM_NETWORK - 1, b=1), NOW)
+        self.new_keys.add(Counter(a=MAX_FROM_NETWORK - 1, b=1), NOW)
         self.assertFalse(self.is_full("a"))
-        self.assertTrue(self.newcomers.is_full("a", NOW, Counter(a=1)))
-        self.newcomers.add(Counter(a=1), NOW)
+        self.assertTrue(self.new_keys.is_full("a", NOW, Counter(a=1)))
+        self.new_keys.add(Counter(a=1), NOW)
         self.assertTrue(self.is_full("a"))
         self.assertFalse(self.is_full("b"))
 
     def test_day(self) -> None:
         """The next day begins at 0; so does a clock that was set back."""
-        self.newcomers.add(Counter(a=MAX_FROM_NETWORK), NOW)
+        self.new_keys.add(Counter(a=MAX_FROM_NETWORK), NOW)
         self.assertFalse(self.is_full("a", NOW + DAY))
-        self.newcomers.add(Counter(a=MAX_FROM_NETWORK), NOW)
+        self.new_keys.add(Counter(a=MAX_FROM_NETWORK), NOW)
         self.assertFalse(self.is_full("a", 0))
 
     def test_all_networks(self) -> None:
         """All networks together have a bound, too."""
         self.patch(enrolment, "MAX_IN_DAY", 10)
-        self.newcomers.add(Counter(map(str, range(9))), NOW)
+        self.new_keys.add(Counter(map(str, range(9))), NOW)
         self.assertFalse(self.is_full("a"))
-        self.newcomers.add(Counter(a=1), NOW)
+        self.new_keys.add(Counter(a=1), NOW)
         self.assertTrue(self.is_full("b"))
         self.assertTrue(self.is_full(""))
 
     def test_no_network(self) -> None:
         """Boxes behind a proxy that names no client are bounded with all others only."""
-        self.newcomers.add(Counter({"": 10 * MAX_FROM_NETWORK}), NOW)
+        self.new_keys.add(Counter({"": 10 * MAX_FROM_NETWORK}), NOW)
         self.assertFalse(self.is_full(""))
 
     def test_memory(self) -> None:
         """The networks in memory are bounded; the first ones are given up."""
-        self.newcomers.add(Counter({"first": MAX_FROM_NETWORK}), NOW)
-        self.newcomers.add(Counter(map(str, range(MAX_NETWORKS - 1))), NOW)
+        self.new_keys.add(Counter({"first": MAX_FROM_NETWORK}), NOW)
+        self.new_keys.add(Counter(map(str, range(MAX_NETWORKS - 1))), NOW)
         self.assertTrue(self.is_full("first"))
-        self.newcomers.add(Counter(last=1), NOW)
+        self.new_keys.add(Counter(last=1), NOW)
         self.assertFalse(self.is_full("first"))
 
 
@@ -256,4 +256,4 @@ class TestTooMany(ApplyCase):
         for _ in range(2):
             self.assertRaises(StoreAway, self.apply, *batch)
         self.flushLoggedErrors(SQLAlchemyError)
-        self.assertFalse(self.policy.newcomers.is_full("192.0.2.1", NOW, Counter()))
+        self.assertFalse(self.policy.new_keys.is_full("192.0.2.1", NOW, Counter()))

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from twisted.internet import reactor
 
+from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.report.document import MAX_NUMBER, AttemptReport
 from tests.helpers.apply_case import ApplyCase

@@ -9,16 +9,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.fleet.reports.answer import Answer, choose_retry_after
 from opq_twisted.fleet.reports.inbox import (
+    BATCH_TIMEOUT,
     MAX_BATCH,
     MAX_BYTES,
     MAX_WAITING,
-    PATIENCE,
-    PAUSE,
+    RETRY_DELAY,
     Inbox,
 )
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
-from opq_twisted.fleet.reports.later import retry_after
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.database import StoreAway
 from tests.helpers.box_fakes import logged
 from tests.helpers.reporting_box import NOW, ReportingBox
@@ -165,7 +165,7 @@ class InboxTests(SynchronousTestCase):
 
     def test_retry_after_differs(self) -> None:
         """Boxes that are turned away do not come back all at once."""
-        seconds = {retry_after() for _ in range(100)}
+        seconds = {choose_retry_after() for _ in range(100)}
         self.assertGreater(len(seconds), 90)
 
     def test_away(self) -> None:
@@ -183,14 +183,14 @@ class InboxTests(SynchronousTestCase):
         self.put()
         self.store.fail(away())
         for _ in range(3):
-            self.clock.advance(PAUSE)
+            self.clock.advance(RETRY_DELAY)
             [probe] = self.put()
             self.assert_turned_away(self.put(2), "store-away")
             self.assertNoResult(probe)
             self.assertEqual(len(self.store.changes), 1)
             self.store.fail(away())
             self.assert_turned_away([probe], "store-away")
-        self.clock.advance(PAUSE)
+        self.clock.advance(RETRY_DELAY)
         [probe] = self.put()
         self.store.commit()
         self.assertEqual(self.results([probe]), ["stored"])
@@ -203,9 +203,9 @@ class InboxTests(SynchronousTestCase):
     def test_stuck(self) -> None:
         """A batch that does not end counts as one that failed, and no other begins."""
         waiting = self.put(3)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(BATCH_TIMEOUT)
         self.assert_turned_away(waiting, "store-away")
-        self.clock.advance(PAUSE)
+        self.clock.advance(RETRY_DELAY)
         self.assert_turned_away(self.put(), "store-away")
         self.assertEqual(len(self.store.changes), 1)
         self.store.commit()

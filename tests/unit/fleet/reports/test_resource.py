@@ -8,9 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.inbox import Inbox
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
-from opq_twisted.fleet.reports.rates import BURST
+from opq_twisted.fleet.reports.incoming import Incoming
+from opq_twisted.fleet.reports.rate_limit import BURST
 from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.resource import PlainResource

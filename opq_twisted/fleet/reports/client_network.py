@@ -6,7 +6,7 @@ from opq_twisted.http.connection_limits import Network, client_network
 from opq_twisted.http.request import BoundedRequest
 
 
-def network_of(request: BoundedRequest, trusted: Sequence[Network]) -> str | None:
+def find_network(request: BoundedRequest, trusted: Sequence[Network]) -> str | None:
     """
     Find the network that the sender of a request belongs to.
 

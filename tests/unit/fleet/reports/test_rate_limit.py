@@ -3,21 +3,21 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.reports import rates as module
-from opq_twisted.fleet.reports.rates import BURST, MAX_NETWORKS, RATE, Rates
+from opq_twisted.fleet.reports import rate_limit as module
+from opq_twisted.fleet.reports.rate_limit import BURST, MAX_NETWORKS, RATE, RateLimit
 
 
-class RatesTests(SynchronousTestCase):
+class RateLimitTests(SynchronousTestCase):
     """The buckets of networks."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1e6)
-        self.rates = Rates(self.clock)
+        self.rate_limit = RateLimit(self.clock)
 
     def sent(self, network: str, count: int) -> int:
         """Try to send so many reports; returns how many are allowed."""
-        return sum(self.rates.allows(network) for _ in range(count))
+        return sum(self.rate_limit.take_token(network) for _ in range(count))
 
     def test_burst(self) -> None:
         """All boxes of an office can report at once, up to a limit that is the network's own."""
@@ -43,7 +43,7 @@ class RatesTests(SynchronousTestCase):
         self.clock.advance(1 / RATE)
         for _ in range(100):
             self.sent("198.51.100.1", 1)
-        self.assertEqual(len(self.rates), 1)
+        self.assertEqual(len(self.rate_limit), 1)
 
     def test_bounded(self) -> None:
         """There is a limit of networks; the most recent ones are remembered."""
@@ -51,6 +51,6 @@ class RatesTests(SynchronousTestCase):
         self.sent("192.0.2.7", BURST)
         for number in range(1000):
             self.sent(f"2001:db8:0:{number:x}::/64", BURST)
-            self.assertLessEqual(len(self.rates), 100)
+            self.assertLessEqual(len(self.rate_limit), 100)
         self.assertEqual(self.sent("2001:db8:0:3e7::/64", 1), 0)
         self.assertGreater(MAX_NETWORKS, 1000)

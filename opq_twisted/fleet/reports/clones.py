@@ -11,7 +11,7 @@ MAX_BOOTS = 8
 CLONE_AGE = 30 * 24 * 3600.0
 
 
-def follow_boot(box: StoredBox, boot: str, received: float) -> StoredBox:
+def detect_clone(box: StoredBox, boot: str, received: float) -> StoredBox:
     """
     Return a box after a report that came from this start of its machine.
 

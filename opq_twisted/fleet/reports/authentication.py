@@ -5,15 +5,16 @@ from collections.abc import MutableMapping
 
 from attrs import evolve
 
+from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
-from opq_twisted.fleet.reports.incoming import Answer, Incoming
+from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.reports.sequence import check_seq
 from opq_twisted.fleet.reports.stored import StoredBox
 from opq_twisted.report.document import Report
 from opq_twisted.report.signature import is_signed, key_id
 
 
-class Gate:
+class Authenticator:
     """Lets in the reports with a valid signature, and keeps the keys that are new."""
 
     def __init__(self, enrolment: EnrolmentPolicy, boxes: MutableMapping[str, StoredBox]) -> None:
@@ -34,7 +35,7 @@ class Gate:
         """Return the refusal of a report; None if it comes from the box that has this key."""
         report = incoming.report
         box = self._boxes.get(report.key) or self.new.get(report.key)
-        if box is None and (refusal := self._enrolment.turn_away(incoming, self.networks)):
+        if box is None and (refusal := self._enrolment.refuse(incoming, self.networks)):
             return refusal
         public = (box and box.pubkey) or _given(report)
         if public is None:

@@ -11,12 +11,12 @@ RATE = 1.0
 MAX_NETWORKS = 10_000
 
 
-class Rates:
+class RateLimit:
     """
     A bucket of tokens for each network: a report takes one.
 
-    Remembered is only when each bucket is full again, and only until then; with more networks than
-    there is room for, the one that has been silent for the longest time is forgotten.
+    Of each bucket, this remembers only the time at which it is full again, and only until then. If
+    there are too many networks, it forgets the one that has been silent for the longest time.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -28,7 +28,7 @@ class Rates:
         """How many networks are remembered."""
         return len(self._full_at)
 
-    def allows(self, network: str) -> bool:
+    def take_token(self, network: str) -> bool:
         """Take a token; returns whether there was one."""
         now = self._clock.seconds()
         full_at = max(self._full_at.pop(network, now), now)

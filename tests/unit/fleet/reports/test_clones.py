@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.reports.boots import CLONE_AGE, MAX_BOOTS, follow_boot
+from opq_twisted.fleet.reports.clones import CLONE_AGE, MAX_BOOTS, detect_clone
 from opq_twisted.fleet.reports.stored import StoredBox
 
 BOX = StoredBox(key_id="0" * 32, pubkey=bytes(32))
@@ -14,7 +14,7 @@ def after(*boots: str) -> StoredBox:
     """Return a box after reports from these starts, one each second."""
     box = BOX
     for second, boot in enumerate(boots, start=1):
-        box = follow_boot(box, boot, float(second))
+        box = detect_clone(box, boot, float(second))
     return box
 
 
@@ -33,14 +33,14 @@ class TestBoots(SynchronousTestCase):
         """A month after the last sign, the box is no longer shown as cloned."""
         cloned = after("a", "b", "a")
         for boot in ("a", "c"):
-            self.assertEqual(follow_boot(cloned, boot, 3 + CLONE_AGE).cloned_at, 3)
-            self.assertIsNone(follow_boot(cloned, boot, 4 + CLONE_AGE).cloned_at)
-        self.assertEqual(follow_boot(cloned, "b", 4 + CLONE_AGE).cloned_at, 4 + CLONE_AGE)
+            self.assertEqual(detect_clone(cloned, boot, 3 + CLONE_AGE).cloned_at, 3)
+            self.assertIsNone(detect_clone(cloned, boot, 4 + CLONE_AGE).cloned_at)
+        self.assertEqual(detect_clone(cloned, "b", 4 + CLONE_AGE).cloned_at, 4 + CLONE_AGE)
 
     def test_clock_was_ahead(self) -> None:
         """A sign at a time that has not come yet does not stay until then."""
         cloned = after("a", "b", "a")
-        self.assertIsNone(follow_boot(cloned, "c", 2 - CLONE_AGE).cloned_at)
+        self.assertIsNone(detect_clone(cloned, "c", 2 - CLONE_AGE).cloned_at)
 
     def test_three_machines(self) -> None:
         """The start of any of several machines is remembered."""
