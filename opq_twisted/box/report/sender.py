@@ -105,8 +105,13 @@ class Sender(Service):
         return sending
 
     def checked(self) -> None:
-        """Report soon if there is something new, or if a report has failed: a check has ended."""
-        if self._first is None or self._failures:
+        """
+        Report soon if there is something new: a check has ended.
+
+        Before the first report only an outcome counts that the server does not know: a report of
+        it has failed, or the agent ended before it.
+        """
+        if self._first is None or self._journal.has_unreported:
             self._schedule()
 
     def attempt_ended(self) -> None:

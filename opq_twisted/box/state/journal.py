@@ -107,6 +107,11 @@ class Journal:
             changes["delay"] = None
         self.write(**changes)
 
+    @property
+    def has_unreported(self) -> bool:
+        """Whether the server has not acknowledged the outcome of an attempt."""
+        return any(each.uuid and not each.reported for each in self.entry.attempts)
+
     def acknowledge(self, uuids: Collection[str], seq: int) -> None:
         """
         Remember which attempts the update server has stored with their outcomes.

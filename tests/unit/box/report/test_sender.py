@@ -107,12 +107,12 @@ class WhenTests(SenderCase):
         self.client.accept()
         self.assertEqual(self.published, 1)
 
-    def test_failed_before_the_first(self) -> None:
-        """The outcome of an attempt is reported again after a check, if its report has failed."""
-        self.end_attempt(1)
-        self.clock.advance(DELAY)
-        self.client.answer(503)
+    def test_unreported_before_the_first(self) -> None:
+        """An outcome that the server does not know is reported after a check, also again."""
+        self.journal.write(attempts=(Attempt(NEW, 1.0, 2.0, "updated", "", 1, uuid="a" * 32),))
+        self.check()
         self.assertEqual(self.sent, 1)
+        self.client.answer(503)
         self.sender.checked()
         # A random part of a pause, which is longer after more failures.
         self.clock.advance(30)
