@@ -3,16 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve
-from sqlalchemy import Connection, and_, or_
+from sqlalchemy import Connection, and_, or_, select
 
-from opq_twisted.fleet.rollouts.rollout import Rollout, add, find, save
+from opq_twisted.fleet.audit import AuditNote, record
+from opq_twisted.fleet.rollouts.rollout import Rollout, add, find, percent, save
 from opq_twisted.fleet.rollouts.steps import first_step
 from opq_twisted.fleet.settings import Rollouts
-from opq_twisted.fleet.store.schema import rollout
+from opq_twisted.fleet.store.schema import audit, rollout
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.trust.pace import HELD, ChannelRelease, Pace
 
 _S = RolloutState
+
+#: The states of a rollout that boxes follow.
+_GOING = (_S.BAKING, _S.DONE)
+
+_RESTORER = AuditNote(
+    who="opq-update-server",
+    because="The signed timestamp holds it, and nobody has resumed it: the database is an older "
+    "backup.",
+)
 
 #: Returns the share of the first step.
 _FirstStep = Callable[[], int]
@@ -37,6 +47,8 @@ def announce(
             add(connection, each)
         elif each != known[which]:
             save(connection, each)
+            if each.is_held and known[which].state in _GOING:
+                _record_hold(connection, each, now)
     return _paces(planned, releases, mode)
 
 
@@ -80,10 +92,42 @@ def _plan(
             return first_step(connection, channel)
 
         if which in known:
-            planned[which] = go_on(known[which], release, mode, first, now)
+            before = known[which]
+            if _has_lost_hold(connection, before, release):
+                before = evolve(before, state=_S.HELD, since=now)
+            planned[which] = go_on(before, release, mode, first, now)
         else:
             planned[which] = begin(release, mode, first, now)
     return planned
+
+
+def _has_lost_hold(connection: Connection, before: Rollout, release: ChannelRelease) -> bool:
+    """
+    Whether the database is a backup from before a hold.
+
+    The timestamp holds the release, and nobody has ever resumed it. Without this look, all boxes
+    would install it as soon as the backup is restored, before an operator can hold it again.
+    """
+    if before.state not in _GOING or release.last is None or release.last.state != HELD:
+        return False
+    resumed = select(audit.c.id).where(
+        audit.c.what == "resume",
+        audit.c.channel == release.channel,
+        audit.c.release == release.version,
+    )
+    return connection.scalar(resumed.limit(1)) is None
+
+
+def _record_hold(connection: Connection, held: Rollout, now: float) -> None:
+    record(
+        connection,
+        _RESTORER,
+        now,
+        what="hold",
+        change=f"To {held.state} at {percent(held.bp)}.",
+        channel=held.channel,
+        release=held.release,
+    )
 
 
 def _paces(

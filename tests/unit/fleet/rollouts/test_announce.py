@@ -1,9 +1,12 @@
 """Tests of rollouts when the timestamp names releases."""
 
+from sqlalchemy import select
+
 from opq_twisted.fleet.rollouts.announce import announce, look_up
 from opq_twisted.fleet.rollouts.orders import hold, resume, widen
 from opq_twisted.fleet.rollouts.rollout import find
 from opq_twisted.fleet.settings import Rollouts
+from opq_twisted.fleet.store.schema import audit
 from opq_twisted.fleet.store.states import BoxState, RolloutState
 from opq_twisted.trust.pace import ALL, HELD, UNKNOWN, ChannelRelease, Pace
 from tests.helpers.store_case import on_each_database
@@ -86,6 +89,24 @@ class OffTests(AnnounceTestCase):
         self.assertEqual(self.pace(), Pace(RELEASE, 2000))
         self.assertEqual(self.pace(ceiling=500), Pace(RELEASE, 500))
         self.assertEqual(self.pace(), Pace(RELEASE, 500))
+
+    def test_backup(self) -> None:
+        """A hold outlasts a backup from before it; the audit says why."""
+        held = Pace(RELEASE, ALL, HELD)
+        self.pace()
+        self.assertEqual(self.pace(last=held), held)
+        [row] = self.read(lambda store: store.execute(select(audit)).all())
+        self.assertEqual((row.who, row.what, row.release), ("opq-update-server", "hold", RELEASE))
+        self.assertIn("backup", row.because)
+        self.do(resume)
+        self.assertIsNone(self.pace(last=held))
+
+    def test_resumed_elsewhere(self) -> None:
+        """The last timestamp may hold a release that an operator has resumed since."""
+        self.pace()
+        self.do(hold)
+        self.do(resume, 2000)
+        self.assertEqual(self.pace(last=Pace(RELEASE, ALL, HELD)), Pace(RELEASE, 2000))
 
     def test_superseded(self) -> None:
         """A newer release supersedes the older one, and begins without its hold."""
