@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.schema import attempt, box, rollout
 from opq_twisted.fleet.store.states import BoxState, RolloutState
-from opq_twisted.report.document import Outcome, Reason, Waiting
+from opq_twisted.report.codes import Outcome, Reason, Waiting
 from opq_twisted.trust.pace import ALL
 
 #: Rows of one statement.

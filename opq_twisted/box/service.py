@@ -64,7 +64,7 @@ from opq_twisted.http.connection_limits import (
     raise_descriptor_limit,
 )
 from opq_twisted.http.site import BoundedSite
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 from opq_twisted.trust.tuf_client import METADATA
 
 #: Limits on simultaneous connections to the page: in total, per network (a /64 in IPv6, which may

@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from attrs import frozen
+
+from opq_twisted.common import strict_json
 
 #: Characters; no sentence is longer.
 _MAX_TEXT = 2000
 
 #: Characters; no text of several lines, such as release notes, is longer.
 _MAX_LINES = 4000
-
-#: The largest number that every JSON reader keeps exactly (RFC 8259, section 6).
-_MAX_NUMBER = 2**53 - 1
 
 
 @frozen
@@ -25,10 +24,7 @@ class Document:
     @classmethod
     def parse(cls, data: bytes) -> "Document":
         """Parse the object; raises ValueError if it is not JSON, or not an object."""
-        try:
-            content = json.loads(data, parse_constant=_refuse)
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
+        content = strict_json.parse(data)
         if not isinstance(content, dict):
             raise ValueError("it is not an object")
         return cls(content)
@@ -49,8 +45,8 @@ class Document:
         """Return JSON that is in a string, as lines of ASCII; the string itself if it is none."""
         value = self.content.get(key)
         try:
-            content = json.loads(value if isinstance(value, str) else "", parse_constant=_refuse)
-        except (ValueError, RecursionError):
+            content = strict_json.parse(value if isinstance(value, str) else "")
+        except ValueError:
             return [self.text(key)]
         return json.dumps(content, indent=2).splitlines()
 
@@ -59,7 +55,7 @@ class Document:
         value = self.content.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        return value if 0 <= value <= _MAX_NUMBER else None
+        return value if 0 <= value <= strict_json.MAX_NUMBER else None
 
     def integer(self, key: str) -> int | None:
         """Return a whole number that is not negative."""
@@ -80,7 +76,3 @@ class Document:
         value = self.content.get(key)
         items = value if isinstance(value, list) else []
         return [Document(item) for item in items if isinstance(item, dict)]
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

@@ -11,7 +11,7 @@ class OpqError(Exception):
     """An error that a person can cause or fix; its text is a sentence that says what to do."""
 
     #: The code of an attempt to update that ends with this error: the value of a
-    #: `report.document.Reason`. An error with the default is not expected to end one.
+    #: `report.codes.Reason`. An error with the default is not expected to end one.
     code: str = "agent-error"
 
 

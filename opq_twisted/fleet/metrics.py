@@ -19,7 +19,7 @@ from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.store.database import StoreAway
 from opq_twisted.fleet.store.schema import attempt, box, rollout
 from opq_twisted.fleet.store.states import RolloutState
-from opq_twisted.report.document import Outcome
+from opq_twisted.report.codes import Outcome
 
 #: Seconds between two counts in the database, at least; and after which a count is not shown.
 PERIOD, EXPIRES = 30, 300

@@ -14,7 +14,8 @@ from attrs import frozen
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
-from opq_twisted.report.document import Report, parse
+from opq_twisted.report.document import Report
+from opq_twisted.report.parse import parse
 from opq_twisted.report.signature import HEADER, is_signed, key_id
 from tests.functional.box import INSTALL, OLD, Answer, Box, RawServer, archive, http
 from tests.functional.processes import TIMEOUT, curl, eventually

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from opq_twisted.box.network.report_client import Answer, ReportClient
 from opq_twisted.common.errors import ServerFailed
 from opq_twisted.report.document import MAX_ATTEMPTS, AttemptReport, Report
-from opq_twisted.report.document import parse as parse_report
+from opq_twisted.report.parse import parse as parse_report
 
 PUBKEY = "cd" * 32
 

@@ -7,7 +7,7 @@ from attrs import frozen
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.versions import Installed
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 from opq_twisted.trust.offer import Offer
 from opq_twisted.trust.pace import HELD
 

@@ -1,7 +1,6 @@
 """Makes a report from what the agent knows."""
 
 import hashlib
-import json
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -16,17 +15,16 @@ from opq_twisted.box.report.identity import Identity
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Attempt
 from opq_twisted.box.state.versions import Installed
-from opq_twisted.common import files
+from opq_twisted.common import files, strict_json
+from opq_twisted.report.codes import Waiting
 from opq_twisted.report.document import (
     ATTEMPT_ID,
     MAX_ATTEMPTS,
-    MAX_NUMBER,
     MAX_REFUSED,
     VERSION,
     WORD,
     AttemptReport,
     Report,
-    Waiting,
 )
 from opq_twisted.report.signature import proof_of
 
@@ -143,9 +141,9 @@ class Composer:
         if not self._is_signed():
             return None
         try:
-            content = json.loads(files.read(self._metadata / name, _MAX_METADATA))
+            content = strict_json.parse(files.read(self._metadata / name, _MAX_METADATA))
             version = content["signed"]["version"]
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return _whole(version) if type(version) is int else None
 
@@ -175,9 +173,9 @@ def _ended(attempt: Attempt) -> AttemptReport:
 def _clamped(number: float) -> int:
     """Return the nearest number that a report can contain; 0 for none at all (NaN)."""
     # In this order: max(0, NaN) is 0.
-    return int(min(max(0, number), MAX_NUMBER))
+    return int(min(max(0, number), strict_json.MAX_NUMBER))
 
 
 def _whole(number: int | None) -> int | None:
     """Return a number that a report can contain; None for any other."""
-    return number if number is not None and 0 <= number <= MAX_NUMBER else None
+    return number if number is not None and 0 <= number <= strict_json.MAX_NUMBER else None

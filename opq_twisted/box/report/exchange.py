@@ -1,6 +1,5 @@
 """Sends one report, as often as the server's answers require, and reads the last answer."""
 
-import json
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -22,8 +21,9 @@ from opq_twisted.box.network.report_client import Answer, ReportClient
 from opq_twisted.box.report.identity import Identity
 from opq_twisted.box.report.record import ReportRecord, SentReport
 from opq_twisted.box.state.journal import Journal
+from opq_twisted.common import strict_json
 from opq_twisted.common.errors import ServerFailed
-from opq_twisted.report.document import MAX_ATTEMPTS, MAX_NUMBER, Report
+from opq_twisted.report.document import MAX_ATTEMPTS, Report
 
 #: How often a report is sent in a row: the first request, one with the public key, two with fewer
 #: attempts, and two with another sequence number.
@@ -197,12 +197,12 @@ def _read_done(body: bytes) -> list[Any] | None:
 def _read_seq(body: bytes) -> int | None:
     """Read the sequence number that the server knows; None if it is not possible."""
     seq = _read_object(body).get("seq")
-    return seq if type(seq) is int and 0 <= seq < MAX_NUMBER else None
+    return seq if type(seq) is int and 0 <= seq < strict_json.MAX_NUMBER else None
 
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
+        content = strict_json.parse(body)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -143,7 +143,7 @@ class Attempt:
     stage: str = ""
     #: How often that stage was tried.
     tries: int = 0
-    #: The value of a `report.document.Reason`; empty for an update that succeeded.
+    #: The value of a `report.codes.Reason`; empty for an update that succeeded.
     code: str = ""
     #: Whether the update server has stored it with its outcome.
     reported: bool = False

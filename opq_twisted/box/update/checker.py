@@ -14,7 +14,7 @@ from opq_twisted.box.update.probation import Probation
 from opq_twisted.box.update.reporting import Reporter
 from opq_twisted.box.update.waiting import waits_after, waits_with
 from opq_twisted.common.errors import OpqError, ServerFailed, UnsignedRefused
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 from opq_twisted.trust.offer import Offer
 
 #: Seconds after each failed check of an update that began without a click; the update fails if one

@@ -30,7 +30,7 @@ from opq_twisted.common.errors import (
     RebootFailed,
     ServerFailed,
 )
-from opq_twisted.report.document import Reason
+from opq_twisted.report.codes import Reason
 
 #: How often a step of an update is tried, over all starts of the agent, before the update fails.
 MAX_TRIES = 3

@@ -29,7 +29,7 @@ from opq_twisted.common.errors import (
     RebootFailed,
     RollbackFailed,
 )
-from opq_twisted.report.document import Reason
+from opq_twisted.report.codes import Reason
 
 _T = TypeVar("_T")
 
@@ -56,7 +56,7 @@ def is_temporary(error: Exception) -> bool:
 
 
 def code_of(error: Exception) -> str:
-    """Return the value of a `report.document.Reason` for the error that ended an attempt."""
+    """Return the value of a `report.codes.Reason` for the error that ended an attempt."""
     if isinstance(error, OSError):
         if error.errno in _DISK_FULL:
             return NoRoom.code

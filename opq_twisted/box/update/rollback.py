@@ -26,7 +26,7 @@ from opq_twisted.common.errors import (
     NotStarted,
     RollbackFailed,
 )
-from opq_twisted.report.document import Reason
+from opq_twisted.report.codes import Reason
 
 #: How often the last good release is installed, over all starts, before the rollback fails.
 _MAX_TRIES = 3

@@ -16,7 +16,7 @@ from opq_twisted.box.update.reporting import RESUMED_AFTER_REBOOT, Reporter
 from opq_twisted.box.update.rollback import Rollback
 from opq_twisted.box.update.workflow import Workflow
 from opq_twisted.common.errors import UpdateInProgress
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 
 
 class Updater(Service):

@@ -2,7 +2,7 @@
 
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.reporting import code_of
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 from opq_twisted.trust.offer import Offer
 
 

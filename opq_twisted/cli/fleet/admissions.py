@@ -7,6 +7,7 @@ from pathlib import Path
 from attrs import frozen
 
 from opq_twisted.common.errors import OpqError
+from opq_twisted.common.strict_json import MAX_NUMBER
 
 #: Bytes of the file, and its lines.
 _MAX_SIZE = 1 << 20
@@ -14,9 +15,6 @@ _MAX_LINES = 10_000
 
 #: Mistakes that are told.
 _MAX_MISTAKES = 20
-
-#: A number that every JSON reader keeps exactly has at most 16 digits (RFC 8259, section 6).
-_MAX_NUMBER = 2**53 - 1
 
 _LINE = re.compile(r'"?([0-9]{1,16})"?\s*,\s*"?([0-9a-f]{32})"?', re.ASCII | re.IGNORECASE)
 _TITLES = "box_id,fingerprint"
@@ -53,7 +51,7 @@ def read_admissions(path: Path) -> Sequence[Admission]:
         if not text or text.startswith("#") or text.replace(" ", "") == _TITLES:
             continue
         match = _LINE.fullmatch(text)
-        if match is None or int(match[1]) > _MAX_NUMBER:
+        if match is None or int(match[1]) > MAX_NUMBER:
             mistakes.append(str(number))
         else:
             found.append(Admission(number, int(match[1]), match[2].lower()))

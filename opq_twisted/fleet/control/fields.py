@@ -1,13 +1,12 @@
 """Reads the fields of requests of `opq-fleet`."""
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
+from opq_twisted.common import strict_json
 from opq_twisted.fleet.control.answers import RequestInvalid
 from opq_twisted.http.request import BoundedRequest
-from opq_twisted.report.document import MAX_NUMBER
 
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _HEXADECIMAL = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -45,14 +44,14 @@ class Fields:
         """
         body = request.content.read() if request.content else b""
         try:
-            content = json.loads(body, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
+            content = strict_json.parse(body)
+        except ValueError:
             raise RequestInvalid("The body is not JSON.") from None
         if not isinstance(content, dict):
             raise RequestInvalid("The body is not a JSON object.")
         return cls(content)
 
-    def number(self, name: str, most: int = MAX_NUMBER) -> int | None:
+    def number(self, name: str, most: int = strict_json.MAX_NUMBER) -> int | None:
         """Read a whole number from 0 to `most`."""
         value = self._content.get(name)
         if self._are_texts and value is not None and _DIGITS.fullmatch(value):
@@ -95,8 +94,3 @@ class Fields:
         if value is None:
             raise RequestInvalid(f"The field {name!r} is missing.")
         return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    # NaN and Infinity are not JSON (RFC 8259, section 6).
-    raise ValueError(name)

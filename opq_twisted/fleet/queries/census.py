@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, not_
 from opq_twisted.fleet.queries.silence import fell_silent
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED, BoxState
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 
 _DAY = 86400
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, case, func, select, un
 from opq_twisted.fleet.queries.silence import fell_silent
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED
-from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome, Reason
+from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 
 #: An attempt that is under way, and one whose box has been silent since it began to install.
 UNDER_WAY = "under way"

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, literal, or_, se
 
 from opq_twisted.fleet.queries.census import is_counted
 from opq_twisted.fleet.store.schema import attempt, audit, box, rollout
-from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome
+from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome
 
 #: Rows of a page.
 PAGE = 500

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from attrs import evolve
 
 from opq_twisted.fleet.reports.stored import StoredAttempt
-from opq_twisted.report.document import AttemptReport, Outcome, Report
+from opq_twisted.report.codes import Outcome
+from opq_twisted.report.document import AttemptReport, Report
 
 #: New attempts of a box in a day; a box keeps 20. The others have to be sent another day.
 MAX_IN_DAY = 100

@@ -26,7 +26,7 @@ from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
-from opq_twisted.report.document import ReportInvalid, parse
+from opq_twisted.report.parse import ReportInvalid, parse
 from opq_twisted.report.signature import HEADER
 
 #: An Ed25519 signature (64 bytes) in base64.

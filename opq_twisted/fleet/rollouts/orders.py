@@ -4,12 +4,12 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection
 
 from opq_twisted.common.errors import OpqError
+from opq_twisted.common.strict_json import MAX_NUMBER
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.rollouts.rollout import Rollout, find, percent, save
 from opq_twisted.fleet.rollouts.steps import first_step, next_step
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
-from opq_twisted.report.document import MAX_NUMBER
 from opq_twisted.trust.offer import is_channel
 
 _S = RolloutState

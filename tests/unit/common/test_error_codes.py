@@ -14,7 +14,7 @@ from opq_twisted.box import download, install, network, offers, state, update
 from opq_twisted.box.update.reporting import RELEASE_AT_FAULT as BLOCKING
 from opq_twisted.common import errors
 from opq_twisted.common.errors import CannotStart, OpqError
-from opq_twisted.report.document import RELEASE_AT_FAULT, Reason
+from opq_twisted.report.codes import RELEASE_AT_FAULT, Reason
 
 #: The code of each error that can end an attempt.
 CODES = {

@@ -5,7 +5,9 @@ import re
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.report.document import AttemptReport, Report, Waiting, parse
+from opq_twisted.report.codes import Waiting
+from opq_twisted.report.document import AttemptReport, Report
+from opq_twisted.report.parse import parse
 from opq_twisted.report.signature import HEADER, is_signed, key_id, proof_of, sign
 from tests.helpers.project import PROJECT
 

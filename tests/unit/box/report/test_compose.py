@@ -22,15 +22,10 @@ from opq_twisted.box.report.identity import load_identity
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Attempt, Blocked, Entry, Stage
 from opq_twisted.box.state.versions import Installed
-from opq_twisted.report.document import (
-    MAX_ATTEMPTS,
-    MAX_NUMBER,
-    MAX_SIZE,
-    AttemptReport,
-    Report,
-    Waiting,
-    parse,
-)
+from opq_twisted.common.strict_json import MAX_NUMBER
+from opq_twisted.report.codes import Waiting
+from opq_twisted.report.document import MAX_ATTEMPTS, MAX_SIZE, AttemptReport, Report
+from opq_twisted.report.parse import parse
 from opq_twisted.report.signature import is_proved, key_id
 from tests.helpers.box_fakes import NEW, NEWER, OLD
 

@@ -11,7 +11,7 @@ from opq_twisted.box.report.exchange import Exchange, Result, Verdict
 from opq_twisted.box.report.identity import Identity
 from opq_twisted.box.report.record import ReportRecord, SentReport
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.report.document import MAX_NUMBER
+from opq_twisted.common.strict_json import MAX_NUMBER
 from opq_twisted.report.signature import is_signed
 from tests.helpers.report_fakes import PUBKEY, FakeClient, FakeComposer, attempt
 

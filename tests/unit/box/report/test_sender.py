@@ -15,7 +15,7 @@ from opq_twisted.box.report.record import ReportRecord
 from opq_twisted.box.report.sender import Sender
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Attempt
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 from tests.helpers.box_fakes import NEW, logged
 from tests.helpers.failing_disk import counting
 from tests.helpers.report_fakes import FakeClient, FakeComposer, attempt

@@ -9,7 +9,7 @@ from opq_twisted.common.errors import (
     Stale,
     Untrusted,
 )
-from opq_twisted.report.document import Waiting
+from opq_twisted.report.codes import Waiting
 from opq_twisted.trust.offer import Offer, Rollout
 from opq_twisted.trust.pace import ALL, HELD, UNKNOWN, Pace
 from tests.helpers.box_fakes import NEW, NEWER, OLD, Bench

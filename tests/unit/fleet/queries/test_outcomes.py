@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.fleet.queries.outcomes import SILENT, UNDER_WAY, count_outcomes, is_bad
 from opq_twisted.fleet.queries.silence import SILENT_AFTER
 from opq_twisted.fleet.store.states import BoxState
-from opq_twisted.report.document import RELEASE_AT_FAULT, Outcome, Reason
+from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box
 from tests.helpers.store_case import StoreCase, on_each_database
 

@@ -4,9 +4,11 @@ import json
 
 from attrs import evolve
 
+from opq_twisted.common.strict_json import MAX_NUMBER
 from opq_twisted.fleet.reports.attempts import MAX_IN_DAY
 from opq_twisted.fleet.reports.incoming import Incoming
-from opq_twisted.report.document import MAX_NUMBER, Report, ReportInvalid, parse
+from opq_twisted.report.document import Report
+from opq_twisted.report.parse import ReportInvalid, parse
 from tests.helpers.apply_case import ApplyCase
 from tests.helpers.reporting_box import DAY, HOUR, NEW, NOW, OLD, ReportingBox, attempt
 from tests.helpers.store_case import on_each_database

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from twisted.internet import reactor
 
+from opq_twisted.common.strict_json import MAX_NUMBER
 from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.database import Database
-from opq_twisted.report.document import MAX_NUMBER, AttemptReport
+from opq_twisted.report.document import AttemptReport
 from tests.helpers.apply_case import ApplyCase
 from tests.helpers.reporting_box import NEW, OLD, ReportingBox, attempt
 from tests.helpers.store_case import on_each_database

@@ -6,15 +6,9 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.report.document import (
-    MAX_ATTEMPTS,
-    MAX_NUMBER,
-    MAX_SIZE,
-    AttemptReport,
-    Report,
-    ReportInvalid,
-    parse,
-)
+from opq_twisted.common.strict_json import MAX_NUMBER
+from opq_twisted.report.document import MAX_ATTEMPTS, MAX_SIZE, AttemptReport, Report
+from opq_twisted.report.parse import ReportInvalid, parse
 
 ATTEMPT = AttemptReport(
     id="0" * 32,
