@@ -61,7 +61,9 @@ def _request(description: _Part, operation: _Part) -> Iterator[str]:
         for each in parameters
     ]
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
-        for name, part in content["schema"]["properties"].items():
+        # A body that has a schema of its own is one row, with a link to it.
+        parts = content["schema"].get("properties", {"the body": content["schema"]})
+        for name, part in parts.items():
             rows.append((f"`{name}`", media_type, _value(part)[0], _value(part)[1]))
     if rows:
         yield from _table(("parameter", "in", "example", "meaning"), rows)

@@ -174,7 +174,12 @@ class Options(DaemonOptions):
             *("rollouts", None, "off", "How a new release begins: off (as signed) or ask"),
             _choice("rollouts", "off", "ask"),
         ],
-        ["fleet-socket", None, None, "Unix socket for opq-fleet"],
+        [
+            "fleet-socket",
+            None,
+            None,
+            "Unix socket for opq-fleet [default: /run/opq-update-server/fleet.sock]",
+        ],
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
 
@@ -295,7 +300,8 @@ def _make_fleet(
         return Fleet(reactor, settings, time.time, trusted, lambda: waiting)
     except ImportError as error:
         raise CannotStart(
-            f"--fleet-db needs more Python packages ({error}): pip install 'opq_twisted[fleet]'."
+            f"--fleet-db needs more Python packages ({error}): install those of "
+            "requirements-fleet.lock."
         ) from None
 
 

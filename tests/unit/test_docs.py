@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
@@ -17,6 +18,7 @@ from opq_twisted.box.state.records import Stage
 from opq_twisted.box.state.status import Status
 from tests.helpers import stage_diagram
 from tests.helpers.documentation import PAGES, ROOT, anchors, links, rows
+from tests.helpers.terminal import run_main
 
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 
@@ -29,6 +31,9 @@ SENTENCES = (
     "the answer",
     "it prints",
 )
+
+#: The programs with commands, `opq-box` and so on.
+PROGRAMS = ("box", "fleet", "release")
 
 #: Marks a variable part of a sentence.
 ANYTHING = "\0"
@@ -236,6 +241,33 @@ class MakeTests(SynchronousTestCase):
         assert phony is not None
         explained = {line.split()[0] for line in said.splitlines() if len(line.split()) > 1}
         self.assertEqual(explained, set(phony[1].replace("\\", "").split()))
+
+
+class ProgramTests(SynchronousTestCase):
+    """The commands of the programs for people."""
+
+    def is_command(self, program: str, command: str) -> bool:
+        """Tell whether a program has a command, by its own help."""
+        main = import_module(f"opq_twisted.cli.{program}.main").main
+        code, out, _ = run_main(main, command, "--help")
+        return code == 0 and out.startswith(f"usage: opq-{program} {command} ")
+
+    def test_named(self) -> None:
+        """Each command that a page or a printed sentence names is one."""
+        words = rf"opq-({'|'.join(PROGRAMS)}) ([a-z][a-z-]*)"
+        named = {
+            found
+            for page in PAGES
+            for found in re.findall(f"(?:`|^|&& ){words}", page.read_text("utf-8"), re.M)
+        }
+        named |= {
+            found
+            for path in sources()
+            for string in strings_of(path)
+            for found in re.findall(f": (?:run )?{words}", string)
+        }
+        self.assertGreater(len(named), 30)
+        self.assertEqual([each for each in sorted(named) if not self.is_command(*each)], [])
 
 
 class StatusTests(SynchronousTestCase):

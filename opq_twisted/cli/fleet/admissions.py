@@ -48,7 +48,7 @@ def read_admissions(path: Path) -> Sequence[Admission]:
     found, mistakes = [], []
     for number, line in enumerate(lines, 1):
         text = line.strip()
-        if not text or text.startswith("#") or text.replace(" ", "") == _TITLES:
+        if not text or text.startswith("#") or text.replace(" ", "").lower() == _TITLES:
             continue
         match = _LINE.fullmatch(text)
         if match is None or int(match[1]) > MAX_NUMBER:

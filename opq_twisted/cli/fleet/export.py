@@ -54,5 +54,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     text = str(value)
     return f"'{text}" if text.startswith(_FORMULA) and not isinstance(value, int | float) else text

@@ -101,7 +101,7 @@ def make_parser() -> Parser:
     add("forget", forget).add_argument("box", metavar="BOX", help=text)
     add("audit", audit)
     sub = add("export", export)
-    sub.add_argument("what", choices=tuple(COLUMNS), metavar="boxes|attempts", help="what to write")
+    sub.add_argument("what", choices=tuple(COLUMNS), metavar="WHAT", help="boxes or attempts")
     sub = add("migrate", migrate)
     text = "the database: sqlite:///PATH or postgresql://..."
     sub.add_argument("--fleet-db", required=True, metavar="URL", help=text)

@@ -17,7 +17,7 @@ def migrate(url: str) -> str:
         from opq_twisted.fleet.store.migrate import migrate_database
     except ModuleNotFoundError as error:
         raise PackagesMissing(
-            f"The package {error.name} is missing: pip install 'opq_twisted[fleet]'."
+            f"The package {error.name} is missing: install those of requirements-fleet.lock."
         ) from None
     if migrate_database(url):
         return "The database has the tables of this program now."

@@ -53,7 +53,7 @@ def boxes(options: argparse.Namespace) -> None:
     now = time.time()
     titles = ("BOX", "KEY", "RELEASE", "STATE", "WAITS FOR", "SEEN")
     if not say_table(titles, (rows.box_row(each, now) for each in found)):
-        say("No box is like that.")
+        say("There is no such box.")
 
 
 def box(options: argparse.Namespace) -> None:

@@ -123,7 +123,7 @@ def key_rows(key: Document, now: float | None) -> Iterator[tuple[str, str]]:
     yield "Channel", key.text("channel")
     yield "Release", _release(key, "release")
     yield "Last good", _release(key, "last_good")
-    yield "Blocked", key.text("refused").strip("[]")
+    yield "Blocked", _releases(key, "refused")
     yield "Waits for", key.text("waiting")
     yield "Installs", key.text("install")
     yield "Agent", " on ".join(filter(None, (key.text("agent"), key.text("arch"))))
@@ -131,6 +131,15 @@ def key_rows(key: Document, now: float | None) -> Iterator[tuple[str, str]]:
     yield "Last seen", seen(now, key.number("last_seen"))
     if key.number("cloned_at") is not None:
         yield "Cloned", f"two boxes used this key {wording.moment(key.number('cloned_at'))}"
+
+
+def _releases(key: Document, field: str) -> str:
+    found = key.content.get(field)
+    return (
+        ", ".join(str(each) for each in found if type(each) is int)
+        if isinstance(found, list)
+        else ""
+    )
 
 
 def _release(key: Document, field: str) -> str:

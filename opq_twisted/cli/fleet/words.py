@@ -17,7 +17,7 @@ NEEDS = {
     "blocked": "refusing the release on offer",
     "stale_metadata": "without metadata that can be trusted",
     "not_seen": "not seen for 7 days",
-    "new_key": "with a key that is new since a day",
+    "new_key": "with a key that is less than a day old",
 }
 
 

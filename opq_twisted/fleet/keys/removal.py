@@ -49,7 +49,7 @@ def matching(name: str) -> ColumnElement[bool]:
     if _FINGERPRINT.fullmatch(name):
         return box.c.key_id.startswith(name)
     raise BoxUnknown(
-        "Give the number of a box, or the fingerprint of its key, which has 32 hexadecimal digits."
+        "Give the number of a box, or the fingerprint of its key, at least its first 8 digits."
     )
 
 
@@ -62,7 +62,7 @@ def distrust(connection: Connection, key: str, note: AuditNote, now: float) -> A
     :raises BoxAmbiguous: if there are several.
     """
     if not _FINGERPRINT.fullmatch(key):
-        raise BoxUnknown("Give the fingerprint of a key, which has 32 hexadecimal digits.")
+        raise BoxUnknown("Give the fingerprint of a key, at least its first 8 digits.")
     row = _one(_lock(connection, box.c.key_id.startswith(key)), f"key {key}")
     connection.execute(
         update(box).where(box.c.id == row.id).values(state=BoxState.DISTRUSTED, replaced_by=None)

@@ -1,5 +1,6 @@
 """Reads boxes, attempts, rollouts and the audit in pages, for people and programs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def list_boxes(
     """
     query = select(box.c.id, *(box.c[name] for name in _BOX))
     query = query.where(box.c.id > (after or 0), *_conditions(wanted)).order_by(box.c.id)
-    return _rows(connection, query.limit(limit))
+    return _boxes(connection, query.limit(limit))
 
 
 def list_keys(connection: Connection, condition: ColumnElement[bool]) -> list[Row]:
@@ -72,7 +73,7 @@ def list_keys(connection: Connection, condition: ColumnElement[bool]) -> list[Ro
         .where(condition)
         .order_by(box.c.last_seen.desc().nulls_last(), box.c.id)
     )
-    return _rows(connection, query.limit(_KEYS))
+    return _boxes(connection, query.limit(_KEYS))
 
 
 def list_last_attempts(connection: Connection, keys: Sequence[int]) -> list[Row]:
@@ -162,6 +163,12 @@ def _is_bad() -> ColumnElement[bool]:
         attempt.c.outcome == Outcome.RETURNED,
         and_(attempt.c.outcome == Outcome.FAILED, attempt.c.reason.in_(RELEASE_AT_FAULT)),
     )
+
+
+def _boxes(connection: Connection, query: Select[Any]) -> list[Row]:
+    """Return rows of `box`, with the blocked releases as a list; None before the first report."""
+    found = _rows(connection, query)
+    return [{**row, "refused": json.loads(row["refused"] or "null")} for row in found]
 
 
 def _rows(connection: Connection, query: Select[Any]) -> list[Row]:

@@ -32,7 +32,7 @@ _REFUSED = {
     ("resume", _S.DONE): "is not held; to slow it, hold it and resume it at a smaller share",
     ("widen", _S.HELD): "is held: resume it first",
     ("widen", _S.DONE): "is out to all boxes that the release key allows ({ceiling}); sign a "
-    "larger share with: opq-release rollout",
+    "larger share with: opq-release publish --rollout",
     ("hold", _S.SUPERSEDED): "is superseded: the channel names another release",
     ("resume", _S.SUPERSEDED): "is superseded: the channel names another release",
     ("widen", _S.SUPERSEDED): "is superseded: the channel names another release",
@@ -171,7 +171,7 @@ def _over_the_ceiling(known: Rollout, bp: int) -> OrderRefused:
     return _refused(
         known,
         f"may go to {{ceiling}} of the boxes, and not to {percent(bp)}; only the release key "
-        "allows more: opq-release rollout",
+        "allows more: opq-release publish --rollout",
     )
 
 

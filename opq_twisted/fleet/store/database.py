@@ -79,7 +79,9 @@ class Database:
             raise CannotStart(str(error)) from None
         except SQLAlchemyError as error:
             if self._file is not None:
-                raise CannotStart(sentence(error)) from None
+                raise CannotStart(
+                    f"{sentence(error)} Look at {self._file.path}, or restore a backup."
+                ) from None
             self._log.warn("{why} Reports are refused until it is there.", why=sentence(error))
 
     def start(self) -> None:

@@ -73,7 +73,7 @@ class SqliteFile:
         except OSError as error:
             raise CannotStart(
                 f"The database of the fleet {self.path} cannot be opened: {error.strerror}. "
-                "Create the folder for the user of the server, or look at --fleet-db."
+                f"{_advice(error)}"
             ) from None
         if not self.path.is_file():
             raise CannotStart(f"--fleet-db: {self.path} is not a regular file.")
@@ -137,6 +137,14 @@ _PRAGMAS = (
     # Without this, REPLACE deletes rows and asks no trigger.
     "recursive_triggers=ON",
 )
+
+
+def _advice(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "Create the folder for the user of the server, or look at --fleet-db."
+    if isinstance(error, PermissionError):
+        return "Give the folder and the file to the user of the server, or look at --fleet-db."
+    return "Look at --fleet-db."
 
 
 def _identity(path: Path) -> Identity:

@@ -141,5 +141,5 @@ class FleetOptionsTests(SynchronousTestCase):
         ended = self.run_alone(_MISSING + _LOADED, "--fleet-db", self.url)
         self.assertEqual(ended.returncode, 1)
         self.assertIn("--fleet-db needs more Python packages", ended.stderr)
-        self.assertIn("opq_twisted[fleet]", ended.stderr)
+        self.assertIn("requirements-fleet.lock", ended.stderr)
         self.assertNotIn("Traceback", ended.stderr)

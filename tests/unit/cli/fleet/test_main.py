@@ -136,7 +136,7 @@ class ReadingTests(FleetCase):
     def test_nothing(self) -> None:
         """An empty fleet is no error."""
         self.assertIn("0 boxes", self.said("status"))
-        self.assertEqual(self.said("boxes"), "No box is like that.\n")
+        self.assertEqual(self.said("boxes"), "There is no such box.\n")
         self.assertEqual(self.said("releases"), "No channel has named a release yet.\n")
         self.assertEqual(self.said("audit"), "Nobody has changed anything yet.\n")
         self.assertIn("No attempt", self.said("box", "7"))
@@ -167,7 +167,7 @@ class ReadingTests(FleetCase):
 
     def test_box(self) -> None:
         """A box is shown with its keys and attempts."""
-        key = {"key_id": KEY, "box_id": 7, "state": "known", "release": NEW, "refused": f"[{OLD}]"}
+        key = {"key_id": KEY, "box_id": 7, "state": "known", "release": NEW, "refused": [OLD, NEW]}
         key |= {"last_seen": NOW - 120, "cloned_at": NOW, "agent": "0.3", "arch": "aarch64"}
         attempt = {"received": NOW, "from_release": OLD, "release": NEW, "took": 200}
         attempts = [
@@ -177,7 +177,11 @@ class ReadingTests(FleetCase):
         self.server.answers["box"] = {"time": NOW, "keys": [key], "attempts": attempts}
         out = self.said("box", "7")
         for words in (
-            *(f"Key          {KEY}\n", f"Blocked      {OLD}\n", "Last seen    2 minutes ago\n"),
+            *(
+                f"Key          {KEY}\n",
+                f"Blocked      {OLD}, {NEW}\n",
+                "Last seen    2 minutes ago\n",
+            ),
             *("Agent        0.3 on aarch64\n", "two boxes used this key 2027-01-15 08:00 UTC"),
             *("returned (rescued)      inferred\n", "under way (installing)  3 min 20 s\n"),
         ):
@@ -298,6 +302,11 @@ class ChangingTests(FleetCase):
         keys = [{"box_id": 7, "key_id": KEY}, {"box_id": 0, "key_id": "ab" * 16}]
         self.assertEqual(self.server.asked, [("admit", {"because": "new boxes", "keys": keys})])
 
+    def test_admit_titles(self) -> None:
+        """The first line may name the two columns, as the manual does."""
+        self.server.answers["admit"] = {"admitted": 1, "replaced": 0}
+        self.assertEqual(self.admit(f"BOX_ID,FINGERPRINT\n7,{KEY}\n")[0], 0)
+
     def test_admit_mistakes(self) -> None:
         """Lines that are wrong are told, and nothing is sent."""
         for line in (
@@ -351,6 +360,7 @@ class ExportTests(FleetCase):
     def test_boxes(self) -> None:
         """All keys are written as CSV, in which no cell is a formula."""
         row = {"id": 1, "box_id": 7, "key_id": KEY, "label": '=HYPERLINK("x"),\n', "last_seen": 1.5}
+        row["refused"] = [OLD, NEW]
         self.server.answers["boxes"] = [
             {"boxes": [row], "more": True},
             {"boxes": [{**row, "id": 2}], "more": False},
@@ -361,6 +371,7 @@ class ExportTests(FleetCase):
         cells = dict(zip(titles, found[0], strict=True))
         self.assertEqual((cells["key_id"], cells["last_seen"], cells["state"]), (KEY, "1.5", ""))
         self.assertEqual(cells["label"][:3], "'=H")
+        self.assertEqual(cells["refused"], f"{OLD} {NEW}")
         self.assertEqual(self.server.asked[1], ("boxes", {"state": "any", "after": "1"}))
 
     def test_attempts(self) -> None:

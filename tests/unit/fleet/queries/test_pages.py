@@ -69,6 +69,20 @@ class BoxesTests(StoreCase):
         hidden = {column.name for column in box.c} - set(first)
         self.assertEqual(hidden, {"pubkey", "boot", "boots", "digest", "replaced_by"})
 
+    def test_blocked(self) -> None:
+        """The blocked releases are numbers; a box that has not reported yet has told none."""
+
+        def change(connection: Connection) -> None:
+            add_box(connection, 6, refused=f"[{OLD}, {NEW}]")
+            add_box(connection, 7, refused=None)
+
+        self.write(change)
+        found = self.read(lambda connection: pages.list_boxes(connection, None, wanted=BoxFilter()))
+        refused = {each["box_id"]: each["refused"] for each in found}
+        self.assertEqual((refused[1], refused[6], refused[7]), ([], [OLD, NEW], None))
+        [key] = self.read(lambda connection: pages.list_keys(connection, matching("6")))
+        self.assertEqual(key["refused"], [OLD, NEW])
+
     def test_hostile_filters(self) -> None:
         """SQL in a filter is a text that no box has."""
         for text in ("' OR 1=1 --", "stable'; DROP TABLE box; --", "%", "_"):

@@ -169,6 +169,7 @@ class OrderTests(OrdersTestCase):
         self.assertRefused("may go to 20 % of the boxes, and not to 20.01 %", widen, 2001)
         self.do(widen, 2000)
         self.assertRefused("is out to all boxes that the release key allows (20 %)", widen)
+        self.assertRefused("sign a larger share with: opq-release publish --rollout", widen)
         self.do(hold)
         self.assertRefused("may go to 20 % of the boxes, and not to 50 %", resume, 5000)
 

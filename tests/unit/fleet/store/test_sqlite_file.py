@@ -76,7 +76,7 @@ class TestStart(SynchronousTestCase):
         give_away(self.folder.parent)
         self.folder.chmod(0o500)
         with without_privileges():
-            self.assertIn("may not write there", self.refusal(self.path))
+            self.assertIn("may not write there. Give the folder", self.refusal(self.path))
 
     def test_folder_as_file(self) -> None:
         """Neither a folder nor a FIFO is a database."""
@@ -87,7 +87,8 @@ class TestStart(SynchronousTestCase):
     def test_no_database(self) -> None:
         """A file with something else in it is left as it is."""
         self.path.write_bytes(b"A letter to my aunt.\n" * 1000)
-        self.assertIn("file is not a database", self.refusal(self.path))
+        sentence = f"file is not a database. Look at {self.path}, or restore a backup."
+        self.assertIn(sentence, self.refusal(self.path))
         self.assertEqual(self.path.read_bytes(), b"A letter to my aunt.\n" * 1000)
 
     def test_network(self) -> None:
