@@ -1,6 +1,7 @@
 """Lets one key of a box take the place of another."""
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -51,14 +52,20 @@ def replace_silent(connection: Connection, successors: Sequence[Successor]) -> N
 
     Only a key that was trusted at its first use is replaced: an operator who has admitted a key
     decides about it. It must have been silent for a day, and never heard since the new one
-    appeared. Two boxes that both report are left as they are.
+    appeared. Two boxes that both report are left as they are. A key takes the places of keys with
+    one number only: otherwise anybody could hide all silent boxes with one key.
     """
     silent = _lock_silent(connection, successors)
+    if not silent:
+        return
+    taken = _numbers_taken(connection, successors)
     replaced = [
         (row.id, each.row)
         for each in successors
         for row in silent
-        if row.box_id == each.box_id and _takes_place(each, row.last_seen)
+        if row.box_id == each.box_id
+        and _takes_place(each, row.last_seen)
+        and taken[each.row] <= {each.box_id}
     ]
     replace(connection, replaced)
 
@@ -80,6 +87,19 @@ def _lock_silent(connection: Connection, successors: Sequence[Successor]) -> Seq
         .with_for_update(skip_locked=True)
     )
     return list(connection.execute(query))
+
+
+def _numbers_taken(
+    connection: Connection, successors: Sequence[Successor]
+) -> Mapping[int, set[int]]:
+    """Return the numbers of the keys whose places were taken, by the rows of their successors."""
+    query = select(box.c.replaced_by, box.c.box_id).where(
+        box.c.replaced_by.in_({each.row for each in successors})
+    )
+    taken: defaultdict[int, set[int]] = defaultdict(set)
+    for row, number in connection.execute(query):
+        taken[row].add(number)
+    return taken
 
 
 def _takes_place(successor: Successor, last_seen: float) -> bool:

@@ -80,6 +80,15 @@ class TestReplaced(NumbersCase):
         self.apply(self.new.send(NOW + 2 * DAY, box=8))
         self.assertEqual(self.state(self.old), "known")
 
+    def test_one_number_each(self) -> None:
+        """A key that goes through the numbers takes one place, and hides no other silent box."""
+        others = [ReportingBox(number=number) for number in (8, 9)]
+        self.apply(*(each.send(NOW) for each in others))
+        for number in (7, 8, 9, 7):
+            self.apply(self.new.send(NOW + 2 * DAY, box=number))
+        self.assertEqual(self.state(self.old), "replaced")
+        self.assertEqual([self.state(each) for each in others], ["known", "known"])
+
     def test_distrusted(self) -> None:
         """A distrusted key takes nobody's place, and keeps its state."""
         self.apply(self.new.send(NOW + HOUR))
