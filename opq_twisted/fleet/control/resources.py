@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection
-
 from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.control.answers import answer_later
 from opq_twisted.fleet.control.changing import Change
@@ -54,9 +52,7 @@ class Changing(PlainResource):
     async def _write(self, request: BoundedRequest) -> Content:
         fields, uid = Fields.of_body(request), uid_of(request.channel.transport)
         change, because = self._change(fields), fields.text("because")
-
-        def write(connection: Connection) -> Content:
-            # Here, because the search for a name may take a while.
-            return change(connection, AuditNote(who=user_name(uid), because=because))
-
-        return self._done(await self._database.write(write))
+        # The search for a name may take a while, in which reports must be stored.
+        who = await self._database.read(lambda _: user_name(uid))
+        note = AuditNote(who=who, because=because)
+        return self._done(await self._database.write(lambda connection: change(connection, note)))

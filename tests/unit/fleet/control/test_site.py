@@ -2,11 +2,13 @@
 
 import getpass
 import json
+from typing import Any
 
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.control import resources
 from opq_twisted.fleet.store.states import RolloutState
-from tests.helpers.fleet_control import Control
+from tests.helpers.fleet_control import Control, DatabaseInPlace
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_rollout
 from tests.helpers.store_case import StoreCase, on_each_database
 
@@ -167,6 +169,23 @@ class ChangingTests(ControlCase):
             self.audit(),
             [(me, "hold", "it hurts"), (me, "resume", "slowly"), (me, "widen", "well")],
         )
+
+    def test_slow_name(self) -> None:
+        """The user's name is looked up in no transaction that reports would have to wait for."""
+        database, calls = self.control.database, list[str]()
+
+        def write(change: Any) -> Any:
+            calls.append("write")
+            return DatabaseInPlace.write(database, change)
+
+        def name(_uid: int) -> str:
+            calls.append("name")
+            return "anna"
+
+        self.patch(database, "write", write)
+        self.patch(resources, "user_name", name)
+        self.control.post("/hold", release=NEW, because="It fails.")
+        self.assertEqual(calls, ["name", "write"])
 
     def test_refused(self) -> None:
         """An order that is refused changes nothing, and makes no timestamp."""
